@@ -1,0 +1,1 @@
+"""Interlock: the runtime between an AI agent and the machine it works on."""

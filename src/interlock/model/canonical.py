@@ -1,0 +1,121 @@
+"""Canonical JSON (RFC 8785, "JCS") and the digests over it.
+
+Every digest in Interlock is `sha256("interlock.<what>.v1\\n" + canonical)`, so that a digest of one kind can never be
+taken for one of another. Strings are compared by UTF-16 code units, numbers are written as ECMAScript does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+import msgspec
+
+from interlock.model.errors import InterlockError
+from interlock.model.limits import INTEGER_MAX
+
+_fast = msgspec.json.Encoder(order="sorted").encode
+_ATOMS = frozenset((str, bool, type(None)))
+
+
+class CanonicalError(InterlockError):
+    """A value that has no canonical form: not JSON, not finite, or an integer beyond 2^53 - 1."""
+
+    fault = "agent"
+    exit_code = 2
+    default_code = "malformed_proposal"
+
+
+def canonical(value: Any) -> bytes:
+    """The RFC 8785 bytes of a JSON value (dict with str keys, list, tuple, str, int, float, bool, None).
+
+    Raises: CanonicalError for anything else, for NaN and infinities, and for integers outside +-(2^53 - 1).
+    """
+    try:
+        if _plain(value):
+            # No floats, and only ASCII keys: there msgspec's sorted output and RFC 8785 agree byte for byte.
+            return _fast(value)
+        return _slow(value).encode("utf-8", "strict")
+    except UnicodeEncodeError:
+        raise CanonicalError("a string holds a lone surrogate, which is not Unicode text") from None
+
+
+def digest(what: str, value: Any) -> str:
+    """`sha256:` + hex of the digest of `value` as a `what` (a short noun such as `action`, `tool`, `seal`)."""
+    return digest_bytes(what, canonical(value))
+
+
+def digest_bytes(what: str, data: bytes) -> str:
+    """The digest of bytes that are canonical already, or that are not JSON at all (file contents)."""
+    return "sha256:" + hashlib.sha256(b"interlock.%b.v1\n" % what.encode() + data).hexdigest()
+
+
+def _plain(value: Any) -> bool:
+    """True if the fast encoder is exact for this value. Checks integers on the way."""
+    cls = value.__class__
+    if cls in _ATOMS:
+        return True
+    if cls is int:
+        if not -INTEGER_MAX <= value <= INTEGER_MAX:
+            raise CanonicalError(f"integer beyond +-(2^53 - 1): it has {value.bit_length()} bits")
+        return True
+    if cls is dict:
+        return all(
+            k.__class__ is str and k.isascii() and (v.__class__ in _ATOMS or _plain(v)) for k, v in value.items()
+        )
+    if cls is list or cls is tuple:
+        return all(v.__class__ in _ATOMS or _plain(v) for v in value)
+    return False
+
+
+def _slow(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return json.dumps(value, ensure_ascii=False)
+        case int():
+            _plain(int(value))
+            return str(int(value))
+        case float():
+            return number(value)
+        case dict():
+            if not all(isinstance(k, str) for k in value):
+                raise CanonicalError("an object has a key that is not a string")
+            items = sorted(value.items(), key=lambda kv: kv[0].encode("utf-16-be", "surrogatepass"))
+            return "{" + ",".join(f"{json.dumps(k, ensure_ascii=False)}:{_slow(v)}" for k, v in items) + "}"
+        case list() | tuple():
+            return "[" + ",".join(map(_slow, value)) + "]"
+        case _:
+            raise CanonicalError(f"a value of type {type(value).__name__} is not JSON")
+
+
+def number(value: float) -> str:
+    """A double as ECMAScript's Number::toString writes it (ECMA-262 section 6.1.6.1.20), which RFC 8785 requires."""
+    if not math.isfinite(value):
+        raise CanonicalError("a number is not finite")
+    if value == 0:
+        return "0"
+    sign = "-" if value < 0 else ""
+    mantissa, _, exponent = f"{abs(value)!r}".partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    if fraction == "0":
+        fraction = ""
+    digits = (whole + fraction).lstrip("0")
+    # `point`: where the decimal point stands, counted from the first significant digit.
+    point = len(whole) + int(exponent or 0) - (len(whole + fraction) - len((whole + fraction).lstrip("0")))
+    digits = digits.rstrip("0") or "0"
+    count = len(digits)
+    if count <= point <= 21:
+        return sign + digits + "0" * (point - count)
+    if 0 < point <= 21:
+        return f"{sign}{digits[:point]}.{digits[point:]}"
+    if -6 < point <= 0:
+        return f"{sign}0.{'0' * -point}{digits}"
+    exp = point - 1
+    tail = f".{digits[1:]}" if count > 1 else ""
+    return f"{sign}{digits[0]}{tail}e{'+' if exp >= 0 else '-'}{abs(exp)}"

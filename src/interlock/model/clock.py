@@ -1,0 +1,25 @@
+"""What the rest of the house takes instead of `time` and `uuid`: a clock and a source of ids, handed in."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Tells the time. The real one is `interlock.engine.clock.SystemClock`; the fake one is `interlock.testing.FakeClock`."""
+
+    def now_us(self) -> int:
+        """Wall-clock time, integer microseconds since the Unix epoch."""
+        ...
+
+    def mono_ns(self) -> int:
+        """Monotonic time, integer nanoseconds from an arbitrary start."""
+        ...
+
+
+class Ids(Protocol):
+    """Makes identifiers. The real one draws 128 bits from the operating system; the fake one counts."""
+
+    def new(self, prefix: str) -> str:
+        """A fresh id `PREFIX_` + 32 hex digits, for example `run_0f...`."""
+        ...

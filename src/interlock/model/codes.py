@@ -1,0 +1,92 @@
+"""Every code a user can meet, with one sentence each. `docs/reference/codes.md` is generated from these two tables.
+
+`REASONS` explain the row of an action or the status of a proposal (`reason` in results and journal). `ERROR_CODES` explain
+an error that stopped a command. Both are stable: a code is never renamed, and a new one is added here first.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+REASONS: Final[dict[str, str]] = {
+    # step 1
+    "malformed_proposal": "The proposal could not be decoded or does not have the required shape.",
+    "unknown_tool": "No tool of that name is registered.",
+    "unsupported_invocation_mode": "Only `one_shot` actions are supported.",
+    "dependency_unknown": "`dependencies` or a `$ID.output` reference names an action that is not in the proposal.",
+    "dependency_cycle": "The actions wait for each other in a circle; the message names it.",
+    "duplicate_id": "Two actions have the same id.",
+    "limit_exceeded": "A limit of the proposal was exceeded; the message names the limit and its value.",
+    # step 2 and 3
+    "capability_denied": "No grant of the agent allows this tool.",
+    "grant_missing": "The agent has no grant at all, so nothing is allowed.",
+    "grant_expired": "The grant that would allow this has expired.",
+    "grant_revoked": "The grant that would allow this was revoked.",
+    "grant_used_up": "The grant that would allow this has no uses left.",
+    "too_many_actions": "The grant's `actions_max` is lower than the number of actions in the proposal.",
+    "state_key_denied": "No grant of the agent allows this state key.",
+    "path_denied": "No grant of the agent allows this path, or it is one that Interlock's loader reads.",
+    "host_denied": "No grant of the agent allows this host and port.",
+    "unscoped_denied": "The tool marks no paths or hosts and reaches the world; the grant must name it `unscoped`.",
+    "invalid_parameters": "The parameters do not fit the tool's schema; the message names the field.",
+    "reference_failed": "A `$ID.output` reference points at something that the earlier output does not have.",
+    # step 4
+    "precondition_failed": "A precondition or an assumption on state does not hold.",
+    "state_missing": "A key in `state_dependencies` is absent.",
+    # step 5
+    "policy_denied": "A policy forbids this, or none permits it (the default is to deny).",
+    "policy_error": "A forbid policy could not be evaluated; that denies.",
+    "approval_required": "The rules say `ask`, and nobody was there to answer.",
+    # step 6
+    "held": "Waiting for a human to approve.",
+    "approval_denied": "A human denied it.",
+    "approval_expired": "Nobody answered in time; that denies.",
+    "approval_cancelled": "The question was withdrawn.",
+    # step 7
+    "budget_exceeded": "A budget (actions, tool calls, duration or cost) is used up.",
+    "rate_limited": "The tool's rate limit would have to be waited for beyond the deadline.",
+    "resource_guard": "The machine was over its CPU, memory, disk or zombie limit for longer than the guard waits.",
+    # step 9
+    "tool_failed": "The tool reported a failure.",
+    "tool_error": "The tool raised an unexpected exception.",
+    "invalid_output": "The tool returned something that is not JSON, too large, or not what its `returns` schema says.",
+    "timeout": "The action ran longer than its time-out.",
+    "deadline_exceeded": "The proposal's `deadline_ms` passed.",
+    "assertion_failed": "The state did not have the asserted value.",
+    "exit_code": "The process ended with a non-zero exit code and `check` is on.",
+    "signalled": "The process was ended by a signal.",
+    "spawn_failed": "The process could not be started.",
+    # step 10 and the end
+    "state_conflict": "Another proposal changed a state key that this one had read.",
+    "dependency_failed": "An action that this one depends on did not succeed.",
+    "aborted": "An earlier action failed and its failure behaviour is to abort.",
+    "cancelled": "The caller cancelled, or the process was asked to stop.",
+    "interrupted": "The process ended before the action was finished.",
+    "unknown_outcome": "The process died between intent and outcome; whether the action happened is not known.",
+    "store_failed": "The journal or the database could not be written; nothing more was started.",
+    "dry_run": "Nothing was executed: this was a dry run.",
+}
+
+ERROR_CODES: Final[dict[str, str]] = {
+    "internal": "A defect of Interlock. Please report it with the message and the run id.",
+    "usage": "The command line or the call cannot be understood.",
+    "not_found": "The named run, session, file or entry does not exist.",
+    "configuration": "The configuration file is wrong; the path names the field.",
+    "untrusted_configuration": "The configuration was changed since it was trusted; `interlock trust` shows the difference.",
+    "tool_failed": "A tool reported a failure.",
+    "store": "The state directory could not be written or read.",
+    "integrity": "A journal or an archive is damaged, truncated or edited.",
+    "conflict": "Somebody else changed what this step started from.",
+    **{
+        k: REASONS[k]
+        for k in (
+            "malformed_proposal",
+            "duplicate_id",
+            "dependency_unknown",
+            "dependency_cycle",
+            "limit_exceeded",
+            "unknown_tool",
+            "unsupported_invocation_mode",
+        )
+    },
+}

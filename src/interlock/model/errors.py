@@ -1,0 +1,119 @@
+"""The errors of Interlock: one tree, one stable code each, always saying whose fault it is and what to do.
+
+An error carries fields, so that nobody needs to parse its text: `code` (stable, snake_case), `message` (one line, user
+input in backticks), `path` (where: a field path such as `$.actions[3].tool`, or `file:line`), `hint` (what to do next) and
+`fault` (who has to act). Messages never hold secrets, parameter values of an agent, or a traceback.
+
+A surface turns an error into `{"error": {"code", "message", "path?", "hint?"}}` and the exit code of its class.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Fault = Literal["user", "agent", "tool", "machine", "interlock"]
+
+
+class InterlockError(Exception):
+    """The root. Everything that Interlock raises on purpose is one of these.
+
+    `code` must be a key of `interlock.model.codes.ERROR_CODES`, where it is documented.
+    """
+
+    exit_code: int = 5
+    fault: Fault = "interlock"
+    default_code: str = "internal"
+
+    def __init__(
+        self, message: str, *, code: str | None = None, path: str | None = None, hint: str | None = None
+    ) -> None:
+        """Make an error; `message` is one line that says what failed."""
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.default_code
+        self.path = path
+        self.hint = hint
+
+    def as_dict(self) -> dict[str, str]:
+        """The body of `{"error": ...}` as every surface prints it."""
+        out = {"code": self.code, "message": self.message}
+        if self.path is not None:
+            out["path"] = self.path
+        if self.hint is not None:
+            out["hint"] = self.hint
+        return out
+
+
+class UsageError(InterlockError):
+    """The caller asked for something that cannot be: a bad flag, a missing file, an unknown run."""
+
+    exit_code = 2
+    fault: Fault = "user"
+    default_code = "usage"
+
+
+class ConfigurationError(InterlockError):
+    """`interlock.toml`, a policy or another file that the loader reads is wrong or not trusted."""
+
+    exit_code = 2
+    fault: Fault = "user"
+    default_code = "configuration"
+
+
+class ProposalError(InterlockError):
+    """A proposal is malformed (step 1). It had no effect at all."""
+
+    exit_code = 2
+    fault: Fault = "agent"
+    default_code = "malformed_proposal"
+
+
+class StoreError(InterlockError):
+    """The machine did not let us remember: disk full, read-only, locked, failed fsync. Nothing was acknowledged."""
+
+    exit_code = 5
+    fault: Fault = "machine"
+    default_code = "store"
+
+
+class IntegrityError(InterlockError):
+    """A journal, an archive or the database does not say what it must: damaged, truncated or edited."""
+
+    exit_code = 4
+    fault: Fault = "machine"
+    default_code = "integrity"
+
+
+class ConflictError(InterlockError):
+    """Somebody else changed what this step started from: a file since the backup, a hold that was resolved."""
+
+    exit_code = 1
+    fault: Fault = "user"
+    default_code = "conflict"
+
+
+class ToolError(InterlockError):
+    """What a tool raises (or returns) to say that it failed.
+
+    `output` is kept and returned with the failed action (for example the exit code and the standard error of a command).
+    `retryable=False` stops `failure_behavior: retry` at once.
+    """
+
+    exit_code = 1
+    fault: Fault = "tool"
+    default_code = "tool_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retryable: bool = True,
+        output: object = None,
+        path: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        """Make a tool failure; `output` is any JSON value worth keeping."""
+        super().__init__(message, code=code, path=path, hint=hint)
+        self.retryable = retryable
+        self.output = output

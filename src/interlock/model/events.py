@@ -1,0 +1,316 @@
+"""The events of a run's journal: one small struct a kind, one tagged union.
+
+Format version history:
+1 (2026-11): first.
+
+On disk an event is one line of JSON: `{"kind": ..., "seq": ..., "ts": ..., "mono": ..., "proposal"?, "action"?, "step"?, ...}`,
+absent fields left out. `seq` counts from 0 in the run; `ts` is microseconds since the epoch; `mono` is nanoseconds of the
+writer's monotonic clock; `step` is the number of the gate's step. A reader shows an unknown kind (`Unknown`) but refuses to
+resume over it. Values are redacted before they come here: a `Kept` holds the view, and the digest under which the original
+lies in the run's `private/` directory if it is not the same as the view.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from interlock.model.result import NotUndone
+
+FORMAT_VERSION: Final = 1
+
+
+class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A value as a journal keeps it."""
+
+    digest: str
+    """`sha256:...` of the original's canonical JSON (what = `value`)."""
+    bytes: int
+    """Length of the original's canonical JSON."""
+    view: Any = None
+    """The redacted value; absent if it is over `Limits.inline_value_bytes`."""
+    private: bool = False
+    """True if the original differs from the view and lies in `private/` (until `keep` is over)."""
+
+
+class Event(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind"):
+    """What every kind has."""
+
+    seq: int = -1
+    ts: int
+    mono: int
+    proposal: str | None = None
+    action: str | None = None
+    step: int | None = None
+
+
+class RunStarted(Event, tag="run_started"):
+    """First event of a run. `machine` and `boot` tell whether a pid in it can still mean the same process."""
+
+    version: int = FORMAT_VERSION
+    run: str
+    interlock: str
+    workspace: str
+    agent: str
+    session: str | None = None
+    configuration: str
+    """Digest of the configuration in force."""
+    durability: str = "full"
+    pid: int = 0
+    boot: str = ""
+
+
+class RunResumed(Event, tag="run_resumed"):
+    """A later process took the run up again."""
+
+    pid: int = 0
+    boot: str = ""
+    configuration: str = ""
+
+
+class RunFinished(Event, tag="run_finished"):
+    """The run is over: nothing may be appended but undo records and checkpoints."""
+
+    status: str
+
+
+class ProposalReceived(Event, tag="proposal_received"):
+    """Step 1 passed. The proposal itself is kept (redacted view; the original in `private/`)."""
+
+    source: str
+    agent: str
+    action_count: int
+    digest: str
+    document: Kept
+    dry_run: bool = False
+
+
+class ProposalRejected(Event, tag="proposal_rejected"):
+    """Step 1 refused: no action was looked at."""
+
+    code: str
+    message: str
+    path: str | None = None
+
+
+class ActionRejected(Event, tag="action_rejected"):
+    """Steps 2 to 7 refused."""
+
+    reason: str
+    detail: str = ""
+
+
+class PolicyDecided(Event, tag="policy_decided"):
+    """Step 5 answered."""
+
+    decision: str
+    policies: tuple[str, ...] = ()
+    digest: str | None = None
+    errors: tuple[str, ...] = ()
+
+
+class ActionHeld(Event, tag="action_held"):
+    """Step 5 said hold, and the question is in the database."""
+
+    approval: str
+
+
+class HoldResolved(Event, tag="hold_resolved"):
+    """Step 6: the question was answered, or expired, or was cancelled."""
+
+    approval: str
+    decision: str
+    approver: str | None = None
+    parameters: Kept | None = None
+    """Set when an approver edited the parameters: these hold from here on."""
+
+
+class ActionDeduplicated(Event, tag="action_deduplicated"):
+    """Step 7 found the stored result of an identical idempotent call, or a cached one."""
+
+    source: str
+    """`run/proposal/action` of the first call, or `cache`."""
+    output: Kept
+    state_changes: dict[str, Any] = {}
+
+
+class ActionWaiting(Event, tag="action_waiting"):
+    """Step 7 has to wait. `reading` is the guard's."""
+
+    cause: str
+    reading: dict[str, float] = {}
+
+
+class ActionSkipped(Event, tag="action_skipped"):
+    """The action will not run."""
+
+    reason: str
+    detail: str = ""
+
+
+class ActionValidated(Event, tag="action_validated"):
+    """Steps 2 to 7 are passed."""
+
+
+class ActionIntent(Event, tag="action_intent"):
+    """Step 8: on disk before any effect."""
+
+    attempt: int
+    tool: str | None
+    version: str | None = None
+    digest: str | None = None
+    """Digest of tool, tool version and raw parameters."""
+    parameters: Kept | None = None
+    posture: dict[str, str] = {}
+    read_only: bool = False
+    idempotent: bool = False
+
+
+class ActionRetrying(Event, tag="action_retrying"):
+    """An attempt failed and another one follows after a delay."""
+
+    attempt: int
+    delay_ms: int
+
+
+class ActionSucceeded(Event, tag="action_succeeded"):
+    """Step 10."""
+
+    attempt: int
+    duration_ms: float
+    output: Kept
+    waited_ms: float = 0.0
+    cost: float = 0.0
+    posture: dict[str, str] = {}
+    telemetry: dict[str, Any] | None = None
+    not_undoable: tuple[str, ...] = ()
+    resolved_by: str | None = None
+    """Set when not the tool said so: `probe`, or the name of the human who settled an unknown outcome."""
+
+
+class ActionFailed(Event, tag="action_failed"):
+    """Step 10. `final` is False where a retry follows."""
+
+    attempt: int
+    reason: str
+    error: str
+    duration_ms: float = 0.0
+    waited_ms: float = 0.0
+    final: bool = True
+    output: Kept | None = None
+    cost: float = 0.0
+    posture: dict[str, str] = {}
+    telemetry: dict[str, Any] | None = None
+    not_undoable: tuple[str, ...] = ()
+    resolved_by: str | None = None
+
+
+class ActionUnknown(Event, tag="action_unknown_outcome"):
+    """Recovery found an intent without outcome, or a thread outlived its time-out."""
+
+    attempt: int
+    reason: str
+    detail: str = ""
+
+
+class ActionCancelled(Event, tag="action_cancelled"):
+    """The action was stopped while it ran. `duration_ms` counts until the stop."""
+
+    attempt: int
+    reason: str
+    duration_ms: float = 0.0
+
+
+class ActionLog(Event, tag="action_log"):
+    """A line that the tool wrote for people."""
+
+    message: str
+
+
+class StateChanged(Event, tag="state_changed"):
+    """Step 10: a write in the proposal's buffer. The value is `null` and `deleted` true for a removal."""
+
+    key: str
+    old_version: int
+    new_version: int
+    value: Kept
+    deleted: bool = False
+
+
+class EffectDivergence(Event, tag="effect_divergence"):
+    """What the agent claimed (`expected_effects`) and what was observed are not the same."""
+
+    key: str
+
+
+class UndoIntent(Event, tag="undo_intent"):
+    """A step of undo is about to run: `how` is `files`, `compensation` or `idempotency`."""
+
+    how: str
+    detail: str = ""
+
+
+class UndoDone(Event, tag="undo_done"):
+    """The step is over; `problem` says why it did not work."""
+
+    how: str
+    status: str
+    """`rolled_back`, `compensated` or `not_undone`."""
+    problem: str | None = None
+
+
+class StateRolledBack(Event, tag="state_rolled_back"):
+    """The proposal's buffer was dropped."""
+
+
+class WorkspaceCommitted(Event, tag="workspace_committed"):
+    """The database transaction that commits state and files of the proposal follows; it is idempotent by (run, seq)."""
+
+    keys: tuple[str, ...] = ()
+
+
+class ProposalFinished(Event, tag="proposal_finished"):
+    """The proposal is over."""
+
+    status: str
+    cost: dict[str, float]
+    not_undone: tuple[NotUndone, ...] = ()
+
+
+class Checkpoint(Event, tag="checkpoint"):
+    """A fold of everything before, so that recovery need not start at 0. `file` names it beside the journal."""
+
+    file: str
+    digest: str
+
+
+class Unknown(msgspec.Struct, kw_only=True):
+    """An event of a kind that this version does not know: shown, never resumed over."""
+
+    kind: str
+    seq: int
+    fields: dict[str, Any]
+
+
+AnyEvent = (
+    RunStarted | RunResumed | RunFinished | ProposalReceived | ProposalRejected | ActionRejected | PolicyDecided
+    | ActionHeld | HoldResolved | ActionDeduplicated | ActionWaiting | ActionSkipped | ActionValidated | ActionIntent
+    | ActionRetrying | ActionSucceeded | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | StateChanged
+    | EffectDivergence | UndoIntent | UndoDone | StateRolledBack | WorkspaceCommitted | ProposalFinished | Checkpoint
+)  # fmt: skip
+
+
+class Seal(msgspec.Struct, kw_only=True, tag_field="kind", tag="seal"):
+    """The last line of a batch: covers events `first` to `last`, `bytes` long, and chains to the seal before.
+
+    `digest` is SHA-256 over `prev` and the batch's bytes. `prev` of the first seal is the digest of run id and format version.
+    """
+
+    first: int
+    last: int
+    bytes: int
+    epoch: int
+    """Counts the processes that have written this journal, from 1."""
+    prev: str
+    digest: str

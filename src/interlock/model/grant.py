@@ -1,0 +1,41 @@
+"""Grants: what an agent may reach at all (steps 2 and 3)."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Workspace-relative globs (`**` crosses directories). An empty tuple allows nothing."""
+
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """Names an agent and what it may reach. Everything absent is denied; attenuation can only make it smaller."""
+
+    id: str
+    agent: str
+    tools: tuple[str, ...] = ()
+    """Globs over tool names; `tag:NAME` matches by tag."""
+    state_keys: tuple[str, ...] = ("**",)
+    paths: Paths = Paths(read=("**",), write=("**",))
+    hosts: tuple[str, ...] = ()
+    """`name:port`, `*.example.org:443`."""
+    unscoped: tuple[str, ...] = ()
+    """Globs of tools that mark no paths or hosts and are allowed all the same."""
+    actions_max: int | None = None
+    expires_at_us: int | None = None
+    uses_max: int | None = None
+    parent: str | None = None
+    source: str = "configuration"
+    """Where it came from: `configuration`, `parent`, `approval:ID`, `command`."""
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is acting: an agent, its groups, the session it works in."""
+
+    agent: str
+    groups: tuple[str, ...] = ()
+    session: str | None = None

@@ -1,0 +1,34 @@
+"""Every limit on what an agent or a tool may hand us, in one object, with the unit in the name."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Upper bounds, inclusive: a value at the limit is accepted, one above is refused and the error names the limit."""
+
+    proposal_bytes: int = 256 * 1024 * 1024
+    actions: int = 100_000
+    parameters_bytes: int = 1024 * 1024
+    depth: int = 64
+    id_chars: int = 256
+    name_chars: int = 256
+    key_chars: int = 1024
+    dependencies: int = 100_000
+    preconditions: int = 1_000
+    retries: int = 100
+    timeout_ms: int = 24 * 60 * 60 * 1000
+    deadline_ms: int = 30 * 24 * 60 * 60 * 1000
+    output_bytes: int = 16 * 1024 * 1024
+    process_output_bytes: int = 1024 * 1024
+    yaml_bytes: int = 16 * 1024 * 1024
+    schema_bytes: int = 1024 * 1024
+    config_bytes: int = 4 * 1024 * 1024
+    inline_value_bytes: int = 64 * 1024
+
+
+DEFAULT_LIMITS = Limits()
+
+INTEGER_MAX = 2**53 - 1
+"""The largest integer that RFC 8785 (and every JSON reader in the world) represents exactly."""

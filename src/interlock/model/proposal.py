@@ -1,0 +1,109 @@
+"""Proposal and action: what an agent sends. Shapes follow the Agent IR of car_engine.
+
+These are the decoded structs; `interlock.model.decode` makes them from bytes, strictly.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+ActionType = Literal["tool_call", "state_write", "state_read", "assertion"]
+Order = Literal["declared", "free"]
+Reversibility = Literal["reversible", "compensable", "irreversible"]
+FailureBehavior = Literal["abort", "retry", "skip"]
+Operator = Literal["eq", "neq", "gt", "lt", "gte", "lte", "exists", "not_exists", "contains"]
+
+REVERSIBILITY_ORDER: Final[tuple[Reversibility, ...]] = ("reversible", "compensable", "irreversible")
+"""From the least to the most cautious: where action and tool disagree, the later one holds."""
+
+
+class Precondition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A condition on a state key that must hold when the action's turn comes (step 4)."""
+
+    key: str
+    operator: Operator = "eq"
+    value: Any = None
+    path: str | None = None
+    """JSON Pointer (RFC 6901) into the value of the key."""
+    description: str | None = None
+
+
+class Assumption(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the agent believed about a state key when it planned; checked with the preconditions."""
+
+    key: str
+    expected_value: Any = msgspec.UNSET
+    read_version: int | None = None
+
+
+class ToolCompensation(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="tool"
+):
+    """Undo by calling a tool. Parameters may refer to `$ID.output` of the action that is compensated."""
+
+    tool: str
+    parameters: dict[str, Any] = {}
+
+
+class ActionCompensation(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="action_ref"
+):
+    """Undo by running another action of the same proposal; that action runs only as a compensation."""
+
+    action_id: str
+
+
+Compensation = ToolCompensation | ActionCompensation
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Upper bounds of what may be spent; `None` is no bound.
+
+    `duration_ms` sums execution time; `cost` is what tools report.
+    """
+
+    actions: int | None = None
+    tool_calls: int | None = None
+    duration_ms: int | None = None
+    cost: float | None = None
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One step of a proposal. After decoding `id` is never empty."""
+
+    type: ActionType
+    id: str = ""
+    tool: str | None = None
+    parameters: dict[str, Any] = {}
+    dependencies: tuple[str, ...] = ()
+    state_dependencies: tuple[str, ...] = ()
+    preconditions: tuple[Precondition, ...] = ()
+    expected_effects: dict[str, Any] = {}
+    read_set: tuple[str, ...] = ()
+    write_set: tuple[str, ...] = ()
+    assumptions: tuple[Assumption, ...] = ()
+    reversibility: Reversibility = "irreversible"
+    compensation: Compensation | None = None
+    idempotent: bool = False
+    max_retries: int = 3
+    failure_behavior: FailureBehavior = "abort"
+    timeout_ms: int | None = None
+    invocation_mode: str = "one_shot"
+    metadata: dict[str, Any] = {}
+
+
+class Proposal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an agent proposes: actions, and how they hang together. `id` may be empty; the engine then gives one."""
+
+    actions: tuple[Action, ...]
+    id: str = ""
+    source: str = "unknown"
+    agent: str | None = None
+    session: str | None = None
+    timestamp: Any = None
+    order: Order = "declared"
+    deadline_ms: int | None = None
+    budget: Budget | None = None
+    context: dict[str, Any] = {}

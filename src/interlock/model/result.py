@@ -1,0 +1,87 @@
+"""Results: what a caller gets back, one row per action in declared order."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Status = Literal[
+    "succeeded", "failed", "rejected", "skipped", "held", "rolled_back", "compensated", "unknown_outcome", "cancelled"
+]
+RunStatus = Literal["succeeded", "failed", "rejected", "held", "cancelled", "interrupted"]
+"""Status of a proposal: `succeeded` only if every action did; `failed` covers skipped and rolled-back ones."""
+
+
+class ActionResult(msgspec.Struct, kw_only=True, omit_defaults=False):
+    """One row. `reason` is a code of `interlock.model.codes.REASONS`; `error` explains it in a sentence."""
+
+    action_id: str
+    status: Status
+    reason: str | None = None
+    output: Any = None
+    error: str | None = None
+    state_changes: dict[str, Any] = {}
+    attempts: int = 0
+    duration_ms: float = 0.0
+    """Execution time of the last attempt."""
+    waited_ms: float = 0.0
+    """Waiting for holds, rate limits, the guard and back-off."""
+    timestamp: int = 0
+    """When the outcome was known, integer microseconds since the epoch."""
+    seq: int | None = None
+    """Journal sequence of the outcome event; null with durability `off`."""
+    deduplicated_from: str | None = None
+    posture: dict[str, str] | None = None
+    telemetry: dict[str, Any] | None = None
+
+
+class Cost(msgspec.Struct, kw_only=True):
+    """What a proposal spent."""
+
+    tool_calls: int = 0
+    actions_executed: int = 0
+    actions_rejected: int = 0
+    actions_skipped: int = 0
+    retries: int = 0
+    total_duration_ms: float = 0.0
+    cost: float = 0.0
+
+
+class NotUndone(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that undo could not take back, and why."""
+
+    action_id: str
+    reason: str
+    detail: str = ""
+
+
+class ProposalResult(msgspec.Struct, kw_only=True):
+    """The result of a proposal."""
+
+    run_id: str
+    proposal_id: str
+    status: RunStatus
+    results: list[ActionResult]
+    cost: Cost
+    not_undone: list[NotUndone] = []
+
+    @property
+    def ok(self) -> bool:
+        """True if every action succeeded."""
+        return self.status == "succeeded"
+
+    def __getitem__(self, action_id: str) -> ActionResult:
+        """The row of an action by its id."""
+        for row in self.results:
+            if row.action_id == action_id:
+                return row
+        raise KeyError(action_id)
+
+
+def format_result(row: ActionResult) -> str:
+    """A row as text for a model: the output as JSON, or `[STATUS] what went wrong`."""
+    if row.status == "succeeded":
+        return "" if row.output is None else msgspec.json.encode(row.output).decode()
+    text = row.error or row.reason or ""
+    return f"[{row.status.upper()}] {text}".rstrip()

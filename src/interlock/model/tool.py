@@ -1,0 +1,137 @@
+"""Tools: what can be called, what it promises, and how a call reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from interlock.model.canonical import digest
+from interlock.model.proposal import Reversibility
+
+Mode = Literal["async", "thread", "inline"]
+"""How a binding's function is called: awaited on the loop, on a daemon thread, or plainly on the loop (`inline`)."""
+
+OPEN_SCHEMA: dict[str, Any] = {"type": "object"}
+
+
+class RateLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A token bucket: `calls` tokens, refilled evenly over `per_ms` milliseconds."""
+
+    calls: int
+    per_ms: int
+
+
+class CompensationTemplate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The call that takes a call of this tool back. `$parameters.x` and `$output.y` in `parameters` are replaced."""
+
+    tool: str
+    parameters: dict[str, Any] = {}
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """The definition of a tool. `version` is the digest of everything else: a changed definition is another tool."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = OPEN_SCHEMA
+    """JSON Schema 2020-12. `x-interlock: path.read | path.write | host | secret` marks what a property means."""
+    returns: dict[str, Any] | None = None
+    read_only: bool = False
+    destructive: bool = True
+    open_world: bool = True
+    reversibility: Reversibility = "irreversible"
+    compensation: CompensationTemplate | None = None
+    idempotent: bool = False
+    effects: dict[str, Any] = {}
+    """State keys the operator vouches that a success sets; values may hold `$parameters.x` and `$output.y`."""
+    probe: str | None = None
+    """Name of a read-only tool that takes the same parameters and returns `{"happened": true|false}`."""
+    cache_ttl_ms: int | None = None
+    rate_limit: RateLimit | None = None
+    timeout_ms: int = 30_000
+    inline: bool = False
+    isolation: str | None = None
+    tags: tuple[str, ...] = ()
+
+    def definition(self) -> dict[str, Any]:
+        """The definition as a JSON value, without the version."""
+        value = msgspec.to_builtins(self)
+        assert isinstance(value, dict)
+        return value
+
+    @property
+    def version(self) -> str:
+        """`sha256:...` over the canonical definition. Computed anew each time: keep it where it is needed often."""
+        return digest("tool", self.definition())
+
+
+class Context(Protocol):
+    """What a tool may ask of the runtime while it runs (`ctx: interlock.Context`); made by the engine, one per attempt."""
+
+    run_id: str
+    proposal_id: str
+    action_id: str
+    attempt: int
+    """Counts from 1."""
+    agent: str
+    session: str | None
+    dry_run: bool
+    workspace: Any
+    """`interlock.workspace.Workspace` of the proposal: files beneath its root, by descriptor."""
+    backups: Any
+    """`interlock.workspace.Backups` of the run: call it before changing a file."""
+    deadline_ns: int
+    """Monotonic nanoseconds (`Clock.mono_ns`) at which this attempt will be stopped."""
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the action was cancelled or timed out; a plain `def` tool should look at it now and then."""
+        ...
+
+    def log(self, message: str) -> None:
+        """Write a line for people to the run's journal (redacted)."""
+        ...
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Say how far the work is; shown at a terminal, not journaled."""
+        ...
+
+    def report_cost(self, cost: float) -> None:
+        """Add to the action's cost, which budgets count."""
+        ...
+
+    def posture(self, **layers: str) -> None:
+        """Add to the action's posture: `layer="active"` or `layer="absent(reason)"`."""
+        ...
+
+    def not_exactly_undoable(self, what: str) -> None:
+        """Say that this action did something that undo cannot exactly take back (shown in `not_undone`)."""
+        ...
+
+    def resources(self, usage: dict[str, int | float]) -> None:
+        """Attach the action's own measured CPU, memory and I/O (`cpu_ms`, `memory_bytes`, `read_bytes` ...)."""
+        ...
+
+
+Function = Callable[[dict[str, Any], Context], Any | Awaitable[Any]]
+"""The one shape that the engine calls: parameters (already checked against the schema) and the context."""
+
+
+class Binding(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool with the function that performs it: what executors hand to the engine's registry."""
+
+    tool: Tool
+    function: Function
+    mode: Mode = "async"
+    validates_itself: bool = False
+    """True only for schemas that the engine need not compile (an open schema)."""
+
+
+class ToolExecutor(Protocol):
+    """Performs calls by name: what `rt.execute(..., executor=)` takes. Parameters are checked before it is called."""
+
+    async def execute(self, tool: str, parameters: dict[str, Any], ctx: Context) -> Any:
+        """Perform the call and return a JSON value. Raises ToolError (or anything) to fail."""
+        ...
