@@ -3,11 +3,11 @@
 Format version history:
 1 (2026-11): first.
 
-On disk an event is one line of JSON: `{"kind": ..., "seq": ..., "ts": ..., "mono": ..., "proposal"?, "action"?, "step"?, ...}`,
-absent fields left out. `seq` counts from 0 in the run; `ts` is microseconds since the epoch; `mono` is nanoseconds of the
-writer's monotonic clock; `step` is the number of the gate's step. A reader shows an unknown kind (`Unknown`) but refuses to
-resume over it. Values are redacted before they come here: a `Kept` holds the view, and the digest under which the original
-lies in the run's `private/` directory if it is not the same as the view.
+On disk an event is one line of JSON: `{"kind", "seq", "ts", "mono", "proposal"?, "action"?, "step"?, ...}`, absent fields
+left out. `seq` counts from 0 in the run; `ts` is microseconds since the epoch; `mono` is nanoseconds of the writer's
+monotonic clock; `step` is the number of the gate's step. A reader shows an unknown kind (`Unknown`) but refuses to resume
+over it. Values are redacted before they come here: a `Kept` holds the view, and the digest under which the original lies
+in the run's `private/` directory if it is not the same as the view.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind"):
     step: int | None = None
 
 
-class RunStarted(Event, tag="run_started"):
+class RunStarted(Event, kw_only=True, tag="run_started"):
     """First event of a run. `machine` and `boot` tell whether a pid in it can still mean the same process."""
 
     version: int = FORMAT_VERSION
@@ -61,7 +61,7 @@ class RunStarted(Event, tag="run_started"):
     boot: str = ""
 
 
-class RunResumed(Event, tag="run_resumed"):
+class RunResumed(Event, kw_only=True, tag="run_resumed"):
     """A later process took the run up again."""
 
     pid: int = 0
@@ -69,13 +69,13 @@ class RunResumed(Event, tag="run_resumed"):
     configuration: str = ""
 
 
-class RunFinished(Event, tag="run_finished"):
+class RunFinished(Event, kw_only=True, tag="run_finished"):
     """The run is over: nothing may be appended but undo records and checkpoints."""
 
     status: str
 
 
-class ProposalReceived(Event, tag="proposal_received"):
+class ProposalReceived(Event, kw_only=True, tag="proposal_received"):
     """Step 1 passed. The proposal itself is kept (redacted view; the original in `private/`)."""
 
     source: str
@@ -86,7 +86,7 @@ class ProposalReceived(Event, tag="proposal_received"):
     dry_run: bool = False
 
 
-class ProposalRejected(Event, tag="proposal_rejected"):
+class ProposalRejected(Event, kw_only=True, tag="proposal_rejected"):
     """Step 1 refused: no action was looked at."""
 
     code: str
@@ -94,14 +94,14 @@ class ProposalRejected(Event, tag="proposal_rejected"):
     path: str | None = None
 
 
-class ActionRejected(Event, tag="action_rejected"):
+class ActionRejected(Event, kw_only=True, tag="action_rejected"):
     """Steps 2 to 7 refused."""
 
     reason: str
     detail: str = ""
 
 
-class PolicyDecided(Event, tag="policy_decided"):
+class PolicyDecided(Event, kw_only=True, tag="policy_decided"):
     """Step 5 answered."""
 
     decision: str
@@ -110,13 +110,13 @@ class PolicyDecided(Event, tag="policy_decided"):
     errors: tuple[str, ...] = ()
 
 
-class ActionHeld(Event, tag="action_held"):
+class ActionHeld(Event, kw_only=True, tag="action_held"):
     """Step 5 said hold, and the question is in the database."""
 
     approval: str
 
 
-class HoldResolved(Event, tag="hold_resolved"):
+class HoldResolved(Event, kw_only=True, tag="hold_resolved"):
     """Step 6: the question was answered, or expired, or was cancelled."""
 
     approval: str
@@ -126,7 +126,7 @@ class HoldResolved(Event, tag="hold_resolved"):
     """Set when an approver edited the parameters: these hold from here on."""
 
 
-class ActionDeduplicated(Event, tag="action_deduplicated"):
+class ActionDeduplicated(Event, kw_only=True, tag="action_deduplicated"):
     """Step 7 found the stored result of an identical idempotent call, or a cached one."""
 
     source: str
@@ -135,25 +135,25 @@ class ActionDeduplicated(Event, tag="action_deduplicated"):
     state_changes: dict[str, Any] = {}
 
 
-class ActionWaiting(Event, tag="action_waiting"):
+class ActionWaiting(Event, kw_only=True, tag="action_waiting"):
     """Step 7 has to wait. `reading` is the guard's."""
 
     cause: str
     reading: dict[str, float] = {}
 
 
-class ActionSkipped(Event, tag="action_skipped"):
+class ActionSkipped(Event, kw_only=True, tag="action_skipped"):
     """The action will not run."""
 
     reason: str
     detail: str = ""
 
 
-class ActionValidated(Event, tag="action_validated"):
+class ActionValidated(Event, kw_only=True, tag="action_validated"):
     """Steps 2 to 7 are passed."""
 
 
-class ActionIntent(Event, tag="action_intent"):
+class ActionIntent(Event, kw_only=True, tag="action_intent"):
     """Step 8: on disk before any effect."""
 
     attempt: int
@@ -167,14 +167,14 @@ class ActionIntent(Event, tag="action_intent"):
     idempotent: bool = False
 
 
-class ActionRetrying(Event, tag="action_retrying"):
+class ActionRetrying(Event, kw_only=True, tag="action_retrying"):
     """An attempt failed and another one follows after a delay."""
 
     attempt: int
     delay_ms: int
 
 
-class ActionSucceeded(Event, tag="action_succeeded"):
+class ActionSucceeded(Event, kw_only=True, tag="action_succeeded"):
     """Step 10."""
 
     attempt: int
@@ -189,7 +189,7 @@ class ActionSucceeded(Event, tag="action_succeeded"):
     """Set when not the tool said so: `probe`, or the name of the human who settled an unknown outcome."""
 
 
-class ActionFailed(Event, tag="action_failed"):
+class ActionFailed(Event, kw_only=True, tag="action_failed"):
     """Step 10. `final` is False where a retry follows."""
 
     attempt: int
@@ -206,7 +206,7 @@ class ActionFailed(Event, tag="action_failed"):
     resolved_by: str | None = None
 
 
-class ActionUnknown(Event, tag="action_unknown_outcome"):
+class ActionUnknown(Event, kw_only=True, tag="action_unknown_outcome"):
     """Recovery found an intent without outcome, or a thread outlived its time-out."""
 
     attempt: int
@@ -214,7 +214,7 @@ class ActionUnknown(Event, tag="action_unknown_outcome"):
     detail: str = ""
 
 
-class ActionCancelled(Event, tag="action_cancelled"):
+class ActionCancelled(Event, kw_only=True, tag="action_cancelled"):
     """The action was stopped while it ran. `duration_ms` counts until the stop."""
 
     attempt: int
@@ -222,13 +222,13 @@ class ActionCancelled(Event, tag="action_cancelled"):
     duration_ms: float = 0.0
 
 
-class ActionLog(Event, tag="action_log"):
+class ActionLog(Event, kw_only=True, tag="action_log"):
     """A line that the tool wrote for people."""
 
     message: str
 
 
-class StateChanged(Event, tag="state_changed"):
+class StateChanged(Event, kw_only=True, tag="state_changed"):
     """Step 10: a write in the proposal's buffer. The value is `null` and `deleted` true for a removal."""
 
     key: str
@@ -238,20 +238,20 @@ class StateChanged(Event, tag="state_changed"):
     deleted: bool = False
 
 
-class EffectDivergence(Event, tag="effect_divergence"):
+class EffectDivergence(Event, kw_only=True, tag="effect_divergence"):
     """What the agent claimed (`expected_effects`) and what was observed are not the same."""
 
     key: str
 
 
-class UndoIntent(Event, tag="undo_intent"):
+class UndoIntent(Event, kw_only=True, tag="undo_intent"):
     """A step of undo is about to run: `how` is `files`, `compensation` or `idempotency`."""
 
     how: str
     detail: str = ""
 
 
-class UndoDone(Event, tag="undo_done"):
+class UndoDone(Event, kw_only=True, tag="undo_done"):
     """The step is over; `problem` says why it did not work."""
 
     how: str
@@ -260,17 +260,17 @@ class UndoDone(Event, tag="undo_done"):
     problem: str | None = None
 
 
-class StateRolledBack(Event, tag="state_rolled_back"):
+class StateRolledBack(Event, kw_only=True, tag="state_rolled_back"):
     """The proposal's buffer was dropped."""
 
 
-class WorkspaceCommitted(Event, tag="workspace_committed"):
+class WorkspaceCommitted(Event, kw_only=True, tag="workspace_committed"):
     """The database transaction that commits state and files of the proposal follows; it is idempotent by (run, seq)."""
 
     keys: tuple[str, ...] = ()
 
 
-class ProposalFinished(Event, tag="proposal_finished"):
+class ProposalFinished(Event, kw_only=True, tag="proposal_finished"):
     """The proposal is over."""
 
     status: str
@@ -278,7 +278,7 @@ class ProposalFinished(Event, tag="proposal_finished"):
     not_undone: tuple[NotUndone, ...] = ()
 
 
-class Checkpoint(Event, tag="checkpoint"):
+class Checkpoint(Event, kw_only=True, tag="checkpoint"):
     """A fold of everything before, so that recovery need not start at 0. `file` names it beside the journal."""
 
     file: str
@@ -304,7 +304,8 @@ AnyEvent = (
 class Seal(msgspec.Struct, kw_only=True, tag_field="kind", tag="seal"):
     """The last line of a batch: covers events `first` to `last`, `bytes` long, and chains to the seal before.
 
-    `digest` is SHA-256 over `prev` and the batch's bytes. `prev` of the first seal is the digest of run id and format version.
+    `digest` is SHA-256 over `prev` and the batch's bytes. `prev` of the first seal is the digest of run id and format
+    version.
     """
 
     first: int

@@ -68,7 +68,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Context(Protocol):
-    """What a tool may ask of the runtime while it runs (`ctx: interlock.Context`); made by the engine, one per attempt."""
+    """What a tool may ask of the runtime while it runs (`ctx: interlock.Context`). One per attempt."""
 
     run_id: str
     proposal_id: str
