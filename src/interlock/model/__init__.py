@@ -1,0 +1,1 @@
+"""Names the data: no I/O, no clock, nothing of ours imported."""

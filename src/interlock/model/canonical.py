@@ -1,6 +1,6 @@
-"""Canonical JSON (RFC 8785, "JCS") and the digests over it.
+r"""Canonical JSON (RFC 8785, "JCS") and the digests over it.
 
-Every digest in Interlock is `sha256("interlock.<what>.v1\\n" + canonical)`, so that a digest of one kind can never be
+Every digest in Interlock is `sha256("interlock.<what>.v1\n" + canonical)`, so that a digest of one kind can never be
 taken for one of another. Strings are compared by UTF-16 code units, numbers are written as ECMAScript does.
 """
 

@@ -1,0 +1,227 @@
+"""The only module that may fsync, rename, lock a file, or open SQLite.
+
+Everything durable goes through a `Disk`, so that tests can hand in one that fails or tears at the nth operation
+(`interlock.testing.CrashingDisk`). Every OSError and every SQLite error becomes a `StoreError` with a stable code that says
+what the machine refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import apsw
+
+from interlock.model.errors import StoreError
+
+_CODES: Final[dict[int, tuple[str, str]]] = {
+    errno.ENOSPC: ("disk_full", "free some space on that file system, then run `interlock recover`"),
+    errno.EDQUOT: ("disk_full", "raise the quota or free some space, then run `interlock recover`"),
+    errno.EROFS: ("read_only", "the file system is read-only: set INTERLOCK_STATE_DIR to a place that can be written"),
+    errno.EACCES: ("permission_denied", "make the directory yours, or set INTERLOCK_STATE_DIR to one that is"),
+    errno.EPERM: ("permission_denied", "make the directory yours, or set INTERLOCK_STATE_DIR to one that is"),
+    errno.EMFILE: ("too_many_files", "raise the limit of open files (ulimit -n)"),
+    errno.ENFILE: ("too_many_files", "the machine has no file handles left"),
+    errno.EIO: ("disk_failed", "the device reports an error: check it before anything else"),
+}
+
+
+def store_error(error: OSError, what: str) -> StoreError:
+    """The StoreError for an OSError; `what` names the operation and the file, for people."""
+    code, hint = _CODES.get(error.errno or 0, ("store", None))
+    return StoreError(f"{what}: {os.strerror(error.errno or 0)}", code=code, hint=hint)
+
+
+class Disk:
+    """The real disk. Each method is one operation that can fail, so a test can make the nth one fail."""
+
+    def open_append(self, path: Path, mode: int = 0o600) -> int:
+        """A descriptor for appending; the file is made if absent."""
+        return self._do(f"open {path}", os.open, path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
+
+    def write(self, fd: int, data: bytes) -> None:
+        """Write all of `data`."""
+        view = memoryview(data)
+        while view:
+            view = view[self._do("write", os.write, fd, view) :]
+
+    def sync_data(self, fd: int) -> None:
+        """fdatasync. A failure is final for that file: the kernel may have dropped the dirty pages."""
+        self._do("fdatasync", os.fdatasync, fd)
+
+    def sync_directory(self, path: Path) -> None:
+        """Make the names in a directory durable."""
+        fd = self._do(f"open {path}", os.open, path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._do(f"fsync {path}", os.fsync, fd)
+        finally:
+            os.close(fd)
+
+    def make_directory(self, path: Path, mode: int = 0o700) -> None:
+        """Make a directory and its parents; durable once this returns."""
+        missing = [p for p in (path, *path.parents) if not p.exists()]
+        for p in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                self._do(f"mkdir {p}", os.mkdir, p, mode)
+            self.sync_directory(p.parent)
+
+    def write_atomic(self, path: Path, data: bytes, mode: int = 0o600) -> None:
+        """Replace a file as a whole: temporary file, fsync, rename, fsync of the directory."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = self._do(f"open {temporary}", os.open, temporary, flags, mode)
+        try:
+            try:
+                os.fchmod(fd, mode)
+                self.write(fd, data)
+                self._do(f"fsync {temporary}", os.fsync, fd)
+            finally:
+                os.close(fd)
+            self.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        self.sync_directory(path.parent)
+
+    def rename(self, source: Path, destination: Path) -> None:
+        """Rename, replacing the destination. Not durable before `sync_directory`."""
+        self._do(f"rename {source} to {destination}", os.rename, source, destination)
+
+    def lock(self, path: Path, *, wait: bool = False) -> int | None:
+        """Take an exclusive lock on a file for as long as the descriptor is open. None if another process has it."""
+        fd = self._do(f"open {path}", os.open, path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except OSError as error:
+            os.close(fd)
+            raise store_error(error, f"lock {path}") from error
+        return fd
+
+    @staticmethod
+    def _do(what: str, call: Any, *arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise store_error(error, what) from error
+
+
+class Database:
+    """One SQLite file (WAL), shared by processes; one connection, shared by threads under a lock.
+
+    Rooms own their tables: each calls `migrate` with its own name. SQL stays in the subset that SQLite and Postgres share.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False, busy_ms: int = 5_000, synchronous: str = "FULL") -> None:
+        """Open the file, making it (0600) unless `read_only`. Raises StoreError."""
+        self.path = path
+        self._lock = threading.RLock()
+        self._depth = 0
+        flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        with _sqlite(f"open {path}"):
+            if not read_only and not path.exists():
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            self._connection = apsw.Connection(str(path), flags=flags)
+            self._connection.set_busy_timeout(busy_ms)
+            if not read_only:
+                self._connection.execute("pragma journal_mode = wal")
+            self._connection.execute(f"pragma synchronous = {synchronous}")
+            self._connection.execute("pragma foreign_keys = on")
+
+    def migrate(self, room: str, steps: Sequence[str]) -> None:
+        """Bring a room's tables up to date: each step (SQL script) runs once, in order, and is never edited afterwards."""
+        with self.transaction():
+            self.execute("create table if not exists schema_versions (room text primary key, version integer not null)")
+            rows = self.execute("select version from schema_versions where room = ?", (room,))
+            done = int(rows[0][0]) if rows else 0
+            if done > len(steps):
+                raise StoreError(
+                    f"the database was written by a newer Interlock ({room} {done} > {len(steps)})",
+                    code="newer_database",
+                    hint="use the newer Interlock",
+                )
+            for step in steps[done:]:
+                self.execute(step)
+            if done < len(steps):
+                self.execute(
+                    "insert into schema_versions values (?, ?) on conflict (room) do update set version = excluded.version",
+                    (room, len(steps)),
+                )
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """`begin immediate` ... `commit`; rolled back if the block raises. Nested blocks join the outer one."""
+        with self._lock:
+            if self._depth:
+                self._depth += 1
+                try:
+                    yield
+                finally:
+                    self._depth -= 1
+                return
+            with _sqlite("begin"):
+                self._connection.execute("begin immediate")
+            self._depth = 1
+            try:
+                yield
+                with _sqlite("commit"):
+                    self._connection.execute("commit")
+            except BaseException:
+                with contextlib.suppress(apsw.Error):
+                    self._connection.execute("rollback")
+                raise
+            finally:
+                self._depth = 0
+
+    def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a statement (or a script) and return all its rows."""
+        with self._lock, _sqlite(sql):
+            return list(self._connection.execute(sql, parameters))
+
+    def execute_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement once per row of parameters."""
+        with self._lock, _sqlite(sql):
+            self._connection.executemany(sql, rows)
+
+    @property
+    def changes(self) -> int:
+        """How many rows the last statement changed: what a compare-and-set looks at."""
+        return self._connection.changes()
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._lock:
+            self._connection.close()
+
+
+@contextlib.contextmanager
+def _sqlite(what: str) -> Iterator[None]:
+    try:
+        yield
+    except apsw.BusyError as error:
+        raise StoreError(
+            "the database is locked by another process",
+            code="database_locked",
+            hint="try again; `interlock doctor` names it",
+        ) from error
+    except apsw.FullError as error:
+        raise StoreError(f"{what}: disk full", code="disk_full", hint="free some space on that file system") from error
+    except apsw.ReadOnlyError as error:
+        raise StoreError(f"{what}: the database cannot be written", code="read_only") from error
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise StoreError(f"{what}: the database is damaged: {error}", code="database_damaged") from error
+    except (apsw.CantOpenError, apsw.IOError, apsw.PermissionsError, apsw.AuthError) as error:
+        raise StoreError(f"{what}: {error}", code="store") from error
+    except OSError as error:
+        raise store_error(error, what) from error
