@@ -43,7 +43,7 @@ class Disk:
 
     def open_append(self, path: Path, mode: int = 0o600) -> int:
         """A descriptor for appending; the file is made if absent."""
-        return self._do(f"open {path}", os.open, path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode)
+        return int(self._do(f"open {path}", os.open, path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode))
 
     def write(self, fd: int, data: bytes) -> None:
         """Write all of `data`."""
@@ -52,7 +52,7 @@ class Disk:
             view = view[self._do("write", os.write, fd, view) :]
 
     def sync_data(self, fd: int) -> None:
-        """fdatasync. A failure is final for that file: the kernel may have dropped the dirty pages."""
+        """Make the file's data durable (fdatasync). A failure is final for that file: the kernel may have dropped the dirty pages."""
         self._do("fdatasync", os.fdatasync, fd)
 
     def sync_directory(self, path: Path) -> None:
@@ -96,7 +96,7 @@ class Disk:
 
     def lock(self, path: Path, *, wait: bool = False) -> int | None:
         """Take an exclusive lock on a file for as long as the descriptor is open. None if another process has it."""
-        fd = self._do(f"open {path}", os.open, path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd: int = self._do(f"open {path}", os.open, path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
