@@ -52,7 +52,7 @@ class Disk:
             view = view[self._do("write", os.write, fd, view) :]
 
     def sync_data(self, fd: int) -> None:
-        """Make the file's data durable (fdatasync). A failure is final for that file: the kernel may have dropped the dirty pages."""
+        """Make a file's data durable (fdatasync). A failure is final: the kernel may have dropped the dirty pages."""
         self._do("fdatasync", os.fdatasync, fd)
 
     def sync_directory(self, path: Path) -> None:

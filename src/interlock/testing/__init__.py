@@ -1,0 +1,5 @@
+"""Fakes that ship: a clock, ids, a disk that crashes, and conformance suites for every plug-in interface."""
+
+from interlock.testing.clock import CountingIds, FakeClock
+
+__all__ = ["CountingIds", "FakeClock"]
