@@ -13,7 +13,10 @@ from interlock.model.proposal import Reversibility
 Mode = Literal["async", "thread", "inline"]
 """How a binding's function is called: awaited on the loop, on a daemon thread, or plainly on the loop (`inline`)."""
 
-OPEN_SCHEMA: dict[str, Any] = {"type": "object"}
+
+def open_schema() -> dict[str, Any]:
+    """The schema of a tool that was registered by name only: any object."""
+    return {"type": "object"}
 
 
 class RateLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,7 +38,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     description: str = ""
-    parameters: dict[str, Any] = OPEN_SCHEMA
+    parameters: dict[str, Any] = msgspec.field(default_factory=open_schema)
     """JSON Schema 2020-12. `x-interlock: path.read | path.write | host | secret` marks what a property means."""
     returns: dict[str, Any] | None = None
     read_only: bool = False

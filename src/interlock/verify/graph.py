@@ -142,7 +142,7 @@ def state_writes(action: Action, tool: Tool | None) -> Iterator[str]:
 
 
 def _path(text: str) -> tuple[str | int, ...]:
-    return tuple(name if name else int(number) for name, number in _STEP.findall(text))
+    return tuple(name or int(number) for name, number in _STEP.findall(text))
 
 
 def _index(graph: Graph, actions: tuple[Action, ...]) -> None:
