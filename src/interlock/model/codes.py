@@ -64,6 +64,8 @@ REASONS: Final[dict[str, str]] = {
     "interrupted": "The process ended before the action was finished.",
     "unknown_outcome": "The process died between intent and outcome; whether the action happened is not known.",
     "store_failed": "The journal or the database could not be written; nothing more was started.",
+    "not_undone": "The action succeeded before its proposal was aborted, and could not be taken back; see `not_undone`.",
+    "reserved": "The action is the compensation of another one and runs only to take that one back.",
     "dry_run": "Nothing was executed: this was a dry run.",
 }
 

@@ -84,7 +84,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     read_set: tuple[str, ...] = ()
     write_set: tuple[str, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
-    reversibility: Reversibility = "irreversible"
+    reversibility: Reversibility | None = None
+    """The agent's claim; absent means the tool's. Where both are there, the more cautious holds."""
     compensation: Compensation | None = None
     idempotent: bool = False
     max_retries: int = 3

@@ -1,0 +1,29 @@
+"""The real clock and the real source of ids: what everything else is handed."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+
+class SystemClock:
+    """`Clock` on the machine's clocks."""
+
+    @staticmethod
+    def now_us() -> int:
+        """Microseconds since the epoch."""
+        return time.time_ns() // 1000
+
+    @staticmethod
+    def mono_ns() -> int:
+        """Monotonic nanoseconds."""
+        return time.monotonic_ns()
+
+
+class SystemIds:
+    """`Ids` with 128 bits from the operating system."""
+
+    @staticmethod
+    def new(prefix: str) -> str:
+        """`PREFIX_` + 32 hex digits."""
+        return f"{prefix}_{secrets.token_hex(16)}"
