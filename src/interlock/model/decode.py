@@ -1,0 +1,310 @@
+"""From bytes to a proposal, strictly: one error that names the field, before anything runs.
+
+The document is parsed without tolerance (`interlock.model.values`), given its shape (msgspec: no unknown field, no
+coercion), and then looked through action by action for what types cannot say: limits, names, and what each type of
+action takes as parameters. Whether ids are unique and references lead somewhere is the graph's business (`interlock.verify`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any, Final, Literal
+
+import msgspec
+
+from interlock.model import yaml
+from interlock.model.errors import ProposalError
+from interlock.model.limits import DEFAULT_LIMITS, INTEGER_MAX, Limits
+from interlock.model.proposal import (
+    Action,
+    ActionCompensation,
+    Assumption,
+    Budget,
+    Precondition,
+    Proposal,
+    ToolCompensation,
+)
+from interlock.model.values import RESERVED, check_value, parse_json, plain, quoted, step
+
+_STATE_PARAMETERS: Final = {
+    "state_write": frozenset(("key", "value")),
+    "state_read": frozenset(("key",)),
+    "assertion": frozenset(("key", "expected")),
+}
+_ATOMS: Final = frozenset((str, bool, type(None)))
+_POINTER: Final = re.compile(r"(/([^~/]|~[01])*)*\Z")
+_MSGSPEC_PATH: Final = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`\Z")
+_UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
+_SHAPES: Final[dict[str, tuple[type, ...]]] = {
+    "": (Proposal,),
+    "actions": (Action,),
+    "preconditions": (Precondition,),
+    "assumptions": (Assumption,),
+    "compensation": (ToolCompensation, ActionCompensation),
+    "budget": (Budget,),
+}
+
+
+def decode_proposal(
+    data: bytes,
+    *,
+    format: Literal["json", "yaml"] = "json",  # noqa: A002 - callers write `format="yaml"`
+    limits: Limits = DEFAULT_LIMITS,
+) -> Proposal:
+    """The proposal in a JSON (RFC 8259) or YAML (`interlock.model.yaml`) document.
+
+    Actions without `id` get `a1`, `a2`, ... by their place. Raises: ProposalError, whose `path` is the field
+    (`$.actions[3].parameters.x`), or line and column where the text itself is wrong.
+    """
+    name, most = ("proposal_bytes", limits.proposal_bytes) if format == "json" else ("yaml_bytes", limits.yaml_bytes)
+    if len(data) > most:
+        raise _limit(f"the document has {len(data)} bytes, more than {most}", name)
+    document = parse_json(data) if format == "json" else yaml.parse_yaml(data, limits)
+    return _proposal(document, limits, measure=len(data) > limits.parameters_bytes)
+
+
+def decode_value(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
+    """One JSON value, as strictly as a proposal's values. Raises: ProposalError."""
+    if len(data) > limits.proposal_bytes:
+        raise _limit(f"the document has {len(data)} bytes, more than {limits.proposal_bytes}", "proposal_bytes")
+    value = parse_json(data)
+    check_value(value, "$", limits)
+    return value
+
+
+def proposal_from_builtins(document: Proposal | Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> Proposal:
+    """The proposal in a Python value: a mapping shaped like the JSON document, or a `Proposal` made by hand.
+
+    The value is copied. Tuples, enums, dates and dataclasses become what JSON has for them. Raises: ProposalError.
+    """
+    value = plain(document, limits)
+    if isinstance(document, Proposal):
+        # An empty id in a struct is the default, which means: none given.
+        for part in (value, *value["actions"]):
+            if not part["id"]:
+                del part["id"]
+    return _proposal(value, limits, measure=True)
+
+
+def _proposal(document: Any, limits: Limits, *, measure: bool) -> Proposal:
+    if document.__class__ is dict:
+        actions = document.get("actions")
+        if actions.__class__ is list:
+            if len(actions) > limits.actions:
+                raise _limit(f"{len(actions)} actions, more than {limits.actions}", "actions", "$.actions")
+            _give_ids(actions)
+        if document.get("id") == "":
+            raise ProposalError("the id is empty", path="$.id")
+    try:
+        proposal = msgspec.convert(document, Proposal)
+    except msgspec.ValidationError as error:
+        raise _shape_error(str(error)) from None
+    _check_proposal(proposal, limits)
+    for index, action in enumerate(proposal.actions):
+        _check_action(action, index, limits, measure)
+    return proposal
+
+
+def _give_ids(actions: list[Any]) -> None:
+    """Name the unnamed by their place, so that `$a1.output` is the first action's whoever has an id of its own."""
+    missing = [i for i, a in enumerate(actions) if a.__class__ is dict and "id" not in a]
+    if not missing:
+        return
+    taken = {a["id"] for a in actions if a.__class__ is dict and a.get("id").__class__ is str}
+    for i in missing:
+        name, n = f"a{i + 1}", 2
+        while name in taken:
+            name, n = f"a{i + 1}_{n}", n + 1
+        taken.add(name)
+        actions[i]["id"] = name
+
+
+def _check_proposal(proposal: Proposal, limits: Limits) -> None:
+    if proposal.id:
+        _name(proposal.id, "$.id", limits.id_chars, "id_chars")
+    for field in ("source", "agent", "session"):
+        value = getattr(proposal, field)
+        if value is not None:
+            _name(value, f"$.{field}", limits.name_chars, "name_chars")
+    if proposal.deadline_ms is not None:
+        _range(proposal.deadline_ms, "$.deadline_ms", 1, limits.deadline_ms, "deadline_ms")
+    check_value(proposal.timestamp, "$.timestamp", limits)
+    check_value(proposal.context, "$.context", limits)
+    budget = proposal.budget
+    if budget is not None:
+        for field in ("actions", "tool_calls", "duration_ms"):
+            value = getattr(budget, field)
+            if value is not None:
+                _range(value, f"$.budget.{field}", 0, INTEGER_MAX)
+        if budget.cost is not None and not (isfinite(budget.cost) and budget.cost >= 0):
+            raise ProposalError("a budget is a finite number, zero or more", path="$.budget.cost")
+
+
+def _check_action(action: Action, index: int, limits: Limits, measure: bool) -> None:
+    """Look at one action. Paths are only put together for an error: this runs once per action of every proposal."""
+    name = action.id
+    if not name or len(name) > limits.id_chars or not name.isprintable():
+        _name(name, f"$.actions[{index}].id", limits.id_chars, "id_chars")
+    if action.type != "tool_call":
+        _check_state_action(action, f"$.actions[{index}]", limits)
+    else:
+        tool = action.tool
+        if tool is None:
+            raise ProposalError("a tool_call needs a `tool`", path=f"$.actions[{index}].tool")
+        if not tool or len(tool) > limits.name_chars or not tool.isprintable():
+            _name(tool, f"$.actions[{index}].tool", limits.name_chars, "name_chars")
+    if action.parameters:
+        _check_parameters(action.parameters, index, limits, measure)
+    if action.dependencies:
+        _check_dependencies(action.dependencies, index, limits)
+    if action.timeout_ms is not None or action.max_retries != 3 or action.invocation_mode != "one_shot":
+        _check_settings(action, f"$.actions[{index}]", limits)
+    if action.state_dependencies or action.read_set or action.write_set or action.preconditions or action.assumptions:
+        _check_keys(action, f"$.actions[{index}]", limits)
+    if action.expected_effects or action.metadata or action.compensation is not None:
+        _check_claims(action, f"$.actions[{index}]", limits)
+
+
+def _check_parameters(parameters: dict[str, Any], index: int, limits: Limits, measure: bool) -> None:
+    flat = RESERVED.isdisjoint(parameters)
+    for value in parameters.values():
+        cls = value.__class__
+        if cls not in _ATOMS and (cls is not int or not -INTEGER_MAX <= value <= INTEGER_MAX):
+            flat = False
+            break
+    if not flat:
+        check_value(parameters, f"$.actions[{index}].parameters", limits, reserved=True)
+    if measure:
+        _measure(parameters, f"$.actions[{index}].parameters", limits)
+
+
+def _check_dependencies(names: tuple[str, ...], index: int, limits: Limits) -> None:
+    _count(names, f"$.actions[{index}].dependencies", limits.dependencies, "dependencies")
+    for i, name in enumerate(names):
+        if not name or len(name) > limits.id_chars or not name.isprintable():
+            _name(name, f"$.actions[{index}].dependencies[{i}]", limits.id_chars, "id_chars")
+
+
+def _check_settings(action: Action, path: str, limits: Limits) -> None:
+    if action.timeout_ms is not None:
+        _range(action.timeout_ms, f"{path}.timeout_ms", 1, limits.timeout_ms, "timeout_ms")
+    _range(action.max_retries, f"{path}.max_retries", 0, limits.retries, "retries")
+    if action.invocation_mode != "one_shot":
+        raise ProposalError(
+            "only `one_shot` actions are supported",
+            code="unsupported_invocation_mode",
+            path=f"{path}.invocation_mode",
+        )
+
+
+def _check_state_action(action: Action, path: str, limits: Limits) -> None:
+    if action.tool is not None:
+        raise ProposalError(f"a {action.type} has no `tool`", path=f"{path}.tool")
+    allowed = _STATE_PARAMETERS[action.type]
+    for name in action.parameters:
+        if name not in allowed:
+            raise ProposalError(
+                f"a {action.type} has no parameter {quoted(name)}",
+                path=f"{path}.parameters{step(name)}",
+                hint=f"it takes {', '.join(f'`{n}`' for n in sorted(allowed))}",
+            )
+    key = action.parameters.get("key")
+    if not isinstance(key, str):
+        raise ProposalError(f"a {action.type} needs a `key`, a string", path=f"{path}.parameters.key")
+    _name(key, f"{path}.parameters.key", limits.key_chars, "key_chars")
+
+
+def _check_keys(action: Action, path: str, limits: Limits) -> None:
+    for field in ("state_dependencies", "read_set", "write_set"):
+        keys = getattr(action, field)
+        _count(keys, f"{path}.{field}", limits.dependencies, "dependencies")
+        for i, key in enumerate(keys):
+            _name(key, f"{path}.{field}[{i}]", limits.key_chars, "key_chars")
+    _count(action.preconditions, f"{path}.preconditions", limits.preconditions, "preconditions")
+    for i, condition in enumerate(action.preconditions):
+        where = f"{path}.preconditions[{i}]"
+        _name(condition.key, f"{where}.key", limits.key_chars, "key_chars")
+        check_value(condition.value, f"{where}.value", limits)
+        if condition.path is not None and not _POINTER.match(condition.path):
+            raise ProposalError("not a JSON Pointer (RFC 6901)", path=f"{where}.path", hint="for example `/files/0`")
+    _count(action.assumptions, f"{path}.assumptions", limits.preconditions, "preconditions")
+    for i, assumption in enumerate(action.assumptions):
+        where = f"{path}.assumptions[{i}]"
+        _name(assumption.key, f"{where}.key", limits.key_chars, "key_chars")
+        if assumption.expected_value is not msgspec.UNSET:
+            check_value(assumption.expected_value, f"{where}.expected_value", limits)
+        if assumption.read_version is not None:
+            _range(assumption.read_version, f"{where}.read_version", 0, INTEGER_MAX)
+
+
+def _check_claims(action: Action, path: str, limits: Limits) -> None:
+    check_value(action.expected_effects, f"{path}.expected_effects", limits)
+    for key in action.expected_effects:
+        _name(key, f"{path}.expected_effects{step(key)}", limits.key_chars, "key_chars")
+    check_value(action.metadata, f"{path}.metadata", limits)
+    where = f"{path}.compensation"
+    match action.compensation:
+        case ToolCompensation(tool=tool, parameters=parameters):
+            _name(tool, f"{where}.tool", limits.name_chars, "name_chars")
+            check_value(parameters, f"{where}.parameters", limits, reserved=True)
+            _measure(parameters, f"{where}.parameters", limits)
+        case ActionCompensation(action_id=name):
+            _name(name, f"{where}.action_id", limits.id_chars, "id_chars")
+        case None:
+            pass
+
+
+def _measure(parameters: dict[str, Any], path: str, limits: Limits) -> None:
+    size = len(msgspec.json.encode(parameters))
+    if size > limits.parameters_bytes:
+        raise _limit(f"{size} bytes of parameters, more than {limits.parameters_bytes}", "parameters_bytes", path)
+
+
+def _name(value: str, path: str, most: int, limit: str) -> None:
+    """Refuse a name that is empty, too long, or holds anything but printable characters (Unicode, `str.isprintable`)."""
+    if not value:
+        raise ProposalError("it is empty", path=path)
+    if len(value) > most:
+        raise _limit(f"{len(value)} characters, more than {most}", limit, path)
+    if not value.isprintable():
+        raise ProposalError("it holds control or invisible characters", path=path)
+
+
+def _count(items: tuple[Any, ...], path: str, most: int, limit: str) -> None:
+    if len(items) > most:
+        raise _limit(f"{len(items)} entries, more than {most}", limit, path)
+
+
+def _range(value: int, path: str, least: int, most: int, limit: str | None = None) -> None:
+    if value < least:
+        raise ProposalError(f"it must be {least} or more", path=path)
+    if value > most:
+        if limit is None:
+            raise ProposalError("the integer is beyond +-(2^53 - 1)", path=path)
+        raise _limit(f"it may be at most {most}", limit, path)
+
+
+def _limit(message: str, limit: str, path: str | None = None) -> ProposalError:
+    return ProposalError(f"{message} (limit `{limit}`)", code="limit_exceeded", path=path)
+
+
+def _shape_error(text: str) -> ProposalError:
+    """The error for msgspec's `MESSAGE - at `PATH``, with the nearest known name for a field that does not exist."""
+    found = _MSGSPEC_PATH.search(text)
+    path, message = (found[1], text[: found.start()]) if found else ("$", text)
+    unknown = _UNKNOWN_FIELD.match(message)
+    if unknown is None:
+        return ProposalError(message[:200], path=path)
+    name = unknown[1]
+    fields = [f.encode_name for shape in _SHAPES.get(_shape(path), ()) for f in msgspec.structs.fields(shape)]
+    near = difflib.get_close_matches(name[:80], fields, n=1)
+    return ProposalError(
+        f"unknown field {quoted(name)}", path=path + step(name), hint=f"did you mean `{near[0]}`?" if near else None
+    )
+
+
+def _shape(path: str) -> str:
+    return re.sub(r"\[\d+\]\Z", "", path).rpartition(".")[2].removeprefix("$")

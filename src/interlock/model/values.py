@@ -1,0 +1,160 @@
+"""JSON values, strictly: what is refused in any document, whoever sends it.
+
+`parse_json` turns bytes into builtins and refuses duplicate keys, NaN, lone surrogates and text after the value.
+`check_value` walks what was parsed and refuses what JSON readers disagree about: infinities (`1e400`), integers beyond
+2^53 - 1, and nesting deeper than `Limits.depth`. `plain` does the same for a Python value of a library user.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from math import isfinite
+from typing import Any, Final
+
+import jiter
+import msgspec
+
+from interlock.model.errors import ProposalError
+from interlock.model.limits import INTEGER_MAX, Limits
+
+RESERVED: Final = frozenset(("__entity", "__extn"))
+"""Keys that Cedar's JSON form reads as an entity or an extension value: an agent could forge one with them."""
+
+_ATOMS: Final = frozenset((str, bool, type(None)))
+_AT: Final = re.compile(r" at (line \d+ column \d+)$")
+_IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+_Node = tuple[Any, int, Any, Any]
+"""A container, its depth, the node it stands in, and under what key."""
+
+
+def parse_json(data: bytes) -> Any:
+    """The value of a JSON document (RFC 8259, UTF-8, no byte order mark).
+
+    Raises: ProposalError (`malformed_proposal`, or `limit_exceeded` beyond 200 levels) with line and column as its path.
+    Infinities and large integers come through: `check_value` refuses them where the field is known.
+    """
+    try:
+        return jiter.from_json(data, catch_duplicate_keys=True, allow_inf_nan=False)
+    except ValueError as error:
+        message = str(error)
+        found = _AT.search(message)
+        where = found[1].replace(" column", ", column") if found else None
+        what = message[: found.start()] if found else message
+        if what.startswith("recursion limit"):
+            raise ProposalError(
+                "the document is nested deeper than 200 levels", code="limit_exceeded", path=where
+            ) from None
+        if what.startswith("Detected duplicate key"):
+            name = what.removeprefix('Detected duplicate key "').removesuffix('"')
+            raise ProposalError(f"the key {quoted(name)} stands twice in one object", path=where) from None
+        raise ProposalError(f"not JSON: {what}", path=where) from None
+
+
+def check_value(value: Any, path: str, limits: Limits, *, reserved: bool = False, foreign: bool = False) -> None:
+    """Refuse what is no plain JSON value; `path` names the value in the error.
+
+    A container directly at `path` has depth 1. With `reserved`, the keys in `RESERVED` are refused at any depth; with
+    `foreign`, the value does not come from `parse_json`, so keys, types and strings are looked at too.
+    Raises: ProposalError (`malformed_proposal`, `limit_exceeded`).
+    """
+    stack: list[_Node] = [([value], 0, None, None)]
+    while stack:
+        node = stack.pop()
+        container, depth, _, _ = node
+        if container.__class__ is dict:
+            _check_keys(node, path, reserved, foreign)
+            items: Iterable[tuple[Any, Any]] = container.items()
+        else:
+            items = enumerate(container)
+        for key, item in items:
+            cls = item.__class__
+            if cls is dict or cls is list:
+                if depth >= limits.depth:
+                    message = f"nested deeper than {limits.depth} levels (limit `depth`)"
+                    raise ProposalError(message, code="limit_exceeded", path=_path(path, node, key))
+                stack.append((item, depth + 1, node, key))
+            elif cls not in _ATOMS or foreign:
+                problem = _problem(item)
+                if problem:
+                    raise ProposalError(problem, path=_path(path, node, key))
+
+
+def _check_keys(node: _Node, path: str, reserved: bool, foreign: bool) -> None:
+    container = node[0]
+    if reserved and not RESERVED.isdisjoint(container):
+        name = next(k for k in container if k in RESERVED)
+        raise ProposalError(f"the key `{name}` is reserved", path=_path(path, node, name))
+    if foreign and not all(key.__class__ is str and _is_text(key) for key in container):
+        raise ProposalError("an object has a key that is not text", path=_path(path, node))
+
+
+def _problem(item: Any) -> str | None:
+    """What is wrong with a value that is no container."""
+    match item:
+        case None | bool():
+            return None
+        case str():
+            return None if _is_text(item) else "a string holds a lone surrogate"
+        case int():
+            return None if -INTEGER_MAX <= item <= INTEGER_MAX else "the integer is beyond +-(2^53 - 1)"
+        case float():
+            return None if isfinite(item) else "the number is not finite"
+        case _:
+            return f"a {item.__class__.__name__} is not a JSON value"
+
+
+def plain(value: Any, limits: Limits) -> Any:
+    """A Python value as plain JSON builtins, copied: structs, enums, tuples and dates become what JSON has for them.
+
+    Raises: ProposalError, as `check_value` does, and for objects that have no JSON form.
+    """
+    try:
+        copy = _lists(msgspec.to_builtins(value))
+    except RecursionError:
+        raise ProposalError("the value is nested too deeply, or contains itself", code="limit_exceeded") from None
+    except (TypeError, ValueError) as error:
+        raise ProposalError(f"not a JSON value: {error}") from None
+    # The document around a field's value may be four levels deep; each field is checked by itself later.
+    check_value(copy, "$", msgspec.structs.replace(limits, depth=limits.depth + 4), foreign=True)
+    return copy
+
+
+def _lists(value: Any) -> Any:
+    cls = value.__class__
+    if cls is dict:
+        return {k: v if v.__class__ in _ATOMS else _lists(v) for k, v in value.items()}
+    if cls is list or cls is tuple:
+        return [v if v.__class__ in _ATOMS else _lists(v) for v in value]
+    return value
+
+
+def quoted(name: str) -> str:
+    """A name that somebody sent, in backticks: cut to 80 characters, with nothing in it that could steer a terminal."""
+    text = name if len(name) <= 80 else name[:80] + "..."
+    return "`" + (text if text.isprintable() else json.dumps(text)[1:-1]) + "`"
+
+
+def step(key: str | int) -> str:
+    """One step of a field path: `[3]`, `.name`, or `["any other key"]`."""
+    if isinstance(key, int):
+        return f"[{key}]"
+    return f".{key}" if _IDENTIFIER.match(key) and len(key) <= 80 else f"[{json.dumps(key[:80])}]"
+
+
+def _is_text(value: str) -> bool:
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _path(prefix: str, node: _Node, *last: str | int) -> str:
+    keys: list[str | int] = list(last)
+    while node[2] is not None:
+        keys.append(node[3])
+        node = node[2]
+    # The outermost list is there only so that the value itself is an item: its index is no step of the path.
+    return prefix + "".join(step(key) for key in reversed(keys[:-1]))
