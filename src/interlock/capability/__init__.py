@@ -1,0 +1,6 @@
+"""Answers "may this agent touch this?" (steps 2 and 3). Pure: no clock, no I/O; the time is an argument."""
+
+from interlock.capability.attenuation import attenuate
+from interlock.capability.judge import Capability, compile_grants
+
+__all__ = ["Capability", "attenuate", "compile_grants"]

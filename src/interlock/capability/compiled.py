@@ -1,0 +1,57 @@
+"""One grant, compiled: its globs as matchers, its limits as plain numbers. A child also asks its parents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from interlock.capability.arguments import Reach
+from interlock.model.globs import name_matcher, path_matcher
+from interlock.model.grant import Grant
+from interlock.model.hosts import endpoint_matcher
+from interlock.model.tool import Tool
+
+TAG = "tag:"
+
+
+class Compiled:
+    """A grant's answers. `chain` is the grant itself and its ancestors; all of them must say yes."""
+
+    def __init__(self, grant: Grant) -> None:
+        """Compile. Raises ConfigurationError for a glob or host pattern that means nothing."""
+        self.grant = grant
+        self.chain: tuple[Compiled, ...] = (self,)
+        self.names = name_matcher(g for g in grant.tools if not g.startswith(TAG))
+        self.tags = frozenset(g.removeprefix(TAG) for g in grant.tools if g.startswith(TAG))
+        self.unscoped_names = name_matcher(grant.unscoped)
+        self.keys = name_matcher(grant.state_keys)
+        self.readable = path_matcher(grant.paths.read)
+        self.writable = path_matcher(grant.paths.write)
+        self.hosts = endpoint_matcher(grant.hosts)
+
+    def link(self, ancestors: Iterable[Compiled]) -> None:
+        """Set the chain, once all grants are compiled."""
+        self.chain = (self, *ancestors)
+        self.expires_at_us = min((g for c in self.chain if (g := c.grant.expires_at_us) is not None), default=None)
+        self.actions_max = min((g for c in self.chain if (g := c.grant.actions_max) is not None), default=None)
+        self.counted = tuple(c.grant.id for c in self.chain if c.grant.uses_max is not None)
+        """Ids of the grants of the chain whose uses an action takes one of."""
+
+    def tool(self, tool: Tool) -> bool:
+        """May this tool be called at all?"""
+        return all(c.names(tool.name) or not c.tags.isdisjoint(tool.tags) for c in self.chain)
+
+    def unscoped(self, tool: Tool) -> bool:
+        """May this tool be called although nothing says what it reaches?"""
+        return all(c.unscoped_names(tool.name) for c in self.chain)
+
+    def key(self, key: str) -> bool:
+        """May this state key be read and written?"""
+        return all(c.keys(key) for c in self.chain)
+
+    def reach(self, reach: Reach) -> bool:
+        """May this path or host be touched?"""
+        if reach[1] == "host":
+            return all(c.hosts(reach[2]) for c in self.chain)
+        if reach[1] == "read":
+            return all(c.readable(reach[2]) for c in self.chain)
+        return all(c.writable(reach[2]) for c in self.chain)

@@ -1,0 +1,233 @@
+"""Compiled grants: may this agent use this tool, this key, these paths and hosts? Nothing granted, nothing allowed.
+
+Several grants of one agent add up, but one call must fit one grant as a whole: a tool of one grant never gets the paths of
+another. A grant with a parent is the intersection of both; a parent that is not there (revoked) leaves nothing.
+
+A tool that reaches the world (`open_world`) and marks neither path nor host must be named in the grant's `unscoped`.
+Tools with the tag `builtin` need not: they either touch nothing outside the workspace or run behind the walls that the
+grant becomes. Only the registry of built-in tools may give that tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from interlock.capability.arguments import Access, Marks, Reach, reaches
+from interlock.capability.compiled import Compiled
+from interlock.model.decision import Refusal
+from interlock.model.errors import ConfigurationError
+from interlock.model.globs import PathGlob, workspace_path
+from interlock.model.grant import Grant
+from interlock.model.tool import Tool
+
+BUILTIN_TAG: Final = "builtin"
+GROUP: Final = "group:"
+
+_MISSING = Refusal("grant_missing", "the agent has no grant, so nothing is allowed")
+_ORPHANED = Refusal("grant_revoked", "the grant that this one was made from is gone")
+_EXPIRED = Refusal("grant_expired", "the grant that would allow this has expired")
+_TOOL = Refusal("capability_denied", "no grant of the agent allows this tool")
+_KEY = Refusal("state_key_denied", "no grant of the agent allows this state key")
+_UNSCOPED = Refusal(
+    "unscoped_denied", "the tool reaches the world and marks no paths or hosts: the grant must name it in `unscoped`"
+)
+
+
+class Capability:
+    """The compiled grants of a run. Immutable: after a grant was issued or revoked, compile anew."""
+
+    def __init__(
+        self,
+        by_agent: Mapping[str, tuple[Compiled, ...]],
+        orphaned: frozenset[str],
+        protected: tuple[PathGlob, ...],
+        root: str | None,
+    ) -> None:
+        """Use `compile_grants`."""
+        self._by_agent = by_agent
+        self._orphaned = orphaned
+        self._protected = protected
+        self._root = root
+        # Keyed by identity; the tool is kept in the value, so the identity cannot be given to another one.
+        self._tools: dict[tuple[str, int], tuple[Tool, tuple[Compiled, ...], Refusal | None, bool]] = {}
+
+    def proposal(self, agent: str, action_count: int) -> Refusal | None:
+        """May the agent propose that many actions at once? The most generous of its grants counts."""
+        grants = self._by_agent.get(agent, ())
+        if not grants:
+            return self._none(agent)
+        limits = [g.actions_max for g in grants]
+        if any(limit is None or action_count <= limit for limit in limits):
+            return None
+        most = max(limit for limit in limits if limit is not None)
+        return Refusal("too_many_actions", f"{action_count} actions, but the grant allows {most} in one proposal")
+
+    def tool(self, agent: str, tool: Tool, now_us: int) -> Refusal | None:
+        """May the agent call this tool at all (step 2)?"""
+        _, grants, refusal, static = self._entry(agent, tool)
+        if static or refusal is not None:
+            return refusal
+        return None if _alive(grants, now_us) else _EXPIRED
+
+    def tool_is_static(self, agent: str, tool: Tool) -> bool:
+        """True if `tool` gives the same answer at any time, and allowed calls take no use of a counted grant."""
+        return self._entry(agent, tool)[3]
+
+    def state_key(self, agent: str, key: str, now_us: int) -> Refusal | None:
+        """May the agent read and write this state key? Asked for reads, writes, assertions and expected effects alike."""
+        grants = self._by_agent.get(agent, ())
+        if not grants:
+            return self._none(agent)
+        fitting = [g for g in grants if g.key(key)]
+        if not fitting:
+            return _KEY
+        return None if _alive(fitting, now_us) else _EXPIRED
+
+    def arguments(
+        self, agent: str, tool: Tool, marks: Marks, parameters: Mapping[str, Any], now_us: int
+    ) -> Refusal | None:
+        """May the agent call this tool with these paths and hosts (step 3)? `marks` are those of the tool's schema."""
+        if not marks and (not tool.open_world or BUILTIN_TAG in tool.tags):
+            return self.tool(agent, tool, now_us)
+        fitting = self.candidates(agent, tool, marks, parameters, now_us)
+        return fitting if isinstance(fitting, Refusal) else None
+
+    def candidates(
+        self, agent: str, tool: Tool, marks: Marks, parameters: Mapping[str, Any], now_us: int
+    ) -> tuple[Compiled, ...] | Refusal:
+        """The grants that allow this very call, those without a use count first.
+
+        The engine takes the first whose `counted` ids it can all use (`GrantStore.use`); an empty `counted` costs nothing.
+        """
+        _, grants, refusal, _ = self._entry(agent, tool)
+        if refusal is not None:
+            return refusal
+        grants = _alive(grants, now_us)
+        if not grants:
+            return _EXPIRED
+        scoped = any(mark != "secret" for _, mark in marks)
+        if tool.open_world and not scoped and BUILTIN_TAG not in tool.tags:
+            return tuple(g for g in grants if g.unscoped(tool)) or _UNSCOPED
+        found = reaches(marks, parameters, self._root)
+        if isinstance(found, Refusal):
+            return found
+        for reach in found:
+            refusal = self._forbidden(reach)
+            if refusal is not None:
+                return refusal
+        fitting = tuple(g for g in grants if all(map(g.reach, found)))
+        return fitting or _denied(grants, found)
+
+    def path(self, agent: str, tool: Tool, path: Any, access: Access, now_us: int) -> Refusal | None:
+        """May this tool, called by this agent, touch this path? For what turns up only when it runs (links, recursion)."""
+        grants = _alive(self._entry(agent, tool)[1], now_us)
+        try:
+            reach: Reach = ("$", access, workspace_path(path, self._root))
+        except ValueError as error:
+            return Refusal("path_denied", f"the path {error}")
+        return self._forbidden(reach) or (None if any(g.reach(reach) for g in grants) else _denied(grants, [reach]))
+
+    def _entry(self, agent: str, tool: Tool) -> tuple[Tool, tuple[Compiled, ...], Refusal | None, bool]:
+        key = (agent, id(tool))
+        entry = self._tools.get(key)
+        if entry is None:
+            entry = self._tools[key] = self._judge_tool(agent, tool)
+        return entry
+
+    def _judge_tool(self, agent: str, tool: Tool) -> tuple[Tool, tuple[Compiled, ...], Refusal | None, bool]:
+        grants = self._by_agent.get(agent, ())
+        if not grants:
+            return tool, (), self._none(agent), True
+        fitting = tuple(g for g in grants if g.tool(tool))
+        if not fitting:
+            return tool, (), _TOOL, True
+        static = any(g.expires_at_us is None and not g.counted for g in fitting)
+        return tool, fitting, None, static
+
+    def _none(self, agent: str) -> Refusal:
+        return _ORPHANED if agent in self._orphaned else _MISSING
+
+    def _forbidden(self, reach: Reach) -> Refusal | None:
+        """What the loader reads is no agent's to write, nor is a directory that holds it to be replaced."""
+        if reach[1] != "write":
+            return None
+        path = reach[2]
+        if any(g.matches(path) or g.within(path) for g in self._protected):
+            return Refusal("path_denied", "Interlock's loader reads this, so no agent may write it", reach[0])
+        return None
+
+
+def compile_grants(
+    grants: Sequence[Grant],
+    *,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    protected: Iterable[str] = (),
+    root: str | None = None,
+) -> Capability:
+    """Compile grants.
+
+    `groups` maps an agent to its groups: a grant whose agent is `group:NAME` is for their members. `protected` are path
+    globs that no agent may write (what the loader reads). `root` is the absolute path of the workspace, if absolute
+    arguments beneath it shall be understood.
+
+    Raises: ConfigurationError for a bad glob or host pattern, two grants with one id, or parents that go in a circle.
+    """
+    compiled: dict[str, Compiled] = {}
+    for grant in grants:
+        if grant.id in compiled:
+            raise ConfigurationError(f"two grants have the id `{grant.id}`")
+        compiled[grant.id] = Compiled(grant)
+    by_agent: dict[str, list[Compiled]] = {}
+    orphaned = set()
+    for one in compiled.values():
+        ancestors = _ancestors(one, compiled)
+        if ancestors is None:
+            orphaned.add(one.grant.agent)
+            continue
+        one.link(ancestors)
+        by_agent.setdefault(one.grant.agent, []).append(one)
+    for agent, names in (groups or {}).items():
+        shared = [g for name in names for g in by_agent.get(GROUP + name, ())]
+        if shared:
+            by_agent.setdefault(agent, []).extend(shared)
+    ordered = {
+        a: tuple(sorted(gs, key=lambda g: (bool(g.counted), g.expires_at_us or 0))) for a, gs in by_agent.items()
+    }
+    return Capability(ordered, frozenset(orphaned), tuple(PathGlob(g) for g in protected), root)
+
+
+def _ancestors(one: Compiled, compiled: Mapping[str, Compiled]) -> list[Compiled] | None:
+    """Parents up to the root; None if one is missing."""
+    out: list[Compiled] = []
+    seen = {one.grant.id}
+    parent = one.grant.parent
+    while parent is not None:
+        if parent in seen:
+            raise ConfigurationError(f"the parents of grant `{one.grant.id}` go in a circle")
+        seen.add(parent)
+        if parent not in compiled:
+            return None
+        out.append(compiled[parent])
+        parent = compiled[parent].grant.parent
+    return out
+
+
+def _alive(grants: Sequence[Compiled], now_us: int) -> tuple[Compiled, ...]:
+    return tuple(g for g in grants if g.expires_at_us is None or now_us < g.expires_at_us)
+
+
+def _denied(grants: Sequence[Compiled], found: Sequence[Reach]) -> Refusal:
+    """Name the first argument that no grant allows; if each is allowed by some grant, say that none allows them together."""
+    for where, access, subject in found:
+        if not any(g.reach((where, access, subject)) for g in grants):  # type: ignore[arg-type]
+            what = {
+                "host": "connecting to this host and port",
+                "read": "reading this path",
+                "write": "writing this path",
+            }
+            reason = "host_denied" if access == "host" else "path_denied"
+            return Refusal(reason, f"no grant of the agent allows {what[access]}", where)
+    return Refusal(
+        "path_denied", "no single grant of the agent allows all of these together", found[0][0] if found else None
+    )

@@ -1,0 +1,197 @@
+"""Globs over names and over workspace paths, and the one spelling of a path that everybody compares.
+
+Two small languages, both case-sensitive, both matched in time proportional to pattern times subject:
+
+- *names* (tools, state keys): `*` stands for any run of characters, anything else for itself;
+- *paths* (relative to the workspace): `*` and `?` stay within one segment, `**` is a whole segment and stands for zero or
+  more of them (`src/**` is `src` and everything below it). Dot files are ordinary files. Brackets are ordinary characters.
+
+Capability asks them about arguments; isolation and the workspace ask them about what a process touched: the answer must be
+the same, so the matcher lies here.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from interlock.model.errors import ConfigurationError
+
+PATH_BYTES_MAX: Final = 4096
+"""Linux's PATH_MAX: no kernel call takes a longer one."""
+
+ROOT: Final = "."
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+
+
+def name_matcher(globs: Iterable[str]) -> Callable[[str], bool]:
+    """A function that says whether a name matches one of the globs. None at all match if there are no globs."""
+    kept = tuple(globs)
+    if any(g.strip("*") == "" and g for g in kept):
+        return lambda _name: True
+    if not kept:
+        return lambda _name: False
+    match = re.compile("|".join(f"(?:{_regex(g)})" for g in kept), re.DOTALL).match
+    return lambda name: match(name) is not None
+
+
+def name_covers(outer: str, inner: str) -> bool:
+    """True only if every name that `inner` matches is matched by `outer` too.
+
+    A star in `inner`, read as a plain character, can only fall on a star of `outer`; whatever it stands for, that star takes.
+    """
+    return re.compile(_regex(outer), re.DOTALL).match(inner) is not None
+
+
+class PathGlob:
+    """One compiled path glob."""
+
+    def __init__(self, glob: str) -> None:
+        """Compile. Raises ConfigurationError for a glob that is not workspace-relative or misuses `**`."""
+        self.glob = glob
+        self.segments = tuple(s for s in glob.split("/") if s not in {"", "."})
+        wrong = None
+        if not glob or "\0" in glob:
+            wrong = "a path glob is empty or holds a null character"
+        elif glob.startswith("/"):
+            wrong = "a path glob starts with `/`, but paths are relative to the workspace"
+        elif ".." in self.segments:
+            wrong = "a path glob has a `..` segment"
+        elif any("**" in s and s != "**" for s in self.segments):
+            wrong = "`**` must be a whole segment of a path glob"
+        if wrong:
+            raise ConfigurationError(f"{wrong}: `{glob}`", hint="for example `src/**` or `**/*.py`")
+        self._any = self.segments == ("**",)
+        self._match = tuple(None if s == "**" else re.compile(_regex(s, "."), re.DOTALL).match for s in self.segments)
+        # For `covers` a question mark must not take a star: the star may stand for nothing or for a lot.
+        self._cover = tuple(
+            None if s == "**" else re.compile(_regex(s, "[^*]"), re.DOTALL).match for s in self.segments
+        )
+
+    def matches(self, path: str) -> bool:
+        """Whether a normal path (from `workspace_path`) matches."""
+        return self._any or _match_segments(self._match, () if path == ROOT else tuple(path.split("/")))
+
+    def covers(self, inner: PathGlob) -> bool:
+        """True only if every path that `inner` matches is matched by this glob too. (False does not mean the contrary.)"""
+        return _match_segments(self._cover, inner.segments, covering=True)
+
+    def within(self, path: str) -> bool:
+        """Whether what this glob matches lies at or below `path`, so that replacing `path` would replace it.
+
+        Only the segments before the first `**` are looked at: `**/x` is within no directory in particular.
+        """
+        subject = () if path == ROOT else tuple(path.split("/"))
+        definite = list(itertools.takewhile(lambda m: m is not None, self._match))
+        return len(subject) <= len(definite) and all(m(s) for m, s in zip(definite, subject, strict=False) if m)
+
+
+def path_matcher(globs: Iterable[str]) -> Callable[[str], bool]:
+    """A function that says whether a normal path matches one of the globs. Raises ConfigurationError."""
+    compiled = [PathGlob(g) for g in globs]
+    if any(g.segments == ("**",) for g in compiled):
+        return lambda _path: True
+    return lambda path: any(g.matches(path) for g in compiled)
+
+
+def workspace_path(value: Any, root: str | None = None) -> str:
+    """The normal spelling of a path argument, relative to the workspace: no `.`, `..`, double or trailing slash.
+
+    `value` is a string or `{"b64": "..."}` (names that are not UTF-8; they come back with surrogate escapes, as from
+    `os.fsdecode`). An absolute path is accepted only beneath `root`. The workspace itself is `"."`. A tool must open what this
+    returns, not what it was given: where `a` is a link, the kernel takes `a/../b` elsewhere.
+
+    Raises: ValueError, with a reason that does not repeat the path.
+    """
+    text = _text(value)
+    if "\0" in text:
+        raise ValueError("holds a null character")
+    if len(text.encode("utf-8", "surrogateescape")) > PATH_BYTES_MAX:
+        raise ValueError("is longer than the kernel takes")
+    if text.startswith("~"):
+        raise ValueError("starts with `~`, which some programs expand: write `./~...`")
+    if _SCHEME.match(text):
+        raise ValueError("looks like a URL")
+    if text.startswith("/"):
+        below = _below_root(text, root)
+        if below is None:
+            raise ValueError("is absolute and not inside the workspace")
+        return below
+    return "/".join(_collapse(text)) or ROOT
+
+
+def _below_root(text: str, root: str | None) -> str | None:
+    if root is None:
+        return None
+    absolute, top = _collapse(text), _collapse(root)
+    return ("/".join(absolute[len(top) :]) or ROOT) if absolute[: len(top)] == top else None
+
+
+def _collapse(text: str) -> list[str]:
+    out: list[str] = []
+    absolute = text.startswith("/")
+    for segment in text.split("/"):
+        if segment in {"", "."}:
+            continue
+        if segment != "..":
+            out.append(segment)
+        elif out:
+            out.pop()
+        elif not absolute:
+            raise ValueError("leaves the workspace")
+    return out
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("is not Unicode text") from None
+        return value
+    if isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str):
+        try:
+            raw = base64.b64decode(value["b64"], validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError("is not base64") from None
+        return raw.decode("utf-8", "surrogateescape")
+    raise ValueError("is not a path: a string, or an object with `b64`")
+
+
+def _regex(glob: str, one: str = "") -> str:
+    """A regular expression without backtracking: each literal between two stars is taken at its first place.
+
+    `one` is what a question mark becomes; if empty, it is an ordinary character.
+    """
+    pieces = ["".join(one if c == "?" and one else re.escape(c) for c in p) for p in re.split(r"\*+", glob)]
+    if len(pieces) == 1:
+        return pieces[0] + r"\Z"
+    middle = "".join(f"(?>.*?{p})" for p in pieces[1:-1])
+    return f"{pieces[0]}{middle}.*{pieces[-1]}\\Z"
+
+
+def _match_segments(
+    pattern: Sequence[Callable[[str], object] | None], subject: Sequence[str], *, covering: bool = False
+) -> bool:
+    """Wildcard matching over segments, `None` being `**`; only the last `**` ever needs to be taken back."""
+    p = s = 0
+    star = -1
+    taken = 0
+    while s < len(subject):
+        matcher = pattern[p] if p < len(pattern) else None
+        if p < len(pattern) and matcher is None:
+            star, taken = p, s
+            p += 1
+        elif matcher is not None and not (covering and subject[s] == "**") and matcher(subject[s]):
+            p += 1
+            s += 1
+        elif star >= 0:
+            taken += 1
+            p, s = star + 1, taken
+        else:
+            return False
+    return all(m is None for m in pattern[p:])
