@@ -1,0 +1,154 @@
+r"""Secrets that are recognised by the name beside them: `--password X`, `API_TOKEN=...`, `Authorization: Bearer ...`.
+
+The name alone says nothing (`token = get_token()`, `password: str`, `max_tokens=4096`), so the value has to look like one:
+placeholders, references to variables, calls, types and plain words are left alone where they are not quoted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from interlock.detect.finding import Finding
+
+KINDS: Final = (
+    "authorization",
+    "basic-auth",
+    "credential-flag",
+    "env-assignment",
+    "password",
+    "secret-assignment",
+    "url-credentials",
+)
+
+_STEMS: Final[tuple[bytes, ...]] = (
+    b"pass", b"secret", b"token", b"pwd", b"apikey", b"accesskey", b"privatekey", b"accountkey", b"signingkey",
+    b"encryptionkey", b"credential", b"authoriz", b"bearer", b"cookie", b"mysql", b"curl",
+)  # fmt: skip
+_LOWER: Final = bytes.maketrans(bytes(range(65, 91)), bytes(range(97, 123)))
+
+_NAME: Final = (
+    r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_ -]?key|(?:access|account|private|signing|encryption)[_-]?key"
+    r"|credential)"
+)
+_PATTERN: Final = re.compile(
+    # Matched against lower-cased text. Each alternative starts with a literal, so that the engine can skip.
+    r"(?P<url>://[^\s/@:\"'<>?#]{0,128}:(?=[^\s@/\"'<>]{1,256}@))"
+    r"|(?P<flag>--[a-z0-9-]{0,30}" + _NAME + r"(?:=|[ \t]{1,4})[\"']?)"
+    r"|(?P<sshpass>sshpass[ \t]{1,4}-p[ \t]{0,4}[\"']?)"
+    r"|(?P<mysql>mysql[a-z_]{0,16}[ \t][^\n|;&]{0,120}?(?<=[ \t])-p(?=[^\s]{3})[\"']?)"
+    r"|(?P<curl>curl[ \t][^\n|;&]{0,160}?(?<=[ \t])(?:-u|--user)[= \t]{0,4}[\"']?[^\s:\"']{1,64}:)"
+    r"|(?P<auth>authorization\\?[\"']?\s{0,4}[:=,]\s{0,4}\\?[\"']?(?:(?:bearer|basic|token|digest|apikey)\s{1,4})?)"
+    r"|(?P<bearer>bearer\s{1,4}(?=[a-z0-9._~+/=-]{16}))"
+    r"|(?P<named>" + _NAME + r"(?:s|_[a-z0-9_]{0,24})?\\?[\"']?\s{0,3}(?:=>|[=:](?!//))\s{0,3}\\?[\"']?)"
+)  # fmt: skip
+_VALUE: Final = re.compile(r"[^\s\"'\\,;&<>(){}\[\]`|]{1,1024}")
+_URL_VALUE: Final = re.compile(r"[^\s@/\"'<>]{1,256}")
+_REFERENCE: Final = re.compile(r"[$%<{*]|(.)\1*\Z|\.\.\.|[Yy](?:our|OUR)[_-]|(?i:redacted|changeme|placeholder)")
+_DOTTED: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\Z")
+_SECRET_NAME: Final = re.compile(
+    r".*(?:password|passwd|passphrase|secrets?|apikey|(?:access|account|private|signing|encryption|secret)key"
+    r"|credentials?|authorization|token)|pwd|cookie|setcookie|auth|bearer|pin"
+)
+_SEPARATORS: Final = str.maketrans("", "", "_-. ")
+_WORDS: Final = frozenset(
+    (
+        "string",
+        "password",
+        "passwd",
+        "secret",
+        "token",
+        "none",
+        "null",
+        "true",
+        "false",
+        "required",
+        "optional",
+        "integer",
+    )
+)
+
+
+def may_hold_credential(data: bytes) -> bool:
+    """False if nothing in these UTF-8 bytes (text, or its JSON encoding) can be a named secret. About 5 ns a byte."""
+    low = data.translate(_LOWER, b"_- ")
+    for stem in _STEMS:
+        if stem in low:
+            return True
+    return b"@" in low and b"://" in low
+
+
+def is_secret_name(name: str) -> bool:
+    """True if a field of this name holds a secret: `password`, `apiKey`, `X-Auth-Token`, `client_secret` ..."""
+    return _SECRET_NAME.fullmatch(name.translate(_SEPARATORS).lower()) is not None
+
+
+def is_secret_flag(argument: str) -> bool:
+    """True if the next element of an argument vector is a secret: `--password`, `--api-key`."""
+    return argument.startswith("--") and "=" not in argument and is_secret_name(argument)
+
+
+def find_credentials(text: str) -> Iterator[Finding]:
+    """The values (not the names) of named secrets in a text, in order, not overlapping."""
+    low = text.lower()
+    if len(low) != len(text):  # a few letters grow when lower-cased; then positions would be wrong
+        low = "".join(c.lower() if c.isascii() else c for c in text)
+    position = 0
+    while (match := _PATTERN.search(low, position)) is not None:
+        how = match.lastgroup
+        assert how is not None
+        position = match.end()
+        value = (_URL_VALUE if how == "url" else _VALUE).match(text, position)
+        if value is None:
+            continue
+        kind = _judge(how, text, match.start(), position, value.group())
+        if kind is not None:
+            yield Finding(kind, position, value.end())
+            position = value.end()
+
+
+def _judge(how: str, text: str, start: int, at: int, value: str) -> str | None:
+    """The kind of a value that follows a name, or None if it is not a secret."""
+    if _REFERENCE.match(value):
+        return None
+    if how == "url":
+        return "url-credentials"
+    if how in ("mysql", "sshpass", "flag"):
+        return "credential-flag" if len(value) >= 3 and not value.startswith("-") else None
+    if how == "curl":
+        return "basic-auth"
+    if how in ("auth", "bearer"):
+        return "authorization" if len(value) >= 6 and _mixed(value) else None
+    return _judge_assignment(text, start, at, value)
+
+
+def _judge_assignment(text: str, start: int, at: int, value: str) -> str | None:
+    name = text[start:at]
+    after = text[at + len(value) : at + len(value) + 1]
+    if _DOTTED.match(value) or (after and after in "(["):
+        return None
+    password = name[:1] in "pP" and not name.lower().startswith("private")
+    if name.endswith("=") and name[:-1].isupper():
+        return "env-assignment" if len(value) >= 4 and value.lower() not in _WORDS else None
+    if name.endswith(("'", '"')):
+        plain_is_enough = password and value.lower() not in _WORDS
+        return _kind(password) if len(value) >= 4 and (plain_is_enough or _mixed(value)) else None
+    if password:
+        return "password" if len(value) >= 4 and any(not c.isalpha() and c not in "_.-:/" for c in value) else None
+    return "secret-assignment" if len(value) >= 8 and _mixed(value) and not value.isdigit() else None
+
+
+def _kind(password: bool) -> str:
+    return "password" if password else "secret-assignment"
+
+
+def _mixed(value: str) -> bool:
+    """True if the value is no plain word or number: digits among letters, or long with capitals in between."""
+    if len(set(value)) < 4:
+        return False
+    letters = any(c.isalpha() for c in value)
+    digits = any(c.isdigit() for c in value)
+    if letters and digits:
+        return True
+    return len(value) >= 16 and any(c.isupper() for c in value[1:]) and any(c.islower() for c in value)

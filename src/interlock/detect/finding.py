@@ -1,0 +1,13 @@
+"""What a detector reports: a kind, and where in the text it stands."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Finding(NamedTuple):
+    """A stretch `text[start:end]` of the text that was searched, and what it is taken for."""
+
+    kind: str
+    start: int
+    end: int
