@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -42,14 +43,19 @@ class Disk:
     """The real disk. Each method is one operation that can fail, so a test can make the nth one fail."""
 
     def open_append(self, path: Path, mode: int = 0o600) -> int:
-        """A descriptor for appending; the file is made if absent."""
-        return int(self._do(f"open {path}", os.open, path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, mode))
+        """A descriptor for appending; the file is made if absent. A symbolic link is refused."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        return int(self._do(f"open {path}", os.open, path, flags, mode))
 
     def write(self, fd: int, data: bytes) -> None:
-        """Write all of `data`."""
+        """Write all of `data`. If it fails, any part of it may have been written."""
         view = memoryview(data)
         while view:
             view = view[self._do("write", os.write, fd, view) :]
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut an open file to `size` bytes. Not durable before `sync_data`."""
+        self._do("truncate", os.ftruncate, fd, size)
 
     def sync_data(self, fd: int) -> None:
         """Make a file's data durable (fdatasync). A failure is final: the kernel may have dropped the dirty pages."""
@@ -65,11 +71,18 @@ class Disk:
 
     def make_directory(self, path: Path, mode: int = 0o700) -> None:
         """Make a directory and its parents; durable once this returns."""
-        missing = [p for p in (path, *path.parents) if not p.exists()]
+        missing = [p for p in (path, *path.parents) if not self._do(f"stat {p}", p.exists)]
         for p in reversed(missing):
             with contextlib.suppress(FileExistsError):
                 self._do(f"mkdir {p}", os.mkdir, p, mode)
             self.sync_directory(p.parent)
+
+    def remove_tree(self, path: Path) -> None:
+        """Remove a directory and everything in it, following no symbolic link; nothing if it is absent. Durable."""
+        if not self._do(f"stat {path}", os.path.lexists, path):
+            return
+        self._do(f"remove {path}", shutil.rmtree, path)
+        self.sync_directory(path.parent)
 
     def write_atomic(self, path: Path, data: bytes, mode: int = 0o600) -> None:
         """Replace a file as a whole: temporary file, fsync, rename, fsync of the directory."""
@@ -161,7 +174,10 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """`begin immediate` ... `commit`; rolled back if the block raises. Nested blocks join the outer one."""
+        """`begin immediate` ... `commit`; rolled back if the block raises. Nested blocks join the outer one.
+
+        Never `await` inside: another task of the same thread would join a transaction that is not its own.
+        """
         with self._lock:
             if self._depth:
                 self._depth += 1

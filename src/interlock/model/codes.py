@@ -90,6 +90,16 @@ ERROR_CODES: Final[dict[str, str]] = {
     "database_damaged": "SQLite says that the database file is damaged.",
     "newer_database": "The database was written by a newer version of Interlock.",
     "integrity": "A journal or an archive is damaged, truncated or edited.",
+    "run_locked": "Another live process writes this run's journal; the message names its pid.",
+    "run_exists": "A run of that id exists already.",
+    "needs_recovery": "The run's last process died while it wrote; `interlock recover` puts the journal in order first.",
+    "journal_corrupt": "A journal is damaged before its end; it can be read up to the named offset and never written again.",
+    "journal_truncated": "A journal ends before a point that the database or a signed head says it had reached.",
+    "journal_rewritten": "A journal says something else than it did when the database or a signed head recorded it.",
+    "private_damaged": "An original kept in a run's `private/` directory is damaged.",
+    "bad_signature": "A signature does not belong to what it is said to sign.",
+    "key_exposed": "The signing key's file can be read by other users.",
+    "key_damaged": "The signing key's file does not hold an Ed25519 key.",
     "conflict": "Somebody else changed what this step started from.",
     **{
         k: REASONS[k]

@@ -1,0 +1,197 @@
+"""The only module that touches keys: one Ed25519 key a workspace, and DSSE envelopes signed with it.
+
+An envelope is DSSE (https://github.com/secure-systems-lab/dsse, version 1): `{"payloadType", "payload", "signatures":
+[{"keyid", "sig"}]}`, payload and signature in base64, the signature over the pre-authentication encoding
+`DSSEv1 LEN(type) type LEN(payload) payload`. Our `keyid` is `ed25519:` + the 32 bytes of the public key in hex. So an
+envelope can be checked against itself with nothing else at hand, which shows that it is whole, but vouches for nobody:
+only a caller who brings a key that was known before learns who signed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from interlock.disk import Disk, store_error
+from interlock.model.errors import IntegrityError, StoreError, UsageError
+
+PRIVATE_NAME: Final = "ed25519.pem"
+PUBLIC_NAME: Final = "ed25519.pub.pem"
+_SCHEME: Final = "ed25519:"
+_KEY_BYTES_MAX: Final = 16 * 1024
+
+
+class Signature(msgspec.Struct, frozen=True, kw_only=True):
+    """One signature of an envelope; `sig` is base64."""
+
+    keyid: str
+    sig: str
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A DSSE envelope; `payload` is base64."""
+
+    payload_type: str
+    payload: str
+    signatures: tuple[Signature, ...]
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """What an envelope says, once its signature was found good."""
+
+    payload_type: str
+    payload: bytes
+    keyid: str
+    """`ed25519:HEX` of the key that signed."""
+    vouched: bool
+    """True if the caller brought that key; False if the envelope merely agrees with itself."""
+
+
+class Signer:
+    """A private key, ready to sign. `keyid` is its public half."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        """Wrap a key; `open` is how one gets it."""
+        self._key = key
+        self.keyid = _keyid(key.public_key())
+
+    @classmethod
+    def open(cls, keys: Path, disk: Disk) -> Signer:
+        """The key in the directory `keys`, made on first use (0600) together with its exported public half.
+
+        Two processes that come first at once get the same key. Raises: StoreError (`key_exposed` if others may read the
+        file, `key_damaged` if it is not an Ed25519 key).
+        """
+        disk.make_directory(keys)
+        path = keys / PRIVATE_NAME
+        lock = disk.lock(keys / "lock", wait=True)
+        assert lock is not None
+        try:
+            if os.path.lexists(path):
+                key = _load_private(path)
+            else:
+                key = Ed25519PrivateKey.generate()
+                disk.write_atomic(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+            public = keys / PUBLIC_NAME
+            if not public.exists():
+                disk.write_atomic(public, _pem(key.public_key()), mode=0o644)
+        finally:
+            os.close(lock)
+        return cls(key)
+
+    def sign(self, payload_type: str, payload: bytes) -> bytes:
+        """The DSSE envelope over `payload`, as JSON bytes without a newline."""
+        signature = self._key.sign(pae(payload_type, payload))
+        envelope = Envelope(
+            payload_type=payload_type,
+            payload=base64.b64encode(payload).decode(),
+            signatures=(Signature(keyid=self.keyid, sig=base64.b64encode(signature).decode()),),
+        )
+        return msgspec.json.encode(envelope)
+
+    def public_pem(self) -> bytes:
+        """The public half as PEM, to be kept where the signer cannot write."""
+        return _pem(self._key.public_key())
+
+
+def verify(envelope: bytes, payload_type: str, *, key: str | None = None) -> Verified:
+    """Check an envelope of the given payload type.
+
+    `key` is a public key that the caller trusts: PEM text or `ed25519:HEX`. Raises: IntegrityError `bad_signature` if no
+    signature of that key (without `key`: of the key named in the envelope) is good; UsageError if `key` is not one.
+    """
+    try:
+        document = msgspec.json.decode(envelope, type=Envelope)
+        payload = base64.b64decode(document.payload, validate=True)
+    except (msgspec.MsgspecError, binascii.Error, ValueError) as error:
+        raise _bad(f"it is not a DSSE envelope: {error}") from None
+    if document.payload_type != payload_type:
+        raise _bad(f"it holds a `{document.payload_type[:100]}`, not a `{payload_type}`")
+    wanted = None if key is None else _keyid(parse_public_key(key))
+    for signature in document.signatures:
+        if wanted is not None and signature.keyid != wanted:
+            continue
+        with contextlib.suppress(UsageError, binascii.Error, ValueError, InvalidSignature):
+            public = parse_public_key(signature.keyid)
+            public.verify(base64.b64decode(signature.sig, validate=True), pae(payload_type, payload))
+            return Verified(
+                payload_type=payload_type, payload=payload, keyid=signature.keyid, vouched=wanted is not None
+            )
+    raise _bad("no signature in it is good" if wanted is None else f"no signature of `{wanted}` in it is good")
+
+
+def pae(payload_type: str, payload: bytes) -> bytes:
+    """DSSE's pre-authentication encoding: what is signed."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def parse_public_key(text: str) -> Ed25519PublicKey:
+    """A public key from PEM text or `ed25519:HEX`. Raises: UsageError."""
+    try:
+        if text.startswith(_SCHEME):
+            return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text.removeprefix(_SCHEME)))
+        key = load_pem_public_key(text.encode())
+        if isinstance(key, Ed25519PublicKey):
+            return key
+    except (ValueError, UnsupportedAlgorithm):
+        pass
+    raise UsageError("that is not an Ed25519 public key (PEM, or `ed25519:` and 64 hex digits)")
+
+
+def _load_private(path: Path) -> Ed25519PrivateKey:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            mode = stat.S_IMODE(os.fstat(fd).st_mode)
+            data = os.read(fd, _KEY_BYTES_MAX)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise store_error(error, f"open {path}") from error
+    if mode & 0o077:
+        raise StoreError(
+            f"the signing key {path} has mode {mode:04o}: others may have read it",
+            code="key_exposed",
+            hint="if nobody did, run chmod 600 on it; otherwise remove it and a new key is made",
+        )
+    try:
+        key = load_pem_private_key(data, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise StoreError(
+            f"the signing key {path} is damaged or not an Ed25519 key",
+            code="key_damaged",
+            hint="restore it, or move it away and a new key is made",
+        )
+    return key
+
+
+def _keyid(key: Ed25519PublicKey) -> str:
+    return _SCHEME + key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+
+
+def _pem(key: Ed25519PublicKey) -> bytes:
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _bad(why: str) -> IntegrityError:
+    return IntegrityError(f"the signature cannot be trusted: {why}", code="bad_signature")
