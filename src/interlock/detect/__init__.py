@@ -1,1 +1,23 @@
 """Recognises what is dangerous in a value: secret shapes, invisible text, private addresses. Pure: no I/O, no clock."""
+
+from interlock.detect.addresses import address_is_private, classify, find_private, parse_address
+from interlock.detect.finding import Finding
+from interlock.detect.flags import FLAGS, flags
+from interlock.detect.paths import find_escapes
+from interlock.detect.redact import Redactor, find_secrets, may_hold_secret
+from interlock.detect.unicode import find_unseen
+
+__all__ = [
+    "FLAGS",
+    "Finding",
+    "Redactor",
+    "address_is_private",
+    "classify",
+    "find_escapes",
+    "find_private",
+    "find_secrets",
+    "find_unseen",
+    "flags",
+    "may_hold_secret",
+    "parse_address",
+]

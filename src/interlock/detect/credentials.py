@@ -22,12 +22,11 @@ KINDS: Final = (
     "url-credentials",
 )
 
-_STEMS: Final[tuple[bytes, ...]] = (
-    b"pass", b"secret", b"token", b"pwd", b"apikey", b"accesskey", b"privatekey", b"accountkey", b"signingkey",
-    b"encryptionkey", b"credential", b"authoriz", b"bearer", b"cookie", b"mysql", b"curl",
-)  # fmt: skip
 _LOWER: Final = bytes.maketrans(bytes(range(65, 91)), bytes(range(97, 123)))
 
+_KEY_STEM: Final = re.compile(
+    "|".join(f"key(?<={word}key)" for word in ("api", "access", "account", "private", "signing", "encryption"))
+)
 _NAME: Final = (
     r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_ -]?key|(?:access|account|private|signing|encryption)[_-]?key"
     r"|credential)"
@@ -71,12 +70,23 @@ _WORDS: Final = frozenset(
 
 
 def may_hold_credential(data: bytes) -> bool:
-    """False if nothing in these UTF-8 bytes (text, or its JSON encoding) can be a named secret. About 5 ns a byte."""
-    low = data.translate(_LOWER, b"_- ")
-    for stem in _STEMS:
-        if stem in low:
-            return True
-    return b"@" in low and b"://" in low
+    """False if nothing in these UTF-8 bytes (text, or its JSON encoding) can be a named secret. About 4 ns a byte."""
+    # Written out, and on `str`: a loop over the stems, or one regular expression of them, takes two to three times as long.
+    low = data.translate(_LOWER, b"_- ").decode("latin-1")
+    return (
+        "pass" in low
+        or "secret" in low
+        or "token" in low
+        or "pwd" in low
+        or "credential" in low
+        or "authoriz" in low
+        or "bearer" in low
+        or "cookie" in low
+        or "mysql" in low
+        or "curl" in low
+        or ("key" in low and _KEY_STEM.search(low) is not None)
+        or ("@" in low and "://" in low)
+    )
 
 
 def is_secret_name(name: str) -> bool:

@@ -1,0 +1,68 @@
+"""The flags of a value: which detectors fired, as policies see them in `context.flags`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from interlock.detect.addresses import find_private
+from interlock.detect.credentials import is_secret_name
+from interlock.detect.paths import find_escapes
+from interlock.detect.redact import find_secrets
+from interlock.detect.unicode import find_unseen
+
+FLAGS: Final[dict[str, str]] = {
+    "secret": "A token, key or password stands in a value, or a field is named like one and filled.",
+    "invisible_text": "Characters that are not seen: zero width, tags, fillers, rows of variation selectors.",
+    "bidirectional_text": "Characters that change the direction in which the text around them is shown.",
+    "control_characters": "Control characters other than tab and line ends, such as terminal escape sequences.",
+    "private_address": "A private, loopback, link-local, metadata, carrier, multicast, mapped or reserved address or name.",
+    "path_escape": "A path that leaves the workspace: `..` above its start, absolute, `~`, also encoded.",
+}
+"""Every flag, with what it means. Stable names: policies are written against them."""
+
+_UNSEEN_FLAG: Final = {"bidirectional": "bidirectional_text", "control": "control_characters"}
+
+
+def flags(value: Any) -> tuple[str, ...]:
+    """The names of `FLAGS` that hold for a JSON value, keys included, in alphabetical order."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    for text in _texts(value, found):
+        if text not in seen:
+            seen.add(text)
+            _flag(text, found)
+            if len(found) == len(FLAGS):
+                break
+    return tuple(sorted(found))
+
+
+def _texts(value: Any, found: set[str]) -> Iterator[str]:
+    """Every string in a value, depth first, without recursion; a filled field named like a secret is flagged on the way."""
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            for key, inner in item.items():
+                yield key
+                if inner not in (None, "", True, False) and is_secret_name(key):
+                    found.add("secret")
+                todo.append(inner)
+        elif isinstance(item, (list, tuple)):
+            # An argument vector is also read as one line, so that `["--password", "x"]` is seen.
+            if item and all(isinstance(x, str) for x in item):
+                yield " ".join(item)
+            todo += item
+
+
+def _flag(text: str, found: set[str]) -> None:
+    if "secret" not in found and find_secrets(text):
+        found.add("secret")
+    if "private_address" not in found and find_private(text):
+        found.add("private_address")
+    if "path_escape" not in found and find_escapes(text):
+        found.add("path_escape")
+    if not (text.isascii() and text.isprintable()):
+        found.update(_UNSEEN_FLAG.get(f.kind, "invisible_text") for f in find_unseen(text))
