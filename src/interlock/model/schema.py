@@ -18,9 +18,10 @@ from typing import Any, Final
 import jsonschema_rs
 import msgspec
 
-from interlock.model.errors import Fault, InterlockError
 from interlock.model.limits import DEFAULT_LIMITS, Limits
-from interlock.model.schema_walk import check_structure
+from interlock.model.schema_walk import SchemaError, check_structure, marks
+
+__all__ = ["Schema", "SchemaError", "marks"]
 
 BACKTRACK_MAX: Final = 20_000
 """Steps that a pattern with look-around or back-references may take on one string."""
@@ -32,14 +33,6 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.-]{0,31}", re.ASCII)
 _DRAFTS: Final = re.compile(
     r"https?://json-schema\.org/(draft/2020-12/schema|draft/2019-09/schema|draft-0[467]/schema)#?", re.ASCII
 )
-
-
-class SchemaError(InterlockError):
-    """A tool's schema cannot be used: not JSON Schema, a reference outside the document, or beyond a limit."""
-
-    exit_code = 2
-    fault: Fault = "tool"
-    default_code = "invalid_schema"
 
 
 class Schema:
@@ -58,9 +51,7 @@ class Schema:
         """Check and compile a definition (a JSON object). Touches neither network nor disk. Raises SchemaError."""
         if not isinstance(definition, dict):
             raise SchemaError("a schema must be an object", path="$")
-        problem = check_structure(definition, depth_max=limits.depth)
-        if problem is not None:
-            raise SchemaError(problem.message, path=problem.path, hint=problem.hint)
+        check_structure(definition, depth_max=limits.depth)
         draft = definition.get("$schema")
         if draft is not None and not (isinstance(draft, str) and _DRAFTS.fullmatch(draft)):
             raise SchemaError(
