@@ -137,13 +137,13 @@ class Database:
     """
 
     def __init__(self, path: Path, *, read_only: bool = False, busy_ms: int = 5_000, synchronous: str = "FULL") -> None:
-        """Open the file, making it (0600) unless `read_only`. Raises StoreError."""
+        """Open the file, making it (0600) unless `read_only`; `:memory:` lives and dies with this object. Raises StoreError."""
         self.path = path
         self._lock = threading.RLock()
         self._depth = 0
         flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         with _sqlite(f"open {path}"):
-            if not read_only and not path.exists():
+            if not read_only and str(path) != ":memory:" and not path.exists():
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             self._connection = apsw.Connection(str(path), flags=flags)
             self._connection.set_busy_timeout(busy_ms)

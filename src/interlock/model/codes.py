@@ -111,6 +111,7 @@ ERROR_CODES: Final[dict[str, str]] = {
             "limit_exceeded",
             "unknown_tool",
             "unsupported_invocation_mode",
+            "state_conflict",
         )
     },
 }

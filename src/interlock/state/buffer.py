@@ -1,0 +1,105 @@
+"""A proposal's own view of the state: what it wrote over what the store held when it first looked.
+
+Reads are consistent: after the first one, commits of others are not seen. Each key read from the store is remembered with
+its version, and the commit checks them. Writing a key without reading it checks nothing: such writes never conflict.
+
+`claim` keeps what the agent says an action will have done (`expected_effects`) apart from what was observed: only
+`claimed`, which preconditions use, sees it, and it is never committed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from interlock.state.store import Entry, StateStore, Transition, Write, encode
+
+
+class Buffer:
+    """One proposal's reads and writes. For one thread; values are copied in and out."""
+
+    def __init__(self, store: StateStore, proposal: str | None = None) -> None:
+        """An empty buffer. The store is looked at when the first key is read."""
+        self._store = store
+        self._proposal = proposal
+        self._as_of: int | None = None
+        self._base: dict[str, tuple[str | None, int]] = {}
+        self._read: dict[str, int] = {}
+        self._own: dict[str, tuple[str | None, int]] = {}
+        self._claims: dict[str, str] = {}
+        self._writes: list[Write] = []
+
+    def get(self, key: str) -> Entry | None:
+        """The observed value: the proposal's own last write, or else the store's. None if absent."""
+        found = self._own.get(key)
+        if found is None:
+            found = self._from_store(key)
+            self._read[key] = found[1]
+        return None if found[0] is None else Entry(msgspec.json.decode(found[0]), found[1])
+
+    def claimed(self, key: str) -> Entry | None:
+        """As `get`, but a claim that is newer than the last write comes first."""
+        claim = self._claims.get(key)
+        if claim is None:
+            return self.get(key)
+        return Entry(msgspec.json.decode(claim), self._version(key))
+
+    def write(self, key: str, value: Any, action: str | None = None) -> tuple[int, int]:
+        """Set a key. Returns the versions before and after, as they will be if nobody else writes the key first.
+
+        Raises: CanonicalError if the value is not JSON.
+        """
+        return self._put(key, encode(value), action)
+
+    def delete(self, key: str, action: str | None = None) -> tuple[int, int]:
+        """Remove a key. Returns the versions before and after."""
+        return self._put(key, None, action)
+
+    def claim(self, key: str, value: Any) -> None:
+        """Remember a claim; the next `write` or `delete` of the key replaces it. Raises: CanonicalError."""
+        self._claims[key] = encode(value)
+
+    @property
+    def dirty(self) -> bool:
+        """True if there is something to commit."""
+        return bool(self._writes)
+
+    @property
+    def read(self) -> dict[str, int]:
+        """The versions of the keys that were read from the store (0: it was absent)."""
+        return dict(self._read)
+
+    @property
+    def writes(self) -> list[Write]:
+        """The writes, in order."""
+        return list(self._writes)
+
+    def commit(self, *, run: str, seq: int, seal: str) -> list[Transition]:
+        """Check what was read and apply what was written, in one transaction; returns the changes.
+
+        Inside an outer `Database.transaction()` it is part of that one: so the journal's line and the rows of other rooms can
+        be bound to it. Applying twice for the same (run, seq) changes nothing. Raises: StateConflictError (nothing is applied).
+        """
+        with self._store.db.transaction():
+            if self._store.applied(run, seq) is None:
+                self._store.check(self._read)
+            return self._store.apply(self._writes, run=run, seq=seq, seal=seal)
+
+    def _put(self, key: str, text: str | None, action: str | None) -> tuple[int, int]:
+        old = self._version(key)
+        self._own[key] = (text, old + 1)
+        self._claims.pop(key, None)
+        self._writes.append(Write(key, text, self._proposal, action))
+        return old, old + 1
+
+    def _version(self, key: str) -> int:
+        return (self._own.get(key) or self._from_store(key))[1]
+
+    def _from_store(self, key: str) -> tuple[str | None, int]:
+        found = self._base.get(key)
+        if found is None:
+            if self._as_of is None:
+                self._as_of = self._store.latest()
+            found = self._base[key] = self._store.read_as_of(key, self._as_of)
+        return found

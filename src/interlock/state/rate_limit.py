@@ -1,0 +1,39 @@
+"""A token bucket over a clock that is handed in (step 7).
+
+Callers reserve: `acquire` takes the next free place at once and says how long to wait for it. So places are given in the
+order of asking, nobody polls, and nobody overtakes. This is the generic cell rate algorithm (ITU-T I.371), which is a token
+bucket that keeps one number: the time at which the bucket would be full again. All arithmetic is on integers.
+"""
+
+from __future__ import annotations
+
+from interlock.model.tool import RateLimit
+
+
+class TokenBucket:
+    """The bucket of one tool: `calls` tokens at the start, refilled evenly, `calls` in each `per_ms` milliseconds."""
+
+    def __init__(self, limit: RateLimit) -> None:
+        """A full bucket. Raises: ValueError unless both numbers of `limit` are at least 1."""
+        if limit.calls < 1 or limit.per_ms < 1:
+            raise ValueError(f"a rate limit needs calls and per_ms of 1 or more, not {limit.calls} and {limit.per_ms}")
+        self._calls = limit.calls
+        # Times are kept in units of 1/calls of a nanosecond: then one token is a whole number of units.
+        self._token = limit.per_ms * 1_000_000
+        self._full_at: int | None = None
+
+    def acquire(self, now_ns: int, wait_max_ns: int | None = None) -> int | None:
+        """Take the next token; returns nanoseconds to wait before using it (0: now).
+
+        Returns None, and takes nothing, if the wait would be longer than `wait_max_ns`. `now_ns` is monotonic time; a
+        clock that stands or goes back never gives tokens away.
+        """
+        now = now_ns * self._calls
+        full_at = now if self._full_at is None else max(self._full_at, now)
+        # With `calls` tokens in a full bucket, the first `calls` reservations need no wait.
+        early = full_at + self._token - self._calls * self._token - now
+        wait_ns = max(0, -(-early // self._calls))
+        if wait_max_ns is not None and wait_ns > wait_max_ns:
+            return None
+        self._full_at = full_at + self._token
+        return wait_ns

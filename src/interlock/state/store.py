@@ -1,0 +1,278 @@
+"""The state of a workspace: a versioned key-value store that its runs share.
+
+Nobody writes to it directly. A proposal works on a `Buffer` (`interlock.state.buffer`): it reads the store as it was at the
+first read, and its writes stay in the buffer until one transaction checks that what was read has not changed and applies
+them. A key's version counts its writes and deletions from 1 and never goes back; a key that never was has version 0.
+
+Schema history: 1: first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from interlock.disk import Database
+from interlock.model.canonical import canonical
+from interlock.model.clock import Clock
+from interlock.model.errors import ConflictError, IntegrityError
+
+_SCHEMA: Final = (
+    """
+    create table state (
+        workspace text not null, key text not null, version integer not null, number integer not null, value text,
+        primary key (workspace, key)
+    );
+    create table state_transitions (
+        workspace text not null, number integer not null, key text not null, version integer not null, value text,
+        run text not null, seq integer not null, proposal text, action text, at_us integer not null,
+        primary key (workspace, number)
+    );
+    create index state_transitions_key on state_transitions (workspace, key, number);
+    create index state_transitions_run on state_transitions (workspace, run, seq);
+    create table state_commits (
+        workspace text not null, run text not null, seq integer not null, seal text not null, at_us integer not null,
+        primary key (workspace, run, seq)
+    );
+    """,
+)
+
+
+class Entry(NamedTuple):
+    """A value and the version of its key."""
+
+    value: Any
+    version: int
+
+
+class Write(NamedTuple):
+    """A change that waits to be applied. `text` is JSON; `None` removes the key."""
+
+    key: str
+    text: str | None
+    proposal: str | None = None
+    action: str | None = None
+
+
+class Transition(msgspec.Struct, frozen=True, kw_only=True):
+    """A change that was applied. `number` counts the changes of the workspace from 1."""
+
+    number: int
+    key: str
+    version: int
+    value: Any
+    """`None` if `deleted`."""
+    deleted: bool
+    run: str
+    seq: int
+    proposal: str | None
+    action: str | None
+    at_us: int
+
+
+class Commit(NamedTuple):
+    """What the database remembers of a commit: the place in the run's journal that decided it."""
+
+    seq: int
+    seal: str
+
+
+class StateConflictError(ConflictError):
+    """Keys that a proposal had read were changed by somebody else before it could commit. Nothing was applied."""
+
+    default_code = "state_conflict"
+
+    def __init__(self, keys: list[str]) -> None:
+        """Name the keys."""
+        names = ", ".join(f"`{key}`" for key in keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
+        super().__init__(f"changed by somebody else since this proposal read it: {names}", hint="propose it again")
+        self.keys = keys
+
+
+class StateStore:
+    """The state of one workspace. Safe to share between threads; several processes may have the database open."""
+
+    def __init__(self, db: Database, workspace: str, clock: Clock) -> None:
+        """Open the workspace's state, making the tables if they are absent. Raises StoreError, as everything here may."""
+        self.db = db
+        self.workspace = workspace
+        self._clock = clock
+        db.migrate("state", _SCHEMA)
+
+    def get(self, key: str) -> Entry | None:
+        """The value now, or None if the key is absent."""
+        rows = self.db.execute(
+            "select value, version from state where workspace = ? and key = ? and value is not null",
+            (self.workspace, key),
+        )
+        return Entry(msgspec.json.decode(rows[0][0]), rows[0][1]) if rows else None
+
+    def snapshot(self) -> dict[str, Entry]:
+        """All keys and values now, by key."""
+        rows = self.db.execute(
+            "select key, value, version from state where workspace = ? and value is not null order by key",
+            (self.workspace,),
+        )
+        return {key: Entry(msgspec.json.decode(value), version) for key, value, version in rows}
+
+    def history(self, key: str) -> list[Transition]:
+        """The changes of a key, oldest first."""
+        return self._transitions("key = ?", key)
+
+    def transitions_since(self, number: int) -> list[Transition]:
+        """The changes of the workspace after change `number` (0: all), oldest first."""
+        return self._transitions("number > ?", number)
+
+    def latest(self) -> int:
+        """The number of the newest change; 0 if there never was one."""
+        rows = self.db.execute(
+            "select coalesce(max(number), 0) from state_transitions where workspace = ?", (self.workspace,)
+        )
+        return int(rows[0][0])
+
+    def read_as_of(self, key: str, number: int) -> tuple[str | None, int]:
+        """JSON text (None: absent) and version of a key as they were after change `number`.
+
+        Raises: StateConflictError if that version was pruned, which also means that it was overwritten since.
+        """
+        rows = self.db.execute(
+            "select value, version, number from state where workspace = ? and key = ?", (self.workspace, key)
+        )
+        if not rows:
+            return None, 0
+        if rows[0][2] <= number:
+            return rows[0][0], rows[0][1]
+        newest = int(rows[0][1])
+        rows = self.db.execute(
+            "select value, version from state_transitions where workspace = ? and key = ? and number <= ?"
+            " order by number desc limit 1",
+            (self.workspace, key, number),
+        )
+        if rows:
+            return rows[0][0], rows[0][1]
+        later = self.db.execute(
+            "select count(*) from state_transitions where workspace = ? and key = ?", (self.workspace, key)
+        )
+        if later[0][0] < newest:
+            raise StateConflictError([key])
+        return None, 0
+
+    def check(self, read: Mapping[str, int]) -> None:
+        """Raise StateConflictError unless each key still has the version given. Meaningful inside a transaction."""
+        changed = []
+        for key, version in read.items():
+            rows = self.db.execute("select version from state where workspace = ? and key = ?", (self.workspace, key))
+            if (rows[0][0] if rows else 0) != version:
+                changed.append(key)
+        if changed:
+            raise StateConflictError(changed)
+
+    def apply(self, writes: Iterable[Write], *, run: str, seq: int, seal: str) -> list[Transition]:
+        """Apply writes in order, in one transaction, once: a second call for the same (run, seq) changes nothing.
+
+        Returns the changes made then. Nothing is checked: the journal has decided already, at event `seq` under the seal
+        whose digest is `seal`. Raises: IntegrityError if (run, seq) was applied under another seal, which means that the
+        journal is not the one it was.
+        """
+        with self.db.transaction():
+            done = self.applied(run, seq)
+            if done is not None:
+                if done != seal:
+                    raise IntegrityError(
+                        f"the database holds a commit of run `{run}` at event {seq} under another seal",
+                        hint="the journal was replaced or edited; `interlock runs check` shows where",
+                    )
+                return self._transitions("run = ? and seq = ?", run, seq)
+            now = self._clock.now_us()
+            self.db.execute(
+                "insert into state_commits (workspace, run, seq, seal, at_us) values (?, ?, ?, ?, ?)",
+                (self.workspace, run, seq, seal, now),
+            )
+            return self._insert(list(writes), run, seq, now)
+
+    def applied(self, run: str, seq: int) -> str | None:
+        """The seal under which (run, seq) was applied, or None if it was not."""
+        rows = self.db.execute(
+            "select seal from state_commits where workspace = ? and run = ? and seq = ?", (self.workspace, run, seq)
+        )
+        return rows[0][0] if rows else None
+
+    def last_commit(self, run: str) -> Commit | None:
+        """The last place of a run's journal that the database knows of: a journal that ends before it was truncated."""
+        rows = self.db.execute(
+            "select seq, seal from state_commits where workspace = ? and run = ? order by seq desc limit 1",
+            (self.workspace, run),
+        )
+        return Commit(*rows[0]) if rows else None
+
+    def prune(self, before_us: int) -> int:
+        """Forget changes older than `before_us` but for the newest of each key; returns how many."""
+        with self.db.transaction():
+            self.db.execute(
+                "delete from state_transitions where workspace = ? and at_us < ? and number not in"
+                " (select number from state where workspace = ?)",
+                (self.workspace, before_us, self.workspace),
+            )
+            return self.db.changes
+
+    def _insert(self, writes: list[Write], run: str, seq: int, now: int) -> list[Transition]:
+        number = self.latest()
+        heads: dict[str, tuple[str, str, int, int, str | None]] = {}
+        rows = []
+        for write in writes:
+            head = heads.get(write.key)
+            if head is None:
+                found = self.db.execute(
+                    "select version from state where workspace = ? and key = ?", (self.workspace, write.key)
+                )
+                version = int(found[0][0]) + 1 if found else 1
+            else:
+                version = head[2] + 1
+            number += 1
+            heads[write.key] = (self.workspace, write.key, version, number, write.text)
+            rows.append(
+                (self.workspace, number, write.key, version, write.text, run, seq, write.proposal, write.action, now)
+            )
+        if rows:
+            self.db.execute_many(
+                "insert into state (workspace, key, version, number, value) values (?, ?, ?, ?, ?) on conflict (workspace, key)"
+                " do update set version = excluded.version, number = excluded.number, value = excluded.value",
+                list(heads.values()),
+            )
+            self.db.execute_many("insert into state_transitions values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        return [_transition(row[1:]) for row in rows]
+
+    def _transitions(self, condition: str, *values: str | int) -> list[Transition]:
+        rows = self.db.execute(
+            "select number, key, version, value, run, seq, proposal, action, at_us from state_transitions"  # noqa: S608 - constants of this module
+            f" where workspace = ? and {condition} order by number",
+            (self.workspace, *values),
+        )
+        return [_transition(row) for row in rows]
+
+
+def encode(value: Any) -> str:
+    """The JSON text under which a value is kept; decoding gives the same value. Raises: CanonicalError for what is not JSON.
+
+    Not the canonical text itself: that writes 1e20 as an integer, which would come back as one beyond 2^53 - 1.
+    """
+    canonical(value)
+    return msgspec.json.encode(value).decode()
+
+
+def _transition(row: tuple[Any, ...]) -> Transition:
+    number, key, version, text, run, seq, proposal, action, at_us = row
+    return Transition(
+        number=number,
+        key=key,
+        version=version,
+        value=None if text is None else msgspec.json.decode(text),
+        deleted=text is None,
+        run=run,
+        seq=seq,
+        proposal=proposal,
+        action=action,
+        at_us=at_us,
+    )
