@@ -1,0 +1,138 @@
+"""The fork server: a small process that was exec'd with a clean environment and forks a supervisor for each action.
+
+Children share its memory and its address layout, so it holds nothing: no keys, no environment, no code but this room's.
+Single-threaded. It ends when the runtime does; its orphans, should a supervisor have been killed, are swept by it.
+Standard library only: it starts in some 20 ms and stays small, which is what makes forking from it cheap.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Final
+
+from interlock.isolation.layer0 import become_subreaper
+from interlock.isolation.supervisor import Perform, execute_program, supervise
+from interlock.isolation.tree import kill_children, reap
+from interlock.isolation.wire import RUN
+
+_SWEEP_S: Final = 5.0
+
+
+def main() -> None:
+    """Serve programs. Standard input is the socket; the one argument is the process id of the runtime."""
+    serve(int(sys.argv[1]), execute_program)
+
+
+def serve(runtime_pid: int, perform: Perform) -> None:
+    """Serve the runtime on descriptor 0 until either goes; returns when no supervisor is left."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    channel = socket.socket(fileno=os.dup(0))
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    try:
+        runtime = os.pidfd_open(runtime_pid)
+    except ProcessLookupError:
+        return
+    if os.getppid() != runtime_pid:
+        return
+    become_subreaper()
+    gc.collect()
+    gc.freeze()
+    Server(channel, runtime, perform).loop()
+
+
+class Server:
+    """The supervisors that are running, and the loop that waits for new work and for their end."""
+
+    def __init__(self, channel: socket.socket, runtime: int, perform: Perform) -> None:
+        """`runtime` is a pidfd."""
+        self.channel = channel
+        self.runtime = runtime
+        self.perform = perform
+        self.supervisors: dict[int, int] = {}
+        """Process id to pidfd."""
+        self.sweep_until = 0.0
+        self.poller = select.poll()
+        self.poller.register(channel, select.POLLIN)
+        self.poller.register(runtime, select.POLLIN)
+        self.open = True
+
+    def loop(self) -> None:
+        """Until the runtime has gone and the last supervisor has ended."""
+        while self.open or self.supervisors or time.monotonic() < self.sweep_until:
+            sweeping = time.monotonic() < self.sweep_until
+            for fd, _ in self.poller.poll(5 if sweeping else None):
+                if fd == self.runtime or (fd == self.channel.fileno() and not self._accept()):
+                    self._close()
+            self._collect()
+            if sweeping:
+                kill_children(spare=self.supervisors)
+
+    def _close(self) -> None:
+        """No more work will come. Supervisors see for themselves that the runtime has gone."""
+        if self.open:
+            self.open = False
+            self.poller.unregister(self.channel)
+            self.poller.unregister(self.runtime)
+
+    def _accept(self) -> bool:
+        """Take one request and fork its supervisor. False at the end of the socket."""
+        message, fds, _, _ = socket.recv_fds(self.channel, 64, 8, socket.MSG_CMSG_CLOEXEC)
+        if not message:
+            return False
+        assert message == RUN
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._refuse(fds[0], error.errno or errno.EAGAIN)
+        else:
+            if pid == 0:
+                self._become_supervisor(fds)
+            pidfd = os.pidfd_open(pid)
+            self.supervisors[pid] = pidfd
+            self.poller.register(pidfd, select.POLLIN)
+        for fd in fds:
+            os.close(fd)
+        return True
+
+    def _become_supervisor(self, fds: list[int]) -> None:
+        """In the forked child; never returns."""
+        code = 1
+        try:
+            self.channel.close()
+            for pidfd in self.supervisors.values():
+                os.close(pidfd)
+            code = supervise(fds, self.runtime, self.perform)
+        except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)
+
+    def _collect(self) -> None:
+        """Reap supervisors and orphans. A supervisor that did not end well may have left some: sweep."""
+        try:
+            for pid, status in reap():
+                pidfd = self.supervisors.pop(pid, None)
+                if pidfd is not None:
+                    self.poller.unregister(pidfd)
+                    os.close(pidfd)
+                    if status:
+                        self.sweep_until = time.monotonic() + _SWEEP_S
+        except ChildProcessError:  # no child at all: no orphan either
+            self.sweep_until = 0.0
+
+    @staticmethod
+    def _refuse(control: int, number: int) -> None:
+        """The machine has no process left for a supervisor: say so in its place."""
+        report = json.dumps({"failure": {"step": "fork", "errno": number}}).encode()
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(control)) as answer:
+            answer.send(report)

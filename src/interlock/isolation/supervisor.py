@@ -1,0 +1,288 @@
+"""One action's keeper: starts the program, reads its output, ends its tree. Standard library only.
+
+The fork server forks a supervisor for each action. It is a subreaper, so every descendant of the program, however often
+forked and whatever its session, ends up as its child; and it lives until none is left. It watches in one poll loop: the
+runtime's socket and pidfd (either one ending means that the runtime is gone), the program's pidfd, and both output pipes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from interlock.isolation.layer0 import Refused, become_subreaper, enter, execute, machine_tasks
+from interlock.isolation.tree import outgrows, reap, sweep
+from interlock.isolation.wire import STARTED, STOP, Failure, Report, Request, memory_file, read_memory_file
+
+Perform = Callable[[Request], None]
+"""What the payload does once the walls stand. `execute_program`, or the calling of a function in a module host."""
+
+_TICK_S: Final = 0.05
+_SWEEP_S: Final = 5.0
+_READ_BYTES: Final = 256 * 1024
+
+
+def execute_program(request: Request) -> None:
+    """Become the program of the request. Raises: Refused."""
+    execute(request["argv"], request["environment"], request["search"])
+
+
+def supervise(descriptors: list[int], runtime: int, perform: Perform) -> int:
+    """Carry out one request and report; returns the exit status of this process, 0 if its tree is gone.
+
+    `descriptors` as in `wire`; `runtime` is a pidfd of the runtime.
+    """
+    control = socket.socket(fileno=descriptors[0])
+    become_subreaper()
+    try:
+        request: Request = json.loads(read_memory_file(descriptors[1]))
+        os.close(descriptors[1])
+        supervisor = Supervisor(control, runtime, request)
+    except (OSError, ValueError) as error:
+        _answer(control, _failed("request", getattr(error, "errno", None) or errno.EINVAL), None)
+        return 0
+    home = _make_home() if request["home"] else None
+    try:
+        if home is not None:
+            request["environment"]["HOME"] = home
+        control.send(STARTED)
+        try:
+            supervisor.start(descriptors[2], descriptors[3:], perform)
+        except Refused as refused:
+            sweep(_SWEEP_S)
+            _answer(control, _failed(refused.step, refused.number), None)
+            return 0
+        supervisor.watch()
+        supervisor.end()
+    except (BrokenPipeError, ConnectionResetError):  # the runtime went away before anything was started
+        return 0
+    finally:
+        if home is not None:
+            _remove_home(home)
+    supervisor.report()
+    return 1 if supervisor.left else 0
+
+
+class Supervisor:
+    """The poll loop around one program."""
+
+    def __init__(self, control: socket.socket, runtime: int, request: Request) -> None:
+        """Nothing is started yet."""
+        self.control = control
+        self.runtime = runtime
+        self.request = request
+        self.status: int | None = None
+        self.stopped: str | None = None
+        self.began = time.monotonic()
+        timeout_ms = request["timeout_ms"]
+        self.ends_at = self.began + timeout_ms / 1000 if timeout_ms is not None else float("inf")
+        """When the tree is asked to end (TERM)."""
+        self.kill_at = float("inf")
+        self.strays = 0
+        self.left = False
+        self.outputs: dict[int, bytearray] = {}
+        self.totals: dict[int, int] = {}
+        self.tasks_before = machine_tasks()
+
+    def start(self, cwd: int, rest: list[int], perform: Perform) -> None:
+        """Fork the payload. `rest` is standard input and perhaps a channel. Raises: Refused."""
+        readers, writers = [], []
+        for _ in range(2):
+            reader, writer = os.pipe()
+            os.set_blocking(reader, False)
+            readers.append(reader)
+            writers.append(writer)
+        trouble, spare = os.pipe()
+        # Out of the way of the numbers that the payload's descriptors get.
+        high = fcntl.fcntl(spare, fcntl.F_DUPFD_CLOEXEC, 10)
+        os.close(spare)
+        me = os.getpid()
+        sys.stdout.flush()
+        try:
+            self.pid = os.fork()
+        except OSError as error:
+            raise Refused("fork", error.errno or errno.EAGAIN) from error
+        if self.pid == 0:
+            wanted = [rest[0], writers[0], writers[1], *rest[1:]]
+            self._payload(me, cwd, wanted, high, perform)
+        for fd in (*writers, high, cwd, *rest):
+            os.close(fd)
+        with open(trouble, "rb") as file:
+            said = file.read()  # end of file when exec closes the other end
+        if said:
+            step, _, number = said.partition(b" ")
+            raise Refused(step.decode(), int(number))
+        self.program = os.pidfd_open(self.pid)
+        self.outputs = {fd: bytearray() for fd in readers}
+        self.totals = dict.fromkeys(readers, 0)
+
+    def _payload(self, parent: int, cwd: int, wanted: list[int], trouble: int, perform: Perform) -> None:
+        """What the forked child does; never returns."""
+        code = 127
+        try:
+            try:
+                enter(parent=parent, cwd=cwd, descriptors=wanted, spare=trouble, limits=self.request["limits"])
+                if self.request["call"] is not None:
+                    os.close(trouble)
+                perform(self.request)
+                code = 0
+            except Refused as refused:
+                os.write(trouble, f"{refused.step} {refused.number}".encode())
+        except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
+            sys.excepthook(*sys.exc_info())
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+
+    def watch(self) -> None:
+        """Wait until the program has ended, or its tree has been asked to and had its grace."""
+        poller = select.poll()
+        for fd in (self.control.fileno(), self.runtime, self.program, *self.outputs):
+            poller.register(fd, select.POLLIN)
+        counted = self.began
+        while True:
+            now = time.monotonic()
+            if now >= self.ends_at and self.stopped is None:
+                self._stop("timeout")
+            if now >= self.kill_at:
+                return
+            if now - counted >= _TICK_S:
+                counted = now
+                if self._too_many():
+                    self.stopped = self.stopped or "processes"
+                    return
+            pause = min(_TICK_S if self.stopped is None else 0.01, self.ends_at - now, self.kill_at - now)
+            for fd, _ in poller.poll(max(0.0, pause) * 1000):
+                if fd in self.outputs:
+                    if not self._read(fd):
+                        poller.unregister(fd)
+                elif fd == self.program:
+                    poller.unregister(fd)
+                elif not self._listen(fd):
+                    return
+            if self._ended():
+                return
+
+    def end(self) -> None:
+        """End what is left of the tree, and read what is still in the pipes: more will never be written.
+
+        A process outside the tree that was handed a pipe may hold it open; nobody waits for it.
+        """
+        killed, ended, self.left = sweep(_SWEEP_S)
+        self.status = ended.get(self.pid, self.status)
+        self.strays = len(killed - {self.pid})
+        for fd in self.outputs:
+            while self._read(fd):
+                if not select.select([fd], [], [], 0)[0]:
+                    break
+
+    def report(self) -> None:
+        """Tell the runtime how it went, with what was kept of the output."""
+        assert self.status is not None or self.left
+        (out, out_total), (err, err_total) = ((self.outputs[fd], self.totals[fd]) for fd in self.outputs)
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        code = os.waitstatus_to_exitcode(self.status) if self.status is not None else None
+        report: Report = {
+            "failure": None,
+            "exit_code": code if code is not None and code >= 0 else None,
+            "signal": -code if code is not None and code < 0 else None,
+            "stopped": self.stopped,
+            "strays_killed": self.strays,
+            "strays_left": self.left,
+            "duration_ms": round((time.monotonic() - self.began) * 1000, 3),
+            "cpu_user_ms": round(usage.ru_utime * 1000, 3),
+            "cpu_system_ms": round(usage.ru_stime * 1000, 3),
+            "memory_bytes": usage.ru_maxrss * 1024,
+            "read_bytes": usage.ru_inblock * 512,
+            "written_bytes": usage.ru_oublock * 512,
+            "stdout_kept": len(out),
+            "stderr_kept": len(err),
+            "stdout_bytes": out_total,
+            "stderr_bytes": err_total,
+        }
+        _answer(self.control, report, memory_file("output", out, err))
+
+    def _stop(self, why: str) -> None:
+        """Ask the program and its process group to end; the rest is killed when the grace is over."""
+        self.stopped = why
+        self.kill_at = time.monotonic() + self.request["grace_ms"] / 1000
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGTERM)
+
+    def _listen(self, fd: int) -> bool:
+        """Something from the runtime; False if it is gone and everything has to end at once."""
+        message = self.control.recv(64) if fd == self.control.fileno() else b""
+        if message == STOP:
+            if self.stopped is None:
+                self._stop("asked")
+            return True
+        self.stopped = "runtime_gone"
+        return False
+
+    def _ended(self) -> bool:
+        """Collect what has ended. True when the program has; when stopping, only when all of its tree has."""
+        try:
+            for pid, status in reap():
+                if pid == self.pid:
+                    self.status = status
+        except ChildProcessError:
+            return True
+        return self.status is not None and self.stopped is None
+
+    def _read(self, fd: int) -> bool:
+        """Read from an output pipe once; False at its end, or if there is nothing."""
+        try:
+            data = os.read(fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        self.totals[fd] += len(data)
+        kept = self.outputs[fd]
+        kept += data[: max(0, self.request["keep_bytes"] - len(kept))]
+        return bool(data)
+
+    def _too_many(self) -> bool:
+        limit = self.request["limits"]["processes"]
+        now = machine_tasks()
+        if now is not None and self.tasks_before is not None and now - self.tasks_before < limit // 2:
+            return False  # the machine as a whole has not grown by that much: spare the walk through /proc
+        return outgrows(limit)
+
+
+def _failed(step: str, number: int) -> dict[str, Failure]:
+    return {"failure": {"step": step, "errno": number}}
+
+
+def _answer(control: socket.socket, report: Any, output: int | None) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then nobody is left who would read it
+        socket.send_fds(control, [json.dumps(report).encode()], [] if output is None else [output])
+
+
+def _make_home() -> str:
+    """A fresh directory of our own: no dot files of the user, and nothing that an earlier action left behind."""
+    path = f"/tmp/interlock-home-{os.urandom(8).hex()}"  # noqa: S108 - made by us, exclusively, with 64 random bits
+    os.mkdir(path, 0o700)
+    return path
+
+
+def _remove_home(path: str) -> None:
+    """Remove it with all that the program put there; directories that it made read-only are opened first."""
+    for directory, names, _ in os.walk(path):
+        for name in names:
+            inner = os.path.join(directory, name)
+            if not os.path.islink(inner):
+                os.chmod(inner, 0o700)
+    shutil.rmtree(path, ignore_errors=True)

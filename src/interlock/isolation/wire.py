@@ -1,0 +1,114 @@
+"""What runtime, fork server and supervisor say to each other. Standard library only: the fork server imports this.
+
+Every message is one datagram on a SOCK_SEQPACKET socket pair; bodies of any size travel as JSON in a sealed memory file,
+passed by descriptor. Nothing is ever pickled.
+
+Runtime to server, once per action: `RUN` with the descriptors `control, body, cwd, stdin` and, for a function call,
+`channel`. From then on the runtime speaks with that action's supervisor on `control`:
+
+    supervisor: STARTED                 about to start the program: before this, nothing has run
+    runtime:    STOP                    end the tree: TERM, grace, KILL
+    runtime:    end of file             the runtime is gone: KILL at once
+    supervisor: a Report as JSON + one descriptor that holds standard output, then standard error
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import Any, TypedDict
+
+RUN = b"run"
+STARTED = b"started"
+STOP = b"stop"
+
+MESSAGE_BYTES = 16 * 1024
+"""A report is some 400 bytes."""
+
+
+class Limits(TypedDict):
+    """What the kernel and the supervisor hold a process to."""
+
+    memory_bytes: int
+    """RLIMIT_DATA: writable private memory of *each* process. Address space would forbid what Node, Go and Java reserve."""
+    file_bytes: int
+    open_files: int
+    processes: int
+    """Of the whole tree, counted by the supervisor; beyond it the tree is ended."""
+
+
+class Request(TypedDict):
+    """One action. `call` is set for a function call in a module host, `argv` otherwise."""
+
+    argv: list[str]
+    search: str
+    """Where a program named without a slash is looked for, as PATH."""
+    environment: dict[str, str]
+    home: bool
+    """Make a fresh, private HOME and remove it afterwards."""
+    timeout_ms: int | None
+    grace_ms: int
+    keep_bytes: int
+    """How much is kept of each output stream; all of it is read."""
+    limits: Limits
+    call: Any
+
+
+class Failure(TypedDict):
+    """Why nothing was started: the step (`request`, `fork`, `walls`, `cwd`, `exec`) and the errno."""
+
+    step: str
+    errno: int
+
+
+class Report(TypedDict):
+    """How an action went. Times in milliseconds, sizes in bytes."""
+
+    failure: Failure | None
+    exit_code: int | None
+    signal: int | None
+    stopped: str | None
+    """Why the supervisor ended the tree: `timeout`, `asked`, `processes`, `runtime_gone`; None if it ended by itself."""
+    strays_killed: int
+    """Processes that were still there when the program had ended."""
+    strays_left: bool
+    """True if some could not be killed (they belong to another user, or hang in the kernel)."""
+    duration_ms: float
+    cpu_user_ms: float
+    cpu_system_ms: float
+    memory_bytes: int
+    """Largest resident set of one process of the tree. Never less than that of the fork server, some 14 MB."""
+    read_bytes: int
+    written_bytes: int
+    stdout_kept: int
+    stderr_kept: int
+    stdout_bytes: int
+    stderr_bytes: int
+
+
+def memory_file(name: str, *parts: bytes | bytearray) -> int:
+    """A sealed memory file with these bytes, at offset 0: can be read, by whoever has the descriptor, never changed."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        for part in parts:
+            view = memoryview(part)
+            while view:
+                view = view[os.write(fd, view) :]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read_memory_file(fd: int) -> bytes:
+    """All of a memory file."""
+    size = os.fstat(fd).st_size
+    data = bytearray()
+    while len(data) < size:
+        part = os.pread(fd, size - len(data), len(data))
+        if not part:
+            break
+        data += part
+    return bytes(data)
