@@ -1,0 +1,32 @@
+"""Templates in a tool's definition: `$parameters.x` and `$output.y.z` stand for parts of a call.
+
+`Tool.effects` and `CompensationTemplate.parameters` hold them. They come from the operator, not from the agent.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def fill(template: Any, parameters: dict[str, Any], output: Any) -> Any:
+    """A copy of `template` with its placeholders replaced; null where the call has nothing there."""
+    if isinstance(template, dict):
+        return {key: fill(value, parameters, output) for key, value in template.items()}
+    if isinstance(template, list):
+        return [fill(value, parameters, output) for value in template]
+    root, *steps = template[1:].split(".") if isinstance(template, str) and template.startswith("$") else ("",)
+    if root not in ("parameters", "output"):
+        return template
+    value: Any = parameters if root == "parameters" else output
+    for step in steps:
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
+
+
+def mentions(template: Any, root: str) -> bool:
+    """True if a placeholder of `root` (`parameters` or `output`) stands somewhere in the template."""
+    if isinstance(template, dict):
+        return any(mentions(value, root) for value in template.values())
+    if isinstance(template, list):
+        return any(mentions(value, root) for value in template)
+    return isinstance(template, str) and (template == f"${root}" or template.startswith(f"${root}."))
