@@ -1,0 +1,64 @@
+"""Signed heads: a small statement of where a journal stands, which can be kept or published elsewhere.
+
+The chain of seals shows damage and edits by whoever cannot rewrite all of it. Who holds the file and the key can write another
+history; a head that was signed by a key held elsewhere, or that lies elsewhere, shows that too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from interlock.disk import Disk, store_error
+from interlock.journal.index import require_reached
+from interlock.journal.reader import corrupt, scan
+from interlock.journal.sealing import Head
+from interlock.model.canonical import canonical
+from interlock.model.errors import IntegrityError, UsageError
+from interlock.signing import Signer, Verified, verify
+
+HEAD_NAME: Final = "head.dsse.json"
+HEAD_TYPE: Final = "application/vnd.interlock.journal-head.v1+json"
+
+
+def sign_head(run_dir: Path, head: Head, signer: Signer, disk: Disk) -> bytes:
+    """Sign a head and keep it beside the journal (at the end of a run, and at checkpoints). Returns the DSSE envelope."""
+    envelope = signer.sign(HEAD_TYPE, canonical(msgspec.to_builtins(head)))
+    disk.write_atomic(run_dir / HEAD_NAME, envelope + b"\n")
+    return envelope
+
+
+def read_head(run_dir: Path) -> bytes:
+    """The signed head that lies beside the journal. Raises: UsageError `not_found` if none was signed yet; StoreError."""
+    try:
+        return (run_dir / HEAD_NAME).read_bytes().rstrip(b"\n")
+    except FileNotFoundError:
+        raise UsageError(f"run `{run_dir.name}` has no signed head", code="not_found") from None
+    except OSError as error:
+        raise store_error(error, f"read {run_dir / HEAD_NAME}") from error
+
+
+def decode_head(envelope: bytes, *, key: str | None = None) -> tuple[Head, Verified]:
+    """What a signed head says, and who signed. `key` as in `signing.verify`. Raises: IntegrityError `bad_signature`."""
+    verified = verify(envelope, HEAD_TYPE, key=key)
+    try:
+        return msgspec.json.decode(verified.payload, type=Head), verified
+    except msgspec.MsgspecError as error:
+        raise IntegrityError(f"the signed document is not a head: {error}", code="bad_signature") from None
+
+
+def verify_head(run_dir: Path, envelope: bytes, *, key: str | None = None) -> tuple[Head, Verified]:
+    """Check that a journal is whole and goes through a signed head.
+
+    Raises: IntegrityError (`bad_signature`; `journal_corrupt`; `journal_truncated`; `journal_rewritten`); UsageError.
+    """
+    head, verified = decode_head(envelope, key=key)
+    if head.run != run_dir.name:
+        raise UsageError(f"that head is of run `{head.run}`, not of `{run_dir.name}`")
+    status = scan(run_dir, at=head.seq)
+    if status.corruption is not None:
+        raise corrupt(run_dir, status.corruption)
+    require_reached(status, head.seq, head.seal, "a signed head")
+    return head, verified

@@ -1,0 +1,187 @@
+"""The list of runs in the workspace's database: what `runs list` and `sessions` show, and how far each journal had come.
+
+A row is a convenience, and can be rebuilt from the journal, with one exception: the commit point. Every commit to the database
+stores where the journal stood (`commit_point`); a journal that does not reach that point any more was truncated or rewritten.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from interlock.disk import Database
+from interlock.journal.reader import JournalStatus, corrupt, scan
+from interlock.journal.sealing import Head
+from interlock.model.errors import IntegrityError, UsageError
+
+_MIGRATIONS: Final = (
+    """
+    create table runs (
+        run_id text primary key,
+        workspace text not null,
+        session text,
+        agent text not null,
+        source text not null,
+        status text not null,
+        started_us bigint not null,
+        finished_us bigint,
+        actions bigint not null default 0,
+        succeeded bigint not null default 0,
+        failed bigint not null default 0,
+        rejected bigint not null default 0,
+        skipped bigint not null default 0,
+        not_undone bigint not null default 0,
+        seq bigint,
+        seal text
+    );
+    create index runs_by_start on runs (started_us);
+    create index runs_by_session on runs (session, started_us);
+    """,
+)
+
+
+class RunRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A run as the index has it; times in microseconds since the epoch."""
+
+    run_id: str
+    workspace: str
+    session: str | None = None
+    agent: str
+    source: str
+    status: str = "running"
+    """A RunStatus, or `running` while no process has said how it ended."""
+    started_us: int
+    finished_us: int | None = None
+    actions: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    rejected: int = 0
+    skipped: int = 0
+    not_undone: int = 0
+    seq: int | None = None
+    """Where the journal stood at the last commit to the database; null before the first."""
+    seal: str | None = None
+
+
+class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A session: its runs counted, and when they began and ended."""
+
+    session: str
+    runs: int
+    actions: int
+    started_us: int
+    last_us: int
+
+
+_COLUMNS: Final = ", ".join(RunRow.__struct_fields__)
+_COUNTS: Final = ("actions", "succeeded", "failed", "rejected", "skipped", "not_undone")
+
+
+class RunIndex:
+    """The table `runs`."""
+
+    def __init__(self, database: Database) -> None:
+        """Bring the table up to date."""
+        self._database = database
+        database.migrate("journal", _MIGRATIONS)
+
+    def add(self, row: RunRow) -> None:
+        """Enter a run. Raises: UsageError `run_exists`."""
+        with self._database.transaction():
+            if self._rows("where run_id = ?", (row.run_id,)):
+                raise UsageError(f"run `{row.run_id}` exists already", code="run_exists", hint="use another run id")
+            values = [getattr(row, name) for name in RunRow.__struct_fields__]
+            places = ", ".join("?" * len(values))
+            self._database.execute(f"insert into runs ({_COLUMNS}) values ({places})", values)  # noqa: S608 - constants
+
+    def update(self, run_id: str, *, status: str, finished_us: int | None = None, **counts: int) -> None:
+        """Say how a run stands; `counts` are the row's counters, set as given. Raises: UsageError `not_found`."""
+        assert set(counts) <= set(_COUNTS), counts
+        assignments = "".join(f", {name} = ?" for name in counts)
+        with self._database.transaction():
+            self.get(run_id)
+            self._database.execute(
+                f"update runs set status = ?, finished_us = ?{assignments} where run_id = ?",  # noqa: S608 - constants
+                (status, finished_us, *counts.values(), run_id),
+            )
+
+    def commit_point(self, head: Head) -> None:
+        """Store where the journal stands. Call it in the transaction that commits what the journal says up to there."""
+        with self._database.transaction():
+            self.get(head.run)
+            self._database.execute(
+                "update runs set seq = ?, seal = ? where run_id = ?", (head.seq, head.seal, head.run)
+            )
+
+    def check_not_behind(self, run_dir: Path) -> JournalStatus:
+        """Scan a run's journal and compare it with the commit point. To be called before a run is taken up again.
+
+        Raises: IntegrityError (`journal_corrupt`; `journal_truncated` if it ends before the point; `journal_rewritten` if it
+        says something else there); UsageError `not_found`.
+        """
+        row = self.get(run_dir.name)
+        status = scan(run_dir, at=row.seq)
+        if status.corruption is not None:
+            raise corrupt(run_dir, status.corruption)
+        if row.seq is not None:
+            require_reached(status, row.seq, row.seal, "the database")
+        return status
+
+    def get(self, run_id: str) -> RunRow:
+        """A run's row. Raises: UsageError `not_found`."""
+        rows = self._rows("where run_id = ?", (run_id,))
+        if not rows:
+            raise UsageError(f"there is no run `{run_id}`", code="not_found", hint="`interlock runs list` shows them")
+        return rows[0]
+
+    def list_runs(
+        self, *, session: str | None = None, status: str | None = None, agent: str | None = None, limit: int = 1_000
+    ) -> list[RunRow]:
+        """Runs, newest first, filtered by what is given."""
+        wanted = {"session": session, "status": status, "agent": agent}
+        given = {name: value for name, value in wanted.items() if value is not None}
+        where = " and ".join(f"{name} = ?" for name in given)
+        tail = "order by started_us desc, run_id desc limit ?"
+        return self._rows(f"where {where} {tail}" if given else tail, (*given.values(), limit))
+
+    def sessions(self) -> list[SessionRow]:
+        """All sessions, the one with the newest run first."""
+        rows = self._database.execute(
+            "select session, count(*), sum(actions), min(started_us), max(coalesce(finished_us, started_us)) from runs"
+            " where session is not null group by session order by max(started_us) desc, session"
+        )
+        return [SessionRow(session=r[0], runs=r[1], actions=r[2], started_us=r[3], last_us=r[4]) for r in rows]
+
+    def session(self, name: str) -> list[RunRow]:
+        """The runs of a session, newest first. Raises: UsageError `not_found`."""
+        rows = self.list_runs(session=name)
+        if not rows:
+            raise UsageError(f"there is no session `{name}`", code="not_found", hint="`interlock sessions list`")
+        return rows
+
+    def delete(self, run_id: str) -> None:
+        """Forget a run; nothing if it is not there."""
+        self._database.execute("delete from runs where run_id = ?", (run_id,))
+
+    def _rows(self, rest: str, parameters: tuple[Any, ...]) -> list[RunRow]:
+        rows = self._database.execute(f"select {_COLUMNS} from runs {rest}", parameters)  # noqa: S608 - constants
+        return [RunRow(**dict(zip(RunRow.__struct_fields__, row, strict=True))) for row in rows]
+
+
+def require_reached(status: JournalStatus, seq: int, seal: str | None, who: str) -> None:
+    """Raise unless a journal, scanned with `at=seq`, has the seal at `seq` that `who` says it had. Raises: IntegrityError."""
+    if status.head.seq < seq:
+        raise IntegrityError(
+            f"the journal of run `{status.head.run}` ends at event {status.head.seq}, but {who} knows it up to {seq}:"
+            " it was truncated",
+            code="journal_truncated",
+            hint="restore the journal from a backup; it will not be written any more",
+        )
+    if status.seal_at != seal:
+        raise IntegrityError(
+            f"the journal of run `{status.head.run}` is not the one that {who} recorded at event {seq}: it was rewritten",
+            code="journal_rewritten",
+            hint="restore the journal from a backup; it will not be written any more",
+        )

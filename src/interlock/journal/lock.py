@@ -1,0 +1,69 @@
+"""One live writer a run: a lock on a file in the run's directory, which also tells people who holds it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from interlock.disk import Disk
+from interlock.model.errors import StoreError, UsageError
+
+LOCK_NAME: Final = "lock"
+
+
+def take(run_dir: Path, disk: Disk) -> int:
+    """Take the run's lock; it lasts until the descriptor is closed or the process is gone.
+
+    The file holds `PID STARTED` (`STARTED` in clock ticks since boot, so that a reused pid is told apart). Raises: UsageError
+    `not_found` without such a run; StoreError `run_locked` naming the pid.
+    """
+    if not run_dir.is_dir():
+        raise UsageError(f"there is no run `{run_dir.name}`", code="not_found", hint="`interlock runs list` shows them")
+    path = run_dir / LOCK_NAME
+    fd = disk.lock(path)
+    if fd is None:
+        raise _locked(run_dir, path)
+    try:
+        disk.truncate(fd, 0)
+        disk.write(fd, f"{os.getpid()} {_started('self')}\n".encode())
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+@contextmanager
+def held(run_dir: Path, disk: Disk) -> Iterator[None]:
+    """Hold the run's lock for the length of a block. Raises as `take` does."""
+    fd = take(run_dir, disk)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def _locked(run_dir: Path, path: Path) -> StoreError:
+    pid, started = "", ""
+    with suppress(OSError, ValueError):
+        pid, started = path.read_text().split()
+    who = f"process {pid}" if pid else "another process"
+    if pid and _started(pid) != started:
+        # The lock outlives its taker only through a child that inherited the descriptor.
+        who = f"a child that process {pid} left behind"
+    return StoreError(
+        f"run `{run_dir.name}` is being written by {who}",
+        code="run_locked",
+        hint="wait for it, or stop that process and run `interlock recover`",
+    )
+
+
+def _started(pid: str) -> str:
+    """Start time of a process, field 22 of proc(5) `stat`; empty if there is no such process."""
+    try:
+        stat = Path("/proc", pid, "stat").read_text()
+    except OSError:
+        return ""
+    return stat.rpartition(")")[2].split()[19]

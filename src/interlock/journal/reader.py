@@ -1,0 +1,271 @@
+"""Reads a journal back: events in order up to the last valid seal, one batch in memory at a time.
+
+What follows the last valid seal is a *torn tail* if no batch after it is whole: a writer died there. If a whole batch does come
+later, then something in between was damaged: *corruption*, which is told apart because nothing may be written after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import msgspec
+
+from interlock.disk import store_error
+from interlock.journal.sealing import (
+    BATCH_BYTES_MAX,
+    JOURNAL_NAME,
+    SEAL_PREFIX,
+    Head,
+    genesis,
+    seal_digest,
+    seal_line,
+)
+from interlock.model.errors import IntegrityError, UsageError
+from interlock.model.events import AnyEvent, Event, Seal, Unknown
+
+_seal_decoder = msgspec.json.Decoder(Seal, strict=True)
+_event_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(AnyEvent)
+KINDS: Final = frozenset(str(kind.__struct_config__.tag) for kind in AnyEvent.__args__)
+
+
+class Torn(msgspec.Struct, frozen=True):
+    """What lies behind the last valid seal: where it begins and how long it is."""
+
+    offset: int
+    bytes: int
+
+
+class Corruption(msgspec.Struct, frozen=True):
+    """Damage before a later whole batch: the byte offset and the line (from 1) of the first batch that cannot be trusted."""
+
+    offset: int
+    line: int
+    reason: str
+
+
+class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scan found."""
+
+    head: Head
+    seals: int
+    bytes: int
+    """Length up to the last valid seal."""
+    torn: Torn | None = None
+    corruption: Corruption | None = None
+    unknown_kinds: tuple[str, ...] = ()
+    """Kinds that this version does not know."""
+    seal_at: str | None = None
+    """Digest of the seal whose last event is the `at` of the scan, if there is one."""
+
+    @property
+    def events(self) -> int:
+        """How many events are sealed."""
+        return self.head.seq + 1
+
+    @property
+    def refuse_resume(self) -> bool:
+        """True if the run must not be resumed: what an unknown event means for it cannot be known."""
+        return bool(self.unknown_kinds) or self.corruption is not None
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A valid batch."""
+
+    seal: Seal
+    lines: list[bytes]
+
+
+class Chain:
+    """Walks the batches of a journal and checks each seal. Afterwards its fields say where and why the walk stopped."""
+
+    def __init__(self, run_id: str) -> None:
+        """Start before the first batch."""
+        self.head = Head(run=run_id, seq=-1, seal=genesis(run_id), epoch=0)
+        self.seals = 0
+        self.offset = 0
+        """Bytes up to the last valid seal."""
+        self.line = 0
+        """Lines up to the last valid seal."""
+        self.problem: str | None = None
+        """Why what follows is no valid batch; None at a clean end."""
+
+    def batches(self, file: BinaryIO) -> Iterator[Batch]:
+        """Each valid batch, from the start of the file to the first bytes that do not continue the chain."""
+        lines: list[bytes] = []
+        size = 0
+        while line := file.readline(BATCH_BYTES_MAX + 1):
+            if not line.endswith(b"\n"):
+                self.problem = "it ends inside a line"
+                return
+            if not line.startswith(SEAL_PREFIX):
+                lines.append(line)
+                size += len(line)
+                if size > BATCH_BYTES_MAX:
+                    self.problem = "there is no seal where one must be"
+                    return
+                continue
+            seal = self._check(line, lines, size)
+            if seal is None:
+                return
+            self.head = Head(run=self.head.run, seq=seal.last, seal=seal.digest, epoch=seal.epoch)
+            self.seals += 1
+            self.offset += size + len(line)
+            self.line += len(lines) + 1
+            yield Batch(seal, lines)
+            lines, size = [], 0
+        if lines:
+            self.problem = "it ends inside a batch"
+
+    def _check(self, line: bytes, lines: list[bytes], size: int) -> Seal | None:
+        seal = _decode_seal(line)
+        if seal is None:
+            self.problem = "a seal cannot be read"
+        elif seal.prev != self.head.seal:
+            self.problem = "a seal does not follow the one before"
+        elif not lines or seal.first != self.head.seq + 1 or seal.last - seal.first + 1 != len(lines):
+            self.problem = "a seal does not count its events right"
+        elif seal.epoch not in (self.head.epoch, self.head.epoch + 1) or seal.epoch < 1:
+            self.problem = "a seal does not count its writers right"
+        elif seal.bytes != size or seal.digest != seal_digest(
+            seal.prev, seal.first, seal.last, seal.epoch, b"".join(lines)
+        ):
+            self.problem = "a batch is not what its seal says"
+        else:
+            return seal
+        return None
+
+
+def read(run_dir: Path, *, start: int = 0) -> Iterator[Event | Unknown]:
+    """The sealed events from sequence number `start` on; events before it are verified but not decoded.
+
+    Ends quietly at a torn tail (`scan` tells of it). Raises: UsageError `not_found` without such a run; IntegrityError
+    `journal_corrupt`, after the last event that can be trusted, if the journal is damaged there; StoreError.
+    """
+    chain = Chain(run_dir.name)
+    with _open(run_dir) as file:
+        line_number = 1
+        for batch in chain.batches(file):
+            if batch.seal.last >= start:
+                for number, line in enumerate(batch.lines):
+                    seq = batch.seal.first + number
+                    if seq >= start:
+                        yield _decode_event(line, seq, line_number + number, run_dir)
+            line_number = chain.line + 1
+        if chain.problem is not None and _whole_batch_after(file, chain.offset):
+            raise corrupt(run_dir, Corruption(chain.offset, chain.line + 1, chain.problem))
+
+
+def scan(run_dir: Path, *, at: int | None = None) -> JournalStatus:
+    """Check every seal and say where the journal stands, without decoding events. Raises: UsageError, StoreError.
+
+    With `at`, the status also holds the digest of the seal that ends at that sequence number.
+    """
+    chain = Chain(run_dir.name)
+    unknown: set[str] = set()
+    seal_at: str | None = chain.head.seal if at == -1 else None
+    with _open(run_dir) as file:
+        for batch in chain.batches(file):
+            unknown.update(kind for kind in map(_kind, batch.lines) if kind not in KINDS)
+            if batch.seal.last == at:
+                seal_at = batch.seal.digest
+        size = file.seek(0, 2)
+        torn = corruption = None
+        if chain.problem is not None:
+            if _whole_batch_after(file, chain.offset):
+                corruption = Corruption(chain.offset, chain.line + 1, chain.problem)
+            else:
+                torn = Torn(chain.offset, size - chain.offset)
+    return JournalStatus(
+        head=chain.head,
+        seals=chain.seals,
+        bytes=chain.offset,
+        torn=torn,
+        corruption=corruption,
+        unknown_kinds=tuple(sorted(unknown)),
+        seal_at=seal_at,
+    )
+
+
+def corrupt(run_dir: Path, damage: Corruption) -> IntegrityError:
+    """The error for a damaged journal."""
+    return IntegrityError(
+        f"the journal of run `{run_dir.name}` is damaged at byte {damage.offset}: {damage.reason}",
+        code="journal_corrupt",
+        path=f"{run_dir / JOURNAL_NAME}:{damage.line}",
+        hint="everything before that byte can be read; restore the file from a backup, or start a new run",
+    )
+
+
+def decode_line(line: bytes) -> Event | Unknown:
+    """One event line. Raises: msgspec.MsgspecError or UnicodeDecodeError if it is not one."""
+    try:
+        return _event_decoder.decode(line)
+    except msgspec.ValidationError:
+        fields = msgspec.json.decode(line, type=dict[str, Any])
+        kind, seq = fields.pop("kind", None), fields.pop("seq", None)
+        if not isinstance(kind, str) or not isinstance(seq, int) or kind in KINDS:
+            raise
+        return Unknown(kind=kind, seq=seq, fields=fields)
+
+
+def _decode_event(line: bytes, seq: int, line_number: int, run_dir: Path) -> Event | Unknown:
+    try:
+        event = decode_line(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        reason = "a sealed line is not an event"
+    else:
+        if event.seq == seq:
+            return event
+        reason = f"event {seq} says that it is number {event.seq}"
+    raise IntegrityError(
+        f"the journal of run `{run_dir.name}` was not written by Interlock: {reason}",
+        code="journal_corrupt",
+        path=f"{run_dir / JOURNAL_NAME}:{line_number}",
+    )
+
+
+def _whole_batch_after(file: BinaryIO, start: int) -> bool:
+    """Does a seal come at or after `start` that is right about the bytes before it? Then a writer got past this point."""
+    offset = start
+    while True:
+        file.seek(offset)
+        line = file.readline(BATCH_BYTES_MAX)
+        if not line:
+            return False
+        seal = _decode_seal(line) if line.startswith(SEAL_PREFIX) else None
+        if seal is not None and 0 < seal.bytes <= min(offset - start, BATCH_BYTES_MAX):
+            file.seek(offset - seal.bytes)
+            lines = file.read(seal.bytes)
+            if seal.digest == seal_digest(seal.prev, seal.first, seal.last, seal.epoch, lines):
+                return True
+        offset += len(line)
+
+
+def _decode_seal(line: bytes) -> Seal | None:
+    try:
+        seal = _seal_decoder.decode(line)
+        return seal if seal_line(seal) == line else None
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+
+
+def _kind(line: bytes) -> str:
+    """The kind of a sealed event line; the writer puts it first."""
+    return line[9 : line.find(b'"', 9)].decode("utf-8", "replace")
+
+
+@contextmanager
+def _open(run_dir: Path) -> Iterator[BinaryIO]:
+    path = run_dir / JOURNAL_NAME
+    try:
+        with path.open("rb") as file:
+            yield file
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"there is no run `{run_dir.name}`", code="not_found", hint="`interlock runs list` shows them"
+        ) from None
+    except OSError as error:
+        raise store_error(error, f"read {path}") from error
