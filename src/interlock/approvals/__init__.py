@@ -1,0 +1,1 @@
+"""Remembers questions and answers, grants and approvers, across processes and restarts (step 6)."""

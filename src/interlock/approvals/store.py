@@ -1,0 +1,368 @@
+"""Questions and answers in the database: a question that survives, and an answer that is given exactly once.
+
+A hold is a row before anyone is told of it. Every change is one transaction that reads the row, decides, writes the row
+and its audit record; SQLite's write lock makes it a compare-and-set across processes. A question whose time is over is
+expired for everybody who reads it, whether or not someone has written that down yet.
+"""
+
+# ruff: noqa: S608 -- only constants of this module are put into SQL text; every value is bound
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from interlock.approvals.audit import Audit
+from interlock.approvals.hold import (
+    ONCE,
+    Approver,
+    Choice,
+    FileShown,
+    Hold,
+    HoldRequest,
+    Kind,
+    Outcome,
+    Standing,
+    Status,
+    Surface,
+    Vote,
+    edited_digest,
+    merge_patch,
+)
+from interlock.approvals.quorum import agreed_standing, refusal, satisfied
+from interlock.approvals.standing import StandingAnswers
+from interlock.approvals.time import SharedTime
+from interlock.disk import Database
+from interlock.model.canonical import canonical
+from interlock.model.clock import Clock, Ids
+from interlock.model.decision import Requirement
+from interlock.model.errors import IntegrityError, UsageError
+from interlock.model.limits import DEFAULT_LIMITS
+
+_SCHEMA: Final = (
+    """create table approvals (
+        seq bigint primary key, id text not null unique, run text not null, proposal text not null, action text not null,
+        agent text not null, session text, digest text not null, status text not null, created_at_us bigint not null,
+        expires_at_us bigint not null, decided_at_us bigint, decision_reason text not null, consumed_by text,
+        standing_id text, question text not null, edits text not null, votes text not null
+    )""",
+    "create index approvals_status on approvals (status, seq)",
+    "create index approvals_due on approvals (status, expires_at_us)",
+    "create index approvals_action on approvals (run, proposal, action, seq)",
+    "create index approvals_call on approvals (agent, digest, seq)",
+)
+_COLUMNS: Final = (
+    "seq, id, run, proposal, action, agent, session, digest, status, created_at_us, expires_at_us, decided_at_us,"
+    " decision_reason, consumed_by, standing_id, question, edits, votes"
+)
+
+Redact = Callable[[Any], Any]
+"""Gives a JSON value with secrets taken out; must not change its input."""
+
+
+class _Question(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a row that no query looks into."""
+
+    kind: Kind
+    tool: str
+    tool_version: str
+    summary: str
+    reason: str
+    parameters: Any
+    context: Any
+    asked_digest: str
+    requirements: tuple[Requirement, ...]
+    files: tuple[FileShown, ...]
+    started_by: str | None
+    separation: bool
+
+
+class ApprovalStore:
+    """The questions of a workspace, shared by its processes."""
+
+    def __init__(
+        self, database: Database, clock: Clock, ids: Ids, *, boot: str, redact: Redact, changed: Callable[[], None]
+    ) -> None:
+        """`changed` is called after each commit that somebody may be waiting for (see `wait.WakeFile.ring`)."""
+        self._database = database
+        self._ids = ids
+        self._redact = redact
+        self._changed = changed
+        self.time = SharedTime(database, clock, boot)
+        self.audit = Audit(database)
+        self.standing = StandingAnswers(database, self.time, ids, self.audit)
+        database.migrate("approvals", _SCHEMA)
+
+    def ask(self, request: HoldRequest) -> Hold:
+        """Write a question down; its time runs from here. Raises StoreError, UsageError."""
+        if request.separation and not request.started_by:
+            raise UsageError("`separation` needs to know who started the run")
+        ttl_ms = min([request.ttl_ms, *(r.ttl_ms for r in request.requirements if r.ttl_ms is not None)])
+        question = _Question(
+            kind=request.kind,
+            tool=request.tool,
+            tool_version=request.tool_version,
+            summary=self._redact(request.summary),
+            reason=self._redact(request.reason),
+            parameters=self._redact(request.parameters),
+            context=self._redact(request.context),
+            asked_digest=request.digest,
+            requirements=request.requirements,
+            files=request.files,
+            started_by=request.started_by,
+            separation=request.separation,
+        )
+        hold_id = self._ids.new("hold")
+        with self._database.transaction():
+            now = self.time.tick()
+            self._database.execute(
+                f"insert into approvals ({_COLUMNS}) select coalesce(max(seq), 0) + 1, ?, ?, ?, ?, ?, ?, ?, 'pending',"
+                " ?, ?, null, '', null, null, ?, '[]', '[]' from approvals",
+                (
+                    hold_id,
+                    request.run,
+                    request.proposal,
+                    request.action,
+                    request.agent,
+                    request.session,
+                    request.digest,
+                    now,
+                    now + ttl_ms * 1000,
+                    _text(question),
+                ),
+            )
+            detail = {"agent": request.agent, "tool": request.tool, "digest": request.digest, "run": request.run}
+            self.audit.write(now, "asked", hold_id, who=request.agent, detail=detail)
+            hold = self._row(hold_id, now)
+        assert hold is not None
+        self._changed()
+        return hold
+
+    def vote(
+        self,
+        hold_id: str,
+        approver: Approver,
+        surface: Surface,
+        decision: Choice,
+        *,
+        digest: str,
+        reason: str = "",
+        patch: dict[str, Any] | None = None,
+        standing: Standing = ONCE,
+    ) -> Outcome:
+        """Answer a question. `digest` is that of the hold as the approver saw it; a deny counts whatever it was.
+
+        One deny denies. An edit replaces the parameters (`patch` is a JSON merge patch), takes back all earlier approvals
+        and counts as its author's. A later answer of the same approver replaces an earlier one.
+
+        Raises: StoreError (then nothing has happened), UsageError for a patch or standing terms that make no sense.
+        """
+        _check(decision, patch, standing)
+        with self._database.transaction():
+            now = self.time.tick()
+            hold = self._row(hold_id, now, expire=True)
+            if hold is None:
+                return Outcome(code="not_found")
+            if hold.status != "pending":
+                return Outcome(code="already_resolved", hold=hold)
+            refused = refusal(hold, approver) or ("changed" if decision != "deny" and digest != hold.digest else None)
+            who, detail = approver.id, {"decision": decision, "digest": hold.digest}
+            if refused:
+                self.audit.write(now, "refused", hold_id, who=who, surface=surface, detail={**detail, "code": refused})
+                return Outcome(code=refused, hold=hold)
+            if standing.scope == "session" and hold.session is None:
+                raise UsageError("this question belongs to no session: answer it `once` or `always`")
+            if patch is not None:
+                hold = self._edited(hold, patch)
+                detail["digest"] = hold.digest
+            vote = Vote(
+                approver=approver.id,
+                display=approver.display or approver.id,
+                groups=approver.groups,
+                surface=surface,
+                decision=decision,
+                digest=hold.digest,
+                at_us=now,
+                reason=self._redact(reason),
+                standing=standing,
+            )
+            hold = msgspec.structs.replace(hold, votes=(*(v for v in hold.votes if v.approver != approver.id), vote))
+            self.audit.write(now, "voted", hold_id, who=who, surface=surface, detail=detail)
+            hold = self._count(hold, vote, now)
+            self._save(hold)
+        self._changed()
+        return Outcome(code="recorded" if hold.status == "pending" else "resolved", hold=hold)
+
+    def cancel(self, hold_id: str, reason: str, *, who: str = "") -> Outcome:
+        """Withdraw a question whose caller no longer waits. Raises StoreError."""
+        with self._database.transaction():
+            now = self.time.tick()
+            hold = self._row(hold_id, now, expire=True)
+            if hold is None:
+                return Outcome(code="not_found")
+            if hold.status != "pending":
+                return Outcome(code="already_resolved", hold=hold)
+            hold = self._decide(hold, "cancelled", now, reason, who)
+            self._save(hold)
+        self._changed()
+        return Outcome(code="resolved", hold=hold)
+
+    def expire(self) -> int:
+        """Write down which questions' time is over. They were expired before; this is for the record. Returns how many."""
+        due = "status = 'pending' and expires_at_us <= ?"
+        if not self._database.execute(f"select 1 from approvals where {due} limit 1", (self.time.now_us(),)):
+            return 0
+        with self._database.transaction():
+            now = self.time.tick()
+            self._database.execute(
+                "insert into approvals_audit select (select coalesce(max(seq), 0) from approvals_audit)"
+                " + row_number() over (order by expires_at_us, seq), ?, 'expired', id, '', '', '{}'"
+                f" from approvals where {due}",
+                (now, now),
+            )
+            self._database.execute(
+                f"update approvals set status = 'expired', decided_at_us = ?, decision_reason = 'approval_expired' where {due}",
+                (now, now),
+            )
+            count = self._database.changes
+        self._changed()
+        return count
+
+    def consume(self, hold_id: str, digest: str, by: str) -> bool:
+        """Use an approval for the call `by` (`run/proposal/action`) with this digest.
+
+        The first call that asks gets it, and gets it again for its retries and after a crash; nobody else does. False also
+        if it is not approved or the digest is another.
+        """
+        with self._database.transaction():
+            self._database.execute(
+                "update approvals set consumed_by = ? where id = ? and status = 'approved' and digest = ?"
+                " and consumed_by is null",
+                (by, hold_id, digest),
+            )
+            if self._database.changes == 1:
+                self.audit.write(self.time.tick(), "consumed", hold_id, who=by, detail={"digest": digest})
+                return True
+            return bool(
+                self._database.execute(
+                    "select 1 from approvals where id = ? and status = 'approved' and digest = ? and consumed_by = ?",
+                    (hold_id, digest, by),
+                )
+            )
+
+    def get(self, hold_id: str) -> Hold | None:
+        """A question by its id."""
+        return self._row(hold_id, self.time.now_us())
+
+    def list_holds(self, status: Status | None = "pending", *, after: int = 0, limit: int = 100) -> list[Hold]:
+        """Questions in order of creation, from `seq` above `after`; None for all."""
+        now = self.time.now_us()
+        where = {
+            None: "seq > :after",
+            "pending": "status = 'pending' and seq > :after and expires_at_us > :now",
+            "expired": "(status = 'expired' or (status = 'pending' and expires_at_us <= :now)) and seq > :after",
+        }.get(status, "status = :status and seq > :after")
+        rows = self._database.execute(
+            f"select {_COLUMNS} from approvals where {where} order by seq limit :limit",
+            {"after": after, "now": now, "status": status, "limit": limit},
+        )
+        return [_hold(row, now) for row in rows]
+
+    def for_action(self, run: str, proposal: str, action: str) -> Hold | None:
+        """The latest question of an action: what `resume` finds again."""
+        return self._first("run = ? and proposal = ? and action = ?", (run, proposal, action))
+
+    def for_call(self, agent: str, session: str | None, digest: str) -> Hold | None:
+        """The latest question of an agent's session for a digest, if it is open, or approved and not used yet."""
+        match = "session is null" if session is None else "session = ?"
+        values = (agent, digest) if session is None else (agent, digest, session)
+        hold = self._first(f"agent = ? and digest = ? and {match}", values)
+        usable = hold and (hold.status == "pending" or (hold.status == "approved" and hold.consumed_by is None))
+        return hold if usable else None
+
+    def _first(self, where: str, values: tuple[Any, ...]) -> Hold | None:
+        rows = self._database.execute(
+            f"select {_COLUMNS} from approvals where {where} order by seq desc limit 1", values
+        )
+        return _hold(rows[0], self.time.now_us()) if rows else None
+
+    def _row(self, hold_id: str, now: int, *, expire: bool = False) -> Hold | None:
+        rows = self._database.execute(f"select {_COLUMNS} from approvals where id = ?", (hold_id,))
+        if not rows:
+            return None
+        hold = _hold(rows[0], now)
+        if expire and hold.status == "expired" and hold.decided_at_us is None:
+            hold = self._decide(hold, "expired", now, "approval_expired", "")
+            self._save(hold)
+        return hold
+
+    def _edited(self, hold: Hold, patch: dict[str, Any]) -> Hold:
+        return msgspec.structs.replace(
+            hold,
+            digest=edited_digest(hold.digest, patch),
+            edits=(*hold.edits, patch),
+            parameters=self._redact(merge_patch(hold.parameters, patch)),
+        )
+
+    def _count(self, hold: Hold, vote: Vote, now: int) -> Hold:
+        """Decide if this vote decides."""
+        if vote.decision == "deny":
+            return self._decide(hold, "denied", now, vote.reason, vote.approver)
+        if not satisfied(hold, hold.votes):
+            return hold
+        hold = self._decide(hold, "approved", now, vote.reason, vote.approver)
+        terms = agreed_standing(hold, hold.votes)
+        if terms.scope == "once":
+            return hold
+        return msgspec.structs.replace(hold, standing_id=self.standing.mint(hold, terms, now, vote.approver))
+
+    def _decide(self, hold: Hold, status: Status, now: int, reason: str, who: str) -> Hold:
+        self.audit.write(now, status, hold.id, who=who, detail={"digest": hold.digest})
+        return msgspec.structs.replace(hold, status=status, decided_at_us=now, decision_reason=reason)
+
+    def _save(self, hold: Hold) -> None:
+        """Write what may change, only over a row that is still pending: the compare-and-set."""
+        question = msgspec.convert(hold, _Question, from_attributes=True)
+        self._database.execute(
+            "update approvals set digest = ?, status = ?, decided_at_us = ?, decision_reason = ?, standing_id = ?,"
+            " question = ?, edits = ?, votes = ? where id = ? and status = 'pending'",
+            (
+                hold.digest,
+                hold.status,
+                hold.decided_at_us,
+                hold.decision_reason,
+                hold.standing_id,
+                _text(question),
+                _text(hold.edits),
+                _text(hold.votes),
+                hold.id,
+            ),
+        )
+        if self._database.changes != 1:
+            raise IntegrityError(f"`{hold.id}` was resolved while this transaction held the write lock")
+
+
+def _check(decision: Choice, patch: dict[str, Any] | None, standing: Standing) -> None:
+    if (decision == "edit") != (patch is not None) or patch == {}:
+        raise UsageError("an edit, and nothing else, comes with a patch that changes something")
+    if patch is not None and len(canonical(patch)) > DEFAULT_LIMITS.parameters_bytes:
+        raise UsageError(f"the patch is over {DEFAULT_LIMITS.parameters_bytes} bytes")
+    if standing.scope != "once" and (standing.ttl_ms <= 0 or standing.uses <= 0):
+        raise UsageError("a standing answer needs a time to live and a number of uses above zero")
+
+
+def _hold(row: tuple[Any, ...], now: int) -> Hold:
+    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
+    question = msgspec.json.decode(values.pop("question"), type=_Question)
+    if values["status"] == "pending" and values["expires_at_us"] <= now:
+        values["status"] = "expired"
+        values["decision_reason"] = "approval_expired"
+    values["edits"] = tuple(msgspec.json.decode(values["edits"]))
+    values["votes"] = msgspec.json.decode(values["votes"], type=tuple[Vote, ...])
+    return Hold(**values, **{name: getattr(question, name) for name in _Question.__struct_fields__})
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
