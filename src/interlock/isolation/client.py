@@ -80,7 +80,9 @@ class ForkServer:
         """The server's process id; None if it is not running."""
         return self._pid
 
-    async def run(self, request: Request, *, cwd: int, stdin: bytes | None = None, channel: int | None = None) -> Outcome:
+    async def run(
+        self, request: Request, *, cwd: int, stdin: bytes | None = None, channel: int | None = None
+    ) -> Outcome:
         """Perform one request and return when its process tree is gone.
 
         `cwd` is a directory descriptor (O_PATH will do), `stdin` what the program can read (nothing: /dev/null),
@@ -118,10 +120,7 @@ class ForkServer:
             try:
                 body = memory_file("request", json.dumps(request).encode())
                 stack.callback(os.close, body)
-                if stdin is None:
-                    source = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-                else:
-                    source = memory_file("stdin", stdin)
+                source = _nothing() if stdin is None else memory_file("stdin", stdin)
                 stack.callback(os.close, source)
             except OSError as error:
                 raise _no_descriptors(error) from error
@@ -188,6 +187,10 @@ class ForkServer:
         channel.close()
         if pid is not None:
             _reap(pid, 0)
+
+
+def _nothing() -> int:
+    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
 async def _send(server: socket.socket, fds: list[int]) -> None:

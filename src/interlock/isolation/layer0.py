@@ -24,7 +24,7 @@ _SYS_CLOSE_RANGE = 436  # the same number on every architecture
 _LAST_DESCRIPTOR = 0xFFFFFFFF
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A step between fork and exec failed; `step` names it."""
 
     def __init__(self, step: str, number: int) -> None:
@@ -43,7 +43,7 @@ def enter(*, parent: int, cwd: int, descriptors: Sequence[int], spare: int, limi
     """Raise the walls of L0 around this process, which was forked by `parent`.
 
     `descriptors` become 0, 1, 2 ...; everything else is closed but `spare`, which must be 10 or higher and closes on exec.
-    Raises: Refused.
+    Raises: RefusedError.
     """
     try:
         os.setsid()
@@ -53,11 +53,11 @@ def enter(*, parent: int, cwd: int, descriptors: Sequence[int], spare: int, limi
         _limit(limits)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     except (OSError, ValueError) as error:
-        raise Refused("walls", getattr(error, "errno", None) or errno.EINVAL) from error
+        raise RefusedError("walls", getattr(error, "errno", None) or errno.EINVAL) from error
     try:
         os.fchdir(cwd)
     except OSError as error:
-        raise Refused("cwd", error.errno or errno.EINVAL) from error
+        raise RefusedError("cwd", error.errno or errno.EINVAL) from error
     try:
         for target, fd in enumerate(descriptors):
             if fd == target:
@@ -67,15 +67,15 @@ def enter(*, parent: int, cwd: int, descriptors: Sequence[int], spare: int, limi
         _close(len(descriptors), spare - 1)
         _close(spare + 1, _LAST_DESCRIPTOR)
     except OSError as error:
-        raise Refused("walls", error.errno or errno.EINVAL) from error
+        raise RefusedError("walls", error.errno or errno.EINVAL) from error
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # the two that Python ignores; ignoring survives exec
         signal.signal(number, signal.SIG_DFL)
 
 
-def execute(argv: Sequence[str], environment: dict[str, str], search: str) -> None:
+def execute(argv: list[str], environment: dict[str, str], search: str) -> None:
     """Become the program. A name without a slash is looked for in `search`, never in the current directory.
 
-    Raises: Refused, with the errno that says most (EACCES rather than ENOENT).
+    Raises: RefusedError, with the errno that says most (EACCES rather than ENOENT).
     """
     name = argv[0]
     candidates = [name] if "/" in name else [f"{d}/{name}" for d in search.split(":") if d.startswith("/")]
@@ -88,7 +88,7 @@ def execute(argv: Sequence[str], environment: dict[str, str], search: str) -> No
                 worst = error.errno or errno.EINVAL
                 if worst != errno.EACCES:
                     break
-    raise Refused("exec", worst)
+    raise RefusedError("exec", worst)
 
 
 def machine_tasks() -> int | None:
@@ -114,10 +114,9 @@ def _limit(limits: Limits) -> None:
         # supervisor's count; and not for root, whom the kernel exempts.
         bound = tasks + 16 * limits["processes"]
         wanted[resource.RLIMIT_NPROC] = (bound, bound)
-    for what, (soft, hard) in wanted.items():
+    for what, pair in wanted.items():
         _, ceiling = resource.getrlimit(what)
-        if ceiling != resource.RLIM_INFINITY:
-            soft, hard = min(soft, ceiling), min(hard, ceiling)
+        soft, hard = pair if ceiling == resource.RLIM_INFINITY else (min(pair[0], ceiling), min(pair[1], ceiling))
         resource.setrlimit(what, (soft, hard))
 
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from interlock.isolation.layer0 import Refused, become_subreaper, enter, execute, machine_tasks
+from interlock.isolation.layer0 import RefusedError, become_subreaper, enter, execute, machine_tasks
 from interlock.isolation.tree import outgrows, reap, sweep
 from interlock.isolation.wire import STARTED, STOP, Failure, Report, Request, memory_file, read_memory_file
 
@@ -35,7 +35,7 @@ _READ_BYTES: Final = 256 * 1024
 
 
 def execute_program(request: Request) -> None:
-    """Become the program of the request. Raises: Refused."""
+    """Become the program of the request. Raises: RefusedError."""
     execute(request["argv"], request["environment"], request["search"])
 
 
@@ -60,7 +60,7 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform) -> int:
         control.send(STARTED)
         try:
             supervisor.start(descriptors[2], descriptors[3:], perform)
-        except Refused as refused:
+        except RefusedError as refused:
             sweep(_SWEEP_S)
             _answer(control, _failed(refused.step, refused.number), None)
             return 0
@@ -85,7 +85,7 @@ class Supervisor:
         self.request = request
         self.status: int | None = None
         self.stopped: str | None = None
-        self.began = time.monotonic()
+        self.began = self.counted = time.monotonic()
         timeout_ms = request["timeout_ms"]
         self.ends_at = self.began + timeout_ms / 1000 if timeout_ms is not None else float("inf")
         """When the tree is asked to end (TERM)."""
@@ -97,7 +97,7 @@ class Supervisor:
         self.tasks_before = machine_tasks()
 
     def start(self, cwd: int, rest: list[int], perform: Perform) -> None:
-        """Fork the payload. `rest` is standard input and perhaps a channel. Raises: Refused."""
+        """Fork the payload. `rest` is standard input and perhaps a channel. Raises: RefusedError."""
         readers, writers = [], []
         for _ in range(2):
             reader, writer = os.pipe()
@@ -113,7 +113,7 @@ class Supervisor:
         try:
             self.pid = os.fork()
         except OSError as error:
-            raise Refused("fork", error.errno or errno.EAGAIN) from error
+            raise RefusedError("fork", error.errno or errno.EAGAIN) from error
         if self.pid == 0:
             wanted = [rest[0], writers[0], writers[1], *rest[1:]]
             self._payload(me, cwd, wanted, high, perform)
@@ -123,7 +123,7 @@ class Supervisor:
             said = file.read()  # end of file when exec closes the other end
         if said:
             step, _, number = said.partition(b" ")
-            raise Refused(step.decode(), int(number))
+            raise RefusedError(step.decode(), int(number))
         self.program = os.pidfd_open(self.pid)
         self.outputs = {fd: bytearray() for fd in readers}
         self.totals = dict.fromkeys(readers, 0)
@@ -138,7 +138,7 @@ class Supervisor:
                     os.close(trouble)
                 perform(self.request)
                 code = 0
-            except Refused as refused:
+            except RefusedError as refused:
                 os.write(trouble, f"{refused.step} {refused.number}".encode())
         except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
             sys.excepthook(*sys.exc_info())
@@ -153,20 +153,8 @@ class Supervisor:
         poller = select.poll()
         for fd in (self.control.fileno(), self.runtime, self.program, *self.outputs):
             poller.register(fd, select.POLLIN)
-        counted = self.began
-        while True:
-            now = time.monotonic()
-            if now >= self.ends_at and self.stopped is None:
-                self._stop("timeout")
-            if now >= self.kill_at:
-                return
-            if now - counted >= _TICK_S:
-                counted = now
-                if self._too_many():
-                    self.stopped = self.stopped or "processes"
-                    return
-            pause = min(_TICK_S if self.stopped is None else 0.01, self.ends_at - now, self.kill_at - now)
-            for fd, _ in poller.poll(max(0.0, pause) * 1000):
+        while not self._overdue():
+            for fd, _ in poller.poll(self._pause_ms()):
                 if fd in self.outputs:
                     if not self._read(fd):
                         poller.unregister(fd)
@@ -215,6 +203,24 @@ class Supervisor:
             "stderr_bytes": err_total,
         }
         _answer(self.control, report, memory_file("output", out, err))
+
+    def _overdue(self) -> bool:
+        """What the clock asks for. True if everything has to be killed now."""
+        now = time.monotonic()
+        if now >= self.ends_at and self.stopped is None:
+            self._stop("timeout")
+        if now - self.counted >= _TICK_S:
+            self.counted = now
+            if self._too_many():
+                self.stopped = "processes"
+                return True
+        return now >= self.kill_at
+
+    def _pause_ms(self) -> float:
+        now = time.monotonic()
+        if self.stopped is not None:  # strays end without a word: look often
+            return max(0.0, min(0.01, self.kill_at - now)) * 1000
+        return max(0.0, min(_TICK_S, self.ends_at - now)) * 1000
 
     def _stop(self, why: str) -> None:
         """Ask the program and its process group to end; the rest is killed when the grace is over."""

@@ -1,0 +1,58 @@
+"""The environment of a child: an allow list, never what the parent happens to have.
+
+A child gets these and nothing else:
+
+- `PATH` of Interlock, its relative and empty entries dropped
+- `LANG`, `LANGUAGE`, `LC_*`, `TZ`, `USER`, `LOGNAME` as Interlock has them; `LANG` is `C.UTF-8` where it has none
+- `TERM=dumb`: no terminal is there
+- `HOME`: a fresh, empty directory, private to the action and removed after it
+- what the call's `env` names, except the variables that make a program load code which the call does not name
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from interlock.model.errors import ToolError
+
+_KEPT: Final = frozenset(("LANG", "LANGUAGE", "TZ", "USER", "LOGNAME"))
+_DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+_LOADS_CODE: Final = re.compile(
+    r"LD_.*|GCONV_PATH|BASH_ENV|ENV|BASH_FUNC_.*|BASHOPTS|SHELLOPTS|PS4|PROMPT_COMMAND", re.DOTALL
+)
+"""Read by the dynamic loader, the C library or a shell before the program that a policy has judged has its first word."""
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+def child_environment(parent: Mapping[str, str]) -> dict[str, str]:
+    """The base environment for children of a process that has `parent` as its own; without HOME."""
+    environment = {k: v for k, v in parent.items() if k in _KEPT or k.startswith("LC_")}
+    environment.setdefault("LANG", "C.UTF-8")
+    directories = [d for d in parent.get("PATH", "").split(":") if d.startswith("/")]
+    return {**environment, "TERM": "dumb", "PATH": ":".join(directories) or _DEFAULT_PATH}
+
+
+def requested_environment(wanted: Mapping[str, str]) -> dict[str, str]:
+    """The variables of a call, checked.
+
+    Raises: ToolError `environment_denied`, `invalid_parameters`.
+    """
+    for name, value in wanted.items():
+        if not _NAME.match(name) or "\0" in value:
+            raise ToolError(
+                "`env` has a name that is no variable name, or a value with a NUL character",
+                code="invalid_parameters",
+                path="$.parameters.env",
+                retryable=False,
+            )
+        if _LOADS_CODE.fullmatch(name):
+            raise ToolError(
+                "`env` has a variable that makes programs load other code (`LD_*`, `BASH_ENV` and the like)",
+                code="environment_denied",
+                path="$.parameters.env",
+                retryable=False,
+                hint="leave it out, or set it inside the command, where rules and people can see it",
+            )
+    return dict(wanted)

@@ -1,0 +1,353 @@
+"""Runs programs: `ProcessRunner`, which `shell`, `exec` and the git tools share, and those first two tools.
+
+A program starts from the fork server behind layer L0 and its whole process tree is gone when the call returns, however it
+ends. Until more layers are built the posture says plainly that they are absent.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from interlock.executors.environment import child_environment, requested_environment
+from interlock.isolation.client import ForkServer, Outcome, Stopped
+from interlock.isolation.posture import posture
+from interlock.isolation.wire import Failure, Limits, Report, Request
+from interlock.model.clock import Clock
+from interlock.model.errors import ToolError
+from interlock.model.limits import DEFAULT_LIMITS
+from interlock.model.tool import Binding, Context, Tool
+
+GRACE_MS: Final = 500
+"""Between TERM and KILL."""
+
+
+class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a process action is held to unless the configuration says otherwise."""
+
+    memory_bytes: int = 1024**3
+    """Of each process: writable private memory."""
+    processes: int = 64
+    """Of the whole tree at once."""
+    file_bytes: int = 16 * 1024**3
+    """No file may be written beyond this size."""
+    open_files: int = 65_536
+
+
+class ProcessResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How a program ended. Exactly one of `exit_code` and `signal` is set."""
+
+    exit_code: int | None
+    signal: str | None
+    """For example `SIGKILL`."""
+    stdout: bytes
+    """The first `output_bytes_max` bytes; what came after has been read and dropped."""
+    stderr: bytes
+    truncated: bool
+    timed_out: bool
+    duration_ms: float
+    strays_killed: int
+    """Processes that the program had left behind."""
+    resources: dict[str, int | float]
+    """`cpu_user_ms`, `cpu_system_ms`, `cpu_ms`, `memory_bytes`, `read_bytes`, `written_bytes` of the whole tree."""
+
+
+class ProcessRunner:
+    """Starts programs for tools. One for a runtime; safe to use from several event loops."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        server: ForkServer | None = None,
+        parent_environment: Mapping[str, str] | None = None,
+        limits: ProcessLimits | None = None,
+    ) -> None:
+        """Start nothing yet. `parent_environment` is `os.environ` unless given."""
+        self._clock = clock
+        self._server = server or ForkServer()
+        self._environment = child_environment(os.environ if parent_environment is None else parent_environment)
+        self._limits = limits or ProcessLimits()
+
+    @property
+    def server(self) -> ForkServer:
+        """The fork server, for those who have to leave it alone (`proc.kill`) or to close it."""
+        return self._server
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        *,
+        ctx: Context,
+        cwd: int | str | dict[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | None = None,
+        timeout_ms: int | None = None,
+        output_bytes_max: int | None = None,
+        limits: ProcessLimits | None = None,
+        read_only: bool = False,
+    ) -> ProcessResult:
+        """Run a program to its end and return how it ended, a failure included.
+
+        `cwd` is a directory descriptor, or a path beneath the workspace (None: its root). `env` is added to the allow-listed
+        base environment. The program is looked for in the base PATH. It ends at the context's deadline, or after
+        `timeout_ms` if that is sooner; then `timed_out` is set. With `read_only` the caller vouches that nothing is changed.
+
+        Raises: ToolError `spawn_failed`; `process_lost`, `process_limit`; and, when the awaiting task is cancelled,
+        `timeout` (the deadline has passed) or `cancelled`, with the partial output, once the tree is gone.
+        """
+        if not argv or any("\0" in part for part in argv):
+            raise ToolError(
+                "the program is missing, or an argument holds a NUL character",
+                code="invalid_parameters",
+                retryable=False,
+            )
+        limits = limits or self._limits
+        remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
+        request: Request = {
+            "argv": list(argv),
+            "search": self._environment["PATH"],
+            "environment": {**self._environment, **(env or {})},
+            "home": "HOME" not in (env or {}),
+            "timeout_ms": remaining_ms if timeout_ms is None else min(timeout_ms, remaining_ms),
+            "grace_ms": GRACE_MS,
+            "keep_bytes": DEFAULT_LIMITS.process_output_bytes if output_bytes_max is None else output_bytes_max,
+            "limits": wire_limits(limits),
+            "call": None,
+        }
+        directory = cwd if isinstance(cwd, int) else ctx.workspace.open_directory("." if cwd is None else cwd)
+        try:
+            return await self._perform(request, directory, stdin, ctx, read_only=read_only)
+        finally:
+            if directory is not cwd:
+                os.close(directory)
+
+    def close(self) -> None:
+        """End the fork server."""
+        self._server.close()
+
+    async def _perform(
+        self, request: Request, directory: int, stdin: bytes | None, ctx: Context, *, read_only: bool
+    ) -> ProcessResult:
+        try:
+            outcome = await self._server.run(request, cwd=directory, stdin=stdin)
+        except Stopped as stopped:
+            late = self._clock.mono_ns() >= ctx.deadline_ns
+            partial = None
+            if stopped.outcome.report["failure"] is None:
+                partial = result_as_json(self._account(stopped.outcome, ctx, read_only=read_only))
+            raise ToolError(
+                "stopped at its time-out" if late else "stopped because the action was cancelled",
+                code="timeout" if late else "cancelled",
+                output=partial,
+            ) from None
+        failure = outcome.report["failure"]
+        if failure is not None:
+            raise spawn_error(failure)
+        return self._account(outcome, ctx, read_only=read_only)
+
+    @staticmethod
+    def _account(outcome: Outcome, ctx: Context, *, read_only: bool) -> ProcessResult:
+        """Tell the context what a program that ran did and cost. Raises: ToolError if it ended for a reason of ours."""
+        report = outcome.report
+        ctx.posture(**posture())
+        if not read_only:
+            ctx.not_exactly_undoable("a process ran in the direct workspace")
+        result = _result(outcome)
+        ctx.resources(result.resources)
+        if report["strays_left"]:
+            ctx.not_exactly_undoable("a process that could not be killed is still running")
+            ctx.posture(tree="absent(a process of the tree could not be killed)")
+        if report["stopped"] == "processes":
+            raise ToolError(
+                "the action had more processes at once than its limit; all of them were ended",
+                code="process_limit",
+                retryable=False,
+                output=result_as_json(result),
+                hint="raise `processes` in the section `isolation` of the configuration",
+            )
+        return result
+
+
+def wire_limits(limits: ProcessLimits) -> Limits:
+    """The limits as the supervisor takes them."""
+    return {
+        "memory_bytes": limits.memory_bytes,
+        "file_bytes": limits.file_bytes,
+        "open_files": limits.open_files,
+        "processes": limits.processes,
+    }
+
+
+def spawn_error(failure: Failure) -> ToolError:
+    """Says why nothing was started. `output.why` is stable; the program's name is a parameter and never in the message."""
+    step, number = failure["step"], failure["errno"]
+    why, message, hint = "failed", f"the program could not be started ({step}): {os.strerror(number)}", None
+    match step, number:
+        case "exec", errno.ENOENT:
+            why, message = "not_found", "the program was not found"
+            hint = "programs are looked for in Interlock's PATH; a script also needs the interpreter in its first line"
+        case "exec", errno.EACCES:
+            why, message = "not_executable", "the program was found, but may not be executed"
+            hint = "it is a directory, has no execute permission, or its file system forbids execution"
+        case "exec", errno.ENOEXEC:
+            why, message = "not_a_program", "the file is not a program that this machine can run"
+            hint = "a script needs a first line such as `#!/bin/sh`"
+        case "exec", errno.E2BIG:
+            why, message = "too_long", "arguments and environment together are longer than the kernel takes"
+            hint = "hand the data over by `stdin` or a file"
+        case "cwd", _:
+            why, message = "bad_cwd", f"the working directory could not be entered: {os.strerror(number)}"
+        case "fork", _:
+            why, message = "no_process", f"the machine has no process left: {os.strerror(number)}"
+    return ToolError(
+        message,
+        code="spawn_failed",
+        retryable=step == "fork",
+        output={"why": why, "errno": errno.errorcode.get(number, str(number))},
+        hint=hint,
+    )
+
+
+def _result(outcome: Outcome) -> ProcessResult:
+    report = outcome.report
+    return ProcessResult(
+        exit_code=report["exit_code"],
+        signal=_signal_name(report["signal"]),
+        stdout=outcome.stdout,
+        stderr=outcome.stderr,
+        truncated=report["stdout_bytes"] > report["stdout_kept"] or report["stderr_bytes"] > report["stderr_kept"],
+        timed_out=report["stopped"] == "timeout",
+        duration_ms=report["duration_ms"],
+        strays_killed=report["strays_killed"],
+        resources=_resources(report),
+    )
+
+
+def _resources(report: Report) -> dict[str, int | float]:
+    return {
+        "cpu_ms": round(report["cpu_user_ms"] + report["cpu_system_ms"], 3),
+        "cpu_user_ms": report["cpu_user_ms"],
+        "cpu_system_ms": report["cpu_system_ms"],
+        "memory_bytes": report["memory_bytes"],
+        "read_bytes": report["read_bytes"],
+        "written_bytes": report["written_bytes"],
+    }
+
+
+def _signal_name(number: int | None) -> str | None:
+    if number is None:
+        return None
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"  # a real-time signal
+
+
+def result_as_json(result: ProcessResult) -> dict[str, Any]:
+    """The output of `shell` and `exec`.
+
+    `stdout` and `stderr` are text where the bytes are UTF-8 (`*_encoding` is `utf-8`), else standard base64 (`base64`).
+    """
+    stdout, stdout_encoding = _text(result.stdout, cut=result.truncated)
+    stderr, stderr_encoding = _text(result.stderr, cut=result.truncated)
+    return {
+        "exit_code": result.exit_code,
+        "signal": result.signal,
+        "stdout": stdout,
+        "stdout_encoding": stdout_encoding,
+        "stderr": stderr,
+        "stderr_encoding": stderr_encoding,
+        "truncated": result.truncated,
+        "duration_ms": result.duration_ms,
+    }
+
+
+def _text(data: bytes, *, cut: bool) -> tuple[str, str]:
+    try:
+        return data.decode(), "utf-8"
+    except UnicodeDecodeError as error:
+        # A limit may fall into the middle of a character: that alone does not make the text binary.
+        if cut and error.reason == "unexpected end of data" and error.end == len(data):
+            return data[: error.start].decode(), "utf-8"
+    return base64.b64encode(data).decode(), "base64"
+
+
+def bindings(runner: ProcessRunner) -> list[Binding]:
+    """The tools `shell` and `exec`."""
+
+    async def shell(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        return await _run_tool(runner, ["/bin/sh", "-c", parameters["command"]], parameters, ctx)
+
+    async def exec_(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        return await _run_tool(runner, parameters["argv"], parameters, ctx)
+
+    return [
+        Binding(tool=_tool("shell", "Run a command line with /bin/sh.", {"command": _COMMAND}), function=shell),
+        Binding(tool=_tool("exec", "Run a program with arguments, without a shell.", {"argv": _ARGV}), function=exec_),
+    ]
+
+
+async def _run_tool(runner: ProcessRunner, argv: list[str], parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    stdin = parameters.get("stdin")
+    result = await runner.run(
+        argv,
+        ctx=ctx,
+        cwd=parameters.get("cwd"),
+        env=requested_environment(parameters.get("env", {})),
+        stdin=None if stdin is None else stdin.encode(),
+    )
+    output = result_as_json(result)
+    if result.timed_out:
+        raise ToolError("stopped at its time-out", code="timeout", output=output)
+    if parameters.get("check", True):
+        if result.signal is not None:
+            raise ToolError(f"the process was ended by {result.signal}", code="signalled", output=output)
+        if result.exit_code != 0:
+            raise ToolError(f"the process ended with exit code {result.exit_code}", code="exit_code", output=output)
+    return output
+
+
+_COMMAND: Final = {"type": "string", "minLength": 1, "description": "What /bin/sh -c gets."}
+_ARGV: Final = {
+    "type": "array",
+    "items": {"type": "string"},
+    "minItems": 1,
+    "description": "The program, by path or looked for in PATH, and its arguments.",
+}
+_SHARED: Final[dict[str, Any]] = {
+    "cwd": {
+        "type": ["string", "object"],
+        "x-interlock": "path.read",
+        "description": "Directory beneath the workspace; its root unless given.",
+    },
+    "stdin": {"type": "string", "description": "What the process reads from its standard input, as UTF-8."},
+    "env": {
+        "type": "object",
+        "additionalProperties": {"type": "string"},
+        "description": "Variables added to the clean environment.",
+    },
+    "check": {"type": "boolean", "default": True, "description": "A non-zero exit fails the action (the default)."},
+}
+
+
+def _tool(name: str, description: str, first: dict[str, Any]) -> Tool:
+    return Tool(
+        name=name,
+        description=description,
+        parameters={
+            "type": "object",
+            "properties": {**first, **_SHARED},
+            "required": list(first),
+            "additionalProperties": False,
+        },
+        timeout_ms=120_000,
+        isolation="process",
+        tags=("process",),
+    )
