@@ -108,6 +108,7 @@ ERROR_CODES: Final[dict[str, str]] = {
     "key_exposed": "The signing key's file can be read by other users.",
     "key_damaged": "The signing key's file does not hold an Ed25519 key.",
     "conflict": "Somebody else changed what this step started from.",
+    "extra_missing": "A setting or command needs an optional extra that is not installed; the hint names the command.",
     **{
         k: REASONS[k]
         for k in (
