@@ -1,0 +1,185 @@
+"""The sampler: one daemon thread that looks at the machine once a second, so that an action only picks up what is there.
+
+It starts with the first question and costs little: the scan of the process table, its dearest part, is repeated at most so
+often that it takes 1 % of the time. Nothing here raises because of what the machine hides: see `Snapshot.absent`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from interlock.model.clock import Clock
+from interlock.telemetry import procfs
+from interlock.telemetry.accelerators import NOT_ASKED, accelerators
+from interlock.telemetry.processes import Scan, scan, summarize
+from interlock.telemetry.procfs import TICKS_PER_S, Absent
+from interlock.telemetry.snapshot import Accelerator, Processes, Snapshot
+
+_T = TypeVar("_T")
+_SCAN_SHARE: Final = 0.01
+_PAUSE_S: Final = 0.2
+"""How long `snapshot_now` looks at the CPUs."""
+
+
+class Sampler:
+    """Samples of this machine; `path` is where the disk is looked at (the workspace). Thread-safe."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        path: Path,
+        *,
+        interval_s: float = 1.0,
+        proc: Path = Path("/proc"),
+        sys: Path = Path("/sys"),
+    ) -> None:
+        """Nothing starts yet. `proc` and `sys` are other trees in tests."""
+        self._clock = clock
+        self._path = path
+        self._interval_s = interval_s
+        self._proc = proc
+        self._sys = sys
+        self._latest: Snapshot | None = None
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._cpu: procfs.CpuTimes | None = None
+        self._scan: Scan | None = None
+        self._summary: Processes | None = None
+        self._table: dict[tuple[int, int], str] = {}
+        self._own_cpu_percent: float | None = None
+        self._scan_due_ns = 0
+
+    def latest(self) -> Snapshot:
+        """The last sample. The first call takes one without the process table (under a millisecond) and starts the thread."""
+        latest = self._latest
+        return latest if latest is not None else self._start()
+
+    def snapshot_now(self) -> Snapshot:
+        """A full sample taken now, looking at the CPUs for 0.2 s and asking nvidia-smi: for people, not for actions."""
+        with self._lock:
+            self._sample(processes=True)
+            self._stop.wait(_PAUSE_S)
+            self._scan_due_ns = 0
+            return self._sample(processes=True, ask=True)
+
+    def close(self) -> None:
+        """Stop the thread. The last sample stays."""
+        self._stop.set()
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout=5)
+
+    def _start(self) -> Snapshot:
+        with self._lock:
+            if self._latest is None:
+                self._latest = self._sample(processes=False)
+                self._thread = threading.Thread(target=self._run, name="interlock-sampler", daemon=True)
+                self._thread.start()
+            return self._latest
+
+    def _run(self) -> None:
+        # The first full sample follows soon, so that a short run has its processes and CPU use too.
+        pause_s = min(0.1, self._interval_s)
+        while not self._stop.wait(pause_s):
+            pause_s = self._interval_s
+            with self._lock:
+                sample = self._sample(processes=True)
+            _ = sample.view  # made here, so that no action pays for it
+            self._latest = sample
+
+    def _sample(self, *, processes: bool, ask: bool = False) -> Snapshot:
+        began_ns = self._clock.mono_ns()
+        absent: dict[str, str] = {}
+        if processes and began_ns >= self._scan_due_ns:
+            self._scan_processes(absent)
+        elif self._summary is None:
+            absent["processes"] = "not scanned yet"
+        memory = self._memory(absent)
+        disk = _try(absent, "disk", self._disk) or {}
+        gpus: tuple[Accelerator, ...] = (
+            _try(absent, "accelerators", lambda: accelerators(self._proc, self._sys, ask=ask)) or ()
+        )
+        if any(g.busy_percent is None for g in gpus):
+            absent["accelerators"] = NOT_ASKED
+        return Snapshot(
+            ts=self._clock.now_us(),
+            mono_ns=began_ns,
+            cpus=os.cpu_count() or 1,
+            cpu_percent=self._cpu_percent(absent),
+            own_cpu_percent=self._own_cpu_percent,
+            load=_try(absent, "load", lambda: procfs.load(self._proc)),
+            memory_total_bytes=memory.total if memory else None,
+            memory_used_bytes=memory.used if memory else None,
+            own_memory_bytes=self._scan.own_memory_bytes if self._scan else None,
+            pressure=_try(absent, "pressure", lambda: procfs.pressure(self._proc)) or {},
+            accelerators=gpus,
+            processes=self._summary,
+            table=self._table,
+            absent=absent,
+            took_ms=round((self._clock.mono_ns() - began_ns) / 1e6, 3),
+            **disk,
+        )
+
+    def _cpu_percent(self, absent: dict[str, str]) -> float | None:
+        now = _try(absent, "cpu", lambda: procfs.cpu_times(self._proc))
+        before, self._cpu = self._cpu, now
+        if now is None:
+            return None
+        if before is None or now.total <= before.total:
+            absent["cpu"] = "needs two samples"
+            return None
+        busy = (now.total - now.idle) - (before.total - before.idle)
+        return round(min(100.0, max(0.0, 100.0 * busy / (now.total - before.total))), 1)
+
+    def _memory(self, absent: dict[str, str]) -> procfs.Memory | None:
+        machine = _try(absent, "memory", lambda: procfs.memory(self._proc))
+        try:
+            group = procfs.control_group_memory(self._proc, self._sys)
+        except Absent:
+            return machine  # no limit of our own is the ordinary case, not something that is missing
+        if machine is None or group.used * machine.total > machine.used * group.total:
+            return group
+        return machine
+
+    def _disk(self) -> dict[str, Any]:
+        try:
+            disk = os.statvfs(self._path)
+        except OSError as error:
+            raise Absent(f"{self._path}: {os.strerror(error.errno or 0)}") from None
+        used = disk.f_blocks - disk.f_bfree
+        usable = used + disk.f_bavail
+        return {
+            "disk_total_bytes": disk.f_blocks * disk.f_frsize,
+            "disk_used_bytes": used * disk.f_frsize,
+            "disk_percent": round(100.0 * used / usable, 1) if usable else None,
+        }
+
+    def _scan_processes(self, absent: dict[str, str]) -> None:
+        now = _try(absent, "processes", lambda: scan(self._proc, os.getpid(), self._clock))
+        took_ns = self._clock.mono_ns()
+        if now is None:
+            self._scan = self._summary = None
+            self._table = {}
+            return
+        before, self._scan = self._scan, now
+        self._summary = summarize(now, before)
+        self._table = {key: row.name for key, row in now.rows.items()}
+        if before is not None and now.mono_ns > before.mono_ns:
+            seconds = (now.mono_ns - before.mono_ns) / 1e9
+            share = (now.own_ticks - before.own_ticks) / TICKS_PER_S / seconds / (os.cpu_count() or 1)
+            # It can fall where a child ended that nobody waited for; then we know too little, not less than nothing.
+            self._own_cpu_percent = round(min(100.0, max(0.0, 100.0 * share)), 1)
+        self._scan_due_ns = took_ns + round((took_ns - now.mono_ns) / _SCAN_SHARE)
+
+
+def _try(absent: dict[str, str], name: str, measure: Callable[[], _T]) -> _T | None:
+    try:
+        return measure()
+    except Absent as reason:
+        absent[name] = str(reason)
+        return None

@@ -1,0 +1,129 @@
+"""What a sample of the machine holds, its JSON view, and what changed between two of them.
+
+A measure that the machine does not give is None (or empty), and `absent` says why under the measure's name: nothing is
+guessed, and nothing raises because a container hides a file.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, Final
+
+import msgspec
+
+CHANGED_MAX: Final = 20
+"""How many processes that appeared or vanished a report names; their number is always exact."""
+
+ProcessKey = tuple[int, int]
+"""Process id and start time in clock ticks since boot: together never used twice."""
+
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """A consumer. `cpu_percent` is of one CPU since the scan before; 0 for a process that is new."""
+
+    pid: int
+    name: str
+    cpu_percent: float
+    rss_bytes: int
+    own: bool = False
+    """True for Interlock itself and everything it started."""
+
+
+class Processes(msgspec.Struct, frozen=True, kw_only=True):
+    """The summary of one scan."""
+
+    total: int = 0
+    running: int = 0
+    blocked: int = 0
+    """In uninterruptible sleep: mostly waiting for a disk."""
+    zombies: int = 0
+    own: int = 0
+    """Interlock and its descendants."""
+    own_zombies: int = 0
+    truncated: bool = False
+    """True if the scan stopped at its limit: the numbers are lower bounds."""
+    top_cpu: tuple[Process, ...] = ()
+    top_memory: tuple[Process, ...] = ()
+
+
+class Accelerator(msgspec.Struct, frozen=True, kw_only=True):
+    """A GPU or its like; what the driver's files do not tell is None."""
+
+    name: str
+    busy_percent: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """One sample. Percentages are 0 to 100; `own_*` is the part that Interlock and its descendants use themselves."""
+
+    ts: int
+    """Microseconds since the epoch."""
+    mono_ns: int
+    cpus: int
+    cpu_percent: float | None = None
+    """Of all CPUs together, since the sample before."""
+    own_cpu_percent: float | None = None
+    load: tuple[float, float, float] | None = None
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    """Total less what could be had without swapping; of the control group where that is the tighter limit."""
+    own_memory_bytes: int | None = None
+    disk_total_bytes: int | None = None
+    disk_used_bytes: int | None = None
+    disk_percent: float | None = None
+    """As `df` counts: used of what an ordinary user may use."""
+    pressure: dict[str, float] = {}
+    """`cpu.some`, `memory.some`, `memory.full`, `io.some`, `io.full`: per cent of the last 10 s that work stood still."""
+    accelerators: tuple[Accelerator, ...] = ()
+    processes: Processes | None = None
+    absent: dict[str, str] = {}
+    took_ms: float = 0.0
+    """What the sample itself cost."""
+    table: dict[ProcessKey, str] = {}
+    """Every process of the last scan with its name, for `diff`; not part of the view."""
+
+    @property
+    def memory_percent(self) -> float | None:
+        """Used memory as a percentage."""
+        if not self.memory_total_bytes or self.memory_used_bytes is None:
+            return None
+        return 100.0 * self.memory_used_bytes / self.memory_total_bytes
+
+    @cached_property
+    def view(self) -> dict[str, Any]:
+        """The snapshot as a JSON object, without what is absent. One object a sample: do not change it."""
+        fields = msgspec.to_builtins(msgspec.structs.replace(self, table={}))
+        return {k: v for k, v in fields.items() if k not in ("table", "mono_ns") and v not in (None, {}, ())}
+
+
+def diff(before: Snapshot, after: Snapshot) -> dict[str, Any]:
+    """What changed: `{interval_ms, disk_used_bytes?, memory_used_bytes?, appeared[], vanished[], *_count}`.
+
+    `interval_ms` is 0 if both moments fell on the same sample: then nothing can be said, and the lists are empty.
+    A process is named `PID NAME`. Processes that came and went between two samples are not seen.
+    """
+    change: dict[str, Any] = {"interval_ms": round((after.mono_ns - before.mono_ns) / 1e6)}
+    for name in ("disk_used_bytes", "memory_used_bytes"):
+        old, new = getattr(before, name), getattr(after, name)
+        if old is not None and new is not None:
+            change[name] = new - old
+    appeared, vanished = _only_in(after, before), _only_in(before, after)
+    change["appeared_count"], change["vanished_count"] = len(appeared), len(vanished)
+    change["appeared"], change["vanished"] = appeared[:CHANGED_MAX], vanished[:CHANGED_MAX]
+    return change
+
+
+def _only_in(one: Snapshot, other: Snapshot) -> list[str]:
+    if one.table is other.table or not one.table or not other.table:
+        return []  # the same scan, or one of the two has none
+    return [f"{key[0]} {one.table[key]}" for key in sorted(one.table.keys() - other.table.keys())]
+
+
+def report(before: Snapshot, after: Snapshot, own: dict[str, int | float] | None = None) -> dict[str, Any]:
+    """The `telemetry` of an action's result: `{before, after, change, own?}`."""
+    out = {"before": before.view, "after": after.view, "change": diff(before, after)}
+    if own:
+        out["own"] = own
+    return out
