@@ -8,6 +8,7 @@ what the machine refused.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -85,7 +86,7 @@ class Disk:
         self.sync_directory(path.parent)
 
     def write_atomic(self, path: Path, data: bytes, mode: int = 0o600) -> None:
-        """Replace a file as a whole: temporary file, fsync, rename, fsync of the directory."""
+        """Replace a file as a whole: temporary file, sync, rename, sync of the directory."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = self._do(f"open {temporary}", os.open, temporary, flags, mode)
@@ -93,7 +94,7 @@ class Disk:
             try:
                 os.fchmod(fd, mode)
                 self.write(fd, data)
-                self._do(f"fsync {temporary}", os.fsync, fd)
+                self.sync_data(fd)
             finally:
                 os.close(fd)
             self.rename(temporary, path)
@@ -106,6 +107,27 @@ class Disk:
     def rename(self, source: Path, destination: Path) -> None:
         """Rename, replacing the destination. Not durable before `sync_directory`."""
         self._do(f"rename {source} to {destination}", os.rename, source, destination)
+
+    def sync(self, fd: int) -> None:
+        """Make a file's data and attributes, or an open directory's names, durable (fsync). A failure is final."""
+        self._do("fsync", os.fsync, fd)
+
+    def sync_filesystem(self, fd: int) -> None:
+        """Make everything on the file system of `fd` durable (syncfs): cheaper than many single files."""
+        self._do("syncfs", _libc_call, "syncfs", fd)
+
+    def rename_at(
+        self, source_directory: int, source: bytes, directory: int, name: bytes, *, replace: bool = True
+    ) -> None:
+        """Rename between open directories. Without `replace`, raises FileExistsError if the new name is taken."""
+        if not replace:
+            with contextlib.suppress(_FlagUnknownError):
+                self._do("rename", _rename_no_replace, source_directory, source, directory, name)
+                return
+            # Some network file systems do not know the flag; a look before leaves them a small window.
+            if _taken(directory, name):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        self._do("rename", lambda: os.rename(source, name, src_dir_fd=source_directory, dst_dir_fd=directory))
 
     def lock(self, path: Path, *, wait: bool = False) -> int | None:
         """Take an exclusive lock on a file for as long as the descriptor is open. None if another process has it."""
@@ -128,6 +150,40 @@ class Disk:
             raise
         except OSError as error:
             raise store_error(error, what) from error
+
+
+_RENAME_NOREPLACE: Final = 1  # linux/fs.h
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _FlagUnknownError(Exception):
+    """The file system, or the C library, does not know RENAME_NOREPLACE."""
+
+
+def _libc_call(name: str, *arguments: int | bytes) -> None:
+    while getattr(_libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+
+
+def _rename_no_replace(source_directory: int, source: bytes, directory: int, name: bytes) -> None:
+    try:
+        _libc_call("renameat2", source_directory, source, directory, name, _RENAME_NOREPLACE)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOSYS):
+            raise _FlagUnknownError from error
+        raise
+    except AttributeError as error:
+        raise _FlagUnknownError from error
+
+
+def _taken(directory: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 class Database:

@@ -28,6 +28,10 @@ ROOT: Final = "."
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
+class PathOutsideError(ValueError):
+    """A path argument that cannot be inside the workspace, however the tree looks."""
+
+
 def name_matcher(globs: Iterable[str]) -> Callable[[str], bool]:
     """A function that says whether a name matches one of the globs. None at all match if there are no globs."""
     kept = tuple(globs)
@@ -105,7 +109,7 @@ def workspace_path(value: Any, root: str | None = None) -> str:
     `os.fsdecode`). An absolute path is accepted only beneath `root`. The workspace itself is `"."`. A tool must open what this
     returns, not what it was given: where `a` is a link, the kernel takes `a/../b` elsewhere.
 
-    Raises: ValueError, with a reason that does not repeat the path.
+    Raises: ValueError (PathOutsideError if it leaves), with a reason that does not repeat the path.
     """
     text = _text(value)
     if "\0" in text:
@@ -119,7 +123,7 @@ def workspace_path(value: Any, root: str | None = None) -> str:
     if text.startswith("/"):
         below = _below_root(text, root)
         if below is None:
-            raise ValueError("is absolute and not inside the workspace")
+            raise PathOutsideError("is absolute and not inside the workspace")
         return below
     return "/".join(_collapse(text)) or ROOT
 
@@ -142,7 +146,7 @@ def _collapse(text: str) -> list[str]:
         elif out:
             out.pop()
         elif not absolute:
-            raise ValueError("leaves the workspace")
+            raise PathOutsideError("leaves the workspace")
     return out
 
 

@@ -1,0 +1,301 @@
+"""A directory tree that is reached only beneath its root.
+
+Every access starts at the root's descriptor and goes through `beneath.py`, which follows no symbolic link. Links that stay
+inside are followed by `resolve`, which turns a path into one without links; that path is then opened. So `resolve` may be
+raced, and the worst that comes of it is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import heapq
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, Self
+
+from interlock.disk import Disk
+from interlock.model.errors import StoreError, ToolError, UsageError
+from interlock.workspace import beneath, protect
+from interlock.workspace.names import NameJson, Rel, link_to_json, parse, parts, refusal
+from interlock.workspace.nodes import ABSENT, Node, Seen, identity, kind_of
+
+LINKS_MAX: Final = 40  # what the kernel itself follows (MAXSYMLINKS)
+CHUNK_BYTES: Final = 1024 * 1024
+_LEFT_OUT: Final = frozenset(("not_found", "not_a_directory", "path_changed", "access_denied"))
+
+
+class Workspace:
+    """Files beneath one root. Paths are `Rel`s, made from parameters by `locate`; safe for threads.
+
+    `protected` are paths that no agent may change, beside the ones that are always protected.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        protected: Iterable[NameJson] = (),
+        disk: Disk | None = None,
+        access: beneath.Beneath | None = None,
+    ) -> None:
+        """Open the root; `access` is for tests. Raises: UsageError `workspace_missing`, ToolError for a bad `protected`."""
+        self.root = root.resolve()
+        self.disk = disk or Disk()
+        try:
+            self.fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UsageError(
+                f"the workspace `{root}` cannot be opened: {os.strerror(error.errno or 0)}", code="workspace_missing"
+            ) from error
+        self._beneath = access or beneath.best(self.fd)
+        self._changing = threading.RLock()
+        self.umask = _umask()
+        self.protected = (*protect.LOADED, *(self.parse(p, "protected") for p in protected))
+
+    def close(self) -> None:
+        """Let go of the root."""
+        os.close(self.fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[None]:
+        """Held from the look before a change until after it: one change at a time in this process."""
+        with self._changing:
+            yield
+
+    def parse(self, value: Any, field: str = "path") -> Rel:
+        """The path a parameter names, as written: links in it are not looked at. Raises: ToolError."""
+        return parse(value, os.fspath(self.root), field)
+
+    def locate(self, value: Any, field: str = "path", *, follow: bool = True) -> Rel:
+        """The path without links that a parameter leads to; see `resolve`."""
+        return self.resolve(self.parse(value, field), field, follow=follow)
+
+    def resolve(self, path: Rel, field: str = "path", *, follow: bool = True) -> Rel:
+        """The same place without any symbolic link in its path; the last name is followed only if `follow`.
+
+        Names that do not exist stay as they are. Raises: ToolError `path_outside_workspace`, `symlink_loop`,
+        `not_a_directory`.
+        """
+        pending = list(reversed(path))
+        real: list[bytes] = []
+        links = 0
+        while pending:
+            name = pending.pop()
+            if name == b"..":  # only ever from a link's text
+                if not real:
+                    raise _outside(field)
+                real.pop()
+                continue
+            real.append(name)
+            found = self.lstat(tuple(real), field)
+            if found is None:
+                continue
+            if stat.S_ISLNK(found.st_mode) and (pending or follow):
+                links += 1
+                if links > LINKS_MAX:
+                    raise ToolError(
+                        f"{field}: too many symbolic links", code="symlink_loop", path=f"$.parameters.{field}"
+                    )
+                text = self.read_link(tuple(real), field)
+                real.pop()
+                if text.startswith(b"/"):
+                    names, real = self._inside(text, field), []
+                else:
+                    names = parts(text)
+                pending.extend(reversed(names))
+            elif pending and not stat.S_ISDIR(found.st_mode):
+                raise refusal(OSError(errno.ENOTDIR, ""), field)
+        return tuple(real)
+
+    def check_change(self, path: Rel, field: str = "path") -> None:
+        """Refuse a change of what the loader reads. Raises: ToolError `path_protected`."""
+        protect.check(self, path, self.protected, field)
+
+    def open(self, path: Rel, flags: int, field: str = "path") -> int:
+        """A descriptor of a path without links. Raises: ToolError."""
+        with refused(field):
+            return self._beneath.open(self.fd, path, flags)
+
+    def open_directory(self, path: Rel, field: str = "path") -> int:
+        """A descriptor of a directory, good for listing, for what is in it, and for `Disk.sync`."""
+        return self.open(path, os.O_RDONLY | os.O_DIRECTORY, field)
+
+    def open_file(self, path: Rel, field: str = "path") -> int:
+        """A descriptor for reading a regular file; never hangs on a FIFO. Raises: ToolError."""
+        found = self.lstat(path, field)
+        if found is None:
+            raise refusal(OSError(errno.ENOENT, ""), field)
+        self._need_file(found, field)
+        fd = self.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, field)
+        try:
+            self._need_file(os.fstat(fd), field)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def lstat(self, path: Rel, field: str = "path") -> os.stat_result | None:
+        """The stat of what lies at a path without links before its last name; None for nothing. Raises: ToolError."""
+        try:
+            fd = self._beneath.open(self.fd, path, os.O_PATH)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise refusal(error, field) from error
+        try:
+            return os.fstat(fd)
+        finally:
+            os.close(fd)
+
+    def examine(self, path: Rel, field: str = "path", read: Callable[[int], tuple[str, int]] | None = None) -> Seen:
+        """What lies at a path without links, content digest included.
+
+        `read` takes a descriptor and gives digest and size; the default only hashes. Raises: ToolError, `file_changed` if the
+        file changed while it was read.
+        """
+        found = self.lstat(path, field)
+        if found is None:
+            return Seen(ABSENT, None)
+        kind = kind_of(found, field)
+        owner = (found.st_uid, found.st_gid)
+        mode = stat.S_IMODE(found.st_mode)
+        if kind == "dir":
+            return Seen(Node("dir", mode=mode, mtime_ns=found.st_mtime_ns, owner=owner), identity(found))
+        if kind == "symlink":
+            target = link_to_json(self.read_link(path, field))
+            return Seen(Node("symlink", target=target, mtime_ns=found.st_mtime_ns, owner=owner), identity(found))
+        fd = self.open_file(path, field)
+        try:
+            with refused(field):
+                sha256, size = (read or hash_file)(fd)
+            after = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if identity(after) != identity(found):
+            raise changed(field)
+        node = Node("file", mode=mode, size=size, sha256=sha256, mtime_ns=found.st_mtime_ns, owner=owner)
+        return Seen(node, identity(found))
+
+    def read_link(self, path: Rel, field: str = "path") -> bytes:
+        """The text of a symbolic link."""
+        fd = self.open(path, os.O_PATH, field)
+        try:
+            with refused(field):
+                return os.readlink(b"", dir_fd=fd)
+        finally:
+            os.close(fd)
+
+    def names(self, path: Rel, field: str = "path", *, most: int | None = None) -> list[bytes]:
+        """The names in a directory, sorted; only the first `most` of them, in memory for those."""
+        fd = self.open_directory(path, field)
+        try:
+            with refused(field), os.scandir(fd) as entries:
+                found = (os.fsencode(entry.name) for entry in entries)
+                return sorted(found) if most is None else heapq.nsmallest(most, found)
+        finally:
+            os.close(fd)
+
+    def walk(
+        self, path: Rel, field: str = "path", *, most: int | None = None, lenient: bool = False
+    ) -> Iterator[tuple[Rel, os.stat_result]]:
+        """What lies at a path and beneath it, a directory before what is in it, names sorted; links are not followed.
+
+        Of each directory only the first `most` names are looked at. `lenient` leaves out what is not there (any more) and
+        what cannot be read. Raises: ToolError.
+        """
+        pending = [path]
+        while pending:
+            here = pending.pop()
+            try:
+                found = self.lstat(here, field)
+                if found is None:
+                    raise refusal(OSError(errno.ENOENT, ""), field)
+                names = self.names(here, field, most=most) if stat.S_ISDIR(found.st_mode) else []
+            except ToolError as error:
+                if lenient and error.code in _LEFT_OUT:
+                    continue
+                raise
+            yield here, found
+            pending.extend((*here, name) for name in reversed(names))
+
+    def _inside(self, text: bytes, field: str) -> tuple[bytes, ...]:
+        """The names beneath the root of an absolute link's text."""
+        names, top = parts(text), parts(os.fsencode(self.root))
+        if names[: len(top)] != top:
+            raise _outside(field)
+        return names[len(top) :]
+
+    @staticmethod
+    def _need_file(found: os.stat_result, field: str) -> None:
+        kind = kind_of(found, field)
+        if kind == "dir":
+            raise refusal(OSError(errno.EISDIR, ""), field)
+        if kind == "symlink":
+            raise refusal(OSError(errno.ELOOP, ""), field)
+
+
+@contextlib.contextmanager
+def refused(field: str) -> Iterator[None]:
+    """Turn what the file system says in the block into a ToolError."""
+    try:
+        yield
+    except OSError as error:
+        raise refusal(error, field) from error
+    except StoreError as error:
+        # Disk speaks of the state directory; here it worked on the user's tree.
+        if isinstance(error.__cause__, OSError):
+            raise refusal(error.__cause__, field) from error
+        raise
+
+
+def changed(field: str) -> ToolError:
+    """The ToolError for something that another program changed meanwhile."""
+    return ToolError(
+        f"{field}: another program changed it meanwhile", code="file_changed", path=f"$.parameters.{field}"
+    )
+
+
+def read_chunks(fd: int) -> Iterator[bytes]:
+    """A file's content from its start, in pieces."""
+    offset = 0
+    while chunk := os.pread(fd, CHUNK_BYTES, offset):
+        offset += len(chunk)
+        yield chunk
+
+
+def hash_file(fd: int) -> tuple[str, int]:
+    """SHA-256 (hex) and size of a file's content."""
+    digest, size = hashlib.sha256(), 0
+    for chunk in read_chunks(fd):
+        digest.update(chunk)
+        size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def _outside(field: str) -> ToolError:
+    return ToolError(
+        f"{field}: a symbolic link on the way leads out of the workspace",
+        code="path_outside_workspace",
+        path=f"$.parameters.{field}",
+        retryable=False,
+    )
+
+
+def _umask() -> int:
+    """The process's umask, read without changing it (umask(2) is shared by all threads). Source: proc(5), Linux 4.7."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o077
