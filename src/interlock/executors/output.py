@@ -17,7 +17,7 @@ import inspect
 import math
 import os
 import uuid  # noqa: TID251 - the type of a value, no source of ids
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any, Final
 
@@ -49,16 +49,26 @@ def _is_json(value: Any, depth: int) -> bool:
     if cls is str:
         return value.isascii() or _is_text(value)
     if cls is dict:
-        return depth > 0 and all(
-            k.__class__ is str and (k.isascii() or _is_text(k)) and _is_json(v, depth - 1) for k, v in value.items()
-        )
+        return depth > 0 and all(map(_is_key, value)) and _are_json(value.values(), depth - 1)
     if cls is list:
-        return depth > 0 and all(_is_json(v, depth - 1) for v in value)
+        return depth > 0 and _are_json(value, depth - 1)
     if cls is int:
         return bool(-INTEGER_MAX <= value <= INTEGER_MAX)
     if cls is float:
         return math.isfinite(value)
-    return value is None or value is True or value is False
+    return value is None or cls is bool
+
+
+def _are_json(values: Iterable[Any], depth: int) -> bool:
+    for value in values:
+        # ASCII text, the most common by far, is looked at here: a call for each would be most of the time.
+        if not (value.__class__ is str and value.isascii()) and not _is_json(value, depth):
+            return False
+    return True
+
+
+def _is_key(key: Any) -> bool:
+    return key.__class__ is str and (key.isascii() or _is_text(key))
 
 
 def _convert(value: Any, path: str, depth: int) -> Any:

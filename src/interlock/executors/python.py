@@ -16,6 +16,7 @@ import msgspec
 from interlock.executors import docstring
 from interlock.executors.output import to_json
 from interlock.executors.signature import (
+    Converter,
     Host,
     InvalidToolError,
     PathRead,
@@ -95,12 +96,13 @@ def bind(function: Callable[..., Any], definition: Tool | None = None) -> Bindin
     signature = read(function)
     if definition is None:
         definition = _definition(function, {})
+    by_name = _by_name(function, signature)
     if _is_async(function):
         if definition.inline:
             raise InvalidToolError("an async function cannot be `inline`", hint="it runs on the loop anyway")
-        return Binding(tool=definition, function=_async_adapter(function, signature), mode="async")
+        return Binding(tool=definition, function=_async_adapter(by_name, signature), mode="async")
     mode: Mode = "inline" if definition.inline else "thread"
-    return Binding(tool=definition, function=_plain_adapter(function, signature), mode=mode)
+    return Binding(tool=definition, function=_plain_adapter(by_name, signature), mode=mode)
 
 
 def _declare(function: Any, options: dict[str, Any]) -> Any:
@@ -210,52 +212,50 @@ def _is_async(function: Any) -> bool:
 
 
 def _plain_adapter(function: Callable[..., Any], signature: Signature) -> Function:
-    if _spreads(signature):
+    converters, context = signature.converters, signature.context
+    if not converters and context is None:
         return lambda params, _ctx: to_json(function(**params))
-    prepare = _preparation(signature)
 
     def call(params: dict[str, Any], ctx: Context) -> Any:
-        positional, named = prepare(params, ctx)
-        return to_json(function(*positional, **named))
+        return to_json(function(**_prepared(params, ctx, converters, context)))
 
     return call
 
 
 def _async_adapter(function: Callable[..., Any], signature: Signature) -> Function:
-    if _spreads(signature):
+    converters, context = signature.converters, signature.context
+    if not converters and context is None:
 
         async def spread(params: dict[str, Any], _ctx: Context) -> Any:
             return to_json(await function(**params))
 
         return spread
-    prepare = _preparation(signature)
 
     async def call(params: dict[str, Any], ctx: Context) -> Any:
-        positional, named = prepare(params, ctx)
-        return to_json(await function(*positional, **named))
+        return to_json(await function(**_prepared(params, ctx, converters, context)))
 
     return call
 
 
-def _spreads(signature: Signature) -> bool:
-    """True if the parameters can be passed on as they are."""
-    return not (signature.converters or signature.positional_only or signature.context)
+def _prepared(
+    params: dict[str, Any], ctx: Context, converters: tuple[tuple[str, Converter], ...], context: str | None
+) -> dict[str, Any]:
+    named = params.copy()
+    for name, convert in converters:
+        if name in named:
+            named[name] = convert(named[name])
+    if context is not None:
+        named[context] = ctx
+    return named
 
 
-def _preparation(signature: Signature) -> Callable[[dict[str, Any], Context], tuple[list[Any], dict[str, Any]]]:
-    converters, positional_only = signature.converters, signature.positional_only
-    context, position = signature.context, signature.context_position
+def _by_name(function: Callable[..., Any], signature: Signature) -> Callable[..., Any]:
+    """The function, with its positional-only parameters taken by name."""
+    positional_only = signature.positional_only
+    if not positional_only:
+        return function
 
-    def prepare(params: dict[str, Any], ctx: Context) -> tuple[list[Any], dict[str, Any]]:
-        named = params.copy()
-        for name, convert in converters:
-            if name in named:
-                named[name] = convert(named[name])
-        positional = [named.pop(name, default) for name, default in positional_only]
-        if position is not None:
-            positional.insert(position, ctx)
-        elif context is not None:
-            named[context] = ctx
-        return positional, named
+    def call(**named: Any) -> Any:
+        return function(*[named.pop(name, default) for name, default in positional_only], **named)
 
-    return prepare
+    return call

@@ -52,11 +52,9 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
 
     schema: dict[str, Any]
     positional_only: tuple[tuple[str, Any], ...]
-    """Names with their defaults (`inspect.Parameter.empty` for none); the context is not among them."""
+    """Names with their defaults (`inspect.Parameter.empty` for none), in order."""
     context: str | None
     """Name of the parameter that takes the context."""
-    context_position: int | None
-    """Its place if it is positional-only."""
     converters: tuple[tuple[str, Converter], ...]
 
 
@@ -87,7 +85,6 @@ def read(function: Callable[..., Any], *, skip_first: bool = False) -> Signature
     properties: dict[str, Any] = dict(schemas)
     if context is not None and rest is not None:
         properties[context.name] = False  # the context's name is not free for the agent to use
-    before = [p for p in parameters if p.kind is p.POSITIONAL_ONLY]
     schema = {"type": "object", "properties": properties, "additionalProperties": more}
     required = [name for name, parameter in takes.items() if parameter.default is parameter.empty]
     if required:
@@ -96,9 +93,8 @@ def read(function: Callable[..., Any], *, skip_first: bool = False) -> Signature
         schema["$defs"] = definitions
     return Signature(
         schema=schema,
-        positional_only=tuple((p.name, p.default) for p in before if p is not context),
+        positional_only=tuple((p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_ONLY),
         context=context.name if context is not None else None,
-        context_position=before.index(context) if context in before else None,
         converters=tuple((n, c) for n in takes if (c := _converter(n, annotations[n])) is not None),
     )
 
