@@ -1,4 +1,4 @@
-"""Every code a user can meet, with one sentence each. `docs/reference/codes.md` is generated from these two tables.
+"""Every code a user can meet, with one sentence each. `docs/reference/codes.md` is generated from these tables.
 
 `REASONS` explain the row of an action or the status of a proposal (`reason` in results and journal). `ERROR_CODES` explain
 an error that stopped a command. Both are stable: a code is never renamed, and a new one is added here first.
@@ -160,3 +160,10 @@ ERROR_CODES: Final[dict[str, str]] = {
         )
     },
 }
+
+WARNINGS: Final[dict[str, str]] = {
+    "unordered_writers": "Two actions write one state key, and only their place in the list says which one is last.",
+    "repeated_call": "The same call of a tool that is not idempotent is made three times: this looks like a loop.",
+    "unestablished_precondition": "No earlier action sets the state key of a precondition; the state must have it already.",
+}
+"""What `interlock verify` may warn of, besides the codes of `REASONS`."""

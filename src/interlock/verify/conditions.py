@@ -51,7 +51,7 @@ def check_assumptions(assumptions: Iterable[Assumption], lookup: Lookup) -> Refu
         value, version = lookup(assumption.key) or (None, 0)
         wrong = None
         if assumption.read_version is not None and assumption.read_version != version:
-            wrong = f"has version {version}, not {assumption.read_version}"
+            wrong = "is not at the version that was read"
         elif assumption.expected_value is not UNSET and not equal(value, assumption.expected_value):
             wrong = "does not have the value that was assumed"
         if wrong:

@@ -1,0 +1,90 @@
+"""What can be said about a single action without running anything: does its tool exist, do its parameters fit?"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from interlock.model.proposal import Action, ToolCompensation
+from interlock.model.schema import Schema
+from interlock.model.tool import Tool, open_schema
+from interlock.verify.graph import has_dollar, references
+
+_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.-]{0,31}", re.ASCII)
+_LEVEL_OF_ITS_OWN: Final = re.compile(r"is a required property$|^(an )?unknown property")
+"""Messages about an object itself, which stay true whatever the references inside it turn out to be."""
+
+
+class Problem(NamedTuple):
+    """A reason why an action cannot run: a code of `REASONS`, and a sentence."""
+
+    code: str
+    message: str
+
+
+class Calls:
+    """Looks at actions against tools; each schema is compiled once."""
+
+    def __init__(self, tools: Mapping[str, Tool]) -> None:
+        """The tools by name."""
+        self._tools = tools
+        self._schemas: dict[str, Schema | None] = {}
+
+    def problems(self, action: Action) -> Iterator[Problem]:
+        """What is wrong with the action and with its compensation. Raises: SchemaError for a tool that no one could call."""
+        if action.invocation_mode != "one_shot":
+            yield Problem("unsupported_invocation_mode", "only `one_shot` actions are supported")
+        if action.type == "tool_call":
+            yield from self._call(action.tool or "", action.parameters, "")
+        if isinstance(action.compensation, ToolCompensation):
+            yield from self._call(action.compensation.tool, action.compensation.parameters, "compensation: ")
+
+    def _call(self, name: str, parameters: dict[str, Any], where: str) -> Iterator[Problem]:
+        tool = self._tools.get(name)
+        if tool is None:
+            near = difflib.get_close_matches(name, list(self._tools), n=1)
+            hint = f" (did you mean `{near[0]}`?)" if near else ""
+            yield Problem("unknown_tool", f"{where}no tool `{name}` is registered{hint}")
+            return
+        schema = self._schema(tool)
+        if schema is None or schema.is_valid(parameters):
+            return
+        open_places = _references(parameters, "$") if has_dollar(parameters) else []
+        for path, message in schema.errors(parameters):
+            if not _depends_on_reference(path, message, open_places):
+                yield Problem("invalid_parameters", f"{where}{path}: {message}")
+
+    def _schema(self, tool: Tool) -> Schema | None:
+        if tool.name not in self._schemas:
+            self._schemas[tool.name] = None if tool.parameters == open_schema() else Schema.compile(tool.parameters)
+        return self._schemas[tool.name]
+
+
+def refers(value: Any) -> bool:
+    """True if the value is or holds a `$ID.output` reference."""
+    return has_dollar([value]) and next(references([value]), None) is not None
+
+
+def _references(value: Any, path: str) -> list[str]:
+    """Where references stand, as paths in the way `Schema.errors` writes them."""
+    if isinstance(value, str):
+        return [path] if refers(value) else []
+    if isinstance(value, dict):
+        return [
+            place
+            for key, item in value.items()
+            for place in _references(item, f"{path}.{key}" if _NAME.fullmatch(key) else f"{path}[{key!r}]")
+        ]
+    if isinstance(value, list):
+        return [place for i, item in enumerate(value) for place in _references(item, f"{path}[{i}]")]
+    return []
+
+
+def _depends_on_reference(path: str, message: str, open_places: list[str]) -> bool:
+    """True if the error could vanish once the references have their values."""
+    if path in open_places:
+        return True
+    inside = any(place.startswith((path + ".", path + "[")) for place in open_places)
+    return inside and not _LEVEL_OF_ITS_OWN.search(message)
