@@ -9,7 +9,7 @@ expired for everybody who reads it, whether or not someone has written that down
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -57,6 +57,8 @@ _COLUMNS: Final = (
     "seq, id, run, proposal, action, agent, session, digest, status, created_at_us, expires_at_us, decided_at_us,"
     " decision_reason, consumed_by, standing_id, question, edits, votes"
 )
+
+_IDS_PER_QUERY: Final = 500
 
 Redact = Callable[[Any], Any]
 """Gives a JSON value with secrets taken out; must not change its input."""
@@ -255,6 +257,20 @@ class ApprovalStore:
     def get(self, hold_id: str) -> Hold | None:
         """A question by its id."""
         return self._row(hold_id, self.time.now_us())
+
+    def answered(self, hold_ids: Sequence[str]) -> list[Hold]:
+        """Those of the questions that are no longer pending."""
+        now = self.time.now_us()
+        out: list[Hold] = []
+        for i in range(0, len(hold_ids), _IDS_PER_QUERY):
+            some = hold_ids[i : i + _IDS_PER_QUERY]
+            rows = self._database.execute(
+                f"select {_COLUMNS} from approvals where id in ({', '.join('?' * len(some))})"
+                " and (status <> 'pending' or expires_at_us <= ?)",
+                (*some, now),
+            )
+            out.extend(_hold(row, now) for row in rows)
+        return out
 
     def list_holds(self, status: Status | None = "pending", *, after: int = 0, limit: int = 100) -> list[Hold]:
         """Questions in order of creation, from `seq` above `after`; None for all."""

@@ -108,6 +108,13 @@ ERROR_CODES: Final[dict[str, str]] = {
     "key_exposed": "The signing key's file can be read by other users.",
     "key_damaged": "The signing key's file does not hold an Ed25519 key.",
     "conflict": "Somebody else changed what this step started from.",
+    "unauthenticated": "The token or PIN is not that of an approver.",
+    "too_many_failures": "Too many failed attempts from one place; wait before trying again.",
+    "already_resolved": "Another answer to this question won; the message says which.",
+    "changed": "The question is no longer the one that was answered; look at it again.",
+    "not_in_group": "The approver belongs to none of the groups that may answer this.",
+    "separation": "Whoever started the run may not answer its questions.",
+    "agent_may_not_approve": "An agent never answers its own questions.",
     "extra_missing": "A setting or command needs an optional extra that is not installed; the hint names the command.",
     # files
     "path_invalid": "A path parameter cannot be a path, or the file system does not take such a name.",

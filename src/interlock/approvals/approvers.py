@@ -1,0 +1,185 @@
+"""Who may answer, and how they prove it: named approvers with a token, and a PIN if they like.
+
+An agent runs as the user's own uid, so being that uid proves nothing. A token has 256 bits and is stored as SHA-256; a PIN is
+short and is stored with scrypt. Failures are counted in the database, for all processes, and an attempt counts as a
+failure from before it is checked until it has succeeded, so that many at once buy nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from interlock.approvals.audit import Audit
+from interlock.approvals.hold import Approver
+from interlock.approvals.time import SharedTime
+from interlock.disk import Database
+from interlock.model.clock import Ids
+from interlock.model.errors import UsageError
+
+_SCHEMA: Final = (
+    """create table approvers (
+        name text primary key, display text not null, groups text not null, token_hash text not null, pin_salt text not null,
+        pin_hash text not null, created_at_us bigint not null
+    )""",
+    "create table approvers_attempts (id text primary key, source text not null, at_us bigint not null)",
+    "create index approvers_attempts_source on approvers_attempts (source, at_us)",
+)
+
+FAILURES_MAX: Final = 5
+FAILURES_WINDOW_US: Final = 15 * 60 * 1_000_000
+"""So many failures of one source (a remote address, an approver's PIN) within this time, and it has to wait."""
+
+PIN_CHARS_MIN: Final = 4
+_SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**14, 8, 1  # 16 MiB, some 50 ms: OWASP's minimum for interactive use
+
+
+class AccessError(UsageError):
+    """The caller did not prove to be an approver. Codes: `unauthenticated` (401), `too_many_failures` (429)."""
+
+    default_code = "unauthenticated"
+
+
+class ApproverRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An approver as `approvers list` shows it."""
+
+    name: str
+    display: str
+    groups: tuple[str, ...]
+    has_pin: bool
+    created_at_us: int
+
+
+class Approvers:
+    """The table of approvers."""
+
+    def __init__(
+        self,
+        database: Database,
+        time: SharedTime,
+        ids: Ids,
+        audit: Audit,
+        *,
+        groups: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """`groups` are those of the configuration (`[approvals] groups`): group to names. They add to the table's."""
+        self._database = database
+        self._time = time
+        self._ids = ids
+        self._audit = audit
+        self._configured = groups or {}
+        database.migrate("approvers", _SCHEMA)
+
+    def add(self, name: str, *, display: str = "", groups: Sequence[str] = (), pin: str | None = None) -> str:
+        """Add an approver; returns the token, which is shown this once and not kept.
+
+        Raises: UsageError if the name is taken or empty, or the PIN too short.
+        """
+        if not name or not name.isprintable() or name != name.strip():
+            raise UsageError("an approver's name must be printable, and not empty")
+        if pin is not None and len(pin) < PIN_CHARS_MIN:
+            raise UsageError(f"a PIN has at least {PIN_CHARS_MIN} characters")
+        token = "".join(self._ids.new("token").removeprefix("token_") for _ in range(2))
+        salt = self._ids.new("salt") if pin is not None else ""
+        pin_hash = _pin_hash(pin, salt) if pin is not None else ""
+        with self._database.transaction():
+            now = self._time.tick()
+            self._database.execute(
+                "insert into approvers values (?, ?, ?, ?, ?, ?, ?) on conflict (name) do nothing",
+                (name, display or name, msgspec.json.encode(groups).decode(), _token_hash(token), salt, pin_hash, now),
+            )
+            if self._database.changes != 1:
+                raise UsageError(
+                    f"there is an approver `{name}` already", hint="remove it first to give it a new token"
+                )
+            self._audit.write(now, "approver_added", name, detail={"groups": list(groups), "pin": pin is not None})
+        return token
+
+    def remove(self, name: str) -> bool:
+        """Remove an approver: its token is worth nothing from now on. False if there is none of that name."""
+        with self._database.transaction():
+            now = self._time.tick()
+            self._database.execute("delete from approvers where name = ?", (name,))
+            removed = self._database.changes == 1
+            if removed:
+                self._audit.write(now, "approver_removed", name)
+            return removed
+
+    def all(self) -> list[ApproverRow]:
+        """Every approver, by name. None at all: the local user may answer, and `doctor` warns."""
+        rows = self._database.execute(
+            "select name, display, groups, pin_hash, created_at_us from approvers order by name"
+        )
+        return [
+            ApproverRow(
+                name=r[0], display=r[1], groups=self._groups(r[0], r[2]), has_pin=bool(r[3]), created_at_us=r[4]
+            )
+            for r in rows
+        ]
+
+    def by_token(self, token: str, source: str) -> Approver:
+        """The approver whose token this is. `source` names where the attempt comes from, for counting failures.
+
+        Raises: AccessError.
+        """
+        given = _token_hash(token)
+        found = None
+        for name, display, groups, stored in self._database.execute(
+            "select name, display, groups, token_hash from approvers"
+        ):
+            if hmac.compare_digest(stored, given):  # no early end: the time does not tell which one it was
+                found = Approver(id=name, display=display, groups=self._groups(name, groups))
+        if found is None:
+            # Nobody guesses 256 bits; so a right token is never turned away because others failed from the same address.
+            self._begin_attempt(source)
+            raise AccessError("the token is not that of an approver", hint="`interlock approvers add` makes one")
+        return found
+
+    def by_pin(self, name: str, pin: str) -> Approver:
+        """The approver of that name, if the PIN is right. Raises AccessError, the same for a wrong name and a wrong PIN."""
+        attempt = self._begin_attempt(f"pin:{name}")
+        rows = self._database.execute(
+            "select display, groups, pin_salt, pin_hash from approvers where name = ?", (name,)
+        )
+        display, groups, salt, stored = rows[0] if rows else (name, "[]", "", "")
+        right = hmac.compare_digest(_pin_hash(pin, salt), stored)
+        if not right or not stored:
+            raise AccessError("name or PIN is wrong, or no PIN was set")
+        self._end_attempt(attempt)
+        return Approver(id=name, display=display, groups=self._groups(name, groups))
+
+    def _groups(self, name: str, stored: str) -> tuple[str, ...]:
+        configured = (group for group, names in self._configured.items() if name in names)
+        return tuple(sorted({*msgspec.json.decode(stored, type=list[str]), *configured}))
+
+    def _begin_attempt(self, source: str) -> str:
+        attempt = self._ids.new("attempt")
+        with self._database.transaction():
+            now = self._time.tick()
+            self._database.execute("delete from approvers_attempts where at_us <= ?", (now - FAILURES_WINDOW_US,))
+            rows = self._database.execute("select count(*) from approvers_attempts where source = ?", (source,))
+            if rows[0][0] >= FAILURES_MAX:
+                raise AccessError(
+                    "too many failed attempts",
+                    code="too_many_failures",
+                    hint=f"wait {FAILURES_WINDOW_US // 60_000_000} minutes",
+                )
+            self._database.execute("insert into approvers_attempts values (?, ?, ?)", (attempt, source, now))
+            self._audit.write(now, "authentication_tried", source)
+        return attempt
+
+    def _end_attempt(self, attempt: str) -> None:
+        self._database.execute("delete from approvers_attempts where id = ?", (attempt,))
+
+
+def _token_hash(token: str) -> str:
+    return hashlib.sha256(b"interlock.token.v1\n" + token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _pin_hash(pin: str, salt: str) -> str:
+    data = pin.encode("utf-8", "surrogatepass")
+    return hashlib.scrypt(data, salt=salt.encode(), n=_SCRYPT_N, r=_SCRYPT_R, p=_SCRYPT_P).hex()

@@ -1,0 +1,170 @@
+"""Waiting for an answer that another process gives, without a busy loop.
+
+Whoever changes a question touches one file in the state directory after the commit; whoever waits watches that file's
+directory with inotify and looks into the database when it moves. Once a second, and when the question's time is over, it
+looks in any case: a touch can be lost (its writer killed in between, a file system that does not notify).
+
+inotify(7) is called through ctypes: the standard library has no binding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+from pathlib import Path
+from typing import Final
+
+from interlock.approvals.hold import Hold
+from interlock.approvals.store import ApprovalStore
+from interlock.model.errors import StoreError, UsageError
+
+POLL_S: Final = 1.0
+
+_IN_ATTRIB, _IN_CREATE = 0x4, 0x100  # linux/inotify.h
+_IN_CLOEXEC, _IN_NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
+
+
+class WakeFile:
+    """The file that is touched. `directory` should hold nothing that is written for other reasons."""
+
+    def __init__(self, directory: Path) -> None:
+        """Make the directory (0700) if it is not there."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.path = directory / "approvals"
+
+    def ring(self) -> None:
+        """Touch it. A failure is no error: those who wait look by themselves within `POLL_S`."""
+        with contextlib.suppress(OSError):
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.utime(fd)
+            finally:
+                os.close(fd)
+
+
+class _Question:
+    """A question that somebody here waits for."""
+
+    def __init__(self, expires_at_us: int) -> None:
+        self.expires_at_us = expires_at_us
+        self.futures: list[asyncio.Future[Hold]] = []
+
+    @property
+    def done(self) -> bool:
+        return all(f.done() for f in self.futures)
+
+
+class Waiter:
+    """All waiting of one event loop: one inotify descriptor, one timer, one query, however many questions."""
+
+    def __init__(self, store: ApprovalStore, wake_file: WakeFile) -> None:
+        """Nothing is opened before the first `wait_answered`."""
+        self._store = store
+        self._wake_file = wake_file
+        self._questions: dict[str, _Question] = {}
+        self._watch: int | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def wait_answered(self, hold_id: str) -> Hold:
+        """Wait until the question is no longer pending; expiry is an answer too (`status == "expired"`).
+
+        A caller that is cancelled withdraws its question, unless it is answered already.
+
+        Raises: UsageError (`not_found`); StoreError if the database cannot be read, to every waiter.
+        """
+        hold = self._store.get(hold_id)
+        if hold is None:
+            raise UsageError(f"no approval `{hold_id}`", code="not_found")
+        loop = asyncio.get_running_loop()
+        self._open(loop)
+        future: asyncio.Future[Hold] = loop.create_future()
+        question = self._questions.setdefault(hold_id, _Question(hold.expires_at_us))
+        question.futures.append(future)
+        try:
+            self._look()
+            return await future
+        except asyncio.CancelledError:
+            # If this cannot be written the question stays open, nobody acts on its answer, and it expires.
+            with contextlib.suppress(StoreError):
+                self._store.cancel(hold_id, "the caller was cancelled")
+            raise
+        finally:
+            question.futures.remove(future)
+            if not question.futures:
+                self._questions.pop(hold_id, None)
+            if not self._questions:
+                self.close()
+
+    @property
+    def notified(self) -> bool:
+        """True while inotify tells us; False while nobody waits, or if answers are only seen within `POLL_S`."""
+        return self._watch is not None
+
+    def close(self) -> None:
+        """Stop watching. Done by itself when nobody waits any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._watch is not None and self._loop is not None:
+            self._loop.remove_reader(self._watch)
+            os.close(self._watch)
+        self._watch = self._loop = None
+
+    def _open(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._loop is loop:
+            return
+        if self._loop is not None:
+            raise UsageError("one Waiter serves one event loop")
+        self._loop = loop
+        self._watch = watch_directory(self._wake_file.path.parent)
+        if self._watch is not None:
+            loop.add_reader(self._watch, self._on_touch, self._watch)
+
+    def _on_touch(self, watch: int) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(watch, 65536):
+                pass
+        self._look()
+
+    def _look(self) -> None:
+        """Read which of the questions are answered, tell those who wait, and set the timer anew."""
+        if self._loop is None:
+            return
+        now = self._store.time.now_us()
+        try:
+            if any(q.expires_at_us <= now for q in self._questions.values()):
+                self._store.expire()
+            for hold in self._store.answered(list(self._questions)):
+                _settle(self._questions[hold.id], hold)
+        except StoreError as error:
+            for question in self._questions.values():
+                _settle(question, error)
+            return
+        soonest = min((q.expires_at_us for q in self._questions.values() if not q.done), default=now)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(max(0.001, min(POLL_S, (soonest - now) / 1e6)), self._look)
+
+
+def _settle(question: _Question, answer: Hold | StoreError) -> None:
+    for future in question.futures:
+        if not future.done():
+            if isinstance(answer, Hold):
+                future.set_result(answer)
+            else:
+                future.set_exception(answer)
+
+
+def watch_directory(path: Path) -> int | None:
+    """An inotify descriptor that becomes readable when a file in the directory is made or touched; None if there is none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.inotify_init1(_IN_CLOEXEC | _IN_NONBLOCK)
+    if fd < 0:
+        return None
+    if libc.inotify_add_watch(fd, os.fsencode(path), _IN_ATTRIB | _IN_CREATE) < 0:
+        os.close(fd)
+        return None
+    return int(fd)
