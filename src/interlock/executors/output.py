@@ -60,11 +60,8 @@ def _is_json(value: Any, depth: int) -> bool:
 
 
 def _are_json(values: Iterable[Any], depth: int) -> bool:
-    for value in values:
-        # ASCII text, the most common by far, is looked at here: a call for each would be most of the time.
-        if not (value.__class__ is str and value.isascii()) and not _is_json(value, depth):
-            return False
-    return True
+    # ASCII text, the most common by far, is looked at here: a call for each would be most of the time.
+    return all((value.__class__ is str and value.isascii()) or _is_json(value, depth) for value in values)
 
 
 def _is_key(key: Any) -> bool:
