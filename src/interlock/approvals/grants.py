@@ -1,0 +1,205 @@
+"""Issued grants, and the use counts of all of them: what must hold across processes.
+
+Grants of the configuration stand in their file; they come here only to have their uses counted (`count`). Grants issued by
+a person, a parent agent or an approval live here. A revoked grant takes its children with it.
+"""
+# ruff: noqa: S608 -- only constants of this module are put into SQL text; every value is bound
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from interlock.approvals.audit import Audit
+from interlock.approvals.time import SharedTime
+from interlock.disk import Database
+from interlock.model.canonical import digest
+from interlock.model.clock import Ids
+from interlock.model.errors import UsageError
+from interlock.model.grant import Grant
+
+_SCHEMA: Final = (
+    """create table grants (
+        id text primary key, agent text not null, session text, parent text, source text not null, definition text not null,
+        fingerprint text not null, issued_at_us bigint not null, issued_by text not null, expires_at_us bigint,
+        uses_left integer, revoked_at_us bigint, revoked_by text
+    )""",
+    "create index grants_parent on grants (parent)",
+    "create table grants_revision (one integer primary key check (one = 1), revision bigint not null)",
+    "insert into grants_revision values (1, 0)",
+)
+_COLUMNS: Final = "definition, session, issued_at_us, issued_by, uses_left, revoked_at_us, revoked_by"
+_CONFIGURATION: Final = "configuration"
+
+
+class IssuedGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """A grant and what has become of it."""
+
+    grant: Grant
+    session: str | None
+    """The only session it is for; None for all."""
+    issued_at_us: int
+    issued_by: str
+    uses_left: int | None
+    """None: not counted."""
+    revoked_at_us: int | None
+    revoked_by: str | None
+
+
+class GrantStore:
+    """The table of grants."""
+
+    def __init__(self, database: Database, time: SharedTime, ids: Ids, audit: Audit) -> None:
+        """Make the tables if they are not there."""
+        self._database = database
+        self._time = time
+        self._ids = ids
+        self._audit = audit
+        database.migrate("grants", _SCHEMA)
+
+    def revision(self) -> int:
+        """Changes whenever a grant is issued or revoked: compile the grants anew when it is not the one compiled from."""
+        return int(self._database.execute("select revision from grants_revision where one = 1")[0][0])
+
+    def issue(self, grant: Grant, *, by: str, session: str | None = None) -> Grant:
+        """Issue a grant under a fresh id, which the returned one has. A child must be attenuated already.
+
+        Raises: UsageError if its parent was revoked or is not known (`not_found`), or a limit in it is senseless.
+        """
+        if (grant.uses_max is not None and grant.uses_max < 1) or (
+            grant.actions_max is not None and grant.actions_max < 1
+        ):
+            raise UsageError("`uses_max` and `actions_max` must be above zero")
+        made = msgspec.structs.replace(grant, id=self._ids.new("grant"))
+        with self._database.transaction():
+            now = self._time.tick()
+            if made.parent is not None:
+                parents = self._database.execute("select revoked_at_us from grants where id = ?", (made.parent,))
+                if not parents or parents[0][0] is not None:
+                    raise UsageError(f"there is no grant `{made.parent}` to make a child of", code="not_found")
+            self._insert(made, now, by, session)
+            self._changed(now, "grant_issued", made.id, by, {"agent": made.agent, "source": made.source})
+        return made
+
+    def count(self, grants: Iterable[Grant]) -> None:
+        """Make the configuration's grants known, so that their uses count and children can be made of them.
+
+        A grant whose definition has changed starts counting anew; one that is no longer there is revoked with its children.
+        Call it when the configuration is loaded.
+        """
+        wanted = {g.id: g for g in grants}
+        with self._database.transaction():
+            stored = dict(
+                self._database.execute(
+                    "select id, fingerprint from grants where source = ? and revoked_at_us is null", (_CONFIGURATION,)
+                )
+            )
+            if stored == {g.id: _fingerprint(g) for g in wanted.values()}:
+                return
+            now = self._time.tick()
+            for gone in stored.keys() - wanted.keys():
+                self._revoke(gone, _CONFIGURATION, now)
+            for grant in wanted.values():
+                if stored.get(grant.id) != _fingerprint(grant):
+                    self._database.execute("delete from grants where id = ?", (grant.id,))
+                    self._insert(msgspec.structs.replace(grant, source=_CONFIGURATION), now, _CONFIGURATION, None)
+            self._changed(now, "grants_configured", "", _CONFIGURATION, {"grants": sorted(wanted)})
+
+    def use(self, grant_ids: Sequence[str]) -> bool:
+        """Take one use of each of these grants (`Compiled.counted`: a grant and its ancestors), of all or of none.
+
+        False if one is used up, expired, revoked, or not known.
+        """
+        with self._database.transaction():
+            now = self._time.tick()
+            marks = ", ".join("?" * len(grant_ids))
+            usable = (
+                f"id in ({marks}) and revoked_at_us is null and (expires_at_us is null or expires_at_us > ?)"
+                " and (uses_left is null or uses_left > 0)"
+            )
+            rows = self._database.execute(f"select count(*) from grants where {usable}", (*grant_ids, now))
+            if rows[0][0] != len(set(grant_ids)):
+                return False
+            self._database.execute(
+                f"update grants set uses_left = uses_left - 1 where id in ({marks}) and uses_left is not null",
+                grant_ids,
+            )
+        return True
+
+    def revoke(self, grant_id: str, by: str) -> tuple[str, ...]:
+        """Revoke a grant and everything that was made from it, effective at once; the ids that this revoked."""
+        with self._database.transaction():
+            now = self._time.tick()
+            revoked = self._revoke(grant_id, by, now)
+            for one in revoked:
+                self._changed(now, "grant_revoked", one, by, {})
+        return revoked
+
+    def all(self) -> list[IssuedGrant]:
+        """Every grant, oldest first, revoked and expired ones included."""
+        return [_issued(r) for r in self._database.execute(f"select {_COLUMNS} from grants order by issued_at_us, id")]
+
+    def get(self, grant_id: str) -> IssuedGrant | None:
+        """One grant by its id."""
+        rows = self._database.execute(f"select {_COLUMNS} from grants where id = ?", (grant_id,))
+        return _issued(rows[0]) if rows else None
+
+    def load(self, session: str | None) -> tuple[list[Grant], list[Grant]]:
+        """What to compile for a session: the grants in force, and the revoked ones (to name the reason of a refusal)."""
+        rows = self._database.execute(
+            f"select {_COLUMNS} from grants where session is null or session = ? order by issued_at_us, id", (session,)
+        )
+        issued = [_issued(row) for row in rows]
+        return (
+            [i.grant for i in issued if i.revoked_at_us is None],
+            [i.grant for i in issued if i.revoked_at_us is not None],
+        )
+
+    def _insert(self, grant: Grant, now: int, by: str, session: str | None) -> None:
+        self._database.execute(
+            "insert into grants values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, null, null)",
+            (
+                grant.id,
+                grant.agent,
+                session,
+                grant.parent,
+                grant.source,
+                msgspec.json.encode(grant).decode(),
+                _fingerprint(grant),
+                now,
+                by,
+                grant.expires_at_us,
+                grant.uses_max,
+            ),
+        )
+
+    def _revoke(self, grant_id: str, by: str, now: int) -> tuple[str, ...]:
+        family = (
+            "with recursive family (id) as (select id from grants where id = ?"
+            " union select grants.id from grants join family on grants.parent = family.id)"
+        )
+        rows = self._database.execute(
+            f"{family} select id from grants where id in (select id from family) and revoked_at_us is null"
+            " order by issued_at_us, id",
+            (grant_id,),
+        )
+        revoked = tuple(str(row[0]) for row in rows)
+        for one in revoked:
+            self._database.execute("update grants set revoked_at_us = ?, revoked_by = ? where id = ?", (now, by, one))
+        return revoked
+
+    def _changed(self, now: int, event: str, grant_id: str, by: str, detail: dict[str, object]) -> None:
+        self._database.execute("update grants_revision set revision = revision + 1 where one = 1")
+        self._audit.write(now, event, grant_id, who=by, detail=detail)
+
+
+def _fingerprint(grant: Grant) -> str:
+    return digest("grant", msgspec.to_builtins(msgspec.structs.replace(grant, source="")))
+
+
+def _issued(row: tuple[object, ...]) -> IssuedGrant:
+    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
+    grant = msgspec.json.decode(str(values.pop("definition")), type=Grant)
+    return msgspec.convert({**values, "grant": grant}, IssuedGrant)
