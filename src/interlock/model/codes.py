@@ -85,6 +85,7 @@ ERROR_CODES: Final[dict[str, str]] = {
     "not_available": "The configuration asks for a protection that this version does not have, so nothing was started.",
     "invalid_schema": "A tool's JSON Schema cannot be used: not valid, beyond a limit, or it refers outside itself.",
     "invalid_tool": "A Python function cannot be a tool as it is written; the message says what to change.",
+    "policy": "The policies or short rules cannot be used; the message names each problem with file and line.",
     "untrusted_configuration": "The configuration was changed since it was trusted; `interlock trust` shows the difference.",
     "tool_failed": "A tool reported a failure.",
     "store": "The state directory could not be written or read.",

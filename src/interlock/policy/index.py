@@ -1,0 +1,175 @@
+"""Which policies could match: found by action, principal and resource, and decided as far as those three decide them.
+
+For a given principal, action and resource the scope of a policy is true or false, and so is every condition that does not
+look at the context. `Index.residue` does that work once, and what it leaves, a handful of closures over the context, is kept
+by the judge for every later request of that kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from cedarpy import pst
+
+from interlock.policy.compile import Conjunct, uid
+from interlock.policy.operators import Closure, Situation, is_in
+from interlock.policy.policies import Policy
+from interlock.policy.terms import EvaluationError, Uid, mistyped
+from interlock.policy.world import ActionType
+
+Scope = pst.PrincipalOrResourceConstraint
+
+
+class Compiled(msgspec.Struct, frozen=True):
+    """A policy with its conditions compiled."""
+
+    policy: Policy
+    conjuncts: tuple[Conjunct, ...]
+
+
+class Residue(msgspec.Struct, frozen=True):
+    """A policy for one principal, action and resource: `tests` are what is left; none left means that it matches."""
+
+    policy: Policy
+    tests: tuple[Closure, ...]
+
+    @property
+    def settled(self) -> bool:
+        """True if nothing that is left looks at the context."""
+        return not self.tests or isinstance(self.tests[0], _Error)
+
+    def matches(self, c: dict[str, Any], s: Situation) -> bool:
+        """Whether the policy matches. Raises: EvaluationError."""
+        for test in self.tests:
+            value = test(c, s)
+            if value is False:
+                return False
+            if value is not True:
+                raise mistyped("Bool", value)
+        return True
+
+
+class _Error:
+    """A closure that always fails."""
+
+    def __init__(self, error: EvaluationError) -> None:
+        self._text = str(error)
+
+    def __call__(self, _c: dict[str, Any], _s: Situation) -> Any:
+        raise EvaluationError(self._text)
+
+
+class Index:
+    """All policies, by action, then by the principal and resource that their scope names (or None)."""
+
+    def __init__(self, policies: Sequence[Compiled], actions: dict[str, ActionType]) -> None:
+        self._tables: dict[str, dict[tuple[Uid | None, Uid | None], list[Compiled]]] = {name: {} for name in actions}
+        for compiled in policies:
+            tree = compiled.policy.tree
+            where = (_named(tree.principal), _named(tree.resource))
+            for action in applicable(tree, actions.values()):
+                self._tables[action.name].setdefault(where, []).append(compiled)
+
+    def candidates(self, s: Situation) -> list[Compiled]:
+        """The policies whose scope matches."""
+        table = self._tables.get(s.action.id, {})
+        found: list[Compiled] = []
+        for principal in (s.principal, None):
+            for resource in (s.resource, None):
+                found.extend(table.get((principal, resource), ()))
+        return [
+            compiled
+            for compiled in found
+            if _in_scope(compiled.policy.tree.principal, s.principal, s)
+            and _in_scope(compiled.policy.tree.resource, s.resource, s)
+        ]
+
+    def residue(self, s: Situation) -> list[Residue]:
+        """The policies that can still match, in order of their ids."""
+        found = [left for compiled in self.candidates(s) if (left := reduce(compiled, s)) is not None]
+        found.sort(key=lambda left: left.policy.id)
+        return found
+
+
+def applicable(tree: pst.Template, actions: Iterable[ActionType]) -> list[ActionType]:
+    """The actions that the scope of a policy admits, by their name, groups and type of resource."""
+    kinds = _resource_types(tree.resource)
+    return [
+        action for action in actions if (kinds is None or action.resource_type in kinds) and _acts(tree.action, action)
+    ]
+
+
+def _acts(scope: pst.ActionConstraint, action: ActionType) -> bool:
+    match scope:
+        case pst.ActionEq(entity=entity):
+            return entity.id == action.name and str(entity.type) == "Action"
+        case pst.ActionIn(entities=entities):
+            return any(
+                str(entity.type) == "Action" and (entity.id == action.name or entity.id in action.groups)
+                for entity in entities
+            )
+        case _:
+            return True
+
+
+def _resource_types(scope: Scope) -> frozenset[str] | None:
+    match scope:
+        case pst.ScopeIs(entity_type=kind) | pst.ScopeIsIn(entity_type=kind):
+            return frozenset((str(kind),))
+        case pst.ScopeEq(entity=pst.EntityUid(type=kind)):
+            return frozenset((str(kind),))
+        case pst.ScopeIn(entity=pst.EntityUid(type=kind)):
+            return frozenset((str(kind), "Tool")) if str(kind) == "Server" else frozenset((str(kind),))
+        case _:
+            return None
+
+
+def _named(scope: Scope) -> Uid | None:
+    match scope:
+        case pst.ScopeEq(entity=pst.EntityUid() as entity):
+            return uid(entity)
+        case _:
+            return None
+
+
+def _in_scope(scope: Scope, who: Uid, s: Situation) -> bool:
+    match scope:
+        case pst.ScopeEq(entity=pst.EntityUid() as entity):
+            return uid(entity) == who
+        case pst.ScopeIn(entity=pst.EntityUid() as entity):
+            return is_in(who, uid(entity), s)
+        case pst.ScopeIs(entity_type=kind):
+            return who.type == str(kind)
+        case pst.ScopeIsIn(entity_type=kind, entity=pst.EntityUid() as entity):
+            return who.type == str(kind) and is_in(who, uid(entity), s)
+        case _:
+            return True
+
+
+def reduce(compiled: Compiled, s: Situation) -> Residue | None:
+    """Decide what does not look at the context. None if the policy cannot match and cannot fail."""
+    left: list[Closure] = []
+    for conjunct in compiled.conjuncts:
+        if conjunct.dynamic:
+            left.append(conjunct.test)
+            continue
+        try:
+            value = conjunct.test({}, s)
+            if value is not True and value is not False:
+                raise mistyped("Bool", value)
+        except EvaluationError as error:
+            left.append(_Error(error))
+            break
+        if not value:
+            if not left:
+                return None
+            # an earlier condition may still fail, and in a forbid that denies: keep those
+            left.append(_never)
+            break
+    return Residue(compiled.policy, tuple(left))
+
+
+def _never(_c: dict[str, Any], _s: Situation) -> bool:
+    return False

@@ -1,0 +1,151 @@
+"""The policy judge: allow, deny or hold, and why.
+
+Default deny; a matching forbid wins over any permit; an error in a forbid denies (`policy_error`), an error in a permit makes
+it not match and is reported. If every forbid that matches carries `@hold`, and a permit matches, the answer is to ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+from interlock.model.decision import Decision, Request
+from interlock.policy.contexts import Context, fill
+from interlock.policy.index import Index, Residue
+from interlock.policy.operators import Entity, Situation
+from interlock.policy.policies import Policy
+from interlock.policy.shapes import Fields
+from interlock.policy.terms import Uid
+from interlock.policy.values import RefusedError
+from interlock.policy.verdict import run, verdict
+from interlock.policy.world import ActionType, World, situation
+
+BUCKETS_MAX: Final = 4096
+OUTCOMES_MAX: Final = 256
+NO_CONTEXT: Final = Context(Fields(), ())
+_UNKNOWN: Final = "`{}` is not known to the policies that are in force"
+
+
+class _Bucket(msgspec.Struct):
+    """What is left of the policies for one principal, action and resource."""
+
+    situation: Situation
+    forbids: tuple[Residue, ...]
+    permits: tuple[Residue, ...]
+    context: Context
+    constant: Decision | None = None
+    """The answer, if it depends on nothing else (and on no approval)."""
+    outcomes: dict[tuple[int, int], Decision] = {}
+    """The answers given so far, by the forbids and permits that matched (as bits)."""
+
+
+class PolicyJudge:
+    """A compiled policy set. Immutable but for its memory of earlier work; safe to share between threads."""
+
+    def __init__(
+        self,
+        *,
+        world: World,
+        actions: dict[str, ActionType],
+        entities: dict[Uid, Entity],
+        contexts: dict[str, Context],
+        policies: Sequence[Policy],
+        index: Index,
+    ) -> None:
+        self.policies = tuple(policies)
+        self.world = world
+        self._actions = actions
+        self._entities = entities
+        self._contexts = contexts
+        self._index = index
+        self._buckets: dict[Any, _Bucket] = {}
+        shapes = [context.shape.fields for context in contexts.values()]
+        self.wants_flags: bool = any("flags" in fields for fields in shapes)
+        """True if a policy looks at `context.flags`; otherwise detectors need not run."""
+        self.state_keys: frozenset[str] = frozenset(
+            key for fields in shapes if "state" in fields for key in getattr(fields["state"].shape, "fields", ())
+        )
+        """The state keys whose observed values a request must carry, where they exist."""
+
+    def decide(self, request: Request) -> Decision:
+        """The answer to a request. Never raises for what a request holds."""
+        bucket = self._bucket(request)
+        if bucket.constant is not None:
+            return bucket.constant
+        try:
+            context = fill(bucket.context, request)
+        except RefusedError as refused:
+            return Decision(decision="deny", reason="policy_error", detail=str(refused))
+        return _answer(bucket, context, request.discharged)
+
+    def constant(
+        self,
+        agent: str,
+        action: str,
+        resource: str,
+        *,
+        resource_type: Literal["Tool", "StateKey", "Host"] = "Tool",
+        groups: tuple[str, ...] = (),
+    ) -> Decision | None:
+        """The answer, if it is the same whatever the parameters, state, session, flags and approvals are; else None."""
+        return self._bucket(
+            Request(agent=agent, action=action, resource_type=resource_type, resource=resource, groups=groups)
+        ).constant
+
+    def context(self, request: Request) -> tuple[Situation, dict[str, Any]]:
+        """Who, what, on what, and the context as the policies see it. Raises: values.RefusedError."""
+        s = situation(self.world, self._entities, request)
+        action = self._contexts.get(request.action)
+        if action is None:
+            raise RefusedError(_UNKNOWN.format(request.action))
+        return s, fill(action, request)
+
+    def _bucket(self, request: Request) -> _Bucket:
+        key = (request.agent, request.groups, request.action, request.resource_type, request.resource)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            if len(self._buckets) >= BUCKETS_MAX:
+                self._buckets.clear()
+            bucket = self._buckets[key] = self._make(request)
+        return bucket
+
+    def _make(self, request: Request) -> _Bucket:
+        s = situation(self.world, self._entities, request)
+        action = self._actions.get(request.action)
+        if action is None or action.resource_type != request.resource_type:
+            detail = (
+                _UNKNOWN.format(request.action)
+                if action is None
+                else f"`{request.action}` is asked about a {action.resource_type}, not a {request.resource_type}"
+            )
+            return _Bucket(s, (), (), NO_CONTEXT, Decision(decision="deny", reason="policy_error", detail=detail))
+        left = self._index.residue(s)
+        bucket = _Bucket(
+            situation=s,
+            forbids=tuple(each for each in left if each.policy.forbid),
+            permits=tuple(each for each in left if not each.policy.forbid),
+            context=self._contexts[request.action],
+        )
+        if all(each.settled for each in left):
+            answer = _answer(bucket, {}, frozenset())
+            if not any(each.policy.hold for each in bucket.forbids):
+                bucket.constant = answer
+            else:
+                bucket.context = NO_CONTEXT
+        return bucket
+
+
+def _answer(bucket: _Bucket, context: dict[str, Any], discharged: frozenset[str]) -> Decision:
+    s = bucket.situation
+    forbids = run(bucket.forbids, context, s)
+    permits = run(bucket.permits, context, s)
+    if forbids.errors or permits.errors or discharged:
+        return verdict(bucket.forbids, bucket.permits, forbids, permits, discharged)
+    known = bucket.outcomes.get((forbids.hits, permits.hits))
+    if known is None:
+        known = verdict(bucket.forbids, bucket.permits, forbids, permits, discharged)
+        if len(bucket.outcomes) < OUTCOMES_MAX:
+            bucket.outcomes[forbids.hits, permits.hits] = known
+    return known

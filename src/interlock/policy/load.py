@@ -1,0 +1,186 @@
+"""From the user's files and rules to a `PolicyJudge`, or to one error that lists everything that is wrong.
+
+A set is built anew and entirely; a caller that reloads keeps the old judge until `load` has returned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import cedarpy
+from cedarpy import pst
+
+from interlock.model.errors import ConfigurationError
+from interlock.policy import rules as short
+from interlock.policy.compile import Conjunct, NotCoveredError, conjuncts, mentions_context, walk
+from interlock.policy.contexts import Resolver
+from interlock.policy.index import Compiled, Index, applicable
+from interlock.policy.judge import PolicyJudge
+from interlock.policy.operators import Entity
+from interlock.policy.policies import Policy, PolicyError, Problem, nearest, parse
+from interlock.policy.reference import Reference
+from interlock.policy.rules import Rules
+from interlock.policy.schema import cedar_schema
+from interlock.policy.source import split
+from interlock.policy.terms import Uid
+from interlock.policy.uses import uses
+from interlock.policy.world import ActionType, World, action_groups, actions, entities
+
+NO_RULES = Rules()
+
+
+def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World | None = None) -> PolicyJudge:
+    """Build the judge of the policy files (name, text), the short rules and the world they speak about.
+
+    Raises: ConfigurationError (`policy`) naming every problem with its place; its `path` is the first one's.
+    """
+    world = world or World()
+    known, groups = actions(world), action_groups(world)
+    problems = [*_world_problems(world, groups), *short.check(rules, known, groups)]
+    # a rule that names nothing would be reported a second time, as the policy it became
+    texts = [*files] if problems else [(short.FILE, short.to_cedar(rules)), *files]
+    policies = _parse(texts, problems)
+    resolver = Resolver(known)
+    for policy in policies:
+        found = _names(policy, world, known, groups)
+        problems.extend(found)
+        if not found:
+            resolver.add(policy, uses(policy.tree), applicable(policy.tree, known.values()))
+    contexts = resolver.contexts()
+    problems.extend(resolver.problems)
+    if not problems:
+        problems.extend(_types(policies, cedar_schema(known, groups, contexts)))
+    if problems:
+        raise _error(problems)
+    shared = entities(world, known)
+    return PolicyJudge(
+        world=world,
+        actions=known,
+        entities=shared,
+        contexts=contexts,
+        policies=policies,
+        index=Index([compile_policy(policy, shared) for policy in policies], known),
+    )
+
+
+def compile_policy(policy: Policy, shared: dict[Uid, Entity]) -> Compiled:
+    """Compile a policy, or leave it to the reference engine as a whole."""
+    if not any(map(_inspects_address, _expressions(policy.tree))):
+        with contextlib.suppress(NotCoveredError):
+            return Compiled(policy, conjuncts(policy.tree))
+    dynamic = any(mentions_context(clause.expr) for clause in policy.tree.clauses)
+    return Compiled(policy, (Conjunct(Reference(shared).test(policy.statement.text), dynamic),))
+
+
+def _inspects_address(node: pst.Expr) -> bool:
+    """True for the attribute `ip` of a host, which is an address that we keep only as text."""
+    return isinstance(node, pst.GetAttr) and node.attr == "ip"
+
+
+def _expressions(tree: pst.Template) -> Iterable[pst.Expr]:
+    return (node for clause in tree.clauses for node in walk(clause.expr))
+
+
+def _parse(texts: Iterable[tuple[str, str]], problems: list[Problem]) -> list[Policy]:
+    found: dict[str, Policy] = {}
+    for name, text in texts:
+        for statement in split(name, text):
+            try:
+                policy = parse(statement)
+            except PolicyError as wrong:
+                problems.append(wrong.problem)
+                continue
+            other = found.setdefault(policy.id, policy)
+            if other is not policy:
+                where = other.statement.place
+                what = "the same policy" if policy.content == other.content else f"the id `{policy.id}`"
+                problems.append(Problem(statement.place_of(policy.id), f"{what} stands at {where} already"))
+    return list(found.values())
+
+
+def _world_problems(world: World, groups: set[str]) -> list[Problem]:
+    found: list[Problem] = []
+    seen: set[str] = set()
+    reserved = {*groups, *actions(World())}
+    for tool in world.tools:
+        if tool.name in seen:
+            found.append(Problem("tools", f"two tools are named `{tool.name}`"))
+        elif tool.name in reserved:
+            found.append(
+                Problem("tools", f"a tool cannot be named `{tool.name}`: policies use that name for something else")
+            )
+        seen.add(tool.name)
+    return found
+
+
+def _names(policy: Policy, world: World, known: dict[str, ActionType], groups: set[str]) -> list[Problem]:
+    """Names of things that do not exist."""
+    found: list[Problem] = []
+    tools = {tool.name for tool in world.tools}
+    agents = world.agents
+    names: dict[str, Iterable[str] | None] = {
+        "Action": {*known, *groups},
+        "Tool": tools,
+        "Server": {group.removeprefix("server:") for group in groups if group.startswith("server:")},
+        "Agent": agents,
+        "Group": None if agents is None else {group for each in agents.values() for group in each},
+        "StateKey": None,
+        "Host": None,
+    }
+    for uid in sorted(pst.entity_uids(policy.tree), key=str):
+        kind = str(uid.type)
+        if kind not in names:
+            message = f"unknown entity type `{kind}`{nearest(kind, names)}"
+            found.append(Problem(policy.statement.place_of(kind), message))
+        elif (exist := names[kind]) is not None and uid.id not in exist:
+            message = f"no {_NOUNS[kind]} is named `{uid.id}`{nearest(uid.id, exist)}"
+            found.append(Problem(policy.statement.place_of(uid.id), message))
+    hold = policy.hold
+    if hold and hold.group and world.approval_groups is not None and hold.group not in world.approval_groups:
+        message = f"no group of approvers is named `{hold.group}`{nearest(hold.group, world.approval_groups)}"
+        found.append(Problem(policy.statement.place_of(hold.group), message))
+    return found
+
+
+_NOUNS = {"Action": "tool or action", "Tool": "tool", "Server": "server", "Agent": "agent", "Group": "group of agents"}
+
+
+def _types(policies: Sequence[Policy], schema: dict[str, Any]) -> list[Problem]:
+    """What Cedar's own type checker says."""
+    if not policies:
+        return []
+    result = cedarpy.validate_policies("\n".join(policy.statement.text for policy in policies), schema)
+    found: dict[Problem, None] = {}
+    for error in result.errors:
+        number = error.policy_id.removeprefix("policy")
+        if not number.isdigit() or int(number) >= len(policies):
+            found[Problem("policies", error.error)] = None
+            continue
+        statement = policies[int(number)].statement
+        message = error.error.removeprefix(f"for policy `{error.policy_id}`, ")
+        found[Problem(_place(message, statement.place, statement.place_of), message)] = None
+    return list(found)
+
+
+def _place(message: str, default: str, place_of: Callable[[str], str]) -> str:
+    """The line of the first name that the message puts in backticks."""
+    parts = message.split("`")
+    for quoted in parts[1::2]:
+        for word in (quoted, quoted.rpartition(".")[2]):
+            place = place_of(word)
+            if place != default:
+                return place
+    return default
+
+
+def _error(problems: Sequence[Problem]) -> ConfigurationError:
+    listed = "; ".join(map(str, problems))
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ConfigurationError(
+        f"the policies cannot be used ({count}): {listed}",
+        code="policy",
+        path=problems[0].place,
+        hint="correct the policies; `interlock policy check` checks them again. A set that was in force stays so",
+    )

@@ -1,0 +1,144 @@
+"""One policy: its text, its syntax tree, its id, and the annotations that make a forbid a question to a human.
+
+`@id("name")`, `@hold("group")`, `@quorum("2")`, `@ttl("10m")` and `@reason("...")` mean something to Interlock; any other
+annotation is an error, because a misspelt `@hold` would be a plain forbid and a misspelt `@quorum` one vote.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from typing import Any, Final
+
+import cedarpy
+import msgspec
+from cedarpy import pst
+
+from interlock.model.canonical import digest
+from interlock.policy.source import Statement
+
+ANNOTATIONS: Final = ("id", "hold", "quorum", "ttl", "reason")
+QUORUM_MAX: Final = 100
+TTL_MAX_MS: Final = 30 * 24 * 3_600_000
+_TTL = re.compile(r"([1-9][0-9]{0,9})(ms|s|m|h|d)")
+_UNIT_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_ID = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something wrong with the policies: where (`file:line`) and what."""
+
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+class PolicyError(Exception):
+    """A policy cannot be used. `load` gathers these into one ConfigurationError."""
+
+    def __init__(self, place: str, message: str) -> None:
+        super().__init__(message)
+        self.problem = Problem(place, message)
+
+
+class Hold(msgspec.Struct, frozen=True):
+    """What `@hold` and its companions say: who must approve, how many, within what time, why."""
+
+    group: str | None
+    quorum: int
+    ttl_ms: int | None
+    reason: str
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """A parsed statement. `content` is the hash that an approval discharges: any change of the text is another policy."""
+
+    id: str
+    content: str
+    forbid: bool
+    hold: Hold | None
+    tree: pst.Template
+    statement: Statement
+
+
+def parse(statement: Statement) -> Policy:
+    """Parse and check one statement. Raises: PolicyError."""
+    try:
+        parsed = cedarpy.policies_to_pst(statement.text)
+    except ValueError as error:
+        raise PolicyError(_syntax_place(statement, str(error)), _syntax_message(str(error))) from None
+    if parsed.templates:
+        raise PolicyError(statement.place, "a template (`?principal`, `?resource`) is not supported; name the entity")
+    if len(parsed.static_policies) != 1:
+        raise PolicyError(statement.place, "expected one policy ending in `;`")
+    (tree,) = parsed.static_policies.values()
+    notes = dict(tree.annotations)
+    for name in notes:
+        if name not in ANNOTATIONS:
+            raise PolicyError(statement.place_of(name), f"unknown annotation `@{name}`{nearest(name, ANNOTATIONS)}")
+    content = digest("policy", statement.canonical)
+    name = notes.get("id", content[:19])
+    if not _ID.fullmatch(name):
+        raise PolicyError(statement.place, "`@id` must be 1 to 256 characters without control characters")
+    return Policy(
+        id=name,
+        content=content,
+        forbid=tree.effect == "forbid",
+        hold=_hold(statement, tree, notes),
+        tree=tree,
+        statement=statement,
+    )
+
+
+def _syntax_message(message: str) -> str:
+    if "nesting exceeds" in message:
+        return "the condition is nested more than 100 levels deep; use `[...].contains(x)` or several policies"
+    return message.removeprefix("cedarpy: ")
+
+
+def _syntax_place(statement: Statement, message: str) -> str:
+    """Where the parser stumbled: the token that its message names, if it stands only once."""
+    named = re.search(r"unexpected token `(.+?)`", message)
+    if named:
+        lines = [token.line for token in statement.tokens if token.text == named[1]]
+        if len(lines) == 1:
+            return f"{statement.file}:{lines[0]}"
+    return statement.place
+
+
+def _hold(statement: Statement, tree: pst.Template, notes: dict[str, str]) -> Hold | None:
+    if "hold" not in notes:
+        for name in ("quorum", "ttl", "reason"):
+            if name in notes and (name != "reason" or tree.effect == "permit"):
+                raise PolicyError(statement.place_of(name), f"`@{name}` means nothing without `@hold`")
+        return None
+    if tree.effect == "permit":
+        raise PolicyError(statement.place_of("hold"), "`@hold` belongs on a forbid: forbidden unless approved")
+    return Hold(
+        group=notes["hold"] or None,
+        quorum=_quorum(statement, notes.get("quorum", "1")),
+        ttl_ms=_ttl_ms(statement, notes["ttl"]) if "ttl" in notes else None,
+        reason=notes.get("reason", ""),
+    )
+
+
+def _quorum(statement: Statement, text: str) -> int:
+    if not re.fullmatch(r"[1-9][0-9]{0,2}", text) or int(text) > QUORUM_MAX:
+        raise PolicyError(statement.place_of("quorum"), f'`@quorum` must be a number from "1" to "{QUORUM_MAX}"')
+    return int(text)
+
+
+def _ttl_ms(statement: Statement, text: str) -> int:
+    match = _TTL.fullmatch(text)
+    ms = int(match[1]) * _UNIT_MS[match[2]] if match else 0
+    if not 0 < ms <= TTL_MAX_MS:
+        raise PolicyError(statement.place_of("ttl"), '`@ttl` must be a duration such as "10m", at most "30d"')
+    return ms
+
+
+def nearest(name: str, known: Any) -> str:
+    """`; did you mean ...?` if something known is spelt nearly so, else nothing."""
+    found = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean `{found[0]}`?" if found else ""

@@ -1,0 +1,107 @@
+"""From the policies that matched, and those that failed, to one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from interlock.model.decision import Decision, Requirement
+from interlock.policy.index import Residue
+from interlock.policy.operators import Situation
+from interlock.policy.policies import Policy
+from interlock.policy.terms import EvaluationError
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What became of some policies: `hits` has a bit for each that matched, `errors` a text for each that failed."""
+
+    hits: int = 0
+    errors: dict[int, str] = {}
+
+
+_NONE: dict[int, str] = {}
+
+
+def run(residues: Sequence[Residue], context: dict[str, Any], s: Situation) -> Outcome:
+    """Evaluate policies."""
+    hits = 0
+    errors = _NONE
+    for at, residue in enumerate(residues):
+        try:
+            if residue.matches(context, s):
+                hits |= 1 << at
+        except EvaluationError as error:
+            errors = {**errors, at: str(error)}
+    return Outcome(hits, errors)
+
+
+def verdict(
+    forbids: Sequence[Residue],
+    permits: Sequence[Residue],
+    of_forbids: Outcome,
+    of_permits: Outcome,
+    discharged: frozenset[str],
+) -> Decision:
+    """The answer. Policies that an approval discharged are taken out, whatever became of them."""
+    matched = [each.policy for each in _hits(forbids, of_forbids) if each.policy.content not in discharged]
+    failed = {
+        forbids[at].policy.id: text
+        for at, text in of_forbids.errors.items()
+        if forbids[at].policy.content not in discharged
+    }
+    allowed = [each.policy for each in _hits(permits, of_permits)]
+    notes = tuple(f"{permits[at].policy.id}: {text}" for at, text in of_permits.errors.items())
+    broken = tuple(f"{name}: {text}" for name, text in failed.items())
+    if any(policy.hold is None for policy in matched):
+        return _deny("policy_denied", _names(matched), f"forbidden by {_listed(matched)}", (*broken, *notes))
+    if failed:
+        names = tuple(failed)
+        return _deny(
+            "policy_error", names, f"could not be evaluated, which denies: {'; '.join(broken)}", (*broken, *notes)
+        )
+    if not allowed:
+        detail = "no policy permits it"
+        if matched:
+            detail = f"forbidden by {_listed(matched)}, and no policy permits it"
+        return _deny("policy_denied", _names(matched), detail, notes)
+    if matched:
+        return Decision(
+            decision="hold",
+            policies=_names(matched),
+            reason="held",
+            detail=f"held by {_listed(matched)}",
+            requirements=tuple(map(_requirement, matched)),
+            errors=notes,
+        )
+    return Decision(decision="allow", policies=_names(allowed), errors=notes)
+
+
+def _hits(residues: Sequence[Residue], outcome: Outcome) -> list[Residue]:
+    return [each for at, each in enumerate(residues) if outcome.hits >> at & 1]
+
+
+def _names(policies: Sequence[Policy]) -> tuple[str, ...]:
+    return tuple(sorted(policy.id for policy in policies))
+
+
+def _listed(policies: Sequence[Policy]) -> str:
+    return ", ".join(f"`{name}`" for name in _names(policies))
+
+
+def _deny(reason: str, policies: tuple[str, ...], detail: str, errors: tuple[str, ...]) -> Decision:
+    return Decision(decision="deny", reason=reason, policies=policies, detail=detail, errors=errors)
+
+
+def _requirement(policy: Policy) -> Requirement:
+    hold = policy.hold
+    assert hold is not None
+    return Requirement(
+        policy=policy.id,
+        content=policy.content,
+        group=hold.group,
+        quorum=hold.quorum,
+        ttl_ms=hold.ttl_ms,
+        reason=hold.reason,
+    )

@@ -1,0 +1,178 @@
+"""What policies can talk about: agents and their groups, actions and their groups, tools, servers, state keys, hosts.
+
+Actions: each tool is one, `Action::"fs.read"`, in `Action::"call"`, in `Action::"server:NAME"` and in `Action::"tag:TAG"` for
+each of its tags (those it lists, and `read_only`, `destructive`, `open_world`, `idempotent` where they are true). Besides
+there are the five built-in actions of `BUILT_IN`. A tool's server is what stands before the `/` in its name, else `local`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from ipaddress import ip_address
+from typing import Any, Final
+
+import msgspec
+
+from interlock.model.decision import Request
+from interlock.model.tool import Tool
+from interlock.policy.operators import Entity, Situation
+from interlock.policy.shapes import OPEN, UNKNOWN, Atom, Field, Fields, Many, parameters
+from interlock.policy.terms import Address, Uid
+
+CALL: Final = "call"
+LOCAL: Final = "local"
+IMPLIED_TAGS: Final = ("read_only", "destructive", "open_world", "idempotent")
+
+_KEY: Final = {"key": Field(Atom("String"), required=True)}
+BUILT_IN: Final[dict[str, tuple[str, Fields]]] = {
+    "state_read": ("StateKey", Fields(_KEY)),
+    "state_write": ("StateKey", Fields({**_KEY, "value": Field(UNKNOWN)})),
+    "assert": ("StateKey", Fields({**_KEY, "expected": Field(UNKNOWN)})),
+    "compensate": ("Tool", OPEN),
+    "connect": ("Host", Fields()),
+}
+"""The actions that are no tools: the type of their resource and the shape of their parameters."""
+
+_TEXT: Final = Field(Atom("String"), required=True)
+_FLAG: Final = Field(Atom("Bool"), required=True)
+ENTITY_TYPES: Final[dict[str, tuple[tuple[str, ...], Fields]]] = {
+    "Agent": (("Group",), Fields()),
+    "Group": ((), Fields()),
+    "Server": ((), Fields()),
+    "Tool": (
+        ("Server",),
+        Fields(
+            {
+                "name": _TEXT,
+                "read_only": _FLAG,
+                "destructive": _FLAG,
+                "open_world": _FLAG,
+                "idempotent": _FLAG,
+                "pinned": _FLAG,
+                "reversibility": _TEXT,
+                "tags": Field(Many(Atom("String")), required=True),
+            }
+        ),
+    ),
+    "StateKey": ((), Fields({"name": _TEXT})),
+    # `ip` too, an ipaddr, for hosts given as an address: see `schema`
+    "Host": ((), Fields({"name": _TEXT, "host": _TEXT, "port": Field(Atom("Long"))})),
+}
+"""Each entity type: the types it can be in, and its attributes."""
+
+PROPOSAL: Final = Fields({"id": _TEXT, "source": _TEXT, "action_count": Field(Atom("Long"), required=True)})
+
+
+class World(msgspec.Struct, frozen=True, kw_only=True):
+    """What exists, as handed in at load."""
+
+    tools: tuple[Tool, ...] = ()
+    agents: dict[str, tuple[str, ...]] | None = None
+    """The agents and their groups; None if they are not known, and then names of agents and groups are not checked."""
+    approval_groups: frozenset[str] | None = None
+    """The groups that can answer a hold; None if they are not known, and then `@hold` groups are not checked."""
+    pinned: frozenset[str] = frozenset()
+    """Names of the tools whose definition is pinned in `interlock.lock`."""
+
+
+class ActionType(msgspec.Struct, frozen=True):
+    """An action as the schema knows it: its groups, the type of its resource, the shape of its context."""
+
+    name: str
+    groups: tuple[str, ...]
+    resource_type: str
+    context: Fields
+
+
+def server_of(name: str) -> str:
+    """The server of a tool, by its name."""
+    server, slash, _ = name.partition("/")
+    return server if slash else LOCAL
+
+
+def tags_of(tool: Tool) -> tuple[str, ...]:
+    """The tags of a tool, those that its flags imply included."""
+    implied = tuple(name for name in IMPLIED_TAGS if getattr(tool, name))
+    return tuple(dict.fromkeys((*tool.tags, *implied)))
+
+
+def actions(world: World) -> dict[str, ActionType]:
+    """Every action that can be asked about, by name. A tool must not have the name of a built-in action or a group."""
+    found = {
+        name: ActionType(name, (), resource_type, _context(shape)) for name, (resource_type, shape) in BUILT_IN.items()
+    }
+    for tool in world.tools:
+        groups = (CALL, f"server:{server_of(tool.name)}", *(f"tag:{tag}" for tag in tags_of(tool)))
+        found[tool.name] = ActionType(tool.name, groups, "Tool", _context(parameters(tool.parameters)))
+    return found
+
+
+def action_groups(world: World) -> set[str]:
+    """The names of all action groups; those of the implied tags exist even where no tool is in them."""
+    found = {CALL, f"server:{LOCAL}", *(f"tag:{tag}" for tag in IMPLIED_TAGS)}
+    for tool in world.tools:
+        found.add(f"server:{server_of(tool.name)}")
+        found.update(f"tag:{tag}" for tag in tags_of(tool))
+    return found
+
+
+def _context(params: Fields) -> Fields:
+    return Fields(
+        {
+            "params": Field(params, required=True),
+            "state": Field(OPEN, required=True),
+            "proposal": Field(PROPOSAL, required=True),
+            "session": Field(OPEN, required=True),
+            "flags": Field(Many(Atom("String")), required=True),
+        }
+    )
+
+
+def entities(world: World, known: dict[str, ActionType]) -> dict[Uid, Entity]:
+    """The entities that all requests share: actions, tools, servers."""
+    found = {
+        Uid("Action", action.name): Entity(frozenset(Uid("Action", group) for group in action.groups))
+        for action in known.values()
+    }
+    for tool in world.tools:
+        attributes: dict[str, Any] = {
+            "name": tool.name,
+            "read_only": tool.read_only,
+            "destructive": tool.destructive,
+            "open_world": tool.open_world,
+            "idempotent": tool.idempotent,
+            "pinned": tool.name in world.pinned,
+            "reversibility": tool.reversibility,
+            "tags": frozenset(tags_of(tool)),
+        }
+        server = Uid("Server", server_of(tool.name))
+        found[Uid("Tool", tool.name)] = Entity(frozenset((server,)), attributes)
+        found.setdefault(server, Entity())
+    return found
+
+
+def situation(world: World, shared: dict[Uid, Entity], request: Request) -> Situation:
+    """Who does what on what, with the entities that only this request has."""
+    principal = Uid("Agent", request.agent)
+    resource = Uid(request.resource_type, request.resource)
+    groups = {*request.groups, *(world.agents or {}).get(request.agent, ())}
+    local = {principal: Entity(frozenset(Uid("Group", group) for group in groups))}
+    if resource.type == "StateKey":
+        local[resource] = Entity(attributes={"name": resource.id})
+    elif resource.type == "Host":
+        local[resource] = Entity(attributes=_host(resource.id))
+    return Situation(principal, Uid("Action", request.action), resource, shared, local)
+
+
+def _host(name: str) -> dict[str, Any]:
+    """The attributes of `example.org:443`, `10.0.0.1:80` or `[::1]:80`."""
+    host, colon, port = name.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit() and len(port) <= 5):
+        host, port = name, ""
+    host = host.removeprefix("[").removesuffix("]")
+    found: dict[str, Any] = {"name": name, "host": host}
+    if port:
+        found["port"] = int(port)
+    with contextlib.suppress(ValueError):
+        found["ip"] = Address(str(ip_address(host)))
+    return found
