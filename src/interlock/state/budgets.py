@@ -1,0 +1,180 @@
+"""Budgets shared by processes: what a proposal, a run, a session and an agent may spend in all.
+
+The database holds one number per scope and kind: what has been *taken*. A process takes a block, spends it in memory
+without a transaction per action, and gives the rest back. Blocks shrink as a budget nears its end, so that processes do not
+starve each other. A process that dies gives nothing back: what it held counts as spent, so a crash can cost a few
+actions of a budget and never overspends it.
+
+`actions` and `tool_calls` are exact: an action that does not fit is not started. `duration_ms` and `cost` are known only
+afterwards: nothing is started once they are reached, and what was running by then is counted and may go beyond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from interlock.disk import Database
+from interlock.model.proposal import Budget
+
+Kind = Literal["actions", "tool_calls", "duration_ms", "cost"]
+KINDS: Final[tuple[Kind, ...]] = ("actions", "tool_calls", "duration_ms", "cost")
+
+BLOCK_MAX: Final = 64
+"""Actions or tool calls that a process takes at once, at most."""
+BLOCK_SHARE: Final = 1 / 16
+"""Of what is left, a process takes at most this much (but what it needs now)."""
+
+_SCHEMA: Final = (
+    """create table budgets (
+        scope text not null, kind text not null, taken double precision not null, primary key (scope, kind)
+    )""",
+)
+
+
+class Exhausted(msgspec.Struct, frozen=True):
+    """Which limit was reached: `session:nightly`, `actions`, 500."""
+
+    scope: str
+    kind: Kind
+    limit: float
+
+
+class _Purse:
+    """What this process holds of one scope and kind; below zero only until the debt is paid, in the same call."""
+
+    __slots__ = ("exact", "held", "kind", "limit", "scope")
+
+    def __init__(self, scope: str, kind: Kind, limit: float) -> None:
+        self.scope = scope
+        self.kind = kind
+        self.limit = limit
+        self.held: float = 0
+        self.exact = kind in {"actions", "tool_calls"}
+
+    def lacks(self, amount: float) -> bool:
+        return self.held < amount if self.exact else self.held <= 0
+
+
+class BudgetStore:
+    """The counters of a workspace."""
+
+    def __init__(self, database: Database) -> None:
+        """Make the table if it is not there."""
+        self._database = database
+        database.migrate("budgets", _SCHEMA)
+
+    def open(self, limits: Mapping[str, Budget]) -> SharedBudget:
+        """A budget of several scopes at once (`{"session:nightly": Budget(actions=500), "run:...": ...}`).
+
+        Scopes are any names that processes agree on. Nothing is taken yet.
+        """
+        return SharedBudget(self._database, limits)
+
+    def spent(self, scope: str) -> dict[Kind, float]:
+        """What is taken of a scope: spent, or held by a process that is running or died."""
+        rows = dict(self._database.execute("select kind, taken from budgets where scope = ?", (scope,)))
+        return {kind: float(rows.get(kind, 0)) for kind in KINDS}
+
+
+class SharedBudget:
+    """One process's hold on some budgets. Used by one thread."""
+
+    def __init__(self, database: Database, limits: Mapping[str, Budget]) -> None:
+        """Use `BudgetStore.open`."""
+        self._database = database
+        purses = [
+            _Purse(scope, kind, limit)
+            for scope, budget in limits.items()
+            for kind in KINDS
+            if (limit := getattr(budget, kind)) is not None
+        ]
+        self._purses = {kind: [p for p in purses if p.kind == kind] for kind in KINDS}
+        self._timed = [*self._purses["duration_ms"], *self._purses["cost"]]
+        self.exhausted: Exhausted | None = None
+        """Why the last `reserve` said no."""
+
+    def reserve(self, actions: int = 1, tool_calls: int = 1) -> bool:
+        """Reserve before dispatch, once per attempt: all that is asked for in every scope, or nothing and False.
+
+        Raises: StoreError.
+        """
+        needs = [(p, float(n)) for n, ps in self._wanted(actions, tool_calls) for p in ps]
+        if any(p.lacks(n) for p, n in needs) or any(p.held <= 0 for p in self._timed):
+            self.exhausted = self._take([*needs, *((p, 0.0) for p in self._timed)])
+            if self.exhausted is not None:
+                return False
+        for purse, amount in needs:
+            purse.held -= amount
+        return True
+
+    def refund(self, actions: int = 1, tool_calls: int = 1) -> None:
+        """Give back a reservation of which nothing ran."""
+        for amount, purses in self._wanted(actions, tool_calls):
+            for purse in purses:
+                purse.held += amount
+
+    def settle(self, duration_ms: float = 0, cost: float = 0) -> None:
+        """Count what an attempt took. Raises StoreError."""
+        for purses, amount in ((self._purses["duration_ms"], duration_ms), (self._purses["cost"], cost)):
+            for purse in purses:
+                purse.held -= amount
+        if any(p.held < 0 for p in self._timed):
+            self._pay([p for p in self._timed if p.held < 0])
+
+    def release(self) -> None:
+        """Give back what is held and not spent, for others to use; the budget stays open. Call it before a long wait."""
+        self._pay([p for ps in self._purses.values() for p in ps if p.held])
+
+    close = release
+
+    def _wanted(self, actions: int, tool_calls: int) -> tuple[tuple[int, list[_Purse]], ...]:
+        return (actions, self._purses["actions"]), (tool_calls, self._purses["tool_calls"])
+
+    def _take(self, needs: list[tuple[_Purse, float]]) -> Exhausted | None:
+        """Fill every purse that lacks something from the database; none of them if one cannot be filled."""
+        filled: list[tuple[_Purse, float]] = []
+        with self._database.transaction():
+            for purse, need in needs:
+                if not purse.lacks(need):
+                    continue
+                block = _block(purse, need - purse.held, purse.limit - self._taken(purse))
+                if block is None:
+                    return Exhausted(purse.scope, purse.kind, purse.limit)
+                filled.append((purse, block))
+            for purse, block in filled:
+                self._add(purse, block)
+        for purse, block in filled:
+            purse.held += block
+        return None
+
+    def _pay(self, purses: list[_Purse]) -> None:
+        """Bring the database to what was really spent: what is held goes back, a debt is taken."""
+        if not purses:
+            return
+        with self._database.transaction():
+            for purse in purses:
+                self._add(purse, -purse.held)
+        for purse in purses:
+            purse.held = 0
+
+    def _taken(self, purse: _Purse) -> float:
+        rows = self._database.execute(
+            "select taken from budgets where scope = ? and kind = ?", (purse.scope, purse.kind)
+        )
+        return float(rows[0][0]) if rows else 0.0
+
+    def _add(self, purse: _Purse, amount: float) -> None:
+        self._database.execute(
+            "insert into budgets values (?, ?, ?) on conflict (scope, kind) do update set taken = taken + excluded.taken",
+            (purse.scope, purse.kind, amount),
+        )
+
+
+def _block(purse: _Purse, missing: float, free: float) -> float | None:
+    """How much to take: what is missing, or a share of what is left (whole, if it is counted). None: there is not enough."""
+    if purse.exact:
+        return None if free < missing else max(missing, min(BLOCK_MAX, int(free * BLOCK_SHARE)))
+    return None if free <= 0 else free * BLOCK_SHARE
