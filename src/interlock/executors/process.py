@@ -121,7 +121,7 @@ class ProcessRunner:
             "limits": wire_limits(limits),
             "call": None,
         }
-        directory = cwd if isinstance(cwd, int) else ctx.workspace.open_directory("." if cwd is None else cwd)
+        directory = cwd if isinstance(cwd, int) else open_cwd(ctx, cwd)
         try:
             return await self._perform(request, directory, stdin, ctx, read_only=read_only)
         finally:
@@ -173,6 +173,13 @@ class ProcessRunner:
                 hint="raise `processes` in the section `isolation` of the configuration",
             )
         return result
+
+
+def open_cwd(ctx: Context, path: str | dict[str, str] | None = None) -> int:
+    """A descriptor of a directory beneath the workspace (its root unless given). Raises: ToolError of the workspace."""
+    workspace = ctx.workspace
+    where = () if path is None else workspace.locate(path, "cwd")
+    return int(workspace.open_directory(where, "cwd"))
 
 
 def wire_limits(limits: ProcessLimits) -> Limits:

@@ -23,7 +23,11 @@ from typing import Final, NamedTuple
 from interlock.isolation.wire import MESSAGE_BYTES, RUN, STARTED, STOP, Report, Request, memory_file, read_memory_file
 from interlock.model.errors import ToolError
 
-_CLOSE_MS: Final = 10_000
+_CLOSE_MS: Final = 1_000
+_STOP_S: Final = 20.0
+"""After being asked to end a tree, a supervisor answers within its grace and the time of its sweep."""
+_QUEUED_S: Final = 1.0
+"""After that a request that no supervisor has taken up is withdrawn."""
 
 _BOOT: Final = """
 import sys, types
@@ -89,8 +93,8 @@ class ForkServer:
         `channel` a descriptor that a function call gets as number 3. All stay the caller's.
 
         Raises: ToolError `spawn_failed` if no process could be had; `process_lost` if supervisor or server were killed.
-        Stopped if the awaiting task was cancelled: the tree is gone by then. Cancelled twice, CancelledError goes through
-        at once and the tree is killed without grace, unwatched.
+        Stopped if the awaiting task was cancelled: the tree is gone by then. CancelledError if nothing had been started, or
+        when cancelled twice: then the tree is killed without grace and nobody waits for it.
         """
         try:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -216,7 +220,10 @@ async def _wait_ended(control: socket.socket) -> Outcome:
     cancelled = False
     while True:
         try:
-            await _wait_readable(control)
+            async with asyncio.timeout(None if not cancelled else _STOP_S if started else _QUEUED_S):
+                await _wait_readable(control)
+        except TimeoutError:
+            raise asyncio.CancelledError from None
         except asyncio.CancelledError:
             if cancelled:
                 raise

@@ -58,6 +58,7 @@ REASONS: Final[dict[str, str]] = {
     "spawn_failed": "The process could not be started; the message and `output.why` say why, and nothing has run.",
     "process_lost": "The process that watches over the action's processes was killed; they were ended with it.",
     "process_limit": "The action had more processes at once than its limit; all of them were ended.",
+    "tool_changed": "The definition of the tool is not the one that was loaded; nothing has run.",
     "environment_denied": "The variable would make programs load code that the call does not name.",
     "process_protected": "Interlock itself, what it was started by, or a process that the machine needs: never signalled.",
     "process_gone": "There is no process of that number.",

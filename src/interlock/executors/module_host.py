@@ -1,0 +1,208 @@
+"""The process that Python tool modules run in: imports them once, then forks for each call.
+
+It is a fork server (`interlock.isolation.server`) that performs function calls in place of programs, so a call has the
+walls, limits, capture and end of any process action, and the code of a project is never in the process that holds keys.
+
+A call writes JSON lines to descriptor 3: what it says through its context, and last `{"result": ...}` or `{"error": ...}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypedDict
+
+import msgspec
+
+from interlock.executors.python import ATTRIBUTE, bind
+from interlock.isolation.server import serve
+from interlock.isolation.wire import Request
+from interlock.model.errors import InterlockError, ToolError
+from interlock.model.tool import Binding
+
+CHANNEL = 3
+
+
+class Setup(TypedDict):
+    """What the host is started with."""
+
+    modules: list[str]
+    project: str
+
+
+def main() -> None:
+    """Import the modules and serve. Arguments: the Setup as JSON, the runtime's process id, the package's directory."""
+    setup: Setup = json.loads(sys.argv[1])
+    # Behind everything installed: a file of the project can then never pass itself off as a library.
+    sys.path += [d for d in (setup["project"], f"{setup['project']}/src") if Path(d).is_dir()]
+    os.chdir(setup["project"])
+    host = Host()
+    for module in setup["modules"]:
+        host.load(module)
+    serve(int(sys.argv[2]), host.perform)
+
+
+class Said(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """One line of a call: what its context was told, or (the last line) how it ended."""
+
+    result: Any = msgspec.UNSET
+    error: dict[str, Any] | None = None
+    """`code, message, output?, retryable?, path?, hint?` of the ToolError."""
+    log: str | None = None
+    progress: tuple[float, float | None] | None = None
+    cost: float = 0.0
+    posture: dict[str, str] = {}
+    not_undoable: str | None = None
+    resources: dict[str, int | float] = {}
+
+
+class Host:
+    """The tools of the loaded modules, and what went wrong while loading."""
+
+    def __init__(self) -> None:
+        """Nothing is loaded."""
+        self.bindings: dict[str, Binding] = {}
+        self.problems: list[dict[str, str]] = []
+
+    def load(self, name: str) -> None:
+        """Import a module and take its tools; a problem is kept for whoever asks for the list."""
+        try:
+            module = importlib.import_module(name)
+            for function in _declared(module):
+                binding = bind(function)
+                if binding.tool.name in self.bindings:
+                    self._problem(name, f"a second tool is named `{binding.tool.name}`")
+                self.bindings[binding.tool.name] = binding
+        except InterlockError as error:
+            self._problem(name, error.message)
+        except BaseException as error:  # noqa: BLE001 - whatever a module raises is told to the one who named it
+            traceback.print_exc()
+            self._problem(name, f"{type(error).__name__}: {error}")
+
+    def perform(self, request: Request) -> None:
+        """Make one call, in the process that was forked for it."""
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        call = request["call"]
+        say = _Channel()
+        if call["tool"] is None:
+            tools = [msgspec.to_builtins(binding.tool) for binding in self.bindings.values()]
+            say(Said(result={"tools": tools, "problems": self.problems}))
+            return
+        try:
+            say(Said(result=self._call(call, say)))
+        except ToolError as error:
+            say(Said(error={"output": error.output, "retryable": error.retryable, **error.as_dict()}))
+        except Exception as error:  # noqa: BLE001 - whatever a tool raises is the action's failure
+            traceback.print_exc()
+            say(Said(error={"code": "tool_error", "message": _one_line(error)}))
+
+    def _call(self, call: dict[str, Any], say: _Channel) -> Any:
+        binding = self.bindings.get(call["tool"])
+        if binding is None or binding.tool.version != call["version"]:
+            raise ToolError(
+                "the tool's module has changed since it was loaded",
+                code="tool_changed",
+                retryable=False,
+                hint="start Interlock again to load it anew",
+            )
+        result = binding.function(call["parameters"], ModuleContext(call["context"], say))
+        return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+
+    def _problem(self, module: str, message: str) -> None:
+        self.problems.append({"module": module, "message": message})
+
+
+class ModuleContext:
+    """The `interlock.Context` of a function in a module host. It has no workspace object: the working directory is its root."""
+
+    cancelled = False
+    """Never true: a cancelled call's process is ended."""
+
+    def __init__(self, fields: dict[str, Any], say: _Channel) -> None:
+        """`fields` are the plain values of the context in the runtime."""
+        self.run_id: str = fields["run_id"]
+        self.proposal_id: str = fields["proposal_id"]
+        self.action_id: str = fields["action_id"]
+        self.attempt: int = fields["attempt"]
+        self.agent: str = fields["agent"]
+        self.session: str | None = fields["session"]
+        self.dry_run: bool = fields["dry_run"]
+        self.deadline_ns: int = fields["deadline_ns"]
+        self.workspace: Any = _Absent()
+        self.backups: Any = _Absent()
+        self._say = say
+
+    def log(self, message: str) -> None:
+        """Write a line for people to the run's journal."""
+        self._say(Said(log=message))
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Say how far the work is."""
+        self._say(Said(progress=(done, total)))
+
+    def report_cost(self, cost: float) -> None:
+        """Add to the action's cost."""
+        self._say(Said(cost=cost))
+
+    def posture(self, **layers: str) -> None:
+        """Add to the action's posture."""
+        self._say(Said(posture=layers))
+
+    def not_exactly_undoable(self, what: str) -> None:
+        """Say what undo cannot take back."""
+        self._say(Said(not_undoable=what))
+
+    def resources(self, usage: dict[str, int | float]) -> None:
+        """Attach measured use."""
+        self._say(Said(resources=usage))
+
+
+class _Absent:
+    """Stands where a context of the runtime's own process has an object that cannot be had from here."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ToolError(
+            "a tool of a module named in the configuration has no `ctx.workspace` and no `ctx.backups`",
+            retryable=False,
+            hint="its working directory is the workspace; register the function with the Runtime to use it in process",
+        )
+
+
+class _Channel:
+    """Writes messages, one JSON line each; from any thread of the tool."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._file = os.fdopen(CHANNEL, "wb")
+
+    def __call__(self, said: Said) -> None:
+        line = msgspec.json.encode(said) + b"\n"
+        with self._lock:
+            self._file.write(line)
+            self._file.flush()
+
+
+async def _awaited(value: Any) -> Any:
+    return await value
+
+
+def _declared(module: ModuleType) -> list[Callable[..., Any]]:
+    """The tools that the module, or a module below it, declares; those it imported from elsewhere belong to others."""
+    name = module.__name__
+    own = [f for f in vars(module).values() if inspect.isroutine(f) and hasattr(f, ATTRIBUTE)]
+    return [f for f in dict.fromkeys(own) if f.__module__ == name or f.__module__.startswith(f"{name}.")]
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

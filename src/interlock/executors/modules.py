@@ -1,0 +1,271 @@
+"""Python tool modules named in the configuration (`[tools] modules`): loaded in a host process, called by JSON.
+
+The runtime's own process never imports them. See `module_host` for the other end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from interlock.executors.environment import child_environment
+from interlock.executors.module_host import Said
+from interlock.executors.process import GRACE_MS, ProcessLimits, open_cwd, spawn_error, wire_limits
+from interlock.isolation.client import ForkServer, Outcome, Stopped
+from interlock.isolation.posture import posture
+from interlock.isolation.wire import Request
+from interlock.model.clock import Clock
+from interlock.model.errors import ConfigurationError, ToolError
+from interlock.model.limits import DEFAULT_LIMITS
+from interlock.model.tool import Binding, Context, Tool
+
+_IMPORT_S: Final = 30
+_PRINTED_BYTES: Final = 16 * 1024
+_CHANNEL_BYTES: Final = DEFAULT_LIMITS.output_bytes + 1024 * 1024
+"""A result at its limit, and room for what the tool says on the way."""
+
+_BOOT: Final = """
+import os, sys
+sys.path.append(os.path.dirname(sys.argv[3]))
+from interlock.executors.module_host import main
+main()
+"""
+
+
+_decode: Final = msgspec.json.Decoder(Said).decode
+
+
+class ModuleTools:
+    """The modules of one project, in their host. Close it."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        project: Path,
+        clock: Clock,
+        *,
+        parent_environment: Mapping[str, str] | None = None,
+        limits: ProcessLimits | None = None,
+    ) -> None:
+        """Start nothing yet. `project` is where the modules are looked for, and its `src` (behind what is installed)."""
+        self._clock = clock
+        self._project = project
+        self._limits = limits or ProcessLimits()
+        self._environment = child_environment(os.environ if parent_environment is None else parent_environment)
+        setup = json.dumps({"modules": list(names), "project": str(project)})
+        self._server = ForkServer([sys.executable, "-I", "-c", _BOOT, setup], self._environment)
+
+    @property
+    def server(self) -> ForkServer:
+        """The host's fork server."""
+        return self._server
+
+    async def load(self) -> list[Binding]:
+        """Import the modules and return their tools.
+
+        Raises: ConfigurationError naming the module and what is wrong with it; ToolError `spawn_failed`.
+        """
+        request = self._request({"tool": None}, timeout_ms=_IMPORT_S * 1000)
+        channel = _Messages(None)
+        cwd = os.open(self._project, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            async with asyncio.timeout(_IMPORT_S):
+                await self._run(request, cwd, channel)
+        except (TimeoutError, Stopped):
+            raise ConfigurationError(
+                f"importing the tool modules took longer than {_IMPORT_S} s",
+                path="$.tools.modules",
+                hint="a module must only define things when it is imported",
+            ) from None
+        finally:
+            os.close(cwd)
+        answer = channel.result
+        if answer is None:
+            raise ConfigurationError(
+                "the process that imports the tool modules ended",
+                path="$.tools.modules",
+                hint="its standard error says why",
+            )
+        for problem in answer["problems"]:
+            raise ConfigurationError(
+                f"the tool module `{problem['module']}` cannot be loaded: {problem['message']}", path="$.tools.modules"
+            )
+        return [self._binding(msgspec.convert(tool, Tool)) for tool in answer["tools"]]
+
+    def close(self) -> None:
+        """End the host."""
+        self._server.close()
+
+    def _binding(self, tool: Tool) -> Binding:
+        version = tool.version
+
+        async def call(parameters: dict[str, Any], ctx: Context) -> Any:
+            return await self._call(tool, version, parameters, ctx)
+
+        return Binding(tool=tool, function=call, mode="async")
+
+    async def _call(self, tool: Tool, version: str, parameters: dict[str, Any], ctx: Context) -> Any:
+        call = {"tool": tool.name, "version": version, "parameters": parameters, "context": _fields(ctx)}
+        remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
+        channel = _Messages(ctx)
+        cwd = open_cwd(ctx)
+        try:
+            outcome = await self._run(self._request(call, timeout_ms=remaining_ms), cwd, channel)
+            timed_out = outcome.report["stopped"] == "timeout"
+        except Stopped as stopped:
+            outcome = stopped.outcome
+            timed_out = self._clock.mono_ns() >= ctx.deadline_ns
+            if not timed_out:
+                raise ToolError("stopped because the action was cancelled", code="cancelled") from None
+        finally:
+            os.close(cwd)
+        failure = outcome.report["failure"]
+        if failure is not None:
+            raise spawn_error(failure)
+        ctx.posture(**posture())
+        if not tool.read_only:
+            ctx.not_exactly_undoable("a function ran in its own process in the direct workspace")
+        for printed in (outcome.stdout, outcome.stderr):
+            if printed:
+                ctx.log(printed.decode("utf-8", "replace"))
+        if timed_out:
+            raise ToolError("stopped at its time-out", code="timeout")
+        return channel.answer(outcome)
+
+    async def _run(self, request: Request, cwd: int, channel: _Messages) -> Outcome:
+        """One call to the host; what it says arrives in `channel` while it runs."""
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        loop = asyncio.get_running_loop()
+
+        def read() -> None:
+            if not channel.read(reader):
+                loop.remove_reader(reader)
+
+        loop.add_reader(reader, read)
+        try:
+            try:
+                return await self._server.run(request, cwd=cwd, channel=writer)
+            finally:
+                os.close(writer)
+        finally:
+            loop.remove_reader(reader)
+            while channel.read(reader):
+                pass
+            os.close(reader)
+
+    def _request(self, call: dict[str, Any], *, timeout_ms: int) -> Request:
+        return {
+            "argv": [],
+            "search": "",
+            "environment": self._environment,
+            "home": True,
+            "timeout_ms": timeout_ms,
+            "grace_ms": GRACE_MS,
+            "keep_bytes": _PRINTED_BYTES,
+            "limits": wire_limits(self._limits),
+            "call": call,
+        }
+
+
+class _Messages:
+    """What a call says, line by line. Everything but the answer goes to the context at once."""
+
+    def __init__(self, ctx: Context | None) -> None:
+        self._ctx = ctx
+        self._pending = bytearray()
+        self._read_bytes = 0
+        self._answer = Said()
+
+    @property
+    def result(self) -> Any:
+        """The result, or None."""
+        return None if self._answer.result is msgspec.UNSET else self._answer.result
+
+    def read(self, fd: int) -> bool:
+        """Take what is there; False at the end or when there is nothing."""
+        try:
+            data = os.read(fd, 256 * 1024)
+        except BlockingIOError:
+            return False
+        self._read_bytes += len(data)
+        if self._read_bytes > _CHANNEL_BYTES:
+            self._pending.clear()  # read on, keep nothing: the call fails as too large
+            return bool(data)
+        self._pending += data
+        if b"\n" in data:
+            *lines, rest = self._pending.split(b"\n")
+            self._pending = bytearray(rest)
+            for line in lines:
+                self._take(bytes(line))
+        return bool(data)
+
+    def answer(self, outcome: Outcome) -> Any:
+        """The call's result. Raises: the ToolError it ended with, or one that says that it gave none."""
+        if self._read_bytes > _CHANNEL_BYTES:
+            raise ToolError(
+                f"the tool returned more than {DEFAULT_LIMITS.output_bytes} bytes",
+                code="invalid_output",
+                retryable=False,
+            )
+        error = self._answer.error
+        if error is not None:
+            raise ToolError(
+                error["message"],
+                code=error["code"],
+                retryable=error.get("retryable", True),
+                output=error.get("output"),
+                path=error.get("path"),
+                hint=error.get("hint"),
+            )
+        if self._answer.result is msgspec.UNSET:
+            report = outcome.report
+            number = report["signal"]
+            how = f"signal {number}" if number is not None else f"exit code {report['exit_code']}"
+            raise ToolError(f"the tool's process ended without an answer ({how})", code="tool_error")
+        return self._answer.result
+
+    def _take(self, line: bytes) -> None:
+        try:
+            said = _decode(line)
+        except msgspec.DecodeError:  # the tool's code can write here too: what is no message is none
+            return
+        if said.error is not None or said.result is not msgspec.UNSET:
+            self._answer = said
+        elif self._ctx is not None:
+            _tell(self._ctx, said)
+
+
+def _tell(ctx: Context, said: Said) -> None:
+    if said.log is not None:
+        ctx.log(said.log)
+    if said.progress is not None:
+        ctx.progress(*said.progress)
+    if said.cost:
+        ctx.report_cost(said.cost)
+    if said.posture:
+        ctx.posture(**said.posture)
+    if said.not_undoable is not None:
+        ctx.not_exactly_undoable(said.not_undoable)
+    if said.resources:
+        ctx.resources(said.resources)
+
+
+def _fields(ctx: Context) -> dict[str, Any]:
+    return {
+        "run_id": ctx.run_id,
+        "proposal_id": ctx.proposal_id,
+        "action_id": ctx.action_id,
+        "attempt": ctx.attempt,
+        "agent": ctx.agent,
+        "session": ctx.session,
+        "dry_run": ctx.dry_run,
+        "deadline_ns": ctx.deadline_ns,
+    }
