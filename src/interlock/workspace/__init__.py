@@ -1,7 +1,29 @@
 """Remembers files: the tree beneath its root, backups before each change, undo, and who may write."""
 
-from interlock.workspace.backups import Backups, Change, Entry, Origin
+from interlock.workspace.backups import Backups, Change, Entry, Origin, read_entries
+from interlock.workspace.lease import WriteLease
 from interlock.workspace.nodes import ABSENT, Identity, Node, Seen
+from interlock.workspace.registry import Registry, check_apart, state_directory
 from interlock.workspace.tree import Workspace
+from interlock.workspace.undo import Restored, UndoConflictError, plan_undo, restore
 
-__all__ = ["ABSENT", "Backups", "Change", "Entry", "Identity", "Node", "Origin", "Seen", "Workspace"]
+__all__ = [
+    "ABSENT",
+    "Backups",
+    "Change",
+    "Entry",
+    "Identity",
+    "Node",
+    "Origin",
+    "Registry",
+    "Restored",
+    "Seen",
+    "UndoConflictError",
+    "Workspace",
+    "WriteLease",
+    "check_apart",
+    "plan_undo",
+    "read_entries",
+    "restore",
+    "state_directory",
+]

@@ -7,6 +7,8 @@ characters, without trailing dots and spaces. What names cannot tell, identity d
 
 from __future__ import annotations
 
+import functools
+import os
 import stat
 import unicodedata
 from collections.abc import Iterable
@@ -22,6 +24,7 @@ LOADED: Final[tuple[Rel, ...]] = ((b"interlock.toml",), (b"interlock.lock",), (b
 """What is always protected. More is handed in: capsule manifests, Python tool modules, pyproject.toml where it is used."""
 
 
+@functools.lru_cache(maxsize=4096)
 def fold(name: bytes) -> str:
     """A name as the laxest file systems compare it (casefolding ext4, HFS+, VFAT)."""
     text = unicodedata.normalize("NFKD", name.decode("utf-8", "surrogateescape")).casefold()
@@ -34,24 +37,38 @@ def related(one: Rel, other: Rel) -> bool:
     return all(a == b or fold(a) == fold(b) for a, b in zip(one, other, strict=False))
 
 
-def check(workspace: Workspace, path: Rel, protected: Iterable[Rel], field: str) -> None:
-    """Refuse `path` (free of links) as the target of a change. Raises: ToolError `path_protected`."""
-    places = set(protected)
-    places |= {workspace.resolve(place) for place in places}
-    if any(related(path, place) for place in places):
-        raise _refusal(field)
-    ids = {(found.st_dev, found.st_ino) for place in places if (found := workspace.lstat(place)) is not None}
-    if not ids:
-        return
-    for depth in range(1, len(path) + 1):
-        found = workspace.lstat(path[:depth])
-        if found is None:
-            return
-        if (found.st_dev, found.st_ino) in ids:
+class Guard:
+    """What is protected in a workspace right now. Make a new one for each change."""
+
+    def __init__(self, workspace: Workspace, protected: Iterable[Rel]) -> None:
+        """Look where the protected places are: as named, and where links among them lead."""
+        self._workspace = workspace
+        self._places = set(protected)
+        self._places |= {workspace.resolve(place) for place in self._places}
+        present = (workspace.lstat(place) for place in self._places)
+        self._ids = {(found.st_dev, found.st_ino) for found in present if found is not None}
+        self._inside: set[tuple[int, int]] | None = None
+
+    def check(self, path: Rel, field: str = "path") -> None:
+        """Refuse `path` (free of links) as the target of a change. Raises: ToolError `path_protected`."""
+        if any(related(path, place) for place in self._places):
+            raise _refusal(field)
+        for depth in range(1, len(path) + 1):
+            found = self._workspace.lstat(path[:depth])
+            if found is None:
+                return
+            self.check_identity(found, field)
+
+    def check_identity(self, found: os.stat_result, field: str = "path") -> None:
+        """Refuse a protected file or directory by whatever name it was found. Raises: ToolError `path_protected`."""
+        one = (found.st_dev, found.st_ino)
+        if one in self._ids:
             raise _refusal(field)
         if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-            inside = (s for place in places for _, s in workspace.walk(place, lenient=True))
-            if any((s.st_dev, s.st_ino) == (found.st_dev, found.st_ino) for s in inside):
+            if self._inside is None:
+                walks = (self._workspace.walk(place, lenient=True) for place in self._places)
+                self._inside = {(s.st_dev, s.st_ino) for walk in walks for _, s in walk}
+            if one in self._inside:
                 raise _refusal(field)
 
 

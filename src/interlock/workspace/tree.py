@@ -118,9 +118,9 @@ class Workspace:
                 raise refusal(OSError(errno.ENOTDIR, ""), field)
         return tuple(real)
 
-    def check_change(self, path: Rel, field: str = "path") -> None:
-        """Refuse a change of what the loader reads. Raises: ToolError `path_protected`."""
-        protect.check(self, path, self.protected, field)
+    def guard(self) -> protect.Guard:
+        """Knows what no agent may change: ask it before each change."""
+        return protect.Guard(self, self.protected)
 
     def open(self, path: Rel, flags: int, field: str = "path") -> int:
         """A descriptor of a path without links. Raises: ToolError."""

@@ -1,0 +1,286 @@
+"""Take recorded changes back: contents, modes, links, creations, deletions and moves, exactly.
+
+Undo works by state, not by steps. All chosen entries of a path form a chain of states; what lies there now must be one of
+them, and the first one is what comes back. If something else lies there, or somebody changed the path between two entries,
+that is a conflict, and nothing at all is restored (unless forced). So undo may be stopped anywhere and begun again: a path
+that is back already needs nothing.
+
+Before the first change everything that undo will overwrite is backed up into the run that undoes, as for any other change:
+undo can be undone. All access is beneath the root and follows no link, so a link put in the way is an error, not an escape.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from interlock.model.errors import ConflictError, IntegrityError, ToolError
+from interlock.workspace import effects
+from interlock.workspace.backups import Backups, Change, Entry, Origin, read_entries, temporary_name
+from interlock.workspace.names import NameJson, Rel, link_stored, show, to_json
+from interlock.workspace.nodes import ABSENT, Node, Seen
+from interlock.workspace.tree import CHUNK_BYTES, Workspace
+
+_SHOWN_MAX: Final = 20  # paths named in one message
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """What became of one path."""
+
+    path: NameJson
+    how: Literal["restored", "removed", "unchanged"]
+
+
+class UndoConflictError(ConflictError):
+    """Somebody else changed what undo would restore. Nothing was restored."""
+
+    default_code = "undo_conflict"
+
+    def __init__(self, conflicts: Sequence[Rel]) -> None:
+        """`conflicts` are the paths in question."""
+        self.conflicts = [to_json(path) for path in conflicts]
+        names = ", ".join(f"`{show(path)}`" for path in conflicts[:_SHOWN_MAX])
+        more = f" and {len(conflicts) - _SHOWN_MAX} more" if len(conflicts) > _SHOWN_MAX else ""
+        super().__init__(
+            f"changed since by someone else: {names}{more}; nothing was restored",
+            hint="look at them; `--force` restores all the same and keeps a backup of what it overwrites",
+        )
+
+
+class _Chain(msgspec.Struct):
+    states: list[Node]
+    broken: bool = False
+    """Somebody else changed the path between two of the entries: what they left is in no chain, so it would be lost."""
+
+
+class _Step(msgspec.Struct, frozen=True):
+    path: Rel
+    seen: Seen
+    want: Node
+
+    @property
+    def removes(self) -> bool:
+        """True if what is there has to go first: a rename can replace anything but a directory, and by no directory."""
+        return self.seen.node.kind != "absent" and (
+            self.want.kind == "absent" or (self.seen.node.kind == "dir") != (self.want.kind == "dir")
+        )
+
+    def told(self) -> Restored:
+        """For the report."""
+        return Restored(to_json(self.path), "removed" if self.want.kind == "absent" else "restored")
+
+
+class _Prepared(NamedTuple):
+    step: _Step
+    temporary: bytes
+
+
+def plan_undo(run: Path, *, proposal: str | None = None, action: str | None = None) -> list[Entry]:
+    """The entries to take back, newest first: of a whole run, of one proposal, or of one action of it.
+
+    Raises: IntegrityError `backup_damaged`, StoreError.
+    """
+    return [
+        entry
+        for entry in reversed(read_entries(run))
+        if proposal in (None, entry.proposal) and action in (None, entry.action)
+    ]
+
+
+def restore(
+    workspace: Workspace, run: Path, entries: Sequence[Entry], backups: Backups, origin: Origin, *, force: bool = False
+) -> list[Restored]:
+    """Take `entries` (of `run`, newest first) back. `backups` and `origin` are of the run that undoes.
+
+    Raises: UndoConflictError (nothing was done), ConflictError `undo_blocked` (nothing was done, and force does not help),
+    IntegrityError `backup_damaged` or `backup_missing` (nothing was done), ToolError `path_protected` and what the file
+    system refuses (what was done stays; undo may be begun again).
+    """
+    with workspace.changing():
+        for entry in entries:
+            effects.discard_temporary(workspace, entry.rel, temporary_name(run, entry))
+        chains = _chains(reversed(entries))
+        steps, conflicts = _compare(workspace, chains)
+        steps, foreign = _with_contents(workspace, steps)
+        conflicts += foreign
+        if conflicts and not force:
+            raise UndoConflictError(conflicts)
+        steps = _with_parents(workspace, steps)
+        guard = workspace.guard()
+        for step in steps:
+            guard.check(step.path)
+            _check_content(run, step.want)
+        _perform(workspace, run, _record(workspace, steps, backups, origin))
+        changed = {step.path for step in steps}
+        return [
+            *(step.told() for step in steps),
+            *(Restored(to_json(path), "unchanged") for path in chains if path not in changed),
+        ]
+
+
+def _chains(entries: Iterable[Entry]) -> dict[Rel, _Chain]:
+    """The known states of each path, oldest first.
+
+    An entry starts at one of the states before it: usually the last; an earlier one if the change after that never happened
+    (the process died, the disk was full) or was taken back.
+    """
+    chains: dict[Rel, _Chain] = {}
+    for entry in entries:
+        chain = chains.setdefault(entry.rel, _Chain([entry.before]))
+        if not any(entry.before.same(state) for state in chain.states):
+            chain.broken = True
+        chain.states.append(entry.after)
+    return chains
+
+
+def _compare(workspace: Workspace, chains: dict[Rel, _Chain]) -> tuple[list[_Step], list[Rel]]:
+    """What has to change, and which of it somebody else has changed."""
+    steps, conflicts = [], []
+    for path, chain in chains.items():
+        seen = _examine(workspace, path)
+        want = chain.states[0]
+        if seen.node.same(want):
+            if want.kind == "dir" and seen.node.mode != want.mode:
+                steps.append(_Step(path, seen, want))
+            continue
+        steps.append(_Step(path, seen, want))
+        if chain.broken or not any(seen.node.same(state) for state in chain.states):
+            conflicts.append(path)
+    return steps, conflicts
+
+
+def _examine(workspace: Workspace, path: Rel) -> Seen:
+    """What lies at a path. Beneath something that is no directory (any more) lies nothing."""
+    try:
+        return workspace.examine(path)
+    except ToolError as error:
+        if error.code in ("not_a_directory", "path_changed"):
+            return Seen(ABSENT, None)
+        if error.code == "special_file":
+            raise _blocked(path, "it is a FIFO, a socket or a device now") from error
+        raise
+
+
+def _with_contents(workspace: Workspace, steps: list[_Step]) -> tuple[list[_Step], list[Rel]]:
+    """Steps for what others have put into directories that undo removes, and the paths of those."""
+    removed = {step.path for step in steps if step.want.kind == "absent"}
+    more: list[_Step] = []
+    for step in steps:
+        if step.seen.node.kind != "dir" or step.want.kind == "dir":
+            continue
+        for name in workspace.names(step.path):
+            if (*step.path, name) not in removed:
+                more += [
+                    _Step(path, _examine(workspace, path), ABSENT) for path, _ in workspace.walk((*step.path, name))
+                ]
+    planned = {step.path for step in more}
+    return [*(step for step in steps if step.path not in planned), *more], [step.path for step in more]
+
+
+def _with_parents(workspace: Workspace, steps: list[_Step]) -> list[_Step]:
+    """Steps for directories that are missing on the way. Raises: ConflictError if something else stands there."""
+    planned = {step.path: step for step in steps}
+    for step in steps:
+        if step.want.kind == "absent":
+            continue
+        for depth in range(1, len(step.path)):
+            parent = step.path[:depth]
+            if parent in planned:
+                kind = planned[parent].want.kind
+            else:
+                seen = _examine(workspace, parent)
+                kind = seen.node.kind
+                if kind == "absent":
+                    want = Node("dir", mode=0o777 & ~workspace.umask)
+                    planned[parent], kind = _Step(parent, seen, want), "dir"
+            if kind != "dir":
+                raise _blocked(parent, "it is no directory any more, and there was something in it")
+    return list(planned.values())
+
+
+def _record(workspace: Workspace, steps: list[_Step], backups: Backups, origin: Origin) -> list[_Prepared]:
+    """Back up what is going to be overwritten, all of it before the first change."""
+    kept = []
+    for step in steps:
+        seen = step.seen
+        if seen.node.kind == "file":
+            seen = workspace.examine(step.path, read=backups.keep)
+            if seen != step.seen:
+                raise UndoConflictError([step.path])
+        kept.append(Change(step.path, seen.node, step.want))
+    entries = backups.record(origin, kept) if kept else []
+    return [_Prepared(step, backups.temporary(entry)) for step, entry in zip(steps, entries, strict=True)]
+
+
+def _perform(workspace: Workspace, run: Path, steps: list[_Prepared]) -> None:
+    """Remove from the bottom up, make from the top down, then close the directories."""
+    deep_first = sorted(steps, key=lambda p: len(p.step.path), reverse=True)
+    for step, _ in deep_first:
+        if step.seen.identity is not None and step.removes:
+            effects.remove(workspace, step.path, expect=step.seen.identity)
+    for step, temporary in reversed(deep_first):
+        want = step.want
+        expect = None if step.removes else step.seen.identity
+        if want.kind == "dir" and expect is None:
+            effects.put_directory(workspace, step.path, mode=want.mode or 0)
+        elif want.kind == "symlink":
+            assert want.target is not None
+            effects.put_link(workspace, step.path, link_stored(want.target), expect=expect, temporary=temporary)
+        elif want.kind == "file":
+            effects.put_file(
+                workspace,
+                step.path,
+                _content(run, want),
+                mode=want.mode or 0,
+                expect=expect,
+                temporary=temporary,
+                owner=want.owner if _may_give(want.owner) else None,
+                mtime_ns=want.mtime_ns,
+            )
+    for step, _ in deep_first:
+        if step.want.kind == "dir":
+            effects.set_mode(workspace, step.path, step.want.mode or 0)
+
+
+def _content(run: Path, want: Node) -> Iterator[bytes]:
+    """A kept content, checked while it is read: the error comes before the file gets its name."""
+    assert want.sha256 is not None
+    digest = hashlib.sha256()
+    try:
+        with (run / "backups" / want.sha256).open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+                yield chunk
+    except FileNotFoundError:
+        raise IntegrityError(
+            f"the backup `{want.sha256}` of run `{run.name}` is not kept any more", code="backup_missing"
+        ) from None
+    if digest.hexdigest() != want.sha256:
+        raise IntegrityError(f"the backup `{want.sha256}` of run `{run.name}` is damaged", code="backup_damaged")
+
+
+def _check_content(run: Path, want: Node) -> None:
+    """Read it once before anything is changed: a damaged backup must not stop undo half way."""
+    if want.kind == "file":
+        for _ in _content(run, want):
+            pass
+
+
+def _may_give(owner: tuple[int, int] | None) -> bool:
+    """True if the kernel lets us give a file to that user and group."""
+    if owner is None or os.geteuid() == 0:
+        return True
+    return owner[0] == os.geteuid() and owner[1] in (os.getegid(), *os.getgroups())
+
+
+def _blocked(path: Rel, why: str) -> ConflictError:
+    return ConflictError(
+        f"`{show(path)}` cannot be restored: {why}; nothing was restored",
+        code="undo_blocked",
+        hint="move it out of the way and undo again",
+    )
