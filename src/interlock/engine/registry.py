@@ -19,8 +19,8 @@ class Registered:
     """One tool, ready to be called."""
 
     __slots__ = (
-        "bucket", "cache_ttl_ns", "function", "inline", "marks", "mode", "name", "plain", "read_only", "schema",
-        "secrets", "timeout_ns", "tool", "version",
+        "bucket", "cache_ttl_ns", "function", "inline", "marks", "mode", "name", "plain", "read_only", "returns",
+        "schema", "secrets", "timeout_ns", "tool", "version",
     )  # fmt: skip
 
     def __init__(self, binding: Binding) -> None:
@@ -33,6 +33,7 @@ class Registered:
         self.version = tool.version
         self.read_only = tool.read_only
         self.schema: Schema | None = None if tool.parameters == open_schema() else Schema.compile(tool.parameters)
+        self.returns: Schema | None = None if tool.returns is None else Schema.compile(tool.returns)
         self.marks = tuple(marks(tool.parameters))
         self.secrets = tuple(pointer for pointer, mark in self.marks if mark == "secret")
         self.timeout_ns = tool.timeout_ms * 1_000_000

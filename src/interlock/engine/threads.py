@@ -7,12 +7,15 @@ answer is dropped; the pool starts another thread in its place, so that a hangin
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 _IDLE_SECONDS = 30.0
+
+
+Job = tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]
 
 
 class DaemonThreads:
@@ -20,32 +23,30 @@ class DaemonThreads:
 
     def __init__(self) -> None:
         """No thread yet."""
-        self._lock = threading.Condition()
-        self._jobs: deque[
-            tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]
-        ] = deque()
-        self._idle = 0
-        self._count = 0
+        self._lock = threading.Lock()
+        self._idle: list[queue.SimpleQueue[Job]] = []
 
     def run(self, loop: asyncio.AbstractEventLoop, call: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
         """Run `call(*arguments)` on a thread. The future may be cancelled, which the thread does not notice."""
         future = loop.create_future()
         with self._lock:
-            self._jobs.append((loop, future, call, arguments))
-            if self._idle:
-                self._idle -= 1
-                self._lock.notify()
-            else:
-                self._count += 1
-                threading.Thread(target=self._work, name=f"interlock-tool-{self._count}", daemon=True).start()
+            inbox = self._idle.pop() if self._idle else None
+        if inbox is None:
+            inbox = queue.SimpleQueue()
+            threading.Thread(target=self._work, args=(inbox,), name="interlock-tool", daemon=True).start()
+        inbox.put((loop, future, call, arguments))
         return future
 
-    def _work(self) -> None:
+    def _work(self, inbox: queue.SimpleQueue[Job]) -> None:
         while True:
-            with self._lock:
-                if not self._jobs:
-                    return
-                loop, future, call, arguments = self._jobs.popleft()
+            try:
+                loop, future, call, arguments = inbox.get(timeout=_IDLE_SECONDS)
+            except queue.Empty:
+                with self._lock:
+                    if inbox in self._idle:
+                        self._idle.remove(inbox)
+                        return
+                continue  # a job was handed over just now
             result: Any = None
             error: BaseException | None = None
             try:
@@ -58,12 +59,7 @@ class DaemonThreads:
                 return  # the loop is closed: nobody is there to be told
             del future, call, arguments, result, error
             with self._lock:
-                if self._jobs:
-                    continue
-                self._idle += 1
-                if not self._lock.wait(_IDLE_SECONDS) and not self._jobs:
-                    self._idle -= 1
-                    return
+                self._idle.append(inbox)
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

@@ -73,20 +73,55 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
 class Context(Protocol):
     """What a tool may ask of the runtime while it runs (`ctx: interlock.Context`). One per attempt."""
 
-    run_id: str
-    proposal_id: str
-    action_id: str
-    attempt: int
-    """Counts from 1."""
-    agent: str
-    session: str | None
-    dry_run: bool
-    workspace: Any
-    """`interlock.workspace.Workspace` of the proposal: files beneath its root, by descriptor."""
-    backups: Any
-    """`interlock.workspace.Backups` of the run: call it before changing a file."""
-    deadline_ns: int
-    """Monotonic nanoseconds (`Clock.mono_ns`) at which this attempt will be stopped."""
+    @property
+    def run_id(self) -> str:
+        """The run."""
+        ...
+
+    @property
+    def proposal_id(self) -> str:
+        """The proposal."""
+        ...
+
+    @property
+    def action_id(self) -> str:
+        """The action."""
+        ...
+
+    @property
+    def attempt(self) -> int:
+        """Counts from 1."""
+        ...
+
+    @property
+    def agent(self) -> str:
+        """The acting agent."""
+        ...
+
+    @property
+    def session(self) -> str | None:
+        """The session of the run, if it has one."""
+        ...
+
+    @property
+    def dry_run(self) -> bool:
+        """True if nothing may be changed."""
+        ...
+
+    @property
+    def workspace(self) -> Any:
+        """`interlock.workspace.Workspace` of the run: files beneath its root, by descriptor."""
+        ...
+
+    @property
+    def backups(self) -> Any:
+        """`interlock.workspace.Backups` of the run: to be called before a file is changed. None with durability `off`."""
+        ...
+
+    @property
+    def deadline_ns(self) -> int:
+        """Monotonic nanoseconds (`Clock.mono_ns`) at which this attempt will be stopped."""
+        ...
 
     @property
     def cancelled(self) -> bool:

@@ -138,6 +138,11 @@ class Results:
         """Forget what an action put: it was undone."""
         self._own = {k: r for k, r in self._own.items() if r.origin.action != action}
 
+    @property
+    def pending(self) -> bool:
+        """True if there is something to store."""
+        return bool(self._own)
+
     def commit(self) -> None:
         """Store them; part of an outer transaction if there is one."""
         if self._own:

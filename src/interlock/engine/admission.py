@@ -1,0 +1,152 @@
+"""Step 7: is there a result already, is there budget, is it the tool's turn, is the machine fit?
+
+Everything here that waits is outside execution time, is journaled with its cause, and makes the gate judge again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interlock.engine.scheduler import Outcome
+from interlock.engine.turn import Turn, reject, skip, wait
+from interlock.engine.watchdog import NEVER
+from interlock.model.decision import Refusal
+from interlock.model.events import ActionDeduplicated, ActionWaiting
+from interlock.model.result import ActionResult
+from interlock.state.idempotency import Origin, Stored, call_key
+
+
+async def admit(turn: Turn) -> bool:
+    """Step 7. True if the action has its row now (a stored result, a budget reached, a rejection)."""
+    x, tool = turn.x, turn.tool
+    if tool is not None and not tool.plain and tool.cache_ttl_ns and _from_cache(turn):
+        return True
+    if tool is not None and turn.action.idempotent and tool.tool.idempotent and _from_store(turn):
+        return True
+    if x.dry_run or turn.admitted:
+        return False
+    if not x.allowance.reserve(tool_calls=0 if tool is None else 1):
+        skip(turn, "budget_exceeded", x.allowance.exhausted)
+        x.drain("budget_exceeded")
+        return True
+    turn.admitted = True
+    if tool is None:
+        return False
+    if tool.bucket is not None and await _rate_limit(turn):
+        return True
+    return not tool.read_only and x.services.guard is not None and await _guard(turn)
+
+
+async def _rate_limit(turn: Turn) -> bool:
+    """Wait for the tool's next token, if that is within the proposal's deadline. True if it is not."""
+    x, tool = turn.x, turn.tool
+    assert tool is not None
+    assert tool.bucket is not None
+    now = x.clock.mono_ns()
+    wait_max = None if x.deadline_ns == NEVER else max(0, x.deadline_ns - now)
+    wait_ns = tool.bucket.acquire(now, wait_max)
+    if wait_ns is None:
+        x.allowance.refund(tool_calls=1)
+        turn.step = 7
+        reject(turn, Refusal("rate_limited", f"the rate limit of `{tool.name}` leaves no place before the deadline"))
+        return True
+    if wait_ns:
+        if x.recorder is not None:
+            reading = {"wait_ms": wait_ns / 1e6}
+            x.recorder.append(ActionWaiting(cause="rate_limit", reading=reading, **x.recorder.stamp(x, turn.index, 7)))
+        await wait(turn, wait_ns / 1e9)
+    return False
+
+
+async def _guard(turn: Turn) -> bool:
+    """Wait until the machine is fit, as long as the guard waits. True if it did not become so."""
+    x = turn.x
+    guard = x.services.guard
+    assert guard is not None
+    reading = guard.check()
+    if reading is None:
+        return False
+    if x.recorder is not None:
+        stamp = x.recorder.stamp(x, turn.index, 7)
+        x.recorder.append(ActionWaiting(cause="resource_guard", reading=reading.as_dict(), **stamp))
+    before = x.clock.mono_ns()
+    try:
+        reading = await guard.wait(x.services.guard_wait_ms)
+    finally:
+        turn.waited_ns += x.clock.mono_ns() - before
+    if reading is None:
+        return False
+    x.allowance.refund(tool_calls=1)
+    turn.step = 7
+    reject(turn, Refusal("resource_guard", reading.describe()))
+    return True
+
+
+def key_of(turn: Turn) -> str:
+    """What makes two calls the same call."""
+    x, tool = turn.x, turn.tool
+    assert tool is not None
+    return call_key(
+        workspace=x.services.workspace_id,
+        agent=x.who.agent,
+        grant=x.services.grant_of(x.who.agent),
+        tool=tool.name,
+        tool_version=tool.version,
+        parameters=turn.parameters,
+    )
+
+
+def remember(turn: Turn, row: ActionResult) -> None:
+    """A success of an idempotent call: the next identical one takes its result."""
+    x = turn.x
+    origin = Origin(x.run.id, x.proposal.id, turn.action.id)
+    x.results.put(key_of(turn), Stored(origin, row.output, row.state_changes))
+
+
+def cache(turn: Turn, output: Any) -> None:
+    """A success of a call whose tool has a `cache_ttl`."""
+    tool = turn.tool
+    assert tool is not None
+    turn.x.services.cache.put(key_of(turn), output, tool.cache_ttl_ns // 1_000_000)
+
+
+def _from_store(turn: Turn) -> bool:
+    stored = turn.x.results.get(key_of(turn))
+    if stored is None:
+        return False
+    _deduplicate(turn, stored.output, stored.state_changes, str(stored.origin))
+    return True
+
+
+def _from_cache(turn: Turn) -> bool:
+    hit = turn.x.services.cache.get(key_of(turn))
+    if hit is None:
+        return False
+    _deduplicate(turn, hit.output, {}, "cache")
+    return True
+
+
+def _deduplicate(turn: Turn, output: Any, state_changes: dict[str, Any], origin: str) -> None:
+    """Give the action a stored result: nothing runs, nothing is committed again, nothing is spent."""
+    x = turn.x
+    if turn.admitted:
+        x.allowance.refund(tool_calls=1)
+    row = ActionResult(
+        action_id=turn.action.id,
+        status="succeeded",
+        output=output,
+        state_changes=state_changes,
+        waited_ms=turn.waited_ns / 1e6,
+        timestamp=x.clock.now_us(),
+        deduplicated_from=origin,
+    )
+    if x.recorder is not None:
+        row.seq = x.recorder.append(
+            ActionDeduplicated(
+                source=origin,
+                output=x.recorder.keep(output),
+                state_changes=state_changes,
+                **x.recorder.stamp(x, turn.index, 7),
+            )
+        )
+    x.finished(turn.index, row, Outcome.DONE)

@@ -1,0 +1,106 @@
+"""What a proposal may still spend: its own budget, and those of its run, session and agent.
+
+Reserved before dispatch, counting attempts, and refunded where nothing ran. The shared budgets are leased in blocks from the
+database (`interlock.state.budgets`), so a step costs no transaction here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from interlock.model.proposal import Budget
+
+
+class SharedBudget(Protocol):
+    """A budget that several proposals, or several processes, draw from."""
+
+    def reserve(self, actions: int = 1, tool_calls: int = 0) -> bool:
+        """Take places for an attempt; False if there is none left."""
+        ...
+
+    def refund(self, actions: int = 1, tool_calls: int = 0) -> None:
+        """Give the places back: nothing ran."""
+        ...
+
+    def settle(self, duration_ms: float, cost: float) -> None:
+        """Say what the attempt took."""
+        ...
+
+    def close(self) -> None:
+        """Give back what was leased and not spent."""
+        ...
+
+
+class Allowance:
+    """The budgets of one proposal, checked as one."""
+
+    __slots__ = ("_actions", "_budget", "_cost", "_duration_ms", "_free", "_shared", "_tool_calls", "exhausted")
+
+    def __init__(self, budget: Budget | None, shared: Sequence[SharedBudget] = ()) -> None:
+        """`budget` is the proposal's own; `shared` are drawn from beside it."""
+        self._budget = budget
+        self._shared = shared
+        self._free = budget is None and not shared
+        self._actions = 0
+        self._tool_calls = 0
+        self._duration_ms = 0.0
+        self._cost = 0.0
+        self.exhausted = ""
+        """After a failed `reserve`: which budget, for people."""
+
+    def reserve(self, tool_calls: int) -> bool:
+        """Take a place for one attempt in every budget, or in none."""
+        if self._free:
+            return True
+        if not self._own(tool_calls):
+            return False
+        for n, shared in enumerate(self._shared):
+            if not shared.reserve(1, tool_calls):
+                for other in self._shared[:n]:
+                    other.refund(1, tool_calls)
+                self.exhausted = "a budget of the run, session or agent is used up"
+                return False
+        self._actions += 1
+        self._tool_calls += tool_calls
+        return True
+
+    def refund(self, tool_calls: int) -> None:
+        """Give back what `reserve` took: nothing ran."""
+        if self._free:
+            return
+        self._actions -= 1
+        self._tool_calls -= tool_calls
+        for shared in self._shared:
+            shared.refund(1, tool_calls)
+
+    def settle(self, duration_ms: float, cost: float) -> None:
+        """Count what an attempt took."""
+        if self._free:
+            return
+        self._duration_ms += duration_ms
+        self._cost += cost
+        for shared in self._shared:
+            shared.settle(duration_ms, cost)
+
+    def spent(self, attempts: int, tool_calls: int, duration_ms: float, cost: float) -> None:
+        """Count what an earlier process spent on this proposal (after `resume`)."""
+        self._actions += attempts
+        self._tool_calls += tool_calls
+        self._duration_ms += duration_ms
+        self._cost += cost
+
+    def _own(self, tool_calls: int) -> bool:
+        budget = self._budget
+        if budget is None:
+            return True
+        for name, limit, spent in (
+            ("actions", budget.actions, self._actions),
+            ("tool_calls", budget.tool_calls if tool_calls else None, self._tool_calls),
+            ("duration_ms", budget.duration_ms, self._duration_ms),
+            ("cost", budget.cost, self._cost),
+        ):
+            if limit is not None and spent >= limit:
+                self.exhausted = f"the proposal's budget of {limit} {name} is used up"
+                return False
+        return True

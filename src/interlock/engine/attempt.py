@@ -1,0 +1,394 @@
+"""Steps 8 to 10 for one attempt: intent, execution, outcome.
+
+The intent of an action that can have an effect is on disk before the effect. The intent of one that cannot (read-only
+tools, state, assertions: their writes live in the proposal's buffer) is only in order before the outcome, and costs no wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, cast
+
+import msgspec
+
+from interlock.engine import admission
+from interlock.engine.context import ActionContext
+from interlock.engine.scheduler import Outcome
+from interlock.engine.turn import Turn
+from interlock.engine.watchdog import NEVER
+from interlock.model.canonical import CanonicalError, digest
+from interlock.model.errors import InterlockError, StoreError, ToolError
+from interlock.model.events import (
+    ActionCancelled,
+    ActionIntent,
+    ActionSucceeded,
+    ActionUnknown,
+    EffectDivergence,
+    StateChanged,
+)
+from interlock.model.result import ActionResult, Status
+from interlock.verify.conditions import equal
+from interlock.verify.templates import fill
+
+STATE_NS = 30 * 1_000_000_000
+"""Time-out of what only touches the proposal's buffer."""
+_SCALARS = frozenset((str, int, bool, type(None)))
+_size_of = msgspec.json.Encoder().encode
+
+
+class Failure:
+    """Why an attempt did not succeed. `event` is the journal's sequence number if the outcome is written already."""
+
+    __slots__ = ("context", "duration_ms", "event", "message", "output", "reason", "retryable", "status", "telemetry")
+
+    def __init__(
+        self, reason: str, message: str, *, retryable: bool = True, output: Any = None, status: Status = "failed"
+    ) -> None:
+        """A failure with a code of `REASONS` and a sentence."""
+        self.reason = reason
+        self.message = message
+        self.retryable = retryable
+        self.output = output
+        self.status = status
+        self.event: int | None = None
+        self.duration_ms = 0.0
+        self.telemetry: dict[str, Any] | None = None
+        self.context: ActionContext = cast("ActionContext", None)
+
+
+async def attempt(turn: Turn, number: int) -> Failure | None:
+    """One attempt. Returns None if it succeeded (the row is made), else what went wrong; see `Failure.status`."""
+    x, tool, action = turn.x, turn.tool, turn.action
+    clock, recorder, slot = x.clock, x.recorder, turn.slot
+    ctx = ActionContext(x, turn.index, number, 0)
+    before = None
+    # 8
+    if recorder is not None:
+        try:
+            intent(turn, number)
+            if tool is not None and not tool.read_only:
+                before = x.services.machine()
+                await recorder.writer.durable()
+        except asyncio.CancelledError:
+            # The intent stands, and nothing was done: say so, then leave as everyone does who is stopped.
+            return _stopped(turn, ctx, number, 0.0, started=False)
+    # 9
+    timeout_ms = action.timeout_ms
+    limit_ns = timeout_ms * 1_000_000 if timeout_ms is not None else STATE_NS if tool is None else tool.timeout_ns
+    started = clock.mono_ns()
+    ctx.deadline_ns = started + limit_ns
+    x.watchdog.arm(slot, ctx.deadline_ns, started)
+    try:
+        output = _on_state(turn) if tool is None else await _call(turn, ctx)
+        failure = _from_tool_error(output) if isinstance(output, ToolError) else None
+    except StoreError:
+        raise  # ours, not the tool's: the run cannot go on
+    except BaseException as error:  # noqa: BLE001 - sorted out there, and raised again if it is nobody's here
+        output = None
+        failure = _caught(turn, ctx, number, error, started)
+    duration_ms = (clock.mono_ns() - started) / 1e6
+    slot.deadline = NEVER
+    if slot.expired:
+        slot.expired = False
+        slot.task.uncancel()
+    # 10
+    if failure is None:
+        failure = _check_output(turn, output)
+    if failure is None:
+        _succeed(turn, ctx, number, output, duration_ms, before)
+        return None
+    if failure.status != "cancelled":
+        _complete(turn, ctx, number, failure, duration_ms, before)
+    return failure
+
+
+def _caught(turn: Turn, ctx: ActionContext, number: int, error: BaseException, started: int) -> Failure:
+    """Step 9 ended with an exception: whose was it? Raises what has to pass through."""
+    slot = turn.slot
+    duration_ms = (turn.x.clock.mono_ns() - started) / 1e6
+    partial = error.output if isinstance(error, ToolError) else None
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        _stopped(turn, ctx, number, duration_ms, started=True, reason="interrupted")
+        raise error
+    if slot.expired and isinstance(error, asyncio.CancelledError | ToolError):
+        return _timed_out(turn, ctx, partial)
+    if isinstance(error, asyncio.CancelledError) or (slot.stopped is not None and isinstance(error, ToolError)):
+        return _stopped(turn, ctx, number, duration_ms, started=True, output=partial)
+    if isinstance(error, ToolError):
+        return _from_tool_error(error)
+    if isinstance(error, Exception):
+        return Failure("tool_error", _describe(error))
+    raise error
+
+
+def _complete(turn: Turn, ctx: ActionContext, number: int, failure: Failure, duration_ms: float, before: Any) -> None:
+    """Step 10 of a failure, as far as every attempt has it."""
+    x, recorder = turn.x, turn.x.recorder
+    failure.duration_ms = duration_ms
+    failure.context = ctx
+    failure.telemetry = _telemetry(turn, ctx, before)
+    if failure.status == "unknown_outcome" and recorder is not None:
+        stamp = recorder.stamp(x, turn.index, 10)
+        failure.event = recorder.append(
+            ActionUnknown(attempt=number, reason=failure.reason, detail=failure.message, **stamp)
+        )
+    if ctx.not_undoable:
+        x.not_undoable[turn.index] = ctx.not_undoable
+    x.spend(duration_ms, ctx.cost)
+
+
+def intent(turn: Turn, number: int) -> None:
+    """Step 8: the event that says what is about to be done. Not yet on disk when this returns."""
+    x, tool, recorder = turn.x, turn.tool, turn.x.recorder
+    assert recorder is not None
+    recorder.append(
+        ActionIntent(
+            ts=x.clock.now_us(),
+            mono=x.clock.mono_ns(),
+            proposal=x.proposal.id,
+            action=turn.action.id,
+            step=8,
+            attempt=number,
+            tool=tool.name if tool is not None else None,
+            version=tool.version if tool is not None else None,
+            digest=action_digest(turn),
+            parameters=recorder.keep(turn.parameters, tool.secrets if tool is not None else ()),
+            read_only=tool is None or tool.read_only,
+            idempotent=tool is not None and tool.tool.idempotent,
+        )
+    )
+
+
+def action_digest(turn: Turn) -> str:
+    """What an approval is bound to: the digest of tool, tool version and raw parameters."""
+    tool = turn.tool
+    return digest(
+        "action",
+        [
+            tool.name if tool is not None else turn.action.type,
+            tool.version if tool is not None else None,
+            turn.parameters,
+        ],
+    )
+
+
+async def _call(turn: Turn, ctx: ActionContext) -> Any:
+    """Step 9: reach the tool's function in the way its mode asks for."""
+    x, tool = turn.x, turn.tool
+    assert tool is not None
+    if x.executor is not None:
+        return await x.executor.execute(tool.name, turn.parameters, ctx)
+    mode = tool.mode
+    if mode == "async":
+        return await cast("Awaitable[Any]", tool.function(turn.parameters, ctx))
+    if mode == "inline":
+        return tool.function(turn.parameters, ctx)
+    try:
+        return await x.services.threads.run(x.loop, tool.function, turn.parameters, ctx)
+    except asyncio.CancelledError:
+        ctx.cancelled = True
+        raise
+
+
+def _on_state(turn: Turn) -> Any:
+    """The three kinds of action that touch nothing but the proposal's buffer."""
+    parameters, buffer = turn.parameters, turn.x.buffer
+    key = parameters["key"]
+    match turn.action.type:
+        case "state_write":
+            return f"written: {key}"  # the write itself belongs to the outcome: see `_effects`
+        case "state_read":
+            found = buffer.get(key)
+            return None if found is None else found.value
+        case _:
+            found = buffer.get(key)
+            value = None if found is None else found.value
+            expected = parameters.get("expected")
+            if not equal(value, expected):
+                raise ToolError(
+                    f"assertion failed: state `{key}` is not what was expected",
+                    code="assertion_failed",
+                    retryable=False,
+                    output={"asserted": key, "value": value, "expected": expected},
+                )
+            return {"asserted": key, "value": value}
+
+
+def _check_output(turn: Turn, output: Any) -> Failure | None:
+    """Step 10, before anything is believed: is it JSON, not too large, and what `returns` promises?"""
+    limit = turn.x.services.limits.output_bytes
+    if output.__class__ in _SCALARS:
+        too_large = output.__class__ is str and len(output) > limit
+    else:
+        try:
+            too_large = len(_size_of(output)) > limit
+        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            return Failure(
+                "invalid_output", f"the tool returned a value that is not JSON: {type(error).__name__}", retryable=False
+            )
+    if too_large:
+        return Failure("invalid_output", f"the tool returned more than {limit} bytes", retryable=False)
+    returns = turn.tool.returns if turn.tool is not None else None
+    if returns is not None and not returns.is_valid(output):
+        path, message = returns.errors(output)[0]
+        return Failure(
+            "invalid_output", f"the output does not fit the tool's `returns`: {path}: {message}", retryable=False
+        )
+    return None
+
+
+def _succeed(turn: Turn, ctx: ActionContext, number: int, output: Any, duration_ms: float, before: Any) -> None:
+    """Step 10 of a success: outcome into the journal, effects into the buffer, the row."""
+    x, action, tool, recorder = turn.x, turn.action, turn.tool, turn.x.recorder
+    telemetry = _telemetry(turn, ctx, before)
+    seq: int | None = None
+    if recorder is not None:
+        try:
+            kept = recorder.keep(output)
+        except CanonicalError as error:
+            kept = recorder.keep({"not_canonical": error.message})
+        seq = recorder.append(
+            ActionSucceeded(
+                ts=x.clock.now_us(),
+                mono=x.clock.mono_ns(),
+                proposal=x.proposal.id,
+                action=action.id,
+                step=10,
+                attempt=number,
+                duration_ms=duration_ms,
+                output=kept,
+                waited_ms=turn.waited_ns / 1e6,
+                cost=ctx.cost,
+                posture=ctx.layers or {},
+                telemetry=telemetry,
+                not_undoable=tuple(ctx.not_undoable or ()),
+            )
+        )
+        recorder.writer.kick()
+    touches_state = tool is None or not tool.plain or action.expected_effects
+    changes = _effects(turn, output) if touches_state else {}
+    row = ActionResult(
+        action_id=action.id,
+        status="succeeded",
+        output=output,
+        state_changes=changes,
+        attempts=number,
+        duration_ms=duration_ms,
+        waited_ms=turn.waited_ns / 1e6,
+        timestamp=x.clock.now_us(),
+        seq=seq,
+        posture=ctx.layers,
+        telemetry=telemetry,
+    )
+    if ctx.not_undoable:
+        x.not_undoable[turn.index] = ctx.not_undoable
+    x.spend(duration_ms, ctx.cost)
+    if tool is not None and action.idempotent and tool.tool.idempotent:
+        admission.remember(turn, row)
+    if tool is not None and tool.cache_ttl_ns:
+        admission.cache(turn, output)
+    x.finished(turn.index, row, Outcome.DONE)
+
+
+def _effects(turn: Turn, output: Any) -> dict[str, Any]:
+    """What a success wrote: a state_write's key, and the effects that the tool's operator vouches for."""
+    x, action, tool = turn.x, turn.action, turn.tool
+    observed: dict[str, Any] = {}
+    if action.type == "state_write":
+        observed[turn.parameters["key"]] = turn.parameters.get("value")
+    elif tool is not None:
+        for key, template in tool.tool.effects.items():
+            observed[key] = fill(template, turn.parameters, output)
+    recorder = x.recorder
+    for key, value in observed.items():
+        old, new = x.buffer.write(key, value, action.id)
+        if recorder is not None:
+            kept = recorder.keep(value)
+            stamp = recorder.stamp(x, turn.index, 10)
+            recorder.append(StateChanged(key=key, old_version=old, new_version=new, value=kept, **stamp))
+    for key, claimed in action.expected_effects.items():
+        # Claims are seen by conditions of this proposal only; they never reach the store.
+        if key not in observed:
+            x.buffer.claim(key, claimed)
+        if recorder is not None and not (key in observed and equal(observed[key], claimed)):
+            recorder.append(EffectDivergence(key=key, **recorder.stamp(x, turn.index, 10)))
+    return observed
+
+
+def _from_tool_error(error: ToolError) -> Failure:
+    return Failure(error.code, error.message, retryable=error.retryable, output=error.output)
+
+
+def _timed_out(turn: Turn, ctx: ActionContext, output: Any) -> Failure:
+    """A thread goes on by itself, so nobody knows what it will have done; a process or a coroutine is gone."""
+    ctx.cancelled = True
+    message = "stopped after its time-out"
+    if turn.tool is not None and turn.tool.mode == "thread" and not turn.tool.read_only:
+        detail = f"{message}; its thread cannot be stopped"
+        return Failure("timeout", detail, retryable=False, output=output, status="unknown_outcome")
+    return Failure("timeout", message, output=output)
+
+
+def _stopped(
+    turn: Turn,
+    ctx: ActionContext,
+    number: int,
+    duration_ms: float,
+    *,
+    started: bool,
+    output: Any = None,
+    reason: str | None = None,
+) -> Failure:
+    """The action was stopped by the engine or by the caller: journal it, make its row, and let the worker leave.
+
+    Raises: CancelledError if it was the caller, whose cancellation has to pass.
+    """
+    x, slot, recorder = turn.x, turn.slot, turn.x.recorder
+    why = reason or slot.stopped or "cancelled"
+    lost = started and turn.tool is not None and turn.tool.mode == "thread" and not turn.tool.read_only
+    seq: int | None = None
+    if recorder is not None:
+        stamp = recorder.stamp(x, turn.index, 10)
+        if lost:
+            seq = recorder.append(
+                ActionUnknown(attempt=number, reason=why, detail="its thread cannot be stopped", **stamp)
+            )
+        else:
+            seq = recorder.append(ActionCancelled(attempt=number, reason=why, duration_ms=duration_ms, **stamp))
+        recorder.writer.kick()
+    x.rows[turn.index] = ActionResult(
+        action_id=turn.action.id,
+        status="unknown_outcome" if lost else "cancelled",
+        reason=why,
+        output=output,
+        attempts=number,
+        duration_ms=duration_ms,
+        waited_ms=turn.waited_ns / 1e6,
+        timestamp=x.clock.now_us(),
+        seq=seq,
+        posture=ctx.layers,
+    )
+    if started:
+        x.order_ended.append(turn.index)
+        if ctx.not_undoable:
+            x.not_undoable[turn.index] = ctx.not_undoable
+    x.spend(duration_ms, ctx.cost)
+    if reason is None and slot.stopped is None:
+        raise asyncio.CancelledError
+    slot.task.uncancel()
+    return Failure(why, "", status="cancelled")
+
+
+def _telemetry(turn: Turn, ctx: ActionContext, before: Any) -> dict[str, Any] | None:
+    """Readings of the machine before and after, and the action's own use; None for what does not touch the world."""
+    if before is None:
+        return {"own": ctx.usage} if ctx.usage else None
+    return turn.x.services.readings(before, ctx.usage)
+
+
+def _describe(error: BaseException) -> str:
+    """An unexpected exception in one line. Its text is the tool's: it is redacted before it is journaled."""
+    text = error.message if isinstance(error, InterlockError) else str(error)
+    line = text.strip().splitlines()[0] if text.strip() else ""
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

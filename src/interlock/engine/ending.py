@@ -1,0 +1,169 @@
+"""How a proposal ends: its state is committed, or everything is taken back; then the result.
+
+The commit is one transaction. Inside it the versions that the proposal read are checked, the journal line that decides is
+put on disk, and only then the rows are written: where the two disagree after a crash, the journal decides, and applying its
+decision is idempotent by (run, seq).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from interlock.engine.undoing import take_back
+from interlock.model.decision import Refusal
+from interlock.model.events import ActionRejected, ActionSkipped, ProposalFinished, StateRolledBack, WorkspaceCommitted
+from interlock.model.result import ActionResult, Cost, NotUndone, ProposalResult, RunStatus
+from interlock.state.store import StateConflictError
+
+if TYPE_CHECKING:
+    from interlock.engine.execution import Execution
+
+_ABORTING: Final = frozenset({"aborted", "deadline_exceeded", "state_conflict"})
+
+
+async def conclude(x: Execution) -> ProposalResult:
+    """After the last action: commit or take back, and say what happened. Raises StoreError."""
+    not_undone: list[NotUndone] = []
+    if x.stop_reason not in _ABORTING and not x.dry_run and not held(x):
+        try:
+            commit(x)
+        except StateConflictError as error:
+            x.stop_reason = "state_conflict"
+            _blame(x, error)
+    _fill(x)
+    if x.stop_reason in _ABORTING:
+        if x.recorder is not None:
+            x.recorder.append(StateRolledBack(**x.recorder.stamp(x, step=10)))
+        not_undone = await take_back(x)
+    return await finish(x, not_undone)
+
+
+async def reject_all(x: Execution, refusal: Refusal, index: int | None = None) -> ProposalResult:
+    """The proposal as a whole is refused before anything ran; `index` names the action whose fault it is, if it is one's."""
+    now = x.clock.now_us()
+    for i, action in enumerate(x.proposal.actions):
+        if index is None or i == index:
+            row = ActionResult(
+                action_id=action.id, status="rejected", reason=refusal.reason, error=refusal.detail, timestamp=now
+            )
+        else:
+            row = ActionResult(action_id=action.id, status="skipped", reason="aborted", timestamp=now)
+        x.rows[i] = row
+        if x.recorder is not None:
+            stamp = x.recorder.stamp(x, i, 2 if index is None else 1)
+            row.seq = x.recorder.append(
+                ActionRejected(reason=refusal.reason, detail=x.recorder.text(refusal.detail), **stamp)
+                if row.status == "rejected"
+                else ActionSkipped(reason="aborted", **stamp)
+            )
+    x.stop_reason = "aborted"
+    return await finish(x, [])
+
+
+def held(x: Execution) -> bool:
+    """True if some action waits for a human: then nothing is committed yet, and the run is to be resumed."""
+    return any(row is not None and row.status == "held" for row in x.rows)
+
+
+def commit(x: Execution) -> None:
+    """Step 10 for the proposal. Raises: StateConflictError (nothing was applied), StoreError."""
+    if not x.buffer.dirty and not x.results.pending:
+        return
+    services = x.services
+    with services.db.transaction():
+        services.store.check(x.buffer.read)
+        seq, seal = 0, ""
+        if x.recorder is not None:
+            keys = tuple(sorted({write.key for write in x.buffer.writes}))
+            seq = x.recorder.append(WorkspaceCommitted(keys=keys, **x.recorder.stamp(x, step=10)))
+            x.recorder.writer.flush()
+            seal = x.recorder.writer.head().seal
+        x.buffer.commit(run=f"{x.run.id}/{x.proposal.id}" if x.recorder is None else x.run.id, seq=seq, seal=seal)
+        x.results.commit()
+
+
+async def finish(x: Execution, not_undone: list[NotUndone]) -> ProposalResult:
+    """The result, and the event that says so; on disk before the caller sees it."""
+    rows = [row for row in x.rows if row is not None]
+    assert len(rows) == len(x.rows)
+    cost = cost_of(x, rows)
+    status = status_of(x, rows)
+    if x.recorder is not None:
+        if status != "held":
+            fields = msgspec.to_builtins(cost)
+            x.recorder.append(
+                ProposalFinished(
+                    status=status, cost=fields, not_undone=tuple(not_undone), **x.recorder.stamp(x, step=10)
+                )
+            )
+        await x.recorder.writer.durable()
+    return ProposalResult(
+        run_id=x.run.id, proposal_id=x.proposal.id, status=status, results=rows, cost=cost, not_undone=not_undone
+    )
+
+
+def status_of(x: Execution, rows: list[ActionResult]) -> RunStatus:
+    """The status of the proposal from its rows: `succeeded` only if every action did."""
+    statuses = {row.status for row in rows if row.reason != "reserved"}
+    if x.dry_run:
+        return "rejected" if "rejected" in statuses else "held" if "held" in statuses else "succeeded"
+    if statuses <= {"succeeded"} and x.stop_reason is None:
+        return "succeeded"
+    if "held" in statuses:
+        return "held"
+    if "rejected" in statuses and not statuses & {
+        "succeeded",
+        "failed",
+        "rolled_back",
+        "compensated",
+        "unknown_outcome",
+    }:
+        return "rejected"
+    return "failed"
+
+
+def cost_of(x: Execution, rows: list[ActionResult]) -> Cost:
+    """What was spent. A stored or cached result costs nothing."""
+    cost = Cost(retries=x.attempts_made, cost=x.cost)
+    duration_ms = 0.0
+    for action, row in zip(x.proposal.actions, rows, strict=True):
+        status = row.status
+        if status == "skipped":
+            cost.actions_skipped += 1
+        elif status == "rejected":
+            cost.actions_rejected += 1
+        elif status != "held" and row.deduplicated_from is None:
+            cost.actions_executed += 1
+            if action.type == "tool_call":
+                cost.tool_calls += 1
+            duration_ms += row.duration_ms
+    cost.total_duration_ms = duration_ms
+    return cost
+
+
+def _fill(x: Execution) -> None:
+    """Give a row to every action that never got so far."""
+    reason = x.stop_reason or "aborted"
+    now = x.clock.now_us()
+    for index, row in enumerate(x.rows):
+        if row is not None:
+            continue
+        why = "reserved" if index in x.graph.reserved else "dependency_failed" if reason == "held" else reason
+        new = x.rows[index] = ActionResult(
+            action_id=x.proposal.actions[index].id, status="skipped", reason=why, timestamp=now
+        )
+        if x.recorder is not None and why != "reserved":
+            new.seq = x.recorder.append(ActionSkipped(reason=why, **x.recorder.stamp(x, index, 7)))
+
+
+def _blame(x: Execution, error: StateConflictError) -> None:
+    """Somebody else changed what the proposal had read: the actions that touched those keys carry the reason."""
+    for index in x.order_ended:
+        row = x.rows[index]
+        action = x.proposal.actions[index]
+        key = action.parameters.get("key") if action.type != "tool_call" else None
+        if row is not None and (key in error.keys or not error.keys):
+            row.reason = "state_conflict"
+            row.error = error.message

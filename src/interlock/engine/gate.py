@@ -1,0 +1,198 @@
+"""Steps 2 to 5 of the gate: may this agent do this, with these parameters, in this state, under these rules?
+
+The steps are numbered as in the journal and in the documentation. Every error path here refuses. What cannot depend on the
+parameters, on state or on time is decided once per agent and tool and remembered until the rules or the tools change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from interlock.capability import Capability
+from interlock.detect import flags
+from interlock.engine.registry import Registered
+from interlock.model.clock import Clock
+from interlock.model.decision import Decision, Refusal, Request
+from interlock.model.grant import Principal
+from interlock.model.proposal import Action, Proposal
+from interlock.policy.judge import PolicyJudge
+from interlock.state.store import Entry
+from interlock.verify.conditions import check_assumptions, check_preconditions
+from interlock.verify.graph import state_reads, state_writes
+
+_POLICY_ACTION = {"state_read": "state_read", "state_write": "state_write", "assertion": "assert"}
+
+
+class StateView(Protocol):
+    """What the gate sees of state: the proposal's buffer over the store."""
+
+    def get(self, key: str) -> Entry | None:
+        """The observed value."""
+        ...
+
+    def claimed(self, key: str) -> Entry | None:
+        """The observed value, or a newer claim of this proposal."""
+        ...
+
+
+class Gate:
+    """The judges in force. Replaced as a whole when configuration or policy is reloaded."""
+
+    def __init__(
+        self,
+        capability: Capability,
+        policy: PolicyJudge,
+        clock: Clock,
+        groups: Mapping[str, tuple[str, ...]],
+        grants: Mapping[str, str],
+    ) -> None:
+        """`groups` maps an agent to the groups it is in, `grants` to a digest over its grants."""
+        self.capability = capability
+        self.policy = policy
+        self._clock = clock
+        self._groups = groups
+        self._grants = grants
+        self._settled: dict[tuple[str, str, str], Decision] = {}
+
+    def principal(self, agent: str, session: str | None) -> Principal:
+        """Who is acting."""
+        return Principal(agent=agent, groups=self._groups.get(agent, ()), session=session)
+
+    def grants_digest(self, agent: str) -> str:
+        """What stands for the agent's grants in the key of a stored result."""
+        return self._grants.get(agent, "")
+
+    def proposal(self, who: Principal, proposal: Proposal) -> Refusal | None:
+        """Step 2 for the proposal as a whole: `actions_max` of the grant, before anything else is looked at."""
+        return self.capability.proposal(who.agent, len(proposal.actions))
+
+    def judge(
+        self,
+        who: Principal,
+        proposal: Proposal,
+        action: Action,
+        tool: Registered | None,
+        parameters: dict[str, Any],
+        state: StateView,
+        discharged: frozenset[str] = frozenset(),
+    ) -> tuple[int, Refusal | None, Decision | None]:
+        """Steps 2 to 5. Returns (number of the step that answered, refusal, decision of step 5).
+
+        A refusal says no; a decision that is `hold` has to be asked about (step 6); otherwise the action may go on.
+        """
+        if tool is not None:
+            settled = self._settled.get((who.agent, tool.name, tool.version))
+            if settled is not None and not (action.preconditions or action.assumptions or action.state_dependencies):
+                # Steps 2 and 5 cannot change for this agent and tool, and the tool has no marks: only step 3 is left.
+                refusal = _check_schema(tool, parameters)
+                if refusal is None and _plain_state(action):
+                    return 5, None, settled
+        return self._judge(who, proposal, action, tool, parameters, state, discharged)
+
+    def _judge(
+        self,
+        who: Principal,
+        proposal: Proposal,
+        action: Action,
+        tool: Registered | None,
+        parameters: dict[str, Any],
+        state: StateView,
+        discharged: frozenset[str],
+    ) -> tuple[int, Refusal | None, Decision | None]:
+        now = self._clock.now_us()
+        # 2. capability: the tool, and every state key the action names
+        if refusal := self._capability(who, action, tool, now):
+            return 2, refusal, None
+        # 3. parameters: the schema, then paths and hosts among the arguments
+        if tool is not None:
+            refusal = _check_schema(tool, parameters) or self.capability.arguments(
+                who.agent, tool.tool, tool.marks, parameters, now
+            )
+            if refusal:
+                return 3, refusal, None
+        # 4. preconditions on state
+        if refusal := _check_state(action, state):
+            return 4, refusal, None
+        # 5. policy
+        decision = self._decide(who, proposal, action, tool, parameters, state, discharged)
+        if decision.decision == "deny":
+            return 5, Refusal(decision.reason or "policy_denied", decision.detail), decision
+        return 5, None, decision
+
+    def _capability(self, who: Principal, action: Action, tool: Registered | None, now: int) -> Refusal | None:
+        if tool is not None and (refusal := self.capability.tool(who.agent, tool.tool, now)):
+            return refusal
+        if not _plain_state(action):
+            for key in {*state_reads(action), *state_writes(action, None)}:
+                if refusal := self.capability.state_key(who.agent, key, now):
+                    return refusal
+        return None
+
+    def _decide(
+        self,
+        who: Principal,
+        proposal: Proposal,
+        action: Action,
+        tool: Registered | None,
+        parameters: dict[str, Any],
+        state: StateView,
+        discharged: frozenset[str],
+    ) -> Decision:
+        policy = self.policy
+        if tool is not None:
+            name = resource = tool.name
+            if not tool.marks and self.capability.tool_is_static(who.agent, tool.tool):
+                settled = policy.constant(who.agent, name, name, groups=who.groups)
+                if settled is not None and settled.decision == "allow":
+                    self._settled[who.agent, name, tool.version] = settled
+                    return settled
+        else:
+            name, resource = _POLICY_ACTION[action.type], action.parameters["key"]
+        seen = {key: found.value for key in policy.state_keys if (found := state.get(key)) is not None}
+        return policy.decide(
+            Request(
+                agent=who.agent,
+                groups=who.groups,
+                action=name,
+                resource_type="Tool" if tool is not None else "StateKey",
+                resource=resource,
+                session={"name": who.session} if who.session else {},
+                parameters=parameters,
+                state=seen,
+                proposal={"id": proposal.id, "source": proposal.source, "action_count": len(proposal.actions)},
+                flags=flags(parameters) if policy.wants_flags else (),
+                discharged=discharged,
+            )
+        )
+
+
+def _plain_state(action: Action) -> bool:
+    """True if the action names no state key at all."""
+    return action.type == "tool_call" and not (
+        action.state_dependencies
+        or action.expected_effects
+        or action.read_set
+        or action.write_set
+        or action.preconditions
+        or action.assumptions
+    )
+
+
+def _check_schema(tool: Registered, parameters: dict[str, Any]) -> Refusal | None:
+    schema = tool.schema
+    if schema is None or schema.is_valid(parameters):
+        return None
+    problems = schema.errors(parameters)
+    path, message = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return Refusal("invalid_parameters", f"{path}: {message}{more}", f"$.parameters{path}")
+
+
+def _check_state(action: Action, state: StateView) -> Refusal | None:
+    for key in action.state_dependencies:
+        if state.claimed(key) is None:
+            return Refusal("state_missing", f"the state has no key `{key}`", "$.state_dependencies")
+    return check_preconditions(action.preconditions, state.claimed) or check_assumptions(
+        action.assumptions, state.claimed
+    )

@@ -1,0 +1,210 @@
+"""Steps 2 to 10 of the gate for one action, from the moment the scheduler lets it go to its row.
+
+    2-5  judged (`gate`)
+    6    asked, if held; after any wait 2 to 5 and 7 run again
+    7    admitted: dedup, cache, budget, rate limit, resource guard
+    8    intent on disk
+    9    executed, with an enforced time-out
+    10   outcome journaled, effects into the proposal's buffer
+
+Every way out of here gives the action a row, except the caller's cancellation before an intent: then nothing happened, and
+a resumed run starts the action as if for the first time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from interlock.engine import admission, asking
+from interlock.engine.attempt import Failure, attempt
+from interlock.engine.scheduler import Outcome
+from interlock.engine.turn import Turn, reject, skip, wait
+from interlock.engine.watchdog import Slot
+from interlock.model.decision import Decision, Refusal
+from interlock.model.errors import ToolError
+from interlock.model.events import ActionFailed, ActionRetrying, ActionValidated, PolicyDecided
+from interlock.model.result import ActionResult
+from interlock.verify.graph import resolve
+
+if TYPE_CHECKING:
+    from interlock.engine.execution import Execution
+
+_RETRY_BASE_MS = 100
+_RETRY_MAX_MS = 30_000
+
+
+async def perform(x: Execution, slot: Slot, index: int) -> None:
+    """Take one action through the gate; its row is in `x.rows` afterwards."""
+    action = x.proposal.actions[index]
+    parameters = action.parameters
+    try:
+        if index in x.graph.referring or index in x.edited:
+            parameters = x.edited.get(index) or resolve(parameters, x.outputs)
+        turn = Turn(x, slot, index, parameters)
+        while True:
+            # 2 to 5, and 6 if held
+            refusal = judge(turn)
+            if isinstance(refusal, Decision):
+                refusal = await asking.ask(turn, refusal)
+                if refusal is None:
+                    continue  # after any wait: judge again
+            if refusal is not None:
+                reject(turn, refusal)
+                return
+            # 7
+            waited = turn.waited_ns
+            if await admission.admit(turn):
+                return  # it has its row
+            if turn.waited_ns == waited:
+                break
+    except asyncio.CancelledError:
+        if slot.stopped is None:
+            raise
+        slot.task.uncancel()
+        return  # no intent, no effect: `ending` gives it its row
+    except ToolError as error:  # a reference into an output that is not there
+        reject(Turn(x, slot, index, parameters), Refusal(error.code, error.message, error.path))
+        return
+    if x.dry_run:
+        _would_run(turn)
+        return
+    # 8 to 10
+    await _attempts(turn)
+
+
+def judge(turn: Turn) -> Refusal | Decision | None:
+    """Steps 2 to 5: a refusal, a decision to ask about, or None to go on."""
+    x = turn.x
+    if turn.tool is None and turn.action.type == "tool_call":
+        return Refusal("unknown_tool", f"there is no tool `{turn.action.tool}`", "$.tool")
+    turn.step, refusal, decision = x.services.gate.judge(
+        x.who, x.proposal, turn.action, turn.tool, turn.parameters, x.buffer, turn.discharged
+    )
+    recorder = x.recorder
+    if recorder is not None and decision is not None:
+        recorder.append(
+            PolicyDecided(
+                ts=x.clock.now_us(),
+                mono=x.clock.mono_ns(),
+                proposal=x.proposal.id,
+                action=turn.action.id,
+                step=5,
+                decision=decision.decision,
+                policies=decision.policies,
+                errors=decision.errors,
+            )
+        )
+    if refusal is not None:
+        return refusal
+    if decision is not None and decision.decision == "hold":
+        return decision
+    return None
+
+
+def _would_run(turn: Turn) -> None:
+    """The end of a dry run's way: steps 1 to 7 are passed, and the buffer sees what the action would write."""
+    x = turn.x
+    if turn.action.type == "state_write":
+        x.buffer.write(turn.parameters["key"], turn.parameters.get("value"), turn.action.id)
+    for key, value in turn.action.expected_effects.items():
+        x.buffer.claim(key, value)
+    if x.recorder is not None:
+        x.recorder.append(ActionValidated(**x.recorder.stamp(x, turn.index, 7)))
+    skip(turn, "dry_run", "it would run", Outcome.DONE)
+
+
+async def _attempts(turn: Turn) -> None:
+    """Steps 8 to 10, again after a failure if `failure_behavior` is `retry`."""
+    x, action = turn.x, turn.action
+    number = x.attempts_before.get(turn.index, 0)
+    retries = action.max_retries if action.failure_behavior == "retry" else 0
+    while True:
+        number += 1
+        failure = await attempt(turn, number)
+        if failure is None or failure.status == "cancelled":
+            return
+        again = failure.retryable and retries > 0 and not x.scheduler.halted
+        record_failure(turn, failure, number, final=not again)
+        if not again:
+            return
+        retries -= 1
+        x.attempts_made += 1
+        turn.admitted = False
+        if await _back_off(turn, number):
+            return
+
+
+def record_failure(turn: Turn, failure: Failure, number: int, *, final: bool) -> None:
+    """Step 10 for an attempt that did not succeed; the row is made only if it was the last one."""
+    x, action, recorder = turn.x, turn.action, turn.x.recorder
+    seq: int | None = None
+    if recorder is not None and failure.event is None:
+        ctx = failure.context
+        seq = recorder.append(
+            ActionFailed(
+                attempt=number,
+                reason=failure.reason,
+                error=recorder.text(failure.message),
+                duration_ms=failure.duration_ms,
+                waited_ms=turn.waited_ns / 1e6,
+                final=final,
+                output=None if failure.output is None else recorder.keep(failure.output),
+                cost=ctx.cost,
+                posture=ctx.layers or {},
+                telemetry=failure.telemetry,
+                not_undoable=tuple(ctx.not_undoable or ()),
+                **recorder.stamp(x, turn.index, 10),
+            )
+        )
+        recorder.writer.kick()
+    elif failure.event is not None:
+        seq = failure.event
+    if not final:
+        return
+    row = ActionResult(
+        action_id=action.id,
+        status=failure.status,
+        reason=failure.reason,
+        output=failure.output,
+        error=failure.message,
+        attempts=number,
+        duration_ms=failure.duration_ms,
+        waited_ms=turn.waited_ns / 1e6,
+        timestamp=x.clock.now_us(),
+        seq=seq,
+        posture=failure.context.layers,
+        telemetry=failure.telemetry,
+    )
+    x.finished(turn.index, row, Outcome.FAILED if action.failure_behavior == "skip" else Outcome.ABORT)
+
+
+async def _back_off(turn: Turn, number: int) -> bool:
+    """Wait before the next attempt (exponential, full jitter), then judge again. True if the action got its row."""
+    x = turn.x
+    bound = min(_RETRY_MAX_MS, _RETRY_BASE_MS * 2 ** min(number - 1, 20))
+    delay_ms = round(x.services.jitter() * bound)
+    if x.recorder is not None:
+        x.recorder.append(ActionRetrying(attempt=number + 1, delay_ms=delay_ms, **x.recorder.stamp(x, turn.index, 9)))
+    try:
+        await wait(turn, delay_ms / 1000)
+        refusal = judge(turn)
+        if isinstance(refusal, Decision):
+            refusal = await asking.ask(turn, refusal)
+        if refusal is not None:
+            reject(turn, refusal)
+            return True
+        return await admission.admit(turn)
+    except asyncio.CancelledError:
+        if turn.slot.stopped is None:
+            raise
+        turn.slot.task.uncancel()
+        x.rows[turn.index] = ActionResult(
+            action_id=turn.action.id,
+            status="cancelled",
+            reason=turn.slot.stopped,
+            attempts=number,
+            waited_ms=turn.waited_ns / 1e6,
+            timestamp=x.clock.now_us(),
+        )
+        return True

@@ -1,0 +1,268 @@
+"""A run: one journal, and the proposals that go through it one after the other or side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from interlock._version import __version__
+from interlock.engine.allowance import Allowance, SharedBudget
+from interlock.engine.ending import conclude, reject_all
+from interlock.engine.execution import Execution
+from interlock.engine.recorder import Recorder
+from interlock.engine.scheduler import Outcome
+from interlock.engine.services import Services
+from interlock.journal import JournalWriter, RunRow
+from interlock.model.decision import Refusal
+from interlock.model.errors import ProposalError, StoreError
+from interlock.model.events import ProposalReceived, ProposalRejected, RunFinished, RunResumed, RunStarted
+from interlock.model.proposal import Budget, Proposal
+from interlock.model.result import ProposalResult, RunStatus
+from interlock.model.tool import ToolExecutor
+from interlock.verify.graph import build_graph
+from interlock.workspace import Backups
+
+
+class Run:
+    """One journal. Open it with `Run.start` or `Run.resume`, close it with `finish` (or `leave`, to be resumed)."""
+
+    def __init__(self, services: Services, run_id: str, *, agent: str, session: str | None) -> None:
+        """Use `start` or `resume`."""
+        self.services = services
+        self.id = run_id
+        self.agent = agent
+        self.session = session
+        self.directory: Path | None = None
+        self.recorder: Recorder | None = None
+        self.backups: Backups | None = None
+        self.budgets: list[SharedBudget] = []
+        self._statuses: list[RunStatus] = []
+        self._counts = dict.fromkeys(("actions", "succeeded", "failed", "rejected", "skipped", "not_undone"), 0)
+
+    @classmethod
+    def start(
+        cls,
+        services: Services,
+        *,
+        agent: str | None = None,
+        session: str | None = None,
+        run_id: str | None = None,
+        source: str = "unknown",
+    ) -> Run:
+        """Begin a new run; its first event is on disk before anything else happens. Raises StoreError."""
+        run = cls(services, run_id or services.ids.new("run"), agent=agent or services.agent, session=session)
+        run._open(create=True)
+        if run.recorder is not None:
+            writer = run.recorder.writer
+            writer.append(
+                RunStarted(
+                    ts=services.clock.now_us(),
+                    mono=services.clock.mono_ns(),
+                    run=run.id,
+                    interlock=__version__,
+                    workspace=services.workspace_id,
+                    agent=run.agent,
+                    session=session,
+                    configuration=services.configuration,
+                    durability=services.durability,
+                    pid=os.getpid(),
+                    boot=services.boot,
+                )
+            )
+            writer.flush()
+            services.index.add(
+                RunRow(
+                    run_id=run.id,
+                    workspace=services.workspace_id,
+                    session=session,
+                    agent=run.agent,
+                    source=source,
+                    started_us=services.clock.now_us(),
+                )
+            )
+        return run
+
+    @classmethod
+    def resume(cls, services: Services, run_id: str, *, agent: str, session: str | None) -> Run:
+        """Take a run up again whose journal was recovered. Raises StoreError if another process has it."""
+        run = cls(services, run_id, agent=agent, session=session)
+        run._open(create=False)
+        assert run.recorder is not None
+        run.recorder.writer.append(
+            RunResumed(
+                ts=services.clock.now_us(),
+                mono=services.clock.mono_ns(),
+                pid=os.getpid(),
+                boot=services.boot,
+                configuration=services.configuration,
+            )
+        )
+        services.index.update(run_id, status="running")
+        return run
+
+    def _open(self, *, create: bool) -> None:
+        services = self.services
+        if services.durability == "off" or services.state_dir is None:
+            return
+        self.directory = services.state_dir / "runs" / self.id
+        writer = JournalWriter.open(
+            self.directory,
+            run_id=self.id,
+            disk=services.disk,
+            clock=services.clock,
+            durability=services.durability,
+            create=create,
+        )
+        self.recorder = Recorder(writer, services.redactor, services.clock, services.listeners)
+        if services.workspace is not None:
+            self.backups = Backups(self.directory, services.disk, services.clock)
+
+    async def execute(
+        self, proposal: Proposal, *, dry_run: bool = False, executor: ToolExecutor | None = None
+    ) -> ProposalResult:
+        """Take a decoded proposal through the gate.
+
+        Raises: ProposalError if it is malformed (nothing ran); StoreError if the journal or the database failed (what is on
+        disk is the truth); CancelledError if the caller cancelled (the proposal can be resumed).
+        """
+        services = self.services
+        if not proposal.id:
+            proposal = msgspec.structs.replace(proposal, id=services.ids.new("prop"))
+        who = services.gate.principal(proposal.agent or self.agent, proposal.session or self.session)
+        try:
+            # 1
+            graph = build_graph(proposal, services.registry)
+        except ProposalError as error:
+            self._reject(proposal, error)
+            raise
+        x = Execution(
+            self,
+            proposal,
+            graph,
+            who,
+            dry_run=dry_run,
+            executor=executor,
+            allowance=Allowance(tighter(proposal.budget, services.budget), () if dry_run else self.budgets),
+        )
+        if self.recorder is not None:
+            self._received(x)
+        return await self.carry_on(x)
+
+    async def carry_on(self, x: Execution, replay: Sequence[tuple[int, Outcome]] = ()) -> ProposalResult:
+        """Drive an execution (fresh, or folded from a journal) to its end."""
+        refusal = self.services.gate.proposal(x.who, x.proposal) or _hopeless(x)
+        if refusal is not None and not replay:
+            result = await reject_all(x, refusal)
+        else:
+            try:
+                await x.drive(replay)
+            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
+                self._leave()
+                raise
+            result = await conclude(x)
+        self._count(result)
+        return result
+
+    def finish(self) -> None:
+        """End the run: its last event, and its place in the index. Raises StoreError."""
+        status = self.status
+        if self.recorder is not None:
+            writer = self.recorder.writer
+            if status != "held":
+                writer.append(
+                    RunFinished(status=status, ts=self.services.clock.now_us(), mono=self.services.clock.mono_ns())
+                )
+            writer.flush()
+            self._index(status)
+            writer.close()
+        for budget in self.budgets:
+            budget.close()
+
+    @property
+    def status(self) -> RunStatus:
+        """The worst of its proposals' statuses."""
+        order: tuple[RunStatus, ...] = ("held", "interrupted", "cancelled", "failed", "rejected", "succeeded")
+        return next((s for s in order if s in self._statuses), "succeeded")
+
+    def _index(self, status: str) -> None:
+        assert self.recorder is not None
+        index = self.services.index
+        with self.services.db.transaction():
+            index.update(self.id, status=status, finished_us=self.services.clock.now_us(), **self._counts)
+            index.commit_point(self.recorder.writer.head())
+
+    def _count(self, result: ProposalResult) -> None:
+        counts = self._counts
+        self._statuses.append(result.status)
+        counts["actions"] += len(result.results)
+        counts["not_undone"] += len(result.not_undone)
+        for row in result.results:
+            if row.status in counts:
+                counts[row.status] += 1
+
+    def _leave(self) -> None:
+        """The caller goes away in the middle: what is known is on disk, and the run can be resumed."""
+        if self.recorder is not None:
+            try:
+                self.recorder.writer.flush()
+            except StoreError:
+                return  # it is already on its way to the caller, or the next start will say it
+            self._index("interrupted")
+            self.recorder.writer.close()
+            self.recorder = None
+
+    def _received(self, x: Execution) -> None:
+        recorder = self.recorder
+        assert recorder is not None
+        document = msgspec.to_builtins(x.proposal)
+        kept = recorder.keep(document)
+        recorder.append(
+            ProposalReceived(
+                source=x.proposal.source,
+                agent=x.who.agent,
+                action_count=len(x.proposal.actions),
+                digest=kept.digest,
+                document=kept,
+                dry_run=x.dry_run,
+                **recorder.stamp(x, step=1),
+            )
+        )
+
+    def _reject(self, proposal: Proposal, error: ProposalError) -> None:
+        self._statuses.append("rejected")
+        if self.recorder is not None:
+            self.recorder.append(
+                ProposalRejected(
+                    ts=self.services.clock.now_us(),
+                    mono=self.services.clock.mono_ns(),
+                    proposal=proposal.id,
+                    step=1,
+                    code=error.code,
+                    message=self.recorder.text(error.message),
+                    path=error.path,
+                )
+            )
+            self.recorder.writer.flush()
+
+
+def tighter(a: Budget | None, b: Budget | None) -> Budget | None:
+    """The smaller of two budgets, field by field."""
+    if a is None or b is None:
+        return a or b
+    fields = {}
+    for name in Budget.__struct_fields__:
+        bounds = [bound for bound in (getattr(a, name), getattr(b, name)) if bound is not None]
+        fields[name] = min(bounds) if bounds else None
+    return Budget(**fields)
+
+
+def _hopeless(x: Execution) -> Refusal | None:
+    """Step 1: an action that can only be rejected, and whose rejection stops the proposal, stops it before any effect."""
+    for index, action in enumerate(x.proposal.actions):
+        if action.failure_behavior != "skip" and action.type == "tool_call" and x.tools[index] is None:
+            return Refusal("unknown_tool", f"there is no tool `{action.tool}`", f"$.actions[{index}].tool")
+    return None

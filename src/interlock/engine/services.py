@@ -1,0 +1,82 @@
+"""What the runs of one runtime share: judges, stores, tools, clocks. Put together in `assemble`, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from interlock.detect import Redactor
+from interlock.disk import Database, Disk
+from interlock.engine.gate import Gate
+from interlock.engine.registry import Registry
+from interlock.engine.threads import DaemonThreads
+from interlock.journal import Durability, RunIndex
+from interlock.model.clock import Clock, Ids
+from interlock.model.events import Event
+from interlock.model.limits import DEFAULT_LIMITS, Limits
+from interlock.model.proposal import Budget
+from interlock.state.cache import ResultCache
+from interlock.state.idempotency import IdempotencyStore
+from interlock.state.store import StateStore
+from interlock.telemetry import ResourceGuard, Sampler, Snapshot, report
+from interlock.workspace import Workspace
+
+Progress = Callable[[str, float, float | None], None]
+
+
+@dataclass(slots=True)
+class Services:
+    """Shared by the runs of a runtime. `workspace` and what hangs on the machine is None for pure embedding."""
+
+    clock: Clock
+    ids: Ids
+    jitter: Callable[[], float]
+    disk: Disk
+    db: Database
+    registry: Registry
+    gate: Gate
+    store: StateStore
+    idempotency: IdempotencyStore
+    index: RunIndex
+    cache: ResultCache
+    threads: DaemonThreads
+    redactor: Redactor
+    workspace_id: str
+    agent: str
+    durability: Durability
+    configuration: str = ""
+    """Digest of the configuration in force."""
+    boot: str = ""
+    """The machine's boot id: with a pid it tells whether a process can still be the same."""
+    state_dir: Path | None = None
+    workspace: Workspace | None = None
+    guard: ResourceGuard | None = None
+    guard_wait_ms: int = 30_000
+    sampler: Sampler | None = None
+    limits: Limits = DEFAULT_LIMITS
+    concurrency_max: int = 32
+    budget: Budget | None = None
+    """What a proposal may spend if it does not say less."""
+    listeners: list[Callable[[Event], None]] = field(default_factory=list)
+    """Called with every event of every run."""
+    watchers: list[Progress] = field(default_factory=list)
+    """Called with the progress that tools report: action id, done, total."""
+
+    def machine(self) -> Snapshot | None:
+        """The last reading of the machine, or None where nothing is measured."""
+        return self.sampler.latest() if self.sampler is not None else None
+
+    def readings(self, before: Snapshot, own: dict[str, int | float] | None) -> dict[str, Any]:
+        """Before and after an action, and its own use, as a row shows them."""
+        assert self.sampler is not None
+        return report(before, self.sampler.latest(), own)
+
+    def grant_of(self, agent: str) -> str:
+        """What stands for the agent's grants in the key of a stored result: a changed grant is another key."""
+        return self.gate.grants_digest(agent)
+
+    def fork(self, agent: str) -> Services:
+        """The same services for another agent, with tools of its own from here on."""
+        return replace(self, agent=agent, registry=self.registry.copy())

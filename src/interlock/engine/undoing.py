@@ -1,0 +1,146 @@
+"""Undo: each action is taken back, newest first, every step with its own intent in the journal.
+
+For one action: files first (from backups), unless it has a compensation, which then goes first, because it was the last thing
+to be right about the world and may itself need the files as the action left them. What cannot be taken back is said, never
+hidden: `not_undone`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from interlock.engine.calling import ask_tool
+from interlock.engine.registry import Registered
+from interlock.model.errors import ConflictError, IntegrityError, ToolError
+from interlock.model.events import UndoDone, UndoIntent
+from interlock.model.proposal import REVERSIBILITY_ORDER, Action, ActionCompensation, Reversibility, ToolCompensation
+from interlock.model.result import ActionResult, NotUndone
+from interlock.verify.graph import resolve
+from interlock.verify.templates import fill
+from interlock.workspace import Origin
+from interlock.workspace.undo import plan_undo, restore
+
+if TYPE_CHECKING:
+    from interlock.engine.execution import Execution
+
+
+def reversibility(action: Action, tool: Registered | None) -> Reversibility:
+    """The more cautious of what the tool is and what the agent claims."""
+    if tool is None:
+        return "reversible"
+    own: Reversibility = "reversible" if tool.read_only else tool.tool.reversibility
+    claimed = action.reversibility
+    return own if claimed is None else max(own, claimed, key=REVERSIBILITY_ORDER.index)
+
+
+async def take_back(x: Execution) -> list[NotUndone]:
+    """Undo everything that the proposal did, after it was aborted; rewrites the rows. Raises StoreError."""
+    left: list[NotUndone] = []
+    for index in reversed(x.order_ended):
+        row = x.rows[index]
+        if row is None or row.status in ("rejected", "skipped") or row.deduplicated_from is not None:
+            if row is not None and row.status == "succeeded":
+                row.status = "rolled_back"  # nothing was done here that could be taken back
+            continue
+        left.extend(await _take_back(x, index, row))
+    left.reverse()
+    return left
+
+
+async def _take_back(x: Execution, index: int, row: ActionResult) -> list[NotUndone]:
+    action, tool = x.proposal.actions[index], x.tools[index]
+    succeeded = row.status == "succeeded"
+    problems: list[NotUndone] = []
+    how = "rolled_back"
+    call = compensation_of(x, index, row) if succeeded else None
+    if call is not None:
+        problem = await _compensate(x, index, *call)
+        if problem is None:
+            how = "compensated"
+        else:
+            problems.append(NotUndone(action_id=action.id, reason="compensation_failed", detail=problem))
+    files = _restore_files(x, index)
+    if files.problem is not None:
+        problems.append(NotUndone(action_id=action.id, reason="undo_conflict", detail=files.problem))
+    notes = x.not_undoable.get(index)
+    if notes and how != "compensated":
+        problems.extend(NotUndone(action_id=action.id, reason="not_exactly_undoable", detail=note) for note in notes)
+    elif tool is not None and not tool.read_only and not files.touched and call is None:
+        if row.status == "unknown_outcome":
+            detail = "nobody knows what it did"
+            problems.append(NotUndone(action_id=action.id, reason="unknown_outcome", detail=detail))
+        elif reversibility(action, tool) != "reversible":
+            detail = (
+                "it has no compensation"
+                if succeeded
+                else "it was stopped or failed on its way, and has no compensation"
+            )
+            problems.append(NotUndone(action_id=action.id, reason="irreversible", detail=detail))
+    if succeeded:
+        if problems:
+            row.reason = "not_undone"
+        else:
+            row.status = "compensated" if how == "compensated" else "rolled_back"
+    return problems
+
+
+def compensation_of(x: Execution, index: int, row: ActionResult) -> tuple[str, dict[str, Any]] | None:
+    """The call that takes a succeeded action back: the agent's, or else the one that the tool's definition has."""
+    action, tool = x.proposal.actions[index], x.tools[index]
+    given = action.compensation
+    if isinstance(given, ActionCompensation):
+        other = x.proposal.actions[x.graph.index[given.action_id]]
+        return (other.tool or "", resolve(other.parameters, x.outputs)) if other.type == "tool_call" else None
+    if isinstance(given, ToolCompensation):
+        return given.tool, resolve(given.parameters, x.outputs)
+    if tool is not None and tool.tool.compensation is not None:
+        template = tool.tool.compensation
+        return template.tool, fill(template.parameters, action.parameters, row.output)
+    return None
+
+
+async def _compensate(x: Execution, index: int, name: str, parameters: dict[str, Any]) -> str | None:
+    """Run a compensation through the gate. Returns what went wrong, or None."""
+    recorder = x.recorder
+    if recorder is not None:
+        recorder.append(UndoIntent(how="compensation", detail=f"`{name}`", **recorder.stamp(x, index, 10)))
+        await recorder.writer.durable()
+    problem = (await ask_tool(x, index, name, parameters)).problem
+    if recorder is not None:
+        status = "compensated" if problem is None else "not_undone"
+        text = None if problem is None else recorder.text(problem)
+        recorder.append(UndoDone(how="compensation", status=status, problem=text, **recorder.stamp(x, index, 10)))
+    return problem
+
+
+class Files:
+    """What putting back the files of one action came to."""
+
+    __slots__ = ("problem", "touched")
+
+    def __init__(self, *, touched: bool = False, problem: str | None = None) -> None:
+        """`touched` if the action had changed files; `problem` if they could not be put back."""
+        self.touched = touched
+        self.problem = problem
+
+
+def _restore_files(x: Execution, index: int) -> Files:
+    """Put the files of an action back from the run's backups."""
+    run, workspace, recorder = x.run, x.services.workspace, x.recorder
+    if run.directory is None or workspace is None or run.backups is None or recorder is None:
+        return Files()
+    action = x.proposal.actions[index].id
+    entries = plan_undo(run.directory, proposal=x.proposal.id, action=action)
+    if not entries:
+        return Files()
+    recorder.append(UndoIntent(how="files", detail=f"{len(entries)} changes", **recorder.stamp(x, index, 10)))
+    recorder.writer.flush()
+    problem = None
+    try:
+        restore(workspace, run.directory, entries, run.backups, Origin(x.proposal.id, action, 0))
+    except (ConflictError, IntegrityError, ToolError) as error:
+        problem = error.message
+    text = None if problem is None else recorder.text(problem)
+    status = "rolled_back" if problem is None else "not_undone"
+    recorder.append(UndoDone(how="files", status=status, problem=text, **recorder.stamp(x, index, 10)))
+    return Files(touched=True, problem=problem)
