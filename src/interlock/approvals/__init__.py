@@ -1,1 +1,58 @@
-"""Remembers questions and answers, grants and approvers, across processes and restarts (step 6)."""
+"""Remembers questions and answers, grants and approvers, across processes and restarts (step 6).
+
+- `store.ApprovalStore`: questions; `wait.Waiter`: waiting for their answers; `standing`: answers for more than one call
+- `notify.Notifications` and `notifiers`: telling people
+- `approvers.Approvers`: who may answer, tokens and PINs
+- `grants.GrantStore`: issued grants, and the use counts of all
+- `time.SharedTime`, `audit.Audit`: the time and the record that all of them share
+"""
+
+from interlock.approvals.approvers import AccessError, ApproverRow, Approvers
+from interlock.approvals.audit import Audit, AuditRecord
+from interlock.approvals.grants import GrantStore, IssuedGrant
+from interlock.approvals.hold import (
+    Approver,
+    FileShown,
+    Hold,
+    HoldRequest,
+    Outcome,
+    Standing,
+    Vote,
+    action_digest,
+    edited_digest,
+    merge_patch,
+)
+from interlock.approvals.notify import Notifications, Notifier, NotifyError
+from interlock.approvals.standing import StandingAnswer, StandingAnswers
+from interlock.approvals.store import ApprovalStore
+from interlock.approvals.time import SharedTime
+from interlock.approvals.wait import Waiter, WakeFile
+
+__all__ = [
+    "AccessError",
+    "ApprovalStore",
+    "Approver",
+    "ApproverRow",
+    "Approvers",
+    "Audit",
+    "AuditRecord",
+    "FileShown",
+    "GrantStore",
+    "Hold",
+    "HoldRequest",
+    "IssuedGrant",
+    "Notifications",
+    "Notifier",
+    "NotifyError",
+    "Outcome",
+    "SharedTime",
+    "Standing",
+    "StandingAnswer",
+    "StandingAnswers",
+    "Vote",
+    "Waiter",
+    "WakeFile",
+    "action_digest",
+    "edited_digest",
+    "merge_patch",
+]

@@ -1,0 +1,169 @@
+"""The notifiers that come with Interlock: terminal bell, webhook, command."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import http.client
+import os
+import ssl
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from interlock.approvals.hold import Hold
+from interlock.approvals.notify import NotifyError
+from interlock.approvals.time import SharedTime
+from interlock.model.errors import ConfigurationError
+
+SIGNATURE_HEADER: Final = "X-Interlock-Signature"
+TIMESTAMP_HEADER: Final = "X-Interlock-Timestamp"
+_TEXT_CHARS_MAX: Final = 2900  # Slack refuses a section of more than 3000
+
+
+class TerminalBell:
+    """Rings the bell of the terminal that the process belongs to, if it has one."""
+
+    name = "bell"
+
+    def __init__(self, terminal: str = "/dev/tty") -> None:
+        """`terminal` is the device to write to."""
+        self._terminal = terminal
+
+    def notify(self, hold: Hold, timeout_s: float) -> None:  # noqa: ARG002 # a bell says nothing and takes no time
+        """Write one BEL. A process without a terminal has nobody to ring for, which is no failure."""
+        with contextlib.suppress(OSError):
+            fd = os.open(self._terminal, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"\a")
+            finally:
+                os.close(fd)
+
+
+class Webhook:
+    """Posts the question as JSON in the shape that Slack's incoming webhooks take, signed.
+
+    `X-Interlock-Signature: v1=<hex>` is HMAC-SHA256 with the shared secret over `v1:<timestamp>:<body>`, where the timestamp
+    (seconds since the epoch) is `X-Interlock-Timestamp`. A receiver should refuse old timestamps. Redirects are not followed.
+    """
+
+    def __init__(self, url: str, secret: bytes, time: SharedTime, *, name: str = "webhook") -> None:
+        """`url` may hold a token (Slack's do) and is never repeated in a message. Raises ConfigurationError."""
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ConfigurationError("the URL of a webhook is `http://...` or `https://...`")
+        if not secret:
+            raise ConfigurationError("a webhook needs a secret to sign with", hint="name it with `secret_env`")
+        self.name = name
+        self._parts = parts
+        self._secret = secret
+        self._time = time
+
+    def notify(self, hold: Hold, timeout_s: float) -> None:
+        """Post it. Raises NotifyError, permanent for an answer that says the request is wrong."""
+        body = msgspec.json.encode(slack_message(hold))
+        timestamp = str(self._time.now_us() // 1_000_000)
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "interlock",
+            TIMESTAMP_HEADER: timestamp,
+            SIGNATURE_HEADER: signature(self._secret, timestamp, body),
+        }
+        host, port = self._parts.hostname or "", self._parts.port
+        connection = (
+            http.client.HTTPSConnection(host, port, timeout=timeout_s, context=ssl.create_default_context())
+            if self._parts.scheme == "https"
+            else http.client.HTTPConnection(host, port, timeout=timeout_s)
+        )
+        path = (self._parts.path or "/") + (f"?{self._parts.query}" if self._parts.query else "")
+        try:
+            connection.request("POST", path, body, headers)
+            status = connection.getresponse().status
+        except (OSError, http.client.HTTPException) as error:
+            raise NotifyError(f"the webhook could not be reached: {type(error).__name__}") from None
+        finally:
+            connection.close()
+        if not 200 <= status < 300:
+            raise NotifyError(f"the webhook answered {status}", permanent=status < 500 and status not in {408, 429})
+
+
+class Command:
+    """Runs a program with the question as JSON on its standard input. No shell; nothing of the hold in its arguments."""
+
+    def __init__(self, argv: Sequence[str], environment: Mapping[str, str], *, name: str = "command") -> None:
+        """`environment` is all that the program gets. Raises ConfigurationError if `argv` is empty."""
+        if not argv:
+            raise ConfigurationError("a notifying command needs a program")
+        self.name = name
+        self._argv = tuple(argv)
+        self._environment = dict(environment)
+
+    def notify(self, hold: Hold, timeout_s: float) -> None:
+        """Run it to its end. Raises NotifyError; permanent if the program cannot be started."""
+        try:
+            process = subprocess.Popen(
+                self._argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=self._environment,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise NotifyError(
+                f"the command could not be started: {os.strerror(error.errno or 0)}", permanent=True
+            ) from None
+        with process:
+            try:
+                process.communicate(msgspec.json.encode(summary_of(hold)), timeout=timeout_s)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, 9)
+                raise NotifyError("the command did not end within its time limit") from None
+        if process.returncode != 0:
+            raise NotifyError(f"the command ended with {process.returncode}")
+
+
+def signature(secret: bytes, timestamp: str, body: bytes) -> str:
+    """The value of the signature header: compare it with `hmac.compare_digest`."""
+    return "v1=" + hmac.new(secret, b"v1:%b:%b" % (timestamp.encode(), body), hashlib.sha256).hexdigest()
+
+
+def summary_of(hold: Hold) -> dict[str, Any]:
+    """What a notifier tells: enough to find and judge the question, and nothing raw."""
+    return {
+        "id": hold.id,
+        "agent": hold.agent,
+        "kind": hold.kind,
+        "tool": hold.tool,
+        "summary": hold.summary,
+        "reason": hold.reason,
+        "run": hold.run,
+        "groups": sorted({r.group for r in hold.requirements if r.group is not None}),
+        "created_at_us": hold.created_at_us,
+        "expires_at_us": hold.expires_at_us,
+        "digest": hold.digest,
+    }
+
+
+def slack_message(hold: Hold) -> dict[str, Any]:
+    """The body of the webhook: text for people, and the summary as Slack message metadata for programs."""
+    lines = [f"*{_escape(hold.agent)}* asks: {_escape(hold.summary)}"]
+    if hold.reason:
+        lines.append(_escape(hold.reason))
+    lines.append(f"`interlock approvals show {hold.id}`")
+    text = "\n".join(lines)[:_TEXT_CHARS_MAX]
+    return {
+        "text": text,
+        "blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": text}}],
+        "metadata": {"event_type": "interlock_approval", "event_payload": summary_of(hold)},
+    }
+
+
+def _escape(text: str) -> str:
+    """Slack's three control characters: without this an agent could mention people or forge a link."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
