@@ -11,7 +11,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -21,10 +21,15 @@ from interlock.model.limits import DEFAULT_LIMITS, INTEGER_MAX, Limits
 from interlock.model.proposal import (
     Action,
     ActionCompensation,
+    ActionType,
     Assumption,
     Budget,
+    FailureBehavior,
+    Operator,
+    Order,
     Precondition,
     Proposal,
+    Reversibility,
     ToolCompensation,
 )
 from interlock.model.values import RESERVED, check_value, parse_json, plain, quoted, step
@@ -38,6 +43,15 @@ _ATOMS: Final = frozenset((str, bool, type(None)))
 _POINTER: Final = re.compile(r"(/([^~/]|~[01])*)*\Z")
 _MSGSPEC_PATH: Final = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`\Z")
 _UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
+_MISSING_FIELD: Final = re.compile(r"Object missing required field `(.*)`\Z")
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "type": get_args(ActionType),
+    "operator": get_args(Operator),
+    "order": get_args(Order),
+    "reversibility": get_args(Reversibility),
+    "failure_behavior": get_args(FailureBehavior),
+    "compensation": ("tool", "action_ref"),
+}
 _SHAPES: Final[dict[str, tuple[type, ...]]] = {
     "": (Proposal,),
     "actions": (Action,),
@@ -215,6 +229,9 @@ def _check_state_action(action: Action, path: str, limits: Limits) -> None:
     if not isinstance(key, str):
         raise ProposalError(f"a {action.type} needs a `key`, a string", path=f"{path}.parameters.key")
     _name(key, f"{path}.parameters.key", limits.key_chars, "key_chars")
+    if key.startswith("$"):
+        # It could be a reference, and then nobody would know beforehand which key is read or written.
+        raise ProposalError("a state key does not begin with `$`", path=f"{path}.parameters.key")
 
 
 def _check_keys(action: Action, path: str, limits: Limits) -> None:
@@ -292,19 +309,24 @@ def _limit(message: str, limit: str, path: str | None = None) -> ProposalError:
 
 
 def _shape_error(text: str) -> ProposalError:
-    """The error for msgspec's `MESSAGE - at `PATH``, with the nearest known name for a field that does not exist."""
+    """The error for msgspec's "MESSAGE - at `PATH`", with a hint where one can be given. Values are left out."""
     found = _MSGSPEC_PATH.search(text)
     path, message = (found[1], text[: found.start()]) if found else ("$", text)
-    unknown = _UNKNOWN_FIELD.match(message)
-    if unknown is None:
-        return ProposalError(message[:200], path=path)
-    name = unknown[1]
-    fields = [f.encode_name for shape in _SHAPES.get(_shape(path), ()) for f in msgspec.structs.fields(shape)]
-    near = difflib.get_close_matches(name[:80], fields, n=1)
-    return ProposalError(
-        f"unknown field {quoted(name)}", path=path + step(name), hint=f"did you mean `{near[0]}`?" if near else None
-    )
+    if unknown := _UNKNOWN_FIELD.match(message):
+        name = unknown[1]
+        fields = [f.encode_name for shape in _SHAPES.get(_field(path), ()) for f in msgspec.structs.fields(shape)]
+        near = difflib.get_close_matches(name[:80], fields, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else None
+        return ProposalError(f"unknown field {quoted(name)}", path=path + step(name), hint=hint)
+    if missing := _MISSING_FIELD.match(message):
+        return ProposalError(f"the field `{missing[1]}` is missing", path=path + step(missing[1]))
+    if message.startswith("Invalid"):
+        choices = _CHOICES.get("compensation" if ".compensation." in path else _field(path), ())
+        hint = "one of " + ", ".join(f"`{choice}`" for choice in choices) if choices else None
+        return ProposalError("this value is not one that the field may have", path=path, hint=hint)
+    return ProposalError(message[:1].lower() + message[1:], path=path)
 
 
-def _shape(path: str) -> str:
+def _field(path: str) -> str:
+    """The name of the last field in a path: `actions` for `$.actions[3]`, empty for `$`."""
     return re.sub(r"\[\d+\]\Z", "", path).rpartition(".")[2].removeprefix("$")

@@ -8,7 +8,8 @@ import msgspec
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Upper bounds, inclusive: a value at the limit is accepted, one above is refused and the error names the limit."""
 
-    proposal_bytes: int = 256 * 1024 * 1024
+    proposal_bytes: int = 32 * 1024 * 1024
+    """The worst document of this size (nothing but empty arrays) takes about 1.2 GiB of memory once parsed."""
     actions: int = 100_000
     parameters_bytes: int = 1024 * 1024
     depth: int = 64
@@ -22,7 +23,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: int = 30 * 24 * 60 * 60 * 1000
     output_bytes: int = 16 * 1024 * 1024
     process_output_bytes: int = 1024 * 1024
-    yaml_bytes: int = 16 * 1024 * 1024
+    yaml_bytes: int = 4 * 1024 * 1024
+    """libyaml's events take about a microsecond a byte in the worst document, so this bounds the wait to seconds."""
     schema_bytes: int = 1024 * 1024
     config_bytes: int = 4 * 1024 * 1024
     inline_value_bytes: int = 64 * 1024

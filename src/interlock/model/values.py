@@ -26,9 +26,6 @@ _ATOMS: Final = frozenset((str, bool, type(None)))
 _AT: Final = re.compile(r" at (line \d+ column \d+)$")
 _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
-_Node = tuple[Any, int, Any, Any]
-"""A container, its depth, the node it stands in, and under what key."""
-
 
 def parse_json(data: bytes) -> Any:
     """The value of a JSON document (RFC 8259, UTF-8, no byte order mark).
@@ -60,35 +57,48 @@ def check_value(value: Any, path: str, limits: Limits, *, reserved: bool = False
     `foreign`, the value does not come from `parse_json`, so keys, types and strings are looked at too.
     Raises: ProposalError (`malformed_proposal`, `limit_exceeded`).
     """
-    stack: list[_Node] = [([value], 0, None, None)]
-    while stack:
-        node = stack.pop()
-        container, depth, _, _ = node
-        if container.__class__ is dict:
-            _check_keys(node, path, reserved, foreign)
-            items: Iterable[tuple[Any, Any]] = container.items()
-        else:
-            items = enumerate(container)
-        for key, item in items:
-            cls = item.__class__
-            if cls is dict or cls is list:
-                if depth >= limits.depth:
-                    message = f"nested deeper than {limits.depth} levels (limit `depth`)"
-                    raise ProposalError(message, code="limit_exceeded", path=_path(path, node, key))
-                stack.append((item, depth + 1, node, key))
-            elif cls not in _ATOMS or foreign:
-                problem = _problem(item)
-                if problem:
-                    raise ProposalError(problem, path=_path(path, node, key))
+    # As the only item of a list that has depth 0, a value needs no rule of its own.
+    found = _search([value], limits.depth, reserved, foreign)
+    if found:
+        keys = reversed(found.keys[:-1])
+        raise ProposalError(found.problem, code=found.code, path=path + "".join(step(key) for key in keys))
 
 
-def _check_keys(node: _Node, path: str, reserved: bool, foreign: bool) -> None:
-    container = node[0]
-    if reserved and not RESERVED.isdisjoint(container):
-        name = next(k for k in container if k in RESERVED)
-        raise ProposalError(f"the key `{name}` is reserved", path=_path(path, node, name))
-    if foreign and not all(key.__class__ is str and _is_text(key) for key in container):
-        raise ProposalError("an object has a key that is not text", path=_path(path, node))
+class _Found:
+    """Something wrong, and the keys that lead to it, innermost first."""
+
+    def __init__(self, problem: str, *keys: str | int, code: str | None = None) -> None:
+        self.problem = problem
+        self.code = code
+        self.keys = list(keys)
+
+
+def _search(container: Any, depth_left: int, reserved: bool, foreign: bool) -> _Found | None:
+    """Recursion is bounded by the depth limit, and a path is only put together on the way back from an error."""
+    items: Iterable[tuple[Any, Any]]
+    if container.__class__ is dict:
+        if reserved and not RESERVED.isdisjoint(container):
+            name = next(k for k in container if k in RESERVED)
+            return _Found(f"the key `{name}` is reserved", name)
+        if foreign and not all(key.__class__ is str and _is_text(key) for key in container):
+            return _Found("an object has a key that is not text")
+        items = container.items()
+    else:
+        items = enumerate(container)
+    for key, item in items:
+        cls = item.__class__
+        if cls is dict or cls is list:
+            if not depth_left:
+                return _Found("nested too deeply (limit `depth`)", key, code="limit_exceeded")
+            found = _search(item, depth_left - 1, reserved, foreign) if item else None
+            if found:
+                found.keys.append(key)
+                return found
+        elif cls not in _ATOMS or foreign:
+            problem = _problem(item)
+            if problem:
+                return _Found(problem, key)
+    return None
 
 
 def _problem(item: Any) -> str | None:
@@ -149,12 +159,3 @@ def _is_text(value: str) -> bool:
         return value.isascii() or bool(value.encode())
     except UnicodeEncodeError:
         return False
-
-
-def _path(prefix: str, node: _Node, *last: str | int) -> str:
-    keys: list[str | int] = list(last)
-    while node[2] is not None:
-        keys.append(node[3])
-        node = node[2]
-    # The outermost list is there only so that the value itself is an item: its index is no step of the path.
-    return prefix + "".join(step(key) for key in reversed(keys[:-1]))
