@@ -36,7 +36,7 @@ class Services:
     disk: Disk
     db: Database
     registry: Registry
-    gate: Gate
+    make_gate: Callable[[], Gate]
     store: StateStore
     idempotency: IdempotencyStore
     index: RunIndex
@@ -64,6 +64,19 @@ class Services:
     watchers: list[Progress] = field(default_factory=list)
     """Called with the progress that tools report: action id, done, total."""
 
+    _gate: Gate | None = None
+
+    @property
+    def gate(self) -> Gate:
+        """The judges in force; built when first needed, and again after tools were registered."""
+        if self._gate is None:
+            self._gate = self.make_gate()
+        return self._gate
+
+    def gate_changed(self) -> None:
+        """The tools are others now: what was worked out about them is out of date."""
+        self._gate = None
+
     def machine(self) -> Snapshot | None:
         """The last reading of the machine, or None where nothing is measured."""
         return self.sampler.latest() if self.sampler is not None else None
@@ -79,4 +92,4 @@ class Services:
 
     def fork(self, agent: str) -> Services:
         """The same services for another agent, with tools of its own from here on."""
-        return replace(self, agent=agent, registry=self.registry.copy())
+        return replace(self, agent=agent, registry=self.registry.copy(), _gate=None)

@@ -1,0 +1,165 @@
+"""The runtime: what the library, the CLI and every other door hold in their hands."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from interlock.engine.run import Run
+from interlock.engine.services import Services
+from interlock.executors.python import bind
+from interlock.model.decode import decode_proposal, proposal_from_builtins
+from interlock.model.errors import UsageError
+from interlock.model.proposal import Budget, Proposal
+from interlock.model.result import ProposalResult
+from interlock.model.tool import Binding, RateLimit, Tool, ToolExecutor
+
+ProposalLike = Proposal | Mapping[str, Any] | bytes | str
+
+
+class Runtime:
+    """Takes proposals through the gate. Open it with `Runtime.open(...)` (as a context manager, sync or async), then `execute`.
+
+    A runtime carries one run until it is closed, or one run per proposal if it is told so (`run_per_proposal`).
+    """
+
+    def __init__(self, services: Services, closing: list[Callable[[], None]] | None = None) -> None:
+        """Made by `assemble`."""
+        self.services = services
+        self._closing = closing if closing is not None else []
+        self._runner: asyncio.Runner | None = None
+        self._sync = threading.Lock()
+        self._session: str | None = None
+        self._run: Run | None = None
+        self._closed = False
+
+    # -- tools
+
+    def register(self, tool: Callable[..., Any] | Binding, definition: Tool | None = None) -> None:
+        """Add a tool: a function (decorated with `@interlock.tool` or not), or a finished binding. Replaces its namesake."""
+        self.services.registry.register(tool if isinstance(tool, Binding) else bind(tool, definition))
+        self.services.gate_changed()
+
+    def register_name(self, name: str, executor: Callable[[dict[str, Any]], Awaitable[Any]] | None = None) -> None:
+        """Add a tool by its bare name: an open schema and the most cautious traits. `executor` takes the parameters."""
+
+        async def call(parameters: dict[str, Any], _ctx: object) -> Any:
+            if executor is None:
+                raise UsageError(f"the tool `{name}` has no function", code="no_executor", hint="pass `executor=`")
+            return await executor(parameters)
+
+        self.services.registry.register_name(name, call)
+        self.services.gate_changed()
+
+    def tools(self) -> list[Tool]:
+        """The registered tools' definitions, by name."""
+        return self.services.registry.definitions()
+
+    # -- settings in code
+
+    def set_budget(self, budget: Budget | None) -> None:
+        """What each proposal may spend at most; its own budget can only be smaller."""
+        self.services.budget = budget
+
+    def set_rate_limit(self, tool: str, calls: int, per_ms: int) -> None:
+        """Replace a tool's rate limit. Raises UsageError `not_found`."""
+        registered = self._registered(tool)
+        limited = msgspec.structs.replace(registered.tool, rate_limit=RateLimit(calls=calls, per_ms=per_ms))
+        self.register(Binding(tool=limited, function=registered.function, mode=registered.mode))
+
+    def fork(self, agent: str) -> Runtime:
+        """A runtime for another agent: state, journals and policy are shared, its tools are its own from here on."""
+        return Runtime(self.services.fork(agent))
+
+    # -- proposals
+
+    async def execute(
+        self,
+        proposal: ProposalLike,
+        *,
+        dry_run: bool = False,
+        executor: ToolExecutor | None = None,
+        session: str | None = None,
+    ) -> ProposalResult:
+        """Take a proposal through the gate, as a run of its own.
+
+        Raises: ProposalError if it is malformed (nothing ran); StoreError if the machine did not let us record it;
+        CancelledError if the caller cancelled (it can be resumed).
+        """
+        decoded = decode(proposal, self.services)
+        run = Run.start(self.services, session=session or decoded.session, source=decoded.source)
+        try:
+            return await run.execute(decoded, dry_run=dry_run, executor=executor)
+        finally:
+            run.finish()
+
+    def execute_sync(self, proposal: ProposalLike, **options: Any) -> ProposalResult:
+        """`execute` for code that has no event loop. Raises UsageError if there is one running in this thread."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise UsageError(
+                "an event loop is running in this thread", code="loop_running", hint="await `execute` instead"
+            )
+        with self._sync:
+            if self._runner is None:
+                self._runner = asyncio.Runner()
+            return self._runner.run(self.execute(proposal, **options))
+
+    def start_run(self, *, session: str | None = None, agent: str | None = None, source: str = "unknown") -> Run:
+        """Begin a run that carries several proposals (what a gateway connection is). Close it with `finish`."""
+        return Run.start(self.services, agent=agent, session=session, source=source)
+
+    # -- life
+
+    def close(self) -> None:
+        """Let go of everything that was opened."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._runner is not None:
+            self._runner.close()
+        while self._closing:
+            self._closing.pop()()
+
+    def __enter__(self) -> Self:
+        """The runtime itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """The runtime itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _registered(self, name: str) -> Any:
+        found = self.services.registry.find(name)
+        if found is None:
+            raise UsageError(f"there is no tool `{name}`", code="not_found", hint="`interlock tools list` shows them")
+        return found
+
+
+def decode(proposal: ProposalLike, services: Services) -> Proposal:
+    """A proposal in any of the forms that the library takes. Raises ProposalError."""
+    if isinstance(proposal, str):
+        proposal = proposal.encode()
+    if isinstance(proposal, bytes):
+        return decode_proposal(proposal, limits=services.limits)
+    return proposal_from_builtins(proposal, limits=services.limits)
