@@ -108,7 +108,7 @@ def _key(event: Any, container: dict[str, Any]) -> str:
     if event.__class__ is not yaml.ScalarEvent:
         raise _error("a key must be text", event)
     name: str = event.value
-    if name == "<<" and event.style is None:
+    if name == "<<" and not event.style:
         raise _error("merge keys (`<<`) are not accepted", event)
     if name in container:
         raise _error(f"the key {quoted(name)} stands twice in one mapping", event)
