@@ -13,12 +13,12 @@ from urllib.parse import unquote
 from interlock.detect.finding import Finding
 
 _HARMLESS: Final = frozenset(("/dev/null", "/dev/stdin", "/dev/stdout", "/dev/stderr"))
-_TOKEN: Final = re.compile(r"[^\s\"'`=,;|&<>()\[\]{}]+")
+_TOKEN: Final = re.compile(r"(?:\$\{\w{1,64}\}|[^\s\"'`=,;|&<>()\[\]{}])+")
 _WORTH: Final = re.compile(
     r"\.\.|[/~\\$]|(?i:%(?:25){0,3}(?:2e|2f|5c|c0|e0))|\uff0e|\u2025|\u2024|\uff0f|\u2215|\u2044|\uff3c"
 )
 _ABSOLUTE: Final = re.compile(r"(?:file:)?/+[\w.~*?$-]")
-_HOME: Final = re.compile(r"~[\w.+-]*(?:/|\Z)|\$(?:HOME|OLDPWD|TMPDIR|XDG_\w+)\b")
+_HOME: Final = re.compile(r"~(?:[A-Za-z_][\w.+-]*)?(?:/|\Z)|\$\{?(?:HOME|OLDPWD|TMPDIR|XDG_\w+)\b")
 _WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\[\w.?]")
 _URL: Final = re.compile(r"(?i:[a-z][a-z0-9+.-]{1,20})://")
 _LOOKALIKES: Final = str.maketrans(
@@ -35,6 +35,8 @@ def find_escapes(text: str) -> list[Finding]:
     """
     if _WORTH.search(text) is None:
         return []
+    if text.strip() == "/":
+        return [Finding("absolute", 0, len(text))]  # the root; in a longer text a lone slash divides
     found = []
     for match in _TOKEN.finditer(text):
         kind = _escapes(match.group(), closes_tag=text[match.start() - 1 : match.start()] == "<" and match.start() > 0)

@@ -90,7 +90,7 @@ _TOKENS: Final = re.compile(
 )
 _TELEGRAM_ID: Final = re.compile(r"[0-9]{8,10}\Z")
 _DISTINCT_MIN: Final = 5
-"""A token of fewer different characters is a placeholder such as `ghp_xxxx...`."""
+"""A token with fewer different characters among its last 16 is a placeholder such as `ghp_xxxx...`."""
 
 _PEM: Final = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _PEM_BODY: Final = re.compile(r"[A-Za-z0-9+/=\s\\:,.-]*")
@@ -114,7 +114,7 @@ def find_tokens(text: str) -> Iterator[Finding]:
             if bot is None:
                 continue
             start = bot.start()
-        if len(set(text[start:end])) >= _DISTINCT_MIN:
+        if len(set(text[max(start, end - 16) : end])) >= _DISTINCT_MIN:
             yield Finding(_KIND_OF[name], start, end)
 
 

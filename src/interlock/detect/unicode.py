@@ -13,8 +13,9 @@ from interlock.detect.finding import Finding
 
 _UNSEEN: Final = re.compile(
     "(?P<bidirectional>[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069])"
-    # Tags: a whole hidden alphabet. The flags of England, Scotland and Wales are the one honest use.
-    "|(?P<tag>(?<!\U0001f3f4)[\U000e0000-\U000e007f]+)"
+    # Tags: a whole hidden alphabet. The flags of England, Scotland and Wales are the one honest use: passed over, unnamed.
+    "|\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f"
+    "|(?P<tag>[\U000e0000-\U000e007f]+)"
     "|(?P<zero_width>[\u200b\u2060\ufeff]|(?<![\u0600-\u0dff\u1000-\u109f\U0001f000-\U0001faff\u2600-\u27bf\ufe0f])[\u200c\u200d])"
     "|(?P<invisible>[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2028\u2029\u2061-\u2065\u206a-\u206f\u2800\u3164\uffa0"
     "\ufff9-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a])"
@@ -30,4 +31,4 @@ def find_unseen(text: str) -> list[Finding]:
     Kinds: `bidirectional`, `tag`, `zero_width`, `invisible`, `selectors`, `control` (escape sequences hide text on a
     terminal). Joiners inside scripts and emoji that need them are ordinary.
     """
-    return [Finding(str(m.lastgroup), m.start(), m.end()) for m in _UNSEEN.finditer(text)]
+    return [Finding(m.lastgroup, m.start(), m.end()) for m in _UNSEEN.finditer(text) if m.lastgroup]
