@@ -4,8 +4,7 @@ Several grants of one agent add up, but one call must fit one grant as a whole: 
 another. A grant with a parent is the intersection of both; a parent that is not there (revoked) leaves nothing.
 
 A tool that reaches the world (`open_world`) and marks neither path nor host must be named in the grant's `unscoped`.
-Tools with the tag `builtin` need not: they either touch nothing outside the workspace or run behind the walls that the
-grant becomes. Only the registry of built-in tools may give that tag.
+Tools that run behind walls (`isolation`, which only our own executors set) need not: the grant becomes the walls.
 """
 
 from __future__ import annotations
@@ -21,11 +20,10 @@ from interlock.model.globs import PathGlob, workspace_path
 from interlock.model.grant import Grant
 from interlock.model.tool import Tool
 
-BUILTIN_TAG: Final = "builtin"
 GROUP: Final = "group:"
 
 _MISSING = Refusal("grant_missing", "the agent has no grant, so nothing is allowed")
-_ORPHANED = Refusal("grant_revoked", "the grant that this one was made from is gone")
+_REVOKED = Refusal("grant_revoked", "the grant that would allow this was revoked, or the one it was made from")
 _EXPIRED = Refusal("grant_expired", "the grant that would allow this has expired")
 _TOOL = Refusal("capability_denied", "no grant of the agent allows this tool")
 _KEY = Refusal("state_key_denied", "no grant of the agent allows this state key")
@@ -40,13 +38,13 @@ class Capability:
     def __init__(
         self,
         by_agent: Mapping[str, tuple[Compiled, ...]],
-        orphaned: frozenset[str],
+        revoked: Mapping[str, tuple[Compiled, ...]],
         protected: tuple[PathGlob, ...],
         root: str | None,
     ) -> None:
         """Use `compile_grants`."""
         self._by_agent = by_agent
-        self._orphaned = orphaned
+        self._revoked = revoked
         self._protected = protected
         self._root = root
         # Keyed by identity; the tool is kept in the value, so the identity cannot be given to another one.
@@ -56,7 +54,7 @@ class Capability:
         """May the agent propose that many actions at once? The most generous of its grants counts."""
         grants = self._by_agent.get(agent, ())
         if not grants:
-            return self._none(agent)
+            return _REVOKED if agent in self._revoked else _MISSING
         limits = [g.actions_max for g in grants]
         if any(limit is None or action_count <= limit for limit in limits):
             return None
@@ -77,18 +75,17 @@ class Capability:
     def state_key(self, agent: str, key: str, now_us: int) -> Refusal | None:
         """May the agent read and write this state key? Asked for reads, writes, assertions and expected effects alike."""
         grants = self._by_agent.get(agent, ())
-        if not grants:
-            return self._none(agent)
         fitting = [g for g in grants if g.key(key)]
         if not fitting:
-            return _KEY
+            revoked = any(g.key(key) for g in self._revoked.get(agent, ()))
+            return _REVOKED if revoked else _KEY if grants else _MISSING
         return None if _alive(fitting, now_us) else _EXPIRED
 
     def arguments(
         self, agent: str, tool: Tool, marks: Marks, parameters: Mapping[str, Any], now_us: int
     ) -> Refusal | None:
         """May the agent call this tool with these paths and hosts (step 3)? `marks` are those of the tool's schema."""
-        if not marks and (not tool.open_world or BUILTIN_TAG in tool.tags):
+        if not marks and not _needs_naming(tool):
             return self.tool(agent, tool, now_us)
         fitting = self.candidates(agent, tool, marks, parameters, now_us)
         return fitting if isinstance(fitting, Refusal) else None
@@ -106,8 +103,7 @@ class Capability:
         grants = _alive(grants, now_us)
         if not grants:
             return _EXPIRED
-        scoped = any(mark != "secret" for _, mark in marks)
-        if tool.open_world and not scoped and BUILTIN_TAG not in tool.tags:
+        if _needs_naming(tool) and all(mark == "secret" for _, mark in marks):
             return tuple(g for g in grants if g.unscoped(tool)) or _UNSCOPED
         found = reaches(marks, parameters, self._root)
         if isinstance(found, Refusal):
@@ -137,16 +133,12 @@ class Capability:
 
     def _judge_tool(self, agent: str, tool: Tool) -> tuple[Tool, tuple[Compiled, ...], Refusal | None, bool]:
         grants = self._by_agent.get(agent, ())
-        if not grants:
-            return tool, (), self._none(agent), True
         fitting = tuple(g for g in grants if g.tool(tool))
         if not fitting:
-            return tool, (), _TOOL, True
+            revoked = any(g.tool(tool) for g in self._revoked.get(agent, ()))
+            return tool, (), _REVOKED if revoked else _TOOL if grants else _MISSING, True
         static = any(g.expires_at_us is None and not g.counted for g in fitting)
         return tool, fitting, None, static
-
-    def _none(self, agent: str) -> Refusal:
-        return _ORPHANED if agent in self._orphaned else _MISSING
 
     def _forbidden(self, reach: Reach) -> Refusal | None:
         """What the loader reads is no agent's to write, nor is a directory that holds it to be replaced."""
@@ -161,15 +153,16 @@ class Capability:
 def compile_grants(
     grants: Sequence[Grant],
     *,
+    revoked: Sequence[Grant] = (),
     groups: Mapping[str, Sequence[str]] | None = None,
     protected: Iterable[str] = (),
     root: str | None = None,
 ) -> Capability:
     """Compile grants.
 
-    `groups` maps an agent to its groups: a grant whose agent is `group:NAME` is for their members. `protected` are path
-    globs that no agent may write (what the loader reads). `root` is the absolute path of the workspace, if absolute
-    arguments beneath it shall be understood.
+    `revoked` grants allow nothing; they only let a refusal say so. `groups` maps an agent to its groups: a grant whose
+    agent is `group:NAME` is for their members. `protected` are path globs that no agent may write (what the loader reads).
+    `root` is the absolute path of the workspace, if absolute arguments beneath it shall be understood.
 
     Raises: ConfigurationError for a bad glob or host pattern, two grants with one id, or parents that go in a circle.
     """
@@ -178,23 +171,32 @@ def compile_grants(
         if grant.id in compiled:
             raise ConfigurationError(f"two grants have the id `{grant.id}`")
         compiled[grant.id] = Compiled(grant)
-    by_agent: dict[str, list[Compiled]] = {}
-    orphaned = set()
+    alive: dict[str, list[Compiled]] = {}
+    gone: dict[str, list[Compiled]] = {}
     for one in compiled.values():
         ancestors = _ancestors(one, compiled)
-        if ancestors is None:
-            orphaned.add(one.grant.agent)
-            continue
-        one.link(ancestors)
-        by_agent.setdefault(one.grant.agent, []).append(one)
-    for agent, names in (groups or {}).items():
-        shared = [g for name in names for g in by_agent.get(GROUP + name, ())]
-        if shared:
-            by_agent.setdefault(agent, []).extend(shared)
-    ordered = {
-        a: tuple(sorted(gs, key=lambda g: (bool(g.counted), g.expires_at_us or 0))) for a, gs in by_agent.items()
-    }
-    return Capability(ordered, frozenset(orphaned), tuple(PathGlob(g) for g in protected), root)
+        one.link(ancestors or ())
+        (gone if ancestors is None else alive).setdefault(one.grant.agent, []).append(one)
+    for grant in revoked:
+        one = Compiled(grant)
+        one.link(())
+        gone.setdefault(grant.agent, []).append(one)
+    everybody = groups or {}
+    return Capability(
+        _by_agent(alive, everybody), _by_agent(gone, everybody), tuple(PathGlob(g) for g in protected), root
+    )
+
+
+def _by_agent(
+    grants: Mapping[str, list[Compiled]], groups: Mapping[str, Sequence[str]]
+) -> dict[str, tuple[Compiled, ...]]:
+    """Each agent's grants and those of its groups, the ones that cost nothing first."""
+    out: dict[str, tuple[Compiled, ...]] = {}
+    for agent in {*grants, *groups}:
+        found = [*grants.get(agent, ()), *(g for name in groups.get(agent, ()) for g in grants.get(GROUP + name, ()))]
+        if found:
+            out[agent] = tuple(sorted(found, key=lambda g: (bool(g.counted), g.expires_at_us or 0)))
+    return out
 
 
 def _ancestors(one: Compiled, compiled: Mapping[str, Compiled]) -> list[Compiled] | None:
@@ -211,6 +213,11 @@ def _ancestors(one: Compiled, compiled: Mapping[str, Compiled]) -> list[Compiled
         out.append(compiled[parent])
         parent = compiled[parent].grant.parent
     return out
+
+
+def _needs_naming(tool: Tool) -> bool:
+    """True if only marks or `unscoped` can let this tool through."""
+    return tool.open_world and tool.isolation in {None, "none"}
 
 
 def _alive(grants: Sequence[Compiled], now_us: int) -> tuple[Compiled, ...]:
