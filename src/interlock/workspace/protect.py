@@ -45,8 +45,9 @@ class Guard:
         self._workspace = workspace
         self._places = set(protected)
         self._places |= {workspace.resolve(place) for place in self._places}
-        present = (workspace.lstat(place) for place in self._places)
-        self._ids = {(found.st_dev, found.st_ino) for found in present if found is not None}
+        present = {place: found for place in self._places if (found := workspace.lstat(place)) is not None}
+        self._present = tuple(present)
+        self._ids = {(found.st_dev, found.st_ino) for found in present.values()}
         self._inside: set[tuple[int, int]] | None = None
 
     def check(self, path: Rel, field: str = "path") -> None:
@@ -66,7 +67,7 @@ class Guard:
             raise _refusal(field)
         if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
             if self._inside is None:
-                walks = (self._workspace.walk(place, lenient=True) for place in self._places)
+                walks = (self._workspace.walk(place, lenient=True) for place in self._present)
                 self._inside = {(s.st_dev, s.st_ino) for walk in walks for _, s in walk}
             if one in self._inside:
                 raise _refusal(field)

@@ -207,27 +207,39 @@ class Workspace:
             os.close(fd)
 
     def walk(
-        self, path: Rel, field: str = "path", *, most: int | None = None, lenient: bool = False
+        self,
+        path: Rel,
+        field: str = "path",
+        *,
+        most: int | None = None,
+        lenient: bool = False,
+        skip: frozenset[bytes] = frozenset(),
     ) -> Iterator[tuple[Rel, os.stat_result]]:
         """What lies at a path and beneath it, a directory before what is in it, names sorted; links are not followed.
 
-        Of each directory only the first `most` names are looked at. `lenient` leaves out what is not there (any more) and
-        what cannot be read. Raises: ToolError.
+        Of each directory only the first `most` names are looked at, and those in `skip` not at all. `lenient` leaves out
+        what vanishes meanwhile, and what is in a directory that cannot be read. Raises: ToolError.
         """
         pending = [path]
         while pending:
             here = pending.pop()
-            try:
+            mild = lenient and here != path
+            with _left_out(mild):
                 found = self.lstat(here, field)
                 if found is None:
                     raise refusal(OSError(errno.ENOENT, ""), field)
-                names = self.names(here, field, most=most) if stat.S_ISDIR(found.st_mode) else []
-            except ToolError as error:
-                if lenient and error.code in _LEFT_OUT:
-                    continue
-                raise
-            yield here, found
-            pending.extend((*here, name) for name in reversed(names))
+                yield here, found
+                if stat.S_ISDIR(found.st_mode):
+                    names = self.names(here, field, most=most)
+                    pending.extend((*here, name) for name in reversed(names) if name not in skip)
+
+    def may_write(self, path: Rel) -> bool:
+        """Whether the permissions of the file itself let us write it: replacing it by rename asks only the directory's."""
+        directory = self.open_directory(path[:-1])
+        try:
+            return os.access(path[-1], os.W_OK, dir_fd=directory, effective_ids=True, follow_symlinks=False)
+        finally:
+            os.close(directory)
 
     def _inside(self, text: bytes, field: str) -> tuple[bytes, ...]:
         """The names beneath the root of an absolute link's text."""
@@ -257,6 +269,15 @@ def refused(field: str) -> Iterator[None]:
         if isinstance(error.__cause__, OSError):
             raise refusal(error.__cause__, field) from error
         raise
+
+
+@contextlib.contextmanager
+def _left_out(mild: bool) -> Iterator[None]:
+    try:
+        yield
+    except ToolError as error:
+        if not mild or error.code not in _LEFT_OUT:
+            raise
 
 
 def changed(field: str) -> ToolError:

@@ -1,0 +1,273 @@
+"""`fs.write`, `fs.edit`, `fs.delete` and `fs.move`: changes of files, each backed up before it is made.
+
+All four go the same way: find the place without links, refuse what is protected, look at what is there (keeping its content),
+record what is there and what will be, and only then change it, in one atomic step that is refused if somebody else was
+quicker. Set-id bits do not survive a change of content; a file whose own permissions refuse writing is not replaced.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import itertools
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from interlock.model.errors import ToolError
+from interlock.model.tool import Context
+from interlock.workspace import ABSENT, Change, Node, Origin, Seen, Workspace, effects
+from interlock.workspace.names import Rel
+from interlock.workspace.nodes import kind_of
+from interlock.workspace.tree import changed, hash_file, read_chunks, refused
+
+EDIT_BYTES_MAX: Final = 16 * 1024 * 1024
+
+_CONTENT_MODE: Final = 0o1777  # what stays of a mode when the content is new
+
+
+def write(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """The function of `fs.write`."""
+    workspace: Workspace = ctx.workspace
+    data = _content(parameters)
+    with workspace.changing():
+        path = workspace.locate(parameters["path"])
+        workspace.guard().check(path)
+        ledger = _Ledger(ctx)
+        seen = workspace.examine(path, read=ledger.keep)
+        _need_file(workspace, path, seen)
+        if parameters.get("append", False) and seen.identity is not None:
+            node = _append(ledger, path, seen, data)
+        else:
+            node = _put(ledger, path, seen, [data], hashlib.sha256(data).hexdigest(), len(data))
+        return {"size": node.size, "sha256": node.sha256, "created": seen.identity is None}
+
+
+def edit(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """The function of `fs.edit`."""
+    workspace: Workspace = ctx.workspace
+    old, new, count = parameters["old"].encode(), parameters["new"].encode(), int(parameters.get("count", 1))
+    with workspace.changing():
+        path = workspace.locate(parameters["path"])
+        workspace.guard().check(path)
+        data = _whole(workspace, path)
+        found = data.count(old)
+        if found != count:
+            raise ToolError(
+                f"`old` occurs {found} times, and `count` is {count}",
+                code="edit_mismatch",
+                path="$.parameters.old",
+                retryable=False,
+                output={"occurrences": found},
+                hint="read the file again; give more of the text around the place, or the right `count`",
+            )
+        ledger = _Ledger(ctx)
+        seen = workspace.examine(path, read=ledger.keep)
+        _need_file(workspace, path, seen)
+        if seen.node.sha256 != hashlib.sha256(data).hexdigest():
+            raise changed("path")
+        result = data.replace(old, new)
+        node = _put(ledger, path, seen, [result], hashlib.sha256(result).hexdigest(), len(result))
+        return {"replacements": count, "sha256": node.sha256}
+
+
+def delete(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """The function of `fs.delete`. A link is removed, not what it leads to."""
+    workspace: Workspace = ctx.workspace
+    with workspace.changing():
+        path = workspace.locate(parameters["path"], follow=False)
+        found = _tree(workspace, path, "path")
+        if len(found) > 1 and not parameters.get("recursive", False):
+            raise ToolError(
+                "path: the directory is not empty",
+                code="directory_not_empty",
+                path="$.parameters.path",
+                retryable=False,
+                hint="`recursive` removes it with all that is in it",
+            )
+        ledger = _Ledger(ctx)
+        # What is in a directory goes before the directory itself.
+        seen = [(place, ledger.examine(place, "path")) for place in reversed(found)]
+        if not ctx.dry_run:
+            ledger.record([Change(place, one.node, ABSENT) for place, one in seen])
+            for place, one in seen:
+                effects.remove(workspace, place, expect=_there(one, "path"))
+        return {"deleted": len(seen)}
+
+
+def move(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
+    """The function of `fs.move`. Nothing is ever overwritten; a link is moved as it is."""
+    workspace: Workspace = ctx.workspace
+    with workspace.changing():
+        source = workspace.locate(parameters["source"], "source", follow=False)
+        destination = workspace.locate(parameters["destination"], "destination", follow=False)
+        found = _tree(workspace, source, "source")
+        workspace.guard().check(destination, "destination")
+        if workspace.lstat(destination, "destination") is not None:
+            raise ToolError(
+                "destination: something of that name exists already",
+                code="already_exists",
+                path="$.parameters.destination",
+                retryable=False,
+                hint="delete it first, or choose another name",
+            )
+        if destination[: len(source)] == source:
+            raise ToolError(
+                "destination: a directory cannot be moved into itself",
+                code="path_invalid",
+                path="$.parameters.destination",
+                retryable=False,
+            )
+        ledger = _Ledger(ctx)
+        seen = [(place, ledger.examine(place, "source")) for place in found]
+        if not ctx.dry_run:
+            parents = ledger.missing_parents(destination, "destination")
+            changes = [Change(place, one.node, ABSENT) for place, one in seen]
+            changes += [Change((*destination, *place[len(source) :]), ABSENT, one.node) for place, one in seen]
+            ledger.record([*parents, *changes])
+            ledger.make_parents(parents, "destination")
+            expect = _there(seen[0][1], "source")
+            effects.move(workspace, source, destination, expect=expect, fields=("source", "destination"))
+        return {"moved": len(seen)}
+
+
+class _Ledger:
+    """Where one call's changes are recorded: in the run's backups, or nowhere with durability `off` and in a dry run."""
+
+    def __init__(self, ctx: Context) -> None:
+        self.ctx = ctx
+        self.workspace: Workspace = ctx.workspace
+        self._backups = None if ctx.dry_run else ctx.backups
+
+    def keep(self, fd: int) -> tuple[str, int]:
+        """Back a content up; digest and size."""
+        if self._backups is None:
+            return hash_file(fd)
+        sha256, size = self._backups.keep(fd)
+        return sha256, size
+
+    def examine(self, path: Rel, field: str) -> Seen:
+        """What lies at a path, its content kept."""
+        return self.workspace.examine(path, field, read=self.keep)
+
+    def record(self, changes: Sequence[Change]) -> bytes:
+        """Write the changes down before they are made; the temporary name to make the last one through."""
+        ctx = self.ctx
+        if self._backups is None:
+            ctx.not_exactly_undoable("files were changed and no backups are kept, because durability is off")
+            return b".interlock-%b-%d.tmp" % (hashlib.sha256(ctx.action_id.encode()).hexdigest().encode(), ctx.attempt)
+        entries = self._backups.record(Origin(ctx.proposal_id, ctx.action_id, ctx.attempt), changes)
+        return bytes(self._backups.temporary(entries[-1]))
+
+    def missing_parents(self, path: Rel, field: str) -> list[Change]:
+        """The directories that have to be made above a path."""
+        made = Node("dir", mode=0o777 & ~self.workspace.umask)
+        missing = itertools.takewhile(
+            lambda parent: self.workspace.lstat(parent, field) is None,
+            (path[:depth] for depth in range(len(path) - 1, 0, -1)),
+        )
+        return [Change(parent, ABSENT, made) for parent in reversed(list(missing))]
+
+    def make_parents(self, changes: Iterable[Change], field: str) -> None:
+        """Make them."""
+        for change in changes:
+            effects.put_directory(self.workspace, change.path, mode=change.after.mode or 0, field=field)
+
+
+def _put(ledger: _Ledger, path: Rel, seen: Seen, content: Iterable[bytes], sha256: str, size: int) -> Node:
+    """Give a file its new content, of which digest and size are known."""
+    workspace, before = ledger.workspace, seen.node
+    mode = 0o666 & ~workspace.umask if before.mode is None else before.mode & _CONTENT_MODE
+    after = Node("file", mode=mode, size=size, sha256=sha256)
+    if not ledger.ctx.dry_run:
+        parents = ledger.missing_parents(path, "path")
+        temporary = ledger.record([*parents, Change(path, before, after)])
+        ledger.make_parents(parents, "path")
+        effects.put_file(
+            workspace,
+            path,
+            content,
+            mode=mode,
+            expect=seen.identity,
+            temporary=temporary,
+            owner=before.owner,
+        )
+    return after
+
+
+def _append(ledger: _Ledger, path: Rel, seen: Seen, data: bytes) -> Node:
+    fd = ledger.workspace.open_file(path)
+    try:
+        with refused("path"):
+            digest, size = hashlib.sha256(), len(data)
+            for chunk in read_chunks(fd):
+                digest.update(chunk)
+                size += len(chunk)
+            if digest.hexdigest() != seen.node.sha256:
+                raise changed("path")
+            digest.update(data)
+            content = itertools.chain(read_chunks(fd), [data])
+            return _put(ledger, path, seen, content, digest.hexdigest(), size)
+    finally:
+        os.close(fd)
+
+
+def _tree(workspace: Workspace, path: Rel, field: str) -> list[Rel]:
+    """What lies at a path and beneath it, top first, every part of it such as may be changed. Raises: ToolError."""
+    guard = workspace.guard()
+    guard.check(path, field)
+    found = []
+    for place, seen in workspace.walk(path, field):
+        kind_of(seen, field)
+        guard.check_identity(seen, field)
+        found.append(place)
+    return found
+
+
+def _there(seen: Seen, field: str) -> Any:
+    if seen.identity is None:
+        raise changed(field)
+    return seen.identity
+
+
+def _need_file(workspace: Workspace, path: Rel, seen: Seen) -> None:
+    if seen.node.kind == "absent":
+        return
+    if seen.node.kind != "file":
+        raise ToolError("path: it is a directory", code="not_a_file", path="$.parameters.path", retryable=False)
+    if not workspace.may_write(path):
+        raise ToolError(
+            "path: the file's own permissions refuse writing",
+            code="access_denied",
+            path="$.parameters.path",
+            retryable=False,
+        )
+
+
+def _whole(workspace: Workspace, path: Rel) -> bytes:
+    fd = workspace.open_file(path)
+    try:
+        with refused("path"):
+            if os.fstat(fd).st_size > EDIT_BYTES_MAX:
+                raise ToolError(
+                    f"path: the file is larger than {EDIT_BYTES_MAX} bytes",
+                    code="file_too_large",
+                    path="$.parameters.path",
+                    retryable=False,
+                )
+            return b"".join(read_chunks(fd))
+    finally:
+        os.close(fd)
+
+
+def _content(parameters: dict[str, Any]) -> bytes:
+    text: str = parameters["content"]
+    if parameters.get("encoding", "utf-8") == "utf-8":
+        return text.encode()
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise ToolError(
+            "content: it is not base64", code="encoding_invalid", path="$.parameters.content", retryable=False
+        ) from None

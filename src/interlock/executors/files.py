@@ -1,0 +1,193 @@
+"""The built-in file tools: their definitions, as the engine's registry takes them.
+
+What they do is in `file_reads.py`, `file_search.py` and `file_changes.py`. All of them work beneath `ctx.workspace`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from interlock.executors import file_changes, file_reads, file_search
+from interlock.model.tool import Binding, Function, Tool
+
+_PATH_FORMS: Final = [
+    {"type": "string", "minLength": 1},
+    {
+        "type": "object",
+        "properties": {
+            "b64": {"type": "string", "description": "The name's bytes in base64, where they are not UTF-8."}
+        },
+        "required": ["b64"],
+        "additionalProperties": False,
+    },
+]
+_NAME: Final = {"anyOf": _PATH_FORMS}
+_TEXT: Final = {"type": "string"}
+_COUNT: Final = {"type": "integer", "minimum": 0}
+_FLAG: Final = {"type": "boolean", "default": False}
+_SHA256: Final = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_ENCODING: Final = {"enum": ["utf-8", "base64"], "default": "utf-8"}
+_GLOB: Final = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 4096,
+    "description": "Relative to `path`: `*` and `?` stay within a name, `**` crosses directories; without `/`, any depth.",
+}
+
+
+def bindings() -> list[Binding]:
+    """`fs.read`, `fs.list`, `fs.search`, `fs.write`, `fs.edit`, `fs.delete`, `fs.move`."""
+    return [*_reading(), *_changing()]
+
+
+def _reading() -> list[Binding]:
+    return [
+        _binding(
+            "fs.read",
+            "Read a file, or a part of it. Binary content comes as base64.",
+            file_reads.read,
+            {
+                "path": _path("read", "The file; a link inside the workspace is followed."),
+                "offset": {**_COUNT, "default": 0, "description": "Bytes to pass over."},
+                "max_bytes": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": file_reads.READ_BYTES_MAX,
+                    "default": file_reads.READ_BYTES,
+                },
+            },
+            ["path"],
+            {
+                "content": _TEXT,
+                "encoding": {"enum": ["utf-8", "base64"]},
+                "size": {**_COUNT, "description": "Bytes of the whole file."},
+                "truncated": {"type": "boolean", "description": "There is more after what was read."},
+                "sha256": {
+                    "type": ["string", "null"],
+                    "description": f"Of the whole file; null above {file_reads.HASHED_BYTES_MAX} bytes.",
+                },
+            },
+        ),
+        _binding(
+            "fs.list",
+            f"List a directory, names sorted, at most {file_reads.ENTRIES_MAX} entries. Links are not followed.",
+            file_reads.list_,
+            {"path": _path("read", "The directory; the workspace unless given."), "recursive": _FLAG, "glob": _GLOB},
+            [],
+            {
+                "entries": _rows(
+                    {
+                        "path": _NAME,
+                        "type": {"enum": ["file", "dir", "symlink", "special"]},
+                        "size": _COUNT,
+                        "mode": {"type": "string", "description": "Permission bits, octal."},
+                        "mtime": {"type": "integer", "description": "Microseconds since the epoch."},
+                    }
+                ),
+                "truncated": {"type": "boolean"},
+            },
+        ),
+        _binding(
+            "fs.search",
+            "Find the lines that match a Python regular expression. Binary files and `.git` are left out.",
+            file_search.search,
+            {
+                "pattern": {"type": "string", "minLength": 1, "maxLength": 4096},
+                "path": _path("read", "A file, or a directory to search; the workspace unless given."),
+                "glob": _GLOB,
+                "max_matches": {
+                    "type": "integer",
+                    "minimum": 1,
+                    "maximum": file_search.MATCHES_MAX,
+                    "default": file_search.MATCHES,
+                },
+            },
+            ["pattern"],
+            {"matches": _rows({"path": _NAME, "line": _COUNT, "text": _TEXT}), "truncated": {"type": "boolean"}},
+        ),
+    ]
+
+
+def _changing() -> list[Binding]:
+    return [
+        _binding(
+            "fs.write",
+            "Make or replace a file as a whole, or append to it. Missing directories are made.",
+            file_changes.write,
+            {
+                "path": _path("write", "The file; a link inside the workspace is followed."),
+                "content": _TEXT,
+                "encoding": _ENCODING,
+                "append": _FLAG,
+            },
+            ["path", "content"],
+            {"size": _COUNT, "sha256": _SHA256, "created": {"type": "boolean"}},
+        ),
+        _binding(
+            "fs.edit",
+            "Replace a text in a file. Fails unless `old` occurs exactly `count` times.",
+            file_changes.edit,
+            {
+                "path": _path("write", "The file; a link inside the workspace is followed."),
+                "old": {"type": "string", "minLength": 1},
+                "new": _TEXT,
+                "count": {"type": "integer", "minimum": 1, "default": 1},
+            },
+            ["path", "old", "new"],
+            {"replacements": _COUNT, "sha256": _SHA256},
+        ),
+        _binding(
+            "fs.delete",
+            "Delete a file, a link, or a directory (with all that is in it only if `recursive`).",
+            file_changes.delete,
+            {"path": _path("write", "What to delete; a link itself, not what it leads to."), "recursive": _FLAG},
+            ["path"],
+            {"deleted": {**_COUNT, "description": "How many files, links and directories."}},
+        ),
+        _binding(
+            "fs.move",
+            "Rename a file, a link or a directory. Nothing is overwritten; missing directories are made.",
+            file_changes.move,
+            {
+                "source": _path("write", "What to move; a link itself, not what it leads to."),
+                "destination": _path("write", "Its new path, where nothing may be."),
+            },
+            ["source", "destination"],
+            {"moved": {**_COUNT, "description": "How many files, links and directories."}},
+        ),
+    ]
+
+
+def _binding(
+    name: str,
+    description: str,
+    function: Function,
+    parameters: dict[str, Any],
+    required: list[str],
+    returns: dict[str, Any],
+) -> Binding:
+    read_only = not any(part.get("x-interlock") == "path.write" for part in parameters.values())
+    tool = Tool(
+        name=name,
+        description=description,
+        parameters=_object(parameters, required),
+        returns=_object(returns, list(returns)),
+        read_only=read_only,
+        destructive=not read_only,
+        open_world=False,
+        reversibility="reversible",
+        tags=("files", "read_only") if read_only else ("files",),
+    )
+    return Binding(tool=tool, function=function, mode="thread")
+
+
+def _path(access: str, description: str) -> dict[str, Any]:
+    return {"anyOf": _PATH_FORMS, "x-interlock": f"path.{access}", "description": description}
+
+
+def _rows(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": _object(properties, list(properties))}
+
+
+def _object(properties: dict[str, Any], required: list[str]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
