@@ -95,7 +95,10 @@ def bindings(*, protected: Callable[[], Iterable[int]], redact: Callable[[Any], 
     """
 
     def list_(parameters: dict[str, Any], _ctx: Context) -> dict[str, Any]:
-        return {"processes": redact([msgspec.to_builtins(p) for p in _chosen(parameters.get("filter", ""))])}
+        # Redacted before it is filtered, or a filter could be used to guess what was taken out.
+        rows = redact([msgspec.to_builtins(process) for process in processes()])
+        needle = parameters.get("filter", "").lower()
+        return {"processes": [r for r in rows if needle in " ".join((r["name"], *r["command"])).lower()]}
 
     async def kill(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         pid, name = parameters["pid"], parameters.get("signal", "SIGTERM")
@@ -113,13 +116,6 @@ def bindings(*, protected: Callable[[], Iterable[int]], redact: Callable[[Any], 
         Binding(tool=_LIST, function=list_, mode="thread"),
         Binding(tool=_KILL, function=kill, mode="async"),
     ]
-
-
-def _chosen(wanted: str) -> Iterator[Process]:
-    needle = wanted.lower()
-    for process in processes():
-        if needle in process.name.lower() or needle in " ".join(process.command).lower():
-            yield process
 
 
 def _open(pid: int) -> int:
@@ -159,7 +155,7 @@ def _check(pid: int, start_time: int, servers: set[int]) -> None:
 
 
 def _own_line() -> set[int]:
-    """This process and all that it descends from."""
+    """Ourselves, and all that we descend from."""
     line: set[int] = set()
     pid = os.getpid()
     while pid > 0 and pid not in line:

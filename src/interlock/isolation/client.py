@@ -96,15 +96,24 @@ class ForkServer:
         Stopped if the awaiting task was cancelled: the tree is gone by then. CancelledError if nothing had been started, or
         when cancelled twice: then the tree is killed without grace and nobody waits for it.
         """
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
-            raise _no_descriptors(error) from error
-        ours.setblocking(False)
-        with ours:
-            with theirs:
-                await self._submit(theirs, request, cwd, stdin, channel)
-            return await _wait_ended(ours)
+        for _ in range(2):
+            try:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except OSError as error:
+                raise _no_descriptors(error) from error
+            ours.setblocking(False)
+            with ours:
+                with theirs:
+                    await self._submit(theirs, request, cwd, stdin, channel)
+                outcome = await _wait_ended(ours)
+            if outcome is not None:
+                return outcome
+            # The server was killed before it took the request up: nothing has run, so a new one may.
+        raise ToolError(
+            "the fork server could not be started",
+            code="spawn_failed",
+            hint="its standard error, just above, says why; nothing has run",
+        )
 
     def close(self) -> None:
         """End the server; it goes when its last action has gone. Actions that still run are not waited for long."""
@@ -119,7 +128,7 @@ class ForkServer:
     async def _submit(
         self, control: socket.socket, request: Request, cwd: int, stdin: bytes | None, channel: int | None
     ) -> None:
-        """Send a request; a server that has died is replaced by a new one, once."""
+        """Send a request; a server that has died is replaced by a new one."""
         with contextlib.ExitStack() as stack:
             try:
                 body = memory_file("request", json.dumps(request).encode())
@@ -129,20 +138,13 @@ class ForkServer:
             except OSError as error:
                 raise _no_descriptors(error) from error
             fds = [control.fileno(), body, cwd, source, *([] if channel is None else [channel])]
-            for last in (False, True):
-                server = self._connect()
-                try:
-                    await _send(server, fds)
-                except (BrokenPipeError, ConnectionResetError) as error:
-                    self._forget(server)
-                    if last:
-                        raise ToolError(
-                            "the fork server could not be started",
-                            code="spawn_failed",
-                            hint="its standard error, just above, says why",
-                        ) from error
-                else:
-                    return
+            server = self._connect()
+            try:
+                await _send(server, fds)
+            except (BrokenPipeError, ConnectionResetError):
+                self._forget(server)
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then the caller sees the end of file
+                    await _send(self._connect(), fds)
 
     def _connect(self) -> socket.socket:
         """The socket of the running server, starting one if need be."""
@@ -214,8 +216,8 @@ async def _send(server: socket.socket, fds: list[int]) -> None:
             return
 
 
-async def _wait_ended(control: socket.socket) -> Outcome:
-    """Wait for the report. On cancellation end the tree, wait for that, and raise Stopped."""
+async def _wait_ended(control: socket.socket) -> Outcome | None:
+    """Wait for the report; None if nobody took the request up. On cancellation end the tree, wait for that, raise Stopped."""
     started = False
     cancelled = False
     while True:
@@ -235,7 +237,9 @@ async def _wait_ended(control: socket.socket) -> Outcome:
         if message == STARTED:
             started = True
             continue
-        outcome = _decode(message, fds, started=started)
+        if not message and not started:
+            return None
+        outcome = _decode(message, fds)
         if cancelled:
             raise Stopped(outcome)
         return outcome
@@ -251,19 +255,13 @@ async def _wait_readable(control: socket.socket) -> None:
         loop.remove_reader(control)
 
 
-def _decode(message: bytes, fds: list[int], *, started: bool) -> Outcome:
+def _decode(message: bytes, fds: list[int]) -> Outcome:
     if not message:
-        if started:
-            raise ToolError(
-                "the process that watches over this action was killed; the program was ended with it",
-                code="process_lost",
-                retryable=False,
-                hint="what the program had done until then is not known",
-            )
         raise ToolError(
-            "the fork server ended before the program was started; nothing has run",
-            code="spawn_failed",
-            hint="try again: a new one is started for the next action",
+            "the process that watches over this action was killed; the program was ended with it",
+            code="process_lost",
+            retryable=False,
+            hint="what the program had done until then is not known",
         )
     report: Report = json.loads(message)
     if not fds:

@@ -1,0 +1,86 @@
+"""Real processes through a real fork server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from interlock.isolation.client import ForkServer
+
+LIMITS = {"memory_bytes": 1 << 30, "file_bytes": 1 << 32, "open_files": 4096, "processes": 64}
+
+
+class Bench:
+    """A fork server, a working directory and a marker that only this test's processes have in their arguments."""
+
+    def __init__(self, root: Path, marker: str):
+        self.root = root
+        self.marker = marker
+        self.server = ForkServer()
+
+    @staticmethod
+    def request(*argv, **changes):
+        request = {
+            "argv": list(argv),
+            "search": "/usr/local/bin:/usr/bin:/bin",
+            "environment": {"PATH": "/usr/local/bin:/usr/bin:/bin"},
+            "home": False,
+            "timeout_ms": 20_000,
+            "grace_ms": 300,
+            "keep_bytes": 1 << 20,
+            "limits": LIMITS,
+            "call": None,
+        }
+        request["limits"] = {**LIMITS, **changes.pop("limits", {})}
+        return {**request, **changes}
+
+    async def start(self, *argv, stdin=None, **changes):
+        cwd = os.open(self.root, os.O_PATH)
+        try:
+            return await self.server.run(self.request(*argv, **changes), cwd=cwd, stdin=stdin)
+        finally:
+            os.close(cwd)
+
+    def run(self, *argv, **changes):
+        return asyncio.run(self.start(*argv, **changes))
+
+    def sh(self, script, **changes):
+        """Run a shell script; `$MARK` in it is a command that sleeps for long under this test's marker."""
+        return self.run("/bin/sh", "-c", self.script(script), **changes)
+
+    def script(self, script):
+        return script.replace("$MARK", f"sleep {self.marker}")
+
+    def marked(self):
+        """Process ids of the living processes that carry the marker as their last argument."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if self.marker.encode() in arguments:
+                    found.append(int(entry.name))
+        return found
+
+    def wait_marked(self, count):
+        """Wait until exactly `count` marked processes live."""
+        until = time.monotonic() + 10
+        while len(self.marked()) != count:
+            assert time.monotonic() < until, f"{self.marked()} live, {count} expected"
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """A bench of its own for each test; its server must have gone when it is closed."""
+    # A number that sleep takes and nobody else uses: 700 and some seconds, and a fraction for this test alone.
+    made = Bench(tmp_path, f"7{os.getpid() % 90 + 10}.{time.monotonic_ns()}")
+    yield made
+    made.server.close()
+    assert made.marked() == []

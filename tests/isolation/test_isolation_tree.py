@@ -1,0 +1,264 @@
+"""The process tree of an action is gone when the action is, however it ends and whatever its processes did to get away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from interlock.isolation.client import ForkServer, Stopped
+from interlock.model.errors import ToolError
+
+FLIGHTS = {
+    "background": "$MARK & ",
+    "setsid": "setsid $MARK & ",
+    "double fork": "( ( $MARK & ) & ); ",
+    "setsid and double fork": "( setsid sh -c '( setsid $MARK & ) &' & ); ",
+    "nohup, signals ignored": "trap '' TERM HUP INT; nohup setsid $MARK >/dev/null 2>&1 & ",
+    "stopped": "$MARK & sleep 0.1; kill -STOP $!; ",
+}
+
+DAEMON = """
+import os, signal, sys
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
+if os.fork(): os._exit(0)
+os.setsid()
+if os.fork(): os._exit(0)
+os.chdir("/")
+for fd in range(3): os.close(fd)
+os.execvp("sleep", ["sleep", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("flight", FLIGHTS.values(), ids=FLIGHTS)
+def test_gone_after_exit(bench, flight):
+    outcome = bench.sh(flight + "sleep 0.1; echo done")
+    assert outcome.report["exit_code"] == 0
+    assert outcome.stdout == b"done\n"
+    assert outcome.report["strays_killed"] >= 1
+    assert bench.marked() == []
+
+
+@pytest.mark.parametrize("flight", FLIGHTS.values(), ids=FLIGHTS)
+def test_gone_after_time_out_with_the_partial_output(bench, flight):
+    outcome = bench.sh(f"echo partial; {flight} $MARK", timeout_ms=300)
+    assert outcome.report["stopped"] == "timeout"
+    assert outcome.stdout == b"partial\n"
+    assert bench.marked() == []
+
+
+def test_a_daemon_that_ignores_every_signal_is_gone(bench):
+    bench.run(sys.executable, "-c", DAEMON, bench.marker)
+    assert bench.marked() == []
+
+
+def test_cancellation_ends_the_tree_before_it_is_passed_on(bench):
+    async def scene():
+        task = asyncio.create_task(bench.start("/bin/sh", "-c", bench.script("echo partial; setsid $MARK & $MARK")))
+        while len(bench.marked()) < 2:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(Stopped) as stopped:
+            await task
+        assert bench.marked() == []
+        return stopped.value.outcome
+
+    outcome = asyncio.run(scene())
+    assert outcome.report["stopped"] == "asked"
+    assert outcome.stdout == b"partial\n"
+
+
+def test_cancelled_twice_is_killed_without_grace(bench):
+    async def scene():
+        script = bench.script("trap '' TERM; $MARK & while :; do sleep 0.05; done")
+        task = asyncio.create_task(bench.start("/bin/sh", "-c", script, grace_ms=60_000))
+        while not bench.marked():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scene())
+    bench.wait_marked(0)
+
+
+def test_term_comes_first_and_leaves_time_to_tidy_up(bench):
+    script = "trap 'echo tidy; exit 3' TERM; echo ready; while :; do sleep 0.02; done"
+    outcome = bench.sh(script, timeout_ms=300, grace_ms=5_000)
+    assert outcome.stdout == b"ready\ntidy\n"
+    assert outcome.report["exit_code"] == 3
+    assert outcome.report["stopped"] == "timeout"
+
+
+def test_kill_follows_when_term_is_ignored(bench):
+    outcome = bench.sh("trap '' TERM; while :; do sleep 0.02; done", timeout_ms=200, grace_ms=100)
+    assert outcome.report["signal"] == signal.SIGKILL
+
+
+RUNTIME = """
+import asyncio, os, sys
+sys.path[:0] = {path!r}
+from interlock.isolation.client import ForkServer
+async def main():
+    server, cwd = ForkServer(), os.open("/", os.O_PATH)
+    await asyncio.gather(*(server.run(request, cwd=cwd) for request in {requests!r}))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_gone_when_the_runtime_is_killed(bench, end):
+    scripts = [bench.script(f"trap '' TERM; {flight} $MARK; sleep 100") for flight in FLIGHTS.values()]
+    requests = [bench.request("/bin/sh", "-c", script, timeout_ms=None, home=True) for script in scripts]
+    program = textwrap.dedent(RUNTIME.format(path=sys.path, requests=requests))
+    with subprocess.Popen([sys.executable, "-c", program]) as runtime:
+        try:
+            bench.wait_marked(2 * len(FLIGHTS))
+            descendants = _descendants(runtime.pid)
+        finally:
+            runtime.send_signal(end)
+    bench.wait_marked(0)
+    until = time.monotonic() + 10
+    while any(map(_lives, descendants)):  # fork server, supervisors, shells
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_killed_fork_server_fails_nothing_that_runs_and_is_replaced(bench):
+    async def scene():
+        running = asyncio.create_task(bench.start("/bin/sh", "-c", "sleep 0.4; echo survived"))
+        await asyncio.sleep(0.2)
+        first = bench.server.pid
+        os.kill(first, signal.SIGKILL)
+        following = await bench.start("echo", "again")
+        assert bench.server.pid != first
+        return await running, following
+
+    running, following = asyncio.run(scene())
+    assert running.stdout == b"survived\n"
+    assert following.stdout == b"again\n"
+
+
+def test_requests_in_a_killed_servers_queue_are_taken_up_by_the_next(bench):
+    """Nothing had been started, so nothing is done twice."""
+
+    async def scene():
+        await bench.start("true")
+        os.kill(bench.server.pid, signal.SIGSTOP)
+        waiting = [asyncio.create_task(bench.start("/bin/sh", "-c", f"echo {i} >>ran")) for i in range(5)]
+        await asyncio.sleep(0.05)
+        os.kill(bench.server.pid, signal.SIGKILL)
+        await asyncio.gather(*waiting)
+
+    asyncio.run(scene())
+    assert sorted((bench.root / "ran").read_text().split()) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_server_that_cannot_start_is_a_clear_error(bench, tmp_path):
+    server = ForkServer([sys.executable, "-I", "-S", "-c", "raise SystemExit(1)"])
+    cwd = os.open(tmp_path, os.O_PATH)
+    try:
+        with pytest.raises(ToolError) as error:
+            asyncio.run(server.run(bench.request("true"), cwd=cwd))
+        assert error.value.code == "spawn_failed"
+        with pytest.raises(ToolError) as error:
+            asyncio.run(ForkServer(["/nonexistent/python"]).run(bench.request("true"), cwd=cwd))
+        assert error.value.code == "spawn_failed"
+    finally:
+        server.close()
+        os.close(cwd)
+
+
+def test_a_request_nobody_takes_up_can_be_cancelled(bench):
+    async def scene():
+        await bench.start("true")
+        os.kill(bench.server.pid, signal.SIGSTOP)
+        waiting = asyncio.create_task(bench.start("touch", "ran"))
+        await asyncio.sleep(0.05)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        os.kill(bench.server.pid, signal.SIGCONT)
+        await bench.start("true")  # behind it in the queue
+
+    asyncio.run(scene())
+    assert not (bench.root / "ran").exists()
+
+
+def test_a_program_that_kills_its_keeper_gains_nothing(bench):
+    with pytest.raises(ToolError) as error:
+        bench.sh("setsid $MARK & sleep 0.1; kill -9 $PPID; sleep 100")
+    assert error.value.code == "process_lost"
+    assert not error.value.retryable
+    bench.wait_marked(0)
+
+
+def test_a_hundred_actions_leave_no_zombie(bench):
+    async def scene():
+        for _ in range(20):
+            await asyncio.gather(*(bench.start("/bin/sh", "-c", "(true &) ; true") for _ in range(5)))
+
+    asyncio.run(scene())
+    assert [pid for pid in _descendants(os.getpid()) if pid != bench.server.pid and _state(pid) == "Z"] == []
+
+
+def test_more_processes_than_allowed_end_the_tree(bench):
+    script = "for i in $(seq 200); do $MARK & done; wait"
+    outcome = bench.sh(script, limits={"processes": 16})
+    assert outcome.report["stopped"] == "processes"
+    assert bench.marked() == []
+
+
+def test_a_bomb_of_short_lives_is_swept(bench):
+    """Each process forks its successor and ends at once, so there is never anyone to kill for long."""
+    program = (
+        "import os, time\nend = time.monotonic() + 20\nwhile time.monotonic() < end:\n    if os.fork(): os._exit(0)\n"
+    )
+    outcome = bench.run(sys.executable, "-c", program)
+    assert outcome.report["exit_code"] == 0
+    assert not outcome.report["strays_left"]
+
+
+def test_close_ends_the_server(bench):
+    bench.run("true")
+    pid = bench.server.pid
+    bench.server.close()
+    assert not _lives(pid)
+    assert bench.server.pid is None
+
+
+def _descendants(root):
+    children = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            children.setdefault(int(fields[1]), []).append(int(entry.name))
+    found, front = [], [root]
+    while front:
+        front = [child for pid in front for child in children.get(pid, [])]
+        found += front
+    return found
+
+
+def _state(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return None
+
+
+def _lives(pid):
+    return _state(pid) not in (None, "Z")
