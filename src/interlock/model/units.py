@@ -29,6 +29,21 @@ def size_bytes(text: str) -> int:
     return _parse(text, SIZE_PATTERN, BYTES_PER_UNIT, "a size such as `512KiB` or `1GiB`", "1B")
 
 
+def as_duration(milliseconds: int) -> str:
+    """The shortest text that `duration_ms` reads as this: `600000` is `10m`."""
+    return _text(milliseconds, {unit: MS_PER_UNIT[unit] for unit in ("d", "h", "m", "s", "ms")})
+
+
+def as_size(count: int) -> str:
+    """The shortest text in powers of 1024 that `size_bytes` reads as this: `1073741824` is `1GiB`."""
+    return _text(count, {unit: BYTES_PER_UNIT[unit] for unit in ("TiB", "GiB", "MiB", "KiB", "B")})
+
+
+def _text(value: int, units: dict[str, int]) -> str:
+    unit = next(unit for unit, size in units.items() if value % size == 0 and (value or size == 1))
+    return f"{value // units[unit]}{unit}"
+
+
 def _parse(text: str, pattern: str, units: dict[str, int], example: str, smallest: str) -> int:
     found = re.fullmatch(pattern, text, re.ASCII)
     if found is None:

@@ -1,0 +1,19 @@
+"""Remembers what the user decided: configuration found, decoded, overridden only to tighten, and trusted."""
+
+from interlock.settings.decode import decode
+from interlock.settings.load import Loaded, find, gather, load
+from interlock.settings.sections import Settings, Unavailable
+from interlock.settings.trust import Change, SourceFile, TrustStore
+
+__all__ = [
+    "Change",
+    "Loaded",
+    "Settings",
+    "SourceFile",
+    "TrustStore",
+    "Unavailable",
+    "decode",
+    "find",
+    "gather",
+    "load",
+]

@@ -1,0 +1,277 @@
+"""From a table (parsed TOML, or given in code) to `Settings`, strictly: one error that names the field and never its value.
+
+Unknown keys, wrong types, numbers without a unit and values that look like a secret are errors. The first one found is
+raised, in the order of the file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, Literal, TypeVar, Union
+from urllib.parse import urlsplit
+
+import msgspec
+
+from interlock.detect import find_secrets
+from interlock.model.errors import ConfigurationError
+from interlock.model.globs import PathGlob
+from interlock.model.units import as_duration, as_size, duration_ms, size_bytes
+from interlock.model.values import step
+from interlock.settings.sections import DURATION, SIZE, McpServer, Notify, Settings, Tools
+
+Place = tuple[str | int, ...]
+"""Keys from the top of the configuration: `("rules", "allow", 2)`."""
+
+Locate = Callable[[Place], str]
+"""Says where a place stands for people: `interlock.toml:12: rules.allow[2]`."""
+
+S = TypeVar("S")
+
+_UNITS: Final = {DURATION: duration_ms, SIZE: size_bytes}
+
+
+def dotted(place: Place) -> str:
+    """A place as people write it: `rules.allow[2]`, `tools["a b"].timeout`."""
+    return "".join(map(step, place)).removeprefix(".") or "(top)"
+
+
+def decode(table: Mapping[str, Any], *, locate: Locate = dotted) -> Settings:
+    """The settings of a table. Raises ConfigurationError whose path is what `locate` says of the field."""
+    settings: Settings = _Decoder(locate).section(table, Settings, ())
+    _check(settings, locate)
+    return settings
+
+
+def decode_text(hint: Any, text: str, place: Place, *, locate: Locate) -> Any:
+    """One setting from the text of an environment variable or a flag: lists are separated by commas."""
+    plain = _plain(hint)[0]
+    value: Any = text
+    if typing.get_origin(plain) is tuple:
+        value = [part.strip() for part in text.split(",") if part.strip()]
+    elif plain is bool:
+        value = {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower(), text)
+    elif plain in (int, float) and unit_of(hint) is None:
+        try:
+            value = plain(text.strip())
+        except ValueError:
+            value = text
+    return _Decoder(locate).value(value, hint, place)
+
+
+def fields_of(section: type) -> dict[str, tuple[str, Any]]:
+    """Key in the file to (field name, type) of a section."""
+    hints = typing.get_type_hints(section, include_extras=True)
+    return {f.encode_name: (f.name, hints[f.name]) for f in msgspec.structs.fields(section)}
+
+
+def shown(value: Any, hint: Any) -> Any:
+    """A value as the file would have it: durations and sizes with their unit, structs as tables."""
+    unit = unit_of(hint)
+    if unit is not None and value is not None:
+        return as_duration(value) if unit == DURATION else as_size(value)
+    return msgspec.to_builtins(value)
+
+
+class _Decoder:
+    def __init__(self, locate: Locate) -> None:
+        self._locate = locate
+
+    def _error(self, message: str, place: Place, hint: str | None = None) -> ConfigurationError:
+        return ConfigurationError(f"`{dotted(place)}`: {message}", path=self._locate(place), hint=hint)
+
+    def section(self, table: Any, section: type[S], place: Place) -> S:
+        if not isinstance(table, Mapping):
+            raise self._error("expected a table", place)
+        known = fields_of(section)
+        values: dict[str, Any] = {}
+        if section is Tools:
+            # Settings of single tools stand directly in the table, beside `modules`.
+            named = {key: value for key, value in table.items() if key != "modules"}
+            table = {key: value for key, value in table.items() if key == "modules"}
+            values["by_name"] = self._tools(named, known["by_name"][1], place)
+        for key, value in table.items():
+            if key not in known:
+                raise self._unknown(key, known, place)
+            name, hint = known[key]
+            values[name] = self.value(value, hint, (*place, key))
+        for item in msgspec.structs.fields(section):  # type: ignore[arg-type] # a Struct, which mypy cannot say
+            if item.required and item.name not in values:
+                raise self._error(f"`{item.encode_name}` is missing", place)
+        return section(**values)
+
+    def _unknown(self, key: Any, known: Mapping[str, Any], place: Place) -> ConfigurationError:
+        near = difflib.get_close_matches(str(key), known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
+        return self._error("unknown key", (*place, str(key)), hint)
+
+    def _tools(self, named: Mapping[str, Any], hint: Any, place: Place) -> Any:
+        for key, value in named.items():
+            if not isinstance(value, Mapping):
+                near = difflib.get_close_matches(key, ["modules"], n=1)
+                help_ = f"did you mean `{near[0]}`?" if near else 'settings of a tool are a table: [tools."NAME"]'
+                raise self._error("unknown key", (*place, key), help_)
+        return self.value(named, hint, place)
+
+    def value(self, value: Any, hint: Any, place: Place) -> Any:
+        plain, optional = _plain(hint)
+        unit = unit_of(hint)
+        if unit is not None:
+            return self._with_unit(value, hint, unit, place)
+        if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
+            return self.section(value, plain, place)
+        origin = typing.get_origin(plain)
+        if origin is tuple:
+            return self._list(value, typing.get_args(plain)[0], place)
+        if origin is dict:
+            key_hint, value_hint = typing.get_args(plain)
+            return self._dict(value, key_hint, value_hint, place)
+        if isinstance(value, str):
+            self._refuse_secret(value, place)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self._error("expected a finite number", place)
+        return self._leaf(value, hint, plain, optional, place)
+
+    def _leaf(self, value: Any, hint: Any, plain: Any, optional: bool, place: Place) -> Any:
+        if optional and value is None:
+            raise self._error("leave the key out instead of giving it no value", place)
+        try:
+            return msgspec.convert(value, hint)
+        except msgspec.ValidationError as error:
+            if typing.get_origin(plain) is Literal:
+                choices = ", ".join(f"`{choice}`" for choice in typing.get_args(plain))
+                raise self._error(f"expected one of {choices}", place) from None
+            message = str(error)
+            raise self._error(
+                message[:1].lower() + message[1:].replace("| null`", "`").replace(" `", "`"), place
+            ) from None
+
+    def _with_unit(self, value: Any, hint: Any, unit: str, place: Place) -> Any:
+        example = '"30s", "10m" or "2h"' if unit == DURATION else '"512KiB" or "1GiB"'
+        if not isinstance(value, str):
+            raise self._error(f"expected a {unit} with its unit, such as {example}", place)
+        try:
+            return msgspec.convert(_UNITS[unit](value), hint)
+        except msgspec.ValidationError:
+            raise self._error(f"the {unit} is out of range", place) from None
+        except ValueError as error:
+            raise self._error(str(error), place) from None
+
+    def _list(self, value: Any, hint: Any, place: Place) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise self._error("expected a list", place)
+        if all(isinstance(item, str) for item in value):
+            self._refuse_secret(" ".join(value), place)  # `--token X` is two elements
+        return tuple(self.value(item, hint, (*place, index)) for index, item in enumerate(value))
+
+    def _dict(self, value: Any, key_hint: Any, value_hint: Any, place: Place) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise self._error("expected a table", place)
+        return {
+            self._leaf(key, key_hint, str, False, (*place, str(key))): self.value(item, value_hint, (*place, str(key)))
+            for key, item in value.items()
+        }
+
+    def _refuse_secret(self, text: str, place: Place) -> None:
+        found = find_secrets(text)
+        if found:
+            raise self._error(
+                f"the value looks like a secret ({found[0].kind})",
+                place,
+                "secrets are not written here: put it into an environment variable, and revoke the one that stood here",
+            )
+
+
+def _plain(hint: Any) -> tuple[Any, bool]:
+    """A type without its annotations and without `None`, and whether there was one."""
+    optional = False
+    while True:
+        if typing.get_origin(hint) is Annotated:
+            hint = hint.__origin__
+        elif typing.get_origin(hint) in (Union, types.UnionType):
+            others = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+            optional, hint = True, others[0]
+        else:
+            return hint, optional
+
+
+def unit_of(hint: Any) -> str | None:
+    """The unit of a duration or size: annotations may be nested and may stand inside `... | None`."""
+    if typing.get_origin(hint) is Annotated:
+        for note in hint.__metadata__:
+            if isinstance(note, msgspec.Meta) and note.extra and "unit" in note.extra:
+                unit: str = note.extra["unit"]
+                return unit
+        return unit_of(hint.__origin__)
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        return next((unit for arg in typing.get_args(hint) if (unit := unit_of(arg))), None)
+    return None
+
+
+def description_of(hint: Any) -> str:
+    """What a setting means."""
+    notes = getattr(hint, "__metadata__", ())
+    return next((n.description for n in reversed(notes) if isinstance(n, msgspec.Meta) and n.description), "")
+
+
+def _check(settings: Settings, locate: Locate) -> None:
+    """What types cannot say."""
+
+    def error(message: str, *at: str | int, hint: str | None = None) -> ConfigurationError:
+        return ConfigurationError(f"`{dotted(at)}`: {message}", path=locate(at), hint=hint)
+
+    for index, notify in enumerate(settings.approvals.notify):
+        problem = _notify_problem(notify)
+        if problem is not None:
+            raise error(problem, "approvals", "notify", index)
+    for name, server in settings.mcp.servers.items():
+        if bool(server.command) == (server.url is not None):
+            raise error("needs either `command` or `url`", "mcp", "servers", name)
+        if server.url is not None and not _is_url(server.url):
+            raise error("expected an http or https URL", "mcp", "servers", name, "url")
+        _check_names(server, lambda m, i, n=name: error(m, "mcp", "servers", n, "env", i))  # type: ignore[misc]
+    if settings.telemetry.otel is not None and not _is_url(settings.telemetry.otel):
+        raise error("expected an http or https URL", "telemetry", "otel")
+    for agent, grant in settings.grants.items():
+        for access in ("read", "write"):
+            for index, glob in enumerate(getattr(grant.paths, access)):
+                try:
+                    PathGlob(glob)
+                except ConfigurationError as wrong:
+                    where: Place = ("grants", agent, "paths", access, index)
+                    raise error(wrong.message, *where, hint=wrong.hint) from None
+
+
+def _check_names(server: McpServer, error: Callable[[str, int], ConfigurationError]) -> None:
+    for index, name in enumerate(server.env):
+        if not name.isidentifier() or not name.isascii():
+            raise error("expected the name of an environment variable, without its value", index)
+
+
+def _notify_problem(notify: Notify) -> str | None:
+    given = {
+        "url": notify.url is not None,
+        "secret_env": notify.secret_env is not None,
+        "command": bool(notify.command),
+    }
+    takes = {"bell": (), "webhook": ("url", "secret_env"), "command": ("command",)}[notify.kind]
+    for name, present in given.items():
+        if present and name not in takes:
+            return f"`{name}` is not for kind `{notify.kind}`"
+    if notify.kind == "command" and not notify.command:
+        return "kind `command` needs `command`"
+    if notify.kind == "webhook" and (notify.url is None or not _is_url(notify.url)):
+        return "kind `webhook` needs `url`, an http or https URL"
+    return None
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and port != 0

@@ -1,0 +1,273 @@
+"""Finds the configuration, reads each file once, decodes, checks trust, and applies what may only tighten.
+
+The order: find the file; read it and everything else that the loader reads; decode; compare those very bytes with what was
+trusted; then environment, then flags.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from interlock.model.canonical import digest
+from interlock.model.errors import ConfigurationError
+from interlock.settings.decode import Locate, Place, decode, dotted, fields_of, shown
+from interlock.settings.overlay import overlay
+from interlock.settings.sections import Settings
+from interlock.settings.source import locator, parse_toml, read_bytes
+from interlock.settings.trust import SourceFile, TrustStore
+
+FILE: Final = "interlock.toml"
+PYPROJECT: Final = "pyproject.toml"
+TABLE: Final = ("tool", "interlock")
+FILES_MAX: Final = 1_000
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A configuration file that was found: `interlock.toml`, or a `pyproject.toml` with a `[tool.interlock]` table."""
+
+    path: Path
+    data: bytes
+
+
+class Gathered(msgspec.Struct, frozen=True):
+    """All that the loader read, decoded and not yet trusted."""
+
+    root: Path
+    """The project: the directory of the file, links resolved."""
+    path: Path
+    settings: Settings
+    files: tuple[SourceFile, ...]
+    written: frozenset[Place]
+    """The places that the file sets."""
+    locate: Locate
+
+    @property
+    def protected(self) -> tuple[str, ...]:
+        """What was read, relative to the root: no agent may write it. Files outside the root are not among them."""
+        return tuple(f.name for f in self.files if not f.name.startswith("/"))
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """A trusted configuration with its overrides."""
+
+    settings: Settings
+    root: Path
+    path: Path
+    files: tuple[SourceFile, ...]
+    protected: tuple[str, ...]
+    digest: str
+    """Over the settings in force and every file: what a run journals."""
+    sources: Mapping[Place, str]
+    """Where each setting came from that is not a default."""
+
+    def text(self, name: str) -> str:
+        """The text of a file that was read (a policy, by its name in `files`)."""
+        return next(f.data for f in self.files if f.name == name).decode()
+
+    def explain(self) -> list[dict[str, Any]]:
+        """Each setting with its value and source, for `interlock doctor --config`: `{path, value, source}`."""
+        return [
+            {"path": dotted(place), "value": value, "source": _source(place, self.sources)}
+            for place, value in _leaves(self.settings, Settings, ())
+        ]
+
+
+def find(start: Path) -> Found | None:
+    """The nearest configuration, from `start` upwards; None if there is none.
+
+    Raises: ConfigurationError if a directory has both kinds, or the file cannot be read.
+    """
+    start = start.resolve()
+    for directory in (start, *start.parents):
+        own = read_bytes(directory / FILE)
+        project = _pyproject(directory / PYPROJECT)
+        if own is not None and project is not None:
+            raise ConfigurationError(
+                f"both `{FILE}` and `[tool.interlock]` in `{PYPROJECT}` are here",
+                path=str(directory),
+                hint="keep one of them",
+            )
+        if own is not None:
+            return Found(directory / FILE, own)
+        if project is not None:
+            return Found(directory / PYPROJECT, project)
+    return None
+
+
+def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = ()) -> Gathered:
+    """Read and decode everything that the loader reads, trusted or not: what `interlock trust` shows and records.
+
+    `extra` names more files beside the configuration (`interlock.lock`, `.mcp.json`), for those who will use them.
+    Raises: ConfigurationError.
+    """
+    found = _explicit(explicit) if explicit is not None else find(start)
+    if found is None:
+        raise ConfigurationError(f"no `{FILE}` here or above", path=str(start), hint="`interlock init` writes one")
+    root = found.path.parent
+    table = parse_toml(found.data, found.path.name)
+    if found.path.name == PYPROJECT:
+        table = table["tool"]["interlock"]
+        # Only the table is ours: a new dependency in the same file is no change of what was trusted.
+        seen = SourceFile(PYPROJECT, _as_text(table))
+        locate = locator(found.data, PYPROJECT, TABLE)
+    else:
+        seen = SourceFile(found.path.name, found.data)
+        locate = locator(found.data, found.path.name)
+    settings = decode(table, locate=locate)
+    files = {seen.name: seen}
+    for place, named in _named(settings, root, locate):
+        path = Path(os.path.normpath(named))
+        data = read_bytes(path)
+        if data is None:
+            raise ConfigurationError(f"`{dotted(place)}`: the file does not exist", path=locate(place))
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+        files[name] = SourceFile(name, data)
+        if len(files) > FILES_MAX:
+            raise ConfigurationError(f"more than {FILES_MAX} files", path=locate(place))
+    for name in extra:
+        data = read_bytes(root / name)
+        if data is not None:
+            files[name] = SourceFile(name, data)
+    written = frozenset(place for place, _ in _written(table, ()))
+    return Gathered(root, found.path, settings, tuple(files.values()), written, locate)
+
+
+def load(
+    start: Path,
+    *,
+    explicit: Path | None = None,
+    env: Mapping[str, str],
+    flags: Mapping[str, Any],
+    trust: TrustStore,
+    extra: Sequence[str] = (),
+) -> Loaded:
+    """The configuration in force for a project.
+
+    Raises: ConfigurationError: `configuration`, `untrusted_configuration`, `override_loosens`; StoreError and
+    IntegrityError from the record of trust.
+    """
+    gathered = gather(start, explicit=explicit, extra=extra)
+    trust.require(gathered.root, gathered.files)
+    settings, overrides = overlay(gathered.settings, env, flags)
+    name = gathered.path.name
+    return Loaded(
+        settings=settings,
+        root=gathered.root,
+        path=gathered.path,
+        files=gathered.files,
+        protected=gathered.protected,
+        digest=digest(
+            "configuration", {"settings": settings.as_dict(), "files": {f.name: f.digest for f in gathered.files}}
+        ),
+        sources=dict.fromkeys(gathered.written, name) | overrides,
+    )
+
+
+def _explicit(path: Path) -> Found:
+    data = read_bytes(path)
+    if data is None:
+        raise ConfigurationError(
+            "the configuration file does not exist", path=str(path), hint="`interlock init` writes one"
+        )
+    if path.name == PYPROJECT and not _has_table(data, path):
+        raise ConfigurationError("there is no `[tool.interlock]` table", path=str(path))
+    return Found(path.parent.resolve() / path.name, data)
+
+
+def _pyproject(path: Path) -> bytes | None:
+    """The bytes of a pyproject.toml that has our table. Others, links among them, are nobody's business here."""
+    if not path.is_file():
+        return None
+    data = read_bytes(path, follow=True)
+    if data is None or b"interlock" not in data or not _has_table(data, path):
+        return None
+    return read_bytes(path)
+
+
+def _has_table(data: bytes, path: Path) -> bool:
+    tool = parse_toml(data, str(path)).get("tool")
+    if not isinstance(tool, dict) or "interlock" not in tool:
+        return False
+    if not isinstance(tool["interlock"], dict):
+        raise ConfigurationError("`tool.interlock` is not a table", path=str(path))
+    return True
+
+
+def _named(settings: Settings, root: Path, locate: Locate) -> Iterator[tuple[Place, Path]]:
+    """Every other file that the settings name."""
+    for index, pattern in enumerate(settings.policy.files):
+        place: Place = ("policy", "files", index)
+        if "*" not in pattern:
+            yield place, root / pattern
+            continue
+        directory, _, last = pattern.rpartition("/")
+        if "*" in directory or last == "**":
+            raise ConfigurationError(
+                f"`{dotted(place)}`: `*` may stand only in the last part", path=locate(place), hint="`policy/*.cedar`"
+            )
+        try:
+            found = sorted(path for path in (root / directory).glob(last) if not path.name.startswith("."))
+        except (ValueError, NotImplementedError, OSError):
+            raise ConfigurationError(f"`{dotted(place)}`: not a pattern", path=locate(place)) from None
+        yield from ((place, path) for path in found)
+    for name, capsule in settings.capsules.items():
+        yield ("capsules", name, "path"), root / capsule.path / "capsule.toml"
+    for index, module in enumerate(settings.tools.modules):
+        place = ("tools", "modules", index)
+        yield from ((place, path) for path in _module_files(module, root, place, locate))
+
+
+def _module_files(module: str, root: Path, place: Place, locate: Locate) -> Iterator[Path]:
+    """The module's file and the `__init__.py` of the packages above it: all of these run when it is imported."""
+    parts = module.split(".")
+    for base in (root, root / "src"):
+        target = base.joinpath(*parts)
+        for path in (target.with_name(target.name + ".py"), target / "__init__.py"):
+            if os.path.lexists(path):
+                packages = (base.joinpath(*parts[:n], "__init__.py") for n in range(1, len(parts)))
+                yield from (package for package in packages if os.path.lexists(package))
+                yield path
+                return
+    raise ConfigurationError(
+        f"`{dotted(place)}`: there is no such module beneath the project",
+        path=locate(place),
+        hint="a module is looked for beneath the project and its `src` directory",
+    )
+
+
+def _as_text(table: Mapping[str, Any]) -> bytes:
+    return json.dumps(table, indent=2, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "replace")
+
+
+def _written(value: Any, place: Place) -> Iterator[tuple[Place, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _written(item, (*place, key))
+    else:
+        yield place, value
+
+
+def _leaves(value: Any, hint: Any, place: Place) -> Iterator[tuple[Place, Any]]:
+    """Each setting with its value as the file would have it."""
+    if isinstance(value, msgspec.Struct):
+        for key, (name, field) in fields_of(type(value)).items():
+            yield from _leaves(getattr(value, name), field, place if name == "by_name" else (*place, key))
+    elif isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _leaves(item, Any, (*place, key))
+    else:
+        yield place, shown(value, hint)
+
+
+def _source(place: Place, sources: Mapping[Place, str]) -> str:
+    """The source of the place itself or of the longest part of it."""
+    for length in range(len(place), 0, -1):
+        if place[:length] in sources:
+            return sources[place[:length]]
+    return "default"

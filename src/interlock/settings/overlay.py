@@ -1,0 +1,216 @@
+"""Environment variables and flags over the file: they may tighten the configuration, never loosen it.
+
+`RULES` says for each setting what tighter means. A setting that is not in it can be set in the file only: for it there is no
+order of tighter and looser, or an outsider has no business with it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from interlock.model.errors import ConfigurationError
+from interlock.model.globs import name_covers
+from interlock.settings.decode import Place, decode_text, fields_of
+from interlock.settings.sections import Settings
+
+NOT_SETTINGS: Final = frozenset(("INTERLOCK_STATE_DIR", "INTERLOCK_APPROVER_TOKEN"))
+"""Variables of Interlock that are no settings."""
+
+_PREFIX: Final = "INTERLOCK_"
+_BUILT_IN_ACTIONS: Final = frozenset(("state_read", "state_write", "assert", "compensate", "connect"))
+"""Entries of `[rules]` that are no tools (governance.md); a glob over tool names does not cover them."""
+
+Rule = Callable[[Any, Any, Settings], Any]
+"""(present value, wanted value, settings before this layer) to the new value; LooserError if that would be looser."""
+
+
+class LooserError(Exception):
+    """The wanted value is looser."""
+
+
+def smaller(old: Any, new: Any, _settings: Settings) -> Any:
+    """At most as much; no bound at all is the most."""
+    if old is not None and (new is None or new > old):
+        raise LooserError
+    return new
+
+
+def later(*order: Any) -> Rule:
+    """At least as far along the given order, from loose to strict."""
+
+    def rule(old: Any, new: Any, _settings: Settings) -> Any:
+        if order.index(new) < order.index(old):
+            raise LooserError
+        return new
+
+    return rule
+
+
+def added(old: tuple[str, ...], new: tuple[str, ...], _settings: Settings) -> tuple[str, ...]:
+    """What the file has, and more."""
+    return tuple(dict.fromkeys((*old, *new)))
+
+
+def fewer(old: tuple[str, ...], new: tuple[str, ...], _settings: Settings) -> tuple[str, ...]:
+    """Some of what the file has."""
+    if not set(new) <= set(old):
+        raise LooserError
+    return new
+
+
+def allowed(old: tuple[str, ...], new: tuple[str, ...], _settings: Settings) -> tuple[str, ...]:
+    """Only entries that the file's entries cover."""
+    if not all(_covered(entry, old) for entry in new):
+        raise LooserError
+    return new
+
+
+def asked(old: tuple[str, ...], new: tuple[str, ...], settings: Settings) -> tuple[str, ...]:
+    """What the file asks for, and entries that it allows: to ask for what is denied would be looser."""
+    if not all(_covered(entry, (*old, *settings.rules.allow)) for entry in new):
+        raise LooserError
+    return tuple(dict.fromkeys((*old, *new)))
+
+
+def nothing(old: Any, new: Any, _settings: Settings) -> Any:
+    """Only off: anything else would send data to where the file does not."""
+    if new not in (None, old):
+        raise LooserError
+    return new
+
+
+RULES: Final[dict[str, Rule]] = {
+    "rules.allow": allowed,
+    "rules.ask": asked,
+    "rules.deny": added,
+    "approvals.ttl": smaller,
+    "approvals.separation": later(False, True),
+    **{f"budget.{key}": smaller for key in ("actions", "tool_calls", "duration", "cost")},
+    **{
+        f"budget.{per}.{key}": smaller
+        for per in ("proposal", "run", "agent")
+        for key in ("actions", "tool_calls", "duration", "cost")
+    },
+    "isolation.profile": later("none", "nons", "ns"),
+    "isolation.require": added,
+    "isolation.workspace": later("direct", "layer"),
+    "isolation.commit": later("auto", "ask", "never"),
+    "isolation.memory": smaller,
+    "isolation.processes": smaller,
+    "isolation.timeout": smaller,
+    "guard.cpu": smaller,
+    "guard.memory": smaller,
+    "guard.disk": smaller,
+    "guard.zombies": smaller,
+    "guard.wait": smaller,
+    "journal.durability": later("off", "batch", "full"),
+    "tools.modules": fewer,
+    "telemetry.otel": nothing,
+}
+
+
+def overlay(settings: Settings, env: Mapping[str, str], flags: Mapping[str, Any]) -> tuple[Settings, dict[Place, str]]:
+    """Apply `INTERLOCK_<SECTION>_<KEY>` of the environment, then flags (`{"budget.actions": "10"}`).
+
+    A flag is text, as in the environment, or a list of texts. Returns the settings and, for each changed place, where it
+    came from (`environment INTERLOCK_BUDGET_ACTIONS`, `flag budget.actions`).
+
+    Raises: ConfigurationError `override_loosens` for a looser value and for a setting that only the file may set;
+    `configuration` for an unknown name or a value that cannot be.
+    """
+    sources: dict[Place, str] = {}
+    for layer in (_from_environment(env), _from_flags(flags)):
+        before = settings
+        for key, text, source in layer:
+            place = tuple(key.split("."))
+            settings = _apply(settings, before, place, text, source)
+            sources[place] = source
+    return settings, sources
+
+
+def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    known = {_variable(key): key for key in _known()}
+    for name in sorted(env):
+        if not name.startswith(_PREFIX) or name in NOT_SETTINGS:
+            continue
+        if name not in known:
+            # A misspelt variable that is ignored would leave the door open that somebody meant to close.
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else "unset it, or see `interlock doctor --config`"
+            raise ConfigurationError("the environment variable names no setting", path=f"environment {name}", hint=hint)
+        yield known[name], env[name], f"environment {name}"
+
+
+def _from_flags(flags: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    known = _known()
+    for key, value in flags.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else None
+            raise ConfigurationError("the flag names no setting", path=f"flag {key}", hint=hint)
+        yield key, ",".join(value) if isinstance(value, list | tuple) else str(value), f"flag {key}"
+
+
+def _apply(settings: Settings, before: Settings, place: Place, text: str, source: str) -> Settings:
+    key = ".".join(map(str, place))
+    rule = RULES.get(key)
+    if rule is None:
+        raise ConfigurationError(
+            f"`{key}` can only be set in the file", code="override_loosens", path=source, hint="edit interlock.toml"
+        )
+    *sections, last = place
+    owners: list[Any] = [settings]
+    for section in sections:
+        owners.append(getattr(owners[-1], str(section)))
+    name, hint = fields_of(type(owners[-1]))[str(last)]
+    old = getattr(owners[-1], name)
+    # An empty value turns a setting off, where it has an off: a rule decides whether that is tighter.
+    empty = text == "" and type(None) in typing.get_args(getattr(hint, "__origin__", hint))
+    wanted = None if empty else decode_text(hint, text, place, locate=lambda _place: source)
+    try:
+        value = rule(old, wanted, before)
+    except LooserError:
+        raise ConfigurationError(
+            f"the value would loosen `{key}`",
+            code="override_loosens",
+            path=source,
+            hint="environment variables and flags may only tighten; to loosen, edit interlock.toml and trust it",
+        ) from None
+    changed: Any = msgspec.structs.replace(owners.pop(), **{name: value})
+    for section in reversed(sections):
+        changed = msgspec.structs.replace(owners.pop(), **{str(section): changed})
+    return changed  # type: ignore[no-any-return]
+
+
+def _covered(entry: str, by: tuple[str, ...]) -> bool:
+    """True only if every call that `entry` means is meant by one entry of `by` as well."""
+    if entry in by:
+        return True
+    if entry.startswith("tag:") or entry in _BUILT_IN_ACTIONS:
+        return False
+    return any("*" in other and not other.startswith("tag:") and name_covers(other, entry) for other in by)
+
+
+def _variable(key: str) -> str:
+    return _PREFIX + key.replace(".", "_").upper()
+
+
+@functools.cache
+def _known() -> tuple[str, ...]:
+    """The keys of all settings that have a fixed name."""
+    return tuple(".".join(place) for place in _places(Settings, ()))
+
+
+def _places(section: type, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for key, (_, hint) in fields_of(section).items():
+        plain = getattr(hint, "__origin__", hint)
+        if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
+            yield from _places(plain, (*above, key))
+        elif key != "by_name":
+            yield (*above, key)

@@ -1,0 +1,325 @@
+"""Every setting there is: its type, its default, and what it means. The only place where defaults of settings stand.
+
+In the file, durations and sizes are text with a unit (`"10m"`, `"1GiB"`) and their keys have no unit in the name; here
+they are integers and have one (`ttl` becomes `ttl_ms`, `memory` becomes `memory_bytes`). Descriptions end up in the JSON
+Schema and in the reference.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Container
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+from interlock.model.canonical import digest
+from interlock.model.grant import Grant, Paths
+from interlock.model.limits import INTEGER_MAX
+
+DURATION: Final = "duration"
+SIZE: Final = "size"
+
+Count = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
+Fraction = Annotated[float, Meta(gt=0, le=1)]
+DurationMs = Annotated[int, Meta(gt=0, le=INTEGER_MAX, extra={"unit": DURATION})]
+SizeBytes = Annotated[int, Meta(gt=0, le=INTEGER_MAX, extra={"unit": SIZE})]
+Name = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+Features = Container[str]
+"""What this version can do, of: `policy`, `approvals`, `isolation.ns`, `isolation.nons`, `workspace.layer`, `mcp`, `capsules`,
+`otel`, `modules`."""
+
+
+class DenyParam(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Deny calls of one tool by what a parameter looks like."""
+
+    tool: Annotated[Name, Meta(description="Name of the tool, or a glob over names.")]
+    param: Annotated[Name, Meta(description="Name of a string parameter.")]
+    like: Annotated[str, Meta(description="A pattern; `*` stands for any text.")]
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Short rules; they become Cedar. Deny wins over ask, ask over allow; what no rule names is denied."""
+
+    allow: Annotated[
+        tuple[Name, ...], Meta(description="Tools that run without asking: names, globs, `tag:NAME`.")
+    ] = ()
+    ask: Annotated[
+        tuple[Name, ...],
+        Meta(description="Tools that a person must approve, call by call; where nobody can be asked, they are denied."),
+    ] = ()
+    deny: Annotated[tuple[Name, ...], Meta(description="Tools that never run.")] = ()
+    deny_param: Annotated[tuple[DenyParam, ...], Meta(description="Calls denied by what a parameter looks like.")] = ()
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Cedar policies beside the short rules."""
+
+    files: Annotated[tuple[Name, ...], Meta(description="Cedar files, or globs such as `policy/*.cedar`.")] = ()
+
+
+class GrantSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one agent may reach at all. An agent without a grant may do nothing."""
+
+    tools: Annotated[tuple[Name, ...], Meta(description="Globs over tool names; `tag:NAME` matches by tag.")] = ()
+    state_keys: Annotated[tuple[Name, ...], Meta(description="Globs over state keys.")] = ("**",)
+    paths: Annotated[Paths, Meta(description="Globs over paths in the workspace, for reading and for writing.")] = (
+        Paths(read=("**",), write=("**",))
+    )
+    hosts: Annotated[tuple[Name, ...], Meta(description="`name:port`, `*.example.org:443`.")] = ()
+    unscoped: Annotated[
+        tuple[Name, ...], Meta(description="Tools that mark no paths or hosts, and are allowed all the same.")
+    ] = ()
+    actions_max: Annotated[
+        Count | None, Meta(description="Actions in one proposal; a larger one is rejected whole.")
+    ] = None
+    uses_max: Annotated[Count | None, Meta(description="How often the grant may be used.")] = None
+    expires_at: Annotated[
+        Annotated[dt.datetime, Meta(tz=True)] | None,
+        Meta(description="From then on it grants nothing (with time zone)."),
+    ] = None
+
+
+class Notify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One way to tell people that something waits for them."""
+
+    kind: Annotated[Literal["bell", "webhook", "command"], Meta(description="What to do when something is held.")]
+    url: Annotated[Name | None, Meta(description="For a webhook: where to post.")] = None
+    secret_env: Annotated[
+        Name | None, Meta(description="For a webhook: environment variable with the secret that signs the post.")
+    ] = None
+    command: Annotated[tuple[str, ...], Meta(description="For a command: its arguments.")] = ()
+    timeout_ms: Annotated[DurationMs, Meta(description="How long one try may take.")] = field(
+        default=10_000, name="timeout"
+    )
+
+
+class Approvals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Questions to people, and who may answer them."""
+
+    ttl_ms: Annotated[DurationMs, Meta(description="How long a question waits; then it is denied.")] = field(
+        default=600_000, name="ttl"
+    )
+    separation: Annotated[bool, Meta(description="Whoever started a run may not approve its actions.")] = False
+    groups: Annotated[dict[Name, tuple[Name, ...]], Meta(description="Groups of approvers.")] = {}
+    notify: Annotated[tuple[Notify, ...], Meta(description="Whom to tell.")] = ()
+
+
+class Amounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Upper bounds of what may be spent; what is left out has none."""
+
+    actions: Annotated[Count | None, Meta(description="Actions executed.")] = None
+    tool_calls: Annotated[Count | None, Meta(description="Tool calls, retries included.")] = None
+    duration_ms: Annotated[DurationMs | None, Meta(description="Summed execution time.")] = field(
+        default=None, name="duration"
+    )
+    cost: Annotated[Annotated[float, Meta(ge=0)] | None, Meta(description="Cost that tools report.")] = None
+
+
+class Budget(Amounts, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Budgets: per session, and in sub-tables per proposal, run and agent."""
+
+    proposal: Annotated[Amounts, Meta(description="Per proposal.")] = Amounts()
+    run: Annotated[Amounts, Meta(description="Per run.")] = Amounts()
+    agent: Annotated[Amounts, Meta(description="Per agent, over all its sessions.")] = Amounts()
+
+
+class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The walls around processes."""
+
+    profile: Annotated[
+        Literal["none", "nons", "ns"],
+        Meta(
+            description="`ns`: namespaces and more; `nons`: without namespaces; `none`: clean environment and limits only."
+        ),
+    ] = "none"
+    require: Annotated[
+        tuple[Literal["fs", "net", "record"], ...], Meta(description="Walls without which nothing may start.")
+    ] = ()
+    workspace: Annotated[
+        Literal["direct", "layer"],
+        Meta(description="Work on the files themselves (with backups), or on a layer above them."),
+    ] = "direct"
+    commit: Annotated[
+        Literal["auto", "ask", "never"], Meta(description="What becomes of a layer when its proposal succeeded.")
+    ] = "auto"
+    memory_bytes: Annotated[SizeBytes, Meta(description="Memory of one process action.")] = field(
+        default=1024**3, name="memory"
+    )
+    processes: Annotated[int, Meta(ge=1, le=INTEGER_MAX, description="Processes of one process action.")] = 64
+    timeout_ms: Annotated[DurationMs, Meta(description="Execution time of one process action.")] = field(
+        default=120_000, name="timeout"
+    )
+
+
+class Guard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The resource guard: above these, actions wait."""
+
+    cpu: Annotated[Fraction, Meta(description="Share of CPU in use by others.")] = 0.8
+    memory: Annotated[Fraction, Meta(description="Share of memory in use by others.")] = 0.8
+    disk: Annotated[Fraction, Meta(description="Share of the workspace's disk in use.")] = 0.9
+    zombies: Annotated[Count, Meta(description="Zombie processes.")] = 10
+    wait_ms: Annotated[DurationMs, Meta(description="How long an action waits before it is rejected.")] = field(
+        default=30_000, name="wait"
+    )
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The write-ahead log of each run."""
+
+    durability: Annotated[
+        Literal["off", "batch", "full"],
+        Meta(description="`full`: on disk before each effect; `batch`: within 5 ms; `off`: nothing is written."),
+    ] = "full"
+    keep_ms: Annotated[DurationMs, Meta(description="How long private originals and backups are kept.")] = field(
+        default=90 * 86_400_000, name="keep"
+    )
+
+
+class RateLimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A token bucket."""
+
+    calls: Annotated[int, Meta(ge=1, le=INTEGER_MAX, description="Calls in that time.")]
+    per_ms: Annotated[DurationMs, Meta(description="That time.")] = field(name="per")
+
+
+class ToolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What differs from the tool's own definition."""
+
+    rate_limit: Annotated[RateLimitSettings | None, Meta(description="How often it may be called.")] = None
+    timeout_ms: Annotated[DurationMs | None, Meta(description="Execution time of one call.")] = field(
+        default=None, name="timeout"
+    )
+
+
+class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Python tools to load, and settings of tools by name."""
+
+    modules: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")], ...],
+        Meta(description="Python modules beneath the project whose `@interlock.tool` functions are offered."),
+    ] = ()
+    by_name: Annotated[dict[Name, ToolSettings], Meta(description="Settings of one tool.")] = {}
+    """In the file these stand directly in `[tools]`: `[tools."shell"]`."""
+
+
+class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An MCP server: a command to start, or a URL to connect to."""
+
+    command: Annotated[tuple[str, ...], Meta(description="Program and arguments of a stdio server.")] = ()
+    url: Annotated[Name | None, Meta(description="Address of an HTTP server.")] = None
+    env: Annotated[tuple[Name, ...], Meta(description="Names of environment variables that the server is given.")] = ()
+
+
+class Mcp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """MCP servers behind the gateway."""
+
+    servers: Annotated[dict[Name, McpServer], Meta(description="Servers by name.")] = {}
+
+
+class CapsuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A capsule to load."""
+
+    path: Annotated[Name, Meta(description="Directory with its `capsule.toml`.")]
+
+
+class Telemetry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where measurements go."""
+
+    otel: Annotated[Name | None, Meta(description="URL of an OpenTelemetry collector (OTLP over HTTP).")] = None
+
+
+class Unavailable(msgspec.Struct, frozen=True):
+    """A setting that asks for something this version does not have."""
+
+    path: str
+    message: str
+    refuse: bool
+    """True if going on without it would protect less than was asked for; else a warning is enough."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole configuration, as decoded and overridden."""
+
+    agent: Annotated[Name, Meta(description="The principal of proposals that name none.")] = "agent"
+    rules: Rules = Rules()
+    policy: Policy = Policy()
+    grants: Annotated[dict[Name, GrantSettings], Meta(description="What each agent may reach.")] = {}
+    approvals: Approvals = Approvals()
+    budget: Budget = Budget()
+    isolation: Isolation = Isolation()
+    guard: Guard = Guard()
+    journal: Journal = Journal()
+    tools: Tools = Tools()
+    mcp: Mcp = Mcp()
+    capsules: Annotated[dict[Name, CapsuleSettings], Meta(description="Capsules by name.")] = {}
+    telemetry: Telemetry = Telemetry()
+
+    def grant(self, agent: str) -> Grant | None:
+        """The configured grant of an agent (`id` is `configuration:AGENT`), or None: then nothing is allowed."""
+        found = self.grants.get(agent)
+        if found is None:
+            return None
+        expires = found.expires_at
+        return Grant(
+            id=f"configuration:{agent}",
+            agent=agent,
+            tools=found.tools,
+            state_keys=found.state_keys,
+            paths=found.paths,
+            hosts=found.hosts,
+            unscoped=found.unscoped,
+            actions_max=found.actions_max,
+            uses_max=found.uses_max,
+            expires_at_us=None if expires is None else round(expires.timestamp() * 1_000_000),
+        )
+
+    def all_grants(self) -> tuple[Grant, ...]:
+        """Every configured grant."""
+        return tuple(grant for agent in self.grants if (grant := self.grant(agent)) is not None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as a JSON value: keys as in the file, durations in milliseconds, sizes in bytes."""
+        value = msgspec.to_builtins(self)
+        assert isinstance(value, dict)
+        return value
+
+    def digest(self) -> str:
+        """`sha256:...` of the settings alone; a run journals `Loaded.digest`, which covers the other files too."""
+        return digest("settings", self.as_dict())
+
+    def unavailable(self, features: Features) -> list[Unavailable]:
+        """What these settings ask for and `features` does not have. Nothing that is asked for is silently ignored."""
+        isolation, found = self.isolation, []
+        asked: list[tuple[bool, str, str, str, bool]] = [
+            (bool(self.policy.files), "policy", "policy.files", "Cedar policies are", True),
+            (
+                isolation.profile != "none",
+                f"isolation.{isolation.profile}",
+                "isolation.profile",
+                f"the profile `{isolation.profile}` is",
+                True,
+            ),
+            *(
+                (True, f"isolation.{wall}", "isolation.require", f"the wall `{wall}` is", True)
+                for wall in isolation.require
+            ),
+            (isolation.workspace == "layer", "workspace.layer", "isolation.workspace", "workspace layers are", True),
+            (isolation.commit != "auto", "workspace.layer", "isolation.commit", "workspace layers are", True),
+            (bool(self.rules.ask), "approvals", "rules.ask", "approvals are (so these are denied)", False),
+            (bool(self.approvals.notify), "approvals", "approvals.notify", "approvals are", False),
+            (self.approvals.separation, "approvals", "approvals.separation", "approvals are (all are denied)", False),
+            (bool(self.tools.modules), "modules", "tools.modules", "tool modules are", False),
+            (bool(self.mcp.servers), "mcp", "mcp.servers", "MCP servers are", False),
+            (bool(self.capsules), "capsules", "capsules", "capsules are", False),
+            (self.telemetry.otel is not None, "otel", "telemetry.otel", "OpenTelemetry export is", False),
+        ]
+        for wanted, feature, path, what, refuse in asked:
+            if wanted and feature not in features:
+                found.append(Unavailable(path, f"{what} not available in this version", refuse))
+        return found
+
+
+DEFAULTS: Final = Settings()

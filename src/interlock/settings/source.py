@@ -1,0 +1,114 @@
+"""Reads the files that configuration comes from: once, regular files only, no links, within a limit, UTF-8.
+
+Also parses TOML and says on which line a setting stands.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+from interlock.model.errors import ConfigurationError
+from interlock.model.limits import DEFAULT_LIMITS
+from interlock.settings.decode import Locate, Place, dotted
+
+_LINE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
+_HEADER: Final = re.compile(r"\s*(\[\[?)(.+?)\]\]?\s*(?:#.*)?$")
+_ASSIGNMENT: Final = re.compile(r"""\s*((?:"(?:[^"\\]|\\.)*"|'[^']*'|[A-Za-z0-9_-]+|\s*\.\s*)+?)\s*=""")
+_KEY: Final = re.compile(r""""((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+)""")
+
+
+def read_bytes(path: Path, *, bytes_max: int = DEFAULT_LIMITS.config_bytes, follow: bool = False) -> bytes | None:
+    """The bytes of a regular file, or None if there is no such file.
+
+    Raises: ConfigurationError for a symbolic link (unless `follow`), what is no regular file, and more than `bytes_max` bytes.
+    """
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+        fd = os.open(path, flags)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if path.is_symlink():
+            hint = "replace the link by the file it points to: a link can be turned elsewhere after it was trusted"
+            raise _unreadable(path, "is a symbolic link", hint) from None
+        raise _unreadable(path, f"cannot be read: {os.strerror(error.errno or 0)}") from None
+    except ValueError:
+        raise _unreadable(path, "has a NUL character in its name") from None
+    with os.fdopen(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise _unreadable(path, "is not a regular file")
+        if found.st_size > bytes_max:
+            raise _unreadable(path, f"has {found.st_size} bytes; config_bytes is {bytes_max}")
+        try:
+            data = file.read(bytes_max + 1)
+        except OSError as error:
+            raise _unreadable(path, f"cannot be read: {os.strerror(error.errno or 0)}") from None
+    if len(data) > bytes_max:
+        raise _unreadable(path, f"has more than {bytes_max} bytes (config_bytes)")
+    return data
+
+
+def parse_toml(data: bytes, name: str) -> dict[str, Any]:
+    """The table of a TOML document. Raises ConfigurationError with the line."""
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigurationError("the file is not UTF-8", path=f"{name}:{line}") from None
+    except tomllib.TOMLDecodeError as error:
+        found = _LINE.search(str(error))
+        line = int(found[1]) if found and found[1] else data.count(b"\n") + 1
+        raise ConfigurationError(f"not TOML: {_LINE.sub('', str(error))}", path=f"{name}:{line}") from None
+    except RecursionError:
+        raise ConfigurationError("not TOML: nested too deeply", path=name) from None
+    except ValueError:  # an integer of thousands of digits, a date that does not exist
+        raise ConfigurationError("not TOML: a number or date is out of range", path=name) from None
+
+
+def locator(data: bytes, name: str, prefix: Place = ()) -> Locate:
+    """A function that names a setting's place: `interlock.toml:12: rules.allow[2]`; without the line if it is not found.
+
+    Only looks at lines, so a line of a multi-line string that looks like a key can mislead it: it is a help, no parser.
+    """
+
+    def locate(place: Place) -> str:
+        line = _find(data.decode(errors="replace"), (*prefix, *place))
+        return f"{name}:{line}: {dotted(place)}" if line else f"{name}: {dotted(place)}"
+
+    return locate
+
+
+def _find(text: str, place: Place) -> int | None:
+    """The line of the longest part of the place that is written down."""
+    best, best_length = None, 0
+    table: Place = ()
+    seen: dict[Place, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = _keys(header[2])
+            if header[1] == "[[":
+                index = seen[table] = seen.get(table, -1) + 1
+                table = (*table, index)
+            here = table
+        elif assignment := _ASSIGNMENT.match(line):
+            here = (*table, *_keys(assignment[1]))
+        else:
+            continue
+        if best_length < len(here) <= len(place) and place[: len(here)] == here:
+            best, best_length = number, len(here)
+    return best
+
+
+def _keys(text: str) -> Place:
+    return tuple(next(filter(None, groups), "") for groups in _KEY.findall(text))
+
+
+def _unreadable(path: Path, what: str, hint: str | None = None) -> ConfigurationError:
+    return ConfigurationError(f"`{path.name}` {what}", path=str(path), hint=hint)

@@ -1,0 +1,186 @@
+"""What `interlock init` writes: a commented `interlock.toml` for the project it finds.
+
+Read-only tools run without asking; what changes something needs a person's yes; what is hard to take back is denied. Every
+default is there as a comment, so that the file is also the list of settings.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from interlock.model.errors import ConfigurationError, StoreError
+from interlock.settings.decode import description_of, fields_of, shown
+from interlock.settings.load import FILE, find
+from interlock.settings.sections import DEFAULTS, Amounts
+
+READ_ONLY: Final = ("fs.read", "fs.list", "fs.search", "proc.list")
+GIT_READ_ONLY: Final = ("git.status", "git.diff", "git.log")
+STATE: Final = ("state_read", "state_write", "assert")
+CHANGING: Final = ("fs.write", "fs.edit", "fs.move", "fs.delete", "shell", "exec", "undo")
+GIT_CHANGING: Final = ("git.add", "git.commit", "git.revert")
+DENIED: Final = ("http.fetch", "proc.kill")
+GIT_DENIED: Final = ("git.push", "git.pull", "git.clone")
+
+_LANGUAGES: Final = {
+    "python": ("pyproject.toml", "setup.py", "requirements.txt"),
+    "node": ("package.json",),
+    "rust": ("Cargo.toml",),
+    "go": ("go.mod",),
+}
+_SOURCES: Final = ("src", "lib", "app", "cmd", "pkg", "internal", "tests", "test", "docs", "scripts", "examples")
+_BUILD_FILES: Final = {
+    "python": ("pyproject.toml", "requirements*.txt"),
+    "node": ("package.json", "package-lock.json"),
+    "rust": ("Cargo.toml", "Cargo.lock"),
+    "go": ("go.mod", "go.sum"),
+}
+_BUDGET: Final = Amounts(actions=500, tool_calls=300, duration_ms=7_200_000, cost=5.0)
+"""An example, as there are no bounds by default."""
+
+_PACKAGE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+
+
+class Project(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found in a directory."""
+
+    languages: tuple[str, ...]
+    git: bool
+    writable: tuple[str, ...]
+    """Globs that an agent will probably have to write."""
+
+
+def detect(root: Path) -> Project:
+    """Look at a directory: languages by their build files, git, and which directories hold sources."""
+    languages = tuple(name for name, files in _LANGUAGES.items() if any((root / file).is_file() for file in files))
+    directories = [name for name in _SOURCES if (root / name).is_dir()]
+    if "python" in languages:
+        packages = (path.parent.name for path in sorted(root.glob("*/__init__.py")))
+        directories += [name for name in packages if _PACKAGE.match(name) and name not in directories]
+    writable = [f"{name}/**" for name in directories]
+    writable += [file for language in languages for file in _BUILD_FILES[language]]
+    return Project(languages=languages, git=(root / ".git").exists(), writable=tuple(writable) or ("**",))
+
+
+def render(project: Project, *, agent: str = "agent") -> str:
+    """The text of an `interlock.toml` for a project. It decodes, and sets nothing but rules and one grant."""
+    found = ", ".join((*project.languages, *(["git"] if project.git else []))) or "nothing that init knows"
+    git = project.git
+    allow = (*READ_ONLY, *(GIT_READ_ONLY if git else ()), *STATE)
+    ask = (*CHANGING, *(GIT_CHANGING if git else ()))
+    deny = (*(GIT_DENIED if git else ()), *DENIED)
+    tools = ("fs.*", *(["git.*"] if git else []), "shell", "exec", "proc.list", "undo")
+    lines = [
+        "# Interlock: what an agent may do in this project. Written by `interlock init`; found here: " + found + ".",
+        "# After an edit: `interlock trust` shows the difference and records it; until then nothing runs.",
+        "# Commented lines are the defaults. `interlock doctor --config` shows each value and where it came from.",
+        "",
+        "# The agent's name, where a proposal gives none.",
+        f"agent = {_toml(agent)}",
+        "",
+        "# Deny wins over ask, ask over allow; what no rule names is denied.",
+        "# Entries are tool names, globs (`fs.*`), tags (`tag:read_only`), or state_read, state_write, assert.",
+        "[rules]",
+        "# These run without asking: they change nothing but Interlock's own key-value state.",
+        f"allow = {_toml(allow)}",
+        "# A person must say yes to each of these calls; where nobody can be asked, they are denied.",
+        "# To let an agent work on its own, move what you trust it with to `allow`; `interlock undo` takes file changes back.",
+        f"ask = {_toml(ask)}",
+        "# These never run.",
+        f"deny = {_toml(deny)}",
+        "",
+        "# Calls can also be denied by what a parameter looks like. This is a safety net, not a wall: a command can be",
+        "# written in many ways.",
+        "[[rules.deny_param]]",
+        'tool = "shell"',
+        'param = "command"',
+        'like = "*rm -rf /*"',
+        "",
+        "# Policies in the Cedar language, for what rules cannot say.",
+        "#[policy]",
+        '#files = ["policy/*.cedar"]',
+        "",
+        "# What the agent can reach at all, whatever the rules say. Without a grant: nothing.",
+        "# Paths are relative to this directory; `interlock.toml` and what else Interlock reads is never writable.",
+        f"[grants.{_key(agent)}]",
+        f"tools = {_toml(tools)}",
+        f'paths = {{ read = ["**"], write = {_toml(project.writable)} }}',
+        "hosts = []",
+        "",
+        *_commented("approvals", "Questions to people.", DEFAULTS.approvals),
+        *_commented(
+            "budget", "Upper bounds per session ([budget.run], [budget.agent] too); what is left out has none.", _BUDGET
+        ),
+        *_commented("isolation", "Walls around processes.", DEFAULTS.isolation),
+        *_commented("guard", "On a machine busier than this, actions wait.", DEFAULTS.guard),
+        *_commented("journal", "The log of each run.", DEFAULTS.journal),
+        "# Your own tools: functions with `@interlock.tool`, and limits for single tools.",
+        "#[tools]",
+        '#modules = ["my_project.agent_tools"]',
+        '#[tools."shell"]',
+        '#rate_limit = { calls = 30, per = "1m" }',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write(root: Path, *, agent: str = "agent") -> Path:
+    """Write `interlock.toml` for the project at `root` and return its path. Never overwrites.
+
+    Raises: ConfigurationError if there is a configuration already; StoreError if it cannot be written.
+    """
+    path = root / FILE
+    there = find(root)
+    if there is not None and there.path.parent == root.resolve():
+        raise _exists(there.path)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        raise _exists(path) from None
+    except OSError as error:
+        raise StoreError(f"`{FILE}` cannot be written: {os.strerror(error.errno or 0)}", path=str(path)) from None
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        file.write(render(detect(root), agent=agent))
+    return path
+
+
+def _commented(name: str, about: str, values: Any) -> Iterator[str]:
+    yield f"# {about}"
+    yield f"#[{name}]"
+    for key, (field, hint) in fields_of(type(values)).items():
+        value = shown(getattr(values, field), hint)
+        if isinstance(value, int | float | str) or key == "require":
+            yield f"#{key} = {_toml(value)}".ljust(28) + f" # {description_of(hint)}"
+    yield ""
+
+
+def _exists(path: Path) -> ConfigurationError:
+    return ConfigurationError(
+        "there is a configuration already", path=str(path), hint="edit it; `init` never overwrites a file"
+    )
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return '"' + "".join(_escape(c) for c in value) + '"'
+        case list() | tuple():
+            return "[" + ", ".join(map(_toml, value)) + "]"
+        case _:
+            return str(value)
+
+
+def _escape(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    return character if character.isprintable() else f"\\U{ord(character):08x}"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)

@@ -1,0 +1,150 @@
+"""Which configuration the user has seen: the files that the loader read, compared with the copies that were trusted.
+
+`trust.json` in the state directory keeps, for each project, the trusted text of each file, so that the difference can be
+shown. What is compared are the bytes that were read and are handed on: nothing is read a second time. A file that was
+trusted and is gone is a change too: it may have held the rule that forbids.
+
+Format version history of trust.json:
+1 (2026-11): first.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from interlock.disk import Disk
+from interlock.model.canonical import digest_bytes
+from interlock.model.errors import ConfigurationError, IntegrityError, StoreError
+
+FILE: Final = "trust.json"
+FORMAT_VERSION: Final = 1
+
+
+class SourceFile(msgspec.Struct, frozen=True):
+    """A file that the loader read, with the bytes that it uses."""
+
+    name: str
+    """Relative to the project's root, or absolute if it lies outside."""
+    data: bytes
+
+    @property
+    def digest(self) -> str:
+        """`sha256:...` of the bytes."""
+        return digest_bytes("configuration_file", self.data)
+
+
+class Change(msgspec.Struct, frozen=True):
+    """How a file differs from what was trusted."""
+
+    name: str
+    status: Literal["new", "changed", "removed"]
+    diff: str
+    """A unified diff from the trusted text to the present one, for people."""
+
+
+class _Trusted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    digest: str
+    text: str
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: int = FORMAT_VERSION
+    projects: dict[str, dict[str, _Trusted]] = {}
+
+
+class TrustStore:
+    """The record of trust in one state directory."""
+
+    def __init__(self, directory: Path, disk: Disk) -> None:
+        """`directory` is the state directory; it is made when something is recorded."""
+        self._path = directory / FILE
+        self._disk = disk
+
+    def check(self, root: Path, files: Sequence[SourceFile]) -> list[Change]:
+        """What differs from what was trusted for the project at `root`; empty if nothing does. Raises IntegrityError."""
+        trusted = self._read().projects.get(_project(root), {})
+        changes = []
+        for file in files:
+            before = trusted.get(file.name)
+            if before is None:
+                changes.append(Change(file.name, "new", _diff(file.name, "", _text(file.data))))
+            elif before.digest != file.digest:
+                changes.append(Change(file.name, "changed", _diff(file.name, before.text, _text(file.data))))
+        present = {file.name for file in files}
+        for name, before in trusted.items():
+            if name not in present:
+                changes.append(Change(name, "removed", _diff(name, before.text, "")))
+        return changes
+
+    def require(self, root: Path, files: Sequence[SourceFile]) -> None:
+        """Raises ConfigurationError `untrusted_configuration` unless all is as it was trusted."""
+        changes = self.check(root, files)
+        if changes:
+            what = ", ".join(f"{change.name} ({change.status})" for change in changes)
+            raise ConfigurationError(
+                f"the configuration is not trusted: {what}",
+                code="untrusted_configuration",
+                path=str(root),
+                hint="look at it and run `interlock trust`",
+            )
+
+    def record(self, root: Path, files: Sequence[SourceFile]) -> None:
+        """Trust these files, exactly these, for the project at `root`. Durable once it returns. Raises StoreError."""
+        self._disk.make_directory(self._path.parent)
+        lock = self._disk.lock(self._path.with_name(FILE + ".lock"), wait=True)
+        assert lock is not None
+        try:
+            projects = dict(self._read().projects)
+            projects[_project(root)] = {file.name: _Trusted(file.digest, _text(file.data)) for file in files}
+            self._disk.write_atomic(self._path, msgspec.json.encode(_Document(projects=projects)))
+        finally:
+            os.close(lock)
+
+    def _read(self) -> _Document:
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return _Document()
+        except OSError as error:
+            raise StoreError(f"{FILE} cannot be read: {os.strerror(error.errno or 0)}", path=str(self._path)) from None
+        try:
+            document = msgspec.json.decode(data, type=_Document)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            document = None
+        if document is None or document.version != FORMAT_VERSION:
+            raise IntegrityError(
+                f"{FILE} is damaged or of another version",
+                path=str(self._path),
+                hint="move it away; `interlock trust` then starts anew",
+            )
+        return document
+
+
+def _project(root: Path) -> str:
+    return os.fsencode(root).decode("utf-8", "backslashreplace")
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _diff(name: str, before: str, after: str) -> str:
+    lines = difflib.unified_diff(
+        before.split("\n") if before else [],
+        after.split("\n") if after else [],
+        f"{name} (trusted)" if before else "/dev/null",
+        name if after else "/dev/null",
+        lineterm="",
+    )
+    return "\n".join(map(_visible, lines))
+
+
+def _visible(line: str) -> str:
+    """Nothing in a file may steer the terminal or hide from the eye that is asked to trust it."""
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in line)
