@@ -3,9 +3,30 @@
 Pure: policy text, rules and the world they speak about come in, answers go out.
 """
 
+from interlock.policy.cases import Case, CaseResult, read_cases, run_cases
+from interlock.policy.explain import Condition, Explanation, PolicyExplanation
 from interlock.policy.judge import PolicyJudge
 from interlock.policy.load import load
+from interlock.policy.replay import Change, Past, Replay, replay
 from interlock.policy.rules import DenyParam, Rules, to_cedar
 from interlock.policy.world import World
 
-__all__ = ["DenyParam", "PolicyJudge", "Rules", "World", "load", "to_cedar"]
+__all__ = [
+    "Case",
+    "CaseResult",
+    "Change",
+    "Condition",
+    "DenyParam",
+    "Explanation",
+    "Past",
+    "PolicyExplanation",
+    "PolicyJudge",
+    "Replay",
+    "Rules",
+    "World",
+    "load",
+    "read_cases",
+    "replay",
+    "run_cases",
+    "to_cedar",
+]

@@ -38,7 +38,25 @@ class _Node(msgspec.Struct):
     value: bool = False
 
 
-_Wanted = dict[tuple[str, tuple[str, ...]], dict[Shape | None, str]]
+class _Missing(msgspec.Struct, frozen=True):
+    """An action has `path` but for its last name; `shape` is what is there."""
+
+    action: str
+    path: tuple[str, ...]
+    shape: Shape
+
+    @property
+    def message(self) -> str:
+        """What to tell the author."""
+        parent = f"`{'.'.join(('context', *self.path[:-1]))}` of `{self.action}`"
+        name = self.path[-1]
+        if isinstance(self.shape, Fields):
+            return f"{parent} has no attribute `{name}`{nearest(name, self.shape.fields)}"
+        return f"{parent} is not a record, so it cannot have `{name}`"
+
+
+_Wanted = dict[tuple[str, tuple[str, ...]], dict[Shape | None, tuple[str, str]]]
+"""For an action (or "") and a path: the shapes wanted there, each with the place and the id of the first policy."""
 
 
 class Resolver:
@@ -49,43 +67,45 @@ class Resolver:
         self._trees: dict[str, _Node] = {}
         self._wanted: _Wanted = {}
         self.problems: list[Problem] = []
+        self.faulty: set[str] = set()
+        """Ids of the policies that have problems."""
 
     def add(self, policy: Policy, uses: Iterable[Use], applicable: Iterable[ActionType]) -> None:
         """Note the uses of a policy that is about these actions."""
         about = list(applicable)
         for use in uses:
             place = policy.statement.place_of(use.path[-1]) if use.path else policy.statement.place
+            wrong: str | None = None
             if not use.path or (use.path in {("state",), ("session",)} and use.value):
-                what = ".".join(("context", *use.path))
-                self._problem(place, f"`{what}` cannot be used as a whole; name what you need of it")
-                continue
-            if any(name in RESERVED for name in use.path):
-                self._problem(place, f"`{use.path[-1]}` is a reserved name")
-                continue
-            missing = [self._place(use, action, place) for action in about]
-            if missing and all(missing):
-                self._problem(place, next(filter(None, missing)))
-
-    def _place(self, use: Use, action: ActionType, place: str) -> str | None:
-        """Note one use for one action; says what is wrong if the action has no such attribute."""
-        shape: Shape = action.context
-        for depth, name in enumerate(use.path):
-            if not isinstance(shape, Fields):
-                break
-            if name in shape.fields:
-                shape = shape.fields[name].shape
-            elif shape.rest is not None:
-                shape = shape.rest
+                wrong = f"`{'.'.join(('context', *use.path))}` cannot be used as a whole; name what you need of it"
+            elif any(name in RESERVED for name in use.path):
+                wrong = f"`{use.path[-1]}` is a reserved name"
             else:
-                parent = ".".join(("context", *use.path[:depth]))
-                return f"`{parent}` of `{action.name}` has no attribute `{name}`{nearest(name, shape.fields)}"
+                missing = [self._note(use, action, (place, policy.id)) for action in about]
+                if missing and all(missing):
+                    wrong = missing[0].message if missing[0] else None
+            if wrong:
+                self._problem(wrong, (place, policy.id))
+
+    def _note(self, use: Use, action: ActionType, origin: tuple[str, str]) -> _Missing | None:
+        """Note one use for one action; answers with what the action does not have."""
+        shape: Shape = action.context
         node = self._trees.setdefault(action.name, _Node())
-        for name in use.path:
+        for depth, name in enumerate(use.path):
+            if isinstance(shape, Fields):
+                field = shape.fields.get(name)
+                below = field.shape if field else shape.rest
+            else:
+                below = UNKNOWN if isinstance(shape, Unknown) else None
+            if below is None:
+                # What exists above the name is noted all the same: another action has the name, and a `has` asks here.
+                return _Missing(action.name, use.path[: depth + 1], shape)
+            shape = below
             node = node.children.setdefault(name, _Node())
         if use.value:
             node.value = True
             owner = "" if use.path[0] in _SHARED else action.name
-            self._wanted.setdefault((owner, use.path), {}).setdefault(use.shape, place)
+            self._wanted.setdefault((owner, use.path), {}).setdefault(use.shape, origin)
         return None
 
     def contexts(self) -> dict[str, Context]:
@@ -108,7 +128,7 @@ class Resolver:
         if node.value:
             shape = self._type(node, shape, action, path)
             return shape, converter(shape, place)
-        if not node.children:
+        if not node.children and not isinstance(shape, Fields):
             return BOOL, present
         if not isinstance(shape, Fields):
             # left open by the schema, and the policies look inside: a record of what they name
@@ -127,29 +147,30 @@ class Resolver:
         if not is_open(shape):
             return shape
         wanted = self._wanted.get(("" if path[0] in _SHARED else action, path), {})
-        told = {each: place for each, place in wanted.items() if each is not None and not is_open(each)}
-        place = next(iter(wanted.values()), "")
-        what = ".".join(("context", *path))
+        told = {each: origin for each, origin in wanted.items() if each is not None and not is_open(each)}
+        what = f"`{'.'.join(('context', *path))}`"
         if node.children or isinstance(shape, Fields):
-            self._problem(
-                place, f"`{what}` has no declared fields, so it cannot be compared as a whole; compare its parts"
-            )
+            self._problem(f"{what} has no declared fields, so it cannot be compared as a whole", *wanted.values())
         elif len(told) > 1:
-            places = " and ".join(told.values())
-            self._problem(place, f"`{what}` is used at two different types, at {places}; it can only have one")
+            places = " and ".join(place for place, _ in told.values())
+            self._problem(f"{what} is used at different types, at {places}; it can only have one", *told.values())
         elif not told:
             self._problem(
-                place, f"the type of `{what}` cannot be told; its schema leaves it open: compare with a literal"
+                f"the type of {what} cannot be told: its schema leaves it open, and no policy compares it"
+                " with a literal",
+                *wanted.values(),
             )
         else:
             (found,) = told
             if isinstance(shape, Unknown) or isinstance(found, Many):
                 return found
-            self._problem(place, f"`{what}` is an array in its schema, and is used as something else")
+            self._problem(f"{what} is an array in its schema, and is used as something else", *told.values())
         return shape
 
-    def _problem(self, place: str, message: str) -> None:
-        self.problems.append(Problem(place, message))
+    def _problem(self, message: str, *origins: tuple[str, str]) -> None:
+        """Note a problem at the first of these places, and that the policies there cannot be used."""
+        self.problems.append(Problem(origins[0][0], message))
+        self.faulty.update(name for _, name in origins)
 
 
 def fill(context: Context, request: Any) -> dict[str, Any]:

@@ -82,8 +82,8 @@ class Index:
         return [
             compiled
             for compiled in found
-            if _in_scope(compiled.policy.tree.principal, s.principal, s)
-            and _in_scope(compiled.policy.tree.resource, s.resource, s)
+            if in_scope(compiled.policy.tree.principal, s.principal, s)
+            and in_scope(compiled.policy.tree.resource, s.resource, s)
         ]
 
     def residue(self, s: Situation) -> list[Residue]:
@@ -134,7 +134,8 @@ def _named(scope: Scope) -> Uid | None:
             return None
 
 
-def _in_scope(scope: Scope, who: Uid, s: Situation) -> bool:
+def in_scope(scope: Scope, who: Uid, s: Situation) -> bool:
+    """True if the scope of a policy admits this principal or resource."""
     match scope:
         case pst.ScopeEq(entity=pst.EntityUid() as entity):
             return uid(entity) == who

@@ -6,6 +6,7 @@ it not match and is reported. If every forbid that matches carries `@hold`, and 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -13,6 +14,7 @@ import msgspec
 
 from interlock.model.decision import Decision, Request
 from interlock.policy.contexts import Context, fill
+from interlock.policy.explain import Explanation, explain
 from interlock.policy.index import Index, Residue
 from interlock.policy.operators import Entity, Situation
 from interlock.policy.policies import Policy
@@ -94,13 +96,16 @@ class PolicyJudge:
             Request(agent=agent, action=action, resource_type=resource_type, resource=resource, groups=groups)
         ).constant
 
-    def context(self, request: Request) -> tuple[Situation, dict[str, Any]]:
-        """Who, what, on what, and the context as the policies see it. Raises: values.RefusedError."""
+    def explain(self, request: Request) -> Explanation:
+        """The answer, and for each policy whether it matched and which of its conditions was false."""
+        decision = self.decide(request)
         s = situation(self.world, self._entities, request)
-        action = self._contexts.get(request.action)
-        if action is None:
-            raise RefusedError(_UNKNOWN.format(request.action))
-        return s, fill(action, request)
+        context: dict[str, Any] | None = None
+        if request.action in self._actions:
+            with contextlib.suppress(RefusedError):
+                context = fill(self._contexts[request.action], request)
+        action = self._actions.get(request.action)
+        return explain(decision, self.policies, action, s, context, request.discharged)
 
     def _bucket(self, request: Request) -> _Bucket:
         key = (request.agent, request.groups, request.action, request.resource_type, request.resource)

@@ -5,7 +5,6 @@ A set is built anew and entirely; a caller that reloads keeps the old judge unti
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -14,17 +13,14 @@ from cedarpy import pst
 
 from interlock.model.errors import ConfigurationError
 from interlock.policy import rules as short
-from interlock.policy.compile import Conjunct, NotCoveredError, conjuncts, mentions_context, walk
 from interlock.policy.contexts import Resolver
 from interlock.policy.index import Compiled, Index, applicable
 from interlock.policy.judge import PolicyJudge
-from interlock.policy.operators import Entity
 from interlock.policy.policies import Policy, PolicyError, Problem, nearest, parse
-from interlock.policy.reference import Reference
+from interlock.policy.reference import compile_policy
 from interlock.policy.rules import Rules
 from interlock.policy.schema import cedar_schema
 from interlock.policy.source import split
-from interlock.policy.terms import Uid
 from interlock.policy.uses import uses
 from interlock.policy.world import ActionType, World, action_groups, actions, entities
 
@@ -43,15 +39,17 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
     texts = [*files] if problems else [(short.FILE, short.to_cedar(rules)), *files]
     policies = _parse(texts, problems)
     resolver = Resolver(known)
+    named: list[Policy] = []
     for policy in policies:
         found = _names(policy, world, known, groups)
         problems.extend(found)
         if not found:
+            named.append(policy)
             resolver.add(policy, uses(policy.tree), applicable(policy.tree, known.values()))
     contexts = resolver.contexts()
     problems.extend(resolver.problems)
-    if not problems:
-        problems.extend(_types(policies, cedar_schema(known, groups, contexts)))
+    sound = [policy for policy in named if policy.id not in resolver.faulty]
+    problems.extend(_types(sound, cedar_schema(known, groups, contexts)))
     if problems:
         raise _error(problems)
     shared = entities(world, known)
@@ -61,26 +59,10 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
         entities=shared,
         contexts=contexts,
         policies=policies,
-        index=Index([compile_policy(policy, shared) for policy in policies], known),
+        index=Index(
+            [Compiled(each, compile_policy(each.tree, each.statement.text, shared)) for each in policies], known
+        ),
     )
-
-
-def compile_policy(policy: Policy, shared: dict[Uid, Entity]) -> Compiled:
-    """Compile a policy, or leave it to the reference engine as a whole."""
-    if not any(map(_inspects_address, _expressions(policy.tree))):
-        with contextlib.suppress(NotCoveredError):
-            return Compiled(policy, conjuncts(policy.tree))
-    dynamic = any(mentions_context(clause.expr) for clause in policy.tree.clauses)
-    return Compiled(policy, (Conjunct(Reference(shared).test(policy.statement.text), dynamic),))
-
-
-def _inspects_address(node: pst.Expr) -> bool:
-    """True for the attribute `ip` of a host, which is an address that we keep only as text."""
-    return isinstance(node, pst.GetAttr) and node.attr == "ip"
-
-
-def _expressions(tree: pst.Template) -> Iterable[pst.Expr]:
-    return (node for clause in tree.clauses for node in walk(clause.expr))
 
 
 def _parse(texts: Iterable[tuple[str, str]], problems: list[Problem]) -> list[Policy]:

@@ -5,21 +5,44 @@ One policy at a time, so that everything else stays fast. The answer is the same
 
 from __future__ import annotations
 
+import contextlib
 import json
+from functools import cached_property
 from typing import Any
 
 import cedarpy
+from cedarpy import pst
 
+from interlock.policy.compile import Conjunct, NotCoveredError, conjuncts, mentions_context, walk
 from interlock.policy.operators import Closure, Entity, Situation
 from interlock.policy.terms import EvaluationError, Uid
+from interlock.policy.uses import path_of
 from interlock.policy.values import RefusedError, to_json
+
+
+def compile_policy(tree: pst.Template, text: str, reference: Reference) -> tuple[Conjunct, ...]:
+    """Compile a policy's conditions, or leave it to the reference engine as a whole."""
+    if not any(_inspects_address(node) for clause in tree.clauses for node in walk(clause.expr)):
+        with contextlib.suppress(NotCoveredError):
+            return conjuncts(tree)
+    dynamic = any(mentions_context(clause.expr) for clause in tree.clauses)
+    return (Conjunct(reference.test(text), dynamic),)
+
+
+def _inspects_address(node: pst.Expr) -> bool:
+    """True for the attribute `ip` of a host, which is an address that we keep only as text."""
+    return isinstance(node, pst.GetAttr) and node.attr == "ip" and path_of(node) is None
 
 
 class Reference:
     """Evaluates single policies among the entities that all requests share."""
 
     def __init__(self, entities: dict[Uid, Entity]) -> None:
-        self._shared = cedarpy.Entities.from_json_str(entities_json(entities))
+        self._entities = entities
+
+    @cached_property
+    def _shared(self) -> cedarpy.Entities:
+        return cedarpy.Entities.from_json_str(entities_json(self._entities))
 
     def test(self, policy: str) -> Closure:
         """A closure that says whether this policy (its text) matches. Raises: ValueError if it cannot be parsed."""

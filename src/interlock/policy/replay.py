@@ -1,0 +1,61 @@
+"""`interlock policy replay`: what an edited policy set would have answered to the requests of past runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Literal
+
+import msgspec
+
+from interlock.model.decision import Decision, Request
+from interlock.policy.judge import PolicyJudge
+
+Answer = Literal["allow", "deny", "hold"]
+
+
+class Past(msgspec.Struct, frozen=True, kw_only=True):
+    """A request of a past run and the answer it got. `request.discharged` is empty: the question is the first answer."""
+
+    run: str
+    action: str
+    request: Request
+    answer: Answer
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that would now be answered differently."""
+
+    run: str
+    action: str
+    before: Answer
+    after: Decision
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """What changes, in the order of the past requests."""
+
+    requests: int
+    changes: tuple[Change, ...]
+
+    @property
+    def summary(self) -> str:
+        """Such as `would have held 3, denied 1 of 40`."""
+        counts: Counter[str] = Counter(change.after.decision for change in self.changes)
+        words = (("hold", "held"), ("deny", "denied"), ("allow", "allowed"))
+        parts = [f"{word} {counts[answer]}" for answer, word in words if counts[answer]]
+        if not parts:
+            return f"nothing changes in {self.requests} decisions"
+        return f"would have {', '.join(parts)} of {self.requests}"
+
+
+def replay(judge: PolicyJudge, past: Iterable[Past]) -> Replay:
+    """Ask each past request again."""
+    changes: list[Change] = []
+    count = 0
+    for each in past:
+        count += 1
+        decision = judge.decide(each.request)
+        if decision.decision != each.answer:
+            changes.append(Change(run=each.run, action=each.action, before=each.answer, after=decision))
+    return Replay(requests=count, changes=tuple(changes))
