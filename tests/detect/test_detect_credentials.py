@@ -1,7 +1,7 @@
 """Secrets that are recognised by the name beside them, and the many things that only have such a name."""
 
 # The fake secrets are written in two pieces, and tables read better in one line a case.
-# ruff: noqa: ISC004, E501, Q003
+# ruff: noqa: ISC004, Q003
 
 import pytest
 

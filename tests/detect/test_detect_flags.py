@@ -1,7 +1,7 @@
 """Unseen characters, and the flags that policies see."""
 
 # Strange letters are what is tested, and tables read better in one line a case.
-# ruff: noqa: RUF001, E501
+# ruff: noqa: E501
 
 from typing import Any
 

@@ -1,8 +1,5 @@
 """Every kind of token: an example that must be found, and one that looks alike and must not."""
 
-# One line a case.
-# ruff: noqa: E501
-
 import itertools
 
 import pytest
