@@ -21,7 +21,7 @@ from policy_oracle import Answer, oracle
 from interlock.policy.index import Compiled, Index
 from interlock.policy.operators import Situation
 from interlock.policy.policies import parse
-from interlock.policy.reference import compile_policy
+from interlock.policy.reference import Reference, compile_policy
 from interlock.policy.source import split
 from interlock.policy.verdict import run, verdict
 
@@ -29,8 +29,9 @@ from interlock.policy.verdict import run, verdict
 def compiled_answer(policies: list[str], s: Situation, context: dict) -> Answer:
     """What the compiled policies say, by way of the index."""
     parsed = [parse(statement) for statement in split("f", "\n".join(policies))]
+    reference = Reference(s.entities)
     index = Index(
-        [Compiled(each, compile_policy(each.tree, each.statement.text, s.entities)) for each in parsed],
+        [Compiled(each, compile_policy(each.tree, each.statement.text, reference)) for each in parsed],
         policy_random.ACTIONS,
     )
     left = index.residue(s)

@@ -15,7 +15,7 @@ from interlock.model.decision import Decision
 from interlock.policy.index import applicable, in_scope
 from interlock.policy.operators import Situation
 from interlock.policy.policies import Policy
-from interlock.policy.reference import compile_policy
+from interlock.policy.reference import Reference, compile_policy
 from interlock.policy.source import Clause, clauses
 from interlock.policy.terms import EvaluationError, mistyped
 from interlock.policy.world import ActionType
@@ -128,7 +128,7 @@ def _evaluate(clause: Clause, s: Situation, context: dict[str, Any]) -> tuple[Re
     text = f"permit(principal, action, resource) when {{ {clause.text} }};"
     (tree,) = cedarpy.policies_to_pst(text).static_policies.values()
     try:
-        for conjunct in compile_policy(tree, text, s.entities):
+        for conjunct in compile_policy(tree, text, Reference(s.entities)):
             value = conjunct.test(context, s)
             if value is False:
                 return "false", None

@@ -17,7 +17,7 @@ from interlock.policy.contexts import Resolver
 from interlock.policy.index import Compiled, Index, applicable
 from interlock.policy.judge import PolicyJudge
 from interlock.policy.policies import Policy, PolicyError, Problem, nearest, parse
-from interlock.policy.reference import compile_policy
+from interlock.policy.reference import Reference, compile_policy
 from interlock.policy.rules import Rules
 from interlock.policy.schema import cedar_schema
 from interlock.policy.source import split
@@ -53,6 +53,7 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
     if problems:
         raise _error(problems)
     shared = entities(world, known)
+    reference = Reference(shared)
     return PolicyJudge(
         world=world,
         actions=known,
@@ -60,7 +61,7 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
         contexts=contexts,
         policies=policies,
         index=Index(
-            [Compiled(each, compile_policy(each.tree, each.statement.text, shared)) for each in policies], known
+            [Compiled(each, compile_policy(each.tree, each.statement.text, reference)) for each in policies], known
         ),
     )
 

@@ -154,12 +154,14 @@ def entities(world: World, known: dict[str, ActionType]) -> dict[Uid, Entity]:
 def situation(world: World, shared: dict[Uid, Entity], request: Request) -> Situation:
     """Who does what on what, with the entities that only this request has."""
     principal = Uid("Agent", request.agent)
-    resource = Uid(request.resource_type, request.resource)
+    # the names of hosts are the same in any case, so a policy that names one must not depend on it
+    host = request.resource_type == "Host"
+    resource = Uid(request.resource_type, request.resource.lower() if host else request.resource)
     groups = {*request.groups, *(world.agents or {}).get(request.agent, ())}
     local = {principal: Entity(frozenset(Uid("Group", group) for group in groups))}
     if resource.type == "StateKey":
         local[resource] = Entity(attributes={"name": resource.id})
-    elif resource.type == "Host":
+    elif host:
         local[resource] = Entity(attributes=_host(resource.id))
     return Situation(principal, Uid("Action", request.action), resource, shared, local)
 
@@ -169,7 +171,7 @@ def _host(name: str) -> dict[str, Any]:
     host, colon, port = name.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit() and len(port) <= 5):
         host, port = name, ""
-    host = host.removeprefix("[").removesuffix("]")
+    host = host.removeprefix("[").removesuffix("]").removesuffix(".")
     found: dict[str, Any] = {"name": name, "host": host}
     if port:
         found["port"] = int(port)
