@@ -16,7 +16,7 @@ from interlock.capability.arguments import Access, Marks, Reach, reaches
 from interlock.capability.compiled import Compiled
 from interlock.model.decision import Refusal
 from interlock.model.errors import ConfigurationError
-from interlock.model.globs import PathGlob, workspace_path
+from interlock.model.globs import ROOT, PathGlob, path_matcher, workspace_path
 from interlock.model.grant import Grant
 from interlock.model.tool import Tool
 
@@ -46,6 +46,7 @@ class Capability:
         self._by_agent = by_agent
         self._revoked = revoked
         self._protected = protected
+        self._near_protected = path_matcher(s for g in protected for s in g.segments[:1])
         self._root = root
         # Keyed by identity; the tool is kept in the value, so the identity cannot be given to another one.
         self._tools: dict[tuple[str, int], tuple[Tool, tuple[Compiled, ...], Refusal | None, bool]] = {}
@@ -145,6 +146,8 @@ class Capability:
         if reach[1] != "write":
             return None
         path = reach[2]
+        if not self._near_protected(path.partition("/")[0]) and path != ROOT:
+            return None
         if any(g.matches(path) or g.within(path) for g in self._protected):
             return Refusal("path_denied", "Interlock's loader reads this, so no agent may write it", reach[0])
         return None

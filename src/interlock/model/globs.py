@@ -25,6 +25,7 @@ PATH_BYTES_MAX: Final = 4096
 """Linux's PATH_MAX: no kernel call takes a longer one."""
 
 ROOT: Final = "."
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*", re.ASCII)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
@@ -78,7 +79,11 @@ class PathGlob:
 
     def matches(self, path: str) -> bool:
         """Whether a normal path (from `workspace_path`) matches."""
-        return self._any or _match_segments(self._match, () if path == ROOT else tuple(path.split("/")))
+        return self._any or _match_segments(self._match, _segments(path))
+
+    def matches_segments(self, segments: Sequence[str]) -> bool:
+        """`matches`, for who has taken the path apart already."""
+        return self._any or _match_segments(self._match, segments)
 
     def covers(self, inner: PathGlob) -> bool:
         """True only if every path that `inner` matches is matched by this glob too. (False does not mean the contrary.)"""
@@ -89,7 +94,7 @@ class PathGlob:
 
         Only the segments before the first `**` are looked at: `**/x` is within no directory in particular.
         """
-        subject = () if path == ROOT else tuple(path.split("/"))
+        subject = _segments(path)
         definite = list(itertools.takewhile(lambda m: m is not None, self._match))
         return len(subject) <= len(definite) and all(m(s) for m, s in zip(definite, subject, strict=False) if m)
 
@@ -99,7 +104,12 @@ def path_matcher(globs: Iterable[str]) -> Callable[[str], bool]:
     compiled = [PathGlob(g) for g in globs]
     if any(g.segments == ("**",) for g in compiled):
         return lambda _path: True
-    return lambda path: any(g.matches(path) for g in compiled)
+
+    def matches(path: str) -> bool:
+        segments = _segments(path)
+        return any(g.matches_segments(segments) for g in compiled)
+
+    return matches
 
 
 def workspace_path(value: Any, root: str | None = None) -> str:
@@ -111,6 +121,8 @@ def workspace_path(value: Any, root: str | None = None) -> str:
 
     Raises: ValueError (PathOutsideError if it leaves), with a reason that does not repeat the path.
     """
+    if isinstance(value, str) and len(value) < PATH_BYTES_MAX and _PLAIN.fullmatch(value):
+        return value  # what nearly all paths look like; the rest of this function says the same, more slowly
     text = _text(value)
     if "\0" in text:
         raise ValueError("holds a null character")
@@ -126,6 +138,10 @@ def workspace_path(value: Any, root: str | None = None) -> str:
             raise PathOutsideError("is absolute and not inside the workspace")
         return below
     return "/".join(_collapse(text)) or ROOT
+
+
+def _segments(path: str) -> Sequence[str]:
+    return () if path == ROOT else path.split("/")
 
 
 def _below_root(text: str, root: str | None) -> str | None:
