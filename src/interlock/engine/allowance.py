@@ -6,30 +6,8 @@ database (`interlock.state.budgets`), so a step costs no transaction here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
-
 from interlock.model.proposal import Budget
-
-
-class SharedBudget(Protocol):
-    """A budget that several proposals, or several processes, draw from."""
-
-    def reserve(self, actions: int = 1, tool_calls: int = 0) -> bool:
-        """Take places for an attempt; False if there is none left."""
-        ...
-
-    def refund(self, actions: int = 1, tool_calls: int = 0) -> None:
-        """Give the places back: nothing ran."""
-        ...
-
-    def settle(self, duration_ms: float, cost: float) -> None:
-        """Say what the attempt took."""
-        ...
-
-    def close(self) -> None:
-        """Give back what was leased and not spent."""
-        ...
+from interlock.state.budgets import SharedBudget
 
 
 class Allowance:
@@ -37,11 +15,11 @@ class Allowance:
 
     __slots__ = ("_actions", "_budget", "_cost", "_duration_ms", "_free", "_shared", "_tool_calls", "exhausted")
 
-    def __init__(self, budget: Budget | None, shared: Sequence[SharedBudget] = ()) -> None:
-        """`budget` is the proposal's own; `shared` are drawn from beside it."""
+    def __init__(self, budget: Budget | None, shared: SharedBudget | None = None) -> None:
+        """`budget` is the proposal's own; `shared` is drawn from beside it."""
         self._budget = budget
         self._shared = shared
-        self._free = budget is None and not shared
+        self._free = budget is None and shared is None
         self._actions = 0
         self._tool_calls = 0
         self._duration_ms = 0.0
@@ -55,12 +33,12 @@ class Allowance:
             return True
         if not self._own(tool_calls):
             return False
-        for n, shared in enumerate(self._shared):
-            if not shared.reserve(1, tool_calls):
-                for other in self._shared[:n]:
-                    other.refund(1, tool_calls)
-                self.exhausted = "a budget of the run, session or agent is used up"
-                return False
+        if self._shared is not None and not self._shared.reserve(1, tool_calls):
+            reached = self._shared.exhausted
+            self.exhausted = (
+                f"the budget of {reached.limit:g} {reached.kind} for `{reached.scope}` is used up" if reached else ""
+            )
+            return False
         self._actions += 1
         self._tool_calls += tool_calls
         return True
@@ -71,8 +49,8 @@ class Allowance:
             return
         self._actions -= 1
         self._tool_calls -= tool_calls
-        for shared in self._shared:
-            shared.refund(1, tool_calls)
+        if self._shared is not None:
+            self._shared.refund(1, tool_calls)
 
     def settle(self, duration_ms: float, cost: float) -> None:
         """Count what an attempt took."""
@@ -80,8 +58,8 @@ class Allowance:
             return
         self._duration_ms += duration_ms
         self._cost += cost
-        for shared in self._shared:
-            shared.settle(duration_ms, cost)
+        if self._shared is not None:
+            self._shared.settle(duration_ms, cost)
 
     def spent(self, attempts: int, tool_calls: int, duration_ms: float, cost: float) -> None:
         """Count what an earlier process spent on this proposal (after `resume`)."""

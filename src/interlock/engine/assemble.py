@@ -4,73 +4,267 @@ from __future__ import annotations
 
 import os
 import random
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Final
+
+import msgspec
 
 from interlock.capability import compile_grants
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
+from interlock.engine import undo_tool
 from interlock.engine.clock import SystemClock, SystemIds
 from interlock.engine.gate import Gate
 from interlock.engine.registry import Registry
+from interlock.engine.run import budget_of
 from interlock.engine.runtime import Runtime
 from interlock.engine.services import Services
 from interlock.engine.threads import DaemonThreads
-from interlock.journal import RunIndex
+from interlock.executors import files, git, http, proc, process
+from interlock.executors.modules import ModuleTools
+from interlock.executors.process import ProcessLimits, ProcessRunner
+from interlock.journal import Durability, RunIndex
 from interlock.model.canonical import digest
 from interlock.model.clock import Clock
+from interlock.model.errors import ConfigurationError
 from interlock.model.grant import Grant
+from interlock.model.tool import Binding, RateLimit
+from interlock.policy import DenyParam as PolicyDenyParam
 from interlock.policy import PolicyJudge, Rules, World, load
+from interlock.settings import Settings, TrustStore, decode
+from interlock.settings import load as load_settings
+from interlock.state.budgets import BudgetStore
 from interlock.state.cache import ResultCache
 from interlock.state.idempotency import IdempotencyStore
 from interlock.state.store import StateStore
+from interlock.telemetry import GuardLimits, ResourceGuard, Sampler, Spans
+from interlock.workspace import Workspace
+from interlock.workspace.registry import Registry as Workspaces
+from interlock.workspace.registry import state_directory
+
+FEATURES: Final = frozenset({"policy", "modules", "otel"})
+"""What this version has, of the things that a configuration can ask for."""
+
+OPERATOR: Final = "operator"
+"""The principal of a person at the command line. No proposal may name it."""
+
+_OPERATOR_POLICY: Final = (
+    "built-in",
+    """@id("operator:undo")
+permit (principal == Agent::"operator", action == Action::"undo", resource);
+""",
+)
 
 
-def embedded(*, agent: str, rules: Rules, grants: Sequence[Grant], clock: Clock | None = None) -> Runtime:
-    """A runtime that remembers nothing beyond its own life: durability `off`, state in memory, no workspace."""
+def embedded(
+    settings: Mapping[str, Any], *, clock: Clock | None = None, workspace: Path | None = None, builtins: bool = False
+) -> Runtime:
+    """A runtime that remembers nothing beyond its own life: durability `off`, state in memory.
+
+    `settings` are those of `interlock.toml`. Raises ConfigurationError.
+    """
     clock = clock or SystemClock()
+    chosen = decode(settings)
     db = Database(Path(":memory:"))
+    closing: list[Callable[[], None]] = [db.close]
+    tree = Workspace(workspace) if workspace is not None else None
+    if tree is not None:
+        closing.append(tree.close)
+    services = _services(chosen, db, Disk(), clock, workspace_id="embedded", durability="off", redaction=os.urandom(32))
+    services.workspace = tree
+    if builtins:
+        _register_builtins(services, chosen, closing)
+    return Runtime(services, closing)
+
+
+def open_project(
+    start: Path,
+    *,
+    explicit: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    clock: Clock | None = None,
+    disk: Disk | None = None,
+) -> Runtime:
+    """The runtime of the project whose configuration is found from `start` upwards (or is `explicit`).
+
+    Raises: ConfigurationError (`untrusted_configuration` among them), StoreError, IntegrityError, UsageError.
+    """
+    env = os.environ if env is None else env
+    clock, disk = clock or SystemClock(), disk or Disk()
+    state = state_directory(env, disk)
+    trust = TrustStore(state, disk)
+    loaded = load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust)
+    settings = loaded.settings
+    missing = settings.unavailable(FEATURES)
+    for one in missing:
+        if one.refuse:
+            raise ConfigurationError(one.message, code="unavailable", path=one.path, hint="take it out, or wait for it")
+    workspace_id = Workspaces(state, disk, clock, SystemIds()).workspace_id(loaded.root)
+    home = state / workspace_id
+    disk.make_directory(home)
+    db = Database(home / "interlock.db")
+    closing: list[Callable[[], None]] = [db.close]
+    try:
+        redaction = redaction_key(state, disk)
+        durability = settings.journal.durability
+        services = _services(
+            settings, db, disk, clock, workspace_id=workspace_id, durability=durability, redaction=redaction,
+            policies=[(name, loaded.text(name)) for name in settings_policies(loaded.files)],
+        )  # fmt: skip
+        services.configuration = loaded.digest
+        services.warnings = [f"{one.path}: {one.message}" for one in missing]
+        services.state_dir = home
+        services.workspace = Workspace(loaded.root, protected=loaded.protected, disk=disk)
+        closing.append(services.workspace.close)
+        _measure(services, settings, loaded.root, clock, closing)
+        _register_builtins(services, settings, closing)
+        if settings.tools.modules:
+            modules = ModuleTools(settings.tools.modules, loaded.root, clock, limits=_process_limits(settings))
+            closing.append(modules.close)
+            services.load_more = modules.load
+        return Runtime(services, closing)
+    except BaseException:
+        while closing:
+            closing.pop()()
+        raise
+
+
+def settings_policies(loaded: Sequence[Any]) -> list[str]:
+    """Names of the Cedar files among what was loaded."""
+    return [file.name for file in loaded if file.name.endswith(".cedar")]
+
+
+def redaction_key(state: Path, disk: Disk) -> bytes:
+    """The key of the fingerprints that stand for secrets; made once for a state directory. Raises StoreError."""
+    path = state / "keys" / "redaction.key"
+    if not path.exists():
+        disk.make_directory(path.parent)
+        disk.write_atomic(path, secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+def _services(
+    settings: Settings,
+    db: Database,
+    disk: Disk,
+    clock: Clock,
+    *,
+    workspace_id: str,
+    durability: Durability,
+    redaction: bytes,
+    policies: Sequence[tuple[str, str]] = (),
+) -> Services:
     registry = Registry()
-    services = Services(
+    grants = (
+        *settings.all_grants(),
+        Grant(id=OPERATOR, agent=OPERATOR, tools=("undo",), unscoped=("undo",), source="built-in"),
+    )
+    return Services(
         clock=clock,
         ids=SystemIds(),
         jitter=random.random,
-        disk=Disk(),
+        disk=disk,
         db=db,
         registry=registry,
-        make_gate=gate_maker(rules, (), grants, {}, registry, clock),
-        store=StateStore(db, "embedded", clock),
-        idempotency=IdempotencyStore(db, "embedded", clock),
+        make_gate=gate_maker(settings, policies, grants, registry, clock),
+        store=StateStore(db, workspace_id, clock),
+        idempotency=IdempotencyStore(db, workspace_id, clock),
         index=RunIndex(db),
+        budgets=BudgetStore(db),
         cache=ResultCache(clock),
         threads=DaemonThreads(),
-        redactor=Redactor(os.urandom(32)),
-        workspace_id="embedded",
-        agent=agent,
-        durability="off",
+        redactor=Redactor(redaction),
+        workspace_id=workspace_id,
+        agent=settings.agent,
+        durability=durability,
+        boot=boot_id(),
+        settings=settings,
+        budget=budget_of(settings.budget.proposal),
     )
-    return Runtime(services, [db.close])
 
 
 def gate_maker(
-    rules: Rules,
-    files: Sequence[tuple[str, str]],
-    grants: Sequence[Grant],
-    groups: Mapping[str, tuple[str, ...]],
-    registry: Registry,
-    clock: Clock,
+    settings: Settings, files: Sequence[tuple[str, str]], grants: Sequence[Grant], registry: Registry, clock: Clock
 ) -> Callable[[], Gate]:
     """A function that builds the gate anew, for the tools that are registered when it is called."""
-    capability = compile_grants(grants, groups=groups)
+    capability = compile_grants(grants)
     fingerprints = {
-        agent: digest("grants", sorted(repr(g) for g in grants if g.agent == agent))
+        agent: digest("grants", sorted(msgspec.json.encode(g).decode() for g in grants if g.agent == agent))
         for agent in {g.agent for g in grants}
     }
+    rules = Rules(
+        allow=settings.rules.allow,
+        ask=settings.rules.ask,
+        deny=settings.rules.deny,
+        deny_param=tuple(PolicyDenyParam(tool=d.tool, param=d.param, like=d.like) for d in settings.rules.deny_param),
+    )
 
     def judge() -> PolicyJudge:
-        return load(files, rules, World(tools=tuple(registry.definitions())))
+        texts = [*files, _OPERATOR_POLICY] if "undo" in registry else files
+        return load(texts, rules, World(tools=tuple(registry.definitions())))
 
-    def make() -> Gate:
-        return Gate(capability, judge(), clock, groups, fingerprints)
+    return lambda: Gate(capability, judge(), clock, {}, fingerprints)
 
-    return make
+
+def boot_id() -> str:
+    """The id of this boot of the machine; empty where the kernel does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _measure(
+    services: Services, settings: Settings, root: Path, clock: Clock, closing: list[Callable[[], None]]
+) -> None:
+    sampler = Sampler(clock, root)
+    closing.append(sampler.close)
+    guard = settings.guard
+    services.sampler = sampler
+    services.guard_wait_ms = guard.wait_ms
+    limits = GuardLimits(cpu=guard.cpu, memory=guard.memory, disk=guard.disk, zombies=guard.zombies)
+    services.guard = ResourceGuard(limits, sampler, clock)
+    if settings.telemetry.otel is not None:
+        spans = Spans.to(settings.telemetry.otel)
+        services.listeners.append(spans)
+        closing.append(spans.close)
+
+
+def _register_builtins(services: Services, settings: Settings, closing: list[Callable[[], None]]) -> None:
+    runner = ProcessRunner(services.clock, limits=_process_limits(settings))
+    closing.append(runner.server.close)
+    found: list[Binding] = [
+        *files.bindings(),
+        *process.bindings(runner),
+        *git.bindings(runner),
+        *proc.bindings(
+            protected=lambda: [runner.server.pid] if runner.server.pid else [], redact=services.redactor.redact
+        ),
+        *http.bindings(http.Fetcher(services.clock)),
+        undo_tool.binding(services),
+    ]
+    for binding in found:
+        services.registry.register(adjusted(binding, settings))
+
+
+def adjusted(binding: Binding, settings: Settings) -> Binding:
+    """A built-in tool as the configuration wants it: its rate limit, its time-out."""
+    tool = binding.tool
+    own = settings.tools.by_name.get(tool.name)
+    changes: dict[str, Any] = {}
+    if tool.name in {"shell", "exec"} or tool.name.startswith("git."):
+        changes["timeout_ms"] = settings.isolation.timeout_ms
+    if own is not None and own.timeout_ms is not None:
+        changes["timeout_ms"] = own.timeout_ms
+    if own is not None and own.rate_limit is not None:
+        changes["rate_limit"] = RateLimit(calls=own.rate_limit.calls, per_ms=own.rate_limit.per_ms)
+    if not changes:
+        return binding
+    return msgspec.structs.replace(binding, tool=msgspec.structs.replace(tool, **changes))
+
+
+def _process_limits(settings: Settings) -> ProcessLimits:
+    return ProcessLimits(memory_bytes=settings.isolation.memory_bytes, processes=settings.isolation.processes)

@@ -25,13 +25,19 @@ class Answer:
         self.problem = problem
 
 
-async def ask_tool(x: Execution, index: int, name: str, parameters: dict[str, Any]) -> Answer:
-    """Call a tool for the action at `index`. Raises StoreError only: everything else is the answer's problem."""
+async def ask_tool(
+    x: Execution, index: int, name: str, parameters: dict[str, Any], as_agent: str | None = None
+) -> Answer:
+    """Call a tool for the action at `index`, as the proposal's agent or as another one.
+
+    Raises StoreError only: everything else is the answer's problem.
+    """
     tool = x.services.registry.find(name)
     if tool is None:
         return Answer(problem=f"there is no tool `{name}`")
     action = Action(type="tool_call", id=x.proposal.actions[index].id, tool=name, parameters=parameters)
-    _, refusal, decision = x.services.gate.judge(x.who, x.proposal, action, tool, parameters, x.buffer)
+    who = x.who if as_agent is None else x.services.gate.principal(as_agent, x.who.session)
+    _, refusal, decision = x.services.gate.judge(who, x.proposal, action, tool, parameters, x.buffer)
     if refusal is not None:
         return Answer(problem=f"`{name}` was refused: {refusal.reason}: {refusal.detail}")
     if decision is not None and decision.decision == "hold":

@@ -14,12 +14,12 @@ class ActionContext:
     """The `Context` of one attempt. Cheap to make: everything that is rarely asked for is worked out when asked."""
 
     __slots__ = (
-        "_execution",
-        "_index",
         "attempt",
         "cancelled",
         "cost",
         "deadline_ns",
+        "execution",
+        "index",
         "layers",
         "not_undoable",
         "usage",
@@ -27,8 +27,8 @@ class ActionContext:
 
     def __init__(self, execution: Execution, index: int, attempt: int, deadline_ns: int) -> None:
         """A context for attempt number `attempt` (from 1) of the action at `index`."""
-        self._execution = execution
-        self._index = index
+        self.execution = execution
+        self.index = index
         self.attempt = attempt
         self.deadline_ns = deadline_ns
         self.cancelled = False
@@ -40,52 +40,52 @@ class ActionContext:
     @property
     def run_id(self) -> str:
         """The run's id."""
-        return self._execution.run.id
+        return self.execution.run.id
 
     @property
     def proposal_id(self) -> str:
         """The proposal's id."""
-        return self._execution.proposal.id
+        return self.execution.proposal.id
 
     @property
     def action_id(self) -> str:
         """The action's id."""
-        return self._execution.proposal.actions[self._index].id
+        return self.execution.proposal.actions[self.index].id
 
     @property
     def agent(self) -> str:
         """The acting agent."""
-        return self._execution.who.agent
+        return self.execution.who.agent
 
     @property
     def session(self) -> str | None:
         """The session of the run, if it has one."""
-        return self._execution.who.session
+        return self.execution.who.session
 
     @property
     def dry_run(self) -> bool:
         """True in a dry run, in which tools are not called: only a `ToolExecutor`'s preview could see it."""
-        return self._execution.dry_run
+        return self.execution.dry_run
 
     @property
     def workspace(self) -> Any:
         """The workspace of the run (`interlock.workspace.Workspace`)."""
-        return self._execution.services.workspace
+        return self.execution.services.workspace
 
     @property
     def backups(self) -> Any:
         """The run's backups (`interlock.workspace.Backups`); None with durability `off`."""
-        return self._execution.run.backups
+        return self.execution.run.backups
 
     def log(self, message: str) -> None:
         """Write a line for people into the journal."""
-        x = self._execution
+        x = self.execution
         if x.recorder is not None:
-            x.recorder.append(ActionLog(message=x.recorder.text(message), **x.recorder.stamp(x, self._index, 9)))
+            x.recorder.append(ActionLog(message=x.recorder.text(message), **x.recorder.stamp(x, self.index, 9)))
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Say how far the work is, to whoever watches; not journaled."""
-        for listener in self._execution.services.watchers:
+        for listener in self.execution.services.watchers:
             listener(self.action_id, done, total)
 
     def report_cost(self, cost: float) -> None:

@@ -84,6 +84,17 @@ def commit(x: Execution) -> None:
         x.results.commit()
 
 
+def reapply(x: Execution, committed: WorkspaceCommitted) -> None:
+    """The journal has decided that the proposal is committed, and the process died before (or after) the database heard it."""
+    services, recorder = x.services, x.recorder
+    assert recorder is not None
+    recorder.writer.flush()
+    with services.db.transaction():
+        done = services.store.applied(x.run.id, committed.seq)
+        seal = recorder.writer.head().seal if done is None else done
+        services.store.apply(x.buffer.writes, run=x.run.id, seq=committed.seq, seal=seal)
+
+
 async def finish(x: Execution, not_undone: list[NotUndone]) -> ProposalResult:
     """The result, and the event that says so; on disk before the caller sees it."""
     rows = [row for row in x.rows if row is not None]

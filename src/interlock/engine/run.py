@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from interlock._version import __version__
-from interlock.engine.allowance import Allowance, SharedBudget
+from interlock.engine.allowance import Allowance
 from interlock.engine.ending import conclude, reject_all
 from interlock.engine.execution import Execution
 from interlock.engine.recorder import Recorder
@@ -23,6 +23,8 @@ from interlock.model.events import ProposalReceived, ProposalRejected, RunFinish
 from interlock.model.proposal import Budget, Proposal
 from interlock.model.result import ProposalResult, RunStatus
 from interlock.model.tool import ToolExecutor
+from interlock.settings.sections import Amounts
+from interlock.state.budgets import SharedBudget
 from interlock.verify.graph import build_graph
 from interlock.workspace import Backups
 
@@ -39,7 +41,7 @@ class Run:
         self.directory: Path | None = None
         self.recorder: Recorder | None = None
         self.backups: Backups | None = None
-        self.budgets: list[SharedBudget] = []
+        self.budget: SharedBudget | None = None
         self._statuses: list[RunStatus] = []
         self._counts = dict.fromkeys(("actions", "succeeded", "failed", "rejected", "skipped", "not_undone"), 0)
 
@@ -56,6 +58,7 @@ class Run:
         """Begin a new run; its first event is on disk before anything else happens. Raises StoreError."""
         run = cls(services, run_id or services.ids.new("run"), agent=agent or services.agent, session=session)
         run._open(create=True)
+        run._open_budget()
         if run.recorder is not None:
             writer = run.recorder.writer
             writer.append(
@@ -91,6 +94,7 @@ class Run:
         """Take a run up again whose journal was recovered. Raises StoreError if another process has it."""
         run = cls(services, run_id, agent=agent, session=session)
         run._open(create=False)
+        run._open_budget()
         assert run.recorder is not None
         run.recorder.writer.append(
             RunResumed(
@@ -121,6 +125,18 @@ class Run:
         if services.workspace is not None:
             self.backups = Backups(self.directory, services.disk, services.clock)
 
+    def _open_budget(self) -> None:
+        """What the run, its session and its agent may spend in all. A run without a session is one of its own."""
+        given = self.services.settings.budget
+        limits = {
+            f"session:{self.session or self.id}": budget_of(given),
+            f"run:{self.id}": budget_of(given.run),
+            f"agent:{self.agent}": budget_of(given.agent),
+        }
+        chosen = {scope: budget for scope, budget in limits.items() if budget is not None}
+        if chosen:
+            self.budget = self.services.budgets.open(chosen)
+
     async def execute(
         self, proposal: Proposal, *, dry_run: bool = False, executor: ToolExecutor | None = None
     ) -> ProposalResult:
@@ -146,7 +162,7 @@ class Run:
             who,
             dry_run=dry_run,
             executor=executor,
-            allowance=Allowance(tighter(proposal.budget, services.budget), () if dry_run else self.budgets),
+            allowance=Allowance(tighter(proposal.budget, services.budget), None if dry_run else self.budget),
         )
         if self.recorder is not None:
             self._received(x)
@@ -164,7 +180,7 @@ class Run:
                 self._leave()
                 raise
             result = await conclude(x)
-        self._count(result)
+        self.count(result)
         return result
 
     def finish(self) -> None:
@@ -179,8 +195,8 @@ class Run:
             writer.flush()
             self._index(status)
             writer.close()
-        for budget in self.budgets:
-            budget.close()
+        if self.budget is not None:
+            self.budget.close()
 
     @property
     def status(self) -> RunStatus:
@@ -195,7 +211,8 @@ class Run:
             index.update(self.id, status=status, finished_us=self.services.clock.now_us(), **self._counts)
             index.commit_point(self.recorder.writer.head())
 
-    def _count(self, result: ProposalResult) -> None:
+    def count(self, result: ProposalResult) -> None:
+        """Count a proposal's result into the run's status and its row in the index."""
         counts = self._counts
         self._statuses.append(result.status)
         counts["actions"] += len(result.results)
@@ -258,6 +275,14 @@ def tighter(a: Budget | None, b: Budget | None) -> Budget | None:
         bounds = [bound for bound in (getattr(a, name), getattr(b, name)) if bound is not None]
         fields[name] = min(bounds) if bounds else None
     return Budget(**fields)
+
+
+def budget_of(amounts: Amounts) -> Budget | None:
+    """The budget that a section of the settings gives; None if it bounds nothing."""
+    budget = Budget(
+        actions=amounts.actions, tool_calls=amounts.tool_calls, duration_ms=amounts.duration_ms, cost=amounts.cost
+    )
+    return None if budget == Budget() else budget
 
 
 def _hopeless(x: Execution) -> Refusal | None:

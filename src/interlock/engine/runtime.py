@@ -60,6 +60,15 @@ class Runtime:
         """The registered tools' definitions, by name."""
         return self.services.registry.definitions()
 
+    async def prepare(self) -> None:
+        """Load the tool modules that the configuration names. `execute` does it when it is first called."""
+        load = self.services.load_more
+        if load is not None:
+            for binding in await load():
+                self.services.registry.register(binding)
+            self.services.load_more = None
+            self.services.gate_changed()
+
     # -- settings in code
 
     def set_budget(self, budget: Budget | None) -> None:
@@ -91,6 +100,8 @@ class Runtime:
         Raises: ProposalError if it is malformed (nothing ran); StoreError if the machine did not let us record it;
         CancelledError if the caller cancelled (it can be resumed).
         """
+        if self.services.load_more is not None:
+            await self.prepare()
         decoded = decode(proposal, self.services)
         run = Run.start(self.services, session=session or decoded.session, source=decoded.source)
         try:

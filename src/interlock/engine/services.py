@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,10 @@ from interlock.model.clock import Clock, Ids
 from interlock.model.events import Event
 from interlock.model.limits import DEFAULT_LIMITS, Limits
 from interlock.model.proposal import Budget
+from interlock.model.tool import Binding
+from interlock.settings import Settings
+from interlock.settings.sections import DEFAULTS
+from interlock.state.budgets import BudgetStore
 from interlock.state.cache import ResultCache
 from interlock.state.idempotency import IdempotencyStore
 from interlock.state.store import StateStore
@@ -40,6 +44,7 @@ class Services:
     store: StateStore
     idempotency: IdempotencyStore
     index: RunIndex
+    budgets: BudgetStore
     cache: ResultCache
     threads: DaemonThreads
     redactor: Redactor
@@ -48,9 +53,15 @@ class Services:
     durability: Durability
     configuration: str = ""
     """Digest of the configuration in force."""
+    settings: Settings = DEFAULTS
     boot: str = ""
     """The machine's boot id: with a pid it tells whether a process can still be the same."""
     state_dir: Path | None = None
+    """The workspace's directory in the state directory; None if nothing is kept."""
+    warnings: list[str] = field(default_factory=list)
+    """What the configuration asks for and is not there."""
+    load_more: Callable[[], Awaitable[list[Binding]]] | None = None
+    """Loads the tool modules, which takes an event loop; None once that is done."""
     workspace: Workspace | None = None
     guard: ResourceGuard | None = None
     guard_wait_ms: int = 30_000

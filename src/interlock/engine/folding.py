@@ -1,0 +1,280 @@
+"""Folds a run's journal back into what the engine knew: the second reader of the events that `perform` and `ending` write.
+
+The order of things is not worked out again here: the outcomes are handed to the scheduler's own `step`, in the order in which
+the journal has them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from interlock.engine.scheduler import Outcome
+from interlock.journal import read, read_private
+from interlock.model import events as e
+from interlock.model.decode import proposal_from_builtins
+from interlock.model.errors import IntegrityError
+from interlock.model.limits import DEFAULT_LIMITS
+from interlock.model.proposal import Proposal
+from interlock.model.result import ActionResult, Cost, NotUndone, ProposalResult, RunStatus, Status
+
+
+class FoldedAction:
+    """What the journal says about one action."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.attempts = 0
+        self.open = False
+        """True while there is an intent without outcome."""
+        self.interrupted = False
+        """True if its last attempt was cancelled, or its outcome is not known: it may have had an effect."""
+        self.settled: str | None = None
+        """What was decided about an unknown outcome."""
+        self.row: ActionResult | None = None
+        self.parameters: e.Kept | None = None
+        """Of the last intent, or as edited by an approver."""
+        self.edited = False
+        self.tool: str | None = None
+        self.not_undoable: tuple[str, ...] = ()
+        self.undone: set[str] = set()
+        """Kinds of undo that are done."""
+        self.undo_open: str | None = None
+        """Kind of undo that was begun and not ended."""
+        self.approval: str | None = None
+
+
+class FoldedProposal:
+    """What the journal says about one proposal."""
+
+    def __init__(self, run_id: str, received: e.ProposalReceived) -> None:
+        """As received."""
+        self.run_id = run_id
+        self.received = received
+        self.actions: dict[str, FoldedAction] = {}
+        self.outcomes: list[tuple[str, Outcome | None]] = []
+        """In the order of the journal; None where `failure_behavior` decides (see `replay`)."""
+        self.writes: list[tuple[str, e.StateChanged]] = []
+        self.rolled_back = False
+        self.committed: e.WorkspaceCommitted | None = None
+        self.finished: e.ProposalFinished | None = None
+        self.spent_ms = 0.0
+        self.spent_cost = 0.0
+
+    def action(self, action_id: str | None) -> FoldedAction:
+        """The action of that id."""
+        return self.actions.setdefault(action_id or "", FoldedAction())
+
+
+class FoldedRun:
+    """What the journal says about a run."""
+
+    def __init__(self, directory: Path) -> None:
+        """Read and fold it. Raises: IntegrityError if it is damaged or holds kinds that this version does not know."""
+        self.directory = directory
+        self.started: e.RunStarted | None = None
+        self.finished: e.RunFinished | None = None
+        self.proposals: dict[str, FoldedProposal] = {}
+        for event in read(directory):
+            if isinstance(event, e.Unknown):
+                raise IntegrityError(
+                    f"event {event.seq} of run `{directory.name}` is of a kind that this version does not know: `{event.kind}`",
+                    code="unknown_event",
+                    hint="use the Interlock that wrote it",
+                )
+            self._take(event)
+
+    def value(self, kept: e.Kept) -> Any:
+        """The original of a kept value. Raises: IntegrityError `original_missing` if it was deleted."""
+        if not kept.private:
+            return kept.view
+        data = read_private(self.directory, kept.digest)
+        if data is None:
+            raise IntegrityError(
+                f"an original of run `{self.directory.name}` is not there any more",
+                code="original_missing",
+                hint="originals are deleted after `[journal] keep`; a run cannot be resumed or undone after that",
+            )
+        return msgspec.json.decode(data)
+
+    def proposal(self, folded: FoldedProposal) -> Proposal:
+        """The proposal itself, as it was received."""
+        return proposal_from_builtins(self.value(folded.received.document), limits=DEFAULT_LIMITS)
+
+    def result(self, proposal_id: str) -> ProposalResult:
+        """The result as far as the journal has it: what `runs show` prints."""
+        folded = self.proposals[proposal_id]
+        rows = []
+        for action in self.proposal(folded).actions:
+            known = folded.actions.get(action.id)
+            row = known.row if known is not None else None
+            if row is None:
+                unknown = known is not None and known.open
+                row = ActionResult(
+                    action_id=action.id, status="unknown_outcome" if unknown else "skipped", reason="interrupted"
+                )
+            rows.append(row)
+        done = folded.finished
+        return ProposalResult(
+            run_id=self.directory.name,
+            proposal_id=proposal_id,
+            status="interrupted" if done is None else cast("RunStatus", done.status),
+            results=rows,
+            cost=Cost() if done is None else msgspec.convert(done.cost, Cost),
+            not_undone=[] if done is None else [NotUndone(**msgspec.to_builtins(n)) for n in done.not_undone],
+        )
+
+    def _take(self, event: e.Event) -> None:
+        match event:
+            case e.RunStarted():
+                self.started = event
+            case e.RunFinished():
+                self.finished = event
+            case e.ProposalReceived():
+                self.proposals[event.proposal or ""] = FoldedProposal(self.directory.name, event)
+            case _ if event.proposal in self.proposals:
+                self._take_of(self.proposals[event.proposal], event)
+            case _:
+                pass  # checkpoints, resumptions, and proposals that were rejected before they were received
+
+    def _take_of(self, folded: FoldedProposal, event: e.Event) -> None:
+        match event:
+            case e.StateChanged():
+                folded.writes.append((event.action or "", event))
+            case e.StateRolledBack():
+                folded.rolled_back = True
+            case e.WorkspaceCommitted():
+                folded.committed = event
+            case e.ProposalFinished():
+                folded.finished = event
+            case _ if event.action is not None:
+                self._take_action(folded, folded.action(event.action), event)
+            case _:
+                pass
+
+    def _take_action(self, folded: FoldedProposal, action: FoldedAction, event: e.Event) -> None:
+        action_id = event.action or ""
+        match event:
+            case e.ActionIntent():
+                action.attempts = event.attempt
+                action.open, action.interrupted, action.settled = True, False, None
+                action.tool = event.tool
+                action.parameters = event.parameters
+            case e.ActionSucceeded() | e.ActionDeduplicated():
+                action.open = action.interrupted = False
+                action.row = self._row_of_success(event)
+                action.not_undoable = getattr(event, "not_undoable", ())
+                folded.outcomes.append((action_id, Outcome.DONE))
+                folded.spent_ms += getattr(event, "duration_ms", 0.0)
+                folded.spent_cost += getattr(event, "cost", 0.0)
+            case e.ActionFailed():
+                action.open = False
+                action.not_undoable = (*action.not_undoable, *event.not_undoable)
+                folded.spent_ms += event.duration_ms
+                folded.spent_cost += event.cost
+                if event.final:
+                    action.row = self._row_of_failure(event)
+                    folded.outcomes.append((action_id, None))
+            case e.ActionRejected() | e.ActionSkipped():
+                status: Status = "rejected" if isinstance(event, e.ActionRejected) else "skipped"
+                action.row = ActionResult(
+                    action_id=action_id,
+                    status=status,
+                    reason=event.reason,
+                    error=event.detail or None,
+                    timestamp=event.ts,
+                    seq=event.seq,
+                )
+                if status == "rejected":
+                    folded.outcomes.append((action_id, None))
+                elif event.reason == "budget_exceeded":
+                    folded.outcomes.append((action_id, Outcome.FAILED))
+            case e.ActionUnknown() | e.ActionCancelled():
+                self._take_interruption(folded, action, event)
+            case _:
+                self._take_rest(action, event)
+
+    def _take_rest(self, action: FoldedAction, event: e.Event) -> None:
+        """The events that are not an action's outcome."""
+        match event:
+            case e.ActionHeld():
+                action.approval = event.approval
+            case e.HoldResolved(parameters=e.Kept() as edited):
+                action.parameters, action.edited = edited, True
+            case e.OutcomeSettled():
+                action.settled = event.decision
+                if event.decision == "again":
+                    action.open = action.interrupted = False
+            case e.UndoIntent():
+                action.undo_open = event.how
+            case e.UndoDone():
+                self._take_undo(action, event)
+            case _:
+                pass
+
+    @staticmethod
+    def _take_interruption(
+        folded: FoldedProposal, action: FoldedAction, event: e.ActionUnknown | e.ActionCancelled
+    ) -> None:
+        action.open = False
+        if isinstance(event, e.ActionUnknown) and event.reason == "timeout":
+            # Final for the proposal that saw it: the thread of a time-out is never waited for or run again.
+            action.row = ActionResult(
+                action_id=event.action or "", status="unknown_outcome", reason="timeout", error=event.detail,
+                attempts=event.attempt, timestamp=event.ts, seq=event.seq,
+            )  # fmt: skip
+            folded.outcomes.append((event.action or "", None))
+        else:
+            action.interrupted = True
+
+    @staticmethod
+    def _take_undo(action: FoldedAction, event: e.UndoDone) -> None:
+        action.undo_open = None
+        action.undone.add(event.how)
+        if action.row is not None and action.row.status == "succeeded":
+            if event.problem is not None:
+                action.row.reason = "not_undone"
+            elif action.row.reason is None:
+                action.row.status = "compensated" if event.status == "compensated" else "rolled_back"
+
+    def _row_of_success(self, event: e.ActionSucceeded | e.ActionDeduplicated) -> ActionResult:
+        row = ActionResult(
+            action_id=event.action or "",
+            status="succeeded",
+            output=self._view(event.output),
+            timestamp=event.ts,
+            seq=event.seq,
+        )
+        if isinstance(event, e.ActionDeduplicated):
+            row.deduplicated_from = event.source
+            row.state_changes = event.state_changes
+        else:
+            row.attempts = event.attempt
+            row.duration_ms, row.waited_ms = event.duration_ms, event.waited_ms
+            row.posture, row.telemetry = event.posture or None, event.telemetry
+        return row
+
+    def _row_of_failure(self, event: e.ActionFailed) -> ActionResult:
+        return ActionResult(
+            action_id=event.action or "",
+            status="failed",
+            reason=event.reason,
+            output=None if event.output is None else self._view(event.output),
+            error=event.error,
+            attempts=event.attempt,
+            duration_ms=event.duration_ms,
+            waited_ms=event.waited_ms,
+            timestamp=event.ts,
+            seq=event.seq,
+            posture=event.posture or None,
+            telemetry=event.telemetry,
+        )
+
+    def _view(self, kept: e.Kept) -> Any:
+        """The original if it is there, else the redacted view: good enough to show, and checked again before it is used."""
+        try:
+            return self.value(kept)
+        except IntegrityError:
+            return kept.view

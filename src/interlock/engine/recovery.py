@@ -1,0 +1,247 @@
+"""Takes a run up again whose process ended in the middle.
+
+An intent without an outcome is an unknown outcome, never a failure. What settles it, by the tool: read-only and idempotent
+tools run again; what has backups is put back exactly and runs again; a probe is asked; everything else waits for a human.
+Finished actions never run again: their outcomes are replayed through the scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from interlock.engine.allowance import Allowance
+from interlock.engine.calling import ask_tool
+from interlock.engine.ending import conclude, finish, reapply
+from interlock.engine.execution import Execution
+from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
+from interlock.engine.run import Run, tighter
+from interlock.engine.scheduler import Outcome
+from interlock.engine.services import Services
+from interlock.journal import recover
+from interlock.model.errors import ConflictError, IntegrityError, ToolError, UsageError
+from interlock.model.events import ActionFailed, ActionSucceeded, OutcomeSettled
+from interlock.model.result import ActionResult, ProposalResult
+from interlock.verify.graph import build_graph
+from interlock.workspace import Origin
+from interlock.workspace.undo import plan_undo, restore
+
+Answer = Literal["again", "succeeded", "failed", "undo"]
+
+
+async def resume(
+    services: Services, run_id: str, answers: Mapping[str, Answer] | None = None, *, by: str = ""
+) -> list[ProposalResult]:
+    """Finish what a run began. `answers` settle unknown outcomes by action id; `by` names the human who gave them.
+
+    Returns the results of the proposals that were not finished. Raises: UsageError `not_found` or `run_finished`;
+    IntegrityError if the journal is damaged or was truncated; StoreError `run_locked` if its process is alive.
+    """
+    directory = run_directory(services, run_id)
+    recover(directory, services.disk)
+    services.index.check_not_behind(directory)
+    folded = FoldedRun(directory)
+    if folded.started is None:
+        raise IntegrityError(f"run `{run_id}` has no beginning", code="journal_corrupt")
+    if folded.finished is not None:
+        raise UsageError(f"run `{run_id}` is finished: {folded.finished.status}", code="run_finished")
+    run = Run.resume(services, run_id, agent=folded.started.agent, session=folded.started.session)
+    results = []
+    try:
+        for proposal_id, known in folded.proposals.items():
+            if known.finished is None:
+                results.append(await _Resumption(run, folded, known, answers or {}, by).go())
+            else:
+                run.count(folded.result(proposal_id))
+    finally:
+        run.finish()
+    return results
+
+
+def run_directory(services: Services, run_id: str) -> Path:
+    """Where a run of this workspace lives. Raises UsageError `not_found`."""
+    if services.state_dir is None:
+        raise UsageError("this runtime keeps no journals", code="not_found")
+    services.index.get(run_id)
+    return services.state_dir / "runs" / run_id
+
+
+class _Resumption:
+    """One unfinished proposal on its way back."""
+
+    def __init__(
+        self, run: Run, folded: FoldedRun, known: FoldedProposal, answers: Mapping[str, Answer], by: str
+    ) -> None:
+        self._run = run
+        self._folded = folded
+        self._known = known
+        self._answers = answers
+        self._by = by
+        proposal = folded.proposal(known)
+        services = run.services
+        self._x = Execution(
+            run,
+            proposal,
+            build_graph(proposal, services.registry),
+            services.gate.principal(known.received.agent, proposal.session or run.session),
+            dry_run=known.received.dry_run,
+            allowance=Allowance(tighter(proposal.budget, services.budget), run.budget),
+        )
+
+    async def go(self) -> ProposalResult:
+        """Continue from where the journal ends."""
+        x, known = self._x, self._known
+        self._put_back()
+        if known.committed is not None:
+            reapply(x, known.committed)
+            return self._count(await finish(x, []))
+        if not known.rolled_back and await self._settle():
+            for index, row in enumerate(x.rows):
+                if row is None:
+                    action = x.proposal.actions[index]
+                    x.rows[index] = ActionResult(action_id=action.id, status="skipped", reason="held")
+            return self._count(await finish(x, []))
+        replay = self._replay()
+        if known.rolled_back or any(outcome is Outcome.ABORT for _, outcome in replay):
+            x.stop("aborted")
+            return self._count(await conclude(x))
+        return await self._run.carry_on(x, replay)
+
+    def _count(self, result: ProposalResult) -> ProposalResult:
+        self._run.count(result)
+        return result
+
+    def _put_back(self) -> None:
+        """Rows, buffer, attempts and spending, as they were when the process ended."""
+        x, known = self._x, self._known
+        for index, action in enumerate(x.proposal.actions):
+            folded = known.actions.get(action.id)
+            if folded is None:
+                continue
+            x.rows[index] = folded.row
+            x.attempts_before[index] = folded.attempts
+            if folded.not_undoable:
+                x.not_undoable[index] = list(folded.not_undoable)
+            if folded.edited and folded.parameters is not None:
+                x.edited[index] = self._folded.value(folded.parameters)
+        for action_id, change in known.writes:
+            if change.deleted:
+                x.buffer.delete(change.key, action_id)
+            else:
+                x.buffer.write(change.key, self._folded.value(change.value), action_id)
+        attempts = sum(folded.attempts for folded in known.actions.values())
+        calls = sum(folded.attempts for folded in known.actions.values() if folded.tool is not None)
+        x.allowance.spent(attempts, calls, known.spent_ms, known.spent_cost)
+        x.cost = known.spent_cost
+
+    def _replay(self) -> list[tuple[int, Outcome]]:
+        """The outcomes for the scheduler, in the order of the journal."""
+        x = self._x
+        replay = []
+        for action_id, outcome in self._known.outcomes:
+            index = x.graph.index[action_id]
+            x.order_ended.append(index)
+            behavior = x.proposal.actions[index].failure_behavior
+            replay.append((index, outcome or (Outcome.FAILED if behavior == "skip" else Outcome.ABORT)))
+        return replay
+
+    # -- unknown outcomes
+
+    async def _settle(self) -> bool:
+        """Settle every unknown outcome. True if a human has to be asked first."""
+        waiting = False
+        for index, action in enumerate(self._x.proposal.actions):
+            folded = self._known.actions.get(action.id)
+            if folded is not None and folded.row is None and (folded.open or folded.interrupted):
+                waiting = not await self._settle_one(index, folded) or waiting
+        return waiting
+
+    async def _settle_one(self, index: int, folded: FoldedAction) -> bool:
+        """True if the action may go on (again, or with an outcome); False if a human must say."""
+        x = self._x
+        action, tool = x.proposal.actions[index], x.tools[index]
+        answer = self._answers.get(action.id)
+        if answer is None:
+            if tool is None or tool.read_only:
+                return self._decide(index, "again", "read_only")
+            if tool.tool.idempotent:
+                return self._decide(index, "again", "idempotent")
+            if self._restored(index):
+                return self._decide(index, "again", "reversible")
+            happened = await self._probe(index, folded)
+            if happened is not None:
+                return self._decide(index, "succeeded" if happened else "again", "probe")
+            x.rows[index] = ActionResult(
+                action_id=action.id,
+                status="held",
+                reason="unknown_outcome",
+                error="the process ended between intent and outcome; say what became of it (`interlock recover`)",
+                attempts=folded.attempts,
+                timestamp=x.clock.now_us(),
+            )
+            return False
+        return self._decide(index, answer, self._by)
+
+    def _decide(self, index: int, decision: str, by: str) -> bool:
+        """Journal how the outcome is taken, and make it so."""
+        x, recorder = self._x, self._x.recorder
+        assert recorder is not None
+        action = x.proposal.actions[index]
+        attempts = x.attempts_before.get(index, 1)
+        recorder.append(OutcomeSettled(decision=decision, by=by, **recorder.stamp(x, index, 10)))
+        if decision == "again":
+            return True
+        row = ActionResult(action_id=action.id, status="succeeded", attempts=attempts, timestamp=x.clock.now_us())
+        if decision == "succeeded":
+            row.seq = recorder.append(
+                ActionSucceeded(
+                    attempt=attempts,
+                    duration_ms=0.0,
+                    output=recorder.keep(None),
+                    resolved_by=by,
+                    **recorder.stamp(x, index, 10),
+                )
+            )
+            self._known.outcomes.append((action.id, Outcome.DONE))
+        else:
+            row.status, row.reason = "failed", "unknown_outcome"
+            row.error = f"settled as failed by {by}"
+            row.seq = recorder.append(
+                ActionFailed(
+                    attempt=attempts,
+                    reason="unknown_outcome",
+                    error=row.error,
+                    resolved_by=by,
+                    **recorder.stamp(x, index, 10),
+                )
+            )
+            self._known.outcomes.append((action.id, Outcome.ABORT if decision == "undo" else None))
+        x.rows[index] = row
+        return True
+
+    def _restored(self, index: int) -> bool:
+        """Put the files of an interrupted action back. True if there were any: then it has done nothing any more."""
+        x, run = self._x, self._run
+        workspace, backups = x.services.workspace, run.backups
+        tool = x.tools[index]
+        if workspace is None or backups is None or tool is None or tool.tool.reversibility != "reversible":
+            return False
+        assert run.directory is not None
+        action = x.proposal.actions[index]
+        entries = plan_undo(run.directory, proposal=x.proposal.id, action=action.id)
+        try:
+            restore(workspace, run.directory, entries, backups, Origin(x.proposal.id, action.id, 0))
+        except (ConflictError, IntegrityError, ToolError):
+            return False  # a human has to look at it
+        return True
+
+    async def _probe(self, index: int, folded: FoldedAction) -> bool | None:
+        """Ask the tool's probe whether the call happened; None if there is no probe, or no clear answer."""
+        x = self._x
+        tool = x.tools[index]
+        if tool is None or tool.tool.probe is None or folded.parameters is None:
+            return None
+        answer = await ask_tool(x, index, tool.tool.probe, self._folded.value(folded.parameters))
+        happened = answer.output.get("happened") if isinstance(answer.output, dict) else None
+        return happened if isinstance(happened, bool) else None

@@ -1,0 +1,272 @@
+"""The tool `undo`: takes back what an earlier run did, one action or all of it, through the gate like any other action.
+
+Files come back from that run's backups (and what is overwritten is backed up here, so an undo can be undone), compensable
+actions are compensated, state keys get their old values. Anything that somebody else changed since is a conflict, and then
+nothing of that action is touched, unless forced.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from interlock.engine.calling import ask_tool
+from interlock.engine.context import ActionContext
+from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
+from interlock.model.errors import ConflictError, IntegrityError, ToolError, UsageError
+from interlock.model.events import UndoDone, UndoIntent
+from interlock.model.proposal import Action, ToolCompensation
+from interlock.model.tool import Binding, Context, Tool
+from interlock.verify.graph import resolve
+from interlock.verify.templates import fill
+from interlock.workspace import Origin
+from interlock.workspace.undo import plan_undo, restore
+
+if TYPE_CHECKING:
+    from interlock.engine.execution import Execution
+    from interlock.engine.services import Services
+
+_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "run": {"type": "string", "minLength": 1, "description": "Id of the run to take back."},
+        "action": {"type": "string", "description": "Id of one action of it; all of them if left out."},
+        "force": {
+            "type": "boolean",
+            "default": False,
+            "description": "Overwrite what others changed since (kept as a backup).",
+        },
+    },
+    "required": ["run"],
+    "additionalProperties": False,
+}
+
+
+def binding(services: Services) -> Binding:
+    """The tool, for the runs of these services."""
+
+    async def undo(parameters: dict[str, Any], ctx: Context) -> Any:
+        assert isinstance(ctx, ActionContext)
+        one = _Undo(services, ctx.execution, ctx.index, parameters.get("force", False))
+        return await one.take_back(parameters["run"], parameters.get("action"))
+
+    return Binding(
+        tool=Tool(
+            name="undo",
+            description="Take back what an earlier run did: files, state, and what has a compensation.",
+            parameters=_SCHEMA,
+            destructive=True,
+            open_world=False,
+            reversibility="reversible",
+            timeout_ms=600_000,
+            tags=("builtin",),
+        ),
+        function=undo,
+    )
+
+
+class _Undo:
+    """One call of the tool."""
+
+    def __init__(self, services: Services, x: Execution, index: int, force: bool) -> None:
+        self._services = services
+        self._x = x
+        self._index = index
+        self._force = force
+        self._restored: list[dict[str, Any]] = []
+        self._compensated: list[dict[str, Any]] = []
+        self._state: list[str] = []
+        self._not_undone: list[dict[str, str]] = []
+
+    async def take_back(self, run_id: str, action: str | None) -> dict[str, Any]:
+        """Newest first, over the proposals of the run. Raises ToolError `undo_conflict` if nothing could be taken back."""
+        services = self._services
+        if services.state_dir is None:
+            raise ToolError(
+                "this runtime keeps no journals, so nothing can be taken back", code="not_found", retryable=False
+            )
+        if run_id == self._x.run.id:
+            raise ToolError("a run cannot take itself back", code="usage", retryable=False)
+        try:
+            services.index.get(run_id)
+            folded = FoldedRun(services.state_dir / "runs" / run_id)
+        except (UsageError, IntegrityError) as error:
+            raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint) from error
+        found = False
+        for proposal in reversed(folded.proposals.values()):
+            for one in self._chosen(folded, proposal, action):
+                found = True
+                await self._take_back(folded, proposal, one)
+        if not found:
+            what = f"no action `{action}` that did something" if action else "nothing that could be taken back"
+            raise ToolError(f"run `{run_id}` has {what}", code="nothing_to_undo", retryable=False)
+        services.idempotency.delete(run_id, action=action)
+        if self._not_undone and not (self._restored or self._compensated or self._state):
+            raise ToolError(self._not_undone[0]["detail"], code="undo_conflict", retryable=False, output=self._said())
+        return self._said()
+
+    def _said(self) -> dict[str, Any]:
+        return {
+            "restored": self._restored,
+            "compensated": self._compensated,
+            "state": self._state,
+            "not_undone": self._not_undone,
+        }
+
+    @staticmethod
+    def _chosen(folded: FoldedRun, known: FoldedProposal, action: str | None) -> list[Action]:
+        """The actions to take back, newest first: those that succeeded (or were left in the middle)."""
+        by_id = {a.id: a for a in folded.proposal(known).actions}
+        ended = [action_id for action_id, _ in known.outcomes]
+        ended += [action_id for action_id, one in known.actions.items() if one.interrupted or one.open]
+        return [
+            by_id[a] for a in dict.fromkeys(reversed(ended)) if action in (None, a) and _did_something(known.actions[a])
+        ]
+
+    async def _take_back(self, folded: FoldedRun, known: FoldedProposal, action: Action) -> None:
+        done = known.actions[action.id]
+        proposal_id = known.received.proposal or ""
+        tool = self._services.registry.find(done.tool)
+        read_only = action.type in ("state_read", "assertion") or (tool is not None and tool.read_only)
+        if read_only or (done.row is not None and done.row.deduplicated_from):
+            return
+        compensated = await self._compensate(folded, known, action, done)
+        touched = self._restore_files(folded, proposal_id, action.id)
+        touched = self._restore_state(known, action.id) or touched
+        if compensated is None and done.not_undoable:
+            self._leave(action.id, "not_exactly_undoable", "; ".join(done.not_undoable))
+        elif (
+            compensated is None
+            and not touched
+            and (tool is None or tool.tool.reversibility != "reversible")
+            and done.tool
+        ):
+            self._leave(action.id, "irreversible", "it has no compensation")
+
+    def _leave(self, action: str, reason: str, detail: str) -> None:
+        self._not_undone.append({"action": action, "reason": reason, "detail": detail})
+
+    # -- compensation
+
+    async def _compensate(
+        self, folded: FoldedRun, known: FoldedProposal, action: Action, done: FoldedAction
+    ) -> bool | None:
+        """True or False: it was tried. None: there is no compensation."""
+        calls = self._compensations(folded, known, action, done)
+        for name, parameters in calls:
+            x, recorder = self._x, self._x.recorder
+            if recorder is not None:
+                recorder.append(
+                    UndoIntent(
+                        how="compensation", detail=f"`{name}` for `{action.id}`", **recorder.stamp(x, self._index, 9)
+                    )
+                )
+                await recorder.writer.durable()
+            answer = await ask_tool(x, self._index, name, parameters, as_agent=known.received.agent)
+            if recorder is not None:
+                status = "compensated" if answer.problem is None else "not_undone"
+                text = None if answer.problem is None else recorder.text(answer.problem)
+                recorder.append(
+                    UndoDone(how="compensation", status=status, problem=text, **recorder.stamp(x, self._index, 9))
+                )
+            if answer.problem is not None:
+                self._leave(action.id, "compensation_failed", answer.problem)
+                return False
+            self._compensated.append(
+                {"action": action.id, "tool": name, "parameters": parameters, "output": answer.output}
+            )
+        return True if calls else None
+
+    def _compensations(
+        self, folded: FoldedRun, known: FoldedProposal, action: Action, done: FoldedAction
+    ) -> list[tuple[str, dict[str, Any]]]:
+        """The calls that take a succeeded action back, newest first."""
+        if done.row is None or done.row.status != "succeeded":
+            return []
+        output = done.row.output
+        if action.tool == "undo" and isinstance(output, dict):
+            # An undo is undone by taking back the compensations it made.
+            made = output.get("compensated", [])
+            return [c for one in reversed(made) if (c := self._template(one["tool"], one["parameters"], one["output"]))]
+        given = action.compensation
+        if isinstance(given, ToolCompensation):
+            return [(given.tool, resolve(given.parameters, _Outputs(known)))]
+        if given is not None:
+            other = next(a for a in folded.proposal(known).actions if a.id == given.action_id)
+            return [(other.tool, resolve(other.parameters, _Outputs(known)))] if other.tool else []
+        parameters = folded.value(done.parameters) if done.parameters is not None else action.parameters
+        call = self._template(action.tool or "", parameters, output)
+        return [call] if call else []
+
+    def _template(self, name: str, parameters: dict[str, Any], output: Any) -> tuple[str, dict[str, Any]] | None:
+        tool = self._services.registry.find(name)
+        if tool is None or tool.tool.compensation is None:
+            return None
+        template = tool.tool.compensation
+        return template.tool, fill(template.parameters, parameters, output)
+
+    # -- files and state
+
+    def _restore_files(self, folded: FoldedRun, proposal_id: str, action_id: str) -> bool:
+        """True if the action had changed files (whether or not they could be put back)."""
+        x, workspace = self._x, self._services.workspace
+        if workspace is None or x.run.backups is None:
+            return False
+        entries = plan_undo(folded.directory, proposal=proposal_id, action=action_id)
+        if not entries:
+            return False
+        origin = Origin(x.proposal.id, x.proposal.actions[self._index].id, 1)
+        try:
+            done = restore(workspace, folded.directory, entries, x.run.backups, origin, force=self._force)
+        except (ConflictError, IntegrityError, ToolError) as error:
+            self._leave(action_id, error.code, error.message)
+        else:
+            self._restored.extend({"action": action_id, "path": one.path, "how": one.how} for one in done)
+        return True
+
+    def _restore_state(self, known: FoldedProposal, action_id: str) -> bool:
+        """Give the keys that the action wrote the values they had before it. True if it had written any."""
+        buffer = self._x.buffer
+        changes = [change for owner, change in known.writes if owner == action_id]
+        if not changes or known.committed is None:
+            return bool(changes)
+        for change in reversed(changes):
+            history = self._services.store.history(change.key)
+            mine = next((t for t in history if t.run == known.run_id and t.action == action_id), None)
+            now = buffer.get(change.key)
+            if mine is None:
+                continue
+            before = next((t for t in reversed(history) if t.version < mine.version), None)
+            current = now.version if now is not None else history[-1].version
+            if current != mine.version and not self._force:
+                self._leave(action_id, "state_conflict", f"state `{change.key}` was changed since")
+                continue
+            if before is None or before.deleted:
+                buffer.delete(change.key, action_id)
+            else:
+                buffer.write(change.key, before.value, action_id)
+            self._state.append(change.key)
+        return True
+
+
+def _did_something(done: FoldedAction) -> bool:
+    row = done.row
+    if row is None:
+        return done.interrupted or done.open
+    return row.status in ("succeeded", "failed", "unknown_outcome")
+
+
+class _Outputs:
+    """References in an agent's compensation, looked up in the journal."""
+
+    def __init__(self, known: FoldedProposal) -> None:
+        self._known = known
+
+    def __call__(self, action_id: str, path: tuple[str | int, ...]) -> Any:
+        row = self._known.actions[action_id].row if action_id in self._known.actions else None
+        value = row.output if row is not None else None
+        try:
+            for step in path:
+                value = value[step]  # type: ignore[index]
+        except (LookupError, TypeError):
+            raise ToolError(f"the output of `{action_id}` does not have that", code="reference_failed") from None
+        return value
