@@ -138,16 +138,16 @@ class _Decoder:
     def _leaf(self, value: Any, hint: Any, plain: Any, optional: bool, place: Place) -> Any:
         if optional and value is None:
             raise self._error("leave the key out instead of giving it no value", place)
+        if isinstance(value, str) and not value.isprintable():
+            raise self._error("holds a control character or an invisible one", place)
         try:
             return msgspec.convert(value, hint)
         except msgspec.ValidationError as error:
             if typing.get_origin(plain) is Literal:
                 choices = ", ".join(f"`{choice}`" for choice in typing.get_args(plain))
                 raise self._error(f"expected one of {choices}", place) from None
-            message = str(error)
-            raise self._error(
-                message[:1].lower() + message[1:].replace("| null`", "`").replace(" `", "`"), place
-            ) from None
+            message = str(error).replace(" | null`", "`")
+            raise self._error(message[:1].lower() + message[1:], place) from None
 
     def _with_unit(self, value: Any, hint: Any, unit: str, place: Place) -> Any:
         example = '"30s", "10m" or "2h"' if unit == DURATION else '"512KiB" or "1GiB"'
@@ -203,8 +203,7 @@ def unit_of(hint: Any) -> str | None:
     if typing.get_origin(hint) is Annotated:
         for note in hint.__metadata__:
             if isinstance(note, msgspec.Meta) and note.extra and "unit" in note.extra:
-                unit: str = note.extra["unit"]
-                return unit
+                return str(note.extra["unit"])
         return unit_of(hint.__origin__)
     if typing.get_origin(hint) in (Union, types.UnionType):
         return next((unit for arg in typing.get_args(hint) if (unit := unit_of(arg))), None)
@@ -228,11 +227,9 @@ def _check(settings: Settings, locate: Locate) -> None:
         if problem is not None:
             raise error(problem, "approvals", "notify", index)
     for name, server in settings.mcp.servers.items():
-        if bool(server.command) == (server.url is not None):
-            raise error("needs either `command` or `url`", "mcp", "servers", name)
-        if server.url is not None and not _is_url(server.url):
-            raise error("expected an http or https URL", "mcp", "servers", name, "url")
-        _check_names(server, lambda m, i, n=name: error(m, "mcp", "servers", n, "env", i))  # type: ignore[misc]
+        wrong = _server_problem(server)
+        if wrong is not None:
+            raise error(wrong[0], "mcp", "servers", name, *wrong[1:])
     if settings.telemetry.otel is not None and not _is_url(settings.telemetry.otel):
         raise error("expected an http or https URL", "telemetry", "otel")
     for agent, grant in settings.grants.items():
@@ -240,15 +237,21 @@ def _check(settings: Settings, locate: Locate) -> None:
             for index, glob in enumerate(getattr(grant.paths, access)):
                 try:
                     PathGlob(glob)
-                except ConfigurationError as wrong:
+                except ConfigurationError as refusal:
                     where: Place = ("grants", agent, "paths", access, index)
-                    raise error(wrong.message, *where, hint=wrong.hint) from None
+                    raise error(refusal.message, *where, hint=refusal.hint) from None
 
 
-def _check_names(server: McpServer, error: Callable[[str, int], ConfigurationError]) -> None:
-    for index, name in enumerate(server.env):
-        if not name.isidentifier() or not name.isascii():
-            raise error("expected the name of an environment variable, without its value", index)
+def _server_problem(server: McpServer) -> tuple[str, *Place] | None:
+    """What is wrong, and where in the server's table."""
+    if bool(server.command) == (server.url is not None):
+        return ("needs either `command` or `url`",)
+    if server.url is not None and not _is_url(server.url):
+        return "expected an http or https URL", "url"
+    for index, variable in enumerate(server.env):
+        if not variable.isidentifier() or not variable.isascii():
+            return "expected the name of an environment variable, without its value", "env", index
+    return None
 
 
 def _notify_problem(notify: Notify) -> str | None:

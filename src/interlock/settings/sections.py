@@ -25,7 +25,7 @@ Count = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
 Fraction = Annotated[float, Meta(gt=0, le=1)]
 DurationMs = Annotated[int, Meta(gt=0, le=INTEGER_MAX, extra={"unit": DURATION})]
 SizeBytes = Annotated[int, Meta(gt=0, le=INTEGER_MAX, extra={"unit": SIZE})]
-Name = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 Features = Container[str]
 """What this version can do, of: `policy`, `approvals`, `isolation.ns`, `isolation.nons`, `workspace.layer`, `mcp`, `capsules`,
