@@ -1,1 +1,129 @@
-"""Interlock: the runtime between an AI agent and the machine it works on."""
+"""Interlock: the runtime between an AI agent and the machine it works on.
+
+    import interlock
+
+    @interlock.tool(read_only=True)
+    async def lookup(city: str) -> dict: ...
+
+    async with interlock.Runtime.open() as rt:
+        rt.register(lookup)
+        result = await rt.execute({"actions": [{"type": "tool_call", "tool": "lookup", "parameters": {"city": "Bern"}}]})
+
+Names are loaded when they are first used, so that `import interlock` and the command line start quickly.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from interlock._version import __version__
+
+if TYPE_CHECKING:
+    from interlock.engine.govern import DeniedError, govern
+    from interlock.engine.run import Run
+    from interlock.engine.runtime import Runtime
+    from interlock.executors.python import tool
+    from interlock.executors.signature import Host, PathRead, PathWrite, Secret
+    from interlock.model.decision import Refusal
+    from interlock.model.errors import (
+        ConfigurationError,
+        ConflictError,
+        IntegrityError,
+        InterlockError,
+        ProposalError,
+        StoreError,
+        ToolError,
+        UsageError,
+    )
+    from interlock.model.grant import Grant
+    from interlock.model.limits import Limits
+    from interlock.model.proposal import Action, Budget, Proposal
+    from interlock.model.result import ActionResult, Cost, NotUndone, ProposalResult, format_result
+    from interlock.model.tool import Binding, Context, Tool, ToolExecutor
+
+_HOMES = {
+    "Action": "model.proposal",
+    "ActionResult": "model.result",
+    "Binding": "model.tool",
+    "Budget": "model.proposal",
+    "ConfigurationError": "model.errors",
+    "ConflictError": "model.errors",
+    "Context": "model.tool",
+    "Cost": "model.result",
+    "DeniedError": "engine.govern",
+    "Grant": "model.grant",
+    "Host": "executors.signature",
+    "IntegrityError": "model.errors",
+    "InterlockError": "model.errors",
+    "Limits": "model.limits",
+    "NotUndone": "model.result",
+    "PathRead": "executors.signature",
+    "PathWrite": "executors.signature",
+    "Proposal": "model.proposal",
+    "ProposalError": "model.errors",
+    "ProposalResult": "model.result",
+    "Refusal": "model.decision",
+    "Run": "engine.run",
+    "Runtime": "engine.runtime",
+    "Secret": "executors.signature",
+    "StoreError": "model.errors",
+    "Tool": "model.tool",
+    "ToolError": "model.errors",
+    "ToolExecutor": "model.tool",
+    "UsageError": "model.errors",
+    "format_result": "model.result",
+    "govern": "engine.govern",
+    "tool": "executors.python",
+}
+
+__all__ = [
+    "Action",
+    "ActionResult",
+    "Binding",
+    "Budget",
+    "ConfigurationError",
+    "ConflictError",
+    "Context",
+    "Cost",
+    "DeniedError",
+    "Grant",
+    "Host",
+    "IntegrityError",
+    "InterlockError",
+    "Limits",
+    "NotUndone",
+    "PathRead",
+    "PathWrite",
+    "Proposal",
+    "ProposalError",
+    "ProposalResult",
+    "Refusal",
+    "Run",
+    "Runtime",
+    "Secret",
+    "StoreError",
+    "Tool",
+    "ToolError",
+    "ToolExecutor",
+    "UsageError",
+    "__version__",
+    "format_result",
+    "govern",
+    "tool",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load an exported name from the room where it lives."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module `interlock` has no attribute `{name}`")
+    value = getattr(import_module(f"interlock.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The exported names."""
+    return __all__

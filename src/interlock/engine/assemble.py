@@ -7,7 +7,7 @@ import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -19,7 +19,6 @@ from interlock.engine.clock import SystemClock, SystemIds
 from interlock.engine.gate import Gate
 from interlock.engine.registry import Registry
 from interlock.engine.run import budget_of
-from interlock.engine.runtime import Runtime
 from interlock.engine.services import Services
 from interlock.engine.threads import DaemonThreads
 from interlock.executors import files, git, http, proc, process
@@ -58,10 +57,15 @@ permit (principal == Agent::"operator", action == Action::"undo", resource);
 )
 
 
-def embedded(
-    settings: Mapping[str, Any], *, clock: Clock | None = None, workspace: Path | None = None, builtins: bool = False
-) -> Runtime:
-    """A runtime that remembers nothing beyond its own life: durability `off`, state in memory.
+class Assembled(NamedTuple):
+    """Services, and what has to be called when they are no longer needed (from the last to the first)."""
+
+    services: Services
+    closing: list[Callable[[], None]]
+
+
+def embedded(settings: Mapping[str, Any], *, clock: Clock | None = None, workspace: Path | None = None) -> Assembled:
+    """What a runtime needs that remembers nothing beyond its own life: durability `off`, state in memory.
 
     `settings` are those of `interlock.toml`. Raises ConfigurationError.
     """
@@ -74,9 +78,9 @@ def embedded(
         closing.append(tree.close)
     services = _services(chosen, db, Disk(), clock, workspace_id="embedded", durability="off", redaction=os.urandom(32))
     services.workspace = tree
-    if builtins:
+    if tree is not None:
         _register_builtins(services, chosen, closing)
-    return Runtime(services, closing)
+    return Assembled(services, closing)
 
 
 def open_project(
@@ -87,8 +91,8 @@ def open_project(
     flags: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
     disk: Disk | None = None,
-) -> Runtime:
-    """The runtime of the project whose configuration is found from `start` upwards (or is `explicit`).
+) -> Assembled:
+    """What the runtime of a project needs: the one whose configuration is found from `start` upwards (or is `explicit`).
 
     Raises: ConfigurationError (`untrusted_configuration` among them), StoreError, IntegrityError, UsageError.
     """
@@ -125,7 +129,7 @@ def open_project(
             modules = ModuleTools(settings.tools.modules, loaded.root, clock, limits=_process_limits(settings))
             closing.append(modules.close)
             services.load_more = modules.load
-        return Runtime(services, closing)
+        return Assembled(services, closing)
     except BaseException:
         while closing:
             closing.pop()()

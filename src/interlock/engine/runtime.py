@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
+from interlock.engine.assemble import embedded, open_project
 from interlock.engine.run import Run
 from interlock.engine.services import Services
 from interlock.executors.python import bind
+from interlock.model.clock import Clock
 from interlock.model.decode import decode_proposal, proposal_from_builtins
 from interlock.model.errors import UsageError
 from interlock.model.proposal import Budget, Proposal
@@ -25,17 +28,40 @@ ProposalLike = Proposal | Mapping[str, Any] | bytes | str
 class Runtime:
     """Takes proposals through the gate. Open it with `Runtime.open(...)` (as a context manager, sync or async), then `execute`.
 
-    A runtime carries one run until it is closed, or one run per proposal if it is told so (`run_per_proposal`).
+    Each `execute` is a run of its own; `start_run` gives one that carries several proposals.
     """
 
+    @classmethod
+    def open(
+        cls,
+        config: str | Path | None = None,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        workspace: str | Path | None = None,
+        flags: Mapping[str, Any] | None = None,
+        clock: Clock | None = None,
+    ) -> Self:
+        """Open the runtime of a project: `config` is its `interlock.toml`, else it is looked for from here upwards.
+
+        With `settings` (the same keys as in the file) nothing is read and nothing is remembered: durability `off`, state in
+        memory, no built-in tools unless there is a `workspace` for them to work in. `flags` tighten what the file says.
+
+        Raises: ConfigurationError (`untrusted_configuration` among them), UsageError, StoreError, IntegrityError.
+        """
+        root = None if workspace is None else Path(workspace)
+        if settings is not None:
+            if config is not None or flags:
+                raise UsageError("`settings` stands alone: it replaces the file and the flags")
+            return cls(*embedded(settings, workspace=root, clock=clock))
+        explicit = None if config is None else Path(config)
+        return cls(*open_project(root or Path(), explicit=explicit, flags=flags, clock=clock))
+
     def __init__(self, services: Services, closing: list[Callable[[], None]] | None = None) -> None:
-        """Made by `assemble`."""
+        """Use `open`."""
         self.services = services
         self._closing = closing if closing is not None else []
         self._runner: asyncio.Runner | None = None
         self._sync = threading.Lock()
-        self._session: str | None = None
-        self._run: Run | None = None
         self._closed = False
 
     # -- tools
