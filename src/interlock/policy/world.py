@@ -154,27 +154,32 @@ def entities(world: World, known: dict[str, ActionType]) -> dict[Uid, Entity]:
 def situation(world: World, shared: dict[Uid, Entity], request: Request) -> Situation:
     """Who does what on what, with the entities that only this request has."""
     principal = Uid("Agent", request.agent)
-    # the names of hosts are the same in any case, so a policy that names one must not depend on it
-    host = request.resource_type == "Host"
-    resource = Uid(request.resource_type, request.resource.lower() if host else request.resource)
     groups = {*request.groups, *(world.agents or {}).get(request.agent, ())}
     local = {principal: Entity(frozenset(Uid("Group", group) for group in groups))}
-    if resource.type == "StateKey":
+    resource = Uid(request.resource_type, request.resource)
+    if request.resource_type == "Host":
+        attributes = _host(request.resource)
+        resource = Uid("Host", attributes["name"])
+        local[resource] = Entity(attributes=attributes)
+    elif request.resource_type == "StateKey":
         local[resource] = Entity(attributes={"name": resource.id})
-    elif host:
-        local[resource] = Entity(attributes=_host(resource.id))
     return Situation(principal, Uid("Action", request.action), resource, shared, local)
 
 
-def _host(name: str) -> dict[str, Any]:
-    """The attributes of `example.org:443`, `10.0.0.1:80` or `[::1]:80`."""
-    host, colon, port = name.rpartition(":")
+def _host(text: str) -> dict[str, Any]:
+    """The attributes of `example.org:443`, `10.0.0.1:80` or `[::1]:80`.
+
+    `name` is the entity's id too: in lower case and without the dot of a fully qualified name, because `EXAMPLE.org.` is
+    the same host and must not slip a policy by its spelling.
+    """
+    host, colon, port = text.lower().rpartition(":")
     if not colon or not (port.isascii() and port.isdigit() and len(port) <= 5):
-        host, port = name, ""
-    host = host.removeprefix("[").removesuffix("]").removesuffix(".")
-    found: dict[str, Any] = {"name": name, "host": host}
+        host, port = text.lower(), ""
+    host = host.removesuffix(".")
+    found: dict[str, Any] = {"name": f"{host}:{port}" if port else host}
+    found["host"] = host.removeprefix("[").removesuffix("]")
     if port:
         found["port"] = int(port)
     with contextlib.suppress(ValueError):
-        found["ip"] = Address(str(ip_address(host)))
+        found["ip"] = Address(str(ip_address(found["host"])))
     return found
