@@ -117,6 +117,13 @@ def test_a_link_in_the_home_is_removed_and_not_followed(bench):
     assert (bench.root / "kept").read_text() == "kept"
 
 
+def test_a_home_that_became_a_link_is_removed_and_not_followed(bench):
+    (bench.root / "sub").mkdir(mode=0o500)
+    outcome = bench.sh(f"rmdir $HOME; ln -s {bench.root} $HOME; echo $HOME", home=True)
+    assert not os.path.lexists(outcome.stdout.decode().strip())
+    assert stat.S_IMODE((bench.root / "sub").stat().st_mode) == 0o500
+
+
 def test_the_working_directory_is_the_one_that_was_opened(bench):
     """By descriptor, so renaming it in between changes nothing."""
     here = bench.root / "here"

@@ -223,7 +223,7 @@ class Supervisor:
         return max(0.0, min(_TICK_S, self.ends_at - now)) * 1000
 
     def _stop(self, why: str) -> None:
-        """Ask the program and its process group to end; the rest is killed when the grace is over."""
+        """Ask the program and its process group to end. What left the group, or the grace has passed for, is killed."""
         self.stopped = why
         self.kill_at = time.monotonic() + self.request["grace_ms"] / 1000
         with contextlib.suppress(ProcessLookupError):
@@ -240,14 +240,20 @@ class Supervisor:
         return False
 
     def _ended(self) -> bool:
-        """Collect what has ended. True when the program has; when stopping, only when all of its tree has."""
+        """Collect what has ended. True when the program has; when stopping, only when its whole process group has."""
         try:
             for pid, status in reap():
                 if pid == self.pid:
                     self.status = status
         except ChildProcessError:
             return True
-        return self.status is not None and self.stopped is None
+        if self.status is None:
+            return False
+        if self.stopped is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, 0)
+                return False
+        return True
 
     def _read(self, fd: int) -> bool:
         """Read from an output pipe once; False at its end, or if there is nothing."""
@@ -285,10 +291,18 @@ def _make_home() -> str:
 
 
 def _remove_home(path: str) -> None:
-    """Remove it with all that the program put there; directories that it made read-only are opened first."""
-    for directory, names, _ in os.walk(path):
-        for name in names:
-            inner = os.path.join(directory, name)
-            if not os.path.islink(inner):
-                os.chmod(inner, 0o700)
-    shutil.rmtree(path, ignore_errors=True)
+    """Remove it with all that the program put there, without following a link; closed directories are opened first.
+
+    What cannot be removed (another user's files) stays where every temporary file is: that is no failure of the action.
+    """
+    with contextlib.suppress(OSError):
+        if os.path.islink(path):
+            os.unlink(path)
+            return
+        os.chmod(path, 0o700)
+        for directory, names, _ in os.walk(path):
+            for name in names:
+                inner = os.path.join(directory, name)
+                if not os.path.islink(inner):
+                    os.chmod(inner, 0o700)
+        shutil.rmtree(path)

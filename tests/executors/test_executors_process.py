@@ -1,0 +1,333 @@
+"""`shell`, `exec` and the runner beneath them, on real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import time
+
+import pytest
+
+from interlock.executors.environment import child_environment, requested_environment
+from interlock.executors.process import ProcessLimits, ProcessRunner, bindings
+from interlock.model.codes import REASONS
+from interlock.model.errors import ToolError
+from interlock.model.schema import Schema
+
+
+@pytest.fixture
+def runner(clock):
+    made = ProcessRunner(clock, parent_environment={"PATH": os.environ["PATH"], "API_TOKEN": "secret", "LANG": "C"})
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def tools(runner):
+    return {binding.tool.name: binding for binding in bindings(runner)}
+
+
+@pytest.fixture
+def call(tools, context):
+    """Call a tool as the engine does: parameters checked against the schema, then the function."""
+
+    def call(name, ctx=None, **parameters):
+        assert Schema.compile(tools[name].tool.parameters).is_valid(parameters)
+        return asyncio.run(tools[name].function(parameters, ctx or context()))
+
+    return call
+
+
+def refused(call, *arguments, **parameters):
+    with pytest.raises(ToolError) as error:
+        call(*arguments, **parameters)
+    assert error.value.code in REASONS
+    return error.value
+
+
+def test_the_output_has_exactly_these_fields(call):
+    output = call("shell", command="echo out; echo err >&2")
+    assert output.pop("duration_ms") > 0
+    assert output == {
+        "exit_code": 0,
+        "signal": None,
+        "stdout": "out\n",
+        "stdout_encoding": "utf-8",
+        "stderr": "err\n",
+        "stderr_encoding": "utf-8",
+        "truncated": False,
+    }
+
+
+def test_exec_takes_arguments_as_they_are(call):
+    assert call("exec", argv=["printf", "%s|", "a b", "$HOME", "*", ""])["stdout"] == "a b|$HOME|*||"
+
+
+def test_both_are_declared_with_every_caution(tools):
+    for binding in tools.values():
+        assert not binding.tool.read_only
+        assert binding.tool.destructive
+        assert binding.tool.reversibility == "irreversible"
+        assert binding.tool.timeout_ms == 120_000
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"command": ""}, {"command": 1}, {"command": "true", "more": 1}, {"command": "true", "env": {"A": 1}}],
+)
+def test_the_schema_refuses(tools, parameters):
+    assert not Schema.compile(tools["shell"].tool.parameters).is_valid(parameters)
+    assert not Schema.compile(tools["exec"].tool.parameters).is_valid({"argv": []})
+
+
+def test_a_non_zero_exit_fails_with_its_output(call):
+    error = refused(call, "shell", command="echo partial; exit 7")
+    assert error.code == "exit_code"
+    assert (error.output["exit_code"], error.output["stdout"]) == (7, "partial\n")
+
+
+def test_without_check_it_is_a_result(call):
+    assert call("shell", command="exit 7", check=False)["exit_code"] == 7
+    assert call("shell", command="kill -9 $$", check=False)["signal"] == "SIGKILL"
+
+
+def test_a_signal_is_named(call):
+    error = refused(call, "shell", command="kill -SEGV $$")
+    assert error.code == "signalled"
+    assert (error.output["exit_code"], error.output["signal"]) == (None, "SIGSEGV")
+
+
+def test_what_could_not_be_started_is_told_apart_and_not_named(call, workspace):
+    (workspace.root / "plain-7391").write_text("text")
+    for argv, why in [
+        (["no-such-program-7391"], "not_found"),
+        (["./plain-7391"], "not_executable"),
+        (["true", "7391" * 500_000], "too_long"),
+    ]:
+        error = refused(call, "exec", argv=argv)
+        assert (error.code, error.output["why"], error.retryable) == ("spawn_failed", why, False)
+        assert "7391" not in f"{error.message} {error.hint}"
+
+
+def test_a_nul_character_is_an_error_of_the_caller(call):
+    assert refused(call, "exec", argv=["echo", "a\0b"]).code == "invalid_parameters"
+    assert refused(call, "shell", command="echo a\0b").code == "invalid_parameters"
+    assert refused(call, "shell", command="true", env={"A": "a\0b"}).code == "invalid_parameters"
+
+
+def test_the_working_directory_is_beneath_the_workspace(call, workspace):
+    inner = workspace.root / "inner"
+    inner.mkdir()
+    (workspace.root / "out").symlink_to("/")
+    assert call("shell", command="pwd")["stdout"] == f"{workspace.root}\n"
+    assert call("shell", command="pwd", cwd="inner")["stdout"] == f"{inner}\n"
+    assert refused_any(call, "shell", command="pwd", cwd="absent") == "not_found"
+    assert refused_any(call, "shell", command="pwd", cwd="..") == "path_outside_workspace"
+    assert refused_any(call, "shell", command="pwd", cwd="/") == "path_outside_workspace"
+    assert refused_any(call, "shell", command="pwd", cwd="out") == "path_outside_workspace"
+
+
+def refused_any(call, *arguments, **parameters):
+    """For the workspace's own refusals, whose codes are the workspace's to document."""
+    with pytest.raises(ToolError) as error:
+        call(*arguments, **parameters)
+    return error.value.code
+
+
+def test_a_working_directory_whose_name_is_not_utf8(call, workspace):
+    name = b"caf\xe9"
+    os.mkdir(os.fsencode(workspace.root) + b"/" + name)
+    cwd = {"b64": base64.b64encode(name).decode()}
+    output = call("shell", command="pwd", cwd=cwd)
+    assert output["stdout_encoding"] == "base64"
+    assert base64.b64decode(output["stdout"]).endswith(name + b"\n")
+
+
+def test_an_unreadable_working_directory(call, workspace):
+    if os.geteuid() == 0:
+        pytest.skip("root may enter any directory")
+    (workspace.root / "closed").mkdir(mode=0)
+    assert refused_any(call, "shell", command="pwd", cwd="closed") in ("access_denied", "spawn_failed")
+
+
+def test_standard_input_is_utf8(call):
+    assert call("exec", argv=["cat"], stdin="grüße\n")["stdout"] == "grüße\n"
+    assert call("exec", argv=["cat"])["stdout"] == ""
+
+
+def test_binary_output_is_base64_and_says_so(call):
+    output = call("shell", command=r"printf '\377\000'; echo text >&2")
+    assert (output["stdout"], output["stdout_encoding"]) == (base64.b64encode(b"\xff\0").decode(), "base64")
+    assert (output["stderr"], output["stderr_encoding"]) == ("text\n", "utf-8")
+
+
+def test_a_limit_in_the_middle_of_a_character_does_not_make_text_binary(call):
+    output = call("shell", command="printf x; yes ü | tr -d '\\n' | head -c 3000000")
+    assert output["truncated"]
+    assert output["stdout_encoding"] == "utf-8"
+    assert output["stdout"] == "x" + "ü" * ((1024 * 1024 - 1) // 2)
+
+
+def test_output_that_ends_in_half_a_character_by_itself_is_binary(call):
+    assert call("shell", command=r"printf 'x\303'")["stdout_encoding"] == "base64"
+
+
+def test_the_environment_is_an_allow_list(call, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    lines = call("exec", argv=["env"], env={"WANTED": "1", "TERM": "xterm"})["stdout"].splitlines()
+    seen = dict(line.split("=", 1) for line in lines)
+    home = seen.pop("HOME")
+    assert home.startswith("/tmp/interlock-home-")
+    assert not os.path.exists(home)
+    assert seen == {"PATH": os.environ["PATH"], "LANG": "C", "TERM": "xterm", "WANTED": "1"}
+
+
+def test_a_program_is_found_by_our_path_whatever_the_call_says(call, workspace):
+    (workspace.root / "ls").write_text("#!/bin/sh\necho evil\n")
+    (workspace.root / "ls").chmod(0o755)
+    assert "evil" not in call("exec", argv=["ls"], env={"PATH": str(workspace.root)})["stdout"]
+
+
+@pytest.mark.parametrize(
+    "name", ["LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "BASH_ENV", "ENV", "SHELLOPTS", "PS4", "GCONV_PATH"]
+)
+def test_variables_that_load_code_are_refused(call, name):
+    assert refused(call, "exec", argv=["true"], env={name: "./evil.so"}).code == "environment_denied"
+
+
+@pytest.mark.parametrize("name", ["", "A=B", "A B", "1A", "BASH_FUNC_x%%"])
+def test_names_that_are_none_are_refused(name):
+    with pytest.raises(ToolError):
+        requested_environment({name: "x"})
+
+
+def test_path_entries_that_depend_on_the_current_directory_are_dropped():
+    assert child_environment({"PATH": ":.:bin:/usr/bin:/bin:"})["PATH"] == "/usr/bin:/bin"
+    assert child_environment({"PATH": "."})["PATH"].startswith("/")
+    assert child_environment({})["LANG"] == "C.UTF-8"
+
+
+def test_posture_undo_and_resources_are_reported(call, context):
+    ctx = context()
+    call("shell", ctx, command="true")
+    assert ctx.undoable == ["a process ran in the direct workspace"]
+    active = {layer for layer, value in ctx.layers.items() if value == "active"}
+    assert active == {"environment", "descriptors", "session", "no_new_privs", "limits", "tree"}
+    assert all(value.startswith("absent(") for layer, value in ctx.layers.items() if layer not in active)
+    assert {"fs", "net", "record"} <= ctx.layers.keys()
+    assert ctx.used["cpu_ms"] > 0
+    assert ctx.used["memory_bytes"] > 0
+    assert {"read_bytes", "written_bytes"} <= ctx.used.keys()
+
+
+def test_a_failed_start_changed_nothing(call, context):
+    ctx = context()
+    refused(call, "exec", ctx, argv=["no-such-program"])
+    assert ctx.undoable == []
+
+
+def test_a_failure_is_as_little_undoable_as_a_success(call, context):
+    ctx = context()
+    refused(call, "shell", ctx, command="exit 1")
+    assert ctx.undoable
+    assert ctx.used
+
+
+def test_the_deadline_ends_it_with_its_partial_output(call, context):
+    ctx = context(seconds=0.3)
+    error = refused(call, "shell", ctx, command="echo partial; setsid sleep 791.5 & sleep 100")
+    assert error.code == "timeout"
+    assert error.output["stdout"] == "partial\n"
+    assert ctx.undoable
+    assert not running("791.5")
+
+
+@pytest.mark.parametrize(("seconds", "code"), [(0.25, "timeout"), (20, "cancelled")])
+def test_a_cancelled_call_raises_with_its_partial_output_when_the_tree_is_gone(tools, context, seconds, code):
+    """The engine's watchdog cancels at the deadline too: whoever comes first, the reason is the same."""
+
+    async def scene():
+        ctx = context(seconds)
+        # The supervisor is kept from seeing the deadline first.
+        ctx.deadline_ns, deadline = ctx.deadline_ns + 10**10, ctx.deadline_ns
+        task = asyncio.create_task(
+            tools["shell"].function({"command": "echo partial; setsid sleep 792.5 & sleep 100"}, ctx)
+        )
+        await asyncio.sleep(0.3)
+        ctx.deadline_ns = deadline
+        task.cancel()
+        with pytest.raises(ToolError) as error:
+            await task
+        assert not running("792.5")
+        return error.value, ctx
+
+    error, ctx = asyncio.run(scene())
+    assert error.code == code
+    assert error.output["stdout"] == "partial\n"
+    assert ctx.undoable
+
+
+def test_too_many_processes(clock, context):
+    runner = ProcessRunner(clock, limits=ProcessLimits(processes=8))
+    try:
+        shell = bindings(runner)[0]
+        command = "echo partial; for i in $(seq 100); do sleep 793.5 & done; wait"
+        with pytest.raises(ToolError) as error:
+            asyncio.run(shell.function({"command": command}, context()))
+    finally:
+        runner.close()
+    assert error.value.code == "process_limit"
+    assert error.value.output["stdout"] == "partial\n"
+    assert not running("793.5")
+
+
+def test_the_runner_takes_a_descriptor_and_leaves_it_open(runner, context, tmp_path):
+    fd = os.open(tmp_path, os.O_PATH)
+    try:
+        result = asyncio.run(
+            runner.run(["pwd"], ctx=context(), cwd=fd, env={"HOME": "/nowhere"}, output_bytes_max=4, read_only=True)
+        )
+        os.fstat(fd)
+    finally:
+        os.close(fd)
+    assert result.exit_code == 0
+    assert result.stdout == os.fsencode(tmp_path)[:4]
+    assert result.truncated
+    assert not result.timed_out
+
+
+def test_reading_is_exactly_undoable(runner, context):
+    ctx = context()
+    asyncio.run(runner.run(["true"], ctx=ctx, read_only=True))
+    assert ctx.undoable == []
+    assert ctx.layers
+
+
+def test_the_runners_own_time_out_is_a_result(runner, context):
+    result = asyncio.run(runner.run(["sleep", "100"], ctx=context(), timeout_ms=100))
+    assert result.timed_out
+    assert result.signal == "SIGTERM"
+
+
+def test_no_descriptor_is_left_behind(runner, context):
+    asyncio.run(runner.run(["true"], ctx=context()))
+    before = len(os.listdir("/proc/self/fd"))
+    for argv in (["true"], ["sleep", "100"]):
+        asyncio.run(runner.run(argv, ctx=context(), timeout_ms=100, stdin=b"x"))
+    with pytest.raises(ToolError):
+        asyncio.run(runner.run(["no-such-program"], ctx=context()))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def running(argument):
+    until = time.monotonic() + 0.2
+    while time.monotonic() < until:
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{name}/cmdline", "rb") as file:
+                    if argument.encode() in file.read().split(b"\0"):
+                        return True
+            except OSError:
+                continue
+    return False
