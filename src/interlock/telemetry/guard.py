@@ -54,7 +54,8 @@ class Reading(msgspec.Struct, frozen=True):
             now, limit = (f"{self.values[key] * factor:.0f}{unit}" for key in (name, f"{name}_limit"))
             average = self.values.get(f"{name}_average")
             note = f" (30 s average {average * factor:.0f}{unit})" if average is not None else ""
-            parts.append(f"{name} is at {now}{note}, the limit is {limit}")
+            verb = "are" if name == "zombies" else "is"
+            parts.append(f"{name} {verb} at {now}{note}, the limit is {limit}")
         return "; ".join(parts)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 _NS_PER_US: Final = 1000
+_SEND_S: Final = 2
 
 
 class Spans:
@@ -57,8 +58,9 @@ class Spans:
                 path="telemetry.otel",
                 hint="run `pip install interlock[otel]`, or remove the setting",
             ) from None
-        provider = TracerProvider(resource=Resource.create({"service.name": "interlock"}))
-        exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces")
+        # A collector that is away may cost the end of a run two seconds, and its exit nothing.
+        provider = TracerProvider(resource=Resource.create({"service.name": "interlock"}), shutdown_on_exit=False)
+        exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces", timeout=_SEND_S)
         provider.add_span_processor(BatchSpanProcessor(exporter))
         return cls(provider)
 
@@ -73,24 +75,29 @@ class Spans:
                 self._begin_proposal(event)
             case e.ProposalRejected():
                 self._begin_proposal(event)
-                self._end_proposal(event, "rejected", f"{event.code}: {event.message}")
+                self._end_proposal(event, "rejected", event.code)
             case e.ProposalFinished():
                 self._end_proposal(event, event.status, event.status)
             case e.RunFinished():
-                self.close(event.ts)
+                self._end_open(event.ts)
             case _ if event.proposal is not None and event.action is not None:
                 self._action(event, (event.proposal, event.action))
             case _:
                 pass  # nothing that a span shows
 
-    def close(self, ts: int | None = None) -> None:
-        """End what is still open (status unset: nobody knows) and hand everything to the exporter."""
+    def close(self) -> None:
+        """End what is still open, and give the exporter two seconds to send what it has. Nothing may come after."""
+        self._end_open(None)
+        self._provider.force_flush(_SEND_S * 1000)
+        self._provider.shutdown()
+
+    def _end_open(self, ts: int | None) -> None:
+        """End what is still open; its status stays unset, because nobody knows."""
         for spans in (self._attempts, self._actions, self._proposals):
             for span in spans.values():
                 span.end(None if ts is None else ts * _NS_PER_US)
             spans.clear()
         self._types.clear()
-        self._provider.force_flush()
 
     def _begin_proposal(self, event: e.ProposalReceived | e.ProposalRejected) -> None:
         attributes = {
