@@ -14,7 +14,7 @@ BYTES_PER_UNIT: Final = {
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
 }  # fmt: skip
 
-_NUMBER: Final = r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?"
+_NUMBER: Final = r"([0-9]{1,16}(?:\.[0-9]{1,9})?) ?"
 DURATION_PATTERN: Final = f"^{_NUMBER}({'|'.join(MS_PER_UNIT)})$"
 SIZE_PATTERN: Final = f"^{_NUMBER}({'|'.join(BYTES_PER_UNIT)})$"
 

@@ -73,7 +73,7 @@ def shown(value: Any, hint: Any) -> Any:
     unit = unit_of(hint)
     if unit is not None and value is not None:
         return as_duration(value) if unit == DURATION else as_size(value)
-    return msgspec.to_builtins(value)
+    return list(msgspec.to_builtins(value)) if isinstance(value, tuple) else msgspec.to_builtins(value)
 
 
 class _Decoder:

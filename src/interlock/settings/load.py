@@ -182,7 +182,7 @@ def _explicit(path: Path) -> Found:
 
 def _pyproject(path: Path) -> bytes | None:
     """The bytes of a pyproject.toml that has our table. Others, links among them, are nobody's business here."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises in a directory that cannot be searched
         return None
     data = read_bytes(path, follow=True)
     if data is None or b"interlock" not in data or not _has_table(data, path):

@@ -34,25 +34,26 @@ def read_bytes(path: Path, *, bytes_max: int = DEFAULT_LIMITS.config_bytes, foll
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        if path.is_symlink():
+        if os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises for names that are too long
             hint = "replace the link by the file it points to: a link can be turned elsewhere after it was trusted"
             raise _unreadable(path, "is a symbolic link", hint) from None
         raise _unreadable(path, f"cannot be read: {os.strerror(error.errno or 0)}") from None
     except ValueError:
         raise _unreadable(path, "has a NUL character in its name") from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise _unreadable(path, "is not a regular file")
-        if found.st_size > bytes_max:
-            raise _unreadable(path, f"has {found.st_size} bytes; config_bytes is {bytes_max}")
-        try:
-            data = file.read(bytes_max + 1)
-        except OSError as error:
-            raise _unreadable(path, f"cannot be read: {os.strerror(error.errno or 0)}") from None
+        data = bytearray()
+        while len(data) <= bytes_max and (part := os.read(fd, bytes_max + 1 - len(data))):
+            data += part
+    except OSError as error:
+        raise _unreadable(path, f"cannot be read: {os.strerror(error.errno or 0)}") from None
+    finally:
+        os.close(fd)
     if len(data) > bytes_max:
-        raise _unreadable(path, f"has more than {bytes_max} bytes (config_bytes)")
-    return data
+        raise _unreadable(path, f"has more than {bytes_max} bytes (limit config_bytes)")
+    return bytes(data)
 
 
 def parse_toml(data: bytes, name: str) -> dict[str, Any]:
