@@ -96,6 +96,8 @@ REASONS: Final[dict[str, str]] = {
     "git_failed": "Git reported a failure; its own words are in the output.",
     "git_missing": "Git is not installed, or too old.",
     "not_a_repository": "There is no git repository at that place in the workspace.",
+    "git_config_refused": "The repository's configuration runs programs or leads elsewhere, and that cannot be switched off.",
+    "git_conflict": "The change does not go together with what is there; the repository is as it was.",
     "ref_invalid": "Not the name of a branch, tag or commit.",
     "url_refused": "The URL has a scheme, a form or a host that git tools do not connect to.",
     # step 10 and the end

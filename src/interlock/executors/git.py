@@ -1,0 +1,230 @@
+"""The git tools: their definitions, as the engine's registry takes them. What they do is in `git_tools.py`.
+
+Whatever connects to something takes the URL as a parameter, always, so that the grant's hosts and the policies see it: a
+remote's name would be looked up in a file that the agent can write.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from interlock.detect import address_is_private
+from interlock.executors.git_remote import AddressJudge
+from interlock.executors.git_tools import COMMITS, GitTools
+from interlock.executors.http_wire import Resolver, system_resolver
+from interlock.executors.process import ProcessRunner
+from interlock.model.proposal import Reversibility
+from interlock.model.tool import Binding, CompensationTemplate, Function, Tool
+
+_TIMEOUT_MS: Final = 120_000
+_PATH_FORMS: Final = [
+    {"type": "string", "minLength": 1},
+    {"type": "object", "properties": {"b64": {"type": "string"}}, "required": ["b64"], "additionalProperties": False},
+]
+_NULLABLE: Final = {"type": ["string", "null"]}
+_TEXT: Final = {"type": "string"}
+_COUNT: Final = {"type": "integer", "minimum": 0}
+_FLAG: Final = {"type": "boolean"}
+_SHOWN_PATH: Final = {"anyOf": _PATH_FORMS}
+_REPOSITORY: Final = "A directory of the repository; the workspace unless given."
+_REF: Final = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 256,
+    "description": "A commit: a branch, tag, id, `HEAD~2`.",
+}
+_BRANCH: Final = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": 200,
+    "description": "The one checked out unless given.",
+}
+_URL: Final = {
+    "type": "string",
+    "x-interlock": "host",
+    "description": "http, https, ssh or git; no credentials, no remote's name.",
+}
+
+
+def bindings(
+    runner: ProcessRunner,
+    *,
+    address_judge: AddressJudge = address_is_private,
+    resolver: Resolver = system_resolver,
+) -> list[Binding]:
+    """`git.status`, `diff`, `log`, `add`, `commit`, `revert`, `clone`, `pull`, `push`."""
+    tools = GitTools(runner, address_judge, resolver)
+    return [*_reading(tools), *_changing(tools), *_connecting(tools)]
+
+
+def _reading(tools: GitTools) -> list[Binding]:
+    return [
+        _binding(
+            "git.status",
+            "What is checked out, and what is changed and staged.",
+            tools.status,
+            {"path": _path("read", _REPOSITORY)},
+            {
+                "branch": _NULLABLE,
+                "commit": _NULLABLE,
+                "upstream": _NULLABLE,
+                "ahead": {"type": ["integer", "null"]},
+                "behind": {"type": ["integer", "null"]},
+                "clean": _FLAG,
+                "entries": _rows({"path": _SHOWN_PATH, "index": _TEXT, "worktree": _TEXT}, {"from": _SHOWN_PATH}),
+                "truncated": _FLAG,
+            },
+            read_only=True,
+        ),
+        _binding(
+            "git.diff",
+            "Differences in the working tree, staged (`staged`), or against a commit (`ref`). Renames are not guessed.",
+            tools.diff,
+            {"path": _path("read", _REPOSITORY), "ref": _REF, "staged": _FLAG, "paths": _paths("Only these.")},
+            {"files": {"type": "array", "items": {"type": "object"}}, "truncated": _FLAG},
+            read_only=True,
+        ),
+        _binding(
+            "git.log",
+            "Commits, newest first.",
+            tools.log,
+            {
+                "path": _path("read", _REPOSITORY),
+                "ref": _REF,
+                "paths": _paths("Only commits that touch these."),
+                "max_count": {"type": "integer", "minimum": 1, "maximum": 1000, "default": COMMITS},
+            },
+            {"commits": {"type": "array", "items": {"type": "object"}}, "truncated": _FLAG},
+            read_only=True,
+        ),
+    ]
+
+
+def _changing(tools: GitTools) -> list[Binding]:
+    staged = _rows({"path": _SHOWN_PATH, "status": _TEXT})
+    committed = {"commit": _TEXT, "branch": _NULLABLE, "files": staged, "truncated": _FLAG, "path": _SHOWN_PATH}
+    by_revert = CompensationTemplate(tool="git.revert", parameters={"commit": "$output.commit", "path": "$output.path"})
+    by_tree = CompensationTemplate(tool="git.add", parameters={"tree": "$output.tree_before", "path": "$output.path"})
+    return [
+        _binding(
+            "git.add",
+            "Stage paths as they are now, deletions too. With `tree`: put the index back to that tree instead.",
+            tools.add,
+            {
+                "path": _path("read", _REPOSITORY),
+                "paths": {**_paths("Files and directories to stage."), "minItems": 1},
+                "tree": {"type": "string", "pattern": "^[0-9a-f]{40,64}$"},
+            },
+            {"staged": staged, "truncated": _FLAG, "tree_before": _TEXT, "path": _SHOWN_PATH},
+            one_of=("paths", "tree"),
+            compensation=by_tree,
+        ),
+        _binding(
+            "git.commit",
+            "Commit what is staged. Hooks do not run, nothing is signed.",
+            tools.commit,
+            {
+                "path": _path("read", _REPOSITORY),
+                "message": {"type": "string", "minLength": 1, "maxLength": 65_536},
+            },
+            committed,
+            required=("message",),
+            compensation=by_revert,
+        ),
+        _binding(
+            "git.revert",
+            "Make a commit that takes another one back; if that does not go, nothing is changed.",
+            tools.revert,
+            {"path": _path("read", _REPOSITORY), "commit": _REF},
+            {**committed, "reverted": _TEXT},
+            required=("commit",),
+            compensation=by_revert,
+        ),
+    ]
+
+
+def _connecting(tools: GitTools) -> list[Binding]:
+    return [
+        _binding(
+            "git.clone",
+            "Clone a repository into a new directory. Submodules are not fetched.",
+            tools.clone,
+            {"url": _URL, "path": _path("write", "The directory to make."), "branch": _BRANCH},
+            {"path": _SHOWN_PATH, "commit": _NULLABLE, "branch": _NULLABLE},
+            required=("url", "path"),
+            open_world=True,
+        ),
+        _binding(
+            "git.pull",
+            "Fetch a branch and go forward to it; refused if that needs a merge.",
+            tools.pull,
+            {"url": _URL, "path": _path("read", _REPOSITORY), "branch": _BRANCH},
+            {"commit": _TEXT, "before": _NULLABLE, "branch": _TEXT, "updated": _FLAG},
+            required=("url",),
+            open_world=True,
+        ),
+        _binding(
+            "git.push",
+            "Push a branch to the branch of the same name, never forced.",
+            tools.push,
+            {"url": _URL, "path": _path("read", _REPOSITORY), "branch": _BRANCH},
+            {"commit": _TEXT, "branch": _TEXT, "updated": _FLAG, "created": _FLAG},
+            required=("url",),
+            open_world=True,
+        ),
+    ]
+
+
+def _binding(
+    name: str,
+    description: str,
+    function: Function,
+    parameters: dict[str, Any],
+    returns: dict[str, Any],
+    *,
+    required: tuple[str, ...] = (),
+    one_of: tuple[str, ...] = (),
+    read_only: bool = False,
+    open_world: bool = False,
+    compensation: CompensationTemplate | None = None,
+) -> Binding:
+    schema = _object(parameters, required)
+    if one_of:
+        schema["oneOf"] = [{"required": [name]} for name in one_of]
+    reversibility: Reversibility = "compensable" if compensation is not None else "irreversible"
+    tool = Tool(
+        name=name,
+        description=description,
+        parameters=schema,
+        returns=_object(returns, tuple(returns)),
+        read_only=read_only,
+        destructive=not read_only,
+        open_world=open_world,
+        reversibility="reversible" if read_only else reversibility,
+        compensation=compensation,
+        timeout_ms=_TIMEOUT_MS,
+        isolation="process",
+        tags=("git", "read_only") if read_only else ("git",),
+    )
+    return Binding(tool=tool, function=function)
+
+
+def _path(access: str, description: str) -> dict[str, Any]:
+    return {"anyOf": _PATH_FORMS, "x-interlock": f"path.{access}", "description": description}
+
+
+def _paths(description: str) -> dict[str, Any]:
+    return {
+        "type": "array",
+        "items": _path("read", "In the workspace."),
+        "maxItems": 10_000,
+        "description": description,
+    }
+
+
+def _rows(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"type": "array", "items": _object({**required, **(optional or {})}, tuple(required))}
+
+
+def _object(properties: dict[str, Any], required: tuple[str, ...]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}

@@ -1,0 +1,192 @@
+"""Git's machine-readable outputs, taken apart. Pure: bytes in, JSON values out.
+
+Sources: git-status(1) "Porcelain Format Version 2", git-diff(1) "Generating patch text with -p", git-log(1) "PRETTY FORMATS".
+Output that was cut off by a limit is parsed as far as it is whole. Paths are given as workspace-relative JSON paths: `top` is
+the repository's directory beneath the workspace.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from interlock.workspace.names import NameJson, Rel, parts, to_json
+
+_STATES: Final = {
+    "M": "modified",
+    "T": "type_changed",
+    "A": "added",
+    "D": "deleted",
+    "R": "renamed",
+    "C": "copied",
+    "U": "unmerged",
+    ".": "unchanged",
+}
+_HUNK: Final = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+_ESCAPE: Final = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
+_ESCAPES: Final = {
+    b"a": b"\a", b"b": b"\b", b"t": b"\t", b"n": b"\n", b"v": b"\v", b"f": b"\f", b"r": b"\r", b'"': b'"', b"\\": b"\\",
+}  # fmt: skip
+_LOG_FIELDS: Final = 7
+LOG_FORMAT: Final = "%H%x00%P%x00%an%x00%ae%x00%at%x00%ct%x00%B"
+
+
+def place(name: bytes, top: Rel) -> NameJson:
+    """A path of git's (relative to the repository) as a path in the workspace."""
+    return to_json((*top, *parts(name)))
+
+
+def status(data: bytes, top: Rel) -> dict[str, Any]:
+    """`git status --porcelain=v2 --branch -z`.
+
+    `{branch, commit, upstream, ahead, behind, entries: [{path, index, worktree, from?}]}`; what git cannot say is null.
+    """
+    out: dict[str, Any] = dict.fromkeys(("branch", "commit", "upstream", "ahead", "behind"))
+    entries: list[dict[str, Any]] = []
+    records = iter(_records(data))
+    for record in records:
+        kind, _, rest = record.partition(b" ")
+        if kind == b"#":
+            _header(rest, out)
+        elif kind in (b"?", b"!"):
+            state = "untracked" if kind == b"?" else "ignored"
+            entries.append({"path": place(rest, top), "index": state, "worktree": state})
+        elif kind in (b"1", b"2", b"u"):
+            fields = rest.split(b" ", {b"1": 7, b"2": 8, b"u": 9}[kind])
+            x, y = (_STATES.get(chr(c), "unknown") for c in fields[0])
+            entry = {"path": place(fields[-1], top), "index": x, "worktree": y}
+            if kind == b"2":
+                entry["from"] = place(next(records, b""), top)
+            entries.append(entry)
+    return {**out, "entries": entries}
+
+
+def name_status(data: bytes, top: Rel) -> list[dict[str, Any]]:
+    """`--name-status --no-renames -z`: `[{path, status}]`."""
+    fields = _records(data)
+    return [
+        {"path": place(name, top), "status": _STATES.get(state.decode("ascii", "replace")[:1], "unknown")}
+        for state, name in zip(fields[::2], fields[1::2], strict=False)
+    ]
+
+
+def names(data: bytes) -> list[bytes]:
+    """`--name-only -z`."""
+    return _records(data)
+
+
+def log(data: bytes) -> list[dict[str, Any]]:
+    """`git log -z` with `LOG_FORMAT`: `[{commit, parents, author, email, time, committed, subject, body}]`, newest first.
+
+    Times are microseconds since the epoch.
+    """
+    fields = data.split(b"\0")
+    found = []
+    for at in range(0, len(fields) - _LOG_FIELDS + 1, _LOG_FIELDS):
+        commit, parents, author, email, time, committed, message = (
+            f.decode("utf-8", "replace") for f in fields[at : at + _LOG_FIELDS]
+        )
+        subject, _, body = message.strip("\n").partition("\n")
+        found.append(
+            {
+                "commit": commit,
+                "parents": parents.split(),
+                "author": author,
+                "email": email,
+                "time": int(time or 0) * 1_000_000,
+                "committed": int(committed or 0) * 1_000_000,
+                "subject": subject,
+                "body": body.strip("\n"),
+            }
+        )
+    return found
+
+
+def diff(data: bytes, top: Rel) -> list[dict[str, Any]]:
+    r"""`git diff -p --no-renames` with the prefixes `a/` and `b/`.
+
+    `[{path, status, binary, additions, deletions, hunks: [{old_start, old_lines, new_start, new_lines, lines}]}]`; each line
+    keeps its first character (` `, `+`, `-` or `\`). Bytes that are not UTF-8 are replaced.
+    """
+    files: list[dict[str, Any]] = []
+    lines = iter(data.split(b"\n"))
+    for line in lines:
+        if line.startswith((b"diff --git ", b"diff --cc ")):
+            files.append(_file(line, top))
+        elif line.startswith(b"* Unmerged path "):
+            files.append({**_file(b"diff --cc " + line[16:], top)})
+        elif not files:
+            continue
+        elif line.startswith(b"new file mode"):
+            files[-1]["status"] = "added"
+        elif line.startswith(b"deleted file mode"):
+            files[-1]["status"] = "deleted"
+        elif line.startswith(b"Binary files "):
+            files[-1]["binary"] = True
+        elif found := _HUNK.match(line):
+            _hunk(files[-1], found, lines)
+    return files
+
+
+def _file(line: bytes, top: Rel) -> dict[str, Any]:
+    if line.startswith(b"diff --cc "):
+        name, state = _unquote(line[10:]), "unmerged"
+    else:
+        both = line[11:]  # `a/X b/X`, or both in quotes: two halves of one length
+        name, state = _unquote(both[: len(both) // 2]).removeprefix(b"a/"), "modified"
+    return {"path": place(name, top), "status": state, "binary": False, "additions": 0, "deletions": 0, "hunks": []}
+
+
+def _hunk(file: dict[str, Any], found: re.Match[bytes], lines: Iterator[bytes]) -> None:
+    old_start, old_lines, new_start, new_lines = (int(n) if n is not None else 1 for n in found.groups())
+    hunk: dict[str, Any] = {
+        "old_start": old_start,
+        "old_lines": old_lines,
+        "new_start": new_start,
+        "new_lines": new_lines,
+        "lines": [],
+    }
+    file["hunks"].append(hunk)
+    old, new = old_lines, new_lines
+    # The counts say where the hunk ends: its lines may look like anything, like a header too.
+    while old > 0 or new > 0:
+        line = next(lines, None)
+        if line is None:
+            return
+        mark = line[:1]
+        old -= mark in (b" ", b"-", b"")
+        new -= mark in (b" ", b"+", b"")
+        file["deletions"] += mark == b"-"
+        file["additions"] += mark == b"+"
+        hunk["lines"].append(line.decode("utf-8", "replace"))
+
+
+def _header(rest: bytes, out: dict[str, Any]) -> None:
+    key, _, value = rest.decode("utf-8", "replace").partition(" ")
+    if key == "branch.oid":
+        out["commit"] = None if value == "(initial)" else value
+    elif key == "branch.head":
+        out["branch"] = None if value == "(detached)" else value
+    elif key == "branch.upstream":
+        out["upstream"] = value
+    elif key == "branch.ab":
+        ahead, behind = value.split()
+        out["ahead"], out["behind"] = int(ahead), -int(behind)
+
+
+def _unquote(text: bytes) -> bytes:
+    """A name as git quotes it in C style, or as it is."""
+    if not (len(text) >= 2 and text.startswith(b'"') and text.endswith(b'"')):
+        return text
+
+    def one(match: re.Match[bytes]) -> bytes:
+        code = match[1]
+        return bytes([int(code, 8) & 0xFF]) if len(code) == 3 else _ESCAPES.get(code, code)
+
+    return _ESCAPE.sub(one, text[1:-1])
+
+
+def _records(data: bytes) -> list[bytes]:
+    """The NUL-terminated records; a last one that was cut off is left out."""
+    return data.split(b"\0")[:-1]

@@ -1,0 +1,103 @@
+"""Where the git tools connect to: a checked URL, and an address that was judged.
+
+Git is told to connect to the very address that was looked up and judged here, so that a name which changes its answer in
+between gains nothing: by `http.curloptResolve`, by ssh's `HostName`, and by writing the address into a `git://` URL. Redirects
+are not followed, and no transport but the URL's own is allowed, helpers such as `ext::` included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import re
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from interlock.executors.http_wire import Resolver
+from interlock.model.errors import ToolError
+from interlock.model.hosts import endpoint
+
+AddressJudge = Callable[[str], str | None]
+"""Why an address (or a host's name) is private, or None: `interlock.detect.address_is_private`."""
+
+_SCHEMES: Final = frozenset(("http", "https", "ssh", "git"))
+_SAFE: Final = re.compile(r"[!-~]{1,4096}")
+_USER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+
+
+class Remote(NamedTuple):
+    """What to hand to git."""
+
+    url: str
+    settings: dict[str, str]
+    environment: dict[str, str]
+
+
+async def check_remote(url: str, judge: AddressJudge, resolver: Resolver) -> Remote:
+    """The remote that a URL names. Raises: ToolError `url_refused`, `private_address`, `connection_failed`."""
+    try:
+        there = endpoint(url)
+        split = urlsplit(url)
+        user, password = split.username, split.password
+    except ValueError as error:
+        raise _refused(f"it {error}") from None
+    scheme = split.scheme.lower()
+    if scheme not in _SCHEMES or not _SAFE.fullmatch(url) or there.port is None:
+        raise _refused("it is not an http, https, ssh or git URL in plain characters")
+    if password is not None or (user is not None and (scheme != "ssh" or not _USER.fullmatch(user))):
+        raise _refused("it holds credentials, which would be written down")
+    if split.query or split.fragment or not split.path.strip("/") or split.path.startswith("/-"):
+        raise _refused("it does not name a repository")
+    address = await _judged(there.host, there.port, judge, resolver)
+    host = f"[{there.host}]" if ":" in there.host else there.host
+    literal = f"[{address}]" if ":" in address else address
+    settings = {f"protocol.{scheme}.allow": "always"}
+    environment = {"GIT_SSH_COMMAND": "false"}
+    authority = f"{host}:{there.port}"
+    if scheme in ("http", "https"):
+        settings["http.followRedirects"] = "false"
+        settings["http.curloptResolve"] = f"{authority}:{literal}"
+        settings["http.proxy"] = ""
+    elif scheme == "ssh":
+        # Host and address are of the safe characters of `endpoint`, so the shell that git starts reads them as words.
+        environment["GIT_SSH_COMMAND"] = (
+            f"ssh -oBatchMode=yes -oProxyCommand=none -oProxyJump=none -oHostName={address} -oHostKeyAlias={there.host}"
+        )
+        authority = f"{user}@{authority}" if user else authority
+    else:
+        authority = f"{literal}:{there.port}"
+    return Remote(f"{scheme}://{authority}{split.path}", settings, environment)
+
+
+async def _judged(host: str, port: int, judge: AddressJudge, resolver: Resolver) -> str:
+    """An address of the host, none of whose addresses is private."""
+    if judge(host) is not None:
+        raise _private()
+    addresses: Sequence[str]
+    try:
+        addresses = [str(ipaddress.ip_address(host))]
+    except ValueError:
+        try:
+            addresses = await asyncio.to_thread(resolver, host, port)
+        except OSError as error:
+            raise ToolError("url: the host's name does not resolve", code="connection_failed") from error
+    if not addresses:
+        raise ToolError("url: the host's name does not resolve", code="connection_failed")
+    if any(judge(address) is not None for address in addresses):
+        raise _private()
+    return addresses[0]
+
+
+def _private() -> ToolError:
+    return ToolError(
+        "url: the host is, or resolves to, an address that is not public",
+        code="private_address",
+        path="$.parameters.url",
+        retryable=False,
+        hint="name the host in the setting for private hosts if this is meant",
+    )
+
+
+def _refused(why: str) -> ToolError:
+    return ToolError(f"url: {why}", code="url_refused", path="$.parameters.url", retryable=False)

@@ -1,0 +1,255 @@
+"""A git repository in the workspace, and the only way in which the git tools run git.
+
+A repository's own files can make git run programs: hooks, `core.fsmonitor`, filters, merge and diff drivers, `core.sshCommand`
+and more, all in a `.git` that an agent may be able to write. So before each tool's work the repository is looked at with
+commands that run nothing, and then:
+
+- what can be switched off from the command line is switched off (`_SETTINGS`), hooks included;
+- a configuration that runs programs or leads elsewhere in a way that cannot be switched off is refused (`_REFUSED`), because to
+  ignore it would give wrong results (git-lfs, for example): such a repository is worked on by `shell` or `exec`;
+- neither the system's nor the user's configuration is read, and nothing of `GIT_*` comes from outside;
+- a repository whose directories lie outside the workspace is refused.
+
+A process that runs beside us could still change the configuration between look and use; it could run programs itself as well.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from interlock.executors.process import ProcessResult, ProcessRunner, result_as_json
+from interlock.model.errors import ToolError
+from interlock.model.tool import Context
+from interlock.workspace import Workspace
+from interlock.workspace.names import Rel, parts
+
+OUTPUT_BYTES: Final = 1024 * 1024
+
+_SETTINGS: Final = {
+    "core.hooksPath": "/dev/null",
+    "core.fsmonitor": "false",
+    "core.pager": "cat",
+    "core.editor": ":",
+    "core.askPass": "",
+    "core.gitProxy": "",
+    "core.alternateRefsCommand": "true",
+    "core.quotePath": "true",
+    "core.untrackedCache": "false",
+    "credential.helper": "",
+    "commit.gpgSign": "false",
+    "tag.gpgSign": "false",
+    "push.gpgSign": "false",
+    "gpg.program": "false",
+    "gpg.ssh.program": "false",
+    "gpg.x509.program": "false",
+    "log.showSignature": "false",
+    "diff.noprefix": "false",
+    "diff.mnemonicPrefix": "false",
+    "submodule.recurse": "false",
+    "fetch.recurseSubmodules": "false",
+    "maintenance.auto": "false",
+    "gc.auto": "0",
+    "protocol.allow": "never",
+    "safe.directory": "*",
+}
+"""`safe.directory`: that the repository belongs to another user has no meaning where none of its configuration runs."""
+
+_RUNS: Final = re.compile(r"filter\..*\.(clean|smudge|process)|merge\..*\.driver")
+_LEADS_ELSEWHERE: Final = re.compile(r"remote\..*\.(vcs|proxy)|url\..*|credential\..*|https?\..*")
+"""Refused only where git connects to something."""
+
+_REF: Final = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9_./@{}~^+=-]{0,255}")
+_BRANCH: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+=-]{0,199}")
+
+_ENVIRONMENT: Final = {
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_EDITOR": ":",
+    "GIT_SEQUENCE_EDITOR": ":",
+    "GIT_PAGER": "cat",
+    "GIT_NO_REPLACE_OBJECTS": "1",
+    "GIT_LITERAL_PATHSPECS": "1",
+    "GIT_PROTOCOL_FROM_USER": "0",
+    "LC_ALL": "C",
+}
+
+
+class Git:
+    """Runs git for one call of a tool."""
+
+    def __init__(self, runner: ProcessRunner, ctx: Context) -> None:
+        """`runner` starts the processes."""
+        self._runner = runner
+        self._ctx = ctx
+
+    async def run(
+        self,
+        directory: int,
+        *arguments: str,
+        read_only: bool = False,
+        stdin: bytes | None = None,
+        settings: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        expected: Sequence[int] = (0,),
+    ) -> ProcessResult:
+        """Run `git ARGUMENTS` in an open directory. Raises: ToolError `git_failed`, `git_missing`, `timeout` and the runner's."""
+        options = [f"-c{key}={value}" for key, value in {**_SETTINGS, **(settings or {})}.items()]
+        ceiling = os.fspath(self._ctx.workspace.root.parent)
+        try:
+            result = await self._runner.run(
+                ["git", *options, *(("--no-optional-locks",) if read_only else ()), *arguments],
+                ctx=self._ctx,
+                cwd=directory,
+                env={**_ENVIRONMENT, "GIT_CEILING_DIRECTORIES": ceiling, **(environment or {})},
+                stdin=stdin,
+                output_bytes_max=OUTPUT_BYTES,
+                read_only=read_only,
+            )
+        except ToolError as error:
+            if error.code == "spawn_failed" and isinstance(error.output, dict) and error.output["why"] == "not_found":
+                raise ToolError("git is not installed", code="git_missing", retryable=False) from error
+            raise
+        if result.timed_out:
+            raise ToolError("git was stopped at its time-out", code="timeout", output=result_as_json(result))
+        if result.exit_code not in expected:
+            how = f"signal {result.signal}" if result.exit_code is None else f"exit code {result.exit_code}"
+            raise ToolError(f"`git {arguments[0]}` ended with {how}", code="git_failed", output=result_as_json(result))
+        return result
+
+
+class Repository:
+    """An inspected repository. Make one by `open_repository`."""
+
+    def __init__(self, git: Git, ctx: Context, top: Rel, fd: int) -> None:
+        """`top` is its directory beneath the workspace, `fd` the same, open."""
+        self.git = git
+        self.ctx = ctx
+        self.top = top
+        self._fd = fd
+
+    async def run(self, *arguments: str, **options: Any) -> ProcessResult:
+        """See `Git.run`; in the repository's top directory."""
+        return await self.git.run(self._fd, *arguments, **options)
+
+    async def text(self, *arguments: str) -> str:
+        """The one line that a read-only command prints."""
+        return (await self.run(*arguments, read_only=True)).stdout.decode("utf-8", "replace").strip()
+
+    async def commit_id(self, ref: str) -> str:
+        """The full id of a commit. Raises: ToolError `ref_invalid`."""
+        result = await self.run(
+            "rev-parse", "--verify", "--quiet", f"{check_ref(ref)}^{{commit}}", read_only=True, expected=(0, 1, 128)
+        )
+        if result.exit_code != 0:
+            raise _bad_ref("there is no such commit")
+        return result.stdout.decode().strip()
+
+    def path(self, value: Any, field: str) -> str:
+        """A path parameter as git takes it, relative to the repository. Raises: ToolError."""
+        found: Rel = self.ctx.workspace.locate(value, field, follow=False)
+        if found[: len(self.top)] != self.top:
+            raise ToolError(
+                f"{field}: it is outside the repository",
+                code="path_outside_workspace",
+                path=f"$.parameters.{field}",
+                retryable=False,
+            )
+        return os.fsdecode(b"/".join(found[len(self.top) :]) or b".")
+
+    def check_changes(self, changed: Sequence[bytes]) -> None:
+        """Refuse to let git write what the loader reads. Raises: ToolError `path_protected`."""
+        workspace: Workspace = self.ctx.workspace
+        guard = workspace.guard()
+        for name in changed:
+            guard.check(workspace.resolve((*self.top, *parts(name)), follow=False))
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        os.close(self._fd)
+
+
+async def open_repository(git: Git, ctx: Context, path: Any = ".", *, connects: bool = False) -> Repository:
+    """The repository that a path in the workspace is in, after a look at it that runs nothing of its own.
+
+    `connects`: the tool is going to connect to a remote. Raises: ToolError `not_a_repository`, `git_config_refused`,
+    `path_outside_workspace`.
+    """
+    workspace: Workspace = ctx.workspace
+    start = workspace.open_directory(workspace.locate(path))
+    try:
+        places = await git.run(
+            start,
+            "rev-parse",
+            "--path-format=absolute",
+            "--show-toplevel",
+            "--git-dir",
+            "--git-common-dir",
+            read_only=True,
+            expected=(0, 128),
+        )
+        if places.exit_code != 0:
+            raise ToolError(
+                "there is no git repository with a working tree there",
+                code="not_a_repository",
+                path="$.parameters.path",
+                retryable=False,
+            )
+        inside = [_beneath(workspace, line) for line in places.stdout.removesuffix(b"\n").split(b"\n")]
+        configuration = await git.run(
+            start, "config", "--list", "--includes", "--show-scope", "--name-only", "-z", read_only=True
+        )
+    finally:
+        os.close(start)
+    listed = configuration.stdout.decode("utf-8", "replace").split("\0")
+    for scope, key in zip(listed[::2], listed[1::2], strict=False):
+        if scope == "command":
+            continue  # our own `-c`
+        if _RUNS.fullmatch(key.lower()) or (connects and _LEADS_ELSEWHERE.fullmatch(key.lower())):
+            _refuse_setting(key)
+    return Repository(git, ctx, inside[0], workspace.open_directory(inside[0]))
+
+
+def check_ref(value: str, field: str = "ref") -> str:
+    """A commit's name as an agent may write it: no option, no path, no range. Raises: ToolError `ref_invalid`."""
+    if not _REF.fullmatch(value) or ".." in value:
+        raise _bad_ref("it is not the name of a commit", field)
+    return value
+
+
+def check_branch(value: str, field: str = "branch") -> str:
+    """A branch's name: nothing that a refspec or a revision gives a meaning to. Raises: ToolError `ref_invalid`."""
+    if not _BRANCH.fullmatch(value) or ".." in value or "//" in value or value.endswith((".lock", "/", ".")):
+        raise _bad_ref("it is not the name of a branch", field)
+    return value
+
+
+def _bad_ref(why: str, field: str = "ref") -> ToolError:
+    return ToolError(f"{field}: {why}", code="ref_invalid", path=f"$.parameters.{field}", retryable=False)
+
+
+def _beneath(workspace: Workspace, absolute: bytes) -> Rel:
+    """Where one of git's own absolute paths lies in the workspace."""
+    names, top = parts(absolute), parts(os.fsencode(workspace.root))
+    if names[: len(top)] != top or workspace.resolve(names[len(top) :]) != names[len(top) :]:
+        raise ToolError(
+            "path: the repository's directories are not all inside the workspace",
+            code="path_outside_workspace",
+            path="$.parameters.path",
+            retryable=False,
+        )
+    return names[len(top) :]
+
+
+def _refuse_setting(key: str) -> None:
+    section = key.split(".", 1)[0].lower()
+    raise ToolError(
+        f"the repository's configuration has a setting of `{section}` that runs a program or leads elsewhere",
+        code="git_config_refused",
+        retryable=False,
+        hint="remove it (`git config --list --show-origin` shows it), or run git by `exec`",
+    )
