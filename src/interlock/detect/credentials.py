@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from interlock.detect.finding import Finding
+from interlock.detect.literals import literal_finder
 
 KINDS: Final = (
     "authorization",
@@ -31,17 +32,27 @@ _NAME: Final = (
     r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_ -]?key|(?:access|account|private|signing|encryption)[_-]?key"
     r"|credential)"
 )
-_PATTERN: Final = re.compile(
-    # Matched against lower-cased text. Each alternative starts with a literal, so that the engine can skip.
-    r"(?P<url>://[^\s/@:\"'<>?#]{0,128}:(?=[^\s@/\"'<>]{1,256}@))"
-    r"|(?P<flag>--[a-z0-9-]{0,30}" + _NAME + r"(?:=|[ \t]{1,4})[\"']?)"
-    r"|(?P<sshpass>sshpass[ \t]{1,4}-p[ \t]{0,4}[\"']?)"
-    r"|(?P<mysql>mysql[a-z_]{0,16}[ \t][^\n|;&]{0,120}?(?<=[ \t])-p(?=[^\s]{3})[\"']?)"
-    r"|(?P<curl>curl[ \t][^\n|;&]{0,160}?(?<=[ \t])(?:-u|--user)[= \t]{0,4}[\"']?[^\s:\"']{1,64}:)"
-    r"|(?P<auth>authorization\\?[\"']?\s{0,4}[:=,]\s{0,4}\\?[\"']?(?:(?:bearer|basic|token|digest|apikey)\s{1,4})?)"
-    r"|(?P<bearer>bearer\s{1,4}(?=[a-z0-9._~+/=-]{16}))"
-    r"|(?P<named>" + _NAME + r"(?:s|_[a-z0-9_]{0,24})?\\?[\"']?\s{0,3}(?:=>|[=:](?!//))\s{0,3}\\?[\"']?)"
+_NAMED: Final = re.compile(_NAME + r"(?:s|_[a-z0-9_]{0,24})?\\?[\"']?\s{0,3}(?:=>|[=:](?!//))\s{0,3}\\?[\"']?")
+_NAME_STARTS: Final = (
+    "passw", "passphrase", "pwd", "secret", "token", "api", "access", "account", "private", "signing", "encryption", "credential",
 )  # fmt: skip
+# Where a credential may begin, and what must stand there; all against lower-cased text.
+_PLACES: Final[dict[str, tuple[str, re.Pattern[str]]]] = {
+    "://": ("url", re.compile(r"://[^\s/@:\"'<>?#]{0,128}:(?=[^\s@/\"'<>]{1,256}@)")),
+    "--": ("flag", re.compile(r"--[a-z0-9-]{0,30}" + _NAME + r"(?:=|[ \t]{1,4})[\"']?")),
+    "sshpass": ("sshpass", re.compile(r"sshpass[ \t]{1,4}-p[ \t]{0,4}[\"']?")),
+    "mysql": ("mysql", re.compile(r"mysql[a-z_]{0,16}[ \t][^\n|;&]{0,120}?(?<=[ \t])-p(?=[^\s]{3})[\"']?")),
+    "curl": ("curl", re.compile(r"curl[ \t][^\n|;&]{0,160}?(?<=[ \t])(?:-u|--user)[= \t]{0,4}[\"']?[^\s:\"']{1,64}:")),
+    "authorization": (
+        "auth",
+        re.compile(
+            r"authorization\\?[\"']?\s{0,4}[:=,]\s{0,4}\\?[\"']?(?:(?:bearer|basic|token|digest|apikey)\s{1,4})?"
+        ),
+    ),
+    "bearer": ("bearer", re.compile(r"bearer\s{1,4}(?=[a-z0-9._~+/=-]{16})")),
+    **dict.fromkeys(_NAME_STARTS, ("named", _NAMED)),
+}
+_FINDER: Final = literal_finder(_PLACES)
 _VALUE: Final = re.compile(r"[^\s\"'\\,;&<>(){}\[\]`|]{1,1024}")
 _URL_VALUE: Final = re.compile(r"[^\s@/\"'<>]{1,256}")
 _REFERENCE: Final = re.compile(r"[$%<{*]|(.)\1*\Z|\.\.\.|[Yy](?:our|OUR)[_-]|(?i:redacted|changeme|placeholder)")
@@ -105,14 +116,18 @@ def find_credentials(text: str) -> Iterator[Finding]:
     if len(low) != len(text):  # a few letters grow when lower-cased; then positions would be wrong
         low = "".join(c.lower() if c.isascii() else c for c in text)
     position = 0
-    while (match := _PATTERN.search(low, position)) is not None:
-        how = match.lastgroup
-        assert how is not None
+    while (place := _FINDER.search(low, position)) is not None:
+        start = place.start()
+        how, pattern = _PLACES[place.group()]
+        match = pattern.match(low, start)
+        if match is None:
+            position = start + 1
+            continue
         position = match.end()
         value = (_URL_VALUE if how == "url" else _VALUE).match(text, position)
         if value is None:
             continue
-        kind = _judge(how, text, match.start(), position, value.group())
+        kind = _judge(how, text, start, position, value.group())
         if kind is not None:
             yield Finding(kind, position, value.end())
             position = value.end()

@@ -1,10 +1,9 @@
 r"""Secrets that are recognised by their own shape: tokens with a prefix that their maker chose to be found by, key blocks.
 
-A shape is (kind, literal, rest): the literal is what the token starts with, `rest` the pattern of what follows. The
-literal comes first in the compiled alternation, so that the regular expression engine skips over everything that cannot
-begin one; only after it stands the test that no letter or digit stands before it. Every repetition is bounded, so that
-hostile text costs a constant factor, never a power. Formats: the makers' documentation of their tokens, checked against
-the rules of public secret scanners.
+A shape is (kind, literal, rest): the literal is what the token starts with, `rest` the pattern of what follows. One pattern
+of all literals finds where a token may begin; only there, and only if no letter or digit stands before it, are its shapes
+tried. Every repetition is bounded, so that hostile text costs a constant factor, never a power. Formats: the makers'
+documentation of their tokens, checked against the rules of public secret scanners.
 
 Kinds (each with true and false examples in the tests): see `KINDS`.
 """
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from interlock.detect.finding import Finding
+from interlock.detect.literals import literal_finder
 
 _SHAPES: Final[tuple[tuple[str, str, str], ...]] = (
     ("aws-access-key", "AKIA", r"[A-Z2-7]{16}(?![A-Za-z0-9])"),
@@ -53,7 +53,9 @@ _SHAPES: Final[tuple[tuple[str, str, str], ...]] = (
     ("sendgrid-key", "SG.", r"[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{32,64}"),
     ("twilio-key", "SK", r"[0-9a-f]{32}(?![A-Za-z0-9])"),
     ("huggingface-token", "hf_", r"[A-Za-z]{34}(?![A-Za-z0-9])"),
-    ("digitalocean-token", "do", r"[opr]_v1_[0-9a-f]{64}"),
+    ("digitalocean-token", "dop_v1_", r"[0-9a-f]{64}"),
+    ("digitalocean-token", "doo_v1_", r"[0-9a-f]{64}"),
+    ("digitalocean-token", "dor_v1_", r"[0-9a-f]{64}"),
     ("shopify-token", "shp", r"(?:at|ca|pa|ss)_[0-9a-fA-F]{32}"),
     ("vault-token", "hvs.", r"[A-Za-z0-9_-]{24,256}"),
     ("grafana-token", "glsa_", r"[A-Za-z0-9]{32}_[0-9a-fA-F]{8}"),
@@ -64,38 +66,35 @@ _SHAPES: Final[tuple[tuple[str, str, str], ...]] = (
     ("jwt", "eyJ", r"[A-Za-z0-9_-]{12,512}\.eyJ[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]{0,1024}"),
 )
 
-_KIND_OF: Final[dict[str, str]] = {f"s{i}": kind for i, (kind, _, _) in enumerate(_SHAPES)} | {
-    "telegram": "telegram-token"
-}
+_FINDER: Final = literal_finder([literal for _, literal, _ in _SHAPES] + [":AA"])
+_TELEGRAM: Final = re.compile(r":AA[A-Za-z0-9_-]{33}(?![A-Za-z0-9_-])")
+_TELEGRAM_ID: Final = re.compile(r"[0-9]{8,10}\Z")
 
-_RUN_LENGTH: Final = 20
-_RUN: Final = "a" * _RUN_LENGTH
+
+def _by_start() -> dict[str, tuple[tuple[str, re.Pattern[str]], ...]]:
+    """For each literal that the finder can find, the shapes that begin with it, the longer literals first."""
+    out: dict[str, list[tuple[int, str, re.Pattern[str]]]] = {}
+    for kind, literal, rest in _SHAPES:
+        found = _FINDER.match(literal)
+        assert found is not None
+        out.setdefault(found.group(), []).append((-len(literal), kind, re.compile(re.escape(literal) + rest)))
+    return {k: tuple((kind, pattern) for _, kind, pattern in sorted(v, key=lambda x: x[0])) for k, v in out.items()}
+
+
+_SHAPES_BY_START: Final = _by_start()
+
+_RUN: Final = "a" * 20
 _RUN_CLASSES: Final = bytes(97 if chr(c).isascii() and (chr(c).isalnum() or c in b"_-") else 32 for c in range(256))
 """Maps what tokens are made of to `a` and all else to a space: a run of 20 is then one search for a constant."""
 
 
-def _alternative(name: str, literal: str, rest: str) -> str:
-    word = re.escape(literal)
-    # In JSON inside a string, a line break before a token is the two characters `\n`: the `n` is no letter of a word.
-    return rf"(?P<{name}>{word}(?:(?<![A-Za-z0-9]{word})|(?<=\\[nrtbf]{word})){rest})"
-
-
-_TOKENS: Final = re.compile(
-    "|".join(
-        [
-            *(_alternative(f"s{i}", literal, rest) for i, (_, literal, rest) in enumerate(_SHAPES)),
-            r"(?P<telegram>:AA[A-Za-z0-9_-]{33}(?![A-Za-z0-9_-]))",
-        ]
-    )
-)
-_TELEGRAM_ID: Final = re.compile(r"[0-9]{8,10}\Z")
 _DISTINCT_MIN: Final = 5
 """A token with fewer different characters among its last 16 is a placeholder such as `ghp_xxxx...`."""
 
 _PEM: Final = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _PEM_BODY: Final = re.compile(r"[A-Za-z0-9+/=\s\\:,.-]*")
 
-KINDS: Final[tuple[str, ...]] = tuple(sorted({*_KIND_OF.values(), "private-key"}))
+KINDS: Final[tuple[str, ...]] = tuple(sorted({*(kind for kind, _, _ in _SHAPES), "private-key", "telegram-token"}))
 
 
 def may_hold_token(data: bytes) -> bool:
@@ -105,17 +104,29 @@ def may_hold_token(data: bytes) -> bool:
 
 def find_tokens(text: str) -> Iterator[Finding]:
     """The tokens in a text, in order, not overlapping."""
-    for match in _TOKENS.finditer(text):
-        name = match.lastgroup
-        assert name is not None
-        start, end = match.span()
-        if name == "telegram":
-            bot = _TELEGRAM_ID.search(text, max(0, start - 10), start)
-            if bot is None:
-                continue
-            start = bot.start()
-        if len(set(text[max(start, end - 16) : end])) >= _DISTINCT_MIN:
-            yield Finding(_KIND_OF[name], start, end)
+    position = 0
+    while (start := _FINDER.search(text, position)) is not None:
+        position = start.start() + 1
+        found = _token_at(text, start.start(), start.group())
+        if found is not None:
+            position = found.end
+            if len(set(text[max(found.start, found.end - 16) : found.end])) >= _DISTINCT_MIN:
+                yield found
+
+
+def _token_at(text: str, at: int, literal: str) -> Finding | None:
+    if literal == ":AA":
+        bot, rest = _TELEGRAM_ID.search(text, max(0, at - 10), at), _TELEGRAM.match(text, at)
+        return Finding("telegram-token", bot.start(), rest.end()) if bot and rest else None
+    before = text[max(0, at - 2) : at]
+    # In JSON inside a string, a line break before a token is the two characters `\\n`: the `n` is no letter of a word.
+    if before and before[-1].isascii() and before[-1].isalnum() and not (before[0] == "\\" and before[-1] in "nrtbf"):
+        return None
+    for kind, pattern in _SHAPES_BY_START[literal]:
+        match = pattern.match(text, at)
+        if match is not None:
+            return Finding(kind, at, match.end())
+    return None
 
 
 def find_private_keys(text: str) -> Iterator[Finding]:
