@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
+import resource
 import signal
 import stat
+import subprocess
 import sys
 
 import pytest
+
+from interlock.model.errors import ToolError
 
 PROBE = """
 import json, os, resource, signal
@@ -184,6 +189,64 @@ def test_what_it_used_is_measured_for_the_whole_tree(bench):
     report = bench.sh(f"{sys.executable} -c '{burn}' & wait").report
     assert 150 < report["cpu_user_ms"] + report["cpu_system_ms"] < 10_000
     assert report["memory_bytes"] > 50 << 20
+
+
+CLOSED = """
+import asyncio, os, sys
+sys.path[:0] = {path!r}
+from interlock.isolation.client import ForkServer
+os.set_inheritable(1, True)
+for fd in {closed!r}:
+    os.close(fd)
+server, cwd = ForkServer(), os.open("/", os.O_PATH)
+outcome = asyncio.run(server.run({request!r}, cwd=cwd))
+server.close()
+os.write({say!r}, outcome.stdout + outcome.stderr)
+"""
+
+
+@pytest.mark.parametrize("closed", [(0,), (2,), (0, 2)])
+def test_a_runtime_without_standard_streams(bench, closed):
+    request = bench.request("/bin/sh", "-c", "cat; echo out; echo err >&2")
+    program = CLOSED.format(path=sys.path, closed=closed, request=request, say=1)
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)
+    assert done.stdout == b"out\nerr\n"
+
+
+def test_many_descriptors_of_the_server_and_a_low_limit(bench):
+    """The server has room for more actions than the runtime's soft limit of open files would give it."""
+
+    async def scene():
+        return await asyncio.gather(*(bench.start("sleep", "0.5") for _ in range(40)))
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 16, hard))
+    try:
+        bench.run("true")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        outcomes = asyncio.run(scene())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert {outcome.report["exit_code"] for outcome in outcomes} == {0}
+
+
+def test_no_descriptors_left_is_a_clear_error(bench):
+    bench.run("true")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def scene():
+        cwd = os.open("/", os.O_PATH)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (cwd + 2, hard))
+        try:
+            with pytest.raises(ToolError) as error:
+                await bench.server.run(bench.request("true"), cwd=cwd)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            os.close(cwd)
+        return error.value
+
+    assert asyncio.run(scene()).code == "spawn_failed"
+    assert bench.run("echo", "again").stdout == b"again\n"
 
 
 def test_the_server_imports_nothing_of_the_runtime(bench):

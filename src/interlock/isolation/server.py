@@ -12,6 +12,7 @@ import errno
 import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -35,9 +36,14 @@ def main() -> None:
 def serve(runtime_pid: int, perform: Perform) -> None:
     """Serve the runtime on descriptor 0 until either goes; returns when no supervisor is left."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    while nothing <= 2:  # a runtime without standard error: nothing of ours may get its number
+        nothing = os.dup(nothing)
     channel = socket.socket(fileno=os.dup(0))
-    with open(os.devnull, "rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         runtime = os.pidfd_open(runtime_pid)
     except ProcessLookupError:
@@ -86,23 +92,32 @@ class Server:
 
     def _accept(self) -> bool:
         """Take one request and fork its supervisor. False at the end of the socket."""
-        message, fds, _, _ = socket.recv_fds(self.channel, 64, 8, socket.MSG_CMSG_CLOEXEC)
+        message, fds, flags, _ = socket.recv_fds(self.channel, 64, 8, socket.MSG_CMSG_CLOEXEC)
         if not message:
             return False
         assert message == RUN
         try:
-            pid = os.fork()
+            self._fork(fds, cut=bool(flags & socket.MSG_CTRUNC))
         except OSError as error:
-            self._refuse(fds[0], error.errno or errno.EAGAIN)
-        else:
-            if pid == 0:
-                self._become_supervisor(fds)
-            pidfd = os.pidfd_open(pid)
-            self.supervisors[pid] = pidfd
-            self.poller.register(pidfd, select.POLLIN)
+            if fds:
+                self._refuse(fds[0], error.errno or errno.EAGAIN)
         for fd in fds:
             os.close(fd)
         return True
+
+    def _fork(self, fds: list[int], *, cut: bool) -> None:
+        if cut:
+            raise OSError(errno.EMFILE, "no room for the descriptors of a request")
+        pid = os.fork()
+        if pid == 0:
+            self._become_supervisor(fds)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            os.kill(pid, signal.SIGKILL)
+            raise
+        self.supervisors[pid] = pidfd
+        self.poller.register(pidfd, select.POLLIN)
 
     def _become_supervisor(self, fds: list[int]) -> None:
         """In the forked child; never returns."""
