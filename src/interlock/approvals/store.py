@@ -58,6 +58,7 @@ _COLUMNS: Final = (
     " decision_reason, consumed_by, standing_id, question, edits, votes"
 )
 
+EXPIRE_AT_ONCE: Final = 500
 _IDS_PER_QUERY: Final = 500
 
 Redact = Callable[[Any], Any]
@@ -212,25 +213,26 @@ class ApprovalStore:
         return Outcome(code="resolved", hold=hold)
 
     def expire(self) -> int:
-        """Write down which questions' time is over. They were expired before; this is for the record. Returns how many."""
+        """Write down which questions' time is over. They were expired before; this is for the record.
+
+        Returns how many: at most `EXPIRE_AT_ONCE`, the longest overdue first, so that nobody waits long for the write lock.
+        """
         due = "status = 'pending' and expires_at_us <= ?"
         if not self._database.execute(f"select 1 from approvals where {due} limit 1", (self.time.now_us(),)):
             return 0
         with self._database.transaction():
             now = self.time.tick()
-            self._database.execute(
-                "insert into approvals_audit select (select coalesce(max(seq), 0) from approvals_audit)"
-                " + row_number() over (order by expires_at_us, seq), ?, 'expired', id, '', '', '{}'"
-                f" from approvals where {due}",
-                (now, now),
+            rows = self._database.execute(
+                f"select seq, id from approvals where {due} order by expires_at_us, seq limit {EXPIRE_AT_ONCE}", (now,)
             )
-            self._database.execute(
-                f"update approvals set status = 'expired', decided_at_us = ?, decision_reason = 'approval_expired' where {due}",
-                (now, now),
+            for _, hold_id in rows:
+                self.audit.write(now, "expired", hold_id)
+            self._database.execute_many(
+                "update approvals set status = 'expired', decided_at_us = ?, decision_reason = 'approval_expired' where seq = ?",
+                [(now, seq) for seq, _ in rows],
             )
-            count = self._database.changes
         self._changed()
-        return count
+        return len(rows)
 
     def consume(self, hold_id: str, digest: str, by: str) -> bool:
         """Use an approval for the call `by` (`run/proposal/action`) with this digest.
