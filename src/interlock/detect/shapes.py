@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Final
 
 from interlock.detect.finding import Finding
@@ -71,17 +72,12 @@ _TELEGRAM: Final = re.compile(r":AA[A-Za-z0-9_-]{33}(?![A-Za-z0-9_-])")
 _TELEGRAM_ID: Final = re.compile(r"[0-9]{8,10}\Z")
 
 
-def _by_start() -> dict[str, tuple[tuple[str, re.Pattern[str]], ...]]:
-    """For each literal that the finder can find, the shapes that begin with it, the longer literals first."""
-    out: dict[str, list[tuple[int, str, re.Pattern[str]]]] = {}
-    for kind, literal, rest in _SHAPES:
-        found = _FINDER.match(literal)
-        assert found is not None
-        out.setdefault(found.group(), []).append((-len(literal), kind, re.compile(re.escape(literal) + rest)))
-    return {k: tuple((kind, pattern) for _, kind, pattern in sorted(v, key=lambda x: x[0])) for k, v in out.items()}
+@cache
+def _shapes_from(start: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
+    """The shapes that begin with a literal that the finder found, the longer literals first. Compiled when first needed."""
+    shapes = sorted((s for s in _SHAPES if s[1].startswith(start)), key=lambda s: -len(s[1]))
+    return tuple((kind, re.compile(re.escape(literal) + rest)) for kind, literal, rest in shapes)
 
-
-_SHAPES_BY_START: Final = _by_start()
 
 _RUN: Final = "a" * 20
 _RUN_CLASSES: Final = bytes(97 if chr(c).isascii() and (chr(c).isalnum() or c in b"_-") else 32 for c in range(256))
@@ -122,7 +118,7 @@ def _token_at(text: str, at: int, literal: str) -> Finding | None:
     # In JSON inside a string, a line break before a token is the two characters `\\n`: the `n` is no letter of a word.
     if before and before[-1].isascii() and before[-1].isalnum() and not (before[0] == "\\" and before[-1] in "nrtbf"):
         return None
-    for kind, pattern in _SHAPES_BY_START[literal]:
+    for kind, pattern in _shapes_from(literal):
         match = pattern.match(text, at)
         if match is not None:
             return Finding(kind, at, match.end())
