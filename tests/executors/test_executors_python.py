@@ -237,6 +237,14 @@ def test_types_become_schemas(annotation, good, bad):
     assert not schema.is_valid({})
 
 
+def test_annotations_may_be_text():
+    def function(count: "int", point: "Point", ctx: "Context"):
+        return [count, point.x, ctx is CTX]
+
+    assert Schema.compile(define(function).parameters).is_valid({"count": 1, "point": {"x": 1}})
+    assert call(function, {"count": 1, "point": {"x": 2}}) == [1, 2, True]
+
+
 T = TypeVar("T")
 
 

@@ -214,7 +214,12 @@ def test_every_file_that_the_loader_reads_is_trusted_by_itself(project, trust):
     (project / "policy" / ".#a.cedar").symlink_to("somebody@host")  # an editor's lock
     gathered = trusted(project, trust)
     assert {f.name for f in gathered.files} == {"interlock.toml", *files}
-    assert set(gathered.protected) == {"interlock.toml", *files}
+    assert set(gathered.protected) == {"interlock.toml", "policy", *files}
+    assert list(gathered.modules.items()) == [
+        ("pkg", "pkg/__init__.py"),
+        ("pkg.tools", "pkg/tools.py"),
+        ("single", "src/single.py"),
+    ]
     got = loaded(project, trust)
     assert got.text("policy/a.cedar") == files["policy/a.cedar"]
     for name in files:
@@ -288,6 +293,32 @@ def test_a_named_file_that_cannot_be_read_is_an_error(project, text, place):
     with pytest.raises(ConfigurationError) as caught:
         gather(project)
     assert place is None or caught.value.path.endswith(place)
+
+
+@pytest.mark.parametrize("shadow", ["pkg/tools/__init__.py", "pkg/tools.abi3.so", "pkg/tools.so"])
+def test_a_file_that_could_stand_in_for_a_trusted_module_is_an_error(project, shadow):
+    (project / "interlock.toml").write_text("[tools]\nmodules = ['pkg.tools']")
+    for name in ("pkg/tools.py", "pkg/tools_other.py"):
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text("")
+    assert [f.name for f in gather(project).files] == ["interlock.toml", "pkg/tools.py"]
+    (project / shadow).parent.mkdir(exist_ok=True)
+    (project / shadow).write_text("")
+    with pytest.raises(ConfigurationError) as caught:
+        gather(project)
+    assert shadow in caught.value.hint
+
+
+def test_names_and_texts_that_are_not_utf8(project, trust):
+    (project / "interlock.toml").write_text("[policy]\nfiles = ['*.cedar']")
+    (project / "a.cedar").write_bytes(b"ok\n\xff")
+    trusted(project, trust)
+    with pytest.raises(ConfigurationError) as caught:
+        loaded(project, trust).text("a.cedar")
+    assert caught.value.path == "a.cedar:2"
+    (project / "\udcff.cedar").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match="name of a file"):
+        gather(project)
 
 
 def test_the_difference_hides_nothing(project, trust):

@@ -17,9 +17,10 @@ import msgspec
 from interlock.model.canonical import digest
 from interlock.model.errors import ConfigurationError
 from interlock.settings.decode import Locate, Place, decode, dotted, fields_of, shown
+from interlock.settings.named import Named, named_directories, named_files
 from interlock.settings.overlay import overlay
 from interlock.settings.sections import Settings
-from interlock.settings.source import locator, parse_toml, read_bytes
+from interlock.settings.source import locator, parse_toml, read_bytes, utf8
 from interlock.settings.trust import SourceFile, TrustStore
 
 FILE: Final = "interlock.toml"
@@ -35,7 +36,7 @@ class Found(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class Gathered(msgspec.Struct, frozen=True):
+class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     """All that the loader read, decoded and not yet trusted."""
 
     root: Path
@@ -43,32 +44,40 @@ class Gathered(msgspec.Struct, frozen=True):
     path: Path
     settings: Settings
     files: tuple[SourceFile, ...]
+    modules: Mapping[str, str]
+    """Dotted name of each tool module, and of the packages above it, to its name in `files`; packages come first.
+
+    Whoever runs them must run these bytes: on disk a cached `.pyc` or a file beside it could stand in for the source.
+    """
     written: frozenset[Place]
     """The places that the file sets."""
-    locate: Locate
 
     @property
     def protected(self) -> tuple[str, ...]:
-        """What was read, relative to the root: no agent may write it. Files outside the root are not among them."""
-        return tuple(f.name for f in self.files if not f.name.startswith("/"))
+        """What was read, and directories of patterns, relative to the root: no agent may write there."""
+        inside = (f.name for f in self.files if not f.name.startswith(("/", "../")))
+        return tuple(dict.fromkeys((*inside, *named_directories(self.settings))))
 
 
-class Loaded(msgspec.Struct, frozen=True):
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """A trusted configuration with its overrides."""
 
     settings: Settings
     root: Path
     path: Path
     files: tuple[SourceFile, ...]
+    modules: Mapping[str, str]
+    """As in `Gathered`."""
     protected: tuple[str, ...]
+    """What no agent may write, relative to the root, beside the names that are always protected."""
     digest: str
     """Over the settings in force and every file: what a run journals."""
     sources: Mapping[Place, str]
     """Where each setting came from that is not a default."""
 
     def text(self, name: str) -> str:
-        """The text of a file that was read (a policy, by its name in `files`)."""
-        return next(f.data for f in self.files if f.name == name).decode()
+        """The text of a file that was read (a policy, by its name in `files`). Raises ConfigurationError, KeyError."""
+        return utf8({file.name: file.data for file in self.files}[name], name)
 
     def explain(self) -> list[dict[str, Any]]:
         """Each setting with its value and source, for `interlock doctor --config`: `{path, value, source}`."""
@@ -121,21 +130,26 @@ def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = 
         locate = locator(found.data, found.path.name)
     settings = decode(table, locate=locate)
     files = {seen.name: seen}
-    for place, named in _named(settings, root, locate):
-        path = Path(os.path.normpath(named))
-        data = read_bytes(path)
-        if data is None:
-            raise ConfigurationError(f"`{dotted(place)}`: the file does not exist", path=locate(place))
-        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
-        files[name] = SourceFile(name, data)
+    modules: dict[str, str] = {}
+    for named in named_files(settings, root, locate):
+        file = _read(named, root, locate)
+        files[file.name] = file
+        if named.module is not None:
+            modules[named.module] = file.name
         if len(files) > FILES_MAX:
-            raise ConfigurationError(f"more than {FILES_MAX} files", path=locate(place))
+            raise ConfigurationError(f"more than {FILES_MAX} files", path=locate(named.place))
     for name in extra:
         data = read_bytes(root / name)
         if data is not None:
             files[name] = SourceFile(name, data)
-    written = frozenset(place for place, _ in _written(table, ()))
-    return Gathered(root, found.path, settings, tuple(files.values()), written, locate)
+    return Gathered(
+        root=root,
+        path=found.path,
+        settings=settings,
+        files=tuple(files.values()),
+        modules=modules,
+        written=frozenset(_written(table, ())),
+    )
 
 
 def load(
@@ -161,12 +175,26 @@ def load(
         root=gathered.root,
         path=gathered.path,
         files=gathered.files,
+        modules=gathered.modules,
         protected=gathered.protected,
         digest=digest(
             "configuration", {"settings": settings.as_dict(), "files": {f.name: f.digest for f in gathered.files}}
         ),
         sources=dict.fromkeys(gathered.written, name) | overrides,
     )
+
+
+def _read(named: Named, root: Path, locate: Locate) -> SourceFile:
+    path = Path(os.path.normpath(named.path))
+    try:
+        name = (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+        name.encode()
+        data = read_bytes(path)
+    except UnicodeEncodeError:
+        raise ConfigurationError("the name of a file is not UTF-8", path=locate(named.place)) from None
+    if data is None:
+        raise ConfigurationError(f"`{dotted(named.place)}`: the file does not exist", path=locate(named.place))
+    return SourceFile(name, data)
 
 
 def _explicit(path: Path) -> Found:
@@ -199,58 +227,16 @@ def _has_table(data: bytes, path: Path) -> bool:
     return True
 
 
-def _named(settings: Settings, root: Path, locate: Locate) -> Iterator[tuple[Place, Path]]:
-    """Every other file that the settings name."""
-    for index, pattern in enumerate(settings.policy.files):
-        place: Place = ("policy", "files", index)
-        if "*" not in pattern:
-            yield place, root / pattern
-            continue
-        directory, _, last = pattern.rpartition("/")
-        if "*" in directory or last == "**":
-            raise ConfigurationError(
-                f"`{dotted(place)}`: `*` may stand only in the last part", path=locate(place), hint="`policy/*.cedar`"
-            )
-        try:
-            found = sorted(path for path in (root / directory).glob(last) if not path.name.startswith("."))
-        except (ValueError, NotImplementedError, OSError):
-            raise ConfigurationError(f"`{dotted(place)}`: not a pattern", path=locate(place)) from None
-        yield from ((place, path) for path in found)
-    for name, capsule in settings.capsules.items():
-        yield ("capsules", name, "path"), root / capsule.path / "capsule.toml"
-    for index, module in enumerate(settings.tools.modules):
-        place = ("tools", "modules", index)
-        yield from ((place, path) for path in _module_files(module, root, place, locate))
-
-
-def _module_files(module: str, root: Path, place: Place, locate: Locate) -> Iterator[Path]:
-    """The module's file and the `__init__.py` of the packages above it: all of these run when it is imported."""
-    parts = module.split(".")
-    for base in (root, root / "src"):
-        target = base.joinpath(*parts)
-        for path in (target.with_name(target.name + ".py"), target / "__init__.py"):
-            if os.path.lexists(path):
-                packages = (base.joinpath(*parts[:n], "__init__.py") for n in range(1, len(parts)))
-                yield from (package for package in packages if os.path.lexists(package))
-                yield path
-                return
-    raise ConfigurationError(
-        f"`{dotted(place)}`: there is no such module beneath the project",
-        path=locate(place),
-        hint="a module is looked for beneath the project and its `src` directory",
-    )
-
-
 def _as_text(table: Mapping[str, Any]) -> bytes:
     return json.dumps(table, indent=2, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "replace")
 
 
-def _written(value: Any, place: Place) -> Iterator[tuple[Place, Any]]:
+def _written(value: Any, place: Place) -> Iterator[Place]:
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
             yield from _written(item, (*place, key))
     else:
-        yield place, value
+        yield place
 
 
 def _leaves(value: Any, hint: Any, place: Place) -> Iterator[tuple[Place, Any]]:

@@ -56,13 +56,19 @@ def read_bytes(path: Path, *, bytes_max: int = DEFAULT_LIMITS.config_bytes, foll
     return bytes(data)
 
 
-def parse_toml(data: bytes, name: str) -> dict[str, Any]:
-    """The table of a TOML document. Raises ConfigurationError with the line."""
+def utf8(data: bytes, name: str) -> str:
+    """The text of a file. Raises ConfigurationError with the line that is not UTF-8."""
     try:
-        return tomllib.loads(data.decode())
+        return data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ConfigurationError("the file is not UTF-8", path=f"{name}:{line}") from None
+
+
+def parse_toml(data: bytes, name: str) -> dict[str, Any]:
+    """The table of a TOML document. Raises ConfigurationError with the line."""
+    try:
+        return tomllib.loads(utf8(data, name))
     except tomllib.TOMLDecodeError as error:
         found = _LINE.search(str(error))
         line = int(found[1]) if found and found[1] else data.count(b"\n") + 1
