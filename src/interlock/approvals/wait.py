@@ -57,7 +57,10 @@ class _Question:
 
 
 class Waiter:
-    """All waiting of one event loop: one inotify descriptor, one timer, one query, however many questions."""
+    """All waiting of one event loop: one inotify descriptor, one timer, one query, however many questions.
+
+    Close it at the end.
+    """
 
     def __init__(self, store: ApprovalStore, wake_file: WakeFile) -> None:
         """Nothing is opened before the first `wait_answered`."""
@@ -95,29 +98,32 @@ class Waiter:
             question.futures.remove(future)
             if not question.futures:
                 self._questions.pop(hold_id, None)
-            if not self._questions:
-                self.close()
+            if not self._questions and self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
 
     @property
     def notified(self) -> bool:
-        """True while inotify tells us; False while nobody waits, or if answers are only seen within `POLL_S`."""
+        """True once inotify tells us; False before the first wait, or if answers are only seen within `POLL_S`."""
         return self._watch is not None
 
     def close(self) -> None:
-        """Stop watching. Done by itself when nobody waits any more."""
+        """Stop watching. (Not done after each wait: the kernel takes milliseconds to close an inotify descriptor.)"""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._watch is not None and self._loop is not None:
-            self._loop.remove_reader(self._watch)
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._watch)
             os.close(self._watch)
         self._watch = self._loop = None
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is loop:
             return
-        if self._loop is not None:
+        if self._questions:
             raise UsageError("one Waiter serves one event loop")
+        self.close()
         self._loop = loop
         self._watch = watch_directory(self._wake_file.path.parent)
         if self._watch is not None:
@@ -131,7 +137,7 @@ class Waiter:
 
     def _look(self) -> None:
         """Read which of the questions are answered, tell those who wait, and set the timer anew."""
-        if self._loop is None:
+        if self._loop is None or not self._questions:
             return
         now = self._store.time.now_us()
         try:
