@@ -32,9 +32,25 @@ async def admit(turn: Turn) -> bool:
     turn.admitted = True
     if tool is None:
         return False
+    if x.gate.issued and not turn.used and _used_up(turn):
+        return True
     if tool.bucket is not None and await _rate_limit(turn):
         return True
     return not tool.read_only and x.services.guard is not None and await _guard(turn)
+
+
+def _used_up(turn: Turn) -> bool:
+    """Take one use of a grant with a use count, once for the action. True if there is none left."""
+    x, tool, desk = turn.x, turn.tool, turn.x.services.desk
+    assert tool is not None
+    choices = x.gate.counted(x.who, tool, turn.parameters)
+    turn.used = True
+    if not choices or desk is None or any(desk.issued.use(ids) for ids in choices if ids):
+        return False
+    x.allowance.refund(tool_calls=1)
+    turn.step = 7
+    reject(turn, Refusal("grant_used_up", f"the grants that allow `{tool.name}` have no uses left"))
+    return True
 
 
 async def _rate_limit(turn: Turn) -> bool:

@@ -1,13 +1,230 @@
-"""Step 6: ask a human."""
+"""Step 6: ask a human, and wait for the answer without holding anything up.
+
+The question is in the database before anybody is told of it. It survives this process: a resumed run finds the same question
+again by run, proposal and action. An approval is for exactly one digest of tool, version and parameters, used once by this
+action. After it the gate judges again, with the approved policies taken out; if a file that the question showed has changed
+meanwhile, the question is asked anew.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from interlock.approvals import FileShown, Hold, HoldRequest, action_digest, merge_patch
 from interlock.engine.turn import Turn
 from interlock.model.decision import Decision, Refusal
+from interlock.model.errors import ToolError
+from interlock.model.events import ActionHeld, ActionWaiting, HoldResolved
+from interlock.model.result import ActionResult
+
+if TYPE_CHECKING:
+    from interlock.engine.execution import Execution
+
+_FILES_MAX = 16
+"""So many files does a question show at most."""
+_REFUSALS = {"denied": "approval_denied", "expired": "approval_expired", "cancelled": "approval_cancelled"}
+
+
+class HeldError(Exception):
+    """The action waits for a human and nobody here waits with it: it has its row, and the run can be resumed."""
 
 
 async def ask(turn: Turn, decision: Decision) -> Refusal | None:
-    """Until approvals are there, nobody can be asked: a hold refuses."""
+    """Ask, wait, and apply the answer. Returns a refusal, or None to judge again. Raises HeldError."""
     turn.step = 6
-    names = ", ".join(f"`{requirement.policy}`" for requirement in decision.requirements)
-    return Refusal("approval_required", f"the rules say to ask first ({names}), and nobody is here to answer")
+    x = turn.x
+    desk = x.services.desk
+    if desk is None or x.dry_run:
+        names = ", ".join(f"`{requirement.policy}`" for requirement in decision.requirements)
+        return Refusal("approval_required", f"the rules say to ask first ({names}), and nobody is asked here")
+    name, version = _call_of(turn)
+    contents = [requirement.content for requirement in decision.requirements]
+    if desk.store.standing.use(x.who.agent, x.who.session, name, version, contents) is not None:
+        turn.discharged |= frozenset(contents)
+        return None
+    hold = _existing(turn) or _new(turn, decision)
+    if hold.status == "pending":
+        hold = await _answer(turn, hold)
+    return _apply(turn, hold)
+
+
+def _call_of(turn: Turn) -> tuple[str, str]:
+    tool = turn.tool
+    return (turn.action.type, "") if tool is None else (tool.name, tool.version)
+
+
+def _where(turn: Turn) -> tuple[str, str, str]:
+    return turn.x.run.id, turn.x.proposal.id, turn.action.id
+
+
+def digest_of(turn: Turn) -> str:
+    """What an approval of this call is bound to."""
+    name, version = _call_of(turn)
+    return action_digest(name, version, turn.parameters)
+
+
+def _existing(turn: Turn) -> Hold | None:
+    """The question of an earlier process, if it was about this very call and is not used up."""
+    desk = turn.x.services.desk
+    assert desk is not None
+    hold = desk.store.for_action(*_where(turn))
+    if hold is None or hold.asked_digest != action_digest(*_call_of(turn), turn.proposed):
+        return None
+    mine = hold.consumed_by in (None, "/".join(_where(turn)))
+    return hold if hold.status == "pending" or (hold.status == "approved" and mine and not turn.asked) else None
+
+
+def _new(turn: Turn, decision: Decision) -> Hold:
+    x, services = turn.x, turn.x.services
+    desk = services.desk
+    assert desk is not None
+    name, version = _call_of(turn)
+    run, proposal, action = _where(turn)
+    hold = desk.store.ask(
+        HoldRequest(
+            agent=x.who.agent,
+            session=x.who.session,
+            run=run,
+            proposal=proposal,
+            action=action,
+            tool=name,
+            tool_version=version,
+            kind="tool_call",
+            summary=_summary(turn),
+            reason="; ".join(r.reason for r in decision.requirements if r.reason),
+            parameters=turn.parameters,
+            context={"source": x.proposal.source, "compensation": _compensation(turn)},
+            digest=digest_of(turn),
+            requirements=decision.requirements,
+            files=_files(turn),
+            ttl_ms=desk.ttl_ms,
+            started_by=desk.user,
+            separation=desk.separation,
+        )
+    )
+    if x.recorder is not None:
+        x.recorder.append(ActionHeld(approval=hold.id, **x.recorder.stamp(x, turn.index, 6)))
+        x.recorder.writer.flush()
+    return hold
+
+
+def _summary(turn: Turn) -> str:
+    """One line that says what is asked for: the tool and the parameters that matter most to a reader."""
+    name, _ = _call_of(turn)
+    parameters = turn.parameters
+    shown = next(
+        (str(parameters[k]) for k in ("command", "argv", "path", "url", "key", "message") if k in parameters), ""
+    )
+    return f"{name}: {shown}" if shown else name
+
+
+def _compensation(turn: Turn) -> Any:
+    given = turn.action.compensation
+    if given is not None:
+        return getattr(given, "tool", None) or getattr(given, "action_id", None)
+    template = turn.tool.tool.compensation if turn.tool is not None else None
+    return template.tool if template is not None else None
+
+
+def _files(turn: Turn) -> tuple[FileShown, ...]:
+    """The files among the parameters, as they are now."""
+    workspace, tool = turn.x.services.workspace, turn.tool
+    if workspace is None or tool is None:
+        return ()
+    names = [
+        pointer.strip("/") for pointer, mark in tool.marks if mark.startswith("path.") and "/" not in pointer.strip("/")
+    ]
+    found = []
+    for name in names[:_FILES_MAX]:
+        value = turn.parameters.get(name)
+        if isinstance(value, str):
+            found.append(FileShown(path=value, digest=_file_digest(turn.x, value)))
+    return tuple(found)
+
+
+def _file_digest(x: Execution, path: str) -> str | None:
+    workspace = x.services.workspace
+    assert workspace is not None
+    try:
+        seen = workspace.examine(workspace.locate(path))
+    except ToolError:
+        return None  # it cannot be read: then it is not shown, and the tool will say why
+    node = seen.node
+    text = f"{node.kind}:{node.sha256}:{node.mode}"
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+async def _answer(turn: Turn, hold: Hold) -> Hold:
+    """Wait for the answer, or leave the question open if nobody waits here."""
+    x = turn.x
+    desk = x.services.desk
+    assert desk is not None
+    desk.tell(hold)
+    if not desk.wait:
+        hold_here(turn, hold)
+        raise HeldError
+    if x.recorder is not None:
+        x.recorder.append(ActionWaiting(cause="approval", **x.recorder.stamp(x, turn.index, 6)))
+        x.recorder.writer.kick()
+    before = x.clock.mono_ns()
+    x.waiting += 1
+    x.more()
+    try:
+        return await desk.waiter(x.loop).wait_answered(hold.id)
+    finally:
+        x.waiting -= 1
+        turn.waited_ns += x.clock.mono_ns() - before
+
+
+def hold_here(turn: Turn, hold: Hold) -> None:
+    """Give the action the row `held`: the scheduler does not hear of it, so nothing that needs it starts."""
+    x = turn.x
+    x.held += 1
+    x.rows[turn.index] = ActionResult(
+        action_id=turn.action.id,
+        status="held",
+        reason="held",
+        error=f"waiting for approval `{hold.id}`: {hold.summary}",
+        output={"approval": hold.id},
+        waited_ms=turn.waited_ns / 1e6,
+        timestamp=x.clock.now_us(),
+    )
+
+
+def _apply(turn: Turn, hold: Hold) -> Refusal | None:
+    """What an answered question means for the call."""
+    x = turn.x
+    desk = x.services.desk
+    assert desk is not None
+    turn.asked = True
+    last = hold.votes[-1] if hold.votes else None
+    approver = last.approver if last is not None else None
+    recorder = x.recorder
+    if hold.status != "approved":
+        if recorder is not None:
+            recorder.append(
+                HoldResolved(
+                    approval=hold.id, decision=hold.status, approver=approver, **recorder.stamp(x, turn.index, 6)
+                )
+            )
+        who = f" by `{approver}`" if approver and hold.status == "denied" else ""
+        why = f": {hold.decision_reason}" if hold.decision_reason and hold.status == "denied" else ""
+        return Refusal(_REFUSALS[hold.status], f"approval `{hold.id}` was {hold.status}{who}{why}")
+    if hold.edits and turn.index not in x.edited:
+        for patch in hold.edits:
+            turn.parameters = merge_patch(turn.parameters, patch)
+        x.edited[turn.index] = turn.parameters
+    if recorder is not None:
+        kept = recorder.keep(turn.parameters) if hold.edits else None
+        stamp = recorder.stamp(x, turn.index, 6)
+        recorder.append(
+            HoldResolved(approval=hold.id, decision="approved", approver=approver, parameters=kept, **stamp)
+        )
+    if not desk.store.consume(hold.id, hold.digest, "/".join(_where(turn))):
+        return Refusal("approval_denied", f"approval `{hold.id}` was used by another call")
+    for file in hold.files:
+        if _file_digest(x, file.path) != file.digest:
+            return None  # what was shown is not what is there: judged again without the approval, so asked again
+    turn.discharged |= hold.discharged
+    return None

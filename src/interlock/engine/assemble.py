@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -11,17 +12,21 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from interlock.approvals import GrantStore, Notifier
+from interlock.approvals.notifiers import Command, TerminalBell, Webhook
 from interlock.capability import compile_grants
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
 from interlock.engine import undo_tool
 from interlock.engine.clock import SystemClock, SystemIds
+from interlock.engine.desk import Desk
 from interlock.engine.gate import Gate
 from interlock.engine.registry import Registry
 from interlock.engine.run import budget_of
 from interlock.engine.services import Services
 from interlock.engine.threads import DaemonThreads
 from interlock.executors import files, git, http, proc, process
+from interlock.executors.environment import child_environment
 from interlock.executors.modules import ModuleTools
 from interlock.executors.process import ProcessLimits, ProcessRunner
 from interlock.journal import Durability, RunIndex
@@ -43,7 +48,7 @@ from interlock.workspace import Workspace
 from interlock.workspace.registry import Registry as Workspaces
 from interlock.workspace.registry import state_directory
 
-FEATURES: Final = frozenset({"policy", "modules", "otel"})
+FEATURES: Final = frozenset({"approvals", "modules", "otel", "policy"})
 """What this version has, of the things that a configuration can ask for."""
 
 OPERATOR: Final = "operator"
@@ -116,7 +121,7 @@ def open_project(
         durability = settings.journal.durability
         services = _services(
             settings, db, disk, clock, workspace_id=workspace_id, durability=durability, redaction=redaction,
-            policies=[(name, loaded.text(name)) for name in settings_policies(loaded.files)],
+            policies=[(name, loaded.text(name)) for name in settings_policies(loaded.files)], home=home,
         )  # fmt: skip
         services.configuration = loaded.digest
         services.warnings = [f"{one.path}: {one.message}" for one in missing]
@@ -125,6 +130,9 @@ def open_project(
         closing.append(services.workspace.close)
         _measure(services, settings, loaded.root, clock, closing)
         _register_builtins(services, settings, closing)
+        if services.desk is not None:
+            services.desk.notify_through(_notifiers(settings, services.desk, env))
+            closing.append(services.desk.close)
         if settings.tools.modules:
             modules = ModuleTools(settings.tools.modules, loaded.root, clock, limits=_process_limits(settings))
             closing.append(modules.close)
@@ -160,27 +168,39 @@ def _services(
     durability: Durability,
     redaction: bytes,
     policies: Sequence[tuple[str, str]] = (),
+    home: Path | None = None,
 ) -> Services:
     registry = Registry()
+    ids = SystemIds()
+    redactor = Redactor(redaction)
+    desk = None
+    if home is not None:
+        asking = settings.approvals
+        desk = Desk(
+            db, home, clock, ids, boot=boot_id(), user=user_name(), redact=redactor.redact, groups=dict(asking.groups),
+            ttl_ms=asking.ttl_ms, separation=asking.separation,
+        )  # fmt: skip
+        desk.issued.count(settings.all_grants())
     grants = (
         *settings.all_grants(),
         Grant(id=OPERATOR, agent=OPERATOR, tools=("undo",), unscoped=("undo",), source="built-in"),
     )
     return Services(
         clock=clock,
-        ids=SystemIds(),
+        ids=ids,
         jitter=random.random,
         disk=disk,
         db=db,
         registry=registry,
-        make_gate=gate_maker(settings, policies, grants, registry, clock),
+        make_gate=gate_maker(settings, policies, grants, registry, clock, desk.issued if desk else None),
         store=StateStore(db, workspace_id, clock),
         idempotency=IdempotencyStore(db, workspace_id, clock),
         index=RunIndex(db),
         budgets=BudgetStore(db),
         cache=ResultCache(clock),
         threads=DaemonThreads(),
-        redactor=Redactor(redaction),
+        redactor=redactor,
+        desk=desk,
         workspace_id=workspace_id,
         agent=settings.agent,
         durability=durability,
@@ -191,26 +211,60 @@ def _services(
 
 
 def gate_maker(
-    settings: Settings, files: Sequence[tuple[str, str]], grants: Sequence[Grant], registry: Registry, clock: Clock
-) -> Callable[[], Gate]:
-    """A function that builds the gate anew, for the tools that are registered when it is called."""
-    capability = compile_grants(grants)
-    fingerprints = {
-        agent: digest("grants", sorted(msgspec.json.encode(g).decode() for g in grants if g.agent == agent))
-        for agent in {g.agent for g in grants}
-    }
+    settings: Settings,
+    files: Sequence[tuple[str, str]],
+    grants: Sequence[Grant],
+    registry: Registry,
+    clock: Clock,
+    issued: GrantStore | None,
+) -> Callable[[str | None], Gate]:
+    """A function that builds the gate of a session, for the tools and the issued grants there are when it is called."""
     rules = Rules(
         allow=settings.rules.allow,
         ask=settings.rules.ask,
         deny=settings.rules.deny,
         deny_param=tuple(PolicyDenyParam(tool=d.tool, param=d.param, like=d.like) for d in settings.rules.deny_param),
     )
+    approval_groups = frozenset(settings.approvals.groups) or None
+    judges: dict[int, PolicyJudge] = {}
 
     def judge() -> PolicyJudge:
-        texts = [*files, _OPERATOR_POLICY] if "undo" in registry else files
-        return load(texts, rules, World(tools=tuple(registry.definitions())))
+        found = judges.get(registry.generation)
+        if found is None:
+            texts = [*files, _OPERATOR_POLICY] if "undo" in registry else files
+            world = World(tools=tuple(registry.definitions()), approval_groups=approval_groups)
+            judges.clear()
+            found = judges[registry.generation] = load(texts, rules, world)
+        return found
 
-    return lambda: Gate(capability, judge(), clock, {}, fingerprints)
+    def make(session: str | None) -> Gate:
+        if issued is None:
+            return Gate(compile_grants(grants), judge(), clock, {}, _fingerprints(grants))
+        revision = issued.revision()
+        alive, revoked = issued.load(session)
+        known = {grant.id for grant in alive}
+        every = [*alive, *(grant for grant in grants if grant.id not in known)]
+        capability = compile_grants(every, revoked=revoked)
+        some = any(grant.source != "configuration" or grant.uses_max is not None for grant in alive)
+        return Gate(capability, judge(), clock, {}, _fingerprints(every), revision=revision, issued=some)
+
+    return make
+
+
+def _fingerprints(grants: Sequence[Grant]) -> dict[str, str]:
+    """A digest over the grants of each agent."""
+    return {
+        agent: digest("grants", sorted(msgspec.json.encode(g).decode() for g in grants if g.agent == agent))
+        for agent in {g.agent for g in grants}
+    }
+
+
+def user_name() -> str:
+    """Whoever runs this process, as the system knows them."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid-{os.getuid()}"
 
 
 def boot_id() -> str:
@@ -252,6 +306,20 @@ def _register_builtins(services: Services, settings: Settings, closing: list[Cal
     ]
     for binding in found:
         services.registry.register(adjusted(binding, settings))
+
+
+def _notifiers(settings: Settings, desk: Desk, env: Mapping[str, str]) -> list[Notifier]:
+    """Those that `[[approvals.notify]]` names. Raises ConfigurationError."""
+    found: list[Notifier] = []
+    for number, one in enumerate(settings.approvals.notify):
+        if one.kind == "bell":
+            found.append(TerminalBell())
+        elif one.kind == "command":
+            found.append(Command(one.command, child_environment(env), name=f"command {number}"))
+        else:
+            secret = env.get(one.secret_env or "", "").encode()
+            found.append(Webhook(one.url or "", secret, desk.store.time, name=f"webhook {number}"))
+    return found
 
 
 def adjusted(binding: Binding, settings: Settings) -> Binding:

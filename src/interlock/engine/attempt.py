@@ -12,12 +12,12 @@ from typing import Any, cast
 
 import msgspec
 
-from interlock.engine import admission
+from interlock.engine import admission, asking
 from interlock.engine.context import ActionContext
 from interlock.engine.scheduler import Outcome
 from interlock.engine.turn import Turn
 from interlock.engine.watchdog import NEVER
-from interlock.model.canonical import CanonicalError, digest
+from interlock.model.canonical import CanonicalError
 from interlock.model.errors import InterlockError, StoreError, ToolError
 from interlock.model.events import (
     ActionCancelled,
@@ -152,24 +152,11 @@ def intent(turn: Turn, number: int) -> None:
             attempt=number,
             tool=tool.name if tool is not None else None,
             version=tool.version if tool is not None else None,
-            digest=action_digest(turn),
+            digest=asking.digest_of(turn),
             parameters=recorder.keep(turn.parameters, tool.secrets if tool is not None else ()),
             read_only=tool is None or tool.read_only,
             idempotent=tool is not None and tool.tool.idempotent,
         )
-    )
-
-
-def action_digest(turn: Turn) -> str:
-    """What an approval is bound to: the digest of tool, tool version and raw parameters."""
-    tool = turn.tool
-    return digest(
-        "action",
-        [
-            tool.name if tool is not None else turn.action.type,
-            tool.version if tool is not None else None,
-            turn.parameters,
-        ],
     )
 
 

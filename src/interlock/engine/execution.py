@@ -52,6 +52,7 @@ class Execution:
         """Prepare; nothing happens before `drive`."""
         self.run = run
         self.services = run.services
+        self.gate = run.services.gate_for(who.session)
         self.proposal = proposal
         self.graph = graph
         self.who = who
@@ -82,6 +83,11 @@ class Execution:
         self.deadline_ns = NEVER
         self.stop_reason: str | None = None
         """Why nothing more may start: `aborted`, `budget_exceeded`, `deadline_exceeded`, `cancelled`, `store_failed`."""
+        self.held = 0
+        """Actions that wait for a human while nobody here waits with them."""
+        self.waiting = 0
+        """Workers that wait for an approval: they are not counted as workers meanwhile."""
+        self._busy = 0
         self._failure: BaseException | None = None
         self._ready: deque[int] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
@@ -206,13 +212,15 @@ class Execution:
             while ready and not scheduler.halted:
                 index = ready.popleft()
                 if ready:
-                    self._more()
+                    self.more()
+                self._busy += 1
                 await perform(self, slot, index)
+                self._busy -= 1
                 now = clock.mono_ns()
                 if now > turn:
                     await asyncio.sleep(0)
                     turn = clock.mono_ns() + _SLICE_NS
-            if scheduler.halted or not scheduler.remaining:
+            if scheduler.halted or not scheduler.remaining or (self.held and not self._busy):
                 self._wake(len(self._idle))
                 return
             idle: asyncio.Future[None] = self.loop.create_future()
@@ -220,11 +228,11 @@ class Execution:
             await idle
             turn = clock.mono_ns() + _SLICE_NS
 
-    def _more(self) -> None:
+    def more(self) -> None:
         """There is more to do than this worker can take: wake another one, or start it."""
         if self._idle:
             self._wake(1)
-        elif len(self._slots) < self.services.concurrency_max:
+        elif self._ready and len(self._slots) - self.waiting < self.services.concurrency_max:
             slot = Slot.__new__(Slot)
             task = self.loop.create_task(self._run_worker(slot), name=f"interlock-worker-{len(self._slots)}")
             Slot.__init__(slot, task)

@@ -6,7 +6,7 @@ parameters, on state or on time is decided once per agent and tool and remembere
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from interlock.capability import Capability
@@ -46,8 +46,16 @@ class Gate:
         clock: Clock,
         groups: Mapping[str, tuple[str, ...]],
         grants: Mapping[str, str],
+        *,
+        revision: int = 0,
+        issued: bool = False,
     ) -> None:
-        """`groups` maps an agent to the groups it is in, `grants` to a digest over its grants."""
+        """`groups` maps an agent to the groups it is in, `grants` to a digest over its grants.
+
+        `revision` is that of the issued grants it was built from, `issued` whether there were any that can be revoked.
+        """
+        self.revision = revision
+        self.issued = issued
         self.capability = capability
         self.policy = policy
         self._clock = clock
@@ -62,6 +70,18 @@ class Gate:
     def grants_digest(self, agent: str) -> str:
         """What stands for the agent's grants in the key of a stored result."""
         return self._grants.get(agent, "")
+
+    def counted(self, who: Principal, tool: Registered, parameters: dict[str, Any]) -> Sequence[Sequence[str]]:
+        """Which grants a call would use up, best choice first: ids of each grant with a use count, and of its ancestors.
+
+        Empty if the call uses nothing up.
+        """
+        if self.capability.tool_is_static(who.agent, tool.tool):
+            return ()
+        found = self.capability.candidates(who.agent, tool.tool, tool.marks, parameters, self._clock.now_us())
+        if isinstance(found, Refusal) or not found[0].counted:
+            return ()
+        return [grant.counted for grant in found]
 
     def proposal(self, who: Principal, proposal: Proposal) -> Refusal | None:
         """Step 2 for the proposal as a whole: `actions_max` of the grant, before anything else is looked at."""

@@ -22,7 +22,7 @@ from interlock.engine.scheduler import Outcome
 from interlock.engine.turn import Turn, reject, skip, wait
 from interlock.engine.watchdog import Slot
 from interlock.model.decision import Decision, Refusal
-from interlock.model.errors import ToolError
+from interlock.model.errors import ConflictError, ToolError
 from interlock.model.events import ActionFailed, ActionRetrying, ActionValidated, PolicyDecided
 from interlock.model.result import ActionResult
 from interlock.verify.graph import resolve
@@ -36,41 +36,48 @@ _RETRY_MAX_MS = 30_000
 
 async def perform(x: Execution, slot: Slot, index: int) -> None:
     """Take one action through the gate; its row is in `x.rows` afterwards."""
-    action = x.proposal.actions[index]
-    parameters = action.parameters
+    proposed = x.proposal.actions[index].parameters
     try:
-        if index in x.graph.referring or index in x.edited:
-            parameters = x.edited.get(index) or resolve(parameters, x.outputs)
-        turn = Turn(x, slot, index, parameters)
-        while True:
-            # 2 to 5, and 6 if held
-            refusal = judge(turn)
-            if isinstance(refusal, Decision):
-                refusal = await asking.ask(turn, refusal)
-                if refusal is None:
-                    continue  # after any wait: judge again
-            if refusal is not None:
-                reject(turn, refusal)
-                return
-            # 7
-            waited = turn.waited_ns
-            if await admission.admit(turn):
-                return  # it has its row
-            if turn.waited_ns == waited:
-                break
+        if index in x.graph.referring:
+            proposed = resolve(proposed, x.outputs)
+        turn = Turn(x, slot, index, proposed)
+        if await _passes(turn):
+            # 8 to 10
+            await _attempts(turn)
+    except asking.HeldError:
+        return  # it has its row, and waits for a human
     except asyncio.CancelledError:
         if slot.stopped is None:
             raise
-        slot.task.uncancel()
-        return  # no intent, no effect: `ending` gives it its row
+        slot.task.uncancel()  # no intent, no effect: `ending` gives it its row
     except ToolError as error:  # a reference into an output that is not there
-        reject(Turn(x, slot, index, parameters), Refusal(error.code, error.message, error.path))
-        return
-    if x.dry_run:
+        reject(Turn(x, slot, index, proposed), Refusal(error.code, error.message, error.path))
+    except ConflictError as error:  # somebody else changed the state while this proposal looked at it
+        reject(Turn(x, slot, index, proposed), Refusal(error.code, error.message))
+
+
+async def _passes(turn: Turn) -> bool:
+    """Steps 2 to 7. False if the action has its row now."""
+    while True:
+        refusal = judge(turn)
+        if isinstance(refusal, Decision):
+            # 6
+            refusal = await asking.ask(turn, refusal)
+            if refusal is None:
+                continue  # after any wait: judge again
+        if refusal is not None:
+            reject(turn, refusal)
+            return False
+        # 7
+        waited = turn.waited_ns
+        if await admission.admit(turn):
+            return False
+        if turn.waited_ns == waited:
+            break
+    if turn.x.dry_run:
         _would_run(turn)
-        return
-    # 8 to 10
-    await _attempts(turn)
+        return False
+    return True
 
 
 def judge(turn: Turn) -> Refusal | Decision | None:
@@ -78,7 +85,10 @@ def judge(turn: Turn) -> Refusal | Decision | None:
     x = turn.x
     if turn.tool is None and turn.action.type == "tool_call":
         return Refusal("unknown_tool", f"there is no tool `{turn.action.tool}`", "$.tool")
-    turn.step, refusal, decision = x.services.gate.judge(
+    gate = x.gate
+    if gate.issued and not x.services.gate_is_current(gate):
+        gate = x.gate = x.services.gate_for(x.who.session)
+    turn.step, refusal, decision = gate.judge(
         x.who, x.proposal, turn.action, turn.tool, turn.parameters, x.buffer, turn.discharged
     )
     recorder = x.recorder
@@ -188,13 +198,9 @@ async def _back_off(turn: Turn, number: int) -> bool:
         x.recorder.append(ActionRetrying(attempt=number + 1, delay_ms=delay_ms, **x.recorder.stamp(x, turn.index, 9)))
     try:
         await wait(turn, delay_ms / 1000)
-        refusal = judge(turn)
-        if isinstance(refusal, Decision):
-            refusal = await asking.ask(turn, refusal)
-        if refusal is not None:
-            reject(turn, refusal)
-            return True
-        return await admission.admit(turn)
+        return not await _passes(turn)
+    except asking.HeldError:
+        return True
     except asyncio.CancelledError:
         if turn.slot.stopped is None:
             raise

@@ -16,6 +16,7 @@ from interlock.engine.execution import Execution
 from interlock.engine.recorder import Recorder
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
+from interlock.engine.writing import writing
 from interlock.journal import JournalWriter, RunRow
 from interlock.model.decision import Refusal
 from interlock.model.errors import ProposalError, StoreError
@@ -170,16 +171,21 @@ class Run:
 
     async def carry_on(self, x: Execution, replay: Sequence[tuple[int, Outcome]] = ()) -> ProposalResult:
         """Drive an execution (fresh, or folded from a journal) to its end."""
-        refusal = self.services.gate.proposal(x.who, x.proposal) or _hopeless(x)
-        if refusal is not None and not replay:
-            result = await reject_all(x, refusal)
-        else:
+        refusal = x.gate.proposal(x.who, x.proposal)
+        hopeless = _hopeless(x)
+        if replay or (refusal is None and hopeless is None):
             try:
-                await x.drive(replay)
+                async with writing(x):
+                    await x.drive(replay)
+                    result = await conclude(x)
             except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
                 self._leave()
                 raise
-            result = await conclude(x)
+        elif refusal is not None:
+            result = await reject_all(x, refusal)
+        else:
+            assert hopeless is not None
+            result = await reject_all(x, hopeless[1], hopeless[0])
         self.count(result)
         return result
 
@@ -285,9 +291,9 @@ def budget_of(amounts: Amounts) -> Budget | None:
     return None if budget == Budget() else budget
 
 
-def _hopeless(x: Execution) -> Refusal | None:
+def _hopeless(x: Execution) -> tuple[int, Refusal] | None:
     """Step 1: an action that can only be rejected, and whose rejection stops the proposal, stops it before any effect."""
     for index, action in enumerate(x.proposal.actions):
-        if action.failure_behavior != "skip" and action.type == "tool_call" and x.tools[index] is None:
-            return Refusal("unknown_tool", f"there is no tool `{action.tool}`", f"$.actions[{index}].tool")
+        if x.tools[index] is None and action.type == "tool_call" and action.failure_behavior != "skip":
+            return index, Refusal("unknown_tool", f"there is no tool `{action.tool}`", f"$.actions[{index}].tool")
     return None

@@ -9,6 +9,7 @@ from typing import Any
 
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
+from interlock.engine.desk import Desk
 from interlock.engine.gate import Gate
 from interlock.engine.registry import Registry
 from interlock.engine.threads import DaemonThreads
@@ -40,7 +41,7 @@ class Services:
     disk: Disk
     db: Database
     registry: Registry
-    make_gate: Callable[[], Gate]
+    make_gate: Callable[[str | None], Gate]
     store: StateStore
     idempotency: IdempotencyStore
     index: RunIndex
@@ -66,6 +67,8 @@ class Services:
     guard: ResourceGuard | None = None
     guard_wait_ms: int = 30_000
     sampler: Sampler | None = None
+    lease_wait_ms: int = 30_000
+    """How long a proposal waits for its turn to write in the workspace."""
     limits: Limits = DEFAULT_LIMITS
     concurrency_max: int = 32
     budget: Budget | None = None
@@ -75,18 +78,29 @@ class Services:
     watchers: list[Progress] = field(default_factory=list)
     """Called with the progress that tools report: action id, done, total."""
 
-    _gate: Gate | None = None
+    desk: Desk | None = None
+    """Where questions are asked; None if nobody can be asked (nothing is kept)."""
+    _gates: dict[str | None, Gate] = field(default_factory=dict)
 
     @property
     def gate(self) -> Gate:
-        """The judges in force; built when first needed, and again after tools were registered."""
-        if self._gate is None:
-            self._gate = self.make_gate()
-        return self._gate
+        """The judges in force outside any session."""
+        return self.gate_for(None)
+
+    def gate_for(self, session: str | None) -> Gate:
+        """The judges in force for a session: built when first needed, and again after tools or grants have changed."""
+        gate = self._gates.get(session)
+        if gate is None or not self.gate_is_current(gate):
+            gate = self._gates[session] = self.make_gate(session)
+        return gate
+
+    def gate_is_current(self, gate: Gate) -> bool:
+        """False once a grant was issued or revoked, by whatever process, since the gate was built."""
+        return self.desk is None or gate.revision == self.desk.issued.revision()
 
     def gate_changed(self) -> None:
-        """The tools are others now: what was worked out about them is out of date."""
-        self._gate = None
+        """The tools or the rules are others now: what was worked out about them is out of date."""
+        self._gates.clear()
 
     def machine(self) -> Snapshot | None:
         """The last reading of the machine, or None where nothing is measured."""
@@ -103,4 +117,4 @@ class Services:
 
     def fork(self, agent: str) -> Services:
         """The same services for another agent, with tools of its own from here on."""
-        return replace(self, agent=agent, registry=self.registry.copy(), _gate=None)
+        return replace(self, agent=agent, registry=self.registry.copy(), _gates={})

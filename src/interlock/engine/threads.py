@@ -7,6 +7,7 @@ answer is dropped; the pool starts another thread in its place, so that a hangin
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import queue
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 _IDLE_SECONDS = 30.0
 
 
-Job = tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]
+Job = tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], contextvars.Context, Callable[..., Any], tuple[Any, ...]]
 
 
 class DaemonThreads:
@@ -34,13 +35,13 @@ class DaemonThreads:
         if inbox is None:
             inbox = queue.SimpleQueue()
             threading.Thread(target=self._work, args=(inbox,), name="interlock-tool", daemon=True).start()
-        inbox.put((loop, future, call, arguments))
+        inbox.put((loop, future, contextvars.copy_context(), call, arguments))
         return future
 
     def _work(self, inbox: queue.SimpleQueue[Job]) -> None:
         while True:
             try:
-                loop, future, call, arguments = inbox.get(timeout=_IDLE_SECONDS)
+                loop, future, context, call, arguments = inbox.get(timeout=_IDLE_SECONDS)
             except queue.Empty:
                 with self._lock:
                     if inbox in self._idle:
@@ -50,14 +51,14 @@ class DaemonThreads:
             result: Any = None
             error: BaseException | None = None
             try:
-                result = call(*arguments)
+                result = context.run(call, *arguments)
             except BaseException as caught:  # noqa: BLE001 - it belongs to the action, whatever it is
                 error = caught
             try:
                 loop.call_soon_threadsafe(_settle, future, result, error)
             except RuntimeError:
                 return  # the loop is closed: nobody is there to be told
-            del future, call, arguments, result, error
+            del future, context, call, arguments, result, error
             with self._lock:
                 self._idle.append(inbox)
 

@@ -1,0 +1,76 @@
+"""Where questions are asked: the store of approvals, who waits for the answers, and who is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from interlock.approvals import (
+    ApprovalStore,
+    Approvers,
+    GrantStore,
+    Hold,
+    Notifications,
+    Notifier,
+    Waiter,
+    WakeFile,
+)
+from interlock.disk import Database
+from interlock.model.clock import Clock, Ids
+
+
+class Desk:
+    """The approvals of one workspace, for one process."""
+
+    def __init__(
+        self,
+        db: Database,
+        home: Path,
+        clock: Clock,
+        ids: Ids,
+        *,
+        boot: str,
+        user: str,
+        redact: Callable[[Any], Any],
+        groups: dict[str, tuple[str, ...]],
+        ttl_ms: int,
+        separation: bool,
+    ) -> None:
+        """`home` is the workspace's state directory; `user` whoever runs this process; `groups` are from the configuration."""
+        self._wake = WakeFile(home / "wake")
+        self.store = ApprovalStore(db, clock, ids, boot=boot, redact=redact, changed=self._wake.ring)
+        self.issued = GrantStore(db, self.store.time, ids, self.store.audit)
+        self.approvers = Approvers(db, self.store.time, ids, self.store.audit, groups=groups)
+        self.user = user
+        self.ttl_ms = ttl_ms
+        self.separation = separation
+        self.wait = True
+        """False: a held action is left open at once, and the run is to be resumed."""
+        self.listeners: list[Callable[[Hold], None]] = []
+        """Told of each question as it is asked (a prompt at the terminal). Must return at once."""
+        self._notifications: Notifications | None = None
+        self._waiters: dict[asyncio.AbstractEventLoop, Waiter] = {}
+
+    def notify_through(self, notifiers: Sequence[Notifier]) -> None:
+        """Tell these of each question."""
+        self._notifications = Notifications(notifiers, self.store.audit, self.store.time) if notifiers else None
+
+    def tell(self, hold: Hold) -> None:
+        """Tell everybody who wants to know. Never waits, never raises."""
+        if self._notifications is not None:
+            self._notifications.tell(hold)
+        for listener in self.listeners:
+            listener(hold)
+
+    def waiter(self, loop: asyncio.AbstractEventLoop) -> Waiter:
+        """What waits on that loop."""
+        for closed in [other for other in self._waiters if other.is_closed()]:
+            del self._waiters[closed]
+        return self._waiters.setdefault(loop, Waiter(self.store, self._wake))
+
+    def close(self) -> None:
+        """Give what is being told a moment to arrive."""
+        if self._notifications is not None:
+            self._notifications.drain(2.0)

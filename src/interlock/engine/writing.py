@@ -1,0 +1,71 @@
+"""One proposal at a time may write in a workspace that is worked on directly; readers are free.
+
+The lease is a row in the database, so it holds across processes. A proposal that a tool makes while it runs (nested
+execution) works under the lease of the proposal that the tool belongs to, or it would wait for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final
+
+from interlock.model.errors import StoreError
+from interlock.workspace.lease import WriteLease
+
+if TYPE_CHECKING:
+    from interlock.engine.execution import Execution
+
+_POLL_SECONDS: Final = 0.02
+_RENEW_SECONDS: Final = 20.0
+
+_held: ContextVar[str | None] = ContextVar("interlock_write_lease", default=None)
+"""Id of the workspace whose lease the current task works under."""
+
+
+@contextlib.asynccontextmanager
+async def writing(x: Execution) -> AsyncIterator[None]:
+    """Hold the workspace's lease for the block, if the proposal may write there. Raises: StoreError `workspace_busy`."""
+    services = x.services
+    workspace_id = services.workspace_id
+    if services.workspace is None or x.dry_run or _held.get() == workspace_id or not _may_write(x):
+        yield
+        return
+    lease = await _acquire(x)
+    token = _held.set(workspace_id)
+    renewal = asyncio.create_task(_renew(x, lease))
+    try:
+        yield
+    finally:
+        renewal.cancel()
+        _held.reset(token)
+        lease.release()
+
+
+def _may_write(x: Execution) -> bool:
+    return any(tool is not None and not tool.read_only for tool in x.tools)
+
+
+async def _acquire(x: Execution) -> WriteLease:
+    services = x.services
+    holder = f"{x.run.id} {x.proposal.id}"
+    end = x.clock.mono_ns() + services.lease_wait_ms * 1_000_000
+    while True:
+        try:
+            return WriteLease.attempt(services.db, services.workspace_id, holder, x.clock)
+        except StoreError as error:
+            if error.code != "workspace_busy" or x.clock.mono_ns() > end:
+                raise
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _renew(x: Execution, lease: WriteLease) -> None:
+    while True:
+        await asyncio.sleep(_RENEW_SECONDS)
+        try:
+            lease.renew()
+        except StoreError as error:
+            x.fail(error)
+            return
