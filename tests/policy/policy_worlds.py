@@ -19,7 +19,11 @@ TOOLS = (
         destructive=False,
         open_world=False,
         reversibility="reversible",
-        parameters={"type": "object", "properties": {"path": STRING, "offset": {"type": "integer"}}, "required": ["path"]},
+        parameters={
+            "type": "object",
+            "properties": {"path": STRING, "offset": {"type": "integer"}},
+            "required": ["path"],
+        },
     ),
     Tool(name="fs.write", parameters={"type": "object", "properties": {"path": STRING, "content": STRING}}),
     Tool(
@@ -35,6 +39,7 @@ TOOLS = (
                 "labels": {"type": "array", "items": STRING},
                 "note": {"type": ["string", "null"]},
                 "any": {},
+                "pair": {"type": "object", "properties": {"kind": STRING}, "required": ["kind"]},
                 "card": {
                     "type": "object",
                     "properties": {"kind": {"enum": ["debit", "credit"]}, "limit": {"type": "number"}},

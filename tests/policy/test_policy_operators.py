@@ -14,7 +14,8 @@ from interlock.policy.terms import LONG_MAX, LONG_MIN, Address, Datetime, Decima
 ENTITIES = {
     Uid("Agent", "coder"): Entity(frozenset({Uid("Group", "dev")}), {"level": 3}, {"team": "core"}),
     Uid("Tool", "t"): Entity(
-        frozenset({Uid("Server", "s")}), {"name": "t", "ok": True, "ip": Address("10.1.2.3"), "owner": Uid("Agent", "coder")}
+        frozenset({Uid("Server", "s")}),
+        {"name": "t", "ok": True, "ip": Address("10.1.2.3"), "owner": Uid("Agent", "coder")},
     ),
     Uid("Action", "t"): Entity(frozenset({Uid("Action", "call")})),
     Uid("Group", "dev"): Entity(),
@@ -219,7 +220,10 @@ CASES = [
     ('decimal("922337203685477.5807") == decimal("922337203685477.5807")', TRUE),
     ('decimal("922337203685477.5808") == context.d', ERROR),
     ('decimal("-922337203685477.5808").lessThan(context.d)', TRUE),
-    *((f'decimal("{text}") == context.d', ERROR) for text in ("1", "1.", ".5", "1.00000", "+1.0", " 1.0", "1e3", "x", "")),
+    *(
+        (f'decimal("{text}") == context.d', ERROR)
+        for text in ("1", "1.", ".5", "1.00000", "+1.0", " 1.0", "1e3", "x", "")
+    ),
     ("decimal(context.s) == context.d", ERROR),
     ("decimal(context.n) == context.d", ERROR),
     # datetime and duration
@@ -286,7 +290,9 @@ def test_operator(expression: str, expected: str) -> None:
     assert evaluate(text) == expected
 
 
-@pytest.mark.parametrize("clauses", ["when { true } when { context.no }", "unless { true }", "when { true } unless { false }"])
+@pytest.mark.parametrize(
+    "clauses", ["when { true } when { context.no }", "unless { true }", "when { true } unless { false }"]
+)
 def test_clauses_are_joined(clauses: str) -> None:
     text = f'@id("p") permit(principal, action, resource) {clauses};'
     assert (evaluate(text) == TRUE) == (oracle([text], SITUATION, CONTEXT)[0] == "allow")

@@ -18,6 +18,7 @@ from interlock.policy.policies import Policy
 from interlock.policy.reference import Reference, compile_policy
 from interlock.policy.source import Clause, clauses
 from interlock.policy.terms import EvaluationError, mistyped
+from interlock.policy.verdict import is_discharged
 from interlock.policy.world import ActionType
 
 Result = Literal["true", "false", "error", "not reached"]
@@ -63,7 +64,7 @@ def explain(
     """Explain a decision. `context` is None if the request was refused before any policy was looked at."""
     return Explanation(
         decision=decision,
-        policies=tuple(_explain(policy, action, s, context, policy.content in discharged) for policy in policies),
+        policies=tuple(_explain(policy, action, s, context, is_discharged(policy, discharged)) for policy in policies),
     )
 
 

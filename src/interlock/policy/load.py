@@ -48,7 +48,9 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
             resolver.add(policy, uses(policy.tree), applicable(policy.tree, known.values()))
     contexts = resolver.contexts()
     problems.extend(resolver.problems)
-    sound = [policy for policy in named if policy.id not in resolver.faulty]
+    # a policy about a group that is empty today (no tool has the tag) is sound, and Cedar has no action to check it with
+    empty = groups.difference(group for action in known.values() for group in action.groups)
+    sound = [policy for policy in named if policy.id not in resolver.faulty and not _only_about(policy, empty)]
     problems.extend(_types(sound, cedar_schema(known, groups, contexts)))
     if problems:
         raise _error(problems)
@@ -78,7 +80,7 @@ def _parse(texts: Iterable[tuple[str, str]], problems: list[Problem]) -> list[Po
             other = found.setdefault(policy.id, policy)
             if other is not policy:
                 where = other.statement.place
-                what = "the same policy" if policy.content == other.content else f"the id `{policy.id}`"
+                what = f"the id `{policy.id}`" if "id" in policy.tree.annotations else "the same policy"
                 problems.append(Problem(statement.place_of(policy.id), f"{what} stands at {where} already"))
     return list(found.values())
 
@@ -128,6 +130,11 @@ def _names(policy: Policy, world: World, known: dict[str, ActionType], groups: s
 
 
 _NOUNS = {"Action": "tool or action", "Tool": "tool", "Server": "server", "Agent": "agent", "Group": "group of agents"}
+
+
+def _only_about(policy: Policy, groups: set[str]) -> bool:
+    scope = policy.tree.action
+    return isinstance(scope, pst.ActionIn) and all(uid.id in groups for uid in scope.entities)
 
 
 def _types(policies: Sequence[Policy], schema: dict[str, Any]) -> list[Problem]:

@@ -44,12 +44,12 @@ def verdict(
     of_permits: Outcome,
     discharged: frozenset[str],
 ) -> Decision:
-    """The answer. Policies that an approval discharged are taken out, whatever became of them."""
-    matched = [each.policy for each in _hits(forbids, of_forbids) if each.policy.content not in discharged]
+    """The answer. Holds that an approval discharged are taken out, whatever became of them; nothing else can be."""
+    matched = [each.policy for each in _hits(forbids, of_forbids) if not is_discharged(each.policy, discharged)]
     failed = {
         forbids[at].policy.id: text
         for at, text in of_forbids.errors.items()
-        if forbids[at].policy.content not in discharged
+        if not is_discharged(forbids[at].policy, discharged)
     }
     allowed = [each.policy for each in _hits(permits, of_permits)]
     notes = tuple(f"{permits[at].policy.id}: {text}" for at, text in of_permits.errors.items())
@@ -76,6 +76,11 @@ def verdict(
             errors=notes,
         )
     return Decision(decision="allow", policies=_names(allowed), errors=notes)
+
+
+def is_discharged(policy: Policy, discharged: frozenset[str]) -> bool:
+    """True if this is a hold that a human has approved."""
+    return policy.hold is not None and policy.content in discharged
 
 
 def _hits(residues: Sequence[Residue], outcome: Outcome) -> list[Residue]:
