@@ -58,6 +58,9 @@ class _Purse:
         return self.held < amount if self.exact else self.held <= 0
 
 
+_Needs = list[tuple[_Purse, float]]
+
+
 class BudgetStore:
     """The counters of a workspace."""
 
@@ -85,14 +88,14 @@ class SharedBudget:
     def __init__(self, database: Database, limits: Mapping[str, Budget]) -> None:
         """Use `BudgetStore.open`."""
         self._database = database
-        purses = [
+        self._purses = [
             _Purse(scope, kind, limit)
             for scope, budget in limits.items()
             for kind in KINDS
             if (limit := getattr(budget, kind)) is not None
         ]
-        self._purses = {kind: [p for p in purses if p.kind == kind] for kind in KINDS}
-        self._timed = [*self._purses["duration_ms"], *self._purses["cost"]]
+        self._timed = [p for p in self._purses if not p.exact]
+        self._known: dict[tuple[int, int], _Needs] = {}
         self.exhausted: Exhausted | None = None
         """Why the last `reserve` said no."""
 
@@ -101,41 +104,50 @@ class SharedBudget:
 
         Raises: StoreError.
         """
-        needs = [(p, float(n)) for n, ps in self._wanted(actions, tool_calls) for p in ps]
-        if any(p.lacks(n) for p, n in needs) or any(p.held <= 0 for p in self._timed):
-            self.exhausted = self._take([*needs, *((p, 0.0) for p in self._timed)])
-            if self.exhausted is not None:
-                return False
+        needs = self._needs(actions, tool_calls)
+        for purse, amount in needs:
+            if purse.lacks(amount):
+                self.exhausted = self._take(needs)
+                if self.exhausted is not None:
+                    return False
+                break
         for purse, amount in needs:
             purse.held -= amount
         return True
 
     def refund(self, actions: int = 1, tool_calls: int = 1) -> None:
         """Give back a reservation of which nothing ran."""
-        for amount, purses in self._wanted(actions, tool_calls):
-            for purse in purses:
-                purse.held += amount
+        for purse, amount in self._needs(actions, tool_calls):
+            purse.held += amount
 
     def settle(self, duration_ms: float = 0, cost: float = 0) -> None:
         """Count what an attempt took. Raises StoreError."""
-        for purses, amount in ((self._purses["duration_ms"], duration_ms), (self._purses["cost"], cost)):
-            for purse in purses:
-                purse.held -= amount
-        if any(p.held < 0 for p in self._timed):
-            self._pay([p for p in self._timed if p.held < 0])
+        debts = []
+        for purse in self._timed:
+            purse.held -= duration_ms if purse.kind == "duration_ms" else cost
+            if purse.held < 0:
+                debts.append(purse)
+        self._pay(debts)
 
     def release(self) -> None:
         """Give back what is held and not spent, for others to use; the budget stays open. Call it before a long wait."""
-        self._pay([p for ps in self._purses.values() for p in ps if p.held])
+        self._pay([p for p in self._purses if p.held])
 
     close = release
 
-    def _wanted(self, actions: int, tool_calls: int) -> tuple[tuple[int, list[_Purse]], ...]:
-        return (actions, self._purses["actions"]), (tool_calls, self._purses["tool_calls"])
+    def _needs(self, actions: int, tool_calls: int) -> _Needs:
+        """What a reservation takes from each purse; nothing from those of time and cost, but they must not be empty."""
+        found = self._known.get((actions, tool_calls))
+        if found is None:
+            amounts = {"actions": float(actions), "tool_calls": float(tool_calls)}
+            found = self._known[actions, tool_calls] = [
+                (p, amounts.get(p.kind, 0.0)) for p in self._purses if amounts.get(p.kind) != 0
+            ]
+        return found
 
-    def _take(self, needs: list[tuple[_Purse, float]]) -> Exhausted | None:
+    def _take(self, needs: _Needs) -> Exhausted | None:
         """Fill every purse that lacks something from the database; none of them if one cannot be filled."""
-        filled: list[tuple[_Purse, float]] = []
+        filled: _Needs = []
         with self._database.transaction():
             for purse, need in needs:
                 if not purse.lacks(need):
