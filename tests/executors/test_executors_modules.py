@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from interlock.executors import modules
 from interlock.executors.modules import ModuleTools
 from interlock.model.errors import ConfigurationError, ToolError
 
@@ -223,6 +224,7 @@ def test_posture_and_undo(tools, context):
     run(tools, "add", ctx, a=1)
     assert ctx.layers["no_new_privs"] == "active"
     assert ctx.undoable == []
+    assert ctx.used["cpu_ms"] > 0
     run(tools, "counted", ctx)
     assert ctx.undoable
 
@@ -276,6 +278,19 @@ def test_a_module_that_cannot_be_loaded_is_a_clear_error(load, project, text, sa
 def test_a_module_that_does_not_exist(load):
     with pytest.raises(ConfigurationError, match="no_such_module"):
         load("no_such_module")
+
+
+def test_a_module_that_ends_the_process(load, project):
+    (project / "broken.py").write_text("import os; os._exit(1)")
+    with pytest.raises(ConfigurationError, match="ended"):
+        load("broken")
+
+
+def test_a_module_whose_import_hangs(load, project, monkeypatch):
+    monkeypatch.setattr(modules, "_IMPORT_S", 1)
+    (project / "broken.py").write_text("while True: pass")
+    with pytest.raises(ConfigurationError, match="longer than 1 s"):
+        load("broken")
 
 
 def test_two_tools_of_one_name(load, project):

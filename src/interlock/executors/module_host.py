@@ -13,13 +13,14 @@ import importlib
 import inspect
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 import msgspec
 
@@ -29,7 +30,9 @@ from interlock.isolation.wire import Request
 from interlock.model.errors import InterlockError, ToolError
 from interlock.model.tool import Binding
 
-CHANNEL = 3
+CHANNEL: Final = 3
+_IMPORT_S: Final = 60
+"""Longer than the runtime waits."""
 
 
 class Setup(TypedDict):
@@ -46,8 +49,10 @@ def main() -> None:
     sys.path += [d for d in (setup["project"], f"{setup['project']}/src") if Path(d).is_dir()]
     os.chdir(setup["project"])
     host = Host()
+    signal.alarm(_IMPORT_S)  # nobody watches yet: an import that hangs must not outlive its runtime for ever
     for module in setup["modules"]:
         host.load(module)
+    signal.alarm(0)
     serve(int(sys.argv[2]), host.perform)
 
 

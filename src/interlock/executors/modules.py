@@ -17,9 +17,16 @@ import msgspec
 
 from interlock.executors.environment import child_environment
 from interlock.executors.module_host import Said
-from interlock.executors.process import GRACE_MS, ProcessLimits, open_cwd, spawn_error, wire_limits
+from interlock.executors.process import (
+    GRACE_MS,
+    ProcessLimits,
+    account,
+    check_processes,
+    open_cwd,
+    spawn_error,
+    wire_limits,
+)
 from interlock.isolation.client import ForkServer, Outcome, Stopped
-from interlock.isolation.posture import posture
 from interlock.isolation.wire import Request
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError, ToolError
@@ -70,7 +77,7 @@ class ModuleTools:
     async def load(self) -> list[Binding]:
         """Import the modules and return their tools.
 
-        Raises: ConfigurationError naming the module and what is wrong with it; ToolError `spawn_failed`.
+        Raises: ConfigurationError naming the module and what is wrong with it.
         """
         request = self._request({"tool": None}, timeout_ms=_IMPORT_S * 1000)
         channel = _Messages(None)
@@ -78,6 +85,8 @@ class ModuleTools:
         try:
             async with asyncio.timeout(_IMPORT_S):
                 await self._run(request, cwd, channel)
+        except ToolError as error:
+            raise _host_ended() from error
         except (TimeoutError, Stopped):
             raise ConfigurationError(
                 f"importing the tool modules took longer than {_IMPORT_S} s",
@@ -88,11 +97,7 @@ class ModuleTools:
             os.close(cwd)
         answer = channel.result
         if answer is None:
-            raise ConfigurationError(
-                "the process that imports the tool modules ended",
-                path="$.tools.modules",
-                hint="its standard error says why",
-            )
+            raise _host_ended()
         for problem in answer["problems"]:
             raise ConfigurationError(
                 f"the tool module `{problem['module']}` cannot be loaded: {problem['message']}", path="$.tools.modules"
@@ -118,25 +123,25 @@ class ModuleTools:
         cwd = open_cwd(ctx)
         try:
             outcome = await self._run(self._request(call, timeout_ms=remaining_ms), cwd, channel)
-            timed_out = outcome.report["stopped"] == "timeout"
+            timed_out, cancelled = outcome.report["stopped"] == "timeout", False
         except Stopped as stopped:
             outcome = stopped.outcome
             timed_out = self._clock.mono_ns() >= ctx.deadline_ns
-            if not timed_out:
-                raise ToolError("stopped because the action was cancelled", code="cancelled") from None
+            cancelled = not timed_out
         finally:
             os.close(cwd)
         failure = outcome.report["failure"]
         if failure is not None:
             raise spawn_error(failure)
-        ctx.posture(**posture())
-        if not tool.read_only:
-            ctx.not_exactly_undoable("a function ran in its own process in the direct workspace")
+        changed = None if tool.read_only else "a function ran in its own process in the direct workspace"
+        account(outcome.report, ctx, changed=changed)
         for printed in (outcome.stdout, outcome.stderr):
             if printed:
                 ctx.log(printed.decode("utf-8", "replace"))
-        if timed_out:
-            raise ToolError("stopped at its time-out", code="timeout")
+        if timed_out or cancelled:
+            why = "stopped at its time-out" if timed_out else "stopped because the action was cancelled"
+            raise ToolError(why, code="timeout" if timed_out else "cancelled")
+        check_processes(outcome.report, None)
         return channel.answer(outcome)
 
     async def _run(self, request: Request, cwd: int, channel: _Messages) -> Outcome:
@@ -256,6 +261,14 @@ def _tell(ctx: Context, said: Said) -> None:
         ctx.not_exactly_undoable(said.not_undoable)
     if said.resources:
         ctx.resources(said.resources)
+
+
+def _host_ended() -> ConfigurationError:
+    return ConfigurationError(
+        "the process that imports the tool modules ended",
+        path="$.tools.modules",
+        hint="its standard error, just above, may say why",
+    )
 
 
 def _fields(ctx: Context) -> dict[str, Any]:

@@ -135,13 +135,15 @@ class ProcessRunner:
     async def _perform(
         self, request: Request, directory: int, stdin: bytes | None, ctx: Context, *, read_only: bool
     ) -> ProcessResult:
+        changed = None if read_only else "a process ran in the direct workspace"
         try:
             outcome = await self._server.run(request, cwd=directory, stdin=stdin)
         except Stopped as stopped:
             late = self._clock.mono_ns() >= ctx.deadline_ns
             partial = None
             if stopped.outcome.report["failure"] is None:
-                partial = result_as_json(self._account(stopped.outcome, ctx, read_only=read_only))
+                account(stopped.outcome.report, ctx, changed=changed)
+                partial = result_as_json(_result(stopped.outcome))
             raise ToolError(
                 "stopped at its time-out" if late else "stopped because the action was cancelled",
                 code="timeout" if late else "cancelled",
@@ -150,28 +152,9 @@ class ProcessRunner:
         failure = outcome.report["failure"]
         if failure is not None:
             raise spawn_error(failure)
-        return self._account(outcome, ctx, read_only=read_only)
-
-    @staticmethod
-    def _account(outcome: Outcome, ctx: Context, *, read_only: bool) -> ProcessResult:
-        """Tell the context what a program that ran did and cost. Raises: ToolError if it ended for a reason of ours."""
-        report = outcome.report
-        ctx.posture(**posture())
-        if not read_only:
-            ctx.not_exactly_undoable("a process ran in the direct workspace")
+        account(outcome.report, ctx, changed=changed)
         result = _result(outcome)
-        ctx.resources(result.resources)
-        if report["strays_left"]:
-            ctx.not_exactly_undoable("a process that could not be killed is still running")
-            ctx.posture(tree="absent(a process of the tree could not be killed)")
-        if report["stopped"] == "processes":
-            raise ToolError(
-                "the action had more processes at once than its limit; all of them were ended",
-                code="process_limit",
-                retryable=False,
-                output=result_as_json(result),
-                hint="raise `processes` in the section `isolation` of the configuration",
-            )
+        check_processes(outcome.report, result_as_json(result))
         return result
 
 
@@ -180,6 +163,29 @@ def open_cwd(ctx: Context, path: str | dict[str, str] | None = None) -> int:
     workspace = ctx.workspace
     where = () if path is None else workspace.locate(path, "cwd")
     return int(workspace.open_directory(where, "cwd"))
+
+
+def account(report: Report, ctx: Context, *, changed: str | None) -> None:
+    """Tell the context what protected an action that ran, what it used, and what of it (`changed`) cannot be undone."""
+    ctx.posture(**posture())
+    ctx.resources(_resources(report))
+    if changed is not None:
+        ctx.not_exactly_undoable(changed)
+    if report["strays_left"]:
+        ctx.not_exactly_undoable("a process that could not be killed is still running")
+        ctx.posture(tree="absent(a process of the tree could not be killed)")
+
+
+def check_processes(report: Report, output: Any) -> None:
+    """Raises: ToolError `process_limit`, with `output`, if the tree was ended for having too many processes."""
+    if report["stopped"] == "processes":
+        raise ToolError(
+            "the action had more processes at once than its limit; all of them were ended",
+            code="process_limit",
+            retryable=False,
+            output=output,
+            hint="raise `processes` in the section `isolation` of the configuration",
+        )
 
 
 def wire_limits(limits: ProcessLimits) -> Limits:
