@@ -19,10 +19,11 @@ from interlock.detect import Redactor
 from interlock.disk import Database, Disk
 from interlock.engine import undo_tool
 from interlock.engine.clock import SystemClock, SystemIds
+from interlock.engine.context import ActionContext
 from interlock.engine.desk import Desk
 from interlock.engine.gate import Gate
 from interlock.engine.registry import Registry
-from interlock.engine.run import budget_of
+from interlock.engine.run import OPERATOR, budget_of
 from interlock.engine.services import Services
 from interlock.engine.threads import DaemonThreads
 from interlock.executors import files, git, http, proc, process
@@ -34,11 +35,13 @@ from interlock.model.canonical import digest
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError
 from interlock.model.grant import Grant
-from interlock.model.tool import Binding, RateLimit
+from interlock.model.hosts import Endpoint
+from interlock.model.tool import Binding, Context, RateLimit
 from interlock.policy import DenyParam as PolicyDenyParam
 from interlock.policy import PolicyJudge, Rules, World, load
 from interlock.settings import Settings, TrustStore, decode
 from interlock.settings import load as load_settings
+from interlock.signing import Signer
 from interlock.state.budgets import BudgetStore
 from interlock.state.cache import ResultCache
 from interlock.state.idempotency import IdempotencyStore
@@ -50,9 +53,6 @@ from interlock.workspace.registry import state_directory
 
 FEATURES: Final = frozenset({"approvals", "modules", "otel", "policy"})
 """What this version has, of the things that a configuration can ask for."""
-
-OPERATOR: Final = "operator"
-"""The principal of a person at the command line. No proposal may name it."""
 
 _OPERATOR_POLICY: Final = (
     "built-in",
@@ -110,7 +110,9 @@ def open_project(
     missing = settings.unavailable(FEATURES)
     for one in missing:
         if one.refuse:
-            raise ConfigurationError(one.message, code="unavailable", path=one.path, hint="take it out, or wait for it")
+            raise ConfigurationError(
+                one.message, code="not_available", path=one.path, hint="take it out, or wait for it"
+            )
     workspace_id = Workspaces(state, disk, clock, SystemIds()).workspace_id(loaded.root)
     home = state / workspace_id
     disk.make_directory(home)
@@ -124,6 +126,7 @@ def open_project(
             policies=[(name, loaded.text(name)) for name in settings_policies(loaded.files)], home=home,
         )  # fmt: skip
         services.configuration = loaded.digest
+        services.signer = Signer.open(state / "keys", disk)
         services.warnings = [f"{one.path}: {one.message}" for one in missing]
         services.state_dir = home
         services.workspace = Workspace(loaded.root, protected=loaded.protected, disk=disk)
@@ -136,6 +139,7 @@ def open_project(
         if settings.tools.modules:
             modules = ModuleTools(settings.tools.modules, loaded.root, clock, limits=_process_limits(settings))
             closing.append(modules.close)
+            services.servers.append(modules.server)
             services.load_more = modules.load
         return Assembled(services, closing)
     except BaseException:
@@ -293,7 +297,12 @@ def _measure(
 
 def _register_builtins(services: Services, settings: Settings, closing: list[Callable[[], None]]) -> None:
     runner = ProcessRunner(services.clock, limits=_process_limits(settings))
-    closing.append(runner.server.close)
+    closing.append(runner.close)
+
+    def servers() -> list[int]:
+        return [server.pid for server in services.servers if server.pid]
+
+    services.servers.append(runner.server)
     found: list[Binding] = [
         *files.bindings(),
         *process.bindings(runner),
@@ -301,11 +310,23 @@ def _register_builtins(services: Services, settings: Settings, closing: list[Cal
         *proc.bindings(
             protected=lambda: [runner.server.pid] if runner.server.pid else [], redact=services.redactor.redact
         ),
-        *http.bindings(http.Fetcher(services.clock)),
+        *http.bindings(http.Fetcher(services.clock, may_redirect=_may_redirect)),
         undo_tool.binding(services),
     ]
     for binding in found:
         services.registry.register(adjusted(binding, settings))
+
+
+def _may_redirect(ctx: Context, endpoint: Endpoint) -> bool:
+    """A redirect leads to a host that the gate has not seen: the agent's grants decide, as they did for the first one."""
+    assert isinstance(ctx, ActionContext)
+    x = ctx.execution
+    tool = x.tools[ctx.index]
+    url = {"url": f"https://{endpoint}/"}
+    return (
+        tool is not None
+        and x.gate.capability.arguments(x.who.agent, tool.tool, tool.marks, url, x.clock.now_us()) is None
+    )
 
 
 def _notifiers(settings: Settings, desk: Desk, env: Mapping[str, str]) -> list[Notifier]:

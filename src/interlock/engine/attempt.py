@@ -25,7 +25,6 @@ from interlock.model.events import (
     ActionSucceeded,
     ActionUnknown,
     EffectDivergence,
-    StateChanged,
 )
 from interlock.model.result import ActionResult, Status
 from interlock.verify.conditions import equal
@@ -289,11 +288,7 @@ def _effects(turn: Turn, output: Any) -> dict[str, Any]:
             observed[key] = fill(template, turn.parameters, output)
     recorder = x.recorder
     for key, value in observed.items():
-        old, new = x.buffer.write(key, value, action.id)
-        if recorder is not None:
-            kept = recorder.keep(value)
-            stamp = recorder.stamp(x, turn.index, 10)
-            recorder.append(StateChanged(key=key, old_version=old, new_version=new, value=kept, **stamp))
+        x.write_state(turn.index, key, value)
     for key, claimed in action.expected_effects.items():
         # Claims are seen by conditions of this proposal only; they never reach the store.
         if key not in observed:

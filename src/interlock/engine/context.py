@@ -101,5 +101,7 @@ class ActionContext:
         self.not_undoable = [*(self.not_undoable or ()), what]
 
     def resources(self, usage: dict[str, int | float]) -> None:
-        """Attach the action's own measured use."""
-        self.usage = {**(self.usage or {}), **usage}
+        """Attach the action's own measured use; several processes of one action add up, but for the peak of memory."""
+        total = self.usage = dict(self.usage or {})
+        for name, value in usage.items():
+            total[name] = max(total.get(name, 0), value) if name == "memory_bytes" else total.get(name, 0) + value

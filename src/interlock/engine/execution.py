@@ -19,7 +19,7 @@ from interlock.engine.registry import Registered
 from interlock.engine.scheduler import Outcome, Scheduler
 from interlock.engine.watchdog import NEVER, Slot, Watchdog
 from interlock.model.errors import StoreError, ToolError
-from interlock.model.events import ActionSkipped
+from interlock.model.events import ActionSkipped, StateChanged
 from interlock.model.grant import Principal
 from interlock.model.proposal import Proposal
 from interlock.model.result import ActionResult
@@ -162,6 +162,18 @@ class Execution:
         if self._failure is None:
             self._failure = error
         self.stop("store_failed" if isinstance(error, StoreError) else "cancelled")
+
+    def write_state(self, index: int, key: str, value: Any, *, delete: bool = False) -> None:
+        """A write into the proposal's buffer that was observed, and its event (step 10)."""
+        action_id = self.proposal.actions[index].id
+        old, new = self.buffer.delete(key, action_id) if delete else self.buffer.write(key, value, action_id)
+        recorder = self.recorder
+        if recorder is not None:
+            kept = recorder.keep(value)
+            stamp = recorder.stamp(self, index, 10)
+            recorder.append(
+                StateChanged(key=key, old_version=old, new_version=new, value=kept, deleted=delete, **stamp)
+            )
 
     def spend(self, duration_ms: float, cost: float) -> None:
         """Count what an attempt took."""

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -17,7 +18,7 @@ from interlock.engine.recorder import Recorder
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
 from interlock.engine.writing import writing
-from interlock.journal import JournalWriter, RunRow
+from interlock.journal import JournalWriter, RunRow, sign_head
 from interlock.model.decision import Refusal
 from interlock.model.errors import ProposalError, StoreError
 from interlock.model.events import ProposalReceived, ProposalRejected, RunFinished, RunResumed, RunStarted
@@ -28,6 +29,9 @@ from interlock.settings.sections import Amounts
 from interlock.state.budgets import SharedBudget
 from interlock.verify.graph import build_graph
 from interlock.workspace import Backups
+
+OPERATOR: Final = "operator"
+"""The principal of a person at the command line. No proposal may name it."""
 
 
 class Run:
@@ -147,6 +151,12 @@ class Run:
         disk is the truth); CancelledError if the caller cancelled (the proposal can be resumed).
         """
         services = self.services
+        if proposal.agent == OPERATOR != self.agent:
+            raise ProposalError(
+                f"`{OPERATOR}` is not an agent: it stands for the person at the command line",
+                path="$.agent",
+                hint="name the agent that proposes this, or leave `agent` out",
+            )
         if not proposal.id:
             proposal = msgspec.structs.replace(proposal, id=services.ids.new("prop"))
         who = services.gate.principal(proposal.agent or self.agent, proposal.session or self.session)
@@ -199,6 +209,8 @@ class Run:
                     RunFinished(status=status, ts=self.services.clock.now_us(), mono=self.services.clock.mono_ns())
                 )
             writer.flush()
+            if self.services.signer is not None and self.directory is not None:
+                sign_head(self.directory, writer.head(), self.services.signer, self.services.disk)
             self._index(status)
             writer.close()
         if self.budget is not None:

@@ -12,7 +12,8 @@ from typing import Any, Self
 import msgspec
 
 from interlock.engine.assemble import embedded, open_project
-from interlock.engine.run import Run
+from interlock.engine.recovery import Answer, resume
+from interlock.engine.run import OPERATOR, Run
 from interlock.engine.services import Services
 from interlock.executors.python import bind
 from interlock.model.clock import Clock
@@ -149,6 +150,30 @@ class Runtime:
             if self._runner is None:
                 self._runner = asyncio.Runner()
             return self._runner.run(self.execute(proposal, **options))
+
+    async def undo(self, run_id: str, action: str | None = None, *, force: bool = False) -> ProposalResult:
+        """Take back what a run did (or one action of it), as the person at the command line; itself a run, and undoable.
+
+        Raises: as `execute`.
+        """
+        if self.services.load_more is not None:
+            await self.prepare()
+        parameters = {"run": run_id, "force": force} | ({} if action is None else {"action": action})
+        run = Run.start(self.services, agent=OPERATOR, source="undo")
+        try:
+            return await run.execute(
+                decode({"actions": [{"type": "tool_call", "tool": "undo", "parameters": parameters}]}, self.services)
+            )
+        finally:
+            run.finish()
+
+    async def resume(
+        self, run_id: str, answers: Mapping[str, Answer] | None = None, *, by: str = ""
+    ) -> list[ProposalResult]:
+        """Finish what a run began whose process ended; `answers` settle unknown outcomes. See `recovery.resume`."""
+        if self.services.load_more is not None:
+            await self.prepare()
+        return await resume(self.services, run_id, answers, by=by)
 
     def start_run(self, *, session: str | None = None, agent: str | None = None, source: str = "unknown") -> Run:
         """Begin a run that carries several proposals (what a gateway connection is). Close it with `finish`."""

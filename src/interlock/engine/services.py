@@ -13,6 +13,7 @@ from interlock.engine.desk import Desk
 from interlock.engine.gate import Gate
 from interlock.engine.registry import Registry
 from interlock.engine.threads import DaemonThreads
+from interlock.isolation.client import ForkServer
 from interlock.journal import Durability, RunIndex
 from interlock.model.clock import Clock, Ids
 from interlock.model.events import Event
@@ -21,6 +22,7 @@ from interlock.model.proposal import Budget
 from interlock.model.tool import Binding
 from interlock.settings import Settings
 from interlock.settings.sections import DEFAULTS
+from interlock.signing import Signer
 from interlock.state.budgets import BudgetStore
 from interlock.state.cache import ResultCache
 from interlock.state.idempotency import IdempotencyStore
@@ -59,6 +61,8 @@ class Services:
     """The machine's boot id: with a pid it tells whether a process can still be the same."""
     state_dir: Path | None = None
     """The workspace's directory in the state directory; None if nothing is kept."""
+    servers: list[ForkServer] = field(default_factory=list)
+    """Interlock's own fork servers, which no action may kill."""
     warnings: list[str] = field(default_factory=list)
     """What the configuration asks for and is not there."""
     load_more: Callable[[], Awaitable[list[Binding]]] | None = None
@@ -78,6 +82,8 @@ class Services:
     watchers: list[Progress] = field(default_factory=list)
     """Called with the progress that tools report: action id, done, total."""
 
+    signer: Signer | None = None
+    """Signs the heads of finished runs."""
     desk: Desk | None = None
     """Where questions are asked; None if nobody can be asked (nothing is kept)."""
     _gates: dict[str | None, Gate] = field(default_factory=dict)

@@ -240,10 +240,8 @@ class _Undo:
             if current != mine.version and not self._force:
                 self._leave(action_id, "state_conflict", f"state `{change.key}` was changed since")
                 continue
-            if before is None or before.deleted:
-                buffer.delete(change.key, action_id)
-            else:
-                buffer.write(change.key, before.value, action_id)
+            gone = before is None or before.deleted
+            self._x.write_state(self._index, change.key, None if before is None else before.value, delete=gone)
             self._state.append(change.key)
         return True
 

@@ -214,6 +214,16 @@ class ActionUnknown(Event, kw_only=True, tag="action_unknown_outcome"):
     detail: str = ""
 
 
+class OutcomeSettled(Event, kw_only=True, tag="outcome_settled"):
+    """How an unknown outcome is taken from here on: `again` (the action runs once more), `succeeded`, `failed` or `undo`.
+
+    `by` is what decided: `read_only`, `idempotent`, `reversible`, `probe`, or the name of the human.
+    """
+
+    decision: str
+    by: str
+
+
 class ActionCancelled(Event, kw_only=True, tag="action_cancelled"):
     """The action was stopped while it ran. `duration_ms` counts until the stop."""
 
@@ -296,7 +306,8 @@ class Unknown(msgspec.Struct, kw_only=True):
 AnyEvent = (
     RunStarted | RunResumed | RunFinished | ProposalReceived | ProposalRejected | ActionRejected | PolicyDecided
     | ActionHeld | HoldResolved | ActionDeduplicated | ActionWaiting | ActionSkipped | ActionValidated | ActionIntent
-    | ActionRetrying | ActionSucceeded | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | StateChanged
+    | ActionRetrying
+    | OutcomeSettled | ActionSucceeded | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | StateChanged
     | EffectDivergence | UndoIntent | UndoDone | StateRolledBack | WorkspaceCommitted | ProposalFinished | Checkpoint
 )  # fmt: skip
 

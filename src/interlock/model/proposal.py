@@ -19,7 +19,7 @@ REVERSIBILITY_ORDER: Final[tuple[Reversibility, ...]] = ("reversible", "compensa
 """From the least to the most cautious: where action and tool disagree, the later one holds."""
 
 
-class Precondition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Precondition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A condition on a state key that must hold when the action's turn comes (step 4)."""
 
     key: str
@@ -70,7 +70,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cost: float | None = None
 
 
-class Action(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Action(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One step of a proposal. After decoding `id` is never empty."""
 
     type: ActionType
@@ -95,7 +95,7 @@ class Action(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     metadata: dict[str, Any] = {}
 
 
-class Proposal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Proposal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What an agent proposes: actions, and how they hang together. `id` may be empty; the engine then gives one."""
 
     actions: tuple[Action, ...]
