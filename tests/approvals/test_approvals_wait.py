@@ -1,6 +1,8 @@
 """Waiting: woken by whoever answers, in any process; by the clock when time is over; by a slow look when a touch is lost."""
 
 import asyncio
+import gc
+import os
 import subprocess
 import sys
 import time
@@ -207,3 +209,26 @@ def test_one_waiter_serves_one_loop_at_a_time(desk):
     assert asyncio.run(desk.waiter.wait_answered(hold.id)).status == "expired"
     hold = desk.ask(ttl_ms=30)
     assert asyncio.run(desk.waiter.wait_answered(hold.id)).status == "expired"
+
+
+def test_a_forgotten_waiter_leaves_no_descriptor_open(desk):
+    def watches():
+        # The descriptor that lists the directory is gone by the time its link would be read.
+        fds = [Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd")]
+        return sum(os.readlink(fd) == "anon_inode:inotify" for fd in fds if fd.is_symlink())
+
+    before = watches()
+    for _ in range(3):
+        waiter = Waiter(desk.store, WakeFile(desk.path.parent / "wake"))
+        assert asyncio.run(waiter.wait_answered(desk.ask(ttl_ms=5).id)).status == "expired"
+        del waiter
+        gc.collect()
+    assert watches() == before
+
+
+def test_a_thousand_questions_are_looked_at_together(desk):
+    with desk.store._database.transaction():
+        holds = [desk.ask(summary=str(n)) for n in range(1000)]
+    for hold in holds[::100]:
+        desk.answer(hold)
+    assert {h.id for h in desk.store.answered([h.id for h in holds])} == {h.id for h in holds[::100]}

@@ -13,6 +13,8 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -59,7 +61,7 @@ class _Question:
 class Waiter:
     """All waiting of one event loop: one inotify descriptor, one timer, one query, however many questions.
 
-    Close it at the end.
+    Close it at the end; one that is forgotten closes its descriptor when it and its loop are gone.
     """
 
     def __init__(self, store: ApprovalStore, wake_file: WakeFile) -> None:
@@ -68,6 +70,7 @@ class Waiter:
         self._wake_file = wake_file
         self._questions: dict[str, _Question] = {}
         self._watch: int | None = None
+        self._close_watch: Callable[[], object] = lambda: None
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -115,7 +118,7 @@ class Waiter:
         if self._watch is not None and self._loop is not None:
             if not self._loop.is_closed():
                 self._loop.remove_reader(self._watch)
-            os.close(self._watch)
+            self._close_watch()
         self._watch = self._loop = None
 
     def _open(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -127,6 +130,7 @@ class Waiter:
         self._loop = loop
         self._watch = watch_directory(self._wake_file.path.parent)
         if self._watch is not None:
+            self._close_watch = weakref.finalize(self, os.close, self._watch)
             loop.add_reader(self._watch, self._on_touch, self._watch)
 
     def _on_touch(self, watch: int) -> None:
