@@ -216,6 +216,8 @@ def _has(base: pst.Expr, names: tuple[str, ...]) -> Closure:
     """`a has b.c` means `a has b && a.b has c`."""
     at = compile_expression(base)
     test = operators.has(at, names[0])
+    if isinstance(base, pst.GetAttr) and base.base == pst.Var("context"):
+        test = operators.context_has(base.attr, names[0])
     for before, name in pairwise(names):
         at = operators.attribute(at, before)
         test = operators.both(test, operators.has(at, name))

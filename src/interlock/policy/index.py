@@ -40,16 +40,6 @@ class Residue(msgspec.Struct, frozen=True):
         """True if nothing that is left looks at the context."""
         return not self.tests or isinstance(self.tests[0], _Error)
 
-    def matches(self, c: dict[str, Any], s: Situation) -> bool:
-        """Whether the policy matches. Raises: EvaluationError."""
-        for test in self.tests:
-            value = test(c, s)
-            if value is False:
-                return False
-            if value is not True:
-                raise mistyped("Bool", value)
-        return True
-
 
 class _Error:
     """A closure that always fails."""

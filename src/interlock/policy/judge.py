@@ -16,12 +16,12 @@ from interlock.model.decision import Decision, Request
 from interlock.policy.contexts import Context, fill
 from interlock.policy.explain import Explanation, explain
 from interlock.policy.index import Index, Residue
-from interlock.policy.operators import Entity, Situation
+from interlock.policy.operators import Closure, Entity, Situation
 from interlock.policy.policies import Policy
 from interlock.policy.shapes import Fields
-from interlock.policy.terms import Uid
+from interlock.policy.terms import EvaluationError, Uid
 from interlock.policy.values import RefusedError
-from interlock.policy.verdict import run, verdict
+from interlock.policy.verdict import Outcome, matching, run, verdict
 from interlock.policy.world import ActionType, World, situation
 
 BUCKETS_MAX: Final = 4096
@@ -37,6 +37,9 @@ class _Bucket(msgspec.Struct):
     forbids: tuple[Residue, ...]
     permits: tuple[Residue, ...]
     context: Context
+    forbid_tests: tuple[tuple[Closure, ...], ...] = ()
+    permit_tests: tuple[tuple[Closure, ...], ...] = ()
+    """What is evaluated: the tests of `forbids` and `permits`."""
     constant: Decision | None = None
     """The answer, if it depends on nothing else (and on no approval)."""
     outcomes: dict[tuple[int, int], Decision] = {}
@@ -125,7 +128,9 @@ class PolicyJudge:
                 if action is None
                 else f"`{request.action}` is asked about a {action.resource_type}, not a {request.resource_type}"
             )
-            return _Bucket(s, (), (), NO_CONTEXT, Decision(decision="deny", reason="policy_error", detail=detail))
+            return _Bucket(
+                s, (), (), NO_CONTEXT, constant=Decision(decision="deny", reason="policy_error", detail=detail)
+            )
         left = self._index.residue(s)
         bucket = _Bucket(
             situation=s,
@@ -133,6 +138,8 @@ class PolicyJudge:
             permits=tuple(each for each in left if not each.policy.forbid),
             context=self._contexts[request.action],
         )
+        bucket.forbid_tests = tuple(each.tests for each in bucket.forbids)
+        bucket.permit_tests = tuple(each.tests for each in bucket.permits)
         if all(each.settled for each in left):
             answer = _answer(bucket, {}, frozenset())
             if not any(each.policy.hold for each in bucket.forbids):
@@ -144,13 +151,18 @@ class PolicyJudge:
 
 def _answer(bucket: _Bucket, context: dict[str, Any], discharged: frozenset[str]) -> Decision:
     s = bucket.situation
-    forbids = run(bucket.forbids, context, s)
-    permits = run(bucket.permits, context, s)
-    if forbids.errors or permits.errors or discharged:
-        return verdict(bucket.forbids, bucket.permits, forbids, permits, discharged)
-    known = bucket.outcomes.get((forbids.hits, permits.hits))
-    if known is None:
-        known = verdict(bucket.forbids, bucket.permits, forbids, permits, discharged)
-        if len(bucket.outcomes) < OUTCOMES_MAX:
-            bucket.outcomes[forbids.hits, permits.hits] = known
-    return known
+    if not discharged:
+        try:
+            hits = (matching(bucket.forbid_tests, context, s), matching(bucket.permit_tests, context, s))
+        except EvaluationError:
+            # one of them fails: below, each is evaluated for itself
+            pass
+        else:
+            known = bucket.outcomes.get(hits)
+            if known is None:
+                known = verdict(bucket.forbids, bucket.permits, Outcome(hits[0]), Outcome(hits[1]), discharged)
+                if len(bucket.outcomes) < OUTCOMES_MAX:
+                    bucket.outcomes[hits] = known
+            return known
+    forbids, permits = run(bucket.forbids, context, s), run(bucket.permits, context, s)
+    return verdict(bucket.forbids, bucket.permits, forbids, permits, discharged)

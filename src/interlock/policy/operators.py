@@ -220,6 +220,9 @@ def like(base: Closure, pattern: tuple[str | None, ...]) -> Closure:
     tail = rest[-1] if rest else ""
     middle = [part for part in rest[:-1] if part]
 
+    if not head and not tail and len(middle) == 1:
+        return _within(base, middle[0])
+
     def run(c: dict[str, Any], s: Situation) -> bool:
         text = base(c, s)
         if type(text) is not str:
@@ -236,6 +239,18 @@ def like(base: Closure, pattern: tuple[str | None, ...]) -> Closure:
                 return False
             at = found + len(part)
         return at <= end
+
+    return run
+
+
+def _within(base: Closure, part: str) -> Closure:
+    """`a like "*x*"`, the pattern that most policies have."""
+
+    def run(c: dict[str, Any], s: Situation) -> bool:
+        text = base(c, s)
+        if type(text) is str:
+            return part in text
+        raise mistyped("String", text)
 
     return run
 
@@ -362,6 +377,17 @@ def context_path(names: tuple[str, ...]) -> Closure:
         except (KeyError, TypeError):
             # missing, or not a record: the slow way has the right error
             return slow(c, s)
+
+    return run
+
+
+def context_has(record: str, name: str) -> Closure:
+    """`context.record has name`"""
+    slow = has(context_path((record,)), name)
+
+    def run(c: dict[str, Any], s: Situation) -> bool:
+        value = c.get(record)
+        return name in value if type(value) is dict else bool(slow(c, s))
 
     return run
 

@@ -9,9 +9,9 @@ import msgspec
 
 from interlock.model.decision import Decision, Requirement
 from interlock.policy.index import Residue
-from interlock.policy.operators import Situation
+from interlock.policy.operators import Closure, Situation
 from interlock.policy.policies import Policy
-from interlock.policy.terms import EvaluationError
+from interlock.policy.terms import EvaluationError, mistyped
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -21,20 +21,36 @@ class Outcome(msgspec.Struct, frozen=True):
     errors: dict[int, str] = {}
 
 
-_NONE: dict[int, str] = {}
-
-
 def run(residues: Sequence[Residue], context: dict[str, Any], s: Situation) -> Outcome:
-    """Evaluate policies."""
+    """Evaluate policies, each for itself: one that fails does not stop the others."""
     hits = 0
-    errors = _NONE
+    errors = {}
     for at, residue in enumerate(residues):
         try:
-            if residue.matches(context, s):
-                hits |= 1 << at
+            hits |= matching((residue.tests,), context, s) << at
         except EvaluationError as error:
-            errors = {**errors, at: str(error)}
+            errors[at] = str(error)
     return Outcome(hits, errors)
+
+
+def matching(policies: Sequence[tuple[Closure, ...]], context: dict[str, Any], s: Situation) -> int:
+    """A bit for each of these policies (their tests) that matches. Raises: EvaluationError if one of them fails.
+
+    This is the inner loop of every decision.
+    """
+    hits = 0
+    bit = 1
+    for tests in policies:
+        for test in tests:
+            value = test(context, s)
+            if value is False:
+                break
+            if value is not True:
+                raise mistyped("Bool", value)
+        else:
+            hits |= bit
+        bit <<= 1
+    return hits
 
 
 def verdict(
