@@ -126,6 +126,8 @@ def diff(data: bytes, top: Rel) -> list[dict[str, Any]]:
             files[-1]["binary"] = True
         elif found := _HUNK.match(line):
             _hunk(files[-1], found, lines)
+        elif line.startswith(b"\\ ") and files[-1]["hunks"]:  # no newline at the end of the file
+            files[-1]["hunks"][-1]["lines"].append(line.decode("utf-8", "replace"))
     return files
 
 

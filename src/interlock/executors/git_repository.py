@@ -98,7 +98,7 @@ class Git:
         expected: Sequence[int] = (0,),
     ) -> ProcessResult:
         """Run `git ARGUMENTS` in an open directory. Raises: ToolError `git_failed`, `git_missing`, `timeout` and the runner's."""
-        options = [f"-c{key}={value}" for key, value in {**_SETTINGS, **(settings or {})}.items()]
+        options = [part for key, value in {**_SETTINGS, **(settings or {})}.items() for part in ("-c", f"{key}={value}")]
         ceiling = os.fspath(self._ctx.workspace.root.parent)
         try:
             result = await self._runner.run(

@@ -59,6 +59,8 @@ class Guard:
             if found is None:
                 return
             self.check_identity(found, field)
+            if not stat.S_ISDIR(found.st_mode):
+                return
 
     def check_identity(self, found: os.stat_result, field: str = "path") -> None:
         """Refuse a protected file or directory by whatever name it was found. Raises: ToolError `path_protected`."""

@@ -205,16 +205,22 @@ def _with_parents(workspace: Workspace, steps: list[_Step]) -> list[_Step]:
 
 def _record(workspace: Workspace, steps: list[_Step], backups: Backups, origin: Origin) -> list[_Prepared]:
     """Back up what is going to be overwritten, all of it before the first change."""
-    kept = []
+    changes: list[Change] = []
+    last: list[int] = []
     for step in steps:
         seen = step.seen
         if seen.node.kind == "file":
             seen = workspace.examine(step.path, read=backups.keep)
             if seen != step.seen:
                 raise UndoConflictError([step.path])
-        kept.append(Change(step.path, seen.node, step.want))
-    entries = backups.record(origin, kept) if kept else []
-    return [_Prepared(step, backups.temporary(entry)) for step, entry in zip(steps, entries, strict=True)]
+        if step.removes and step.want.kind != "absent":
+            # For a moment nothing is there, and undo may be stopped in that moment: so it is a known state.
+            changes += [Change(step.path, seen.node, ABSENT), Change(step.path, ABSENT, step.want)]
+        else:
+            changes.append(Change(step.path, seen.node, step.want))
+        last.append(len(changes) - 1)
+    entries = backups.record(origin, changes) if changes else []
+    return [_Prepared(step, backups.temporary(entries[at])) for step, at in zip(steps, last, strict=True)]
 
 
 def _perform(workspace: Workspace, run: Path, steps: list[_Prepared]) -> None:

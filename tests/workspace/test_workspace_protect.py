@@ -1,0 +1,110 @@
+"""An agent never writes what the loader reads, whatever it calls it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interlock.model.errors import ToolError
+from interlock.workspace import Workspace
+from interlock.workspace.protect import fold, related
+
+
+def protected(workspace, path):
+    place = workspace.locate(path, follow=False)
+    try:
+        workspace.guard().check(place)
+    except ToolError as error:
+        return error.code == "path_protected"
+    return False
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "interlock.toml",
+        "./interlock.toml",
+        "src/../interlock.toml",
+        "interlock.lock",
+        ".mcp.json",
+        "policy",
+        "policy/",
+        "policy/new.cedar",
+        "policy/deep/er.cedar",
+        "POLICY/x.cedar",
+        "Interlock.TOML",
+        "interlock.toml.",
+        "interlock.toml ",
+        "inter\u200block.toml",
+        "interloc\u212a.toml",
+        "\u017foo/../interlock.toml",
+        "policy /x",
+        ".",
+    ],
+)
+def test_loaded_files_in_any_spelling(workspace, root, path):
+    (root / "src").mkdir()
+    assert protected(workspace, path)
+
+
+@pytest.mark.parametrize(
+    "path", ["src/interlock.toml", "policy.md", "policies/x", "my-policy", "interlock.toml.bak", "a"]
+)
+def test_other_files_are_free(workspace, path):
+    assert not protected(workspace, path)
+
+
+def test_extra_paths_and_everything_above_them(root, access):
+    (root / "capsules" / "hello").mkdir(parents=True)
+    (root / "capsules" / "hello" / "capsule.toml").write_text("")
+    with Workspace(root, protected=["capsules/hello/capsule.toml", "tools/agent.py"], access=access) as workspace:
+        assert protected(workspace, "capsules/hello/capsule.toml")
+        assert protected(workspace, "capsules/hello")
+        assert protected(workspace, "capsules")
+        assert protected(workspace, "tools")
+        assert not protected(workspace, "capsules/hello/other")
+        assert not protected(workspace, "capsules/other")
+
+
+def test_through_a_link(workspace, root):
+    (root / "policy").mkdir()
+    (root / "docs").mkdir()
+    (root / "docs" / "p").symlink_to("../policy")
+    (root / "docs" / "config").symlink_to("../interlock.toml")
+    assert protected(workspace, "docs/p/x.cedar")
+    with pytest.raises(ToolError) as caught:
+        workspace.guard().check(workspace.locate("docs/config"))
+    assert caught.value.code == "path_protected"
+    assert not protected(workspace, "docs/config")  # the link itself may go
+
+
+def test_where_a_protected_name_is_itself_a_link(workspace, root):
+    (root / "shared").mkdir()
+    (root / "policy").symlink_to("shared")
+    assert protected(workspace, "shared/x.cedar")
+    assert protected(workspace, "shared")
+    assert protected(workspace, "policy")
+
+
+def test_by_hard_link(workspace, root):
+    (root / "policy").mkdir()
+    (root / "policy" / "a.cedar").write_text("forbid")
+    (root / "interlock.toml").write_text("x")
+    os.link(root / "policy" / "a.cedar", root / "innocent")
+    os.link(root / "interlock.toml", root / "other")
+    (root / "f").write_text("x")
+    os.link(root / "f", root / "g")
+    assert protected(workspace, "innocent")
+    assert protected(workspace, "other")
+    assert not protected(workspace, "f")
+
+
+@given(st.binary(min_size=1, max_size=8).filter(lambda n: b"/" not in n and b"\0" not in n))
+def test_folding_is_stable_and_total(name):
+    assert isinstance(fold(name), str)
+    assert fold(name)
+    assert related((name,), (name,))
+    assert related((name, b"x"), (name,))
