@@ -131,6 +131,8 @@ def test_grants_of_the_configuration_are_counted_until_they_change(make, grants)
     other.count(file)
     assert other.revision() == before, "the same configuration changes nothing"
     assert other.get("coder").uses_left == 1
+    other.count([grant(id="coder", uses_max=2, hosts=("a.org:443",)), file[1]])
+    assert grants.get("coder").uses_left == 1, "another change gives no uses back"
     other.count([grant(id="coder", uses_max=3), file[1]])
     assert grants.get("coder").uses_left == 3
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from interlock.approvals import HoldRequest, Notifications, NotifyError
+from interlock.approvals import notify as notify_module
 from interlock.approvals.notifiers import Command, TerminalBell, Webhook, slack_message
 from interlock.model.decision import Requirement
 from interlock.model.errors import ConfigurationError
@@ -270,3 +271,32 @@ def test_a_failure_is_over_when_the_next_one_works(store):
     told.tell(ask(store))
     assert told.drain(10)
     assert problems(store) == [("recording", "no")]
+
+
+def test_a_notifier_that_falls_behind_loses_some_and_that_is_recorded(store, monkeypatch):
+    monkeypatch.setattr(notify_module, "QUEUE_MAX", 1)
+    go, busy = threading.Event(), threading.Event()
+
+    def slow(hold):
+        busy.set()
+        go.wait(20)
+
+    notifier = Recording(slow)
+    told = notifications(store, notifier, timeout_s=20)
+    holds = [ask(store) for _ in range(3)]
+    told.tell(holds[0])
+    assert busy.wait(10)
+    told.tell(holds[1])
+    told.tell(holds[2])
+    go.set()
+    assert told.drain(10)
+    assert notifier.told == [holds[0].id, holds[1].id]
+    assert problems(store) == [("recording", "the queue was full; this and maybe others were dropped")]
+
+
+def test_a_command_that_is_not_there_is_not_tried_again():
+    with pytest.raises(NotifyError) as caught:
+        Command(["/nowhere/at/all"], {}).notify(example_hold(), 1)
+    assert caught.value.permanent
+    with pytest.raises(ConfigurationError):
+        Command([], {})

@@ -13,7 +13,7 @@ from interlock.approvals import (
 )
 from interlock.disk import Database
 from interlock.model.decision import Requirement
-from interlock.model.errors import StoreError, UsageError
+from interlock.model.errors import InterlockError, StoreError, UsageError
 
 OPS = Requirement(policy="p1", content="c1", group="ops")
 TWO_OPS = Requirement(policy="p1", content="c1", group="ops", quorum=2)
@@ -447,3 +447,12 @@ def test_two_databases_see_each_others_answers_at_once(world, store):
     assert isinstance(other._database, Database)
     approve(other, hold)
     assert store.get(hold.id).status == "approved"
+
+
+def test_an_edit_has_the_limits_that_parameters_have(store):
+    hold = store.ask(request())
+    with pytest.raises(UsageError):
+        store.vote(hold.id, ALICE, "rest", "edit", digest=hold.digest, patch={"x": "a" * 1024 * 1024})
+    with pytest.raises(InterlockError):
+        store.vote(hold.id, ALICE, "rest", "edit", digest=hold.digest, patch={"x": 2**60})
+    assert store.get(hold.id) == hold

@@ -232,3 +232,19 @@ def test_a_thousand_questions_are_looked_at_together(desk):
     for hold in holds[::100]:
         desk.answer(hold)
     assert {h.id for h in desk.store.answered([h.id for h in holds])} == {h.id for h in holds[::100]}
+
+
+def test_a_waiter_is_not_shared_by_two_loops(desk):
+    async def main():
+        hold = desk.ask()
+        task = await started(desk.waiter.wait_answered(hold.id))
+        with pytest.raises(UsageError):
+            await asyncio.to_thread(asyncio.run, desk.waiter.wait_answered(hold.id))
+        desk.answer(hold)
+        assert (await task).status == "approved"
+
+    asyncio.run(main())
+
+
+def test_where_there_is_no_inotify_there_is_no_error(tmp_path):
+    assert wait_module.watch_directory(tmp_path / "missing") is None

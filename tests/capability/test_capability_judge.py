@@ -249,3 +249,12 @@ def test_a_tool_that_was_registered_anew_is_judged_anew():
 def test_senseless_grants_are_configuration_errors(grants):
     with pytest.raises(ConfigurationError):
         compile_grants(grants)
+
+
+def test_marks_of_fixed_places_in_a_list_and_of_secrets():
+    judge = compile_grants([grant(paths=Paths(read=("src/**",)))])
+    marks = (("/pair/1", "path.read"), ("/token", "secret"), ("/pair/7", "path.read"), ("/pair/x", "path.read"))
+    assert judge.arguments("coder", READ, marks, {"pair": ["/etc", "src/a"], "token": "/etc"}, NOW) is None
+    refusal = judge.arguments("coder", READ, marks, {"pair": ["src/a", "/etc"]}, NOW)
+    assert (reason(refusal), refusal.path) == ("path_denied", "$.parameters.pair[1]")
+    assert judge.arguments("coder", READ, (("/a/b", "path.read"),), {"a": "text"}, NOW) is None

@@ -86,7 +86,7 @@ class GrantStore:
     def count(self, grants: Iterable[Grant]) -> None:
         """Make the configuration's grants known, so that their uses count and children can be made of them.
 
-        A grant whose definition has changed starts counting anew; one that is no longer there is revoked with its children.
+        A grant whose `uses_max` has changed starts counting anew; one that is no longer there is revoked with its children.
         Call it when the configuration is loaded.
         """
         wanted = {g.id: g for g in grants}
@@ -103,8 +103,7 @@ class GrantStore:
                 self._revoke(gone, _CONFIGURATION, now)
             for grant in wanted.values():
                 if stored.get(grant.id) != _fingerprint(grant):
-                    self._database.execute("delete from grants where id = ?", (grant.id,))
-                    self._insert(msgspec.structs.replace(grant, source=_CONFIGURATION), now, _CONFIGURATION, None)
+                    self._replace(msgspec.structs.replace(grant, source=_CONFIGURATION), now)
             self._changed(now, "grants_configured", "", _CONFIGURATION, {"grants": sorted(wanted)})
 
     def use(self, grant_ids: Sequence[str]) -> bool:
@@ -156,6 +155,13 @@ class GrantStore:
             [i.grant for i in issued if i.revoked_at_us is None],
             [i.grant for i in issued if i.revoked_at_us is not None],
         )
+
+    def _replace(self, grant: Grant, now: int) -> None:
+        old = self.get(grant.id)
+        self._database.execute("delete from grants where id = ?", (grant.id,))
+        self._insert(grant, now, _CONFIGURATION, None)
+        if old is not None and old.revoked_at_us is None and old.grant.uses_max == grant.uses_max:
+            self._database.execute("update grants set uses_left = ? where id = ?", (old.uses_left, grant.id))
 
     def _insert(self, grant: Grant, now: int, by: str, session: str | None) -> None:
         self._database.execute(
