@@ -4,7 +4,7 @@
 
 To reach (governance.md): 5 us a decision with 100 policies, growth flat. Compared with, in the same run and alternating:
 `cedarpy` with its policies and entities parsed once (`PolicySet`, `Entities`), and `agent-governance-toolkit` (its Cedar
-backend, and its own rules), installed into an environment of its own under `build/`.
+backend, and its own rules, which know no tools and so are all looked at), in an environment of its own under `build/`.
 
 Two shapes: `spread` has four policies for each tool, so the number of tools grows; `crowded` has all of them about the tool
 that is called, each with a condition on a parameter that must be looked at. What is measured is the whole call with a
@@ -144,11 +144,15 @@ def toolkit() -> "subprocess.Popen[str] | str":
         if not (ENVIRONMENT / "ready").exists():
             print(f"installing {TOOLKIT} into {ENVIRONMENT.name} ...", file=sys.stderr)
             venv.create(ENVIRONMENT, with_pip=True, clear=True)
-            subprocess.run([python, "-m", "pip", "install", "-q", TOOLKIT], check=True, timeout=600, stdout=sys.stderr)
+            subprocess.run(
+                [python, "-m", "pip", "install", "-q", TOOLKIT], check=True, timeout=600, capture_output=True
+            )
             (ENVIRONMENT / "ready").touch()
     except (OSError, subprocess.SubprocessError) as error:
         return f"not installed: {type(error).__name__}"
-    return subprocess.Popen([python, __file__, "--peer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [python, "-W", "ignore", __file__, "--peer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def ask_peer(process: "subprocess.Popen[str]", count: int, shape: str) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Compare the compiler with the reference engine on random policies, entities and requests.
 
-    python tests/policy/fuzz_differential.py --rounds 100000 [--seed 1]
+    python tests/policy/fuzz_differential.py --rounds 100000 [--seed 1] [--judge]
 
-Prints what was compared, and the first differences, with the seed that brings each back.
+Prints what was compared, and each difference with the seed that brings it back.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from random import Random
 sys.path.insert(0, str(Path(__file__).parent))
 
 import policy_random
-from policy_oracle import Answer, oracle
+import policy_requests
+from policy_oracle import Answer, oracle, oracle_json
+from policy_worlds import WORLD, judge
 
 from interlock.policy.index import Compiled, Index
 from interlock.policy.operators import Situation
 from interlock.policy.policies import parse
-from interlock.policy.reference import Reference, compile_policy
+from interlock.policy.reference import Reference, compile_policy, entities_json, request_json
 from interlock.policy.source import split
 from interlock.policy.verdict import run, verdict
+from interlock.policy.world import actions, entities, situation
 
 
 def compiled_answer(policies: list[str], s: Situation, context: dict) -> Answer:
@@ -48,25 +51,51 @@ def draw(r: Random) -> tuple[list[str], Situation, dict]:
     return policies, policy_random.situation(r), policy_random.record(r)
 
 
+def judged_answers(r: Random) -> list[tuple[Answer, Answer]]:
+    """Random well-typed policies, loaded with everything that loading does, and the answers to six requests."""
+    texts = [policy_requests.policy(r, number) for number in range(r.randrange(1, 8))]
+    policies = judge("\n".join(texts))
+    shared = entities(WORLD, actions(WORLD))
+    found = []
+    for _ in range(6):
+        request = policy_requests.request(r)
+        s = situation(WORLD, shared, request)
+        known = entities_json({**s.entities, **s.local})
+        expected = oracle_json(texts, request_json(s), policy_requests.context(request), known)
+        decision = policies.decide(request)
+        failed = tuple(sorted({note.partition(":")[0] for note in decision.errors}))
+        found.append((expected, (decision.decision, decision.reason, decision.policies, failed)))
+    return found
+
+
+def untyped_answers(r: Random) -> list[tuple[Answer, Answer]]:
+    """Random policies of any kind, and the answer to one request."""
+    policies, s, context = draw(r)
+    return [(oracle(policies, s, context), compiled_answer(policies, s, context))]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--judge", action="store_true", help="well-typed policies and requests, through the whole judge"
+    )
     options = parser.parse_args()
     answers: Counter[str] = Counter()
-    failed = differences = 0
-    for seed in range(options.seed, options.seed + options.rounds):
-        policies, s, context = draw(Random(seed))
-        expected = oracle(policies, s, context)
-        got = compiled_answer(policies, s, context)
-        answers[f"{expected[0]} ({expected[1]})"] += 1
-        failed += bool(expected[3])
-        if got != expected:
-            differences += 1
-            if differences <= 5:
-                print(f"seed {seed}: expected {expected}, got {got}\n" + "\n".join(policies))
-                print(f"{s.principal} {s.action} {s.resource} {context}\n")
-    print(f"{options.rounds} pairs, {differences} differences; {failed} with an evaluation error; {dict(answers)}")
+    failed = pairs = differences = 0
+    make = judged_answers if options.judge else untyped_answers
+    seed = options.seed
+    while pairs < options.rounds:
+        for expected, got in make(Random(seed)):
+            pairs += 1
+            answers[f"{expected[0]} ({expected[1]})"] += 1
+            failed += bool(expected[3])
+            if got != expected:
+                differences += 1
+                print(f"seed {seed}: expected {expected}, got {got}")
+        seed += 1
+    print(f"{pairs} pairs, {differences} differences; {failed} with an evaluation error; {dict(answers)}")
     return 1 if differences else 0
 
 

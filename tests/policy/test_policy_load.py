@@ -123,6 +123,11 @@ def test_all_mistakes_are_reported_at_once() -> None:
         "rules.deny[0]",
     ):
         assert place in message
+    assert [
+        message.index(place) for place in ("rules.allow[0]", "p.cedar:1:", "p.cedar:2:", "p.cedar:3:", "p.cedar:4:")
+    ] == sorted(
+        message.index(place) for place in ("rules.allow[0]", "p.cedar:1:", "p.cedar:2:", "p.cedar:3:", "p.cedar:4:")
+    )
 
 
 def test_an_id_stands_once_in_all_files() -> None:

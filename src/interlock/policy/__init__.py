@@ -6,7 +6,7 @@ Pure: policy text, rules and the world they speak about come in, answers go out.
 from interlock.policy.cases import Case, CaseResult, read_cases, run_cases
 from interlock.policy.explain import Condition, Explanation, PolicyExplanation
 from interlock.policy.judge import PolicyJudge
-from interlock.policy.load import load
+from interlock.policy.load import PolicyConfigurationError, load
 from interlock.policy.replay import Change, Past, Replay, replay
 from interlock.policy.rules import DenyParam, Rules, to_cedar
 from interlock.policy.world import World
@@ -19,6 +19,7 @@ __all__ = [
     "DenyParam",
     "Explanation",
     "Past",
+    "PolicyConfigurationError",
     "PolicyExplanation",
     "PolicyJudge",
     "Replay",

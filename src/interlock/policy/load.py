@@ -30,7 +30,7 @@ NO_RULES = Rules()
 def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World | None = None) -> PolicyJudge:
     """Build the judge of the policy files (name, text), the short rules and the world they speak about.
 
-    Raises: ConfigurationError (`policy`) naming every problem with its place; its `path` is the first one's.
+    Raises: PolicyConfigurationError naming every problem with its place; its `path` is the first one's.
     """
     world = world or World()
     known, groups = actions(world), action_groups(world)
@@ -53,7 +53,7 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
     sound = [policy for policy in named if policy.id not in resolver.faulty and not _only_about(policy, empty)]
     problems.extend(_types(sound, cedar_schema(known, groups, contexts)))
     if problems:
-        raise _error(problems)
+        raise _error(_ordered(problems, [name for name, _ in texts]))
     shared = entities(world, known)
     reference = Reference(shared)
     return PolicyJudge(
@@ -165,12 +165,31 @@ def _place(message: str, default: str, place_of: Callable[[str], str]) -> str:
     return default
 
 
-def _error(problems: Sequence[Problem]) -> ConfigurationError:
+class PolicyConfigurationError(ConfigurationError):
+    """The policies or rules cannot be used. `problems` has every reason, in the order of the files."""
+
+    default_code = "policy"
+
+    def __init__(self, message: str, *, problems: Sequence[Problem], path: str, hint: str) -> None:
+        """Make the error of these problems."""
+        super().__init__(message, path=path, hint=hint)
+        self.problems = tuple(problems)
+
+
+def _ordered(problems: Iterable[Problem], files: Sequence[str]) -> list[Problem]:
+    def where(problem: Problem) -> tuple[int, int]:
+        file, _, line = problem.place.rpartition(":")
+        return (files.index(file) if file in files else -1, int(line) if line.isdigit() else 0)
+
+    return sorted(dict.fromkeys(problems), key=where)
+
+
+def _error(problems: Sequence[Problem]) -> PolicyConfigurationError:
     listed = "; ".join(map(str, problems))
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    return ConfigurationError(
+    return PolicyConfigurationError(
         f"the policies cannot be used ({count}): {listed}",
-        code="policy",
+        problems=problems,
         path=problems[0].place,
         hint="correct the policies; `interlock policy check` checks them again. A set that was in force stays so",
     )
