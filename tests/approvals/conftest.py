@@ -1,45 +1,12 @@
 """A store on a real database in a temporary directory, with a clock that is told what time it is."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
-from interlock.approvals import ApprovalStore
-from interlock.disk import Database
-from interlock.testing import CountingIds, FakeClock
-
-SECRET = "sk-live-0123456789"
-
-
-def redact(value):
-    """What the engine hands in, in small."""
-    if isinstance(value, str):
-        return value.replace(SECRET, "[secret]")
-    if isinstance(value, dict):
-        return {redact(k): redact(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [redact(v) for v in value]
-    return value
-
-
-class World:
-    """One workspace's database; `store()` opens it once more, as another process would."""
-
-    def __init__(self, directory):
-        self.path = directory / "interlock.db"
-        self.clock = FakeClock()
-        self.ids = CountingIds()
-        self.rings = 0
-        self.open = []
-
-    def database(self, **options):
-        database = Database(self.path, **options)
-        self.open.append(database)
-        return database
-
-    def store(self, *, boot="boot-1", **options):
-        def rung():
-            self.rings += 1
-
-        return ApprovalStore(self.database(**options), self.clock, self.ids, boot=boot, redact=redact, changed=rung)
+sys.path.insert(0, str(Path(__file__).parent))
+from approvals_world import World
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from conftest import World
+from approvals_world import World
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
@@ -138,4 +138,4 @@ class Questions(RuleBasedStateMachine):
 
 
 TestQuestions = Questions.TestCase
-TestQuestions.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestQuestions.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

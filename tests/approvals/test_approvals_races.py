@@ -15,7 +15,7 @@ import pytest
 from interlock.approvals import HoldRequest
 
 sys.path.insert(0, str(Path(__file__).parent))
-import racers
+import approvals_racers as racers
 
 ROUNDS = int(os.environ.get("INTERLOCK_RACE_ROUNDS", "120"))
 STATUS = {"approve": "approved", "deny": "denied", "cancel": "cancelled"}

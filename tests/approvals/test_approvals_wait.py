@@ -15,7 +15,7 @@ from interlock.approvals import wait as wait_module
 from interlock.model.errors import StoreError, UsageError
 
 sys.path.insert(0, str(Path(__file__).parent))
-import racers
+import approvals_racers as racers
 
 ALICE = Approver(id="alice")
 

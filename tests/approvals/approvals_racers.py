@@ -1,8 +1,8 @@
 """Real processes that race each other for the same questions, and one that dies at every step. Started by the tests beside it.
 
-`python racers.py race DATABASE ROLE` reads one hold per line (`ID DIGEST START_NS`), waits for that moment, acts in its
-role, and prints the outcome's code and the status it was told. `python racers.py die DATABASE ID DIGEST DECISION` forks a
-child for each step of an answer, lets it die there by SIGKILL, and prints what each left behind.
+`race DATABASE ROLE` reads one hold per line (`ID DIGEST START_NS`), waits for that moment, acts in its role, and prints the
+outcome's code and the status it was told. `die DATABASE` forks a child for each step of an answer, lets it die there by
+SIGKILL, and prints what each left behind.
 """
 
 import json
