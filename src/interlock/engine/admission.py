@@ -16,6 +16,19 @@ from interlock.model.result import ActionResult
 from interlock.state.idempotency import Origin, Stored, call_key
 
 
+def is_free(turn: Turn) -> bool:
+    """True if step 7 has nothing to look up, to count or to wait for: the usual case, decided without a coroutine."""
+    x, tool = turn.x, turn.tool
+    if x.dry_run or x.gate.issued or not x.allowance.free:
+        return False
+    if tool is None:
+        return True
+    if not tool.plain or (turn.action.idempotent and tool.tool.idempotent):
+        return False
+    guard = x.services.guard
+    return tool.read_only or guard is None or guard.check() is None
+
+
 async def admit(turn: Turn) -> bool:
     """Step 7. True if the action has its row now (a stored result, a budget reached, a rejection)."""
     x, tool = turn.x, turn.tool

@@ -13,13 +13,14 @@ from interlock.state.budgets import SharedBudget
 class Allowance:
     """The budgets of one proposal, checked as one."""
 
-    __slots__ = ("_actions", "_budget", "_cost", "_duration_ms", "_free", "_shared", "_tool_calls", "exhausted")
+    __slots__ = ("_actions", "_budget", "_cost", "_duration_ms", "_shared", "_tool_calls", "exhausted", "free")
 
     def __init__(self, budget: Budget | None, shared: SharedBudget | None = None) -> None:
         """`budget` is the proposal's own; `shared` is drawn from beside it."""
         self._budget = budget
         self._shared = shared
-        self._free = budget is None and shared is None
+        self.free = budget is None and shared is None
+        """True if nothing is counted."""
         self._actions = 0
         self._tool_calls = 0
         self._duration_ms = 0.0
@@ -29,7 +30,7 @@ class Allowance:
 
     def reserve(self, tool_calls: int) -> bool:
         """Take a place for one attempt in every budget, or in none."""
-        if self._free:
+        if self.free:
             return True
         if not self._own(tool_calls):
             return False
@@ -45,7 +46,7 @@ class Allowance:
 
     def refund(self, tool_calls: int) -> None:
         """Give back what `reserve` took: nothing ran."""
-        if self._free:
+        if self.free:
             return
         self._actions -= 1
         self._tool_calls -= tool_calls
@@ -54,7 +55,7 @@ class Allowance:
 
     def settle(self, duration_ms: float, cost: float) -> None:
         """Count what an attempt took."""
-        if self._free:
+        if self.free:
             return
         self._duration_ms += duration_ms
         self._cost += cost

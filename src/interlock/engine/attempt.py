@@ -58,48 +58,59 @@ class Failure:
 
 async def attempt(turn: Turn, number: int) -> Failure | None:
     """One attempt. Returns None if it succeeded (the row is made), else what went wrong; see `Failure.status`."""
-    x, tool, action = turn.x, turn.tool, turn.action
-    clock, recorder, slot = x.clock, x.recorder, turn.slot
+    x, tool, clock, slot = turn.x, turn.tool, turn.x.clock, turn.slot
     ctx = ActionContext(x, turn.index, number, 0)
     before = None
     # 8
-    if recorder is not None:
+    if x.recorder is not None:
         try:
             intent(turn, number)
             if tool is not None and not tool.read_only:
                 before = x.services.machine()
-                await recorder.writer.durable()
+                await x.recorder.writer.durable()
         except asyncio.CancelledError:
             # The intent stands, and nothing was done: say so, then leave as everyone does who is stopped.
             return _stopped(turn, ctx, number, 0.0, started=False)
     # 9
-    timeout_ms = action.timeout_ms
-    limit_ns = timeout_ms * 1_000_000 if timeout_ms is not None else STATE_NS if tool is None else tool.timeout_ns
     started = clock.mono_ns()
-    ctx.deadline_ns = started + limit_ns
-    x.watchdog.arm(slot, ctx.deadline_ns, started)
+    _set_deadline(turn, ctx, started)
+    output = failure = None
     try:
-        output = _on_state(turn) if tool is None else await _call(turn, ctx)
-        failure = _from_tool_error(output) if isinstance(output, ToolError) else None
+        if tool is None:
+            output = _on_state(turn)
+        elif tool.mode == "async" and x.executor is None:
+            output = await cast("Awaitable[Any]", tool.function(turn.parameters, ctx))
+        else:
+            output = await _call(turn, ctx)
     except StoreError:
         raise  # ours, not the tool's: the run cannot go on
     except BaseException as error:  # noqa: BLE001 - sorted out there, and raised again if it is nobody's here
-        output = None
         failure = _caught(turn, ctx, number, error, started)
-    duration_ms = (clock.mono_ns() - started) / 1e6
+    slot.ended_ns = clock.mono_ns()
     slot.deadline = NEVER
     if slot.expired:
         slot.expired = False
         slot.task.uncancel()
     # 10
-    if failure is None:
-        failure = _check_output(turn, output)
+    duration_ms = (slot.ended_ns - started) / 1e6
+    failure = failure or _check_output(turn, output)
     if failure is None:
         _succeed(turn, ctx, number, output, duration_ms, before)
-        return None
-    if failure.status != "cancelled":
+    elif failure.status != "cancelled":
         _complete(turn, ctx, number, failure, duration_ms, before)
     return failure
+
+
+def _set_deadline(turn: Turn, ctx: ActionContext, now: int) -> None:
+    """Until when the attempt may run: the action's time-out, or else the tool's."""
+    timeout_ms, watchdog = turn.action.timeout_ms, turn.x.watchdog
+    if timeout_ms is not None:
+        deadline = now + timeout_ms * 1_000_000
+    else:
+        deadline = now + (STATE_NS if turn.tool is None else turn.tool.timeout_ns)
+    ctx.deadline_ns = turn.slot.deadline = deadline
+    if deadline < watchdog.at:
+        watchdog.wake(deadline, now)
 
 
 def _caught(turn: Turn, ctx: ActionContext, number: int, error: BaseException, started: int) -> Failure:
@@ -160,15 +171,12 @@ def intent(turn: Turn, number: int) -> None:
 
 
 async def _call(turn: Turn, ctx: ActionContext) -> Any:
-    """Step 9: reach the tool's function in the way its mode asks for."""
+    """Step 9 for what is not simply awaited: an executor of the caller's, a function on the loop or on a thread."""
     x, tool = turn.x, turn.tool
     assert tool is not None
     if x.executor is not None:
         return await x.executor.execute(tool.name, turn.parameters, ctx)
-    mode = tool.mode
-    if mode == "async":
-        return await cast("Awaitable[Any]", tool.function(turn.parameters, ctx))
-    if mode == "inline":
+    if tool.mode == "inline":
         return tool.function(turn.parameters, ctx)
     try:
         return await x.services.threads.run(x.loop, tool.function, turn.parameters, ctx)
@@ -204,6 +212,8 @@ def _on_state(turn: Turn) -> Any:
 def _check_output(turn: Turn, output: Any) -> Failure | None:
     """Step 10, before anything is believed: is it JSON, not too large, and what `returns` promises?"""
     limit = turn.x.services.limits.output_bytes
+    if isinstance(output, ToolError):
+        return _from_tool_error(output)
     if output.__class__ in _SCALARS:
         too_large = output.__class__ is str and len(output) > limit
     else:
@@ -254,22 +264,14 @@ def _succeed(turn: Turn, ctx: ActionContext, number: int, output: Any, duration_
         recorder.writer.kick()
     touches_state = tool is None or not tool.plain or action.expected_effects
     changes = _effects(turn, output) if touches_state else {}
-    row = ActionResult(
-        action_id=action.id,
-        status="succeeded",
-        output=output,
-        state_changes=changes,
-        attempts=number,
-        duration_ms=duration_ms,
-        waited_ms=turn.waited_ns / 1e6,
-        timestamp=x.clock.now_us(),
-        seq=seq,
-        posture=ctx.layers,
-        telemetry=telemetry,
-    )
+    row = ActionResult(  # by position: this is the one row that is made for every action
+        action.id, "succeeded", None, output, None, changes, number, duration_ms, turn.waited_ns / 1e6, x.clock.now_us(), seq,
+        None, ctx.layers, telemetry,
+    )  # fmt: skip
     if ctx.not_undoable:
         x.not_undoable[turn.index] = ctx.not_undoable
-    x.spend(duration_ms, ctx.cost)
+    if ctx.cost or not x.allowance.free:
+        x.spend(duration_ms, ctx.cost)
     if tool is not None and action.idempotent and tool.tool.idempotent:
         admission.remember(turn, row)
     if tool is not None and tool.cache_ttl_ns:

@@ -14,10 +14,8 @@ class SystemClock:
         """Microseconds since the epoch."""
         return time.time_ns() // 1000
 
-    @staticmethod
-    def mono_ns() -> int:
-        """Monotonic nanoseconds."""
-        return time.monotonic_ns()
+    mono_ns = staticmethod(time.monotonic_ns)
+    """Monotonic nanoseconds."""
 
 
 class SystemIds:

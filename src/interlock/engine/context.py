@@ -13,17 +13,11 @@ if TYPE_CHECKING:
 class ActionContext:
     """The `Context` of one attempt. Cheap to make: everything that is rarely asked for is worked out when asked."""
 
-    __slots__ = (
-        "attempt",
-        "cancelled",
-        "cost",
-        "deadline_ns",
-        "execution",
-        "index",
-        "layers",
-        "not_undoable",
-        "usage",
-    )
+    cancelled = False
+    cost = 0.0
+    layers: dict[str, str] | None = None
+    not_undoable: list[str] | None = None
+    usage: dict[str, int | float] | None = None
 
     def __init__(self, execution: Execution, index: int, attempt: int, deadline_ns: int) -> None:
         """A context for attempt number `attempt` (from 1) of the action at `index`."""
@@ -31,11 +25,6 @@ class ActionContext:
         self.index = index
         self.attempt = attempt
         self.deadline_ns = deadline_ns
-        self.cancelled = False
-        self.cost = 0.0
-        self.layers: dict[str, str] | None = None
-        self.not_undoable: list[str] | None = None
-        self.usage: dict[str, int | float] | None = None
 
     @property
     def run_id(self) -> str:

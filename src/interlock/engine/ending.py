@@ -117,7 +117,9 @@ async def finish(x: Execution, not_undone: list[NotUndone]) -> ProposalResult:
 
 def status_of(x: Execution, rows: list[ActionResult]) -> RunStatus:
     """The status of the proposal from its rows: `succeeded` only if every action did."""
-    statuses = {row.status for row in rows if row.reason != "reserved"}
+    statuses = {row.status for row in rows}
+    if "skipped" in statuses:
+        statuses = {row.status for row in rows if row.reason != "reserved"}
     if x.dry_run:
         return "rejected" if "rejected" in statuses else "held" if "held" in statuses else "succeeded"
     if statuses <= {"succeeded"} and x.stop_reason is None:
@@ -141,7 +143,11 @@ def cost_of(x: Execution, rows: list[ActionResult]) -> Cost:
     duration_ms = 0.0
     for action, row in zip(x.proposal.actions, rows, strict=True):
         status = row.status
-        if status == "skipped":
+        if status == "succeeded" and row.deduplicated_from is None:
+            cost.actions_executed += 1
+            cost.tool_calls += action.type == "tool_call"
+            duration_ms += row.duration_ms
+        elif status == "skipped":
             cost.actions_skipped += 1
         elif status == "rejected":
             cost.actions_rejected += 1

@@ -18,6 +18,7 @@ from interlock.engine.recorder import Recorder
 from interlock.engine.registry import Registered
 from interlock.engine.scheduler import Outcome, Scheduler
 from interlock.engine.watchdog import NEVER, Slot, Watchdog
+from interlock.model.decision import Decision
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import ActionSkipped, StateChanged
 from interlock.model.grant import Principal
@@ -53,6 +54,8 @@ class Execution:
         self.run = run
         self.services = run.services
         self.gate = run.services.gate_for(who.session)
+        self.settled: dict[Registered | None, Decision] = {}
+        """What the gate decides about every call of a tool, where the call cannot matter."""
         self.proposal = proposal
         self.graph = graph
         self.who = who
@@ -135,7 +138,11 @@ class Execution:
         """An action came to its end: keep its row and let go what waited for it."""
         self.rows[index] = row
         self.order_ended.append(index)
-        self._follow(*self.scheduler.step(index, outcome))
+        ready, skipped = self.scheduler.step(index, outcome)
+        if ready and not skipped:
+            self._ready.extend(ready)
+        else:
+            self._follow(ready, skipped)
         if outcome is Outcome.ABORT:
             self.stop("aborted")
 
@@ -228,8 +235,7 @@ class Execution:
                 self._busy += 1
                 await perform(self, slot, index)
                 self._busy -= 1
-                now = clock.mono_ns()
-                if now > turn:
+                if slot.ended_ns > turn:
                     await asyncio.sleep(0)
                     turn = clock.mono_ns() + _SLICE_NS
             if scheduler.halted or not scheduler.remaining or (self.held and not self._busy):

@@ -63,6 +63,13 @@ class Gate:
         self._grants = grants
         self._settled: dict[tuple[str, str, str], Decision] = {}
 
+    def settled(self, who: Principal, tool: Registered) -> Decision | None:
+        """The decision that holds for every call of a tool by an agent, if steps 2 and 5 cannot depend on the call.
+
+        Then only the schema is left of steps 2 to 5 (for an action that names no state key). Known after the first call.
+        """
+        return self._settled.get((who.agent, tool.name, tool.version))
+
     def principal(self, agent: str, session: str | None) -> Principal:
         """Who is acting."""
         return Principal(agent=agent, groups=self._groups.get(agent, ()), session=session)
@@ -101,25 +108,6 @@ class Gate:
 
         A refusal says no; a decision that is `hold` has to be asked about (step 6); otherwise the action may go on.
         """
-        if tool is not None:
-            settled = self._settled.get((who.agent, tool.name, tool.version))
-            if settled is not None and not (action.preconditions or action.assumptions or action.state_dependencies):
-                # Steps 2 and 5 cannot change for this agent and tool, and the tool has no marks: only step 3 is left.
-                refusal = _check_schema(tool, parameters)
-                if refusal is None and _plain_state(action):
-                    return 5, None, settled
-        return self._judge(who, proposal, action, tool, parameters, state, discharged)
-
-    def _judge(
-        self,
-        who: Principal,
-        proposal: Proposal,
-        action: Action,
-        tool: Registered | None,
-        parameters: dict[str, Any],
-        state: StateView,
-        discharged: frozenset[str],
-    ) -> tuple[int, Refusal | None, Decision | None]:
         now = self._clock.now_us()
         # 2. capability: the tool, and every state key the action names
         if refusal := self._capability(who, action, tool, now):

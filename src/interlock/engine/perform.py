@@ -14,10 +14,11 @@ a resumed run starts the action as if for the first time.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from interlock.engine import admission, asking
 from interlock.engine.attempt import Failure, attempt
+from interlock.engine.registry import Registered
 from interlock.engine.scheduler import Outcome
 from interlock.engine.turn import Turn, reject, skip, wait
 from interlock.engine.watchdog import Slot
@@ -41,9 +42,14 @@ async def perform(x: Execution, slot: Slot, index: int) -> None:
         if index in x.graph.referring:
             proposed = resolve(proposed, x.outputs)
         turn = Turn(x, slot, index, proposed)
-        if await _passes(turn):
+        # 2 to 7; the usual case needs no coroutine of its own
+        verdict = judge(turn)
+        if (verdict is None and admission.is_free(turn)) or await _passes(turn, verdict):
             # 8 to 10
-            await _attempts(turn)
+            number = x.attempts_before.get(index, 0) + 1
+            failure = await attempt(turn, number)
+            if failure is not None:
+                await _after_failure(turn, failure, number)
     except asking.HeldError:
         return  # it has its row, and waits for a human
     except asyncio.CancelledError:
@@ -56,17 +62,17 @@ async def perform(x: Execution, slot: Slot, index: int) -> None:
         reject(Turn(x, slot, index, proposed), Refusal(error.code, error.message))
 
 
-async def _passes(turn: Turn) -> bool:
-    """Steps 2 to 7. False if the action has its row now."""
+async def _passes(turn: Turn, verdict: Refusal | Decision | None) -> bool:
+    """Steps 6 and 7 after the verdict of 2 to 5, which is asked for anew after any wait. False if the action has its row."""
     while True:
-        refusal = judge(turn)
-        if isinstance(refusal, Decision):
+        if isinstance(verdict, Decision):
             # 6
-            refusal = await asking.ask(turn, refusal)
-            if refusal is None:
-                continue  # after any wait: judge again
-        if refusal is not None:
-            reject(turn, refusal)
+            verdict = await asking.ask(turn, verdict)
+            if verdict is None:
+                verdict = judge(turn)
+                continue
+        if verdict is not None:
+            reject(turn, verdict)
             return False
         # 7
         waited = turn.waited_ns
@@ -74,6 +80,7 @@ async def _passes(turn: Turn) -> bool:
             return False
         if turn.waited_ns == waited:
             break
+        verdict = judge(turn)
     if turn.x.dry_run:
         _would_run(turn)
         return False
@@ -85,12 +92,18 @@ def judge(turn: Turn) -> Refusal | Decision | None:
     x = turn.x
     if turn.tool is None and turn.action.type == "tool_call":
         return Refusal("unknown_tool", f"there is no tool `{turn.action.tool}`", "$.tool")
-    gate = x.gate
+    tool, gate = turn.tool, x.gate
     if gate.issued and not x.services.gate_is_current(gate):
         gate = x.gate = x.services.gate_for(x.who.session)
-    turn.step, refusal, decision = gate.judge(
-        x.who, x.proposal, turn.action, turn.tool, turn.parameters, x.buffer, turn.discharged
-    )
+        x.settled.clear()
+    refusal: Refusal | None = None
+    decision = x.settled.get(tool)
+    if decision is None or turn.index in x.graph.stateful or not fits(tool, turn.parameters):
+        turn.step, refusal, decision = gate.judge(
+            x.who, x.proposal, turn.action, tool, turn.parameters, x.buffer, turn.discharged
+        )
+        if tool is not None and (settled := gate.settled(x.who, tool)) is not None:
+            x.settled[tool] = settled
     recorder = x.recorder
     if recorder is not None and decision is not None:
         recorder.append(
@@ -112,6 +125,11 @@ def judge(turn: Turn) -> Refusal | Decision | None:
     return None
 
 
+def fits(tool: Registered | None, parameters: dict[str, Any]) -> bool:
+    """True if parameters fit the schema of a tool."""
+    return tool is not None and (tool.schema is None or tool.schema.is_valid(parameters))
+
+
 def _would_run(turn: Turn) -> None:
     """The end of a dry run's way: steps 1 to 7 are passed, and the buffer sees what the action would write."""
     x = turn.x
@@ -124,16 +142,11 @@ def _would_run(turn: Turn) -> None:
     skip(turn, "dry_run", "it would run", Outcome.DONE)
 
 
-async def _attempts(turn: Turn) -> None:
-    """Steps 8 to 10, again after a failure if `failure_behavior` is `retry`."""
+async def _after_failure(turn: Turn, failure: Failure, number: int) -> None:
+    """Steps 8 to 10 again, as often as `failure_behavior: retry` allows; else the row."""
     x, action = turn.x, turn.action
-    number = x.attempts_before.get(turn.index, 0)
     retries = action.max_retries if action.failure_behavior == "retry" else 0
-    while True:
-        number += 1
-        failure = await attempt(turn, number)
-        if failure is None or failure.status == "cancelled":
-            return
+    while failure.status != "cancelled":
         again = failure.retryable and retries > 0 and not x.scheduler.halted
         record_failure(turn, failure, number, final=not again)
         if not again:
@@ -143,6 +156,11 @@ async def _attempts(turn: Turn) -> None:
         turn.admitted = False
         if await _back_off(turn, number):
             return
+        number += 1
+        outcome = await attempt(turn, number)
+        if outcome is None:
+            return
+        failure = outcome
 
 
 def record_failure(turn: Turn, failure: Failure, number: int, *, final: bool) -> None:
@@ -198,7 +216,7 @@ async def _back_off(turn: Turn, number: int) -> bool:
         x.recorder.append(ActionRetrying(attempt=number + 1, delay_ms=delay_ms, **x.recorder.stamp(x, turn.index, 9)))
     try:
         await wait(turn, delay_ms / 1000)
-        return not await _passes(turn)
+        return not await _passes(turn, judge(turn))
     except asking.HeldError:
         return True
     except asyncio.CancelledError:

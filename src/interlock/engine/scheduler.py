@@ -54,15 +54,26 @@ class Scheduler:
 
     def step(self, action: int, outcome: Outcome) -> tuple[list[int], list[int]]:
         """An action ended. Returns (actions that may start now, actions that are skipped because of it)."""
-        assert self._state[action] != _ENDED, "an action ends once"
-        self._state[action] = _ENDED
+        state = self._state
+        assert state[action] != _ENDED, "an action ends once"
+        state[action] = _ENDED
         self.remaining -= 1
-        if outcome is Outcome.ABORT:
-            self.halted = True
-            return [], []
         ready: list[int] = []
         skipped: list[int] = []
-        self._release(action, failed=outcome is Outcome.FAILED, ready=ready, skipped=skipped)
+        if outcome is Outcome.DONE:
+            waits = self._waits
+            for j in self._dependents[action]:
+                k = j if j >= 0 else ~j
+                waits[k] -= 1
+                if not waits[k]:
+                    if state[k] == _WAITING:
+                        ready.append(k)
+                    elif state[k] == _DOOMED:
+                        self._skip(k, ready, skipped)
+        elif outcome is Outcome.ABORT:
+            self.halted = True
+        else:
+            self._release(action, failed=True, ready=ready, skipped=skipped)
         return ([] if self.halted else ready), skipped
 
     def halt(self) -> None:

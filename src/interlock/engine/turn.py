@@ -20,21 +20,18 @@ if TYPE_CHECKING:
 class Turn:
     """One action's way through the gate: what is known about it so far."""
 
-    __slots__ = (
-        "action",
-        "admitted",
-        "asked",
-        "discharged",
-        "index",
-        "parameters",
-        "proposed",
-        "slot",
-        "step",
-        "tool",
-        "used",
-        "waited_ns",
-        "x",
-    )
+    # What most actions never change is a class attribute, so that making a turn costs only what is its own.
+    step = 2
+    """The gate's step that is being taken: what a rejection names."""
+    waited_ns = 0
+    admitted = False
+    """True once step 7 has reserved budget and a place in the tool's rate limit for the coming attempt."""
+    used = False
+    """True once the action has used up what its grant counts."""
+    asked = False
+    """True once a question of this turn was answered: another one is a new question."""
+    discharged: frozenset[str] = frozenset()
+    """Content hashes of the policies that an approval has discharged for this very call."""
 
     def __init__(self, x: Execution, slot: Slot, index: int, proposed: dict[str, Any]) -> None:
         """At the start of step 2; `proposed` are the parameters with references resolved."""
@@ -46,17 +43,6 @@ class Turn:
         self.proposed = proposed
         self.parameters = x.edited.get(index, proposed) if x.edited else proposed
         """As they will be used: an approver may have edited them."""
-        self.step = 2
-        """The gate's step that is being taken: what a rejection names."""
-        self.waited_ns = 0
-        self.admitted = False
-        """True once step 7 has reserved budget and a place in the tool's rate limit for the coming attempt."""
-        self.used = False
-        """True once the action has used up what its grant counts."""
-        self.asked = False
-        """True once a question of this turn was answered: another one is a new question."""
-        self.discharged: frozenset[str] = frozenset()
-        """Content hashes of the policies that an approval has discharged for this very call."""
 
 
 def reject(turn: Turn, refusal: Refusal) -> None:

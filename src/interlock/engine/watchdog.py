@@ -20,12 +20,14 @@ class Slot:
     `expired` is set when the watchdog cancelled the task; `stopped` holds the reason when the engine did.
     """
 
-    __slots__ = ("deadline", "expired", "stopped", "task")
+    __slots__ = ("deadline", "ended_ns", "expired", "stopped", "task")
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         """A slot without a deadline."""
         self.task = task
         self.deadline = NEVER
+        self.ended_ns = 0
+        """When the last attempt here ended: spares the worker a look at the clock."""
         self.expired = False
         self.stopped: str | None = None
 
@@ -33,14 +35,15 @@ class Slot:
 class Watchdog:
     """Cancels the task of each slot whose deadline has passed."""
 
-    __slots__ = ("_at", "_clock", "_handle", "_loop", "_slots")
+    __slots__ = ("_clock", "_handle", "_loop", "_slots", "at")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         """No slots, no timer."""
         self._loop = loop
         self._clock = clock
         self._slots: list[Slot] = []
-        self._at = NEVER
+        self.at = NEVER
+        """When the timer fires (monotonic nanoseconds)."""
         self._handle: asyncio.TimerHandle | None = None
 
     def add(self, slot: Slot) -> None:
@@ -50,8 +53,8 @@ class Watchdog:
     def arm(self, slot: Slot, deadline_ns: int, now_ns: int) -> None:
         """Give a slot a deadline (monotonic nanoseconds); `NEVER` takes it away at no cost."""
         slot.deadline = deadline_ns
-        if deadline_ns < self._at:
-            self._set(deadline_ns, now_ns)
+        if deadline_ns < self.at:
+            self.wake(deadline_ns, now_ns)
 
     def close(self) -> None:
         """Stop watching."""
@@ -59,17 +62,18 @@ class Watchdog:
             self._handle.cancel()
         self._slots.clear()
 
-    def _set(self, at: int, now: int) -> None:
+    def wake(self, at: int, now: int) -> None:
+        """Set the timer to an earlier time: `arm`, for those who have set the slot's deadline themselves."""
         if self._handle is not None:
             self._handle.cancel()
-        self._at = at
+        self.at = at
         # A hair late rather than early: a timer that fires before its time would have to be set again.
         self._handle = self._loop.call_later(max(0, at - now) / 1e9 + 0.0005, self._fire)
 
     def _fire(self) -> None:
         now = self._clock.mono_ns()
         self._handle = None
-        self._at = NEVER
+        self.at = NEVER
         following = NEVER
         for slot in self._slots:
             if slot.deadline <= now:
@@ -79,4 +83,4 @@ class Watchdog:
             elif slot.deadline < following:
                 following = slot.deadline
         if following < NEVER:
-            self._set(following, now)
+            self.wake(following, now)

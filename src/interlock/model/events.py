@@ -21,7 +21,7 @@ from interlock.model.result import NotUndone
 FORMAT_VERSION: Final = 1
 
 
-class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
+class Kept(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A value as a journal keeps it."""
 
     digest: str
@@ -34,7 +34,7 @@ class Kept(msgspec.Struct, frozen=True, omit_defaults=True):
     """True if the original differs from the view and lies in `private/` (until `keep` is over)."""
 
 
-class Event(msgspec.Struct, kw_only=True, omit_defaults=True, tag_field="kind"):
+class Event(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="kind"):
     """What every kind has."""
 
     seq: int = -1

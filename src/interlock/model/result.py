@@ -13,7 +13,7 @@ RunStatus = Literal["succeeded", "failed", "rejected", "held", "cancelled", "int
 """Status of a proposal: `succeeded` only if every action did; `failed` covers skipped and rolled-back ones."""
 
 
-class ActionResult(msgspec.Struct, kw_only=True, omit_defaults=False):
+class ActionResult(msgspec.Struct, gc=False):
     """One row. `reason` is a code of `interlock.model.codes.REASONS`; `error` explains it in a sentence."""
 
     action_id: str

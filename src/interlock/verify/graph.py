@@ -27,11 +27,12 @@ class Graph:
     """The edges of one proposal, by index of the action in declared order.
 
     `waits[i]` counts the edges into action i. `dependents[i]` lists the actions that wait for i: `j` for a need, `~j` (a
-    negative number) for an order edge. `order` is a topological order. `referring` is the set of actions with references.
-    `reserved` holds the actions that run only as the compensation of another one.
+    negative number) for an order edge. `order` is a topological order. `referring` is the set of actions with references,
+    `stateful` of those that name a state key, or whose tool writes one. `reserved` holds the actions that run only as the
+    compensation of another one.
     """
 
-    __slots__ = ("dependents", "index", "order", "referring", "reserved", "size", "waits")
+    __slots__ = ("dependents", "index", "order", "referring", "reserved", "size", "stateful", "waits")
 
     def __init__(self, size: int) -> None:
         """An empty graph of `size` actions."""
@@ -42,6 +43,7 @@ class Graph:
         self.order: list[int] | range = range(size)
         self.referring: set[int] = set()
         self.reserved: set[int] = set()
+        self.stateful: set[int] = set()
 
     def levels(self) -> list[list[int]]:
         """Actions grouped by the length of the longest path into them."""
@@ -252,6 +254,7 @@ def _order_edges(graph: Graph, proposal: Proposal, tools: Mapping[str, Tool], ne
         tool = tools.get(action.tool) if action.tool else None
         before: set[int] = set()
         if _touches_state(action, tool):
+            graph.stateful.add(i)
             _state_edges(action, tool, i, writers, readers, before)
         if (
             declared
