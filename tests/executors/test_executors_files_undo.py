@@ -1,0 +1,338 @@
+"""Whatever the file tools have done, undo brings the tree back exactly; and whatever races them, nothing leads out."""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import os
+import stat
+import tempfile
+import threading
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from interlock.disk import Disk
+from interlock.executors.files import bindings
+from interlock.model.errors import ConflictError, ToolError
+from interlock.testing import FakeClock
+from interlock.workspace import Backups, Origin, Workspace, plan_undo, restore
+from interlock.workspace.names import to_json
+
+
+class Tools:
+    """The tools as methods: `tools.read(path="f")`. Output is checked against the tool's own schema."""
+
+    BINDINGS: ClassVar = {binding.tool.name: binding for binding in bindings()}
+
+    def __init__(self, workspace, run, context):
+        run.mkdir(parents=True, exist_ok=True)
+        self.run, self.context, self.workspace = run, context, workspace
+        context.backups = Backups(run, Disk(), FakeClock())
+
+    def __getattr__(self, name):
+        binding = self.BINDINGS[f"fs.{name}"]
+
+        def call(**parameters):
+            output = binding.function(parameters, self.context)
+            assert set(output) == set(binding.tool.returns["required"])
+            return output
+
+        return call
+
+    def undo(self, into, **options):
+        into = self.run.parent / into
+        into.mkdir()
+        backups = Backups(into, Disk(), FakeClock())
+        try:
+            return restore(self.workspace, self.run, plan_undo(self.run), backups, Origin("u", "u", 0), **options)
+        finally:
+            backups.close()
+
+    def close(self):
+        if self.context.backups is not None:
+            self.context.backups.close()
+
+
+def picture(root):
+    found = {}
+    for directory, names, files in os.walk(os.fsencode(root)):
+        for name in names + files:
+            path = os.path.join(directory, name)
+            seen = os.lstat(path)
+            kind, mode = stat.S_IFMT(seen.st_mode), stat.S_IMODE(seen.st_mode)
+            if stat.S_ISLNK(seen.st_mode):
+                found[path] = (kind, os.readlink(path))
+            elif stat.S_ISREG(seen.st_mode):
+                with open(path, "rb") as file:
+                    found[path] = (kind, mode, seen.st_mtime_ns, file.read())
+            else:
+                found[path] = (kind, mode)
+    return found
+
+
+NAMES = [b"a", b"b", b"c", b"\xff", b"x\ny", b"d d"]
+PATHS = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(tuple)
+STEPS = st.one_of(
+    st.tuples(st.just("write"), PATHS, st.binary(max_size=6), st.booleans()),
+    st.tuples(st.just("edit"), PATHS),
+    st.tuples(st.just("delete"), PATHS, st.booleans()),
+    st.tuples(st.just("move"), PATHS, PATHS),
+)
+START = st.dictionaries(PATHS, st.sampled_from(["file", "dir", "link", "ro-dir"]), max_size=6)
+
+
+def build(root, start):
+    for path, kind in sorted(start.items()):
+        place = os.fsencode(root) + b"/" + b"/".join(path)
+        try:
+            os.makedirs(os.path.dirname(place), exist_ok=True)
+            if kind == "file":
+                with open(place, "xb") as file:
+                    file.write(b"start" + path[-1])
+                os.chmod(place, 0o640)
+            elif kind == "link":
+                os.symlink(path[0], place)
+            else:
+                os.mkdir(place, 0o700 if kind == "dir" else 0o755)
+        except OSError:
+            continue  # the name is taken by something else that was drawn
+
+
+def apply(tools, step):
+    name, path, *rest = step
+    try:
+        match name:
+            case "write":
+                content = base64.b64encode(rest[0]).decode()
+                tools.write(path=to_json(path), content=content, encoding="base64", append=rest[1])
+            case "edit":
+                tools.edit(path=to_json(path), old="start", new="edited")
+            case "delete":
+                tools.delete(path=to_json(path), recursive=rest[0])
+            case "move":
+                tools.move(source=to_json(path), destination=to_json(rest[0]))
+    except ToolError:
+        return False
+    return True
+
+
+class Plain:
+    proposal_id, action_id, attempt, agent = "p", "a", 1, "coder"
+    dry_run = cancelled = False
+    backups = None
+
+    def __init__(self, workspace):
+        self.workspace = workspace
+
+    def not_exactly_undoable(self, what):
+        raise AssertionError(what)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(start=START, steps=st.lists(STEPS, max_size=10))
+def test_any_sequence_of_operations_is_undone_exactly(start, steps):
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place) / "project"
+        root.mkdir()
+        build(root, start)
+        before = picture(root)
+        with Workspace(root) as workspace:
+            tools = Tools(workspace, Path(place) / "runs" / "run_1", Plain(workspace))
+            for step in steps:
+                apply(tools, step)
+            after = picture(root)
+            tools.undo("run_2")
+            assert picture(root) == before
+            again = Tools(workspace, Path(place) / "runs" / "run_2", Plain(workspace))
+            again.undo("run_3")
+            assert {k: v[:2] + v[3:] for k, v in picture(root).items()} == {k: v[:2] + v[3:] for k, v in after.items()}
+            tools.close()
+            again.close()
+
+
+@pytest.fixture
+def root(workspace):
+    return workspace.root
+
+
+@pytest.fixture
+def tools(workspace, tmp_path, context):
+    made = Tools(workspace, tmp_path / "runs" / "run_1", context())
+    yield made
+    made.close()
+
+
+class Killed(BaseException):
+    pass
+
+
+class DyingDisk(Disk):
+    """Dies at the nth operation of any kind, for good: nothing is cleaned up after it through it."""
+
+    def __init__(self):
+        self.left = None
+
+    def _step(self):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+
+    def write(self, fd, data):
+        self._step()
+        super().write(fd, data)
+
+    def sync(self, fd):
+        self._step()
+        super().sync(fd)
+
+    def sync_data(self, fd):
+        self._step()
+        super().sync_data(fd)
+
+    def rename(self, source, destination):
+        self._step()
+        super().rename(source, destination)
+
+    def rename_at(self, source_directory, source, directory, name, *, replace=True):
+        self._step()
+        super().rename_at(source_directory, source, directory, name, replace=replace)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("write", {"path": "new/deep/f", "content": "x"}),
+        ("write", {"path": "f", "content": "x", "append": True}),
+        ("edit", {"path": "f", "old": "old", "new": "new"}),
+        ("delete", {"path": "d", "recursive": True}),
+        ("move", {"source": "d", "destination": "n/m"}),
+    ],
+)
+def test_dying_at_any_point_can_be_undone(tmp_path, name, parameters):
+    died = 0
+    for at in range(60):
+        place = tmp_path / str(at)
+        root = place / "project"
+        (root / "d" / "e").mkdir(parents=True)
+        (root / "d" / "e" / "x").write_text("x")
+        (root / "f").write_text("old")
+        before = picture(root)
+        disk = DyingDisk()
+        with Workspace(root, disk=disk) as workspace:
+            tools = Tools(workspace, place / "runs" / "run_1", Plain(workspace))
+            tools.close()
+            tools.context.backups = Backups(tools.run, disk, FakeClock())
+            disk.left = at
+            try:
+                getattr(tools, name)(**parameters)
+            except Killed:
+                died += 1
+            tools.close()
+            disk.left = None
+            tools.undo("run_2")
+        after = picture(root)
+        assert after == before
+        if died <= at:
+            break
+    assert died >= 4
+
+
+def test_a_target_swapped_for_a_link_by_a_racing_thread(tools, root, tmp_path):
+    """The racer exchanges a file, and a directory, for links that lead out, while they are written to."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    victim = outside / "victim"
+    victim.write_text("untouched")
+    (root / "d").mkdir()
+    (root / "f").write_text("x")
+    (root / "to-file").symlink_to(victim)
+    (root / "to-dir").symlink_to(outside)
+    libc = ctypes.CDLL(None)
+    stop = threading.Event()
+
+    def swap():
+        while not stop.is_set():
+            for one, other in (("f", "to-file"), ("d", "to-dir")):
+                libc.renameat2(-100, os.fsencode(root / one), -100, os.fsencode(root / other), 2)
+
+    racer = threading.Thread(target=swap)
+    racer.start()
+    outcomes = set()
+    try:
+        for i in range(150):
+            for call, parameters in (
+                (tools.write, {"path": "f", "content": str(i)}),
+                (tools.write, {"path": "d/victim", "content": str(i)}),
+                (tools.edit, {"path": "f", "old": str(i), "new": "y"}),
+                (tools.delete, {"path": "d/victim"}),
+            ):
+                try:
+                    call(**parameters)
+                    outcomes.add("done")
+                except ToolError as error:
+                    outcomes.add(error.code)
+    finally:
+        stop.set()
+        racer.join()
+    assert victim.read_text() == "untouched"
+    assert os.listdir(outside) == ["victim"]
+    assert {"done", "path_outside_workspace"} <= outcomes
+
+
+def test_somebody_who_writes_at_the_same_time_is_noticed_or_backed_up(tools, root):
+    """Every content that was ever there is either still there or in the backups: nobody's work is lost."""
+    (root / "f").write_text("0")
+    written = []
+    stop = threading.Event()
+
+    def edit():
+        n = 0
+        while not stop.is_set():
+            n += 1
+            text = f"theirs {n}"
+            temporary = root / ".theirs"
+            temporary.write_text(text)
+            os.rename(temporary, root / "f")
+            written.append(text)
+            stop.wait(0.002)
+
+    racer = threading.Thread(target=edit)
+    racer.start()
+    refused = done = 0
+    try:
+        for i in range(120):
+            try:
+                tools.write(path="f", content=f"ours {i}")
+                done += 1
+            except ToolError as error:
+                assert error.code in {"file_changed", "not_found", "path_changed"}  # noqa: PT017
+                refused += 1
+    finally:
+        stop.set()
+        racer.join()
+    assert done
+    with pytest.raises(ConflictError):
+        tools.undo("run_2")
+
+
+def test_one_after_another_in_this_process(tools, root):
+    """Parallel appends to one file lose nothing, because each looks and changes under one lock."""
+    tools.write(path="f", content="")
+
+    def append(i):
+        for _ in range(10):
+            tools.write(path="f", content=f"{i}\n", append=True)
+
+    threads = [threading.Thread(target=append, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted((root / "f").read_text().split()) == sorted(str(i) for i in range(4) for _ in range(10))
+    tools.undo("run_2")
+    assert picture(root) == {}
