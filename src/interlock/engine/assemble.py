@@ -23,6 +23,7 @@ from interlock.engine.context import ActionContext
 from interlock.engine.desk import Desk
 from interlock.engine.gate import Gate
 from interlock.engine.registry import Registry
+from interlock.engine.reloading import Reloader
 from interlock.engine.run import OPERATOR, budget_of
 from interlock.engine.services import Services
 from interlock.engine.threads import DaemonThreads
@@ -39,8 +40,9 @@ from interlock.model.hosts import Endpoint
 from interlock.model.tool import Binding, Context, RateLimit
 from interlock.policy import DenyParam as PolicyDenyParam
 from interlock.policy import PolicyJudge, Rules, World, load
-from interlock.settings import Settings, TrustStore, decode
+from interlock.settings import Loaded, Settings, TrustStore, decode
 from interlock.settings import load as load_settings
+from interlock.settings.trust import FILE as TRUST_FILE
 from interlock.signing import Signer
 from interlock.state.budgets import BudgetStore
 from interlock.state.cache import ResultCache
@@ -54,6 +56,7 @@ from interlock.workspace.registry import state_directory
 FEATURES: Final = frozenset({"approvals", "modules", "otel", "policy"})
 """What this version has, of the things that a configuration can ask for."""
 
+_OPERATOR_GRANT: Final = Grant(id=OPERATOR, agent=OPERATOR, tools=("undo",), source="built-in")
 _OPERATOR_POLICY: Final = (
     "built-in",
     """@id("operator:undo")
@@ -126,6 +129,12 @@ def open_project(
             policies=[(name, loaded.text(name)) for name in settings_policies(loaded.files)], home=home,
         )  # fmt: skip
         services.configuration = loaded.digest
+        services.reload = Reloader(
+            loaded,
+            state / TRUST_FILE,
+            lambda: load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust),
+            lambda fresh: _gate_maker_of(fresh, services),
+        )
         services.signer = Signer.open(state / "keys", disk)
         services.warnings = [f"{one.path}: {one.message}" for one in missing]
         services.state_dir = home
@@ -185,10 +194,7 @@ def _services(
             ttl_ms=asking.ttl_ms, separation=asking.separation,
         )  # fmt: skip
         desk.issued.count(settings.all_grants())
-    grants = (
-        *settings.all_grants(),
-        Grant(id=OPERATOR, agent=OPERATOR, tools=("undo",), unscoped=("undo",), source="built-in"),
-    )
+    grants = (*settings.all_grants(), _OPERATOR_GRANT)
     return Services(
         clock=clock,
         ids=ids,
@@ -253,6 +259,18 @@ def gate_maker(
         return Gate(capability, judge(), clock, {}, _fingerprints(every), revision=revision, issued=some)
 
     return make
+
+
+def _gate_maker_of(loaded: Loaded, services: Services) -> Callable[[str | None], Gate]:
+    """The gate maker of a configuration that was loaded again. Raises ConfigurationError."""
+    desk = services.desk
+    if desk is not None:
+        desk.issued.count(loaded.settings.all_grants())
+    policies = [(name, loaded.text(name)) for name in settings_policies(loaded.files)]
+    grants = (*loaded.settings.all_grants(), _OPERATOR_GRANT)
+    return gate_maker(
+        loaded.settings, policies, grants, services.registry, services.clock, desk.issued if desk else None
+    )
 
 
 def _fingerprints(grants: Sequence[Grant]) -> dict[str, str]:

@@ -56,6 +56,8 @@ class Gate:
         """
         self.revision = revision
         self.issued = issued
+        self.replaced = False
+        """True once there is a newer gate: whoever holds this one should ask for that."""
         self.capability = capability
         self.policy = policy
         self._clock = clock

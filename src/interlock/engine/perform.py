@@ -69,7 +69,7 @@ async def _passes(turn: Turn, verdict: Refusal | Decision | None) -> bool:
             # 6
             verdict = await asking.ask(turn, verdict)
             if verdict is None:
-                verdict = judge(turn)
+                verdict = judge_again(turn)
                 continue
         if verdict is not None:
             reject(turn, verdict)
@@ -80,7 +80,7 @@ async def _passes(turn: Turn, verdict: Refusal | Decision | None) -> bool:
             return False
         if turn.waited_ns == waited:
             break
-        verdict = judge(turn)
+        verdict = judge_again(turn)
     if turn.x.dry_run:
         _would_run(turn)
         return False
@@ -93,7 +93,7 @@ def judge(turn: Turn) -> Refusal | Decision | None:
     if turn.tool is None and turn.action.type == "tool_call":
         return Refusal("unknown_tool", f"there is no tool `{turn.action.tool}`", "$.tool")
     tool, gate = turn.tool, x.gate
-    if gate.issued and not x.services.gate_is_current(gate):
+    if gate.replaced or (gate.issued and not x.services.gate_is_current(gate)):
         gate = x.gate = x.services.gate_for(x.who.session)
         x.settled.clear()
     refusal: Refusal | None = None
@@ -123,6 +123,12 @@ def judge(turn: Turn) -> Refusal | Decision | None:
     if decision is not None and decision.decision == "hold":
         return decision
     return None
+
+
+def judge_again(turn: Turn) -> Refusal | Decision | None:
+    """Steps 2 to 5 after a wait: under the rules as they are now."""
+    turn.x.services.refresh()
+    return judge(turn)
 
 
 def fits(tool: Registered | None, parameters: dict[str, Any]) -> bool:
@@ -216,7 +222,7 @@ async def _back_off(turn: Turn, number: int) -> bool:
         x.recorder.append(ActionRetrying(attempt=number + 1, delay_ms=delay_ms, **x.recorder.stamp(x, turn.index, 9)))
     try:
         await wait(turn, delay_ms / 1000)
-        return not await _passes(turn, judge(turn))
+        return not await _passes(turn, judge_again(turn))
     except asking.HeldError:
         return True
     except asyncio.CancelledError:

@@ -21,7 +21,14 @@ from interlock.engine.writing import writing
 from interlock.journal import JournalWriter, RunRow, sign_head
 from interlock.model.decision import Refusal
 from interlock.model.errors import ProposalError, StoreError
-from interlock.model.events import ProposalReceived, ProposalRejected, RunFinished, RunResumed, RunStarted
+from interlock.model.events import (
+    ConfigurationChanged,
+    ProposalReceived,
+    ProposalRejected,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+)
 from interlock.model.proposal import Budget, Proposal
 from interlock.model.result import ProposalResult, RunStatus
 from interlock.model.tool import ToolExecutor
@@ -62,8 +69,10 @@ class Run:
     ) -> Run:
         """Begin a new run; its first event is on disk before anything else happens. Raises StoreError."""
         run = cls(services, run_id or services.ids.new("run"), agent=agent or services.agent, session=session)
+        services.refresh()
         run._open(create=True)
         run._open_budget()
+        services.runs.add(run)
         if run.recorder is not None:
             writer = run.recorder.writer
             writer.append(
@@ -100,6 +109,7 @@ class Run:
         run = cls(services, run_id, agent=agent, session=session)
         run._open(create=False)
         run._open_budget()
+        services.runs.add(run)
         assert run.recorder is not None
         run.recorder.writer.append(
             RunResumed(
@@ -157,6 +167,7 @@ class Run:
                 path="$.agent",
                 hint="name the agent that proposes this, or leave `agent` out",
             )
+        services.refresh()
         if not proposal.id:
             proposal = msgspec.structs.replace(proposal, id=services.ids.new("prop"))
         who = services.gate.principal(proposal.agent or self.agent, proposal.session or self.session)
@@ -201,6 +212,7 @@ class Run:
 
     def finish(self) -> None:
         """End the run: its last event, and its place in the index. Raises StoreError."""
+        self.services.runs.discard(self)
         status = self.status
         if self.recorder is not None:
             writer = self.recorder.writer
@@ -249,6 +261,19 @@ class Run:
             self._index("interrupted")
             self.recorder.writer.close()
             self.recorder = None
+
+    def configuration_changed(self, problem: str | None) -> None:
+        """The files were edited; with a `problem` the old rules stay in force."""
+        if self.recorder is not None:
+            services = self.services
+            self.recorder.append(
+                ConfigurationChanged(
+                    ts=services.clock.now_us(),
+                    mono=services.clock.mono_ns(),
+                    configuration=services.configuration,
+                    problem=None if problem is None else self.recorder.text(problem),
+                )
+            )
 
     def _received(self, x: Execution) -> None:
         recorder = self.recorder

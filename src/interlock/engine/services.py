@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
@@ -29,6 +29,9 @@ from interlock.state.idempotency import IdempotencyStore
 from interlock.state.store import StateStore
 from interlock.telemetry import ResourceGuard, Sampler, Snapshot, report
 from interlock.workspace import Workspace
+
+if TYPE_CHECKING:
+    from interlock.engine.run import Run
 
 Progress = Callable[[str, float, float | None], None]
 
@@ -61,10 +64,16 @@ class Services:
     """The machine's boot id: with a pid it tells whether a process can still be the same."""
     state_dir: Path | None = None
     """The workspace's directory in the state directory; None if nothing is kept."""
+    runs: set[Run] = field(default_factory=set)
+    """The runs that are open in this process."""
     servers: list[ForkServer] = field(default_factory=list)
     """Interlock's own fork servers, which no action may kill."""
     warnings: list[str] = field(default_factory=list)
     """What the configuration asks for and is not there."""
+    reload: Callable[[Services], None] | None = None
+    """Takes an edited and trusted configuration into force; None if there is no file."""
+    notices: list[Callable[[str], None]] = field(default_factory=list)
+    """Told what a person should know while a process runs: a broken edit of a policy, for example."""
     load_more: Callable[[], Awaitable[list[Binding]]] | None = None
     """Loads the tool modules, which takes an event loop; None once that is done."""
     workspace: Workspace | None = None
@@ -102,11 +111,18 @@ class Services:
 
     def gate_is_current(self, gate: Gate) -> bool:
         """False once a grant was issued or revoked, by whatever process, since the gate was built."""
-        return self.desk is None or gate.revision == self.desk.issued.revision()
+        return not gate.replaced and (self.desk is None or gate.revision == self.desk.issued.revision())
 
     def gate_changed(self) -> None:
         """The tools or the rules are others now: what was worked out about them is out of date."""
+        for gate in self._gates.values():
+            gate.replaced = True
         self._gates.clear()
+
+    def refresh(self) -> None:
+        """Look whether the configuration was edited. Called before each proposal and after each wait; a few `stat` calls."""
+        if self.reload is not None:
+            self.reload(self)
 
     def machine(self) -> Snapshot | None:
         """The last reading of the machine, or None where nothing is measured."""

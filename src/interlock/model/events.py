@@ -69,6 +69,14 @@ class RunResumed(Event, kw_only=True, tag="run_resumed"):
     configuration: str = ""
 
 
+class ConfigurationChanged(Event, kw_only=True, tag="configuration_changed"):
+    """The files were edited while the run was open. With a `problem` the old rules stay in force."""
+
+    configuration: str
+    """Digest of the configuration in force from here on."""
+    problem: str | None = None
+
+
 class RunFinished(Event, kw_only=True, tag="run_finished"):
     """The run is over: nothing may be appended but undo records and checkpoints."""
 
@@ -304,11 +312,11 @@ class Unknown(msgspec.Struct, kw_only=True):
 
 
 AnyEvent = (
-    RunStarted | RunResumed | RunFinished | ProposalReceived | ProposalRejected | ActionRejected | PolicyDecided
-    | ActionHeld | HoldResolved | ActionDeduplicated | ActionWaiting | ActionSkipped | ActionValidated | ActionIntent
-    | ActionRetrying
-    | OutcomeSettled | ActionSucceeded | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | StateChanged
-    | EffectDivergence | UndoIntent | UndoDone | StateRolledBack | WorkspaceCommitted | ProposalFinished | Checkpoint
+    RunStarted | RunResumed | ConfigurationChanged | RunFinished | ProposalReceived | ProposalRejected
+    | ActionRejected | PolicyDecided | ActionHeld | HoldResolved | ActionDeduplicated | ActionWaiting
+    | ActionSkipped | ActionValidated | ActionIntent | ActionRetrying | OutcomeSettled | ActionSucceeded
+    | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | StateChanged | EffectDivergence | UndoIntent
+    | UndoDone | StateRolledBack | WorkspaceCommitted | ProposalFinished | Checkpoint
 )  # fmt: skip
 
 

@@ -1,0 +1,83 @@
+"""Answering questions from outside the run that asked them: what a REST server, a console or a command needs of the desk.
+
+The names of the approvals room that doors pass around are exported here, because doors know the engine and the model only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interlock.approvals import AccessError, Approver, Hold, Outcome, Standing
+from interlock.approvals.approvers import FAILURES_WINDOW_US
+from interlock.approvals.hold import Choice, Kind, Scope, Status, Surface, Vote
+from interlock.engine.desk import Desk
+
+__all__ = [
+    "RETRY_AFTER_S",
+    "AccessError",
+    "Answering",
+    "Approver",
+    "Choice",
+    "Hold",
+    "Kind",
+    "Outcome",
+    "Scope",
+    "Standing",
+    "Status",
+    "Surface",
+    "Vote",
+]
+
+RETRY_AFTER_S = FAILURES_WINDOW_US // 1_000_000
+"""After so long a source that failed too often may try again, at the latest."""
+
+
+class Answering:
+    """The questions of a workspace, for one surface. Every method may block on the database, for as long as it is locked."""
+
+    def __init__(self, desk: Desk, surface: Surface) -> None:
+        """`surface` is what votes and audit records name."""
+        self._desk = desk
+        self._surface = surface
+
+    def has_approvers(self) -> bool:
+        """False if nobody was given a token yet."""
+        return bool(self._desk.approvers.all())
+
+    def by_token(self, token: str, source: str) -> Approver:
+        """Whose token this is; `source` is where it came from. Raises: AccessError (`unauthenticated`, `too_many_failures`)."""
+        return self._desk.approvers.by_token(token, f"{self._surface}:{source}")
+
+    def holds(self, status: Status | None = "pending", *, after: int = 0, limit: int = 100) -> list[Hold]:
+        """Questions in order of creation, from `seq` above `after`; None for all."""
+        return self._desk.store.list_holds(status, after=after, limit=limit)
+
+    def hold(self, hold_id: str) -> Hold | None:
+        """A question by its id."""
+        return self._desk.store.get(hold_id)
+
+    def answer(
+        self,
+        hold_id: str,
+        approver: Approver,
+        choice: Choice,
+        *,
+        digest: str | None = None,
+        reason: str = "",
+        patch: dict[str, Any] | None = None,
+        standing: Standing | None = None,
+    ) -> Outcome:
+        """Give an approver's answer; see `ApprovalStore.vote`. Only a denial may leave out the digest that was seen.
+
+        Raises: UsageError for a patch or terms that make no sense; StoreError, and then nothing has happened.
+        """
+        return self._desk.store.vote(
+            hold_id,
+            approver,
+            self._surface,
+            choice,
+            digest=digest or "",
+            reason=reason,
+            patch=patch,
+            standing=standing or Standing(),
+        )

@@ -1,0 +1,86 @@
+"""An edited and trusted configuration takes effect on a running process; a broken or untrusted edit changes nothing and says so.
+
+Rules, policies and grants are taken over. What processes and tools were set up with (isolation, tools, journal, telemetry)
+stays as it was at the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interlock.engine.gate import Gate
+from interlock.model.errors import InterlockError
+from interlock.settings import Loaded
+
+if TYPE_CHECKING:
+    from interlock.engine.services import Services
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+
+
+class Reloader:
+    """Watches the files of one configuration, by their times, sizes and inodes."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        trust_file: Path,
+        load: Callable[[], Loaded],
+        gate_maker: Callable[[Loaded], Callable[[str | None], Gate]],
+    ) -> None:
+        """`trust_file` is watched too: trusting an edit is what puts it into force."""
+        self._load = load
+        self._gate_maker = gate_maker
+        self._trust_file = trust_file
+        self._paths = _paths(loaded)
+        self._digest = loaded.digest
+        self._seen = self._look()
+
+    def __call__(self, services: Services) -> None:
+        """Look, and take an edit over if there is one. Never raises for what was written into the files."""
+        now = self._look()
+        if now == self._seen:
+            return
+        self._seen = now
+        try:
+            loaded = self._load()
+            if loaded.digest == self._digest:
+                return
+            maker = self._gate_maker(loaded)
+            maker(None)  # built once here, so that a mistake shows before the old rules are given up
+        except InterlockError as error:
+            where = f" ({error.path})" if error.path else ""
+            self._say(services, f"the edited configuration is not in force{where}: {error.message}")
+            return
+        services.make_gate = maker
+        services.gate_changed()
+        services.configuration = self._digest = loaded.digest
+        self._paths = _paths(loaded)
+        self._seen = self._look()
+        self._say(services, None)
+
+    @staticmethod
+    def _say(services: Services, problem: str | None) -> None:
+        for run in services.runs:
+            run.configuration_changed(problem)
+        for notice in services.notices:
+            notice(problem or "the edited configuration is in force")
+
+    def _look(self) -> Fingerprint:
+        return tuple(_fingerprint(path) for path in (*self._paths, self._trust_file))
+
+
+def _paths(loaded: Loaded) -> list[Path]:
+    """The files that were read, and the directories in which another one could appear."""
+    files = [loaded.path, *(loaded.root / file.name for file in loaded.files if file.name != loaded.path.name)]
+    return [*files, *dict.fromkeys(path.parent for path in files[1:])]
+
+
+def _fingerprint(path: Path) -> tuple[str, int, int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return str(path), 0, 0, 0
+    return str(path), found.st_mtime_ns, found.st_size, found.st_ino
