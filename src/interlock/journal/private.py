@@ -64,15 +64,16 @@ def read_private(run_dir: Path, digest: str) -> bytes | None:
 
     Raises: IntegrityError `private_damaged` if it is there but damaged, or may lie behind damage; StoreError.
     """
-    damaged = False
-    for path in sorted((run_dir / PRIVATE_NAME).glob("originals-*.pack")):
+    packs = sorted((run_dir / PRIVATE_NAME).glob("originals-*.pack"))
+    for path in packs:
         for key, data in _records(path):
             if key == digest and data is not None and digest_bytes("value", data) == digest:
                 return data
-            damaged = damaged or data is None or key == digest
-    if damaged:
+    if not all(
+        data is not None and digest_bytes("value", data) == key for path in packs for key, data in _records(path)
+    ):
         raise IntegrityError(
-            f"the original `{digest}` of run `{run_dir.name}` is damaged, or was never written whole",
+            f"the original `{digest}` of run `{run_dir.name}` is not there, and what is there is damaged",
             code="private_damaged",
             hint="the journal itself is not affected: it holds the digest and the redacted view",
         )

@@ -49,6 +49,8 @@ def prune(runs_dir: Path, index: RunIndex, disk: Disk, run_ids: Iterable[str]) -
     Raises: UsageError `not_found`; StoreError `run_locked` for a live run (those named before it are gone by then).
     """
     for run_id in run_ids:
+        if run_id in ("", ".", "..") or "/" in run_id:
+            raise UsageError("that is no run id", code="not_found")
         path, trash = runs_dir / run_id, runs_dir / f"{_TRASH}{run_id}"
         if path.is_dir():
             with lock.held(path, disk):

@@ -218,13 +218,15 @@ class JournalWriter:
         return self._head
 
     def close(self) -> None:
-        """Flush, give up the lock. A second call does nothing. Raises: StoreError, after everything was released."""
+        """Flush, give up the lock. A second call does nothing.
+
+        Raises: StoreError, after everything was released, if not everything that was appended is on disk.
+        """
         if self._closed:
             return
         self._closed = True
         try:
-            if self._failure is None:
-                self.flush()
+            self.flush()
         finally:
             self._flusher.close()
             self._failure = self._failure or StoreError(f"the journal of run `{self._head.run}` is closed")
@@ -236,8 +238,13 @@ class JournalWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        try:
+            self.close()
+        except StoreError as failure:
+            if error is None:
+                raise
+            error.add_note(f"the journal could not be closed: {failure.message}")
 
     # -- group commit: when and where a flush runs ------------------------------------------------------------------------
 

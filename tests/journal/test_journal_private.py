@@ -1,0 +1,70 @@
+"""Originals: found by digest, verified, gone when they should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from journaling import RUN, keep, log, open_writer
+
+from interlock.disk import Disk
+from interlock.journal import delete_private, read, read_private
+from interlock.model.canonical import canonical
+from interlock.model.errors import IntegrityError
+
+VALUES = ["first", {"nested": ["\n", "{}"]}, "x" * 100_000, "first", None]
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> dict[str, bytes]:
+    """Digest to bytes of originals that two writers kept."""
+    found = {}
+    for create in (True, False):
+        with open_writer(tmp_path / RUN, create=create) as writer:
+            for value in VALUES:
+                shown = keep(writer, [create, value], "***")
+                found[shown.digest] = canonical([create, value])
+            writer.append(log("x"))
+    return found
+
+
+def test_every_original_is_found_by_its_digest(tmp_path: Path, kept: dict[str, bytes]):
+    assert len(kept) == 8
+    for digest, data in kept.items():
+        assert read_private(tmp_path / RUN, digest) == data
+    assert read_private(tmp_path / RUN, "sha256:" + "0" * 64) is None
+
+
+def test_a_value_kept_twice_before_a_flush_is_stored_once(tmp_path: Path):
+    with open_writer(tmp_path / RUN) as writer:
+        for _ in range(10):
+            keep(writer, "same", "***")
+    assert (tmp_path / RUN / "private" / "originals-0001.pack").read_bytes().count(b"same") == 1
+
+
+def test_deleting_the_originals_leaves_the_journal_whole(tmp_path: Path, kept: dict[str, bytes]):
+    delete_private(tmp_path / RUN, Disk())
+    delete_private(tmp_path / RUN, Disk())
+    assert not (tmp_path / RUN / "private").exists()
+    assert read_private(tmp_path / RUN, next(iter(kept))) is None
+    assert len(list(read(tmp_path / RUN))) == 2
+
+
+def test_a_pack_with_any_byte_changed_or_cut_never_gives_a_wrong_original(tmp_path: Path):
+    with open_writer(tmp_path / RUN) as writer:
+        digests = {keep(writer, value, "***").digest: canonical(value) for value in ("one", "two")}
+    path = tmp_path / RUN / "private" / "originals-0001.pack"
+    data = path.read_bytes()
+    changed = [data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :] for position in range(len(data))]
+    for damaged in [*changed, *(data[:position] for position in range(len(data)))]:
+        path.write_bytes(damaged)
+        answers = []
+        for digest, original in digests.items():
+            try:
+                answers.append(read_private(tmp_path / RUN, digest))
+            except IntegrityError as error:
+                answers.append(error.code)
+            assert answers[-1] in (original, "private_damaged", None)
+        assert answers != list(digests.values())
+        if damaged in changed:
+            assert "private_damaged" in answers
