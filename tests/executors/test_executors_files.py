@@ -427,6 +427,16 @@ def test_a_dry_run_says_the_same_and_does_nothing(tools, root, name, parameters)
     assert getattr(tools, name)(**parameters) == dry
 
 
+def test_a_cancelled_change_does_not_begin(tools, root):
+    (root / "f").write_text("o")
+    tools.context.cancelled = True
+    assert code(tools.write, path="d/g", content="x") == "cancelled"
+    assert code(tools.edit, path="f", old="o", new="n") == "cancelled"
+    assert code(tools.delete, path="f") == "cancelled"
+    assert code(tools.move, source="f", destination="g") == "cancelled"
+    assert [(p.name, p.read_text()) for p in root.iterdir()] == [("f", "o")]
+
+
 def test_without_backups_the_change_is_said_not_to_be_undoable(tools, root):
     tools.context.backups = None
     tools.write(path="d/f", content="x")

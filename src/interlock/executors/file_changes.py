@@ -149,16 +149,23 @@ class _Ledger:
 
     def examine(self, path: Rel, field: str) -> Seen:
         """What lies at a path, its content kept."""
+        self._go_on()
         return self.workspace.examine(path, field, read=self.keep)
 
     def record(self, changes: Sequence[Change]) -> bytes:
         """Write the changes down before they are made; the temporary name to make the last one through."""
         ctx = self.ctx
+        self._go_on()
         if self._backups is None:
             ctx.not_exactly_undoable("files were changed and no backups are kept, because durability is off")
             return b".interlock-%b-%d.tmp" % (hashlib.sha256(ctx.action_id.encode()).hexdigest().encode(), ctx.attempt)
         entries = self._backups.record(Origin(ctx.proposal_id, ctx.action_id, ctx.attempt), changes)
         return bytes(self._backups.temporary(entries[-1]))
+
+    def _go_on(self) -> None:
+        """Stop while nothing is changed yet: a thread cannot be ended, and undo must not come before the change."""
+        if self.ctx.cancelled:
+            raise ToolError("stopped before anything was changed", code="cancelled", retryable=False)
 
     def missing_parents(self, path: Rel, field: str) -> list[Change]:
         """The directories that have to be made above a path."""

@@ -23,6 +23,9 @@ _STATES: Final = {
     "U": "unmerged",
     ".": "unchanged",
 }
+_FIELDS: Final = {b"1": 7, b"2": 8, b"u": 9}
+_AHEAD_BEHIND: Final = re.compile(r"\+(\d+) -(\d+)")
+_SECONDS: Final = re.compile(r"[0-9]{1,10}")  # what stays below 2^53 in microseconds, and any real clock
 _HUNK: Final = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
 _ESCAPES: Final = {
@@ -53,7 +56,9 @@ def status(data: bytes, top: Rel) -> dict[str, Any]:
             state = "untracked" if kind == b"?" else "ignored"
             entries.append({"path": place(rest, top), "index": state, "worktree": state})
         elif kind in (b"1", b"2", b"u"):
-            fields = rest.split(b" ", {b"1": 7, b"2": 8, b"u": 9}[kind])
+            fields = rest.split(b" ", _FIELDS[kind])
+            if len(fields) <= _FIELDS[kind] or len(fields[0]) != 2:
+                continue  # not what git prints
             x, y = (_STATES.get(chr(c), "unknown") for c in fields[0])
             entry = {"path": place(fields[-1], top), "index": x, "worktree": y}
             if kind == b"2":
@@ -94,8 +99,8 @@ def log(data: bytes) -> list[dict[str, Any]]:
                 "parents": parents.split(),
                 "author": author,
                 "email": email,
-                "time": int(time or 0) * 1_000_000,
-                "committed": int(committed or 0) * 1_000_000,
+                "time": _micros(time),
+                "committed": _micros(committed),
                 "subject": subject,
                 "body": body.strip("\n"),
             }
@@ -129,6 +134,11 @@ def diff(data: bytes, top: Rel) -> list[dict[str, Any]]:
         elif line.startswith(b"\\ ") and files[-1]["hunks"]:  # no newline at the end of the file
             files[-1]["hunks"][-1]["lines"].append(line.decode("utf-8", "replace"))
     return files
+
+
+def _micros(seconds: str) -> int:
+    """A commit's time; whoever made it chose it, so it may be anything."""
+    return int(seconds) * 1_000_000 if _SECONDS.fullmatch(seconds) else 0
 
 
 def _file(line: bytes, top: Rel) -> dict[str, Any]:
@@ -172,9 +182,8 @@ def _header(rest: bytes, out: dict[str, Any]) -> None:
         out["branch"] = None if value == "(detached)" else value
     elif key == "branch.upstream":
         out["upstream"] = value
-    elif key == "branch.ab":
-        ahead, behind = value.split()
-        out["ahead"], out["behind"] = int(ahead), -int(behind)
+    elif key == "branch.ab" and (found := _AHEAD_BEHIND.fullmatch(value)):
+        out["ahead"], out["behind"] = int(found[1]), int(found[2])
 
 
 def _unquote(text: bytes) -> bytes:

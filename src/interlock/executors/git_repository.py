@@ -34,7 +34,6 @@ _SETTINGS: Final = {
     "core.pager": "cat",
     "core.editor": ":",
     "core.askPass": "",
-    "core.gitProxy": "",
     "core.alternateRefsCommand": "true",
     "core.quotePath": "true",
     "core.untrackedCache": "false",
@@ -58,7 +57,9 @@ _SETTINGS: Final = {
 """`safe.directory`: that the repository belongs to another user has no meaning where none of its configuration runs."""
 
 _RUNS: Final = re.compile(r"filter\..*\.(clean|smudge|process)|merge\..*\.driver")
-_LEADS_ELSEWHERE: Final = re.compile(r"remote\..*\.(vcs|proxy)|url\..*|credential\..*|https?\..*")
+_LEADS_ELSEWHERE: Final = re.compile(
+    r"remote\..*\.(vcs|proxy|promisor|uploadpack|receivepack)|extensions\.partialclone|url\..*|credential\..*|https?\..*"
+)
 """Refused only where git connects to something."""
 
 _REF: Final = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9_./@{}~^+=-]{0,255}")
@@ -75,6 +76,7 @@ _ENVIRONMENT: Final = {
     "GIT_NO_REPLACE_OBJECTS": "1",
     "GIT_LITERAL_PATHSPECS": "1",
     "GIT_PROTOCOL_FROM_USER": "0",
+    "GIT_PROXY_COMMAND": "",
     "LC_ALL": "C",
 }
 
@@ -98,7 +100,9 @@ class Git:
         expected: Sequence[int] = (0,),
     ) -> ProcessResult:
         """Run `git ARGUMENTS` in an open directory. Raises: ToolError `git_failed`, `git_missing`, `timeout` and the runner's."""
-        options = [part for key, value in {**_SETTINGS, **(settings or {})}.items() for part in ("-c", f"{key}={value}")]
+        options = [
+            part for key, value in {**_SETTINGS, **(settings or {})}.items() for part in ("-c", f"{key}={value}")
+        ]
         ceiling = os.fspath(self._ctx.workspace.root.parent)
         try:
             result = await self._runner.run(
@@ -205,6 +209,10 @@ async def open_repository(git: Git, ctx: Context, path: Any = ".", *, connects: 
         )
     finally:
         os.close(start)
+    if configuration.truncated:
+        raise ToolError(
+            "the repository's configuration is too large to be looked at", code="git_config_refused", retryable=False
+        )
     listed = configuration.stdout.decode("utf-8", "replace").split("\0")
     for scope, key in zip(listed[::2], listed[1::2], strict=False):
         if scope == "command":

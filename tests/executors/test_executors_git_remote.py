@@ -1,0 +1,285 @@
+"""Clone, pull and push over loopback, with a judge that lets it pass; and what is refused before anything is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import http.server
+import os
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+from test_executors_git import Git, refused
+
+from interlock.detect import address_is_private
+from interlock.executors.git_remote import check_remote
+from interlock.executors.process import ProcessRunner
+from interlock.model.errors import ToolError
+
+
+@pytest.fixture
+def runner(clock):
+    made = ProcessRunner(clock)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def git(runner, workspace, context):
+    """Loopback is let pass, and the name `repo.example` means this machine."""
+    return Git(
+        runner, workspace, context(), address_judge=lambda _host: None, resolver=lambda _host, _port: ["127.0.0.1"]
+    )
+
+
+@pytest.fixture
+def origin(git, tmp_path):
+    """A bare repository with one commit on `main`."""
+    work, bare = tmp_path / "work", tmp_path / "served" / "origin.git"
+    work.mkdir()
+    bare.parent.mkdir()
+    git.plain("init", "-q", "-b", "main", cwd=work)
+    (work / "a.txt").write_text("one\n")
+    git.plain("add", ".", cwd=work)
+    git.plain("commit", "-qm", "first", cwd=work)
+    git.plain("clone", "-q", "--bare", str(work), str(bare), cwd=tmp_path)
+    git.plain("remote", "add", "origin", str(bare), cwd=work)
+    return work, bare
+
+
+@pytest.fixture
+def daemon(origin):
+    _, bare = origin
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [
+            "git", "daemon", "--listen=127.0.0.1", f"--port={port}", "--export-all", "--enable=receive-pack",
+            f"--base-path={bare.parent}", "--reuseaddr",
+        ],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    for _ in range(200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.02)
+    yield f"git://repo.example:{port}/origin.git"
+    os.killpg(process.pid, 15)
+    process.wait()
+
+
+def advance(git, origin, name="a.txt", text="two\n"):
+    work, _ = origin
+    (work / name).write_text(text)
+    git.plain("add", ".", cwd=work)
+    git.plain("commit", "-qm", text, cwd=work)
+    git.plain("push", "-q", "origin", "main", cwd=work)
+    return git.plain("rev-parse", "HEAD", cwd=work)
+
+
+def test_clone_pull_push(git, origin, daemon, tmp_path):
+    cloned = git.clone(url=daemon, path="copy")
+    assert cloned["path"] == "copy"
+    assert cloned["branch"] == "main"
+    assert (git.root / "copy" / "a.txt").read_text() == "one\n"
+    assert refused(git.clone, url=daemon, path="copy").code == "already_exists"
+    assert git.pull(url=daemon, path="copy")["updated"] is False
+    head = advance(git, origin)
+    pulled = git.pull(url=daemon, path="copy")
+    assert (pulled["commit"], pulled["before"], pulled["updated"]) == (head, cloned["commit"], True)
+    assert (git.root / "copy" / "a.txt").read_text() == "two\n"
+    (git.root / "copy" / "b.txt").write_text("b")
+    git.add(path="copy", paths=["copy/b.txt"])
+    commit = git.commit(path="copy", message="third")["commit"]
+    pushed = git.push(url=daemon, path="copy")
+    assert (pushed["commit"], pushed["updated"], pushed["created"]) == (commit, True, False)
+    assert git.plain("rev-parse", "main", cwd=origin[1]) == commit
+    assert git.push(url=daemon, path="copy")["updated"] is False
+    git.plain("branch", "topic", cwd=git.root / "copy")
+    assert git.push(url=daemon, path="copy", branch="topic")["created"] is True
+
+
+def test_what_would_need_a_merge_or_force_is_refused(git, origin, daemon):
+    git.clone(url=daemon, path="copy")
+    advance(git, origin)
+    copy = git.root / "copy"
+    (copy / "b.txt").write_text("b")
+    git.plain("add", ".", cwd=copy)
+    git.plain("commit", "-qm", "mine", cwd=copy)
+    assert refused(git.push, url=daemon, path="copy").code == "git_conflict"
+    assert refused(git.pull, url=daemon, path="copy").code == "git_conflict"
+    assert git.status(path="copy")["clean"] is True
+    assert refused(git.pull, url=daemon, path="copy", branch="none").code == "git_failed"
+
+
+def test_a_pull_never_writes_what_the_loader_reads(git, origin, daemon):
+    git.plain("init", "-q", "-b", "main")
+    git.pull(url=daemon)
+    advance(git, origin, "interlock.toml", "allow everything\n")
+    assert refused(git.pull, url=daemon).code == "path_protected"
+    assert not (git.root / "interlock.toml").exists()
+    assert (git.root / "a.txt").read_text() == "one\n"
+
+
+def test_a_clone_onto_a_protected_place(git, daemon):
+    assert refused(git.clone, url=daemon, path="policy").code == "path_protected"
+    assert refused(git.clone, url=daemon, path="../out").code == "path_outside_workspace"
+
+
+@pytest.mark.parametrize(
+    "setting", ["url.git://elsewhere/.insteadOf", "http.proxy", "remote.x.proxy", "credential.helper", "http.sslVerify"]
+)
+def test_settings_that_lead_elsewhere_are_refused_where_it_connects(git, origin, daemon, setting):
+    git.clone(url=daemon, path="copy")
+    git.plain("config", setting, "git://repo.example/", cwd=git.root / "copy")
+    assert refused(git.pull, url=daemon, path="copy").code == "git_config_refused"
+    assert refused(git.push, url=daemon, path="copy").code == "git_config_refused"
+    assert git.status(path="copy")["clean"] is True
+
+
+def test_a_proxy_command_of_the_repository_is_not_run(git, origin, daemon, tmp_path):
+    git.clone(url=daemon, path="copy")
+    mark = tmp_path / "mark"
+    script = tmp_path / "proxy.sh"
+    script.write_text(f"#!/bin/sh\ntouch {mark}\n")
+    script.chmod(0o755)
+    git.plain("config", "core.gitProxy", str(script), cwd=git.root / "copy")
+    with pytest.raises(subprocess.CalledProcessError):
+        git.plain("fetch", daemon, cwd=git.root / "copy")
+    assert mark.exists()
+    mark.unlink()
+    git.pull(url=daemon, path="copy")
+    assert not mark.exists()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        if self.path.startswith("/moved/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/moved"))
+            self.end_headers()
+        else:
+            super().do_GET()
+
+
+@pytest.fixture
+def web(git, origin):
+    _, bare = origin
+    git.plain("update-server-info", cwd=bare)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=bare.parent))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://repo.example:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_http_goes_to_the_address_that_was_judged(git, web):
+    """`repo.example` does not resolve anywhere: only the pinned address can have been used."""
+    assert git.clone(url=f"{web}/origin.git", path="copy")["branch"] == "main"
+
+
+def test_redirects_are_not_followed(git, web):
+    assert refused(git.clone, url=f"{web}/moved/origin.git", path="copy").code == "git_failed"
+    assert not (git.root / "copy").exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc",
+        "/etc",
+        "../origin.git",
+        "ext::sh -c id",
+        "ftp://example.org/x",
+        "git@example.org:x/y.git",
+        "--upload-pack=id",
+        "-x",
+        "ssh://-oProxyCommand=id/x",
+        "ssh://example.org/-x",
+        "https://user:secret@example.org/x",
+        "https://token@example.org/x",
+        "ssh://-l@example.org/x",
+        "https://example.org/x?y",
+        "https://example.org/x#y",
+        "https://example.org/",
+        "https://example.org",
+        "https://exa mple.org/x",
+        "https://example.org/x\ny",
+        "https:///x",
+        "https://example.org:99999/x",
+        "http::https://example.org/x",
+        "",
+    ],
+)
+def test_urls_that_are_refused(git, url):
+    error = refused(git.clone, url=url, path="copy")
+    assert error.code == "url_refused"
+    assert "secret" not in error.message
+    assert not (git.root / "copy").exists()
+
+
+def check(url, judge=address_is_private, resolver=lambda _host, _port: ["93.184.216.34"]):
+    return asyncio.run(check_remote(url, judge, resolver))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://127.0.0.1/x",
+        "https://localhost/x",
+        "http://169.254.169.254/latest",
+        "https://[::1]/x",
+        "https://2130706433/x",
+        "https://0x7f.1/x",
+        "ssh://git@10.0.0.1/x",
+        "git://192.168.1.1/x",
+        "https://[::ffff:127.0.0.1]/x",
+    ],
+)
+def test_private_addresses_are_refused(url):
+    with pytest.raises(ToolError) as caught:
+        check(url)
+    assert caught.value.code in {"private_address", "url_refused"}
+
+
+def test_a_name_with_one_private_address_is_refused():
+    for addresses in (["10.0.0.1"], ["93.184.216.34", "127.0.0.1"], ["::1"]):
+        with pytest.raises(ToolError) as caught:
+            check("https://example.org/x", resolver=lambda _h, _p, a=addresses: a)
+        assert caught.value.code == "private_address"
+
+
+def test_a_name_that_does_not_resolve():
+    def nothing(_host, _port):
+        raise OSError("no")
+
+    for resolver in (nothing, lambda _h, _p: []):
+        with pytest.raises(ToolError) as caught:
+            check("https://example.org/x", resolver=resolver)
+        assert caught.value.code == "connection_failed"
+
+
+def test_what_git_is_told():
+    https = check("HTTPS://Example.org/a/b.git")
+    assert https.url == "https://example.org:443/a/b.git"
+    assert https.settings["http.curloptResolve"] == "example.org:443:93.184.216.34"
+    assert https.settings["protocol.https.allow"] == "always"
+    assert https.settings["http.followRedirects"] == "false"
+    ssh = check("ssh://git@example.org:2222/x")
+    assert ssh.url == "ssh://git@example.org:2222/x"
+    assert "-oHostName=93.184.216.34 -oHostKeyAlias=example.org" in ssh.environment["GIT_SSH_COMMAND"]
+    plain = check("git://example.org/x")
+    assert plain.url == "git://93.184.216.34:9418/x"
+    six = check("https://example.org/x", resolver=lambda _h, _p: ["2606:2800:220:1::1"])
+    assert six.settings["http.curloptResolve"] == "example.org:443:[2606:2800:220:1::1]"
