@@ -6,7 +6,7 @@ import pytest
 from policy_worlds import ask, judge, request
 
 from interlock.model.errors import ConfigurationError
-from interlock.policy import Past, read_cases, replay, run_cases
+from interlock.policy import Past, Rules, read_cases, replay, run_cases
 
 TEXT = """
 @id("all") permit(principal, action, resource);
@@ -74,6 +74,25 @@ def test_what_the_reference_engine_decides_is_explained_too() -> None:
     explained = POLICIES.explain(request("connect", resource_type="Host", resource="127.0.0.1:80"))
     hosts = next(each for each in explained.policies if each.id == "hosts")
     assert [each.result for each in hosts.conditions] == ["true", "true"]
+
+
+def test_an_answer_that_needs_no_parameters_is_explained_without_them() -> None:
+    policies = judge(
+        '@id("all") permit(principal, action, resource);'
+        '@id("eve") forbid(principal == Agent::"eve", action == Action::"pay", resource) when { context.params.to == "x" };'
+    )
+    explained = policies.explain(request("pay", {"to": 5}))
+    assert explained.decision.decision == "allow"
+    assert [each.result for each in explained.policies] == ["matched", "out of scope"]
+
+
+def test_rules_are_named_by_their_place_in_the_configuration() -> None:
+    policies = judge("", Rules(allow=("fs.*", "fs.*"), ask=("shell",)))
+    assert [policy.statement.place for policy in policies.policies] == [
+        "rules.allow[0]:1",
+        "rules.ask[0]:1",
+        "rules.ask[0]:1",
+    ]
 
 
 CASES = [

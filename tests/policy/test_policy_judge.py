@@ -109,6 +109,13 @@ def test_a_hold_that_fails_denies() -> None:
     assert (decision.decision, decision.reason) == ("deny", "policy_error")
 
 
+def test_a_reason_is_shown_with_the_answer() -> None:
+    policies = judge(
+        PERMIT + '@id("no") @reason("ask Bob first") forbid(principal, action == Action::"shell", resource);'
+    )
+    assert ask(policies, "shell", {"command": "x"}).detail == "forbidden by `no` (ask Bob first)"
+
+
 def test_principals_are_in_groups_from_the_world_and_the_request() -> None:
     text = 'permit(principal in Group::"dev", action, resource); permit(principal == Agent::"bot", action, resource);'
     world = World(tools=TOOLS, agents={"coder": ("dev",), "bot": (), "eve": ()})

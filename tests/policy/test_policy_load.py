@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
+import cedarpy
 import pytest
+from cedarpy import pst
 from hypothesis import given
 from hypothesis import strategies as st
 from policy_worlds import STRING, TOOLS, WORLD, ask, judge, problems
 
 from interlock.model.errors import ConfigurationError
 from interlock.model.tool import Tool
-from interlock.policy import Rules, World, load
+from interlock.policy import PolicyConfigurationError, Rules, World, load
+from interlock.policy.compile import NotCoveredError
 from interlock.policy.source import clauses, split
+from interlock.policy.uses import uses
 
 PERMIT = "permit(principal, action, resource);"
 
@@ -113,21 +118,23 @@ def test_all_mistakes_are_reported_at_once() -> None:
         forbid(principal, action == Action::"pay", resource) when { context.params.amuont == 3 };
         permit(principal, action == Action::"pay", resource) when { resource.nam == "x" };"""
     message = problems(text, Rules(allow=("shel",), ask=("zz.*",), deny=("tag:nope",)))
-    for place in (
-        "p.cedar:1:",
-        "p.cedar:2:",
-        "p.cedar:3:",
-        "p.cedar:4:",
-        "rules.allow[0]",
-        "rules.ask[0]",
-        "rules.deny[0]",
-    ):
-        assert place in message
-    assert [
-        message.index(place) for place in ("rules.allow[0]", "p.cedar:1:", "p.cedar:2:", "p.cedar:3:", "p.cedar:4:")
-    ] == sorted(
-        message.index(place) for place in ("rules.allow[0]", "p.cedar:1:", "p.cedar:2:", "p.cedar:3:", "p.cedar:4:")
-    )
+    places = ("rules.allow[0]", "rules.ask[0]", "rules.deny[0]", "p.cedar:1:", "p.cedar:2:", "p.cedar:3:", "p.cedar:4:")
+    found = [message.index(place) for place in places]
+    assert found == sorted(found)
+
+
+def test_the_error_carries_its_problems() -> None:
+    with pytest.raises(PolicyConfigurationError) as caught:
+        judge("permit(principal, action, resource) when { 1 + };\n@hodl permit(principal, action, resource);")
+    assert [problem.place for problem in caught.value.problems] == ["p.cedar:1", "p.cedar:2"]
+    assert caught.value.as_dict()["path"] == "p.cedar:1"
+
+
+def test_syntax_of_a_newer_cedar_is_refused() -> None:
+    (tree,) = cedarpy.policies_to_pst(PERMIT).static_policies.values()
+    newer = replace(tree, clauses=(pst.When(pst.Slot("principal")),))
+    with pytest.raises(NotCoveredError):
+        list(uses(newer))
 
 
 def test_an_id_stands_once_in_all_files() -> None:

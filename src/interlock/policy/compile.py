@@ -7,7 +7,6 @@ the context. What does not is decided once for a principal, action and resource,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -213,15 +212,12 @@ def _attribute(node: pst.GetAttr) -> Closure:
 
 
 def _has(base: pst.Expr, names: tuple[str, ...]) -> Closure:
-    """`a has b.c` means `a has b && a.b has c`."""
-    at = compile_expression(base)
-    test = operators.has(at, names[0])
+    if len(names) != 1:
+        # `a has b.c` comes from the parser as `a has b && a.b has c`
+        raise NotCoveredError("has")
     if isinstance(base, pst.GetAttr) and base.base == pst.Var("context"):
-        test = operators.context_has(base.attr, names[0])
-    for before, name in pairwise(names):
-        at = operators.attribute(at, before)
-        test = operators.both(test, operators.has(at, name))
-    return test
+        return operators.context_has(base.attr, names[0])
+    return operators.has(compile_expression(base), names[0])
 
 
 def _set(elements: tuple[pst.Expr, ...]) -> Closure:

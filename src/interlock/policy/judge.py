@@ -6,7 +6,6 @@ it not match and is reported. If every forbid that matches carries `@hold`, and 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -101,14 +100,21 @@ class PolicyJudge:
 
     def explain(self, request: Request) -> Explanation:
         """The answer, and for each policy whether it matched and which of its conditions was false."""
-        decision = self.decide(request)
-        s = situation(self.world, self._entities, request)
-        context: dict[str, Any] | None = None
-        if request.action in self._actions:
-            with contextlib.suppress(RefusedError):
-                context = fill(self._contexts[request.action], request)
-        action = self._actions.get(request.action)
-        return explain(decision, self.policies, action, s, context, request.discharged)
+        bucket = self._bucket(request)
+        context: dict[str, Any] | None = {}
+        if bucket.constant is None:
+            try:
+                context = fill(bucket.context, request)
+            except RefusedError:
+                context = None
+        return explain(
+            self.decide(request),
+            self.policies,
+            self._actions.get(request.action),
+            bucket.situation,
+            context,
+            request.discharged,
+        )
 
     def _bucket(self, request: Request) -> _Bucket:
         key = (request.agent, request.groups, request.action, request.resource_type, request.resource)

@@ -13,6 +13,7 @@ from cedarpy import pst
 
 from interlock.model.errors import ConfigurationError
 from interlock.policy import rules as short
+from interlock.policy.compile import NotCoveredError
 from interlock.policy.contexts import Resolver
 from interlock.policy.index import Compiled, Index, applicable
 from interlock.policy.judge import PolicyJudge
@@ -36,16 +37,23 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
     known, groups = actions(world), action_groups(world)
     problems = [*_world_problems(world, groups), *short.check(rules, known, groups)]
     # a rule that names nothing would be reported a second time, as the policy it became
-    texts = [*files] if problems else [(short.FILE, short.to_cedar(rules)), *files]
+    texts = [*files] if problems else [*short.statements(rules), *files]
     policies = _parse(texts, problems)
     resolver = Resolver(known)
     named: list[Policy] = []
     for policy in policies:
         found = _names(policy, world, known, groups)
         problems.extend(found)
-        if not found:
-            named.append(policy)
-            resolver.add(policy, uses(policy.tree), applicable(policy.tree, known.values()))
+        if found:
+            continue
+        try:
+            looked_at = list(uses(policy.tree))
+        except NotCoveredError as error:
+            place = policy.statement.place
+            problems.append(Problem(place, f"`{error}` is Cedar syntax that this version of Interlock does not know"))
+            continue
+        named.append(policy)
+        resolver.add(policy, looked_at, applicable(policy.tree, known.values()))
     contexts = resolver.contexts()
     problems.extend(resolver.problems)
     # a policy about a group that is empty today (no tool has the tag) is sound, and Cedar has no action to check it with

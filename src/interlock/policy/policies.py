@@ -44,12 +44,11 @@ class PolicyError(Exception):
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """What `@hold` and its companions say: who must approve, how many, within what time, why."""
+    """What `@hold` and its companions say: who must approve, how many, within what time."""
 
     group: str | None
     quorum: int
     ttl_ms: int | None
-    reason: str
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -59,6 +58,8 @@ class Policy(msgspec.Struct, frozen=True):
     content: str
     forbid: bool
     hold: Hold | None
+    reason: str
+    """What `@reason` says, or nothing; it is shown with every answer that this policy decides."""
     tree: pst.Template
     statement: Statement
 
@@ -87,6 +88,7 @@ def parse(statement: Statement) -> Policy:
         content=content,
         forbid=tree.effect == "forbid",
         hold=_hold(statement, tree, notes),
+        reason=notes.get("reason", ""),
         tree=tree,
         statement=statement,
     )
@@ -110,8 +112,8 @@ def _syntax_place(statement: Statement, message: str) -> str:
 
 def _hold(statement: Statement, tree: pst.Template, notes: dict[str, str]) -> Hold | None:
     if "hold" not in notes:
-        for name in ("quorum", "ttl", "reason"):
-            if name in notes and (name != "reason" or tree.effect == "permit"):
+        for name in ("quorum", "ttl"):
+            if name in notes:
                 raise PolicyError(statement.place_of(name), f"`@{name}` means nothing without `@hold`")
         return None
     if tree.effect == "permit":
@@ -120,7 +122,6 @@ def _hold(statement: Statement, tree: pst.Template, notes: dict[str, str]) -> Ho
         group=notes["hold"] or None,
         quorum=_quorum(statement, notes.get("quorum", "1")),
         ttl_ms=_ttl_ms(statement, notes["ttl"]) if "ttl" in notes else None,
-        reason=notes.get("reason", ""),
     )
 
 

@@ -9,7 +9,7 @@ means is settled once for each tool (see `index`), not at each decision.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -39,28 +39,27 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def to_cedar(rules: Rules) -> str:
-    """The Cedar text of short rules: a policy for each entry, with an id that says which."""
-    return "\n".join(_statements(rules))
+    """The Cedar text of short rules: a policy or two for each entry, with an id that says which."""
+    return "\n".join(text for _, text in statements(rules))
 
 
-def _statements(rules: Rules) -> Iterator[str]:
-    for entry in dict.fromkeys(rules.allow):
-        yield _policy("permit", f"allow:{entry}", entry)
-    for entry in dict.fromkeys(rules.ask):
-        yield _policy("permit", f"ask:{entry}:permit", entry)
-        yield _policy(
-            "forbid", f"ask:{entry}", entry, notes=("@hold", f"@reason({quote(f'the rules say to ask: {entry}')})")
-        )
-    for entry in dict.fromkeys(rules.deny):
-        yield _policy("forbid", f"deny:{entry}", entry)
-    for rule in dict.fromkeys(rules.deny_param):
+def statements(rules: Rules) -> list[tuple[str, str]]:
+    """The Cedar text of each entry, with its place (`rules.ask[0]`). An entry that is listed again adds nothing."""
+    found: dict[str, str] = {}
+    for at, entry in enumerate(rules.allow):
+        found.setdefault(_policy("permit", f"allow:{entry}", entry), f"{FILE}.allow[{at}]")
+    for at, entry in enumerate(rules.ask):
+        notes = ("@hold", f"@reason({quote(f'the rules say to ask: {entry}')})")
+        found.setdefault(_policy("permit", f"ask:{entry}:permit", entry), f"{FILE}.ask[{at}]")
+        found.setdefault(_policy("forbid", f"ask:{entry}", entry, notes=notes), f"{FILE}.ask[{at}]")
+    for at, entry in enumerate(rules.deny):
+        found.setdefault(_policy("forbid", f"deny:{entry}", entry), f"{FILE}.deny[{at}]")
+    for at, rule in enumerate(rules.deny_param):
         name = quote(rule.param)
-        yield _policy(
-            "forbid",
-            f"deny_param:{rule.tool}:{rule.param}:{rule.like}",
-            rule.tool,
-            conditions=(f"context.params has {name}", f"context.params[{name}] like {pattern(rule.like)}"),
-        )
+        conditions = (f"context.params has {name}", f"context.params[{name}] like {pattern(rule.like)}")
+        label = f"deny_param:{rule.tool}:{rule.param}:{rule.like}"
+        found.setdefault(_policy("forbid", label, rule.tool, conditions=conditions), f"{FILE}.deny_param[{at}]")
+    return [(place, text) for text, place in found.items()]
 
 
 def _policy(effect: str, name: str, entry: str, *, notes: Iterable[str] = (), conditions: Iterable[str] = ()) -> str:

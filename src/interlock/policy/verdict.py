@@ -108,7 +108,8 @@ def _names(policies: Sequence[Policy]) -> tuple[str, ...]:
 
 
 def _listed(policies: Sequence[Policy]) -> str:
-    return ", ".join(f"`{name}`" for name in _names(policies))
+    each = sorted((policy.id, policy.reason) for policy in policies)
+    return ", ".join(f"`{name}` ({reason})" if reason else f"`{name}`" for name, reason in each)
 
 
 def _deny(reason: str, policies: tuple[str, ...], detail: str, errors: tuple[str, ...]) -> Decision:
@@ -124,5 +125,5 @@ def _requirement(policy: Policy) -> Requirement:
         group=hold.group,
         quorum=hold.quorum,
         ttl_ms=hold.ttl_ms,
-        reason=hold.reason,
+        reason=policy.reason,
     )
