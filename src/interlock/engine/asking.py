@@ -9,7 +9,10 @@ meanwhile, the question is asked anew.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from interlock.approvals import FileShown, Hold, HoldRequest, action_digest, merge_patch
 from interlock.engine.turn import Turn
@@ -132,18 +135,36 @@ def _files(turn: Turn) -> tuple[FileShown, ...]:
     workspace, tool = turn.x.services.workspace, turn.tool
     if workspace is None or tool is None:
         return ()
-    names = [
-        pointer.strip("/") for pointer, mark in tool.marks if mark.startswith("path.") and "/" not in pointer.strip("/")
-    ]
-    found = []
-    for name in names[:_FILES_MAX]:
-        value = turn.parameters.get(name)
-        if isinstance(value, str):
-            found.append(FileShown(path=value, digest=_file_digest(turn.x, value)))
-    return tuple(found)
+    found: list[FileShown] = []
+    for pointer, mark in tool.marks:
+        if mark.startswith("path."):
+            for value in _at(turn.parameters, pointer.split("/")[1:]):
+                shown = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+                found.append(FileShown(path=shown, digest=_file_digest(turn.x, value)))
+    return tuple(found[:_FILES_MAX])
 
 
-def _file_digest(x: Execution, path: str) -> str | None:
+def _at(value: Any, steps: list[str]) -> Iterator[Any]:
+    """What a mark's pointer pattern leads to (`*` is any member)."""
+    if not steps:
+        yield value
+        return
+    step = steps[0].replace("~1", "/").replace("~0", "~")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if step in ("*", key):
+                yield from _at(inner, steps[1:])
+    elif isinstance(value, list) and step == "*":
+        for inner in value:
+            yield from _at(inner, steps[1:])
+
+
+def _path_of(shown: str) -> Any:
+    """The parameter behind a path as it was shown."""
+    return msgspec.json.decode(shown) if shown.startswith('{"b64":') else shown
+
+
+def _file_digest(x: Execution, path: Any) -> str | None:
     workspace = x.services.workspace
     assert workspace is not None
     try:
@@ -224,7 +245,7 @@ def _apply(turn: Turn, hold: Hold) -> Refusal | None:
     if not desk.store.consume(hold.id, hold.digest, "/".join(_where(turn))):
         return Refusal("approval_denied", f"approval `{hold.id}` was used by another call")
     for file in hold.files:
-        if _file_digest(x, file.path) != file.digest:
+        if _file_digest(x, _path_of(file.path)) != file.digest:
             return None  # what was shown is not what is there: judged again without the approval, so asked again
     turn.discharged |= hold.discharged
     return None

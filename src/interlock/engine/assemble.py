@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from interlock.approvals import GrantStore, Notifier
+from interlock.approvals import Notifier
 from interlock.approvals.notifiers import Command, TerminalBell, Webhook
 from interlock.capability import compile_grants
 from interlock.detect import Redactor
@@ -50,6 +50,7 @@ from interlock.state.idempotency import IdempotencyStore
 from interlock.state.store import StateStore
 from interlock.telemetry import GuardLimits, ResourceGuard, Sampler, Spans
 from interlock.workspace import Workspace
+from interlock.workspace.protect import LOADED
 from interlock.workspace.registry import Registry as Workspaces
 from interlock.workspace.registry import state_directory
 
@@ -127,6 +128,7 @@ def open_project(
         services = _services(
             settings, db, disk, clock, workspace_id=workspace_id, durability=durability, redaction=redaction,
             policies=[(name, loaded.text(name)) for name in settings_policies(loaded.files)], home=home,
+            root=str(loaded.root), protected=protected_globs(loaded.protected),
         )  # fmt: skip
         services.configuration = loaded.digest
         services.reload = Reloader(
@@ -162,6 +164,12 @@ def settings_policies(loaded: Sequence[Any]) -> list[str]:
     return [file.name for file in loaded if file.name.endswith(".cedar")]
 
 
+def protected_globs(names: Sequence[str]) -> list[str]:
+    """What the loader reads, as globs of the capability judge: no agent may write it, whatever its grant says."""
+    always = [b"/".join(place).decode() for place in LOADED]
+    return [*always, *(f"{name}/**" for name in always if "." not in name), *names]
+
+
 def redaction_key(state: Path, disk: Disk) -> bytes:
     """The key of the fingerprints that stand for secrets; made once for a state directory. Raises StoreError."""
     path = state / "keys" / "redaction.key"
@@ -182,6 +190,8 @@ def _services(
     redaction: bytes,
     policies: Sequence[tuple[str, str]] = (),
     home: Path | None = None,
+    root: str | None = None,
+    protected: Sequence[str] = (),
 ) -> Services:
     registry = Registry()
     ids = SystemIds()
@@ -202,7 +212,7 @@ def _services(
         disk=disk,
         db=db,
         registry=registry,
-        make_gate=gate_maker(settings, policies, grants, registry, clock, desk.issued if desk else None),
+        make_gate=gate_maker(settings, policies, grants, registry, clock, desk, root=root, protected=protected),
         store=StateStore(db, workspace_id, clock),
         idempotency=IdempotencyStore(db, workspace_id, clock),
         index=RunIndex(db),
@@ -226,7 +236,10 @@ def gate_maker(
     grants: Sequence[Grant],
     registry: Registry,
     clock: Clock,
-    issued: GrantStore | None,
+    desk: Desk | None,
+    *,
+    root: str | None = None,
+    protected: Sequence[str] = (),
 ) -> Callable[[str | None], Gate]:
     """A function that builds the gate of a session, for the tools and the issued grants there are when it is called."""
     rules = Rules(
@@ -248,15 +261,18 @@ def gate_maker(
         return found
 
     def make(session: str | None) -> Gate:
-        if issued is None:
-            return Gate(compile_grants(grants), judge(), clock, {}, _fingerprints(grants))
-        revision = issued.revision()
-        alive, revoked = issued.load(session)
+        if desk is None:
+            capability = compile_grants(grants, root=root, protected=protected)
+            return Gate(capability, judge(), clock.now_us, {}, _fingerprints(grants))
+        revision = desk.issued.revision()
+        alive, revoked = desk.issued.load(session)
         known = {grant.id for grant in alive}
         every = [*alive, *(grant for grant in grants if grant.id not in known)]
-        capability = compile_grants(every, revoked=revoked)
+        capability = compile_grants(every, revoked=revoked, root=root, protected=protected)
         some = any(grant.source != "configuration" or grant.uses_max is not None for grant in alive)
-        return Gate(capability, judge(), clock, {}, _fingerprints(every), revision=revision, issued=some)
+        # Where time decides about a grant, it is the time that does not go back when somebody sets the clock.
+        now_us = desk.store.time.now_us if some or any(g.expires_at_us is not None for g in every) else clock.now_us
+        return Gate(capability, judge(), now_us, {}, _fingerprints(every), revision=revision, issued=some)
 
     return make
 
@@ -269,8 +285,9 @@ def _gate_maker_of(loaded: Loaded, services: Services) -> Callable[[str | None],
     policies = [(name, loaded.text(name)) for name in settings_policies(loaded.files)]
     grants = (*loaded.settings.all_grants(), _OPERATOR_GRANT)
     return gate_maker(
-        loaded.settings, policies, grants, services.registry, services.clock, desk.issued if desk else None
-    )
+        loaded.settings, policies, grants, services.registry, services.clock, desk,
+        root=str(loaded.root), protected=protected_globs(loaded.protected),
+    )  # fmt: skip
 
 
 def _fingerprints(grants: Sequence[Grant]) -> dict[str, str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from interlock.engine.scope import ScopedWorkspace
+from interlock.model.errors import ToolError
 from interlock.model.events import ActionLog
+from interlock.workspace.names import Rel, to_json
 
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
@@ -58,8 +61,21 @@ class ActionContext:
 
     @property
     def workspace(self) -> Any:
-        """The workspace of the run (`interlock.workspace.Workspace`)."""
-        return self.execution.services.workspace
+        """The workspace of the run, in which links lead no further than the agent's grant."""
+        workspace = self.execution.services.workspace
+        return None if workspace is None else ScopedWorkspace(workspace, self._check_path)
+
+    def _check_path(self, place: Rel, field: str) -> None:
+        x = self.execution
+        tool = x.tools[self.index]
+        if tool is None:
+            return
+        written = any(mark == "path.write" and pointer.startswith(f"/{field}") for pointer, mark in tool.marks)
+        now = x.clock.now_us()
+        refusal = x.gate.capability.path(x.who.agent, tool.tool, to_json(place), "write" if written else "read", now)
+        if refusal is not None:
+            message = f"{field}: a link leads to where no grant of the agent allows it"
+            raise ToolError(message, code=refusal.reason, retryable=False, path=f"$.parameters.{field}")
 
     @property
     def backups(self) -> Any:

@@ -67,10 +67,13 @@ class Desk:
     def waiter(self, loop: asyncio.AbstractEventLoop) -> Waiter:
         """What waits on that loop."""
         for closed in [other for other in self._waiters if other.is_closed()]:
-            del self._waiters[closed]
+            self._waiters.pop(closed).close()
         return self._waiters.setdefault(loop, Waiter(self.store, self._wake))
 
     def close(self) -> None:
-        """Give what is being told a moment to arrive."""
+        """Give what is being told a moment to arrive, and stop waiting."""
         if self._notifications is not None:
             self._notifications.drain(2.0)
+        for waiter in self._waiters.values():
+            waiter.close()
+        self._waiters.clear()

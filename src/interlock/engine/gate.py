@@ -6,13 +6,12 @@ parameters, on state or on time is decided once per agent and tool and remembere
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from interlock.capability import Capability
 from interlock.detect import flags
 from interlock.engine.registry import Registered
-from interlock.model.clock import Clock
 from interlock.model.decision import Decision, Refusal, Request
 from interlock.model.grant import Principal
 from interlock.model.proposal import Action, Proposal
@@ -43,7 +42,7 @@ class Gate:
         self,
         capability: Capability,
         policy: PolicyJudge,
-        clock: Clock,
+        now_us: Callable[[], int],
         groups: Mapping[str, tuple[str, ...]],
         grants: Mapping[str, str],
         *,
@@ -60,7 +59,7 @@ class Gate:
         """True once there is a newer gate: whoever holds this one should ask for that."""
         self.capability = capability
         self.policy = policy
-        self._clock = clock
+        self._now_us = now_us
         self._groups = groups
         self._grants = grants
         self._settled: dict[tuple[str, str, str], Decision] = {}
@@ -87,7 +86,7 @@ class Gate:
         """
         if self.capability.tool_is_static(who.agent, tool.tool):
             return ()
-        found = self.capability.candidates(who.agent, tool.tool, tool.marks, parameters, self._clock.now_us())
+        found = self.capability.candidates(who.agent, tool.tool, tool.marks, parameters, self._now_us())
         if isinstance(found, Refusal) or not found[0].counted:
             return ()
         return [grant.counted for grant in found]
@@ -110,7 +109,7 @@ class Gate:
 
         A refusal says no; a decision that is `hold` has to be asked about (step 6); otherwise the action may go on.
         """
-        now = self._clock.now_us()
+        now = self._now_us()
         # 2. capability: the tool, and every state key the action names
         if refusal := self._capability(who, action, tool, now):
             return 2, refusal, None
