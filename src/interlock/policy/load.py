@@ -17,13 +17,14 @@ from interlock.policy.compile import NotCoveredError
 from interlock.policy.contexts import Resolver
 from interlock.policy.index import Compiled, Index, applicable
 from interlock.policy.judge import PolicyJudge
-from interlock.policy.policies import Policy, PolicyError, Problem, nearest, parse
+from interlock.policy.names import Names, check_tools
+from interlock.policy.policies import Policy, PolicyError, Problem, parse
 from interlock.policy.reference import Reference, compile_policy
 from interlock.policy.rules import Rules
 from interlock.policy.schema import cedar_schema
 from interlock.policy.source import split
 from interlock.policy.uses import uses
-from interlock.policy.world import ActionType, World, action_groups, actions, entities
+from interlock.policy.world import World, action_groups, actions, entities
 
 NO_RULES = Rules()
 
@@ -35,14 +36,15 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
     """
     world = world or World()
     known, groups = actions(world), action_groups(world)
-    problems = [*_world_problems(world, groups), *short.check(rules, known, groups)]
+    problems = [*check_tools(world, groups), *short.check(rules, known, groups)]
     # a rule that names nothing would be reported a second time, as the policy it became
     texts = [*files] if problems else [*short.statements(rules), *files]
     policies = _parse(texts, problems)
+    names = Names(world, known, groups)
     resolver = Resolver(known)
     named: list[Policy] = []
     for policy in policies:
-        found = _names(policy, world, known, groups)
+        found = names.check(policy)
         problems.extend(found)
         if found:
             continue
@@ -91,53 +93,6 @@ def _parse(texts: Iterable[tuple[str, str]], problems: list[Problem]) -> list[Po
                 what = f"the id `{policy.id}`" if "id" in policy.tree.annotations else "the same policy"
                 problems.append(Problem(statement.place_of(policy.id), f"{what} stands at {where} already"))
     return list(found.values())
-
-
-def _world_problems(world: World, groups: set[str]) -> list[Problem]:
-    found: list[Problem] = []
-    seen: set[str] = set()
-    reserved = {*groups, *actions(World())}
-    for tool in world.tools:
-        if tool.name in seen:
-            found.append(Problem("tools", f"two tools are named `{tool.name}`"))
-        elif tool.name in reserved:
-            found.append(
-                Problem("tools", f"a tool cannot be named `{tool.name}`: policies use that name for something else")
-            )
-        seen.add(tool.name)
-    return found
-
-
-def _names(policy: Policy, world: World, known: dict[str, ActionType], groups: set[str]) -> list[Problem]:
-    """Names of things that do not exist."""
-    found: list[Problem] = []
-    tools = {tool.name for tool in world.tools}
-    agents = world.agents
-    names: dict[str, Iterable[str] | None] = {
-        "Action": {*known, *groups},
-        "Tool": tools,
-        "Server": {group.removeprefix("server:") for group in groups if group.startswith("server:")},
-        "Agent": agents,
-        "Group": None if agents is None else {group for each in agents.values() for group in each},
-        "StateKey": None,
-        "Host": None,
-    }
-    for uid in sorted(pst.entity_uids(policy.tree), key=str):
-        kind = str(uid.type)
-        if kind not in names:
-            message = f"unknown entity type `{kind}`{nearest(kind, names)}"
-            found.append(Problem(policy.statement.place_of(kind), message))
-        elif (exist := names[kind]) is not None and uid.id not in exist:
-            message = f"no {_NOUNS[kind]} is named `{uid.id}`{nearest(uid.id, exist)}"
-            found.append(Problem(policy.statement.place_of(uid.id), message))
-    hold = policy.hold
-    if hold and hold.group and world.approval_groups is not None and hold.group not in world.approval_groups:
-        message = f"no group of approvers is named `{hold.group}`{nearest(hold.group, world.approval_groups)}"
-        found.append(Problem(policy.statement.place_of(hold.group), message))
-    return found
-
-
-_NOUNS = {"Action": "tool or action", "Tool": "tool", "Server": "server", "Agent": "agent", "Group": "group of agents"}
 
 
 def _only_about(policy: Policy, groups: set[str]) -> bool:

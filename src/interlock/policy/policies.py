@@ -7,8 +7,9 @@ annotation is an error, because a misspelt `@hold` would be a plain forbid and a
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any, Final
+from typing import Final
 
 import cedarpy
 import msgspec
@@ -139,7 +140,7 @@ def _ttl_ms(statement: Statement, text: str) -> int:
     return ms
 
 
-def nearest(name: str, known: Any) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean ...?` if something known is spelt nearly so, else nothing."""
-    found = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    found = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"; did you mean `{found[0]}`?" if found else ""

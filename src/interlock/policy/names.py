@@ -1,0 +1,71 @@
+"""Names in policies that name nothing: a tool, server, agent, group or entity type that does not exist."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from cedarpy import pst
+
+from interlock.policy.policies import Policy, Problem, nearest
+from interlock.policy.world import BUILT_IN, ActionType, World
+
+_NOUNS: Final = {
+    "Action": "tool or action",
+    "Tool": "tool",
+    "Server": "server",
+    "Agent": "agent",
+    "Group": "group of agents",
+}
+
+
+class Names:
+    """What exists in a world, by entity type."""
+
+    def __init__(self, world: World, actions: dict[str, ActionType], groups: set[str]) -> None:
+        """`groups` are the action groups."""
+        agents = world.agents
+        self._approvers = world.approval_groups
+        self._known: dict[str, Collection[str] | None] = {
+            "Action": {*actions, *groups},
+            "Tool": {tool.name for tool in world.tools},
+            "Server": {group.removeprefix("server:") for group in groups if group.startswith("server:")},
+            "Agent": agents,
+            "Group": None if agents is None else {group for each in agents.values() for group in each},
+            # any name can be a state key or a host
+            "StateKey": None,
+            "Host": None,
+        }
+
+    def check(self, policy: Policy) -> list[Problem]:
+        """The names in a policy that name nothing."""
+        found: list[Problem] = []
+        for uid in sorted(pst.entity_uids(policy.tree), key=str):
+            kind = str(uid.type)
+            if kind not in self._known:
+                message = f"unknown entity type `{kind}`{nearest(kind, self._known)}"
+                found.append(Problem(policy.statement.place_of(kind), message))
+                continue
+            exist = self._known[kind]
+            if exist is not None and uid.id not in exist:
+                message = f"no {_NOUNS[kind]} is named `{uid.id}`{nearest(uid.id, exist)}"
+                found.append(Problem(policy.statement.place_of(uid.id), message))
+        group = policy.hold.group if policy.hold else None
+        if group and self._approvers is not None and group not in self._approvers:
+            message = f"no group of approvers is named `{group}`{nearest(group, self._approvers)}"
+            found.append(Problem(policy.statement.place_of(group), message))
+        return found
+
+
+def check_tools(world: World, groups: set[str]) -> list[Problem]:
+    """Tools whose name is taken: by another tool, a built-in action, or a group of actions."""
+    found: list[Problem] = []
+    seen: set[str] = set()
+    for tool in world.tools:
+        if tool.name in seen:
+            found.append(Problem("tools", f"two tools are named `{tool.name}`"))
+        elif tool.name in groups or tool.name in BUILT_IN:
+            message = f"a tool cannot be named `{tool.name}`: policies use that name for something else"
+            found.append(Problem("tools", message))
+        seen.add(tool.name)
+    return found
