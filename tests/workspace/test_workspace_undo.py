@@ -115,6 +115,19 @@ def test_one_action_under_another_change_is_a_conflict(root, hand, undo):
     assert picture(root) == {}
 
 
+def test_action_by_action_may_be_begun_again(root, hand, undo):
+    (root / "a").write_bytes(b"old")
+    for i in range(4):
+        hand.write((b"a",), str(i).encode(), f"a{i}")
+    for run, actions in (("run_2", ("a3", "a2")), ("run_3", ("a3", "a2", "a1", "a0")), ("run_4", ("a3", "a0"))):
+        for i, action in enumerate(actions):
+            undo(action=action, into=f"{run}_{i}")
+    assert (root / "a").read_bytes() == b"old"
+    (root / "a").write_bytes(b"somebody else")
+    with pytest.raises(UndoConflictError):
+        undo(action="a3", into="run_5")
+
+
 def test_the_same_action_id_in_two_proposals(root, hand, undo):
     hand.write((b"a",), b"1")
     assert told(undo(proposal="p2")) == set()

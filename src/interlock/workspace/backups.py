@@ -204,12 +204,19 @@ class Backups:
         self._disk.sync_directory(self.directory)
 
 
-def read_entries(run: Path) -> list[Entry]:
-    """The entries of a run, oldest first; none if it changed no file. A torn last line is left out.
+def read_entries(run: Path, *, proposal: str | None = None, action: str | None = None) -> list[Entry]:
+    """The entries of a run, or of a proposal or an action of it, oldest first. A torn last line is left out.
 
+    Lines of other actions are passed over unread, so this is quick on a long index.
     Raises: IntegrityError `backup_damaged`, StoreError.
     """
-    return [entry for entry, _ in _read(run / "backups" / "index.ndjson")]
+    wanted = {"proposal": proposal, "action": action}
+    needles = [f'"{key}":'.encode() + msgspec.json.encode(value) for key, value in wanted.items() if value is not None]
+    return [
+        entry
+        for entry, _ in _read(run / "backups" / "index.ndjson", needles)
+        if proposal in (None, entry.proposal) and action in (None, entry.action)
+    ]
 
 
 def temporary_name(run: Path, entry: Entry) -> bytes:
@@ -222,8 +229,8 @@ def _encode(entry: Entry) -> bytes:
     return msgspec.json.encode(_Line(1, digest_bytes("backup", raw), msgspec.Raw(raw))) + b"\n"
 
 
-def _read(path: Path) -> Iterator[tuple[Entry, int]]:
-    """Each entry, and the offset behind its line."""
+def _read(path: Path, needles: Sequence[bytes] = ()) -> Iterator[tuple[Entry, int]]:
+    """Each entry whose line holds all `needles`, and the offset behind its line."""
     offset = number = 0
     with contextlib.suppress(FileNotFoundError), _machine(f"read {path}"), path.open("rb") as lines:
         for line in lines:
@@ -231,7 +238,8 @@ def _read(path: Path) -> Iterator[tuple[Entry, int]]:
                 return
             offset += len(line)
             number += 1
-            yield _decode(line, f"{path}:{number}"), offset
+            if all(needle in line for needle in needles):
+                yield _decode(line, f"{path}:{number}"), offset
 
 
 def _decode(line: bytes, place: str) -> Entry:

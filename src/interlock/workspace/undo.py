@@ -85,11 +85,7 @@ def plan_undo(run: Path, *, proposal: str | None = None, action: str | None = No
 
     Raises: IntegrityError `backup_damaged`, StoreError.
     """
-    return [
-        entry
-        for entry in reversed(read_entries(run))
-        if proposal in (None, entry.proposal) and action in (None, entry.action)
-    ]
+    return read_entries(run, proposal=proposal, action=action)[::-1]
 
 
 def restore(
@@ -105,7 +101,7 @@ def restore(
         for entry in entries:
             effects.discard_temporary(workspace, entry.rel, temporary_name(run, entry))
         chains = _chains(reversed(entries))
-        steps, conflicts = _compare(workspace, chains)
+        steps, conflicts = _compare(workspace, run, chains)
         steps, foreign = _with_contents(workspace, steps)
         conflicts += foreign
         if conflicts and not force:
@@ -138,9 +134,10 @@ def _chains(entries: Iterable[Entry]) -> dict[Rel, _Chain]:
     return chains
 
 
-def _compare(workspace: Workspace, chains: dict[Rel, _Chain]) -> tuple[list[_Step], list[Rel]]:
+def _compare(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tuple[list[_Step], list[Rel]]:
     """What has to change, and which of it somebody else has changed."""
     steps, conflicts = [], []
+    history: dict[Rel, _Chain] | None = None
     for path, chain in chains.items():
         seen = _examine(workspace, path)
         want = chain.states[0]
@@ -148,10 +145,23 @@ def _compare(workspace: Workspace, chains: dict[Rel, _Chain]) -> tuple[list[_Ste
             if want.kind == "dir" and seen.node.mode != want.mode:
                 steps.append(_Step(path, seen, want))
             continue
-        steps.append(_Step(path, seen, want))
         if chain.broken or not any(seen.node.same(state) for state in chain.states):
+            history = history or _chains(read_entries(run))
+            if _is_gone(seen.node, chain, history[path]):
+                continue
             conflicts.append(path)
+        steps.append(_Step(path, seen, want))
     return steps, conflicts
+
+
+def _is_gone(node: Node, chain: _Chain, history: _Chain) -> bool:
+    """True if the run itself knows what is there from before these entries: then their change is taken back already.
+
+    So undo of many actions, one after another, may be stopped anywhere and begun again with the first one.
+    """
+    states = history.states
+    first = next(i for i, state in enumerate(states) if state.same(chain.states[0]))
+    return any(node.same(state) for state in states[:first])
 
 
 def _examine(workspace: Workspace, path: Rel) -> Seen:
