@@ -94,12 +94,7 @@ def proposal_from_builtins(document: Proposal | Mapping[str, Any], limits: Limit
 
     The value is copied. Tuples, enums, dates and dataclasses become what JSON has for them. Raises: ProposalError.
     """
-    value = plain(document, limits)
-    if isinstance(document, Proposal):
-        # An empty id in a struct is the default, which means: none given.
-        for part in (value, *value["actions"]):
-            if not part["id"]:
-                del part["id"]
+    value = plain(document, limits)  # an empty id in a struct is the default, and left out
     return _proposal(value, limits, measure=True)
 
 
