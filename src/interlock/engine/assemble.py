@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pwd
 import random
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -22,6 +20,7 @@ from interlock.engine.clock import SystemClock, SystemIds
 from interlock.engine.context import ActionContext
 from interlock.engine.desk import Desk
 from interlock.engine.gate import Gate
+from interlock.engine.machine import boot_id, redaction_key, user_name
 from interlock.engine.registry import Registry
 from interlock.engine.reloading import Reloader
 from interlock.engine.run import OPERATOR, budget_of
@@ -170,15 +169,6 @@ def protected_globs(names: Sequence[str]) -> list[str]:
     return [*always, *(f"{name}/**" for name in always if "." not in name), *names]
 
 
-def redaction_key(state: Path, disk: Disk) -> bytes:
-    """The key of the fingerprints that stand for secrets; made once for a state directory. Raises StoreError."""
-    path = state / "keys" / "redaction.key"
-    if not path.exists():
-        disk.make_directory(path.parent)
-        disk.write_atomic(path, secrets.token_bytes(32))
-    return path.read_bytes()
-
-
 def _services(
     settings: Settings,
     db: Database,
@@ -296,22 +286,6 @@ def _fingerprints(grants: Sequence[Grant]) -> dict[str, str]:
         agent: digest("grants", sorted(msgspec.json.encode(g).decode() for g in grants if g.agent == agent))
         for agent in {g.agent for g in grants}
     }
-
-
-def user_name() -> str:
-    """Whoever runs this process, as the system knows them."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid-{os.getuid()}"
-
-
-def boot_id() -> str:
-    """The id of this boot of the machine; empty where the kernel does not tell."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
 
 
 def _measure(

@@ -19,7 +19,7 @@ from interlock.model.globs import name_covers
 from interlock.settings.decode import Place, decode_text, fields_of
 from interlock.settings.sections import Settings
 
-NOT_SETTINGS: Final = frozenset(("INTERLOCK_STATE_DIR", "INTERLOCK_APPROVER_TOKEN"))
+NOT_SETTINGS: Final = frozenset(("INTERLOCK_STATE_DIR", "INTERLOCK_APPROVER_TOKEN", "INTERLOCK_DEBUG"))
 """Variables of Interlock that are no settings."""
 
 _PREFIX: Final = "INTERLOCK_"

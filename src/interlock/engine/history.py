@@ -1,0 +1,214 @@
+"""Looking back at the runs of a workspace: which there were, what they did, and whether their journals are whole.
+
+Reads only, and needs no trusted configuration: what happened can be looked at whatever the rules say now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+from interlock.disk import Database, Disk
+from interlock.engine.place import Place, locate
+from interlock.journal.index import RunIndex, RunRow, SessionRow
+from interlock.model.errors import IntegrityError, InterlockError, UsageError
+from interlock.model.events import Event, Unknown
+from interlock.model.result import ProposalResult
+
+
+class RunView(msgspec.Struct, frozen=True, kw_only=True):
+    """A run with the results of its proposals, as far as the journal has them."""
+
+    run: RunRow
+    proposals: list[ProposalResult]
+    problem: dict[str, str] | None = None
+    """The error that kept the journal from being read to its end."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As one JSON object, the run's own fields first."""
+        more = {} if self.problem is None else {"problem": self.problem}
+        return {**msgspec.to_builtins(self.run), "proposals": self.proposals, **more}
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """What a check of a run found. `problems` are errors as every surface shows them; none: all is as it must be."""
+
+    run_id: str
+    ok: bool
+    events: int
+    seals: int
+    bytes: int
+    """Length of the journal up to its last valid seal."""
+    torn_bytes: int
+    """What a writer that died left behind the last seal; `interlock recover` moves it aside. No damage."""
+    offset: int | None
+    """Where the damage begins, if there is any."""
+    signed_up_to: int | None
+    """The event up to which a signed head vouches; null before the first."""
+    problems: list[dict[str, str]]
+
+
+class History:
+    """The runs of one workspace. Close it, or use it as a context manager."""
+
+    def __init__(self, place: Place, disk: Disk) -> None:
+        """Open the workspace's database. Raises StoreError."""
+        self.place = place
+        self.disk = disk
+        self.db = Database(place.home / "interlock.db")
+        self.index = RunIndex(self.db)
+
+    @classmethod
+    def open(cls, start: Path, env: Mapping[str, str]) -> Self:
+        """The history of the project that `start` belongs to. Raises: ConfigurationError, StoreError, IntegrityError."""
+        disk = Disk()
+        return cls(locate(start, env, disk), disk)
+
+    def __enter__(self) -> Self:
+        """The history itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.db.close()
+
+    # -- runs and sessions
+
+    def runs(
+        self, *, session: str | None = None, status: str | None = None, agent: str | None = None, limit: int = 1_000
+    ) -> list[RunRow]:
+        """Runs, newest first."""
+        return self.index.list_runs(session=session, status=status, agent=agent, limit=limit)
+
+    def sessions(self) -> list[SessionRow]:
+        """Sessions, the one with the newest run first."""
+        return self.index.sessions()
+
+    def session(self, name: str) -> list[RunRow]:
+        """The runs of a session, newest first. Raises: UsageError `not_found`."""
+        return self.index.session(name)
+
+    def directory(self, run_id: str) -> Path:
+        """Where a run lies. Raises: UsageError `not_found`."""
+        self.index.get(run_id)
+        return self.place.runs / run_id
+
+    def show(self, run_id: str) -> RunView:
+        """A run and its results; what cannot be read is named, not raised. Raises: UsageError `not_found`."""
+        from interlock.engine.folding import FoldedRun  # noqa: PLC0415 - start-up: a list of runs needs none of it
+
+        row = self.index.get(run_id)
+        proposals: list[ProposalResult] = []
+        problem = None
+        try:
+            folded = FoldedRun(self.directory(run_id))
+            proposals = [folded.result(proposal_id) for proposal_id in folded.proposals]
+        except InterlockError as error:
+            problem = error.as_dict()
+        return RunView(run=row, proposals=proposals, problem=problem)
+
+    # -- journals
+
+    def events(self, run_id: str, start: int = 0) -> Iterator[Event | Unknown]:
+        """The events of a run, in order. Raises: UsageError `not_found`; IntegrityError after the last one that is whole."""
+        from interlock.journal import read  # noqa: PLC0415 - start-up, as above
+
+        return read(self.directory(run_id), start=start)
+
+    def head(self, run_id: str) -> bytes:
+        """The signed head of a run's journal: a DSSE envelope. Raises: UsageError `not_found` before the first."""
+        from interlock.journal import read_head  # noqa: PLC0415 - start-up, as above
+
+        return read_head(self.directory(run_id))
+
+    def check(self, run_id: str) -> Check:
+        """Check every seal and event of a run's journal, and compare it with the database and its signed head.
+
+        Raises: UsageError `not_found`; StoreError.
+        """
+        from interlock.journal import read, scan, verify_head  # noqa: PLC0415 - start-up, as above
+
+        row = self.index.get(run_id)
+        directory = self.place.runs / run_id
+        problems: list[dict[str, str]] = []
+        signed: int | None = None
+
+        def collect(error: InterlockError) -> None:
+            if error.as_dict() not in problems:
+                problems.append(error.as_dict())
+
+        try:
+            status = scan(directory)
+        except UsageError:
+            missing = IntegrityError(
+                f"the journal of run `{run_id}` is not there, but the database knows the run",
+                code="journal_truncated",
+                path=str(directory),
+                hint="restore it from a backup, or forget the run: `interlock runs prune`",
+            )
+            return Check(
+                run_id=run_id, ok=False, events=0, seals=0, bytes=0, torn_bytes=0, offset=0, signed_up_to=None,
+                problems=[missing.as_dict()],
+            )  # fmt: skip
+        try:
+            self.index.check_not_behind(directory)
+            self._check_state(row.run_id, directory)
+        except IntegrityError as error:
+            collect(error)
+        try:
+            for _ in read(directory):
+                pass
+        except IntegrityError as error:
+            collect(error)
+        try:
+            signed = verify_head(directory, self.head(run_id))[0].seq
+        except UsageError as error:
+            if error.code != "not_found":
+                collect(error)
+        except IntegrityError as error:
+            collect(error)
+        return Check(
+            run_id=run_id,
+            ok=not problems,
+            events=status.events,
+            seals=status.seals,
+            bytes=status.bytes,
+            torn_bytes=0 if status.torn is None else status.torn.bytes,
+            offset=None if status.corruption is None else status.corruption.offset,
+            signed_up_to=signed,
+            problems=problems,
+        )
+
+    def _check_state(self, run_id: str, directory: Path) -> None:
+        """Every commit of state must stand in the journal under the very seal that the database remembers."""
+        from interlock.engine.clock import SystemClock  # noqa: PLC0415 - start-up, as above
+        from interlock.journal import scan  # noqa: PLC0415
+        from interlock.journal.index import require_reached  # noqa: PLC0415
+        from interlock.state.store import StateStore  # noqa: PLC0415
+
+        commit = StateStore(self.db, self.place.workspace_id, SystemClock()).last_commit(run_id)
+        if commit is not None:
+            require_reached(scan(directory, at=commit.seq), commit.seq, commit.seal, "the state")
+
+    def prune(self, run_ids: list[str]) -> None:
+        """Remove runs entirely. Raises: UsageError `not_found`; StoreError `run_locked` for a live run."""
+        from interlock.journal import prune  # noqa: PLC0415 - start-up, as above
+
+        prune(self.place.runs, self.index, self.disk, run_ids)
+
+    def finished_before(self, before_us: int) -> list[str]:
+        """Ids of the runs that ended before a time, oldest first: never one that could still be resumed."""
+        rows = self.index.list_runs(limit=1_000_000)
+        return [
+            row.run_id
+            for row in reversed(rows)
+            if row.finished_us is not None
+            and row.finished_us < before_us
+            and row.status not in ("running", "interrupted", "held")
+        ]

@@ -1,0 +1,35 @@
+"""Facts about this machine and this user that no room may look up by itself."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import secrets
+from pathlib import Path
+
+from interlock.disk import Disk
+
+
+def user_name() -> str:
+    """Whoever runs this process, as the system knows them."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid-{os.getuid()}"
+
+
+def boot_id() -> str:
+    """The id of this boot of the machine; empty where the kernel does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def redaction_key(state: Path, disk: Disk) -> bytes:
+    """The key of the fingerprints that stand for secrets; made once for a state directory. Raises StoreError."""
+    path = state / "keys" / "redaction.key"
+    if not path.exists():
+        disk.make_directory(path.parent)
+        disk.write_atomic(path, secrets.token_bytes(32))
+    return path.read_bytes()

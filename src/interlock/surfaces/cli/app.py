@@ -1,0 +1,192 @@
+"""The tree of commands, imported when they are used, and the one place where errors become output and exit codes.
+
+Exit codes: 0 every action succeeded; 1 an action did not; 2 usage, configuration, malformed proposal; 3 held and waiting; 4 evidence
+or journal invalid; 5 internal.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from interlock._version import __version__
+from interlock.model.errors import InterlockError, UsageError
+from interlock.surfaces.cli.output import Output
+
+FAILED: Final = 1
+INTERNAL: Final = 5
+
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "init": ("project", "Write a commented interlock.toml for this project, and trust it."),
+    "trust": ("project", "Show what changed in the configuration, and trust it."),
+    "run": ("running", "Take a proposal through the gate."),
+    "resume": ("running", "Finish a run that was interrupted, or that waited for an answer."),
+    "recover": ("recovering", "Put unfinished runs in order, and settle unknown outcomes."),
+    "undo": ("running", "Take back what a run did."),
+    "verify": ("plans", "Check a proposal without running anything."),
+    "simulate": ("plans", "Say what the state would be after a proposal."),
+    "explain": ("plans", "Say for each action what the gate would answer, and why."),
+    "runs": ("runs", "List, show, check and prune runs."),
+    "sessions": ("sessions", "List and show sessions."),
+    "tools": ("tools", "The tools there are."),
+    "approvals": ("approvals", "Questions that wait for an answer."),
+    "approvers": ("approvers", "Who may answer."),
+    "grants": ("grants", "What agents may reach."),
+    "policy": ("policy", "Show, check, test and explain the policies."),
+    "telemetry": ("machine", "A snapshot of this machine."),
+    "doctor": ("machine", "What this machine offers, what is missing, and what stands open."),
+    "keys": ("keys", "The signing key."),
+}
+"""Name of each command: the module beside this one that has it (as a `click` command of that name), and its one-line help."""
+
+
+def _set(field: str) -> Callable[[click.Context, click.Parameter, bool], None]:
+    def callback(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's own shape
+        if value:
+            setattr(ctx.ensure_object(Output), field, True)
+
+    return callback
+
+
+def _common() -> list[click.Parameter]:
+    """The options that every command and every group takes, so that their place on the line does not matter."""
+    return [
+        click.Option(
+            ["--json"], is_flag=True, expose_value=False, callback=_set("json"), help="Print exactly one JSON document."
+        ),
+        click.Option(
+            ["--quiet", "-q"], is_flag=True, expose_value=False, callback=_set("quiet"), help="Print only errors."
+        ),
+        click.Option(
+            ["--no-color"], is_flag=True, expose_value=False, callback=_set("no_color"), help="Never use colours."
+        ),
+    ]
+
+
+class Command(click.Command):
+    """A command with the common options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As click's, with more parameters."""
+        super().__init__(*args, **kwargs)
+        self.params += _common()
+
+
+class Group(click.Group):
+    """A group with the common options, whose commands have them too."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As click's, with more parameters."""
+        super().__init__(*args, **kwargs)
+        self.params += _common()
+
+
+class _Root(Group):
+    """The top: imports a command's module when the command is used."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        found = COMMANDS.get(name)
+        if found is None:
+            return None
+        module = import_module(f"interlock.surfaces.cli.{found[0]}")
+        command = getattr(module, "explain_plan" if name == "explain" else name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's own shape
+    if value:
+        out = ctx.ensure_object(Output)
+        out.json = out.json or "--json" in sys.argv
+        out.emit({"version": __version__}, lambda: [f"interlock {__version__}"])
+        ctx.exit(0)
+
+
+root = _Root(
+    "interlock",
+    help="The runtime between an AI agent and the machine it works on: check, ask, isolate, run, record, undo, prove.",
+    params=[
+        click.Option(
+            ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version."
+        )
+    ],
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": 110},
+)
+
+
+def run(argv: list[str]) -> int:
+    """Run the command line; returns the exit code. Whatever goes wrong is said, and nothing is raised."""
+    out = Output()
+    before = argv[: argv.index("--")] if "--" in argv else argv
+    out.json = "--json" in before  # an error in parsing must be a document too
+    try:
+        code = root.main(argv, prog_name="interlock", standalone_mode=False, obj=out)
+    except click.exceptions.NoArgsIsHelpError as error:
+        code = _help(out, error)
+    except click.ClickException as error:
+        code = _fail(out, _usage(error))
+    except (click.Abort, KeyboardInterrupt):
+        code = _fail(out, UsageError("stopped before anything was done", code="interrupted"), FAILED)
+    except InterlockError as error:
+        code = _fail(out, error)
+    except BrokenPipeError:
+        code = 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence: a defect is said in one line, without a traceback
+        code = _internal(out, error)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(out: Output, error: InterlockError, code: int | None = None) -> int:
+    out.error(error)
+    _trace()
+    return error.exit_code if code is None else code
+
+
+def _usage(error: click.ClickException) -> UsageError:
+    ctx = getattr(error, "ctx", None)
+    path = ctx.command_path if ctx is not None else "interlock"
+    return UsageError(error.format_message().rstrip("."), hint=f"`{path} --help` shows how it is used")
+
+
+def _help(out: Output, error: click.exceptions.NoArgsIsHelpError) -> int:
+    if out.json:
+        return _fail(out, _usage_missing(error))
+    out.write(sys.stderr, error.ctx.get_help() if error.ctx is not None else "")
+    return UsageError.exit_code
+
+
+def _usage_missing(error: click.exceptions.NoArgsIsHelpError) -> UsageError:
+    path = error.ctx.command_path if error.ctx is not None else "interlock"
+    return UsageError("a command is missing", hint=f"`{path} --help` lists them")
+
+
+def _internal(out: Output, error: Exception) -> int:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    text = f"{type(error).__name__} in {os.path.basename(where.filename)}:{where.lineno}: {error}"  # noqa: PTH119 - a name, not a file
+    out.error(
+        InterlockError(
+            text.splitlines()[0], hint="report this; INTERLOCK_DEBUG=1 prints where it comes from"
+        )
+    )
+    _trace()
+    return INTERNAL
+
+
+def _trace() -> None:
+    if os.environ.get("INTERLOCK_DEBUG") == "1":
+        traceback.print_exc()

@@ -1,0 +1,138 @@
+"""What the commands print: exactly one JSON document with `--json`, else text for people that cannot steer their terminal.
+
+Standard output carries the answer, standard error everything else (errors, notes, progress, questions).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, TextIO
+
+import msgspec
+
+from interlock.model.errors import Fault, InterlockError
+
+_COLORS: Final = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2", "bold": "1"}
+_FAULTS: Final[dict[Fault, str]] = {
+    "user": "",
+    "agent": "The proposal is at fault, not this machine.",
+    "tool": "",
+    "machine": "This is about the machine, not about your input.",
+    "interlock": "This is a defect of Interlock: please report it.",
+}
+
+
+class Output:
+    """How one command speaks. The options of the command line set its fields."""
+
+    def __init__(self) -> None:
+        """For people, in colours where there is a terminal."""
+        self.json = False
+        self.quiet = False
+        self.no_color = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+        for stream in (sys.stdout, sys.stderr):
+            # A name or an agent's text that the terminal's encoding does not have is no reason to fail.
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+
+    # -- the answer
+
+    def emit(self, document: Any, text: Callable[[], Iterable[str]] | None = None) -> None:
+        """Print the answer: `document` with `--json`, else the lines that `text` gives (nothing with `--quiet`)."""
+        if self.json:
+            self.write(sys.stdout, _as_json(document, indent=sys.stdout.isatty()))
+        elif text is not None and not self.quiet:
+            for line in text():
+                self.write(sys.stdout, line)
+
+    def raw(self, text: str) -> None:
+        """Print text that is itself the answer (a document, a policy): also with `--quiet`."""
+        self.write(sys.stdout, clean(text, lines=True).removesuffix("\n"))
+
+    # -- beside the answer
+
+    def note(self, text: str) -> None:
+        """Tell people something on standard error; silent with `--quiet`."""
+        if not self.quiet:
+            self.write(sys.stderr, text)
+
+    def warn(self, text: str) -> None:
+        """A warning: like a note, and marked as one."""
+        self.note(self.paint("warning: ", "yellow", sys.stderr) + clean(text))
+
+    def error(self, error: InterlockError) -> None:
+        """Print an error: as the one document with `--json`, else what failed, where, whose fault it is and what to do."""
+        if self.json:
+            self.write(sys.stdout, _as_json({"error": error.as_dict()}, indent=sys.stdout.isatty()))
+            return
+        self.write(sys.stderr, self.paint("error: ", "red", sys.stderr) + clean(error.message) + f" ({error.code})")
+        fault = _FAULTS[error.fault]
+        for label, value in (("where", error.path), ("whose", fault), ("do", error.hint)):
+            if value:
+                self.write(sys.stderr, f"  {label + ':':7}{clean(value)}")
+
+    # -- how
+
+    def paint(self, text: str, color: str, stream: TextIO | None = None) -> str:
+        """Text in a colour, where the stream is a terminal and colours are wanted."""
+        stream = sys.stdout if stream is None else stream
+        if self.no_color or not stream.isatty():
+            return text
+        return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
+
+    def write(self, stream: TextIO, line: str) -> None:
+        """Write a line. A reader that went away (`| head`) ends the writing, not the command."""
+        try:
+            stream.write(line + "\n")
+            stream.flush()
+        except BrokenPipeError:
+            # What else is written goes nowhere, and the interpreter's own flush at exit finds nothing to complain about.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def clean(text: str, *, lines: bool = False) -> str:
+    """Text with everything that could steer a terminal or hide from the eye shown as an escape.
+
+    Line breaks and tabs stay if `lines` is true.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or (lines and c in "\n\t") else _escape(c) for c in text)
+
+
+def brief(value: Any, width: int = 100) -> str:
+    """A value on one line, cut to a width."""
+    text = value if isinstance(value, str) else _as_json(value, indent=False)
+    text = clean(text)
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
+    """Rows as aligned columns under a head; the last column is not padded. Cells are cleaned."""
+    cells = [[*head], *([clean("" if cell is None else str(cell)) for cell in row] for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    for row in cells:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def _as_json(document: Any, *, indent: bool) -> str:
+    try:
+        data = msgspec.json.encode(document)
+        text = (msgspec.json.format(data, indent=2) if indent else data).decode()
+    except UnicodeEncodeError:  # a lone surrogate somewhere: JSON can only have it as an escape
+        text = json.dumps(msgspec.to_builtins(document), indent=2 if indent else None)
+    if not indent:
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
+
+
+def _json_escape(character: str) -> str:
+    """Outside of strings a document has only ASCII, so this stands inside one."""
+    return json.dumps(character)[1:-1]

@@ -1,0 +1,191 @@
+"""The routes of `/api/v1`, and what each of them does.
+
+Only bearer tokens are accepted, never cookies, and no answer allows another origin to read it (no CORS): a page in somebody's
+browser has nothing that it could send along, so there is no request to forge. The right to see questions is that of
+every approver; what they may answer is decided in the transaction that counts the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from interlock.engine.answering import Answering, Approver, Choice, Hold, Outcome, Standing
+from interlock.model.clock import Clock
+from interlock.model.errors import UsageError
+from interlock.surfaces.web import openapi
+from interlock.surfaces.web.bodies import (
+    Answered,
+    ApprovalPage,
+    ApprovalRow,
+    ApproveBody,
+    DenyBody,
+    EditBody,
+    ErrorBody,
+    ErrorDetail,
+    Health,
+    ListQuery,
+)
+from interlock.surfaces.web.decoding import decode_body, decode_query
+from interlock.surfaces.web.wrapping import APPROVER, STATUS, Wrapping, handlers, read_body, reply, source_of
+
+Body = ApproveBody | EditBody | DenyBody
+T = TypeVar("T")
+
+_BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]{1,512}=*) *\Z", re.IGNORECASE)  # RFC 6750, section 2.1
+_HOLD_ID: Final = re.compile(r"hold_[0-9a-f]{32}\Z")
+_SAID: Final = {
+    "agent_may_not_approve": "an agent never answers its own questions",
+    "separation": "whoever started the run may not answer its questions",
+    "not_in_group": "you belong to none of the groups that may answer this question",
+    "changed": "the question is no longer the one that you answered",
+}
+_HINTS: Final = {
+    "not_in_group": "`requirements` of the question names the groups",
+    "changed": "look at it again, and answer with its new `digest`",
+}
+
+
+def build(answering: Answering, clock: Clock, hosts: Callable[[str], bool]) -> Wrapping:
+    """The application. `hosts` says whether a Host header (without port) names this server; see `wrapping`."""
+    api = _Api(answering)
+    approval = "/api/v1/approvals/{hold_id}"
+    app = Starlette(
+        routes=[
+            Route("/healthz", _health),
+            Route("/api/v1/openapi.json", _document),
+            Route("/api/v1/approvals", api.list),
+            Route(approval, api.show),
+            Route(approval + "/approve", api.answering("approve", ApproveBody), methods=["POST"]),
+            Route(approval + "/deny", api.answering("deny", DenyBody), methods=["POST"]),
+            Route(approval + "/edit", api.answering("edit", EditBody), methods=["POST"]),
+        ],
+        exception_handlers=handlers(),
+    )
+    app.router.redirect_slashes = False
+    return Wrapping(app, clock, hosts)
+
+
+async def _health(_request: Request) -> Response:
+    return reply(Health())
+
+
+async def _document(_request: Request) -> Response:
+    return reply(openapi.document())
+
+
+class _Api:
+    """The routes that need a token."""
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+
+    async def list(self, request: Request) -> Response:
+        await self._authenticate(request)
+        query = decode_query(request.query_params.multi_items(), ListQuery)
+        status = None if query.status == "all" else query.status
+        # One more than is shown: that tells whether there is more.
+        holds = await self._call(self._answering.holds, status, after=query.after, limit=query.limit + 1)
+        shown = holds[: query.limit]
+        rows = tuple(msgspec.convert(hold, ApprovalRow, from_attributes=True) for hold in shown)
+        return reply(ApprovalPage(approvals=rows, next_after=shown[-1].seq if len(holds) > len(shown) else None))
+
+    async def show(self, request: Request) -> Response:
+        await self._authenticate(request)
+        hold = await self._call(self._answering.hold, _hold_id(request))
+        if hold is None:
+            raise _unknown()
+        return reply(hold)
+
+    def answering(self, choice: Choice, shape: type[Body]) -> Callable[[Request], Awaitable[Response]]:
+        """The route that gives one kind of answer."""
+
+        async def answer(request: Request) -> Response:
+            approver = await self._authenticate(request)
+            hold_id = _hold_id(request)
+            body = decode_body(await read_body(request), shape)
+            outcome = await self._call(
+                self._answering.answer,
+                hold_id,
+                approver,
+                choice,
+                digest=body.digest,
+                reason=body.reason,
+                patch=body.patch if isinstance(body, EditBody) else None,
+                standing=_standing(body),
+            )
+            return _outcome(outcome)
+
+        return answer
+
+    async def _authenticate(self, request: Request) -> Approver:
+        """Who is asking. A request without a token is no attempt to guess one, so it is not counted as a failure."""
+        given = request.headers.getlist("authorization")
+        bearer = _BEARER.match(given[0]) if len(given) == 1 else None
+        if bearer is None:
+            raise UsageError(
+                "this needs an approver's token",
+                code="unauthenticated",
+                hint="send `Authorization: Bearer TOKEN`; `interlock approvers add` makes one",
+            )
+        approver = await self._call(self._answering.by_token, bearer[1], source_of(request))
+        request.scope[APPROVER] = approver.id
+        return approver
+
+    @staticmethod
+    async def _call(function: Callable[..., T], /, *arguments: object, **named: object) -> T:
+        """Off the event loop: the database may be locked by another process for seconds."""
+        return await asyncio.to_thread(function, *arguments, **named)
+
+
+def _hold_id(request: Request) -> str:
+    hold_id: str = request.path_params["hold_id"]
+    if not _HOLD_ID.match(hold_id):
+        raise _unknown()
+    return hold_id
+
+
+def _unknown() -> UsageError:
+    return UsageError("there is no such question", code="not_found", hint="`GET /api/v1/approvals` lists them")
+
+
+def _standing(body: Body) -> Standing | None:
+    """The terms that the body states. There are no defaults: what is minted is what the approver wrote."""
+    if isinstance(body, DenyBody):
+        return None
+    if body.scope == "once":
+        if body.ttl_ms is not None or body.uses is not None:
+            raise UsageError("`ttl_ms` and `uses` go with the scopes `session` and `always`", path="$.scope")
+        return None
+    if body.ttl_ms is None or body.uses is None:
+        raise UsageError(
+            f"the scope `{body.scope}` needs `ttl_ms` and `uses`: how long it holds, and how often", path="$.scope"
+        )
+    return Standing(scope=body.scope, ttl_ms=body.ttl_ms, uses=body.uses)
+
+
+def _outcome(outcome: Outcome) -> Response:
+    hold = outcome.hold
+    if hold is None:
+        raise _unknown()
+    if outcome.code == "resolved" or outcome.code == "recorded":
+        return reply(Answered(outcome=outcome.code, approval=hold))
+    message = _SAID.get(outcome.code) or f"this question is {hold.status} already{_by(hold)}"
+    hint = _HINTS.get(outcome.code)
+    error = ErrorDetail(code=outcome.code, message=message, hint=msgspec.UNSET if hint is None else hint)
+    status = STATUS[outcome.code]
+    return reply(ErrorBody(error=error, approval=hold if status == 409 else msgspec.UNSET), status)
+
+
+def _by(hold: Hold) -> str:
+    if hold.status not in ("approved", "denied") or not hold.votes:
+        return ""
+    return f", last answered by `{hold.votes[-1].approver}`"
