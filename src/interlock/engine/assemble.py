@@ -147,7 +147,9 @@ def open_project(
             services.desk.notify_through(_notifiers(settings, services.desk, env))
             closing.append(services.desk.close)
         if settings.tools.modules:
-            modules = ModuleTools(settings.tools.modules, loaded.root, clock, limits=_process_limits(settings))
+            modules = ModuleTools(
+                settings.tools.modules, loaded.root, clock, trusted=_trusted(loaded), limits=_process_limits(settings)
+            )
             closing.append(modules.close)
             services.servers.append(modules.server)
             services.load_more = modules.load

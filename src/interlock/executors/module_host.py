@@ -9,6 +9,7 @@ A call writes JSON lines to descriptor 3: what it says through its context, and 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib
 import inspect
 import json
@@ -18,6 +19,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder, SourceLoader
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, TypedDict
@@ -40,6 +44,8 @@ class Setup(TypedDict):
 
     modules: list[str]
     project: str
+    trusted: dict[str, tuple[str, str]]
+    """Module to its file and the SHA-256 (hex) of the bytes that the user trusted: nothing else is run under that name."""
 
 
 def main() -> None:
@@ -48,12 +54,56 @@ def main() -> None:
     # Behind everything installed: a file of the project can then never pass itself off as a library.
     sys.path += [d for d in (setup["project"], f"{setup['project']}/src") if Path(d).is_dir()]
     os.chdir(setup["project"])
+    sys.meta_path.insert(0, TrustedFinder(setup["trusted"]))
     host = Host()
     signal.alarm(_IMPORT_S)  # nobody watches yet: an import that hangs must not outlive its runtime for ever
     for module in setup["modules"]:
         host.load(module)
     signal.alarm(0)
     serve(int(sys.argv[2]), host.perform)
+
+
+class TrustedFinder(MetaPathFinder):
+    """Finds the configured modules at the files that were trusted, before anything else is asked."""
+
+    def __init__(self, files: dict[str, tuple[str, str]]) -> None:
+        """`files` as in Setup."""
+        self._files = files
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """The spec of a trusted module; None for all others."""
+        del path, target
+        found = self._files.get(fullname)
+        if found is None:
+            return None
+        file, sha256 = found
+        package = [str(Path(file).parent)] if Path(file).name == "__init__.py" else None
+        loader = TrustedLoader(fullname, file, sha256)
+        return spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=package)
+
+
+class TrustedLoader(SourceLoader):
+    """Runs a module's source if it is still what was trusted. No byte code is looked at: it could be anybody's."""
+
+    def __init__(self, name: str, file: str, sha256: str) -> None:
+        """For one module."""
+        self._name = name
+        self._file = file
+        self._sha256 = sha256
+
+    def get_filename(self, fullname: str) -> str:
+        """Where the module is."""
+        del fullname
+        return self._file
+
+    def get_data(self, path: str | bytes) -> bytes:
+        """The bytes of the source. Raises: ImportError if they are not the trusted ones."""
+        data = Path(os.fsdecode(path)).read_bytes()
+        if hashlib.sha256(data).hexdigest() != self._sha256:
+            raise ImportError(
+                f"`{self._name}` was changed since it was trusted; run `interlock trust`", name=self._name
+            )
+        return data
 
 
 class Said(msgspec.Struct, kw_only=True, omit_defaults=True):

@@ -58,15 +58,19 @@ class ModuleTools:
         project: Path,
         clock: Clock,
         *,
+        trusted: Mapping[str, tuple[str, str]] | None = None,
         parent_environment: Mapping[str, str] | None = None,
         limits: ProcessLimits | None = None,
     ) -> None:
-        """Start nothing yet. `project` is where the modules are looked for, and its `src` (behind what is installed)."""
+        """Start nothing yet. `project` is where the modules are looked for, and its `src` (behind what is installed).
+
+        `trusted` maps a module to its file and the SHA-256 (hex) of its trusted bytes: nothing else is run under that name.
+        """
         self._clock = clock
         self._project = project
         self._limits = limits or ProcessLimits()
         self._environment = child_environment(os.environ if parent_environment is None else parent_environment)
-        setup = json.dumps({"modules": list(names), "project": str(project)})
+        setup = json.dumps({"modules": list(names), "project": str(project), "trusted": dict(trusted or {})})
         self._server = ForkServer([sys.executable, "-I", "-c", _BOOT, setup], self._environment)
 
     @property
