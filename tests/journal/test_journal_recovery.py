@@ -160,6 +160,7 @@ def test_recovery_may_die_at_any_step(tmp_path: Path, fault: str, survives: int,
         disk.power_loss(survives=lambda n: n * survives, names=names)
         report = recover(path, Disk())
         assert [each.action for each in report.intents] == ["b", "c"], (at, counting.operations)
+        assert (path / "journal.torn").read_bytes().count(b'"kind":"torn"') == 1
         assert (report.status.events, report.status.torn) == (1, None)
 
 

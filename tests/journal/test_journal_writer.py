@@ -360,6 +360,32 @@ def test_one_writer_serves_one_loop_after_the_other(run_dir: Path, clock: type[F
     assert scan(run_dir).events == 20
 
 
+def test_a_loop_that_stopped_before_it_flushed_holds_nobody_up(run_dir: Path):
+    loop = asyncio.new_event_loop()
+
+    async def stop(writer: JournalWriter) -> None:
+        writer.append(log("x"))
+        writer.kick()
+        loop.stop()
+        await asyncio.sleep(60)
+
+    async def wait(writer: JournalWriter) -> None:
+        async def one() -> None:
+            writer.append(log("y"))
+            await writer.durable()
+
+        await asyncio.gather(one(), one())
+
+    with open_writer(run_dir) as writer:
+        task = loop.create_task(stop(writer))
+        loop.run_forever()
+        run(wait(writer))
+        task.cancel()
+        loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        loop.close()
+    assert scan(run_dir).events == 3
+
+
 def test_flush_joins_a_flush_that_is_under_way(run_dir: Path):
     async def main(writer: JournalWriter) -> None:
         writer.append(log("teaches the writer that the disk is slow"))

@@ -52,7 +52,7 @@ class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
     intents: tuple[TornIntent, ...]
     """Intents in `journal.torn` without an outcome in the journal: each counts as `unknown_outcome`."""
     unreadable_lines: int
-    """Lines in `journal.torn` that are no event any more. Any of them may have been an intent."""
+    """Lines in `journal.torn` that are no event (any more) to this version. Any of them may have been an intent."""
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="torn"):
@@ -111,7 +111,7 @@ def _told(run_dir: Path) -> tuple[tuple[TornIntent, ...], int]:
         for event in read(run_dir):
             if isinstance(event, _OUTCOMES):
                 open_intents.pop(TornIntent(event.proposal, event.action, event.attempt), None)
-    return tuple(open_intents), sum(event is None for event in events)
+    return tuple(open_intents), sum(not isinstance(event, Event) for event in events)
 
 
 def _tails(run_dir: Path) -> Iterator[bytes]:

@@ -323,8 +323,8 @@ AnyEvent = (
 class Seal(msgspec.Struct, kw_only=True, tag_field="kind", tag="seal"):
     """The last line of a batch: covers events `first` to `last`, `bytes` long, and chains to the seal before.
 
-    `digest` is SHA-256 over `prev` and the batch's bytes. `prev` of the first seal is the digest of run id and format
-    version.
+    `digest` is SHA-256 over the other fields and the batch's bytes, `prev` of the first seal the digest of run id and format
+    version; `interlock.journal.sealing` gives the formulas.
     """
 
     first: int
