@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -163,6 +164,15 @@ def open_project(
 def settings_policies(loaded: Sequence[Any]) -> list[str]:
     """Names of the Cedar files among what was loaded."""
     return [file.name for file in loaded if file.name.endswith(".cedar")]
+
+
+def _trusted(loaded: Loaded) -> dict[str, tuple[str, str]]:
+    """The files of the tool modules, with the digests of the bytes that were trusted."""
+    data = {file.name: file.data for file in loaded.files}
+    return {
+        module: (str(loaded.root / name), hashlib.sha256(data[name]).hexdigest())
+        for module, name in loaded.modules.items()
+    }
 
 
 def protected_globs(names: Sequence[str]) -> list[str]:
