@@ -10,14 +10,12 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, cast
 
-import msgspec
-
 from interlock.engine import admission, asking
 from interlock.engine.context import ActionContext
 from interlock.engine.scheduler import Outcome
 from interlock.engine.turn import Turn
-from interlock.engine.watchdog import NEVER
-from interlock.model.canonical import CanonicalError
+from interlock.engine.watchdog import NEVER, Slot
+from interlock.model.canonical import CanonicalError, canonical
 from interlock.model.errors import InterlockError, StoreError, ToolError
 from interlock.model.events import (
     ActionCancelled,
@@ -32,8 +30,7 @@ from interlock.verify.templates import fill
 
 STATE_NS = 30 * 1_000_000_000
 """Time-out of what only touches the proposal's buffer."""
-_SCALARS = frozenset((str, int, bool, type(None)))
-_size_of = msgspec.json.Encoder().encode
+_ATOMS = frozenset((str, int, bool, float, type(None)))
 
 
 class Failure:
@@ -79,7 +76,7 @@ async def attempt(turn: Turn, number: int) -> Failure | None:
         if tool is None:
             output = _on_state(turn)
         elif tool.mode == "async" and x.executor is None:
-            output = await cast("Awaitable[Any]", tool.function(turn.parameters, ctx))
+            output = await cast("Awaitable[Any]", tool.function(_own(turn.parameters), ctx))
         else:
             output = await _call(turn, ctx)
     except StoreError:
@@ -88,17 +85,36 @@ async def attempt(turn: Turn, number: int) -> Failure | None:
         failure = _caught(turn, ctx, number, error, started)
     slot.ended_ns = clock.mono_ns()
     slot.deadline = NEVER
-    if slot.expired:
-        slot.expired = False
-        slot.task.uncancel()
     # 10
     duration_ms = (slot.ended_ns - started) / 1e6
     failure = failure or _check_output(turn, output)
+    if slot.expired or slot.stopped is not None:
+        _forget_cancelling(slot, taken_back=failure is not None and failure.status == "cancelled")
     if failure is None:
         _succeed(turn, ctx, number, output, duration_ms, before)
     elif failure.status != "cancelled":
         _complete(turn, ctx, number, failure, duration_ms, before)
     return failure
+
+
+def _forget_cancelling(slot: Slot, *, taken_back: bool) -> None:
+    """Take back what we asked of the task, which may be the caller's, whether the tool let it through or not."""
+    for _ in range(slot.expired):
+        slot.task.uncancel()
+    slot.expired = 0
+    if slot.stopped is not None and not taken_back:
+        slot.task.uncancel()
+
+
+def _own(parameters: dict[str, Any]) -> dict[str, Any]:
+    """A copy for the tool: what it does to it is not seen by the next attempt, a compensation, or who it came from."""
+    return {k: v if v.__class__ in _ATOMS else _copy(v) for k, v in parameters.items()}
+
+
+def _copy(value: Any) -> Any:
+    if value.__class__ is dict:
+        return _own(value)
+    return [_copy(item) for item in value] if value.__class__ is list else value
 
 
 def _set_deadline(turn: Turn, ctx: ActionContext, now: int) -> None:
@@ -123,6 +139,12 @@ def _caught(turn: Turn, ctx: ActionContext, number: int, error: BaseException, s
         raise error
     if slot.expired and isinstance(error, asyncio.CancelledError | ToolError):
         return _timed_out(turn, ctx, partial)
+    if (
+        isinstance(error, asyncio.CancelledError)
+        and slot.stopped is None
+        and slot.task.cancelling() <= slot.before + slot.expired
+    ):
+        return Failure("tool_error", "CancelledError: something that the tool waited for was cancelled")
     if isinstance(error, asyncio.CancelledError) or (slot.stopped is not None and isinstance(error, ToolError)):
         return _stopped(turn, ctx, number, duration_ms, started=True, output=partial)
     if isinstance(error, ToolError):
@@ -214,16 +236,18 @@ def _check_output(turn: Turn, output: Any) -> Failure | None:
     limit = turn.x.services.limits.output_bytes
     if isinstance(output, ToolError):
         return _from_tool_error(output)
-    if output.__class__ in _SCALARS:
-        too_large = output.__class__ is str and len(output) > limit
-    else:
+    if output is not None and not (output.__class__ is str and output.isascii() and len(output) <= limit):
         try:
-            too_large = len(_size_of(output)) > limit
-        except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+            size = len(canonical(output))
+        except CanonicalError as error:
             return Failure(
-                "invalid_output", f"the tool returned a value that is not JSON: {type(error).__name__}", retryable=False
+                "invalid_output", f"the tool returned a value that is not JSON: {error.message}", retryable=False
             )
-    if too_large:
+        except RecursionError:
+            return Failure("invalid_output", "the tool returned a value that contains itself", retryable=False)
+    else:
+        size = 0
+    if size > limit:
         return Failure("invalid_output", f"the tool returned more than {limit} bytes", retryable=False)
     returns = turn.tool.returns if turn.tool is not None else None
     if returns is not None and not returns.is_valid(output):
@@ -240,10 +264,6 @@ def _succeed(turn: Turn, ctx: ActionContext, number: int, output: Any, duration_
     telemetry = _telemetry(turn, ctx, before)
     seq: int | None = None
     if recorder is not None:
-        try:
-            kept = recorder.keep(output)
-        except CanonicalError as error:
-            kept = recorder.keep({"not_canonical": error.message})
         seq = recorder.append(
             ActionSucceeded(
                 ts=x.clock.now_us(),
@@ -253,7 +273,7 @@ def _succeed(turn: Turn, ctx: ActionContext, number: int, output: Any, duration_
                 step=10,
                 attempt=number,
                 duration_ms=duration_ms,
-                output=kept,
+                output=recorder.keep(output),
                 waited_ms=turn.waited_ns / 1e6,
                 cost=ctx.cost,
                 posture=ctx.layers or {},

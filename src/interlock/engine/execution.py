@@ -259,8 +259,9 @@ class Execution:
     async def _run_worker(self, slot: Slot) -> None:
         try:
             await self._work(slot)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             if slot.stopped is None:
+                self.fail(error)  # somebody else cancelled this worker: nobody would do its work
                 raise
         except BaseException as error:  # noqa: BLE001 - raised again by `drive`, in the caller's task
             self.fail(error)

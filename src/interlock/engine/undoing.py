@@ -7,7 +7,7 @@ hidden: `not_undone`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from interlock.engine.calling import ask_tool
 from interlock.engine.registry import Registered
@@ -43,7 +43,7 @@ async def take_back(x: Execution) -> list[NotUndone]:
                 row.status = "rolled_back"  # nothing was done here that could be taken back
             continue
         left.extend(await _take_back(x, index, row))
-    left.reverse()
+    left.sort(key=lambda one: x.graph.index[one.action_id])
     return left
 
 
@@ -52,9 +52,13 @@ async def _take_back(x: Execution, index: int, row: ActionResult) -> list[NotUnd
     succeeded = row.status == "succeeded"
     problems: list[NotUndone] = []
     how = "rolled_back"
-    call = compensation_of(x, index, row) if succeeded else None
-    if call is not None:
-        problem = await _compensate(x, index, *call)
+    call, problem = None, None
+    try:
+        call = compensation_of(x, index, row) if succeeded else None
+    except ToolError as error:  # a reference into an output that is not there
+        problem = error.message
+    if call is not None or problem is not None:
+        problem = problem or await _compensate(x, index, *cast("tuple[str, dict[str, Any]]", call))
         if problem is None:
             how = "compensated"
         else:
@@ -65,7 +69,7 @@ async def _take_back(x: Execution, index: int, row: ActionResult) -> list[NotUnd
     notes = x.not_undoable.get(index)
     if notes and how != "compensated":
         problems.extend(NotUndone(action_id=action.id, reason="not_exactly_undoable", detail=note) for note in notes)
-    elif tool is not None and not tool.read_only and not files.touched and call is None:
+    elif tool is not None and not tool.read_only and not files.touched and call is None and not problems:
         if row.status == "unknown_outcome":
             detail = "nobody knows what it did"
             problems.append(NotUndone(action_id=action.id, reason="unknown_outcome", detail=detail))

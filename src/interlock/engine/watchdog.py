@@ -12,15 +12,16 @@ from typing import Final
 from interlock.model.clock import Clock
 
 NEVER: Final = 1 << 62
+_AGAIN_NS: Final = 1_000_000_000
 
 
 class Slot:
     """A worker's place: the task that runs there, and until when.
 
-    `expired` is set when the watchdog cancelled the task; `stopped` holds the reason when the engine did.
+    `expired` counts how often the watchdog cancelled the task; `stopped` holds the reason when the engine did.
     """
 
-    __slots__ = ("deadline", "ended_ns", "expired", "stopped", "task")
+    __slots__ = ("before", "deadline", "ended_ns", "expired", "stopped", "task")
 
     def __init__(self, task: asyncio.Task[None]) -> None:
         """A slot without a deadline."""
@@ -28,8 +29,10 @@ class Slot:
         self.deadline = NEVER
         self.ended_ns = 0
         """When the last attempt here ended: spares the worker a look at the clock."""
-        self.expired = False
+        self.expired = 0
         self.stopped: str | None = None
+        self.before = task.cancelling()
+        """Cancellations that were asked for before: more of them, or the exception is a tool's own."""
 
 
 class Watchdog:
@@ -77,10 +80,10 @@ class Watchdog:
         following = NEVER
         for slot in self._slots:
             if slot.deadline <= now:
-                slot.deadline = NEVER
-                slot.expired = True
+                # Again and again: a tool may catch the first cancellation and go on.
+                slot.deadline = now + _AGAIN_NS
+                slot.expired += 1
                 slot.task.cancel()
-            elif slot.deadline < following:
-                following = slot.deadline
+            following = min(following, slot.deadline)
         if following < NEVER:
             self.wake(following, now)
