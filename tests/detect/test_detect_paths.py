@@ -12,7 +12,7 @@ from interlock.detect import find_escapes
 TRUE = [
     ("parent", ["..", "../x", "a/../../x", "./../x", "../../etc/passwd", "..\\x", "a/..//../x", "cp x ../y", "--out=../x"]),
     ("parent", ["%2e%2e/x", "%2e%2e%2fx", "..%2fx", "%252e%252e%252fx", "..%5cx", "%c0%ae%c0%ae/x", "..%c0%afx", "．．/x", "‥/x", "..∕x"]),
-    ("absolute", ["/etc/passwd", "//etc/passwd", "/", "cat /etc/shadow", "x >/etc/motd", "'/root/.ssh'", "file:///etc/passwd", "FILE:/etc/x"]),
+    ("absolute", ["/etc/passwd", "//etc/passwd", "/", "cat /etc/shadow", "x >/etc/motd", "'/home/x/.ssh'", "file:///etc/passwd", "FILE:/etc/x"]),
     ("absolute", ["%2fetc%2fpasswd", "-I/usr/include", "PATH=/bin:x", "host:/var/lib", "cat </etc/passwd", "/*"]),
     ("home", ["~", "~/.ssh/id_rsa", "~root/x", "$HOME/.aws", "${HOME}/x", "cd ~", "$XDG_CONFIG_HOME/x"]),
     ("windows", ["C:\\Windows", "c:/Windows", "\\\\server\\share", "\\\\?\\C:\\x"]),

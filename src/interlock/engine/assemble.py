@@ -111,12 +111,7 @@ def open_project(
     trust = TrustStore(state, disk)
     loaded = load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust)
     settings = loaded.settings
-    missing = settings.unavailable(FEATURES)
-    for one in missing:
-        if one.refuse:
-            raise ConfigurationError(
-                one.message, code="not_available", path=one.path, hint="take it out, or wait for it"
-            )
+    warnings = _warnings(settings)
     workspace_id = Workspaces(state, disk, clock, SystemIds()).workspace_id(loaded.root)
     home = state / workspace_id
     disk.make_directory(home)
@@ -138,7 +133,7 @@ def open_project(
             lambda fresh: _gate_maker_of(fresh, services),
         )
         services.signer = Signer.open(state / "keys", disk)
-        services.warnings = [f"{one.path}: {one.message}" for one in missing]
+        services.warnings = warnings
         services.state_dir = home
         services.workspace = Workspace(loaded.root, protected=loaded.protected, disk=disk)
         closing.append(services.workspace.close)
@@ -159,6 +154,20 @@ def open_project(
         while closing:
             closing.pop()()
         raise
+
+
+def _warnings(settings: Settings) -> list[str]:
+    """What the configuration asks for and this version does not have.
+
+    Raises: ConfigurationError `not_available` if going on without it would protect less than was asked for.
+    """
+    missing = settings.unavailable(FEATURES)
+    for one in missing:
+        if one.refuse:
+            raise ConfigurationError(
+                one.message, code="not_available", path=one.path, hint="take it out, or wait for it"
+            )
+    return [f"{one.path}: {one.message}" for one in missing]
 
 
 def settings_policies(loaded: Sequence[Any]) -> list[str]:
