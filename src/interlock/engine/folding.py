@@ -6,13 +6,14 @@ the journal has them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
 from interlock.engine.scheduler import Outcome
-from interlock.journal import read, read_private
+from interlock.journal import TornIntent, read, read_private
 from interlock.model import events as e
 from interlock.model.decode import proposal_from_builtins
 from interlock.model.errors import IntegrityError
@@ -98,6 +99,15 @@ class FoldedRun:
                 hint="originals are deleted after `[journal] keep`; a run cannot be resumed or undone after that",
             )
         return msgspec.json.decode(data)
+
+    def add_torn(self, intents: Iterable[TornIntent]) -> None:
+        """Intents that recovery found behind the last seal: written, never sealed, so nobody knows what became of them."""
+        for intent in intents:
+            if intent.proposal in self.proposals:
+                action = self.proposals[intent.proposal].action(intent.action)
+                if action.row is None:
+                    action.attempts = max(action.attempts, intent.attempt)
+                    action.open = True
 
     def proposal(self, folded: FoldedProposal) -> Proposal:
         """The proposal itself, as it was received."""

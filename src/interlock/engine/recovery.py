@@ -39,9 +39,10 @@ async def resume(
     IntegrityError if the journal is damaged or was truncated; StoreError `run_locked` if its process is alive.
     """
     directory = run_directory(services, run_id)
-    recover(directory, services.disk)
+    report = recover(directory, services.disk)
     services.index.check_not_behind(directory)
     folded = FoldedRun(directory)
+    folded.add_torn(report.intents)
     if folded.started is None:
         raise IntegrityError(f"run `{run_id}` has no beginning", code="journal_corrupt")
     if folded.finished is not None:

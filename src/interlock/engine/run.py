@@ -214,19 +214,26 @@ class Run:
         """End the run: its last event, and its place in the index. Raises StoreError."""
         self.services.runs.discard(self)
         status = self.status
-        if self.recorder is not None:
-            writer = self.recorder.writer
-            if status != "held":
-                writer.append(
-                    RunFinished(status=status, ts=self.services.clock.now_us(), mono=self.services.clock.mono_ns())
-                )
-            writer.flush()
-            if self.services.signer is not None and self.directory is not None:
-                sign_head(self.directory, writer.head(), self.services.signer, self.services.disk)
-            self._index(status)
-            writer.close()
-        if self.budget is not None:
-            self.budget.close()
+        try:
+            if self.recorder is not None:
+                self._seal(status, self.recorder.writer)
+        finally:
+            if self.recorder is not None:
+                self.recorder.writer.close()
+            if self.backups is not None:
+                self.backups.close()
+            if self.budget is not None:
+                self.budget.close()
+
+    def _seal(self, status: RunStatus, writer: JournalWriter) -> None:
+        """The last event, the signed head, the row in the index."""
+        services = self.services
+        if status != "held":
+            writer.append(RunFinished(status=status, ts=services.clock.now_us(), mono=services.clock.mono_ns()))
+        writer.flush()
+        if services.signer is not None and self.directory is not None:
+            sign_head(self.directory, writer.head(), services.signer, services.disk)
+        self._index(status)
 
     @property
     def status(self) -> RunStatus:
