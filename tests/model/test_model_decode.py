@@ -26,6 +26,7 @@ from interlock.model.proposal import (
     Proposal,
     ToolCompensation,
 )
+from interlock.model.values import RESERVED
 
 CORPUS = Path(__file__).parents[1] / "ir"
 REFUSED = json.loads((CORPUS / "refused.json").read_text())
@@ -378,11 +379,9 @@ class TestYaml:
 
 # Properties
 
-words = st.text(
-    st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"]),
-    min_size=1,
-    max_size=8,
-)
+invisible = ["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"]
+words = st.text(st.characters(codec="utf-8", exclude_categories=invisible), min_size=1, max_size=8)
+words = words.filter(lambda word: word not in RESERVED)
 numbers = st.integers(-INTEGER_MAX, INTEGER_MAX) | st.floats(allow_nan=False, allow_infinity=False)
 scalars = st.none() | st.booleans() | numbers | st.text(st.characters(codec="utf-8"), max_size=12)
 values = st.recursive(scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(words, v, max_size=3), max_leaves=8)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from interlock.model.canonical import canonical, digest
+from interlock.model.canonical import CanonicalError, canonical, digest
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.state.buffer import Buffer
 from interlock.state.store import StateStore
@@ -82,7 +82,7 @@ def load(data: bytes) -> Checkpoint:
         return msgspec.convert(value, Checkpoint)
     except msgspec.ValidationError as error:
         raise UsageError(f"the checkpoint file is of another version: {error}") from None
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, CanonicalError, RecursionError, ValueError) as error:
         raise IntegrityError(f"the checkpoint file is damaged: {error}") from None
 
 

@@ -134,10 +134,6 @@ class Results:
         """Remember a success."""
         self._own[key] = result
 
-    def drop(self, action: str) -> None:
-        """Forget what an action put: it was undone."""
-        self._own = {k: r for k, r in self._own.items() if r.origin.action != action}
-
     @property
     def pending(self) -> bool:
         """True if there is something to store."""
