@@ -135,25 +135,35 @@ def open_project(
         services.signer = Signer.open(state / "keys", disk)
         services.warnings = warnings
         services.state_dir = home
-        services.workspace = Workspace(loaded.root, protected=loaded.protected, disk=disk)
-        closing.append(services.workspace.close)
-        _measure(services, settings, loaded.root, clock, closing)
-        _register_builtins(services, settings, closing)
-        if services.desk is not None:
-            services.desk.notify_through(_notifiers(settings, services.desk, env))
-            closing.append(services.desk.close)
-        if settings.tools.modules:
-            modules = ModuleTools(
-                settings.tools.modules, loaded.root, clock, trusted=_trusted(loaded), limits=_process_limits(settings)
-            )
-            closing.append(modules.close)
-            services.servers.append(modules.server)
-            services.load_more = modules.load
+        _furnish(services, loaded, env, closing)
         return Assembled(services, closing)
     except BaseException:
         while closing:
             closing.pop()()
         raise
+
+
+def _furnish(services: Services, loaded: Loaded, env: Mapping[str, str], closing: list[Callable[[], None]]) -> None:
+    """Workspace, measurements, tools, and who is told of questions."""
+    settings = loaded.settings
+    services.workspace = Workspace(loaded.root, protected=loaded.protected, disk=services.disk)
+    closing.append(services.workspace.close)
+    _measure(services, settings, loaded.root, services.clock, closing)
+    _register_builtins(services, settings, closing)
+    if services.desk is not None:
+        services.desk.notify_through(_notifiers(settings, services.desk, env))
+        closing.append(services.desk.close)
+    if settings.tools.modules:
+        modules = ModuleTools(
+            settings.tools.modules,
+            loaded.root,
+            services.clock,
+            trusted=_trusted(loaded),
+            limits=_process_limits(settings),
+        )
+        closing.append(modules.close)
+        services.servers.append(modules.server)
+        services.load_more = modules.load
 
 
 def _warnings(settings: Settings) -> list[str]:
