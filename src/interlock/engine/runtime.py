@@ -146,10 +146,16 @@ class Runtime:
             raise UsageError(
                 "an event loop is running in this thread", code="loop_running", hint="await `execute` instead"
             )
-        with self._sync:
+        if not self._sync.acquire(blocking=False):
+            # Another thread is in here, or this is a tool of a proposal that is: waiting for it could be for ever.
+            with asyncio.Runner() as runner:
+                return runner.run(self.execute(proposal, **options))
+        try:
             if self._runner is None:
                 self._runner = asyncio.Runner()
             return self._runner.run(self.execute(proposal, **options))
+        finally:
+            self._sync.release()
 
     async def undo(self, run_id: str, action: str | None = None, *, force: bool = False) -> ProposalResult:
         """Take back what a run did (or one action of it), as the person at the command line; itself a run, and undoable.
