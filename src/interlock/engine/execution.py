@@ -83,7 +83,8 @@ class Execution:
         self.not_undoable: dict[int, list[str]] = {}
         """What actions did that undo cannot exactly take back."""
         self.allowance = allowance
-        self.deadline_ns = NEVER
+        within = proposal.deadline_ms
+        self.deadline_ns = NEVER if within is None else self.clock.mono_ns() + within * 1_000_000
         self.stop_reason: str | None = None
         """Why nothing more may start: `aborted`, `budget_exceeded`, `deadline_exceeded`, `cancelled`, `store_failed`."""
         self.held = 0
@@ -283,14 +284,12 @@ class Execution:
 
     def _arm_deadline(self) -> None:
         """The proposal's own deadline: a slot of the watchdog whose task, when cancelled, stops the rest."""
-        if self.proposal.deadline_ms is None:
+        if self.deadline_ns == NEVER:
             return
         task = self.loop.create_task(self._on_deadline())
         self._deadline_slot = Slot(task)
         self.watchdog.add(self._deadline_slot)
-        now = self.clock.mono_ns()
-        self.deadline_ns = now + self.proposal.deadline_ms * 1_000_000
-        self.watchdog.arm(self._deadline_slot, self.deadline_ns, now)
+        self.watchdog.arm(self._deadline_slot, self.deadline_ns, self.clock.mono_ns())
 
     async def _on_deadline(self) -> None:
         try:

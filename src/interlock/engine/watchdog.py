@@ -12,7 +12,8 @@ from typing import Final
 from interlock.model.clock import Clock
 
 NEVER: Final = 1 << 62
-_AGAIN_NS: Final = 1_000_000_000
+_AGAIN_NS: Final = 5_000_000_000
+"""So long has a cancelled tool to clean up, before it is cancelled again."""
 
 
 class Slot:

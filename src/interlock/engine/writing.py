@@ -34,6 +34,10 @@ async def writing(x: Execution) -> AsyncIterator[None]:
         yield
         return
     lease = await _acquire(x)
+    if lease is None:
+        x.drain("deadline_exceeded")
+        yield
+        return
     token = _held.set(workspace_id)
     renewal = asyncio.create_task(_renew(x, lease))
     try:
@@ -48,7 +52,8 @@ def _may_write(x: Execution) -> bool:
     return any(tool is not None and not tool.read_only for tool in x.tools)
 
 
-async def _acquire(x: Execution) -> WriteLease:
+async def _acquire(x: Execution) -> WriteLease | None:
+    """The lease; None if the proposal's deadline passed meanwhile."""
     services = x.services
     holder = f"{x.run.id} {x.proposal.id}"
     end = x.clock.mono_ns() + services.lease_wait_ms * 1_000_000
@@ -56,8 +61,11 @@ async def _acquire(x: Execution) -> WriteLease:
         try:
             return WriteLease.attempt(services.db, services.workspace_id, holder, x.clock)
         except StoreError as error:
-            if error.code != "workspace_busy" or x.clock.mono_ns() > end:
+            now = x.clock.mono_ns()
+            if error.code != "workspace_busy" or now > end:
                 raise
+        if now > x.deadline_ns:
+            return None
         await asyncio.sleep(_POLL_SECONDS)
 
 
