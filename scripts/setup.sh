@@ -31,7 +31,7 @@ setup() {
     python=$(find_python)
     echo "Setting up .venv ($wanted) ..." >&2
     [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$python" -m venv --clear .venv || exit 2
-    install="$root/.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location"
+    install="$root/.venv/bin/python -m pip install -qq --disable-pip-version-check --no-warn-script-location"
     $install --require-hashes -r requirements/build.txt || exit 2
     $install --require-hashes -r "requirements/$wanted.txt" || exit 2
     $install --no-deps --no-build-isolation -e . || exit 2
