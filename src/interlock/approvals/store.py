@@ -292,6 +292,12 @@ class ApprovalStore:
         """The latest question of an action: what `resume` finds again."""
         return self._first("run = ? and proposal = ? and action = ?", (run, proposal, action))
 
+    def of_run(self, run: str) -> list[Hold]:
+        """All questions of a run, in order of creation."""
+        now = self.time.now_us()
+        rows = self._database.execute(f"select {_COLUMNS} from approvals where run = ? order by seq", (run,))
+        return [_hold(row, now) for row in rows]
+
     def for_call(self, agent: str, session: str | None, digest: str) -> Hold | None:
         """The latest question of an agent's session for a digest, if it is open, or approved and not used yet."""
         match = "session is null" if session is None else "session = ?"

@@ -39,7 +39,9 @@ class Desk:
         separation: bool,
     ) -> None:
         """`home` is the workspace's state directory; `user` whoever runs this process; `groups` are from the configuration."""
-        self._wake = WakeFile(home / "wake")
+        self.wake_directory = home / "wake"
+        """A file in it is touched whenever a question has changed."""
+        self._wake = WakeFile(self.wake_directory)
         self.store = ApprovalStore(db, clock, ids, boot=boot, redact=redact, changed=self._wake.ring)
         self.issued = GrantStore(db, self.store.time, ids, self.store.audit)
         self.approvers = Approvers(db, self.store.time, ids, self.store.audit, groups=groups)

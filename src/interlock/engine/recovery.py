@@ -40,14 +40,14 @@ async def resume(
     """
     directory = run_directory(services, run_id)
     report = recover(directory, services.disk)
-    services.index.check_not_behind(directory)
+    read_to = services.index.check_not_behind(directory).head.seq
     folded = FoldedRun(directory)
     folded.add_torn(report.intents)
     if folded.started is None:
         raise IntegrityError(f"run `{run_id}` has no beginning", code="journal_corrupt")
     if folded.finished is not None:
         raise UsageError(f"run `{run_id}` is finished: {folded.finished.status}", code="run_finished")
-    run = Run.resume(services, run_id, agent=folded.started.agent, session=folded.started.session)
+    run = Run.resume(services, run_id, agent=folded.started.agent, session=folded.started.session, at=read_to)
     results = []
     try:
         for proposal_id, known in folded.proposals.items():
@@ -55,6 +55,9 @@ async def resume(
                 results.append(await _Resumption(run, folded, known, answers or {}, by).go())
             else:
                 run.count(folded.result(proposal_id))
+    except BaseException:
+        run.leave()
+        raise
     finally:
         run.finish()
     return results

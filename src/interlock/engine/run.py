@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -104,13 +104,20 @@ class Run:
         return run
 
     @classmethod
-    def resume(cls, services: Services, run_id: str, *, agent: str, session: str | None) -> Run:
-        """Take a run up again whose journal was recovered. Raises StoreError if another process has it."""
+    def resume(cls, services: Services, run_id: str, *, agent: str, session: str | None, at: int) -> Run:
+        """Take a run up again whose journal was recovered, and read up to event `at`.
+
+        Raises: StoreError `run_locked` if another process has it, or has had it since the journal was read.
+        """
         run = cls(services, run_id, agent=agent, session=session)
         run._open(create=False)
+        assert run.recorder is not None
+        if run.recorder.writer.head().seq != at:
+            # The lock was free only because somebody else is done already: what was read is out of date.
+            run.recorder.writer.close()
+            raise StoreError(f"run `{run_id}` has just been continued by another process", code="run_locked")
         run._open_budget()
         services.runs.add(run)
-        assert run.recorder is not None
         run.recorder.writer.append(
             RunResumed(
                 ts=services.clock.now_us(),
@@ -199,8 +206,9 @@ class Run:
                 async with writing(x):
                     await x.drive(replay)
                     result = await conclude(x)
-            except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):
-                self._leave()
+            except BaseException:
+                # Cancelled, or the machine did not let us: `finish` must not say that the run is over.
+                self.leave()
                 raise
         elif refusal is not None:
             result = await reject_all(x, refusal)
@@ -258,16 +266,19 @@ class Run:
             if row.status in counts:
                 counts[row.status] += 1
 
-    def _leave(self) -> None:
-        """The caller goes away in the middle: what is known is on disk, and the run can be resumed."""
-        if self.recorder is not None:
-            try:
-                self.recorder.writer.flush()
-            except StoreError:
-                return  # it is already on its way to the caller, or the next start will say it
+    def leave(self) -> None:
+        """Stop in the middle: what is known is on disk, and the run can be resumed. `finish` then only lets go."""
+        if self.recorder is None:
+            return
+        try:
+            self.recorder.writer.flush()
             self._index("interrupted")
             self.recorder.writer.close()
-            self.recorder = None
+        except StoreError:
+            # Why we leave is already on its way to the caller, and who opens the run next sees how far it came.
+            with contextlib.suppress(StoreError):
+                self.recorder.writer.close()
+        self.recorder = None
 
     def configuration_changed(self, problem: str | None) -> None:
         """The files were edited; with a `problem` the old rules stay in force."""

@@ -166,6 +166,7 @@ ERROR_CODES: Final[dict[str, str]] = {
     "host_refused": "The request's Host header does not name the server that got it.",
     "media_type": "The body of a request must be `application/json`.",
     "body_too_large": "The body of a request is larger than any answer to a question can be.",
+    "listen_failed": "The address and port to serve on are taken, or not this machine's.",
     "body_late": "The body of a request did not arrive in time.",
     "extra_missing": "A setting or command needs an optional extra that is not installed; the hint names the command.",
     "workspace_missing": "The workspace's directory does not exist or cannot be opened.",

@@ -176,7 +176,7 @@ def _outcome(outcome: Outcome) -> Response:
     hold = outcome.hold
     if hold is None:
         raise _unknown()
-    if outcome.code == "resolved" or outcome.code == "recorded":
+    if outcome.code == "resolved" or outcome.code == "recorded":  # noqa: PLR1714 - mypy narrows no set
         return reply(Answered(outcome=outcome.code, approval=hold))
     message = _SAID.get(outcome.code) or f"this question is {hold.status} already{_by(hold)}"
     hint = _HINTS.get(outcome.code)

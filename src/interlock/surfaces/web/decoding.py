@@ -60,5 +60,3 @@ def _explain(text: str) -> tuple[str, str]:
     if message.startswith("Invalid"):
         return "this value is not one that the field may have", path
     return message[:1].lower() + message[1:], path
-
-

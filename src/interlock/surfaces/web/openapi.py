@@ -95,12 +95,18 @@ def _get(name: str, summary: str, shape: str, *refusals: int, **more: Any) -> di
 
 def _post(name: str, summary: str, body: str) -> dict[str, Any]:
     refusals = (400, 403, 404, 408, 409, 413, 415, 422)
-    more = {"parameters": [_HOLD_ID], "requestBody": {"required": True, "content": _json(_ref(body))}}
-    return _operation(name, summary, _json(_ref("Answered")), refusals, **more)
+    content = {"required": True, "content": _json(_ref(body))}
+    return _operation(name, summary, _json(_ref("Answered")), refusals, parameters=[_HOLD_ID], requestBody=content)
 
 
 def _operation(
-    name: str, summary: str, content: dict[str, Any], refusals: tuple[int, ...], *, open_to_all: bool = False, **more: Any
+    name: str,
+    summary: str,
+    content: dict[str, Any],
+    refusals: tuple[int, ...],
+    *,
+    open_to_all: bool = False,
+    **more: Any,
 ) -> dict[str, Any]:
     responses: dict[str, Any] = {"200": {"description": "Done.", "content": content}}
     codes = {*refusals, *_ALWAYS, *(() if open_to_all else _WITH_TOKEN)}
@@ -109,7 +115,7 @@ def _operation(
     if not open_to_all:
         responses["401"]["headers"] = {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}}
         responses["429"]["headers"] = {"Retry-After": {"required": True, "schema": {"type": "string"}}}
-    security = [] if open_to_all else [{"token": []}]
+    security: list[dict[str, list[str]]] = [] if open_to_all else [{"token": []}]
     return {"operationId": name, "summary": summary, "security": security, "responses": responses, **more}
 
 

@@ -62,7 +62,9 @@ _HEADERS: Final = {
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?\Z", re.IGNORECASE)
 
 
-def reply(body: msgspec.Struct | dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def reply(
+    body: msgspec.Struct | dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """An answer with a JSON body."""
     content = msgspec.json.encode(body)
     return Response(content, status, {**_HEADERS, **(headers or {})}, media_type="application/json")

@@ -1,0 +1,51 @@
+"""`interlock serve`. The tree of commands names this module as text; how it speaks is handed over in click's context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+import click
+
+from interlock.engine.runtime import Runtime
+from interlock.surfaces.web import server
+
+
+class Speaks(Protocol):
+    """What the command line hands over: how to print the answer, and what stands beside it."""
+
+    def emit(self, document: Any, text: Callable[[], Iterable[str]] | None = None) -> None:
+        """Print the answer: one document with `--json`, else lines."""
+
+    def warn(self, text: str) -> None:
+        """Print a warning, which is not part of the answer."""
+
+
+@click.command("serve")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=server.PORT, show_default=True, help="Port; 0 takes a free one."
+)
+@click.option("--allow-remote", is_flag=True, help="Let other machines in. There is no TLS.")
+@click.option(
+    "--continue/--no-continue",
+    "continue_runs",
+    default=True,
+    show_default=True,
+    help="Continue runs whose process is gone, once their question is answered.",
+)
+@click.pass_obj
+def serve(out: Speaks, host: str, port: int, *, allow_remote: bool, continue_runs: bool) -> None:
+    """Serve questions and answers over HTTP, for approvers with a token. Ends on Ctrl-C."""
+    with Runtime.open() as runtime:
+        for warning in runtime.services.warnings:
+            out.warn(warning)
+        server.run(
+            runtime,
+            host=host,
+            port=port,
+            allow_remote=allow_remote,
+            continue_runs=continue_runs,
+            ready=lambda url: out.emit({"url": url}, lambda: [f"Serving on {url}"]),
+            warn=out.warn,
+        )

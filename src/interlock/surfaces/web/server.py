@@ -1,0 +1,204 @@
+"""Listens, serves the application, continues runs beside it, and stops cleanly on SIGINT or SIGTERM.
+
+Loopback unless told otherwise: there is no TLS here, so over a network a token would travel in the clear. One process, one
+event loop; what asks the database runs in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import uvicorn
+
+from interlock.engine.answering import Answering
+from interlock.engine.continuing import Continuing
+from interlock.engine.runtime import Runtime
+from interlock.model.errors import InterlockError, StoreError, UsageError
+from interlock.model.result import ProposalResult
+from interlock.surfaces.web.app import build
+from interlock.surfaces.web.wrapping import log
+
+PORT: Final = 7417
+CONNECTIONS_MAX: Final = 256
+SHUTDOWN_S: Final = 5
+HEADER_BYTES_MAX: Final = 16 * 1024
+
+Say = Callable[[str], None]
+
+
+def run(
+    runtime: Runtime,
+    *,
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    allow_remote: bool = False,
+    continue_runs: bool = True,
+    ready: Say,
+    warn: Say,
+) -> None:
+    """Serve until a signal comes. `port` 0 takes a free one; `ready` is told the URL once connections are accepted.
+
+    Raises: UsageError if `host` is not loopback and `allow_remote` is false, or if there is no state to serve; StoreError if
+    the address cannot be listened on.
+    """
+    desk = runtime.services.desk
+    if desk is None:
+        raise UsageError("this runtime keeps nothing, so there is nothing to serve")
+    listening = _listen(host, port, allow_remote=allow_remote)
+    with contextlib.closing(listening), _logging():
+        answering = Answering(desk, "rest")
+        if not _is_loopback(listening.getsockname()[0]):
+            warn("there is no TLS: tokens travel in the clear; put a proxy with TLS in front, or use an SSH tunnel")
+        if not answering.has_approvers():
+            warn("no approver has a token yet, so nobody can answer here; `interlock approvers add` makes one")
+        app = build(answering, runtime.services.clock, _names(listening, host))
+        config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            proxy_headers=False,  # anybody could say who they are
+            server_header=False,
+            access_log=False,
+            log_config=None,
+            limit_concurrency=CONNECTIONS_MAX,
+            h11_max_incomplete_event_size=HEADER_BYTES_MAX,
+            timeout_graceful_shutdown=SHUTDOWN_S,
+        )
+        server = _Server(config, lambda: ready(_url(listening)))
+        with _stopped_by_signals(server):
+            asyncio.run(_serve(server, listening, Continuing(runtime, _told) if continue_runs else None))
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, telling when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+async def _serve(server: _Server, listening: socket.socket, continuing: Continuing | None) -> None:
+    work = asyncio.create_task(continuing.go()) if continuing is not None else None
+    serving = asyncio.create_task(server.serve([listening]))
+    try:
+        await asyncio.wait({serving, work} if work else {serving}, return_when=asyncio.FIRST_COMPLETED)
+        if not serving.done():
+            # The background work ends only by a defect: better no server than one that silently does half of its job.
+            server.should_exit = True
+        await serving
+    finally:
+        if work is not None:
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+
+
+@contextlib.contextmanager
+def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """SIGINT and SIGTERM stop the server, also before it has started. Uvicorn raises them once more when it is done."""
+
+    def stop(_number: int, _frame: object) -> None:
+        server.should_exit = True
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listen(host: str, port: int, *, allow_remote: bool) -> socket.socket:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"`{host}` is no address to listen on: {error}", path="--host") from None
+    family, kind, protocol, _, address = found[0]
+    if not _is_loopback(str(address[0])) and not allow_remote:
+        raise UsageError(
+            f"`{host}` can be reached from other machines, and there is no TLS",
+            path="--host",
+            hint="leave `--host` out, or say `--allow-remote` too if that is what you want",
+        )
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind(address)
+        listening.listen(128)
+    except OSError as error:
+        listening.close()
+        raise StoreError(
+            f"cannot listen on {host} port {port}: {error.strerror}", code="listen_failed", hint="take another `--port`"
+        ) from None
+    return listening
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+
+
+def _names(listening: socket.socket, host: str) -> Callable[[str], bool]:
+    """Which Host headers name this server: what it listens on, and `localhost` for loopback.
+
+    Where other machines may ask, any plain address does, because rebinding needs a name, and so does this machine's own.
+    """
+    bound = str(listening.getsockname()[0])
+    names = {host.lower(), bound}
+    local = _is_loopback(bound)
+    names |= {"localhost"} if local else {"localhost", socket.gethostname().lower()}
+
+    def known(name: str) -> bool:
+        if name in names:
+            return True
+        try:
+            return not local and bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+    return known
+
+
+def _url(listening: socket.socket) -> str:
+    address, port = listening.getsockname()[:2]
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def _told(run_id: str, came: list[ProposalResult] | InterlockError) -> None:
+    if isinstance(came, InterlockError):
+        log.warning("run %s cannot be continued: %s (%s)", run_id or "-", came.message, came.code)
+    else:
+        log.info("continued run %s: %s", run_id, ", ".join(result.status for result in came) or "nothing left to do")
+
+
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
+    """The log goes to standard error while we serve; uvicorn's own only where something is wrong."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    loggers = ((log, logging.INFO), (logging.getLogger("uvicorn.error"), logging.WARNING))
+    for logger, level in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, _ in loggers:
+            logger.removeHandler(handler)
