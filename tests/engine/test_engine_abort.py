@@ -333,7 +333,7 @@ def test_the_callers_cancellation_passes_and_the_loop_is_clean(embedded):
     rt = embedded(binding("long", long))
 
     async def main():
-        task = asyncio.create_task(rt.execute(plan(*[call("long") for _ in range(5)], order="free")))
+        task = asyncio.get_running_loop().create_task(rt.execute(plan(*[call("long") for _ in range(5)], order="free")))
         await began.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

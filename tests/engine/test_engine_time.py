@@ -1,4 +1,4 @@
-"""Time-outs, deadlines, waiting, nesting, and what tools do to the loop they run on. No test asserts a duration but generously."""
+"""Time-outs, deadlines, waiting, nesting, and what tools do to the loop they run on. Bounds are generous."""
 
 import asyncio
 import threading
@@ -293,10 +293,8 @@ def test_a_plain_function_may_propose_something_itself(embedded, outermost):
 
     rt.register(binding("outer", outer, mode="thread", timeout_ms=5_000))
     actions = [call("outer", parameters={"depth": 3}) for _ in range(3)]
-    if outermost == "async":
-        result = execute(rt, *actions, order="free")
-    else:
-        result = rt.execute_sync(plan(*actions, order="free"))
+    run = (lambda p: asyncio.run(rt.execute(p))) if outermost == "async" else rt.execute_sync
+    result = run(plan(*actions, order="free"))
     assert [row.output for row in result.results] == ["bottom"] * 3
 
 

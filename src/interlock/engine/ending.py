@@ -16,6 +16,7 @@ from interlock.model.decision import Refusal
 from interlock.model.events import ActionRejected, ActionSkipped, ProposalFinished, StateRolledBack, WorkspaceCommitted
 from interlock.model.result import ActionResult, Cost, NotUndone, ProposalResult, RunStatus
 from interlock.state.store import StateConflictError
+from interlock.verify.graph import state_reads
 
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
@@ -176,11 +177,14 @@ def _fill(x: Execution) -> None:
 
 
 def _blame(x: Execution, error: StateConflictError) -> None:
-    """Somebody else changed what the proposal had read: the actions that touched those keys carry the reason."""
-    for index in x.order_ended:
+    """Somebody else changed what the proposal had read: the actions that looked at those keys carry the reason.
+
+    All of them do if none did itself (a policy looked at the key).
+    """
+    keys = set(error.keys)
+    looked = [i for i in x.order_ended if not keys.isdisjoint(state_reads(x.proposal.actions[i]))]
+    for index in looked or x.order_ended:
         row = x.rows[index]
-        action = x.proposal.actions[index]
-        key = action.parameters.get("key") if action.type != "tool_call" else None
-        if row is not None and (key in error.keys or not error.keys):
+        if row is not None:
             row.reason = "state_conflict"
             row.error = error.message
