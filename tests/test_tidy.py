@@ -29,6 +29,7 @@ LONG_FUNCTIONS = {
 IMPORTS_IN_FUNCTIONS = {
     "interlock/__init__.py",  # names are loaded when first used
     "interlock/telemetry/otel.py",  # the extra `otel`
+    "interlock/engine/history.py",  # a list of runs starts quickly: the rest of it is loaded when it is asked for
 }
 
 
