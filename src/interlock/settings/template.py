@@ -62,9 +62,13 @@ def detect(root: Path) -> Project:
     if "python" in languages:
         packages = (path.parent.name for path in sorted(root.glob("*/__init__.py")))
         directories += [name for name in packages if _PACKAGE.match(name) and name not in directories]
-    writable = [f"{name}/**" for name in directories]
-    writable += [file for language in languages for file in _BUILD_FILES[language]]
-    return Project(languages=languages, git=(root / ".git").exists(), writable=tuple(writable) or ("**",))
+    # Sources that lie flat in the project's own directory cannot be told from the rest: then everything (but what the
+    # loader reads) is writable, and the rules still ask about each change.
+    writable = ["**"]
+    if directories:
+        writable = [f"{name}/**" for name in directories]
+        writable += [file for language in languages for file in _BUILD_FILES[language]]
+    return Project(languages=languages, git=(root / ".git").exists(), writable=tuple(writable))
 
 
 def render(project: Project, *, agent: str = "agent") -> str:
