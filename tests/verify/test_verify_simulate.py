@@ -69,6 +69,11 @@ def test_claims_are_seen_by_conditions_and_are_not_the_predicted_state():
     assert dropped(*plan) == [("a3", "precondition_failed")]
 
 
+def test_what_an_action_writes_counts_more_than_what_it_claims():
+    plan = [write("x", 2, expected_effects={"x": 1}), call("noop", preconditions=[{"key": "x", "value": 1}])]
+    assert dropped(*plan) == [("a2", "precondition_failed")]
+
+
 def test_conditions_on_what_is_unknown_are_taken_to_hold():
     plan = [call("noop"), write("x", "$a1.output"), call("noop", preconditions=[{"key": "x", "value": 5}])]
     assert dropped(*plan) == []

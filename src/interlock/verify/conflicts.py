@@ -46,7 +46,7 @@ def find_conflicts(proposal: Proposal, tools: Mapping[str, Tool], graph: Graph) 
 class _Order:
     """Answers "does u come before v for certain?".
 
-    Nodes are put on paths (each continues the path of one of its predecessors), so most questions are answered by
+    Nodes are put on paths (each continues that of a node right before it, or begins one), so most questions are answered by
     comparing two numbers. What remains is searched, within a total number of steps that is linear in the graph; beyond
     that the answer is no, which warns once too often rather than once too little.
     """
@@ -93,11 +93,8 @@ class _Order:
 
     def _paths(self) -> list[int]:
         path = list(range(self._graph.size))
-        taken = [False] * self._graph.size
         for i in self._graph.order:
-            # The chain comes first: it is the longest path there is.
-            for j in reversed(self._after(i)):
-                if not taken[j]:
-                    path[j], taken[j] = path[i], True
-                    break
+            after = self._after(i)
+            if after:  # the chain's is the last one, and the longest path there is
+                path[after[-1]] = path[i]
         return path
