@@ -163,16 +163,17 @@ def cost_of(x: Execution, rows: list[ActionResult]) -> Cost:
 
 def _fill(x: Execution) -> None:
     """Give a row to every action that never got so far."""
-    reason = x.stop_reason or "aborted"
+    waits = held(x) and x.stop_reason is None  # nothing is decided about these: a resumed run will start them
+    reason = "held" if waits else x.stop_reason or "aborted"
     now = x.clock.now_us()
     for index, row in enumerate(x.rows):
         if row is not None:
             continue
-        why = "reserved" if index in x.graph.reserved else "dependency_failed" if reason == "held" else reason
+        why = "reserved" if index in x.graph.reserved else reason
         new = x.rows[index] = ActionResult(
             action_id=x.proposal.actions[index].id, status="skipped", reason=why, timestamp=now
         )
-        if x.recorder is not None and why != "reserved":
+        if x.recorder is not None and why != "reserved" and not waits:
             new.seq = x.recorder.append(ActionSkipped(reason=why, **x.recorder.stamp(x, index, 7)))
 
 
