@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from interlock.engine.scheduler import Outcome
-from interlock.engine.turn import Turn, reject, skip, wait
+from interlock.engine.turn import Turn, give_back, reject, skip, wait
 from interlock.engine.watchdog import NEVER
 from interlock.model.decision import Refusal
-from interlock.model.events import ActionDeduplicated, ActionWaiting
+from interlock.model.events import ActionDeduplicated, ActionFailed, ActionWaiting
 from interlock.model.result import ActionResult
 from interlock.state.idempotency import Origin, Stored, call_key
 
@@ -39,8 +39,7 @@ async def admit(turn: Turn) -> bool:
     if x.dry_run or turn.admitted:
         return False
     if not x.allowance.reserve(tool_calls=0 if tool is None else 1):
-        skip(turn, "budget_exceeded", x.allowance.exhausted)
-        x.drain("budget_exceeded")
+        _out_of_budget(turn)
         return True
     turn.admitted = True
     if tool is None:
@@ -52,6 +51,33 @@ async def admit(turn: Turn) -> bool:
     return not tool.read_only and x.services.guard is not None and await _guard(turn)
 
 
+def _out_of_budget(turn: Turn) -> None:
+    """A budget is reached: nothing more starts. An action that wanted to try again has failed, and says why it may not."""
+    x = turn.x
+    x.drain("budget_exceeded")
+    if turn.failed is None:
+        skip(turn, "budget_exceeded", x.allowance.exhausted)
+        return
+    failure, number = turn.failed
+    row = ActionResult(
+        action_id=turn.action.id,
+        status="failed",
+        reason="budget_exceeded",
+        output=failure.output,
+        error=f"{failure.message}; and {x.allowance.exhausted}",
+        attempts=number,
+        duration_ms=failure.duration_ms,
+        waited_ms=turn.waited_ns / 1e6,
+        timestamp=x.clock.now_us(),
+        posture=failure.context.layers,
+    )
+    if x.recorder is not None:
+        error = x.recorder.text(row.error or "")
+        stamp = x.recorder.stamp(x, turn.index, 7)
+        row.seq = x.recorder.append(ActionFailed(attempt=number, reason="budget_exceeded", error=error, **stamp))
+    x.finished(turn.index, row, Outcome.FAILED)
+
+
 def _used_up(turn: Turn) -> bool:
     """Take one use of a grant with a use count, once for the action. True if there is none left."""
     x, tool, desk = turn.x, turn.tool, turn.x.services.desk
@@ -60,7 +86,6 @@ def _used_up(turn: Turn) -> bool:
     turn.used = True
     if not choices or desk is None or any(desk.issued.use(ids) for ids in choices if ids):
         return False
-    x.allowance.refund(tool_calls=1)
     turn.step = 7
     reject(turn, Refusal("grant_used_up", f"the grants that allow `{tool.name}` have no uses left"))
     return True
@@ -75,7 +100,6 @@ async def _rate_limit(turn: Turn) -> bool:
     wait_max = None if x.deadline_ns == NEVER else max(0, x.deadline_ns - now)
     wait_ns = tool.bucket.acquire(now, wait_max)
     if wait_ns is None:
-        x.allowance.refund(tool_calls=1)
         turn.step = 7
         reject(turn, Refusal("rate_limited", f"the rate limit of `{tool.name}` leaves no place before the deadline"))
         return True
@@ -105,7 +129,6 @@ async def _guard(turn: Turn) -> bool:
         turn.waited_ns += x.clock.mono_ns() - before
     if reading is None:
         return False
-    x.allowance.refund(tool_calls=1)
     turn.step = 7
     reject(turn, Refusal("resource_guard", reading.describe()))
     return True
@@ -136,7 +159,8 @@ def cache(turn: Turn, output: Any) -> None:
     """A success of a call whose tool has a `cache_ttl`."""
     tool = turn.tool
     assert tool is not None
-    turn.x.services.cache.put(key_of(turn), output, tool.cache_ttl_ns // 1_000_000)
+    key = turn.x.cached[turn.index] = key_of(turn)
+    turn.x.services.cache.put(key, output, tool.cache_ttl_ns // 1_000_000)
 
 
 def _from_store(turn: Turn) -> bool:
@@ -158,8 +182,7 @@ def _from_cache(turn: Turn) -> bool:
 def _deduplicate(turn: Turn, output: Any, state_changes: dict[str, Any], origin: str) -> None:
     """Give the action a stored result: nothing runs, nothing is committed again, nothing is spent."""
     x = turn.x
-    if turn.admitted:
-        x.allowance.refund(tool_calls=1)
+    give_back(turn)
     row = ActionResult(
         action_id=turn.action.id,
         status="succeeded",

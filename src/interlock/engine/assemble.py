@@ -233,7 +233,7 @@ def _services(
         disk=disk,
         db=db,
         registry=registry,
-        make_gate=gate_maker(settings, policies, grants, registry, clock, desk, root=root, protected=protected),
+        make_gate=gate_maker(settings, policies, grants, clock, desk, root=root, protected=protected),
         store=StateStore(db, workspace_id, clock),
         idempotency=IdempotencyStore(db, workspace_id, clock),
         index=RunIndex(db),
@@ -255,13 +255,12 @@ def gate_maker(
     settings: Settings,
     files: Sequence[tuple[str, str]],
     grants: Sequence[Grant],
-    registry: Registry,
     clock: Clock,
     desk: Desk | None,
     *,
     root: str | None = None,
     protected: Sequence[str] = (),
-) -> Callable[[str | None], Gate]:
+) -> Callable[[Registry, str | None], Gate]:
     """A function that builds the gate of a session, for the tools and the issued grants there are when it is called."""
     rules = Rules(
         allow=settings.rules.allow,
@@ -272,7 +271,7 @@ def gate_maker(
     approval_groups = frozenset(settings.approvals.groups) or None
     judges: dict[int, PolicyJudge] = {}
 
-    def judge() -> PolicyJudge:
+    def judge(registry: Registry) -> PolicyJudge:
         found = judges.get(registry.generation)
         if found is None:
             texts = [*files, _OPERATOR_POLICY] if "undo" in registry else files
@@ -281,10 +280,10 @@ def gate_maker(
             found = judges[registry.generation] = load(texts, rules, world)
         return found
 
-    def make(session: str | None) -> Gate:
+    def make(registry: Registry, session: str | None) -> Gate:
         if desk is None:
             capability = compile_grants(grants, root=root, protected=protected)
-            return Gate(capability, judge(), clock.now_us, {}, _fingerprints(grants))
+            return Gate(capability, judge(registry), clock.now_us, {}, _fingerprints(grants))
         revision = desk.issued.revision()
         alive, revoked = desk.issued.load(session)
         known = {grant.id for grant in alive}
@@ -293,12 +292,12 @@ def gate_maker(
         some = any(grant.source != "configuration" or grant.uses_max is not None for grant in alive)
         # Where time decides about a grant, it is the time that does not go back when somebody sets the clock.
         now_us = desk.store.time.now_us if some or any(g.expires_at_us is not None for g in every) else clock.now_us
-        return Gate(capability, judge(), now_us, {}, _fingerprints(every), revision=revision, issued=some)
+        return Gate(capability, judge(registry), now_us, {}, _fingerprints(every), revision=revision, issued=some)
 
     return make
 
 
-def _gate_maker_of(loaded: Loaded, services: Services) -> Callable[[str | None], Gate]:
+def _gate_maker_of(loaded: Loaded, services: Services) -> Callable[[Registry, str | None], Gate]:
     """The gate maker of a configuration that was loaded again. Raises ConfigurationError."""
     desk = services.desk
     if desk is not None:
@@ -306,7 +305,7 @@ def _gate_maker_of(loaded: Loaded, services: Services) -> Callable[[str | None],
     policies = [(name, loaded.text(name)) for name in settings_policies(loaded.files)]
     grants = (*loaded.settings.all_grants(), _OPERATOR_GRANT)
     return gate_maker(
-        loaded.settings, policies, grants, services.registry, services.clock, desk,
+        loaded.settings, policies, grants, services.clock, desk,
         root=str(loaded.root), protected=protected_globs(loaded.protected),
     )  # fmt: skip
 

@@ -82,6 +82,8 @@ class Execution:
         """Attempts that an earlier process made (after `resume`)."""
         self.not_undoable: dict[int, list[str]] = {}
         """What actions did that undo cannot exactly take back."""
+        self.cached: dict[int, str] = {}
+        """Keys under which results went into the cache."""
         self.allowance = allowance
         within = proposal.deadline_ms
         self.deadline_ns = NEVER if within is None else self.clock.mono_ns() + within * 1_000_000
@@ -108,7 +110,8 @@ class Execution:
         self._skip(skipped, "dependency_failed")
         self._ready.extend(ready)
         for action, outcome in replay:
-            self._follow(*self.scheduler.step(action, outcome))
+            if not self.scheduler.ended(action):  # skipped by what came before it, which the journal says too
+                self._follow(*self.scheduler.step(action, outcome))
         if replay:
             self._ready = deque(i for i in self._ready if not self.scheduler.ended(i))
         task = asyncio.current_task()
@@ -211,7 +214,7 @@ class Execution:
 
     def _follow(self, ready: list[int], skipped: list[int]) -> None:
         if skipped:
-            self._skip(skipped, "dependency_failed")
+            self._skip(skipped, "budget_exceeded" if self.stop_reason == "budget_exceeded" else "dependency_failed")
         if ready:
             self._ready.extend(ready)
         elif not self.scheduler.remaining:
@@ -219,6 +222,9 @@ class Execution:
 
     def _skip(self, indices: list[int], reason: str) -> None:
         for index in indices:
+            known = self.rows[index]
+            if known is not None and known.status == "skipped":
+                continue  # the journal has said so already
             action = self.proposal.actions[index]
             row = ActionResult(action_id=action.id, status="skipped", reason=reason, timestamp=self.clock.now_us())
             if self.recorder is not None:

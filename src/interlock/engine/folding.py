@@ -186,7 +186,8 @@ class FoldedRun:
                 folded.spent_cost += event.cost
                 if event.final:
                     action.row = self._row_of_failure(event)
-                    folded.outcomes.append((action_id, None))
+                    kept_on = event.reason == "budget_exceeded"
+                    folded.outcomes.append((action_id, Outcome.FAILED if kept_on else None))
             case e.ActionRejected() | e.ActionSkipped():
                 status: Status = "rejected" if isinstance(event, e.ActionRejected) else "skipped"
                 action.row = ActionResult(

@@ -20,13 +20,13 @@ from interlock.engine import admission, asking
 from interlock.engine.attempt import Failure, attempt
 from interlock.engine.registry import Registered
 from interlock.engine.scheduler import Outcome
-from interlock.engine.turn import Turn, reject, skip, wait
+from interlock.engine.turn import Turn, give_back, reject, skip, wait
 from interlock.engine.watchdog import Slot
 from interlock.model.decision import Decision, Refusal
 from interlock.model.errors import ConflictError, ToolError
 from interlock.model.events import ActionFailed, ActionRetrying, ActionValidated, PolicyDecided
 from interlock.model.result import ActionResult
-from interlock.verify.graph import resolve
+from interlock.verify.graph import references, resolve
 
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
@@ -38,6 +38,7 @@ _RETRY_MAX_MS = 30_000
 async def perform(x: Execution, slot: Slot, index: int) -> None:
     """Take one action through the gate; its row is in `x.rows` afterwards."""
     proposed = x.proposal.actions[index].parameters
+    turn: Turn | None = None
     try:
         if index in x.graph.referring:
             proposed = resolve(proposed, x.outputs)
@@ -53,11 +54,17 @@ async def perform(x: Execution, slot: Slot, index: int) -> None:
     except asking.HeldError:
         return  # it has its row, and waits for a human
     except asyncio.CancelledError:
+        if turn is not None:
+            give_back(turn)
         if slot.stopped is None:
             raise
         slot.task.uncancel()  # no intent, no effect: `ending` gives it its row
     except ToolError as error:  # a reference into an output that is not there
-        reject(Turn(x, slot, index, proposed), Refusal(error.code, error.message, error.path))
+        turn = Turn(x, slot, index, proposed)
+        if x.dry_run:
+            _look_ahead(turn)
+        else:
+            reject(turn, Refusal(error.code, error.message, error.path))
     except ConflictError as error:  # somebody else changed the state while this proposal looked at it
         reject(Turn(x, slot, index, proposed), Refusal(error.code, error.message))
 
@@ -84,6 +91,7 @@ async def _passes(turn: Turn, verdict: Refusal | Decision | None) -> bool:
     if turn.x.dry_run:
         _would_run(turn)
         return False
+    turn.admitted = False  # what was reserved is being used
     return True
 
 
@@ -148,6 +156,17 @@ def _would_run(turn: Turn) -> None:
     skip(turn, "dry_run", "it would run", Outcome.DONE)
 
 
+def _look_ahead(turn: Turn) -> None:
+    """Dry run: the parameters come from an output that there is not. Only what does not depend on them can be said."""
+    x = turn.x
+    turn.step, refusal, _ = x.gate.judge(x.who, x.proposal, turn.action, turn.tool, turn.parameters, x.buffer)
+    if turn.step == 2 and refusal is not None:
+        reject(turn, refusal)
+    else:
+        names = ", ".join(sorted({f"`${name}.output`" for name, _ in references(turn.parameters)}))
+        skip(turn, "dry_run", f"what the gate says depends on {names}, which a dry run does not have", Outcome.DONE)
+
+
 async def _after_failure(turn: Turn, failure: Failure, number: int) -> None:
     """Steps 8 to 10 again, as often as `failure_behavior: retry` allows; else the row."""
     x, action = turn.x, turn.action
@@ -159,7 +178,7 @@ async def _after_failure(turn: Turn, failure: Failure, number: int) -> None:
             return
         retries -= 1
         x.attempts_made += 1
-        turn.admitted = False
+        turn.failed = failure, number
         if await _back_off(turn, number):
             return
         number += 1
@@ -226,6 +245,7 @@ async def _back_off(turn: Turn, number: int) -> bool:
     except asking.HeldError:
         return True
     except asyncio.CancelledError:
+        give_back(turn)
         if turn.slot.stopped is None:
             raise
         turn.slot.task.uncancel()
@@ -237,4 +257,5 @@ async def _back_off(turn: Turn, number: int) -> bool:
             waited_ms=turn.waited_ns / 1e6,
             timestamp=x.clock.now_us(),
         )
+        x.order_ended.append(turn.index)  # its earlier attempts may have left something
         return True

@@ -6,6 +6,7 @@ of it. Registering a name again replaces it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from interlock.model.errors import UsageError
 from interlock.model.schema import Schema, marks
 from interlock.model.tool import Binding, Function, Mode, Tool, open_schema
 from interlock.state.rate_limit import TokenBucket
+
+_generations = itertools.count(1)
 
 
 class Registered:
@@ -49,8 +52,8 @@ class Registry(Mapping[str, Tool]):
     def __init__(self) -> None:
         """Empty."""
         self._tools: dict[str, Registered] = {}
-        self.generation = 0
-        """Counts registrations, so that what was worked out from the registry can be kept until it changes."""
+        self.generation = next(_generations)
+        """Another number after each registration, in any registry: what was worked out can be kept until it changes."""
 
     def register(self, binding: Binding) -> Registered:
         """Add or replace a tool."""
@@ -58,7 +61,7 @@ class Registry(Mapping[str, Tool]):
             raise UsageError("a tool needs a name")
         registered = Registered(binding)
         self._tools[registered.name] = registered
-        self.generation += 1
+        self.generation = next(_generations)
         return registered
 
     def register_name(self, name: str, function: Function, mode: Mode = "async") -> Registered:

@@ -15,6 +15,7 @@ from interlock.model.errors import InterlockError
 from interlock.settings import Loaded
 
 if TYPE_CHECKING:
+    from interlock.engine.registry import Registry
     from interlock.engine.services import Services
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
@@ -28,7 +29,7 @@ class Reloader:
         loaded: Loaded,
         trust_file: Path,
         load: Callable[[], Loaded],
-        gate_maker: Callable[[Loaded], Callable[[str | None], Gate]],
+        gate_maker: Callable[[Loaded], Callable[[Registry, str | None], Gate]],
     ) -> None:
         """`trust_file` is watched too: trusting an edit is what puts it into force."""
         self._load = load
@@ -36,30 +37,35 @@ class Reloader:
         self._trust_file = trust_file
         self._paths = _paths(loaded)
         self._digest = loaded.digest
+        self._maker: Callable[[Registry, str | None], Gate] | None = None
         self._seen = self._look()
 
     def __call__(self, services: Services) -> None:
         """Look, and take an edit over if there is one. Never raises for what was written into the files."""
         now = self._look()
-        if now == self._seen:
-            return
-        self._seen = now
+        if now != self._seen:
+            self._seen = now
+            self._take(services)
+        if self._maker is not None and services.make_gate is not self._maker:  # another fork may have looked first
+            services.make_gate = self._maker
+            services.gate_changed()
+            services.configuration = self._digest
+            self._say(services, None)
+
+    def _take(self, services: Services) -> None:
         try:
             loaded = self._load()
             if loaded.digest == self._digest:
                 return
             maker = self._gate_maker(loaded)
-            maker(None)  # built once here, so that a mistake shows before the old rules are given up
+            maker(services.registry, None)  # built once here, so that a mistake shows before the old rules are given up
         except InterlockError as error:
             where = f" ({error.path})" if error.path else ""
             self._say(services, f"the edited configuration is not in force{where}: {error.message}")
             return
-        services.make_gate = maker
-        services.gate_changed()
-        services.configuration = self._digest = loaded.digest
+        self._maker, self._digest = maker, loaded.digest
         self._paths = _paths(loaded)
         self._seen = self._look()
-        self._say(services, None)
 
     @staticmethod
     def _say(services: Services, problem: str | None) -> None:

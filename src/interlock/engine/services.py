@@ -46,7 +46,7 @@ class Services:
     disk: Disk
     db: Database
     registry: Registry
-    make_gate: Callable[[str | None], Gate]
+    make_gate: Callable[[Registry, str | None], Gate]
     store: StateStore
     idempotency: IdempotencyStore
     index: RunIndex
@@ -106,7 +106,7 @@ class Services:
         """The judges in force for a session: built when first needed, and again after tools or grants have changed."""
         gate = self._gates.get(session)
         if gate is None or not self.gate_is_current(gate):
-            gate = self._gates[session] = self.make_gate(session)
+            gate = self._gates[session] = self.make_gate(self.registry, session)
         return gate
 
     def gate_is_current(self, gate: Gate) -> bool:

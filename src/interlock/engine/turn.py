@@ -14,6 +14,7 @@ from interlock.model.proposal import Action
 from interlock.model.result import ActionResult
 
 if TYPE_CHECKING:
+    from interlock.engine.attempt import Failure
     from interlock.engine.execution import Execution
 
 
@@ -28,6 +29,8 @@ class Turn:
     """True once step 7 has reserved budget and a place in the tool's rate limit for the coming attempt."""
     used = False
     """True once the action has used up what its grant counts."""
+    failed: tuple[Failure, int] | None = None
+    """The last attempt, and its number, once one has failed."""
     asked = False
     """True once a question of this turn was answered: another one is a new question."""
     discharged: frozenset[str] = frozenset()
@@ -45,14 +48,23 @@ class Turn:
         """As they will be used: an approver may have edited them."""
 
 
+def give_back(turn: Turn) -> None:
+    """The attempt that step 7 reserved a place for is not made."""
+    if turn.admitted:
+        turn.admitted = False
+        turn.x.allowance.refund(tool_calls=0 if turn.tool is None else 1)
+
+
 def reject(turn: Turn, refusal: Refusal) -> None:
     """Steps 2 to 7 said no: the row is `rejected`, and `failure_behavior` decides what that means for the rest."""
     x, action = turn.x, turn.action
+    give_back(turn)
     row = ActionResult(
         action_id=action.id,
         status="rejected",
         reason=refusal.reason,
         error=refusal.detail,
+        attempts=0 if turn.failed is None else turn.failed[1],
         waited_ms=turn.waited_ns / 1e6,
         timestamp=x.clock.now_us(),
     )

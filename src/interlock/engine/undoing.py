@@ -38,7 +38,10 @@ async def take_back(x: Execution) -> list[NotUndone]:
     left: list[NotUndone] = []
     for index in reversed(x.order_ended):
         row = x.rows[index]
-        if row is None or row.status in ("rejected", "skipped") or row.deduplicated_from is not None:
+        if (key := x.cached.get(index)) is not None:
+            x.services.cache.delete(key)
+        nothing_ran = row is not None and row.status in ("rejected", "skipped") and not row.attempts
+        if row is None or nothing_ran or row.deduplicated_from is not None:
             if row is not None and row.status == "succeeded":
                 row.status = "rolled_back"  # nothing was done here that could be taken back
             continue
