@@ -441,9 +441,17 @@ def test_decoding_keeps_everything_and_decoding_again_changes_nothing(document):
     assert proposal_from_builtins(document) == proposal
     for action, given_ in zip(proposal.actions, document["actions"], strict=True):
         for name, value in given_.items():
-            kept = json.loads(msgspec.json.encode(getattr(action, name)))
-            for item, wanted in zip(kept, value, strict=True) if isinstance(value, list) else [(kept, value)]:
-                assert item == wanted or item.items() >= wanted.items()
+            assert _says(getattr(action, name), value), name
+
+
+def _says(kept, wanted):
+    """True if a decoded field holds what the document said; fields that it left out may have any value."""
+    if isinstance(kept, msgspec.Struct):
+        tag = {"type": kept.__struct_config__.tag} if kept.__struct_config__.tag else {}
+        return msgspec.structs.asdict(kept) | tag | wanted == msgspec.structs.asdict(kept) | tag
+    if isinstance(kept, tuple):
+        return len(kept) == len(wanted) and all(map(_says, kept, wanted))
+    return kept == wanted
 
 
 @given(proposals, st.sampled_from([None, 2]))
