@@ -19,6 +19,7 @@ from interlock.engine.registry import Registered
 from interlock.engine.scheduler import Outcome, Scheduler
 from interlock.engine.watchdog import NEVER, Slot, Watchdog
 from interlock.model.decision import Decision
+from interlock.model.clock import Clock
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import ActionSkipped, StateChanged
 from interlock.model.grant import Principal
@@ -68,8 +69,7 @@ class Execution:
         self.rows: list[ActionResult | None] = [None] * len(proposal.actions)
         find = run.services.registry.find
         self.tools: list[Registered | None] = [find(action.tool) for action in proposal.actions]
-        self.attempts_made = 0
-        """Attempts beyond the first, over all actions."""
+        self.attempts_made = 0  # beyond the first, over all actions
         self.cost = 0.0
         """What tools reported."""
         self.order_ended: list[int] = []
@@ -85,8 +85,7 @@ class Execution:
         self.cached: dict[int, str] = {}
         """Keys under which results went into the cache."""
         self.allowance = allowance
-        within = proposal.deadline_ms
-        self.deadline_ns = NEVER if within is None else self.clock.mono_ns() + within * 1_000_000
+        self.deadline_ns = _deadline(proposal, self.clock)
         self.stop_reason: str | None = None
         """Why nothing more may start: `aborted`, `budget_exceeded`, `deadline_exceeded`, `cancelled`, `store_failed`."""
         self.held = 0
@@ -303,6 +302,11 @@ class Execution:
         except asyncio.CancelledError:
             if self._deadline_slot is not None and self._deadline_slot.expired:
                 self.stop("deadline_exceeded")
+
+
+def _deadline(proposal: Proposal, clock: Clock) -> int:
+    """When the proposal has to be over (monotonic nanoseconds)."""
+    return NEVER if proposal.deadline_ms is None else clock.mono_ns() + proposal.deadline_ms * 1_000_000
 
 
 def _inside(value: Any, step: str | int) -> Any:
