@@ -18,8 +18,8 @@ from interlock.engine.recorder import Recorder
 from interlock.engine.registry import Registered
 from interlock.engine.scheduler import Outcome, Scheduler
 from interlock.engine.watchdog import NEVER, Slot, Watchdog
-from interlock.model.decision import Decision
 from interlock.model.clock import Clock
+from interlock.model.decision import Decision
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import ActionSkipped, StateChanged
 from interlock.model.grant import Principal
