@@ -68,14 +68,18 @@ def digest_of(turn: Turn) -> str:
 
 
 def _existing(turn: Turn) -> Hold | None:
-    """The question of an earlier process, if it was about this very call and is not used up."""
+    """The question of an earlier process, if it was about this very call and is not used up.
+
+    A denial and an expiry stand: nobody gets another answer by ending the process. What was withdrawn is asked anew.
+    """
     desk = turn.x.services.desk
     assert desk is not None
     hold = desk.store.for_action(*_where(turn))
     if hold is None or hold.asked_digest != action_digest(*_call_of(turn), turn.proposed):
         return None
-    mine = hold.consumed_by in (None, "/".join(_where(turn)))
-    return hold if hold.status == "pending" or (hold.status == "approved" and mine and not turn.asked) else None
+    if hold.status == "approved":
+        return hold if hold.consumed_by in (None, "/".join(_where(turn))) and not turn.asked else None
+    return None if hold.status == "cancelled" else hold
 
 
 def _new(turn: Turn, decision: Decision) -> Hold:

@@ -14,6 +14,8 @@ from interlock.surfaces.web import server
 class Speaks(Protocol):
     """What the command line hands over: how to print the answer, and what stands beside it."""
 
+    quiet: bool
+
     def emit(self, document: Any, text: Callable[[], Iterable[str]] | None = None) -> None:
         """Print the answer: one document with `--json`, else lines."""
 
@@ -46,6 +48,7 @@ def serve(out: Speaks, host: str, port: int, *, allow_remote: bool, continue_run
             port=port,
             allow_remote=allow_remote,
             continue_runs=continue_runs,
+            quiet=out.quiet,
             ready=lambda url: out.emit({"url": url}, lambda: [f"Serving on {url}"]),
             warn=out.warn,
         )

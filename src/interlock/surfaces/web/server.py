@@ -41,10 +41,12 @@ def run(
     port: int = PORT,
     allow_remote: bool = False,
     continue_runs: bool = True,
+    quiet: bool = False,
     ready: Say,
     warn: Say,
 ) -> None:
     """Serve until a signal comes. `port` 0 takes a free one; `ready` is told the URL once connections are accepted.
+    The log goes to standard error; with `quiet` only what is wrong.
 
     Raises: UsageError if `host` is not loopback and `allow_remote` is false, or if there is no state to serve; StoreError if
     the address cannot be listened on.
@@ -53,7 +55,7 @@ def run(
     if desk is None:
         raise UsageError("this runtime keeps nothing, so there is nothing to serve")
     listening = _listen(host, port, allow_remote=allow_remote)
-    with contextlib.closing(listening), _logging():
+    with contextlib.closing(listening), _logging(quiet=quiet):
         answering = Answering(desk, "rest")
         if not _is_loopback(listening.getsockname()[0]):
             warn("there is no TLS: tokens travel in the clear; put a proxy with TLS in front, or use an SSH tunnel")
@@ -188,11 +190,11 @@ def _told(run_id: str, came: list[ProposalResult] | InterlockError) -> None:
 
 
 @contextlib.contextmanager
-def _logging() -> Iterator[None]:
+def _logging(*, quiet: bool) -> Iterator[None]:
     """The log goes to standard error while we serve; uvicorn's own only where something is wrong."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    loggers = ((log, logging.INFO), (logging.getLogger("uvicorn.error"), logging.WARNING))
+    loggers = ((log, logging.WARNING if quiet else logging.INFO), (logging.getLogger("uvicorn.error"), logging.WARNING))
     for logger, level in loggers:
         logger.addHandler(handler)
         logger.setLevel(level)

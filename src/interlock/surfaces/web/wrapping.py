@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, 
 
 from interlock.engine.answering import RETRY_AFTER_S
 from interlock.model.clock import Clock
-from interlock.model.codes import ERROR_CODES
+from interlock.model.codes import ERROR_CODES, REASONS
 from interlock.model.errors import InterlockError, StoreError, UsageError
 from interlock.surfaces.web.bodies import ErrorBody, ErrorDetail
 
@@ -181,7 +181,7 @@ async def _interlock(_request: Request, error: Exception) -> Response:
         return error_reply(error)
     # The message may name files of this machine, which are the business of whoever reads the log.
     log.error("%s: %s", error.code, error.message)
-    return error_reply(type(error)(ERROR_CODES[error.code], code=error.code))
+    return error_reply(type(error)((ERROR_CODES | REASONS)[error.code], code=error.code))
 
 
 async def _http(_request: Request, error: Exception) -> Response:
