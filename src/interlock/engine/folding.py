@@ -132,7 +132,7 @@ class FoldedRun:
             proposal_id=proposal_id,
             status="interrupted" if done is None else cast("RunStatus", done.status),
             results=rows,
-            cost=Cost() if done is None else msgspec.convert(done.cost, Cost),
+            cost=Cost() if done is None else msgspec.convert(done.cost, Cost, strict=False),
             not_undone=[] if done is None else [NotUndone(**msgspec.to_builtins(n)) for n in done.not_undone],
         )
 

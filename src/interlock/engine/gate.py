@@ -86,7 +86,8 @@ class Gate:
         """
         if self.capability.tool_is_static(who.agent, tool.tool):
             return ()
-        found = self.capability.candidates(who.agent, tool.tool, tool.marks, parameters, self._now_us())
+        named = self.capability.spelled(tool.marks, parameters, tool.defaults)
+        found = self.capability.candidates(who.agent, tool.tool, tool.marks, named, self._now_us())
         if isinstance(found, Refusal) or not found[0].counted:
             return ()
         return [grant.counted for grant in found]
@@ -115,8 +116,9 @@ class Gate:
             return 2, refusal, None
         # 3. parameters: the schema, then paths and hosts among the arguments
         if tool is not None:
+            named = self.capability.spelled(tool.marks, parameters, tool.defaults)
             refusal = _check_schema(tool, parameters) or self.capability.arguments(
-                who.agent, tool.tool, tool.marks, parameters, now
+                who.agent, tool.tool, tool.marks, named, now
             )
             if refusal:
                 return 3, refusal, None
@@ -149,30 +151,43 @@ class Gate:
         discharged: frozenset[str],
     ) -> Decision:
         policy = self.policy
+        if tool is not None and not tool.marks and self.capability.tool_is_static(who.agent, tool.tool):
+            settled = policy.constant(who.agent, tool.name, tool.name, groups=who.groups)
+            if settled is not None and settled.decision == "allow":
+                self._settled[who.agent, tool.name, tool.version] = settled
+                return settled
+        return policy.decide(self.request(who, proposal, action, tool, parameters, state, discharged))
+
+    def request(
+        self,
+        who: Principal,
+        proposal: Proposal,
+        action: Action,
+        tool: Registered | None,
+        parameters: dict[str, Any],
+        state: StateView,
+        discharged: frozenset[str] = frozenset(),
+    ) -> Request:
+        """What the policy judge is asked about an action: everything that it may look at."""
+        policy, named = self.policy, parameters
         if tool is not None:
             name = resource = tool.name
-            if not tool.marks and self.capability.tool_is_static(who.agent, tool.tool):
-                settled = policy.constant(who.agent, name, name, groups=who.groups)
-                if settled is not None and settled.decision == "allow":
-                    self._settled[who.agent, name, tool.version] = settled
-                    return settled
+            named = self.capability.spelled(tool.marks, parameters, tool.defaults)
         else:
             name, resource = _POLICY_ACTION[action.type], action.parameters["key"]
         seen = {key: found.value for key in policy.state_keys if (found := state.get(key)) is not None}
-        return policy.decide(
-            Request(
-                agent=who.agent,
-                groups=who.groups,
-                action=name,
-                resource_type="Tool" if tool is not None else "StateKey",
-                resource=resource,
-                session={"name": who.session} if who.session else {},
-                parameters=parameters,
-                state=seen,
-                proposal={"id": proposal.id, "source": proposal.source, "action_count": len(proposal.actions)},
-                flags=flags(parameters) if policy.wants_flags else (),
-                discharged=discharged,
-            )
+        return Request(
+            agent=who.agent,
+            groups=who.groups,
+            action=name,
+            resource_type="Tool" if tool is not None else "StateKey",
+            resource=resource,
+            session={"name": who.session} if who.session else {},
+            parameters=named,
+            state=seen,
+            proposal={"id": proposal.id, "source": proposal.source, "action_count": len(proposal.actions)},
+            flags=flags(parameters) if policy.wants_flags else (),
+            discharged=discharged,
         )
 
 

@@ -19,6 +19,8 @@ from interlock.model.errors import IntegrityError, InterlockError, UsageError
 from interlock.model.events import Event, Unknown
 from interlock.model.result import ProposalResult
 
+__all__ = ["Check", "History", "RunRow", "RunView", "SessionRow"]
+
 
 class RunView(msgspec.Struct, frozen=True, kw_only=True):
     """A run with the results of its proposals, as far as the journal has them."""

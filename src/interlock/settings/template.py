@@ -22,7 +22,7 @@ from interlock.settings.sections import DEFAULTS, Amounts
 READ_ONLY: Final = ("fs.read", "fs.list", "fs.search", "proc.list")
 GIT_READ_ONLY: Final = ("git.status", "git.diff", "git.log")
 STATE: Final = ("state_read", "state_write", "assert")
-CHANGING: Final = ("fs.write", "fs.edit", "fs.move", "fs.delete", "shell", "exec", "undo")
+CHANGING: Final = ("fs.write", "fs.edit", "fs.move", "fs.delete", "shell", "exec")
 GIT_CHANGING: Final = ("git.add", "git.commit", "git.revert")
 DENIED: Final = ("http.fetch", "proc.kill")
 GIT_DENIED: Final = ("git.push", "git.pull", "git.clone")
@@ -78,7 +78,7 @@ def render(project: Project, *, agent: str = "agent") -> str:
     allow = (*READ_ONLY, *(GIT_READ_ONLY if git else ()), *STATE)
     ask = (*CHANGING, *(GIT_CHANGING if git else ()))
     deny = (*(GIT_DENIED if git else ()), *DENIED)
-    tools = ("fs.*", *(["git.*"] if git else []), "shell", "exec", "proc.list", "undo")
+    tools = ("fs.*", *(["git.*"] if git else []), "shell", "exec", "proc.list")
     lines = [
         "# Interlock: what an agent may do in this project. Written by `interlock init`; found here: " + found + ".",
         "# After an edit: `interlock trust` shows the difference and records it; until then nothing runs.",

@@ -6,6 +6,7 @@ or journal invalid; 5 internal.
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import traceback
@@ -38,16 +39,18 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "approvals": ("approvals", "Questions that wait for an answer."),
     "approvers": ("approvers", "Who may answer."),
     "grants": ("grants", "What agents may reach."),
+    "serve": ("interlock.surfaces.web.command", "Serve questions and answers over HTTP."),
     "policy": ("policy", "Show, check, test and explain the policies."),
     "telemetry": ("machine", "A snapshot of this machine."),
     "doctor": ("machine", "What this machine offers, what is missing, and what stands open."),
     "keys": ("keys", "The signing key."),
 }
-"""Name of each command: the module beside this one that has it (as a `click` command of that name), and its one-line help."""
+"""Name of each command: the module, beside this one or of another door, that has it (as a `click` command of that name), and its
+one-line help."""
 
 
 def _set(field: str) -> Callable[[click.Context, click.Parameter, bool], None]:
-    def callback(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's own shape
+    def callback(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
         if value:
             setattr(ctx.ensure_object(Output), field, True)
 
@@ -99,9 +102,13 @@ class _Root(Group):
         found = COMMANDS.get(name)
         if found is None:
             return None
-        module = import_module(f"interlock.surfaces.cli.{found[0]}")
-        command = getattr(module, "explain_plan" if name == "explain" else name)
+        foreign = found[0].startswith("interlock.")
+        module = import_module(found[0] if foreign else f"interlock.surfaces.cli.{found[0]}")
+        command = getattr(module, name)
         assert isinstance(command, click.Command)
+        if foreign:  # another door's: it does not know our options
+            command = copy.copy(command)
+            command.params = [*command.params, *_common()]
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -109,7 +116,7 @@ class _Root(Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's own shape
+def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value:
         out = ctx.ensure_object(Output)
         out.json = out.json or "--json" in sys.argv
@@ -166,23 +173,20 @@ def _usage(error: click.ClickException) -> UsageError:
 def _help(out: Output, error: click.exceptions.NoArgsIsHelpError) -> int:
     if out.json:
         return _fail(out, _usage_missing(error))
-    out.write(sys.stderr, error.ctx.get_help() if error.ctx is not None else "")
+    out.write(sys.stderr, error.format_message())
     return UsageError.exit_code
 
 
 def _usage_missing(error: click.exceptions.NoArgsIsHelpError) -> UsageError:
-    path = error.ctx.command_path if error.ctx is not None else "interlock"
+    path = getattr(error.ctx, "command_path", "interlock")
     return UsageError("a command is missing", hint=f"`{path} --help` lists them")
 
 
 def _internal(out: Output, error: Exception) -> int:
     where = traceback.extract_tb(error.__traceback__)[-1]
-    text = f"{type(error).__name__} in {os.path.basename(where.filename)}:{where.lineno}: {error}"  # noqa: PTH119 - a name, not a file
-    out.error(
-        InterlockError(
-            text.splitlines()[0], hint="report this; INTERLOCK_DEBUG=1 prints where it comes from"
-        )
-    )
+    # Not the error's own text: it may hold what an agent sent.
+    text = f"an unexpected {type(error).__name__} at {os.path.basename(where.filename)}:{where.lineno}"  # noqa: PTH119 - a name
+    out.error(InterlockError(text, hint="report this; INTERLOCK_DEBUG=1 prints where it comes from"))
     _trace()
     return INTERNAL
 

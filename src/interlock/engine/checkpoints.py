@@ -1,0 +1,140 @@
+"""Saving the state with the head of a run's journal, and going back to it: what `runs checkpoint` and `runs restore` do.
+
+A restore is a run of its own: what it changes is journaled, seen by others, and refused if somebody else writes meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from interlock.engine.run import OPERATOR, Run
+from interlock.engine.runtime import Runtime
+from interlock.engine.services import Services
+from interlock.journal import scan
+from interlock.model.errors import StoreError, UsageError
+from interlock.model.events import StateChanged, WorkspaceCommitted
+from interlock.state import checkpoint
+from interlock.state.buffer import Buffer
+
+BYTES_MAX = 256 * 1024 * 1024
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True):
+    """What was written."""
+
+    run_id: str
+    file: str
+    keys: int
+    tools: int
+    seq: int
+    """The last event of the run's journal that the checkpoint stands for."""
+
+
+class Restored(msgspec.Struct, frozen=True, kw_only=True):
+    """What was changed. `tools_changed` names tools that are gone or have another definition than when it was saved."""
+
+    run_id: str
+    """The run that restored."""
+    checkpoint_of: str
+    """The run that the checkpoint was made of."""
+    written: int
+    removed: int
+    tools_changed: list[str]
+
+
+def save(runtime: Runtime, run_id: str, file: Path) -> Saved:
+    """Write a checkpoint (0600); replaces the file. Raises: UsageError `not_found`; IntegrityError; StoreError."""
+    services = runtime.services
+    directory = _runs(services) / run_id
+    services.index.check_not_behind(directory)
+    head = scan(directory).head
+    row = services.index.get(run_id)
+    data = checkpoint.save(
+        services.store,
+        run=run_id,
+        created_at_us=services.clock.now_us(),
+        journal=checkpoint.Head(seq=head.seq, seal=head.seal),
+        tools=services.registry.versions(),
+        metadata={"agent": row.agent, "session": row.session, "status": row.status},
+    )
+    services.disk.write_atomic(file.absolute(), data)
+    saved = checkpoint.load(data)
+    return Saved(run_id=run_id, file=str(file), keys=len(saved.state), tools=len(saved.tools), seq=head.seq)
+
+
+def restore(runtime: Runtime, file: Path, *, merge: bool = False) -> Restored:
+    """Make the state the checkpoint's, in one transaction.
+
+    Raises: UsageError (`not_found`, no checkpoint, another workspace's); IntegrityError if it was damaged or edited;
+    StateConflictError if somebody else wrote meanwhile: then nothing has changed.
+    """
+    services = runtime.services
+    loaded = checkpoint.load(_read(file))
+    if loaded.workspace != services.workspace_id:
+        raise UsageError("that checkpoint is of another workspace", path=str(file))
+    buffer = Buffer(services.store)
+    checkpoint.restore(buffer, services.store, loaded, merge=merge)
+    writes = buffer.writes
+    run = Run.start(services, agent=OPERATOR, source="restore")
+    try:
+        if writes:
+            _commit(run, buffer, loaded)
+    finally:
+        run.finish()
+    now = services.registry.versions()
+    return Restored(
+        run_id=run.id,
+        checkpoint_of=loaded.run,
+        written=sum(write.text is not None for write in writes),
+        removed=sum(write.text is None for write in writes),
+        tools_changed=sorted(name for name, version in loaded.tools.items() if now.get(name) != version),
+    )
+
+
+def _commit(run: Run, buffer: Buffer, loaded: checkpoint.Checkpoint) -> None:
+    """Journal each change, then commit as a proposal would: the line that decides is on disk before the rows are written."""
+    services, recorder = run.services, run.recorder
+    seq, seal = 0, ""
+    with services.db.transaction():
+        services.store.check(buffer.read)
+        if recorder is not None:
+            for write in buffer.writes:
+                value = None if write.text is None else msgspec.json.decode(write.text)
+                before = services.store.get(write.key)
+                recorder.append(
+                    StateChanged(
+                        key=write.key,
+                        old_version=0 if before is None else before.version,
+                        new_version=1 if before is None else before.version + 1,
+                        value=recorder.keep(value),
+                        deleted=write.text is None,
+                        **recorder.stamp(None, step=10),
+                    )
+                )
+            keys = tuple(sorted({write.key for write in buffer.writes}))
+            seq = recorder.append(WorkspaceCommitted(keys=keys, **recorder.stamp(None, step=10)))
+            recorder.writer.flush()
+            seal = recorder.writer.head().seal
+        buffer.commit(run=run.id, seq=seq, seal=seal or (loaded.journal.seal if loaded.journal else ""))
+
+
+def _runs(services: Services) -> Path:
+    if services.state_dir is None:
+        raise UsageError("this runtime keeps no journals", code="not_found")
+    return services.state_dir / "runs"
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(BYTES_MAX + 1)
+    except FileNotFoundError:
+        raise UsageError("there is no such file", code="not_found", path=str(file)) from None
+    except OSError as error:
+        raise StoreError(f"the checkpoint cannot be read: {os.strerror(error.errno or 0)}", path=str(file)) from None
+    if len(data) > BYTES_MAX:
+        raise UsageError(f"the file has more than {BYTES_MAX} bytes", code="limit_exceeded", path=str(file))
+    return data

@@ -1,0 +1,110 @@
+"""Who answers: opening the workspace's desk from a command, and how somebody proves to be an approver.
+
+Being the user's own uid proves little, since an agent runs as that uid too. So once approvers are configured an answer needs
+a token, or a PIN that was typed at a terminal; only the prompt of the very run that asks needs neither. With no approvers the
+local user may answer from anywhere, and `doctor` says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from interlock.approvals import AccessError, Approver, Outcome
+from interlock.approvals.hold import ANY_GROUP
+from interlock.detect import Redactor
+from interlock.disk import Database, Disk
+from interlock.engine.clock import SystemClock, SystemIds
+from interlock.engine.desk import Desk
+from interlock.engine.machine import boot_id, redaction_key, user_name
+from interlock.engine.place import locate
+from interlock.model.errors import ConflictError, UsageError
+from interlock.settings import Settings, TrustStore, load
+from interlock.settings.sections import DEFAULTS
+
+_REFUSALS = {
+    "agent_may_not_approve": "an agent never answers its own questions",
+    "separation": "whoever started the run may not answer its questions",
+    "not_in_group": "this question is for other groups of approvers",
+    "changed": "the question is no longer the one that was shown",
+}
+
+
+class Proof(NamedTuple):
+    """What somebody brings to show who they are: a token, or a name and a PIN. Nothing at all is a proof of nothing."""
+
+    token: str | None = None
+    name: str | None = None
+    pin: str | None = None
+
+
+@contextmanager
+def open_desk(start: Path, env: Mapping[str, str], *, trusted: bool = True) -> Iterator[Desk]:
+    """The desk of the project that `start` belongs to.
+
+    The groups of approvers come from its configuration, which must be trusted; with `trusted=False` it is not read, and only
+    the database's own groups count. Raises: ConfigurationError, StoreError, IntegrityError.
+    """
+    disk, clock = Disk(), SystemClock()
+    place = locate(start, env, disk)
+    settings: Settings = DEFAULTS
+    if trusted:
+        settings = load(place.root, env=env, flags={}, trust=TrustStore(place.state, disk)).settings
+    asking = settings.approvals
+    db = Database(place.home / "interlock.db")
+    try:
+        desk = Desk(
+            db, place.home, clock, SystemIds(), boot=boot_id(), user=user_name(),
+            redact=Redactor(redaction_key(place.state, disk)).redact, groups=dict(asking.groups), ttl_ms=asking.ttl_ms,
+            separation=asking.separation,
+        )  # fmt: skip
+        if trusted:
+            desk.issued.count(settings.all_grants())
+        yield desk
+    finally:
+        db.close()
+
+
+def identify(desk: Desk, proof: Proof) -> Approver:
+    """Who answers. Raises: AccessError (`unauthenticated`, `too_many_failures`)."""
+    if proof.token is not None:
+        return desk.approvers.by_token(proof.token, "command line")
+    if proof.pin is not None:
+        return desk.approvers.by_pin(proof.name or desk.user, proof.pin)
+    if desk.approvers.all():
+        raise AccessError(
+            "approvers are configured, and nothing here proves to be one of them",
+            hint="type the PIN at a terminal, or bring a token: `--token-file`, INTERLOCK_APPROVER_TOKEN",
+        )
+    return Approver(id=desk.user, display=desk.user, groups=(ANY_GROUP,))
+
+
+def at_own_terminal(desk: Desk) -> Approver:
+    """The person at the terminal that started the run that asks: no proof, and the groups that they have by name."""
+    rows = desk.approvers.all()
+    if not rows:
+        return Approver(id=desk.user, display=desk.user, groups=(ANY_GROUP,))
+    groups = next((row.groups for row in rows if row.name == desk.user), ())
+    return Approver(id=desk.user, display=desk.user, groups=groups)
+
+
+def require(outcome: Outcome, hold_id: str) -> Outcome:
+    """The outcome of an answer if it counted. Raises: UsageError `not_found`; ConflictError for every other refusal."""
+    if outcome.code in ("resolved", "recorded"):
+        return outcome
+    if outcome.code == "not_found":
+        raise UsageError(
+            f"there is no approval `{hold_id}`",
+            code="not_found",
+            hint="`interlock approvals list` shows those that wait",
+        )
+    if outcome.code == "already_resolved":
+        status = outcome.hold.status if outcome.hold is not None else "resolved"
+        raise ConflictError(
+            f"`{hold_id}` was {status} already",
+            code="already_resolved",
+            hint=f"`interlock approvals show {hold_id}` says by whom",
+        )
+    raise ConflictError(_REFUSALS[outcome.code], code=outcome.code, hint=f"`interlock approvals show {hold_id}`")

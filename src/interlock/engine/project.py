@@ -1,0 +1,57 @@
+"""The user's own decisions about a project: writing its first configuration, looking at changes, and trusting them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from interlock.disk import Disk
+from interlock.engine.identity import Proof, identify, open_desk
+from interlock.engine.place import locate
+from interlock.settings import Change, SourceFile, TrustStore, gather, template
+from interlock.workspace.registry import check_apart, state_directory
+
+
+class Review(NamedTuple):
+    """A project's configuration as it is now, against what was trusted. Nothing is read a second time when it is trusted."""
+
+    root: Path
+    files: tuple[SourceFile, ...]
+    changes: list[Change]
+    pin: bool
+    """True if an approver has a PIN: then trusting asks for a proof."""
+
+
+def review(start: Path, env: Mapping[str, str]) -> Review:
+    """Read the configuration and compare it with what was trusted. Raises: ConfigurationError, StoreError, IntegrityError."""
+    disk = Disk()
+    gathered = gather(start)
+    changes = TrustStore(state_directory(env, disk), disk).check(gathered.root, gathered.files)
+    with open_desk(start, env, trusted=False) as desk:
+        pin = any(row.has_pin for row in desk.approvers.all())
+    return Review(gathered.root, gathered.files, changes, pin)
+
+
+def trust(reviewed: Review, env: Mapping[str, str], proof: Proof | None = None) -> None:
+    """Record what was reviewed as trusted. Raises: AccessError if a proof is needed and not good; StoreError."""
+    if reviewed.pin:
+        with open_desk(reviewed.root, env, trusted=False) as desk:
+            identify(desk, proof or Proof())
+    disk = Disk()
+    TrustStore(state_directory(env, disk), disk).record(reviewed.root, reviewed.files)
+
+
+def init(root: Path, env: Mapping[str, str], *, agent: str = "agent") -> Path:
+    """Write `interlock.toml` for the project at `root`, trust it, and return its path.
+
+    Raises: ConfigurationError if there is one already, or the state directory lies inside the project; StoreError.
+    """
+    disk = Disk()
+    state = state_directory(env, disk)
+    check_apart(state, root.resolve())
+    path = template.write(root, agent=agent)
+    locate(root, env, disk)
+    gathered = gather(root)
+    TrustStore(state, disk).record(gathered.root, gathered.files)
+    return path

@@ -1,0 +1,131 @@
+"""Runs that are not over: their journals are put in order, and each is asked what it needs to go on.
+
+Nothing is run here. `resume` goes on; `recover RUN --action ID --as ...` settles what nobody but a human can know.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from interlock.approvals import ApprovalStore
+from interlock.disk import Database, Disk
+from interlock.engine.clock import SystemClock, SystemIds
+from interlock.engine.folding import FoldedRun
+from interlock.engine.machine import boot_id
+from interlock.journal import RunIndex, RunRow, recover
+from interlock.model.errors import IntegrityError, StoreError, UsageError
+
+Need = Literal["nothing", "resume", "answer", "settle", "repair"]
+"""What a run needs: nothing (its process is alive), `resume`, an answer to a question, a human's word, a whole journal."""
+
+OPEN_STATUSES = ("running", "interrupted", "held")
+
+
+class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that is not over."""
+
+    run_id: str
+    status: str
+    started_us: int
+    need: Need
+    detail: str
+    """One sentence for people."""
+    command: str | None
+    """What to do next, if there is something to do."""
+    actions: list[str] = []
+    """Actions whose outcome is not known."""
+    approvals: list[str] = []
+    """Questions that wait for an answer."""
+    moved_bytes: int = 0
+    """What recovery moved out of the journal just now, to `journal.torn`."""
+
+
+def recover_all(db: Database, index: RunIndex, runs: Path, disk: Disk) -> list[Unfinished]:
+    """Put the journal of every run that is not over in order, newest run first, and say what each needs.
+
+    A run whose journal says that it is over is entered as such. Raises: StoreError.
+    """
+    rows = [row for status in OPEN_STATUSES for row in index.list_runs(status=status, limit=1_000_000)]
+    rows.sort(key=lambda row: (row.started_us, row.run_id), reverse=True)
+    found = [_recover_one(db, index, runs, disk, row) for row in rows]
+    return [one for one in found if one is not None]
+
+
+def _recover_one(db: Database, index: RunIndex, runs: Path, disk: Disk, row: RunRow) -> Unfinished | None:
+    directory = runs / row.run_id
+    try:
+        moved = recover(directory, disk).moved_bytes
+        index.check_not_behind(directory)
+        folded = FoldedRun(directory)
+    except StoreError as error:
+        if error.code != "run_locked":
+            raise
+        return _told(row, "nothing", error.message, None)
+    except IntegrityError as error:
+        return _told(row, "repair", error.message, f"interlock runs check {row.run_id}")
+    except UsageError:
+        return _told(row, "repair", "its journal is not there", f"interlock runs prune {row.run_id}")
+    if folded.finished is not None:
+        # The process ended between its last event and its row.
+        index.update(row.run_id, status=folded.finished.status, finished_us=folded.finished.ts)
+        return None
+    if row.status == "running":
+        index.update(row.run_id, status="interrupted")
+        row = msgspec.structs.replace(row, status="interrupted")
+    return _need(db, row, folded, moved)
+
+
+def _need(db: Database, row: RunRow, folded: FoldedRun, moved: int) -> Unfinished:
+    resume = f"interlock resume {row.run_id}"
+    unknown, waiting = [], []
+    store = ApprovalStore(
+        db, SystemClock(), SystemIds(), boot=boot_id(), redact=lambda value: value, changed=lambda: None
+    )
+    for proposal_id, known in folded.proposals.items():
+        if known.finished is not None:
+            continue
+        for action_id, action in known.actions.items():
+            if action.row is None and (action.open or action.interrupted):
+                unknown.append(action_id)
+            elif action.row is None and action.approval is not None:
+                hold = store.for_action(row.run_id, proposal_id, action_id)
+                if hold is not None and hold.status == "pending":
+                    waiting.append(hold.id)
+    if unknown and row.status == "held":
+        one = f"interlock recover {row.run_id} --action {unknown[0]} --as again|succeeded|failed|undo"
+        detail = f"nobody here knows what became of {_names(unknown)}: look, and say it"
+        return _told(row, "settle", detail, one, actions=unknown, approvals=waiting, moved_bytes=moved)
+    if waiting:
+        detail = "it waits for an answer" if len(waiting) == 1 else f"it waits for {len(waiting)} answers"
+        command = f"interlock approvals show {waiting[0]}"
+        return _told(row, "answer", f"{detail}; then `{resume}`", command, approvals=waiting, moved_bytes=moved)
+    if unknown:
+        detail = f"its process ended while {_names(unknown)} ran"
+    else:
+        detail = (
+            "its process ended in between two actions" if row.status == "interrupted" else "its questions are answered"
+        )
+    return _told(row, "resume", detail, resume, actions=unknown, moved_bytes=moved)
+
+
+def _told(
+    row: RunRow,
+    need: Need,
+    detail: str,
+    command: str | None,
+    *,
+    actions: list[str] | None = None,
+    approvals: list[str] | None = None,
+    moved_bytes: int = 0,
+) -> Unfinished:
+    return Unfinished(
+        run_id=row.run_id, status=row.status, started_us=row.started_us, need=need, detail=detail, command=command,
+        actions=actions or [], approvals=approvals or [], moved_bytes=moved_bytes,
+    )  # fmt: skip
+
+
+def _names(actions: list[str]) -> str:
+    return ", ".join(f"`{action}`" for action in actions[:10]) + (" and others" if len(actions) > 10 else "")

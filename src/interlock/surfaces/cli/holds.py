@@ -1,0 +1,44 @@
+"""How a question looks to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from interlock.engine.answering import Hold
+from interlock.surfaces.cli.output import Output, brief, clean
+from interlock.surfaces.cli.results import when
+
+_WIDTH = 2_000
+"""A parameter longer than this is cut, unless the question is shown in full."""
+
+
+def hold_lines(out: Output, hold: Hold, *, full: bool = False) -> Iterator[str]:
+    """The question: who wants to do what, why it is asked, until when, and every parameter."""
+    title = f"{clean(hold.agent)} asks: {brief(hold.summary, 200)}"
+    yield out.paint(title, "bold") + f"  ({clean(hold.id)}, {hold.status})"
+    if hold.reason:
+        yield f"  why:    {clean(hold.reason)}"
+    for need in hold.requirements:
+        group = f"{need.quorum} of group `{clean(need.group)}`" if need.group else f"{need.quorum} approver"
+        yield f"  needs:  {group} (policy `{clean(need.policy)}`)"
+    yield f"  until:  {when(hold.expires_at_us)}"
+    yield f"  run:    {clean(hold.run)}  action {clean(hold.action)}"
+    parameters = hold.parameters if isinstance(hold.parameters, dict) else {"parameters": hold.parameters}
+    for name, value in parameters.items():
+        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        shown = (
+            text if full or len(text) <= _WIDTH else text[:_WIDTH] + f"... ({len(text)} characters; `show` shows all)"
+        )
+        first, *rest = clean(shown, lines=True).split("\n")
+        yield f"  {clean(name)} = {first}"
+        yield from (f"      {line}" for line in rest)
+    for file in hold.files:
+        yield f"  file:   {clean(file.path)} ({'as it is now' if file.digest else 'new'})"
+    if full:
+        yield f"  tool:   {clean(hold.tool)} {clean(hold.tool_version)}"
+        yield f"  digest: {clean(hold.digest)}"
+        yield f"  context: {brief(hold.context, 500)}"
+    for vote in hold.votes:
+        yield f"  {clean(vote.display)}: {vote.decision} by {vote.surface} at {when(vote.at_us)} {clean(vote.reason)}".rstrip()

@@ -1,0 +1,57 @@
+"""Ctrl-C and SIGTERM while a run works: the first stops it cleanly, so that it can be resumed; the second leaves at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Coroutine
+from types import FrameType
+from typing import Any, TypeVar
+
+from interlock.model.errors import UsageError
+from interlock.surfaces.cli.output import Output
+
+T = TypeVar("T")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class InterruptedRunError(UsageError):
+    """The run was stopped from outside, and can be resumed. Exit code 1: an action did not succeed."""
+
+    exit_code = 1
+    default_code = "interrupted"
+
+
+def run_interruptibly(out: Output, work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on a loop of its own. Raises: CancelledError after the first signal, once everything has stopped."""
+
+    async def watched() -> T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        seen = 0
+
+        def stop(number: int, _frame: FrameType | None) -> None:
+            nonlocal seen
+            seen += 1
+            if seen > 1:
+                os.write(sys.stderr.fileno(), b"\nleaving at once\n")
+                os._exit(128 + number)
+            out.note("\nstopping; once more leaves at once")
+            loop.call_soon_threadsafe(task.cancel)
+
+        before = [(number, signal.signal(number, stop)) for number in _SIGNALS]
+        try:
+            return await work
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
+
+    with asyncio.Runner() as runner:
+        return runner.run(watched())
+
+
+def interrupted(run_id: str) -> InterruptedRunError:
+    """The error that says how to go on."""
+    return InterruptedRunError(f"run `{run_id}` was stopped", hint=f"`interlock resume {run_id}` goes on from there")

@@ -1,0 +1,51 @@
+"""Opening the project that the command line stands in: with its tools, or with nothing but its history or its desk."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interlock.engine.history import History
+from interlock.model.errors import ConfigurationError
+from interlock.surfaces.cli.output import Output
+
+if TYPE_CHECKING:
+    from interlock.engine.runtime import Runtime
+
+
+def history() -> History:
+    """The runs of this project; needs no trusted configuration."""
+    return History.open(Path(), os.environ)
+
+
+@contextmanager
+def runtime(out: Output, flags: Mapping[str, str] | None = None, *, offer_trust: bool = False) -> Iterator[Runtime]:
+    """The runtime of this project. Says what the configuration asks for and is not there.
+
+    With `offer_trust` an untrusted configuration is shown at a terminal, and trusted if the person says so.
+    """
+    from interlock.engine.runtime import Runtime  # noqa: PLC0415 - start-up: it brings every tool with it
+
+    try:
+        opened = Runtime.open(flags=flags)
+    except ConfigurationError as error:
+        if error.code != "untrusted_configuration" or not offer_trust or not at_terminal():
+            raise
+        from interlock.surfaces.cli.project import ask_to_trust  # noqa: PLC0415 - only then
+
+        if not ask_to_trust(out):
+            raise
+        opened = Runtime.open(flags=flags)
+    with opened:
+        for warning in opened.services.warnings:
+            out.warn(warning)
+        yield opened
+
+
+def at_terminal() -> bool:
+    """True if a person can be asked: the questions go to standard error, the answers come from standard input."""
+    return sys.stdin.isatty() and sys.stderr.isatty()

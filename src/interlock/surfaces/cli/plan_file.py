@@ -1,0 +1,56 @@
+"""Reading a proposal: a file or `-` for standard input, JSON or YAML by its name, or else by how it begins."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from interlock.model.decode import decode_proposal
+from interlock.model.errors import UsageError
+from interlock.model.limits import DEFAULT_LIMITS
+from interlock.model.proposal import Proposal
+
+_NAMES: dict[str, Literal["json", "yaml"]] = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
+
+
+def read_plan(name: str, *, agent: str | None = None, session: str | None = None) -> Proposal:
+    """The proposal in a file (`-`: standard input), for another agent or session if they are given.
+
+    Raises: UsageError if it cannot be read; ProposalError if it is malformed.
+    """
+    data = _read(name)
+    proposal = decode_proposal(data, format=_NAMES.get(Path(name).suffix.lower()) or _sniffed(data))
+    changes = {key: value for key, value in (("agent", agent), ("session", session)) if value is not None}
+    for key, value in changes.items():
+        if not value or not value.isprintable() or len(value) > DEFAULT_LIMITS.name_chars:
+            raise UsageError(f"`--{key}` must be a printable name of at most {DEFAULT_LIMITS.name_chars} characters")
+    return msgspec.structs.replace(proposal, **changes) if changes else proposal
+
+
+def _read(name: str) -> bytes:
+    """At most one byte more than a proposal may have: the decoder says the rest."""
+    most = DEFAULT_LIMITS.proposal_bytes + 1
+    try:
+        if name == "-":
+            if sys.stdin.isatty():
+                sys.stderr.write("reading the proposal from the terminal; end it with Ctrl-D\n")
+            return sys.stdin.buffer.read(most)
+        with Path(name).open("rb") as file:
+            return file.read(most)
+    except OSError as error:
+        raise UsageError(
+            f"the plan cannot be read: {os.strerror(error.errno or 0)}",
+            code="not_found" if isinstance(error, FileNotFoundError) else "usage",
+            path=name,
+            hint="name a file with a proposal in JSON or YAML, or `-` for standard input",
+        ) from None
+    except ValueError:
+        raise UsageError("no file can have this name", path=name) from None
+
+
+def _sniffed(data: bytes) -> Literal["json", "yaml"]:
+    return "json" if data.lstrip()[:1] in (b"{", b"[", b"") else "yaml"

@@ -1,0 +1,118 @@
+"""`interlock verify`, `simulate` and `explain`: looking at a proposal without running it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from interlock.model.proposal import Proposal
+from interlock.surfaces.cli.app import FAILED, Command
+from interlock.surfaces.cli.opening import runtime
+from interlock.surfaces.cli.output import Output, brief, clean
+from interlock.surfaces.cli.plan_file import read_plan
+
+if TYPE_CHECKING:
+    from interlock.engine import explain as engine
+    from interlock.engine.services import Services
+
+T = TypeVar("T")
+_ANSWERS = {"allow": "green", "ask": "yellow", "reject": "red", "unknown": "cyan"}
+
+
+@click.command(cls=Command)
+@click.argument("plan")
+@click.pass_obj
+def verify(out: Output, plan: str) -> int:
+    """Check a proposal without running anything: unknown tools, parameters, edges, conditions, limits.
+
+    Exit code: 0 if it is valid (warnings do not count), 1 if an action cannot run as it stands, 2 if it is malformed.
+    """
+    from interlock.engine.explain import verify as check  # noqa: PLC0415 - start-up
+
+    report = _look(out, read_plan(plan), check)
+    out.emit(report, lambda: _report(out, report))
+    return 0 if report.valid else FAILED
+
+
+@click.command(cls=Command)
+@click.argument("plan")
+@click.pass_obj
+def simulate(out: Output, plan: str) -> int:
+    """Say what the state would be after a proposal, and which actions cannot run. Runs no tool.
+
+    Exit code: 0 if every action could run, 1 if one cannot.
+    """
+    from interlock.engine.explain import simulate as play  # noqa: PLC0415 - start-up
+
+    found = _look(out, read_plan(plan), play)
+    out.emit(found, lambda: _simulation(out, found))
+    return 0 if all(one.reason == "reserved" for one in found.dropped) else FAILED
+
+
+@click.command(cls=Command)
+@click.argument("plan")
+@click.option("--agent", metavar="NAME", help="As if this agent proposed it.")
+@click.option("--session", metavar="NAME", help="As if it belonged to this session.")
+@click.pass_obj
+def explain(out: Output, plan: str, agent: str | None, session: str | None) -> int:
+    """Say for each action what steps 2 to 7 of the gate would answer, and which policies decide. Asks nobody.
+
+    Exit code: 0 if nothing would be rejected, 1 if something would, 3 if something would be asked.
+    """
+    from interlock.engine.explain import explain as tell  # noqa: PLC0415 - start-up
+
+    found = _look(out, read_plan(plan, agent=agent, session=session), tell)
+    out.emit(found, lambda: _explanation(out, found))
+    answers = {one.answer for one in found}
+    return FAILED if "reject" in answers else 3 if "ask" in answers else 0
+
+
+def _look(out: Output, proposal: Proposal, look: Callable[[Services, Proposal], T]) -> T:
+    with runtime(out) as opened:
+        asyncio.run(opened.prepare())
+        return look(opened.services, proposal)
+
+
+def _report(out: Output, report: engine.Report) -> Iterable[str]:
+    for issue in report.issues:
+        color = "red" if issue.severity == "error" else "yellow"
+        where = f"{clean(issue.action_id)}: " if issue.action_id is not None else ""
+        yield f"{out.paint(issue.severity, color)}: {where}{clean(issue.message)} ({issue.code})"
+    for number, level in enumerate(report.execution_levels, 1):
+        names = " ".join(clean(action) for action in level[:20])
+        yield f"level {number}: {names}" + (f" and {len(level) - 20} more" if len(level) > 20 else "")
+    yield out.paint("valid", "green") if report.valid else out.paint("not valid", "red")
+
+
+def _simulation(out: Output, found: engine.Simulation) -> Iterable[str]:
+    for key, value in found.state.items():
+        yield f"{clean(key)} = {brief(value)}"
+    for key in found.unknown:
+        yield f"{clean(key)} = {out.paint('(only a tool can tell)', 'dim')}"
+    for one in found.dropped:
+        yield f"{out.paint('cannot run:', 'red')} {clean(one.action_id)}: {clean(one.detail)} ({one.reason})"
+
+
+def _explanation(out: Output, found: list[engine.ActionExplanation]) -> Iterable[str]:
+    for one in found:
+        reason = f"  {one.reason}" if one.reason else ""
+        answer = out.paint(f"{one.answer:8}", _ANSWERS[one.answer])
+        yield f"{answer} {clean(one.action_id)}  {clean(one.tool)}  step {one.step}{reason}"
+        if one.detail:
+            yield f"         {clean(one.detail)}"
+        for need in one.asks:
+            yield f"         {_need(need)}"
+        for note in one.notes:
+            yield f"         {clean(note)}"
+        for policy in () if one.policy is None else one.policy.policies:
+            yield out.paint(
+                f"         {policy.effect} {clean(policy.id)} ({clean(policy.place)}): {clean(policy.why)}", "dim"
+            )
+
+
+def _need(need: dict[str, Any]) -> str:
+    group = f"{need['quorum']} of group `{clean(need['group'])}`" if need["group"] else f"{need['quorum']} approver"
+    return f"needs {group}" + (f": {clean(need['reason'])}" if need["reason"] else "")

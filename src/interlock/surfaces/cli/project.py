@@ -1,0 +1,90 @@
+"""`interlock init` and `interlock trust`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from interlock.engine import project
+from interlock.model.errors import ConfigurationError, UsageError
+from interlock.surfaces.cli.app import Command
+from interlock.surfaces.cli.output import Output, clean
+from interlock.surfaces.cli.proving import proof, proving
+
+_COLORS = {"+": "green", "-": "red", "@": "cyan"}
+
+
+@click.command(cls=Command)
+@click.option("--agent", default="agent", show_default=True, help="The agent's name, where a proposal gives none.")
+@click.pass_obj
+def init(out: Output, agent: str) -> None:
+    """Write a commented interlock.toml for this project, and trust it.
+
+    Read-only tools may run; what changes something asks first; what is hard to take back is denied.
+    """
+    path = project.init(Path(), os.environ, agent=agent)
+    steps = ["interlock doctor", "interlock run PLAN"]
+    out.emit(
+        {"written": str(path.resolve()), "trusted": True, "next": steps},
+        lambda: [
+            f"wrote {clean(str(path))}, and trusted it",
+            "next:",
+            "  interlock doctor      what this machine offers, and what stands open",
+            "  interlock run PLAN    take a proposal through the gate",
+        ],
+    )
+
+
+@click.command(cls=Command)
+@click.option("--yes", "-y", is_flag=True, help="Trust it without asking.")
+@proving
+@click.pass_obj
+def trust(out: Output, yes: bool, token_file: Path | None, approver: str | None) -> int:
+    """Show what changed in the configuration since it was trusted, and trust it.
+
+    Covers interlock.toml and everything else that Interlock's loader reads. Until it is trusted, nothing runs.
+    """
+    reviewed = project.review(Path(), os.environ)
+    document = {
+        "root": str(reviewed.root),
+        "changes": [{"name": c.name, "status": c.status, "diff": c.diff} for c in reviewed.changes],
+    }
+    if not reviewed.changes:
+        out.emit({**document, "trusted": True}, lambda: ["nothing changed since it was trusted"])
+        return 0
+    if not out.json:
+        show(out, reviewed)
+    if not yes:
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise UsageError(
+                "nobody is here to say yes",
+                path=str(reviewed.root),
+                hint="look at the difference, then `interlock trust --yes`",
+            )
+        if not click.confirm("Trust this?", err=True):
+            raise ConfigurationError("not trusted", code="untrusted_configuration", path=str(reviewed.root))
+    project.trust(reviewed, os.environ, proof(token_file, approver, needed=reviewed.pin))
+    out.emit({**document, "trusted": True}, lambda: [f"trusted: {clean(str(reviewed.root))}"])
+    return 0
+
+
+def ask_to_trust(out: Output) -> bool:
+    """At a terminal, before a run: show the difference and ask. True if it is trusted now."""
+    reviewed = project.review(Path(), os.environ)
+    out.write(sys.stderr, "The configuration is not trusted as it is. What is different:")
+    show(out, reviewed)
+    if not click.confirm("Trust this?", err=True):
+        return False
+    project.trust(reviewed, os.environ, proof(None, None, needed=reviewed.pin))
+    return True
+
+
+def show(out: Output, reviewed: project.Review) -> None:
+    """Print the differences to standard error."""
+    for change in reviewed.changes:
+        out.write(sys.stderr, f"{clean(change.name)} ({change.status})")
+        for line in change.diff.split("\n"):
+            out.write(sys.stderr, out.paint(clean(line, lines=True), _COLORS.get(line[:1], "dim"), sys.stderr))

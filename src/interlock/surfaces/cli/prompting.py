@@ -1,0 +1,149 @@
+"""Questions at the terminal that started the run: approve, deny, edit, show. Any other surface may answer first.
+
+The prompt is a thread of its own, so that the run goes on meanwhile; while it waits for a line it looks, twice a second,
+whether somebody else has answered.
+"""
+
+from __future__ import annotations
+
+import queue
+import select
+import sys
+import threading
+from typing import Any, Final
+
+from interlock.engine.answering import Answering, Hold
+from interlock.engine.desk import Desk
+from interlock.engine.identity import at_own_terminal
+from interlock.model.decode import decode_value
+from interlock.model.errors import InterlockError
+from interlock.surfaces.cli.holds import hold_lines
+from interlock.surfaces.cli.output import Output, clean
+from interlock.surfaces.cli.progress import Progress
+
+_LOOK_S: Final = 0.5
+_HELP: Final = "[a]pprove, [d]eny, [e]dit, [s]how? "
+
+
+class Prompt:
+    """Asks the desk's questions one after the other."""
+
+    def __init__(self, out: Output, desk: Desk, progress: Progress) -> None:
+        """Listens to the desk from now on."""
+        self._out = out
+        self._desk = desk
+        self._answering = Answering(desk, "tty")
+        self._progress = progress
+        self._queue: queue.SimpleQueue[Hold] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        desk.listeners.append(self._ask)
+
+    def _ask(self, hold: Hold) -> None:
+        self._queue.put(hold)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="interlock-prompt", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            hold = self._queue.get()
+            self._progress.hide()
+            try:
+                if not self._one(hold.id):
+                    return  # standard input is at its end: nobody is here
+            except InterlockError as error:
+                self._out.error(error)
+            finally:
+                self._progress.show()
+
+    def _one(self, hold_id: str) -> bool:
+        """Ask until it is answered, here or elsewhere. False if nobody can answer here any more."""
+        for line in hold_lines(self._out, self._current(hold_id)):
+            self._say(line)
+        while True:
+            self._say(_HELP, end="")
+            hold, line = self._read(hold_id)
+            if hold.status != "pending":
+                self._say(f"\nanswered elsewhere: {hold.status}")
+                return True
+            if not line:
+                self._say("\nnobody answers here; " + how_to_answer(hold))
+                return False
+            if self._take(hold, line.strip()):
+                return True
+
+    def _take(self, hold: Hold, line: str) -> bool:
+        """Act on a line. True if the question is answered."""
+        word, _, rest = line.partition(" ")
+        patch: dict[str, Any] | None = None
+        match word.lower():
+            case "a" | "approve" | "y" | "yes":
+                choice: Any = "approve"
+            case "d" | "deny" | "n" | "no":
+                choice = "deny"
+            case "e" | "edit":
+                choice, patch = "edit", self._patch(rest)
+                if patch is None:
+                    return False
+            case "s" | "show":
+                for text in hold_lines(self._out, hold, full=True):
+                    self._say(text)
+                return False
+            case _:
+                return False
+        outcome = self._answering.answer(
+            hold.id,
+            at_own_terminal(self._desk),
+            choice,
+            digest=hold.digest,
+            reason=rest if patch is None else "",
+            patch=patch,
+        )
+        if outcome.code == "resolved":
+            self._say(f"{outcome.hold.status if outcome.hold else 'answered'}")
+            return True
+        if outcome.code == "recorded":
+            self._say("counted; more answers are needed")
+            return False
+        self._say(f"not taken: {outcome.code}")
+        return outcome.code == "already_resolved"
+
+    def _patch(self, text: str) -> dict[str, Any] | None:
+        """The merge patch on the line (or on the next one)."""
+        if not text:
+            self._say('what to change, as JSON, such as {"path": "b.txt"} (null removes): ', end="")
+            text = sys.stdin.readline()
+        try:
+            patch = decode_value(text.encode("utf-8", "surrogateescape"))
+        except InterlockError as error:
+            self._say(f"that is no JSON: {clean(error.message)}")
+            return None
+        if not isinstance(patch, dict) or not patch:
+            self._say("that changes nothing: an object with what to change is needed")
+            return None
+        return patch
+
+    def _read(self, hold_id: str) -> tuple[Hold, str]:
+        """The next line (empty at the end of input), or the question that somebody else has answered."""
+        while True:
+            ready, _, _ = select.select([sys.stdin], [], [], _LOOK_S)
+            hold = self._current(hold_id)
+            if hold.status != "pending":
+                return hold, ""
+            if ready:
+                return hold, sys.stdin.readline()
+
+    def _current(self, hold_id: str) -> Hold:
+        hold = self._answering.hold(hold_id)
+        assert hold is not None, "questions are never deleted"
+        return hold
+
+    @staticmethod
+    def _say(text: str, end: str = "\n") -> None:
+        sys.stderr.write(text + end)
+        sys.stderr.flush()
+
+
+def how_to_answer(hold: Hold) -> str:
+    """What to type elsewhere to answer a question."""
+    return f"answer with `interlock approvals approve {hold.id}` (or deny, edit, show)"

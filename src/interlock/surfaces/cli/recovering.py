@@ -1,0 +1,71 @@
+"""`interlock recover`: unfinished runs, and unknown outcomes that only a human can settle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from interlock.model.errors import UsageError
+from interlock.surfaces.cli.app import Command
+from interlock.surfaces.cli.opening import history, runtime
+from interlock.surfaces.cli.output import Output, clean
+from interlock.surfaces.cli.results import when
+from interlock.surfaces.cli.running import carry_on, show_resumed
+
+if TYPE_CHECKING:
+    from interlock.engine.unfinished import Unfinished
+
+
+@click.command(cls=Command)
+@click.argument("run_id", metavar="[RUN]", required=False)
+@click.option("--action", metavar="ID", help="The action whose outcome is not known.")
+@click.option(
+    "--as",
+    "answer",
+    type=click.Choice(["again", "succeeded", "failed", "undo"]),
+    help="What became of it: run it again, take it as succeeded or failed, or undo the proposal.",
+)
+@click.option("--no-wait", is_flag=True, help="Do not wait for answers: exit with 3.")
+@click.pass_obj
+def recover(out: Output, run_id: str | None, action: str | None, answer: str | None, no_wait: bool) -> int:
+    """Put the journals of unfinished runs in order, and say what each needs.
+
+    With RUN, --action and --as: settle an outcome that nobody but you can know, and go on with that run.
+    """
+    if run_id is not None and action is not None and answer is not None:
+        return _settle(out, run_id, action, answer, no_wait=no_wait)
+    if action is not None or answer is not None:
+        raise UsageError(
+            "RUN, `--action` and `--as` belong together", hint="`interlock recover RUN --action a2 --as succeeded`"
+        )
+    from interlock.engine.unfinished import recover_all  # noqa: PLC0415 - start-up
+
+    with history() as past:
+        if run_id is not None:
+            past.directory(run_id)
+        found = recover_all(past.db, past.index, past.place.runs, past.disk)
+    if run_id is not None:
+        found = [one for one in found if one.run_id == run_id]
+    out.emit(found, lambda: [line for one in found for line in _lines(out, one)] or ["no unfinished runs"])
+    return 4 if any(one.need == "repair" for one in found) else 0
+
+
+def _settle(out: Output, run_id: str, action: str, answer: str, *, no_wait: bool) -> int:
+    from interlock.engine.machine import user_name  # noqa: PLC0415 - start-up
+
+    with runtime(out, offer_trust=True) as opened:
+        results = carry_on(out, opened, run_id, {action: answer}, no_wait=no_wait, by=user_name())  # type: ignore[dict-item]
+    return show_resumed(out, run_id, results)
+
+
+def _lines(out: Output, one: Unfinished) -> list[str]:
+    lines = [
+        f"{out.paint(clean(one.run_id), 'bold')}  {one.status}, started {when(one.started_us)}",
+        f"  {clean(one.detail)}",
+    ]
+    if one.moved_bytes:
+        lines.append(f"  {one.moved_bytes} bytes that were never sealed lie in journal.torn now")
+    if one.command:
+        lines.append(f"  {clean(one.command)}")
+    return lines

@@ -1,0 +1,64 @@
+"""How results look to people: one line an action, and what became of the whole."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+
+from interlock.model.result import ActionResult, ProposalResult
+from interlock.surfaces.cli.output import Output, brief, clean
+
+MARKS = {
+    "succeeded": ("ok", "green"),
+    "failed": ("failed", "red"),
+    "rejected": ("rejected", "red"),
+    "skipped": ("skipped", "dim"),
+    "held": ("held", "yellow"),
+    "rolled_back": ("undone", "yellow"),
+    "compensated": ("compensated", "yellow"),
+    "unknown_outcome": ("unknown", "red"),
+    "cancelled": ("cancelled", "yellow"),
+    "interrupted": ("interrupted", "yellow"),
+    "running": ("running", "cyan"),
+}
+EXIT_CODES = {"succeeded": 0, "held": 3}
+"""Exit code of a proposal by its status; every other one is 1."""
+
+
+def proposal_lines(out: Output, result: ProposalResult) -> Iterator[str]:
+    """The rows, what could not be undone, and the status."""
+    for row in result.results:
+        yield from _row(out, row)
+    for left in result.not_undone:
+        yield out.paint("not undone: ", "red") + clean(f"{left.action_id}: {left.reason} {left.detail}".rstrip())
+    cost = result.cost
+    counted = f"{cost.actions_executed} executed, {cost.actions_rejected} rejected, {cost.actions_skipped} skipped"
+    yield f"{out.paint(*_mark(result.status))}: {counted}, {cost.total_duration_ms:.0f} ms; run {clean(result.run_id)}"
+
+
+def _row(out: Output, row: ActionResult) -> Iterator[str]:
+    word, color = _mark(row.status)
+    line = f"{out.paint(f'{word:12}', color)} {clean(row.action_id)}"
+    if row.deduplicated_from:
+        line += f"  (stored result of {clean(row.deduplicated_from)})"
+    elif row.duration_ms >= 1:
+        line += f"  {row.duration_ms:.0f} ms"
+    if row.reason:
+        line += f"  {clean(row.reason)}"
+    yield line
+    if row.error:
+        yield f"{'':12} {brief(row.error, 200)}"
+    elif row.status == "succeeded" and row.output is not None:
+        yield out.paint(f"{'':12} {brief(row.output)}", "dim")
+
+
+def _mark(status: str) -> tuple[str, str]:
+    return MARKS.get(status, (status, "dim"))
+
+
+def when(us: int | None) -> str:
+    """A moment, in this machine's time zone."""
+    if us is None:
+        return ""
+    moment = dt.datetime.fromtimestamp(us / 1e6, tz=dt.UTC).astimezone()
+    return moment.strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,197 @@
+"""`interlock run`, `resume` and `undo`: what takes proposals through the gate."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from interlock.model.errors import UsageError
+from interlock.model.events import RunStarted
+from interlock.model.result import ProposalResult
+from interlock.surfaces.cli.app import FAILED, Command
+from interlock.surfaces.cli.interrupting import interrupted, run_interruptibly
+from interlock.surfaces.cli.opening import at_terminal, runtime
+from interlock.surfaces.cli.output import Output, clean
+from interlock.surfaces.cli.plan_file import read_plan
+from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines
+
+if TYPE_CHECKING:
+    from interlock.engine.recovery import Answer
+    from interlock.engine.runtime import Runtime
+
+T = TypeVar("T")
+
+
+@click.command(cls=Command)
+@click.argument("plan")
+@click.option("--dry-run", is_flag=True, help="Everything but effects: steps 1 to 7, asking nobody, spending nothing.")
+@click.option("--session", metavar="NAME", help="The session that the run belongs to.")
+@click.option("--agent", metavar="NAME", help="The agent that proposes this, whatever the plan says.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for answers: exit with 3, and `interlock resume` goes on.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Tighten a setting for this run, such as budget.actions=10; it can never be loosened.",
+)
+@click.pass_obj
+def run(
+    out: Output,
+    plan: str,
+    dry_run: bool,
+    session: str | None,
+    agent: str | None,
+    no_wait: bool,
+    settings: Sequence[str],
+) -> int:
+    """Take a proposal through the gate. PLAN is a file in JSON or YAML, or - for standard input.
+
+    Exit code: 0 if every action succeeded, 1 if one did not, 2 if the proposal or the configuration is wrong, 3 if an action
+    waits for an answer.
+    """
+    flags = _flags(settings)
+    proposal = read_plan(plan, agent=agent, session=session)
+    with runtime(out, flags, offer_trust=plan != "-") as opened:
+        _say_unfinished(out, opened)
+        result = _carry_out(out, opened, lambda: opened.execute(proposal, dry_run=dry_run), no_wait=no_wait)
+    out.emit(result, lambda: proposal_lines(out, result))
+    _say_held(out, [result])
+    return EXIT_CODES.get(result.status, FAILED)
+
+
+@click.command(cls=Command)
+@click.argument("run_id", metavar="RUN")
+@click.option("--no-wait", is_flag=True, help="Do not wait for answers: exit with 3.")
+@click.pass_obj
+def resume(out: Output, run_id: str, no_wait: bool) -> int:
+    """Finish a run that was interrupted, or that waited for an answer. Finished actions never run again."""
+    with runtime(out, offer_trust=True) as opened:
+        results = carry_on(out, opened, run_id, {}, no_wait=no_wait)
+    return show_resumed(out, run_id, results)
+
+
+@click.command(cls=Command)
+@click.argument("run_id", metavar="RUN")
+@click.option("--action", metavar="ID", help="Only this action of the run.")
+@click.option("--force", is_flag=True, help="Also where others changed the files since; what is overwritten is kept.")
+@click.pass_obj
+def undo(out: Output, run_id: str, action: str | None, force: bool) -> int:
+    """Take back what a run did: files, state, and what has a compensation. An undo is a run, and can be undone."""
+    with runtime(out, offer_trust=True) as opened:
+        opened.services.index.get(run_id)
+        result = _carry_out(out, opened, lambda: opened.undo(run_id, action, force=force))
+    out.emit(result, lambda: proposal_lines(out, result))
+    return EXIT_CODES.get(result.status, FAILED)
+
+
+# -- shared with `recover`
+
+
+def carry_on(
+    out: Output, opened: Runtime, run_id: str, answers: Mapping[str, Answer], *, no_wait: bool, by: str = ""
+) -> list[ProposalResult]:
+    """Resume a run, with answers to unknown outcomes."""
+    return _carry_out(out, opened, lambda: opened.resume(run_id, answers, by=by), no_wait=no_wait, run_id=run_id)
+
+
+def show_resumed(out: Output, run_id: str, results: list[ProposalResult]) -> int:
+    """Print what came of a resumed run; returns the exit code."""
+    statuses = [result.status for result in results]
+    status = next((s for s in statuses if s != "succeeded"), "succeeded")
+    if "held" in statuses:
+        status = "held"
+
+    out.emit(
+        {"run_id": run_id, "status": status, "proposals": results},
+        lambda: [line for result in results for line in proposal_lines(out, result)],
+    )
+    _say_held(out, results)
+    return EXIT_CODES.get(status, FAILED)
+
+
+# -- inside
+
+
+def _carry_out(
+    out: Output, opened: Runtime, work: Callable[[], Awaitable[T]], *, no_wait: bool = False, run_id: str | None = None
+) -> T:
+    """Run with progress, with questions at the terminal, and with Ctrl-C."""
+    from interlock.surfaces.cli.progress import Progress  # noqa: PLC0415 - start-up
+    from interlock.surfaces.cli.prompting import Prompt, how_to_answer  # noqa: PLC0415 - start-up
+
+    progress = Progress(out)
+    services = opened.services
+    started = [] if run_id is None else [run_id]
+    services.listeners.append(progress.on_event)
+    services.listeners.append(lambda event: started.append(event.run) if isinstance(event, RunStarted) else None)
+    services.watchers.append(progress.on_progress)
+    if services.desk is not None:
+        services.desk.wait = not no_wait
+        if no_wait:
+            pass
+        elif at_terminal():
+            Prompt(out, services.desk, progress)
+        else:
+            services.desk.listeners.append(
+                lambda hold: out.note(f"waiting: {clean(hold.summary)}; {how_to_answer(hold)}")
+            )
+
+    async def watched() -> T:
+        drawing = asyncio.create_task(progress.draw())
+        try:
+            return await work()
+        finally:
+            drawing.cancel()
+            await asyncio.wait([drawing])
+
+    try:
+        return run_interruptibly(out, watched())
+    except asyncio.CancelledError:
+        if not started:
+            raise KeyboardInterrupt from None
+        raise interrupted(started[0]) from None
+
+
+def _flags(settings: Sequence[str]) -> dict[str, str]:
+    flags = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError("`--set` needs KEY=VALUE", hint="such as `--set budget.actions=10`")
+        flags[key.strip()] = value
+    return flags
+
+
+def _say_unfinished(out: Output, opened: Runtime) -> None:
+    """Before a new run the journals of dead ones are put in order; say so, and what they need."""
+    from interlock.engine.unfinished import recover_all  # noqa: PLC0415 - start-up
+
+    services = opened.services
+    if services.state_dir is None:
+        return
+    for one in recover_all(services.db, services.index, services.state_dir / "runs", services.disk):
+        if one.need != "nothing":
+            out.note(
+                f"unfinished: {clean(one.run_id)}: {clean(one.detail)}" + (f"; `{one.command}`" if one.command else "")
+            )
+
+
+def _say_held(out: Output, results: list[ProposalResult]) -> None:
+    for result in results:
+        for row in result.results:
+            if row.status != "held":
+                continue
+            if isinstance(row.output, dict) and "approval" in row.output:
+                out.note(f"`interlock approvals approve {row.output['approval']}` (or deny, edit, show)")
+            else:
+                out.note(
+                    f"`interlock recover {result.run_id} --action {clean(row.action_id)} --as again|succeeded|failed|undo`"
+                )
+        if result.status == "held":
+            out.note(f"then `interlock resume {result.run_id}`")
+    sys.stderr.flush()

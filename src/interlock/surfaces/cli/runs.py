@@ -1,0 +1,238 @@
+"""`interlock runs` and `interlock sessions`: looking back, checking journals, keeping and forgetting."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from interlock.engine.history import Check, RunRow, RunView
+from interlock.model.errors import IntegrityError, InterlockError, UsageError
+from interlock.surfaces.cli.app import Group
+from interlock.surfaces.cli.opening import history, runtime
+from interlock.surfaces.cli.output import Output, clean, table
+from interlock.surfaces.cli.results import MARKS, proposal_lines, when
+
+
+@click.group(cls=Group)
+def runs() -> None:
+    """List, show, check and prune the runs of this project. Needs no trusted configuration."""
+
+
+@runs.command("list")
+@click.option("--session", metavar="NAME", help="Only of this session.")
+@click.option("--status", type=click.Choice([*MARKS]), metavar="STATUS", help="Only with this status.")
+@click.option("--agent", metavar="NAME", help="Only of this agent.")
+@click.option("--limit", type=click.IntRange(1), default=1_000, show_default=True, help="At most so many.")
+@click.pass_obj
+def list_runs(out: Output, session: str | None, status: str | None, agent: str | None, limit: int) -> None:
+    """List runs, newest first."""
+    with history() as past:
+        rows = past.runs(session=session, status=status, agent=agent, limit=limit)
+    out.emit(rows, lambda: run_table(rows))
+
+
+@runs.command("show")
+@click.argument("run_id", metavar="RUN")
+@click.pass_obj
+def show_run(out: Output, run_id: str) -> int:
+    """Show what a run did: each proposal with the result of each action."""
+    with history() as past:
+        view = past.show(run_id)
+    out.emit(view.as_dict(), lambda: _show(out, view))
+    return 0 if view.problem is None else IntegrityError.exit_code
+
+
+@runs.command("log")
+@click.argument("run_id", metavar="RUN")
+@click.option("--from", "start", type=click.IntRange(0), default=0, help="From this event on.")
+@click.pass_obj
+def log(out: Output, run_id: str, start: int) -> int:
+    """Show the events of a run's journal, in order. With --json they are one list."""
+    from interlock.surfaces.cli.events import as_builtins, event_line  # noqa: PLC0415 - start-up
+
+    damage: InterlockError | None = None
+    found: list[Any] = []
+    with history() as past:
+        try:
+            for event in past.events(run_id, start):
+                if out.json:
+                    found.append(as_builtins(event))
+                else:
+                    out.emit(None, lambda event=event: [event_line(out, event)])  # type: ignore[misc]
+        except IntegrityError as error:
+            damage = error
+    if damage is None:
+        out.emit(found)
+        return 0
+    if out.json:
+        raise damage
+    out.error(damage)
+    return damage.exit_code
+
+
+@runs.command("check")
+@click.argument("run_id", metavar="RUN")
+@click.pass_obj
+def check(out: Output, run_id: str) -> int:
+    """Check every seal of a run's journal, and compare it with the database and its signed head.
+
+    Exit code: 0 if all is whole, 4 if something is damaged, truncated or rewritten.
+    """
+    with history() as past:
+        found = past.check(run_id)
+    out.emit(found, lambda: _check(out, found))
+    return 0 if found.ok else IntegrityError.exit_code
+
+
+@runs.command("head")
+@click.argument("run_id", metavar="RUN")
+@click.pass_obj
+def head(out: Output, run_id: str) -> None:
+    """Print the signed head of a run's journal (a DSSE envelope), to be kept elsewhere."""
+    with history() as past:
+        envelope = past.head(run_id)
+    if out.json:
+        out.emit(msgspec.Raw(envelope))
+    else:
+        out.raw(envelope.decode())
+
+
+@runs.command("checkpoint")
+@click.argument("run_id", metavar="RUN")
+@click.option(
+    "--output", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to write it."
+)
+@click.pass_obj
+def checkpoint(out: Output, run_id: str, output: Path) -> None:
+    """Save the state, the tools and the head of a run's journal. The file holds values in clear (mode 0600)."""
+    from interlock.engine import checkpoints  # noqa: PLC0415 - start-up
+
+    with runtime(out) as opened:
+        saved = checkpoints.save(opened, run_id, output)
+    out.emit(saved, lambda: [f"wrote {clean(str(output))}: {saved.keys} keys, {saved.tools} tools"])
+
+
+@runs.command("restore")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--merge", is_flag=True, help="Leave keys alone that the checkpoint does not have.")
+@click.pass_obj
+def restore(out: Output, file: Path, merge: bool) -> None:
+    """Make the state what it was at a checkpoint, exactly (or merged). Itself a run."""
+    from interlock.engine import checkpoints  # noqa: PLC0415 - start-up
+
+    with runtime(out) as opened:
+        done = checkpoints.restore(opened, file, merge=merge)
+    out.emit(
+        done,
+        lambda: [
+            f"{done.written} keys written, {done.removed} removed; run {done.run_id}",
+            *(f"tool {clean(name)} is another one now" for name in done.tools_changed),
+        ],
+    )
+
+
+@runs.command("prune")
+@click.argument("run_ids", nargs=-1, metavar="[RUN]...")
+@click.option("--older-than", metavar="DURATION", help="Every run that ended longer ago, such as 30d.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def prune(out: Output, run_ids: tuple[str, ...], older_than: str | None, yes: bool) -> None:
+    """Remove runs entirely: journal, originals, backups. They can neither be shown nor undone afterwards."""
+    from interlock.engine.clock import SystemClock  # noqa: PLC0415 - start-up
+    from interlock.model.units import duration_ms  # noqa: PLC0415 - start-up
+
+    if bool(run_ids) == (older_than is not None):
+        raise UsageError("name runs, or `--older-than`, and not both", hint="such as `--older-than 30d`")
+    with history() as past:
+        chosen = list(run_ids)
+        if older_than is not None:
+            try:
+                age_ms = duration_ms(older_than)
+            except ValueError as error:
+                raise UsageError(f"`--older-than` is no duration: {error}", hint="such as `30d`") from None
+            chosen = past.finished_before(SystemClock().now_us() - age_ms * 1000)
+        if chosen and not yes:
+            ask(f"Remove {len(chosen)} run{'s' if len(chosen) != 1 else ''} for good?")
+        past.prune(chosen)
+    out.emit({"pruned": chosen}, lambda: [f"{len(chosen)} runs removed"])
+
+
+@click.group(cls=Group)
+def sessions() -> None:
+    """List and show sessions: runs that belong together."""
+
+
+@sessions.command("list")
+@click.pass_obj
+def list_sessions(out: Output) -> None:
+    """List sessions, the one with the newest run first."""
+    with history() as past:
+        rows = past.sessions()
+    out.emit(
+        rows,
+        lambda: (
+            table(
+                ("SESSION", "RUNS", "ACTIONS", "FIRST", "LAST"),
+                ((r.session, r.runs, r.actions, when(r.started_us), when(r.last_us)) for r in rows),
+            )
+            if rows
+            else ["no sessions"]
+        ),
+    )
+
+
+@sessions.command("show")
+@click.argument("name")
+@click.pass_obj
+def show_session(out: Output, name: str) -> None:
+    """Show the runs of a session, newest first; failed ones too."""
+    with history() as past:
+        rows = past.session(name)
+    out.emit({"session": name, "runs": rows}, lambda: run_table(rows))
+
+
+def ask(question: str) -> None:
+    """Ask before something that cannot be taken back. Raises: UsageError if nobody says yes."""
+    if not os.isatty(0) or not click.confirm(question, err=True):
+        raise UsageError("nobody said yes", hint="`--yes` says it without asking")
+
+
+def run_table(rows: list[RunRow]) -> Iterable[str]:
+    """Runs, one a line."""
+    if not rows:
+        return ["no runs"]
+    return table(
+        ("RUN", "STARTED", "STATUS", "AGENT", "SESSION", "ACTIONS"),
+        ((r.run_id, when(r.started_us), r.status, r.agent, r.session, f"{r.succeeded}/{r.actions}") for r in rows),
+    )
+
+
+def _show(out: Output, view: RunView) -> Iterable[str]:
+    row = view.run
+    yield f"{out.paint(clean(row.run_id), 'bold')}  {row.status}, agent {clean(row.agent)}, from {clean(row.source)}"
+    ended = f", ended {when(row.finished_us)}" if row.finished_us else ""
+    session = f", session {clean(row.session)}" if row.session else ""
+    yield f"started {when(row.started_us)}{ended}{session}"
+    for result in view.proposals:
+        yield ""
+        yield clean(result.proposal_id)
+        yield from proposal_lines(out, result)
+    if view.problem is not None:
+        yield out.paint("damaged: ", "red") + clean(view.problem["message"])
+
+
+def _check(out: Output, found: Check) -> Iterable[str]:
+    word = out.paint("whole", "green") if found.ok else out.paint("damaged", "red")
+    yield f"{word}: {found.events} events under {found.seals} seals, {found.bytes} bytes"
+    if found.torn_bytes:
+        yield f"  {found.torn_bytes} bytes behind the last seal, left by a writer that died: `interlock recover`"
+    if found.signed_up_to is not None:
+        yield f"  signed up to event {found.signed_up_to}"
+    for problem in found.problems:
+        yield f"  {out.paint(problem['code'], 'red')}: {clean(problem['message'])}"
+        yield from (f"    {clean(problem[key])}" for key in ("path", "hint") if key in problem)

@@ -1,0 +1,45 @@
+"""`interlock tools`: what can be called."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import click
+import msgspec
+
+from interlock.model.tool import Tool
+from interlock.surfaces.cli.app import Group
+from interlock.surfaces.cli.opening import runtime
+from interlock.surfaces.cli.output import Output, brief, table
+
+
+@click.group(cls=Group)
+def tools() -> None:
+    """The tools there are: built in, and those of the configured modules."""
+
+
+@tools.command("list")
+@click.pass_obj
+def list_tools(out: Output) -> None:
+    """List the tools with what they declare of themselves. With --json: the whole definitions, and their versions."""
+    with runtime(out) as opened:
+        asyncio.run(opened.prepare())
+        found = opened.tools()
+    out.emit([{**msgspec.to_builtins(tool), "version": tool.version} for tool in found], lambda: _table(found))
+
+
+def _table(found: list[Tool]) -> Iterable[str]:
+    return table(
+        ("TOOL", "EFFECT", "UNDO", "WORLD", "DESCRIPTION"),
+        (
+            (
+                tool.name,
+                "reads" if tool.read_only else "destroys" if tool.destructive else "writes",
+                "-" if tool.read_only else tool.reversibility,
+                "open" if tool.open_world else "",
+                brief(tool.description.split("\n")[0], 70),
+            )
+            for tool in found
+        ),
+    )
