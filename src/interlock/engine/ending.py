@@ -33,6 +33,8 @@ async def conclude(x: Execution) -> ProposalResult:
         except StateConflictError as error:
             x.stop_reason = "state_conflict"
             _blame(x, error)
+    if x.stop_reason in _ABORTING:
+        withdraw(x)
     _fill(x)
     if x.stop_reason in _ABORTING:
         if x.recorder is not None:
@@ -68,9 +70,22 @@ def held(x: Execution) -> bool:
     return any(row is not None and row.status == "held" for row in x.rows)
 
 
+def withdraw(x: Execution) -> None:
+    """Take back the questions of a proposal that has come to its end without their answers."""
+    for index, row in enumerate(x.rows):
+        if row is None or row.status != "held":
+            continue
+        hold = row.output.get("approval") if isinstance(row.output, dict) else None
+        if hold is not None and x.services.desk is not None:
+            x.services.desk.store.cancel(hold, "its proposal has ended")
+        x.rows[index] = None
+    x.held = 0
+
+
 def commit(x: Execution) -> None:
     """Step 10 for the proposal. Raises: StateConflictError (nothing was applied), StoreError."""
-    if not x.buffer.dirty and not x.results.pending:
+    effects = any(tool is not None and not tool.read_only for tool in x.tools)
+    if not x.buffer.dirty and not x.results.pending and not (effects and x.buffer.read):
         return
     services = x.services
     with services.db.transaction():

@@ -23,9 +23,10 @@ from interlock.engine.scheduler import Outcome
 from interlock.engine.turn import Turn, give_back, reject, skip, wait
 from interlock.engine.watchdog import Slot
 from interlock.model.decision import Decision, Refusal
-from interlock.model.errors import ConflictError, ToolError
+from interlock.model.errors import ConflictError, ProposalError, ToolError
 from interlock.model.events import ActionFailed, ActionRetrying, ActionValidated, PolicyDecided
 from interlock.model.result import ActionResult
+from interlock.model.values import check_value
 from interlock.verify.graph import references, resolve
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ async def perform(x: Execution, slot: Slot, index: int) -> None:
     try:
         if index in x.graph.referring:
             proposed = resolve(proposed, x.outputs)
+            check_value(proposed, "$.parameters", x.services.limits, reserved=True)
         turn = Turn(x, slot, index, proposed)
         # 2 to 7; the usual case needs no coroutine of its own
         verdict = judge(turn)
@@ -59,6 +61,11 @@ async def perform(x: Execution, slot: Slot, index: int) -> None:
         if slot.stopped is None:
             raise
         slot.task.uncancel()  # no intent, no effect: `ending` gives it its row
+    except ProposalError as error:  # an output brought something into the parameters that no proposal may hold
+        reject(
+            Turn(x, slot, index, x.proposal.actions[index].parameters),
+            Refusal("reference_failed", error.message, error.path),
+        )
     except ToolError as error:  # a reference into an output that is not there
         turn = Turn(x, slot, index, proposed)
         if x.dry_run:

@@ -146,8 +146,10 @@ class _Resumption:
         for action_id, outcome in self._known.outcomes:
             index = x.graph.index[action_id]
             x.order_ended.append(index)
-            behavior = x.proposal.actions[index].failure_behavior
-            replay.append((index, outcome or (Outcome.FAILED if behavior == "skip" else Outcome.ABORT)))
+            if outcome is None:
+                goes_on = x.proposal.actions[index].failure_behavior == "skip"
+                outcome = Outcome.FAILED if goes_on else Outcome.ABORT  # noqa: PLW2901 - the same outcome, now known
+            replay.append((index, outcome))
         return replay
 
     # -- unknown outcomes

@@ -14,11 +14,11 @@ from interlock.verify.graph import Graph
 class Outcome(IntEnum):
     """How an action ended, as far as the order of the rest is concerned."""
 
-    DONE = 0
+    DONE = 1
     """It succeeded: everything that waits for it may go on."""
-    FAILED = 1
+    FAILED = 2
     """It did not, and the rest goes on: what needs it is skipped."""
-    ABORT = 2
+    ABORT = 3
     """It did not, and nothing more may start."""
 
 
