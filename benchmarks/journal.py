@@ -1,0 +1,162 @@
+"""What durability costs: beside raw `fdatasync`, beside LangGraph and DBOS on SQLite, and what a snapshot and a start cost.
+
+    python benchmarks/journal.py [--quick] [--json]
+
+The sequential row is a proposal in declared order under durability `full`: each intent is on disk before its tool runs. Beside it,
+the bytes that such a proposal put into its journal are written in two pieces an action to a file that is open, each
+followed by `fdatasync`. The parallel rows are a proposal in free order, at most 32 tools at a time; LangGraph runs tasks of one
+entrypoint with its asynchronous SQLite checkpointer (durability `sync`), DBOS steps of one workflow, both in groups of 32, in
+their own processes, with their databases' own settings on the same disk. They keep what tasks return; Interlock keeps intents,
+decisions, outcomes and a chain of seals over them, and has judged every call.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import subject
+from measuring import ROUNDS, Peer, alternate, options, row, scratch, show
+
+ACTIONS = 192
+WIDE = 32
+
+
+def journal_of(measured: subject.Subject) -> Path:
+    assert measured.run.directory is not None
+    return measured.run.directory / "journal.ndjson"
+
+
+def sequential(root: Path, rounds: int) -> list[dict]:
+    rows = []
+    with subject.on_disk(root, "full") as runtime:
+        measured = subject.Subject(runtime)
+        for count, work in ((ACTIONS, "durable sequential action"), (1, "a proposal of one action, on disk")):
+            data, repeat = subject.document(count), max(1, 64 // count)
+            before = journal_of(measured).stat().st_size
+            measured.seconds(data, repeat)
+            size = (journal_of(measured).stat().st_size - before) // (count * repeat * 2)
+
+            def raw(times: int = count * repeat, size: int = size) -> float:
+                piece = b"x" * (size - 1) + b"\n"
+                file = os.open(root / "raw", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                began = time.perf_counter()
+                for _ in range(times * 2):
+                    os.write(file, piece)
+                    os.fdatasync(file)
+                took = time.perf_counter() - began
+                os.close(file)
+                return took / times
+
+            found = alternate(
+                {"interlock": lambda data=data, repeat=repeat: measured.seconds(data, repeat), "raw": raw}, rounds
+            )
+            rows.append(row(work, found["interlock"] / count, f"2 fdatasync of {size} bytes", found["raw"], "1.5"))
+        measured.close()
+    return rows
+
+
+def parallel(root: Path, rounds: int) -> list[dict]:
+    peers = {"langgraph": Peer("langgraph"), "dbos": Peer("dbos")}
+    data = subject.document(ACTIONS, "pausing", order="free")
+
+    def ask(name: str) -> float:
+        answer = peers[name].ask(directory=str(root), actions=ACTIONS, wide=WIDE)
+        assert answer["kept"] == ACTIONS, answer
+        return answer["seconds"]
+
+    with subject.on_disk(root, "full") as runtime:
+        measured = subject.Subject(runtime)
+        found = alternate(
+            {
+                "interlock": lambda: measured.seconds(data),
+                "langgraph": lambda: ask("langgraph"),
+                "dbos": lambda: ask("dbos"),
+            },
+            rounds,
+        )
+        measured.close()
+    for peer in peers.values():
+        peer.close()
+    ours = found["interlock"] / ACTIONS
+    return [
+        row(f"durable parallel action, {WIDE} wide", ours, name, found[key] / ACTIONS, "0.02")
+        for key, name in (("langgraph", "LangGraph + SQLite"), ("dbos", "DBOS on SQLite"))
+    ]
+
+
+def snapshots(root: Path, rounds: int) -> list[dict]:
+    """The same proposal with readings of the machine before and after each action, and without the sampler."""
+    with subject.on_disk(root, "batch") as runtime:
+        measured, services = subject.Subject(runtime), runtime.services
+        data, sampler = subject.document(ACTIONS), runtime.services.sampler
+
+        def timed(chosen: object) -> float:
+            services.sampler = chosen
+            return measured.seconds(data, 4)
+
+        found = alternate({"with": lambda: timed(sampler), "without": lambda: timed(None)}, rounds)
+        services.sampler = sampler
+        assert sampler is not None
+        sample = alternate({"sample": lambda: _took(sampler.snapshot_now)}, 3)["sample"]
+        measured.close()
+    name = "action with readings of the machine (`batch`)"
+    cost = (found["with"] - found["without"]) / ACTIONS
+    return [
+        row(name, found["with"] / ACTIONS, "without", found["without"] / ACTIONS, f"+0.3 ms; is {cost * 1e6:+.1f} us"),
+        row("a full sample, asked for by a person", sample, "of it: looking at the CPUs", 0.2, "", 1e3),
+    ]
+
+
+def _took(call) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def starts(root: Path, rounds: int) -> list[dict]:
+    project = subject.make_project(root, "full")
+    command = [sys.executable, "-m", "interlock.surfaces.cli.main"]
+    installed = Path(sys.executable).with_name("interlock")
+    if installed.exists():
+        command = [str(installed)]
+
+    def timed(*arguments: str) -> float:
+        began = time.perf_counter()
+        done = subprocess.run(
+            arguments, cwd=project, env=os.environ | subject.environment(root), capture_output=True, check=False
+        )
+        took = time.perf_counter() - began
+        assert done.returncode == 0, (arguments[1:], done.returncode, done.stderr[-300:])
+        return took
+
+    found = alternate(
+        {
+            "pass": lambda: timed(sys.executable, "-c", "pass"),
+            "version": lambda: timed(*command, "--version"),
+            "runs": lambda: timed(*command, "runs", "list"),
+        },
+        rounds,
+    )
+    rows = []
+    for key, shown, most in (("version", "interlock --version", 40), ("runs", "interlock runs list", 200)):
+        extra = (found[key] - found["pass"]) * 1e3
+        goal = f"+{most} ms; is {extra:+.0f} ms"
+        rows.append(row(f"`{shown}`", found[key], "`python -c pass`", found["pass"], goal, 1e3))
+    return rows
+
+
+def main() -> None:
+    chosen = options(__doc__)
+    rounds = 3 if chosen.quick else ROUNDS
+    with scratch() as root:
+        rows = sequential(root / "sequential", rounds)
+        rows += parallel(root / "parallel", rounds)
+        rows += snapshots(root / "snapshots", rounds)
+        rows += starts(root / "starts", rounds)
+    show(rows, as_json=chosen.json)
+
+
+if __name__ == "__main__":
+    main()
