@@ -35,7 +35,7 @@ async def conclude(x: Execution) -> ProposalResult:
             _blame(x, error)
     if x.stop_reason in _ABORTING:
         withdraw(x)
-    _fill(x)
+    fill(x)
     if x.stop_reason in _ABORTING:
         if x.recorder is not None:
             x.recorder.append(StateRolledBack(**x.recorder.stamp(x, step=10)))
@@ -176,7 +176,7 @@ def cost_of(x: Execution, rows: list[ActionResult]) -> Cost:
     return cost
 
 
-def _fill(x: Execution) -> None:
+def fill(x: Execution) -> None:
     """Give a row to every action that never got so far."""
     waits = held(x) and x.stop_reason is None  # nothing is decided about these: a resumed run will start them
     reason = "held" if waits else x.stop_reason or "aborted"

@@ -31,6 +31,7 @@ from interlock.state.idempotency import Results
 from interlock.verify.graph import Graph
 
 if TYPE_CHECKING:
+    from interlock.engine.folding import FoldedAction
     from interlock.engine.run import Run
 
 _SLICE_NS = 1_000_000
@@ -82,8 +83,8 @@ class Execution:
         """Attempts that an earlier process made (after `resume`)."""
         self.not_undoable: dict[int, list[str]] = {}
         """What actions did that undo cannot exactly take back."""
-        self.cached: dict[int, str] = {}
-        """Keys under which results went into the cache."""
+        self.cached: dict[int, str] = {}  # keys under which results went into the cache
+        self.undone: dict[int, FoldedAction] = {}  # what an earlier process did to take them back
         self.allowance = allowance
         self.deadline_ns = _deadline(proposal, self.clock)
         self.stop_reason: str | None = None

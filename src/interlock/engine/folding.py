@@ -40,8 +40,10 @@ class FoldedAction:
         self.edited = False
         self.tool: str | None = None
         self.not_undoable: tuple[str, ...] = ()
-        self.undone: set[str] = set()
-        """Kinds of undo that are done."""
+        self.stopped: ActionResult | None = None
+        """Its row if nothing is done about that."""
+        self.undone: dict[str, str | None] = {}
+        """Kinds of undo that are done, and what went wrong with them."""
         self.undo_open: str | None = None
         """Kind of undo that was begun and not ended."""
         self.approval: str | None = None
@@ -119,7 +121,7 @@ class FoldedRun:
         rows = []
         for action in self.proposal(folded).actions:
             known = folded.actions.get(action.id)
-            row = known.row if known is not None else None
+            row = (known.row or known.stopped) if known is not None else None
             if row is None:
                 unknown = known is not None and known.open
                 row = ActionResult(
@@ -239,11 +241,16 @@ class FoldedRun:
             folded.outcomes.append((event.action or "", None))
         else:
             action.interrupted = True
+            unknown = isinstance(event, e.ActionUnknown)
+            action.stopped = ActionResult(
+                action_id=event.action or "", status="unknown_outcome" if unknown else "cancelled", reason=event.reason,
+                attempts=event.attempt, timestamp=event.ts, seq=event.seq,
+            )  # fmt: skip
 
     @staticmethod
     def _take_undo(action: FoldedAction, event: e.UndoDone) -> None:
         action.undo_open = None
-        action.undone.add(event.how)
+        action.undone[event.how] = event.problem
         if action.row is not None and action.row.status == "succeeded":
             if event.problem is not None:
                 action.row.reason = "not_undone"

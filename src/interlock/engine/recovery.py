@@ -13,12 +13,13 @@ from typing import Literal
 
 from interlock.engine.allowance import Allowance
 from interlock.engine.calling import ask_tool
-from interlock.engine.ending import conclude, finish, reapply
+from interlock.engine.ending import conclude, fill, finish, reapply
 from interlock.engine.execution import Execution
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
 from interlock.engine.run import Run, tighter
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
+from interlock.engine.writing import writing
 from interlock.journal import recover
 from interlock.model.errors import ConflictError, IntegrityError, ToolError, UsageError
 from interlock.model.events import ActionFailed, ActionSucceeded, OutcomeSettled
@@ -99,18 +100,35 @@ class _Resumption:
         self._put_back()
         if known.committed is not None:
             reapply(x, known.committed)
+            fill(x)
             return self._count(await finish(x, []))
-        if not known.rolled_back and await self._settle():
+        if known.rolled_back or any(outcome is Outcome.ABORT for _, outcome in self._outcomes()):
+            return self._count(await self._take_back())
+        if await self._settle():
             for index, row in enumerate(x.rows):
                 if row is None:
                     action = x.proposal.actions[index]
                     x.rows[index] = ActionResult(action_id=action.id, status="skipped", reason="held")
             return self._count(await finish(x, []))
-        replay = self._replay()
-        if known.rolled_back or any(outcome is Outcome.ABORT for _, outcome in replay):
-            x.stop("aborted")
-            return self._count(await conclude(x))
-        return await self._run.carry_on(x, replay)
+        if any(outcome is Outcome.ABORT for _, outcome in self._outcomes()):  # a human said so
+            return self._count(await self._take_back())
+        return await self._run.carry_on(x, self._replay())
+
+    async def _take_back(self) -> ProposalResult:
+        """The proposal was stopped already: undo goes on where it was, and nothing is asked or started any more."""
+        x = self._x
+        self._replay()
+        for index, action in enumerate(x.proposal.actions):
+            folded = self._known.actions.get(action.id)
+            if folded is not None and x.rows[index] is None and (folded.open or folded.interrupted):
+                x.rows[index] = folded.stopped or ActionResult(
+                    action_id=action.id, status="unknown_outcome", reason="interrupted", attempts=folded.attempts,
+                    timestamp=x.clock.now_us(),
+                )  # fmt: skip
+                x.order_ended.append(index)
+        x.stop("aborted")
+        async with writing(x):
+            return await conclude(x)
 
     def _count(self, result: ProposalResult) -> ProposalResult:
         self._run.count(result)
@@ -123,7 +141,10 @@ class _Resumption:
             folded = known.actions.get(action.id)
             if folded is None:
                 continue
-            x.rows[index] = folded.row
+            row = x.rows[index] = folded.row
+            x.undone[index] = folded
+            if row is not None and folded.undone and row.status != "failed":
+                row.status, row.reason = "succeeded", None  # it will be said again, with what is left
             x.attempts_before[index] = folded.attempts
             if folded.not_undoable:
                 x.not_undoable[index] = list(folded.not_undoable)
@@ -140,12 +161,17 @@ class _Resumption:
         x.cost = known.spent_cost
 
     def _replay(self) -> list[tuple[int, Outcome]]:
-        """The outcomes for the scheduler, in the order of the journal."""
+        """The outcomes for the scheduler, and the actions in the order in which they ended."""
+        replay = self._outcomes()
+        self._x.order_ended.extend(index for index, _ in replay)
+        return replay
+
+    def _outcomes(self) -> list[tuple[int, Outcome]]:
+        """The outcomes, in the order of the journal."""
         x = self._x
         replay = []
         for action_id, outcome in self._known.outcomes:
             index = x.graph.index[action_id]
-            x.order_ended.append(index)
             if outcome is None:
                 goes_on = x.proposal.actions[index].failure_behavior == "skip"
                 outcome = Outcome.FAILED if goes_on else Outcome.ABORT  # noqa: PLW2901 - the same outcome, now known

@@ -224,10 +224,12 @@ class Run:
         status = self.status
         try:
             if self.recorder is not None:
-                self._seal(status, self.recorder.writer)
+                with self.recorder.writer:
+                    self._seal(status, self.recorder.writer)
+        except StoreError:
+            if status != "interrupted":  # else why we stopped is already on its way to the caller
+                raise
         finally:
-            if self.recorder is not None:
-                self.recorder.writer.close()
             if self.backups is not None:
                 self.backups.close()
             if self.budget is not None:
@@ -236,7 +238,7 @@ class Run:
     def _seal(self, status: RunStatus, writer: JournalWriter) -> None:
         """The last event, the signed head, the row in the index."""
         services = self.services
-        if status != "held":
+        if status not in ("held", "interrupted"):
             writer.append(RunFinished(status=status, ts=services.clock.now_us(), mono=services.clock.mono_ns()))
         writer.flush()
         if services.signer is not None and self.directory is not None:
@@ -246,7 +248,7 @@ class Run:
     @property
     def status(self) -> RunStatus:
         """The worst of its proposals' statuses."""
-        order: tuple[RunStatus, ...] = ("held", "interrupted", "cancelled", "failed", "rejected", "succeeded")
+        order: tuple[RunStatus, ...] = ("interrupted", "held", "cancelled", "failed", "rejected", "succeeded")
         return next((s for s in order if s in self._statuses), "succeeded")
 
     def _index(self, status: str) -> None:
@@ -267,18 +269,11 @@ class Run:
                 counts[row.status] += 1
 
     def leave(self) -> None:
-        """Stop in the middle: what is known is on disk, and the run can be resumed. `finish` then only lets go."""
-        if self.recorder is None:
-            return
-        try:
-            self.recorder.writer.flush()
-            self._index("interrupted")
-            self.recorder.writer.close()
-        except StoreError:
-            # Why we leave is already on its way to the caller, and who opens the run next sees how far it came.
-            with contextlib.suppress(StoreError):
-                self.recorder.writer.close()
-        self.recorder = None
+        """A proposal stopped in the middle: what is known is on disk, and the run can be resumed. Others may go on in it."""
+        self._statuses.append("interrupted")
+        if self.recorder is not None:
+            with contextlib.suppress(StoreError):  # why we leave is already on its way to the caller
+                self.recorder.writer.flush()
 
     def configuration_changed(self, problem: str | None) -> None:
         """The files were edited; with a `problem` the old rules stay in force."""
@@ -309,6 +304,7 @@ class Run:
                 **recorder.stamp(x, step=1),
             )
         )
+        recorder.writer.kick()
 
     def _reject(self, proposal: Proposal, error: ProposalError) -> None:
         self._statuses.append("rejected")

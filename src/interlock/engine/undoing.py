@@ -7,7 +7,7 @@ hidden: `not_undone`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from interlock.engine.calling import ask_tool
 from interlock.engine.registry import Registered
@@ -53,26 +53,15 @@ async def take_back(x: Execution) -> list[NotUndone]:
 async def _take_back(x: Execution, index: int, row: ActionResult) -> list[NotUndone]:
     action, tool = x.proposal.actions[index], x.tools[index]
     succeeded = row.status == "succeeded"
-    problems: list[NotUndone] = []
-    how = "rolled_back"
-    call, problem = None, None
-    try:
-        call = compensation_of(x, index, row) if succeeded else None
-    except ToolError as error:  # a reference into an output that is not there
-        problem = error.message
-    if call is not None or problem is not None:
-        problem = problem or await _compensate(x, index, *cast("tuple[str, dict[str, Any]]", call))
-        if problem is None:
-            how = "compensated"
-        else:
-            problems.append(NotUndone(action_id=action.id, reason="compensation_failed", detail=problem))
+    tried, problem = await _compensated(x, index, row) if succeeded else (False, None)
+    problems = [] if problem is None else [problem]
     files = _restore_files(x, index)
     if files.problem is not None:
         problems.append(NotUndone(action_id=action.id, reason="undo_conflict", detail=files.problem))
     notes = x.not_undoable.get(index)
-    if notes and how != "compensated":
+    if notes and not (tried and problem is None):
         problems.extend(NotUndone(action_id=action.id, reason="not_exactly_undoable", detail=note) for note in notes)
-    elif tool is not None and not tool.read_only and not files.touched and call is None and not problems:
+    elif tool is not None and not tool.read_only and not files.touched and not tried:
         if row.status == "unknown_outcome":
             detail = "nobody knows what it did"
             problems.append(NotUndone(action_id=action.id, reason="unknown_outcome", detail=detail))
@@ -87,8 +76,33 @@ async def _take_back(x: Execution, index: int, row: ActionResult) -> list[NotUnd
         if problems:
             row.reason = "not_undone"
         else:
-            row.status = "compensated" if how == "compensated" else "rolled_back"
+            row.status = "compensated" if tried else "rolled_back"
     return problems
+
+
+async def _compensated(x: Execution, index: int, row: ActionResult) -> tuple[bool, NotUndone | None]:
+    """Compensate a success. Returns whether it has a compensation, and what is left undone."""
+    name = x.proposal.actions[index].id
+    before = x.undone.get(index)
+    if before is not None and "compensation" in before.undone:
+        problem = before.undone["compensation"]
+    else:
+        try:
+            call = compensation_of(x, index, row)
+        except ToolError as error:  # a reference into an output that is not there
+            return True, NotUndone(action_id=name, reason="compensation_failed", detail=error.message)
+        if call is None:
+            return False, None
+        if before is not None and before.undo_open == "compensation" and not _may_repeat(x, call[0]):
+            detail = f"the process ended while `{call[0]}` was taking it back"
+            return True, NotUndone(action_id=name, reason="unknown_outcome", detail=detail)
+        problem = await _compensate(x, index, *call)
+    return True, None if problem is None else NotUndone(action_id=name, reason="compensation_failed", detail=problem)
+
+
+def _may_repeat(x: Execution, name: str) -> bool:
+    tool = x.services.registry.find(name)
+    return tool is not None and (tool.read_only or tool.tool.idempotent)
 
 
 def compensation_of(x: Execution, index: int, row: ActionResult) -> tuple[str, dict[str, Any]] | None:

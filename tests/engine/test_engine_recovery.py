@@ -1,0 +1,465 @@
+"""After a crash: finished actions never run again, unknown outcomes are settled, undo goes on where it stopped."""
+
+import asyncio
+import os
+import shutil
+
+import pytest
+from engine_world import binding, call, execute, expect, plan, read, reasons, statuses, write
+
+import interlock
+from interlock.disk import Database
+from interlock.engine.recovery import resume
+from interlock.journal import scan
+from interlock.model.tool import CompensationTemplate
+
+CHILD = """
+    marks = project.root.parent / "marks"
+    def mark(name):
+        with marks.open("a") as f:
+            f.write(name + "\\n")
+    async def step(parameters, ctx):
+        mark(parameters["name"])
+        if parameters.get("die"):
+            os.kill(os.getpid(), 9)
+        return {"name": parameters["name"]}
+    async def wait(parameters, ctx):
+        mark(parameters["name"])
+        await asyncio.sleep(0.3)
+        os.kill(os.getpid(), 9)
+    rt = project.open()
+"""
+
+
+class Crash:
+    """A child that dies in the middle of a plan, and the project as it left it."""
+
+    def __init__(self, project):
+        self.project = project
+        self.marks = project.root.parent / "marks"
+        self.log = []
+
+    def run(self, body, *actions, **fields):
+        project = self.project
+        document = repr(plan(*actions, **fields))
+        child = project.script(CHILD + body + f"\n    asyncio.run(rt.execute({document}))\n")
+        _, errors = child.communicate(timeout=20)
+        assert child.returncode == -9, errors
+        (self.run_id,) = project.runs()
+
+    def done(self):
+        return self.marks.read_text().split() if self.marks.exists() else []
+
+    def tool(self, name="step", output=None, error=None, **definition):
+        async def tool(parameters, ctx):
+            self.log.append((name, parameters.get("name")))
+            if error:
+                raise error
+            return output if output is not None else {"name": parameters.get("name")}
+
+        return binding(name, tool, **definition)
+
+    def resume(self, *tools, answers=None):
+        rt = self.project.open(*tools)
+        (result,) = asyncio.run(resume(rt.services, self.run_id, answers, by="me"))
+        return result
+
+
+@pytest.fixture
+def crash(project):
+    return Crash(project)
+
+
+def step(name, die=False, **fields):
+    return call("step", name, parameters={"name": name} | ({"die": True} if die else {}), **fields)
+
+
+def register(**definition):
+    return f"    rt.register(binding('step', step, **{definition!r}))"
+
+
+def test_finished_actions_do_not_run_again_and_the_rest_does(crash):
+    crash.run(
+        register(read_only=True), step("a"), write("k", "$a.output.name"), step("b", die=True), step("c"), read("k")
+    )
+    assert crash.done() == ["a", "b"]
+    result = crash.resume(crash.tool(read_only=True))
+    assert crash.log == [("step", "b"), ("step", "c")]
+    assert statuses(result) == ["succeeded"] * 5
+    assert result.results[4].output == "a"
+    assert result["b"].attempts == 2
+    with crash.project.open() as rt:
+        assert rt.services.store.get("k").value == "a"
+        assert rt.services.index.get(crash.run_id).status == "succeeded"
+
+
+@pytest.mark.parametrize("definition", [{"read_only": True}, {"idempotent": True}])
+def test_read_only_and_idempotent_actions_run_again(crash, definition):
+    crash.run("    rt.register(binding('step', wait, **%r))" % definition, step("a"))
+    result = crash.resume(crash.tool(**definition))
+    assert (crash.log, result.ok) == ([("step", "a")], True)
+    (settled,) = [e for e in crash.project.journal(crash.run_id) if e["kind"] == "outcome_settled"]
+    assert (settled["decision"], settled["by"]) == ("again", next(iter(definition)))
+
+
+def test_anything_else_waits_for_a_human_and_nothing_runs(crash):
+    crash.run(register(), step("a"), step("b", die=True), step("c"))
+    result = crash.resume(crash.tool())
+    assert crash.log == []
+    assert (result.status, statuses(result)) == ("held", ["succeeded", "held", "skipped"])
+    assert result["b"].reason == "unknown_outcome"
+    again = crash.resume(crash.tool())
+    assert again.status == "held", "asked again as long as nobody answers"
+
+
+@pytest.mark.parametrize(
+    ("answer", "ran", "expected"),
+    [
+        ("again", ["b", "c"], ["succeeded", "succeeded", "succeeded"]),
+        ("succeeded", ["c"], ["succeeded", "succeeded", "succeeded"]),
+        ("failed", [], ["succeeded", "failed", "skipped"]),
+        ("undo", [], ["succeeded", "failed", "skipped"]),
+    ],
+)
+def test_the_answers_a_human_can_give(crash, answer, ran, expected):
+    crash.run(register(), step("a"), step("b", die=True), step("c"))
+    result = crash.resume(crash.tool(), answers={"b": answer})
+    assert [name for _, name in crash.log] == ran
+    assert statuses(result) == expected
+    if answer in ("failed", "undo"):
+        assert [n.action_id for n in result.not_undone] == ["a", "b"]
+    with pytest.raises(interlock.UsageError) as caught:
+        crash.resume(crash.tool())
+    assert caught.value.code == "run_finished"
+
+
+def test_failed_by_a_human_may_be_skipped(crash):
+    crash.run(register(), step("a", die=True, failure_behavior="skip"), step("c"))
+    result = crash.resume(crash.tool(), answers={"a": "failed"})
+    assert (statuses(result), crash.log) == (["failed", "succeeded"], [("step", "c")])
+    crash.marks.unlink()
+
+
+@pytest.mark.parametrize(
+    ("happened", "ran", "expected"),
+    [(True, [], ["succeeded"]), (False, ["b"], ["succeeded"]), (None, [], ["held"]), ("yes", [], ["held"])],
+)
+def test_a_probe_is_asked(crash, happened, ran, expected):
+    crash.run(register(probe="look"), step("b", die=True))
+    probe = crash.tool("look", output={"happened": happened} if happened is not None else {}, read_only=True)
+    result = crash.resume(crash.tool(probe="look"), probe)
+    assert statuses(result) == expected
+    assert crash.log == [("look", "b"), *(("step", name) for name in ran)]
+
+
+def test_a_reversible_tool_is_put_back_and_runs_again(crash):
+    (crash.project.root / "f").write_text("before")
+    body = (
+        register(read_only=True)
+        + """
+    found = rt.services.registry.find("fs.write")
+    def dying(parameters, ctx):
+        found.function(parameters, ctx)
+        os.kill(os.getpid(), 9)
+    assert found.mode != "async"
+    rt.register(Binding(tool=found.tool, function=dying, mode=found.mode))
+    """
+    )
+    crash.run(body, step("a"), call("fs.write", "w", parameters={"path": "f", "content": "after"}))
+    assert (crash.project.root / "f").read_text() == "after"
+    result = crash.resume(crash.tool(read_only=True))
+    assert result.ok
+    assert (crash.project.root / "f").read_text() == "after"
+    (settled,) = [e for e in crash.project.journal(crash.run_id) if e["kind"] == "outcome_settled"]
+    assert (settled["decision"], settled["by"]) == ("again", "reversible")
+
+
+def test_a_crash_while_another_action_fails_is_still_an_abort(crash):
+    """One failed for good, another was in the middle: the proposal is taken back, and nothing is started or asked for."""
+    body = """
+    async def fail(parameters, ctx):
+        await asyncio.sleep(0.1)
+        raise interlock.ToolError("no")
+    async def stubborn(parameters, ctx):
+        try:
+            await asyncio.sleep(20)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.1)
+            os.kill(os.getpid(), 9)
+    rt.register(binding("fail", fail))
+    rt.register(binding("stubborn", stubborn))
+    """
+    crash.run(body, write("k", 1), call("fail", "f"), call("stubborn", "s"), order="free")
+    result = crash.resume(crash.tool("fail"), crash.tool("stubborn"))
+    assert crash.log == []
+    assert result.status == "failed"
+    assert statuses(result)[:2] == ["rolled_back", "failed"]
+    assert result["s"].status in ("cancelled", "unknown_outcome")
+    assert {n.action_id for n in result.not_undone} == {"f", "s"}
+
+
+UNDO = """
+    async def un(parameters, ctx):
+        mark("un-" + parameters["name"])
+        if parameters["name"] == "DIE":
+            os.kill(os.getpid(), 9)
+    rt.register(binding('step', step, reversibility="compensable"))
+    rt.register(binding('un', un))
+"""
+
+
+def undone_by(name, as_name=None):
+    return {"compensation": {"type": "tool", "tool": "un", "parameters": {"name": as_name or name}}}
+
+
+def test_a_crash_between_two_compensations(crash):
+    body = UNDO.replace('"DIE"', '"b"').replace('mark("un-"', 'parameters["name"] == "b" or mark("un-"')
+    plan_ = [step("a", **undone_by("a")), step("b", **undone_by("b")), step("c", **undone_by("c")), expect("x", 1)]
+    crash.run(body, *plan_)
+    assert crash.done() == ["a", "b", "c", "un-c"]
+    result = crash.resume(crash.tool(), crash.tool("un"))
+    # nobody knows what the compensation of `b` did, so it is not made a second time
+    assert crash.log == [("un", "a")]
+    assert statuses(result) == ["compensated", "succeeded", "compensated", "failed"]
+    assert [(n.action_id, n.reason) for n in result.not_undone] == [("b", "unknown_outcome")]
+
+
+def test_an_idempotent_compensation_is_made_again(crash):
+    crash.run(UNDO, step("a", **undone_by("a")), step("b", **undone_by("b", "DIE")), expect("x", 1))
+    result = crash.resume(crash.tool(), crash.tool("un", idempotent=True))
+    assert crash.log == [("un", "DIE"), ("un", "a")]
+    assert statuses(result) == ["compensated", "compensated", "failed"]
+    assert result.not_undone == []
+
+
+def test_a_crash_while_files_are_put_back(crash):
+    files = crash.project.root
+    (files / "one").write_text("one")
+    body = UNDO
+    crash.run(
+        body,
+        call("fs.write", "w1", parameters={"path": "one", "content": "changed"}),
+        step("s", **undone_by("s", "DIE")),
+        call("fs.write", "w2", parameters={"path": "two", "content": "new"}),
+        expect("x", 1),
+    )
+    assert not (files / "two").exists()
+    assert (files / "one").read_text() == "changed"
+    result = crash.resume(crash.tool(), crash.tool("un"))
+    assert (files / "one").read_text() == "one"
+    assert statuses(result) == ["rolled_back", "succeeded", "rolled_back", "failed"]
+    assert [(n.action_id, n.reason) for n in result.not_undone] == [("s", "unknown_outcome")]
+
+
+def cut_after(project, run_id, kind):
+    """Take the journal back to the end of the batch with the first event of a kind: the process died right after."""
+    path = project.run_directory(run_id) / "journal.ndjson"
+    lines, seen = path.read_bytes().splitlines(keepends=True), False
+    for number, line in enumerate(lines):
+        seen = seen or b'"kind":"%b"' % kind.encode() in line
+        if seen and line.startswith(b'{"kind":"seal"'):
+            path.write_bytes(b"".join(lines[: number + 1]))
+            return
+    raise AssertionError(f"no {kind}")
+
+
+def forget_end(project, run_id):
+    """Make the database forget how the run ended, as it would not know after a crash."""
+    database = Database(project.home / "interlock.db")
+    for table in ("state", "state_transitions", "state_commits", "idempotency"):
+        database.execute(f"delete from {table}")
+    database.execute("update runs set status = 'running', finished_us = null, seq = null, seal = null")
+    database.close()
+
+
+def test_the_journal_decided_and_the_database_never_heard(project):
+    """Between the line that commits and the transaction: the journal decides, once."""
+    crash = Crash(project)
+    rt = project.open(crash.tool(idempotent=True))
+    reserved = step("r", compensation={"type": "action_ref", "action_id": "u"})
+    result = execute(rt, write("k", 1), reserved, step("u"), step("i", idempotent=True), write("k", 2))
+    assert result.ok
+    rt.close()
+    crash.run_id = result.run_id
+    cut_after(project, result.run_id, "workspace_committed")
+    forget_end(project, result.run_id)
+    crash.log.clear()
+    resumed = crash.resume(crash.tool(idempotent=True))
+    assert crash.log == []
+    assert (resumed.status, statuses(resumed)) == ("succeeded", statuses(result))
+    assert [row.reason for row in resumed.results] == reasons(result)
+    with project.open(crash.tool(idempotent=True)) as rt:
+        assert rt.services.store.get("k").value == 2
+        assert [t.version for t in rt.services.store.history("k")] == [1, 2]
+        assert execute(rt, step("i", idempotent=True)).results[0].deduplicated_from, "its result was stored too"
+
+
+def test_a_reached_budget_is_still_reached_after_a_crash(project):
+    crash = Crash(project)
+    rt = project.open(crash.tool())
+    actions = [step("a"), step("b"), step("c", dependencies=["b"]), step("d", dependencies=["c"]), write("k", 1)]
+    result = execute(rt, *actions, budget={"actions": 1})
+    rt.close()
+    crash.run_id = result.run_id
+    path = project.run_directory(result.run_id) / "journal.ndjson"
+    text = path.read_bytes()
+    # the events of the end are one batch; take them apart by hand is not possible, so fold them as they are
+    assert text.count(b"budget_exceeded") == 4
+    cut_after(project, result.run_id, "action_succeeded")
+    forget_end(project, result.run_id)
+    crash.log.clear()
+    resumed = crash.resume(crash.tool())
+    assert crash.log == []
+    assert reasons(resumed) == reasons(result)
+
+
+def test_a_state_store_that_fails_at_the_commit_leaves_the_run_to_be_resumed(project):
+    """The database is locked by somebody for too long: nothing is acknowledged, nothing is lost."""
+    crash = Crash(project)
+    rt = project.open(crash.tool())
+    other = Database(project.home / "interlock.db")
+    rt.services.db._connection.set_busy_timeout(50)
+
+    async def lock(parameters, ctx):
+        other._connection.execute("begin immediate")
+
+    rt.register(binding("lock", lock, read_only=True))
+    with pytest.raises(interlock.StoreError) as caught:
+        execute(rt, write("k", 1), call("lock", dependencies=["a1"]))
+    assert caught.value.code == "database_locked"
+    other._connection.execute("rollback")
+    other.close()
+    rt.close()
+    (crash.run_id,) = project.runs()
+    assert "run_finished" not in project.kinds(crash.run_id)
+    assert crash.resume(crash.tool("lock")).ok
+    with project.open() as rt:
+        assert rt.services.store.get("k").value == 1
+
+
+def test_the_callers_cancellation_can_be_resumed(project):
+    crash = Crash(project)
+
+    async def long(parameters, ctx):
+        await asyncio.sleep(20)
+
+    rt = project.open(crash.tool(), binding("long", long, read_only=True))
+
+    async def main():
+        task = asyncio.ensure_future(rt.execute(plan(step("a"), call("long", "l", dependencies=["a"]), write("k", 1))))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        await task
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    rt.close()
+    (crash.run_id,) = project.runs()
+    crash.log.clear()
+    result = crash.resume(crash.tool(), crash.tool("long", read_only=True))
+    assert result.ok
+    assert crash.log == [("long", None)]
+
+
+def test_one_cancelled_proposal_does_not_unjournal_the_others_of_its_run(project):
+    """A gateway's run: one caller goes away, the others go on, and everything stays recorded."""
+
+    async def long(parameters, ctx):
+        await asyncio.sleep(20)
+
+    crash = Crash(project)
+    rt = project.open(crash.tool(), binding("long", long, read_only=True))
+    decode = interlock.model.decode.proposal_from_builtins
+
+    async def main():
+        run = rt.start_run()
+        task = asyncio.ensure_future(run.execute(decode(plan(call("long", "l"), id="p1"))))
+        await asyncio.sleep(0.1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        result = await run.execute(decode(plan(step("a"), write("k", 1), id="p2")))
+        assert result.ok
+        run.finish()
+        return run.id
+
+    run_id = asyncio.run(main())
+    rt.close()
+    events = project.journal(run_id)
+    assert [e["kind"] for e in events if e.get("proposal") == "p2"][-1] == "proposal_finished"
+    assert "run_finished" not in [e["kind"] for e in events], "p1 can be resumed"
+    crash.run_id = run_id
+    crash.log.clear()
+    result = crash.resume(crash.tool(), crash.tool("long", read_only=True))
+    assert (result.proposal_id, result.ok) == ("p1", True)
+    assert crash.log == [("long", None)]
+
+
+def test_a_torn_tail_is_kept_aside_and_its_intents_are_unknown_outcomes(project):
+    crash = Crash(project)
+    rt = project.open(crash.tool())
+    result = execute(rt, step("a"), step("b"))
+    rt.close()
+    crash.run_id = result.run_id
+    path = project.run_directory(result.run_id) / "journal.ndjson"
+    lines = path.read_bytes().splitlines(keepends=True)
+    intents = [n for n, line in enumerate(lines) if b"action_intent" in line]
+    path.write_bytes(b"".join(lines[: intents[1] + 1]))  # the intent of `b` without its seal
+    assert scan(path.parent).torn is not None
+    forget_end(project, result.run_id)
+    crash.log.clear()
+    resumed = crash.resume(crash.tool())
+    assert crash.log == []
+    assert statuses(resumed) == ["succeeded", "held"]
+    assert (path.parent / "journal.torn").exists()
+
+
+def test_a_journal_that_ends_before_the_database_says_is_refused(project):
+    crash = Crash(project)
+    rt = project.open(crash.tool())
+    result = execute(rt, write("k", 1), step("a"))
+    rt.close()
+    crash.run_id = result.run_id
+    cut_after(project, result.run_id, "action_intent")
+    with pytest.raises(interlock.IntegrityError) as caught:
+        crash.resume(crash.tool())
+    assert caught.value.code == "journal_truncated"
+
+
+def test_resume_of_what_is_not_there(project):
+    rt = project.open()
+    with pytest.raises(interlock.UsageError) as caught:
+        asyncio.run(resume(rt.services, "run_nope"))
+    assert caught.value.code == "not_found"
+
+
+def test_resume_of_a_live_run_is_refused(crash):
+    body = """
+    async def hang(parameters, ctx):
+        print("in", flush=True)
+        await asyncio.sleep(30)
+    rt.register(binding("hang", hang, read_only=True))
+    asyncio.run(rt.execute(plan(call("hang"))))
+    """
+    child = crash.project.script(CHILD + body)
+    try:
+        assert child.stdout.readline() == "in\n"
+        (crash.run_id,) = crash.project.runs()
+        with pytest.raises(interlock.StoreError) as caught:
+            crash.resume(crash.tool("hang", read_only=True))
+        assert caught.value.code == "run_locked"
+        assert str(child.pid) in caught.value.message
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_resume_under_a_changed_policy_refuses_what_is_not_allowed_any_more(crash):
+    crash.run(register(idempotent=True), step("a"), step("b", die=True), step("c"))
+    toml = (crash.project.root / "interlock.toml").read_text().replace("[grants", 'deny = ["step"]\n[grants', 1)
+    (crash.project.root / "interlock.toml").write_text(toml)
+    crash.project.trust()
+    result = crash.resume(crash.tool(idempotent=True))
+    assert crash.log == []
+    assert statuses(result) == ["succeeded", "rejected", "skipped"]
+    assert reasons(result) == ["not_undone", "policy_denied", "aborted"]
