@@ -1,8 +1,6 @@
 """After a crash: finished actions never run again, unknown outcomes are settled, undo goes on where it stopped."""
 
 import asyncio
-import os
-import shutil
 
 import pytest
 from engine_world import binding, call, execute, expect, plan, read, reasons, statuses, write
@@ -11,7 +9,6 @@ import interlock
 from interlock.disk import Database
 from interlock.engine.recovery import resume
 from interlock.journal import scan
-from interlock.model.tool import CompensationTemplate
 
 CHILD = """
     marks = project.root.parent / "marks"
@@ -95,7 +92,7 @@ def test_finished_actions_do_not_run_again_and_the_rest_does(crash):
 
 @pytest.mark.parametrize("definition", [{"read_only": True}, {"idempotent": True}])
 def test_read_only_and_idempotent_actions_run_again(crash, definition):
-    crash.run("    rt.register(binding('step', wait, **%r))" % definition, step("a"))
+    crash.run(f"    rt.register(binding('step', wait, **{definition!r}))", step("a"))
     result = crash.resume(crash.tool(**definition))
     assert (crash.log, result.ok) == ([("step", "a")], True)
     (settled,) = [e for e in crash.project.journal(crash.run_id) if e["kind"] == "outcome_settled"]
@@ -410,7 +407,7 @@ def test_a_torn_tail_is_kept_aside_and_its_intents_are_unknown_outcomes(project)
     crash.log.clear()
     resumed = crash.resume(crash.tool())
     assert crash.log == []
-    assert statuses(resumed) == ["succeeded", "held"]
+    assert (resumed.status, resumed["b"].status) == ("held", "held")
     assert (path.parent / "journal.torn").exists()
 
 

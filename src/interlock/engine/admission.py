@@ -5,8 +5,9 @@ Everything here that waits is outside execution time, is journaled with its caus
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from interlock.engine.registry import Registered
 from interlock.engine.scheduler import Outcome
 from interlock.engine.turn import Turn, give_back, reject, skip, wait
 from interlock.engine.watchdog import NEVER
@@ -14,6 +15,9 @@ from interlock.model.decision import Refusal
 from interlock.model.events import ActionDeduplicated, ActionFailed, ActionWaiting
 from interlock.model.result import ActionResult
 from interlock.state.idempotency import Origin, Stored, call_key
+
+if TYPE_CHECKING:
+    from interlock.engine.execution import Execution
 
 
 def is_free(turn: Turn) -> bool:
@@ -136,15 +140,19 @@ async def _guard(turn: Turn) -> bool:
 
 def key_of(turn: Turn) -> str:
     """What makes two calls the same call."""
-    x, tool = turn.x, turn.tool
-    assert tool is not None
+    assert turn.tool is not None
+    return key_for(turn.x, turn.tool, turn.parameters)
+
+
+def key_for(x: Execution, tool: Registered, parameters: dict[str, Any]) -> str:
+    """The same, for a call that is not under way."""
     return call_key(
         workspace=x.services.workspace_id,
         agent=x.who.agent,
         grant=x.services.grant_of(x.who.agent),
         tool=tool.name,
         tool_version=tool.version,
-        parameters=turn.parameters,
+        parameters=parameters,
     )
 
 

@@ -109,6 +109,7 @@ def reapply(x: Execution, committed: WorkspaceCommitted) -> None:
         done = services.store.applied(x.run.id, committed.seq)
         seal = recorder.writer.head().seal if done is None else done
         services.store.apply(x.buffer.writes, run=x.run.id, seq=committed.seq, seal=seal)
+        x.results.commit()
 
 
 async def finish(x: Execution, not_undone: list[NotUndone]) -> ProposalResult:

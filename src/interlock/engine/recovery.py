@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from interlock.engine.admission import key_for
 from interlock.engine.allowance import Allowance
 from interlock.engine.calling import ask_tool
 from interlock.engine.ending import conclude, fill, finish, reapply
@@ -24,8 +25,9 @@ from interlock.journal import recover
 from interlock.model.errors import ConflictError, IntegrityError, ToolError, UsageError
 from interlock.model.events import ActionFailed, ActionSucceeded, OutcomeSettled
 from interlock.model.result import ActionResult, ProposalResult
+from interlock.state.idempotency import Origin, Stored
 from interlock.verify.graph import build_graph
-from interlock.workspace import Origin
+from interlock.workspace import Origin as FileOrigin
 from interlock.workspace.undo import plan_undo, restore
 
 Answer = Literal["again", "succeeded", "failed", "undo"]
@@ -151,14 +153,30 @@ class _Resumption:
             if folded.edited and folded.parameters is not None:
                 x.edited[index] = self._folded.value(folded.parameters)
         for action_id, change in known.writes:
+            value = self._folded.value(change.value)
             if change.deleted:
                 x.buffer.delete(change.key, action_id)
             else:
-                x.buffer.write(change.key, self._folded.value(change.value), action_id)
+                x.buffer.write(change.key, value, action_id)
+            if (row := x.rows[x.graph.index[action_id]]) is not None:
+                row.state_changes[change.key] = value
+        for index, folded in x.undone.items():
+            self._remember(index, folded)
         attempts = sum(folded.attempts for folded in known.actions.values())
         calls = sum(folded.attempts for folded in known.actions.values() if folded.tool is not None)
         x.allowance.spent(attempts, calls, known.spent_ms, known.spent_cost)
         x.cost = known.spent_cost
+
+    def _remember(self, index: int, folded: FoldedAction) -> None:
+        """A success of an idempotent call is stored with the commit, whichever process made it."""
+        x = self._x
+        action, tool, row = x.proposal.actions[index], x.tools[index], x.rows[index]
+        if row is None or row.status != "succeeded" or row.deduplicated_from or folded.parameters is None:
+            return
+        if tool is not None and action.idempotent and tool.tool.idempotent:
+            origin = Origin(self._run.id, x.proposal.id, action.id)
+            key = key_for(x, tool, self._folded.value(folded.parameters))
+            x.results.put(key, Stored(origin, row.output, row.state_changes))
 
     def _replay(self) -> list[tuple[int, Outcome]]:
         """The outcomes for the scheduler, and the actions in the order in which they ended."""
@@ -263,7 +281,7 @@ class _Resumption:
         action = x.proposal.actions[index]
         entries = plan_undo(run.directory, proposal=x.proposal.id, action=action.id)
         try:
-            restore(workspace, run.directory, entries, backups, Origin(x.proposal.id, action.id, 0))
+            restore(workspace, run.directory, entries, backups, FileOrigin(x.proposal.id, action.id, 0))
         except (ConflictError, IntegrityError, ToolError):
             return False  # a human has to look at it
         return True
