@@ -76,11 +76,10 @@ def register(**definition):
 
 
 def test_finished_actions_do_not_run_again_and_the_rest_does(crash):
-    crash.run(
-        register(read_only=True), step("a"), write("k", "$a.output.name"), step("b", die=True), step("c"), read("k")
-    )
+    actions = [step("a"), write("k", "$a.output.name"), step("b", die=True), step("c"), read("k")]
+    crash.run(register(idempotent=True), *actions)
     assert crash.done() == ["a", "b"]
-    result = crash.resume(crash.tool(read_only=True))
+    result = crash.resume(crash.tool(idempotent=True))
     assert crash.log == [("step", "b"), ("step", "c")]
     assert statuses(result) == ["succeeded"] * 5
     assert result.results[4].output == "a"
