@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from interlock.model.decision import Refusal
 from interlock.model.globs import workspace_path
-from interlock.model.hosts import Endpoint, endpoint
+from interlock.model.hosts import PORTS, Endpoint, endpoint
 
 Access = Literal["read", "write"]
 Marks = Sequence[tuple[str, str]]
@@ -35,6 +36,59 @@ def reaches(marks: Marks, parameters: Any, root: str | None) -> list[Reach] | Re
             except ValueError as error:
                 return Refusal(reason, f"the argument {error}", where)
     return found
+
+
+def spelled(marks: Marks, parameters: dict[str, Any], root: str | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters as they are judged: every path and host in its one spelling, and `defaults` for what is left out.
+
+    Otherwise a rule about `secrets/*` would not see `./secrets/x`, and a grant would not see the directory that a tool takes
+    when none is named. What cannot be read stays as it is: step 3 refuses it.
+    """
+    missing = {name: value for name, value in defaults.items() if name not in parameters}
+    out: dict[str, Any] = {**parameters, **missing} if missing else parameters
+    for pattern, mark in marks:
+        if mark != "secret":
+            spell = _spell_host if mark == "host" else lambda value: _spell_path(value, root)
+            out = _rewritten(out, [t.replace("~1", "/").replace("~0", "~") for t in pattern.split("/")[1:]], spell)
+    return out
+
+
+def _rewritten(node: Any, tokens: Sequence[str], spell: Callable[[Any], Any]) -> Any:
+    """A copy of `node` with what lies at a pointer pattern spelled anew; the same object if nothing changes."""
+    if isinstance(node, dict) and tokens:
+        names = list(node) if tokens[0] == "*" else [tokens[0]] if tokens[0] in node else []
+        new = {name: _rewritten(node[name], tokens[1:], spell) for name in names}
+        return {**node, **new} if any(new[name] is not node[name] for name in names) else node
+    if isinstance(node, list):
+        rest = tokens[1:] if tokens else tokens
+        return [
+            _rewritten(v, rest, spell) if not tokens or tokens[0] in ("*", str(i)) else v for i, v in enumerate(node)
+        ]
+    return node if tokens or node is None else spell(node)
+
+
+def _spell_path(value: Any, root: str | None) -> Any:
+    try:
+        path = workspace_path(value, root)
+        path.encode()
+    except ValueError:
+        return value  # a name that is not UTF-8 stays `{"b64": ...}`, which no policy about a string lets through
+    return path if path != value else value
+
+
+def _spell_host(value: Any) -> Any:
+    try:
+        there = endpoint(value)
+    except ValueError:
+        return value
+    scheme, separator, rest = value.partition("://")
+    if not separator:
+        return str(there) if there.port is not None else there.host
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user, at, _ = authority.rpartition("@")
+    host = f"[{there.host}]" if ":" in there.host else there.host
+    port = "" if there.port in (None, PORTS.get(scheme.lower())) else f":{there.port}"
+    return f"{scheme.lower()}://{user}{at}{host}{port}{rest[len(authority) :]}"
 
 
 def _select(pattern: str, parameters: Any) -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -25,7 +26,7 @@ from interlock.engine.machine import boot_id, redaction_key, user_name
 from interlock.engine.registry import Registry
 from interlock.engine.reloading import Reloader
 from interlock.engine.run import OPERATOR, budget_of
-from interlock.engine.services import Services
+from interlock.engine.services import GateMaker, Services
 from interlock.engine.threads import DaemonThreads
 from interlock.executors import files, git, http, proc, process
 from interlock.executors.environment import child_environment
@@ -260,8 +261,8 @@ def gate_maker(
     *,
     root: str | None = None,
     protected: Sequence[str] = (),
-) -> Callable[[Registry, str | None], Gate]:
-    """A function that builds the gate of a session, for the tools and the issued grants there are when it is called."""
+) -> GateMaker:
+    """A function that builds the gate of a session, for the tools and the grants there are when it is called."""
     rules = Rules(
         allow=settings.rules.allow,
         ask=settings.rules.ask,
@@ -269,25 +270,27 @@ def gate_maker(
         deny_param=tuple(PolicyDenyParam(tool=d.tool, param=d.param, like=d.like) for d in settings.rules.deny_param),
     )
     approval_groups = frozenset(settings.approvals.groups) or None
-    judges: dict[int, PolicyJudge] = {}
+    judges: WeakKeyDictionary[Registry, tuple[int, PolicyJudge]] = WeakKeyDictionary()
 
     def judge(registry: Registry) -> PolicyJudge:
-        found = judges.get(registry.generation)
-        if found is None:
+        generation, found = judges.get(registry, (-1, None))
+        if found is None or generation != registry.generation:
             texts = [*files, _OPERATOR_POLICY] if "undo" in registry else files
             world = World(tools=tuple(registry.definitions()), approval_groups=approval_groups)
-            judges.clear()
-            found = judges[registry.generation] = load(texts, rules, world)
+            found = load(texts, rules, world)
+            judges[registry] = registry.generation, found
         return found
 
-    def make(registry: Registry, session: str | None) -> Gate:
+    def make(registry: Registry, session: str | None, own: Mapping[str, Grant]) -> Gate:
+        given = [*(grant for grant in grants if grant.agent not in own), *own.values()]
         if desk is None:
-            capability = compile_grants(grants, root=root, protected=protected)
-            return Gate(capability, judge(registry), clock.now_us, {}, _fingerprints(grants))
+            capability = compile_grants(given, root=root, protected=protected)
+            return Gate(capability, judge(registry), clock.now_us, {}, _fingerprints(given))
         revision = desk.issued.revision()
         alive, revoked = desk.issued.load(session)
+        alive = [grant for grant in alive if grant.source != "configuration" or grant.agent not in own]
         known = {grant.id for grant in alive}
-        every = [*alive, *(grant for grant in grants if grant.id not in known)]
+        every = [*alive, *(grant for grant in given if grant.id not in known)]
         capability = compile_grants(every, revoked=revoked, root=root, protected=protected)
         some = any(grant.source != "configuration" or grant.uses_max is not None for grant in alive)
         # Where time decides about a grant, it is the time that does not go back when somebody sets the clock.
@@ -297,7 +300,7 @@ def gate_maker(
     return make
 
 
-def _gate_maker_of(loaded: Loaded, services: Services) -> Callable[[Registry, str | None], Gate]:
+def _gate_maker_of(loaded: Loaded, services: Services) -> GateMaker:
     """The gate maker of a configuration that was loaded again. Raises ConfigurationError."""
     desk = services.desk
     if desk is not None:
@@ -360,11 +363,11 @@ def _may_redirect(ctx: Context, endpoint: Endpoint) -> bool:
     """A redirect leads to a host that the gate has not seen: the agent's grants decide, as they did for the first one."""
     assert isinstance(ctx, ActionContext)
     x = ctx.execution
-    tool = x.tools[ctx.index]
+    tool = ctx.tool
     url = {"url": f"https://{endpoint}/"}
     return (
         tool is not None
-        and x.gate.capability.arguments(x.who.agent, tool.tool, tool.marks, url, x.clock.now_us()) is None
+        and x.gate.capability.arguments(ctx.agent, tool.tool, tool.marks, url, x.clock.now_us()) is None
     )
 
 

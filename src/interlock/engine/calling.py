@@ -42,7 +42,7 @@ async def ask_tool(
         return Answer(problem=f"`{name}` was refused: {refusal.reason}: {refusal.detail}")
     if decision is not None and decision.decision == "hold":
         return Answer(problem=f"`{name}` needs an approval of its own")
-    ctx = ActionContext(x, index, 1, x.clock.mono_ns() + tool.timeout_ns)
+    ctx = ActionContext(x, index, 1, x.clock.mono_ns() + tool.timeout_ns, (tool, who.agent))
     try:
         async with asyncio.timeout(tool.timeout_ns / 1e9):
             if tool.mode == "thread":

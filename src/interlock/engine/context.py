@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from interlock.engine.scope import ScopedWorkspace
+from interlock.engine.scope import Access, ScopedWorkspace
 from interlock.model.errors import ToolError
 from interlock.model.events import ActionLog
 from interlock.workspace.names import Rel, to_json
 
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
+    from interlock.engine.registry import Registered
 
 
 class ActionContext:
@@ -22,9 +23,20 @@ class ActionContext:
     not_undoable: list[str] | None = None
     usage: dict[str, int | float] | None = None
 
-    def __init__(self, execution: Execution, index: int, attempt: int, deadline_ns: int) -> None:
-        """A context for attempt number `attempt` (from 1) of the action at `index`."""
+    def __init__(
+        self,
+        execution: Execution,
+        index: int,
+        attempt: int,
+        deadline_ns: int,
+        call: tuple[Registered, str] | None = None,
+    ) -> None:
+        """A context for attempt number `attempt` (from 1) of the action at `index`.
+
+        `call` are the tool and the agent of a compensation, which need not be those of the action.
+        """
         self.execution = execution
+        self.tool, self.agent = (execution.tools[index], execution.who.agent) if call is None else call
         self.index = index
         self.attempt = attempt
         self.deadline_ns = deadline_ns
@@ -45,11 +57,6 @@ class ActionContext:
         return self.execution.proposal.actions[self.index].id
 
     @property
-    def agent(self) -> str:
-        """The acting agent."""
-        return self.execution.who.agent
-
-    @property
     def session(self) -> str | None:
         """The session of the run, if it has one."""
         return self.execution.who.session
@@ -65,16 +72,16 @@ class ActionContext:
         workspace = self.execution.services.workspace
         return None if workspace is None else ScopedWorkspace(workspace, self._check_path)
 
-    def _check_path(self, place: Rel, field: str) -> None:
-        x = self.execution
-        tool = x.tools[self.index]
+    def _check_path(self, place: Rel, field: str, access: Access | None, what: str) -> None:
+        x, tool = self.execution, self.tool
         if tool is None:
             return
-        written = any(mark == "path.write" and pointer.startswith(f"/{field}") for pointer, mark in tool.marks)
-        now = x.clock.now_us()
-        refusal = x.gate.capability.path(x.who.agent, tool.tool, to_json(place), "write" if written else "read", now)
+        if access is None:
+            written = any(mark == "path.write" and pointer.split("/")[1] == field for pointer, mark in tool.marks)
+            access = "write" if written else "read"
+        refusal = x.gate.capability.path(self.agent, tool.tool, to_json(place), access, x.clock.now_us())
         if refusal is not None:
-            message = f"{field}: a link leads to where no grant of the agent allows it"
+            message = f"{field}: {what} no grant of the agent allows it"
             raise ToolError(message, code=refusal.reason, retryable=False, path=f"$.parameters.{field}")
 
     @property

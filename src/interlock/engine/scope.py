@@ -1,32 +1,64 @@
-"""The workspace as one action may see it: a link inside the workspace must not lead past the agent's grant.
+"""The workspace as one action may see it: what a tool comes upon by itself must not lie past the agent's grant.
 
 Step 3 judges paths as they are written. Where a name turns out to be a symbolic link, the place it leads to is judged too,
-here, when the tool asks for it.
+and so is everything that a directory turns out to hold: here, when the tool asks for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Literal
 
+from interlock.model.errors import ToolError
 from interlock.workspace import Workspace
 from interlock.workspace.names import Rel
+from interlock.workspace.protect import Guard
 
-Check = Callable[[Rel, str], None]
 Access = Literal["read", "write"]
+Check = Callable[[Rel, str, Access | None, str], None]
 
 
 class ScopedWorkspace(Workspace):
-    """A workspace that asks before it follows a link. Shares everything else with the one it was made from."""
+    """A workspace that asks before it goes on. Shares everything else with the one it was made from."""
 
     def __init__(self, base: Workspace, check: Check) -> None:
-        """`check(place, field)` raises ToolError if the action may not go there. The base stays the owner of the root."""
+        """`check(place, field, access, what)` raises ToolError if the action may not go there. The base owns the root."""
         self.__dict__.update(base.__dict__)
+        self._base = base
         self._check = check
 
     def resolve(self, path: Rel, field: str = "path", *, follow: bool = True) -> Rel:
         """As `Workspace.resolve`. Raises: ToolError `path_denied` too."""
         real = super().resolve(path, field, follow=follow)
         if real != path:
-            self._check(real, field)
+            self._check(real, field, None, "a link leads to where")
         return real
+
+    def permit(self, path: Rel, field: str = "path", access: Access | None = None) -> None:
+        """As `Workspace.permit`."""
+        self._check(path, field, access, "it comes to where")
+
+    def guard(self) -> Guard:
+        """As `Workspace.guard`: what is protected is looked at wherever it lies."""
+        return self._base.guard()
+
+    def walk(
+        self,
+        path: Rel,
+        field: str = "path",
+        *,
+        most: int | None = None,
+        lenient: bool = False,
+        skip: frozenset[bytes] = frozenset(),
+    ) -> Iterator[tuple[Rel, os.stat_result]]:
+        """As `Workspace.walk`. `lenient` leaves out what the grant does; else that is a ToolError `path_denied`."""
+        for here, found in super().walk(path, field, most=most, lenient=lenient, skip=skip):
+            if here != path:
+                try:
+                    self.permit(here, field)
+                except ToolError:
+                    if lenient:
+                        continue
+                    raise
+            yield here, found

@@ -124,7 +124,10 @@ def move(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         if not ctx.dry_run:
             parents = ledger.missing_parents(destination, "destination")
             changes = [Change(place, one.node, ABSENT) for place, one in seen]
-            changes += [Change((*destination, *place[len(source) :]), ABSENT, one.node) for place, one in seen]
+            for place, one in seen:
+                moved = (*destination, *place[len(source) :])
+                workspace.permit(moved, "destination")
+                changes.append(Change(moved, ABSENT, one.node))
             ledger.record([*parents, *changes])
             ledger.make_parents(parents, "destination")
             expect = _there(seen[0][1], "source")

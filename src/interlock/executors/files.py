@@ -72,7 +72,7 @@ def _reading() -> list[Binding]:
             "fs.list",
             f"List a directory, names sorted, at most {file_reads.ENTRIES_MAX} entries. Links are not followed.",
             file_reads.list_,
-            {"path": _path("read", "The directory; the workspace unless given."), "recursive": _FLAG, "glob": _GLOB},
+            {"path": {**_path("read", "The directory."), "default": "."}, "recursive": _FLAG, "glob": _GLOB},
             [],
             {
                 "entries": _rows(
@@ -93,7 +93,7 @@ def _reading() -> list[Binding]:
             file_search.search,
             {
                 "pattern": {"type": "string", "minLength": 1, "maxLength": 4096},
-                "path": _path("read", "A file, or a directory to search; the workspace unless given."),
+                "path": {**_path("read", "A file, or a directory to search."), "default": "."},
                 "glob": _GLOB,
                 "max_matches": {
                     "type": "integer",

@@ -26,7 +26,7 @@ _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
 _FLAG: Final = {"type": "boolean"}
 _SHOWN_PATH: Final = {"anyOf": _PATH_FORMS}
-_REPOSITORY: Final = "A directory of the repository; the workspace unless given."
+_REPOSITORY: Final = "A directory of the repository; its top has to be readable."
 _REF: Final = {
     "type": "string",
     "minLength": 1,
@@ -63,7 +63,7 @@ def _reading(tools: GitTools) -> list[Binding]:
             "git.status",
             "What is checked out, and what is changed and staged.",
             tools.status,
-            {"path": _path("read", _REPOSITORY)},
+            {"path": _repository()},
             {
                 "branch": _NULLABLE,
                 "commit": _NULLABLE,
@@ -80,7 +80,7 @@ def _reading(tools: GitTools) -> list[Binding]:
             "git.diff",
             "Differences in the working tree, staged (`staged`), or against a commit (`ref`). Renames are not guessed.",
             tools.diff,
-            {"path": _path("read", _REPOSITORY), "ref": _REF, "staged": _FLAG, "paths": _paths("Only these.")},
+            {"path": _repository(), "ref": _REF, "staged": _FLAG, "paths": _paths("Only these.")},
             {"files": {"type": "array", "items": {"type": "object"}}, "truncated": _FLAG},
             read_only=True,
         ),
@@ -89,7 +89,7 @@ def _reading(tools: GitTools) -> list[Binding]:
             "Commits, newest first.",
             tools.log,
             {
-                "path": _path("read", _REPOSITORY),
+                "path": _repository(),
                 "ref": _REF,
                 "paths": _paths("Only commits that touch these."),
                 "max_count": {"type": "integer", "minimum": 1, "maximum": 1000, "default": COMMITS},
@@ -111,7 +111,7 @@ def _changing(tools: GitTools) -> list[Binding]:
             "Stage paths as they are now, deletions too. With `tree`: put the index back to that tree instead.",
             tools.add,
             {
-                "path": _path("read", _REPOSITORY),
+                "path": _repository(),
                 "paths": {**_paths("Files and directories to stage."), "minItems": 1},
                 "tree": {"type": "string", "pattern": "^[0-9a-f]{40,64}$"},
             },
@@ -124,7 +124,7 @@ def _changing(tools: GitTools) -> list[Binding]:
             "Commit what is staged. Hooks do not run, nothing is signed.",
             tools.commit,
             {
-                "path": _path("read", _REPOSITORY),
+                "path": _repository(),
                 "message": {"type": "string", "minLength": 1, "maxLength": 65_536},
             },
             committed,
@@ -135,7 +135,7 @@ def _changing(tools: GitTools) -> list[Binding]:
             "git.revert",
             "Make a commit that takes another one back; if that does not go, nothing is changed.",
             tools.revert,
-            {"path": _path("read", _REPOSITORY), "commit": _REF},
+            {"path": _repository(), "commit": _REF},
             {**committed, "reverted": _TEXT},
             required=("commit",),
             compensation=by_revert,
@@ -158,7 +158,7 @@ def _connecting(tools: GitTools) -> list[Binding]:
             "git.pull",
             "Fetch a branch and go forward to it; refused if that needs a merge.",
             tools.pull,
-            {"url": _URL, "path": _path("read", _REPOSITORY), "branch": _BRANCH},
+            {"url": _URL, "path": _repository(), "branch": _BRANCH},
             {"commit": _TEXT, "before": _NULLABLE, "branch": _TEXT, "updated": _FLAG},
             required=("url",),
             open_world=True,
@@ -167,7 +167,7 @@ def _connecting(tools: GitTools) -> list[Binding]:
             "git.push",
             "Push a branch to the branch of the same name, never forced.",
             tools.push,
-            {"url": _URL, "path": _path("read", _REPOSITORY), "branch": _BRANCH},
+            {"url": _URL, "path": _repository(), "branch": _BRANCH},
             {"commit": _TEXT, "branch": _TEXT, "updated": _FLAG, "created": _FLAG},
             required=("url",),
             open_world=True,
@@ -211,6 +211,10 @@ def _binding(
 
 def _path(access: str, description: str) -> dict[str, Any]:
     return {"anyOf": _PATH_FORMS, "x-interlock": f"path.{access}", "description": description}
+
+
+def _repository() -> dict[str, Any]:
+    return {**_path("read", _REPOSITORY), "default": "."}
 
 
 def _paths(description: str) -> dict[str, Any]:

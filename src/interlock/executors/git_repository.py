@@ -166,11 +166,13 @@ class Repository:
         return os.fsdecode(b"/".join(found[len(self.top) :]) or b".")
 
     def check_changes(self, changed: Sequence[bytes]) -> None:
-        """Refuse to let git write what the loader reads. Raises: ToolError `path_protected`."""
+        """Refuse to let git write what the loader reads or no grant allows. Raises: ToolError."""
         workspace: Workspace = self.ctx.workspace
         guard = workspace.guard()
         for name in changed:
-            guard.check(workspace.resolve((*self.top, *parts(name)), follow=False))
+            place = workspace.resolve((*self.top, *parts(name)), follow=False)
+            guard.check(place)
+            workspace.permit(place, "path", "write")
 
     def close(self) -> None:
         """Let go of the directory."""
@@ -219,6 +221,7 @@ async def open_repository(git: Git, ctx: Context, path: Any = ".", *, connects: 
             continue  # our own `-c`
         if _RUNS.fullmatch(key.lower()) or (connects and _LEADS_ELSEWHERE.fullmatch(key.lower())):
             _refuse_setting(key)
+    workspace.permit(inside[0], "path", "read")  # a repository is read as a whole, wherever in it one begins
     return Repository(git, ctx, inside[0], workspace.open_directory(inside[0]))
 
 

@@ -16,7 +16,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from interlock.disk import Disk
 from interlock.model.errors import StoreError, ToolError, UsageError
@@ -117,6 +117,12 @@ class Workspace:
             elif pending and not stat.S_ISDIR(found.st_mode):
                 raise refusal(OSError(errno.ENOTDIR, ""), field)
         return tuple(real)
+
+    def permit(self, path: Rel, field: str = "path", access: Literal["read", "write"] | None = None) -> None:
+        """Raises ToolError `path_denied` where whoever works here may not reach that place; here everything may be reached.
+
+        For what a tool comes upon by itself. Without `access`, what the parameter `field` is marked for.
+        """
 
     def guard(self) -> protect.Guard:
         """Knows what no agent may change: ask it before each change."""
