@@ -197,6 +197,8 @@ class Database:
         self.path = path
         self._lock = threading.RLock()
         self._depth = 0
+        self._synchronous = synchronous
+        self._rooms: dict[str, int] = {}
         flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         with _sqlite(f"open {path}"):
             if not read_only and str(path) != ":memory:" and not path.exists():
@@ -210,6 +212,8 @@ class Database:
 
     def migrate(self, room: str, steps: Sequence[str]) -> None:
         """Bring a room's tables up to date: each step (SQL script) runs once, in order, and is never edited afterwards."""
+        if self._rooms.get(room) == len(steps):
+            return
         with self.transaction():
             self.execute("create table if not exists schema_versions (room text primary key, version integer not null)")
             rows = self.execute("select version from schema_versions where room = ?", (room,))
@@ -227,11 +231,15 @@ class Database:
                     "insert into schema_versions values (?, ?) on conflict (room) do update set version = excluded.version",
                     (room, len(steps)),
                 )
+        if not self._depth:
+            self._rooms[room] = len(steps)
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self, *, lasting: bool = True) -> Iterator[None]:
         """`begin immediate` ... `commit`; rolled back if the block raises. Nested blocks join the outer one.
 
+        What need not outlive the machine's power (a lease: its holder does not either) is not `lasting`: other processes
+        see it at once, and it is on disk with the next transaction that is.
         Never `await` inside: another task of the same thread would join a transaction that is not its own.
         """
         with self._lock:
@@ -242,19 +250,24 @@ class Database:
                 finally:
                     self._depth -= 1
                 return
-            with _sqlite("begin"):
-                self._connection.execute("begin immediate")
-            self._depth = 1
             try:
+                with _sqlite("begin"):
+                    if not lasting:
+                        self._connection.execute("pragma synchronous = normal")
+                    self._connection.execute("begin immediate")
+                self._depth = 1
                 yield
                 with _sqlite("commit"):
                     self._connection.execute("commit")
             except BaseException:
-                with contextlib.suppress(apsw.Error):
-                    self._connection.execute("rollback")
+                if self._depth:
+                    with contextlib.suppress(apsw.Error):
+                        self._connection.execute("rollback")
                 raise
             finally:
                 self._depth = 0
+                if not lasting:
+                    self._connection.execute(f"pragma synchronous = {self._synchronous}")
 
     def execute(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Run a statement (or a script) and return all its rows."""

@@ -175,3 +175,21 @@ def test_a_database_opened_read_only_refuses_to_be_written(tmp_path: Path, datab
         insert(reader, "b")
     assert caught.value.code == "read_only"
     reader.close()
+
+
+def test_what_need_not_last_is_seen_at_once_and_leaves_the_connection_as_it_was(database: Database, tmp_path: Path):
+    other = Database(database.path)
+    database.execute("create table leases (x integer)")
+    with database.transaction(lasting=False):
+        database.execute("insert into leases values (1)")
+    assert other.execute("select x from leases") == [(1,)]
+    assert database.execute("pragma synchronous") == [(2,)]
+    with pytest.raises(StoreError), other.transaction(), _impatient(database).transaction(lasting=False):
+        pass
+    assert database.execute("pragma synchronous") == [(2,)]
+    other.close()
+
+
+def _impatient(database: Database) -> Database:
+    database.execute("pragma busy_timeout = 0")
+    return database

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from functools import cache
 from pathlib import Path
 from typing import Final, Self
 
@@ -58,7 +59,7 @@ class WriteLease:
     def attempt(cls, database: Database, workspace: str, holder: str, clock: Clock) -> WriteLease:
         """The lease, if it is free or its holder is dead. Raises: StoreError `workspace_busy`."""
         database.migrate("workspace", [_TABLE])
-        with database.transaction():
+        with database.transaction(lasting=False):
             rows = database.execute(
                 "select holder, pid, started, place, expires_us from workspace_leases where workspace = ?", (workspace,)
             )
@@ -76,7 +77,7 @@ class WriteLease:
 
     def renew(self) -> None:
         """Move the expiry on; call it every 20 s while the proposal runs. Raises: StoreError if the lease was lost."""
-        with self._database.transaction():
+        with self._database.transaction(lasting=False):
             self._database.execute(
                 "update workspace_leases set expires_us = ? where workspace = ? and holder = ? and pid = ?",
                 (self._clock.now_us() + _LEASE_US, self.workspace, self.holder, os.getpid()),
@@ -89,10 +90,11 @@ class WriteLease:
 
     def release(self) -> None:
         """Give the lease back; nothing if it was lost."""
-        self._database.execute(
-            "delete from workspace_leases where workspace = ? and holder = ? and pid = ?",
-            (self.workspace, self.holder, os.getpid()),
-        )
+        with self._database.transaction(lasting=False):
+            self._database.execute(
+                "delete from workspace_leases where workspace = ? and holder = ? and pid = ?",
+                (self.workspace, self.holder, os.getpid()),
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -121,6 +123,7 @@ def _started(pid: int) -> str:
     return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
 
 
+@cache
 def _place() -> str:
     """Where a pid means something: this boot, in this pid namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
