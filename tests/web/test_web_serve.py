@@ -1,17 +1,15 @@
 """`interlock serve` as a process: answering over HTTP, continuing what died, starting and stopping."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
 from web_world import delete, result, until, waiting, write
+
+from interlock.engine.answering import Answering, Approver
 
 LIST = "/api/v1/approvals"
 
@@ -112,7 +110,7 @@ def test_serve_continues_an_approved_run_whose_process_was_killed(project, rt):
     killed(asking)
     with server.client(token) as http:
         assert http.post(f"{LIST}/{first.id}/approve", json={"digest": first.digest}).status_code == 200
-        until(lambda: (project.root / "a.txt").exists())
+        until((project.root / "a.txt").exists)
         assert not (project.root / "b.txt").exists()
         (still,) = waiting(rt)
         assert still.id == second.id, "nothing is asked twice"
@@ -273,8 +271,6 @@ def test_garbage_instead_of_http_does_not_disturb_it(project):
 
 def answered(rt, hold, choice):
     """An answer from another surface of this machine."""
-    from interlock.engine.answering import Answering, Approver
-
     approver = Approver(id="ann", groups=("ops",))
     outcome = Answering(rt.services.desk, "cli").answer(hold.id, approver, choice, digest=hold.digest)
     assert outcome.code == "resolved", outcome
