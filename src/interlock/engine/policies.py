@@ -1,0 +1,227 @@
+"""The policies of a project as they stand in its files, trusted or not: what `interlock policy` shows, checks and asks.
+
+An edit can be checked before it is trusted. No tool module runs for that unless its very bytes are trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from interlock.detect import flags as detect_flags
+from interlock.disk import Disk
+from interlock.engine.assemble import embedded, policy_of, settings_policies
+from interlock.engine.clock import SystemClock
+from interlock.engine.folding import FoldedRun
+from interlock.engine.gate import POLICY_ACTION
+from interlock.engine.history import History
+from interlock.executors.modules import ModuleTools
+from interlock.journal import read
+from interlock.model.decision import Request
+from interlock.model.errors import IntegrityError, InterlockError
+from interlock.model.events import PolicyDecided
+from interlock.model.proposal import Action
+from interlock.model.tool import Tool
+from interlock.policy import (
+    CaseResult,
+    Change,
+    Explanation,
+    Past,
+    PolicyJudge,
+    Replay,
+    read_cases,
+    replay,
+    run_cases,
+    to_cedar,
+)
+from interlock.policy.world import BUILT_IN
+from interlock.settings import TrustStore, gather
+from interlock.settings.source import utf8
+from interlock.state.store import StateStore
+from interlock.verify.calls import refers
+from interlock.workspace.registry import state_directory
+
+__all__ = ["CaseResult", "Change", "Explanation", "Policies", "Replay", "Replayed", "read_policies"]
+
+
+class Policies(msgspec.Struct, frozen=True, kw_only=True):
+    """The policies of a project, compiled."""
+
+    judge: PolicyJudge
+    rules: str
+    """The Cedar text that the short rules became."""
+    files: list[tuple[str, str]]
+    """Name and text of each policy file."""
+    tools: int
+    trusted: bool
+    """False: what is here is not in force until `interlock trust`."""
+    left_out: list[str]
+    """Tool modules that were not loaded because their code is not trusted."""
+
+    def test(self, data: Any, name: str) -> tuple[CaseResult, ...]:
+        """Run a table of cases. Raises: ConfigurationError if it cannot be read."""
+        return run_cases(self.judge, read_cases(data, name))
+
+    def explain(
+        self,
+        action: str,
+        *,
+        agent: str,
+        parameters: dict[str, Any],
+        resource: str | None = None,
+        session: str | None = None,
+        state: dict[str, Any] | None = None,
+    ) -> Explanation:
+        """What the policies answer to a request, and what became of each of them."""
+        return self.judge.explain(
+            Request(
+                agent=agent,
+                action=action,
+                resource_type=BUILT_IN[action][0] if action in BUILT_IN else "Tool",  # type: ignore[arg-type]
+                resource=action if resource is None else resource,
+                session={"name": session} if session else {},
+                parameters=parameters,
+                state=state or {},
+                proposal={"id": "explain", "source": "explain", "action_count": 1},
+                flags=detect_flags(parameters) if self.judge.wants_flags else (),
+            )
+        )
+
+
+class Replayed(msgspec.Struct, frozen=True, kw_only=True):
+    """What an edited policy set would have answered to the questions of past runs."""
+
+    requests: int
+    summary: str
+    changes: tuple[Change, ...]
+    left_out: int
+    """Decisions that cannot be asked again: their parameters are not kept any more."""
+
+
+def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
+    """Read, compile and check the policies as they are now.
+
+    Raises: ConfigurationError naming each problem with file and line; StoreError, IntegrityError.
+    """
+    disk = Disk()
+    gathered = gather(start)
+    changes = TrustStore(state_directory(env, disk), disk).check(gathered.root, gathered.files)
+    changed = {change.name for change in changes}
+    services, closing = embedded({}, workspace=gathered.root)
+    try:
+        modules = gathered.settings.tools.modules
+        left_out = list(modules) if changed & set(gathered.modules.values()) else []
+        if modules and not left_out:
+            data = {file.name: file.data for file in gathered.files}
+            trusted = {
+                module: (str(gathered.root / name), hashlib.sha256(data[name]).hexdigest())
+                for module, name in gathered.modules.items()
+            }
+            loader = ModuleTools(modules, gathered.root, SystemClock(), trusted=trusted)
+            closing.append(loader.close)
+            for binding in asyncio.run(loader.load()):
+                services.registry.register(binding)
+        texts = {file.name: file.data for file in gathered.files}
+        files = [(name, utf8(texts[name], name)) for name in settings_policies(gathered.files)]
+        definitions: Sequence[Tool] = services.registry.definitions()
+        rules, judge = policy_of(gathered.settings, files, definitions)
+        return Policies(
+            judge=judge,
+            rules=to_cedar(rules),
+            files=files,
+            tools=len(definitions),
+            trusted=not changes,
+            left_out=left_out,
+        )
+    finally:
+        while closing:
+            closing.pop()()
+
+
+def replay_runs(policies: Policies, history: History, run_ids: Sequence[str]) -> Replayed:
+    """Ask the questions of past runs again (of all runs, if none is named). Raises: UsageError `not_found`; StoreError."""
+    chosen = list(run_ids) or [row.run_id for row in reversed(history.runs(limit=1_000_000))]
+    past: list[Past] = []
+    left_out = 0
+    for run_id in chosen:
+        for one in _questions(policies, history, run_id):
+            if one is None:
+                left_out += 1
+            else:
+                past.append(one)
+    found = replay(policies.judge, past)
+    return Replayed(requests=found.requests, summary=found.summary, changes=found.changes, left_out=left_out)
+
+
+def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Past | None]:
+    """The first decision about each action of a run, with what it was asked about; None where that is not known any more."""
+    directory = history.directory(run_id)
+    try:
+        folded = FoldedRun(directory)
+        decided = [event for event in read(directory) if isinstance(event, PolicyDecided)]
+    except InterlockError:
+        return  # a damaged journal answers nothing; `runs check` says more
+    store = StateStore(history.db, history.place.workspace_id, SystemClock())
+    seen: set[tuple[str | None, str | None]] = set()
+    documents: dict[str, Any] = {}
+    for event in decided:
+        key = (event.proposal, event.action)
+        known = folded.proposals.get(event.proposal or "")
+        if key in seen or known is None or event.decision not in ("allow", "deny", "hold"):
+            continue
+        seen.add(key)
+        try:
+            if known not in documents.values():
+                documents[event.proposal or ""] = folded.proposal(known)
+        except IntegrityError:
+            yield None
+            continue
+        proposal = documents[event.proposal or ""]
+        action = next(a for a in proposal.actions if a.id == event.action)
+        parameters = _parameters(folded, known, action)
+        if parameters is None:
+            yield None
+            continue
+        state_action = action.type != "tool_call"
+        session = proposal.session or (folded.started.session if folded.started is not None else None)
+        request = Request(
+            agent=known.received.agent,
+            action=POLICY_ACTION[action.type] if state_action else action.tool,
+            resource_type="StateKey" if state_action else "Tool",
+            resource=action.parameters["key"] if state_action else action.tool,
+            session={"name": session} if session else {},
+            parameters=parameters,
+            state=_state(policies, store, event.ts),
+            proposal={"id": proposal.id, "source": proposal.source, "action_count": len(proposal.actions)},
+            flags=detect_flags(parameters) if policies.judge.wants_flags else (),
+        )
+        yield Past(run=run_id, action=action.id, request=request, answer=event.decision)  # type: ignore[arg-type]
+
+
+def _parameters(folded: FoldedRun, known: Any, action: Action) -> dict[str, Any] | None:
+    """As proposed; where an earlier output went into them, as they were when the action ran."""
+    if not refers(action.parameters):
+        return action.parameters
+    kept = known.actions[action.id].parameters if action.id in known.actions else None
+    if kept is None:
+        return None
+    try:
+        value = folded.value(kept)
+    except IntegrityError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _state(policies: Policies, store: StateStore, at_us: int) -> dict[str, Any]:
+    """The values that the policies' state keys had at a time."""
+    values = {}
+    for key in policies.judge.state_keys:
+        before = [t for t in store.history(key) if t.at_us <= at_us]
+        if before and not before[-1].deleted:
+            values[key] = before[-1].value
+    return values
