@@ -62,6 +62,11 @@ class Allowance:
         if self._shared is not None:
             self._shared.settle(duration_ms, cost)
 
+    def release(self) -> None:
+        """Give back what is leased and not used, for other processes: a long wait begins."""
+        if self._shared is not None:
+            self._shared.release()
+
     def spent(self, attempts: int, tool_calls: int, duration_ms: float, cost: float) -> None:
         """Count what an earlier process spent on this proposal (after `resume`)."""
         self._actions += attempts

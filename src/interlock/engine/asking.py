@@ -192,6 +192,7 @@ async def _answer(turn: Turn, hold: Hold) -> Hold:
     if x.recorder is not None:
         x.recorder.append(ActionWaiting(cause="approval", **x.recorder.stamp(x, turn.index, 6)))
         x.recorder.writer.kick()
+    x.allowance.release()
     before = x.clock.mono_ns()
     x.waiting += 1
     x.more()

@@ -25,6 +25,8 @@ from interlock.model.events import (
     EffectDivergence,
 )
 from interlock.model.result import ActionResult, Status
+from interlock.model.tool import Function
+from interlock.telemetry import Meter
 from interlock.verify.conditions import equal
 from interlock.verify.templates import fill
 
@@ -64,7 +66,7 @@ async def attempt(turn: Turn, number: int) -> Failure | None:
             intent(turn, number)
             if tool is not None and not tool.read_only:
                 before = x.services.machine()
-                await x.recorder.writer.durable()
+                await x.recorder.writer.durable(alone=x.alone)
         except asyncio.CancelledError:
             # The intent stands, and nothing was done: say so, then leave as everyone does who is stopped.
             return _stopped(turn, ctx, number, 0.0, started=False)
@@ -201,10 +203,21 @@ async def _call(turn: Turn, ctx: ActionContext) -> Any:
     if tool.mode == "inline":
         return tool.function(turn.parameters, ctx)
     try:
-        return await x.services.threads.run(x.loop, tool.function, turn.parameters, ctx)
+        call = tool.function if x.services.sampler is None else _metered
+        arguments = (turn.parameters, ctx) if x.services.sampler is None else (tool.function, turn.parameters, ctx)
+        return await x.services.threads.run(x.loop, call, *arguments)
     except asyncio.CancelledError:
         ctx.cancelled = True
         raise
+
+
+def _metered(function: Function, parameters: dict[str, Any], ctx: ActionContext) -> Any:
+    """A call on a thread, with what the thread itself used."""
+    meter = Meter("thread")
+    try:
+        return function(parameters, ctx)
+    finally:
+        ctx.resources(meter.usage())
 
 
 def _on_state(turn: Turn) -> Any:

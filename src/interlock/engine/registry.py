@@ -107,6 +107,12 @@ class Registry(Mapping[str, Tool]):
         """How many tools there are."""
         return len(self._tools)
 
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        """A registry equals itself only: what was worked out from one is no good for another."""
+        return self is other
+
     def versions(self) -> dict[str, str]:
         """Name to version digest of every tool."""
         return {name: tool.version for name, tool in sorted(self._tools.items())}

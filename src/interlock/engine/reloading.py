@@ -10,13 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interlock.engine.gate import Gate
 from interlock.model.errors import InterlockError
 from interlock.settings import Loaded
 
 if TYPE_CHECKING:
-    from interlock.engine.registry import Registry
-    from interlock.engine.services import Services
+    from interlock.engine.services import GateMaker, Services
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
@@ -29,7 +27,7 @@ class Reloader:
         loaded: Loaded,
         trust_file: Path,
         load: Callable[[], Loaded],
-        gate_maker: Callable[[Loaded], Callable[[Registry, str | None], Gate]],
+        gate_maker: Callable[[Loaded], GateMaker],
     ) -> None:
         """`trust_file` is watched too: trusting an edit is what puts it into force."""
         self._load = load
@@ -37,7 +35,7 @@ class Reloader:
         self._trust_file = trust_file
         self._paths = _paths(loaded)
         self._digest = loaded.digest
-        self._maker: Callable[[Registry, str | None], Gate] | None = None
+        self._maker: GateMaker | None = None
         self._seen = self._look()
 
     def __call__(self, services: Services) -> None:
@@ -58,7 +56,9 @@ class Reloader:
             if loaded.digest == self._digest:
                 return
             maker = self._gate_maker(loaded)
-            maker(services.registry, None)  # built once here, so that a mistake shows before the old rules are given up
+            maker(
+                services.registry, None, services.own_grants
+            )  # built once here, so that a mistake shows before the old rules are given up
         except InterlockError as error:
             where = f" ({error.path})" if error.path else ""
             self._say(services, f"the edited configuration is not in force{where}: {error.message}")

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import msgspec
 
+from interlock.capability import attenuate
 from interlock.engine.assemble import embedded, open_project
 from interlock.engine.recovery import Answer, resume
 from interlock.engine.run import OPERATOR, Run
@@ -18,7 +19,9 @@ from interlock.engine.services import Services
 from interlock.executors.python import bind
 from interlock.model.clock import Clock
 from interlock.model.decode import decode_proposal, proposal_from_builtins
-from interlock.model.errors import UsageError
+from interlock.model.errors import ConfigurationError, InterlockError, UsageError
+from interlock.model.grant import Grant
+from interlock.model.limits import Limits
 from interlock.model.proposal import Budget, Proposal
 from interlock.model.result import ProposalResult
 from interlock.model.tool import Binding, RateLimit, Tool, ToolExecutor
@@ -108,9 +111,37 @@ class Runtime:
         limited = msgspec.structs.replace(registered.tool, rate_limit=RateLimit(calls=calls, per_ms=per_ms))
         self.register(Binding(tool=limited, function=registered.function, mode=registered.mode))
 
-    def fork(self, agent: str) -> Runtime:
-        """A runtime for another agent: state, journals and policy are shared, its tools are its own from here on."""
-        return Runtime(self.services.fork(agent))
+    def set_grant(self, grant: Grant) -> None:
+        """Put a grant in the place of the configured one of its agent, for this runtime. Raises ConfigurationError."""
+        before = dict(self.services.own_grants)
+        self.services.own_grants[grant.agent] = grant
+        self.services.gate_changed()
+        try:
+            _ = self.services.gate
+        except InterlockError:
+            self.services.own_grants = before
+            raise
+
+    def set_limits(self, limits: Limits) -> None:
+        """The upper bounds on what an agent or a tool may hand over, from here on."""
+        self.services.limits = limits
+
+    def fork(self, agent: str, grant: Grant | None = None) -> Runtime:
+        """A runtime for another agent: state, journals and policy are shared, its tools are its own from here on.
+
+        With a `grant` the fork has at most what this runtime's agent has: the intersection of both. Raises ConfigurationError.
+        """
+        if grant is None:
+            return Runtime(self.services.fork(agent))
+        parent = self.services.own_grants.get(self.services.agent) or self.services.settings.grant(self.services.agent)
+        if parent is None:
+            raise ConfigurationError(
+                f"`{self.services.agent}` has no grant of which `{agent}` could get a part", code="grant_missing"
+            )
+        forked = Runtime(self.services.fork(agent))
+        forked.services.own_grants.setdefault(parent.agent, parent)
+        forked.set_grant(attenuate(parent, msgspec.structs.replace(grant, agent=agent)))
+        return forked
 
     # -- proposals
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from interlock.isolation.client import ForkServer
 from interlock.journal import Durability, RunIndex
 from interlock.model.clock import Clock, Ids
 from interlock.model.events import Event
+from interlock.model.grant import Grant
 from interlock.model.limits import DEFAULT_LIMITS, Limits
 from interlock.model.proposal import Budget
 from interlock.model.tool import Binding
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 Progress = Callable[[str, float, float | None], None]
 
 
+GateMaker = Callable[[Registry, str | None, Mapping[str, Grant]], Gate]
+"""Builds the gate for tools, a session, and the grants that were set in code (by agent, in place of the configured ones)."""
+
+
 @dataclass(slots=True)
 class Services:
     """Shared by the runs of a runtime. `workspace` and what hangs on the machine is None for pure embedding."""
@@ -46,7 +51,7 @@ class Services:
     disk: Disk
     db: Database
     registry: Registry
-    make_gate: Callable[[Registry, str | None], Gate]
+    make_gate: GateMaker
     store: StateStore
     idempotency: IdempotencyStore
     index: RunIndex
@@ -64,6 +69,8 @@ class Services:
     """The machine's boot id: with a pid it tells whether a process can still be the same."""
     state_dir: Path | None = None
     """The workspace's directory in the state directory; None if nothing is kept."""
+    own_grants: dict[str, Grant] = field(default_factory=dict)
+    """Grants that were set in code, by agent."""
     runs: set[Run] = field(default_factory=set)
     """The runs that are open in this process."""
     servers: list[ForkServer] = field(default_factory=list)
@@ -106,7 +113,7 @@ class Services:
         """The judges in force for a session: built when first needed, and again after tools or grants have changed."""
         gate = self._gates.get(session)
         if gate is None or not self.gate_is_current(gate):
-            gate = self._gates[session] = self.make_gate(self.registry, session)
+            gate = self._gates[session] = self.make_gate(self.registry, session, self.own_grants)
         return gate
 
     def gate_is_current(self, gate: Gate) -> bool:
@@ -137,6 +144,7 @@ class Services:
         """What stands for the agent's grants in the key of a stored result: a changed grant is another key."""
         return self.gate.grants_digest(agent)
 
-    def fork(self, agent: str) -> Services:
-        """The same services for another agent, with tools of its own from here on."""
-        return replace(self, agent=agent, registry=self.registry.copy(), _gates={})
+    def fork(self, agent: str, grant: Grant | None = None) -> Services:
+        """The same services for another agent, with tools (and, if given, a grant) of its own from here on."""
+        own = self.own_grants | ({} if grant is None else {agent: grant})
+        return replace(self, agent=agent, registry=self.registry.copy(), own_grants=own, _gates={})
