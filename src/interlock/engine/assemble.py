@@ -38,7 +38,7 @@ from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError
 from interlock.model.grant import Grant
 from interlock.model.hosts import Endpoint
-from interlock.model.tool import Binding, Context, RateLimit
+from interlock.model.tool import Binding, Context, RateLimit, Tool
 from interlock.policy import DenyParam as PolicyDenyParam
 from interlock.policy import PolicyJudge, Rules, World, load
 from interlock.settings import Loaded, Settings, TrustStore, decode
@@ -252,6 +252,21 @@ def _services(
     )
 
 
+def policy_of(
+    settings: Settings, files: Sequence[tuple[str, str]], tools: Sequence[Tool]
+) -> tuple[Rules, PolicyJudge]:
+    """The short rules of the settings, and the judge of these and of the policy files. Raises ConfigurationError."""
+    rules = Rules(
+        allow=settings.rules.allow,
+        ask=settings.rules.ask,
+        deny=settings.rules.deny,
+        deny_param=tuple(PolicyDenyParam(tool=d.tool, param=d.param, like=d.like) for d in settings.rules.deny_param),
+    )
+    texts = [*files, _OPERATOR_POLICY] if any(tool.name == "undo" for tool in tools) else files
+    world = World(tools=tuple(tools), approval_groups=frozenset(settings.approvals.groups) or None)
+    return rules, load(texts, rules, world)
+
+
 def gate_maker(
     settings: Settings,
     files: Sequence[tuple[str, str]],
@@ -263,21 +278,12 @@ def gate_maker(
     protected: Sequence[str] = (),
 ) -> GateMaker:
     """A function that builds the gate of a session, for the tools and the grants there are when it is called."""
-    rules = Rules(
-        allow=settings.rules.allow,
-        ask=settings.rules.ask,
-        deny=settings.rules.deny,
-        deny_param=tuple(PolicyDenyParam(tool=d.tool, param=d.param, like=d.like) for d in settings.rules.deny_param),
-    )
-    approval_groups = frozenset(settings.approvals.groups) or None
     judges: WeakKeyDictionary[Registry, tuple[int, PolicyJudge]] = WeakKeyDictionary()
 
     def judge(registry: Registry) -> PolicyJudge:
         generation, found = judges.get(registry, (-1, None))
         if found is None or generation != registry.generation:
-            texts = [*files, _OPERATOR_POLICY] if "undo" in registry else files
-            world = World(tools=tuple(registry.definitions()), approval_groups=approval_groups)
-            found = load(texts, rules, world)
+            _, found = policy_of(settings, files, registry.definitions())
             judges[registry] = registry.generation, found
         return found
 

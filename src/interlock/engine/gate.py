@@ -20,7 +20,7 @@ from interlock.state.store import Entry
 from interlock.verify.conditions import check_assumptions, check_preconditions
 from interlock.verify.graph import state_reads, state_writes
 
-_POLICY_ACTION = {"state_read": "state_read", "state_write": "state_write", "assertion": "assert"}
+POLICY_ACTION = {"state_read": "state_read", "state_write": "state_write", "assertion": "assert"}
 
 
 class StateView(Protocol):
@@ -174,7 +174,7 @@ class Gate:
             name = resource = tool.name
             named = self.capability.spelled(tool.marks, parameters, tool.defaults)
         else:
-            name, resource = _POLICY_ACTION[action.type], action.parameters["key"]
+            name, resource = POLICY_ACTION[action.type], action.parameters["key"]
         seen = {key: found.value for key in policy.state_keys if (found := state.get(key)) is not None}
         return Request(
             agent=who.agent,
