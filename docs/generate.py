@@ -6,6 +6,7 @@ made. What stands around them is written by hand.
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import os
 import re
@@ -61,7 +62,7 @@ def reasons() -> str:
             current = sections.setdefault(heading[1], [])
         elif key := re.match(r'\s+"(\w+)":', line):
             current.append(key[1])
-    assert sorted(sum(sections.values(), [])) == sorted(codes.REASONS)
+    assert sorted([key for keys in sections.values() for key in keys]) == sorted(codes.REASONS)
     return "\n".join(
         f"### {heading[:1].upper()}{heading[1:]}\n\n{_codes({key: codes.REASONS[key] for key in keys})}"
         for heading, keys in sections.items()
@@ -92,9 +93,8 @@ def tools() -> str:
 
 
 def _tool(tool: interlock.Tool) -> str:
-    facts = [tool.reversibility]
-    if tool.compensation is not None:
-        facts[0] += f" by `{tool.compensation.tool}`"
+    by = "" if tool.compensation is None else f" by `{tool.compensation.tool}`"
+    facts = [tool.reversibility + by]
     facts += ["read only"] if tool.read_only else []
     facts += ["reaches the world"] if tool.open_world else []
     facts += [f"runs as a {tool.isolation}"] if tool.isolation else []
@@ -213,7 +213,7 @@ def _type(hint: Any) -> str:
         return f"table of {_type(arguments[1])}"
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return "`{" + ", ".join(hint.__struct_fields__) + "}`"
-    names = {str: "text", int: "integer", float: "number", bool: "true or false"}
+    names = {dt.datetime: "date and time", str: "text", int: "integer", float: "number", bool: "true or false"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
@@ -237,7 +237,7 @@ def _tighten(section: str, key: str) -> str:
         "asked": "add what is allowed",
         "nothing": "switch it off",
     }
-    return words[rule.__name__] if rule is not None else "not set it"  # type: ignore[attr-defined]
+    return words[rule.__name__] if rule is not None else "not set it"
 
 
 # -- command line
@@ -377,15 +377,40 @@ def _export(name: str) -> str:
         return f"## `{head}`\n\n{said}\n"
     out = f"## `{name}`\n\n{paragraph(value.__doc__)}\n"
     if issubclass(value, msgspec.Struct):
-        said = _field_docs(value)
-        rows = [(f"`{f.name}`", _annotation(f.type), said.get(f.name, "")) for f in msgspec.structs.fields(value)]
-        out += "\n" + table(("field", "type", "meaning"), rows)
+        out += _fields(name, value)
     members = [
-        (f"`{key}{_signature(member)}`", paragraph(member.__doc__))
+        (f"`{_awaited(member)}{key}{_signature(member)}`", paragraph(member.__doc__))
         for key in vars(value)
-        if not key.startswith("_") and (member := _callable(inspect.getattr_static(value, key))) is not None
+        if not key.startswith("_")
+        and key not in HIDDEN.get(name, ())
+        and (member := _callable(inspect.getattr_static(value, key))) is not None
     ]
     return out + ("\n" + table(("member", "meaning"), members) if members else "")
+
+
+DESCRIBED: Final = {
+    **dict.fromkeys(("Action", "Budget", "Limits", "Proposal"), "proposal.md"),
+    **dict.fromkeys(("ActionResult", "Cost", "NotUndone", "ProposalResult"), "results.md"),
+}
+"""Exported classes whose fields another page describes."""
+
+HIDDEN: Final = {"Run": ("carry_on", "configuration_changed", "count", "leave", "resume", "start")}
+"""Members that only the engine calls."""
+
+
+def _fields(name: str, value: Any) -> str:
+    said, fields = _field_docs(value), msgspec.structs.fields(value)
+    if name in DESCRIBED:
+        page = DESCRIBED[name]
+        rows = [(f"`{f.name}`", _annotation(f.type)) for f in fields]
+        return f"\nWhat the fields mean: [{page}]({page}).\n\n" + table(("field", "type"), rows)
+    return "\n" + table(
+        ("field", "type", "meaning"), ((f"`{f.name}`", _annotation(f.type), said.get(f.name, "")) for f in fields)
+    )
+
+
+def _awaited(member: Any) -> str:
+    return "await " if inspect.iscoroutinefunction(member) else ""
 
 
 def _callable(member: Any) -> Any:
@@ -399,7 +424,8 @@ def _callable(member: Any) -> Any:
 def _signature(member: Any) -> str:
     if isinstance(member, property):
         return ""
-    found = inspect.signature(member)
+    overloads = typing.get_overloads(member)
+    found = inspect.signature(overloads[-1] if overloads else member)
     kept = [p.replace(annotation=p.empty) for name, p in found.parameters.items() if name not in ("self", "cls")]
     return str(found.replace(parameters=kept, return_annotation=inspect.Signature.empty))
 

@@ -7,8 +7,9 @@ A reader works through one page in a project of its own, from top to bottom:
 - a `console background` block is left running, and must have ended when the page has;
 - a `python` block that is not saved is run.
 
-Output is compared loosely: white space counts as one blank, times, numbers and hashes may be others, `...` stands for anything (on a line of its
-own for any lines). An id such as `run_...` stands for the one that was printed in its place, also in later commands.
+Output is compared loosely: white space counts as one blank, times, numbers and hashes may be others, `...` stands for anything
+(on a line of its own for any lines). An id such as `run_...` stands for the one that was printed in its place, also in later
+commands.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ GUARD = "\n[guard]\ncpu = 1.0\nmemory = 1.0\ndisk = 1.0\nzombies = 100000\n"
 """The machine that runs these tests may be busy; that of a reader need not be."""
 
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_SAVE = re.compile(r"[Ss]ave this as `([^`]+)`[^`\n]*:\s*\Z")
+_SAVE = re.compile(r"[Ss]ave this as\s+`([^`]+)`[^`\n]*:\s*\Z")
 _ID = re.compile(r"\b(?:run|hold|prop|grant|standing)_[0-9a-f]{32}\b")
 _LOOSE = re.compile(
     rf"(?P<id>{_ID.pattern})|(?P<hex>\b(?=[0-9a-f]*[0-9])[0-9a-f]{{7,64}}\b)|(?P<number>[0-9]+(?:\.[0-9]+)?)|(?P<any>\.\.\.)"
@@ -105,7 +106,7 @@ class Reader:
         shim.write_text(
             f'#!/bin/sh\n"{real}" "$@"\ncode=$?\n[ "$1" = init ] && [ $code = 0 ] || exit $code\n'
             f"cat >>interlock.toml <<'END'\n{GUARD}END\n"
-            f'"{real}" trust --yes --quiet\n'
+            f'"{real}" trust --yes >trusting 2>&1 || cat trusting\nrm trusting\n'
         )
         shim.chmod(0o755)
         self._environment = {

@@ -14,7 +14,9 @@ from interlock.model.decode import decode_proposal
 from interlock.settings import decode
 
 ALL = [(page, block) for page in docs_pages.PAGES for block in docs_pages.blocks(page)]
-READABLE = [page for page in docs_pages.PAGES if any(b.info.startswith(("console", "python")) for b in docs_pages.blocks(page))]
+READABLE = [
+    page for page in docs_pages.PAGES if any(b.info.startswith(("console", "python")) for b in docs_pages.blocks(page))
+]
 
 
 @pytest.mark.parametrize("page", READABLE, ids=docs_pages.name_of)

@@ -50,7 +50,7 @@ def test_every_code_is_explained() -> None:
     page = text_of("codes.md")
     for code, text in {**codes.REASONS, **codes.ERROR_CODES, **codes.WARNINGS}.items():
         assert f"| `{code}` |" in page
-        assert text.endswith(".") or text.endswith(")"), f"{code}: a sentence"
+        assert text.endswith((".", ")")), f"{code}: a sentence"
 
 
 def test_every_tool_is_described(tmp_path: Path) -> None:
@@ -87,7 +87,9 @@ def test_every_limit_is_listed() -> None:
     assert all(f"| `{name}` |" in page for name in Limits.__struct_fields__)
 
 
-@pytest.mark.parametrize("kind", [proposal.Proposal, proposal.Action, proposal.Budget, proposal.Precondition, proposal.Assumption])
+@pytest.mark.parametrize(
+    "kind", [proposal.Proposal, proposal.Action, proposal.Budget, proposal.Precondition, proposal.Assumption]
+)
 def test_every_field_of_a_proposal_is_described(kind: type) -> None:
     page = text_of("proposal.md")
     for field in msgspec.structs.fields(kind):
@@ -114,7 +116,9 @@ def test_every_annotation_is_described() -> None:
 
 def _all_commands() -> list[tuple[str, click.Command]]:
     found: list[tuple[str, click.Command]] = []
-    todo: list[tuple[click.Command, click.Context]] = [(generate.cli, click.Context(generate.cli, info_name="interlock"))]
+    todo: list[tuple[click.Command, click.Context]] = [
+        (generate.cli, click.Context(generate.cli, info_name="interlock"))
+    ]
     while todo:
         command, ctx = todo.pop()
         found.append((ctx.command_path, command))
@@ -150,7 +154,10 @@ def test_help_is_what_the_real_command_prints(arguments: list[str]) -> None:
 def test_every_dependency_has_a_reason() -> None:
     page = (DOCS / "adr" / "0001-dependencies.md").read_text(encoding="utf-8")
     project = tomllib.loads((docs_pages.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    wanted = [*project["project"]["dependencies"], *sum(project["project"]["optional-dependencies"].values(), [])]
+    wanted = [
+        *project["project"]["dependencies"],
+        *(r for extra in project["project"]["optional-dependencies"].values() for r in extra),
+    ]
     wanted += project["dependency-groups"]["dev"]
     for requirement in wanted:
         name = re.split(r"[<>=!\[; ]", requirement)[0]
