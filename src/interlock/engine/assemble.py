@@ -22,6 +22,7 @@ from interlock.engine.clock import SystemClock, SystemIds
 from interlock.engine.context import ActionContext
 from interlock.engine.desk import Desk
 from interlock.engine.gate import Gate
+from interlock.engine.keeping import keep_once_a_day
 from interlock.engine.machine import boot_id, redaction_key, user_name
 from interlock.engine.registry import Registry
 from interlock.engine.reloading import Reloader
@@ -137,6 +138,7 @@ def open_project(
         services.warnings = warnings
         services.state_dir = home
         _furnish(services, loaded, env, closing)
+        keep_once_a_day(services)
         return Assembled(services, closing)
     except BaseException:
         while closing:
@@ -252,9 +254,7 @@ def _services(
     )
 
 
-def policy_of(
-    settings: Settings, files: Sequence[tuple[str, str]], tools: Sequence[Tool]
-) -> tuple[Rules, PolicyJudge]:
+def policy_of(settings: Settings, files: Sequence[tuple[str, str]], tools: Sequence[Tool]) -> tuple[Rules, PolicyJudge]:
     """The short rules of the settings, and the judge of these and of the policy files. Raises ConfigurationError."""
     rules = Rules(
         allow=settings.rules.allow,
@@ -355,9 +355,7 @@ def _register_builtins(services: Services, settings: Settings, closing: list[Cal
         *files.bindings(),
         *process.bindings(runner),
         *git.bindings(runner),
-        *proc.bindings(
-            protected=lambda: [runner.server.pid] if runner.server.pid else [], redact=services.redactor.redact
-        ),
+        *proc.bindings(protected=servers, redact=services.redactor.redact),
         *http.bindings(http.Fetcher(services.clock, may_redirect=_may_redirect)),
         undo_tool.binding(services),
     ]

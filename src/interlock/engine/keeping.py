@@ -1,0 +1,35 @@
+"""Once a day: deletes the private originals and backups of runs that are older than `[journal] keep`, and old state history.
+
+Journals stay until `interlock runs prune`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+from interlock.journal import keep
+from interlock.model.errors import StoreError
+
+if TYPE_CHECKING:
+    from interlock.engine.services import Services
+
+_DAY_US: Final = 24 * 60 * 60 * 1_000_000
+
+
+def keep_once_a_day(services: Services) -> None:
+    """Called when a project is opened. A machine that does not let us delete now is asked again tomorrow."""
+    home = services.state_dir
+    if home is None:
+        return
+    mark, now = home / "kept", services.clock.now_us()
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        if now - int(mark.read_text(encoding="ascii")) < _DAY_US:
+            return
+    before = now - services.settings.journal.keep_ms * 1000
+    try:
+        services.disk.write_atomic(mark, str(now).encode())
+        keep(home / "runs", services.index, services.disk, before_us=before)
+        services.store.prune(before)
+    except StoreError as error:
+        services.warnings.append(f"journal.keep: nothing was deleted: {error.message}")

@@ -1,0 +1,25 @@
+"""`[journal] keep`: originals and backups go when their time is over, journals stay."""
+
+from __future__ import annotations
+
+import asyncio
+
+from engine_world import TOML, call, plan
+
+from interlock.testing import FakeClock
+
+
+def test_old_backups_go_and_the_journal_stays(new_project):
+    clock = FakeClock()
+    project = new_project(toml=TOML % "" + '[journal]\nkeep = "10d"\n')
+    with project.open(clock=clock) as runtime:
+        result = asyncio.run(runtime.execute(plan(call("fs.write", parameters={"path": "a", "content": "b"}))))
+        directory = runtime.services.state_dir / "runs" / result.run_id
+        assert (directory / "backups").is_dir()
+    clock.advance(9 * 86_400)
+    with project.open(clock=clock):
+        assert (directory / "backups").is_dir(), "not yet"
+    clock.advance(2 * 86_400)
+    with project.open(clock=clock):
+        assert not (directory / "backups").exists()
+        assert (directory / "journal.ndjson").stat().st_size > 0
