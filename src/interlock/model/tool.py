@@ -163,8 +163,6 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
     tool: Tool
     function: Function
     mode: Mode = "async"
-    validates_itself: bool = False
-    """True only for schemas that the engine need not compile (an open schema)."""
 
 
 class ToolExecutor(Protocol):
