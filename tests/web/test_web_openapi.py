@@ -5,6 +5,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, assume, given, settings
 from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from interlock.approvals import HoldRequest
 from interlock.disk import Database
@@ -60,13 +61,16 @@ def sayable(body):
     return True
 
 
-@pytest.mark.parametrize(("path", "method"), operations)
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+@pytest.mark.parametrize(
+    ("path", "method", "mode"),
+    [
+        *((*key, GenerationMode.POSITIVE) for key in operations),
+        *((*key, GenerationMode.NEGATIVE) for key, op in operations.items() if "parameters" in op),
+    ],
+)
 def test_the_server_keeps_to_the_document_whatever_it_is_sent(world, schema, path, method, mode):
     _, desk, token = world
     operation = schema[path][method]
-    if mode is GenerationMode.NEGATIVE and not ("parameters" in operations[path, method]):
-        return  # a request without a part that could be wrong
 
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
@@ -79,7 +83,9 @@ def test_the_server_keeps_to_the_document_whatever_it_is_sent(world, schema, pat
             assume(sayable(case.body))
             if case.body.get("digest") is not None:
                 case.body["digest"] = hold.digest
-        case.call_and_validate(headers={"Authorization": f"Bearer {token}"})
+        # A query is text: the list [1] and the number 1 look the same there, so what was meant as wrong may be right.
+        unsure = [negative_data_rejection] if method == "get" else []
+        case.call_and_validate(headers={"Authorization": f"Bearer {token}"}, excluded_checks=unsure)
 
     check()
     if (path, mode) == (f"{APPROVAL}/approve", GenerationMode.POSITIVE):

@@ -29,8 +29,8 @@ _ANSWERED: Final = ("approved", "denied", "expired")
 _LATER: Final = ("run_locked", "workspace_busy", "database_locked")
 """Somebody else is at work: looked at again, until they are done or gone."""
 
-Report = Callable[[str, list[ProposalResult] | InterlockError], None]
-"""Told of each run that was continued: its id, and what came of it."""
+Report = Callable[[str, list[ProposalResult] | Exception], None]
+"""Told of each run that was continued: its id, and what came of it. An id that is empty: no run could be looked at."""
 
 
 class Continuing:
@@ -69,8 +69,8 @@ class Continuing:
         for run_id, answered in due:
             try:
                 results = await self._runtime.resume(run_id)
-            except InterlockError as error:
-                if error.code in _LATER:
+            except Exception as error:  # noqa: BLE001 - a defect that one run meets must not keep all others waiting
+                if isinstance(error, InterlockError) and error.code in _LATER:
                     continue
                 self._report(run_id, error)
             else:

@@ -182,9 +182,11 @@ def _url(listening: socket.socket) -> str:
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
-def _told(run_id: str, came: list[ProposalResult] | InterlockError) -> None:
+def _told(run_id: str, came: list[ProposalResult] | Exception) -> None:
     if isinstance(came, InterlockError):
         log.warning("run %s cannot be continued: %s (%s)", run_id or "-", came.message, came.code)
+    elif isinstance(came, Exception):
+        log.error("a defect of Interlock; run %s cannot be continued", run_id, exc_info=came)
     else:
         log.info("continued run %s: %s", run_id, ", ".join(result.status for result in came) or "nothing left to do")
 
