@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from interlock.approvals import AccessError, Approver, Outcome
 from interlock.approvals.hold import ANY_GROUP
+from interlock.approvals.wait import watch_directory
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
 from interlock.engine.clock import SystemClock, SystemIds
@@ -108,3 +109,8 @@ def require(outcome: Outcome, hold_id: str) -> Outcome:
             hint=f"`interlock approvals show {hold_id}` says by whom",
         )
     raise ConflictError(_REFUSALS[outcome.code], code=outcome.code, hint=f"`interlock approvals show {hold_id}`")
+
+
+def told(desk: Desk) -> int | None:
+    """A descriptor that becomes readable when a question has changed (close it); None where the kernel has no such thing."""
+    return watch_directory(desk.wake_directory)

@@ -1,7 +1,7 @@
 """The tree of commands, imported when they are used, and the one place where errors become output and exit codes.
 
-Exit codes: 0 every action succeeded; 1 an action did not; 2 usage, configuration, malformed proposal; 3 held and waiting; 4 evidence
-or journal invalid; 5 internal.
+Exit codes: 0 every action succeeded; 1 an action did not; 2 usage, configuration, malformed proposal; 3 held and waiting;
+4 evidence or journal invalid; 5 internal.
 """
 
 from __future__ import annotations

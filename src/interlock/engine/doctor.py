@@ -1,0 +1,249 @@
+"""What `interlock doctor` finds out: what this machine offers, what is missing, and what stands open around Interlock.
+
+Everything is looked at, nothing is changed (but for the state directory, which is made if it is absent).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from interlock._version import __version__
+from interlock.disk import Disk
+from interlock.engine.assemble import FEATURES
+from interlock.engine.clock import SystemClock
+from interlock.engine.history import History
+from interlock.engine.identity import open_desk
+from interlock.engine.place import Place, locate
+from interlock.engine.unfinished import OPEN_STATUSES
+from interlock.isolation.posture import posture
+from interlock.model.errors import InterlockError, StoreError, UsageError
+from interlock.settings import TrustStore, gather, load
+from interlock.signing import Signer
+from interlock.telemetry import Sampler
+from interlock.workspace.registry import state_directory
+
+Status = Literal["ok", "warning", "problem", "absent"]
+
+LAYERS: Final = (
+    (
+        "L0",
+        "environment",
+        "clean environment, closed descriptors, own session, limits, no new privileges, whole tree ended",
+    ),
+    ("L1", "syscalls", "a filter of system calls"),
+    ("L2", "fs", "Landlock: which files a process may reach"),
+    ("L3", "namespaces", "a root, a process table and users of its own"),
+    ("L4", "layer", "a copy-on-write layer over the workspace"),
+    ("L5", "net", "no network but through the egress proxy"),
+    ("R1", "record", "a record of what processes do, from the kernel"),
+    ("C", "cgroup", "limits and accounting for whole process trees"),
+)
+_LOW_DISK_BYTES: Final = 100 * 1024 * 1024
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at. `problem` keeps runs from starting; `warning` is for a human to weigh."""
+
+    section: str
+    name: str
+    status: Status
+    detail: str
+    hint: str | None = None
+
+
+def examine(start: Path, env: Mapping[str, str]) -> list[Fact]:
+    """Every fact, by section. Errors become facts; nothing is raised for what is wrong here."""
+    facts = [*_machine(), *_isolation(), *_state(env)]
+    try:
+        place = locate(start, env, Disk())
+    except InterlockError as error:
+        status: Status = "warning" if "no `interlock.toml`" in error.message else "problem"
+        return [*facts, _fact("project", "configuration", status, error.message, error.hint), *_doors(None)]
+    return [*facts, *_project(place, env), *_approvers(place, env), *_runs(place), *_doors(place)]
+
+
+def settings(start: Path, env: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Each setting with its value and source: `{path, value, source}`. Raises: ConfigurationError, StoreError."""
+    disk = Disk()
+    loaded = load(start, env=env, flags={}, trust=TrustStore(state_directory(env, disk), disk))
+    return loaded.explain()
+
+
+def snapshot(path: Path) -> dict[str, Any]:
+    """A full reading of the machine, taken now."""
+    view = Sampler(SystemClock(), path.resolve()).snapshot_now().view
+    assert isinstance(view, dict)
+    return view
+
+
+def public_key(start: Path, env: Mapping[str, str]) -> tuple[str, str, str]:
+    """The key id, the public key (PEM), and where the private one lies. Raises: StoreError, ConfigurationError."""
+    disk = Disk()
+    keys = locate(start, env, disk).state / "keys"
+    signer = Signer.open(keys, disk)
+    return signer.keyid, signer.public_pem().decode(), str(keys)
+
+
+def _fact(section: str, name: str, status: Status, detail: str, hint: str | None = None) -> Fact:
+    return Fact(section=section, name=name, status=status, detail=detail, hint=hint)
+
+
+def _machine() -> Iterator[Fact]:
+    yield _fact(
+        "machine", "interlock", "ok", f"{__version__}, Python {platform.python_version()}, {platform.platform()}"
+    )
+    if platform.system() != "Linux":
+        yield _fact("machine", "system", "problem", f"{platform.system()} is not supported", "use Linux")
+    git = shutil.which("git")
+    if git is None:
+        yield _fact("machine", "git", "warning", "not installed: the git tools cannot work", "install git")
+    else:
+        done = subprocess.run([git, "--version"], capture_output=True, text=True, timeout=10, check=False)
+        yield _fact("machine", "git", "ok", done.stdout.strip() or git)
+    if not hasattr(os, "pidfd_open"):
+        yield _fact("machine", "pidfd", "warning", "processes cannot be named safely", "a kernel from 5.3 on has it")
+    if find_spec("opentelemetry") is None:
+        yield _fact(
+            "machine",
+            "OpenTelemetry",
+            "absent",
+            "spans cannot be exported",
+            "pip install 'interlock[otel]', if you want them",
+        )
+
+
+def _isolation() -> Iterator[Fact]:
+    offered = posture()
+    for layer, key, about in LAYERS:
+        here = offered.get(key, "absent")
+        if here == "active":
+            yield _fact("isolation", layer, "ok", about)
+        else:
+            yield _fact("isolation", layer, "absent", f"{about}: not part of this version")
+
+
+def _state(env: Mapping[str, str]) -> Iterator[Fact]:
+    try:
+        state = state_directory(env, Disk())
+    except InterlockError as error:
+        yield _fact("state", "directory", "problem", error.message, error.hint)
+        return
+    if not os.access(state, os.W_OK | os.X_OK):
+        yield _fact(
+            "state", "directory", "problem", f"{state} cannot be written", "make it yours, or set INTERLOCK_STATE_DIR"
+        )
+        return
+    yield _fact("state", "directory", "ok", str(state))
+    free = shutil.disk_usage(state).free
+    if free < _LOW_DISK_BYTES:
+        yield _fact(
+            "state",
+            "space",
+            "warning",
+            f"{free // 2**20} MiB left on its file system",
+            "free some: a full disk stops runs",
+        )
+    for path in (state / "keys", state / "keys" / "ed25519.pem", state / "keys" / "redaction.key"):
+        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+            yield _fact("state", path.name, "problem", f"{path} can be read by others", f"chmod go-rwx {path}")
+
+
+def _project(place: Place, env: Mapping[str, str]) -> Iterator[Fact]:
+    try:
+        gathered = gather(place.root)
+    except InterlockError as error:
+        where = f"{error.path}: " if error.path else ""
+        yield _fact("project", "configuration", "problem", where + error.message, error.hint)
+        return
+    try:
+        load(place.root, env=env, flags={}, trust=TrustStore(place.state, Disk()))
+        yield _fact("project", "configuration", "ok", f"{place.configuration}, trusted")
+    except InterlockError as error:
+        yield _fact("project", "configuration", "problem", error.message, error.hint)
+    for name in (place.configuration, place.root):
+        mode = name.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            yield _fact("project", name.name, "warning", f"{name} can be written by every user", f"chmod o-w {name}")
+    if not os.access(place.root, os.W_OK):
+        yield _fact("project", "workspace", "warning", f"{place.root} cannot be written: file tools can only read")
+    if gathered.settings.journal.durability == "off":
+        yield _fact("project", "journal", "warning", "durability is `off`: nothing is remembered, undo is impossible")
+    for missing in gathered.settings.unavailable(FEATURES):
+        yield _fact("project", missing.path, "problem" if missing.refuse else "warning", missing.message)
+
+
+def _approvers(place: Place, env: Mapping[str, str]) -> Iterator[Fact]:
+    try:
+        with open_desk(place.root, env, trusted=False) as desk:
+            rows = desk.approvers.all()
+            waiting = len(desk.store.list_holds("pending"))
+    except (StoreError, UsageError) as error:
+        yield _fact("approvals", "database", "problem", error.message, error.hint)
+        return
+    if not rows:
+        yield _fact(
+            "approvals", "approvers", "warning",
+            "none: every process of this user may answer, an agent's own shell too", "interlock approvers add NAME --pin",
+        )  # fmt: skip
+    else:
+        names = ", ".join(row.name for row in rows)
+        without = [row.name for row in rows if not row.has_pin]
+        yield _fact("approvals", "approvers", "ok", names + (f" (no PIN: {', '.join(without)})" if without else ""))
+    if waiting:
+        yield _fact("approvals", "questions", "warning", f"{waiting} wait for an answer", "interlock approvals list")
+
+
+def _runs(place: Place) -> Iterator[Fact]:
+    try:
+        with History(place, Disk()) as past:
+            count = {status: len(past.runs(status=status)) for status in OPEN_STATUSES}
+    except StoreError as error:
+        yield _fact("runs", "database", "problem", error.message, error.hint)
+        return
+    total = sum(count.values())
+    if not total:
+        yield _fact("runs", "unfinished", "ok", "none")
+        return
+    told = ", ".join(f"{number} {status}" for status, number in count.items() if number)
+    yield _fact("runs", "unfinished", "warning", told, "interlock recover")
+
+
+def _doors(place: Place | None) -> Iterator[Fact]:
+    """What no configuration of this version closes: said plainly, so that nobody relies on it."""
+    section = "doors around Interlock"
+    yield _fact(
+        section, "own tools", "warning",
+        "an agent's client may have a shell and an editor of its own: what it does with them is not seen here",
+        "switch them off in the client, so that Interlock is the only way",
+    )  # fmt: skip
+    yield _fact(
+        section, "same user", "warning",
+        "processes of this user, also those that agents start, can read and write what the user can, the state directory too",
+        "run agents as another user, or in a container, until the isolation layers are here",
+    )  # fmt: skip
+    yield _fact(
+        section, "network", "warning", "processes that agents start reach every network that this user reaches",
+        "grant `shell` and `exec` only where that is acceptable",
+    )  # fmt: skip
+    yield _fact(
+        section, "terminal", "warning",
+        "a process of this user can start `interlock run` on a terminal of its own making and answer there",
+        "set approvals.separation, and have approvers answer by PIN or token",
+    )  # fmt: skip
+    if place is not None:
+        for name in (".mcp.json", ".claude", ".cursor", ".vscode"):
+            if (place.root / name).exists():
+                yield _fact(
+                    section, name, "warning", "configures a client that may start tools of its own",
+                    "look at which tools it offers besides Interlock's",
+                )  # fmt: skip

@@ -1,0 +1,109 @@
+"""Grants beside the configuration: issued, listed and revoked by a person, standing answers among them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+
+from interlock.approvals import IssuedGrant, StandingAnswer
+from interlock.capability import attenuate, compile_grants
+from interlock.engine.desk import Desk
+from interlock.engine.run import OPERATOR
+from interlock.model.errors import UsageError
+from interlock.model.grant import Grant, Paths
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """A grant as a person asks for it. What is left out grants nothing, but for a child: there it is the parent's."""
+
+    agent: str
+    tools: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+    write: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    state_keys: tuple[str, ...] = ()
+    unscoped: tuple[str, ...] = ()
+    actions_max: int | None = None
+    uses: int | None = None
+    ttl_ms: int | None = None
+    session: str | None = None
+    parent: str | None = None
+
+
+class Listed(NamedTuple):
+    """What there is."""
+
+    grants: list[IssuedGrant]
+    standing: list[StandingAnswer]
+
+
+def listed(desk: Desk, *, agent: str | None = None, revoked: bool = False) -> Listed:
+    """Grants and standing answers, oldest first."""
+    grants = [g for g in desk.issued.all() if revoked or g.revoked_at_us is None]
+    standing = [s for s in desk.store.standing.all() if revoked or s.revoked_at_us is None]
+    return Listed(
+        [g for g in grants if agent in (None, g.grant.agent)], [s for s in standing if agent in (None, s.agent)]
+    )
+
+
+def get(desk: Desk, grant_id: str) -> IssuedGrant | StandingAnswer:
+    """A grant or a standing answer by its id. Raises: UsageError `not_found`."""
+    found = desk.issued.get(grant_id)
+    if found is not None:
+        return found
+    for answer in desk.store.standing.all():
+        if answer.id == grant_id:
+            return answer
+    raise UsageError(f"there is no grant `{grant_id}`", code="not_found", hint="`interlock grants list` shows them")
+
+
+def issue(desk: Desk, wish: Wish, *, by: str) -> Grant:
+    """Issue it. Raises: UsageError for a wish that makes no sense; ConfigurationError for a glob that is none."""
+    if not wish.agent or not wish.agent.isprintable():
+        raise UsageError("an agent's name must be printable, and not empty")
+    if wish.agent == OPERATOR:
+        raise UsageError(f"`{OPERATOR}` is not an agent: it stands for the person at the command line")
+    if wish.parent is None and not wish.tools and not wish.state_keys:
+        raise UsageError("a grant of nothing", hint="name what it is for, such as `--tool 'fs.*' --read '**'`")
+    grant = Grant(
+        id="",
+        agent=wish.agent,
+        tools=wish.tools,
+        state_keys=wish.state_keys,
+        paths=Paths(read=wish.read, write=wish.write),
+        hosts=wish.hosts,
+        unscoped=wish.unscoped,
+        actions_max=wish.actions_max,
+        uses_max=wish.uses,
+        expires_at_us=None if wish.ttl_ms is None else desk.store.time.now_us() + wish.ttl_ms * 1000,
+        source="command",
+    )
+    if wish.parent is not None:
+        parent = desk.issued.get(wish.parent)
+        if parent is None:
+            raise UsageError(f"there is no grant `{wish.parent}`", code="not_found", hint="`interlock grants list`")
+        above = parent.grant
+        inherited = {
+            "tools": wish.tools or above.tools,
+            "state_keys": wish.state_keys or above.state_keys,
+            "paths": Paths(read=wish.read or above.paths.read, write=wish.write or above.paths.write),
+            "hosts": wish.hosts or above.hosts,
+            "unscoped": wish.unscoped or above.unscoped,
+        }
+        grant = attenuate(above, msgspec.structs.replace(grant, **inherited))
+    compile_grants([grant])  # a glob that cannot be used must not get into the database, where it would stop every run
+    return desk.issued.issue(grant, by=by, session=wish.session)
+
+
+def revoke(desk: Desk, grant_id: str, *, by: str) -> list[str]:
+    """Revoke it; the ids that are revoked by that. Raises: UsageError `not_found`, or that of a configured grant."""
+    found = get(desk, grant_id)
+    if isinstance(found, StandingAnswer):
+        desk.store.standing.revoke(grant_id, by)
+        return [grant_id]
+    if found.grant.source == "configuration":
+        raise UsageError(
+            "that grant stands in the configuration", hint="take it out of interlock.toml, and `interlock trust`"
+        )
+    return list(desk.issued.revoke(grant_id, by))

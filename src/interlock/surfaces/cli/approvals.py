@@ -1,0 +1,237 @@
+"""`interlock approvals`: seeing and answering questions from another terminal than the run's."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from interlock.engine.answering import Answering, Approver, Choice, Hold, Outcome, Standing
+from interlock.engine.desk import Desk
+from interlock.engine.identity import Proof, identify, open_desk, require, told
+from interlock.model.decode import decode_value
+from interlock.model.errors import ProposalError, UsageError
+from interlock.model.units import as_duration, duration_ms
+from interlock.surfaces.cli.app import Group
+from interlock.surfaces.cli.holds import hold_lines
+from interlock.surfaces.cli.output import Output, brief, clean, table
+from interlock.surfaces.cli.proving import proof, proving
+from interlock.surfaces.cli.results import when
+
+_STATUSES = ("pending", "approved", "denied", "expired", "cancelled", "all")
+_LOOK_S = 1.0
+
+
+@click.group(cls=Group)
+def approvals() -> None:
+    """Questions that wait for an answer, and their answers."""
+
+
+@approvals.command("list")
+@click.option("--status", type=click.Choice(_STATUSES), default="pending", show_default=True, help="Which questions.")
+@click.option("--limit", type=click.IntRange(1), default=1_000, show_default=True, help="At most so many.")
+@click.pass_obj
+def list_approvals(out: Output, status: str, limit: int) -> None:
+    """List questions in the order in which they were asked."""
+    with open_desk(Path(), os.environ, trusted=False) as desk:
+        found = Answering(desk, "cli").holds(None if status == "all" else status, limit=limit)  # type: ignore[arg-type]
+    out.emit(found, lambda: _table(found))
+
+
+@approvals.command("show")
+@click.argument("hold_id", metavar="APPROVAL")
+@click.pass_obj
+def show_approval(out: Output, hold_id: str) -> None:
+    """Show a question in full, with the answers so far."""
+    with open_desk(Path(), os.environ, trusted=False) as desk:
+        hold = _hold(desk, hold_id)
+    out.emit(hold, lambda: hold_lines(out, hold, full=True))
+
+
+@approvals.command("approve")
+@click.argument("hold_id", metavar="APPROVAL")
+@click.option("--reason", default="", help="Why; kept with the answer.")
+@click.option("--digest", help="Only if the question is still the one with this digest.")
+@click.option(
+    "--scope",
+    type=click.Choice(["once", "session", "always"]),
+    default="once",
+    show_default=True,
+    help="For this call, or for all such calls of this agent in the session, or in any.",
+)
+@click.option("--ttl", default="8h", show_default=True, help="How long a wider scope holds.")
+@click.option(
+    "--uses", type=click.IntRange(1), default=100, show_default=True, help="How many calls a wider scope is for."
+)
+@click.option("--yes", "-y", is_flag=True, help="Do not ask before a wider scope.")
+@proving
+@click.pass_obj
+def approve(
+    out: Output,
+    hold_id: str,
+    reason: str,
+    digest: str | None,
+    scope: Any,
+    ttl: str,
+    uses: int,
+    yes: bool,
+    token_file: Path | None,
+    approver: str | None,
+) -> None:
+    """Let a call go on, exactly as it was shown."""
+    try:
+        standing = Standing(scope=scope, ttl_ms=duration_ms(ttl), uses=uses)
+    except ValueError as error:
+        raise UsageError(f"`--ttl`: {error}") from None
+    with open_desk(Path(), os.environ) as desk:
+        if scope != "once":
+            _confirm_standing(out, desk, hold_id, standing, yes=yes)
+        outcome = _answer(
+            desk, hold_id, "approve", token_file, approver, reason=reason, digest=digest, standing=standing
+        )
+    _said(out, outcome)
+
+
+@approvals.command("deny")
+@click.argument("hold_id", metavar="APPROVAL")
+@click.option("--reason", default="", help="Why; the agent is told.")
+@proving
+@click.pass_obj
+def deny(out: Output, hold_id: str, reason: str, token_file: Path | None, approver: str | None) -> None:
+    """Refuse a call. One denial denies, whoever else has approved."""
+    with open_desk(Path(), os.environ) as desk:
+        outcome = _answer(desk, hold_id, "deny", token_file, approver, reason=reason)
+    _said(out, outcome)
+
+
+@approvals.command("edit")
+@click.argument("hold_id", metavar="APPROVAL")
+@click.argument("patch")
+@click.option("--reason", default="", help="Why; kept with the answer.")
+@click.option("--digest", help="Only if the question is still the one with this digest.")
+@proving
+@click.pass_obj
+def edit(
+    out: Output,
+    hold_id: str,
+    patch: str,
+    reason: str,
+    digest: str | None,
+    token_file: Path | None,
+    approver: str | None,
+) -> None:
+    """Change a call's parameters and approve it so. PATCH is a JSON merge patch, such as '{"path": "b.txt"}'."""
+    try:
+        value = decode_value(patch.encode("utf-8", "surrogateescape"))
+    except ProposalError as error:
+        raise UsageError(f"PATCH cannot be read: {error.message}", path=error.path) from None
+    if not isinstance(value, dict):
+        raise UsageError("PATCH must be an object", hint="""such as '{"path": "b.txt"}'""")
+    with open_desk(Path(), os.environ) as desk:
+        outcome = _answer(desk, hold_id, "edit", token_file, approver, reason=reason, digest=digest, patch=value)
+    _said(out, outcome)
+
+
+@approvals.command("watch")
+@click.option("--count", type=click.IntRange(1), help="End after so many questions.")
+@click.pass_obj
+def watch(out: Output, count: int | None) -> None:
+    """Show questions as they are asked, until Ctrl-C. With --json: one list at the end (give --count)."""
+    if out.json and count is None:
+        raise UsageError("with `--json` there is one document at the end", hint="say when: `--count 1`")
+    seen: list[Hold] = []
+    with open_desk(Path(), os.environ, trusted=False) as desk:
+        answering, after = Answering(desk, "cli"), 0
+        changes = told(desk)
+        try:
+            while count is None or len(seen) < count:
+                fresh = answering.holds("pending", after=after)
+                for hold in fresh[: None if count is None else count - len(seen)]:
+                    after = hold.seq
+                    if out.json or count is not None:
+                        seen.append(hold)
+                    if not out.json:
+                        out.emit(None, lambda hold=hold: hold_lines(out, hold))  # type: ignore[misc]
+                if not fresh:
+                    _wait(changes)
+        except KeyboardInterrupt:
+            return
+        finally:
+            if changes is not None:
+                os.close(changes)
+    out.emit(seen)
+
+
+def _wait(changes: int | None) -> None:
+    """Until something changed, or a second is over: telling is not certain on every file system."""
+    ready, _, _ = select.select([] if changes is None else [changes], [], [], _LOOK_S)
+    if ready and changes is not None:
+        os.read(changes, 65_536)
+
+
+def _hold(desk: Desk, hold_id: str) -> Hold:
+    hold = Answering(desk, "cli").hold(hold_id)
+    if hold is None:
+        require(Outcome(code="not_found"), hold_id)
+        raise AssertionError
+    return hold
+
+
+def _answer(
+    desk: Desk,
+    hold_id: str,
+    choice: Choice,
+    token_file: Path | None,
+    name: str | None,
+    *,
+    reason: str,
+    digest: str | None = None,
+    patch: dict[str, Any] | None = None,
+    standing: Standing | None = None,
+) -> Outcome:
+    """Give an answer as whoever the caller proves to be. Without a digest it is for the question as it is now."""
+    hold = _hold(desk, hold_id)
+    who = _who(desk, token_file, name)
+    outcome = Answering(desk, "cli").answer(
+        hold_id, who, choice, digest=digest or hold.digest, reason=reason, patch=patch, standing=standing
+    )
+    return require(outcome, hold_id)
+
+
+def _who(desk: Desk, token_file: Path | None, name: str | None) -> Approver:
+    given: Proof = proof(token_file, name, needed=bool(desk.approvers.all()))
+    return identify(desk, given)
+
+
+def _confirm_standing(out: Output, desk: Desk, hold_id: str, terms: Standing, *, yes: bool) -> None:
+    """A wider answer is shown before it is given."""
+    hold = _hold(desk, hold_id)
+    where = f"session `{clean(hold.session or '')}`" if terms.scope == "session" else "any session"
+    out.note(
+        f"this lets agent `{clean(hold.agent)}` call `{clean(hold.tool)}` in {where} without asking,"
+        f" {terms.uses} times, for {as_duration(terms.ttl_ms)}; `interlock grants revoke` takes it back"
+    )
+    if not yes and (not sys.stdin.isatty() or not click.confirm("Approve on these terms?", err=True)):
+        raise UsageError("nobody said yes to the wider scope", hint="`--yes` says it without asking")
+
+
+def _said(out: Output, outcome: Outcome) -> None:
+    hold = outcome.hold
+    assert hold is not None
+    document = {"code": outcome.code, "approval": hold}
+    word = hold.status if outcome.code == "resolved" else "counted; more answers are needed"
+    out.emit(document, lambda: [f"{clean(hold.id)}: {word}"])
+
+
+def _table(found: list[Hold]) -> Iterable[str]:
+    if not found:
+        return ["no questions"]
+    return table(
+        ("APPROVAL", "ASKED", "UNTIL", "STATUS", "AGENT", "WHAT"),
+        ((h.id, when(h.created_at_us), when(h.expires_at_us), h.status, h.agent, brief(h.summary, 60)) for h in found),
+    )

@@ -1,0 +1,97 @@
+"""`interlock approvers`: who may answer, and how they prove it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from interlock.engine.identity import identify, open_desk
+from interlock.model.errors import UsageError
+from interlock.surfaces.cli.app import Group
+from interlock.surfaces.cli.output import Output, clean, table
+from interlock.surfaces.cli.proving import proof, proving
+from interlock.surfaces.cli.results import when
+
+
+@click.group(cls=Group)
+def approvers() -> None:
+    """Who may answer. With nobody here, the user of this machine may, from any shell."""
+
+
+@approvers.command("list")
+@click.pass_obj
+def list_approvers(out: Output) -> None:
+    """List approvers with their groups (those of the configuration included)."""
+    with open_desk(Path(), os.environ) as desk:
+        rows = desk.approvers.all()
+    out.emit(
+        rows,
+        lambda: (
+            table(
+                ("NAME", "GROUPS", "PIN", "SINCE"),
+                ((r.name, " ".join(r.groups), "yes" if r.has_pin else "no", when(r.created_at_us)) for r in rows),
+            )
+            if rows
+            else ["no approvers: the user of this machine may answer from any shell"]
+        ),
+    )
+
+
+@approvers.command("add")
+@click.argument("name")
+@click.option("--group", "groups", multiple=True, metavar="GROUP", help="A group to belong to; may be repeated.")
+@click.option("--display", default="", help="How to name them to people.")
+@click.option("--pin", is_flag=True, help="Ask for a PIN to set, for answers at a terminal.")
+@proving
+@click.pass_obj
+def add(
+    out: Output,
+    name: str,
+    groups: tuple[str, ...],
+    display: str,
+    pin: bool,
+    token_file: Path | None,
+    approver: str | None,
+) -> None:
+    """Add an approver. Prints their token, this once.
+
+    Once there are approvers, adding and removing them needs the proof of one.
+    """
+    with open_desk(Path(), os.environ) as desk:
+        identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
+        chosen = _new_pin() if pin else None
+        token = desk.approvers.add(name, display=display, groups=groups, pin=chosen)
+    out.emit(
+        {"name": name, "groups": groups, "pin": pin, "token": token},
+        lambda: [f"added {clean(name)}; the token, which is shown only now:", token],
+    )
+
+
+@approvers.command("remove")
+@click.argument("name")
+@proving
+@click.pass_obj
+def remove(out: Output, name: str, token_file: Path | None, approver: str | None) -> None:
+    """Remove an approver: their token and PIN are worth nothing from now on."""
+    with open_desk(Path(), os.environ) as desk:
+        identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
+        if not desk.approvers.remove(name):
+            raise UsageError(
+                f"there is no approver `{clean(name)}`", code="not_found", hint="`interlock approvers list`"
+            )
+    out.emit({"removed": name}, lambda: [f"removed {clean(name)}"])
+
+
+def _new_pin() -> str:
+    """A PIN typed twice at a terminal, or given on standard input (one line)."""
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    import getpass  # noqa: PLC0415 - start-up: only where a PIN is asked
+
+    first = getpass.getpass("new PIN: ")
+    if getpass.getpass("again: ") != first:
+        raise UsageError("the two PINs are not the same")
+    return first

@@ -1,0 +1,127 @@
+"""`interlock grants`: what agents may reach beside the configuration, and answers that hold for more than one call."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from interlock.engine import granting
+from interlock.engine.identity import identify, open_desk
+from interlock.model.errors import UsageError
+from interlock.model.units import duration_ms
+from interlock.surfaces.cli.app import Group
+from interlock.surfaces.cli.output import Output, clean, table
+from interlock.surfaces.cli.proving import proof, proving
+from interlock.surfaces.cli.results import when
+
+
+@click.group(cls=Group)
+def grants() -> None:
+    """What agents may reach: grants of the configuration, issued ones, and standing answers."""
+
+
+@grants.command("list")
+@click.option("--agent", metavar="NAME", help="Only of this agent.")
+@click.option("--all", "everything", is_flag=True, help="Revoked ones too.")
+@click.pass_obj
+def list_grants(out: Output, agent: str | None, everything: bool) -> None:
+    """List grants and standing answers, oldest first."""
+    with open_desk(Path(), os.environ) as desk:
+        found = granting.listed(desk, agent=agent, revoked=everything)
+    out.emit(
+        {"grants": found.grants, "standing": found.standing},
+        lambda: _table(found),
+    )
+
+
+@grants.command("show")
+@click.argument("grant_id", metavar="GRANT")
+@click.pass_obj
+def show_grant(out: Output, grant_id: str) -> None:
+    """Show a grant, or a standing answer, in full."""
+    with open_desk(Path(), os.environ) as desk:
+        found = granting.get(desk, grant_id)
+    out.emit(found, lambda: _lines(msgspec.to_builtins(found)))
+
+
+@grants.command("issue")
+@click.argument("agent")
+@click.option("--tool", "tools", multiple=True, metavar="GLOB", help="Tools, such as `fs.*` or `tag:read_only`.")
+@click.option("--read", multiple=True, metavar="GLOB", help="Paths that may be read.")
+@click.option("--write", multiple=True, metavar="GLOB", help="Paths that may be written.")
+@click.option("--host", "hosts", multiple=True, metavar="NAME:PORT", help="Hosts that may be reached.")
+@click.option("--state-key", "state_keys", multiple=True, metavar="GLOB", help="State keys.")
+@click.option(
+    "--unscoped", multiple=True, metavar="GLOB", help="Tools that mark no paths or hosts, allowed all the same."
+)
+@click.option("--actions-max", type=click.IntRange(1), help="Actions in one proposal.")
+@click.option("--uses", type=click.IntRange(1), help="How often it may be used.")
+@click.option("--ttl", metavar="DURATION", help="How long it holds, such as `2h`.")
+@click.option("--session", metavar="NAME", help="Only in this session.")
+@click.option("--parent", metavar="GRANT", help="Make it a child of this grant: never more than that.")
+@proving
+@click.pass_obj
+def issue(
+    out: Output, /, agent: str, token_file: Path | None, approver: str | None, ttl: str | None, **limits: Any
+) -> None:
+    """Give AGENT a grant. What is not named is not granted."""
+    try:
+        ttl_ms = None if ttl is None else duration_ms(ttl)
+    except ValueError as error:
+        raise UsageError(f"`--ttl`: {error}") from None
+    with open_desk(Path(), os.environ) as desk:
+        who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
+        made = granting.issue(desk, granting.Wish(agent=agent, ttl_ms=ttl_ms, **limits), by=who.id)
+    out.emit(made, lambda: [f"issued {clean(made.id)} to {clean(agent)}"])
+
+
+@grants.command("revoke")
+@click.argument("grant_id", metavar="GRANT")
+@proving
+@click.pass_obj
+def revoke(out: Output, grant_id: str, token_file: Path | None, approver: str | None) -> None:
+    """Take a grant (and its children) or a standing answer back, effective at once."""
+    with open_desk(Path(), os.environ) as desk:
+        who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
+        revoked = granting.revoke(desk, grant_id, by=who.id)
+    out.emit({"revoked": revoked}, lambda: [f"revoked {clean(one)}" for one in revoked])
+
+
+def _table(found: granting.Listed) -> Iterable[str]:
+    rows = [
+        (
+            *(g.grant.id, g.grant.agent, " ".join(g.grant.tools), when(g.grant.expires_at_us)),
+            *(g.uses_left, g.grant.source, _state(g.revoked_at_us)),
+        )
+        for g in found.grants
+    ]
+    rows += [
+        (s.id, s.agent, s.tool, when(s.expires_at_us), s.uses_left, f"answer {s.hold}", _state(s.revoked_at_us))
+        for s in found.standing
+    ]
+    return table(("GRANT", "AGENT", "TOOLS", "EXPIRES", "USES LEFT", "FROM", "STATE"), rows) if rows else ["no grants"]
+
+
+def _state(revoked_at_us: int | None) -> str:
+    return "in force" if revoked_at_us is None else "revoked"
+
+
+def _lines(value: Any, indent: str = "") -> Iterable[str]:
+    for key, item in value.items():
+        if isinstance(item, dict):
+            yield f"{indent}{clean(key)}:"
+            yield from _lines(item, indent + "  ")
+        else:
+            shown = (
+                " ".join(map(str, item))
+                if isinstance(item, list)
+                else when(item)
+                if key.endswith("_us") and item
+                else item
+            )
+            yield f"{indent}{clean(key)}: {clean(str('' if shown is None else shown))}"

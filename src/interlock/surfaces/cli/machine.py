@@ -1,0 +1,77 @@
+"""`interlock doctor` and `interlock telemetry`: this machine, and what stands open on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from interlock.surfaces.cli.app import FAILED, Command
+from interlock.surfaces.cli.output import Output, brief, clean, table
+
+if TYPE_CHECKING:
+    from interlock.engine.doctor import Fact
+
+_MARKS = {
+    "ok": ("ok", "green"),
+    "warning": ("warning", "yellow"),
+    "problem": ("problem", "red"),
+    "absent": ("absent", "dim"),
+}
+
+
+@click.command(cls=Command)
+@click.option("--config", is_flag=True, help="Print each setting with its value and where it came from.")
+@click.pass_obj
+def doctor(out: Output, config: bool) -> int:
+    """Say what this machine offers, what is missing and how to get it, and which doors around Interlock stand open.
+
+    Exit code: 1 if there is a problem that keeps runs from starting, else 0.
+    """
+    from interlock.engine import doctor as engine  # noqa: PLC0415 - start-up
+
+    if config:
+        settings = engine.settings(Path(), os.environ)
+        out.emit(settings, lambda: _settings(settings))
+        return 0
+    facts = engine.examine(Path(), os.environ)
+    out.emit({"ok": all(f.status != "problem" for f in facts), "facts": facts}, lambda: _facts(out, facts))
+    return FAILED if any(fact.status == "problem" for fact in facts) else 0
+
+
+@click.command(cls=Command)
+@click.pass_obj
+def telemetry(out: Output) -> None:
+    """Take a snapshot of this machine: CPU, memory, load, disk, pressure, accelerators, processes."""
+    from interlock.engine.doctor import snapshot  # noqa: PLC0415 - start-up
+
+    view = snapshot(Path())
+    out.emit(view, lambda: _view(view))
+
+
+def _settings(settings: list[dict[str, Any]]) -> Iterable[str]:
+    return table(("SETTING", "VALUE", "FROM"), ((s["path"], brief(s["value"], 60), s["source"]) for s in settings))
+
+
+def _facts(out: Output, facts: list[Fact]) -> Iterable[str]:
+    section = ""
+    for fact in facts:
+        if fact.section != section:
+            section = fact.section
+            yield out.paint(section, "bold")
+        word, color = _MARKS[fact.status]
+        yield f"  {out.paint(f'{word:8}', color)} {clean(fact.name)}: {clean(fact.detail)}"
+        if fact.hint:
+            yield f"           {clean(fact.hint)}"
+
+
+def _view(view: dict[str, Any]) -> Iterable[str]:
+    for key, value in view.items():
+        if isinstance(value, dict):
+            yield f"{key}:"
+            yield from (f"  {clean(str(name))}: {brief(item, 160)}" for name, item in value.items())
+        else:
+            yield f"{key}: {brief(value, 160)}"

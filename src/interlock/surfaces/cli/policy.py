@@ -1,0 +1,171 @@
+"""`interlock policy`: what the rules are, whether they are sound, and what they answer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from interlock.model.decode import decode_value
+from interlock.model.errors import ProposalError, UsageError
+from interlock.model.limits import DEFAULT_LIMITS
+from interlock.model.yaml import parse_yaml
+from interlock.surfaces.cli.app import FAILED, Group
+from interlock.surfaces.cli.opening import history
+from interlock.surfaces.cli.output import Output, clean, table
+
+if TYPE_CHECKING:
+    from interlock.engine.policies import CaseResult, Explanation, Policies, Replayed
+
+_COLORS = {"allow": "green", "hold": "yellow", "deny": "red"}
+
+
+@click.group(cls=Group)
+def policy() -> None:
+    """Show, check, test and explain the policies, as they stand in the files: trusted or not."""
+
+
+@policy.command("show")
+@click.pass_obj
+def show(out: Output) -> None:
+    """Print the Cedar policies that decide: what the short rules became, and the files."""
+    found = _policies(out)
+    document = {
+        "trusted": found.trusted,
+        "rules": found.rules,
+        "files": [{"name": name, "text": text} for name, text in found.files],
+    }
+    if out.json:
+        out.emit(document)
+        return
+    out.raw(f"// from [rules] in interlock.toml\n{found.rules}")
+    for name, text in found.files:
+        out.raw(f"\n// {name}\n{text}")
+
+
+@policy.command("check")
+@click.pass_obj
+def check(out: Output) -> None:
+    """Find misspelt tools, parameters and attributes, with file and line. Exit code 2 if there are any."""
+    found = _policies(out)
+    document = {
+        "valid": True, "policies": len(found.judge.policies), "files": len(found.files), "tools": found.tools,
+        "trusted": found.trusted,
+    }  # fmt: skip
+    text = f"sound: {document['policies']} policies, checked against {found.tools} tools"
+    out.emit(document, lambda: [text, *([] if found.trusted else ["not in force yet: `interlock trust`"])])
+
+
+@policy.command("test")
+@click.argument("cases", type=click.Path(path_type=Path))
+@click.pass_obj
+def test(out: Output, cases: Path) -> int:
+    """Run a table of cases (YAML or JSON). Exit code 1 if one does not get the expected answer."""
+    data = _read(cases)
+    results = _policies(out).test(data, str(cases))
+    failed = sum(not result.passed for result in results)
+    out.emit(
+        {"passed": len(results) - failed, "failed": failed, "cases": results}, lambda: _results(out, results, failed)
+    )
+    return FAILED if failed else 0
+
+
+@policy.command("explain")
+@click.argument("action")
+@click.option("--agent", default="agent", show_default=True, help="Who asks.")
+@click.option("--parameters", default="{}", metavar="JSON", help="The call's parameters.")
+@click.option("--resource", metavar="NAME", help="For a built-in action such as state_write: the key or host.")
+@click.option("--session", metavar="NAME", help="The session.")
+@click.option("--state", default="{}", metavar="JSON", help="Values of state keys.")
+@click.pass_obj
+def explain(
+    out: Output, action: str, agent: str, parameters: str, resource: str | None, session: str | None, state: str
+) -> None:
+    """Say what the policies answer to a call of ACTION (a tool, or state_read, state_write, assert), and why."""
+    values = [_object(name, text) for name, text in (("parameters", parameters), ("state", state))]
+    found = _policies(out).explain(
+        action, agent=agent, parameters=values[0], resource=resource, session=session, state=values[1]
+    )
+    out.emit(found, lambda: _explanation(out, found))
+
+
+@policy.command("replay")
+@click.argument("run_ids", nargs=-1, metavar="[RUN]...")
+@click.pass_obj
+def replay(out: Output, run_ids: tuple[str, ...]) -> None:
+    """Ask the questions of past runs again, and say what the policies as they are now would have answered differently."""
+    from interlock.engine.policies import replay_runs  # noqa: PLC0415 - start-up
+
+    found = _policies(out)
+    with history() as past:
+        told = replay_runs(found, past, run_ids)
+    out.emit(told, lambda: _replayed(out, told))
+
+
+def _policies(out: Output) -> Policies:
+    from interlock.engine.policies import read_policies  # noqa: PLC0415 - start-up: it brings every tool with it
+
+    found = read_policies(Path(), os.environ)
+    if found.left_out:
+        names = ", ".join(map(clean, found.left_out))
+        out.warn(f"tools of {names} are left out: their code is not trusted, so it is not run")
+    return found
+
+
+def _read(path: Path) -> Any:
+    try:
+        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        code = "not_found" if isinstance(error, FileNotFoundError) else "usage"
+        raise UsageError(
+            f"the cases cannot be read: {os.strerror(error.errno or 0)}", code=code, path=str(path)
+        ) from None
+    try:
+        return decode_value(data) if data.lstrip()[:1] in (b"{", b"[") else parse_yaml(data, DEFAULT_LIMITS)
+    except ProposalError as error:
+        raise UsageError(f"the cases cannot be read: {error.message}", path=f"{path}:{error.path or ''}") from None
+
+
+def _object(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = decode_value(text.encode("utf-8", "surrogateescape"))
+    except ProposalError as error:
+        raise UsageError(f"`--{name}` cannot be read: {error.message}", path=error.path) from None
+    if not isinstance(value, dict):
+        raise UsageError(f"`--{name}` must be a JSON object")
+    return value
+
+
+def _results(out: Output, results: tuple[CaseResult, ...], failed: int) -> Iterable[str]:
+    for result in results:
+        word = out.paint("ok    ", "green") if result.passed else out.paint("FAILED", "red")
+        yield f"{word} {clean(result.name)}" + (f": {clean(result.message)}" if result.message else "")
+    yield f"{len(results) - failed} passed, {failed} failed"
+
+
+def _explanation(out: Output, found: Explanation) -> Iterable[str]:
+    decision = found.decision
+    why = f": {clean(decision.detail)}" if decision.detail else ""
+    yield out.paint(decision.decision, _COLORS[decision.decision]) + why
+    for each in found.policies:
+        if each.result == "out of scope":
+            continue
+        yield f"  {each.effect} {clean(each.id)} ({clean(each.place)}): {each.result}: {clean(each.why)}"
+        for condition in each.conditions:
+            word = "unless" if condition.unless else "when"
+            yield f"    {word} {{ {clean(condition.text)} }}: {condition.result}"
+
+
+def _replayed(out: Output, told: Replayed) -> Iterable[str]:
+    yield told.summary
+    if told.changes:
+        yield from table(
+            ("RUN", "ACTION", "WAS", "WOULD BE", "BY"),
+            ((c.run, c.action, c.before, c.after.decision, " ".join(c.after.policies)) for c in told.changes),
+        )
+    if told.left_out:
+        yield out.paint(f"{told.left_out} decisions left out: what they were about is not kept any more", "dim")
