@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from engine_world import Project, binding, call, expect, plan, write
+from engine_world import Project, binding, call, expect, write
 
 from interlock.engine.recovery import resume
 from interlock.model.errors import UsageError
@@ -90,7 +90,7 @@ def one_round(directory, rng, figures):
 def settle(project, run, fails, told, marks, figures):
     """Resume until it ends, and compare."""
     sealed = outcomes(project, run)
-    result = None
+    result = refusal = None
     rt = project.open(marker(marks))
     unknown = set()
     try:
@@ -100,11 +100,13 @@ def settle(project, run, fails, told, marks, figures):
             (result,) = asyncio.run(resume(rt.services, run, dict.fromkeys(unknown, "again"), by="me"))
         figures["resumed"] += 1
     except UsageError as error:
-        assert error.code in ("run_finished", "not_found"), error
-        figures[error.code] += 1
-        if error.code == "not_found":
-            assert not marks.exists() and not told
-            return
+        refusal = error.code
+        figures[refusal] += 1
+    if refusal == "not_found":
+        assert not marks.exists()
+        assert not told
+        return
+    assert refusal in (None, "run_finished"), refusal
     figures["unknown outcomes"] += len(unknown)
     counts = collections.Counter(marks.read_text().split() if marks.exists() else [])
     for name, count in counts.items():

@@ -104,7 +104,7 @@ def test_a_run_that_cannot_go_on_is_reported_once_and_tried_again_by_the_next_pr
 
 
 def test_a_defect_that_one_run_meets_keeps_no_other_waiting(held, monkeypatch):
-    project, rt, hold = held
+    _, rt, _ = held
     asyncio.run(rt.execute(WRITE | {"id": "second"}))
     first, second = rt.services.desk.store.list_holds()
     answer(rt, first, "approve")

@@ -205,7 +205,7 @@ def _deduplicate(turn: Turn, output: Any, state_changes: dict[str, Any], origin:
             ActionDeduplicated(
                 source=origin,
                 output=x.recorder.keep(output),
-                state_changes=state_changes,
+                state_changes=x.recorder.shown(state_changes),
                 **x.recorder.stamp(x, turn.index, 7),
             )
         )

@@ -120,12 +120,11 @@ def _copy(value: Any) -> Any:
 
 
 def _set_deadline(turn: Turn, ctx: ActionContext, now: int) -> None:
-    """Until when the attempt may run: the action's time-out, or else the tool's."""
+    """Until when the attempt may run: the tool's time-out, or the action's if that is shorter. No agent gives itself more."""
     timeout_ms, watchdog = turn.action.timeout_ms, turn.x.watchdog
+    deadline = now + (STATE_NS if turn.tool is None else turn.tool.timeout_ns)
     if timeout_ms is not None:
-        deadline = now + timeout_ms * 1_000_000
-    else:
-        deadline = now + (STATE_NS if turn.tool is None else turn.tool.timeout_ns)
+        deadline = min(deadline, now + timeout_ms * 1_000_000)
     ctx.deadline_ns = turn.slot.deadline = deadline
     if deadline < watchdog.at:
         watchdog.wake(deadline, now)
@@ -291,7 +290,7 @@ def _succeed(turn: Turn, ctx: ActionContext, number: int, output: Any, duration_
                 cost=ctx.cost,
                 posture=ctx.layers or {},
                 telemetry=telemetry,
-                not_undoable=tuple(ctx.not_undoable or ()),
+                not_undoable=tuple(map(recorder.text, ctx.not_undoable or ())),
             )
         )
         recorder.writer.kick()

@@ -121,10 +121,9 @@ async def finish(x: Execution, not_undone: list[NotUndone]) -> ProposalResult:
     if x.recorder is not None:
         if status != "held":
             fields = msgspec.to_builtins(cost)
+            left = [msgspec.structs.replace(one, detail=x.recorder.text(one.detail)) for one in not_undone]
             x.recorder.append(
-                ProposalFinished(
-                    status=status, cost=fields, not_undone=tuple(not_undone), **x.recorder.stamp(x, step=10)
-                )
+                ProposalFinished(status=status, cost=fields, not_undone=tuple(left), **x.recorder.stamp(x, step=10))
             )
         await x.recorder.writer.durable()
     return ProposalResult(

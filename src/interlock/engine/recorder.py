@@ -57,6 +57,10 @@ class Recorder:
         data = canonical(value)
         return self.writer.keep(data, self._redactor.redact(value, secrets, data), value)
 
+    def shown(self, value: Any, secrets: Sequence[str] = ()) -> Any:
+        """The redacted view of a value that is written as it is. Raises: CanonicalError."""
+        return self._redactor.redact(value, secrets, canonical(value))
+
     def text(self, text: str) -> str:
         """Text for people, with secret shapes replaced and cut to what a journal line should hold."""
         return self._redactor.redact_text(text if len(text) <= 8192 else text[:8192] + "...")

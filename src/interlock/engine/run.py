@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +29,7 @@ from interlock.model.events import (
     RunResumed,
     RunStarted,
 )
-from interlock.model.proposal import Budget, Proposal
+from interlock.model.proposal import Budget, Proposal, ToolCompensation
 from interlock.model.result import ProposalResult, RunStatus
 from interlock.model.tool import ToolExecutor
 from interlock.settings.sections import Amounts
@@ -55,6 +55,7 @@ class Run:
         self.backups: Backups | None = None
         self.budget: SharedBudget | None = None
         self._statuses: list[RunStatus] = []
+        self._proposals: set[str] = set()
         self._counts = dict.fromkeys(("actions", "succeeded", "failed", "rejected", "skipped", "not_undone"), 0)
 
     @classmethod
@@ -177,6 +178,15 @@ class Run:
         services.refresh()
         if not proposal.id:
             proposal = msgspec.structs.replace(proposal, id=services.ids.new("prop"))
+        if proposal.id in self._proposals:
+            # Approvals, backups and the journal know an action by run, proposal and action.
+            raise ProposalError(
+                "this run has had a proposal of that id",
+                code="duplicate_id",
+                path="$.id",
+                hint="give each proposal its own id, or leave it out",
+            )
+        self._proposals.add(proposal.id)
         who = services.gate.principal(proposal.agent or self.agent, proposal.session or self.session)
         try:
             # 1
@@ -292,7 +302,7 @@ class Run:
         recorder = self.recorder
         assert recorder is not None
         document = msgspec.to_builtins(x.proposal)
-        kept = recorder.keep(document)
+        kept = recorder.keep(document, list(_secrets(x)))
         recorder.append(
             ProposalReceived(
                 source=x.proposal.source,
@@ -321,6 +331,16 @@ class Run:
                 )
             )
             self.recorder.writer.flush()
+
+
+def _secrets(x: Execution) -> Iterator[str]:
+    """Pointers to what the schemas of the tools mark as secret, in the document of the proposal."""
+    for index, action in enumerate(x.proposal.actions):
+        tool, given = x.tools[index], action.compensation
+        if tool is not None and tool.secrets:
+            yield from (f"/actions/{index}/parameters{pointer}" for pointer in tool.secrets)
+        if isinstance(given, ToolCompensation) and (undoer := x.services.registry.find(given.tool)) is not None:
+            yield from (f"/actions/{index}/compensation/parameters{pointer}" for pointer in undoer.secrets)
 
 
 def tighter(a: Budget | None, b: Budget | None) -> Budget | None:

@@ -1,0 +1,321 @@
+"""What the engine writes into the journal: each kind where it belongs, the intent before the effect, and no secret."""
+
+import asyncio
+import json
+
+import msgspec
+import pytest
+from engine_world import TOML, binding, call, execute, expect, plan, read, write
+
+import interlock
+from interlock.journal import read as read_journal
+from interlock.journal import scan
+from interlock.model.canonical import digest
+from interlock.model.codes import REASONS
+from interlock.model.events import Unknown
+
+SECRET = "ghp_" + "aB3dE5gH7jK9mN1pQ3sT5vX7zA9cD1eF3gH5"
+MARKED = "correct horse battery staple"
+
+
+async def noop(parameters, ctx):
+    return parameters
+
+
+async def fail(parameters, ctx):
+    raise interlock.ToolError("no", output=parameters)
+
+
+def test_the_events_of_a_run_that_succeeds(project):
+    rt = project.open(binding("do", noop))
+    result = execute(rt, call("do", "a"), write("k", 1, "w"), expect("k", 1, "e"), read("k", "r"))
+    events = project.journal(result.run_id)
+    assert [e["seq"] for e in events] == list(range(len(events)))
+    assert events[0]["kind"] == "run_started"
+    assert events[1]["kind"] == "proposal_received"
+    assert (events[1]["source"], events[1]["agent"], events[1]["action_count"]) == ("unknown", "coder", 4)
+    assert project.kinds(result.run_id, "a") == ["policy_decided", "action_intent", "action_succeeded"]
+    assert project.kinds(result.run_id, "w") == ["policy_decided", "action_intent", "action_succeeded", "state_changed"]
+    assert [e["kind"] for e in events[-3:]] == ["workspace_committed", "proposal_finished", "run_finished"]
+    steps = {e["kind"]: e["step"] for e in events if "step" in e}
+    assert (steps["proposal_received"], steps["policy_decided"], steps["action_intent"], steps["action_succeeded"]) == (
+        1,
+        5,
+        8,
+        10,
+    )
+    intent = next(e for e in events if e["kind"] == "action_intent")
+    assert (intent["attempt"], intent["tool"]) == (1, "do")
+    assert intent["version"].startswith("sha256:")
+    assert result["a"].seq == next(e["seq"] for e in events if e["kind"] == "action_succeeded")
+
+
+def test_the_events_of_a_run_that_fails(project):
+    rt = project.open(binding("do", noop), binding("un", noop), binding("fail", fail), binding("skip", noop))
+    rt.services.jitter = lambda: 0.0
+    result = execute(
+        rt,
+        call("do", "a", compensation={"type": "tool", "tool": "un"}),
+        call("fs.write", "f", parameters={"path": "x", "content": "y"}),
+        call("fail", "b", failure_behavior="retry", max_retries=1, dependencies=["f"]),
+        call("skip", "c", dependencies=["b"]),
+    )
+    kinds = project.kinds
+    assert kinds(result.run_id, "b")[1:] == [
+        "action_intent",
+        "action_failed",
+        "action_retrying",
+        "policy_decided",
+        "action_intent",
+        "action_failed",
+    ]
+    failures = [e for e in project.journal(result.run_id) if e["kind"] == "action_failed"]
+    assert [e.get("final", True) for e in failures] == [False, True]
+    assert kinds(result.run_id, "c") == ["action_skipped"]
+    assert kinds(result.run_id, "a")[-2:] == ["undo_intent", "undo_done"]
+    assert kinds(result.run_id, "f")[-2:] == ["undo_intent", "undo_done"]
+    ends = [e for e in kinds(result.run_id) if e in ("state_rolled_back", "undo_intent", "proposal_finished")]
+    assert ends == ["state_rolled_back", "undo_intent", "undo_intent", "proposal_finished"]
+
+
+def test_rejections_holds_and_deduplications(project):
+    rt = project.open(binding("do", noop, idempotent=True, parameters={"type": "object", "required": ["x"]}))
+    good = call("do", "i", parameters={"x": 1}, idempotent=True)
+    execute(rt, good)
+    result = execute(rt, good, call("do", "bad", failure_behavior="skip"))
+    assert project.kinds(result.run_id, "i") == ["policy_decided", "action_deduplicated"]
+    (rejected,) = [e for e in project.journal(result.run_id) if e["kind"] == "action_rejected"]
+    assert (rejected["action"], rejected["step"], rejected["reason"]) == ("bad", 3, "invalid_parameters")
+
+
+def test_a_malformed_proposal_is_journaled_in_a_run_that_goes_on(project):
+    rt = project.open(binding("do", noop))
+    decode = interlock.model.decode.proposal_from_builtins
+
+    async def main():
+        run = rt.start_run()
+        with pytest.raises(interlock.ProposalError):
+            await run.execute(decode(plan(call("do", "a", dependencies=["zz"]))))
+        good = await run.execute(decode(plan(call("do"))))
+        run.finish()
+        return run.id, good.ok
+
+    run_id, ok = asyncio.run(main())
+    assert ok
+    (event,) = [e for e in project.journal(run_id) if e["kind"] == "proposal_rejected"]
+    assert (event["code"], event["path"]) == ("dependency_unknown", "$.actions[0].dependencies[0]")
+
+
+@pytest.mark.parametrize("mode", ["async", "thread", "inline"])
+def test_the_intent_is_on_disk_before_the_effect(project, mode):
+    seen = []
+
+    def look(parameters, ctx):
+        path = project.run_directory(ctx.run_id) / "journal.ndjson"
+        status = scan(path.parent)
+        events = [e for e in read_journal(path.parent) if getattr(e, "action", None) == ctx.action_id]
+        seen.append((status.torn, events[-1].__class__.__name__, events[-1].seq <= status.head.seq))
+
+    async def look_async(parameters, ctx):
+        look(parameters, ctx)
+
+    rt = project.open(binding("look", look_async if mode == "async" else look, mode=mode))
+    assert execute(rt, *[call("look") for _ in range(5)]).ok
+    assert seen == [(None, "ActionIntent", True)] * 5
+
+
+def test_the_outcome_is_on_disk_before_the_result(project):
+    rt = project.open(binding("do", noop))
+
+    async def main():
+        run = rt.start_run()
+        result = await run.execute(interlock.model.decode.proposal_from_builtins(plan(call("do"), write("k", 1))))
+        before = scan(project.run_directory(run.id))
+        run.finish()
+        return result, before
+
+    result, before = asyncio.run(main())
+    assert before.head.seq >= max(row.seq for row in result.results)
+
+
+def everything_in(project, run_id, *, but=("private", "backups")):
+    found = b""
+    for path in project.run_directory(run_id).rglob("*"):
+        if path.is_file() and not set(path.parts) & set(but):
+            found += path.read_bytes()
+    return found
+
+
+def test_no_secret_reaches_the_journal(project):
+    secret = {"type": "string", "x-interlock": "secret"}
+    deep = {"type": "object", "properties": {"key": secret}}
+    schema = {"type": "object", "properties": {"password": secret, "deep": deep}}
+
+    async def leak(parameters, ctx):
+        ctx.log(f"logging in with {SECRET}")
+        if parameters.get("how") == "raise":
+            raise ValueError(f"wrong token {SECRET}")
+        if parameters.get("how") == "fail":
+            raise interlock.ToolError(f"wrong token {SECRET}", output={"said": SECRET})
+        return {"token": SECRET, "list": [f"Bearer {SECRET}"]}
+
+    rt = project.open(
+        binding("leak", leak, parameters=schema, idempotent=True, effects={"last": "$output.token"}),
+    )
+    skip = {"failure_behavior": "skip"}
+    actions = [
+        call("leak", "ok", parameters={"password": MARKED, "deep": {"key": MARKED}, "token": SECRET}, idempotent=True),
+        call(
+            "leak", "again", parameters={"password": MARKED, "deep": {"key": MARKED}, "token": SECRET}, idempotent=True
+        ),
+        call("leak", "raised", parameters={"how": "raise", "password": MARKED}, **skip),
+        call("leak", "failed", parameters={"how": "fail"}, **skip),
+        call("leak", "refused", parameters={"password": 5, "x": SECRET}, **skip),
+        write("k", {"token": SECRET}, "w"),
+        expect("k", SECRET, "e", **skip),
+        call(
+            "leak",
+            "claims",
+            expected_effects={"x": SECRET},
+            preconditions=[{"key": "k", "operator": "neq", "value": SECRET}],
+        ),
+        call(
+            "leak",
+            "undone",
+            compensation={"type": "tool", "tool": "leak", "parameters": {"how": "fail", "password": MARKED}},
+        ),
+    ]
+    good = execute(rt, *actions, context={"note": SECRET})
+    aborted = execute(rt, *actions, expect("k", 2))
+    assert good["ok"].output["token"] == SECRET, "the caller gets what the tool said"
+    for result in (good, aborted):
+        text = everything_in(project, result.run_id)
+        assert SECRET.encode() not in text
+        assert MARKED.encode() not in text
+        for path in project.run_directory(result.run_id).rglob("*"):
+            assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_originals_are_kept_apart_and_come_back(project):
+    rt = project.open(binding("do", noop))
+    result = execute(rt, call("do", parameters={"token": SECRET}))
+    (intent,) = [e for e in project.journal(result.run_id) if e["kind"] == "action_intent"]
+    kept = intent["parameters"]
+    assert kept["private"] is True
+    assert kept["digest"] == digest("value", {"token": SECRET})
+    assert (
+        interlock.journal.read_private(project.run_directory(result.run_id), kept["digest"])
+        == b'{"token":"%b"}' % SECRET.encode()
+    )
+
+
+def test_large_values_are_not_in_the_lines(project):
+    rt = project.open(binding("do", noop))
+    result = execute(rt, call("do", parameters={"text": "x" * 200_000}))
+    assert result.ok
+    assert all(len(json.dumps(e)) < 100_000 for e in project.journal(result.run_id))
+
+
+def without_times_and_ids(result):
+    value = msgspec.to_builtins(result)
+    for name in ("run_id", "proposal_id"):
+        value.pop(name)
+    value["cost"].pop("total_duration_ms")
+    for row in value["results"]:
+        for name in ("duration_ms", "waited_ms", "timestamp", "telemetry"):
+            row.pop(name)
+    return msgspec.json.encode(value)
+
+
+def test_the_same_inputs_give_the_same_bytes(new_project):
+    actions = [
+        call("do", "a", parameters={"x": 1}),
+        call("fail", "f", failure_behavior="skip"),
+        call("do", "b", dependencies=["f"]),
+        write("k", "$a.output.x"),
+        expect("k", 2),
+        call("do", "z"),
+    ]
+    results = set()
+    for _ in range(3):
+        project = new_project()
+        rt = project.open(binding("do", noop), binding("fail", fail))
+        results.add(without_times_and_ids(execute(rt, *actions)))
+        rt.close()
+    assert len(results) == 1
+
+
+def test_rows_have_their_shape_and_reasons_are_known(project):
+    rt = project.open(binding("do", noop), binding("fail", fail))
+    result = execute(rt, call("do", "a"), call("fail", "f"), call("do", "z"))
+    document = json.loads(msgspec.json.encode(result))
+    assert list(document) == ["run_id", "proposal_id", "status", "results", "cost", "not_undone"]
+    assert [row["action_id"] for row in document["results"]] == ["a", "f", "z"]
+    for row in document["results"]:
+        assert set(row) == {
+            "action_id", "status", "reason", "output", "error", "state_changes", "attempts", "duration_ms", "waited_ms",
+            "timestamp", "seq", "deduplicated_from", "posture", "telemetry",
+        }  # fmt: skip
+        assert row["reason"] is None or row["reason"] in REASONS
+        assert isinstance(row["timestamp"], int)
+    assert interlock.format_result(result["f"]) == "[FAILED] no"
+    assert interlock.format_result(result["z"]) == "[SKIPPED] aborted"
+
+
+def test_two_proposals_in_one_journal_are_told_apart(project):
+    rt = project.open(binding("do", noop))
+    decode = interlock.model.decode.proposal_from_builtins
+
+    async def main():
+        run = rt.start_run(session="s")
+        await asyncio.gather(*[run.execute(decode(plan(call("do", "same"), id=f"p{i}"))) for i in range(3)])
+        run.finish()
+        return run.id
+
+    run_id = asyncio.run(main())
+    events = project.journal(run_id)
+    for i in range(3):
+        mine = [e["kind"] for e in events if e.get("proposal") == f"p{i}"]
+        assert (mine[0], mine[-1]) == ("proposal_received", "proposal_finished")
+        assert mine.count("action_succeeded") == 1
+
+
+def test_a_proposal_id_that_the_run_has_already_is_refused(project):
+    """Rows are keyed by run, proposal and action: a second proposal of that name could not be told from the first."""
+    rt = project.open(binding("do", noop))
+    decode = interlock.model.decode.proposal_from_builtins
+
+    async def main():
+        run = rt.start_run()
+        assert (await run.execute(decode(plan(call("do"), id="p")))).ok
+        with pytest.raises(interlock.ProposalError) as caught:
+            await run.execute(decode(plan(call("do"), id="p")))
+        run.finish()
+        return caught.value
+
+    error = asyncio.run(main())
+    assert (error.code, error.path) == ("duplicate_id", "$.id")
+
+
+def test_no_event_is_of_an_unknown_kind(project):
+    rt = project.open(binding("do", noop))
+    result = execute(rt, call("do"))
+    assert not [e for e in read_journal(project.run_directory(result.run_id)) if isinstance(e, Unknown)]
+
+
+def test_durability_off_writes_nothing(new_project):
+    project = new_project(toml=TOML % "" + '[journal]\ndurability = "off"\n')
+    rt = project.open(binding("do", noop))
+    result = execute(rt, call("do"), write("k", 1))
+    assert result.ok
+    assert not project.run_directory(result.run_id).exists()
+    assert rt.services.store.get("k").value == 1
+
+
+def test_listeners_hear_every_event_as_it_happens(project):
+    rt = project.open(binding("do", noop))
+    heard = []
+    rt.services.listeners.append(heard.append)
+    result = execute(rt, call("do"))
+    in_journal = [e["kind"] for e in project.journal(result.run_id) if e["kind"] not in ("run_started", "run_finished")]
+    assert [e.__struct_config__.tag for e in heard if e.__struct_config__.tag in in_journal] == in_journal
