@@ -86,7 +86,7 @@ def test_wrong_tokens_other_groups_and_late_answers_change_nothing(project, rt):
 def test_two_answers_over_http_at_the_same_time_have_one_winner(project, rt):
     tokens = [rt.services.desk.approvers.add(name, groups=["ops"]) for name in ("ann", "bob")]
     server = project.serve()
-    for number in range(5):
+    for number in range(3):
         asking = project.run(write(f"{number}.txt", "x"))
         (hold,) = waiting(rt)
 
