@@ -77,7 +77,9 @@ def test_a_protected_file_is_known_by_its_other_name_whatever_the_grant(victim):
     ]
 
 
-@pytest.mark.parametrize("action", [write("k", 1, "a"), call("fs.write", "a", parameters={"path": "docs/a.md", "content": ""})])
+@pytest.mark.parametrize(
+    "action", [write("k", 1, "a"), call("fs.write", "a", parameters={"path": "docs/a.md", "content": ""})]
+)
 def test_a_compensation_follows_links_no_further_than_its_own_tool_may(victim, action):
     project = victim(DOCS_ONLY % "", FILES)
     (project.root / "docs/out").symlink_to("../src")

@@ -199,7 +199,7 @@ def _by_agent(
 ) -> dict[str, tuple[Compiled, ...]]:
     """Each agent's grants and those of its groups, the ones that cost nothing first."""
     out: dict[str, tuple[Compiled, ...]] = {}
-    for agent in {*grants, *groups}:
+    for agent in {*(name for name in grants if not name.startswith(GROUP)), *groups}:
         found = [*grants.get(agent, ()), *(g for name in groups.get(agent, ()) for g in grants.get(GROUP + name, ()))]
         if found:
             out[agent] = tuple(sorted(found, key=lambda g: (bool(g.counted), g.expires_at_us or 0)))

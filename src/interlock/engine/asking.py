@@ -143,7 +143,7 @@ def _files(turn: Turn) -> tuple[FileShown, ...]:
     for pointer, mark in tool.marks:
         if mark.startswith("path."):
             for value in _at(turn.parameters, pointer.split("/")[1:]):
-                shown = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+                shown = _shown(value)
                 found.append(FileShown(path=shown, digest=_file_digest(turn.x, value)))
     return tuple(found[:_FILES_MAX])
 
@@ -163,21 +163,33 @@ def _at(value: Any, steps: list[str]) -> Iterator[Any]:
             yield from _at(inner, steps[1:])
 
 
+_ENCODED = '{"b64":'
+
+
+def _shown(path: Any) -> str:
+    """A path parameter as the question shows it; a text that only looks like the other form is told apart by `./`."""
+    if isinstance(path, str):
+        return f"./{path}" if path.startswith(_ENCODED) else path
+    return msgspec.json.encode(path).decode()
+
+
 def _path_of(shown: str) -> Any:
     """The parameter behind a path as it was shown."""
-    return msgspec.json.decode(shown) if shown.startswith('{"b64":') else shown
+    return msgspec.json.decode(shown) if shown.startswith(_ENCODED) else shown
 
 
 def _file_digest(x: Execution, path: Any) -> str | None:
     workspace = x.services.workspace
     assert workspace is not None
     try:
-        seen = workspace.examine(workspace.locate(path))
+        place = workspace.locate(path)
+        seen = workspace.examine(place)
     except ToolError:
         return None  # it cannot be read: then it is not shown, and the tool will say why
     node = seen.node
-    text = f"{node.kind}:{node.sha256}:{node.mode}"
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    # The place belongs to it: a link on the way that leads elsewhere now is a change of what was shown.
+    text = b"%b\0%b" % (b"/".join(place), f"{node.kind}:{node.sha256}:{node.mode}".encode())
+    return "sha256:" + hashlib.sha256(text).hexdigest()
 
 
 async def _answer(turn: Turn, hold: Hold) -> Hold:

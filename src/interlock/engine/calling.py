@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import msgspec
 
 from interlock.engine.context import ActionContext
+from interlock.engine.registry import Registered
 from interlock.model.errors import StoreError, ToolError
+from interlock.model.grant import Principal
 from interlock.model.proposal import Action
 
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
+
+
+COMPENSATING: Final = -1
+"""The number of the attempt under which a compensation changes files."""
 
 
 class Answer:
@@ -42,7 +50,9 @@ async def ask_tool(
         return Answer(problem=f"`{name}` was refused: {refusal.reason}: {refusal.detail}")
     if decision is not None and decision.decision == "hold":
         return Answer(problem=f"`{name}` needs an approval of its own")
-    ctx = ActionContext(x, index, 1, x.clock.mono_ns() + tool.timeout_ns, (tool, who.agent))
+    if (problem := _forbidden(x, who, action, tool)) or (problem := await _admitted(x, who, tool, parameters)):
+        return Answer(problem=problem)
+    ctx = ActionContext(x, index, COMPENSATING, x.clock.mono_ns() + tool.timeout_ns, (tool, who.agent))
     try:
         async with asyncio.timeout(tool.timeout_ns / 1e9):
             if tool.mode == "thread":
@@ -62,3 +72,31 @@ async def ask_tool(
     if isinstance(output, ToolError):
         return Answer(problem=f"`{name}` failed: {output.message}")
     return Answer(output=output)
+
+
+def _forbidden(x: Execution, who: Principal, action: Action, tool: Registered) -> str | None:
+    """Why a policy about `Action::"compensate"` stands against the call. None of them has to permit it."""
+    gate = x.services.gate
+    asked = gate.request(who, x.proposal, action, tool, action.parameters, x.buffer)
+    decision = gate.policy.decide(msgspec.structs.replace(asked, action="compensate"))
+    if decision.decision == "allow" or (decision.decision == "deny" and not decision.policies and not decision.errors):
+        return None
+    return f"`{tool.name}` was refused as a compensation: {decision.detail or 'it needs an approval of its own'}"
+
+
+async def _admitted(x: Execution, who: Principal, tool: Registered, parameters: dict[str, Any]) -> str | None:
+    """Step 7 for what is no action of the plan: uses of grants and the rate limit hold; why not, or None.
+
+    Budgets count it and do not stop it: what was done must be taken back even when all is spent.
+    """
+    desk, gate = x.services.desk, x.services.gate
+    choices = gate.counted(who, tool, parameters) if desk is not None and gate.issued else ()
+    if choices and desk is not None and not any(not ids or desk.issued.use(ids) for ids in choices):
+        return f"`{tool.name}` was refused: grant_used_up: the grants that allow it have no uses left"
+    if tool.bucket is not None:
+        wait_ns = tool.bucket.acquire(x.clock.mono_ns(), tool.timeout_ns)
+        if wait_ns is None:
+            return f"`{tool.name}` was refused: rate_limited: its rate limit leaves no place within its time-out"
+        await asyncio.sleep(wait_ns / 1e9)
+    x.allowance.reserve(tool_calls=1)
+    return None

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from interlock.engine import admission, asking
 from interlock.engine.attempt import Failure, attempt
+from interlock.engine.filling import filled
 from interlock.engine.registry import Registered
 from interlock.engine.scheduler import Outcome
 from interlock.engine.turn import Turn, give_back, reject, skip, wait
 from interlock.engine.watchdog import Slot
 from interlock.model.decision import Decision, Refusal
-from interlock.model.errors import ConflictError, ProposalError, ToolError
+from interlock.model.errors import ConflictError, ToolError
 from interlock.model.events import ActionFailed, ActionRetrying, ActionValidated, PolicyDecided
 from interlock.model.result import ActionResult
-from interlock.model.values import check_value
-from interlock.verify.graph import references, resolve
+from interlock.verify.graph import references
 
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
@@ -42,8 +42,7 @@ async def perform(x: Execution, slot: Slot, index: int) -> None:
     turn: Turn | None = None
     try:
         if index in x.graph.referring:
-            proposed = resolve(proposed, x.outputs)
-            check_value(proposed, "$.parameters", x.services.limits, reserved=True)
+            proposed = filled(x, proposed)
         turn = Turn(x, slot, index, proposed)
         # 2 to 7; the usual case needs no coroutine of its own
         verdict = judge(turn)
@@ -61,11 +60,6 @@ async def perform(x: Execution, slot: Slot, index: int) -> None:
         if slot.stopped is None:
             raise
         slot.task.uncancel()  # no intent, no effect: `ending` gives it its row
-    except ProposalError as error:  # an output brought something into the parameters that no proposal may hold
-        reject(
-            Turn(x, slot, index, x.proposal.actions[index].parameters),
-            Refusal("reference_failed", error.message, error.path),
-        )
     except ToolError as error:  # a reference into an output that is not there
         turn = Turn(x, slot, index, proposed)
         if x.dry_run:
@@ -213,7 +207,7 @@ def record_failure(turn: Turn, failure: Failure, number: int, *, final: bool) ->
                 cost=ctx.cost,
                 posture=ctx.layers or {},
                 telemetry=failure.telemetry,
-                not_undoable=tuple(ctx.not_undoable or ()),
+                not_undoable=tuple(map(recorder.text, ctx.not_undoable or ())),
                 **recorder.stamp(x, turn.index, 10),
             )
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from interlock.engine.calling import ask_tool
 from interlock.engine.context import ActionContext
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
+from interlock.engine.run import OPERATOR
 from interlock.model.errors import ConflictError, IntegrityError, ToolError, UsageError
 from interlock.model.events import UndoDone, UndoIntent
 from interlock.model.proposal import Action, ToolCompensation
@@ -19,6 +20,7 @@ from interlock.model.tool import Binding, Context, Tool
 from interlock.verify.graph import resolve
 from interlock.verify.templates import fill
 from interlock.workspace import Origin
+from interlock.workspace.names import Rel, to_json
 from interlock.workspace.undo import plan_undo, restore
 
 if TYPE_CHECKING:
@@ -92,6 +94,15 @@ class _Undo:
         except (UsageError, IntegrityError) as error:
             raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint) from error
         found = False
+        for proposal in reversed(folded.proposals.values()):
+            if proposal.received.agent != self._x.who.agent != OPERATOR:
+                raise ToolError(
+                    "an agent takes back only what it did itself",
+                    code="undo_denied",
+                    path="$.parameters.run",
+                    retryable=False,
+                    hint="a person can: `interlock undo`",
+                )
         for proposal in reversed(folded.proposals.values()):
             for one in self._chosen(folded, proposal, action):
                 found = True
@@ -214,6 +225,9 @@ class _Undo:
         entries = plan_undo(folded.directory, proposal=proposal_id, action=action_id)
         if not entries:
             return False
+        if any(self._refused_path(entry.rel) for entry in entries):
+            self._leave(action_id, "path_denied", "no grant of the agent allows `undo` to write there")
+            return True
         origin = Origin(x.proposal.id, x.proposal.actions[self._index].id, 1)
         try:
             done = restore(workspace, folded.directory, entries, x.run.backups, origin, force=self._force)
@@ -223,13 +237,23 @@ class _Undo:
             self._restored.extend({"action": action_id, "path": one.path, "how": one.how} for one in done)
         return True
 
+    def _refused_path(self, path: Rel) -> bool:
+        """True if the grant that lets the agent call `undo` does not reach so far: it may have been another one then."""
+        x, tool = self._x, self._services.registry["undo"]
+        now = x.clock.now_us()
+        return x.gate.capability.path(x.who.agent, tool, to_json(path), "write", now) is not None
+
     def _restore_state(self, known: FoldedProposal, action_id: str) -> bool:
         """Give the keys that the action wrote the values they had before it. True if it had written any."""
         buffer = self._x.buffer
         changes = [change for owner, change in known.writes if owner == action_id]
         if not changes or known.committed is None:
             return bool(changes)
+        x = self._x
         for change in reversed(changes):
+            if x.gate.capability.state_key(x.who.agent, change.key, x.clock.now_us()) is not None:
+                self._leave(action_id, "state_key_denied", f"no grant of the agent allows state `{change.key}`")
+                continue
             history = self._services.store.history(change.key)
             mine = next((t for t in history if t.run == known.run_id and t.action == action_id), None)
             now = buffer.get(change.key)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from interlock.engine.calling import ask_tool
+from interlock.engine.calling import COMPENSATING, ask_tool
+from interlock.engine.filling import filled
 from interlock.engine.registry import Registered
 from interlock.model.errors import ConflictError, IntegrityError, ToolError
 from interlock.model.events import UndoDone, UndoIntent
 from interlock.model.proposal import REVERSIBILITY_ORDER, Action, ActionCompensation, Reversibility, ToolCompensation
 from interlock.model.result import ActionResult, NotUndone
-from interlock.verify.graph import resolve
 from interlock.verify.templates import fill
 from interlock.workspace import Origin
 from interlock.workspace.undo import plan_undo, restore
@@ -55,7 +55,7 @@ async def _take_back(x: Execution, index: int, row: ActionResult) -> list[NotUnd
     succeeded = row.status == "succeeded"
     tried, problem = await _compensated(x, index, row) if succeeded else (False, None)
     problems = [] if problem is None else [problem]
-    files = _restore_files(x, index)
+    files = _restore_files(x, index, compensated=tried and problem is None)
     if files.problem is not None:
         problems.append(NotUndone(action_id=action.id, reason="undo_conflict", detail=files.problem))
     notes = x.not_undoable.get(index)
@@ -111,9 +111,9 @@ def compensation_of(x: Execution, index: int, row: ActionResult) -> tuple[str, d
     given = action.compensation
     if isinstance(given, ActionCompensation):
         other = x.proposal.actions[x.graph.index[given.action_id]]
-        return (other.tool or "", resolve(other.parameters, x.outputs)) if other.type == "tool_call" else None
+        return (other.tool or "", filled(x, other.parameters)) if other.type == "tool_call" else None
     if isinstance(given, ToolCompensation):
-        return given.tool, resolve(given.parameters, x.outputs)
+        return given.tool, filled(x, given.parameters)
     if tool is not None and tool.tool.compensation is not None:
         template = tool.tool.compensation
         return template.tool, fill(template.parameters, action.parameters, row.output)
@@ -145,13 +145,16 @@ class Files:
         self.problem = problem
 
 
-def _restore_files(x: Execution, index: int) -> Files:
-    """Put the files of an action back from the run's backups."""
+def _restore_files(x: Execution, index: int, *, compensated: bool) -> Files:
+    """Put the files of an action back from the run's backups, but for those that its compensation has dealt with."""
     run, workspace, recorder = x.run, x.services.workspace, x.recorder
     if run.directory is None or workspace is None or run.backups is None or recorder is None:
         return Files()
     action = x.proposal.actions[index].id
     entries = plan_undo(run.directory, proposal=x.proposal.id, action=action)
+    if compensated:
+        done = {entry.rel for entry in entries if entry.attempt == COMPENSATING}
+        entries = [entry for entry in entries if entry.rel not in done]
     if not entries:
         return Files()
     recorder.append(UndoIntent(how="files", detail=f"{len(entries)} changes", **recorder.stamp(x, index, 10)))
