@@ -2,16 +2,50 @@
 
 The journal of a run is the truth about it. One process writes it (`JournalWriter`), anybody may read it (`read`, `scan`), and
 after a crash it is put in order first (`recover`).
+
+Names are loaded when they are first used: the list of runs needs neither keys nor an event loop.
 """
 
-from interlock.journal.heads import decode_head, read_head, sign_head, verify_head
-from interlock.journal.index import RunIndex, RunRow, SessionRow
-from interlock.journal.private import delete_private, read_private
-from interlock.journal.prune import keep, prune
-from interlock.journal.reader import Corruption, JournalStatus, Torn, read, scan
-from interlock.journal.recovery import RecoveryReport, TornIntent, intents_in_torn_tail, recover
-from interlock.journal.sealing import Head
-from interlock.journal.writer import Durability, JournalWriter
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interlock.journal.heads import decode_head, read_head, sign_head, verify_head
+    from interlock.journal.index import RunIndex, RunRow, SessionRow
+    from interlock.journal.private import delete_private, read_private
+    from interlock.journal.pruning import keep, prune
+    from interlock.journal.reader import Corruption, JournalStatus, Torn, read, scan
+    from interlock.journal.recovery import RecoveryReport, TornIntent, intents_in_torn_tail, recover
+    from interlock.journal.sealing import Head
+    from interlock.journal.writer import Durability, JournalWriter
+
+_HOMES = {
+    "Corruption": "reader",
+    "Durability": "writer",
+    "Head": "sealing",
+    "JournalStatus": "reader",
+    "JournalWriter": "writer",
+    "RecoveryReport": "recovery",
+    "RunIndex": "index",
+    "RunRow": "index",
+    "SessionRow": "index",
+    "Torn": "reader",
+    "TornIntent": "recovery",
+    "decode_head": "heads",
+    "delete_private": "private",
+    "intents_in_torn_tail": "recovery",
+    "keep": "pruning",
+    "prune": "pruning",
+    "read": "reader",
+    "read_head": "heads",
+    "read_private": "private",
+    "recover": "recovery",
+    "scan": "reader",
+    "sign_head": "heads",
+    "verify_head": "heads",
+}
 
 __all__ = [
     "Corruption",
@@ -38,3 +72,13 @@ __all__ = [
     "sign_head",
     "verify_head",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load an exported name from the file where it lives."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module `interlock.journal` has no attribute `{name}`")
+    value = getattr(import_module(f"interlock.journal.{home}"), name)
+    globals()[name] = value
+    return value

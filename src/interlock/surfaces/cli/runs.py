@@ -1,4 +1,4 @@
-"""`interlock runs` and `interlock sessions`: looking back, checking journals, keeping and forgetting."""
+"""`interlock runs`: looking back, checking journals, keeping and forgetting."""
 
 from __future__ import annotations
 
@@ -160,40 +160,6 @@ def prune(out: Output, run_ids: tuple[str, ...], older_than: str | None, yes: bo
             ask(f"Remove {len(chosen)} run{'s' if len(chosen) != 1 else ''} for good?")
         past.prune(chosen)
     out.emit({"pruned": chosen}, lambda: [f"{len(chosen)} runs removed"])
-
-
-@click.group(cls=Group)
-def sessions() -> None:
-    """List and show sessions: runs that belong together."""
-
-
-@sessions.command("list")
-@click.pass_obj
-def list_sessions(out: Output) -> None:
-    """List sessions, the one with the newest run first."""
-    with history() as past:
-        rows = past.sessions()
-    out.emit(
-        rows,
-        lambda: (
-            table(
-                ("SESSION", "RUNS", "ACTIONS", "FIRST", "LAST"),
-                ((r.session, r.runs, r.actions, when(r.started_us), when(r.last_us)) for r in rows),
-            )
-            if rows
-            else ["no sessions"]
-        ),
-    )
-
-
-@sessions.command("show")
-@click.argument("name")
-@click.pass_obj
-def show_session(out: Output, name: str) -> None:
-    """Show the runs of a session, newest first; failed ones too."""
-    with history() as past:
-        rows = past.session(name)
-    out.emit({"session": name, "runs": rows}, lambda: run_table(rows))
 
 
 def ask(question: str) -> None:

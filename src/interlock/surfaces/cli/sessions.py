@@ -1,0 +1,45 @@
+"""`interlock sessions`: runs that belong together."""
+
+from __future__ import annotations
+
+import click
+
+from interlock.surfaces.cli.app import Group
+from interlock.surfaces.cli.opening import history
+from interlock.surfaces.cli.output import Output, table
+from interlock.surfaces.cli.results import when
+from interlock.surfaces.cli.runs import run_table
+
+
+@click.group(cls=Group)
+def sessions() -> None:
+    """List and show sessions: runs that belong together."""
+
+
+@sessions.command("list")
+@click.pass_obj
+def list_sessions(out: Output) -> None:
+    """List sessions, the one with the newest run first."""
+    with history() as past:
+        rows = past.sessions()
+    out.emit(
+        rows,
+        lambda: (
+            table(
+                ("SESSION", "RUNS", "ACTIONS", "FIRST", "LAST"),
+                ((r.session, r.runs, r.actions, when(r.started_us), when(r.last_us)) for r in rows),
+            )
+            if rows
+            else ["no sessions"]
+        ),
+    )
+
+
+@sessions.command("show")
+@click.argument("name")
+@click.pass_obj
+def show_session(out: Output, name: str) -> None:
+    """Show the runs of a session, newest first; failed ones too."""
+    with history() as past:
+        rows = past.session(name)
+    out.emit({"session": name, "runs": rows}, lambda: run_table(rows))

@@ -1,0 +1,182 @@
+"""What every command has in common: options, errors, exit codes, output that cannot hurt, quick starts."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import COMMAND, call
+
+import interlock
+from interlock.surfaces.cli import app
+from interlock.surfaces.cli.output import clean
+
+
+def test_the_version_is_said_without_importing_the_tree_of_commands():
+    script = (
+        "import sys; from interlock.surfaces.cli.main import main; main(['--version']);"
+        "sys.stderr.write(' '.join(m for m in ('click', 'msgspec', 'apsw', 'asyncio') if m in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=25, check=True)
+    assert done.stdout == f"interlock {interlock.__version__}\n"
+    assert done.stderr == ""
+
+
+def test_the_version_as_a_document(bare):
+    assert bare("--version", "--json").json == {"version": interlock.__version__}
+    assert bare("--json", "--version").json == {"version": interlock.__version__}
+
+
+def test_a_list_of_runs_imports_no_tool_and_draws_nothing(cli):
+    cli("runs", "list")
+    script = (
+        "import sys; from interlock.surfaces.cli.app import run; code = run(['runs', 'list', '--json']);"
+        "heavy = ('rich', 'cedarpy', 'jsonschema_rs', 'interlock.engine.assemble', 'interlock.executors', 'cryptography');"
+        "sys.stderr.write(' '.join(m for m in heavy if m in sys.modules)); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=cli.root,
+        env=cli.env,
+        timeout=25,
+        check=False,
+    )
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, [], "")
+
+
+def test_every_command_has_help_and_the_common_options(bare):
+    def walk(command, path):
+        assert {"--json", "--quiet", "--no-color"} <= {o for p in command.params for o in getattr(p, "opts", ())}, path
+        said = bare(*path, "--help")
+        assert said.code == 0, path
+        assert "Usage: interlock" in said.out, path
+        for name in getattr(command, "commands", ()):
+            walk(command.commands[name], [*path, name])
+
+    for name in app.COMMANDS:
+        walk(app.root.get_command(None, name), [name])
+
+
+def test_help_of_the_root_lists_every_command_and_imports_none():
+    script = (
+        "import sys; from interlock.surfaces.cli.app import run; run(['--help']);"
+        "sys.stderr.write(' '.join(m for m in sys.modules if m.startswith('interlock.engine')))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=25, check=True)
+    assert all(f"  {name}" in done.stdout for name in app.COMMANDS)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--json", "bogus"],
+        ["bogus", "--json"],
+        ["runs", "--json", "list", "--bogus"],
+        ["runs", "list", "--bogus", "--json"],
+        ["run", "--json"],
+        ["--json"],
+        ["runs", "--json"],
+        ["runs", "list", "--limit", "x", "--json"],
+    ],
+)
+def test_bad_usage_is_one_document_and_exit_2(cli, argv):
+    said = cli(*argv)
+    assert said.code == 2
+    assert said.error["code"] == "usage"
+    assert said.error["hint"]
+    assert said.err == ""
+
+
+def test_bad_usage_for_people(bare):
+    said = bare("runs", "lst")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("error: No such command 'lst'")
+    assert "--help" in said.err
+
+
+def test_without_a_command_the_help_is_shown(bare):
+    said = bare()
+    assert said.code == 2
+    assert "Usage: interlock" in said.err
+
+
+def test_an_error_says_what_where_and_what_to_do(bare):
+    said = bare("runs", "list")
+    assert (said.code, said.out) == (2, "")
+    assert "no `interlock.toml` here or above (configuration)" in said.err
+    assert str(bare.root) in said.err
+    assert "interlock init" in said.err
+
+
+def test_the_options_may_stand_before_and_after_the_command(cli):
+    for argv in (["--json", "runs", "list"], ["runs", "--json", "list"], ["runs", "list", "--json"]):
+        assert cli(*argv).json == []
+
+
+def test_an_unexpected_error_is_one_line_without_a_traceback_and_without_values(cli, monkeypatch):
+    def broken(*_args, **_kwargs):
+        raise RuntimeError("a secret value")
+
+    monkeypatch.setattr("interlock.surfaces.cli.runs.history", broken)
+    said = cli("runs", "list", "--json")
+    assert (said.code, said.error["code"]) == (5, "internal")
+    assert "RuntimeError" in said.error["message"]
+    assert "secret" not in said.out + said.err
+    assert "Traceback" not in said.err
+    monkeypatch.setenv("INTERLOCK_DEBUG", "1")
+    assert "Traceback" in cli("runs", "list", "--json").err
+
+
+def test_the_debugging_variable_is_no_setting(cli, monkeypatch):
+    monkeypatch.setenv("INTERLOCK_DEBUG", "1")
+    assert cli("run", cli.plan(call("fs.list"))).code == 0
+
+
+def test_a_reader_that_goes_away_is_no_error(cli):
+    run_id = cli.run(*[call("fs.list")] * 40)["run_id"]
+    done = subprocess.run(
+        f"{' '.join(map(repr, COMMAND))} runs log {run_id} | head -1",
+        shell=True, capture_output=True, text=True, cwd=cli.root, env=cli.env, timeout=25, check=True,
+    )  # fmt: skip
+    assert "run_started" in done.stdout
+    assert done.stderr == ""
+
+
+def test_text_of_an_agent_cannot_steer_the_terminal(cli):
+    plan = cli.plan(
+        {"type": "state_write", "parameters": {"key": "k", "value": "\x1b]0;evil\x07\x1b[2J\u202e"}},
+        {"type": "state_read", "parameters": {"key": "k"}},
+    )
+    said = cli("run", plan)
+    run_id = cli("runs", "list", "--json").json[0]["run_id"]
+    for text in (said.out, cli("runs", "log", run_id).out, cli("runs", "show", run_id).out, cli("simulate", plan).out):
+        assert "evil" in text
+        assert not {"\x1b", "\x07", "\u202e"} & set(text)
+
+
+def test_any_output_encoding_and_any_file_name_will_do(cli):
+    (cli.root / "ä\udcff").write_text("x")
+    for argv in (["run", cli.plan(call("fs.list"))], ["run", "plan.json", "--json"]):
+        said = cli.real(*argv, PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0")
+        assert (said.code, said.err) == (0, "")
+    assert json.loads(said.out)["status"] == "succeeded"
+
+
+def test_quiet_says_nothing_but_errors(cli):
+    plan = cli.plan(call("fs.list"))
+    said = cli("run", plan, "--quiet")
+    assert (said.code, said.out, said.err) == (0, "", "")
+    assert cli("run", "missing.json", "-q").err != ""
+    assert cli("run", plan, "-q", "--json").json["status"] == "succeeded"
+
+
+def test_clean_keeps_what_is_plain():
+    assert clean("plain äöü 漢字") == "plain äöü 漢字"
+    assert clean("a\nb\tc") == "a\\nb\\tc"
+    assert clean("a\nb\tc", lines=True) == "a\nb\tc"
+    assert clean("\x1b[31m\udcff\u200b") == "\\x1b[31m\\udcff\\u200b"
