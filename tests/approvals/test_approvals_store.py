@@ -8,10 +8,12 @@ from interlock.approvals import (
     HoldRequest,
     Standing,
     action_digest,
+    canonical_digest,
     edited_digest,
     merge_patch,
 )
 from interlock.disk import Database
+from interlock.model.canonical import canonical, digest
 from interlock.model.decision import Requirement
 from interlock.model.errors import InterlockError, StoreError, UsageError
 
@@ -198,6 +200,13 @@ def test_an_approval_is_for_one_digest_and_one_call(store):
 def test_the_digest_tells_tools_versions_and_parameters_apart():
     calls = [("a", "v", {}), ("b", "v", {}), ("a", "w", {}), ("a", "v", {"x": 1}), ("a", "v", {"x": 1.5})]
     assert len({action_digest(*call) for call in calls}) == len(calls)
+
+
+def test_the_digest_of_a_call_is_that_of_its_canonical_form():
+    for tool, version, parameters in [("shell", "v1", {}), ('a"b', "ü", {"z": [1.5, None], "a": "\u20ac"})]:
+        expected = digest("approval", {"tool": tool, "tool_version": version, "parameters": parameters})
+        assert action_digest(tool, version, parameters) == expected
+        assert canonical_digest(tool, version, canonical(parameters)) == expected
 
 
 def test_an_edit_has_a_new_digest_voids_earlier_votes_and_counts_as_its_authors(store):

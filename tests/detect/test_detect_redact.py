@@ -71,6 +71,16 @@ def test_fields_named_like_secrets_are_concealed_whatever_they_hold() -> None:
         assert re.fullmatch(r"\[redacted:named:[0-9a-f]{8}\]", hidden)
 
 
+def test_one_secret_in_a_long_list_leaves_the_other_elements_as_they_are() -> None:
+    items = [{"id": f"a{n}", "parameters": {"path": f"src/{n}.py", "deep": [[n]]}} for n in range(50)]
+    items[7]["parameters"]["deep"] = [["--password", "hunter2-hunter2"], {"api_key": "4242"}]
+    redacted = redactor.redact({"id": "prop_0123456789abcdef0123456789abcdef", "actions": items})
+    assert [new is old for new, old in zip(redacted["actions"], items, strict=True)] == [n != 7 for n in range(50)]
+    hidden = redacted["actions"][7]["parameters"]["deep"]
+    assert hidden[0][1].startswith("[redacted:credential-flag:")
+    assert hidden[1]["api_key"].startswith("[redacted:named:")
+
+
 def test_keys_are_redacted_too() -> None:
     (key,) = redactor.redact({TOKEN: 1})
     assert key.startswith("[redacted:github-token:")

@@ -19,6 +19,7 @@ from interlock.approvals.hold import (
     Standing,
     Vote,
     action_digest,
+    canonical_digest,
     edited_digest,
     merge_patch,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "Waiter",
     "WakeFile",
     "action_digest",
+    "canonical_digest",
     "edited_digest",
     "merge_patch",
 ]

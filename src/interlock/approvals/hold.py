@@ -6,11 +6,12 @@ stored. The raw parameters stay with whoever asked; the hold binds them by diges
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
 
-from interlock.model.canonical import digest
+from interlock.model.canonical import canonical, digest, digest_bytes
 from interlock.model.decision import Requirement
 
 Kind = Literal["tool_call", "delegate", "schedule", "other"]
@@ -156,7 +157,18 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 def action_digest(tool: str, tool_version: str, parameters: Any) -> str:
     """What an approval is bound to: the tool, its exact definition, and the raw parameters."""
-    return digest("approval", {"tool": tool, "tool_version": tool_version, "parameters": parameters})
+    return canonical_digest(tool, tool_version, canonical(parameters))
+
+
+def canonical_digest(tool: str, tool_version: str, parameters: bytes) -> str:
+    """`action_digest` where the parameters' canonical JSON is there already."""
+    return digest_bytes("approval", b'{"parameters":%b%b' % (parameters, _tail(tool, tool_version)))
+
+
+@lru_cache(maxsize=4096)
+def _tail(tool: str, tool_version: str) -> bytes:
+    """What stands behind the parameters in the canonical JSON of a call."""
+    return b"," + canonical({"tool": tool, "tool_version": tool_version})[1:]
 
 
 def edited_digest(before: str, patch: dict[str, Any]) -> str:

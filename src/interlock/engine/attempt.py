@@ -26,7 +26,7 @@ from interlock.model.events import (
 )
 from interlock.model.result import ActionResult, Status
 from interlock.model.tool import Function
-from interlock.telemetry import Meter
+from interlock.telemetry import Meter, Snapshot, report
 from interlock.verify.conditions import equal
 from interlock.verify.templates import fill
 
@@ -38,7 +38,9 @@ _ATOMS = frozenset((str, int, bool, float, type(None)))
 class Failure:
     """Why an attempt did not succeed. `event` is the journal's sequence number if the outcome is written already."""
 
-    __slots__ = ("context", "duration_ms", "event", "message", "output", "reason", "retryable", "status", "telemetry")
+    __slots__ = (
+        "context", "duration_ms", "event", "journaled", "message", "output", "reason", "retryable", "status", "telemetry",
+    )  # fmt: skip
 
     def __init__(
         self, reason: str, message: str, *, retryable: bool = True, output: Any = None, status: Status = "failed"
@@ -52,6 +54,8 @@ class Failure:
         self.event: int | None = None
         self.duration_ms = 0.0
         self.telemetry: dict[str, Any] | None = None
+        self.journaled: dict[str, Any] | None = None
+        """The telemetry as an event has it."""
         self.context: ActionContext = cast("ActionContext", None)
 
 
@@ -160,7 +164,7 @@ def _complete(turn: Turn, ctx: ActionContext, number: int, failure: Failure, dur
     x, recorder = turn.x, turn.x.recorder
     failure.duration_ms = duration_ms
     failure.context = ctx
-    failure.telemetry = _telemetry(turn, ctx, before)
+    failure.telemetry, failure.journaled = _telemetry(turn, ctx, before)
     if failure.status == "unknown_outcome" and recorder is not None:
         stamp = recorder.stamp(x, turn.index, 10)
         failure.event = recorder.append(
@@ -175,6 +179,7 @@ def intent(turn: Turn, number: int) -> None:
     """Step 8: the event that says what is about to be done. Not yet on disk when this returns."""
     x, tool, recorder = turn.x, turn.tool, turn.x.recorder
     assert recorder is not None
+    data = canonical(turn.parameters)
     recorder.append(
         ActionIntent(
             ts=x.clock.now_us(),
@@ -185,8 +190,8 @@ def intent(turn: Turn, number: int) -> None:
             attempt=number,
             tool=tool.name if tool is not None else None,
             version=tool.version if tool is not None else None,
-            digest=asking.digest_of(turn),
-            parameters=recorder.keep(turn.parameters, tool.secrets if tool is not None else ()),
+            digest=asking.digest_of(turn, data),
+            parameters=recorder.keep(turn.parameters, tool.secrets if tool is not None else (), data),
             read_only=tool is None or tool.read_only,
             idempotent=tool is not None and tool.tool.idempotent,
         )
@@ -273,7 +278,7 @@ def _check_output(turn: Turn, output: Any) -> Failure | None:
 def _succeed(turn: Turn, ctx: ActionContext, number: int, output: Any, duration_ms: float, before: Any) -> None:
     """Step 10 of a success: outcome into the journal, effects into the buffer, the row."""
     x, action, tool, recorder = turn.x, turn.action, turn.tool, turn.x.recorder
-    telemetry = _telemetry(turn, ctx, before)
+    telemetry, journaled = _telemetry(turn, ctx, before)
     seq: int | None = None
     if recorder is not None:
         seq = recorder.append(
@@ -289,7 +294,7 @@ def _succeed(turn: Turn, ctx: ActionContext, number: int, output: Any, duration_
                 waited_ms=turn.waited_ns / 1e6,
                 cost=ctx.cost,
                 posture=ctx.layers or {},
-                telemetry=telemetry,
+                telemetry=journaled,
                 not_undoable=tuple(map(recorder.text, ctx.not_undoable or ())),
             )
         )
@@ -396,11 +401,26 @@ def _stopped(
     return Failure(why, "", status="cancelled")
 
 
-def _telemetry(turn: Turn, ctx: ActionContext, before: Any) -> dict[str, Any] | None:
-    """Readings of the machine before and after, and the action's own use; None for what does not touch the world."""
-    if before is None:
-        return {"own": ctx.usage} if ctx.usage else None
-    return turn.x.services.readings(before, ctx.usage)
+def _telemetry(
+    turn: Turn, ctx: ActionContext, before: Snapshot | None
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Readings of the machine before and after, and the action's own use: as the row has them, and as the event has them.
+
+    None for what does not touch the world. An event names the readings by number: most actions share theirs with others.
+    """
+    own, recorder = ctx.usage, turn.x.recorder
+    sampler = turn.x.services.sampler
+    if before is None or sampler is None or recorder is None:
+        found = {"own": own} if own else None
+        return found, found
+    after = sampler.latest()
+    shown = report(before, after, own)
+    numbers: dict[str, Any] = {"before": recorder.sampled(before), "after": recorder.sampled(after)}
+    if after is not before:
+        numbers["change"] = shown["change"]
+    if own:
+        numbers["own"] = own
+    return shown, numbers
 
 
 def _describe(error: BaseException) -> str:

@@ -206,6 +206,11 @@ class Execution:
                 raise ToolError(message, code="reference_failed", path="$.parameters") from None
         return value
 
+    @property
+    def alone(self) -> bool:
+        """True if nothing else of this proposal can happen before the loop's next turn."""
+        return self._busy <= 1 and not self._ready
+
     # -- inside
 
     def _add(self, slot: Slot) -> None:

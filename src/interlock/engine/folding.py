@@ -20,6 +20,7 @@ from interlock.model.errors import IntegrityError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.proposal import Proposal
 from interlock.model.result import ActionResult, Cost, NotUndone, ProposalResult, RunStatus, Status
+from interlock.telemetry import expand
 
 
 class FoldedAction:
@@ -80,6 +81,8 @@ class FoldedRun:
         self.started: e.RunStarted | None = None
         self.finished: e.RunFinished | None = None
         self.proposals: dict[str, FoldedProposal] = {}
+        self.samples: dict[int, dict[str, Any]] = {}
+        """Readings of the machine by the number of their event."""
         for event in read(directory):
             if isinstance(event, e.Unknown):
                 raise IntegrityError(
@@ -146,6 +149,8 @@ class FoldedRun:
                 self.finished = event
             case e.ProposalReceived():
                 self.proposals[event.proposal or ""] = FoldedProposal(self.directory.name, event)
+            case e.MachineSampled():
+                self.samples[event.seq] = event.sample
             case _ if event.proposal in self.proposals:
                 self._take_of(self.proposals[event.proposal], event)
             case _:
@@ -271,7 +276,7 @@ class FoldedRun:
         else:
             row.attempts = event.attempt
             row.duration_ms, row.waited_ms = event.duration_ms, event.waited_ms
-            row.posture, row.telemetry = event.posture or None, event.telemetry
+            row.posture, row.telemetry = event.posture or None, expand(event.telemetry, self.samples)
         return row
 
     def _row_of_failure(self, event: e.ActionFailed) -> ActionResult:
@@ -287,7 +292,7 @@ class FoldedRun:
             timestamp=event.ts,
             seq=event.seq,
             posture=event.posture or None,
-            telemetry=event.telemetry,
+            telemetry=expand(event.telemetry, self.samples),
         )
 
     def _view(self, kept: e.Kept) -> Any:

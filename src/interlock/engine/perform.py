@@ -206,7 +206,7 @@ def record_failure(turn: Turn, failure: Failure, number: int, *, final: bool) ->
                 output=None if failure.output is None else recorder.keep(failure.output),
                 cost=ctx.cost,
                 posture=ctx.layers or {},
-                telemetry=failure.telemetry,
+                telemetry=failure.journaled,
                 not_undoable=tuple(map(recorder.text, ctx.not_undoable or ())),
                 **recorder.stamp(x, turn.index, 10),
             )

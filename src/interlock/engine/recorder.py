@@ -6,16 +6,20 @@ With durability `off` there is no recorder, and the engine builds no event at al
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from interlock.detect import Redactor
 from interlock.journal import JournalWriter
 from interlock.model.canonical import canonical
 from interlock.model.clock import Clock
-from interlock.model.events import Event, Kept
+from interlock.model.events import Event, Kept, MachineSampled
+from interlock.telemetry import Snapshot
 
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
+
+_SAMPLES_KEPT: Final = 8
+"""Actions that run longer than so many readings have theirs written once more."""
 
 
 class Stamp(TypedDict):
@@ -31,7 +35,7 @@ class Stamp(TypedDict):
 class Recorder:
     """Appends to one journal, and tells listeners (progress, spans) about each event."""
 
-    __slots__ = ("_listeners", "_redactor", "clock", "writer")
+    __slots__ = ("_listeners", "_redactor", "_sampled", "clock", "writer")
 
     def __init__(
         self, writer: JournalWriter, redactor: Redactor, clock: Clock, listeners: Sequence[Callable[[Event], None]]
@@ -41,6 +45,7 @@ class Recorder:
         self.clock = clock
         self._redactor = redactor
         self._listeners = listeners
+        self._sampled: list[tuple[Snapshot, int]] = []
 
     def append(self, event: Event) -> int:
         """Append an event; returns its sequence number. On disk only after `writer.durable()`."""
@@ -49,12 +54,23 @@ class Recorder:
             listener(event)
         return seq
 
-    def keep(self, value: Any, secrets: Sequence[str] = ()) -> Kept:
+    def sampled(self, sample: Snapshot) -> int:
+        """The number of the event that has a reading of the machine: it is written once, however many actions it is for."""
+        for known, seq in self._sampled:
+            if known is sample:
+                return seq
+        event = MachineSampled(ts=self.clock.now_us(), mono=self.clock.mono_ns(), sample=sample.view)
+        seq = self.append(event)
+        self._sampled = [*self._sampled[-_SAMPLES_KEPT + 1 :], (sample, seq)]
+        return seq
+
+    def keep(self, value: Any, secrets: Sequence[str] = (), data: bytes | None = None) -> Kept:
         """The redacted view and the digest of a value; `secrets` are pointer patterns marked secret by a schema.
 
-        Raises: CanonicalError if the value is not JSON.
+        `data` is the value's canonical JSON where the caller has it. Raises: CanonicalError if the value is not JSON.
         """
-        data = canonical(value)
+        if data is None:
+            data = canonical(value)
         return self.writer.keep(data, self._redactor.redact(value, secrets, data), value)
 
     def shown(self, value: Any, secrets: Sequence[str] = ()) -> Any:

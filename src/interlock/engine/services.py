@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
@@ -28,7 +28,7 @@ from interlock.state.budgets import BudgetStore
 from interlock.state.cache import ResultCache
 from interlock.state.idempotency import IdempotencyStore
 from interlock.state.store import StateStore
-from interlock.telemetry import ResourceGuard, Sampler, Snapshot, report
+from interlock.telemetry import ResourceGuard, Sampler, Snapshot
 from interlock.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -134,11 +134,6 @@ class Services:
     def machine(self) -> Snapshot | None:
         """The last reading of the machine, or None where nothing is measured."""
         return self.sampler.latest() if self.sampler is not None else None
-
-    def readings(self, before: Snapshot, own: dict[str, int | float] | None) -> dict[str, Any]:
-        """Before and after an action, and its own use, as a row shows them."""
-        assert self.sampler is not None
-        return report(before, self.sampler.latest(), own)
 
     def grant_of(self, agent: str) -> str:
         """What stands for the agent's grants in the key of a stored result: a changed grant is another key."""

@@ -62,7 +62,8 @@ class _Work:
         self.waiters = waiters
         self.end = end
         self.loop = loop
-        self.finished = threading.Event()
+        self.finished: threading.Event | None = None
+        """Set when the flusher thread is through with it; None if the flush runs on the loop."""
 
 
 class JournalWriter:
@@ -91,6 +92,7 @@ class JournalWriter:
         self._waiters: list[asyncio.Future[None]] = []
         self._flight: _Work | None = None
         self._scheduled: asyncio.AbstractEventLoop | None = None
+        self._kicked: asyncio.AbstractEventLoop | None = None
         self._company = False  # did several wait for the last flush?
         self._again = False  # did somebody kick while a flush was under way?
         self._this_turn: asyncio.AbstractEventLoop | None = None  # was there an inline flush in this turn of the loop?
@@ -166,11 +168,12 @@ class JournalWriter:
             self._original_bytes += len(data)
         return Kept(digest=key, bytes=len(data), view=msgspec.Raw(shown) if inline else None, private=private)
 
-    async def durable(self) -> None:
+    async def durable(self, *, alone: bool = False) -> None:
         """Return once everything appended so far is as durable as the level promises.
 
-        `full`: on disk. `batch`: written, which a killed process survives, and on disk within 5 ms. `off`: at once. Raises:
-        StoreError, the same for everybody from then on.
+        `alone` says that the caller has no company: nobody else could append before the loop's next turn, so there is
+        nothing to gain from waiting for it. `full`: on disk. `batch`: written, which a killed process survives, and on disk
+        within 5 ms. `off`: at once. Raises: StoreError, the same for everybody from then on.
         """
         if self._failure is not None:
             raise self._failure
@@ -180,9 +183,10 @@ class JournalWriter:
         if self._flight is not None and self._flight.loop is not loop:
             self._settle_flight()  # its loop was closed and will not tell us
         if self._flight is None and not self._waiters and not self._company:
-            if self._this_turn is not loop and self._quick(1):
-                self._this_turn = loop
-                loop.call_soon(self._turn_over)
+            if (alone or self._this_turn is not loop) and self._quick(1):
+                if not alone:
+                    self._this_turn = loop
+                    loop.call_soon(self._turn_over)
                 self._run_inline()
                 return
             # The second caller within one turn of the loop: let the others of this turn come along.
@@ -196,9 +200,16 @@ class JournalWriter:
         await waiter
 
     def kick(self) -> None:
-        """Start a flush soon (from the event loop), for events that nobody waits for. A failure shows in the next call."""
+        """Start a flush soon (from the event loop), for events that nobody waits for. A failure shows in the next call.
+
+        Not in the next turn of the loop but in the one after it: until then whoever goes on may have something to flush that
+        has to be waited for, and takes these events along.
+        """
         if self._pending and self._failure is None:
-            self._schedule(asyncio.get_running_loop())
+            loop = asyncio.get_running_loop()
+            if self._kicked is not loop:
+                self._kicked = loop
+                loop.call_soon(self._next_turn, loop)
 
     def flush(self) -> None:
         """Put everything appended so far on disk (durability `batch` included) before returning. Raises: StoreError."""
@@ -253,6 +264,11 @@ class JournalWriter:
             self._scheduled = loop
             loop.call_soon(self._turn)
 
+    def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._kicked = None
+        if self._pending and self._failure is None:
+            self._schedule(loop)
+
     def _turn(self) -> None:
         """All tasks that were ready in this turn of the loop have appended by now: one flush for them."""
         self._scheduled = None
@@ -274,10 +290,11 @@ class JournalWriter:
     def _take(self, loop: asyncio.AbstractEventLoop) -> _Work:
         work = _Work(self._pending, self._originals, self._next, self._waiters, loop)
         self._pending, self._originals, self._waiters, self._original_bytes = [], [], [], 0
+        work.finished = finished = threading.Event()
 
         def job() -> None:
             self._commit(work)
-            work.finished.set()
+            finished.set()
             with contextlib.suppress(RuntimeError):  # the loop was closed: whoever comes next settles the flight
                 loop.call_soon_threadsafe(self._landed, work)
 
@@ -296,6 +313,7 @@ class JournalWriter:
 
     def _settle_flight(self) -> None:
         if self._flight is not None:
+            assert self._flight.finished is not None
             self._flight.finished.wait()
             self._landed(self._flight)
 

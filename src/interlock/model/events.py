@@ -161,6 +161,12 @@ class ActionValidated(Event, kw_only=True, tag="action_validated"):
     """Steps 2 to 7 are passed."""
 
 
+class MachineSampled(Event, kw_only=True, tag="machine_sampled"):
+    """A reading of the machine, once, for all actions that began or ended under it: their telemetry names its `seq`."""
+
+    sample: dict[str, Any]
+
+
 class ActionIntent(Event, kw_only=True, tag="action_intent"):
     """Step 8: on disk before any effect."""
 
@@ -192,6 +198,7 @@ class ActionSucceeded(Event, kw_only=True, tag="action_succeeded"):
     cost: float = 0.0
     posture: dict[str, str] = {}
     telemetry: dict[str, Any] | None = None
+    """`before` and `after` are numbers of `machine_sampled` events; `change` is left out where they are the same one."""
     not_undoable: tuple[str, ...] = ()
     resolved_by: str | None = None
     """Set when not the tool said so: `probe`, or the name of the human who settled an unknown outcome."""
@@ -312,7 +319,7 @@ class Unknown(msgspec.Struct, kw_only=True):
 
 
 AnyEvent = (
-    RunStarted | RunResumed | ConfigurationChanged | RunFinished | ProposalReceived | ProposalRejected
+    RunStarted | RunResumed | ConfigurationChanged | RunFinished | ProposalReceived | ProposalRejected | MachineSampled
     | ActionRejected | PolicyDecided | ActionHeld | HoldResolved | ActionDeduplicated | ActionWaiting
     | ActionSkipped | ActionValidated | ActionIntent | ActionRetrying | OutcomeSettled | ActionSucceeded
     | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | StateChanged | EffectDivergence | UndoIntent

@@ -4,7 +4,7 @@ from interlock.telemetry.guard import GuardLimits, Reading, ResourceGuard
 from interlock.telemetry.otel import Spans
 from interlock.telemetry.own import Meter
 from interlock.telemetry.sampler import Sampler
-from interlock.telemetry.snapshot import Snapshot, diff, report
+from interlock.telemetry.snapshot import Snapshot, diff, expand, report
 
 __all__ = [
     "GuardLimits",
@@ -15,5 +15,6 @@ __all__ = [
     "Snapshot",
     "Spans",
     "diff",
+    "expand",
     "report",
 ]

@@ -6,6 +6,7 @@ guessed, and nothing raises because a container hides a file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import msgspec
 
 CHANGED_MAX: Final = 20
 """How many processes that appeared or vanished a report names; their number is always exact."""
+_COMPARED: Final = ("disk_used_bytes", "memory_used_bytes")
 
 ProcessKey = tuple[int, int]
 """Process id and start time in clock ticks since boot: together never used twice."""
@@ -92,6 +94,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return 100.0 * self.memory_used_bytes / self.memory_total_bytes
 
     @cached_property
+    def unchanged(self) -> dict[str, Any]:
+        """What `diff` says of the sample and itself: what most actions have, which end before the next sample."""
+        return diff(self, self)
+
+    @cached_property
     def view(self) -> dict[str, Any]:
         """The snapshot as a JSON object, without what is absent. One object a sample: do not change it."""
         fields = msgspec.to_builtins(msgspec.structs.replace(self, table={}))
@@ -105,7 +112,7 @@ def diff(before: Snapshot, after: Snapshot) -> dict[str, Any]:
     A process is named `PID NAME`. Processes that came and went between two samples are not seen.
     """
     change: dict[str, Any] = {"interval_ms": round((after.mono_ns - before.mono_ns) / 1e6)}
-    for name in ("disk_used_bytes", "memory_used_bytes"):
+    for name in _COMPARED:
         old, new = getattr(before, name), getattr(after, name)
         if old is not None and new is not None:
             change[name] = new - old
@@ -123,7 +130,25 @@ def _only_in(one: Snapshot, other: Snapshot) -> list[str]:
 
 def report(before: Snapshot, after: Snapshot, own: dict[str, int | float] | None = None) -> dict[str, Any]:
     """The `telemetry` of an action's result: `{before, after, change, own?}`."""
-    out = {"before": before.view, "after": after.view, "change": diff(before, after)}
+    change = before.unchanged if after is before else diff(before, after)
+    out = {"before": before.view, "after": after.view, "change": change}
     if own:
         out["own"] = own
     return out
+
+
+def expand(telemetry: dict[str, Any] | None, samples: Mapping[int, dict[str, Any]]) -> dict[str, Any] | None:
+    """The `telemetry` of a result from that of an event, where `before` and `after` are numbers of samples (views by number)."""
+    if telemetry is None or "before" not in telemetry:
+        return telemetry
+    before, after = telemetry["before"], telemetry["after"]
+    out = {"before": samples[before], "after": samples[after], "change": telemetry.get("change")}
+    if before == after:
+        out["change"] = _no_change(samples[before])
+    return out | {key: value for key, value in telemetry.items() if key not in out}
+
+
+def _no_change(view: dict[str, Any]) -> dict[str, Any]:
+    """What `diff` says of a sample and itself."""
+    measures: dict[str, Any] = {name: 0 for name in _COMPARED if name in view}
+    return {"interval_ms": 0, **measures, "appeared_count": 0, "vanished_count": 0, "appeared": [], "vanished": []}
