@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from interlock.approvals import FileShown, Hold, HoldRequest, action_digest, canonical_digest, merge_patch
+from interlock.approvals import FileShown, Hold, HoldRequest, action_digest, merge_patch
 from interlock.engine.turn import Turn
-from interlock.model.canonical import canonical
 from interlock.model.decision import Decision, Refusal
 from interlock.model.errors import ToolError
 from interlock.model.events import ActionHeld, ActionWaiting, HoldResolved
@@ -62,9 +61,10 @@ def _where(turn: Turn) -> tuple[str, str, str]:
     return turn.x.run.id, turn.x.proposal.id, turn.action.id
 
 
-def digest_of(turn: Turn, parameters: bytes) -> str:
-    """What an approval of this call is bound to; `parameters` in canonical JSON."""
-    return canonical_digest(*_call_of(turn), parameters)
+def digest_of(turn: Turn) -> str:
+    """What an approval of this call is bound to."""
+    name, version = _call_of(turn)
+    return action_digest(name, version, turn.parameters)
 
 
 def _existing(turn: Turn) -> Hold | None:
@@ -100,9 +100,9 @@ def _new(turn: Turn, decision: Decision) -> Hold:
             kind="tool_call",
             summary=_summary(turn),
             reason="; ".join(r.reason for r in decision.requirements if r.reason),
-            parameters=turn.parameters,
+            parameters=_without_secrets(turn),
             context={"source": x.proposal.source, "compensation": _compensation(turn)},
-            digest=digest_of(turn, canonical(turn.parameters)),
+            digest=digest_of(turn),
             requirements=decision.requirements,
             files=_files(turn),
             ttl_ms=desk.ttl_ms,
@@ -116,10 +116,17 @@ def _new(turn: Turn, decision: Decision) -> Hold:
     return hold
 
 
+def _without_secrets(turn: Turn) -> Any:
+    """The parameters without what the tool's schema marks as secret: the store knows the shapes of secrets, not the marks."""
+    if turn.tool is None or not turn.tool.secrets:
+        return turn.parameters
+    return turn.x.services.redactor.redact(turn.parameters, turn.tool.secrets)
+
+
 def _summary(turn: Turn) -> str:
     """One line that says what is asked for: the tool and the parameters that matter most to a reader."""
     name, _ = _call_of(turn)
-    parameters = turn.parameters
+    parameters = _without_secrets(turn)
     shown = next(
         (str(parameters[k]) for k in ("command", "argv", "path", "url", "key", "message") if k in parameters), ""
     )
@@ -206,12 +213,9 @@ async def _answer(turn: Turn, hold: Hold) -> Hold:
         x.recorder.writer.kick()
     x.allowance.release()
     before = x.clock.mono_ns()
-    x.waiting += 1
-    x.more()
     try:
-        return await desk.waiter(x.loop).wait_answered(hold.id)
+        return await x.aside(desk.waiter(x.loop).wait_answered(hold.id))
     finally:
-        x.waiting -= 1
         turn.waited_ns += x.clock.mono_ns() - before
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from interlock.engine.allowance import Allowance
 from interlock.engine.perform import perform
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from interlock.engine.folding import FoldedAction
     from interlock.engine.run import Run
 
+T = TypeVar("T")
 _SLICE_NS = 1_000_000
 """A worker gives the loop a turn at least this often."""
 
@@ -89,14 +90,14 @@ class Execution:
         self.deadline_ns = _deadline(proposal, self.clock)
         self.stop_reason: str | None = None
         """Why nothing more may start: `aborted`, `budget_exceeded`, `deadline_exceeded`, `cancelled`, `store_failed`."""
-        self.held = 0
-        """Actions that wait for a human while nobody here waits with them."""
-        self.waiting = 0
+        self.held = 0  # actions that wait for a human while nobody here waits with them
+        self.waiting, self.waited = 0, False
         """Workers that wait for an approval: they are not counted as workers meanwhile."""
         self._busy = 0
         self._failure: BaseException | None = None
         self._ready: deque[int] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
+        self._returning: deque[asyncio.Future[None]] = deque()
         self._slots: list[Slot] = []
         self.loop = asyncio.get_running_loop()
         self.watchdog = Watchdog(self.loop, self.clock)
@@ -211,7 +212,43 @@ class Execution:
         """True if nothing else of this proposal can happen before the loop's next turn."""
         return self._busy <= 1 and not self._ready
 
+    async def aside(self, answer: Awaitable[T]) -> T:
+        """Wait for a human, and let others work meanwhile; afterwards wait until there is a place to go on."""
+        self.waiting += 1
+        self._give_place()
+        try:
+            found = await answer
+        except BaseException:
+            self.waiting -= 1
+            raise
+        if not self._full:
+            self.waiting -= 1
+            return found
+        place: asyncio.Future[None] = self.loop.create_future()
+        self._returning.append(place)
+        try:
+            await place
+        finally:
+            if place in self._returning:  # nobody gave it one: it leaves
+                self._returning.remove(place)
+                self.waiting -= 1
+        return found
+
     # -- inside
+
+    @property
+    def _full(self) -> bool:
+        """True if no more may run at once (only those who come back from waiting can make too many)."""
+        return self.waited and self._busy - self.waiting >= self.services.concurrency_max
+
+    def _give_place(self) -> None:
+        """A worker stands aside or is done: somebody who has waited long enough goes on, or else something new starts."""
+        self.waited = True
+        if self._returning:
+            self.waiting -= 1
+            self._returning.popleft().set_result(None)
+        else:
+            self.more()
 
     def _add(self, slot: Slot) -> None:
         self._slots.append(slot)
@@ -240,13 +277,15 @@ class Execution:
         ready, scheduler, clock = self._ready, self.scheduler, self.clock
         turn = clock.mono_ns() + _SLICE_NS
         while True:
-            while ready and not scheduler.halted:
+            while ready and not scheduler.halted and not self._full:
                 index = ready.popleft()
                 if ready:
                     self.more()
                 self._busy += 1
                 await perform(self, slot, index)
                 self._busy -= 1
+                if self._returning:
+                    self._give_place()
                 if slot.ended_ns > turn:
                     await asyncio.sleep(0)
                     turn = clock.mono_ns() + _SLICE_NS
@@ -260,6 +299,8 @@ class Execution:
 
     def more(self) -> None:
         """There is more to do than this worker can take: wake another one, or start it."""
+        if self._full:
+            return
         if self._idle:
             self._wake(1)
         elif self._ready and len(self._slots) - self.waiting < self.services.concurrency_max:

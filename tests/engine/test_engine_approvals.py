@@ -1,0 +1,410 @@
+"""Questions in the engine: asked, answered from elsewhere, withdrawn, asked again; and grants that change meanwhile."""
+
+import asyncio
+import contextlib
+import threading
+import time
+
+import pytest
+from engine_world import AGENT, TOML, binding, call, execute, expect, plan, reasons, statuses, write
+
+import interlock
+from interlock.approvals import Approver
+from interlock.approvals.hold import ANY_GROUP, Standing
+from interlock.engine.recovery import resume
+from interlock.model.grant import Grant
+
+ASKING = TOML % 'ask = ["risky", "fs.write"]\n'
+ME = Approver(id="me", display="Me", groups=(ANY_GROUP,))
+SECRET = "ghp_" + "aB3dE5gH7jK9mN1pQ3sT5vX7zA9cD1eF3gH5"
+
+
+@pytest.fixture
+def asking(new_project):
+    return new_project(toml=ASKING)
+
+
+def risky(log, **definition):
+    async def tool(parameters, ctx):
+        log.append(parameters)
+        return parameters
+
+    return binding("risky", tool, **definition)
+
+
+def answer(rt, decision="approve", **fields):
+    """A listener that answers each question from another thread, as another process would: through the database."""
+
+    def told(hold):
+        def vote():
+            rt.services.desk.store.vote(hold.id, ME, "cli", decision, digest=hold.digest, **fields)
+
+        threading.Thread(target=vote).start()
+
+    rt.services.desk.listeners.append(told)
+
+
+def asked(rt):
+    """Everything that was ever asked, oldest first."""
+    return rt.services.desk.store.list_holds(None, limit=1000)
+
+
+def test_an_approved_action_runs(asking):
+    log = []
+    rt = asking.open(risky(log))
+    answer(rt)
+    result = execute(rt, call("risky", "r", parameters={"x": 1}), write("k", 1))
+    assert result.ok
+    assert log == [{"x": 1}]
+    assert result["r"].waited_ms > 0
+    kinds = asking.kinds(result.run_id, "r")
+    assert kinds == [
+        "policy_decided", "action_held", "action_waiting", "hold_resolved", "policy_decided", "action_intent",
+        "action_succeeded",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("decision", "reason"), [("deny", "approval_denied")])
+def test_a_denied_action_aborts(asking, decision, reason):
+    log = []
+    rt = asking.open(risky(log))
+    answer(rt, decision, reason="not today")
+    result = execute(rt, write("k", 1), call("risky", "r"))
+    assert (statuses(result), reasons(result)[1]) == (["rolled_back", "rejected"], reason)
+    assert "not today" in result["r"].error
+    assert log == []
+
+
+def test_nobody_answers(new_project):
+    project = new_project(toml=ASKING + '[approvals]\nttl = "150ms"\n')
+    log = []
+    rt = project.open(risky(log))
+    result = execute(rt, call("risky", failure_behavior="skip"), write("k", 1))
+    assert reasons(result) == ["approval_expired", None]
+    assert log == []
+
+
+def test_an_edit_is_judged_and_told(asking):
+    log = []
+    schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
+    rt = asking.open(risky(log, parameters=schema))
+    answer(rt, "edit", patch={"x": 2})
+    result = execute(rt, call("risky", "r", parameters={"x": 1, "y": 1}))
+    assert result.ok
+    assert log == [{"x": 2, "y": 1}]
+    intent = next(e for e in asking.journal(result.run_id) if e["kind"] == "action_intent")
+    assert intent["parameters"]["view"] == {"x": 2, "y": 1}
+
+
+def test_an_edit_that_does_not_fit_is_rejected(asking):
+    log = []
+    rt = asking.open(risky(log, parameters={"type": "object", "properties": {"x": {"type": "integer"}}}))
+    answer(rt, "edit", patch={"x": "two"})
+    assert reasons(execute(rt, call("risky", parameters={"x": 1}))) == ["invalid_parameters"]
+    assert log == []
+
+
+def test_retries_need_no_second_answer(asking):
+    attempts = []
+
+    async def flaky(parameters, ctx):
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise ValueError("again")
+
+    rt = asking.open(binding("risky", flaky))
+    rt.services.jitter = lambda: 0.0
+    answer(rt)
+    assert execute(rt, call("risky", failure_behavior="retry")).ok
+    assert (len(attempts), len(asked(rt))) == (3, 1)
+
+
+def test_each_action_is_asked_about(asking):
+    log = []
+    rt = asking.open(risky(log))
+    answer(rt)
+    assert execute(rt, call("risky", parameters={"x": 1}), call("risky", parameters={"x": 1})).ok
+    assert len(asked(rt)) == 2
+
+
+def test_two_hundred_questions_at_once_and_no_more_than_the_limit_run_at_once(asking):
+    running, most, log = 0, 0, []
+
+    async def tool(parameters, ctx):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.002)
+        running -= 1
+        log.append(1)
+
+    rt = asking.open(binding("risky", tool), binding("free", tool))
+
+    async def main():
+        task = asyncio.get_running_loop().create_task(
+            rt.execute(plan(*[call("risky") for _ in range(200)], call("free", "free"), order="free"))
+        )
+        store = rt.services.desk.store
+        while len(store.list_holds("pending", limit=1000)) < 200:
+            await asyncio.sleep(0.02)
+        while not log:
+            await asyncio.sleep(0.01)  # what needs no answer is not held up
+        with rt.services.db.transaction():
+            for hold in store.list_holds("pending", limit=1000):
+                store.vote(hold.id, ME, "cli", "approve", digest=hold.digest)
+        return await task
+
+    result = asyncio.run(main())
+    assert result.ok
+    assert len(log) == 201
+    assert most <= rt.services.concurrency_max
+
+
+def test_without_waiting_the_action_is_held_and_resume_asks_nothing_twice(asking):
+    log = []
+    rt = asking.open(risky(log))
+    rt.services.desk.wait = False
+    result = execute(rt, write("k", 1), call("risky", "r"), write("k", 2), call("risky", "s", failure_behavior="skip"))
+    assert result.status == "held"
+    assert statuses(result) == ["succeeded", "held", "skipped", "held"]
+    assert reasons(result)[2] == "held"
+    assert rt.services.store.get("k") is None
+    rt.close()
+
+    rt = asking.open(risky(log))
+    first, second = sorted(asked(rt), key=lambda hold: hold.action)  # `r`, `s`
+    rt.services.desk.wait = False
+    (again,) = asyncio.run(resume(rt.services, result.run_id))
+    assert again.status == "held"
+    assert {h.id for h in asked(rt)} == {first.id, second.id}
+    rt.services.desk.store.vote(first.id, ME, "cli", "approve", digest=first.digest)
+    rt.services.desk.store.vote(second.id, ME, "cli", "deny", digest=second.digest)
+    (done,) = asyncio.run(resume(rt.services, result.run_id))
+    assert statuses(done) == ["succeeded", "succeeded", "succeeded", "rejected"]
+    assert reasons(done)[3] == "approval_denied"
+    assert len(log) == 1
+    assert len(asked(rt)) == 2
+    assert rt.services.store.get("k").value == 2
+
+
+def test_a_question_of_a_proposal_that_was_stopped_is_withdrawn(asking):
+    async def fail(parameters, ctx):
+        await asyncio.sleep(0.05)
+        raise interlock.ToolError("no")
+
+    log = []
+    for wait in (True, False):
+        rt = asking.open(risky(log), binding("fail", fail))
+        rt.services.desk.wait = wait
+        result = execute(rt, write("k", 1), call("risky", "r"), call("fail"), order="free")
+        assert result.status == "failed", wait
+        assert "held" not in statuses(result)
+        assert {hold.status for hold in asked(rt)} == {"cancelled"}
+        rt.close()
+
+
+def test_a_killed_waiter_leaves_its_question_and_the_answer_goes_on(asking):
+    body = """
+        async def risky(parameters, ctx):
+            return "ran"
+        rt = project.open(binding("risky", risky))
+        rt.services.desk.listeners.append(lambda hold: print(hold.id, flush=True))
+        execute(rt, call("risky", "r"), write("k", 1))
+    """
+    child = asking.script(body)
+    hold_id = child.stdout.readline().strip()
+    child.kill()
+    child.communicate()
+    log = []
+    rt = asking.open(risky(log))
+    (run,) = asking.runs()
+    hold = rt.services.desk.store.get(hold_id)
+    assert hold.status == "pending"
+    rt.services.desk.store.vote(hold.id, ME, "cli", "approve", digest=hold.digest)
+    (result,) = asyncio.run(resume(rt.services, run))
+    assert result.ok
+    assert len(log) == len(asked(rt)) == 1
+
+
+def test_an_answer_from_another_process(asking):
+    log = []
+    rt = asking.open(risky(log))
+    body = """
+        import time
+        from test_engine_approvals import ME
+        rt = project.open()
+        store = rt.services.desk.store
+        while not store.list_holds("pending"):
+            time.sleep(0.01)
+        (hold,) = store.list_holds("pending")
+        print(store.vote(hold.id, ME, "cli", "approve", digest=hold.digest).code)
+    """
+    asking.open().close()
+    child = asking.script(body)
+    result = execute(rt, call("risky"))
+    out, errors = child.communicate(timeout=20)
+    assert (result.ok, out.strip()) == (True, "resolved"), errors
+
+
+def test_rules_that_changed_during_the_wait_decide(asking):
+    log = []
+    rt = asking.open(risky(log))
+
+    def told(hold):
+        text = (asking.root / "interlock.toml").read_text().replace("[grants", 'deny = ["risky"]\n[grants', 1)
+        (asking.root / "interlock.toml").write_text(text)
+        asking.trust()
+        threading.Thread(
+            target=lambda: rt.services.desk.store.vote(hold.id, ME, "cli", "approve", digest=hold.digest)
+        ).start()
+
+    rt.services.desk.listeners.append(told)
+    result = execute(rt, call("risky"))
+    assert reasons(result) == ["policy_denied"]
+    assert log == []
+
+
+def test_a_grant_that_was_revoked_during_the_wait(new_project):
+    project = new_project(toml=ASKING)
+    log = []
+    rt = project.open(risky(log))
+    grant = rt.services.desk.issued.issue(
+        Grant(id="", agent="guest", tools=("risky",), unscoped=("risky",), source="test"), by="me"
+    )
+
+    def told(hold):
+        def later():
+            rt.services.desk.issued.revoke(grant.id, "me")
+            rt.services.desk.store.vote(hold.id, ME, "cli", "approve", digest=hold.digest)
+
+        threading.Thread(target=later).start()
+
+    rt.services.desk.listeners.append(told)
+    result = execute(rt, call("risky"), agent="guest")
+    assert reasons(result) == ["grant_revoked"]
+    assert log == []
+
+
+def test_a_revoked_grant_is_gone_at_once_and_uses_count_across_processes(asking):
+    log = []
+    rt = asking.open(risky(log), binding("tool", risky(log).function))
+    issued = rt.services.desk.issued
+    grant = issued.issue(
+        Grant(id="", agent="guest", tools=("tool",), unscoped=("tool",), uses_max=3, source="test"), by="me"
+    )
+    other = asking.open(risky(log), binding("tool", risky(log).function))
+    said = [reasons(execute(one, call("tool"), agent="guest"))[0] for one in (rt, other, rt, other)]
+    assert said == [None, None, None, "grant_used_up"]
+    forever = issued.issue(Grant(id="", agent="g2", tools=("tool",), unscoped=("tool",), source="test"), by="me")
+    assert execute(rt, call("tool"), agent="g2").ok
+    issued.revoke(forever.id, "me")
+    assert reasons(execute(rt, call("tool"), agent="g2")) == ["grant_revoked"]
+    assert len(log) == 4
+    assert grant.uses_max == 3
+
+
+def test_a_file_that_changed_during_the_wait_is_shown_again(asking):
+    path = asking.root / "f"
+    path.write_text("as shown")
+    rt = asking.open(risky([]))
+    seen = []
+
+    def told(hold):
+        seen.append(hold.files[0].digest)
+        if len(seen) == 1:
+            path.write_text("changed meanwhile")
+        threading.Thread(
+            target=lambda: rt.services.desk.store.vote(hold.id, ME, "cli", "approve", digest=hold.digest)
+        ).start()
+
+    rt.services.desk.listeners.append(told)
+    result = execute(rt, call("fs.write", parameters={"path": "f", "content": "new"}))
+    assert result.ok
+    assert len(seen) == len(set(seen)) == 2
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("scope", "session", "questions"), [("session", "s", 1), ("session", None, 3), ("always", None, 1)]
+)
+def test_standing_answers(asking, scope, session, questions):
+    log = []
+    rt = asking.open(risky(log))
+    with contextlib.suppress(interlock.UsageError):
+        answer(rt, standing=Standing(scope=scope if session or scope == "always" else "once"))
+    for x in range(3):
+        assert execute(rt, call("risky", parameters={"x": x}), **({"session": session} if session else {})).ok
+    assert (len(log), len(asked(rt))) == (3, questions)
+
+
+def test_a_standing_answer_has_its_number_of_uses(asking):
+    log = []
+    rt = asking.open(risky(log))
+    answer(rt, standing=Standing(scope="always", uses=2))
+    for x in range(4):
+        assert execute(rt, call("risky", parameters={"x": x})).ok
+    assert len(asked(rt)) == 2  # 1 asked, 2 by the answer, 1 asked
+
+
+def test_what_is_shown_holds_no_secret(asking):
+    schema = {"type": "object", "properties": {"message": {"type": "string", "x-interlock": "secret"}}}
+    rt = asking.open(risky([], parameters=schema))
+    answer(rt)
+    assert execute(rt, call("risky", parameters={"message": "correct horse", "token": SECRET})).ok
+    (hold,) = asked(rt)
+    assert SECRET not in repr(hold)
+    assert "correct horse" not in repr(hold)
+
+
+def test_the_deadline_ends_the_wait(asking):
+    log = []
+    rt = asking.open(risky(log))
+    result = execute(rt, call("risky"), deadline_ms=200)
+    assert reasons(result) == ["deadline_exceeded"]
+    assert {h.status for h in asked(rt)} == {"cancelled"}
+
+
+def test_a_cancelled_caller_withdraws_and_can_be_resumed(asking):
+    log = []
+    rt = asking.open(risky(log))
+
+    async def main():
+        task = asyncio.ensure_future(rt.execute(plan(call("risky"))))
+        while not asked(rt):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())
+    assert {h.status for h in asked(rt)} == {"cancelled"}
+    (run,) = asking.runs()
+    answer(rt)
+    (result,) = asyncio.run(resume(rt.services, run))
+    assert result.ok
+    assert len(log) == 1
+
+
+def test_nobody_is_asked_in_memory_or_in_a_dry_run(asking, embedded):
+    rt = embedded(risky([]), rules={"ask": ["risky"]})
+    assert reasons(execute(rt, call("risky"))) == ["approval_required"]
+    rt = asking.open(risky([]))
+    assert reasons(execute(rt, call("risky"), dry_run=True)) == ["approval_required"]
+    assert asked(rt) == []
+
+
+def test_an_agent_cannot_be_its_own_operator(asking):
+    rt = asking.open(risky([]))
+    with pytest.raises(interlock.ProposalError):
+        execute(rt, call("undo", parameters={"run": "x"}), agent="operator")
+
+
+def test_the_held_row_names_the_question(asking):
+    rt = asking.open(risky([]))
+    rt.services.desk.wait = False
+    began = time.monotonic()
+    result = execute(rt, call("risky", "r"), expect("x", 1, dependencies=["r"]))
+    assert time.monotonic() - began < 20
+    assert result["r"].output["approval"] == asked(rt)[0].id
+    assert asked(rt)[0].agent == AGENT
