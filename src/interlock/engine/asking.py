@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from interlock.approvals import FileShown, Hold, HoldRequest, action_digest, merge_patch
+from interlock.approvals import FileShown, Hold, HoldRequest, action_digest, canonical_digest, merge_patch
 from interlock.engine.turn import Turn
+from interlock.model.canonical import canonical
 from interlock.model.decision import Decision, Refusal
 from interlock.model.errors import ToolError
 from interlock.model.events import ActionHeld, ActionWaiting, HoldResolved
@@ -61,10 +62,9 @@ def _where(turn: Turn) -> tuple[str, str, str]:
     return turn.x.run.id, turn.x.proposal.id, turn.action.id
 
 
-def digest_of(turn: Turn) -> str:
-    """What an approval of this call is bound to."""
-    name, version = _call_of(turn)
-    return action_digest(name, version, turn.parameters)
+def digest_of(turn: Turn, parameters: bytes) -> str:
+    """What an approval of this call is bound to; `parameters` in canonical JSON."""
+    return canonical_digest(*_call_of(turn), parameters)
 
 
 def _existing(turn: Turn) -> Hold | None:
@@ -102,7 +102,7 @@ def _new(turn: Turn, decision: Decision) -> Hold:
             reason="; ".join(r.reason for r in decision.requirements if r.reason),
             parameters=_without_secrets(turn),
             context={"source": x.proposal.source, "compensation": _compensation(turn)},
-            digest=digest_of(turn),
+            digest=digest_of(turn, canonical(turn.parameters)),
             requirements=decision.requirements,
             files=_files(turn),
             ttl_ms=desk.ttl_ms,

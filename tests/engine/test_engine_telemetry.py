@@ -1,0 +1,63 @@
+"""Readings of the machine: whole in every row, once in the journal."""
+
+import asyncio
+
+import msgspec
+from engine_world import binding, call, plan
+
+from interlock.engine.folding import FoldedRun
+from interlock.journal import read
+from interlock.model import events as e
+from interlock.telemetry import Snapshot, diff, expand, report
+
+
+async def tool(parameters, ctx):
+    if parameters.get("fails"):
+        raise ValueError("no")
+    if parameters.get("looks"):  # the sampler's next reading comes while the tool runs
+        sampler = ctx.execution.services.sampler
+        sampler._latest = sampler.snapshot_now()
+    return 1
+
+
+def journal_of(project, result):
+    return list(read(project.run_directory(result.run_id)))
+
+
+def test_a_reading_is_journaled_once_and_rows_show_it_whole(project):
+    rt = project.open(binding("step", tool))
+    with rt:
+        result = asyncio.run(rt.execute(plan(*(call("step") for _ in range(5)))))
+    kinds = [type(event) for event in journal_of(project, result)]
+    assert 1 <= kinds.count(e.MachineSampled) <= 2
+    for row in result.results:
+        assert row.telemetry["before"]["cpus"] >= 1
+        assert row.telemetry["change"]["interval_ms"] >= 0
+    for event in journal_of(project, result):
+        if isinstance(event, e.ActionSucceeded):
+            assert isinstance(event.telemetry["before"], int)
+            assert event.telemetry["before"] < event.seq
+
+
+def test_what_runs_show_prints_is_what_the_caller_got(project):
+    rt = project.open(binding("step", tool))
+    actions = [call("step", parameters={"looks": True}), call("step"), call("step", parameters={"fails": 1})]
+    with rt:
+        result = asyncio.run(rt.execute(plan(*actions[:2], actions[2] | {"failure_behavior": "skip"})))
+    (proposal_id,) = FoldedRun(project.run_directory(result.run_id)).proposals
+    folded = FoldedRun(project.run_directory(result.run_id)).result(proposal_id)
+    assert [row.status for row in folded.results] == ["succeeded", "succeeded", "failed"]
+    for shown, row in zip(folded.results, result.results, strict=True):
+        assert shown.telemetry == msgspec.json.decode(msgspec.json.encode(row.telemetry))
+    first = folded.results[0].telemetry
+    assert first["before"] != first["after"]
+    assert first["change"]["interval_ms"] > 0
+
+
+def test_two_readings_that_are_one_differ_in_nothing_and_an_own_use_stays():
+    sample = Snapshot(ts=1, mono_ns=2, cpus=4, disk_used_bytes=5)
+    same = expand({"before": 3, "after": 3, "own": {"cpu_ms": 1.5}}, {3: sample.view})
+    assert same == report(sample, sample, {"cpu_ms": 1.5})
+    assert same["change"] == diff(sample, sample)
+    assert expand(None, {}) is None
+    assert expand({"own": {"cpu_ms": 1}}, {}) == {"own": {"cpu_ms": 1}}
