@@ -86,11 +86,19 @@ class GrantStore:
     def count(self, grants: Iterable[Grant]) -> None:
         """Make the configuration's grants known, so that their uses count and children can be made of them.
 
-        A grant whose `uses_max` has changed starts counting anew; one that is no longer there is revoked with its children.
+        A grant whose `uses_max` has changed starts counting anew; one that is no longer there is revoked with its children. One
+        that a person revoked stays so until its definition changes.
         Call it when the configuration is loaded.
         """
         wanted = {g.id: g for g in grants}
         with self._database.transaction():
+            taken = self._database.execute(
+                "select id, fingerprint from grants where source = ? and revoked_at_us is not null and revoked_by <> ?",
+                (_CONFIGURATION, _CONFIGURATION),
+            )
+            for grant_id, fingerprint in taken:
+                if grant_id in wanted and _fingerprint(wanted[grant_id]) == fingerprint:
+                    del wanted[grant_id]
             stored = dict(
                 self._database.execute(
                     "select id, fingerprint from grants where source = ? and revoked_at_us is null", (_CONFIGURATION,)

@@ -295,7 +295,7 @@ def gate_maker(
         revision = desk.issued.revision()
         alive, revoked = desk.issued.load(session)
         alive = [grant for grant in alive if grant.source != "configuration" or grant.agent not in own]
-        known = {grant.id for grant in alive}
+        known = {grant.id for grant in (*alive, *revoked)}
         every = [*alive, *(grant for grant in given if grant.id not in known)]
         capability = compile_grants(every, revoked=revoked, root=root, protected=protected)
         some = any(grant.source != "configuration" or grant.uses_max is not None for grant in alive)
