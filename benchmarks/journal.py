@@ -2,9 +2,10 @@
 
     python benchmarks/journal.py [--quick] [--json]
 
-The sequential row is a proposal in declared order under durability `full`: each intent is on disk before its tool runs. Beside it,
-the bytes that such a proposal put into its journal are written in two pieces an action to a file that is open, each
-followed by `fdatasync`. The parallel rows are a proposal in free order, at most 32 tools at a time; LangGraph runs tasks of one
+The sequential row is a proposal in declared order under durability `full`: each intent is on disk before its tool runs.
+Beside it, the bytes that such a proposal put into its journal are written in two pieces an action to a file that is
+open, each followed by `fdatasync`. A proposal of one action pays for itself too: taking and giving back the workspace, its
+own record, its end. The parallel rows are a proposal in free order, at most 32 tools at a time; LangGraph runs tasks of one
 entrypoint with its asynchronous SQLite checkpointer (durability `sync`), DBOS steps of one workflow, both in groups of 32, in
 their own processes, with their databases' own settings on the same disk. They keep what tasks return; Interlock keeps intents,
 decisions, outcomes and a chain of seals over them, and has judged every call.

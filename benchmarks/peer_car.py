@@ -1,7 +1,7 @@
 """car-runtime's side of `engine.py`, in an environment of its own: proposals in memory, without governance or journal.
 
-Reads one JSON line `{"work": "execute" | "verify", "count", "chain"}` a measurement and answers `{"seconds"}`. Each measurement has a
-runtime of its own, made before the time begins: in one that has run proposals before, every further proposal takes longer.
+Reads one JSON line `{"work": "execute" | "verify", "count", "chain", "before"}` a measurement and answers `{"seconds"}`. Each
+measurement has a runtime of its own, made before the time begins, in which `before` such proposals have run already.
 """
 
 import json
@@ -29,6 +29,8 @@ for line in sys.stdin:
     text = document(question["count"], question["chain"])
     runtime = car_native.CarRuntime()
     runtime.register_tool("noop")
+    for _ in range(question.get("before", 0)):
+        runtime.execute_proposal(text, lambda tool, parameters: "null")
     if question["work"] == "execute":
         began = time.perf_counter()
         answer = runtime.execute_proposal(text, lambda tool, parameters: "null")

@@ -1,7 +1,7 @@
 """LangGraph's side of `journal.py`: tasks of an entrypoint with its SQLite checkpointer, in an environment of its own.
 
-Reads one JSON line `{"directory", "actions", "wide"}` a round and answers `{"seconds", "kept"}`. Durability is `sync`: each step of
-the graph is in the database before the next one begins. `kept` is how many results of tasks the database holds afterwards.
+Reads one JSON line `{"directory", "actions", "wide"}` a round and answers `{"seconds", "kept"}`. Durability is `sync`: each step
+of the graph is in the database before the next one begins. `kept` is how many results of tasks it holds afterwards.
 """
 
 import asyncio

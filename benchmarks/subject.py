@@ -68,6 +68,7 @@ def make_project(root: Path, durability: str, policy: str | None = None) -> Path
     (project / "interlock.toml").write_text(
         f'agent = "bench"\n[journal]\ndurability = "{durability}"\n{rules}\n'
         '[grants.bench]\ntools = ["*"]\nunscoped = ["*"]\n'
+        "[guard]\ncpu = 1.0\nmemory = 1.0\ndisk = 1.0\nzombies = 1000000\n"  # asked, but never so that it waits
     )
     if policy is not None:
         (project / "policy").mkdir()
@@ -86,7 +87,6 @@ def on_disk(
     root: Path, durability: str, policy: str | None = None, names: Sequence[str] = ("noop",)
 ) -> Iterator[interlock.Runtime]:
     project = make_project(root, durability, policy)
-
 
     with register(interlock.Runtime(*open_project(project, env=environment(root))), names) as runtime:
         yield runtime
@@ -108,10 +108,8 @@ class Subject:
         return self._runner.run(self._timed(data, repeat))
 
     async def _timed(self, data: bytes, repeat: int) -> float:
-        results = []
         began = time.perf_counter()
-        for _ in range(repeat):
-            results.append(await self.run.execute(decode(data, self.runtime.services)))
+        results = [await self.run.execute(decode(data, self.runtime.services)) for _ in range(repeat)]
         took = time.perf_counter() - began
         for result in results:
             assert result.ok, (result.status, result.results[0])
