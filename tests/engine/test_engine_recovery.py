@@ -290,23 +290,63 @@ def test_the_journal_decided_and_the_database_never_heard(project):
         assert execute(rt, step("i", idempotent=True)).results[0].deduplicated_from, "its result was stored too"
 
 
-def test_a_reached_budget_is_still_reached_after_a_crash(project):
-    crash = Crash(project)
-    rt = project.open(crash.tool())
+DIE_AT = """
+    from interlock.model import events
+    seen = []
+    def die(event):
+        seen.append(event)
+        if sum(isinstance(e, events.%s) for e in seen) == %d:
+            next(iter(rt.services.runs)).recorder.writer.flush()
+            os.kill(os.getpid(), 9)
+    rt.services.listeners.append(die)
+"""
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_reached_budget_is_still_reached_after_a_crash(crash, after):
     actions = [step("a"), step("b"), step("c", dependencies=["b"]), step("d", dependencies=["c"]), write("k", 1)]
-    result = execute(rt, *actions, budget={"actions": 1})
-    rt.close()
-    crash.run_id = result.run_id
-    path = project.run_directory(result.run_id) / "journal.ndjson"
-    text = path.read_bytes()
-    # the events of the end are one batch; take them apart by hand is not possible, so fold them as they are
-    assert text.count(b"budget_exceeded") == 4
-    cut_after(project, result.run_id, "action_succeeded")
-    forget_end(project, result.run_id)
-    crash.log.clear()
-    resumed = crash.resume(crash.tool())
+    crash.run(register() + DIE_AT % ("ActionSkipped", after), *actions, budget={"actions": 1})
+    result = crash.resume(crash.tool())
     assert crash.log == []
-    assert reasons(resumed) == reasons(result)
+    assert statuses(result) == ["succeeded"] + ["skipped"] * 4
+    assert set(reasons(result)[1:]) == {"budget_exceeded"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        ("ActionIntent", 2),
+        ("ActionSucceeded", 2),
+        ("ActionFailed", 1),
+        ("ActionFailed", 2),
+        ("StateRolledBack", 1),
+        ("UndoIntent", 2),
+        ("UndoDone", 1),
+    ],
+)
+def test_a_crash_right_after_each_kind_of_event(crash, kind, count):
+    """A plan that fails at its end: whatever the last thing on disk is, it ends undone, and no file is left changed."""
+    (crash.project.root / "one").write_text("one")
+    actions = [
+        call("fs.write", "w1", parameters={"path": "one", "content": "changed"}),
+        call("fs.write", "w2", parameters={"path": "two", "content": "new"}),
+        step("s", failure_behavior="skip"),
+        write("k", 1),
+        expect("k", 2, "e"),
+    ]
+    body = """
+    async def fail(parameters, ctx):
+        raise interlock.ToolError("no")
+    rt.register(binding("step", fail, reversibility="reversible"))
+    """
+    crash.run(body + DIE_AT % (kind, count), *actions)
+    result = crash.resume(crash.tool(error=interlock.ToolError("no"), reversibility="reversible"))
+    assert result.status == "failed"
+    assert (crash.project.root / "one").read_text() == "one"
+    assert not (crash.project.root / "two").exists()
+    assert result.not_undone == []
+    with crash.project.open() as rt:
+        assert rt.services.store.snapshot() == {}
 
 
 def test_a_state_store_that_fails_at_the_commit_leaves_the_run_to_be_resumed(project):

@@ -147,6 +147,8 @@ class _Resumption:
             x.undone[index] = folded
             if row is not None and folded.undone and row.status != "failed":
                 row.status, row.reason = "succeeded", None  # it will be said again, with what is left
+            if row is not None and row.reason == "budget_exceeded":
+                x.drain("budget_exceeded")
             x.attempts_before[index] = folded.attempts
             if folded.not_undoable:
                 x.not_undoable[index] = list(folded.not_undoable)
