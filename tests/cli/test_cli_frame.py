@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import COMMAND, call
+from cli_driving import COMMAND, call
 
 import interlock
 from interlock.surfaces.cli import app

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from conftest import call
+from cli_driving import call
 
 from interlock.settings import gather
 

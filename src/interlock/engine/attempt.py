@@ -144,13 +144,10 @@ def _caught(turn: Turn, ctx: ActionContext, number: int, error: BaseException, s
         raise error
     if slot.expired and isinstance(error, asyncio.CancelledError | ToolError):
         return _timed_out(turn, ctx, partial)
-    if (
-        isinstance(error, asyncio.CancelledError)
-        and slot.stopped is None
-        and slot.task.cancelling() <= slot.before + slot.expired
-    ):
+    asked = slot.stopped is not None or slot.task.cancelling() > slot.before + slot.expired
+    if isinstance(error, asyncio.CancelledError) and not asked:
         return Failure("tool_error", "CancelledError: something that the tool waited for was cancelled")
-    if isinstance(error, asyncio.CancelledError) or (slot.stopped is not None and isinstance(error, ToolError)):
+    if asked and isinstance(error, asyncio.CancelledError | ToolError):  # a process tells what it had said until then
         return _stopped(turn, ctx, number, duration_ms, started=True, output=partial)
     if isinstance(error, ToolError):
         return _from_tool_error(error)

@@ -76,7 +76,7 @@ class Run:
         services.runs.add(run)
         if run.recorder is not None:
             writer = run.recorder.writer
-            writer.append(
+            run.recorder.append(
                 RunStarted(
                     ts=services.clock.now_us(),
                     mono=services.clock.mono_ns(),
@@ -119,7 +119,7 @@ class Run:
             raise StoreError(f"run `{run_id}` has just been continued by another process", code="run_locked")
         run._open_budget()
         services.runs.add(run)
-        run.recorder.writer.append(
+        run.recorder.append(
             RunResumed(
                 ts=services.clock.now_us(),
                 mono=services.clock.mono_ns(),
@@ -249,7 +249,8 @@ class Run:
         """The last event, the signed head, the row in the index."""
         services = self.services
         if status not in ("held", "interrupted"):
-            writer.append(RunFinished(status=status, ts=services.clock.now_us(), mono=services.clock.mono_ns()))
+            assert self.recorder is not None
+            self.recorder.append(RunFinished(status=status, ts=services.clock.now_us(), mono=services.clock.mono_ns()))
         writer.flush()
         if services.signer is not None and self.directory is not None:
             sign_head(self.directory, writer.head(), services.signer, services.disk)
