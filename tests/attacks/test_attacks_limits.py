@@ -64,3 +64,12 @@ def test_interlocks_own_servers_are_not_killed_by_a_tool(victim):
         if process["pid"] in servers:
             target = {"pid": process["pid"], "start_time": process["start_time"], "signal": "SIGKILL"}
             assert reasons(execute(rt, call("proc.kill", parameters=target))) == ["process_protected"]
+
+
+def test_an_agent_spends_its_own_budget_and_no_others(victim):
+    toml = TOML.replace("[tools]", '[grants.intern]\ntools = ["fs.*"]\n\n[budget.agent]\nactions = 2\n\n[tools]')
+    rt = victim(toml, {"own_tools.py": MODULE, "a": "x"}).open()
+    look = call("fs.read", parameters={"path": "a"})
+    assert reasons(execute(rt, look, look, look, agent="intern")) == [None, None, "budget_exceeded"]
+    assert reasons(execute(rt, look, session="another", agent="intern")) == ["budget_exceeded"]
+    assert reasons(execute(rt, look, look, look)) == [None, None, "budget_exceeded"]

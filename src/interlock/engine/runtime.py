@@ -161,7 +161,9 @@ class Runtime:
         if self.services.load_more is not None:
             await self.prepare()
         decoded = decode(proposal, self.services)
-        run = Run.start(self.services, session=session or decoded.session, source=decoded.source)
+        # `operator` is refused in `Run.execute`: a run of that name would be the person's own.
+        agent = None if decoded.agent == OPERATOR else decoded.agent
+        run = Run.start(self.services, agent=agent, session=session or decoded.session, source=decoded.source)
         try:
             return await run.execute(decoded, dry_run=dry_run, executor=executor)
         finally:
