@@ -77,6 +77,8 @@ class _Undo:
         self._restored: list[dict[str, Any]] = []
         self._compensated: list[dict[str, Any]] = []
         self._state: list[str] = []
+        self._at: dict[str, int] = {}
+        """Which version of a key is back: an older action finds its own write there."""
         self._not_undone: list[dict[str, str]] = []
 
     async def take_back(self, run_id: str, action: str | None) -> dict[str, Any]:
@@ -250,23 +252,26 @@ class _Undo:
         if not changes or known.committed is None:
             return bool(changes)
         x = self._x
-        for change in reversed(changes):
-            if x.gate.capability.state_key(x.who.agent, change.key, x.clock.now_us()) is not None:
-                self._leave(action_id, "state_key_denied", f"no grant of the agent allows state `{change.key}`")
+        for key in dict.fromkeys(change.key for change in reversed(changes)):
+            if x.gate.capability.state_key(x.who.agent, key, x.clock.now_us()) is not None:
+                self._leave(action_id, "state_key_denied", f"no grant of the agent allows state `{key}`")
                 continue
-            history = self._services.store.history(change.key)
-            mine = next((t for t in history if t.run == known.run_id and t.action == action_id), None)
-            now = buffer.get(change.key)
-            if mine is None:
+            history = self._services.store.history(key)
+            written_by = known.run_id, known.received.proposal, action_id
+            mine = [t for t in history if (t.run, t.proposal, t.action) == written_by]
+            now = buffer.get(key)
+            if not mine:
                 continue
-            before = next((t for t in reversed(history) if t.version < mine.version), None)
-            current = now.version if now is not None else history[-1].version
-            if current != mine.version and not self._force:
-                self._leave(action_id, "state_conflict", f"state `{change.key}` was changed since")
+            before = next((t for t in reversed(history) if t.version < mine[0].version), None)
+            current = self._at.get(key) or (now.version if now is not None else history[-1].version)
+            between = mine[-1].version - mine[0].version >= len(mine)
+            if (current != mine[-1].version or between) and not self._force:
+                self._leave(action_id, "state_conflict", f"state `{key}` was changed since")
                 continue
             gone = before is None or before.deleted
-            self._x.write_state(self._index, change.key, None if before is None else before.value, delete=gone)
-            self._state.append(change.key)
+            x.write_state(self._index, key, None if before is None else before.value, delete=gone)
+            self._at[key] = mine[0].version - 1
+            self._state.append(key)
         return True
 
 

@@ -1,0 +1,130 @@
+"""Two processes on one workspace, and proposals so large that memory counts."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from engine_world import binding, call, execute, statuses
+
+import interlock
+
+
+async def noop(parameters, ctx):
+    return None
+
+
+HOLDER = """
+    async def hold(parameters, ctx):
+        print("in", flush=True)
+        await asyncio.sleep(30)
+    rt = project.open(binding("hold", hold))
+    execute(rt, call("hold"))
+"""
+
+
+@pytest.fixture
+def holder(project):
+    project.open().close()
+    child = project.script(HOLDER)
+    assert child.stdout.readline() == "in\n"
+    yield child
+    child.kill()
+    child.communicate()
+
+
+def test_who_writes_waits_for_the_other_process_and_is_told_who_it_is(project, holder):
+    rt = project.open(binding("noop", noop))
+    rt.services.lease_wait_ms = 100
+    with pytest.raises(interlock.StoreError) as caught:
+        execute(rt, call("noop"))
+    assert caught.value.code == "workspace_busy"
+    assert str(holder.pid) in caught.value.message
+
+
+def test_readers_do_not_wait(project, holder):
+    (project.root / "f").write_text("text")
+    rt = project.open()
+    assert execute(rt, call("fs.read", parameters={"path": "f"})).ok
+
+
+def test_a_dead_holder_is_taken_over_from_at_once(project, holder):
+    holder.kill()
+    holder.wait()
+    rt = project.open(binding("noop", noop))
+    began = time.monotonic()
+    assert execute(rt, call("noop")).ok
+    assert time.monotonic() - began < 10
+
+
+def test_many_processes_write_one_after_the_other(project):
+    project.open().close()
+    body = """
+        async def append(parameters, ctx):
+            path = project.root / "log"
+            text = path.read_text() if path.exists() else ""
+            await asyncio.sleep(0.005)
+            path.write_text(text + "x")
+        rt = project.open(binding("append", append))
+        for _ in range(4):
+            assert execute(rt, call("append")).ok
+    """
+    children = [project.script(body) for _ in range(4)]
+    for child in children:
+        _, errors = child.communicate(timeout=25)
+        assert child.returncode == 0, errors
+    assert (project.root / "log").read_text() == "x" * 16
+
+
+def peak(code):
+    """Peak memory of a process in MB, and what it printed."""
+    body = "import resource\n" + code + "\nprint(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    done = subprocess.run([sys.executable, "-c", body], capture_output=True, text=True, timeout=28, check=False)
+    assert done.returncode == 0, done.stderr
+    *said, megabytes = done.stdout.splitlines()
+    return int(megabytes), said
+
+
+LARGE = """
+import asyncio, json, interlock
+from interlock.model.tool import Binding, Tool
+async def noop(parameters, ctx): return {{"n": parameters["x"]}}
+rules = {{"allow": ["noop"]}}
+rt = interlock.Runtime.open(settings={{"agent": "a", "rules": rules, "grants": {{"a": {{"tools": ["*"], "unscoped": ["*"]}}}}}})
+rt.register(Binding(tool=Tool(name="noop"), function=noop))
+document = b'{{"actions":[' + b",".join(
+    b'{{"type":"tool_call","tool":"noop","parameters":{{"x":%d}}}}' % i for i in range({count})
+) + b"]}}"
+try:
+    result = asyncio.run(rt.execute(document))
+    print(result.status, len(result.results), result.results[-1].output["n"])
+except interlock.ProposalError as error:
+    print(error.code, error.path)
+"""
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_actions_take_less_than_600_mb():
+    megabytes, said = peak(LARGE.format(count=100_000))
+    assert said == ["succeeded 100000 99999"]
+    assert megabytes < 600
+
+
+def test_a_million_actions_are_refused_within_2_gb():
+    # more bytes than a document may have: refused unread
+    megabytes, said = peak(LARGE.format(count=1_000_000))
+    assert said[0].startswith("limit_exceeded")
+    assert megabytes < 2_000
+    # a million that fit into the bytes: refused after reading
+    code = LARGE.format(count=0).replace(b"".decode() or 'b"]}"', 'b",".join([b"{}"] * 1_000_000) + b"]}"')
+    megabytes, said = peak(code)
+    assert said == ["limit_exceeded $.actions"]
+    assert megabytes < 2_000
+
+
+def test_a_hundred_thousand_that_depend_on_each_other(embedded):
+    rt = embedded(binding("noop", noop))
+    result = execute(
+        rt, *[call("noop", f"n{i}", dependencies=[f"n{i - 1}"] if i else []) for i in range(20_000)], order="free"
+    )
+    assert set(statuses(result)) == {"succeeded"}
