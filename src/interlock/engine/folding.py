@@ -132,6 +132,8 @@ class FoldedRun:
                 )
             rows.append(row)
         done = folded.finished
+        if done is not None and folded.rolled_back:
+            _taken_back(rows, {left.action_id for left in done.not_undone})
         return ProposalResult(
             run_id=self.directory.name,
             proposal_id=proposal_id,
@@ -301,3 +303,13 @@ class FoldedRun:
             return self.value(kept)
         except IntegrityError:
             return kept.view
+
+
+def _taken_back(rows: list[ActionResult], left: set[str]) -> None:
+    """What succeeded in a proposal that was aborted is no success: `undo_done` says so of files and compensations only."""
+    for row in rows:
+        if row.status == "succeeded" and row.reason is None:
+            if row.action_id in left:
+                row.reason = "not_undone"
+            else:
+                row.status = "rolled_back"

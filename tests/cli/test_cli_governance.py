@@ -1,0 +1,202 @@
+"""`approvals`, `approvers`, `grants`, `policy`."""
+
+from __future__ import annotations
+
+import pytest
+from cli_driving import call
+
+
+@pytest.fixture
+def held(cli):
+    """A run that waits, and the question."""
+    (cli.root / "a.txt").write_text("1")
+    plan = cli.plan(call("fs.move", source="a.txt", destination="b.txt"))
+    result = cli("run", plan, "--no-wait", "--session", "s", "--json").json
+    return result["results"][0]["output"]["approval"]
+
+
+def test_a_question_is_listed_and_shown(cli, held):
+    (hold,) = cli("approvals", "list", "--json").json
+    assert (hold["id"], hold["agent"], hold["tool"]) == (held, "coder", "fs.move")
+    assert held in cli("approvals", "list").out
+    shown = cli("approvals", "show", held)
+    assert "destination = b.txt" in shown.out
+    assert cli("approvals", "show", held, "--json").json["parameters"]["source"] == "a.txt"
+
+
+def test_one_answer_wins(cli, held):
+    assert cli("approvals", "deny", held, "--reason", "no").out == f"{held}: denied\n"
+    again = cli("approvals", "approve", held, "--json")
+    assert (again.code, again.error["code"]) == (1, "already_resolved")
+    assert "denied" in again.error["message"]
+    assert cli("approvals", "list", "--json").json == []
+    assert len(cli("approvals", "list", "--status", "denied", "--json").json) == 1
+
+
+@pytest.mark.parametrize("argv", [["show"], ["approve"], ["deny"]])
+def test_a_question_that_is_not_there(cli, argv):
+    said = cli("approvals", *argv, "hold_none", "--json")
+    assert (said.code, said.error["code"]) == (2, "not_found")
+
+
+def test_an_answer_may_be_bound_to_what_was_seen(cli, held):
+    said = cli("approvals", "approve", held, "--digest", "sha256:other", "--json")
+    assert (said.code, said.error["code"]) == (1, "changed")
+    digest = cli("approvals", "show", held, "--json").json["digest"]
+    assert cli("approvals", "approve", held, "--digest", digest).code == 0
+
+
+@pytest.mark.parametrize("patch", ["{", "5", "{}"])
+def test_an_edit_must_be_a_patch(cli, held, patch):
+    assert cli("approvals", "edit", held, patch, "--json").error["code"] == "usage"
+
+
+def test_a_wider_answer_is_shown_agreed_to_and_revocable(cli, held):
+    refused = cli("approvals", "approve", held, "--scope", "session")
+    assert refused.code == 2
+    assert "`fs.move` in session `s`" in refused.err
+    assert cli("approvals", "approve", held, "--scope", "session", "--uses", "5", "--yes").code == 0
+    (standing,) = cli("grants", "list", "--json").json["standing"]
+    assert (standing["tool"], standing["uses_left"]) == ("fs.move", 5)
+    assert cli("grants", "show", standing["id"], "--json").json["hold"] == held
+    assert cli("grants", "revoke", standing["id"], "--json").json == {"revoked": [standing["id"]]}
+    assert cli("grants", "list", "--json").json["standing"] == []
+
+
+def test_watching_shows_what_is_asked(cli, held):
+    assert [h["id"] for h in cli("approvals", "watch", "--count", "1", "--json").json] == [held]
+    assert cli("approvals", "watch", "--json").error["code"] == "usage"
+
+
+def test_with_approvers_an_answer_needs_their_proof(cli, held, monkeypatch):
+    token = cli("approvers", "add", "bob", "--group", "ops", "--json").json["token"]
+    assert cli("approvals", "approve", held, "--json").error["code"] == "unauthenticated"
+    (cli.root / "token").write_text(token + "\n")
+    assert cli("approvals", "approve", held, "--token-file", "missing", "--json").error["path"] == "missing"
+    monkeypatch.setenv("INTERLOCK_APPROVER_TOKEN", "wrong")
+    assert cli("approvals", "approve", held, "--json").error["code"] == "unauthenticated"
+    monkeypatch.delenv("INTERLOCK_APPROVER_TOKEN")
+    document = cli("approvals", "approve", held, "--token-file", "token", "--json").json
+    assert document["approval"]["votes"][0]["approver"] == "bob"
+
+
+def test_approvers_guard_their_own_list(cli, monkeypatch):
+    token = cli("approvers", "add", "alice", "--json").json["token"]
+    (row,) = cli("approvers", "list", "--json").json
+    assert (row["name"], row["groups"], row["has_pin"]) == ("alice", ["ops"], False)
+    assert token not in cli("approvers", "list").out
+    for argv in (["add", "mallory"], ["remove", "alice"]):
+        assert cli("approvers", *argv, "--json").error["code"] == "unauthenticated"
+    monkeypatch.setenv("INTERLOCK_APPROVER_TOKEN", token)
+    assert cli("approvers", "remove", "nobody", "--json").error["code"] == "not_found"
+    assert cli("approvers", "remove", "alice").code == 0
+    assert "any shell" in cli("approvers", "list").out
+
+
+def test_a_grant_is_issued_used_and_revoked_at_once(cli):
+    plan = cli.plan(call("fs.list"))
+    assert cli("run", plan, "--agent", "helper").code == 1
+    made = cli("grants", "issue", "helper", "--tool", "fs.list", "--read", "**", "--uses", "1", "--json").json
+    assert (made["agent"], made["source"]) == ("helper", "command")
+    assert cli("run", plan, "--agent", "helper").code == 0
+    assert cli("run", plan, "--agent", "helper", "--json").json["results"][0]["reason"] == "grant_used_up"
+    again = cli("grants", "issue", "helper", "--tool", "fs.*", "--read", "**", "--ttl", "1h", "--json").json
+    child = cli("grants", "issue", "child", "--parent", again["id"], "--tool", "fs.list", "--json").json
+    assert child["parent"] == again["id"]
+    assert sorted(cli("grants", "revoke", again["id"], "--json").json["revoked"]) == sorted([again["id"], child["id"]])
+    assert cli("run", plan, "--agent", "child").code == 1
+    assert again["id"] not in cli("grants", "list").out
+    assert again["id"] in cli("grants", "list", "--all").out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["issue", "x"], "usage"),
+        (["issue", "operator", "--tool", "*"], "usage"),
+        (["issue", "x", "--tool", "*", "--ttl", "soon"], "usage"),
+        (["issue", "x", "--tool", "*", "--parent", "grant_none"], "not_found"),
+        (["issue", "x", "--tool", "fs.*", "--host", "http://x/"], None),
+        (["revoke", "configuration:coder"], "usage"),
+        (["revoke", "grant_none"], "not_found"),
+        (["show", "grant_none"], "not_found"),
+    ],
+)
+def test_grants_that_make_no_sense(cli, argv, code):
+    said = cli("grants", *argv, "--json")
+    assert (said.code, said.error["code"]) == (2, code or said.error["code"])
+    assert cli("run", cli.plan(call("fs.list"))).code == 0
+
+
+POLICY = """
+@id("no-secrets")
+forbid (principal, action == Action::"fs.read", resource)
+when { context.params.path like "secret*" };
+"""
+
+
+@pytest.fixture
+def cedar(cli):
+    (cli.root / "policy").mkdir()
+    (cli.root / "policy" / "a.cedar").write_text(POLICY)
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text() + '[policy]\nfiles = ["policy/*.cedar"]\n')
+    return cli
+
+
+def test_policies_are_shown_and_checked_before_they_are_trusted(cedar):
+    checked = cedar("policy", "check", "--json").json
+    assert (checked["valid"], checked["trusted"]) == (True, False)
+    assert "interlock trust" in cedar("policy", "check").out
+    shown = cedar("policy", "show")
+    assert '@id("ask:fs.move")' in shown.out
+    assert "no-secrets" in shown.out
+    cedar("trust", "--yes")
+    assert cedar("policy", "check", "--json").json["trusted"] is True
+    assert cedar("policy", "show", "--json").json["files"][0]["name"] == "policy/a.cedar"
+
+
+def test_a_mistake_in_a_policy_is_named_with_file_and_line(cedar):
+    (cedar.root / "policy" / "a.cedar").write_text(POLICY.replace("params.path", "params.paht"))
+    said = cedar("policy", "check", "--json")
+    assert (said.code, said.error["code"]) == (2, "policy")
+    assert said.error["path"].startswith("policy/a.cedar:4")
+    assert "paht" in said.error["message"]
+
+
+def test_a_table_of_cases(cedar):
+    (cedar.root / "cases.yaml").write_text(
+        "cases:\n"
+        "- {name: plain, agent: coder, action: fs.read, parameters: {path: a}, expect: allow}\n"
+        "- {name: secret, agent: coder, action: fs.read, parameters: {path: secret.txt}, expect: allow}\n"
+    )
+    said = cedar("policy", "test", "cases.yaml", "--json")
+    assert (said.code, said.json["passed"], said.json["failed"]) == (1, 1, 1)
+    assert "FAILED secret" in cedar("policy", "test", "cases.yaml").out
+    assert cedar("policy", "test", "missing.yaml", "--json").error["code"] == "not_found"
+    (cedar.root / "cases.yaml").write_text("cases: 5\n")
+    assert cedar("policy", "test", "cases.yaml", "--json").code == 2
+
+
+def test_an_explanation_names_the_policies_that_decided(cedar):
+    document = cedar("policy", "explain", "fs.read", "--parameters", '{"path": "secret"}', "--json").json
+    assert (document["decision"]["decision"], document["decision"]["policies"]) == ("deny", ["no-secrets"])
+    assert "no-secrets" in cedar("policy", "explain", "fs.read", "--parameters", '{"path": "secret"}').out
+    assert (
+        cedar("policy", "explain", "state_write", "--resource", "k", "--json").json["decision"]["decision"] == "allow"
+    )
+    assert cedar("policy", "explain", "fs.read", "--parameters", "[", "--json").error["code"] == "usage"
+
+
+def test_a_replay_says_what_an_edit_would_change(cli):
+    (cli.root / "secret.txt").write_text("x")
+    run_id = cli.run(call("fs.read", path="secret.txt"), call("fs.list"))["run_id"]
+    assert cli("policy", "replay", "--json").json["changes"] == []
+    (cli.root / "policy").mkdir()
+    (cli.root / "policy" / "a.cedar").write_text(POLICY)
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text() + '[policy]\nfiles = ["policy/*.cedar"]\n')
+    told = cli("policy", "replay", run_id, "--json").json
+    assert [(c["action"], c["before"], c["after"]["decision"]) for c in told["changes"]] == [("a1", "allow", "deny")]
+    assert "denied 1 of 2" in cli("policy", "replay").out
+    assert cli("policy", "replay", "run_none", "--json").error["code"] == "not_found"

@@ -1,0 +1,73 @@
+"""`doctor`, `telemetry`, `keys`."""
+
+from __future__ import annotations
+
+from cli_driving import call
+
+
+def facts(cli, *argv):
+    said = cli("doctor", "--json", *argv)
+    return said, {(fact["section"], fact["name"]): fact for fact in said.json["facts"]}
+
+
+def test_doctor_says_what_is_here_and_what_is_not(cli):
+    said, found = facts(cli)
+    assert (said.code, said.json["ok"]) == (0, True)
+    assert found["isolation", "L0"]["status"] == "ok"
+    assert found["isolation", "L2"]["status"] == "absent"
+    assert "not part of this version" in found["isolation", "L2"]["detail"]
+    assert found["state", "directory"]["detail"] == str(cli.root.parent / "state")
+    assert found["project", "configuration"]["status"] == "ok"
+    assert found["approvals", "approvers"]["status"] == "warning"
+    assert found["runs", "unfinished"]["detail"] == "none"
+    doors = [fact for (section, _), fact in found.items() if section == "doors around Interlock"]
+    assert doors
+    assert all(fact["hint"] for fact in doors)
+    assert "doors around Interlock" in cli("doctor").out
+
+
+def test_doctor_finds_what_is_wrong(cli):
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text() + "# an edit\n")
+    said, found = facts(cli)
+    assert (said.code, said.json["ok"]) == (1, False)
+    assert "not trusted" in found["project", "configuration"]["detail"]
+    path.write_text('agnet = "x"\n')
+    assert facts(cli)[1]["project", "configuration"]["status"] == "problem"
+
+
+def test_doctor_sees_unfinished_runs_and_questions(cli):
+    (cli.root / "a.txt").write_text("1")
+    cli("run", cli.plan(call("fs.move", source="a.txt", destination="b.txt")), "--no-wait")
+    _, found = facts(cli)
+    assert found["runs", "unfinished"]["detail"] == "1 held"
+    assert found["approvals", "questions"]["detail"].startswith("1 ")
+
+
+def test_doctor_works_without_a_project(bare):
+    said, found = facts(bare)
+    assert said.code == 0
+    assert found["project", "configuration"]["status"] == "warning"
+
+
+def test_doctor_tells_where_each_setting_came_from(cli, monkeypatch):
+    monkeypatch.setenv("INTERLOCK_GUARD_CPU", "0.5")
+    settings = {s["path"]: s for s in cli("doctor", "--config", "--json").json}
+    assert settings["agent"] == {"path": "agent", "value": "coder", "source": "interlock.toml"}
+    assert settings["guard.cpu"]["source"] == "environment INTERLOCK_GUARD_CPU"
+    assert settings["guard.memory"]["source"] == "default"
+    assert "environment INTERLOCK_GUARD_CPU" in cli("doctor", "--config").out
+
+
+def test_a_snapshot_of_the_machine(bare):
+    view = bare("telemetry", "--json").json
+    assert view["cpus"] >= 1
+    assert view["processes"]["total"] >= 1
+    assert "cpus: " in bare("telemetry").out
+
+
+def test_only_the_public_key_is_shown(cli):
+    shown = cli("keys", "show", "--json").json
+    assert shown["keyid"].startswith("ed25519:")
+    assert "PUBLIC KEY" in shown["public_key"]
+    assert "PRIVATE" not in cli("keys", "show").out

@@ -1,0 +1,174 @@
+"""Looking back: `runs`, `sessions`, `tools`."""
+
+from __future__ import annotations
+
+import json
+import stat
+
+import pytest
+from cli_driving import call
+
+READ = call("fs.list")
+
+
+def journal(cli, run_id):
+    (path,) = (cli.root.parent / "state").glob(f"*/runs/{run_id}/journal.ndjson")
+    return path
+
+
+def write(key, value):
+    return {"type": "state_write", "parameters": {"key": key, "value": value}}
+
+
+def test_runs_are_listed_newest_first_with_their_id_first(cli):
+    first, second = (cli.run(READ)["run_id"] for _ in range(2))
+    cli("run", cli.plan(call("nothing")))
+    rows = cli("runs", "list", "--json").json
+    assert [next(iter(row)) for row in rows] == ["run_id"] * 3
+    assert [row["run_id"] for row in rows[1:]] == [second, first]
+    assert rows[0]["status"] == "rejected"
+    assert [r["run_id"] for r in cli("runs", "list", "--json", "--status", "succeeded", "--limit", "1").json] == [
+        second
+    ]
+    assert cli("runs", "list").out.splitlines()[0].startswith("RUN ")
+
+
+def test_there_may_be_no_runs(cli):
+    assert cli("runs", "list").out == "no runs\n"
+    assert cli("sessions", "list").out == "no sessions\n"
+
+
+def test_show_has_the_results(cli):
+    result = cli.run(write("k", 1), call("shell", command="exit 2"))
+    shown = cli("runs", "show", result["run_id"], "--json").json
+    assert shown["run_id"] == result["run_id"]
+    (proposal,) = shown["proposals"]
+    assert proposal["status"] == "failed"
+    assert proposal["cost"] == result["cost"]
+    assert [(r["status"], r["reason"]) for r in proposal["results"]] == [
+        (r["status"], r["reason"]) for r in result["results"]
+    ]
+    assert "exit_code" in cli("runs", "show", result["run_id"]).out
+
+
+def test_the_log_is_the_journal(cli):
+    run_id = cli.run(READ)["run_id"]
+    events = cli("runs", "log", run_id, "--json").json
+    assert [e["seq"] for e in events] == list(range(len(events)))
+    assert (events[0]["kind"], events[-1]["kind"]) == ("run_started", "run_finished")
+    assert [e["seq"] for e in cli("runs", "log", run_id, "--json", "--from", "3").json] == list(range(3, len(events)))
+    lines = cli("runs", "log", run_id).out.splitlines()
+    assert len(lines) == len(events)
+    assert "action_intent" in "".join(lines)
+    assert cli("runs", "log", run_id, "--quiet").out == ""
+
+
+@pytest.mark.parametrize("command", ["show", "log", "check", "head"])
+def test_a_run_that_is_not_there(cli, command):
+    said = cli("runs", command, "run_none", "--json")
+    assert (said.code, said.error["code"]) == (2, "not_found")
+
+
+def test_a_whole_run_checks_out(cli):
+    run_id = cli.run(write("k", 1))["run_id"]
+    found = cli("runs", "check", run_id, "--json").json
+    assert (found["ok"], found["problems"], found["torn_bytes"]) == (True, [], 0)
+    assert found["signed_up_to"] == found["events"] - 1
+    assert cli("runs", "check", run_id).out.startswith("whole")
+
+
+def test_a_damaged_journal_is_exit_4_and_the_offset_is_named(cli):
+    run_id = cli.run(write("k", 1))["run_id"]
+    path = journal(cli, run_id)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"proposal_received")
+    data[at] ^= 1
+    path.write_bytes(data)
+    said = cli("runs", "check", run_id, "--json")
+    assert (said.code, said.json["ok"]) == (4, False)
+    assert 0 < said.json["offset"] <= at
+    assert "journal_corrupt" in {p["code"] for p in said.json["problems"]}
+    assert f"byte {said.json['offset']}" in cli("runs", "check", run_id).out
+    assert cli("runs", "show", run_id).code == 4
+    logged = cli("runs", "log", run_id)
+    assert logged.code == 4
+    assert "run_started" in logged.out
+    assert cli("runs", "log", run_id, "--json").error["code"] == "journal_corrupt"
+    assert cli("undo", run_id).code == 1
+
+
+def test_a_truncated_a_rewritten_and_a_missing_journal_are_exit_4(cli):
+    run_id, other = cli.run(write("k", 1))["run_id"], cli.run(write("k", 2))["run_id"]
+    path = journal(cli, run_id)
+    lines = path.read_bytes().splitlines(keepends=True)
+    last = max(i for i, line in enumerate(lines[:-1]) if b'"kind":"seal"' in line)
+    path.write_bytes(b"".join(lines[: last + 1]))
+    said = cli("runs", "check", run_id, "--json")
+    assert (said.code, {p["code"] for p in said.json["problems"]}) == (4, {"journal_truncated"})
+    path.unlink()
+    said = cli("runs", "check", run_id, "--json")
+    assert (said.code, said.json["ok"]) == (4, False)
+    assert cli("runs", "check", other).code == 0
+
+
+def test_the_signed_head_is_small_and_names_the_run(cli):
+    run_id = cli.run(READ)["run_id"]
+    printed, document = cli("runs", "head", run_id).out, cli("runs", "head", run_id, "--json").json
+    assert json.loads(printed) == document
+    assert document["payloadType"].startswith("application/vnd.interlock.journal-head")
+    keyid = cli("keys", "show", "--json").json["keyid"]
+    assert document["signatures"][0]["keyid"] == keyid
+
+
+def test_a_checkpoint_brings_the_state_back_exactly_or_merged(cli):
+    run_id = cli.run(write("a", 1), write("b", 2))["run_id"]
+    saved = cli("runs", "checkpoint", run_id, "-o", "state.json", "--json").json
+    assert (saved["run_id"], saved["keys"]) == (run_id, 2)
+    assert stat.S_IMODE((cli.root / "state.json").stat().st_mode) == 0o600
+    cli.run(write("a", 9), write("c", 3))
+    merged = cli("runs", "restore", "state.json", "--merge", "--json").json
+    assert (merged["written"], merged["removed"]) == (1, 0)
+    exact = cli("runs", "restore", "state.json", "--json").json
+    assert (exact["written"], exact["removed"], exact["checkpoint_of"]) == (0, 1, run_id)
+    assert cli("simulate", cli.plan(READ), "--json").json["state"] == {"a": 1, "b": 2}
+    assert cli("runs", "check", exact["run_id"]).code == 0
+    assert cli("runs", "show", exact["run_id"]).code == 0
+
+
+def test_what_is_no_checkpoint_is_not_restored(cli):
+    run_id = cli.run(write("a", 1))["run_id"]
+    cli("runs", "checkpoint", run_id, "-o", "c.json")
+    text = (cli.root / "c.json").read_text()
+    (cli.root / "edited.json").write_text(text.replace('"value":1', '"value":2'))
+    assert cli("runs", "restore", "edited.json", "--json").code == 4
+    assert cli("runs", "restore", "interlock.toml", "--json").code in (2, 4)
+    assert cli("runs", "restore", "missing", "--json").error["code"] == "not_found"
+
+
+def test_pruned_runs_are_gone(cli):
+    first, second = (cli.run(READ)["run_id"] for _ in range(2))
+    assert cli("runs", "prune", first, "--json").error["code"] == "usage"
+    assert cli("runs", "prune", first, "--yes", "--json").json == {"pruned": [first]}
+    assert [row["run_id"] for row in cli("runs", "list", "--json").json] == [second]
+    assert cli("runs", "prune", "--older-than", "1h", "--yes", "--json").json == {"pruned": []}
+    assert cli("runs", "prune", "--older-than", "1ms", "--yes", "--json").json == {"pruned": [second]}
+    for argv in (["prune", "--yes"], ["prune", "x", "--older-than", "1h"], ["prune", "--older-than", "soon", "--yes"]):
+        assert cli("runs", *argv, "--json").error["code"] == "usage"
+    assert cli("runs", "prune", "run_none", "--yes", "--json").error["code"] == "not_found"
+
+
+def test_sessions_group_runs_failed_ones_too(cli):
+    cli.run(READ, flags=("--session", "s"))
+    cli.run(call("shell", command="exit 1"), flags=("--session", "s"))
+    cli.run(READ)
+    (row,) = cli("sessions", "list", "--json").json
+    assert (row["session"], row["runs"]) == ("s", 2)
+    assert len(cli("sessions", "show", "s", "--json").json["runs"]) == 2
+    assert cli("sessions", "show", "t", "--json").error["code"] == "not_found"
+
+
+def test_tools_are_listed_with_their_definitions(cli):
+    tools = {tool["name"]: tool for tool in cli("tools", "list", "--json").json}
+    assert tools["fs.read"]["read_only"] is True
+    assert tools["shell"]["version"].startswith("sha256:")
+    assert "fs.read" in cli("tools", "list").out
