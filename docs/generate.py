@@ -57,6 +57,7 @@ def _cell(text: str) -> str:
 def reasons() -> str:
     """The reasons, under the headings that the comments in `codes.py` are."""
     sections: dict[str, list[str]] = {}
+    current: list[str] = []
     for line in inspect.getsource(codes).split("REASONS: Final", 1)[1].split("\n}\n", 1)[0].splitlines():
         if heading := re.match(r"\s+# (.+)", line):
             current = sections.setdefault(heading[1], [])
@@ -132,7 +133,7 @@ def schema_type(part: dict[str, Any]) -> str:
     if "enum" in part:
         return ", ".join(f"`{_literal(value)}`" for value in part["enum"])
     if "$ref" in part:
-        return part["$ref"].rpartition("/")[2]
+        return str(part["$ref"]).rpartition("/")[2]
     choices = part.get("anyOf", ())
     if any("b64" in choice.get("properties", {}) for choice in choices):
         return "string or `{b64}`"

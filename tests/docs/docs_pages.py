@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -93,11 +94,16 @@ def commands(block: Block) -> list[Command]:
 class Reader:
     """Somebody who works through a page in a directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, checkout: bool = False) -> None:
+        """With `checkout` the reader begins where the examples lie."""
         self.home = directory
         self.cwd = directory / "work"
         for part in ("work", "bin", "state", "home"):
             (directory / part).mkdir()
+        if checkout:
+            shutil.copytree(ROOT / "examples", self.cwd / "examples")
+            with (self.cwd / "examples" / "ledger" / "interlock.toml").open("a") as file:
+                file.write(GUARD)
         self._known: dict[str, str] = {}
         self._running: list[tuple[Block, subprocess.Popen[str], Path]] = []
         binaries = Path(sys.executable).parent

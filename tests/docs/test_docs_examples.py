@@ -21,7 +21,7 @@ READABLE = [
 
 @pytest.mark.parametrize("page", READABLE, ids=docs_pages.name_of)
 def test_a_reader_gets_what_the_page_says(page: Path, tmp_path: Path) -> None:
-    docs_pages.Reader(tmp_path).read(page)
+    docs_pages.Reader(tmp_path, checkout=page.name == "README.md").read(page)
 
 
 def test_there_is_something_to_read() -> None:
@@ -50,6 +50,13 @@ def test_blocks_are_what_they_say(language: str) -> None:
                 assert cedarpy.policies_to_pst(block.text).static_policies
         except Exception as error:
             raise AssertionError(f"{where}: {error}") from error
+
+
+def test_the_examples_are_proposals() -> None:
+    examples = sorted((docs_pages.ROOT / "examples").glob("*.yaml"))
+    assert len(examples) >= 3
+    for example in examples:
+        assert decode_proposal(example.read_bytes(), format="yaml").actions
 
 
 def test_every_block_has_a_language() -> None:
