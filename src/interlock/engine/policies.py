@@ -25,7 +25,7 @@ from interlock.journal import read
 from interlock.model.decision import Request
 from interlock.model.errors import IntegrityError, InterlockError
 from interlock.model.events import PolicyDecided
-from interlock.model.proposal import Action
+from interlock.model.proposal import Action, Proposal
 from interlock.model.tool import Tool
 from interlock.policy import (
     CaseResult,
@@ -168,7 +168,7 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
         return  # a damaged journal answers nothing; `runs check` says more
     store = StateStore(history.db, history.place.workspace_id, SystemClock())
     seen: set[tuple[str | None, str | None]] = set()
-    documents: dict[str, Any] = {}
+    documents: dict[str, tuple[Proposal, dict[str, Action]]] = {}
     for event in decided:
         key = (event.proposal, event.action)
         known = folded.proposals.get(event.proposal or "")
@@ -176,13 +176,14 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
             continue
         seen.add(key)
         try:
-            if known not in documents.values():
-                documents[event.proposal or ""] = folded.proposal(known)
+            if event.proposal not in documents:
+                whole = folded.proposal(known)
+                documents[event.proposal or ""] = whole, {action.id: action for action in whole.actions}
         except IntegrityError:
             yield None
             continue
-        proposal = documents[event.proposal or ""]
-        action = next(a for a in proposal.actions if a.id == event.action)
+        proposal, by_id = documents[event.proposal or ""]
+        action = by_id[event.action or ""]
         parameters = _parameters(folded, known, action)
         if parameters is None:
             yield None
@@ -191,9 +192,9 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
         session = proposal.session or (folded.started.session if folded.started is not None else None)
         request = Request(
             agent=known.received.agent,
-            action=POLICY_ACTION[action.type] if state_action else action.tool,
+            action=POLICY_ACTION[action.type] if state_action else action.tool or "",
             resource_type="StateKey" if state_action else "Tool",
-            resource=action.parameters["key"] if state_action else action.tool,
+            resource=action.parameters["key"] if state_action else action.tool or "",
             session={"name": session} if session else {},
             parameters=parameters,
             state=_state(policies, store, event.ts),
