@@ -20,6 +20,7 @@ from interlock.detect.finding import Finding
 from interlock.detect.shapes import find_private_keys, find_tokens, may_hold_token
 
 _DONE: Final = re.compile(r"\[redacted:[a-z0-9-]+:[0-9a-f]{8}\]")
+_NEVER_SECRET: Final = frozenset((type(None), bool, int, float))
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -88,6 +89,8 @@ class Redactor:
         element or member, so that `/users/*/pin` reaches into lists. `data` is the value's JSON encoding where the
         caller has it already (canonical or not): it is searched first, and a clean value is not walked at all.
         """
+        if value.__class__ in _NEVER_SECRET and not marks:
+            return value
         if data is None:
             data = _encode(value) if value.__class__ is not str else value.encode("utf-8", "surrogatepass")
         if may_hold_secret(data):

@@ -63,6 +63,8 @@ class Gate:
         self._groups = groups
         self._grants = grants
         self._settled: dict[tuple[str, str, str], Decision] = {}
+        self._granted: set[tuple[str, str, str]] = set()
+        """Of whom and what steps 2 and 3 are known to pass at any time, whatever the parameters (but for the schema)."""
 
     def settled(self, who: Principal, tool: Registered) -> Decision | None:
         """The decision that holds for every call of a tool by an agent, if steps 2 and 5 cannot depend on the call.
@@ -111,6 +113,11 @@ class Gate:
         A refusal says no; a decision that is `hold` has to be asked about (step 6); otherwise the action may go on.
         """
         now = self._now_us()
+        if tool is not None and (who.agent, tool.name, tool.version) in self._granted and _plain_state(action):
+            # 2 and 3 are known, but for the schema
+            if refusal := _check_schema(tool, parameters):
+                return 3, refusal, None
+            return self._fifth(who, proposal, action, tool, parameters, state, discharged)
         # 2. capability: the tool, and every state key the action names
         if refusal := self._capability(who, action, tool, now):
             return 2, refusal, None
@@ -125,6 +132,18 @@ class Gate:
         # 4. preconditions on state
         if refusal := _check_state(action, state):
             return 4, refusal, None
+        return self._fifth(who, proposal, action, tool, parameters, state, discharged)
+
+    def _fifth(
+        self,
+        who: Principal,
+        proposal: Proposal,
+        action: Action,
+        tool: Registered | None,
+        parameters: dict[str, Any],
+        state: StateView,
+        discharged: frozenset[str],
+    ) -> tuple[int, Refusal | None, Decision | None]:
         # 5. policy
         decision = self._decide(who, proposal, action, tool, parameters, state, discharged)
         if decision.decision == "deny":
@@ -151,11 +170,14 @@ class Gate:
         discharged: frozenset[str],
     ) -> Decision:
         policy = self.policy
-        if tool is not None and not tool.marks and self.capability.tool_is_static(who.agent, tool.tool):
-            settled = policy.constant(who.agent, tool.name, tool.name, groups=who.groups)
-            if settled is not None and settled.decision == "allow":
-                self._settled[who.agent, tool.name, tool.version] = settled
-                return settled
+        if tool is not None and not tool.marks:
+            key = (who.agent, tool.name, tool.version)
+            if key not in self._granted and self.capability.tool_is_static(who.agent, tool.tool):
+                self._granted.add(key)
+                settled = policy.constant(who.agent, tool.name, tool.name, groups=who.groups)
+                if settled is not None and settled.decision == "allow":
+                    self._settled[key] = settled
+                    return settled
         return policy.decide(self.request(who, proposal, action, tool, parameters, state, discharged))
 
     def request(

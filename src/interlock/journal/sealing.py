@@ -65,6 +65,9 @@ def encode_batches(events: Sequence[Event], first: int) -> Iterator[tuple[int, b
     """Split events, numbered from `first`, into batches within the bounds: event count and lines. Raises: StoreError."""
     if events and (events[0].seq, events[-1].seq) != (first, first + len(events) - 1):
         raise StoreError(f"event {first} was lost on its way to the journal", code="internal")
+    if len(events) <= BATCH_EVENTS_MAX:
+        yield from _bounded(events)
+        return
     for start in range(0, len(events), BATCH_EVENTS_MAX):
         yield from _bounded(events[start : start + BATCH_EVENTS_MAX])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -49,7 +50,12 @@ def digest(what: str, value: Any) -> str:
 
 def digest_bytes(what: str, data: bytes) -> str:
     """The digest of bytes that are canonical already, or that are not JSON at all (file contents)."""
-    return "sha256:" + hashlib.sha256(b"interlock.%b.v1\n" % what.encode() + data).hexdigest()
+    return "sha256:" + hashlib.sha256(_domain(what) + data).hexdigest()
+
+
+@cache
+def _domain(what: str) -> bytes:
+    return b"interlock.%b.v1\n" % what.encode()
 
 
 def _plain(value: Any) -> bool:
@@ -62,11 +68,15 @@ def _plain(value: Any) -> bool:
             raise CanonicalError(f"integer beyond +-(2^53 - 1): it has {value.bit_length()} bits")
         return True
     if cls is dict:
-        return all(
-            k.__class__ is str and k.isascii() and (v.__class__ in _ATOMS or _plain(v)) for k, v in value.items()
-        )
+        for k, v in value.items():  # loops: a generator each would take longer than what it does
+            if k.__class__ is not str or not k.isascii() or not (v.__class__ in _ATOMS or _plain(v)):
+                return False
+        return True
     if cls is list or cls is tuple:
-        return all(v.__class__ in _ATOMS or _plain(v) for v in value)
+        for v in value:  # noqa: SIM110 - see above
+            if v.__class__ not in _ATOMS and not _plain(v):
+                return False
+        return True
     return False
 
 
