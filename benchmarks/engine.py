@@ -8,8 +8,8 @@ with durability `off` nothing is written and no event is built, and that a polic
 decided once. Both are timed from the text of the proposal to the result; car-runtime's result is JSON text, Interlock's
 is objects. car-runtime is measured twice: in a fresh runtime, where it is at its best, and with its tenth proposal in one
 runtime, because each takes longer than the one before; Interlock has one runtime and one run for all rounds. Left out,
-because they take minutes: its tenth proposal of 10,000 actions, and 100,000 actions. The chain is made of state keys that one action
-promises and the next one needs, the one kind of dependency that both have.
+because they take minutes: its tenth proposal of 10,000 actions, and 100,000 actions. The chain is made of state keys that
+one action promises and the next one needs, the one kind of dependency that both have.
 """
 
 import time
