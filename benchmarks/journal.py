@@ -95,7 +95,7 @@ def snapshots(root: Path, rounds: int) -> list[dict]:
 
         def timed(chosen: object) -> float:
             services.sampler = chosen
-            return measured.seconds(data, 4)
+            return measured.seconds(data, 16)
 
         found = alternate({"with": lambda: timed(sampler), "without": lambda: timed(None)}, rounds)
         services.sampler = sampler
