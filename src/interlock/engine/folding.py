@@ -257,6 +257,11 @@ class FoldedRun:
     @staticmethod
     def _take_undo(action: FoldedAction, event: e.UndoDone) -> None:
         action.undo_open = None
+        if event.status == "redone":  # the undo was undone
+            action.undone.pop(event.how, None)
+            if action.row is not None and action.row.status == "compensated":
+                action.row.status = "succeeded"
+            return
         action.undone[event.how] = event.problem
         if action.row is not None and action.row.status == "succeeded":
             if event.problem is not None:

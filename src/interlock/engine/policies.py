@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from interlock.capability.arguments import spelled
 from interlock.detect import flags as detect_flags
 from interlock.disk import Disk
 from interlock.engine.assemble import embedded, policy_of, settings_policies
@@ -20,6 +21,7 @@ from interlock.engine.clock import SystemClock
 from interlock.engine.folding import FoldedRun
 from interlock.engine.gate import POLICY_ACTION
 from interlock.engine.history import History
+from interlock.engine.registry import Registry
 from interlock.executors.modules import ModuleTools
 from interlock.journal import read
 from interlock.model.decision import Request
@@ -62,10 +64,23 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     """False: what is here is not in force until `interlock trust`."""
     left_out: list[str]
     """Tool modules that were not loaded because their code is not trusted."""
+    registry: Registry
+    root: Path
+
+    def spelled(self, tool: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Parameters as the gate hands them to the policies: one spelling for a path or host, and defaults filled in."""
+        found = self.registry.find(tool)
+        return parameters if found is None else spelled(found.marks, parameters, str(self.root), found.defaults)
 
     def test(self, data: Any, name: str) -> tuple[CaseResult, ...]:
         """Run a table of cases. Raises: ConfigurationError if it cannot be read."""
-        return run_cases(self.judge, read_cases(data, name))
+        cases = read_cases(data, name)
+        return run_cases(
+            self.judge,
+            tuple(
+                msgspec.structs.replace(case, parameters=self.spelled(case.action, case.parameters)) for case in cases
+            ),
+        )
 
     def explain(
         self,
@@ -85,7 +100,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
                 resource_type=BUILT_IN[action][0] if action in BUILT_IN else "Tool",  # type: ignore[arg-type]
                 resource=action if resource is None else resource,
                 session={"name": session} if session else {},
-                parameters=parameters,
+                parameters=self.spelled(action, parameters),
                 state=state or {},
                 proposal={"id": "explain", "source": "explain", "action_count": 1},
                 flags=detect_flags(parameters) if self.judge.wants_flags else (),
@@ -137,6 +152,8 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
             tools=len(definitions),
             trusted=not changes,
             left_out=left_out,
+            registry=services.registry,
+            root=gathered.root,
         )
     finally:
         while closing:
@@ -196,7 +213,7 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
             resource_type="StateKey" if state_action else "Tool",
             resource=action.parameters["key"] if state_action else action.tool or "",
             session={"name": session} if session else {},
-            parameters=parameters,
+            parameters=policies.spelled(action.tool or "", parameters),
             state=_state(policies, store, event.ts),
             proposal={"id": proposal.id, "source": proposal.source, "action_count": len(proposal.actions)},
             flags=detect_flags(parameters) if policies.judge.wants_flags else (),

@@ -23,7 +23,7 @@ from interlock.model.errors import ConfigurationError, InterlockError, UsageErro
 from interlock.model.grant import Grant
 from interlock.model.limits import Limits
 from interlock.model.proposal import Budget, Proposal
-from interlock.model.result import ProposalResult
+from interlock.model.result import NotUndone, ProposalResult
 from interlock.model.tool import Binding, RateLimit, Tool, ToolExecutor
 
 ProposalLike = Proposal | Mapping[str, Any] | bytes | str
@@ -190,19 +190,32 @@ class Runtime:
         finally:
             self._sync.release()
 
-    async def undo(self, run_id: str, action: str | None = None, *, force: bool = False) -> ProposalResult:
+    async def undo(self, run_id: str, action_id: str | None = None, *, force: bool = False) -> ProposalResult:
         """Take back what a run did (or one action of it), as the person at the command line; itself a run, and undoable.
 
         Raises: as `execute`.
         """
         if self.services.load_more is not None:
             await self.prepare()
-        parameters = {"run": run_id, "force": force} | ({} if action is None else {"action": action})
+        parameters = {"run": run_id, "force": force} | ({} if action_id is None else {"action": action_id})
         run = Run.start(self.services, agent=OPERATOR, source="undo")
         try:
-            return await run.execute(
-                decode({"actions": [{"type": "tool_call", "tool": "undo", "parameters": parameters}]}, self.services)
-            )
+            # `skip`: an undo that gets stuck half way is not itself taken back.
+            action = {
+                "type": "tool_call",
+                "id": "undo",
+                "tool": "undo",
+                "parameters": parameters,
+                "failure_behavior": "skip",
+            }
+            result = await run.execute(decode({"actions": [action]}, self.services))
+            output = result.results[0].output
+            if isinstance(output, dict):
+                left = output.get("not_undone", [])
+                result.not_undone = [
+                    NotUndone(action_id=one["action"], reason=one["reason"], detail=one["detail"]) for one in left
+                ]
+            return result
         finally:
             run.finish()
 

@@ -13,7 +13,8 @@ from interlock.engine.calling import ask_tool
 from interlock.engine.context import ActionContext
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
 from interlock.engine.run import OPERATOR
-from interlock.model.errors import ConflictError, IntegrityError, ToolError, UsageError
+from interlock.journal import JournalWriter, recover
+from interlock.model.errors import ConflictError, IntegrityError, StoreError, ToolError, UsageError
 from interlock.model.events import UndoDone, UndoIntent
 from interlock.model.proposal import Action, ToolCompensation
 from interlock.model.tool import Binding, Context, Tool
@@ -21,11 +22,14 @@ from interlock.verify.graph import resolve
 from interlock.verify.templates import fill
 from interlock.workspace import Origin
 from interlock.workspace.names import Rel, to_json
-from interlock.workspace.undo import plan_undo, restore
+from interlock.workspace.undo import UndoConflictError, find_conflicts, plan_undo, restore
 
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
     from interlock.engine.services import Services
+
+_NEVER_UNDONE = frozenset({"not_exactly_undoable", "irreversible"})
+"""What nobody can take back is said, and is no failure of undo; everything else that is left is."""
 
 _SCHEMA = {
     "type": "object",
@@ -80,9 +84,14 @@ class _Undo:
         self._at: dict[str, int] = {}
         """Which version of a key is back: an older action finds its own write there."""
         self._not_undone: list[dict[str, str]] = []
+        self._marks: list[tuple[str, str, str, str]] = []
+        """Run, proposal, action and status of what has to be written into other runs' journals."""
 
     async def take_back(self, run_id: str, action: str | None) -> dict[str, Any]:
-        """Newest first, over the proposals of the run. Raises ToolError `undo_conflict` if nothing could be taken back."""
+        """Newest first, over the proposals of the run.
+
+        Raises: ToolError `undo_conflict` (nothing was touched), `undo_incomplete`, `undo_denied`, `nothing_to_undo`.
+        """
         services = self._services
         if services.state_dir is None:
             raise ToolError(
@@ -95,7 +104,6 @@ class _Undo:
             folded = FoldedRun(services.state_dir / "runs" / run_id)
         except (UsageError, IntegrityError) as error:
             raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint) from error
-        found = False
         for proposal in reversed(folded.proposals.values()):
             if proposal.received.agent != self._x.who.agent != OPERATOR:
                 raise ToolError(
@@ -105,17 +113,73 @@ class _Undo:
                     retryable=False,
                     hint="a person can: `interlock undo`",
                 )
-        for proposal in reversed(folded.proposals.values()):
-            for one in self._chosen(folded, proposal, action):
-                found = True
-                await self._take_back(folded, proposal, one)
-        if not found:
+        chosen = [
+            (proposal, one)
+            for proposal in reversed(folded.proposals.values())
+            for one in self._chosen(folded, proposal, action)
+        ]
+        if not chosen:
             what = f"no action `{action}` that did something" if action else "nothing that could be taken back"
             raise ToolError(f"run `{run_id}` has {what}", code="nothing_to_undo", retryable=False)
+        if not self._force:
+            self._look_first(folded, chosen)
+        try:
+            for proposal, one in chosen:
+                await self._take_back(folded, proposal, one)
+        finally:
+            self._tell(folded)
         services.idempotency.delete(run_id, action=action)
-        if self._not_undone and not (self._restored or self._compensated or self._state):
-            raise ToolError(self._not_undone[0]["detail"], code="undo_conflict", retryable=False, output=self._said())
+        services.cache.clear()
+        left = [one for one in self._not_undone if one["reason"] not in _NEVER_UNDONE]
+        if left:
+            more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+            raise ToolError(
+                f"`{left[0]['action']}` was not taken back: {left[0]['detail']}{more}",
+                code="undo_incomplete",
+                retryable=False,
+                output=self._said(),
+            )
         return self._said()
+
+    def _tell(self, folded: FoldedRun) -> None:
+        """Write into the journals concerned what was compensated, or made good again: it must not be compensated twice."""
+        told: dict[str, list[tuple[str, str, str]]] = {}
+        for run_id, proposal, action, status in self._marks:
+            told.setdefault(run_id, []).append((proposal, action, status))
+        x, services = self._x, self._services
+        for run_id, marks in told.items():
+            try:
+                directory = folded.directory.parent / run_id
+                recover(directory, services.disk)
+                with JournalWriter.open(
+                    directory, run_id=run_id, disk=services.disk, clock=services.clock, create=False
+                ) as writer:
+                    for proposal, action, status in marks:
+                        writer.append(
+                            UndoDone(
+                                how="compensation",
+                                status=status,
+                                proposal=proposal,
+                                action=action,
+                                ts=x.clock.now_us(),
+                                mono=x.clock.mono_ns(),
+                                step=9,
+                            )
+                        )
+            except (StoreError, IntegrityError, UsageError) as error:
+                self._leave(marks[0][1], error.code, f"compensated, but its run could not be told: {error.message}")
+
+    def _look_first(self, folded: FoldedRun, chosen: list[tuple[FoldedProposal, Action]]) -> None:
+        """Refuse before anything is touched if somebody else changed a file since. Raises: ToolError `undo_conflict`."""
+        workspace = self._services.workspace
+        if workspace is None:
+            return
+        wanted = {(known.received.proposal, action.id) for known, action in chosen}
+        entries = [one for one in plan_undo(folded.directory) if (one.proposal, one.action) in wanted]
+        conflicts = find_conflicts(workspace, folded.directory, entries)
+        if conflicts:
+            error = UndoConflictError(conflicts)
+            raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint)
 
     def _said(self) -> dict[str, Any]:
         return {
@@ -165,7 +229,7 @@ class _Undo:
     ) -> bool | None:
         """True or False: it was tried. None: there is no compensation."""
         calls = self._compensations(folded, known, action, done)
-        for name, parameters in calls:
+        for agent, name, parameters in calls:
             x, recorder = self._x, self._x.recorder
             if recorder is not None:
                 recorder.append(
@@ -174,7 +238,7 @@ class _Undo:
                     )
                 )
                 await recorder.writer.durable()
-            answer = await ask_tool(x, self._index, name, parameters, as_agent=known.received.agent)
+            answer = await ask_tool(x, self._index, name, parameters, as_agent=agent)
             if recorder is not None:
                 status = "compensated" if answer.problem is None else "not_undone"
                 text = None if answer.problem is None else recorder.text(answer.problem)
@@ -185,30 +249,54 @@ class _Undo:
                 self._leave(action.id, "compensation_failed", answer.problem)
                 return False
             self._compensated.append(
-                {"action": action.id, "tool": name, "parameters": parameters, "output": answer.output}
+                {
+                    "run": known.run_id,
+                    "proposal": known.received.proposal,
+                    "action": action.id,
+                    "agent": agent,
+                    "tool": name,
+                    "parameters": parameters,
+                    "output": answer.output,
+                }
             )
+            self._mark(known, action, done)
         return True if calls else None
+
+    def _mark(self, known: FoldedProposal, action: Action, done: FoldedAction) -> None:
+        self._marks.append((known.run_id, known.received.proposal or "", action.id, "compensated"))
+        output = done.row.output if done.row is not None else None
+        if action.tool == "undo" and isinstance(output, dict):
+            # What that undo had compensated is in force again, and may be undone again.
+            for one in output.get("compensated", []):
+                self._marks.append((one["run"], one["proposal"], one["action"], "redone"))
 
     def _compensations(
         self, folded: FoldedRun, known: FoldedProposal, action: Action, done: FoldedAction
-    ) -> list[tuple[str, dict[str, Any]]]:
-        """The calls that take a succeeded action back, newest first."""
-        if done.row is None or done.row.status != "succeeded":
+    ) -> list[tuple[str, str, dict[str, Any]]]:
+        """The calls that take a succeeded action back, newest first: as which agent, which tool, with what."""
+        agent = known.received.agent
+        if done.row is None or done.row.status not in ("succeeded", "failed"):
             return []
         output = done.row.output
+        if done.row.status == "failed" and action.tool != "undo":
+            return []
         if action.tool == "undo" and isinstance(output, dict):
             # An undo is undone by taking back the compensations it made.
             made = output.get("compensated", [])
-            return [c for one in reversed(made) if (c := self._template(one["tool"], one["parameters"], one["output"]))]
+            return [
+                (one["agent"], *call)
+                for one in reversed(made)
+                if (call := self._template(one["tool"], one["parameters"], one["output"]))
+            ]
         given = action.compensation
         if isinstance(given, ToolCompensation):
-            return [(given.tool, resolve(given.parameters, _Outputs(known)))]
+            return [(agent, given.tool, resolve(given.parameters, _Outputs(known)))]
         if given is not None:
             other = next(a for a in folded.proposal(known).actions if a.id == given.action_id)
-            return [(other.tool, resolve(other.parameters, _Outputs(known)))] if other.tool else []
+            return [(agent, other.tool, resolve(other.parameters, _Outputs(known)))] if other.tool else []
         parameters = folded.value(done.parameters) if done.parameters is not None else action.parameters
         call = self._template(action.tool or "", parameters, output)
-        return [call] if call else []
+        return [(agent, *call)] if call else []
 
     def _template(self, name: str, parameters: dict[str, Any], output: Any) -> tuple[str, dict[str, Any]] | None:
         tool = self._services.registry.find(name)
@@ -232,7 +320,9 @@ class _Undo:
             return True
         origin = Origin(x.proposal.id, x.proposal.actions[self._index].id, 1)
         try:
-            done = restore(workspace, folded.directory, entries, x.run.backups, origin, force=self._force)
+            # Nobody else had changed them when we looked; what a compensation of ours has made of them since is no conflict.
+            force = self._force or bool(self._compensated)
+            done = restore(workspace, folded.directory, entries, x.run.backups, origin, force=force)
         except (ConflictError, IntegrityError, ToolError) as error:
             self._leave(action_id, error.code, error.message)
         else:

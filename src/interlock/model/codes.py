@@ -109,6 +109,7 @@ REASONS: Final[dict[str, str]] = {
     "interrupted": "The process ended before the action was finished.",
     "unknown_outcome": "The process died between intent and outcome; whether the action happened is not known.",
     "store_failed": "The journal or the database could not be written; nothing more was started.",
+    "undo_incomplete": "Undo took back what it could; `output.not_undone` says what is left, and why.",
     "nothing_to_undo": "The run has done nothing that could be taken back.",
     "compensation_failed": "The call that should have taken the action back failed or was refused.",
     "not_exactly_undoable": "The action did something (a process, for example) that undo cannot exactly take back.",

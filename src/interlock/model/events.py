@@ -46,7 +46,7 @@ class Event(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_fiel
 
 
 class RunStarted(Event, kw_only=True, tag="run_started"):
-    """First event of a run. `machine` and `boot` tell whether a pid in it can still mean the same process."""
+    """First event of a run. `boot` tells whether the `pid` can still mean the same process."""
 
     version: int = FORMAT_VERSION
     run: str
@@ -281,7 +281,7 @@ class UndoDone(Event, kw_only=True, tag="undo_done"):
 
     how: str
     status: str
-    """`rolled_back`, `compensated` or `not_undone`."""
+    """`rolled_back`, `compensated` or `not_undone`; `redone` if the undo itself was undone later."""
     problem: str | None = None
 
 

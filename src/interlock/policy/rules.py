@@ -106,5 +106,5 @@ def _unknown(entry: str, actions: dict[str, ActionType], groups: set[str]) -> st
         parts = re.escape(entry).replace(r"\*", ".*")
         tools = [name for name, action in actions.items() if CALL in action.groups]
         matched = any(re.fullmatch(parts, name, re.DOTALL) for name in tools)
-        return None if matched else f"no tool matches `{entry}`"
+        return None if matched or entry == "*" else f"no tool matches `{entry}`"
     return None if entry in actions else f"no tool is named `{entry}`{nearest(entry, actions)}"

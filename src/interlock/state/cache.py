@@ -59,6 +59,11 @@ class ResultCache:
         while len(self._entries) > self._entries_max or self._chars > self._chars_max:
             self._chars -= len(self._entries.popitem(last=False)[1].text)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._bytes = 0
+
     def delete(self, key: str) -> None:
         """Forget an output."""
         found = self._entries.pop(key, None)

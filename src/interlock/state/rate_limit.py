@@ -7,6 +7,8 @@ bucket that keeps one number: the time at which the bucket would be full again. 
 
 from __future__ import annotations
 
+import threading
+
 from interlock.model.tool import RateLimit
 
 
@@ -21,6 +23,7 @@ class TokenBucket:
         # Times are kept in units of 1/calls of a nanosecond: then one token is a whole number of units.
         self._token = limit.per_ms * 1_000_000
         self._full_at: int | None = None
+        self._lock = threading.Lock()  # proposals on several loops share a tool's bucket
 
     def acquire(self, now_ns: int, wait_max_ns: int | None = None) -> int | None:
         """Take the next token; returns nanoseconds to wait before using it (0: now).
@@ -28,6 +31,10 @@ class TokenBucket:
         Returns None, and takes nothing, if the wait would be longer than `wait_max_ns`. `now_ns` is monotonic time; a
         clock that stands or goes back never gives tokens away.
         """
+        with self._lock:
+            return self._acquire(now_ns, wait_max_ns)
+
+    def _acquire(self, now_ns: int, wait_max_ns: int | None) -> int | None:
         now = now_ns * self._calls
         full_at = now if self._full_at is None else max(self._full_at, now)
         # With `calls` tokens in a full bucket, the first `calls` reservations need no wait.

@@ -119,6 +119,16 @@ def restore(
         ]
 
 
+def find_conflicts(workspace: Workspace, run: Path, entries: Sequence[Entry]) -> list[Rel]:
+    """The paths that somebody else changed since `entries` (newest first) were recorded: what `restore` would refuse.
+
+    Changes nothing. Raises: as `restore`.
+    """
+    with workspace.changing():
+        steps, conflicts = _compare(workspace, run, _chains(reversed(entries)))
+        return [*conflicts, *_with_contents(workspace, steps)[1]]
+
+
 def _chains(entries: Iterable[Entry]) -> dict[Rel, _Chain]:
     """The known states of each path, oldest first.
 
