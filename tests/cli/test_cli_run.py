@@ -132,6 +132,37 @@ def test_undo_of_one_action_and_of_what_somebody_else_changed(cli):
     assert not (cli.root / "y").exists()
 
 
+def test_an_undo_that_somebody_was_in_the_way_of_says_how_to_go_on(cli):
+    run_id = cli.run(call("fs.write", path="x", content="1"), call("fs.write", path="y", content="1"))["run_id"]
+    (cli.root / "y").write_text("somebody's")
+    said = cli("undo", run_id)
+    assert said.code == 1
+    assert "undo_conflict" in said.out
+    assert "--force" in said.err
+    said = cli("undo", run_id, "--force")
+    assert said.code == 0
+    assert "removed      y  (a2)" in said.out
+    assert "--force" not in said.err
+
+
+def test_an_undo_that_could_not_take_all_back_is_no_success(cli):
+    run_id = cli.run(
+        call("fs.write", path="x", content="1"), {"type": "state_write", "parameters": {"key": "k", "value": 1}}
+    )["run_id"]
+    cli.run({"type": "state_write", "parameters": {"key": "k", "value": 2}})
+    said = cli("undo", run_id)
+    assert said.code == 1
+    assert "state_conflict" in said.out
+    assert "--force" in said.err
+
+
+def test_an_undo_that_did_all_that_can_be_done_is_a_success(cli):
+    run_id = cli.run(call("fs.write", path="x", content="1"), call("shell", command="true"))["run_id"]
+    said = cli("undo", run_id)
+    assert said.code == 0
+    assert "not undone: a2: not_exactly_undoable" in said.out
+
+
 def test_undo_of_a_run_that_is_not_there(cli):
     said = cli("undo", "run_none", "--json")
     assert (said.code, said.error["code"]) == (2, "not_found")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from typing import Any
 
 from interlock.model.result import ActionResult, ProposalResult
 from interlock.surfaces.cli.output import Output, brief, clean
@@ -30,10 +31,40 @@ def proposal_lines(out: Output, result: ProposalResult) -> Iterator[str]:
     for row in result.results:
         yield from _row(out, row)
     for left in result.not_undone:
-        yield out.paint("not undone: ", "red") + clean(f"{left.action_id}: {left.reason} {left.detail}".rstrip())
+        yield _left(out, left.action_id, left.reason, left.detail)
+    yield _summary(out, result)
+
+
+def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
+    """What an undo took back, one line each, what it had to leave, and the status."""
+    for row in result.results:
+        if row.status != "succeeded":
+            yield from _row(out, row)
+    for done in undo_outputs(result):
+        for one in done["restored"]:
+            yield f"{out.paint(one['how'].ljust(12), 'green')} {clean(one['path'])}  ({clean(one['action'])})"
+        for one in done["compensated"]:
+            yield f"{out.paint('compensated'.ljust(12), 'green')} {clean(one['action'])}  {clean(one['tool'])}"
+        for key in done["state"]:
+            yield f"{out.paint('restored'.ljust(12), 'green')} state {clean(key)}"
+        for left in done["not_undone"]:
+            yield _left(out, left["action"], left["reason"], left["detail"])
+    yield _summary(out, result)
+
+
+def undo_outputs(result: ProposalResult) -> list[dict[str, Any]]:
+    """What the tool `undo` said: `restored`, `compensated`, `state`, `not_undone`. A failure has it too, if it did something."""
+    return [row.output for row in result.results if isinstance(row.output, dict) and "restored" in row.output]
+
+
+def _left(out: Output, action: str, reason: str, detail: str) -> str:
+    return out.paint("not undone: ", "red") + clean(f"{action}: {reason} {detail}".rstrip())
+
+
+def _summary(out: Output, result: ProposalResult) -> str:
     cost = result.cost
     counted = f"{cost.actions_executed} executed, {cost.actions_rejected} rejected, {cost.actions_skipped} skipped"
-    yield f"{out.paint(*_mark(result.status))}: {counted}, {cost.total_duration_ms:.0f} ms; run {clean(result.run_id)}"
+    return f"{out.paint(*_mark(result.status))}: {counted}, {cost.total_duration_ms:.0f} ms; run {clean(result.run_id)}"
 
 
 def _row(out: Output, row: ActionResult) -> Iterator[str]:

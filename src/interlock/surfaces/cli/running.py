@@ -17,7 +17,7 @@ from interlock.surfaces.cli.interrupting import interrupted, run_interruptibly
 from interlock.surfaces.cli.opening import at_terminal, runtime
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.plan_file import read_plan
-from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines
+from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines, undo_lines, undo_outputs
 
 if TYPE_CHECKING:
     from interlock.engine.recovery import Answer
@@ -81,11 +81,17 @@ def resume(out: Output, run_id: str, no_wait: bool) -> int:
 @click.option("--force", is_flag=True, help="Also where others changed the files since; what is overwritten is kept.")
 @click.pass_obj
 def undo(out: Output, run_id: str, action: str | None, force: bool) -> int:
-    """Take back what a run did: files, state, and what has a compensation. An undo is a run, and can be undone."""
+    """Take back what a run did: files, state, and what has a compensation. An undo is a run, and can be undone.
+
+    Exit code: 0 if all came back that has a way back, 1 if something was in the way, such as a change that somebody made since.
+    """
     with runtime(out, offer_trust=True) as opened:
         opened.services.index.get(run_id)
         result = _carry_out(out, opened, lambda: opened.undo(run_id, action, force=force))
-    out.emit(result, lambda: proposal_lines(out, result))
+    out.emit(result, lambda: undo_lines(out, result))
+    reasons = {left["reason"] for output in undo_outputs(result) for left in output["not_undone"]}
+    if not force and {"undo_conflict", "state_conflict"} & {*reasons, *(row.reason for row in result.results)}:
+        out.note("`--force` overwrites what was changed since, and keeps it: that undo can be undone too")
     return EXIT_CODES.get(result.status, FAILED)
 
 
@@ -192,6 +198,6 @@ def _say_held(out: Output, results: list[ProposalResult]) -> None:
                 out.note(
                     f"`interlock recover {result.run_id} --action {clean(row.action_id)} --as again|succeeded|failed|undo`"
                 )
-        if result.status == "held":
+        if any(row.status == "held" and row.reason == "held" for row in result.results):  # `recover` goes on by itself
             out.note(f"then `interlock resume {result.run_id}`")
     sys.stderr.flush()
