@@ -3,12 +3,13 @@
 import asyncio
 
 import pytest
-from engine_world import binding, call, execute, expect, plan, read, reasons, statuses, write
+from engine_world import AGENT, binding, call, execute, expect, plan, read, reasons, statuses, write
 
 import interlock
 from interlock.disk import Database
 from interlock.engine.recovery import resume
 from interlock.journal import scan
+from interlock.model.errors import UsageError
 
 CHILD = """
     marks = project.root.parent / "marks"
@@ -499,3 +500,14 @@ def test_resume_under_a_changed_policy_refuses_what_is_not_allowed_any_more(cras
     assert crash.log == []
     assert statuses(result) == ["succeeded", "rejected", "skipped"]
     assert reasons(result) == ["not_undone", "policy_denied", "aborted"]
+
+
+def test_a_run_whose_row_was_never_written_is_found_by_its_journal(new_project):
+    project = new_project()
+    rt = project.open()
+    done = execute(rt, call("fs.write", parameters={"path": "a", "content": "b"}))
+    rt.services.index.delete(done.run_id)
+    with pytest.raises(UsageError) as caught:
+        asyncio.run(rt.resume(done.run_id))
+    assert caught.value.code == "run_finished", "its journal says so"
+    assert rt.services.index.get(done.run_id).agent == AGENT

@@ -20,6 +20,7 @@ from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
 from interlock.engine.run import Run, tighter
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
+from interlock.engine.unfinished import adopt_orphans
 from interlock.engine.writing import writing
 from interlock.journal import recover
 from interlock.model.errors import ConflictError, IntegrityError, ToolError, UsageError
@@ -41,6 +42,8 @@ async def resume(
     Returns the results of the proposals that were not finished. Raises: UsageError `not_found` or `run_finished`;
     IntegrityError if the journal is damaged or was truncated; StoreError `run_locked` if its process is alive.
     """
+    if services.state_dir is not None:
+        adopt_orphans(services.index, services.state_dir / "runs", services.disk)
     directory = run_directory(services, run_id)
     report = recover(directory, services.disk)
     read_to = services.index.check_not_behind(directory).head.seq
@@ -58,6 +61,8 @@ async def resume(
                 results.append(await _Resumption(run, folded, known, answers or {}, by).go())
             else:
                 run.count(folded.result(proposal_id))
+        if not folded.proposals:
+            run.nothing_began()
     except BaseException:
         run.leave()
         raise

@@ -269,6 +269,10 @@ class Run:
             index.update(self.id, status=status, finished_us=self.services.clock.now_us(), **self._counts)
             index.commit_point(self.recorder.writer.head())
 
+    def nothing_began(self) -> None:
+        """The process ended before a proposal was on disk: that is no success."""
+        self._statuses.append("interrupted")
+
     def count(self, result: ProposalResult) -> None:
         """Count a proposal's result into the run's status and its row in the index."""
         counts = self._counts

@@ -15,8 +15,9 @@ from interlock.disk import Database, Disk
 from interlock.engine.clock import SystemClock, SystemIds
 from interlock.engine.folding import FoldedRun
 from interlock.engine.machine import boot_id
-from interlock.journal import RunIndex, RunRow, recover
+from interlock.journal import RunIndex, RunRow, read, recover
 from interlock.model.errors import IntegrityError, StoreError, UsageError
+from interlock.model.events import RunStarted
 
 Need = Literal["nothing", "resume", "answer", "settle", "repair"]
 """What a run needs: nothing (its process is alive), `resume`, an answer to a question, a human's word, a whole journal."""
@@ -48,10 +49,39 @@ def recover_all(db: Database, index: RunIndex, runs: Path, disk: Disk) -> list[U
 
     A run whose journal says that it is over is entered as such. Raises: StoreError.
     """
+    adopt_orphans(index, runs, disk)
     rows = [row for status in OPEN_STATUSES for row in index.list_runs(status=status, limit=1_000_000)]
     rows.sort(key=lambda row: (row.started_us, row.run_id), reverse=True)
     found = [_recover_one(db, index, runs, disk, row) for row in rows]
     return [one for one in found if one is not None]
+
+
+def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
+    """Enter runs whose process ended between the first line of their journal and their row. Raises: StoreError."""
+    known = {row.run_id for row in index.list_runs(limit=1_000_000)}
+    for directory in sorted(runs.iterdir() if runs.is_dir() else ()):
+        if directory.name in known or not directory.name.startswith("run_"):
+            continue
+        try:
+            recover(directory, disk)
+            first = next(read(directory), None)
+        except StoreError as error:
+            if error.code != "run_locked":
+                raise
+            continue  # it is just beginning
+        except (IntegrityError, UsageError):
+            continue  # nothing was ever sealed there, or it is not a run
+        if isinstance(first, RunStarted):
+            index.add(
+                RunRow(
+                    run_id=directory.name,
+                    workspace=first.workspace,
+                    session=first.session,
+                    agent=first.agent,
+                    source="unknown",
+                    started_us=first.ts,
+                )
+            )
 
 
 def _recover_one(db: Database, index: RunIndex, runs: Path, disk: Disk, row: RunRow) -> Unfinished | None:
