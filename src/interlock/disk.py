@@ -301,12 +301,13 @@ def _sqlite(what: str) -> Iterator[None]:
             hint="try again; `interlock doctor` names it",
         ) from error
     except apsw.FullError as error:
-        raise StoreError(f"{what}: disk full", code="disk_full", hint="free some space on that file system") from error
+        raise StoreError(f"{what}: disk full", code="disk_full", hint=_CODES[errno.ENOSPC][1]) from error
     except apsw.ReadOnlyError as error:
         raise StoreError(f"{what}: the database cannot be written", code="read_only") from error
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise StoreError(f"{what}: the database is damaged: {error}", code="database_damaged") from error
     except (apsw.CantOpenError, apsw.IOError, apsw.PermissionsError, apsw.AuthError) as error:
-        raise StoreError(f"{what}: {error}", code="store") from error
+        hint = "see whether the disk is full or failing: `interlock doctor` says what is left"
+        raise StoreError(f"{what}: {error}", code="store", hint=hint) from error
     except OSError as error:
         raise store_error(error, what) from error

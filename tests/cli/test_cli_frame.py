@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -180,3 +181,24 @@ def test_clean_keeps_what_is_plain():
     assert clean("a\nb\tc") == "a\\nb\\tc"
     assert clean("a\nb\tc", lines=True) == "a\nb\tc"
     assert clean("\x1b[31m\udcff\u200b") == "\\x1b[31m\\udcff\\u200b"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_descriptors_are_no_defect(cli, closed):
+    plan = cli.plan(call("fs.write", path="made", content="1"))
+    command = f"{' '.join(map(shlex.quote, COMMAND))} run {plan} {closed}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=cli.root, env=cli.env, capture_output=True, timeout=25, check=False
+    )
+    assert (done.returncode, (cli.root / "made").read_text()) == (0, "1")
+    (row,) = cli("runs", "list", "--json").json
+    assert cli("runs", "check", row["run_id"]).code == 0
+
+
+def test_a_plan_from_a_closed_or_empty_input_is_empty(cli):
+    for redirect in ("<&-", "</dev/null"):
+        command = f"{' '.join(map(shlex.quote, COMMAND))} run - --json {redirect}"
+        done = subprocess.run(
+            ["/bin/sh", "-c", command], cwd=cli.root, env=cli.env, capture_output=True, timeout=25, check=False
+        )
+        assert (done.returncode, json.loads(done.stdout)["error"]["message"]) == (2, "the plan is empty")

@@ -200,3 +200,36 @@ def test_a_replay_says_what_an_edit_would_change(cli):
     assert [(c["action"], c["before"], c["after"]["decision"]) for c in told["changes"]] == [("a1", "allow", "deny")]
     assert "denied 1 of 2" in cli("policy", "replay").out
     assert cli("policy", "replay", "run_none", "--json").error["code"] == "not_found"
+
+
+def test_each_mistake_in_the_policies_has_its_own_line(cedar):
+    (cedar.root / "policy" / "a.cedar").write_text(
+        POLICY.replace("params.path", "params.paht")
+        + '@id("other")\npermit(principal, action == Action::"fs.raed", resource);\n'
+    )
+    said = cedar("policy", "check")
+    assert said.code == 2
+    assert [[wrong in line for line in said.err.splitlines()].count(True) for wrong in ("paht", "raed")] == [1, 1]
+    assert not any("paht" in line and "raed" in line for line in said.err.splitlines())
+
+
+def test_a_grant_of_an_empty_glob_is_refused(cli):
+    said = cli("grants", "issue", "coder", "--tool", "", "--json")
+    assert (said.code, said.error["code"]) == (2, "usage")
+    assert "-: " not in cli("grants", "show", "configuration:coder").out
+    assert "tools: *\n" in cli("grants", "show", "configuration:coder").out
+
+
+def test_an_answer_after_the_end_says_that_it_came_too_late(cli):
+    plan = cli.plan(call("fs.move", source="a.txt", destination="b.txt"))
+    (cli.root / "interlock.toml").write_text(
+        (cli.root / "interlock.toml").read_text().replace("[approvals]", '[approvals]\nttl = "1s"')
+    )
+    cli("trust", "--yes")
+    (cli.root / "a.txt").write_text("1")
+    said = cli("run", plan)
+    assert "got no answer in time" in said.out
+    (hold,) = cli("approvals", "list", "--status", "expired", "--json").json
+    late = cli("approvals", "approve", hold["id"], "--json")
+    assert (late.code, late.error["code"]) == (1, "already_resolved")
+    assert "expired" in late.error["message"]

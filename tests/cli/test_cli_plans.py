@@ -82,3 +82,9 @@ def test_explain_sees_what_earlier_actions_write(cli):
 def test_explain_for_another_agent(cli):
     (one,) = cli("explain", cli.plan(call("fs.list")), "--agent", "nobody", "--json").json
     assert (one["answer"], one["step"], one["reason"]) == ("reject", 2, "grant_missing")
+
+
+def test_a_misspelt_tool_is_guessed_wherever_it_is_refused(cli):
+    plan = cli.plan(call("fs.lst"))
+    for command in ("verify", "run", "explain"):
+        assert "did you mean `fs.list`?" in cli(command, plan, "--json").out

@@ -321,6 +321,7 @@ def test_a_file_that_changed_during_the_wait_is_shown_again(asking):
     result = execute(rt, call("fs.write", parameters={"path": "f", "content": "new"}))
     assert result.ok
     assert len(seen) == len(set(seen)) == 2
+    assert ["`f` has changed since it was approved" in hold.reason for hold in asked(rt)] == [False, True]
     assert path.read_text() == "new"
 
 

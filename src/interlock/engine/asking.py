@@ -41,7 +41,8 @@ async def ask(turn: Turn, decision: Decision) -> Refusal | None:
     desk = x.services.desk
     if desk is None or x.dry_run:
         names = ", ".join(f"`{requirement.policy}`" for requirement in decision.requirements)
-        return Refusal("approval_required", f"the rules say to ask first ({names}), and nobody is asked here")
+        what = "a run would ask" if x.dry_run else "the rules say to ask first, and nobody can be asked here"
+        return Refusal("approval_required", f"{what} ({names})")
     name, version = _call_of(turn)
     contents = [requirement.content for requirement in decision.requirements]
     if desk.store.standing.use(x.who.agent, x.who.session, name, version, contents) is not None:
@@ -88,6 +89,10 @@ def _new(turn: Turn, decision: Decision) -> Hold:
     assert desk is not None
     name, version = _call_of(turn)
     run, proposal, action = _where(turn)
+    files = _files(turn)
+    reasons = [r.reason for r in decision.requirements if r.reason] + _changed_since(
+        desk.store.for_action(*_where(turn)), files
+    )
     hold = desk.store.ask(
         HoldRequest(
             agent=x.who.agent,
@@ -99,12 +104,12 @@ def _new(turn: Turn, decision: Decision) -> Hold:
             tool_version=version,
             kind="tool_call",
             summary=_summary(turn),
-            reason="; ".join(r.reason for r in decision.requirements if r.reason),
+            reason="; ".join(reasons),
             parameters=_without_secrets(turn),
             context={"source": x.proposal.source, "compensation": _compensation(turn)},
             digest=digest_of(turn, canonical(turn.parameters)),
             requirements=decision.requirements,
-            files=_files(turn),
+            files=files,
             ttl_ms=desk.ttl_ms,
             started_by=desk.user,
             separation=desk.separation,
@@ -114,6 +119,15 @@ def _new(turn: Turn, decision: Decision) -> Hold:
         x.recorder.append(ActionHeld(approval=hold.id, **x.recorder.stamp(x, turn.index, 6)))
         x.recorder.writer.flush()
     return hold
+
+
+def _changed_since(last: Hold | None, files: tuple[FileShown, ...]) -> list[str]:
+    """Why an approved call is asked about again: the files that are not what the last question showed."""
+    if last is None or last.status != "approved":
+        return []
+    shown = {file.path: file.digest for file in last.files}
+    changed = [file.path for file in files if shown.get(file.path, file.digest) != file.digest]
+    return [f"`{path}` has changed since it was approved" for path in changed]
 
 
 def _without_secrets(turn: Turn) -> Any:
@@ -252,7 +266,10 @@ def _apply(turn: Turn, hold: Hold) -> Refusal | None:
             )
         who = f" by `{approver}`" if approver and hold.status == "denied" else ""
         why = f": {hold.decision_reason}" if hold.decision_reason and hold.status == "denied" else ""
-        return Refusal(_REFUSALS[hold.status], f"approval `{hold.id}` was {hold.status}{who}{why}")
+        said = {"expired": "got no answer in time", "cancelled": "was withdrawn"}.get(
+            hold.status, f"was denied{who}{why}"
+        )
+        return Refusal(_REFUSALS[hold.status], f"approval `{hold.id}` {said}")
     if hold.edits and turn.index not in x.edited:
         for patch in hold.edits:
             turn.parameters = merge_patch(turn.parameters, patch)

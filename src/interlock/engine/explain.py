@@ -96,7 +96,7 @@ class _Explaining:
     def _one(self, action: Action) -> ActionExplanation:
         tool = self._services.registry.find(action.tool)
         if action.type == "tool_call" and tool is None:
-            return _refused(action, 1, Refusal("unknown_tool", f"there is no tool `{action.tool}`"), None)
+            return _refused(action, 1, Refusal("unknown_tool", self._services.registry.missing(action.tool)), None)
         if refers(action.parameters):
             refusal = None if tool is None else self._gate.capability.tool(self._who.agent, tool.tool, self._now())
             if refusal is not None:

@@ -66,6 +66,8 @@ def issue(desk: Desk, wish: Wish, *, by: str) -> Grant:
         raise UsageError(f"`{OPERATOR}` is not an agent: it stands for the person at the command line")
     if wish.parent is None and not wish.tools and not wish.state_keys:
         raise UsageError("a grant of nothing", hint="name what it is for, such as `--tool 'fs.*' --read '**'`")
+    if not all((*wish.tools, *wish.state_keys, *wish.read, *wish.write, *wish.hosts, *wish.unscoped)):
+        raise UsageError("an empty glob matches nothing", hint="leave the option out, or name what is meant")
     grant = Grant(
         id="",
         agent=wish.agent,

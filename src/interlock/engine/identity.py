@@ -104,9 +104,13 @@ def require(outcome: Outcome, hold_id: str) -> Outcome:
     if outcome.code == "already_resolved":
         status = outcome.hold.status if outcome.hold is not None else "resolved"
         raise ConflictError(
-            f"`{hold_id}` was {status} already",
+            f"`{hold_id}` expired: nobody had answered in time"
+            if status == "expired"
+            else f"`{hold_id}` was {status} already",
             code="already_resolved",
-            hint=f"`interlock approvals show {hold_id}` says by whom",
+            hint="the call was denied; when it is proposed again, it is asked about again"
+            if status == "expired"
+            else f"`interlock approvals show {hold_id}` says by whom",
         )
     raise ConflictError(_REFUSALS[outcome.code], code=outcome.code, hint=f"`interlock approvals show {hold_id}`")
 

@@ -6,6 +6,7 @@ of it. Registering a name again replaces it.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -84,6 +85,11 @@ class Registry(Mapping[str, Tool]):
     def find(self, name: str | None) -> Registered | None:
         """The tool of that name, or None."""
         return self._tools.get(name) if name is not None else None
+
+    def missing(self, name: str | None) -> str:
+        """The sentence that says that there is no such tool, and which one may have been meant."""
+        near = difflib.get_close_matches((name or "")[:80], self._tools, n=1)
+        return f"there is no tool `{name}`" + (f" (did you mean `{near[0]}`?)" if near else "")
 
     def definitions(self) -> list[Tool]:
         """All definitions, by name."""

@@ -371,5 +371,5 @@ def _hopeless(x: Execution) -> tuple[int, Refusal] | None:
     """Step 1: an action that can only be rejected, and whose rejection stops the proposal, stops it before any effect."""
     for index, action in enumerate(x.proposal.actions):
         if x.tools[index] is None and action.type == "tool_call" and action.failure_behavior != "skip":
-            return index, Refusal("unknown_tool", f"there is no tool `{action.tool}`", f"$.actions[{index}].tool")
+            return index, Refusal("unknown_tool", x.services.registry.missing(action.tool), f"$.actions[{index}].tool")
     return None

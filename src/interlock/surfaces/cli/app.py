@@ -126,7 +126,7 @@ def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> No
 
 root = _Root(
     "interlock",
-    help="The runtime between an AI agent and the machine it works on: check, ask, isolate, run, record, undo, prove.",
+    help="The runtime between an AI agent and the machine it works on: check, ask, run, record, undo.",
     params=[
         click.Option(
             ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version."

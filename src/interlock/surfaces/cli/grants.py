@@ -119,9 +119,9 @@ def _lines(value: Any, indent: str = "") -> Iterable[str]:
         else:
             shown = (
                 " ".join(map(str, item))
-                if isinstance(item, list)
+                if isinstance(item, list | tuple)
                 else when(item)
                 if key.endswith("_us") and item
                 else item
             )
-            yield f"{indent}{clean(key)}: {clean(str('' if shown is None else shown))}"
+            yield f"{indent}{clean(key.removesuffix('_us'))}: {clean('-' if shown in (None, '') else str(shown))}"

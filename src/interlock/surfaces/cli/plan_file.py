@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from interlock.model.decode import decode_proposal
-from interlock.model.errors import UsageError
+from interlock.model.errors import ProposalError, UsageError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.proposal import Proposal
 
@@ -23,6 +23,9 @@ def read_plan(name: str, *, agent: str | None = None, session: str | None = None
     Raises: UsageError if it cannot be read; ProposalError if it is malformed.
     """
     data = _read(name)
+    if not data.strip():
+        where = "standard input" if name == "-" else name
+        raise ProposalError("the plan is empty", path=where, hint="a proposal has at least `actions`, in JSON or YAML")
     proposal = decode_proposal(data, format=_NAMES.get(Path(name).suffix.lower()) or _sniffed(data))
     changes = {key: value for key, value in (("agent", agent), ("session", session)) if value is not None}
     for key, value in changes.items():

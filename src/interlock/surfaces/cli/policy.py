@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from interlock.model.decode import decode_value
-from interlock.model.errors import ProposalError, UsageError
+from interlock.model.errors import ConfigurationError, ProposalError, UsageError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.yaml import parse_yaml
 from interlock.surfaces.cli.app import FAILED, Group
@@ -51,7 +51,17 @@ def show(out: Output) -> None:
 @click.pass_obj
 def check(out: Output) -> None:
     """Find misspelt tools, parameters and attributes, with file and line. Exit code 2 if there are any."""
-    found = _policies(out)
+    from interlock.policy import PolicyConfigurationError  # noqa: PLC0415 - start-up, as below
+
+    try:
+        found = _policies(out)
+    except PolicyConfigurationError as error:
+        if out.json or len(error.problems) == 1:
+            raise
+        for problem in error.problems:
+            out.write(sys.stderr, clean(str(problem)))
+        many = f"the policies cannot be used: {len(error.problems)} problems"
+        raise ConfigurationError(many, code=error.code, hint=error.hint) from None
     document = {
         "valid": True, "policies": len(found.judge.policies), "files": len(found.files), "tools": found.tools,
         "trusted": found.trusted,
