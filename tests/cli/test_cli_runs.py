@@ -172,3 +172,17 @@ def test_tools_are_listed_with_their_definitions(cli):
     assert tools["fs.read"]["read_only"] is True
     assert tools["shell"]["version"].startswith("sha256:")
     assert "fs.read" in cli("tools", "list").out
+
+
+def test_a_run_that_waits_is_shown_as_waiting(cli):
+    (cli.root / "a.txt").write_text("1")
+    plan = cli.plan(call("fs.list"), call("fs.move", source="a.txt", destination="b.txt"))
+    result = cli("run", plan, "--no-wait", "--json").json
+    (shown,) = cli("runs", "show", result["run_id"], "--json").json["proposals"]
+    assert shown["status"] == "held"
+    assert [row["status"] for row in shown["results"]] == [row["status"] for row in result["results"]]
+    assert shown["results"][1]["output"] == result["results"][1]["output"]
+    assert shown["cost"]["actions_executed"] == result["cost"]["actions_executed"] == 1
+    asked = cli("approvals", "show", result["results"][1]["output"]["approval"]).out
+    assert "a.txt (there already" in asked
+    assert "b.txt (not there yet)" in asked

@@ -29,7 +29,9 @@ class FileShown(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     digest: str | None
-    """`sha256:...` of the content; None if there was no such file."""
+    """`sha256:...` of the place, the kind and the content; None if it could not be read."""
+    there: bool = True
+    """Whether there was anything at that place."""
 
 
 class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -164,8 +164,8 @@ def _files(turn: Turn) -> tuple[FileShown, ...]:
     for pointer, mark in tool.marks:
         if mark.startswith("path."):
             for value in _at(turn.parameters, pointer.split("/")[1:]):
-                shown = _shown(value)
-                found.append(FileShown(path=shown, digest=_file_digest(turn.x, value)))
+                seen, there = _look(turn.x, value)
+                found.append(FileShown(path=_shown(value), digest=seen, there=there))
     return tuple(found[:_FILES_MAX])
 
 
@@ -199,18 +199,19 @@ def _path_of(shown: str) -> Any:
     return msgspec.json.decode(shown) if shown.startswith(_ENCODED) else shown
 
 
-def _file_digest(x: Execution, path: Any) -> str | None:
+def _look(x: Execution, path: Any) -> tuple[str | None, bool]:
+    """The digest of what a path names now, and whether there is anything."""
     workspace = x.services.workspace
     assert workspace is not None
     try:
         place = workspace.locate(path)
         seen = workspace.examine(place)
     except ToolError:
-        return None  # it cannot be read: then it is not shown, and the tool will say why
+        return None, True  # it cannot be read: then it is not shown, and the tool will say why
     node = seen.node
     # The place belongs to it: a link on the way that leads elsewhere now is a change of what was shown.
     text = b"%b\0%b" % (b"/".join(place), f"{node.kind}:{node.sha256}:{node.mode}".encode())
-    return "sha256:" + hashlib.sha256(text).hexdigest()
+    return "sha256:" + hashlib.sha256(text).hexdigest(), node.kind != "absent"
 
 
 async def _answer(turn: Turn, hold: Hold) -> Hold:
@@ -283,7 +284,7 @@ def _apply(turn: Turn, hold: Hold) -> Refusal | None:
     if not desk.store.consume(hold.id, hold.digest, "/".join(_where(turn))):
         return Refusal("approval_denied", f"approval `{hold.id}` was used by another call")
     for file in hold.files:
-        if _file_digest(x, _path_of(file.path)) != file.digest:
+        if _look(x, _path_of(file.path))[0] != file.digest:
             return None  # what was shown is not what is there: judged again without the approval, so asked again
     turn.discharged |= hold.discharged
     return None

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from interlock.engine.costs import cost_of
 from interlock.engine.undoing import take_back
 from interlock.model.decision import Refusal
 from interlock.model.events import ActionRejected, ActionSkipped, ProposalFinished, StateRolledBack, WorkspaceCommitted
-from interlock.model.result import ActionResult, Cost, NotUndone, ProposalResult, RunStatus
+from interlock.model.result import ActionResult, NotUndone, ProposalResult, RunStatus
 from interlock.state.store import StateConflictError
 from interlock.verify.graph import state_reads
 
@@ -116,7 +117,7 @@ async def finish(x: Execution, not_undone: list[NotUndone]) -> ProposalResult:
     """The result, and the event that says so; on disk before the caller sees it."""
     rows = [row for row in x.rows if row is not None]
     assert len(rows) == len(x.rows)
-    cost = cost_of(x, rows)
+    cost = cost_of(x.proposal.actions, rows, retries=x.attempts_made, cost=x.cost)
     status = status_of(x, rows)
     if x.recorder is not None:
         if status != "held":
@@ -151,29 +152,6 @@ def status_of(x: Execution, rows: list[ActionResult]) -> RunStatus:
     }:
         return "rejected"
     return "failed"
-
-
-def cost_of(x: Execution, rows: list[ActionResult]) -> Cost:
-    """What was spent. A stored or cached result costs nothing."""
-    cost = Cost(retries=x.attempts_made, cost=x.cost)
-    duration_ms = 0.0
-    for action, row in zip(x.proposal.actions, rows, strict=True):
-        status = row.status
-        if status == "succeeded" and row.deduplicated_from is None:
-            cost.actions_executed += 1
-            cost.tool_calls += action.type == "tool_call"
-            duration_ms += row.duration_ms
-        elif status == "skipped":
-            cost.actions_skipped += 1
-        elif status == "rejected":
-            cost.actions_rejected += 1
-        elif status != "held" and row.deduplicated_from is None:
-            cost.actions_executed += 1
-            if action.type == "tool_call":
-                cost.tool_calls += 1
-            duration_ms += row.duration_ms
-    cost.total_duration_ms = duration_ms
-    return cost
 
 
 def fill(x: Execution) -> None:

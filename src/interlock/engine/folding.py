@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
+from interlock.engine.costs import cost_of
 from interlock.engine.scheduler import Outcome
 from interlock.journal import TornIntent, read, read_private
 from interlock.model import events as e
@@ -48,6 +49,9 @@ class FoldedAction:
         self.undo_open: str | None = None
         """Kind of undo that was begun and not ended."""
         self.approval: str | None = None
+        """The last question about it."""
+        self.asked = False
+        """True while that has no answer, as far as the journal knows."""
 
 
 class FoldedProposal:
@@ -121,25 +125,20 @@ class FoldedRun:
     def result(self, proposal_id: str) -> ProposalResult:
         """The result as far as the journal has it: what `runs show` prints."""
         folded = self.proposals[proposal_id]
-        rows = []
-        for action in self.proposal(folded).actions:
-            known = folded.actions.get(action.id)
-            row = (known.row or known.stopped) if known is not None else None
-            if row is None:
-                unknown = known is not None and known.open
-                row = ActionResult(
-                    action_id=action.id, status="unknown_outcome" if unknown else "skipped", reason="interrupted"
-                )
-            rows.append(row)
+        actions = self.proposal(folded).actions
+        rows = [_row_of(action.id, folded.actions.get(action.id)) for action in actions]
+        waits = any(row.status == "held" for row in rows)
         done = folded.finished
         if done is not None and folded.rolled_back:
             _taken_back(rows, {left.action_id for left in done.not_undone})
         return ProposalResult(
             run_id=self.directory.name,
             proposal_id=proposal_id,
-            status="interrupted" if done is None else cast("RunStatus", done.status),
+            status=cast("RunStatus", done.status) if done is not None else "held" if waits else "interrupted",
             results=rows,
-            cost=Cost() if done is None else msgspec.convert(done.cost, Cost, strict=False),
+            cost=cost_of(actions, rows, retries=0, cost=folded.spent_cost)
+            if done is None
+            else msgspec.convert(done.cost, Cost, strict=False),
             not_undone=[] if done is None else [NotUndone(**msgspec.to_builtins(n)) for n in done.not_undone],
         )
 
@@ -220,9 +219,11 @@ class FoldedRun:
         """The events that are not an action's outcome."""
         match event:
             case e.ActionHeld():
-                action.approval = event.approval
-            case e.HoldResolved(parameters=e.Kept() as edited):
-                action.parameters, action.edited = edited, True
+                action.approval, action.asked = event.approval, True
+            case e.HoldResolved():
+                action.asked = False
+                if event.parameters is not None:
+                    action.parameters, action.edited = event.parameters, True
             case e.OutcomeSettled():
                 action.settled = event.decision
                 if event.decision == "again":
@@ -308,6 +309,23 @@ class FoldedRun:
             return self.value(kept)
         except IntegrityError:
             return kept.view
+
+
+def _row_of(action_id: str, known: FoldedAction | None) -> ActionResult:
+    """The row that an action has, or would have if its run stayed as it is."""
+    if known is None:
+        return ActionResult(action_id=action_id, status="skipped", reason="interrupted")
+    row = known.row or known.stopped
+    if row is not None:
+        return row
+    if known.asked and not known.open:
+        waiting = f"waiting for approval `{known.approval}`"
+        return ActionResult(
+            action_id=action_id, status="held", reason="held", error=waiting, output={"approval": known.approval}
+        )
+    return ActionResult(
+        action_id=action_id, status="unknown_outcome" if known.open else "skipped", reason="interrupted"
+    )
 
 
 def _taken_back(rows: list[ActionResult], left: set[str]) -> None:

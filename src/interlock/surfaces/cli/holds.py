@@ -35,7 +35,7 @@ def hold_lines(out: Output, hold: Hold, *, full: bool = False) -> Iterator[str]:
         yield f"  {clean(name)} = {first}"
         yield from (f"      {line}" for line in rest)
     for file in hold.files:
-        yield f"  file:   {clean(file.path)} ({'as it is now' if file.digest else 'new'})"
+        yield f"  file:   {clean(file.path)} ({'there already; asked again if it changes' if file.there else 'not there yet'})"
     if full:
         yield f"  tool:   {clean(hold.tool)} {clean(hold.tool_version)}"
         yield f"  digest: {clean(hold.digest)}"

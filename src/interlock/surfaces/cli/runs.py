@@ -174,8 +174,13 @@ def run_table(rows: list[RunRow]) -> Iterable[str]:
         return ["no runs"]
     return table(
         ("RUN", "STARTED", "STATUS", "AGENT", "SESSION", "ACTIONS"),
-        ((r.run_id, when(r.started_us), r.status, r.agent, r.session, f"{r.succeeded}/{r.actions}") for r in rows),
+        ((r.run_id, when(r.started_us), r.status, r.agent, r.session, _counted(r)) for r in rows),
     )
+
+
+def _counted(row: RunRow) -> str:
+    """Succeeded of all actions; nothing before a process has counted them, which it does at the end of each proposal."""
+    return f"{row.succeeded}/{row.actions}" if row.actions or row.status not in ("running", "interrupted") else ""
 
 
 def _show(out: Output, view: RunView) -> Iterable[str]:

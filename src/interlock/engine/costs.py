@@ -1,0 +1,31 @@
+"""What a proposal spent, as its rows say it: counted when it ends, and again when a journal is looked at before that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from interlock.model.proposal import Action
+from interlock.model.result import ActionResult, Cost
+
+
+def cost_of(actions: Sequence[Action], rows: Sequence[ActionResult], *, retries: int, cost: float) -> Cost:
+    """What was spent. A stored or cached result costs nothing; `retries` and `cost` are not in the rows."""
+    spent = Cost(retries=retries, cost=cost)
+    duration_ms = 0.0
+    for action, row in zip(actions, rows, strict=True):
+        status = row.status
+        if status == "succeeded" and row.deduplicated_from is None:
+            spent.actions_executed += 1
+            spent.tool_calls += action.type == "tool_call"
+            duration_ms += row.duration_ms
+        elif status == "skipped":
+            spent.actions_skipped += 1
+        elif status == "rejected":
+            spent.actions_rejected += 1
+        elif status != "held" and row.deduplicated_from is None:
+            spent.actions_executed += 1
+            if action.type == "tool_call":
+                spent.tool_calls += 1
+            duration_ms += row.duration_ms
+    spent.total_duration_ms = duration_ms
+    return spent
