@@ -268,3 +268,12 @@ def test_a_killed_waiting_run_asks_nothing_twice(cli):
     assert cli("resume", hold["run"]).code == 0
     assert (cli.root / "b.txt").exists()
     assert len(cli("approvals", "list", "--status", "all", "--json").json) == 1
+
+
+def test_a_process_that_failed_is_shown_with_its_last_words_and_attempts(cli):
+    command = "echo one >&2; printf '\\033[31mtwo\\n\\n' >&2; exit 3"
+    plan = cli.plan({**call("shell", command=command), "failure_behavior": "retry", "max_retries": 1})
+    said = cli("run", plan)
+    assert said.code == 1
+    assert "2 attempts" in said.out
+    assert "             | one\n             | \\x1b[31mtwo\n" in said.out

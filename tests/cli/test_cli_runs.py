@@ -186,3 +186,9 @@ def test_a_run_that_waits_is_shown_as_waiting(cli):
     asked = cli("approvals", "show", result["results"][1]["output"]["approval"]).out
     assert "a.txt (there already" in asked
     assert "b.txt (not there yet)" in asked
+
+
+def test_only_statuses_that_a_run_can_have_are_looked_for(cli):
+    cli.run(call("fs.list"))
+    assert len(cli("runs", "list", "--status", "succeeded", "--json").json) == 1
+    assert cli("runs", "list", "--status", "rolled_back", "--json").error["code"] == "usage"

@@ -22,6 +22,7 @@ MARKS = {
     "interrupted": ("interrupted", "yellow"),
     "running": ("running", "cyan"),
 }
+_LAST_LINES = 3
 EXIT_CODES = {"succeeded": 0, "held": 3}
 """Exit code of a proposal by its status; every other one is 1."""
 
@@ -74,13 +75,27 @@ def _row(out: Output, row: ActionResult) -> Iterator[str]:
         line += f"  (stored result of {clean(row.deduplicated_from)})"
     elif row.duration_ms >= 1:
         line += f"  {row.duration_ms:.0f} ms"
+    if row.attempts > 1:
+        line += f"  {row.attempts} attempts"
     if row.reason:
         line += f"  {clean(row.reason)}"
     yield line
     if row.error:
         yield f"{'':12} {brief(row.error, 200)}"
+        yield from (out.paint(f"{'':12} | {brief(said, 200)}", "dim") for said in _last_words(row.output))
     elif row.status == "succeeded" and row.output is not None:
         yield out.paint(f"{'':12} {brief(row.output)}", "dim")
+
+
+def _last_words(output: Any) -> list[str]:
+    """The last lines that a process that failed wrote: mostly they say why."""
+    if not isinstance(output, dict):
+        return []
+    for name in ("stderr", "stdout"):
+        text = output.get(name)
+        if isinstance(text, str) and text.strip() and output.get(f"{name}_encoding", "utf-8") == "utf-8":
+            return [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
+    return []
 
 
 def _mark(status: str) -> tuple[str, str]:

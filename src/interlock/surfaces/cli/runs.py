@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
 
 from interlock.engine.history import Check, RunRow, RunView
 from interlock.model.errors import IntegrityError, InterlockError, UsageError
+from interlock.model.result import RunStatus
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.opening import history, runtime
 from interlock.surfaces.cli.output import Output, clean, table
-from interlock.surfaces.cli.results import MARKS, proposal_lines, when
+from interlock.surfaces.cli.results import proposal_lines, when
 
 
 @click.group(cls=Group)
@@ -25,7 +26,7 @@ def runs() -> None:
 
 @runs.command("list")
 @click.option("--session", metavar="NAME", help="Only of this session.")
-@click.option("--status", type=click.Choice([*MARKS]), metavar="STATUS", help="Only with this status.")
+@click.option("--status", type=click.Choice(["running", *get_args(RunStatus)]), help="Only with this status.")
 @click.option("--agent", metavar="NAME", help="Only of this agent.")
 @click.option("--limit", type=click.IntRange(1), default=1_000, show_default=True, help="At most so many.")
 @click.pass_obj
