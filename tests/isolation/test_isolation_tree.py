@@ -116,6 +116,31 @@ asyncio.run(main())
 """
 
 
+BUSY_RUNTIME = """
+import asyncio, os, sys, time
+sys.path[:0] = {path!r}
+from interlock.isolation.client import ForkServer
+async def main():
+    server, cwd = ForkServer(), os.open("/", os.O_PATH)
+    task = asyncio.create_task(server.run({request!r}, cwd=cwd))
+    await asyncio.sleep(0)
+    time.sleep(60)  # the loop is busy: what the supervisor says stays unread
+asyncio.run(main())
+"""
+
+
+def test_gone_when_the_runtime_is_killed_before_it_has_read_anything(bench):
+    """A socket whose other end dies with something unread is reset, not closed: that too means that the runtime is gone."""
+    request = bench.request("/bin/sh", "-c", bench.script("setsid $MARK & $MARK; sleep 100"), timeout_ms=None)
+    program = textwrap.dedent(BUSY_RUNTIME.format(path=sys.path, request=request))
+    with subprocess.Popen([sys.executable, "-c", program]) as runtime:
+        try:
+            bench.wait_marked(2)
+        finally:
+            runtime.kill()
+    bench.wait_marked(0)
+
+
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_gone_when_the_runtime_is_killed(bench, end):
     scripts = [bench.script(f"trap '' TERM; {flight} $MARK; sleep 100") for flight in FLIGHTS.values()]

@@ -57,7 +57,10 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform) -> int:
     try:
         if home is not None:
             request["environment"]["HOME"] = home
-        control.send(STARTED)
+        try:
+            control.send(STARTED)
+        except (BrokenPipeError, ConnectionResetError):  # the runtime went away before anything was started
+            return 0
         try:
             supervisor.start(descriptors[2], descriptors[3:], perform)
         except RefusedError as refused:
@@ -66,8 +69,6 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform) -> int:
             return 0
         supervisor.watch()
         supervisor.end()
-    except (BrokenPipeError, ConnectionResetError):  # the runtime went away before anything was started
-        return 0
     finally:
         if home is not None:
             _remove_home(home)
@@ -231,7 +232,10 @@ class Supervisor:
 
     def _listen(self, fd: int) -> bool:
         """Something from the runtime; False if it is gone and everything has to end at once."""
-        message = self.control.recv(64) if fd == self.control.fileno() else b""
+        try:
+            message = self.control.recv(64) if fd == self.control.fileno() else b""
+        except ConnectionResetError:  # it died with something of ours unread
+            message = b""
         if message == STOP:
             if self.stopped is None:
                 self._stop("asked")
