@@ -185,8 +185,8 @@ def test_state_keys_and_hosts_are_resources() -> None:
     assert of("state_write", "StateKey", "build.n", key="build.n", value="x") == "allow"
     assert of("state_write", "StateKey", "build.n", key="build.n", value="bad") == "deny"
     assert of("state_write", "StateKey", "build.n", key="build.n", value={"not": "text"}) == "deny"
-    assert of("connect", "Host", "pypi.org:443") == "allow"
-    assert of("connect", "Host", "pypi.org:80") == "deny"
+    assert of("connect", "Host", "index.example.net:443") == "allow"
+    assert of("connect", "Host", "index.example.net:80") == "deny"
     assert of("connect", "Host", "8.8.8.8:443") == "allow"
     for name in ("a.evil.org:443", "A.EVIL.org:443", "a.evil.org.:443", "EXAMPLE.org.:443"):
         assert of("connect", "Host", name) == "deny"

@@ -36,7 +36,7 @@ files = ["policy/*.cedar"]
 [grants.coder]
 tools = ["fs.*", "git.*", "shell", "github/*"]
 paths = { read = ["**"], write = ["src/**", "tests/**", "docs/**"] }
-hosts = ["pypi.org:443", "*.example.org:443"]
+hosts = ["index.example.net:443", "*.example.org:443"]
 state_keys = ["build.*"]
 expires_at = 2030-01-01T00:00:00Z
 
