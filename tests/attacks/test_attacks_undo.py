@@ -112,6 +112,20 @@ def test_a_policy_about_compensations_is_asked(victim):
     assert not (project.root / "log").exists()
 
 
+def test_a_policy_about_compensations_that_cannot_be_evaluated_denies(victim):
+    policy = """@id("no_huge_notes")
+forbid (principal, action == Action::"compensate", resource)
+when { context.params has path && context.params.path > 5 };
+"""
+    toml = (LIMITED % ("", "")).replace("uses_max = 3", "") + '\n[policy]\nfiles = ["policy/*.cedar"]\n'
+    project = victim(toml, {"policy/a.cedar": policy})
+    rt = project.open()
+    # The policy says that a path is a number. This one is none, so nobody knows what the policy would have said.
+    result = execute(rt, write("k", 1, compensation=NOTE), expect("nothing", 1))
+    assert [left.reason for left in result.not_undone] == ["compensation_failed"]
+    assert not (project.root / "log").exists()
+
+
 @pytest.mark.parametrize(
     "parameters",
     [{"path": "interlock.toml", "content": ""}, {"path": "../out", "content": ""}, {"path": "x"}, {"path": 5}],

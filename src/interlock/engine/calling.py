@@ -79,7 +79,9 @@ def _forbidden(x: Execution, who: Principal, action: Action, tool: Registered) -
     gate = x.services.gate
     asked = gate.request(who, x.proposal, action, tool, action.parameters, x.buffer)
     decision = gate.policy.decide(msgspec.structs.replace(asked, action="compensate"))
-    if decision.decision == "allow" or (decision.decision == "deny" and not decision.policies and not decision.errors):
+    # Denied only because nothing permits it: that is no policy against it. What could not be evaluated is.
+    unspoken = decision.decision == "deny" and decision.reason == "policy_denied" and not decision.policies
+    if decision.decision == "allow" or (unspoken and not decision.errors):
         return None
     return f"`{tool.name}` was refused as a compensation: {decision.detail or 'it needs an approval of its own'}"
 

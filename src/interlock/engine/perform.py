@@ -100,7 +100,7 @@ def judge(turn: Turn) -> Refusal | Decision | None:
     """Steps 2 to 5: a refusal, a decision to ask about, or None to go on."""
     x = turn.x
     if turn.tool is None and turn.action.type == "tool_call":
-        return Refusal("unknown_tool", f"there is no tool `{turn.action.tool}`", "$.tool")
+        return Refusal("unknown_tool", x.services.registry.missing(turn.action.tool), "$.tool")
     tool, gate = turn.tool, x.gate
     if gate.replaced or (gate.issued and not x.services.gate_is_current(gate)):
         gate = x.gate = x.services.gate_for(x.who.session)
