@@ -233,8 +233,13 @@ def test_a_hundred_actions_leave_no_zombie(bench):
         for _ in range(20):
             await asyncio.gather(*(bench.start("/bin/sh", "-c", "(true &) ; true") for _ in range(5)))
 
+    zombies = lambda: [pid for pid in _descendants(os.getpid()) if pid != bench.server.pid and _state(pid) == "Z"]
     asyncio.run(scene())
-    assert [pid for pid in _descendants(os.getpid()) if pid != bench.server.pid and _state(pid) == "Z"] == []
+    # The answer comes just before the supervisor's end: the server needs a moment to take the last ones away.
+    until = time.monotonic() + 10
+    while zombies() and time.monotonic() < until:
+        time.sleep(0.01)
+    assert zombies() == []
 
 
 def test_more_processes_than_allowed_end_the_tree(bench):
