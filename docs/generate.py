@@ -251,16 +251,25 @@ def commands() -> str:
 
 def help_texts() -> Iterator[tuple[str, str]]:
     """Each command, as `interlock runs list`, and what its `--help` prints in a terminal that is `WIDTH` wide."""
-    yield from _help(cli, click.Context(cli, info_name="interlock", terminal_width=WIDTH, **cli.context_settings))
+    for command, ctx in all_commands():
+        yield ctx.command_path, command.get_help(ctx)
 
 
-def _help(command: click.Command, ctx: click.Context) -> Iterator[tuple[str, str]]:
-    yield ctx.command_path, command.get_help(ctx)
+def all_commands() -> Iterator[tuple[click.Command, click.Context]]:
+    """Each command of the tree, parents first, in the context that the command line makes for it.
+
+    click remembers a command's help option from the first context it sees: whoever walks the tree walks it here.
+    """
+    yield from _below(cli, click.Context(cli, info_name="interlock", terminal_width=WIDTH, **cli.context_settings))
+
+
+def _below(command: click.Command, ctx: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    yield command, ctx
     if isinstance(command, click.Group):
         for name in command.list_commands(ctx):
             inner = command.get_command(ctx, name)
             assert inner is not None
-            yield from _help(inner, click.Context(inner, parent=ctx, info_name=name))
+            yield from _below(inner, click.Context(inner, parent=ctx, info_name=name))
 
 
 # -- journal

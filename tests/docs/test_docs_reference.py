@@ -114,28 +114,12 @@ def test_every_annotation_is_described() -> None:
     assert all(f"`@{name}(" in page for name in ANNOTATIONS)
 
 
-def _all_commands() -> list[tuple[str, click.Command]]:
-    found: list[tuple[str, click.Command]] = []
-    todo: list[tuple[click.Command, click.Context]] = [
-        (generate.cli, click.Context(generate.cli, info_name="interlock"))
-    ]
-    while todo:
-        command, ctx = todo.pop()
-        found.append((ctx.command_path, command))
-        if isinstance(command, click.Group):
-            for name in command.list_commands(ctx):
-                inner = command.get_command(ctx, name)
-                assert inner is not None
-                todo.append((inner, click.Context(inner, parent=ctx, info_name=name)))
-    return found
-
-
 def test_every_command_and_option_says_what_it_does() -> None:
-    for path, command in _all_commands():
-        assert command.help, path
+    for command, ctx in generate.all_commands():
+        assert command.help, ctx.command_path
         for parameter in command.params:
             if isinstance(parameter, click.Option):
-                assert parameter.help, f"{path} {parameter.opts}"
+                assert parameter.help, f"{ctx.command_path} {parameter.opts}"
 
 
 @pytest.mark.parametrize("arguments", [[], ["run"], ["runs"], ["runs", "check"], ["approvals", "approve"], ["policy"]])
