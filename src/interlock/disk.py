@@ -14,6 +14,7 @@ import fcntl
 import os
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -206,9 +207,22 @@ class Database:
             self._connection = apsw.Connection(str(path), flags=flags)
             self._connection.set_busy_timeout(busy_ms)
             if not read_only:
-                self._connection.execute("pragma journal_mode = wal")
+                self._to_wal(busy_ms)
             self._connection.execute(f"pragma synchronous = {synchronous}")
             self._connection.execute("pragma foreign_keys = on")
+
+    def _to_wal(self, busy_ms: int) -> None:
+        # SQLite does not call its busy handler here: of two processes that open a new file at once, one would fail at once.
+        give_up = time.monotonic() + busy_ms / 1000
+        while True:
+            try:
+                self._connection.execute("pragma journal_mode = wal")
+            except apsw.BusyError:
+                if time.monotonic() >= give_up:
+                    raise
+                time.sleep(0.002)
+            else:
+                return
 
     def migrate(self, room: str, steps: Sequence[str]) -> None:
         """Bring a room's tables up to date: each step (SQL script) runs once, in order, and is never edited afterwards."""

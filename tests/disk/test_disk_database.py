@@ -137,6 +137,26 @@ def test_a_database_held_by_another_for_too_long_is_a_clear_error(tmp_path: Path
     assert keys(database) == ["a", "b"]
 
 
+def test_a_new_file_can_be_opened_by_many_at_once(tmp_path: Path):
+    failed: list[StoreError] = []
+    together = threading.Barrier(4)
+
+    def opens(path: Path) -> None:
+        together.wait()
+        try:
+            Database(path).close()
+        except StoreError as error:
+            failed.append(error)
+
+    for round_ in range(25):
+        threads = [threading.Thread(target=opens, args=(tmp_path / f"{round_}.db",)) for _ in range(together.parties)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failed == []
+
+
 def test_what_was_committed_survives_a_kill(tmp_path: Path, database: Database):
     program = """if True:
         import sys, pathlib
