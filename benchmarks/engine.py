@@ -87,7 +87,7 @@ def flat(rounds: int) -> dict:
 def chains(peer: Peer, rounds: int) -> list[dict]:
     measured = subject.Subject(subject.in_memory())
     data, half = subject.chain(CHAIN), subject.chain(CHAIN // 2)
-    tools = measured.runtime.services.registry
+    tools = measured.runtime.services.registry.by_name
 
     def verified(document: bytes) -> float:
         began = time.perf_counter()

@@ -69,8 +69,7 @@ class Execution:
         self.buffer: Buffer = Buffer(run.services.store, proposal.id)
         self.scheduler = Scheduler(graph)
         self.rows: list[ActionResult | None] = [None] * len(proposal.actions)
-        find = run.services.registry.find
-        self.tools: list[Registered | None] = [find(action.tool) for action in proposal.actions]
+        self.tools: list[Registered | None] = run.services.registry.find_all(a.tool for a in proposal.actions)
         self.attempts_made = 0  # beyond the first, over all actions
         self.cost = 0.0
         """What tools reported."""

@@ -56,12 +56,12 @@ class ActionExplanation(msgspec.Struct, frozen=True, kw_only=True):
 
 def verify(services: Services, proposal: Proposal) -> Report:
     """All that is wrong with a proposal, at the state as it is now."""
-    return check(proposal, services.registry, state=_state(services), limits=services.limits)
+    return check(proposal, services.registry.by_name, state=_state(services), limits=services.limits)
 
 
 def simulate(services: Services, proposal: Proposal) -> Simulation:
     """The state as it would be afterwards. Raises: ProposalError if the proposal has no graph."""
-    return play(proposal, services.registry, _state(services))
+    return play(proposal, services.registry.by_name, _state(services))
 
 
 def explain(services: Services, proposal: Proposal) -> list[ActionExplanation]:
@@ -77,7 +77,7 @@ class _Explaining:
     def __init__(self, services: Services, proposal: Proposal) -> None:
         self._services = services
         self._proposal = proposal
-        self._graph = build_graph(proposal, services.registry)
+        self._graph = build_graph(proposal, services.registry.by_name)
         self._gate = services.gate_for(proposal.session)
         self._who: Principal = self._gate.principal(proposal.agent or services.agent, proposal.session)
         self._buffer = Buffer(services.store, proposal.id)

@@ -34,6 +34,10 @@ class StateView(Protocol):
         """The observed value, or a newer claim of this proposal."""
         ...
 
+    def has(self, key: str) -> bool:
+        """True if there is one of the two."""
+        ...
+
 
 class Gate:
     """The judges in force. Replaced as a whole when configuration or policy is reloaded."""
@@ -113,51 +117,40 @@ class Gate:
         A refusal says no; a decision that is `hold` has to be asked about (step 6); otherwise the action may go on.
         """
         now = self._now_us()
-        if tool is not None and (who.agent, tool.name, tool.version) in self._granted and _plain_state(action):
-            # 2 and 3 are known, but for the schema
-            if refusal := _check_schema(tool, parameters):
-                return 3, refusal, None
-            return self._fifth(who, proposal, action, tool, parameters, state, discharged)
+        # Of most tools it is known for good that 2 and 3 pass, but for the schema; and most calls name no state key.
+        known = tool is not None and (who.agent, tool.name, tool.version) in self._granted
+        plain = _plain_state(action)
         # 2. capability: the tool, and every state key the action names
-        if refusal := self._capability(who, action, tool, now):
+        if tool is not None and not known and (refusal := self.capability.tool(who.agent, tool.tool, now)):
+            return 2, refusal, None
+        if not plain and (refusal := self._keys(who, action, now)):
             return 2, refusal, None
         # 3. parameters: the schema, then paths and hosts among the arguments
-        if tool is not None:
-            named = self.capability.spelled(tool.marks, parameters, tool.defaults)
-            refusal = _check_schema(tool, parameters) or self.capability.arguments(
-                who.agent, tool.tool, tool.marks, named, now
-            )
-            if refusal:
-                return 3, refusal, None
+        if tool is not None and (refusal := self._parameters(who, tool, parameters, now, known=known)):
+            return 3, refusal, None
         # 4. preconditions on state
-        if refusal := _check_state(action, state):
+        if not plain and (refusal := _check_state(action, state)):
             return 4, refusal, None
-        return self._fifth(who, proposal, action, tool, parameters, state, discharged)
-
-    def _fifth(
-        self,
-        who: Principal,
-        proposal: Proposal,
-        action: Action,
-        tool: Registered | None,
-        parameters: dict[str, Any],
-        state: StateView,
-        discharged: frozenset[str],
-    ) -> tuple[int, Refusal | None, Decision | None]:
         # 5. policy
         decision = self._decide(who, proposal, action, tool, parameters, state, discharged)
         if decision.decision == "deny":
             return 5, Refusal(decision.reason or "policy_denied", decision.detail), decision
         return 5, None, decision
 
-    def _capability(self, who: Principal, action: Action, tool: Registered | None, now: int) -> Refusal | None:
-        if tool is not None and (refusal := self.capability.tool(who.agent, tool.tool, now)):
-            return refusal
-        if not _plain_state(action):
-            for key in {*state_reads(action), *state_writes(action, None)}:
-                if refusal := self.capability.state_key(who.agent, key, now):
-                    return refusal
+    def _keys(self, who: Principal, action: Action, now: int) -> Refusal | None:
+        for key in {*state_reads(action), *state_writes(action, None)}:
+            if refusal := self.capability.state_key(who.agent, key, now):
+                return refusal
         return None
+
+    def _parameters(
+        self, who: Principal, tool: Registered, parameters: dict[str, Any], now: int, *, known: bool
+    ) -> Refusal | None:
+        refusal = _check_schema(tool, parameters)
+        if refusal is not None or known:
+            return refusal
+        named = self.capability.spelled(tool.marks, parameters, tool.defaults)
+        return self.capability.arguments(who.agent, tool.tool, tool.marks, named, now)
 
     def _decide(
         self,
@@ -172,6 +165,8 @@ class Gate:
         policy = self.policy
         if tool is not None and not tool.marks:
             key = (who.agent, tool.name, tool.version)
+            if (settled := self._settled.get(key)) is not None:
+                return settled
             if key not in self._granted and self.capability.tool_is_static(who.agent, tool.tool):
                 self._granted.add(key)
                 settled = policy.constant(who.agent, tool.name, tool.name, groups=who.groups)
@@ -237,7 +232,7 @@ def _check_schema(tool: Registered, parameters: dict[str, Any]) -> Refusal | Non
 
 def _check_state(action: Action, state: StateView) -> Refusal | None:
     for key in action.state_dependencies:
-        if state.claimed(key) is None:
+        if not state.has(key):
             return Refusal("state_missing", f"the state has no key `{key}`", "$.state_dependencies")
     return check_preconditions(action.preconditions, state.claimed) or check_assumptions(
         action.assumptions, state.claimed

@@ -95,7 +95,7 @@ class _Resumption:
         self._x = Execution(
             run,
             proposal,
-            build_graph(proposal, services.registry),
+            build_graph(proposal, services.registry.by_name),
             services.gate.principal(known.received.agent, proposal.session or run.session),
             dry_run=known.received.dry_run,
             allowance=Allowance(tighter(proposal.budget, services.budget), run.budget),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from interlock.model.errors import UsageError
@@ -60,12 +60,14 @@ def _defaults(schema: dict[str, Any], marks: tuple[tuple[str, str], ...]) -> dic
     }
 
 
-class Registry(Mapping[str, Tool]):
-    """Tools by name. As a mapping it gives the definitions, which is all that verification may see."""
+class Registry:
+    """Tools by name."""
 
     def __init__(self) -> None:
         """Empty."""
         self._tools: dict[str, Registered] = {}
+        self.by_name: dict[str, Tool] = {}
+        """The definitions, which is all that verification may see. Not to be changed by others."""
         self.generation = next(_generations)
         """Another number after each registration, in any registry: what was worked out can be kept until it changes."""
 
@@ -75,6 +77,7 @@ class Registry(Mapping[str, Tool]):
             raise UsageError("a tool needs a name")
         registered = Registered(binding)
         self._tools[registered.name] = registered
+        self.by_name[registered.name] = registered.tool
         self.generation = next(_generations)
         return registered
 
@@ -86,6 +89,11 @@ class Registry(Mapping[str, Tool]):
         """The tool of that name, or None."""
         return self._tools.get(name) if name is not None else None
 
+    def find_all(self, names: Iterable[str | None]) -> list[Registered | None]:
+        """`find` for each of many names."""
+        get = self._tools.get
+        return [get(name or "") for name in names]
+
     def missing(self, name: str | None) -> str:
         """The sentence that says that there is no such tool, and which one may have been meant."""
         near = difflib.get_close_matches((name or "")[:80], self._tools, n=1)
@@ -93,37 +101,15 @@ class Registry(Mapping[str, Tool]):
 
     def definitions(self) -> list[Tool]:
         """All definitions, by name."""
-        return [self._tools[name].tool for name in sorted(self._tools)]
+        return [tool for _, tool in sorted(self.by_name.items())]
 
     def copy(self) -> Registry:
         """A registry of its own that starts with the same tools (for `rt.fork`)."""
         other = Registry()
         other._tools = self._tools.copy()
+        other.by_name = self.by_name.copy()
         return other
-
-    def __getitem__(self, name: str) -> Tool:
-        """The definition of that name."""
-        return self._tools[name].tool
-
-    def __iter__(self) -> Iterator[str]:
-        """Names, in order of registration."""
-        return iter(self._tools)
-
-    def __len__(self) -> int:
-        """How many tools there are."""
-        return len(self._tools)
-
-    __hash__ = object.__hash__
-
-    def __eq__(self, other: object) -> bool:
-        """A registry equals itself only: what was worked out from one is no good for another."""
-        return self is other
 
     def versions(self) -> dict[str, str]:
         """Name to version digest of every tool."""
-        return {name: tool.version for name, tool in sorted(self._tools.items())}
-
-    def get(self, name: Any, default: Any = None) -> Any:
-        """The definition of that name, or `default`."""
-        found = self._tools.get(name)
-        return found.tool if found is not None else default
+        return {name: tool.version for name, tool in sorted(self.by_name.items())}

@@ -190,7 +190,7 @@ class Run:
         who = services.gate.principal(proposal.agent or self.agent, proposal.session or self.session)
         try:
             # 1
-            graph = build_graph(proposal, services.registry)
+            graph = build_graph(proposal, services.registry.by_name)
         except ProposalError as error:
             self._reject(proposal, error)
             raise

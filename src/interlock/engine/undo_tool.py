@@ -331,7 +331,7 @@ class _Undo:
 
     def _refused_path(self, path: Rel) -> bool:
         """True if the grant that lets the agent call `undo` does not reach so far: it may have been another one then."""
-        x, tool = self._x, self._services.registry["undo"]
+        x, tool = self._x, self._services.registry.by_name["undo"]
         now = x.clock.now_us()
         return x.gate.capability.path(x.who.agent, tool, to_json(path), "write", now) is not None
 

@@ -168,33 +168,29 @@ def _check_action(action: Action, index: int, limits: Limits, measure: bool) -> 
     if action.parameters:
         _check_parameters(action.parameters, index, limits, measure)
     if action.dependencies:
-        _check_dependencies(action.dependencies, index, limits)
+        _check_names(action.dependencies, index, "dependencies", "id_chars", limits)
     if action.timeout_ms is not None or action.max_retries != 3 or action.invocation_mode != "one_shot":
         _check_settings(action, f"$.actions[{index}]", limits)
     if action.state_dependencies or action.read_set or action.write_set or action.preconditions or action.assumptions:
-        _check_keys(action, f"$.actions[{index}]", limits)
+        _check_keys(action, index, limits)
     if action.expected_effects or action.metadata or action.compensation is not None:
-        _check_claims(action, f"$.actions[{index}]", limits)
+        _check_claims(action, index, limits)
 
 
 def _check_parameters(parameters: dict[str, Any], index: int, limits: Limits, measure: bool) -> None:
-    flat = RESERVED.isdisjoint(parameters)
-    for value in parameters.values():
-        cls = value.__class__
-        if cls not in _ATOMS and (cls is not int or not -INTEGER_MAX <= value <= INTEGER_MAX):
-            flat = False
-            break
-    if not flat:
+    if not (RESERVED.isdisjoint(parameters) and _is_flat(parameters)):
         check_value(parameters, f"$.actions[{index}].parameters", limits, reserved=True)
     if measure:
         _measure(parameters, f"$.actions[{index}].parameters", limits)
 
 
-def _check_dependencies(names: tuple[str, ...], index: int, limits: Limits) -> None:
-    _count(names, f"$.actions[{index}].dependencies", limits.dependencies, "dependencies")
-    for i, name in enumerate(names):
-        if not name or len(name) > limits.id_chars or not name.isprintable():
-            _name(name, f"$.actions[{index}].dependencies[{i}]", limits.id_chars, "id_chars")
+def _is_flat(values: dict[str, Any]) -> bool:
+    """True if no value is a container or a number that needs a closer look: most objects, and all there is to check then."""
+    for value in values.values():
+        cls = value.__class__
+        if cls not in _ATOMS and (cls is not int or not -INTEGER_MAX <= value <= INTEGER_MAX):
+            return False
+    return True
 
 
 def _check_settings(action: Action, path: str, limits: Limits) -> None:
@@ -229,21 +225,43 @@ def _check_state_action(action: Action, path: str, limits: Limits) -> None:
         raise ProposalError("a state key does not begin with `$`", path=f"{path}.parameters.key")
 
 
-def _check_keys(action: Action, path: str, limits: Limits) -> None:
-    for field in ("state_dependencies", "read_set", "write_set"):
-        keys = getattr(action, field)
-        _count(keys, f"{path}.{field}", limits.dependencies, "dependencies")
-        for i, key in enumerate(keys):
-            _name(key, f"{path}.{field}[{i}]", limits.key_chars, "key_chars")
-    _count(action.preconditions, f"{path}.preconditions", limits.preconditions, "preconditions")
-    for i, condition in enumerate(action.preconditions):
+def _check_keys(action: Action, index: int, limits: Limits) -> None:
+    if action.state_dependencies:
+        _check_names(action.state_dependencies, index, "state_dependencies", "key_chars", limits)
+    if action.read_set:
+        _check_names(action.read_set, index, "read_set", "key_chars", limits)
+    if action.write_set:
+        _check_names(action.write_set, index, "write_set", "key_chars", limits)
+    if action.preconditions:
+        _check_conditions(action.preconditions, f"$.actions[{index}]", limits)
+    if action.assumptions:
+        _check_assumptions(action.assumptions, f"$.actions[{index}]", limits)
+
+
+def _check_names(names: tuple[str, ...], index: int, field: str, limit: str, limits: Limits) -> None:
+    if len(names) > limits.dependencies:
+        raise _limit(
+            f"{len(names)} entries, more than {limits.dependencies}", "dependencies", f"$.actions[{index}].{field}"
+        )
+    most: int = getattr(limits, limit)
+    for i, name in enumerate(names):
+        if not name or len(name) > most or not name.isprintable():
+            _name(name, f"$.actions[{index}].{field}[{i}]", most, limit)
+
+
+def _check_conditions(conditions: tuple[Precondition, ...], path: str, limits: Limits) -> None:
+    _count(conditions, f"{path}.preconditions", limits.preconditions, "preconditions")
+    for i, condition in enumerate(conditions):
         where = f"{path}.preconditions[{i}]"
         _name(condition.key, f"{where}.key", limits.key_chars, "key_chars")
         check_value(condition.value, f"{where}.value", limits)
         if condition.path is not None and not _POINTER.match(condition.path):
             raise ProposalError("not a JSON Pointer (RFC 6901)", path=f"{where}.path", hint="for example `/files/0`")
-    _count(action.assumptions, f"{path}.assumptions", limits.preconditions, "preconditions")
-    for i, assumption in enumerate(action.assumptions):
+
+
+def _check_assumptions(assumptions: tuple[Assumption, ...], path: str, limits: Limits) -> None:
+    _count(assumptions, f"{path}.assumptions", limits.preconditions, "preconditions")
+    for i, assumption in enumerate(assumptions):
         where = f"{path}.assumptions[{i}]"
         _name(assumption.key, f"{where}.key", limits.key_chars, "key_chars")
         if assumption.expected_value is not msgspec.UNSET:
@@ -252,12 +270,17 @@ def _check_keys(action: Action, path: str, limits: Limits) -> None:
             _range(assumption.read_version, f"{where}.read_version", 0, INTEGER_MAX)
 
 
-def _check_claims(action: Action, path: str, limits: Limits) -> None:
-    check_value(action.expected_effects, f"{path}.expected_effects", limits)
-    for key in action.expected_effects:
-        _name(key, f"{path}.expected_effects{step(key)}", limits.key_chars, "key_chars")
-    check_value(action.metadata, f"{path}.metadata", limits)
-    where = f"{path}.compensation"
+def _check_claims(action: Action, index: int, limits: Limits) -> None:
+    effects = action.expected_effects
+    if effects:
+        if not _is_flat(effects):
+            check_value(effects, f"$.actions[{index}].expected_effects", limits)
+        for key in effects:
+            if not key or len(key) > limits.key_chars or not key.isprintable():
+                _name(key, f"$.actions[{index}].expected_effects{step(key)}", limits.key_chars, "key_chars")
+    if action.metadata:
+        check_value(action.metadata, f"$.actions[{index}].metadata", limits)
+    where = f"$.actions[{index}].compensation" if action.compensation is not None else ""
     match action.compensation:
         case ToolCompensation(tool=tool, parameters=parameters):
             _name(tool, f"{where}.tool", limits.name_chars, "name_chars")

@@ -45,6 +45,10 @@ class Buffer:
             return self.get(key)
         return Entry(msgspec.json.decode(claim), self._version(key))
 
+    def has(self, key: str) -> bool:
+        """True if `claimed` would find something. A claim alone is no look at the store."""
+        return key in self._claims or self.get(key) is not None
+
     def write(self, key: str, value: Any, action: str | None = None) -> tuple[int, int]:
         """Set a key. Returns the versions before and after, as they will be if nobody else writes the key first.
 
