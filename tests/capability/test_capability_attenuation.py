@@ -50,6 +50,14 @@ PARAMETERS = st.fixed_dictionaries(
     {"p": "a", "h": "a:1"},
     0,
 )
+@example(
+    Grant(id="parent", agent="parent", tools=("tag:x",)),
+    Grant(id="child", agent="child", tools=("",)),  # matches nothing, as everywhere
+    Tool(name="a", tags=("x",), open_world=False),
+    (),
+    {"p": "a", "h": "a:1"},
+    0,
+)
 def test_a_child_allows_exactly_what_both_allow(parent, asked, tool, marks, parameters, now):
     child = attenuate(parent, asked)
     judge = compile_grants([parent, child])

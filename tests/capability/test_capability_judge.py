@@ -258,3 +258,17 @@ def test_marks_of_fixed_places_in_a_list_and_of_secrets():
     refusal = judge.arguments("coder", READ, marks, {"pair": ["src/a", "/etc"]}, NOW)
     assert (reason(refusal), refusal.path) == ("path_denied", "$.parameters.pair[1]")
     assert judge.arguments("coder", READ, (("/a/b", "path.read"),), {"a": "text"}, NOW) is None
+
+
+def test_what_is_left_out_is_judged_as_what_the_tool_takes_for_it():
+    defaults = {("path",): "secrets", ("options",): {}, ("options", "force"): True, ("steps", "*", "n"): 1}
+    judge = compile_grants([])
+    given = {"steps": [{"n": 2}, {}, "x"]}
+    assert judge.spelled((), given, defaults) == {
+        "path": "secrets",
+        "options": {"force": True},
+        "steps": [{"n": 2}, {"n": 1}, "x"],
+    }
+    assert given == {"steps": [{"n": 2}, {}, "x"]}
+    named = {"path": None, "options": {"force": None}, "steps": {"n": 0}}
+    assert judge.spelled((), named, defaults) is named

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interlock.model.limits import Limits
-from interlock.model.schema import Schema, SchemaError, marks
+from interlock.model.schema import Schema, SchemaError, defaults, marks
 
 
 @pytest.fixture(scope="module")
@@ -336,3 +336,24 @@ def test_any_json_value_is_a_schema_or_a_clear_error(definition, value):
     assert schema.is_valid(value) == (schema.errors(value) == [])
     with contextlib.suppress(SchemaError):
         marks(definition)
+
+
+def test_defaults_are_found_at_any_depth_where_there_is_only_one_form():
+    definition = {
+        "$defs": {"o": {"properties": {"force": {"default": True}, "again": {"$ref": "#/$defs/o"}}}},
+        "properties": {
+            "plain": {"default": 5},
+            "nothing": {"default": None},
+            "object": {"$ref": "#/$defs/o", "default": {}},
+            "maybe": {"anyOf": [{"$ref": "#/$defs/o"}, {"type": "null"}]},
+            "many": {"items": {"allOf": [{"$ref": "#/$defs/o"}]}},
+            "either": {"oneOf": [{"$ref": "#/$defs/o"}, {"type": "string"}]},
+        },
+    }
+    assert defaults(definition) == {
+        ("plain",): 5,
+        ("object",): {},
+        ("object", "force"): True,
+        ("maybe", "force"): True,
+        ("many", "*", "force"): True,
+    }

@@ -10,6 +10,8 @@ from interlock.model.decision import Refusal
 from interlock.model.globs import workspace_path
 from interlock.model.hosts import PORTS, Endpoint, endpoint
 
+Defaults = Mapping[tuple[str, ...], Any]
+"""What a parameter is if it is left out, by its path, outer ones first; `*` is every element of an array."""
 Access = Literal["read", "write"]
 Marks = Sequence[tuple[str, str]]
 """Pairs of a pointer pattern (RFC 6901, `*` for every element) and `path.read`, `path.write`, `host` or `secret`."""
@@ -38,19 +40,34 @@ def reaches(marks: Marks, parameters: Any, root: str | None) -> list[Reach] | Re
     return found
 
 
-def spelled(marks: Marks, parameters: dict[str, Any], root: str | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
+def spelled(marks: Marks, parameters: dict[str, Any], root: str | None, defaults: Defaults) -> dict[str, Any]:
     """The parameters as they are judged: every path and host in its one spelling, and `defaults` for what is left out.
 
-    Otherwise a rule about `secrets/*` would not see `./secrets/x`, and a grant would not see the directory that a tool takes
-    when none is named. What cannot be read stays as it is: step 3 refuses it.
+    Otherwise a rule about `secrets/*` would not see `./secrets/x`, and neither grant nor rule would see what a tool takes
+    when nothing is named. What cannot be read stays as it is: step 3 refuses it.
     """
-    missing = {name: value for name, value in defaults.items() if name not in parameters}
-    out: dict[str, Any] = {**parameters, **missing} if missing else parameters
+    out = parameters
+    for path, value in defaults.items():
+        out = _filled(out, path, value)
     for pattern, mark in marks:
         if mark != "secret":
             spell = _spell_host if mark == "host" else lambda value: _spell_path(value, root)
             out = _rewritten(out, [t.replace("~1", "/").replace("~0", "~") for t in pattern.split("/")[1:]], spell)
     return out
+
+
+def _filled(node: Any, path: Sequence[str], value: Any) -> Any:
+    """A copy of `node` with `value` at a path, wherever all but the last name is there and that is not; else the same object."""
+    name, rest = path[0], path[1:]
+    if isinstance(node, dict):
+        if name not in node:
+            return node if rest else {**node, name: value}
+        new = _filled(node[name], rest, value) if rest else node[name]
+        return node if new is node[name] else {**node, name: new}
+    if isinstance(node, list) and name == "*" and rest:
+        out = [_filled(item, rest, value) for item in node]
+        return out if any(new is not old for new, old in zip(out, node, strict=True)) else node
+    return node
 
 
 def _rewritten(node: Any, tokens: Sequence[str], spell: Callable[[Any], Any]) -> Any:

@@ -60,7 +60,7 @@ def _may_overlap(a: str, b: str) -> bool:
 
 def _tool_covers(outer: str, inner: str) -> bool:
     if outer.startswith(TAG) or inner.startswith(TAG):
-        return outer == inner or (not outer.startswith(TAG) and outer.strip("*") == "")
+        return outer == inner or set(outer) == {"*"}
     return name_covers(outer, inner)
 
 

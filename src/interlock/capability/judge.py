@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from interlock.capability.arguments import Access, Marks, Reach, reaches, spelled
+from interlock.capability.arguments import Access, Defaults, Marks, Reach, reaches, spelled
 from interlock.capability.compiled import Compiled
 from interlock.model.decision import Refusal
 from interlock.model.errors import ConfigurationError
@@ -51,9 +51,9 @@ class Capability:
         # Keyed by identity; the tool is kept in the value, so the identity cannot be given to another one.
         self._tools: dict[tuple[str, int], tuple[Tool, tuple[Compiled, ...], Refusal | None, bool]] = {}
 
-    def spelled(self, marks: Marks, parameters: dict[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    def spelled(self, marks: Marks, parameters: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
         """The parameters of a call as it is judged, by capability and policy alike; see `arguments.spelled`."""
-        return spelled(marks, parameters, self._root, defaults) if marks else parameters
+        return spelled(marks, parameters, self._root, defaults) if marks or defaults else parameters
 
     def proposal(self, agent: str, action_count: int) -> Refusal | None:
         """May the agent propose that many actions at once? The most generous of its grants counts."""

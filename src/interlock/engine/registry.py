@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from interlock.model.errors import UsageError
-from interlock.model.schema import Schema, marks
+from interlock.model.schema import Schema, defaults, marks
 from interlock.model.tool import Binding, Function, Mode, Tool, open_schema
 from interlock.state.rate_limit import TokenBucket
 
@@ -39,25 +39,14 @@ class Registered:
         self.schema: Schema | None = None if tool.parameters == open_schema() else Schema.compile(tool.parameters)
         self.returns: Schema | None = None if tool.returns is None else Schema.compile(tool.returns)
         self.marks = tuple(marks(tool.parameters))
-        self.defaults = _defaults(tool.parameters, self.marks)
-        """What a path or host parameter is if it is left out: judged as if it were written."""
+        self.defaults = defaults(tool.parameters)
+        """What a parameter is if it is left out, by its path: judged as if it were written."""
         self.secrets = tuple(pointer for pointer, mark in self.marks if mark == "secret")
         self.timeout_ns = tool.timeout_ms * 1_000_000
         self.bucket = TokenBucket(tool.rate_limit) if tool.rate_limit else None
         self.cache_ttl_ns = tool.cache_ttl_ms * 1_000_000 if tool.cache_ttl_ms else 0
         self.plain = self.bucket is None and not self.cache_ttl_ns and not tool.effects
         """True if a call has nothing to do but run: no rate limit, no cache, no effects to write."""
-
-
-def _defaults(schema: dict[str, Any], marks: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    properties = schema.get("properties")
-    found = properties if isinstance(properties, dict) else {}
-    marked = {pointer.split("/")[1] for pointer, mark in marks if mark != "secret" and "/" in pointer}
-    return {
-        name: part["default"]
-        for name, part in found.items()
-        if name in marked and isinstance(part, dict) and part.get("default") is not None
-    }
 
 
 class Registry:

@@ -19,9 +19,9 @@ import jsonschema_rs
 import msgspec
 
 from interlock.model.limits import DEFAULT_LIMITS, Limits
-from interlock.model.schema_walk import SchemaError, check_structure, marks
+from interlock.model.schema_walk import SchemaError, check_structure, defaults, marks
 
-__all__ = ["Schema", "SchemaError", "marks"]
+__all__ = ["Schema", "SchemaError", "defaults", "marks"]
 
 BACKTRACK_MAX: Final = 20_000
 """Steps that a pattern with look-around or back-references may take on one string."""

@@ -19,6 +19,7 @@ SUBSCHEMAS_MAX: Final = 200_000
 """Subschemas of one schema, counted again at each reference: `$defs` that double at each level stay below it or are refused."""
 
 _REFERENCE_DEPTH_MAX: Final = 200
+_DEFAULT_SCHEMAS_MAX: Final = 10_000
 _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 
 _HERE_ONE: Final = ("not", "if", "then", "else")
@@ -73,6 +74,33 @@ def marks(definition: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         if "x-interlock" in node and id(node) not in seen:
             raise SchemaError("an x-interlock mark stands where no argument reaches it", path=path)
     return tuple(sorted(found))
+
+
+def defaults(definition: dict[str, Any]) -> dict[tuple[str, ...], Any]:
+    """What a schema says of properties that are left out: default by path (`*` for every element), outer ones first.
+
+    Null says nothing. Where a value may have one of several forms nothing is known; one that may only be null besides has one.
+    """
+    found: dict[tuple[str, ...], Any] = {}
+    # A node, the path to what it describes, and the nodes above it on this way: a recursive schema is read once.
+    stack: list[tuple[Any, tuple[str, ...], frozenset[int]]] = [(definition, (), frozenset())]
+    budget = _DEFAULT_SCHEMAS_MAX
+    while stack and budget:
+        node, path, above = stack.pop()
+        budget -= 1
+        if not isinstance(node, dict) or id(node) in above:
+            continue
+        below = above | {id(node)}
+        if path and path[-1] != "*" and node.get("default") is not None:
+            found.setdefault(path, node["default"])
+        stack.extend((part, (*path, name), below) for name, part in _map(node.get("properties")).items())
+        stack.append((node.get("items"), (*path, "*"), below))
+        forms = [
+            form for keyword in ("anyOf", "oneOf") for form in _list(node.get(keyword)) if form != {"type": "null"}
+        ]
+        same = [*_list(node.get("allOf")), *(_resolve(definition, ref) for ref in _references(node))]
+        stack.extend((form, path, below) for form in (*same, *(forms if len(forms) == 1 else ())))
+    return dict(sorted(found.items(), key=lambda each: len(each[0])))
 
 
 def check_structure(definition: dict[str, Any], *, depth_max: int) -> None:
