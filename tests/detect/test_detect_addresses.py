@@ -20,7 +20,7 @@ SPELLINGS_OF_LOOPBACK = [
     "::ffff:127.0.0.1", "[::ffff:7f00:1]", "::ffff:0:127.0.0.1", "::127.0.0.1", "::7f00:1",
     "64:ff9b::127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "2002:7f00:0001::1", "2606:4700::5efe:127.0.0.1",
     "localhost", "LOCALHOST", "localhost.", "a.localhost", "localhost.localdomain", "ip6-localhost", "localhost6",
-    "127.0.0.1.nip.io", "app-127-0-0-1.sslip.io", "x.127.0.0.1.nip.io",
+    "127.0.0.1.nip.io", "7f000001.nip.io", "app-7f000001.sslip.io", "app-127-0-0-1.sslip.io", "x.127.0.0.1.nip.io",
 ]  # fmt: skip
 
 OTHERS = [
@@ -43,7 +43,7 @@ OTHERS = [
 PUBLIC = [
     "8.8.8.8", "1.1", "134744072", "0x08080808", "010.0.0.1.example.org", "100.63.255.255", "100.128.0.1", "172.15.0.1", "172.32.0.1",
     "11.0.0.1", "169.253.1.1", "192.167.1.1", "223.255.255.255", "2606:4700::1111", "64:ff9b::8.8.8.8", "example.org", "localhost.example.org",
-    "mylocalhost", "internal.example.org", "metadata.example.org", "1.2.3.4.5", "256.1.1.1", "0xg", "10.0.0.1x", "8.8.8.8.nip.io", "",
+    "mylocalhost", "internal.example.org", "metadata.example.org", "1.2.3.4.5", "256.1.1.1", "0xg", "10.0.0.1x", "8.8.8.8.nip.io", "08080808.nip.io", "a7f000001.nip.io", "",
 ]  # fmt: skip
 
 
@@ -125,6 +125,7 @@ def test_any_text_is_a_host_that_can_be_judged(text: str) -> None:
         ("127.1", ["loopback"]),
         ("2130706433", ["loopback"]),
         ("10.0.0.1.nip.io", ["private"]),
+        ("see 0a000001.nip.io", ["private"]),
     ],
 )
 def test_private_hosts_are_found_in_text(text: str, reasons: list[str]) -> None:

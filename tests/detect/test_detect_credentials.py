@@ -16,6 +16,7 @@ TRUE = [
     ("credential-flag", "tool --access-token xyz" "789", "xyz789"),
     ("credential-flag", "sshpass -p hun" "ter2 ssh host", "hunter2"),
     ("credential-flag", "mysql -u root -phun" "ter2 shop", "hunter2"),
+    ("authorization", "Authorization: Basic dXNl" "cjpwYXNz", "dXNl" "cjpwYXNz"),
     ("basic-auth", "curl -s -u admin:hun" "ter2 https://example.org", "hunter2"),
     ("basic-auth", "curl --user admin:hun" "ter2 https://example.org", "hunter2"),
     ("url-credentials", "git clone https://bob:hun" "ter2@example.org/x.git", "hunter2"),

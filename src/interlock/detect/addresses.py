@@ -99,7 +99,9 @@ _LOCAL_NAMES: Final = re.compile(
     r"|(?P<private>.*\.(?:internal|local|localdomain|lan|intranet|home\.arpa|cluster\.local|svc)|kubernetes(?:\.default)?)"
 )
 # Names that are a public address book of private addresses (nip.io and its like resolve 10.0.0.1.nip.io to 10.0.0.1).
-_WILDCARD_DNS: Final = re.compile(r"(?:.*[.-])?(\d{1,3}(?:[.-]\d{1,3}){3})(?:[.-].*)?\.(?:nip|sslip|xip)\.io")
+_WILDCARD_DNS: Final = re.compile(
+    r"(?:.*[.-])?(?:(\d{1,3}(?:[.-]\d{1,3}){3})(?:[.-].*)?|([0-9a-f]{8}))\.(?:nip|sslip|xip)\.io"
+)
 _NAME_CHARS_MAX: Final = 253
 _PART: Final = re.compile(r"0[xX][0-9a-fA-F]{0,16}|[0-9]{1,24}")
 
@@ -140,7 +142,8 @@ def address_is_private(host: str) -> Reason | None:
     if (local := _LOCAL_NAMES.fullmatch(name)) is not None:
         return local.lastgroup  # type: ignore[return-value]
     if (wildcard := _WILDCARD_DNS.fullmatch(name)) is not None:
-        return address_is_private(wildcard.group(1).replace("-", "."))
+        dotted, packed = wildcard.groups()
+        return address_is_private(dotted.replace("-", ".") if dotted else f"0x{packed}")
     return None
 
 

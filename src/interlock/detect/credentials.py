@@ -55,6 +55,11 @@ _PLACES: Final[dict[str, tuple[str, re.Pattern[str]]]] = {
 _FINDER: Final = literal_finder(_PLACES)
 _VALUE: Final = re.compile(r"[^\s\"'\\,;&<>(){}\[\]`|]{1,1024}")
 _URL_VALUE: Final = re.compile(r"[^\s@/\"'<>]{1,256}")
+_JUDGED_CHARS: Final = 128
+"""So much of a value says whether it is a secret: in `token=token=...` every name has all the rest as its value."""
+_LETTER: Final = re.compile(r"[^\W\d_]")
+_DIGIT: Final = re.compile(r"\d")
+_NO_WORD: Final = re.compile(r"\d|[^\w.:/-]")
 _REFERENCE: Final = re.compile(r"[$%<{*]|(.)\1*\Z|\.\.\.|[Yy](?:our|OUR)[_-]|(?i:redacted|changeme|placeholder)")
 _DOTTED: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\Z")
 _SECRET_NAME: Final = re.compile(
@@ -83,7 +88,7 @@ _WORDS: Final = frozenset(
 def may_hold_credential(data: bytes) -> bool:
     """False if nothing in these UTF-8 bytes (text, or its JSON encoding) can be a named secret. About 4 ns a byte."""
     # Written out, and on `str`: a loop over the stems, or one regular expression of them, takes two to three times as long.
-    low = data.translate(_LOWER, b"_- ").decode("latin-1")
+    low = data.translate(_LOWER, b"_-. ").decode("latin-1")
     return (
         "pass" in low
         or "secret" in low
@@ -93,6 +98,8 @@ def may_hold_credential(data: bytes) -> bool:
         or "authoriz" in low
         or "bearer" in low
         or "cookie" in low
+        or '"auth"' in low
+        or '"pin"' in low
         or "mysql" in low
         or "curl" in low
         or ("key" in low and _KEY_STEM.search(low) is not None)
@@ -124,11 +131,12 @@ def find_credentials(text: str) -> Iterator[Finding]:
             position = start + 1
             continue
         position = match.end()
-        value = (_URL_VALUE if how == "url" else _VALUE).match(text, position)
-        if value is None:
+        extent = _URL_VALUE if how == "url" else _VALUE
+        judged = extent.match(text, position, position + _JUDGED_CHARS)
+        if judged is None:
             continue
-        kind = _judge(how, text, start, position, value.group())
-        if kind is not None:
+        kind = _judge(how, text, start, position, judged.group())
+        if kind is not None and (value := extent.match(text, position)) is not None:
             yield Finding(kind, position, value.end())
             position = value.end()
 
@@ -144,7 +152,13 @@ def _judge(how: str, text: str, start: int, at: int, value: str) -> str | None:
     if how == "curl":
         return "basic-auth"
     if how in ("auth", "bearer"):
-        return "authorization" if len(value) >= 6 and _mixed(value) else None
+        # Short credentials in base64 may have no digit: `Basic` promises that it is one.
+        basic = (
+            how == "auth"
+            and text[start:at].rstrip()[-5:].lower() == "basic"
+            and not (value.islower() or value.isupper())
+        )
+        return "authorization" if len(value) >= 6 and (basic or _mixed(value)) else None
     return _judge_assignment(text, start, at, value)
 
 
@@ -160,7 +174,7 @@ def _judge_assignment(text: str, start: int, at: int, value: str) -> str | None:
         plain_is_enough = password and value.lower() not in _WORDS
         return _kind(password) if len(value) >= 4 and (plain_is_enough or _mixed(value)) else None
     if password:
-        return "password" if len(value) >= 4 and any(not c.isalpha() and c not in "_.-:/" for c in value) else None
+        return "password" if len(value) >= 4 and _NO_WORD.search(value) else None
     return "secret-assignment" if len(value) >= 8 and _mixed(value) and not value.isdigit() else None
 
 
@@ -172,8 +186,6 @@ def _mixed(value: str) -> bool:
     """True if the value is no plain word or number: digits among letters, or long with capitals in between."""
     if len(set(value)) < 4:
         return False
-    letters = any(c.isalpha() for c in value)
-    digits = any(c.isdigit() for c in value)
-    if letters and digits:
+    if _LETTER.search(value) and _DIGIT.search(value):
         return True
-    return len(value) >= 16 and any(c.isupper() for c in value[1:]) and any(c.islower() for c in value)
+    return len(value) >= 16 and value[1:] != value[1:].lower() and value != value.upper()
