@@ -7,7 +7,7 @@ import pytest
 from policy_worlds import TOOLS, WORLD, ask, judge, request
 
 from interlock.model.decision import Request
-from interlock.policy import Rules, World
+from interlock.policy import Rules, World, together
 
 PERMIT = '@id("all") permit(principal, action, resource);\n'
 HOLD = """@id("big") @hold("ops") @quorum("2") @ttl("10m") @reason("large payment")
@@ -266,3 +266,33 @@ def test_the_example_rules() -> None:
         policies.decide(Request(agent="a", action="state_read", resource_type="StateKey", resource="k")).decision
         == "deny"
     )
+
+
+def test_looking_at_state_on_the_way_is_asked_together_with_the_action() -> None:
+    policies = judge("""
+        permit(principal, action == Action::"pay", resource);
+        @id("big") @hold("ops") forbid(principal, action == Action::"pay", resource) when { context.params.to == "eve" };
+        @id("ask-read:permit") permit(principal, action == Action::"state_read", resource == StateKey::"asked");
+        @id("ask-read") @hold("sec") forbid(principal, action == Action::"state_read", resource == StateKey::"asked");
+        @id("no-read") forbid(principal, action == Action::"state_read", resource == StateKey::"secret");""")
+    asked = request("pay", {"amount": 1, "to": "eve"})
+    alone = policies.decide(asked)
+    assert policies.reads(asked, ["other"]) is None
+    held = together(alone, policies.reads(asked, ["other", "asked"]))
+    assert (held.decision, held.policies) == ("hold", ("ask-read", "big"))
+    assert [each.group for each in held.requirements] == ["ops", "sec"]
+    approved = msgspec.structs.replace(asked, discharged=frozenset(each.content for each in held.requirements))
+    assert together(policies.decide(approved), policies.reads(approved, ["asked"])).decision == "allow"
+    denied = policies.reads(asked, ["asked", "secret"])
+    assert denied is not None
+    assert (together(alone, denied).decision, denied.policies) == ("deny", ("no-read",))
+    assert judge("permit(principal, action, resource);").reads(asked, ["secret"]) is None
+
+
+def test_a_forbid_of_reads_that_cannot_be_evaluated_denies() -> None:
+    policies = judge("""
+        permit(principal, action, resource);
+        forbid(principal, action == Action::"state_read", resource) when { context.state has n && context.state.n + 1 > 0 };""")
+    found = policies.reads(request("pay", {"amount": 1, "to": "eve"}, state={"n": 2**63 - 1}), ["k"])
+    assert found is not None
+    assert (found.decision, found.reason) == ("deny", "policy_error")

@@ -15,7 +15,7 @@ from interlock.engine.registry import Registered
 from interlock.model.decision import Decision, Refusal, Request
 from interlock.model.grant import Principal
 from interlock.model.proposal import Action, Proposal
-from interlock.policy.judge import PolicyJudge
+from interlock.policy import PolicyJudge, together
 from interlock.state.store import Entry
 from interlock.verify.conditions import check_assumptions, check_preconditions
 from interlock.verify.graph import state_reads, state_writes
@@ -128,14 +128,19 @@ class Gate:
         # 3. parameters: the schema, then paths and hosts among the arguments
         if tool is not None and (refusal := self._parameters(who, tool, parameters, now, known=known)):
             return 3, refusal, None
+        if not plain and self.policy.guards_reads and (keys := looks_at(action)):
+            asked = self.request(who, proposal, action, tool, parameters, state, discharged)
+            reads = self.policy.reads(asked, keys)
+            if reads is not None:
+                # what step 4 answers says something about the state: until the policies let it look, it does not
+                decision = together(self.policy.decide(asked), reads)
+                return 5, _denied(decision), decision
         # 4. preconditions on state
         if not plain and (refusal := _check_state(action, state)):
             return 4, refusal, None
         # 5. policy
         decision = self._decide(who, proposal, action, tool, parameters, state, discharged)
-        if decision.decision == "deny":
-            return 5, Refusal(decision.reason or "policy_denied", decision.detail), decision
-        return 5, None, decision
+        return 5, _denied(decision), decision
 
     def _keys(self, who: Principal, action: Action, now: int) -> Refusal | None:
         for key in {*state_reads(action), *state_writes(action, None)}:
@@ -206,6 +211,18 @@ class Gate:
             flags=flags(parameters) if policy.wants_flags else (),
             discharged=discharged,
         )
+
+
+def _denied(decision: Decision) -> Refusal | None:
+    return Refusal(decision.reason or "policy_denied", decision.detail) if decision.decision == "deny" else None
+
+
+def looks_at(action: Action) -> tuple[str, ...]:
+    """The state keys that an action looks at besides what it is asked about (as a `state_read` is about its own key)."""
+    own = (action.parameters["key"],) if action.type == "assertion" else ()
+    conditions = [condition.key for condition in action.preconditions]
+    assumed = [assumption.key for assumption in action.assumptions]
+    return (*own, *action.state_dependencies, *action.read_set, *conditions, *assumed)
 
 
 def _plain_state(action: Action) -> bool:

@@ -9,6 +9,7 @@ from interlock.policy.judge import PolicyJudge
 from interlock.policy.load import PolicyConfigurationError, load
 from interlock.policy.replay import Change, Past, Replay, replay
 from interlock.policy.rules import DenyParam, Rules, to_cedar
+from interlock.policy.verdict import together
 from interlock.policy.world import World
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "replay",
     "run_cases",
     "to_cedar",
+    "together",
 ]

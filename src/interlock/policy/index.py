@@ -56,11 +56,15 @@ class Index:
 
     def __init__(self, policies: Sequence[Compiled], actions: dict[str, ActionType]) -> None:
         self._tables: dict[str, dict[tuple[Uid | None, Uid | None], list[Compiled]]] = {name: {} for name in actions}
+        self.forbidding: set[str] = set()
+        """The actions that some forbid is about."""
         for compiled in policies:
             tree = compiled.policy.tree
             where = (_named(tree.principal), _named(tree.resource))
             for action in applicable(tree, actions.values()):
                 self._tables[action.name].setdefault(where, []).append(compiled)
+                if compiled.policy.forbid:
+                    self.forbidding.add(action.name)
 
     def candidates(self, s: Situation) -> list[Compiled]:
         """The policies whose scope matches."""

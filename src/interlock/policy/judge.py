@@ -6,7 +6,7 @@ it not match and is reported. If every forbid that matches carries `@hold`, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -20,7 +20,7 @@ from interlock.policy.policies import Policy
 from interlock.policy.shapes import Fields
 from interlock.policy.terms import EvaluationError, Uid
 from interlock.policy.values import RefusedError
-from interlock.policy.verdict import Outcome, matching, run, verdict
+from interlock.policy.verdict import Outcome, matching, run, together, verdict
 from interlock.policy.world import ActionType, World, situation
 
 BUCKETS_MAX: Final = 4096
@@ -72,6 +72,8 @@ class PolicyJudge:
             key for fields in shapes if "state" in fields for key in getattr(fields["state"].shape, "fields", ())
         )
         """The state keys whose observed values a request must carry, where they exist."""
+        self.guards_reads: bool = "state_read" in index.forbidding
+        """True if a forbid is about reading state; otherwise `reads` need not be asked."""
 
     def decide(self, request: Request) -> Decision:
         """The answer to a request. Never raises for what a request holds."""
@@ -83,6 +85,29 @@ class PolicyJudge:
         except RefusedError as refused:
             return Decision(decision="deny", reason="policy_error", detail=str(refused))
         return _answer(bucket, context, request.discharged)
+
+    def reads(self, request: Request, keys: Iterable[str]) -> Decision | None:
+        """What stands against an action's looking at these state keys besides: a denial, a hold, or None.
+
+        For preconditions, assumptions, dependencies and assertions: their outcome says something about a value. A forbid of
+        `state_read` stops them too, and one that cannot be evaluated; no permit is needed beyond that for the action.
+        """
+        if not self.guards_reads:
+            return None
+        found: Decision | None = None
+        for key in sorted(set(keys)):
+            asked = msgspec.structs.replace(
+                request, action="state_read", resource_type="StateKey", resource=key, parameters={"key": key}
+            )
+            answer = self.decide(asked)
+            unspoken = answer.reason == "policy_denied" and not answer.policies and not answer.errors
+            if answer.decision == "allow" or unspoken:
+                continue
+            answer = msgspec.structs.replace(answer, detail=f"it looks at state key `{key}`: {answer.detail}")
+            if answer.decision == "deny":
+                return answer
+            found = answer if found is None else together(found, answer)
+        return found
 
     def constant(
         self,

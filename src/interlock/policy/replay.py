@@ -10,6 +10,7 @@ import msgspec
 
 from interlock.model.decision import Decision, Request
 from interlock.policy.judge import PolicyJudge
+from interlock.policy.verdict import together
 
 Answer = Literal["allow", "deny", "hold"]
 
@@ -21,6 +22,8 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     action: str
     request: Request
     answer: Answer
+    reads: tuple[str, ...] = ()
+    """State keys that the action looked at besides (`PolicyJudge.reads`)."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +58,7 @@ def replay(judge: PolicyJudge, past: Iterable[Past]) -> Replay:
     count = 0
     for each in past:
         count += 1
-        decision = judge.decide(each.request)
+        decision = together(judge.decide(each.request), judge.reads(each.request, each.reads))
         if decision.decision != each.answer:
             changes.append(Change(run=each.run, action=each.action, before=each.answer, after=decision))
     return Replay(requests=count, changes=tuple(changes))

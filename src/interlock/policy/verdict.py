@@ -94,6 +94,26 @@ def verdict(
     return Decision(decision="allow", policies=_names(allowed), errors=notes)
 
 
+def together(decision: Decision, reads: Decision | None) -> Decision:
+    """The answer to an action, with that to the reads that come with it (`PolicyJudge.reads`): the stricter one holds.
+
+    If one of them asks, its requirements are asked together with those of the other.
+    """
+    if reads is None or decision.decision == "deny":
+        return decision
+    if reads.decision == "deny" or decision.decision == "allow":
+        return reads
+    details = dict.fromkeys(each.detail for each in (decision, reads) if each.detail)
+    return Decision(
+        decision="hold",
+        policies=tuple(sorted({*decision.policies, *reads.policies})),
+        reason="held",
+        detail="; ".join(details),
+        requirements=tuple({each.content: each for each in (*decision.requirements, *reads.requirements)}.values()),
+        errors=tuple(dict.fromkeys((*decision.errors, *reads.errors))),
+    )
+
+
 def is_discharged(policy: Policy, discharged: frozenset[str]) -> bool:
     """True if this is a hold that a human has approved."""
     return policy.hold is not None and policy.content in discharged
