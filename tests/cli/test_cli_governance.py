@@ -188,6 +188,24 @@ def test_an_explanation_names_the_policies_that_decided(cedar):
     assert cedar("policy", "explain", "fs.read", "--parameters", "[", "--json").error["code"] == "usage"
 
 
+def test_an_explanation_is_about_what_would_be_asked(cedar):
+    (cedar.root / "policy" / "a.cedar").write_text(
+        '@id("one-key") forbid(principal == Agent::"coder", action == Action::"state_write", resource == StateKey::"k");'
+    )
+    explained = lambda *argv: cedar("policy", "explain", "state_write", *argv, "--json").json["decision"]
+    assert explained("--parameters", '{"key": "k", "value": 1}')["policies"] == ["one-key"]
+    assert explained("--resource", "k")["policies"] == ["one-key"]
+    assert explained("--resource", "k", "--agent", "other")["decision"] == "allow"
+    for action in ("state_write", "connect"):
+        said = cedar("policy", "explain", action, "--json")
+        assert (said.code, said.error["code"]) == (2, "usage")
+    (cedar.root / "cases.yaml").write_text(
+        "- {action: state_write, parameters: {key: k}, expect: deny, policies: [one-key]}\n"
+        "- {action: state_write, parameters: {key: k}, agent: other, expect: allow}\n"
+    )
+    assert cedar("policy", "test", "cases.yaml").code == 0
+
+
 def test_a_replay_says_what_an_edit_would_change(cli):
     (cli.root / "secret.txt").write_text("x")
     run_id = cli.run(call("fs.read", path="secret.txt"), call("fs.list"))["run_id"]

@@ -31,7 +31,7 @@ CONDITIONS = (
     "context.state has deep.on && context.state.deep.on",
     "context.session has team && context.session.team == {text}",
     "context.proposal.action_count {order} {number}",
-    "context.flags.contains({text})",
+    "context.flags.contains({flag})",
     "resource.name like {pattern} || principal in Group::{text}",
     "if context.params.to == {text} then resource.destructive else {{a: {number}}}.a == {number}",
 )
@@ -44,6 +44,7 @@ def condition(r: Random) -> str:
         compare=r.choice(("lessThan", "lessThanOrEqual", "greaterThan", "greaterThanOrEqual")),
         decimal=quote(r.choice(("0.0", "1.5", "100.0", "-3.1415"))),
         text=quote(r.choice(TEXTS)),
+        flag=quote(r.choice(("secret", "path_escape"))),
         pattern=r.choice(('"*b*"', '"a*"', '"*"', '"bob"')),
         order=r.choice(("<", "<=", ">", ">=", "==", "!=")),
         number=r.choice((0, 1, 3, 100)),
@@ -83,7 +84,7 @@ def request(r: Random) -> Request:
         state=r.choice(({}, {"n": number()}, {"n": 3, "deep": {"on": True}}, {"deep": {"on": False}})),
         session=r.choice(({}, {"team": text()})),
         proposal={"id": "p", "source": "s", "action_count": r.choice((1, 3, 200))},
-        flags=r.choice(((), ("a",), ("b", "bob"))),
+        flags=r.choice(((), ("secret",), ("path_escape", "private_address"))),
     )
 
 

@@ -14,7 +14,7 @@ from policy_worlds import STRING, TOOLS, WORLD, ask, judge, problems
 
 from interlock.model.errors import ConfigurationError
 from interlock.model.tool import Tool
-from interlock.policy import PolicyConfigurationError, Rules, World, load
+from interlock.policy import PolicyConfigurationError, Rules, World, load, read_cases
 from interlock.policy.compile import NotCoveredError
 from interlock.policy.source import clauses, split
 from interlock.policy.uses import uses
@@ -241,3 +241,23 @@ def test_any_text_can_be_split_without_losing_a_character(text: str) -> None:
 def test_any_text_loads_or_is_refused_with_an_error_of_ours(text: str) -> None:
     with contextlib.suppress(ConfigurationError):
         judge(text)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'context.flags.contains("secrets")',
+        'context.flags.containsAny(["path_escape", "secrets"])',
+        '["secrets"].containsAll(context.flags)',
+        'context.params.to == "x" || !context.flags.contains("secrets")',
+    ],
+)
+def test_a_misspelt_flag_is_an_error_with_its_line(condition: str) -> None:
+    found = problems(f'forbid(principal, action == Action::"pay", resource)\nwhen {{ {condition} }};')
+    assert "p.cedar:2: no detector has the flag `secrets`; did you mean `secret`?" in found
+    judge('forbid(principal, action == Action::"pay", resource) when { context.flags.contains("secret") };')
+
+
+def test_a_case_with_a_misspelt_flag_is_an_error() -> None:
+    with pytest.raises(ConfigurationError, match="no detector has the flag `secrets`"):
+        read_cases([{"action": "pay", "expect": "deny", "flags": ["secrets"]}], "c.yaml")

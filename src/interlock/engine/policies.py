@@ -19,13 +19,13 @@ from interlock.disk import Disk
 from interlock.engine.assemble import embedded, policy_of, settings_policies
 from interlock.engine.clock import SystemClock
 from interlock.engine.folding import FoldedRun
-from interlock.engine.gate import POLICY_ACTION
+from interlock.engine.gate import POLICY_ACTION, looks_at
 from interlock.engine.history import History
 from interlock.engine.registry import Registry
 from interlock.executors.modules import ModuleTools
 from interlock.journal import read
 from interlock.model.decision import Request
-from interlock.model.errors import IntegrityError, InterlockError
+from interlock.model.errors import IntegrityError, InterlockError, UsageError
 from interlock.model.events import PolicyDecided
 from interlock.model.proposal import Action, Proposal
 from interlock.model.tool import Tool
@@ -41,7 +41,7 @@ from interlock.policy import (
     run_cases,
     to_cedar,
 )
-from interlock.policy.world import BUILT_IN
+from interlock.policy.world import BUILT_IN, about
 from interlock.settings import TrustStore, gather
 from interlock.settings.source import utf8
 from interlock.state.store import StateStore
@@ -55,6 +55,8 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     """The policies of a project, compiled."""
 
     judge: PolicyJudge
+    agent: str
+    """Who asks, where nobody is named."""
     rules: str
     """The Cedar text that the short rules became."""
     files: list[tuple[str, str]]
@@ -78,7 +80,10 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
         return run_cases(
             self.judge,
             tuple(
-                msgspec.structs.replace(case, parameters=self.spelled(case.action, case.parameters)) for case in cases
+                msgspec.structs.replace(
+                    case, agent=case.agent or self.agent, parameters=self.spelled(case.action, case.parameters)
+                )
+                for case in cases
             ),
         )
 
@@ -86,21 +91,25 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
         self,
         action: str,
         *,
-        agent: str,
+        agent: str | None,
         parameters: dict[str, Any],
         resource: str | None = None,
         session: str | None = None,
         state: dict[str, Any] | None = None,
     ) -> Explanation:
-        """What the policies answer to a request, and what became of each of them."""
+        """What the policies answer to a request, and what became of each of them. Raises: UsageError without a resource."""
+        resource, named = about(action, resource, self.spelled(action, parameters))
+        if resource is None:
+            kind = BUILT_IN[action][0]
+            raise UsageError(f"`{action}` is about a {kind}: name it", hint="with `--resource NAME`")
         return self.judge.explain(
             Request(
-                agent=agent,
+                agent=agent or self.agent,
                 action=action,
                 resource_type=BUILT_IN[action][0] if action in BUILT_IN else "Tool",  # type: ignore[arg-type]
-                resource=action if resource is None else resource,
+                resource=resource,
                 session={"name": session} if session else {},
-                parameters=self.spelled(action, parameters),
+                parameters=named,
                 state=state or {},
                 proposal={"id": "explain", "source": "explain", "action_count": 1},
                 flags=detect_flags(parameters) if self.judge.wants_flags else (),
@@ -147,6 +156,7 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
         rules, judge = policy_of(gathered.settings, files, definitions)
         return Policies(
             judge=judge,
+            agent=gathered.settings.agent,
             rules=to_cedar(rules),
             files=files,
             tools=len(definitions),
@@ -218,7 +228,13 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
             proposal={"id": proposal.id, "source": proposal.source, "action_count": len(proposal.actions)},
             flags=detect_flags(parameters) if policies.judge.wants_flags else (),
         )
-        yield Past(run=run_id, action=action.id, request=request, answer=event.decision)  # type: ignore[arg-type]
+        yield Past(
+            run=run_id,
+            action=action.id,
+            request=request,
+            answer=event.decision,  # type: ignore[arg-type]
+            reads=looks_at(action),
+        )
 
 
 def _parameters(folded: FoldedRun, known: Any, action: Action) -> dict[str, Any] | None:

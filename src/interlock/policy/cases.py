@@ -18,10 +18,12 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from interlock.detect import FLAGS
 from interlock.model.decision import Decision, Request
 from interlock.model.errors import ConfigurationError
 from interlock.policy.judge import PolicyJudge
-from interlock.policy.world import BUILT_IN
+from interlock.policy.policies import nearest
+from interlock.policy.world import BUILT_IN, about
 
 _PROPOSAL: Final[dict[str, Any]] = {"id": "case", "source": "case", "action_count": 1}
 
@@ -32,7 +34,8 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     expect: Literal["allow", "deny", "hold"]
     action: str
     name: str = ""
-    agent: str = "agent"
+    agent: str | None = None
+    """The project's default agent, if left out."""
     groups: tuple[str, ...] = ()
     resource: str | None = None
     """The state key, host or tool that a built-in action is about; for a tool it is the tool."""
@@ -73,12 +76,16 @@ def read_cases(data: Any, name: str) -> tuple[Case, ...]:
             hint="a case has `action`, `expect` and what the request holds; the guide to policies lists the fields",
         ) from None
     for at, case in enumerate(cases):
-        if case.action in BUILT_IN and case.resource is None:
+        if about(case.action, case.resource, case.parameters)[0] is None:
             raise ConfigurationError(
                 f"`{case.action}` is about a {BUILT_IN[case.action][0]}: the case needs a `resource`",
                 code="policy",
                 path=f"{name}:$.cases[{at}]",
             )
+        for flag in case.flags:
+            if flag not in FLAGS:
+                message = f"no detector has the flag `{flag}`{nearest(flag, FLAGS)}"
+                raise ConfigurationError(message, code="policy", path=f"{name}:$.cases[{at}].flags")
     return cases
 
 
@@ -98,14 +105,15 @@ def run_cases(judge: PolicyJudge, cases: tuple[Case, ...]) -> tuple[CaseResult, 
 
 def _request(case: Case, contents: dict[str, str]) -> Request:
     resource_type = BUILT_IN[case.action][0] if case.action in BUILT_IN else "Tool"
+    resource, parameters = about(case.action, case.resource, case.parameters)
     return Request(
-        agent=case.agent,
+        agent=case.agent or "agent",
         action=case.action,
         resource_type=msgspec.convert(resource_type, Literal["Tool", "StateKey", "Host"]),
-        resource=case.action if case.resource is None else case.resource,
+        resource=resource or "",
         groups=case.groups,
         session=case.session,
-        parameters=case.parameters,
+        parameters=parameters,
         state=case.state,
         proposal=case.proposal,
         flags=case.flags,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from typing import Final
 
 from cedarpy import pst
 
+from interlock.detect import FLAGS
+from interlock.policy.compile import NotCoveredError, walk
 from interlock.policy.policies import Policy, Problem, nearest
+from interlock.policy.uses import path_of
 from interlock.policy.world import BUILT_IN, ActionType, World
 
 _NOUNS: Final = {
@@ -50,11 +54,27 @@ class Names:
             if exist is not None and uid.id not in exist:
                 message = f"no {_NOUNS[kind]} is named `{uid.id}`{nearest(uid.id, exist)}"
                 found.append(Problem(policy.statement.place_of(uid.id), message))
+        for flag in _flags(policy.tree):
+            if flag not in FLAGS:
+                message = f"no detector has the flag `{flag}`{nearest(flag, FLAGS)}"
+                found.append(Problem(policy.statement.place_of(flag), message))
         group = policy.hold.group if policy.hold else None
         if group and self._approvers is not None and group not in self._approvers:
             message = f"no group of approvers is named `{group}`{nearest(group, self._approvers)}"
             found.append(Problem(policy.statement.place_of(group), message))
         return found
+
+
+def _flags(tree: pst.Template) -> Iterator[str]:
+    """The flags that a policy looks for in `context.flags`. Syntax that is not known is reported by `load`."""
+    with suppress(NotCoveredError):
+        for node in (node for clause in tree.clauses for node in walk(clause.expr)):
+            if not isinstance(node, pst.BinaryOp):
+                continue
+            for flags, wanted in ((node.left, node.right), (node.right, node.left)):
+                if path_of(flags) == ("flags",):
+                    literals = wanted.elements if isinstance(wanted, pst.Set) else (wanted,)
+                    yield from (each.value for each in literals if isinstance(each, pst.StringLit))
 
 
 def check_tools(world: World, groups: set[str]) -> list[Problem]:

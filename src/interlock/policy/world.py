@@ -84,6 +84,19 @@ class ActionType(msgspec.Struct, frozen=True):
     context: Fields
 
 
+def about(action: str, resource: str | None, parameters: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The resource of a request that somebody wrote down, and its parameters: for state, each has the key of the other.
+
+    None where a built-in action needs a resource and none is named.
+    """
+    if action not in BUILT_IN:
+        return action if resource is None else resource, parameters
+    if BUILT_IN[action][0] != "StateKey":
+        return resource, parameters
+    key = parameters.get("key") if resource is None else resource
+    return (key, {"key": key, **parameters}) if isinstance(key, str) else (None, parameters)
+
+
 def server_of(name: str) -> str:
     """The server of a tool, by its name."""
     server, slash, _ = name.partition("/")

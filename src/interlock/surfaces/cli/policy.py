@@ -86,14 +86,14 @@ def test(out: Output, cases: Path) -> int:
 
 @policy.command("explain")
 @click.argument("action")
-@click.option("--agent", default="agent", show_default=True, help="Who asks.")
+@click.option("--agent", metavar="NAME", help="Who asks; the configuration's `agent` if left out.")
 @click.option("--parameters", default="{}", metavar="JSON", help="The call's parameters.")
 @click.option("--resource", metavar="NAME", help="For a built-in action such as state_write: the key or host.")
 @click.option("--session", metavar="NAME", help="The session.")
 @click.option("--state", default="{}", metavar="JSON", help="Values of state keys.")
 @click.pass_obj
 def explain(
-    out: Output, action: str, agent: str, parameters: str, resource: str | None, session: str | None, state: str
+    out: Output, action: str, agent: str | None, parameters: str, resource: str | None, session: str | None, state: str
 ) -> None:
     """Say what the policies answer to a call of ACTION (a tool, or state_read, state_write, assert), and why."""
     values = [_object(name, text) for name, text in (("parameters", parameters), ("state", state))]
