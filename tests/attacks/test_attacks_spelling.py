@@ -93,7 +93,7 @@ B64 = lambda text: {"b64": base64.b64encode(text.encode()).decode()}
 SPELLINGS = {
     "amount": [9000, 9000.0, 9e3, "9000", 5000.5, 5000.00001, 1e300, 2**53 - 1, True, [9000], {"__extn": 1}, -0.0, 5000, 5000.0],
     "count": [11, 11.0, 1.1e1, "11", True, [11], 10, 10.0, 2**53 - 1, 11.5],
-    "to": ["mallory", "MALLORY", "mallory\u200b", "m\u0430llory", "\uff4dallory", ["mallory"], {"__entity": {"type": "Agent", "id": "x"}}],
+    "to": ["mallory", "MALLORY", "mallory\u200b", "m\u0430llory", "\uff4dallory", ["mallory"], {"__entity": {}}],
     "labels": [["bad"], ["bad", None], [None], "bad", [["bad"]], {"0": "bad"}, ["good"]],
     "path": [
         "secrets/x", "./secrets/x", "src/../secrets/x", "secrets//x", "src//../secrets/./x", "/secrets/x", "secrets/x/",
@@ -102,8 +102,8 @@ SPELLINGS = {
     ],
     "host": [
         "127.0.0.1:80", "127.1:80", "0x7f.1:80", "0177.0.0.1:80", "2130706433:80", "[::ffff:127.0.0.1]:80", "127.0.0.1.:80",
-        "http://127.1", "HTTP://0x7f000001/", "http://a@127.1/", "http://127.1:80/x", "\uff11\uff12\uff17.0.0.1:80", "[::ffff:7f00:1]:80",
-        "127.0.0.1", "http://127.0.0.1\\@example.org/", "http://example.org@127.0.0.1/", "127.0.0.1%00:80", ["127.1:80"],
+        "http://127.1", "HTTP://0x7f000001/", "http://a@127.1/", "http://127.1:80/x", "\uff11\uff12\uff17.1:80", ["127.1:80"],
+        "[::ffff:7f00:1]:80", "127.0.0.1", "http://127.0.0.1\\@example.org/", "http://x.org@127.0.0.1/", "127.0.0.1%00:80",
     ],
     "options": [
         {}, {"force": True}, {"note": "x"}, {"force": 1}, {"force": "true"}, {"force": None}, {"Force": False}, [True], [],

@@ -272,3 +272,9 @@ def test_what_is_left_out_is_judged_as_what_the_tool_takes_for_it():
     assert given == {"steps": [{"n": 2}, {}, "x"]}
     named = {"path": None, "options": {"force": None}, "steps": {"n": 0}}
     assert judge.spelled((), named, defaults) is named
+
+
+def test_a_mark_under_a_name_that_looks_like_a_number_is_no_index_of_a_list():
+    tool = Tool(name="t")
+    judge = compile_grants([Grant(id="g", agent="a", tools=("*",))])
+    assert judge.arguments("a", tool, (("/list/\u00b2", "path.read"),), {"list": ["/etc", "/etc", "/etc"]}, 0) is None

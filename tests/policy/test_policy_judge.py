@@ -296,3 +296,19 @@ def test_a_forbid_of_reads_that_cannot_be_evaluated_denies() -> None:
     found = policies.reads(request("pay", {"amount": 1, "to": "eve"}, state={"n": 2**63 - 1}), ["k"])
     assert found is not None
     assert (found.decision, found.reason) == ("deny", "policy_error")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.1:80", "0x7f.1:80", "0177.0.0.1:80", "2130706433:80", "[::ffff:7f00:1]:80", "127.0.0.1.:80", "127.0.0.1:080"],
+)
+def test_no_spelling_of_a_host_slips_a_forbid(host: str) -> None:
+    connect = lambda policies, host: policies.decide(
+        Request(agent="coder", action="connect", resource_type="Host", resource=host)
+    )
+    scope = 'forbid(principal, action == Action::"connect", resource'
+    assert connect(judge(PERMIT + scope + ' == Host::"127.0.0.1:80");'), host).decision == "deny"
+    assert connect(judge(PERMIT + scope + ') when { resource.host == "127.0.0.1" };'), host).decision == "deny"
+    assert connect(judge(PERMIT), host).decision == "allow"
+    refused = connect(judge(PERMIT), "exam%70le.org:80")
+    assert (refused.decision, refused.reason) == ("deny", "policy_error")

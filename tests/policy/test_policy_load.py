@@ -261,3 +261,15 @@ def test_a_misspelt_flag_is_an_error_with_its_line(condition: str) -> None:
 def test_a_case_with_a_misspelt_flag_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match="no detector has the flag `secrets`"):
         read_cases([{"action": "pay", "expect": "deny", "flags": ["secrets"]}], "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("EXAMPLE.org:443", "the host `EXAMPLE.org:443` is always asked about as `example.org:443`: write that"),
+        ("127.1:80", "the host `127.1:80` is always asked about as `127.0.0.1:80`: write that"),
+        ("*.example.org:443", "the host `*.example.org:443` is not a host name"),
+    ],
+)
+def test_a_host_that_is_never_asked_about_is_an_error(name: str, message: str) -> None:
+    assert message in problems(f'forbid(principal, action == Action::"connect", resource == Host::"{name}");')

@@ -131,5 +131,5 @@ def _children(where: str, node: Any, name: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(node, list):
         if name == "*":
             yield from ((f"{where}[{i}]", v) for i, v in enumerate(node))
-        elif name.isdigit() and int(name) < len(node):
+        elif name.isascii() and name.isdigit() and int(name) < len(node):
             yield f"{where}[{name}]", node[int(name)]

@@ -21,7 +21,7 @@ from interlock.policy.shapes import Fields
 from interlock.policy.terms import EvaluationError, Uid
 from interlock.policy.values import RefusedError
 from interlock.policy.verdict import Outcome, matching, run, together, verdict
-from interlock.policy.world import ActionType, World, situation
+from interlock.policy.world import ActionType, World, host_id, situation
 
 BUCKETS_MAX: Final = 4096
 OUTCOMES_MAX: Final = 256
@@ -159,9 +159,9 @@ class PolicyJudge:
                 if action is None
                 else f"`{request.action}` is asked about a {action.resource_type}, not a {request.resource_type}"
             )
-            return _Bucket(
-                s, (), (), NO_CONTEXT, constant=Decision(decision="deny", reason="policy_error", detail=detail)
-            )
+            return _refused(s, detail)
+        if request.resource_type == "Host" and (wrong := _unreadable(request.resource)):
+            return _refused(s, wrong)
         left = self._index.residue(s)
         bucket = _Bucket(
             situation=s,
@@ -178,6 +178,18 @@ class PolicyJudge:
             else:
                 bucket.context = NO_CONTEXT
         return bucket
+
+
+def _refused(s: Situation, detail: str) -> _Bucket:
+    return _Bucket(s, (), (), NO_CONTEXT, constant=Decision(decision="deny", reason="policy_error", detail=detail))
+
+
+def _unreadable(host: str) -> str | None:
+    try:
+        host_id(host)
+    except ValueError as error:
+        return f"the host {error}"
+    return None
 
 
 def _answer(bucket: _Bucket, context: dict[str, Any], discharged: frozenset[str]) -> Decision:

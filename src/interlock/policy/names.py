@@ -12,7 +12,7 @@ from interlock.detect import FLAGS
 from interlock.policy.compile import NotCoveredError, walk
 from interlock.policy.policies import Policy, Problem, nearest
 from interlock.policy.uses import path_of
-from interlock.policy.world import BUILT_IN, ActionType, World
+from interlock.policy.world import BUILT_IN, ActionType, World, host_id
 
 _NOUNS: Final = {
     "Action": "tool or action",
@@ -50,6 +50,9 @@ class Names:
                 message = f"unknown entity type `{kind}`{nearest(kind, self._known)}"
                 found.append(Problem(policy.statement.place_of(kind), message))
                 continue
+            if kind == "Host" and (wrong := _host(uid.id)):
+                found.append(Problem(policy.statement.place_of(uid.id), wrong))
+                continue
             exist = self._known[kind]
             if exist is not None and uid.id not in exist:
                 message = f"no {_NOUNS[kind]} is named `{uid.id}`{nearest(uid.id, exist)}"
@@ -63,6 +66,15 @@ class Names:
             message = f"no group of approvers is named `{group}`{nearest(group, self._approvers)}"
             found.append(Problem(policy.statement.place_of(group), message))
         return found
+
+
+def _host(name: str) -> str | None:
+    """Why a host of this name would never be asked about."""
+    try:
+        one = host_id(name)
+    except ValueError as error:
+        return f"the host `{name}` {error}"
+    return None if one == name else f"the host `{name}` is always asked about as `{one}`: write that"
 
 
 def _flags(tree: pst.Template) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from interlock.model.decision import Request
+from interlock.model.hosts import endpoint
 from interlock.model.tool import Tool
 from interlock.policy.operators import Entity, Situation
 from interlock.policy.shapes import OPEN, UNKNOWN, Atom, Field, Fields, Many, parameters
@@ -179,20 +180,21 @@ def situation(world: World, shared: dict[Uid, Entity], request: Request) -> Situ
     return Situation(principal, Uid("Action", request.action), resource, shared, local)
 
 
-def _host(text: str) -> dict[str, Any]:
-    """The attributes of `example.org:443`, `10.0.0.1:80` or `[::1]:80`.
+def host_id(text: str) -> str:
+    """The id of a host's entity: one spelling, so that `EXAMPLE.org.` and `0x7f.1` slip no policy. Raises: ValueError."""
+    there = endpoint(text)
+    return there.host if there.port is None else str(there)
 
-    `name` is the entity's id too: in lower case and without the dot of a fully qualified name, because `EXAMPLE.org.` is
-    the same host and must not slip a policy by its spelling.
-    """
-    host, colon, port = text.lower().rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit() and len(port) <= 5):
-        host, port = text.lower(), ""
-    host = host.removesuffix(".")
-    found: dict[str, Any] = {"name": f"{host}:{port}" if port else host}
-    found["host"] = host.removeprefix("[").removesuffix("]")
-    if port:
-        found["port"] = int(port)
+
+def _host(text: str) -> dict[str, Any]:
+    """The attributes of `example.org:443`, `10.0.0.1:80` or `[::1]:80`; `name` is the entity's id too."""
+    try:
+        there = endpoint(text)
+    except ValueError:
+        return {"name": text, "host": text}  # the judge refuses it
+    found: dict[str, Any] = {"name": host_id(text), "host": there.host}
+    if there.port is not None:
+        found["port"] = there.port
     with contextlib.suppress(ValueError):
-        found["ip"] = Address(str(ip_address(found["host"])))
+        found["ip"] = Address(str(ip_address(there.host)))
     return found
