@@ -29,7 +29,7 @@ CONDITIONS = (
     "context.params has note",
     "context.state has n && context.state.n {order} {number}",
     "context.state has deep.on && context.state.deep.on",
-    "context.session has team && context.session.team == {text}",
+    "context.session has name && context.session.name == {text}",
     "context.proposal.action_count {order} {number}",
     "context.flags.contains({flag})",
     "resource.name like {pattern} || principal in Group::{text}",
@@ -82,7 +82,7 @@ def request(r: Random) -> Request:
         resource="pay",
         parameters={"amount": amount(), "to": text(), **{name: of() for name, of in some.items() if r.random() < 0.6}},
         state=r.choice(({}, {"n": number()}, {"n": 3, "deep": {"on": True}}, {"deep": {"on": False}})),
-        session=r.choice(({}, {"team": text()})),
+        session=r.choice(({}, {"name": text()})),
         proposal={"id": "p", "source": "s", "action_count": r.choice((1, 3, 200))},
         flags=r.choice(((), ("secret",), ("path_escape", "private_address"))),
     )

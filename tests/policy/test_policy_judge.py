@@ -197,13 +197,13 @@ def test_state_keys_and_hosts_are_resources() -> None:
 def test_session_proposal_and_flags() -> None:
     policies = judge("""
         permit(principal, action, resource);
-        forbid(principal, action, resource) when { context.session has team && context.session.team == "x" };
+        forbid(principal, action, resource) when { context.session has name && context.session.name == "x" };
         forbid(principal, action, resource) when { context.proposal.action_count > 10 };
         forbid(principal, action, resource) when { context.flags.contains("secret") };""")
     assert policies.wants_flags
     small = {"id": "p", "source": "s", "action_count": 10}
     assert ask(policies, "shell", {"command": "x"}, proposal=small).decision == "allow"
-    assert ask(policies, "shell", {"command": "x"}, proposal=small, session={"team": "x"}).decision == "deny"
+    assert ask(policies, "shell", {"command": "x"}, proposal=small, session={"name": "x"}).decision == "deny"
     assert ask(policies, "shell", {"command": "x"}, proposal={**small, "action_count": 11}).decision == "deny"
     assert ask(policies, "shell", {"command": "x"}, proposal=small, flags=("secret",)).decision == "deny"
     assert ask(policies, "shell", {"command": "x"}).reason == "policy_error"

@@ -273,3 +273,31 @@ def test_a_case_with_a_misspelt_flag_is_an_error() -> None:
 )
 def test_a_host_that_is_never_asked_about_is_an_error(name: str, message: str) -> None:
     assert message in problems(f'forbid(principal, action == Action::"connect", resource == Host::"{name}");')
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'forbid(principal, action, resource) when { context.params has comand && context.params.comand like "*rm*" };',
+            "of `shell` has no attribute `comand`; did you mean `command`?",
+        ),
+        (
+            'forbid(principal, action, resource) when { context.session has nam && context.session.nam == "x" };',
+            "has no attribute `nam`; did you mean `name`?",
+        ),
+        (
+            'forbid(principal, action in Action::"call", resource) when { resource.tags.contains("read_onyl") };',
+            "no tool has the tag `read_onyl`; did you mean `read_only`?",
+        ),
+        ("forbid(principal, action in [], resource);", "`action in []` is about no action at all"),
+    ],
+)
+def test_a_forbid_that_could_never_match_is_an_error(text: str, message: str) -> None:
+    closed = World(tools=tuple(tool for tool in TOOLS if "/" not in tool.name))  # the others take any parameter
+    assert message in problems(text, world=closed)
+
+
+def test_a_mistake_is_told_once_and_not_for_every_tool() -> None:
+    found = problems('forbid(principal, action in Action::"call", resource) when { context.session.name == "x" };')
+    assert "(1 problem)" in found

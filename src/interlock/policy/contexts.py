@@ -16,7 +16,7 @@ from interlock.policy.policies import Policy, Problem, nearest
 from interlock.policy.shapes import UNKNOWN, Field, Fields, Many, Shape, Unknown
 from interlock.policy.uses import BOOL, Use
 from interlock.policy.values import Converter, converter, is_open, present, record
-from interlock.policy.world import ActionType
+from interlock.policy.world import COMPENSATE, ActionType
 
 _SHARED: Final = {"state", "session"}
 """Records that are the same for every action, so that a key has one type in all policies."""
@@ -81,9 +81,12 @@ class Resolver:
             elif any(name in RESERVED for name in use.path):
                 wrong = f"`{use.path[-1]}` is a reserved name"
             else:
-                missing = [self._note(use, action, (place, policy.id)) for action in about]
-                if missing and all(missing):
-                    wrong = missing[0].message if missing[0] else None
+                noted = [(action.name, self._note(use, action, (place, policy.id))) for action in about]
+                # `compensate` takes what every tool takes: a name that only it could have is nobody's
+                missing = [lacks for name, lacks in noted if name != COMPENSATE] or [lacks for _, lacks in noted]
+                messages = [lacks.message for lacks in missing if lacks is not None]
+                if missing and len(messages) == len(missing):
+                    wrong = next((message for message in messages if "did you mean" in message), messages[0])
             if wrong:
                 self._problem(wrong, (place, policy.id))
 

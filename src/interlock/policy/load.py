@@ -97,7 +97,7 @@ def _parse(texts: Iterable[tuple[str, str]], problems: list[Problem]) -> list[Po
 
 def _only_about(policy: Policy, groups: set[str]) -> bool:
     scope = policy.tree.action
-    return isinstance(scope, pst.ActionIn) and all(uid.id in groups for uid in scope.entities)
+    return isinstance(scope, pst.ActionIn) and bool(scope.entities) and all(uid.id in groups for uid in scope.entities)
 
 
 def _types(policies: Sequence[Policy], schema: dict[str, Any]) -> list[Problem]:
@@ -114,7 +114,12 @@ def _types(policies: Sequence[Policy], schema: dict[str, Any]) -> list[Problem]:
         statement = policies[int(number)].statement
         message = error.error.removeprefix(f"for policy `{error.policy_id}`, ")
         found[Problem(_place(message, statement.place, statement.place_of), message)] = None
-    return list(found)
+    # what is wrong with a policy for one action is mostly wrong for all of them
+    once = {
+        (problem.place, problem.message.partition(" in context for Action::")[0]): problem
+        for problem in reversed(found)
+    }
+    return [problem for problem in found if problem in once.values()]
 
 
 def _place(message: str, default: str, place_of: Callable[[str], str]) -> str:

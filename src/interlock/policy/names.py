@@ -11,7 +11,6 @@ from cedarpy import pst
 from interlock.detect import FLAGS
 from interlock.policy.compile import NotCoveredError, walk
 from interlock.policy.policies import Policy, Problem, nearest
-from interlock.policy.uses import path_of
 from interlock.policy.world import BUILT_IN, ActionType, World, host_id
 
 _NOUNS: Final = {
@@ -23,6 +22,12 @@ _NOUNS: Final = {
 }
 
 
+_SETS: Final = (
+    (pst.GetAttr(pst.Var("context"), "flags"), "no detector has the flag"),
+    (pst.GetAttr(pst.Var("resource"), "tags"), "no tool has the tag"),
+)
+
+
 class Names:
     """What exists in a world, by entity type."""
 
@@ -30,6 +35,7 @@ class Names:
         """`groups` are the action groups."""
         agents = world.agents
         self._approvers = world.approval_groups
+        self._tags = {group.removeprefix("tag:") for group in groups if group.startswith("tag:")}
         self._known: dict[str, Collection[str] | None] = {
             "Action": {*actions, *groups},
             "Tool": {tool.name for tool in world.tools},
@@ -57,10 +63,12 @@ class Names:
             if exist is not None and uid.id not in exist:
                 message = f"no {_NOUNS[kind]} is named `{uid.id}`{nearest(uid.id, exist)}"
                 found.append(Problem(policy.statement.place_of(uid.id), message))
-        for flag in _flags(policy.tree):
-            if flag not in FLAGS:
-                message = f"no detector has the flag `{flag}`{nearest(flag, FLAGS)}"
-                found.append(Problem(policy.statement.place_of(flag), message))
+        if isinstance(policy.tree.action, pst.ActionIn) and not policy.tree.action.entities:
+            found.append(Problem(policy.statement.place_of("in"), "`action in []` is about no action at all"))
+        for what, name in _words(policy.tree):
+            words = FLAGS if what == "no detector has the flag" else self._tags
+            if name not in words:
+                found.append(Problem(policy.statement.place_of(name), f"{what} `{name}`{nearest(name, words)}"))
         group = policy.hold.group if policy.hold else None
         if group and self._approvers is not None and group not in self._approvers:
             message = f"no group of approvers is named `{group}`{nearest(group, self._approvers)}"
@@ -77,16 +85,17 @@ def _host(name: str) -> str | None:
     return None if one == name else f"the host `{name}` is always asked about as `{one}`: write that"
 
 
-def _flags(tree: pst.Template) -> Iterator[str]:
-    """The flags that a policy looks for in `context.flags`. Syntax that is not known is reported by `load`."""
+def _words(tree: pst.Template) -> Iterator[tuple[str, str]]:
+    """What a policy looks for in `context.flags` and `resource.tags`. Syntax that is not known is reported by `load`."""
     with suppress(NotCoveredError):
         for node in (node for clause in tree.clauses for node in walk(clause.expr)):
             if not isinstance(node, pst.BinaryOp):
                 continue
-            for flags, wanted in ((node.left, node.right), (node.right, node.left)):
-                if path_of(flags) == ("flags",):
+            for words, wanted in ((node.left, node.right), (node.right, node.left)):
+                what = next((what for place, what in _SETS if place == words), None)
+                if what is not None:
                     literals = wanted.elements if isinstance(wanted, pst.Set) else (wanted,)
-                    yield from (each.value for each in literals if isinstance(each, pst.StringLit))
+                    yield from ((what, each.value) for each in literals if isinstance(each, pst.StringLit))
 
 
 def check_tools(world: World, groups: set[str]) -> list[Problem]:

@@ -21,6 +21,7 @@ from interlock.policy.shapes import OPEN, UNKNOWN, Atom, Field, Fields, Many, pa
 from interlock.policy.terms import Address, Uid
 
 CALL: Final = "call"
+COMPENSATE: Final = "compensate"
 LOCAL: Final = "local"
 IMPLIED_TAGS: Final = ("read_only", "destructive", "open_world", "idempotent")
 
@@ -29,7 +30,7 @@ BUILT_IN: Final[dict[str, tuple[str, Fields]]] = {
     "state_read": ("StateKey", Fields(_KEY)),
     "state_write": ("StateKey", Fields({**_KEY, "value": Field(UNKNOWN)})),
     "assert": ("StateKey", Fields({**_KEY, "expected": Field(UNKNOWN)})),
-    "compensate": ("Tool", OPEN),
+    COMPENSATE: ("Tool", OPEN),
     "connect": ("Host", Fields()),
 }
 """The actions that are no tools: the type of their resource and the shape of their parameters."""
@@ -61,6 +62,7 @@ ENTITY_TYPES: Final[dict[str, tuple[tuple[str, ...], Fields]]] = {
 }
 """Each entity type: the types it can be in, and its attributes."""
 
+SESSION: Final = Fields({"name": Field(Atom("String"))})
 PROPOSAL: Final = Fields({"id": _TEXT, "source": _TEXT, "action_count": Field(Atom("Long"), required=True)})
 
 
@@ -136,7 +138,7 @@ def _context(params: Fields) -> Fields:
             "params": Field(params, required=True),
             "state": Field(OPEN, required=True),
             "proposal": Field(PROPOSAL, required=True),
-            "session": Field(OPEN, required=True),
+            "session": Field(SESSION, required=True),
             "flags": Field(Many(Atom("String")), required=True),
         }
     )
