@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Iterable
-from typing import Any
 
 from interlock.model.errors import UsageError
 from interlock.model.schema import Schema, defaults, marks
