@@ -233,6 +233,20 @@ def test_an_edit_that_is_enough_by_itself_approves(store):
     )
 
 
+def test_an_edit_that_does_not_fit_the_tool_leaves_the_question_as_it_was(world, store):
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}, "key": {"maxLength": 4}}, "required": ["n"]}
+    hold = store.ask(request(parameters={"n": 1, "key": SECRET}, schema=schema))
+    for patch, path in (({"n": "x"}, "$.n"), ({"n": None}, "$")):
+        with pytest.raises(UsageError) as caught:
+            store.vote(hold.id, ALICE, "cli", "edit", digest=hold.digest, patch=patch)
+        assert (caught.value.code, caught.value.path) == ("invalid_parameters", path)
+    assert world.store().get(hold.id) == hold
+    assert "edit" not in [r.detail.get("decision") for r in store.audit.records(hold.id)]
+    # What was redacted does not fit either, which is not the edit's fault.
+    edited = store.vote(hold.id, ALICE, "cli", "edit", digest=hold.digest, patch={"n": 2}).hold
+    assert (edited.status, edited.edits) == ("approved", ({"n": 2},))
+
+
 @pytest.mark.parametrize(
     ("decision", "patch"), [("edit", None), ("edit", {}), ("approve", {"a": 1}), ("deny", {"a": 1})]
 )

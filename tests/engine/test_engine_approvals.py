@@ -12,6 +12,7 @@ import interlock
 from interlock.approvals import Approver
 from interlock.approvals.hold import ANY_GROUP, Standing
 from interlock.engine.recovery import resume
+from interlock.model.errors import UsageError
 from interlock.model.grant import Grant
 
 ASKING = TOML % 'ask = ["risky", "fs.write"]\n'
@@ -96,12 +97,68 @@ def test_an_edit_is_judged_and_told(asking):
     assert intent["parameters"]["view"] == {"x": 2, "y": 1}
 
 
-def test_an_edit_that_does_not_fit_is_rejected(asking):
+def misfit(rt, patches, *, gate):
+    """A listener that edits in ways that do not fit and notes what is said, then approves; with `gate`, past the door."""
+    said = []
+
+    def told(hold):
+        def vote():
+            store = rt.services.desk.store
+            if gate:
+                rt.services.db.execute("update approvals set schema = null")  # as a row of an older version
+            for patch in patches:
+                try:
+                    store.vote(hold.id, ME, "cli", "edit", digest=hold.digest, patch=patch)
+                except UsageError as error:
+                    said.append((error.code, error.path))
+            store.vote(hold.id, ME, "cli", "approve", digest=hold.digest)
+
+        threading.Thread(target=vote).start()
+
+    rt.services.desk.listeners.append(told)
+    return said
+
+
+INTEGER = {"type": "object", "properties": {"x": {"type": "integer"}}, "additionalProperties": False}
+
+
+def test_an_edit_that_does_not_fit_is_refused_and_the_question_stays_open(asking):
     log = []
-    rt = asking.open(risky(log, parameters={"type": "object", "properties": {"x": {"type": "integer"}}}))
-    answer(rt, "edit", patch={"x": "two"})
+    rt = asking.open(risky(log, parameters=INTEGER))
+    said = misfit(rt, [{"x": "two"}, {"y": 1}], gate=False)
+    assert execute(rt, call("risky", parameters={"x": 1})).ok
+    assert said == [("invalid_parameters", "$.x"), ("invalid_parameters", "$")]
+    assert log == [{"x": 1}]
+
+
+def test_the_gate_looks_at_an_edit_too(asking):
+    log = []
+    rt = asking.open(risky(log, parameters=INTEGER))
+    misfit(rt, [{"x": "two"}], gate=True)
     assert reasons(execute(rt, call("risky", parameters={"x": 1}))) == ["invalid_parameters"]
     assert log == []
+
+
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("patch", [{"key": "secret.x"}, {"key": None}, {"key": 5}, {"more": 1}])
+def test_an_edit_cannot_give_a_state_action_another_key(new_project, patch, gate):
+    toml = TOML.replace('tools = ["*"]', 'tools = ["*"]\nstate_keys = ["public.*"]') % 'ask = ["state_write"]\n'
+    rt = new_project(toml=toml).open()
+    said = misfit(rt, [patch], gate=gate)
+    result = execute(rt, write("public.a", 1))
+    if gate:
+        assert reasons(result) == ["invalid_parameters"]
+    else:
+        assert result.ok
+        assert said[0][0] == "invalid_parameters"
+    assert rt.services.store.get("secret.x") is None
+
+
+def test_an_edit_of_what_is_written(new_project):
+    rt = new_project(toml=TOML % 'ask = ["state_write"]\n').open()
+    answer(rt, "edit", patch={"value": 2})
+    assert execute(rt, write("k", 1)).ok
+    assert rt.services.store.get("k").value == 2
 
 
 def test_retries_need_no_second_answer(asking):

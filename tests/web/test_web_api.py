@@ -262,6 +262,13 @@ def test_an_edit_changes_the_parameters_and_the_digest(world):
     assert approval["digest"] != hold.digest
 
 
+def test_an_edit_that_does_not_fit_the_tool_is_told_where_and_changes_nothing(world):
+    hold = world.hold(parameters={"n": 1}, schema={"properties": {"n": {"type": "integer"}}})
+    said = error(world.answer(hold, "edit", by="ann", patch={"n": "x"}), 422)
+    assert (said["code"], said["path"]) == ("invalid_parameters", "$.n")
+    assert world.desk.store.get(hold.id) == hold
+
+
 def test_a_standing_answer_has_the_terms_that_were_stated(world):
     hold = world.hold()
     terms = {"scope": "always", "ttl_ms": 60_000, "uses": 3}

@@ -50,6 +50,8 @@ class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):
     tool_version: str = ""
     reason: str = ""
     parameters: Any = None
+    schema: dict[str, Any] | None = None
+    """JSON Schema that the parameters must fit after an edit too; None if anything does."""
     context: Any = None
     requirements: tuple[Requirement, ...] = ()
     """None at all: one approver of any group."""

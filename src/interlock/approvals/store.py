@@ -40,6 +40,7 @@ from interlock.model.clock import Clock, Ids
 from interlock.model.decision import Requirement
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.model.limits import DEFAULT_LIMITS
+from interlock.model.schema import Schema
 
 _SCHEMA: Final = (
     """create table approvals (
@@ -52,6 +53,7 @@ _SCHEMA: Final = (
     "create index approvals_due on approvals (status, expires_at_us)",
     "create index approvals_action on approvals (run, proposal, action, seq)",
     "create index approvals_call on approvals (agent, digest, seq)",
+    "alter table approvals add column schema text",  # not in _COLUMNS: nobody is shown it
 )
 _COLUMNS: Final = (
     "seq, id, run, proposal, action, agent, session, digest, status, created_at_us, expires_at_us, decided_at_us,"
@@ -121,8 +123,8 @@ class ApprovalStore:
         with self._database.transaction():
             now = self.time.tick()
             self._database.execute(
-                f"insert into approvals ({_COLUMNS}) select coalesce(max(seq), 0) + 1, ?, ?, ?, ?, ?, ?, ?, 'pending',"
-                " ?, ?, null, '', null, null, ?, '[]', '[]' from approvals",
+                f"insert into approvals ({_COLUMNS}, schema) select coalesce(max(seq), 0) + 1, ?, ?, ?, ?, ?, ?, ?,"
+                " 'pending', ?, ?, null, '', null, null, ?, '[]', '[]', ? from approvals",
                 (
                     hold_id,
                     request.run,
@@ -134,6 +136,7 @@ class ApprovalStore:
                     now,
                     now + ttl_ms * 1000,
                     _text(question),
+                    None if request.schema is None else _text(request.schema),
                 ),
             )
             detail = {"agent": request.agent, "tool": request.tool, "digest": request.digest, "run": request.run}
@@ -160,7 +163,8 @@ class ApprovalStore:
         One deny denies. An edit replaces the parameters (`patch` is a JSON merge patch), takes back all earlier approvals
         and counts as its author's. A later answer of the same approver replaces an earlier one.
 
-        Raises: StoreError (then nothing has happened), UsageError for a patch or standing terms that make no sense.
+        Raises: StoreError, UsageError for a patch or standing terms that make no sense (`invalid_parameters` if the edited
+        parameters do not fit the tool). Then nothing has happened, and the question is still open.
         """
         _check(decision, patch, standing)
         with self._database.transaction():
@@ -323,12 +327,33 @@ class ApprovalStore:
         return hold
 
     def _edited(self, hold: Hold, patch: dict[str, Any]) -> Hold:
+        parameters = merge_patch(hold.parameters, patch)
+        self._check_fits(hold, parameters)
         return msgspec.structs.replace(
             hold,
             digest=edited_digest(hold.digest, patch),
             edits=(*hold.edits, patch),
-            parameters=self._redact(merge_patch(hold.parameters, patch)),
+            parameters=self._redact(parameters),
         )
+
+    def _check_fits(self, hold: Hold, edited: Any) -> None:
+        """Refuse an edit that the gate would refuse, while the question can still be answered. Raises: UsageError.
+
+        What was redacted may not fit either; that is nothing that the edit did.
+        """
+        stored = self._database.execute("select schema from approvals where id = ?", (hold.id,))[0][0]
+        if stored is None:
+            return
+        schema = Schema.compile(msgspec.json.decode(stored))
+        known = schema.errors(hold.parameters)
+        for path, message in schema.errors(edited):
+            if (path, message) not in known:
+                raise UsageError(
+                    f"the edit does not fit the tool: {message}",
+                    code="invalid_parameters",
+                    path=path,
+                    hint="the question is still open: edit it again, or approve or deny it",
+                )
 
     def _count(self, hold: Hold, vote: Vote, now: int) -> Hold:
         """Decide if this vote decides."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from interlock.approvals import FileShown, Hold, HoldRequest, action_digest, canonical_digest, merge_patch
+from interlock.engine.gate import state_schema
 from interlock.engine.turn import Turn
 from interlock.model.canonical import canonical
 from interlock.model.decision import Decision, Refusal
@@ -106,6 +107,7 @@ def _new(turn: Turn, decision: Decision) -> Hold:
             summary=_summary(turn),
             reason="; ".join(reasons),
             parameters=_without_secrets(turn),
+            schema=_schema(turn),
             context={"source": x.proposal.source, "compensation": _compensation(turn)},
             digest=digest_of(turn, canonical(turn.parameters)),
             requirements=decision.requirements,
@@ -135,6 +137,13 @@ def _without_secrets(turn: Turn) -> Any:
     if turn.tool is None or not turn.tool.secrets:
         return turn.parameters
     return turn.x.services.redactor.redact(turn.parameters, turn.tool.secrets)
+
+
+def _schema(turn: Turn) -> dict[str, Any] | None:
+    """What edited parameters must fit."""
+    if turn.tool is None:
+        return state_schema(turn.action).definition
+    return None if turn.tool.schema is None else turn.tool.schema.definition
 
 
 def _summary(turn: Turn) -> str:

@@ -12,9 +12,11 @@ from typing import Any, Protocol
 from interlock.capability import Capability
 from interlock.detect import flags
 from interlock.engine.registry import Registered
+from interlock.model.decode import STATE_PARAMETERS
 from interlock.model.decision import Decision, Refusal, Request
 from interlock.model.grant import Principal
 from interlock.model.proposal import Action, Proposal
+from interlock.model.schema import Schema
 from interlock.policy import PolicyJudge, together
 from interlock.state.store import Entry
 from interlock.verify.conditions import check_assumptions, check_preconditions
@@ -126,7 +128,7 @@ class Gate:
         if not plain and (refusal := self._keys(who, action, now)):
             return 2, refusal, None
         # 3. parameters: the schema, then paths and hosts among the arguments
-        if tool is not None and (refusal := self._parameters(who, tool, parameters, now, known=known)):
+        if refusal := self._parameters(who, action, tool, parameters, now, known=known):
             return 3, refusal, None
         if not plain and self.policy.guards_reads and (keys := looks_at(action)):
             asked = self.request(who, proposal, action, tool, parameters, state, discharged)
@@ -149,8 +151,17 @@ class Gate:
         return None
 
     def _parameters(
-        self, who: Principal, tool: Registered, parameters: dict[str, Any], now: int, *, known: bool
+        self,
+        who: Principal,
+        action: Action,
+        tool: Registered | None,
+        parameters: dict[str, Any],
+        now: int,
+        *,
+        known: bool,
     ) -> Refusal | None:
+        if tool is None:
+            return _check_state_parameters(action, parameters)
         refusal = _check_schema(tool, parameters)
         if refusal is not None or known:
             return refusal
@@ -245,6 +256,21 @@ def _check_schema(tool: Registered, parameters: dict[str, Any]) -> Refusal | Non
     path, message = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return Refusal("invalid_parameters", f"{path}: {message}{more}", f"$.parameters{path}")
+
+
+def _check_state_parameters(action: Action, parameters: dict[str, Any]) -> Refusal | None:
+    """Step 3 of a state action: an edit may not change its key, which capability, policy and the plan's order looked at."""
+    if parameters.keys() == action.parameters.keys() and parameters["key"] == action.parameters["key"]:
+        return None
+    problems = state_schema(action).errors(parameters)
+    return Refusal("invalid_parameters", f"{problems[0][0]}: {problems[0][1]}", "$.parameters") if problems else None
+
+
+def state_schema(action: Action) -> Schema:
+    """What the parameters of a proposed state action may become: its value can be edited, its key cannot."""
+    names: dict[str, Any] = {name: {} for name in STATE_PARAMETERS[action.type]}
+    names["key"] = {"const": action.parameters["key"]}
+    return Schema.compile({"type": "object", "properties": names, "required": ["key"], "additionalProperties": False})
 
 
 def _check_state(action: Action, state: StateView) -> Refusal | None:

@@ -34,7 +34,7 @@ from interlock.model.proposal import (
 )
 from interlock.model.values import RESERVED, check_value, parse_json, plain, quoted, step
 
-_STATE_PARAMETERS: Final = {
+STATE_PARAMETERS: Final = {
     "state_write": frozenset(("key", "value")),
     "state_read": frozenset(("key",)),
     "assertion": frozenset(("key", "expected")),
@@ -208,7 +208,7 @@ def _check_settings(action: Action, path: str, limits: Limits) -> None:
 def _check_state_action(action: Action, path: str, limits: Limits) -> None:
     if action.tool is not None:
         raise ProposalError(f"a {action.type} has no `tool`", path=f"{path}.tool")
-    allowed = _STATE_PARAMETERS[action.type]
+    allowed = STATE_PARAMETERS[action.type]
     for name in action.parameters:
         if name not in allowed:
             raise ProposalError(

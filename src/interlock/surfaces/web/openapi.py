@@ -32,7 +32,7 @@ _REFUSED: Final = {
     413: "`body_too_large`",
     415: "`media_type`: the body must be JSON.",
     421: "`host_refused`: the Host header does not name this server.",
-    422: "`usage`: the body is well formed and makes no sense here.",
+    422: "`usage`: the body is well formed and makes no sense here. `invalid_parameters`: the edit does not fit the tool.",
     429: f"`too_many_failures`: try again after `Retry-After` seconds, at most {RETRY_AFTER_S}.",
     500: "`internal`: a defect of Interlock.",
     503: "The database cannot be used just now: `database_locked`, `disk_full` and others.",

@@ -48,6 +48,7 @@ STATUS: Final[Mapping[str, int]] = {
     "media_type": 415,
     "host_refused": 421,
     "usage": 422,
+    "invalid_parameters": 422,
     "too_many_failures": 429,
 }
 """Status codes by error code; those of `StoreError` are 503, and whatever else there is is 500."""
