@@ -7,6 +7,8 @@ import os
 import pytest
 from cli_driving import CONFIGURATION, Cli
 
+from interlock.engine.machine import user_name
+
 
 @pytest.fixture
 def bare(tmp_path, capsys, monkeypatch) -> Cli:
@@ -28,3 +30,24 @@ def cli(bare) -> Cli:
     (bare.root / "interlock.toml").write_text(CONFIGURATION)
     assert bare("trust", "--yes").code == 0
     return bare
+
+
+TWO_OF_OPS = """
+@id("two") @hold("ops") @quorum("2")
+forbid (principal, action == Action::"fs.move", resource);
+"""
+
+
+@pytest.fixture
+def two_of_ops(cli):
+    """`fs.move` needs two of `ops`: ann and bob, whose tokens lie in files of their names, and whoever runs the test."""
+    (cli.root / "policy").mkdir()
+    (cli.root / "policy" / "two.cedar").write_text(TWO_OF_OPS)
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text() + '[policy]\nfiles = ["policy/*.cedar"]\n')
+    assert cli("trust", "--yes").code == 0
+    proof = ()
+    for name in ("ann", "bob", user_name()):
+        said = cli("approvers", "add", name, "--group", "ops", "--json", *proof)
+        (cli.root / name).write_text(said.json["token"])
+        proof = ("--token-file", name)

@@ -46,6 +46,37 @@ def test_an_answer_may_be_bound_to_what_was_seen(cli, held):
     assert cli("approvals", "approve", held, "--digest", digest).code == 0
 
 
+def test_what_somebody_has_edited_is_not_approved_unseen(cli, two_of_ops):
+    (cli.root / "a.txt").write_text("1")
+    plan = cli.plan(call("fs.move", source="a.txt", destination="b.txt"))
+    held = cli("run", plan, "--no-wait", "--json").json["results"][0]["output"]["approval"]
+    patch = '{"destination": "c.txt"}'
+    assert cli("approvals", "edit", held, patch, "--token-file", "bob").code == 0
+    said = cli("approvals", "approve", held, "--token-file", "ann", "--json")
+    assert (said.code, said.error["code"]) == (1, "changed")
+    assert "--digest" in said.error["hint"]
+    digest = cli("approvals", "show", held, "--json").json["digest"]
+    done = cli("approvals", "approve", held, "--token-file", "ann", "--digest", digest, "--json").json
+    assert done["approval"]["status"] == "approved"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["approvals", "show", "hold_\udcff"],
+        ["approvals", "deny", "hold_1", "--reason", "\udcff"],
+        ["approvers", "add", "\udcff"],
+        ["approvers", "add", "bob", "--display", "\udcff"],
+        ["approvers", "add", "bob", "--group", "\udcff"],
+        ["approvers", "add", "bob", "--group", "*"],
+        ["approvers", "add", "bob", "--group", ""],
+    ],
+)
+def test_what_cannot_be_kept_as_text_is_a_usage_error(cli, argv):
+    assert cli(*argv, "--json").code == 2
+    assert cli("approvers", "list", "--json").json == []
+
+
 @pytest.mark.parametrize("patch", ["{", "5", "{}"])
 def test_an_edit_must_be_a_patch(cli, held, patch):
     assert cli("approvals", "edit", held, patch, "--json").error["code"] == "usage"

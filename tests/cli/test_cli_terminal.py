@@ -119,6 +119,47 @@ def test_another_surface_may_answer_first(cli, terminal, move):
     assert "answered elsewhere: denied" in text or "approval_denied" in text
 
 
+def test_what_another_approver_has_edited_is_shown_before_it_can_be_approved(cli, terminal, move, two_of_ops):
+    shell = terminal("run", move)
+    shell.wait_for("[s]how?")
+    hold = cli("approvals", "list", "--json").json[0]
+    assert cli("approvals", "edit", hold["id"], '{"destination": "c.txt"}', "--token-file", "bob").code == 0
+    shell.wait_for("it was edited")
+    shell.wait_for("destination = c.txt")
+    shell.wait_for("[s]how?")
+    assert cli("approvals", "show", hold["id"], "--json").json["status"] == "pending"
+    shell.type("a\n")
+    assert shell.end()[0] == 0
+    assert (cli.root / "c.txt").exists()
+
+
+def test_what_was_typed_before_a_question_was_shown_is_no_answer_to_it(cli, terminal):
+    for name in ("a.txt", "b.txt"):
+        (cli.root / name).write_text("1")
+    plan = cli.plan(
+        call("fs.move", source="a.txt", destination="c.txt"), call("fs.move", source="b.txt", destination="d.txt")
+    )
+    shell = terminal("run", plan)
+    shell.wait_for("[s]how?")
+    shell.type("a\na\n")
+    shell.wait_for("approved")
+    shell.wait_for("[s]how?")
+    statuses = [h["status"] for h in cli("approvals", "list", "--status", "all", "--json").json]
+    assert statuses == ["approved", "pending"]
+    shell.type("d\n")
+    assert shell.end()[0] == 1
+
+
+def test_an_edit_that_does_not_fit_is_told_and_asked_about_again(cli, terminal, move):
+    shell = terminal("run", move)
+    shell.wait_for("[s]how?")
+    shell.type('e {"destination": 5}\n')
+    shell.wait_for("not taken: $.destination")
+    shell.wait_for("[s]how?")
+    os.write(shell._master, b"a \xff\n")
+    assert shell.end()[0] == 0
+
+
 def test_ctrl_c_while_a_question_is_asked(cli, terminal, move):
     shell = terminal("run", move)
     shell.wait_for("[s]how?")

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from interlock.approvals.audit import Audit
-from interlock.approvals.hold import Approver
+from interlock.approvals.hold import ANY_GROUP, Approver
 from interlock.approvals.time import SharedTime
 from interlock.disk import Database
 from interlock.model.clock import Ids
@@ -77,10 +77,12 @@ class Approvers:
     def add(self, name: str, *, display: str = "", groups: Sequence[str] = (), pin: str | None = None) -> str:
         """Add an approver; returns the token, which is shown this once and not kept.
 
-        Raises: UsageError if the name is taken or empty, or the PIN too short.
+        Raises: UsageError if the name is taken or empty, a group has no name, or the PIN too short.
         """
-        if not name or not name.isprintable() or name != name.strip():
+        if not name or not f"{name}{display}".isprintable() or name != name.strip():
             raise UsageError("an approver's name must be printable, and not empty")
+        if any(not group or not group.isprintable() or group == ANY_GROUP for group in groups):
+            raise UsageError(f"a group's name must be printable, not empty, and not `{ANY_GROUP}`")
         if pin is not None and len(pin) < PIN_CHARS_MIN:
             raise UsageError(f"a PIN has at least {PIN_CHARS_MIN} characters")
         token = "".join(self._ids.new("token").removeprefix("token_") for _ in range(2))

@@ -112,7 +112,10 @@ def require(outcome: Outcome, hold_id: str) -> Outcome:
             if status == "expired"
             else f"`interlock approvals show {hold_id}` says by whom",
         )
-    raise ConflictError(_REFUSALS[outcome.code], code=outcome.code, hint=f"`interlock approvals show {hold_id}`")
+    hint = f"`interlock approvals show {hold_id}`" + (
+        ", then answer with the `--digest` that it has now" if outcome.code == "changed" else ""
+    )
+    raise ConflictError(_REFUSALS[outcome.code], code=outcome.code, hint=hint)
 
 
 def told(desk: Desk) -> int | None:

@@ -6,9 +6,11 @@ whether somebody else has answered.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import select
 import sys
+import termios
 import threading
 from typing import Any, Final
 
@@ -16,7 +18,7 @@ from interlock.engine.answering import Answering, Hold
 from interlock.engine.desk import Desk
 from interlock.engine.identity import at_own_terminal
 from interlock.model.decode import decode_value
-from interlock.model.errors import InterlockError
+from interlock.model.errors import InterlockError, UsageError
 from interlock.surfaces.cli.holds import hold_lines
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.progress import Progress
@@ -58,19 +60,30 @@ class Prompt:
 
     def _one(self, hold_id: str) -> bool:
         """Ask until it is answered, here or elsewhere. False if nobody can answer here any more."""
-        for line in hold_lines(self._out, self._current(hold_id)):
-            self._say(line)
+        shown = self._show(self._current(hold_id))
         while True:
             self._say(_HELP, end="")
-            hold, line = self._read(hold_id)
+            hold, line = self._read(shown)
             if hold.status != "pending":
                 self._say(f"\nanswered elsewhere: {hold.status}")
                 return True
+            if hold.digest != shown.digest:
+                self._say("\nit was edited; what is asked now:")
+                shown = self._show(hold)
+                continue
             if not line:
                 self._say("\nnobody answers here; " + how_to_answer(hold))
                 return False
             if self._take(hold, line.strip()):
                 return True
+
+    def _show(self, hold: Hold) -> Hold:
+        """Show a question. What was typed before is no answer to it."""
+        for line in hold_lines(self._out, hold):
+            self._say(line)
+        with contextlib.suppress(termios.error):
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)
+        return hold
 
     def _take(self, hold: Hold, line: str) -> bool:
         """Act on a line. True if the question is answered."""
@@ -91,14 +104,19 @@ class Prompt:
                 return False
             case _:
                 return False
-        outcome = self._answering.answer(
-            hold.id,
-            at_own_terminal(self._desk),
-            choice,
-            digest=hold.digest,
-            reason=rest if patch is None else "",
-            patch=patch,
-        )
+        try:
+            outcome = self._answering.answer(
+                hold.id,
+                at_own_terminal(self._desk),
+                choice,
+                digest=hold.digest,
+                reason=rest if patch is None else "",
+                patch=patch,
+            )
+        except UsageError as error:
+            where = f"{clean(error.path)}: " if error.path else ""
+            self._say(f"not taken: {where}{clean(error.message)}")
+            return False
         if outcome.code == "resolved":
             self._say(f"{outcome.hold.status if outcome.hold else 'answered'}")
             return True
@@ -112,7 +130,7 @@ class Prompt:
         """The merge patch on the line (or on the next one)."""
         if not text:
             self._say('what to change, as JSON, such as {"path": "b.txt"} (null removes): ', end="")
-            text = sys.stdin.readline()
+            text = _line()
         try:
             patch = decode_value(text.encode("utf-8", "surrogateescape"))
         except InterlockError as error:
@@ -123,15 +141,15 @@ class Prompt:
             return None
         return patch
 
-    def _read(self, hold_id: str) -> tuple[Hold, str]:
-        """The next line (empty at the end of input), or the question that somebody else has answered."""
+    def _read(self, shown: Hold) -> tuple[Hold, str]:
+        """The next line (empty at the end of input), or the question that somebody else has answered or edited."""
         while True:
             ready, _, _ = select.select([sys.stdin], [], [], _LOOK_S)
-            hold = self._current(hold_id)
-            if hold.status != "pending":
+            hold = self._current(shown.id)
+            if hold.status != "pending" or hold.digest != shown.digest:
                 return hold, ""
             if ready:
-                return hold, sys.stdin.readline()
+                return hold, _line()
 
     def _current(self, hold_id: str) -> Hold:
         hold = self._answering.hold(hold_id)
@@ -142,6 +160,11 @@ class Prompt:
     def _say(text: str, end: str = "\n") -> None:
         sys.stderr.write(text + end)
         sys.stderr.flush()
+
+
+def _line() -> str:
+    """A line of standard input. A slip on the keyboard, which may be no text at all, must not end the asking."""
+    return sys.stdin.buffer.readline().decode(errors="backslashreplace")
 
 
 def how_to_answer(hold: Hold) -> str:
