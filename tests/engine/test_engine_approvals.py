@@ -13,7 +13,11 @@ from interlock.approvals import Approver
 from interlock.approvals.hold import ANY_GROUP, Standing
 from interlock.engine.recovery import resume
 from interlock.model.errors import UsageError
+from interlock.model.events import ActionWaiting
 from interlock.model.grant import Grant
+from interlock.model.tool import RateLimit
+from interlock.surfaces.cli.holds import hold_lines
+from interlock.surfaces.cli.output import Output
 
 ASKING = TOML % 'ask = ["risky", "fs.write"]\n'
 ME = Approver(id="me", display="Me", groups=(ANY_GROUP,))
@@ -380,6 +384,60 @@ def test_a_file_that_changed_during_the_wait_is_shown_again(asking):
     assert len(seen) == len(set(seen)) == 2
     assert ["`f` has changed since it was approved" in hold.reason for hold in asked(rt)] == [False, True]
     assert path.read_text() == "new"
+
+
+PATHS = {
+    "type": "object",
+    "properties": {"paths": {"type": "array", "items": {"type": "string", "x-interlock": "path.read"}}},
+}
+
+
+def watching(rt, change):
+    """Approve every question; call `change` before the first answer. Returns the questions."""
+    seen = []
+
+    def told(hold):
+        seen.append(hold)
+        if len(seen) == 1:
+            change()
+        threading.Thread(
+            target=lambda: rt.services.desk.store.vote(hold.id, ME, "cli", "approve", digest=hold.digest)
+        ).start()
+
+    rt.services.desk.listeners.append(told)
+    return seen
+
+
+def test_however_many_files_a_question_is_about_a_change_of_the_last_one_asks_again(new_project):
+    project = new_project(toml=ASKING + f'[grants.{AGENT}.paths]\nread = ["**"]\n')
+    names = [f"f{i}" for i in range(40)]
+    for name in names:
+        (project.root / name).write_text("as shown")
+    rt = project.open(risky([], parameters=PATHS))
+    seen = watching(rt, lambda: (project.root / names[-1]).write_text("changed"))
+    assert execute(rt, call("risky", parameters={"paths": names})).ok
+    assert [len(hold.files) for hold in seen] == [40, 40]
+    assert "`f39` has changed" in seen[1].reason
+    short, full = (list(hold_lines(Output(), seen[0], full=full)) for full in (False, True))
+    assert any("and 24 more" in line for line in short)
+    assert sum("file:" in line for line in full) == 40
+
+
+def test_a_file_that_changed_while_an_approved_action_waited_for_its_turn_is_shown_again(new_project):
+    project = new_project(toml=ASKING + f'[grants.{AGENT}.paths]\nread = ["**"]\n')
+    path = project.root / "f"
+    path.write_text("as shown")
+    rt = project.open(risky([], parameters=PATHS, rate_limit=RateLimit(calls=1, per_ms=100)))
+
+    def on_event(event):
+        if isinstance(event, ActionWaiting) and event.cause == "rate_limit":
+            path.write_text("changed")
+
+    rt.services.listeners.append(on_event)
+    seen = watching(rt, lambda: None)
+    first = call("risky", "a", parameters={"paths": []})
+    assert execute(rt, first, call("risky", "b", parameters={"paths": ["f"]}, dependencies=["a"])).ok
+    assert [hold.action for hold in seen] == ["a", "b", "b"]
 
 
 @pytest.mark.parametrize(

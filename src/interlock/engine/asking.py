@@ -26,8 +26,6 @@ from interlock.model.result import ActionResult
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
 
-_FILES_MAX = 16
-"""So many files does a question show at most."""
 _REFUSALS = {"denied": "approval_denied", "expired": "approval_expired", "cancelled": "approval_cancelled"}
 
 
@@ -175,7 +173,7 @@ def _files(turn: Turn) -> tuple[FileShown, ...]:
             for value in _at(turn.parameters, pointer.split("/")[1:]):
                 seen, there = _look(turn.x, value)
                 found.append(FileShown(path=_shown(value), digest=seen, there=there))
-    return tuple(found[:_FILES_MAX])
+    return tuple(found)
 
 
 def _at(value: Any, steps: list[str]) -> Iterator[Any]:
@@ -292,8 +290,13 @@ def _apply(turn: Turn, hold: Hold) -> Refusal | None:
         )
     if not desk.store.consume(hold.id, hold.digest, "/".join(_where(turn))):
         return Refusal("approval_denied", f"approval `{hold.id}` was used by another call")
-    for file in hold.files:
-        if _look(x, _path_of(file.path))[0] != file.digest:
-            return None  # what was shown is not what is there: judged again without the approval, so asked again
+    turn.shown = hold.files
     turn.discharged |= hold.discharged
+    forget_if_changed(turn)
     return None
+
+
+def forget_if_changed(turn: Turn) -> None:
+    """Take the approval back if what was shown is not what is there: judged again without it, so asked again."""
+    if any(_look(turn.x, _path_of(file.path))[0] != file.digest for file in turn.shown):
+        turn.discharged, turn.shown = frozenset(), ()

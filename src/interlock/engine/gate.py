@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from interlock.capability import Capability
 from interlock.detect import flags
 from interlock.engine.registry import Registered
-from interlock.model.decode import STATE_PARAMETERS
 from interlock.model.decision import Decision, Refusal, Request
+from interlock.model.decode import STATE_PARAMETERS
 from interlock.model.grant import Principal
 from interlock.model.proposal import Action, Proposal
 from interlock.model.schema import Schema

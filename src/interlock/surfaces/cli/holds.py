@@ -13,6 +13,9 @@ from interlock.surfaces.cli.results import when
 _WIDTH = 2_000
 """A parameter longer than this is cut, unless the question is shown in full."""
 
+_FILES = 16
+"""More files than this are only counted, unless the question is shown in full. Whether they change is watched all the same."""
+
 
 def hold_lines(out: Output, hold: Hold, *, full: bool = False) -> Iterator[str]:
     """The question: who wants to do what, why it is asked, until when, and every parameter."""
@@ -34,8 +37,10 @@ def hold_lines(out: Output, hold: Hold, *, full: bool = False) -> Iterator[str]:
         first, *rest = clean(shown, lines=True).split("\n")
         yield f"  {clean(name)} = {first}"
         yield from (f"      {line}" for line in rest)
-    for file in hold.files:
+    for file in hold.files if full else hold.files[:_FILES]:
         yield f"  file:   {clean(file.path)} ({'there already; asked again if it changes' if file.there else 'not there yet'})"
+    if not full and len(hold.files) > _FILES:
+        yield f"  file:   and {len(hold.files) - _FILES} more (`show` shows all)"
     if full:
         yield f"  tool:   {clean(hold.tool)} {clean(hold.tool_version)}"
         yield f"  digest: {clean(hold.digest)}"
