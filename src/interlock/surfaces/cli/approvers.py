@@ -12,7 +12,7 @@ from interlock.engine.identity import identify, open_desk
 from interlock.model.errors import UsageError
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.output import Output, clean, table
-from interlock.surfaces.cli.proving import TEXT, proof, proving
+from interlock.surfaces.cli.proving import proof, proving, text
 from interlock.surfaces.cli.results import when
 
 
@@ -41,11 +41,11 @@ def list_approvers(out: Output) -> None:
 
 
 @approvers.command("add")
-@click.argument("name", type=TEXT)
+@click.argument("name", type=text)
 @click.option(
-    "--group", "groups", multiple=True, type=TEXT, metavar="GROUP", help="A group to belong to; may be repeated."
+    "--group", "groups", multiple=True, type=text, metavar="GROUP", help="A group to belong to; may be repeated."
 )
-@click.option("--display", default="", type=TEXT, help="How to name them to people.")
+@click.option("--display", default="", type=text, help="How to name them to people.")
 @click.option("--pin", is_flag=True, help="Ask for a PIN to set, for answers at a terminal.")
 @proving
 @click.pass_obj
@@ -73,7 +73,7 @@ def add(
 
 
 @approvers.command("remove")
-@click.argument("name", type=TEXT)
+@click.argument("name", type=text)
 @proving
 @click.pass_obj
 def remove(out: Output, name: str, token_file: Path | None, approver: str | None) -> None:

@@ -16,28 +16,19 @@ from interlock.model.errors import UsageError
 TOKEN_VARIABLE = "INTERLOCK_APPROVER_TOKEN"  # noqa: S105 - the name of a variable
 
 
-class _Text(click.ParamType):
-    """An argument that is kept as text, which bytes that are no UTF-8 cannot be."""
-
-    name = "text"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text as it is."""
-        if not str(value).isascii():
-            try:
-                str(value).encode()
-            except UnicodeEncodeError:
-                self.fail("this is no UTF-8", param, ctx)
-        return str(value)
-
-
-TEXT = _Text()
+def text(value: str) -> str:
+    """The type of arguments that are kept as text, which bytes that are no UTF-8 cannot be."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("this is no UTF-8") from None
+    return value
 
 
 def proving(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options `--token-file` and `--approver`, for commands that somebody has to answer for."""
     command = click.option(
-        "--approver", type=TEXT, metavar="NAME", help="Who you are, if not the user of this shell; asks for the PIN."
+        "--approver", type=text, metavar="NAME", help="Who you are, if not the user of this shell; asks for the PIN."
     )(command)
     return click.option(
         "--token-file",

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from interlock.engine.answering import Answering
 from interlock.engine.continuing import Continuing
@@ -30,6 +31,8 @@ PORT: Final = 7417
 CONNECTIONS_MAX: Final = 256
 SHUTDOWN_S: Final = 5
 HEADER_BYTES_MAX: Final = 16 * 1024
+REQUEST_SECONDS = 10.0
+"""So long may a connection take to send the head of a request, and so long to take an answer that does not fit its buffer."""
 
 Say = Callable[[str], None]
 
@@ -64,7 +67,7 @@ def run(
         app = build(answering, runtime.services.clock, _names(listening, host))
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=Connection,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -79,6 +82,54 @@ def run(
         server = _Server(config, lambda: ready(_url(listening)))
         with _stopped_by_signals(server):
             asyncio.run(_serve(server, listening, Continuing(runtime, _told) if continue_runs else None))
+
+
+class Connection(H11Protocol):
+    """A connection that is closed if nothing comes of it: uvicorn waits for ever, and a few hundred would lock others out."""
+
+    _overdue: asyncio.TimerHandle | None = None
+    _stuck: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request."""
+        super().connection_made(transport)
+        if len(self.connections) > 2 * CONNECTIONS_MAX:
+            transport.abort()  # before there are no file descriptors left for anything else
+        self._expect_request()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        self._expect_request()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """The other side does not read."""
+        super().pause_writing()
+        self._stuck = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        if self._stuck is not None:
+            self._stuck.cancel()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is waited for any more."""
+        for timer in (self._overdue, self._stuck):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def _expect_request(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+        self._overdue = self.loop.call_later(REQUEST_SECONDS, self._give_up)
+
+    def _give_up(self) -> None:
+        # A request that is being answered has its own limits, and its end is waited for.
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.response_complete:
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
