@@ -204,6 +204,26 @@ def test_a_database_that_fails_is_told_to_everyone_who_waits(desk, monkeypatch):
     asyncio.run(main())
 
 
+def test_a_locked_database_delays_an_answer_and_loses_none(desk, monkeypatch):
+    async def main():
+        answered, expired = desk.ask(), desk.ask(ttl_ms=50)
+        tasks = [await started(desk.waiter.wait_answered(h.id)) for h in (answered, expired)]
+        looks, look = [], desk.store.answered
+
+        def locked(*ids):
+            looks.append(ids)
+            if len(looks) < 3 or not ids:  # reading works again after a while, writing never
+                raise StoreError("the database is locked by another process", code="database_locked")
+            return look(*ids)
+
+        monkeypatch.setattr(desk.store, "answered", locked)
+        monkeypatch.setattr(desk.store, "expire", locked)
+        desk.answer(answered)
+        return [(await asyncio.wait_for(task, 20)).status for task in tasks]
+
+    assert asyncio.run(main()) == ["approved", "expired"]
+
+
 def test_one_waiter_serves_one_loop_at_a_time(desk):
     hold = desk.ask(ttl_ms=30)
     assert asyncio.run(desk.waiter.wait_answered(hold.id)).status == "expired"

@@ -143,16 +143,20 @@ class Waiter:
         """Read which of the questions are answered, tell those who wait, and set the timer anew."""
         if self._loop is None or not self._questions:
             return
-        now = self._store.time.now_us()
+        now = 0
         try:
+            now = self._store.time.now_us()
             if any(q.expires_at_us <= now for q in self._questions.values()):
-                self._store.expire()
+                with contextlib.suppress(StoreError):  # over is over: this only writes it down
+                    self._store.expire()
             for hold in self._store.answered(list(self._questions)):
                 _settle(self._questions[hold.id], hold)
         except StoreError as error:
-            for question in self._questions.values():
-                _settle(question, error)
-            return
+            if error.code != "database_locked":
+                for question in self._questions.values():
+                    _settle(question, error)
+                return
+            # Somebody else is at work: the timer looks again.
         soonest = min((q.expires_at_us for q in self._questions.values() if not q.done), default=now)
         if self._timer is not None:
             self._timer.cancel()
