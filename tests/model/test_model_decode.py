@@ -267,18 +267,55 @@ class TestSize:
         with pytest.raises(ProposalError, match=limit):
             decode_proposal(b'{"actions": []}      ', format=kind, limits=limits)
 
-    @pytest.mark.parametrize("item", ["[]", '{"":0}'])
-    def test_the_worst_document_stays_under_two_gigabytes(self, item):
+    @pytest.mark.parametrize("item", ["[]", "[" * 60 + "]" * 60, '{"":' * 60 + "0" + "}" * 60])
+    def test_the_worst_document_stays_under_two_gigabytes_and_is_refused(self, item):
         program = f"""
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30, 2 * 2**30))
-from interlock.model.decode import DEFAULT_LIMITS, decode_proposal
+from interlock.model.decode import DEFAULT_LIMITS, ProposalError, decode_proposal
 item = b'{item}'
 head, tail = b'{{"actions": [], "context": {{"x": [', b']}}}}'
 count = (DEFAULT_LIMITS.proposal_bytes - len(head + tail) + 1) // (len(item) + 1)
-decode_proposal(head + (item + b",") * (count - 1) + item + tail)
+try:
+    decode_proposal(head + (item + b",") * (count - 1) + item + tail)
+except ProposalError as error:
+    assert error.code == "limit_exceeded" and "`values`" in error.message
+else:
+    raise AssertionError("not refused")
 """
         subprocess.run([sys.executable, "-c", program], check=True, timeout=28)
+
+    def test_the_worst_document_that_is_accepted_can_be_run_in_under_two_gigabytes(self):
+        program = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30, 2 * 2**30))
+from interlock.model.decode import DEFAULT_LIMITS, decode_proposal, proposal_from_builtins
+item = b'{"":' * 60 + b"0" + b"}" * 60
+whole = (DEFAULT_LIMITS.values - 4) // 61
+proposal = decode_proposal(b'{"actions": [], "context": {"x": [' + (item + b",") * (whole - 1) + item + b"]}}")
+assert proposal_from_builtins(proposal) == proposal
+"""
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=28)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"actions": [], "context": {"x": [1, 2, 3]}}',
+            '{"actions": [], "context": {"x": [[], {}, {"a": []}]}}',
+            '{"actions": [], "context": {"x": "a,b,c,d,[,{,[,{,[,{,[", "y": 1, "z": [1]}}',
+        ],
+    )
+    @pytest.mark.parametrize("kind", ["json", "yaml"])
+    def test_the_values_of_a_document_are_counted(self, text, kind):
+        def count(value):
+            parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+            return 1 + sum(map(count, parts))
+
+        exact = count(json.loads(text))
+        decode_proposal(text.encode(), format=kind, limits=Limits(values=exact))
+        with pytest.raises(ProposalError, match=r"more than \d+ values \(limit `values`\)") as caught:
+            decode_proposal(text.encode(), format=kind, limits=Limits(values=exact - 1))
+        assert caught.value.code == "limit_exceeded"
 
 
 class Colour(StrEnum):

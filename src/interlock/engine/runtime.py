@@ -273,7 +273,7 @@ class Runtime:
 def decode(proposal: ProposalLike, services: Services) -> Proposal:
     """A proposal in any of the forms that the library takes. Raises ProposalError."""
     if isinstance(proposal, str):
-        proposal = proposal.encode()
+        proposal = proposal.encode("utf-8", "surrogatepass")  # the decoder then says what is wrong with it
     if isinstance(proposal, bytes):
         return decode_proposal(proposal, limits=services.limits)
     return proposal_from_builtins(proposal, limits=services.limits)

@@ -32,7 +32,7 @@ from interlock.model.proposal import (
     Reversibility,
     ToolCompensation,
 )
-from interlock.model.values import RESERVED, check_value, parse_json, plain, quoted, step
+from interlock.model.values import RESERVED, check_value, count_exceeds, parse_json, plain, quoted, step
 
 STATE_PARAMETERS: Final = {
     "state_write": frozenset(("key", "value")),
@@ -77,6 +77,10 @@ def decode_proposal(
     if len(data) > most:
         raise _limit(f"the document has {len(data)} bytes, more than {most}", name)
     document = parse_json(data) if format == "json" else yaml.parse_yaml(data, limits)
+    # In JSON each value but the first begins its container or follows a comma: mostly that says enough.
+    few = format == "json" and data.count(b",") + data.count(b"[") + data.count(b"{") < limits.values
+    if not few and count_exceeds(document, limits.values):
+        raise _limit(f"the document holds more than {limits.values} values", "values")
     return _proposal(document, limits, measure=len(data) > limits.parameters_bytes)
 
 

@@ -133,12 +133,32 @@ def plain(value: Any, limits: Limits) -> Any:
 
 
 def _lists(value: Any) -> Any:
+    """Tuples as lists. Dictionaries and lists are changed in place: they are a copy, and a large one is not copied twice."""
     cls = value.__class__
     if cls is dict:
-        return {k: v if v.__class__ in _ATOMS else _lists(v) for k, v in value.items()}
-    if cls is list or cls is tuple:
-        return [v if v.__class__ in _ATOMS else _lists(v) for v in value]
+        for key, item in value.items():
+            if item.__class__ not in _ATOMS:
+                value[key] = _lists(item)
+    elif cls is list:
+        for at, item in enumerate(value):
+            if item.__class__ not in _ATOMS:
+                value[at] = _lists(item)
+    elif cls is tuple:
+        return [item if item.__class__ in _ATOMS else _lists(item) for item in value]
     return value
+
+
+def count_exceeds(value: Any, most: int) -> bool:
+    """Whether a parsed document holds more values than that, containers included."""
+    count = 1
+    stack = [value]
+    while stack and count <= most:
+        container = stack.pop()
+        if container.__class__ is dict or container.__class__ is list:
+            count += len(container)
+            items = container.values() if container.__class__ is dict else container
+            stack.extend(item for item in items if item.__class__ is dict or item.__class__ is list)
+    return count > most
 
 
 def quoted(name: str) -> str:
