@@ -145,6 +145,7 @@ def test_a_grant_is_issued_used_and_revoked_at_once(cli):
     [
         (["issue", "x"], "usage"),
         (["issue", "operator", "--tool", "*"], "usage"),
+        (["issue", "group:none", "--tool", "*"], "not_found"),
         (["issue", "x", "--tool", "*", "--ttl", "soon"], "usage"),
         (["issue", "x", "--tool", "*", "--parent", "grant_none"], "not_found"),
         (["issue", "x", "--tool", "fs.*", "--host", "http://x/"], None),
@@ -157,6 +158,21 @@ def test_grants_that_make_no_sense(cli, argv, code):
     said = cli("grants", *argv, "--json")
     assert (said.code, said.error["code"]) == (2, code or said.error["code"])
     assert cli("run", cli.plan(call("fs.list"))).code == 0
+
+
+def test_a_grant_is_issued_to_a_group_and_listed_for_its_members(cli):
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text() + '[groups]\ncrew = ["helper"]\n')
+    cli("trust", "--yes")
+    plan = cli.plan(call("fs.list"))
+    assert cli("run", plan, "--agent", "helper").code == 1
+    made = cli("grants", "issue", "group:crew", "--tool", "fs.list", "--read", "**", "--json").json
+    assert cli("run", plan, "--agent", "helper").code == 0
+    for agent, found in (("helper", [made["id"]]), ("group:crew", [made["id"]]), ("other", [])):
+        listed = cli("grants", "list", "--agent", agent, "--json").json["grants"]
+        assert [one["grant"]["id"] for one in listed] == found
+    cli("grants", "revoke", made["id"])
+    assert cli("run", plan, "--agent", "helper", "--json").json["results"][0]["reason"] == "grant_revoked"
 
 
 POLICY = """

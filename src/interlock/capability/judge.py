@@ -10,17 +10,15 @@ Tools that run behind walls (`isolation`, which only our own executors set) need
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 from interlock.capability.arguments import Access, Defaults, Marks, Reach, reaches, spelled
 from interlock.capability.compiled import Compiled
 from interlock.model.decision import Refusal
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import ROOT, PathGlob, path_matcher, workspace_path
-from interlock.model.grant import Grant
+from interlock.model.grant import GROUP, Grant
 from interlock.model.tool import Tool
-
-GROUP: Final = "group:"
 
 _MISSING = Refusal("grant_missing", "the agent has no grant, so nothing is allowed")
 _REVOKED = Refusal("grant_revoked", "the grant that would allow this was revoked, or the one it was made from")

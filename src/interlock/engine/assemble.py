@@ -37,7 +37,7 @@ from interlock.journal import Durability, RunIndex
 from interlock.model.canonical import digest
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError
-from interlock.model.grant import Grant
+from interlock.model.grant import GROUP, Grant
 from interlock.model.hosts import Endpoint
 from interlock.model.tool import Binding, Context, RateLimit, Tool
 from interlock.policy import DenyParam as PolicyDenyParam
@@ -225,7 +225,7 @@ def _services(
         asking = settings.approvals
         desk = Desk(
             db, home, clock, ids, boot=boot_id(), user=user_name(), redact=redactor.redact, groups=dict(asking.groups),
-            ttl_ms=asking.ttl_ms, separation=asking.separation,
+            ttl_ms=asking.ttl_ms, separation=asking.separation, agent_groups=settings.groups,
         )  # fmt: skip
         desk.issued.count(settings.all_grants())
     grants = (*settings.all_grants(), _OPERATOR_GRANT)
@@ -263,7 +263,11 @@ def policy_of(settings: Settings, files: Sequence[tuple[str, str]], tools: Seque
         deny_param=tuple(PolicyDenyParam(tool=d.tool, param=d.param, like=d.like) for d in settings.rules.deny_param),
     )
     texts = [*files, _OPERATOR_POLICY] if any(tool.name == "undo" for tool in tools) else files
-    world = World(tools=tuple(tools), approval_groups=frozenset(settings.approvals.groups) or None)
+    world = World(
+        tools=tuple(tools),
+        agents=settings.groups_by_agent(),
+        approval_groups=frozenset(settings.approvals.groups) or None,
+    )
     return rules, load(texts, rules, world)
 
 
@@ -278,6 +282,7 @@ def gate_maker(
     protected: Sequence[str] = (),
 ) -> GateMaker:
     """A function that builds the gate of a session, for the tools and the grants there are when it is called."""
+    groups = settings.groups_by_agent()
     judges: WeakKeyDictionary[Registry, tuple[int, PolicyJudge]] = WeakKeyDictionary()
 
     def judge(registry: Registry) -> PolicyJudge:
@@ -288,20 +293,23 @@ def gate_maker(
         return found
 
     def make(registry: Registry, session: str | None, own: Mapping[str, Grant]) -> Gate:
+        # A grant that was set in code stands for all that its agent has in the configuration, by its groups too.
+        shared = {agent: names for agent, names in groups.items() if agent not in own}
         given = [*(grant for grant in grants if grant.agent not in own), *own.values()]
         if desk is None:
-            capability = compile_grants(given, root=root, protected=protected)
-            return Gate(capability, judge(registry), clock.now_us, {}, _fingerprints(given))
+            capability = compile_grants(given, groups=shared, root=root, protected=protected)
+            return Gate(capability, judge(registry), clock.now_us, groups, _fingerprints(given, shared))
         revision = desk.issued.revision()
         alive, revoked = desk.issued.load(session)
         alive = [grant for grant in alive if grant.source != "configuration" or grant.agent not in own]
         known = {grant.id for grant in (*alive, *revoked)}
         every = [*alive, *(grant for grant in given if grant.id not in known)]
-        capability = compile_grants(every, revoked=revoked, root=root, protected=protected)
+        capability = compile_grants(every, revoked=revoked, groups=shared, root=root, protected=protected)
         some = any(grant.source != "configuration" or grant.uses_max is not None for grant in alive)
         # Where time decides about a grant, it is the time that does not go back when somebody sets the clock.
         now_us = desk.store.time.now_us if some or any(g.expires_at_us is not None for g in every) else clock.now_us
-        return Gate(capability, judge(registry), now_us, {}, _fingerprints(every), revision=revision, issued=some)
+        prints = _fingerprints(every, shared)
+        return Gate(capability, judge(registry), now_us, groups, prints, revision=revision, issued=some)
 
     return make
 
@@ -319,12 +327,13 @@ def _gate_maker_of(loaded: Loaded, services: Services) -> GateMaker:
     )  # fmt: skip
 
 
-def _fingerprints(grants: Sequence[Grant]) -> dict[str, str]:
-    """A digest over the grants of each agent."""
-    return {
-        agent: digest("grants", sorted(msgspec.json.encode(g).decode() for g in grants if g.agent == agent))
-        for agent in {g.agent for g in grants}
-    }
+def _fingerprints(grants: Sequence[Grant], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """A digest over the grants of each agent, its own and those of its groups."""
+    found = {}
+    for agent in {*(grant.agent for grant in grants), *groups}:
+        holders = {agent, *(GROUP + name for name in groups.get(agent, ()))}
+        found[agent] = digest("grants", sorted(msgspec.json.encode(g).decode() for g in grants if g.agent in holders))
+    return found
 
 
 def _measure(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,12 @@ class Desk:
         groups: dict[str, tuple[str, ...]],
         ttl_ms: int,
         separation: bool,
+        agent_groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`home` is the workspace's state directory; `user` whoever runs this process; `groups` are from the configuration."""
+        """`home` is the workspace's state directory; `user` whoever runs this process.
+
+        `groups` (of approvers) and `agent_groups` are from the configuration: each with its members.
+        """
         self.wake_directory = home / "wake"
         """A file in it is touched whenever a question has changed."""
         self._wake = WakeFile(self.wake_directory)
@@ -48,6 +52,7 @@ class Desk:
         self.user = user
         self.ttl_ms = ttl_ms
         self.separation = separation
+        self.agent_groups = agent_groups or {}
         self.wait = True
         """False: a held action is left open at once, and the run is to be resumed."""
         self.listeners: list[Callable[[Hold], None]] = []

@@ -11,7 +11,7 @@ from interlock.capability import attenuate, compile_grants
 from interlock.engine.desk import Desk
 from interlock.engine.run import OPERATOR
 from interlock.model.errors import UsageError
-from interlock.model.grant import Grant, Paths
+from interlock.model.grant import GROUP, Grant, Paths
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,11 +39,13 @@ class Listed(NamedTuple):
 
 
 def listed(desk: Desk, *, agent: str | None = None, revoked: bool = False) -> Listed:
-    """Grants and standing answers, oldest first."""
+    """Grants and standing answers, oldest first; of an agent, with the grants of its groups."""
     grants = [g for g in desk.issued.all() if revoked or g.revoked_at_us is None]
     standing = [s for s in desk.store.standing.all() if revoked or s.revoked_at_us is None]
+    holders = {agent, *(GROUP + name for name, members in desk.agent_groups.items() if agent in members)}
     return Listed(
-        [g for g in grants if agent in (None, g.grant.agent)], [s for s in standing if agent in (None, s.agent)]
+        [g for g in grants if agent is None or g.grant.agent in holders],
+        [s for s in standing if agent in (None, s.agent)],
     )
 
 
@@ -64,6 +66,11 @@ def issue(desk: Desk, wish: Wish, *, by: str) -> Grant:
         raise UsageError("an agent's name must be printable, and not empty")
     if wish.agent == OPERATOR:
         raise UsageError(f"`{OPERATOR}` is not an agent: it stands for the person at the command line")
+    group = wish.agent.removeprefix(GROUP)
+    if group != wish.agent and group not in desk.agent_groups:
+        raise UsageError(
+            f"there is no group of agents `{group}`", code="not_found", hint="`[groups]` in interlock.toml names them"
+        )
     if wish.parent is None and not wish.tools and not wish.state_keys:
         raise UsageError("a grant of nothing", hint="name what it is for, such as `--tool 'fs.*' --read '**'`")
     if not all((*wish.tools, *wish.state_keys, *wish.read, *wish.write, *wish.hosts, *wish.unscoped)):

@@ -59,7 +59,7 @@ def open_desk(start: Path, env: Mapping[str, str], *, trusted: bool = True) -> I
         desk = Desk(
             db, place.home, clock, SystemIds(), boot=boot_id(), user=user_name(),
             redact=Redactor(redaction_key(place.state, disk)).redact, groups=dict(asking.groups), ttl_ms=asking.ttl_ms,
-            separation=asking.separation,
+            separation=asking.separation, agent_groups=settings.groups,
         )  # fmt: skip
         if trusted:
             desk.issued.count(settings.all_grants())

@@ -20,7 +20,7 @@ from interlock.executors.python import bind
 from interlock.model.clock import Clock
 from interlock.model.decode import decode_proposal, proposal_from_builtins
 from interlock.model.errors import ConfigurationError, InterlockError, UsageError
-from interlock.model.grant import Grant
+from interlock.model.grant import GROUP, Grant
 from interlock.model.limits import Limits
 from interlock.model.proposal import Budget, Proposal
 from interlock.model.result import NotUndone, ProposalResult
@@ -129,14 +129,17 @@ class Runtime:
     def fork(self, agent: str, grant: Grant | None = None) -> Runtime:
         """A runtime for another agent: state, journals and policy are shared, its tools are its own from here on.
 
-        With a `grant` the fork has at most what this runtime's agent has: the intersection of both. Raises ConfigurationError.
+        With a `grant` the fork has at most what this runtime's agent has: the intersection of both (if that
+        has no grant of its own, of the first one that its groups have). Raises ConfigurationError.
         """
         if grant is None:
             return Runtime(self.services.fork(agent))
-        parent = self.services.own_grants.get(self.services.agent) or self.services.settings.grant(self.services.agent)
+        own, settings, above = self.services.own_grants, self.services.settings, self.services.agent
+        holders = [above, *(GROUP + name for name in settings.groups_by_agent().get(above, ()))]
+        parent = next((found for one in holders if (found := own.get(one) or settings.grant(one)) is not None), None)
         if parent is None:
             raise ConfigurationError(
-                f"`{self.services.agent}` has no grant of which `{agent}` could get a part", code="grant_missing"
+                f"`{above}` has no grant of which `{agent}` could get a part", code="grant_missing"
             )
         forked = Runtime(self.services.fork(agent))
         forked.services.own_grants.setdefault(parent.agent, parent)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
+GROUP: Final = "group:"
+"""A grant whose agent is `group:NAME` is for the members of that group. No agent's own name begins so."""
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -13,7 +18,10 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
-    """Names an agent and what it may reach. Everything absent is denied; attenuation can only make it smaller."""
+    """Names an agent (or a group of agents, `group:NAME`) and what it may reach.
+
+    Everything absent is denied; attenuation can only make it smaller.
+    """
 
     id: str
     agent: str

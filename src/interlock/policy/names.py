@@ -40,9 +40,9 @@ class Names:
             "Action": {*actions, *groups},
             "Tool": {tool.name for tool in world.tools},
             "Server": {group.removeprefix("server:") for group in groups if group.startswith("server:")},
-            "Agent": agents,
             "Group": None if agents is None else {group for each in agents.values() for group in each},
-            # any name can be a state key or a host
+            # any name can be an agent (proposals name their own), a state key or a host
+            "Agent": None,
             "StateKey": None,
             "Host": None,
         }

@@ -71,7 +71,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
 
     tools: tuple[Tool, ...] = ()
     agents: dict[str, tuple[str, ...]] | None = None
-    """The agents and their groups; None if they are not known, and then names of agents and groups are not checked."""
+    """The agents that are in groups, and those; None if they are not known, and then names of groups are not checked."""
     approval_groups: frozenset[str] | None = None
     """The groups that can answer a hold; None if they are not known, and then `@hold` groups are not checked."""
     pinned: frozenset[str] = frozenset()

@@ -19,6 +19,7 @@ import msgspec
 from interlock.detect import find_secrets
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import PathGlob
+from interlock.model.grant import GROUP
 from interlock.model.units import as_duration, as_size, duration_ms, size_bytes
 from interlock.model.values import step
 from interlock.settings.sections import DURATION, SIZE, McpServer, Notify, Settings, Tools
@@ -232,7 +233,23 @@ def _check(settings: Settings, locate: Locate) -> None:
             raise error(wrong[0], "mcp", "servers", name, *wrong[1:])
     if settings.telemetry.otel is not None and not _is_url(settings.telemetry.otel):
         raise error("expected an http or https URL", "telemetry", "otel")
+    _check_agents(settings, error)
+
+
+def _check_agents(settings: Settings, error: Callable[..., ConfigurationError]) -> None:
+    """Agents, their groups, and the grants of both."""
+    named: dict[Place, str] = {("agent",): settings.agent}
+    for name, members in settings.groups.items():
+        named |= {("groups", name, index): member for index, member in enumerate(members)}
+    for at, agent in named.items():
+        if agent.startswith(GROUP):
+            raise error(f"the name of an agent does not begin with `{GROUP}`", *at, hint="groups do not hold groups")
     for agent, grant in settings.grants.items():
+        group = agent.removeprefix(GROUP)
+        if group != agent and group not in settings.groups:
+            near = difflib.get_close_matches(group, settings.groups, n=1)
+            hint = f"did you mean `{GROUP}{near[0]}`?" if near else "name its agents in [groups]"
+            raise error("there is no such group of agents", "grants", agent, hint=hint)
         for access in ("read", "write"):
             for index, glob in enumerate(getattr(grant.paths, access)):
                 try:

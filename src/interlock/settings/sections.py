@@ -61,7 +61,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class GrantSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one agent may reach at all. An agent without a grant may do nothing."""
+    """What one agent, or each agent of a group (`group:NAME`), may reach at all. An agent without a grant may do nothing."""
 
     tools: Annotated[tuple[Name, ...], Meta(description="Globs over tool names; `tag:NAME` matches by tag.")] = ()
     state_keys: Annotated[tuple[Name, ...], Meta(description="Globs over state keys.")] = ("**",)
@@ -246,7 +246,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     agent: Annotated[Name, Meta(description="The principal of proposals that name none.")] = "agent"
     rules: Rules = Rules()
     policy: Policy = Policy()
-    grants: Annotated[dict[Name, GrantSettings], Meta(description="What each agent may reach.")] = {}
+    groups: Annotated[
+        dict[Name, tuple[Name, ...]],
+        Meta(description='Groups of agents: `principal in Group::"NAME"` in policies, `[grants."group:NAME"]`.'),
+    ] = {}
+    grants: Annotated[
+        dict[Name, GrantSettings], Meta(description="What each agent, or group of agents, may reach.")
+    ] = {}
     approvals: Approvals = Approvals()
     budget: Budget = Budget()
     isolation: Isolation = Isolation()
@@ -275,6 +281,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             uses_max=found.uses_max,
             expires_at_us=None if expires is None else round(expires.timestamp() * 1_000_000),
         )
+
+    def groups_by_agent(self) -> dict[str, tuple[str, ...]]:
+        """Each agent that is in a group with its groups, in the order of the file."""
+        found: dict[str, dict[str, None]] = {}
+        for name, members in self.groups.items():
+            for agent in members:
+                found.setdefault(agent, {})[name] = None
+        return {agent: tuple(names) for agent, names in found.items()}
 
     def all_grants(self) -> tuple[Grant, ...]:
         """Every configured grant."""

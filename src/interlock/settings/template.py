@@ -43,6 +43,22 @@ _BUILD_FILES: Final = {
 _BUDGET: Final = Amounts(actions=500, tool_calls=300, duration_ms=7_200_000, cost=5.0)
 """An example, as there are no bounds by default."""
 
+_GROUPS: Final = (
+    '# Groups of agents: each member has the group\'s grant too, and policies may say `principal in Group::"helpers"`.',
+    "#[groups]",
+    '#helpers = ["reviewer", "tester"]',
+    '#[grants."group:helpers"]',
+    '#tools = ["fs.read"]',
+    "",
+)
+_TOOLS: Final = (
+    "# Your own tools: functions with `@interlock.tool`, and limits for single tools.",
+    "#[tools]",
+    '#modules = ["my_project.agent_tools"]',
+    '#[tools."shell"]',
+    '#rate_limit = { calls = 30, per = "1m" }',
+)
+
 _PACKAGE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 
@@ -116,6 +132,7 @@ def render(project: Project, *, agent: str = "agent") -> str:
         f'paths = {{ read = ["**"], write = {_toml(project.writable)} }}',
         "hosts = []",
         "",
+        *_GROUPS,
         *_commented("approvals", "Questions to people.", DEFAULTS.approvals),
         *_commented(
             "budget", "Upper bounds per session ([budget.run], [budget.agent] too); what is left out has none.", _BUDGET
@@ -123,11 +140,7 @@ def render(project: Project, *, agent: str = "agent") -> str:
         *_commented("isolation", "Walls around processes.", DEFAULTS.isolation),
         *_commented("guard", "On a machine busier than this, actions wait.", DEFAULTS.guard),
         *_commented("journal", "The log of each run.", DEFAULTS.journal),
-        "# Your own tools: functions with `@interlock.tool`, and limits for single tools.",
-        "#[tools]",
-        '#modules = ["my_project.agent_tools"]',
-        '#[tools."shell"]',
-        '#rate_limit = { calls = 30, per = "1m" }',
+        *_TOOLS,
     ]
     return "\n".join(lines) + "\n"
 

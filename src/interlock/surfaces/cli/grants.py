@@ -26,7 +26,7 @@ def grants() -> None:
 
 
 @grants.command("list")
-@click.option("--agent", metavar="NAME", help="Only of this agent.")
+@click.option("--agent", metavar="NAME", help="Only of this agent, and of its groups.")
 @click.option("--all", "everything", is_flag=True, help="Revoked ones too.")
 @click.pass_obj
 def list_grants(out: Output, agent: str | None, everything: bool) -> None:
@@ -69,7 +69,7 @@ def show_grant(out: Output, grant_id: str) -> None:
 def issue(
     out: Output, /, agent: str, token_file: Path | None, approver: str | None, ttl: str | None, **limits: Any
 ) -> None:
-    """Give AGENT a grant. What is not named is not granted."""
+    """Give AGENT, or the agents of a group (`group:NAME`), a grant. What is not named is not granted."""
     try:
         ttl_ms = None if ttl is None else duration_ms(ttl)
     except ValueError as error:
