@@ -47,5 +47,5 @@ def test_a_revoked_grant_that_was_written_anew_is_another_one(victim):
 
 @pytest.mark.parametrize("name", ["group:ops", "Coder", "coder ", "c\u043eder", "operator ", "configuration:coder"])
 def test_no_other_name_has_the_grants_of_an_agent_or_a_group(victim, name):
-    rt = victim(TOML % '\n[grants."group:ops"]\ntools = ["fs.*"]\n', {"a": "x"}).open()
+    rt = victim(TOML % '\n[groups]\nops = ["other"]\n[grants."group:ops"]\ntools = ["fs.*"]\n', {"a": "x"}).open()
     assert reasons(execute(rt, READ, agent=name)) == ["grant_missing"]
