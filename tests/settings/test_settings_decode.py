@@ -202,6 +202,7 @@ def test_an_unknown_key_is_an_error_with_its_line_and_the_nearest_name(text, pat
         ("[guard]\ncpu = 0", "guard.cpu", "> 0"),
         ("[journal]\ndurability = 'fast'", "journal.durability", "expected one of"),
         ("[grants]\ncoder = 3", "grants.coder", "expected a table"),
+        ("[grants.a]\nhosts = ['http://x']", "grants.a.hosts[0]", "no valid port"),
         ('[groups]\ncrew = ["group:x"]\n', "groups.crew[0]", "does not begin with `group:`"),
         ('agent = "group:x"', "agent", "does not begin with `group:`"),
         ("[groups]\ncrew = 'a'", "groups.crew", "expected a list"),

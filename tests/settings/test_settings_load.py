@@ -283,6 +283,7 @@ def test_the_bytes_that_were_checked_are_the_bytes_that_are_loaded(project, trus
         ("[policy]\nfiles = ['*/x.cedar']", "policy.files[0]"),
         ("[policy]\nfiles = ['**']", "policy.files[0]"),
         ("[policy]\nfiles = ['policy']", None),
+        ("[policy]\nfiles = ['polciy/*.cedar']", "policy.files[0]"),
         ("[tools]\nmodules = ['nowhere.at_all']", "tools.modules[0]"),
         ("[capsules.x]\npath = 'nowhere'", "capsules.x.path"),
     ],
@@ -307,6 +308,15 @@ def test_a_file_that_could_stand_in_for_a_trusted_module_is_an_error(project, sh
     with pytest.raises(ConfigurationError) as caught:
         gather(project)
     assert shadow in caught.value.hint
+
+
+def test_a_policy_is_one_whatever_its_file_is_called(project, trust):
+    (project / "interlock.toml").write_text("[policy]\nfiles = ['forbid.txt', 'policy/*']\n[tools]\nmodules = ['m']\n")
+    (project / "policy").mkdir()
+    for name in ("forbid.txt", "policy/a.cedar", "policy/b", "m.py"):
+        (project / name).write_text("")
+    trusted(project, trust)
+    assert loaded(project, trust).policies == ("forbid.txt", "policy/a.cedar", "policy/b")
 
 
 def test_names_and_texts_that_are_not_utf8(project, trust):

@@ -42,6 +42,7 @@ from interlock.model.hosts import Endpoint
 from interlock.model.tool import Binding, Context, RateLimit, Tool
 from interlock.policy import DenyParam as PolicyDenyParam
 from interlock.policy import PolicyJudge, Rules, World, load
+from interlock.policy.policies import nearest
 from interlock.settings import Loaded, Settings, TrustStore, decode
 from interlock.settings import load as load_settings
 from interlock.settings.trust import FILE as TRUST_FILE
@@ -124,7 +125,7 @@ def open_project(
         durability = settings.journal.durability
         services = _services(
             settings, db, disk, clock, workspace_id=workspace_id, durability=durability, redaction=redaction,
-            policies=[(name, loaded.text(name)) for name in settings_policies(loaded.files)], home=home,
+            policies=[(name, loaded.text(name)) for name in loaded.policies], home=home,
             root=str(loaded.root), protected=protected_globs(loaded.protected),
         )  # fmt: skip
         services.configuration = loaded.digest
@@ -181,11 +182,6 @@ def _warnings(settings: Settings) -> list[str]:
                 one.message, code="not_available", path=one.path, hint="take it out, or wait for it"
             )
     return [f"{one.path}: {one.message}" for one in missing]
-
-
-def settings_policies(loaded: Sequence[Any]) -> list[str]:
-    """Names of the Cedar files among what was loaded."""
-    return [file.name for file in loaded if file.name.endswith(".cedar")]
 
 
 def _trusted(loaded: Loaded) -> dict[str, tuple[str, str]]:
@@ -256,6 +252,14 @@ def _services(
 
 def policy_of(settings: Settings, files: Sequence[tuple[str, str]], tools: Sequence[Tool]) -> tuple[Rules, PolicyJudge]:
     """The short rules of the settings, and the judge of these and of the policy files. Raises ConfigurationError."""
+    names = {tool.name for tool in tools}
+    for name in settings.tools.by_name:
+        if name not in names:  # a limit on a misspelt tool would be none
+            raise ConfigurationError(
+                f"no tool is named `{name}`{nearest(name, names)}",
+                path=f"tools.{name}",
+                hint="`interlock tools list` shows them",
+            )
     rules = Rules(
         allow=settings.rules.allow,
         ask=settings.rules.ask,
@@ -319,7 +323,7 @@ def _gate_maker_of(loaded: Loaded, services: Services) -> GateMaker:
     desk = services.desk
     if desk is not None:
         desk.issued.count(loaded.settings.all_grants())
-    policies = [(name, loaded.text(name)) for name in settings_policies(loaded.files)]
+    policies = [(name, loaded.text(name)) for name in loaded.policies]
     grants = (*loaded.settings.all_grants(), _OPERATOR_GRANT)
     return gate_maker(
         loaded.settings, policies, grants, services.clock, desk,
@@ -369,7 +373,7 @@ def _register_builtins(services: Services, settings: Settings, closing: list[Cal
         undo_tool.binding(services),
     ]
     for binding in found:
-        services.registry.register(adjusted(binding, settings))
+        services.registry.register(_built_in(binding, settings))
 
 
 def _may_redirect(ctx: Context, endpoint: Endpoint) -> bool:
@@ -398,13 +402,19 @@ def _notifiers(settings: Settings, desk: Desk, env: Mapping[str, str]) -> list[N
     return found
 
 
+def _built_in(binding: Binding, settings: Settings) -> Binding:
+    """A built-in tool as the configuration wants it."""
+    tool = binding.tool
+    if tool.name in {"shell", "exec"} or tool.name.startswith("git."):
+        tool = msgspec.structs.replace(tool, timeout_ms=settings.isolation.timeout_ms)
+    return adjusted(msgspec.structs.replace(binding, tool=tool), settings)
+
+
 def adjusted(binding: Binding, settings: Settings) -> Binding:
-    """A built-in tool as the configuration wants it: its rate limit, its time-out."""
+    """A tool as `[tools."NAME"]` wants it: its rate limit, its time-out."""
     tool = binding.tool
     own = settings.tools.by_name.get(tool.name)
     changes: dict[str, Any] = {}
-    if tool.name in {"shell", "exec"} or tool.name.startswith("git."):
-        changes["timeout_ms"] = settings.isolation.timeout_ms
     if own is not None and own.timeout_ms is not None:
         changes["timeout_ms"] = own.timeout_ms
     if own is not None and own.rate_limit is not None:

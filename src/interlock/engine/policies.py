@@ -16,7 +16,7 @@ import msgspec
 from interlock.capability.arguments import spelled
 from interlock.detect import flags as detect_flags
 from interlock.disk import Disk
-from interlock.engine.assemble import embedded, policy_of, settings_policies
+from interlock.engine.assemble import embedded, policy_of
 from interlock.engine.clock import SystemClock
 from interlock.engine.folding import FoldedRun
 from interlock.engine.gate import POLICY_ACTION, looks_at
@@ -151,7 +151,7 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
             for binding in asyncio.run(loader.load()):
                 services.registry.register(binding)
         texts = {file.name: file.data for file in gathered.files}
-        files = [(name, utf8(texts[name], name)) for name in settings_policies(gathered.files)]
+        files = [(name, utf8(texts[name], name)) for name in gathered.policies]
         definitions: Sequence[Tool] = services.registry.definitions()
         rules, judge = policy_of(gathered.settings, files, definitions)
         return Policies(

@@ -69,10 +69,6 @@ class Registry:
         self.generation = next(_generations)
         return registered
 
-    def register_name(self, name: str, function: Function, mode: Mode = "async") -> Registered:
-        """Add a tool by its bare name: an open schema, and the most cautious traits."""
-        return self.register(Binding(tool=Tool(name=name), function=function, mode=mode))
-
     def find(self, name: str | None) -> Registered | None:
         """The tool of that name, or None."""
         return self._tools.get(name) if name is not None else None

@@ -12,7 +12,7 @@ from typing import Any, Self
 import msgspec
 
 from interlock.capability import attenuate
-from interlock.engine.assemble import embedded, open_project
+from interlock.engine.assemble import adjusted, embedded, open_project
 from interlock.engine.recovery import Answer, resume
 from interlock.engine.run import OPERATOR, Run
 from interlock.engine.services import Services
@@ -72,8 +72,7 @@ class Runtime:
 
     def register(self, tool: Callable[..., Any] | Binding, definition: Tool | None = None) -> None:
         """Add a tool: a function (decorated with `@interlock.tool` or not), or a finished binding. Replaces its namesake."""
-        self.services.registry.register(tool if isinstance(tool, Binding) else bind(tool, definition))
-        self.services.gate_changed()
+        self._register(adjusted(tool if isinstance(tool, Binding) else bind(tool, definition), self.services.settings))
 
     def register_name(self, name: str, executor: Callable[[dict[str, Any]], Awaitable[Any]] | None = None) -> None:
         """Add a tool by its bare name: an open schema and the most cautious traits. `executor` takes the parameters."""
@@ -83,8 +82,7 @@ class Runtime:
                 raise UsageError(f"the tool `{name}` has no function", code="no_executor", hint="pass `executor=`")
             return await executor(parameters)
 
-        self.services.registry.register_name(name, call)
-        self.services.gate_changed()
+        self.register(Binding(tool=Tool(name=name), function=call, mode="async"))
 
     def tools(self) -> list[Tool]:
         """The registered tools' definitions, by name."""
@@ -95,7 +93,7 @@ class Runtime:
         load = self.services.load_more
         if load is not None:
             for binding in await load():
-                self.services.registry.register(binding)
+                self.services.registry.register(adjusted(binding, self.services.settings))
             self.services.load_more = None
             self.services.gate_changed()
 
@@ -109,7 +107,7 @@ class Runtime:
         """Replace a tool's rate limit. Raises UsageError `not_found`."""
         registered = self._registered(tool)
         limited = msgspec.structs.replace(registered.tool, rate_limit=RateLimit(calls=calls, per_ms=per_ms))
-        self.register(Binding(tool=limited, function=registered.function, mode=registered.mode))
+        self._register(Binding(tool=limited, function=registered.function, mode=registered.mode))
 
     def set_grant(self, grant: Grant) -> None:
         """Put a grant in the place of the configured one of its agent, for this runtime. Raises ConfigurationError."""
@@ -265,6 +263,10 @@ class Runtime:
     ) -> None:
         """Close."""
         self.close()
+
+    def _register(self, binding: Binding) -> None:
+        self.services.registry.register(binding)
+        self.services.gate_changed()
 
     def _registered(self, name: str) -> Any:
         found = self.services.registry.find(name)

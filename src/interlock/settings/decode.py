@@ -20,6 +20,7 @@ from interlock.detect import find_secrets
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import PathGlob
 from interlock.model.grant import GROUP
+from interlock.model.hosts import parse_pattern
 from interlock.model.units import as_duration, as_size, duration_ms, size_bytes
 from interlock.model.values import step
 from interlock.settings.sections import DURATION, SIZE, McpServer, Notify, Settings, Tools
@@ -250,13 +251,17 @@ def _check_agents(settings: Settings, error: Callable[..., ConfigurationError]) 
             near = difflib.get_close_matches(group, settings.groups, n=1)
             hint = f"did you mean `{GROUP}{near[0]}`?" if near else "name its agents in [groups]"
             raise error("there is no such group of agents", "grants", agent, hint=hint)
-        for access in ("read", "write"):
-            for index, glob in enumerate(getattr(grant.paths, access)):
+        checks: list[tuple[Callable[[str], object], tuple[str, ...], Place]] = [
+            (PathGlob, grant.paths.read, ("paths", "read")),
+            (PathGlob, grant.paths.write, ("paths", "write")),
+            (parse_pattern, grant.hosts, ("hosts",)),
+        ]
+        for check, globs, where in checks:
+            for index, glob in enumerate(globs):
                 try:
-                    PathGlob(glob)
+                    check(glob)
                 except ConfigurationError as refusal:
-                    where: Place = ("grants", agent, "paths", access, index)
-                    raise error(refusal.message, *where, hint=refusal.hint) from None
+                    raise error(refusal.message, "grants", agent, *where, index, hint=refusal.hint) from None
 
 
 def _server_problem(server: McpServer) -> tuple[str, *Place] | None:

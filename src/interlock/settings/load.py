@@ -49,6 +49,8 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
 
     Whoever runs them must run these bytes: on disk a cached `.pyc` or a file beside it could stand in for the source.
     """
+    policies: tuple[str, ...]
+    """Which of the `files` are policies: all that `policy.files` names, whatever they are called."""
     written: frozenset[Place]
     """The places that the file sets."""
 
@@ -67,6 +69,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     path: Path
     files: tuple[SourceFile, ...]
     modules: Mapping[str, str]
+    """As in `Gathered`."""
+    policies: tuple[str, ...]
     """As in `Gathered`."""
     protected: tuple[str, ...]
     """What no agent may write, relative to the root, beside the names that are always protected."""
@@ -131,11 +135,14 @@ def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = 
     settings = decode(table, locate=locate)
     files = {seen.name: seen}
     modules: dict[str, str] = {}
+    policies: dict[str, None] = {}
     for named in named_files(settings, root, locate):
         file = _read(named, root, locate)
         files[file.name] = file
         if named.module is not None:
             modules[named.module] = file.name
+        if named.place[0] == "policy":
+            policies[file.name] = None
         if len(files) > FILES_MAX:
             raise ConfigurationError(f"more than {FILES_MAX} files", path=locate(named.place))
     for name in extra:
@@ -148,6 +155,7 @@ def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = 
         settings=settings,
         files=tuple(files.values()),
         modules=modules,
+        policies=tuple(policies),
         written=frozenset(_written(table, ())),
     )
 
@@ -176,6 +184,7 @@ def load(
         path=gathered.path,
         files=gathered.files,
         modules=gathered.modules,
+        policies=gathered.policies,
         protected=gathered.protected,
         digest=digest(
             "configuration", {"settings": settings.as_dict(), "files": {f.name: f.digest for f in gathered.files}}

@@ -31,6 +31,9 @@ def named_files(settings: Settings, root: Path, locate: Locate) -> Iterator[Name
         place: Place = ("policy", "files", index)
         if "*" in pattern:
             directory, last = _split(pattern, place, locate)
+            if not (root / directory).is_dir():
+                # No file may match yet, but a misspelt directory would leave out policies that forbid.
+                raise ConfigurationError(f"`{dotted(place)}`: there is no such directory", path=locate(place))
             yield from (Named(place, path) for path in _listed(root / directory, last))
         else:
             yield Named(place, root / pattern)

@@ -1,0 +1,54 @@
+"""What the configuration says reaches every tool and every policy file, or is an error: nothing is left out silently."""
+
+import pytest
+from engine_world import TOML, binding, call, execute, nothing, reasons
+
+from interlock.model.errors import ConfigurationError
+
+LIMITS = '[tools."%s"]\ntimeout = "5s"\nrate_limit = { calls = 3, per = "1h" }\n'
+MODULE = """
+import interlock
+
+@interlock.tool(read_only=True)
+def counted(x: int) -> int:
+    return x
+"""
+
+
+def limits(rt, name):
+    (tool,) = (tool for tool in rt.tools() if tool.name == name)
+    return tool.timeout_ms, tool.rate_limit and (tool.rate_limit.calls, tool.rate_limit.per_ms)
+
+
+def test_a_built_in_tool_is_limited(new_project):
+    assert limits(new_project(toml=TOML % LIMITS % "shell").open(), "shell") == (5_000, (3, 3_600_000))
+
+
+def test_a_tool_of_a_module_is_limited(new_project):
+    toml = TOML % ('[tools]\nmodules = ["own"]\n' + LIMITS % "counted")
+    rt = new_project(toml=toml, files=[("own.py", MODULE)]).open()
+    assert execute(rt, call("counted", parameters={"x": 1})).ok
+    assert limits(rt, "counted") == (5_000, (3, 3_600_000))
+
+
+def test_a_tool_registered_in_python_is_limited_and_code_may_say_otherwise(new_project):
+    rt = new_project(toml=TOML % LIMITS % "mine").open()
+    rt.register(binding("mine", nothing))
+    assert limits(rt, "mine") == (5_000, (3, 3_600_000))
+    rt.set_rate_limit("mine", calls=7, per_ms=1000)
+    assert limits(rt, "mine") == (5_000, (7, 1000))
+    rt.register_name("mine")
+    assert limits(rt, "mine") == (5_000, (3, 3_600_000))
+
+
+def test_a_limit_on_a_tool_that_does_not_exist_is_an_error(new_project):
+    rt = new_project(toml=TOML % LIMITS % "shel").open()
+    with pytest.raises(ConfigurationError, match="no tool is named `shel`; did you mean `shell`") as caught:
+        execute(rt, call("fs.list"))
+    assert caught.value.path == "tools.shel"
+
+
+def test_a_policy_file_is_in_force_whatever_it_is_called(new_project):
+    forbid = 'forbid (principal, action == Action::"fs.list", resource);'
+    rt = new_project(toml=TOML % '[policy]\nfiles = ["rules.txt"]\n', files=[("rules.txt", forbid)]).open()
+    assert reasons(execute(rt, call("fs.list", parameters={}))) == ["policy_denied"]
