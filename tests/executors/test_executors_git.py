@@ -381,7 +381,8 @@ def test_the_trap_works_on_a_plain_git(git, trap, setting, command):
 
 
 @pytest.mark.parametrize(
-    "setting", ["filter.trap.clean", "filter.trap.smudge", "filter.trap.process", "merge.trap.driver"]
+    "setting",
+    ["filter.trap.clean", "filter.trap.smudge", "filter.trap.process", "merge.trap.driver", "hook.trap.command"],
 )
 def test_settings_that_cannot_be_switched_off_are_refused(git, trap, setting):
     path, mark = trap
@@ -390,6 +391,78 @@ def test_settings_that_cannot_be_switched_off_are_refused(git, trap, setting):
     for call, parameters in ((git.status, {}), (git.add, {"paths": ["a.txt"]}), (git.commit, {"message": "x"})):
         assert refused(call, **parameters).code == "git_config_refused"
     assert not mark.exists()
+
+
+@pytest.fixture
+def submodule(git, trap):
+    """A repository inside this one, whose own configuration runs the trap as soon as git looks at its files."""
+    inner = git.root / "inner"
+    inner.mkdir()
+    git.plain("init", "-q", cwd=inner)
+    (inner / "f").write_text("one\n")
+    (inner / ".gitattributes").write_text("* filter=trap\n")
+    git.plain("add", ".", cwd=inner)
+    git.plain("commit", "-qm", "inner", cwd=inner)
+    git.plain("add", "inner")
+    git.plain("commit", "-qm", "with a submodule")
+    git.plain("config", "filter.trap.clean", str(trap[0]), cwd=inner)
+    (inner / "f").write_text("two\n")
+    return inner
+
+
+def test_a_submodules_own_configuration_does_not_run(git, trap, submodule):
+    _, mark = trap
+    assert git.status()["entries"] == [{"path": "trap.sh", "index": "untracked", "worktree": "untracked"}]
+    assert git.diff()["files"] == []
+    everything(git)
+    for call, parameters in ((git.add, {"paths": ["."]}), (git.commit, {"message": "nothing is staged"})):
+        assert refused(call, **parameters).code == "git_config_refused"
+    assert not mark.exists()
+    git.plain("status")
+    assert mark.exists()  # else the case would be void
+
+
+def test_another_commit_in_a_submodule_is_a_change(git, submodule):
+    git.plain("config", "--unset", "filter.trap.clean", cwd=submodule)
+    git.plain("commit", "-qam", "second", cwd=submodule)
+    assert {"path": "inner", "index": "unchanged", "worktree": "modified"} in git.status()["entries"]
+    assert git.diff()["files"][0]["path"] == "inner"
+
+
+def test_a_missing_object_is_not_fetched(git, trap):
+    """A partial clone's git asks a remote for what is missing, and the remote may be a program."""
+    _, mark = trap
+    blob = git.plain("rev-parse", "HEAD:a.txt")
+    (git.root / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    for setting, value in (
+        ("core.repositoryFormatVersion", "1"),
+        ("extensions.partialClone", "origin"),
+        ("remote.origin.promisor", "true"),
+        ("remote.origin.url", f"ext::touch {mark}"),
+        ("protocol.ext.allow", "always"),
+    ):
+        git.plain("config", setting, value)
+    (git.root / "a.txt").write_text("two\n")
+    assert refused(git.diff).code == "git_failed"
+    assert git.status()["clean"] is False
+    assert not mark.exists()
+    with pytest.raises(subprocess.CalledProcessError):
+        git.plain("diff")
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("place", ["logs/HEAD", "index", "refs/heads/main", "objects/info"])
+def test_links_where_git_writes_are_refused(git, tmp_path, place):
+    there = git.root / ".git" / place
+    there.rename(tmp_path / "outside")
+    there.symlink_to(tmp_path / "outside")
+    for call, parameters in ((git.status, {}), (git.commit, {"message": "x"})):
+        assert refused(call, **parameters).code == "git_config_refused"
+
+
+def test_objects_of_another_repository_are_refused(git, tmp_path):
+    (git.root / ".git" / "objects" / "info" / "alternates").write_text(f"{tmp_path}/elsewhere/.git/objects\n")
+    assert refused(git.log).code == "git_config_refused"
 
 
 def test_a_configuration_too_large_to_look_at_is_refused(git):

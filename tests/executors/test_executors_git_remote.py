@@ -133,7 +133,15 @@ def test_a_clone_onto_a_protected_place(git, daemon):
 
 
 @pytest.mark.parametrize(
-    "setting", ["url.git://elsewhere/.insteadOf", "http.proxy", "remote.x.proxy", "credential.helper", "http.sslVerify"]
+    "setting",
+    [
+        "url.git://elsewhere/.insteadOf",
+        "http.proxy",
+        "remote.x.proxy",
+        "credential.helper",
+        "http.sslVerify",
+        "fetch.bundleURI",
+    ],
 )
 def test_settings_that_lead_elsewhere_are_refused_where_it_connects(git, origin, daemon, setting):
     git.clone(url=daemon, path="copy")
@@ -141,6 +149,23 @@ def test_settings_that_lead_elsewhere_are_refused_where_it_connects(git, origin,
     assert refused(git.pull, url=daemon, path="copy").code == "git_config_refused"
     assert refused(git.push, url=daemon, path="copy").code == "git_config_refused"
     assert git.status(path="copy")["clean"] is True
+
+
+@pytest.mark.parametrize("setting", ["url", "pushUrl", "mirror"])
+def test_a_remote_that_has_the_url_for_its_name_is_refused(git, origin, daemon, setting):
+    """Git would use that remote's settings in the place of the URL that was judged and approved."""
+    git.clone(url=daemon, path="copy")
+    url = daemon.replace("repo.example", "127.0.0.1")
+    git.plain("config", f"remote.{url}.{setting}", "git://elsewhere/x.git", cwd=git.root / "copy")
+    assert refused(git.pull, url=daemon, path="copy").code == "git_config_refused"
+    assert refused(git.push, url=daemon, path="copy").code == "git_config_refused"
+
+
+def test_a_transport_that_the_repository_allows_is_not_used(git, origin, daemon):
+    git.clone(url=daemon, path="copy")
+    for transport in ("git", "ext", "file"):
+        git.plain("config", f"protocol.{transport}.allow", "never", cwd=git.root / "copy")
+    assert git.pull(url=daemon, path="copy")["updated"] is False
 
 
 def test_a_proxy_command_of_the_repository_is_not_run(git, origin, daemon, tmp_path):
@@ -274,7 +299,7 @@ def test_what_git_is_told():
     https = check("HTTPS://Example.org/a/b.git")
     assert https.url == "https://example.org:443/a/b.git"
     assert https.settings["http.curloptResolve"] == "example.org:443:93.184.216.34"
-    assert https.settings["protocol.https.allow"] == "always"
+    assert https.environment["GIT_ALLOW_PROTOCOL"] == "https"
     assert https.settings["http.followRedirects"] == "false"
     ssh = check("ssh://git@example.org:2222/x")
     assert ssh.url == "ssh://git@example.org:2222/x"

@@ -61,7 +61,7 @@ def _reading(tools: GitTools) -> list[Binding]:
     return [
         _binding(
             "git.status",
-            "What is checked out, and what is changed and staged.",
+            "What is checked out, and what is changed and staged. Of a submodule only its commit is looked at.",
             tools.status,
             {"path": _repository()},
             {

@@ -52,8 +52,8 @@ async def check_remote(url: str, judge: AddressJudge, resolver: Resolver) -> Rem
     address = await _judged(there.host, there.port, judge, resolver)
     host = f"[{there.host}]" if ":" in there.host else there.host
     literal = f"[{address}]" if ":" in address else address
-    settings = {f"protocol.{scheme}.allow": "always"}
-    environment = {"GIT_SSH_COMMAND": "false"}
+    settings: dict[str, str] = {}
+    environment = {"GIT_ALLOW_PROTOCOL": scheme, "GIT_SSH_COMMAND": "false"}
     authority = f"{host}:{there.port}"
     if scheme in ("http", "https"):
         settings["http.followRedirects"] = "false"

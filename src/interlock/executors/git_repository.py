@@ -8,7 +8,11 @@ commands that run nothing, and then:
 - a configuration that runs programs or leads elsewhere in a way that cannot be switched off is refused (`_REFUSED`), because to
   ignore it would give wrong results (git-lfs, for example): such a repository is worked on by `shell` or `exec`;
 - neither the system's nor the user's configuration is read, and nothing of `GIT_*` comes from outside;
-- a repository whose directories lie outside the workspace is refused.
+- a repository whose directories lie outside the workspace is refused, and so is one that borrows objects from another, or has
+  symbolic links where git writes;
+- git finds no other git to start (`_ALONE`), unless the tool needs one: in a submodule it would look at files by filters of
+  that submodule's own configuration, and for a missing object it would connect to wherever the configuration says;
+- no transport is allowed but the one that a tool was given the URL for.
 
 A process that runs beside us could still change the configuration between look and use; it could run programs itself as well.
 """
@@ -17,6 +21,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -47,20 +52,24 @@ _SETTINGS: Final = {
     "log.showSignature": "false",
     "diff.noprefix": "false",
     "diff.mnemonicPrefix": "false",
+    "diff.submodule": "short",
+    "status.submoduleSummary": "false",
     "submodule.recurse": "false",
+    "push.followTags": "false",
     "fetch.recurseSubmodules": "false",
     "maintenance.auto": "false",
     "gc.auto": "0",
-    "protocol.allow": "never",
     "safe.directory": "*",
 }
 """`safe.directory`: that the repository belongs to another user has no meaning where none of its configuration runs."""
 
-_RUNS: Final = re.compile(r"filter\..*\.(clean|smudge|process)|merge\..*\.driver")
+_RUNS: Final = re.compile(r"filter\..*\.(clean|smudge|process)|merge\..*\.driver|hook\..*\.command", re.DOTALL)
 _LEADS_ELSEWHERE: Final = re.compile(
-    r"remote\..*\.(vcs|proxy|promisor|uploadpack|receivepack)|extensions\.partialclone|url\..*|credential\..*|https?\..*"
+    r"remote\..*\.(vcs|proxy|promisor|uploadpack|receivepack)|remote\..*://.*|extensions\.partialclone"
+    r"|url\..*|credential\..*|https?\..*|(fetch|transfer)\.bundleuri|bundle\..*",
+    re.DOTALL,
 )
-"""Refused only where git connects to something."""
+"""Refused only where git connects to something. A remote may have a URL for its name, and then goes before that URL."""
 
 _REF: Final = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9_./@{}~^+=-]{0,255}")
 _BRANCH: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+=-]{0,199}")
@@ -77,8 +86,13 @@ _ENVIRONMENT: Final = {
     "GIT_LITERAL_PATHSPECS": "1",
     "GIT_PROTOCOL_FROM_USER": "0",
     "GIT_PROXY_COMMAND": "",
+    "GIT_ALLOW_PROTOCOL": "none",
+    "GIT_NO_LAZY_FETCH": "1",
     "LC_ALL": "C",
 }
+_ALONE: Final = {"PATH": "/nonexistent", "GIT_EXEC_PATH": "/nonexistent"}
+_NOT_WRITTEN: Final = frozenset((b"config", b"description", b"hooks", b"info", b"lfs", b"modules", b"worktrees"))
+"""In git's directory: what none of the tools writes to, so links there do no harm (hooks are often links)."""
 
 
 class Git:
@@ -94,12 +108,16 @@ class Git:
         directory: int,
         *arguments: str,
         read_only: bool = False,
+        alone: bool = True,
         stdin: bytes | None = None,
         settings: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
         expected: Sequence[int] = (0,),
     ) -> ProcessResult:
-        """Run `git ARGUMENTS` in an open directory. Raises: ToolError `git_failed`, `git_missing`, `timeout` and the runner's."""
+        """Run `git ARGUMENTS` in an open directory; not `alone`, it may start other programs of git and ssh.
+
+        Raises: ToolError `git_failed`, `git_missing`, `timeout` and the runner's.
+        """
         options = [
             part for key, value in {**_SETTINGS, **(settings or {})}.items() for part in ("-c", f"{key}={value}")
         ]
@@ -109,7 +127,12 @@ class Git:
                 ["git", *options, *(("--no-optional-locks",) if read_only else ()), *arguments],
                 ctx=self._ctx,
                 cwd=directory,
-                env={**_ENVIRONMENT, "GIT_CEILING_DIRECTORIES": ceiling, **(environment or {})},
+                env={
+                    **_ENVIRONMENT,
+                    **(_ALONE if alone else {}),
+                    "GIT_CEILING_DIRECTORIES": ceiling,
+                    **(environment or {}),
+                },
                 stdin=stdin,
                 output_bytes_max=OUTPUT_BYTES,
                 read_only=read_only,
@@ -121,6 +144,13 @@ class Git:
         if result.timed_out:
             raise ToolError("git was stopped at its time-out", code="timeout", output=result_as_json(result))
         if result.exit_code not in expected:
+            if b"' in submodule " in result.stderr:
+                raise ToolError(
+                    "git would have to look into a submodule, by the configuration that lies there",
+                    code="git_config_refused",
+                    retryable=False,
+                    hint="name the files to stage, stage something before you commit, or run git by `exec`",
+                )
             how = f"signal {result.signal}" if result.exit_code is None else f"exit code {result.exit_code}"
             raise ToolError(f"`git {arguments[0]}` ended with {how}", code="git_failed", output=result_as_json(result))
         return result
@@ -206,6 +236,8 @@ async def open_repository(git: Git, ctx: Context, path: Any = ".", *, connects: 
                 retryable=False,
             )
         inside = [_beneath(workspace, line) for line in places.stdout.removesuffix(b"\n").split(b"\n")]
+        for directory in dict.fromkeys(inside[1:]):
+            _check_own_files(workspace, directory)
         configuration = await git.run(
             start, "config", "--list", "--includes", "--show-scope", "--name-only", "-z", read_only=True
         )
@@ -254,6 +286,35 @@ def _beneath(workspace: Workspace, absolute: bytes) -> Rel:
             retryable=False,
         )
     return names[len(top) :]
+
+
+def _check_own_files(workspace: Workspace, directory: Rel) -> None:
+    """Refuse links in git's own directory, through which git would write, and objects that are kept elsewhere."""
+    objects = (*directory, b"objects")
+    pending = [directory]
+    while pending:
+        here = pending.pop()
+        for name in workspace.names(here):
+            place = (*here, name)
+            if here == directory and name in _NOT_WRITTEN:
+                continue
+            found = workspace.lstat(place)
+            if found is not None and stat.S_ISLNK(found.st_mode):
+                _refuse_files("symbolic links")
+            if found is not None and stat.S_ISDIR(found.st_mode) and here != objects:
+                pending.append(place)
+    if any(workspace.lstat((*objects, b"info", name)) for name in (b"alternates", b"http-alternates")):
+        _refuse_files("alternates")
+
+
+def _refuse_files(what: str) -> None:
+    raise ToolError(
+        f"git's own directory has {what}, by which git reads or writes in other places",
+        code="git_config_refused",
+        path="$.parameters.path",
+        retryable=False,
+        hint="run git by `exec`",
+    )
 
 
 def _refuse_setting(key: str) -> None:

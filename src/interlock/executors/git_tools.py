@@ -22,7 +22,17 @@ from interlock.model.tool import Context
 from interlock.workspace.names import to_json
 
 COMMITS: Final = 20
-_PLAIN: Final = ("--no-color", "--no-ext-diff", "--no-textconv", "--no-renames", "--src-prefix=a/", "--dst-prefix=b/")
+_SUBMODULES: Final = ("--ignore-submodules=dirty",)
+"""A submodule counts as changed if another commit is checked out in it: to look further, git would run by its configuration."""
+_PLAIN: Final = (
+    *_SUBMODULES,
+    "--no-color",
+    "--no-ext-diff",
+    "--no-textconv",
+    "--no-renames",
+    "--src-prefix=a/",
+    "--dst-prefix=b/",
+)
 
 
 class GitTools:
@@ -38,7 +48,7 @@ class GitTools:
         """`git.status`."""
         async with self._repository(parameters, ctx) as repository:
             result = await repository.run(
-                "status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", read_only=True
+                "status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", *_SUBMODULES, read_only=True
             )
             out = parse.status(result.stdout, repository.top)
             return {**out, "clean": not out["entries"], "truncated": result.truncated}
@@ -128,7 +138,7 @@ class GitTools:
                     "rev-parse", "--verify", "--quiet", "REVERT_HEAD", read_only=True, expected=(0, 1, 128)
                 )
                 if in_progress.exit_code == 0:
-                    await repository.run("revert", "--abort")
+                    await repository.run("revert", "--abort", alone=False)
                 raise _conflict("the commit cannot be reverted on what is there", result)
             return {**await _committed(repository), "reverted": commit}
 
@@ -158,6 +168,7 @@ class GitTools:
                 "--",
                 remote.url,
                 "./" + os.fsdecode(target[-1]),
+                alone=False,
                 settings=remote.settings,
                 environment=remote.environment,
             )
@@ -185,6 +196,7 @@ class GitTools:
                 "--",
                 remote.url,
                 f"refs/heads/{branch}",
+                alone=False,
                 settings=remote.settings,
                 environment=remote.environment,
             )
@@ -195,7 +207,13 @@ class GitTools:
                 changed = await _changed(repository, "diff-tree", "-r", before, fetched)
             repository.check_changes(changed)
             result = await repository.run(
-                "merge", "--ff-only", "--quiet", "--no-verify-signatures", fetched, expected=(0, 1, 128)
+                "merge",
+                "--ff-only",
+                "--quiet",
+                "--no-verify-signatures",
+                fetched,
+                alone=before is not None,  # into nothing, merge starts read-tree
+                expected=(0, 1, 128),
             )
             if result.exit_code != 0:
                 raise _conflict("the branch cannot simply go forward to what was fetched", result)
@@ -225,6 +243,7 @@ class GitTools:
             "--",
             remote.url,
             refspec,
+            alone=False,
             settings=remote.settings,
             environment=remote.environment,
             expected=(0, 1),
