@@ -39,7 +39,7 @@ class Hand:
         (entry,) = self.backups.record(Origin("p1", action), [Change(path, seen.node, after)])
         if effect:
             temporary = self.backups.temporary(entry)
-            effects.put_file(self.workspace, path, [content], mode=mode, expect=seen.identity, temporary=temporary)
+            effects.put_file(self.workspace, effects.NewFile(path, [content], mode, seen.identity, temporary))
         return entry
 
     def delete(self, path, action="a1", effect=True):

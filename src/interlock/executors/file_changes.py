@@ -91,8 +91,12 @@ def delete(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         seen = [(place, ledger.examine(place, "path")) for place in reversed(found)]
         if not ctx.dry_run:
             ledger.record([Change(place, one.node, ABSENT) for place, one in seen])
-            for place, one in seen:
-                effects.remove(workspace, place, expect=_there(one, "path"))
+            removed: set[Rel] = set()
+            try:
+                for place, one in seen:
+                    effects.remove(workspace, place, expect=_there(one, "path"), later=removed)
+            finally:
+                effects.sync_directories(workspace, removed)
         return {"deleted": len(seen)}
 
 
@@ -194,15 +198,7 @@ def _put(ledger: _Ledger, path: Rel, seen: Seen, content: Iterable[bytes], sha25
         parents = ledger.missing_parents(path, "path")
         temporary = ledger.record([*parents, Change(path, before, after)])
         ledger.make_parents(parents, "path")
-        effects.put_file(
-            workspace,
-            path,
-            content,
-            mode=mode,
-            expect=seen.identity,
-            temporary=temporary,
-            owner=before.owner,
-        )
+        effects.put_file(workspace, effects.NewFile(path, content, mode, seen.identity, temporary, before.owner))
     return after
 
 

@@ -1,5 +1,8 @@
 """The changes themselves: each is one atomic step at a path without links, and durable once it returns.
 
+Who makes thousands of them hands in a set, `later`: what would be synced for each change is noted there, and synced at once by
+`sync_directories`; contents are synced together by `put_files`. A sync costs more than all the rest of a change.
+
 Every change says what it expects to find (an `Identity`, or None for nothing). If something else lies there by then, the
 change is refused with `file_changed`, so that what a backup holds is what was replaced. Set-id bits are never given to new
 content; undo gives back what was there.
@@ -10,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from interlock.model.errors import ToolError
 from interlock.workspace.names import Rel
@@ -18,37 +22,76 @@ from interlock.workspace.nodes import Identity, identity
 from interlock.workspace.tree import Workspace, changed, refused
 
 
-def put_file(
-    workspace: Workspace,
-    path: Rel,
-    content: Iterable[bytes],
-    *,
-    mode: int,
-    expect: Identity | None,
-    temporary: bytes,
-    owner: tuple[int, int] | None = None,
-    mtime_ns: int | None = None,
-    field: str = "path",
-) -> None:
-    """Make or replace a file: `temporary` beside it, fsync, rename. `owner` is kept if it is not ours (or refused)."""
+class NewFile(NamedTuple):
+    """A file that is to be made, or to replace one, through `temporary` beside it.
+
+    `owner` is kept if it is not ours (or refused). `expect` is what lies there; None for nothing.
+    """
+
+    path: Rel
+    content: Iterable[bytes]
+    mode: int
+    expect: Identity | None
+    temporary: bytes
+    owner: tuple[int, int] | None = None
+    mtime_ns: int | None = None
+
+
+def put_file(workspace: Workspace, file: NewFile, *, field: str = "path") -> None:
+    """Make or replace a file: fsync, then rename."""
 
     def make(directory: int) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(temporary, flags, 0o600, dir_fd=directory)
+        fd = _written(workspace, directory, file)
         try:
-            for chunk in content:
-                workspace.disk.write(fd, chunk)
-            made = os.fstat(fd)
-            if owner is not None and owner != (made.st_uid, made.st_gid):
-                os.fchown(fd, *owner)
-            os.fchmod(fd, mode)
-            if mtime_ns is not None:
-                os.utime(fd, ns=(mtime_ns, mtime_ns))
             workspace.disk.sync(fd)
         finally:
             os.close(fd)
 
-    _put(workspace, path, make, expect, temporary, field)
+    _put(workspace, file.path, make, file.expect, file.temporary, field)
+
+
+def put_files(workspace: Workspace, files: Sequence[NewFile], later: set[Rel]) -> None:
+    """Make or replace files: all contents are made durable by one syncfs a file system, and only then get their names."""
+    devices: dict[int, int] = {}
+    staged: list[NewFile] = []
+    try:
+        for file in files:
+            with _parent(workspace, file.path, "path") as directory:
+                staged.append(file)
+                fd = _written(workspace, directory, file)
+                devices.setdefault(os.fstat(fd).st_dev, fd)
+                if fd not in devices.values():
+                    os.close(fd)
+        with refused("path"):
+            for fd in devices.values():
+                workspace.disk.sync_filesystem(fd)
+        for file in files:
+            _put(workspace, file.path, None, file.expect, file.temporary, "path", later)
+            staged.remove(file)
+    finally:
+        for fd in devices.values():
+            os.close(fd)
+        for file in staged:
+            discard_temporary(workspace, file.path, file.temporary)
+
+
+def _written(workspace: Workspace, directory: int, file: NewFile) -> int:
+    """The temporary of a file, complete and open, but not durable yet."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(file.temporary, flags, 0o600, dir_fd=directory)
+    try:
+        for chunk in file.content:
+            workspace.disk.write(fd, chunk)
+        made = os.fstat(fd)
+        if file.owner is not None and file.owner != (made.st_uid, made.st_gid):
+            os.fchown(fd, *file.owner)
+        os.fchmod(fd, file.mode)
+        if file.mtime_ns is not None:
+            os.utime(fd, ns=(file.mtime_ns, file.mtime_ns))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def put_link(
@@ -62,7 +105,9 @@ def put_link(
     _put(workspace, path, make, expect, temporary, field)
 
 
-def put_directory(workspace: Workspace, path: Rel, *, mode: int, field: str = "path") -> None:
+def put_directory(
+    workspace: Workspace, path: Rel, *, mode: int, field: str = "path", later: set[Rel] | None = None
+) -> None:
     """Make a directory where nothing is, usable by us until `set_mode`."""
     with _parent(workspace, path, field) as directory:
         os.mkdir(path[-1], 0o700, dir_fd=directory)
@@ -71,7 +116,7 @@ def put_directory(workspace: Workspace, path: Rel, *, mode: int, field: str = "p
             os.fchmod(fd, mode | 0o700)
         finally:
             os.close(fd)
-        workspace.disk.sync(directory)
+        _sync(workspace, directory, path[:-1], later)
 
 
 def set_mode(workspace: Workspace, path: Rel, mode: int, *, field: str = "path") -> None:
@@ -85,7 +130,9 @@ def set_mode(workspace: Workspace, path: Rel, mode: int, *, field: str = "path")
         os.close(fd)
 
 
-def remove(workspace: Workspace, path: Rel, *, expect: Identity, field: str = "path") -> None:
+def remove(
+    workspace: Workspace, path: Rel, *, expect: Identity, field: str = "path", later: set[Rel] | None = None
+) -> None:
     """Remove a file or link as it was seen, or an empty directory (whatever became of its times)."""
     with _parent(workspace, path, field) as directory:
         if stat.S_ISDIR(os.stat(path[-1], dir_fd=directory, follow_symlinks=False).st_mode):
@@ -93,7 +140,21 @@ def remove(workspace: Workspace, path: Rel, *, expect: Identity, field: str = "p
         else:
             _check(directory, path[-1], expect, field)
             os.unlink(path[-1], dir_fd=directory)
-        workspace.disk.sync(directory)
+        _sync(workspace, directory, path[:-1], later)
+
+
+def sync_directories(workspace: Workspace, later: set[Rel]) -> None:
+    """Make the names in these directories durable; those that have been removed since need nothing."""
+    for path in sorted(later):
+        found = workspace.lstat(path)
+        if found is not None and stat.S_ISDIR(found.st_mode):
+            fd = workspace.open_directory(path)
+            try:
+                with refused("path"):
+                    workspace.disk.sync(fd)
+            finally:
+                os.close(fd)
+    later.clear()
 
 
 def move(workspace: Workspace, source: Rel, destination: Rel, *, expect: Identity, fields: tuple[str, str]) -> None:
@@ -117,11 +178,18 @@ def discard_temporary(workspace: Workspace, path: Rel, temporary: bytes) -> None
 
 
 def _put(
-    workspace: Workspace, path: Rel, make: Callable[[int], None], expect: Identity | None, temporary: bytes, field: str
+    workspace: Workspace,
+    path: Rel,
+    make: Callable[[int], None] | None,
+    expect: Identity | None,
+    temporary: bytes,
+    field: str,
+    later: set[Rel] | None = None,
 ) -> None:
     with _parent(workspace, path, field) as directory:
         try:
-            make(directory)
+            if make is not None:
+                make(directory)
             if expect is not None:
                 _check(directory, path[-1], expect, field)
             workspace.disk.rename_at(directory, temporary, directory, path[-1], replace=expect is not None)
@@ -129,7 +197,14 @@ def _put(
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=directory)
             raise
+        _sync(workspace, directory, path[:-1], later)
+
+
+def _sync(workspace: Workspace, directory: int, path: Rel, later: set[Rel] | None) -> None:
+    if later is None:
         workspace.disk.sync(directory)
+    else:
+        later.add(path)
 
 
 @contextlib.contextmanager

@@ -23,10 +23,12 @@ from interlock.model.errors import ConflictError, IntegrityError, ToolError
 from interlock.workspace import effects
 from interlock.workspace.backups import Backups, Change, Entry, Origin, read_entries, temporary_name
 from interlock.workspace.names import NameJson, Rel, link_stored, show, to_json
-from interlock.workspace.nodes import ABSENT, Node, Seen
+from interlock.workspace.nodes import ABSENT, Identity, Node, Seen
 from interlock.workspace.tree import CHUNK_BYTES, Workspace
 
 _SHOWN_MAX: Final = 20  # paths named in one message
+_SINGLE_SYNCS_MAX: Final = 8  # above this many files, one syncfs is cheaper
+_TOGETHER: Final = 64  # files that lie under their temporary names at once
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -246,31 +248,44 @@ def _record(workspace: Workspace, steps: list[_Step], backups: Backups, origin: 
 def _perform(workspace: Workspace, run: Path, steps: list[_Prepared]) -> None:
     """Remove from the bottom up, make from the top down, then close the directories."""
     deep_first = sorted(steps, key=lambda p: len(p.step.path), reverse=True)
-    for step, _ in deep_first:
-        if step.seen.identity is not None and step.removes:
-            effects.remove(workspace, step.path, expect=step.seen.identity)
-    for step, temporary in reversed(deep_first):
-        want = step.want
-        expect = None if step.removes else step.seen.identity
-        if want.kind == "dir" and expect is None:
-            effects.put_directory(workspace, step.path, mode=want.mode or 0)
-        elif want.kind == "symlink":
-            assert want.target is not None
-            effects.put_link(workspace, step.path, link_stored(want.target), expect=expect, temporary=temporary)
-        elif want.kind == "file":
-            effects.put_file(
-                workspace,
-                step.path,
-                _content(run, want),
-                mode=want.mode or 0,
-                expect=expect,
-                temporary=temporary,
-                owner=want.owner if _may_give(want.owner) else None,
-                mtime_ns=want.mtime_ns,
-            )
+    later: set[Rel] = set()
+    try:
+        for step, _ in deep_first:
+            if step.seen.identity is not None and step.removes:
+                effects.remove(workspace, step.path, expect=step.seen.identity, later=later)
+        files: list[effects.NewFile] = []
+        for step, temporary in reversed(deep_first):
+            want = step.want
+            expect = None if step.removes else step.seen.identity
+            if want.kind == "dir" and expect is None:
+                effects.put_directory(workspace, step.path, mode=want.mode or 0, later=later)
+            elif want.kind == "symlink":
+                assert want.target is not None
+                target = link_stored(want.target)
+                effects.put_link(workspace, step.path, target, expect=expect, temporary=temporary)
+            elif want.kind == "file":
+                files.append(_new_file(run, step, temporary, expect))
+        _put_files(workspace, files, later)
+    finally:
+        effects.sync_directories(workspace, later)
     for step, _ in deep_first:
         if step.want.kind == "dir":
             effects.set_mode(workspace, step.path, step.want.mode or 0)
+
+
+def _new_file(run: Path, step: _Step, temporary: bytes, expect: Identity | None) -> effects.NewFile:
+    want = step.want
+    owner = want.owner if _may_give(want.owner) else None
+    return effects.NewFile(step.path, _content(run, want), want.mode or 0, expect, temporary, owner, want.mtime_ns)
+
+
+def _put_files(workspace: Workspace, files: list[effects.NewFile], later: set[Rel]) -> None:
+    if len(files) <= _SINGLE_SYNCS_MAX:
+        for file in files:
+            effects.put_file(workspace, file)
+        return
+    for at in range(0, len(files), _TOGETHER):
+        effects.put_files(workspace, files[at : at + _TOGETHER], later)
 
 
 def _content(run: Path, want: Node) -> Iterator[bytes]:
