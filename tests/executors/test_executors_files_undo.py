@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import itertools
 import os
 import stat
+import struct
 import tempfile
 import threading
 from pathlib import Path
@@ -306,6 +308,93 @@ def test_the_syncs_of_a_large_tree_do_not_grow_with_its_files(tmp_path):
         tools.close()
     assert picture(root) == before
     assert disk.syncs < 40
+
+
+def access_list(user):
+    """What setxattr takes for `user::rw-, user:USER:r--, group::r--, mask::r--, other::---` (linux/posix_acl_xattr.h)."""
+    rows = ((1, 6, 2**32 - 1), (2, 4, user), (4, 4, 2**32 - 1), (16, 4, 2**32 - 1), (32, 0, 2**32 - 1))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *row) for row in rows)
+
+
+def attributes(path):
+    return {name: os.getxattr(path, name) for name in os.listxattr(path) if not name.startswith("security.")}
+
+
+@pytest.fixture
+def marked(root):
+    """A file and a directory with extended attributes and an access control list."""
+    (root / "d").mkdir()
+    (root / "d" / "f").write_text("old")
+    try:
+        for path in (root / "d", root / "d" / "f"):
+            os.setxattr(path, "user.origin", b"\0\xff")
+            os.setxattr(path, "system.posix_acl_access", access_list(12_345))
+    except OSError as error:
+        pytest.skip(f"the file system has no such attributes: {error}")
+    return {path: attributes(path) for path in (root / "d", root / "d" / "f")}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("write", {"path": "d/f", "content": "new"}),
+        ("write", {"path": "d/f", "content": "new", "append": True}),
+        ("edit", {"path": "d/f", "old": "old", "new": "new"}),
+    ],
+)
+def test_a_change_keeps_who_may_read_the_file(tools, root, marked, name, parameters):
+    getattr(tools, name)(**parameters)
+    assert attributes(root / "d" / "f") == marked[root / "d" / "f"]
+    tools.undo("run_2")
+    assert attributes(root / "d" / "f") == marked[root / "d" / "f"]
+
+
+def test_undo_gives_attributes_back(tools, root, marked):
+    tools.delete(path="d", recursive=True)
+    tools.undo("run_2")
+    assert {path: attributes(path) for path in marked} == marked
+
+
+def test_undo_takes_attributes_away_that_came_later(tools, root, marked):
+    (root / "plain").write_text("old")
+    tools.write(path="plain", content="new")
+    os.setxattr(root / "plain", "user.late", b"x")
+    tools.undo("run_2")
+    assert attributes(root / "plain") == {}
+
+
+def test_copies_of_a_sparse_file_are_sparse(tools, root):
+    with (root / "f").open("wb") as file:
+        file.truncate(64 * 2**20)
+        file.seek(40 * 2**20)
+        file.write(b"data")
+    before = picture(root)
+    tools.delete(path="f")
+    assert sum(one.stat().st_blocks * 512 for one in (tools.run / "backups").iterdir()) < 8 * 2**20
+    tools.undo("run_2")
+    assert picture(root) == before
+    assert (root / "f").stat().st_blocks * 512 < 8 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("delete", {"path": "f"}),
+        ("write", {"path": "f", "content": "x"}),
+        ("write", {"path": "f", "content": "x", "append": True}),
+    ],
+)
+def test_a_long_copy_is_stopped_with_its_action(tools, root, monkeypatch, name, parameters):
+    """A thread cannot be ended: it has to look by itself whether it still should go on."""
+    (root / "f").write_bytes(b"x" * 5 * 2**20)
+    before = picture(root)
+    asked = itertools.count()
+    monkeypatch.setattr(type(tools.context), "cancelled", property(lambda _: next(asked) >= 4), raising=False)
+    with pytest.raises(ToolError) as caught:
+        getattr(tools, name)(**parameters)
+    assert caught.value.code == "cancelled"
+    assert picture(root) == before
+    assert [one.name for one in (tools.run / "backups").iterdir()] == ["index.ndjson"]
 
 
 def test_a_target_swapped_for_a_link_by_a_racing_thread(tools, root, tmp_path):

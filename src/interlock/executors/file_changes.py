@@ -150,26 +150,26 @@ class _Ledger:
     def keep(self, fd: int) -> tuple[str, int]:
         """Back a content up; digest and size."""
         if self._backups is None:
-            return hash_file(fd)
-        sha256, size = self._backups.keep(fd)
+            return hash_file(fd, self.go_on)
+        sha256, size = self._backups.keep(fd, self.go_on)
         return sha256, size
 
     def examine(self, path: Rel, field: str) -> Seen:
         """What lies at a path, its content kept."""
-        self._go_on()
+        self.go_on()
         return self.workspace.examine(path, field, read=self.keep)
 
     def record(self, changes: Sequence[Change]) -> bytes:
         """Write the changes down before they are made; the temporary name to make the last one through."""
         ctx = self.ctx
-        self._go_on()
+        self.go_on()
         if self._backups is None:
             ctx.not_exactly_undoable("files were changed and no backups are kept, because durability is off")
             return b".interlock-%b-%d.tmp" % (hashlib.sha256(ctx.action_id.encode()).hexdigest().encode(), ctx.attempt)
         entries = self._backups.record(Origin(ctx.proposal_id, ctx.action_id, ctx.attempt), changes)
         return bytes(self._backups.temporary(entries[-1]))
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Stop while nothing is changed yet: a thread cannot be ended, and undo must not come before the change."""
         if self.ctx.cancelled:
             raise ToolError("stopped before anything was changed", code="cancelled", retryable=False)
@@ -193,12 +193,16 @@ def _put(ledger: _Ledger, path: Rel, seen: Seen, content: Iterable[bytes], sha25
     """Give a file its new content, of which digest and size are known."""
     workspace, before = ledger.workspace, seen.node
     mode = 0o666 & ~workspace.umask if before.mode is None else before.mode & _CONTENT_MODE
+    kept = None if seen.identity is None else before.attributes or {}
     after = Node("file", mode=mode, size=size, sha256=sha256)
     if not ledger.ctx.dry_run:
         parents = ledger.missing_parents(path, "path")
         temporary = ledger.record([*parents, Change(path, before, after)])
         ledger.make_parents(parents, "path")
-        effects.put_file(workspace, effects.NewFile(path, content, mode, seen.identity, temporary, before.owner))
+        effects.put_file(
+            workspace,
+            effects.NewFile(path, content, mode, seen.identity, temporary, before.owner, attributes=kept),
+        )
     return after
 
 
@@ -207,7 +211,7 @@ def _append(ledger: _Ledger, path: Rel, seen: Seen, data: bytes) -> Node:
     try:
         with refused("path"):
             digest, size = hashlib.sha256(), len(data)
-            for chunk in read_chunks(fd):
+            for chunk in read_chunks(fd, ledger.go_on):
                 digest.update(chunk)
                 size += len(chunk)
             if digest.hexdigest() != seen.node.sha256:

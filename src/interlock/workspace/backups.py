@@ -16,7 +16,7 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -28,7 +28,7 @@ from interlock.model.clock import Clock
 from interlock.model.errors import IntegrityError
 from interlock.workspace.names import NameJson, Rel, stored, to_json
 from interlock.workspace.nodes import Node
-from interlock.workspace.tree import hash_file, read_chunks
+from interlock.workspace.tree import hash_file, read_chunks, write_chunks
 
 _FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 _SINGLE_SYNCS_MAX: Final = 8  # above this many new contents, one syncfs is cheaper
@@ -90,10 +90,11 @@ class Backups:
         self._kept: dict[str, Path] = {}
         self._counter = 0
 
-    def keep(self, fd: int) -> tuple[str, int]:
+    def keep(self, fd: int, go_on: Callable[[], None] | None = None) -> tuple[str, int]:
         """Copy the content of an open file (a reflink where that is possible). SHA-256 in hex, and size in bytes.
 
-        The copy becomes part of the backups with the next `record`. Raises: StoreError.
+        The copy becomes part of the backups with the next `record`. `go_on` is called now and then, and may raise to stop a
+        long copy. Raises: StoreError.
         """
         with self._lock:
             self._open()
@@ -103,7 +104,10 @@ class Backups:
                 out = os.open(incoming, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 with _machine(f"back up into {self.directory}"):
-                    sha256, size = hash_file(out) if _cloned(out, fd) else self._copy(fd, out)
+                    sha256, size = hash_file(out, go_on) if _cloned(out, fd) else self._copy(fd, out, go_on)
+            except BaseException:
+                incoming.unlink(missing_ok=True)  # it may be large
+                raise
             finally:
                 os.close(out)
             if sha256 in self._kept or self.content(sha256).exists():
@@ -176,12 +180,17 @@ class Backups:
         self._index = index
         return index
 
-    def _copy(self, fd: int, out: int) -> tuple[str, int]:
+    def _copy(self, fd: int, out: int, go_on: Callable[[], None] | None) -> tuple[str, int]:
         digest, size = hashlib.sha256(), 0
-        for chunk in read_chunks(fd):
-            self._disk.write(out, chunk)
-            digest.update(chunk)
-            size += len(chunk)
+
+        def read() -> Iterator[bytes]:
+            nonlocal size
+            for chunk in read_chunks(fd, go_on):
+                digest.update(chunk)
+                size += len(chunk)
+                yield chunk
+
+        write_chunks(self._disk, out, read())
         return digest.hexdigest(), size
 
     def _store_kept(self) -> None:

@@ -18,14 +18,15 @@ from typing import NamedTuple
 
 from interlock.model.errors import ToolError
 from interlock.workspace.names import Rel
-from interlock.workspace.nodes import Identity, identity
-from interlock.workspace.tree import Workspace, changed, refused
+from interlock.workspace.nodes import Identity, identity, set_attributes
+from interlock.workspace.tree import Workspace, changed, refused, write_chunks
 
 
 class NewFile(NamedTuple):
     """A file that is to be made, or to replace one, through `temporary` beside it.
 
-    `owner` is kept if it is not ours (or refused). `expect` is what lies there; None for nothing.
+    `owner` is kept if it is not ours (or refused). `expect` is what lies there; None for nothing. Without `attributes` it has
+    what its directory gives to new files.
     """
 
     path: Rel
@@ -35,6 +36,7 @@ class NewFile(NamedTuple):
     temporary: bytes
     owner: tuple[int, int] | None = None
     mtime_ns: int | None = None
+    attributes: dict[str, str] | None = None
 
 
 def put_file(workspace: Workspace, file: NewFile, *, field: str = "path") -> None:
@@ -80,12 +82,13 @@ def _written(workspace: Workspace, directory: int, file: NewFile) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(file.temporary, flags, 0o600, dir_fd=directory)
     try:
-        for chunk in file.content:
-            workspace.disk.write(fd, chunk)
+        write_chunks(workspace.disk, fd, file.content)
         made = os.fstat(fd)
         if file.owner is not None and file.owner != (made.st_uid, made.st_gid):
             os.fchown(fd, *file.owner)
         os.fchmod(fd, file.mode)
+        if file.attributes is not None:
+            set_attributes(fd, file.attributes)
         if file.mtime_ns is not None:
             os.utime(fd, ns=(file.mtime_ns, file.mtime_ns))
     except BaseException:
@@ -119,12 +122,16 @@ def put_directory(
         _sync(workspace, directory, path[:-1], later)
 
 
-def set_mode(workspace: Workspace, path: Rel, mode: int, *, field: str = "path") -> None:
-    """Give a directory its permissions."""
+def set_mode(
+    workspace: Workspace, path: Rel, mode: int, attributes: dict[str, str] | None, *, field: str = "path"
+) -> None:
+    """Give a directory its permissions and extended attributes."""
     fd = workspace.open_directory(path, field)
     try:
         with refused(field):
             os.fchmod(fd, mode)
+            if attributes is not None:
+                set_attributes(fd, attributes)
             workspace.disk.sync(fd)
     finally:
         os.close(fd)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import errno
 import os
 import stat
 from typing import Final, Literal, NamedTuple
@@ -15,7 +18,7 @@ Kind = Literal["absent", "file", "dir", "symlink"]
 
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The state of one path, as far as undo restores it. Extended attributes are not part of it."""
+    """The state of one path, as far as undo restores it."""
 
     kind: Kind
     mode: int | None = None
@@ -29,11 +32,14 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     mtime_ns: int | None = None
     owner: tuple[int, int] | None = None
     """Numeric user and group of what is there; absent for what a change is going to produce."""
+    attributes: dict[str, str] | None = None
+    """Extended attributes of what is there, values in base64: the user's own (`user.*`) and access control lists."""
 
     def same(self, other: Node) -> bool:
         """True if the two say the same about kind, content, permissions and target.
 
-        Times and owner do not count; nor do a directory's bits for its owner, which undo has to widen while it works.
+        Times, owner and extended attributes do not count; nor do a directory's bits for its owner, which undo has to widen
+        while it works.
         """
         if self.kind == "dir":
             return other.kind == "dir" and (self.mode or 0) | 0o700 == (other.mode or 0) | 0o700
@@ -63,6 +69,34 @@ class Seen(NamedTuple):
 def identity(found: os.stat_result) -> Identity:
     """The identity in a stat."""
     return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def attributes(fd: int) -> dict[str, str] | None:
+    """What `Node.attributes` holds, of an open file or directory; None for none, or where there cannot be any."""
+    found = {}
+    with contextlib.suppress(OSError):  # not on this file system, or gone between list and read
+        for name in filter(_is_kept, os.listxattr(fd)):
+            found[name] = base64.b64encode(os.getxattr(fd, name)).decode()
+    return found or None
+
+
+def set_attributes(fd: int, wanted: dict[str, str]) -> None:
+    """Give an open file or directory these attributes, and take away others of the same sorts. Raises: OSError."""
+    values = {name: base64.b64decode(value) for name, value in wanted.items()}
+    try:
+        for name in filter(_is_kept, os.listxattr(fd)):
+            if name not in values:
+                os.removexattr(fd, name)
+        for name, value in values.items():
+            os.setxattr(fd, name, value)
+    except OSError as error:
+        if error.errno != errno.ENOTSUP or values:
+            raise
+
+
+def _is_kept(name: str) -> bool:
+    """Others are the system's (`security.*`: a capability is for the old content only) or not ours to set (`trusted.*`)."""
+    return name.startswith(("user.", "system.posix_acl_"))
 
 
 def kind_of(found: os.stat_result, field: str = "path") -> Kind:

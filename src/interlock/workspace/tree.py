@@ -22,10 +22,11 @@ from interlock.disk import Disk
 from interlock.model.errors import StoreError, ToolError, UsageError
 from interlock.workspace import beneath, protect
 from interlock.workspace.names import NameJson, Rel, link_to_json, parse, parts, refusal
-from interlock.workspace.nodes import ABSENT, Node, Seen, identity, kind_of
+from interlock.workspace.nodes import ABSENT, Node, Seen, attributes, identity, kind_of
 
 LINKS_MAX: Final = 40  # what the kernel itself follows (MAXSYMLINKS)
 CHUNK_BYTES: Final = 1024 * 1024
+_ZEROS: Final = bytes(CHUNK_BYTES)
 _LEFT_OUT: Final = frozenset(("not_found", "not_a_directory", "path_changed", "access_denied"))
 
 
@@ -177,7 +178,15 @@ class Workspace:
         owner = (found.st_uid, found.st_gid)
         mode = stat.S_IMODE(found.st_mode)
         if kind == "dir":
-            return Seen(Node("dir", mode=mode, mtime_ns=found.st_mtime_ns, owner=owner), identity(found))
+            kept = None
+            with contextlib.suppress(ToolError):  # closed to us: then its mode is all we can give back
+                fd = self.open_directory(path, field)
+                try:
+                    kept = attributes(fd)
+                finally:
+                    os.close(fd)
+            node = Node("dir", mode=mode, mtime_ns=found.st_mtime_ns, owner=owner, attributes=kept)
+            return Seen(node, identity(found))
         if kind == "symlink":
             target = link_to_json(self.read_link(path, field))
             return Seen(Node("symlink", target=target, mtime_ns=found.st_mtime_ns, owner=owner), identity(found))
@@ -185,12 +194,13 @@ class Workspace:
         try:
             with refused(field):
                 sha256, size = (read or hash_file)(fd)
+            kept = attributes(fd)
             after = os.fstat(fd)
         finally:
             os.close(fd)
         if identity(after) != identity(found):
             raise changed(field)
-        node = Node("file", mode=mode, size=size, sha256=sha256, mtime_ns=found.st_mtime_ns, owner=owner)
+        node = Node("file", mode, size, sha256, mtime_ns=found.st_mtime_ns, owner=owner, attributes=kept)
         return Seen(node, identity(found))
 
     def read_link(self, path: Rel, field: str = "path") -> bytes:
@@ -293,18 +303,36 @@ def changed(field: str) -> ToolError:
     )
 
 
-def read_chunks(fd: int) -> Iterator[bytes]:
-    """A file's content from its start, in pieces."""
+def read_chunks(fd: int, go_on: Callable[[], None] | None = None) -> Iterator[bytes]:
+    """A file's content from its start, in pieces; `go_on` is called before each, and may raise."""
     offset = 0
-    while chunk := os.pread(fd, CHUNK_BYTES, offset):
+    while True:
+        if go_on is not None:
+            go_on()
+        chunk = os.pread(fd, CHUNK_BYTES, offset)
+        if not chunk:
+            return
         offset += len(chunk)
         yield chunk
 
 
-def hash_file(fd: int) -> tuple[str, int]:
+def write_chunks(disk: Disk, fd: int, content: Iterable[bytes]) -> None:
+    """Write a file from its start; long runs of zeros become holes, so that a copy of a sparse file is sparse too."""
+    size = 0
+    for chunk in content:
+        size += len(chunk)
+        if chunk == _ZEROS:
+            os.lseek(fd, len(chunk), os.SEEK_CUR)
+        else:
+            disk.write(fd, chunk)
+    if os.fstat(fd).st_size != size:
+        os.ftruncate(fd, size)
+
+
+def hash_file(fd: int, go_on: Callable[[], None] | None = None) -> tuple[str, int]:
     """SHA-256 (hex) and size of a file's content."""
     digest, size = hashlib.sha256(), 0
-    for chunk in read_chunks(fd):
+    for chunk in read_chunks(fd, go_on):
         digest.update(chunk)
         size += len(chunk)
     return digest.hexdigest(), size

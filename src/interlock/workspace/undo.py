@@ -270,13 +270,20 @@ def _perform(workspace: Workspace, run: Path, steps: list[_Prepared]) -> None:
         effects.sync_directories(workspace, later)
     for step, _ in deep_first:
         if step.want.kind == "dir":
-            effects.set_mode(workspace, step.path, step.want.mode or 0)
+            effects.set_mode(workspace, step.path, step.want.mode or 0, _attributes(step.want))
 
 
 def _new_file(run: Path, step: _Step, temporary: bytes, expect: Identity | None) -> effects.NewFile:
     want = step.want
     owner = want.owner if _may_give(want.owner) else None
-    return effects.NewFile(step.path, _content(run, want), want.mode or 0, expect, temporary, owner, want.mtime_ns)
+    return effects.NewFile(
+        step.path, _content(run, want), want.mode or 0, expect, temporary, owner, want.mtime_ns, _attributes(want)
+    )
+
+
+def _attributes(want: Node) -> dict[str, str] | None:
+    """The extended attributes to give back; None for a directory that was not looked at, but is missing on the way."""
+    return None if want.owner is None else want.attributes or {}
 
 
 def _put_files(workspace: Workspace, files: list[effects.NewFile], later: set[Rel]) -> None:
