@@ -14,6 +14,7 @@ import sys
 
 import pytest
 
+from interlock.isolation.client import ForkServer, fork_server_command
 from interlock.model.errors import ToolError
 
 PROBE = """
@@ -110,6 +111,14 @@ def test_a_home_of_its_own_that_is_gone_afterwards(bench):
     home = outcome.stdout.decode().strip()
     assert home.startswith("/tmp/interlock-home-")
     assert not os.path.lexists(home)
+
+
+def test_no_room_for_a_home_is_a_clear_error(bench):
+    full = "\nfrom interlock.isolation import supervisor\nsupervisor._make_home = lambda: os.mkdir('/proc/x')\n"
+    boot = "import os" + fork_server_command()[-1].replace("\nmain()", f"{full}main()")
+    bench.server.close()
+    bench.server = ForkServer([*fork_server_command()[:-1], boot])
+    assert bench.run("true", home=True).report["failure"] == {"step": "home", "errno": errno.ENOENT}
 
 
 def test_a_link_in_the_home_is_removed_and_not_followed(bench):

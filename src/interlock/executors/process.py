@@ -217,6 +217,8 @@ def spawn_error(failure: Failure) -> ToolError:
             hint = "hand the data over by `stdin` or a file"
         case "cwd", _:
             why, message = "bad_cwd", f"the working directory could not be entered: {os.strerror(number)}"
+        case "home", _:
+            why, message = "no_home", f"the action's own HOME could not be made in /tmp: {os.strerror(number)}"
         case "fork", _:
             why, message = "no_process", f"the machine has no process left: {os.strerror(number)}"
     return ToolError(

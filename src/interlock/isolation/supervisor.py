@@ -53,7 +53,11 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform) -> int:
     except (OSError, ValueError) as error:
         _answer(control, _failed("request", getattr(error, "errno", None) or errno.EINVAL), None)
         return 0
-    home = _make_home() if request["home"] else None
+    try:
+        home = _make_home() if request["home"] else None
+    except OSError as error:
+        _answer(control, _failed("home", error.errno or errno.EINVAL), None)
+        return 0
     try:
         if home is not None:
             request["environment"]["HOME"] = home

@@ -55,7 +55,7 @@ class Request(TypedDict):
 
 
 class Failure(TypedDict):
-    """Why nothing was started: the step (`request`, `fork`, `walls`, `cwd`, `exec`) and the errno."""
+    """Why nothing was started: the step (`request`, `home`, `fork`, `walls`, `cwd`, `exec`) and the errno."""
 
     step: str
     errno: int
