@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import os
 import socket
 import tempfile
@@ -213,6 +214,15 @@ def test_a_catastrophic_pattern_ends_and_the_next_search_works(tools, root, monk
     (root / "f").write_text("a" * 60 + "!\n")
     assert code(tools.search, pattern="(a+)+$") == "pattern_too_slow"
     assert len(tools.search(pattern="a+!")["matches"]) == 1
+
+
+def test_looking_for_what_is_not_there_ends_when_cancelled(tools, root, monkeypatch):
+    for i in range(20):
+        (root / f"f{i}").write_text("x")
+    asked = itertools.count()
+    monkeypatch.setattr(type(tools.context), "cancelled", property(lambda _: next(asked) % 10 == 9), raising=False)
+    assert tools.list(recursive=True, glob="none") == {"entries": [], "truncated": True}
+    assert code(tools.search, pattern="x", glob="none") == "cancelled"
 
 
 def test_a_cancelled_search_ends(tools, root):

@@ -317,6 +317,13 @@ def test_the_tighter_limit_of_a_control_group_counts(fake: Proc) -> None:
     (group / "memory.stat").write_text("anon 1\ninactive_file 9000\n")
     sample = take(sampler)
     assert (sample.memory_total_bytes, sample.memory_used_bytes) == (102400, 90000)
+    inner = group / "inner"  # whose own limit is far, and whose parent's is not
+    inner.mkdir()
+    fake.file("self/cgroup", "0::/box/inner\n")
+    for name, text in (("controllers", "memory"), ("max", "204800"), ("current", "9000"), ("stat", "anon 1")):
+        (inner / f"{'cgroup' if name == 'controllers' else 'memory'}.{name}").write_text(f"{text}\n")
+    sample = take(sampler)
+    assert (sample.memory_total_bytes, sample.memory_used_bytes) == (102400, 90000)
 
 
 def test_accelerators_say_what_their_drivers_files_say(fake: Proc) -> None:

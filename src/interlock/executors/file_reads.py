@@ -59,11 +59,11 @@ def list_(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     for path, seen in found:
         if path == base and not stat.S_ISDIR(seen.st_mode):
             raise ToolError("path: it is not a directory", code="not_a_directory", path="$.parameters.path")
-        if path == base or not wanted(path):
-            continue
-        if len(entries) == ENTRIES_MAX or ctx.cancelled:
+        matches = path != base and wanted(path)
+        if ctx.cancelled or (matches and len(entries) == ENTRIES_MAX):
             return {"entries": entries, "truncated": True}
-        entries.append(_entry(path, seen))
+        if matches:
+            entries.append(_entry(path, seen))
     return {"entries": entries, "truncated": False}
 
 

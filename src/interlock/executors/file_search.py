@@ -46,6 +46,7 @@ def search(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     with _Worker(ctx) as worker:
         worker.compile(parameters["pattern"])
         for path, found in workspace.walk(base, lenient=True, skip=_SKIPPED):
+            worker.go_on()
             if not stat.S_ISREG(found.st_mode) or not (path == base or wanted(path)):
                 continue
             for first, lines in _frames(workspace, path, named=path == base):
@@ -102,6 +103,11 @@ class _Worker:
         header = json.dumps({"bytes": len(lines), "most": most}).encode() + b"\n"
         return [(index, text) for index, text in self._ask(header + lines)]
 
+    def go_on(self) -> None:
+        """Raises: ToolError `cancelled` once the action is stopped."""
+        if self._ctx.cancelled:
+            raise ToolError("the search was stopped", code="cancelled", retryable=False)
+
     def _ask(self, message: bytes) -> Any:
         answer = bytearray()
         with contextlib.suppress(BrokenPipeError):
@@ -110,8 +116,7 @@ class _Worker:
                 view = view[self._input.write(view) :]
             silent = 0
             while not answer.endswith(b"\n"):
-                if self._ctx.cancelled:
-                    raise ToolError("the search was stopped", code="cancelled", retryable=False)
+                self.go_on()
                 if not self._poll.poll(_POLL_MS):
                     silent += 1
                     if silent > _SILENT_POLLS_MAX:

@@ -102,13 +102,25 @@ def control_group(proc: Path, sys: Path, pid: int | str = "self") -> Path | None
 
 
 def control_group_memory(proc: Path, sys: Path) -> Memory:
-    """Limit and use of our control group, file cache that can be dropped not counted. Absent where there is no limit."""
+    """Limit and use of our control group, or of the one above it that is fullest. Absent where there is no limit."""
     group = control_group(proc, sys)
     if group is None:
         raise Absent("no cgroup v2 directory of this process")
-    limit = read(group / "memory.max").strip()
-    if limit == b"max":
+    places = (place for place in (group, *group.parents) if place.is_relative_to(sys / "fs" / "cgroup"))
+    limited = [found for place in places if (found := _limited(place)) is not None]
+    if not limited:
         raise Absent("the control group has no memory limit")
+    return max(limited, key=lambda memory: memory.used / max(1, memory.total))
+
+
+def _limited(group: Path) -> Memory | None:
+    """Limit and use of one control group, file cache that can be dropped not counted; None if it has no limit."""
+    try:
+        limit = read(group / "memory.max").strip()
+    except Absent:  # the root has none, nor where the memory controller is not switched on
+        return None
+    if limit == b"max":
+        return None
     used = _number(read(group / "memory.current"), group)
     for line in read(group / "memory.stat").split(b"\n"):
         if line.startswith(b"inactive_file "):
