@@ -19,10 +19,11 @@ A process that runs beside us could still change the configuration between look 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from interlock.executors.process import ProcessResult, ProcessRunner, result_as_json
@@ -294,7 +295,10 @@ def _check_own_files(workspace: Workspace, directory: Rel) -> None:
     pending = [directory]
     while pending:
         here = pending.pop()
-        for name in workspace.names(here):
+        names: list[bytes] = []
+        with _vanished():
+            names = workspace.names(here)
+        for name in names:
             place = (*here, name)
             if here == directory and name in _NOT_WRITTEN:
                 continue
@@ -305,6 +309,16 @@ def _check_own_files(workspace: Workspace, directory: Rel) -> None:
                 pending.append(place)
     if any(workspace.lstat((*objects, b"info", name)) for name in (b"alternates", b"http-alternates")):
         _refuse_files("alternates")
+
+
+@contextlib.contextmanager
+def _vanished() -> Iterator[None]:
+    """Another git may be at work, and what it has made and removed again is none of our concern."""
+    try:
+        yield
+    except ToolError as error:
+        if error.code != "not_found":
+            raise
 
 
 def _refuse_files(what: str) -> None:
