@@ -1,5 +1,6 @@
 """Results of calls that need not be made again: the idempotency store and the result cache."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,33 @@ class TestIdempotency:
 
 
 class TestCache:
+    def test_threads_may_share_it(self):
+        """The clock lets another thread in where a switch would hurt: between finding an entry and moving it."""
+
+        class Meddling(FakeClock):
+            def mono_ns(self):
+                now = super().mono_ns()
+                if meddler is not None and not meddler.is_alive() and meddler.ident is None:
+                    meddler.start()
+                    meddler.join(0.05)
+                return now
+
+        meddler = None
+        cache = ResultCache(Meddling())
+        cache.put("k", 1, 1000)
+        meddler = threading.Thread(target=cache.clear)
+        assert cache.get("k").output == 1
+        meddler.join()
+        assert cache.get("k") is None
+
+    def test_what_was_forgotten_takes_no_room(self, clock):
+        cache = ResultCache(clock, chars_max=10)
+        cache.put("a", "12345678", 1000)
+        cache.clear()
+        cache.put("b", "1", 1000)
+        cache.put("c", "1", 1000)
+        assert cache.get("b") is not None, "it was thrown out for what is not there any more"
+
     def test_an_output_lives_for_its_time(self, clock):
         cache = ResultCache(clock)
         cache.put("k", {"a": 1}, ttl_ms=1000)

@@ -12,11 +12,12 @@ from typing import Any, cast
 
 from interlock.engine import admission, asking
 from interlock.engine.context import ActionContext
+from interlock.engine.failures import said, text_of
 from interlock.engine.scheduler import Outcome
 from interlock.engine.turn import Turn
 from interlock.engine.watchdog import NEVER, Slot
 from interlock.model.canonical import CanonicalError, canonical
-from interlock.model.errors import InterlockError, StoreError, ToolError
+from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import (
     ActionCancelled,
     ActionIntent,
@@ -138,7 +139,7 @@ def _caught(turn: Turn, ctx: ActionContext, number: int, error: BaseException, s
     """Step 9 ended with an exception: whose was it? Raises what has to pass through."""
     slot = turn.slot
     duration_ms = (turn.x.clock.mono_ns() - started) / 1e6
-    partial = error.output if isinstance(error, ToolError) else None
+    partial = said(error, turn.x.services.limits.output_bytes).output if isinstance(error, ToolError) else None
     if isinstance(error, KeyboardInterrupt | SystemExit):
         _stopped(turn, ctx, number, duration_ms, started=True, reason="interrupted")
         raise error
@@ -150,7 +151,7 @@ def _caught(turn: Turn, ctx: ActionContext, number: int, error: BaseException, s
     if asked and isinstance(error, asyncio.CancelledError | ToolError):  # a process tells what it had said until then
         return _stopped(turn, ctx, number, duration_ms, started=True, output=partial)
     if isinstance(error, ToolError):
-        return _from_tool_error(error)
+        return _from_tool_error(turn, error)
     if isinstance(error, Exception):
         return Failure("tool_error", _describe(error))
     raise error
@@ -249,7 +250,7 @@ def _check_output(turn: Turn, output: Any) -> Failure | None:
     """Step 10, before anything is believed: is it JSON, not too large, and what `returns` promises?"""
     limit = turn.x.services.limits.output_bytes
     if isinstance(output, ToolError):
-        return _from_tool_error(output)
+        return _from_tool_error(turn, output)
     if output is not None and not (output.__class__ is str and output.isascii() and len(output) <= limit):
         try:
             size = len(canonical(output))
@@ -334,8 +335,9 @@ def _effects(turn: Turn, output: Any) -> dict[str, Any]:
     return observed
 
 
-def _from_tool_error(error: ToolError) -> Failure:
-    return Failure(error.code, error.message, retryable=error.retryable, output=error.output)
+def _from_tool_error(turn: Turn, error: ToolError) -> Failure:
+    code, message, output = said(error, turn.x.services.limits.output_bytes)
+    return Failure(code, message, retryable=bool(error.retryable), output=output)
 
 
 def _timed_out(turn: Turn, ctx: ActionContext, output: Any) -> Failure:
@@ -422,6 +424,6 @@ def _telemetry(
 
 def _describe(error: BaseException) -> str:
     """An unexpected exception in one line. Its text is the tool's: it is redacted before it is journaled."""
-    text = error.message if isinstance(error, InterlockError) else str(error)
+    text = text_of(error)
     line = text.strip().splitlines()[0] if text.strip() else ""
     return f"{type(error).__name__}: {line}" if line else type(error).__name__

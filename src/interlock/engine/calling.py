@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from interlock.engine.context import ActionContext
+from interlock.engine.failures import text_of
 from interlock.engine.registry import Registered
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.grant import Principal
@@ -64,13 +65,13 @@ async def ask_tool(
     except StoreError:
         raise
     except ToolError as error:
-        return Answer(problem=f"`{name}` failed: {error.message}")
+        return Answer(problem=f"`{name}` failed: {text_of(error)}")
     except TimeoutError:
         return Answer(problem=f"`{name}` ran longer than its time-out")
     except Exception as error:  # noqa: BLE001 - whatever a tool raises is its failure
         return Answer(problem=f"`{name}` failed: {type(error).__name__}")
     if isinstance(output, ToolError):
-        return Answer(problem=f"`{name}` failed: {output.message}")
+        return Answer(problem=f"`{name}` failed: {text_of(output)}")
     return Answer(output=output)
 
 

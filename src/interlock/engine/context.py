@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from interlock.engine.scope import Access, ScopedWorkspace
 from interlock.model.errors import ToolError
 from interlock.model.events import ActionLog
+from interlock.model.tool import checked_cost
 from interlock.workspace.names import Rel, to_json
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class ActionContext:
         """Write a line for people into the journal."""
         x = self.execution
         if x.recorder is not None:
-            x.recorder.append(ActionLog(message=x.recorder.text(message), **x.recorder.stamp(x, self.index, 9)))
+            x.recorder.append(ActionLog(message=x.recorder.text(str(message)), **x.recorder.stamp(x, self.index, 9)))
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Say how far the work is, to whoever watches; not journaled."""
@@ -101,16 +102,16 @@ class ActionContext:
             listener(self.action_id, done, total)
 
     def report_cost(self, cost: float) -> None:
-        """Add to the action's cost."""
-        self.cost += cost
+        """Add to the action's cost. Raises ValueError unless it is a finite number, 0 or more."""
+        self.cost = checked_cost(self.cost + checked_cost(cost))
 
     def posture(self, **layers: str) -> None:
         """Add to the action's posture."""
-        self.layers = {**(self.layers or {}), **layers}
+        self.layers = {**(self.layers or {}), **{name: str(layer) for name, layer in layers.items()}}
 
     def not_exactly_undoable(self, what: str) -> None:
         """Remember that undo cannot exactly take this back."""
-        self.not_undoable = [*(self.not_undoable or ()), what]
+        self.not_undoable = [*(self.not_undoable or ()), str(what)]
 
     def resources(self, usage: dict[str, int | float]) -> None:
         """Attach the action's own measured use; several processes of one action add up, but for the peak of memory."""

@@ -32,7 +32,7 @@ from interlock.executors.python import ATTRIBUTE, bind
 from interlock.isolation.server import serve
 from interlock.isolation.wire import Request
 from interlock.model.errors import InterlockError, ToolError
-from interlock.model.tool import Binding
+from interlock.model.tool import Binding, checked_cost
 
 CHANNEL: Final = 3
 _IMPORT_S: Final = 60
@@ -206,8 +206,8 @@ class ModuleContext:
         self._say(Said(progress=(done, total)))
 
     def report_cost(self, cost: float) -> None:
-        """Add to the action's cost."""
-        self._say(Said(cost=cost))
+        """Add to the action's cost. Raises ValueError unless it is a finite number, 0 or more."""
+        self._say(Said(cost=checked_cost(cost)))
 
     def posture(self, **layers: str) -> None:
         """Add to the action's posture."""

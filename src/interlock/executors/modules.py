@@ -6,6 +6,7 @@ The runtime's own process never imports them. See `module_host` for the other en
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -258,7 +259,8 @@ def _tell(ctx: Context, said: Said) -> None:
     if said.progress is not None:
         ctx.progress(*said.progress)
     if said.cost:
-        ctx.report_cost(said.cost)
+        with contextlib.suppress(ValueError):  # no amount, written past the context: it must not cost us the answer
+            ctx.report_cost(said.cost)
     if said.posture:
         ctx.posture(**said.posture)
     if said.not_undoable is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -151,6 +152,13 @@ class Context(Protocol):
     def resources(self, usage: dict[str, int | float]) -> None:
         """Attach the action's own measured CPU, memory and I/O (`cpu_ms`, `memory_bytes`, `read_bytes` ...)."""
         ...
+
+
+def checked_cost(cost: float) -> float:
+    """A cost that a tool reports. Raises ValueError for what is no amount: it would switch a budget off, or fill it again."""
+    if not 0 <= cost < inf:
+        raise ValueError("a cost is a finite number, 0 or more")
+    return float(cost)
 
 
 Function = Callable[[dict[str, Any], Context], Any | Awaitable[Any]]

@@ -6,6 +6,7 @@ fetch. Bounded in entries and size; the least recently used goes first. Values a
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ class Hit(NamedTuple):
 
 
 class ResultCache:
-    """A cache with a time to live for each entry. For one thread."""
+    """A cache with a time to live for each entry. Threads may share it: the proposals of a runtime can run on several loops."""
 
     def __init__(self, clock: Clock, *, entries_max: int = 4_096, chars_max: int = 64 * 1024 * 1024) -> None:
         """An empty cache."""
@@ -36,36 +37,44 @@ class ResultCache:
         self._chars_max = chars_max
         self._chars = 0
         self._entries: OrderedDict[str, _Cached] = OrderedDict()
+        self._lock = threading.Lock()
 
     def get(self, key: str) -> Hit | None:
         """The cached output, unless its time is over."""
-        found = self._entries.get(key)
-        if found is None:
-            return None
-        if found.expires_ns <= self._clock.mono_ns():
-            self.delete(key)
-            return None
-        self._entries.move_to_end(key)
+        with self._lock:
+            found = self._entries.get(key)
+            if found is None:
+                return None
+            if found.expires_ns <= self._clock.mono_ns():
+                self._drop(key)
+                return None
+            self._entries.move_to_end(key)
         return Hit(msgspec.json.decode(found.text))
 
     def put(self, key: str, output: Any, ttl_ms: int) -> None:
         """Keep an output for `ttl_ms`. One larger than the whole cache is not kept. Raises: CanonicalError."""
-        self.delete(key)
         text = encode(output)
-        if len(text) > self._chars_max:
-            return
-        self._entries[key] = _Cached(text, self._clock.mono_ns() + ttl_ms * 1_000_000)
-        self._chars += len(text)
-        while len(self._entries) > self._entries_max or self._chars > self._chars_max:
-            self._chars -= len(self._entries.popitem(last=False)[1].text)
+        with self._lock:
+            self._drop(key)
+            if len(text) > self._chars_max:
+                return
+            self._entries[key] = _Cached(text, self._clock.mono_ns() + ttl_ms * 1_000_000)
+            self._chars += len(text)
+            while len(self._entries) > self._entries_max or self._chars > self._chars_max:
+                self._chars -= len(self._entries.popitem(last=False)[1].text)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._entries.clear()
-        self._bytes = 0
+        with self._lock:
+            self._entries.clear()
+            self._chars = 0
 
     def delete(self, key: str) -> None:
         """Forget an output."""
+        with self._lock:
+            self._drop(key)
+
+    def _drop(self, key: str) -> None:
         found = self._entries.pop(key, None)
         if found is not None:
             self._chars -= len(found.text)

@@ -1,0 +1,46 @@
+"""What a tool says of its failure, as far as it can be kept.
+
+A tool can put anything into its exception, and what it puts there must neither stop the engine nor come into the journal as
+something that cannot be read back: a text is a line of well-formed text, a code is snake_case, an output is JSON of a bounded
+size.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, NamedTuple
+
+from interlock.model.canonical import CanonicalError, canonical
+from interlock.model.errors import InterlockError, ToolError
+
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+class Said(NamedTuple):
+    """A failure in the tool's words."""
+
+    code: str
+    message: str
+    output: Any
+
+
+def said(error: ToolError, output_bytes_max: int) -> Said:
+    """Code, message and output of a tool's failure. An output that cannot be kept is left out, which the message says."""
+    code, message, output = error.code, text_of(error), error.output
+    if not isinstance(code, str) or not _CODE.fullmatch(code):
+        code = ToolError.default_code
+    try:
+        if output is not None and len(canonical(output)) > output_bytes_max:
+            output, message = None, f"{message} (with an output of more than {output_bytes_max} bytes, left out)"
+    except (CanonicalError, RecursionError):
+        output, message = None, f"{message} (with an output that is not JSON, left out)"
+    return Said(code, message, output)
+
+
+def text_of(error: BaseException) -> str:
+    """The text of an exception, whatever its class makes of it."""
+    try:
+        text = str(error.message if isinstance(error, InterlockError) else error)
+    except Exception:  # noqa: BLE001 - a class whose `__str__` is broken
+        text = f"a {type(error).__name__} that cannot be shown"
+    return text.encode("utf-8", "replace").decode()

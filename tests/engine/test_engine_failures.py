@@ -1,0 +1,85 @@
+"""Whatever a tool puts into its failure, the engine goes on and the journal can be read back."""
+
+import math
+
+import pytest
+from engine_world import call, plan
+
+import interlock
+from interlock import ToolError
+from interlock.journal import read
+
+
+class UnshowableError(Exception):
+    def __str__(self):
+        raise ValueError("no")
+
+
+FAILURES = {
+    "an exception that cannot be shown": (UnshowableError, "tool_error", "cannot be shown"),
+    "a code that is no text": (lambda: ToolError("broke", code=5), "tool_failed", "broke"),
+    "a code that is no code": (lambda: ToolError("broke", code="Oh No\n"), "tool_failed", "broke"),
+    "a message that is no text": (lambda: ToolError(5), "tool_failed", "5"),
+    "half a character": (lambda: ToolError("a\ud800b"), "tool_failed", "a?b"),
+    "half a character in an exception": (lambda: ValueError("a\ud800b"), "tool_error", "a?b"),
+    "an output that is not JSON": (lambda: ToolError("broke", output={1, 2}), "tool_failed", "not JSON, left out"),
+    "an output that is no number": (lambda: ToolError("broke", output=math.nan), "tool_failed", "not JSON, left out"),
+    "an output that is too large": (
+        lambda: ToolError("broke", output="x" * ((16 << 20) + 1)),
+        "tool_failed",
+        "left out",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+@pytest.mark.parametrize("how", ["raised", "returned"])
+def test_a_failure_is_kept_as_far_as_it_can_be(project, name, how):
+    make, reason, said = FAILURES[name]
+
+    def fail() -> None:
+        error = make()
+        if how == "raised" or not isinstance(error, ToolError):
+            raise error
+        return error
+
+    rt = project.open(fail)
+    result = rt.execute_sync(plan(call("fail", failure_behavior="skip"), call("fail", failure_behavior="skip")))
+    for row in result.results:
+        assert (row.status, row.reason, row.output) == ("failed", reason, None)
+        assert said in row.error
+    assert [event for event in read(project.run_directory(result.run_id)) if event.proposal], "it can be read"
+
+
+@pytest.mark.parametrize("cost", [math.nan, math.inf, -1, 1e309, "5", None])
+def test_a_cost_that_is_no_amount_fails_the_action_and_spends_nothing(project, cost):
+    """NaN ended every budget and made the journal unreadable; a cost below zero filled a budget up again."""
+
+    def spend(ctx: interlock.Context) -> None:
+        ctx.report_cost(cost)
+
+    rt = project.open(spend)
+    result = rt.execute_sync(plan(call("spend", failure_behavior="skip"), budget={"cost": 1.0}))
+    assert result.results[0].reason == "tool_error"
+    assert list(read(project.run_directory(result.run_id)))
+
+
+def test_costs_that_add_up_to_no_amount(embedded):
+    def spend(ctx: interlock.Context) -> None:
+        ctx.report_cost(1e308)
+        ctx.report_cost(1e308)
+
+    assert embedded(spend).execute_sync(plan(call("spend"))).results[0].reason == "tool_error"
+
+
+def test_what_a_tool_says_beside_its_result_is_text(project):
+    def say(ctx: interlock.Context) -> None:
+        ctx.log(5)
+        ctx.posture(layer=5)
+        ctx.not_exactly_undoable(5)
+
+    rt = project.open(say)
+    result = rt.execute_sync(plan(call("say")))
+    assert result.status == "succeeded"
+    assert result.results[0].posture["layer"] == "5"
+    assert list(read(project.run_directory(result.run_id)))
