@@ -8,7 +8,7 @@ import pytest
 from journaling import RUN, keep, log, open_writer
 
 from interlock.disk import Disk
-from interlock.journal import delete_private, read, read_private
+from interlock.journal import delete_private, private, read, read_private
 from interlock.model.canonical import canonical
 from interlock.model.errors import IntegrityError
 
@@ -68,3 +68,23 @@ def test_a_pack_with_any_byte_changed_or_cut_never_gives_a_wrong_original(tmp_pa
         assert answers != list(digests.values())
         if damaged in changed:
             assert "private_damaged" in answers
+
+
+def test_many_are_looked_up_in_one_pass(tmp_path: Path, kept: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):
+    """One pass for each would take hours for a run with 100,000 secrets in its parameters."""
+    passes = []
+    real = private._records
+    monkeypatch.setattr(private, "_records", lambda path: passes.append(path) or real(path))
+    originals = private.Originals(tmp_path / RUN)
+    assert {digest: originals.get(digest) for digest in kept} == kept
+    assert originals.get("sha256:" + "0" * 64) is None
+    assert len(passes) == 2, "there are two packs"
+
+
+def test_what_is_written_while_it_is_read_is_found_too(tmp_path: Path):
+    originals = private.Originals(tmp_path / RUN)
+    with open_writer(tmp_path / RUN) as writer:
+        for value in VALUES:
+            digest = keep(writer, [value, "x"], "***").digest
+            writer.flush()
+            assert originals.get(digest) == canonical([value, "x"])

@@ -14,7 +14,8 @@ import msgspec
 
 from interlock.engine.costs import cost_of
 from interlock.engine.scheduler import Outcome
-from interlock.journal import TornIntent, read, read_private
+from interlock.journal import TornIntent, read
+from interlock.journal.private import Originals
 from interlock.model import events as e
 from interlock.model.decode import proposal_from_builtins
 from interlock.model.errors import IntegrityError
@@ -87,6 +88,7 @@ class FoldedRun:
         self.proposals: dict[str, FoldedProposal] = {}
         self.samples: dict[int, dict[str, Any]] = {}
         """Readings of the machine by the number of their event."""
+        self._originals = Originals(directory)
         for event in read(directory):
             if isinstance(event, e.Unknown):
                 raise IntegrityError(
@@ -100,7 +102,7 @@ class FoldedRun:
         """The original of a kept value. Raises: IntegrityError `original_missing` if it was deleted."""
         if not kept.private:
             return kept.view
-        data = read_private(self.directory, kept.digest)
+        data = self._originals.get(kept.digest)
         if data is None:
             raise IntegrityError(
                 f"an original of run `{self.directory.name}` is not there any more",

@@ -17,7 +17,7 @@ from interlock.model.events import UndoDone, UndoIntent
 from interlock.model.proposal import REVERSIBILITY_ORDER, Action, ActionCompensation, Reversibility, ToolCompensation
 from interlock.model.result import ActionResult, NotUndone
 from interlock.verify.templates import fill
-from interlock.workspace import Origin
+from interlock.workspace import Entry, Origin
 from interlock.workspace.undo import plan_undo, restore
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def reversibility(action: Action, tool: Registered | None) -> Reversibility:
 async def take_back(x: Execution) -> list[NotUndone]:
     """Undo everything that the proposal did, after it was aborted; rewrites the rows. Raises StoreError."""
     left: list[NotUndone] = []
+    changes = _changes(x)
     for index in reversed(x.order_ended):
         row = x.rows[index]
         if (key := x.cached.get(index)) is not None:
@@ -45,17 +46,33 @@ async def take_back(x: Execution) -> list[NotUndone]:
             if row is not None and row.status == "succeeded":
                 row.status = "rolled_back"  # nothing was done here that could be taken back
             continue
-        left.extend(await _take_back(x, index, row))
+        entries = None if changes is None else changes.pop(row.action_id, [])
+        left.extend(await _take_back(x, index, row, entries))
     left.sort(key=lambda one: x.graph.index[one.action_id])
     return left
 
 
-async def _take_back(x: Execution, index: int, row: ActionResult) -> list[NotUndone]:
+def _changes(x: Execution) -> dict[str, list[Entry]] | None:
+    """What the actions changed in the workspace, newest first, by action: read once, however many there are to take back.
+
+    None if the index of the backups is damaged: then each action is looked up by itself, and those that are whole come back.
+    """
+    found: dict[str, list[Entry]] = {}
+    if x.run.directory is not None and x.run.backups is not None:
+        try:
+            for entry in plan_undo(x.run.directory, proposal=x.proposal.id):
+                found.setdefault(entry.action, []).append(entry)
+        except IntegrityError:
+            return None
+    return found
+
+
+async def _take_back(x: Execution, index: int, row: ActionResult, entries: list[Entry] | None) -> list[NotUndone]:
     action, tool = x.proposal.actions[index], x.tools[index]
     succeeded = row.status == "succeeded"
     tried, problem = await _compensated(x, index, row) if succeeded else (False, None)
     problems = [] if problem is None else [problem]
-    files = _restore_files(x, index, compensated=tried and problem is None)
+    files = _restore_files(x, index, entries, tried=tried, compensated=tried and problem is None)
     if files.problem is not None:
         problems.append(NotUndone(action_id=action.id, reason="undo_conflict", detail=files.problem))
     notes = x.not_undoable.get(index)
@@ -145,13 +162,17 @@ class Files:
         self.problem = problem
 
 
-def _restore_files(x: Execution, index: int, *, compensated: bool) -> Files:
+def _restore_files(x: Execution, index: int, entries: list[Entry] | None, *, tried: bool, compensated: bool) -> Files:
     """Put the files of an action back from the run's backups, but for those that its compensation has dealt with."""
     run, workspace, recorder = x.run, x.services.workspace, x.recorder
     if run.directory is None or workspace is None or run.backups is None or recorder is None:
         return Files()
     action = x.proposal.actions[index].id
-    entries = plan_undo(run.directory, proposal=x.proposal.id, action=action)
+    if entries is None or tried:  # the compensation may have changed files too
+        try:
+            entries = plan_undo(run.directory, proposal=x.proposal.id, action=action)
+        except IntegrityError as error:
+            return Files(touched=True, problem=error.message)
     if compensated:
         done = {entry.rel for entry in entries if entry.attempt == COMPENSATING}
         entries = [entry for entry in entries if entry.rel not in done]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,14 @@ _HEADER_BYTES_MAX: Final = 200
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     digest: str
     bytes: int
+
+
+class _Record(NamedTuple):
+    digest: str
+    path: Path
+    offset: int
+    bytes: int
+    whole: bool
 
 
 class Pack:
@@ -59,25 +67,56 @@ class Pack:
             self._fd = -1
 
 
-def read_private(run_dir: Path, digest: str) -> bytes | None:
-    """The canonical bytes of an original by its digest (what = `value`); None if it is not there (any more).
+class Originals:
+    """Finds the originals of one run. Remembers where each lies, so that looking up many is one pass over the packs, not many."""
 
-    Raises: IntegrityError `private_damaged` if it is there but damaged, or may lie behind damage; StoreError.
-    """
-    packs = sorted((run_dir / PRIVATE_NAME).glob("originals-*.pack"))
-    for path in packs:
-        for key, data in _records(path):
-            if key == digest and data is not None and digest_bytes("value", data) == digest:
-                return data
-    if not all(
-        data is not None and digest_bytes("value", data) == key for path in packs for key, data in _records(path)
-    ):
-        raise IntegrityError(
-            f"the original `{digest}` of run `{run_dir.name}` is not there, and what is there is damaged",
-            code="private_damaged",
-            hint="the journal itself is not affected: it holds the digest and the redacted view",
-        )
-    return None
+    def __init__(self, run_dir: Path) -> None:
+        """Nothing is read yet."""
+        self._run_dir = run_dir
+        self._sizes: dict[Path, int] = {}
+        self._places: dict[str, list[_Record]] = {}
+        self._damaged: bool | None = None
+
+    def get(self, digest: str) -> bytes | None:
+        """The canonical bytes of an original by its digest (what = `value`); None if it is not there (any more).
+
+        Raises: IntegrityError `private_damaged` if it is there but damaged, or may lie behind damage; StoreError.
+        """
+        data = self._find(digest)
+        if data is None and self._look():  # its writer is alive, and has written since
+            data = self._find(digest)
+        if data is None and self._any_damage():
+            raise IntegrityError(
+                f"the original `{digest}` of run `{self._run_dir.name}` is not there, and what is there is damaged",
+                code="private_damaged",
+                hint="the journal itself is not affected: it holds the digest and the redacted view",
+            )
+        return data
+
+    def _find(self, digest: str) -> bytes | None:
+        return next((data for record in self._places.get(digest, ()) if (data := _content(record)) is not None), None)
+
+    def _look(self) -> bool:
+        """Go through the packs, if they are not what they were the last time."""
+        packs = sorted((self._run_dir / PRIVATE_NAME).glob("originals-*.pack"))
+        sizes = {path: _size(path) for path in packs}
+        if sizes == self._sizes:
+            return False
+        self._sizes, self._places, self._damaged = sizes, {}, None
+        for path in packs:
+            for record in _records(path):
+                self._places.setdefault(record.digest, []).append(record)
+        return True
+
+    def _any_damage(self) -> bool:
+        if self._damaged is None:
+            self._damaged = any(_content(record) is None for found in self._places.values() for record in found)
+        return self._damaged
+
+
+def read_private(run_dir: Path, digest: str) -> bytes | None:
+    """One original. Raises as `Originals.get` does."""
+    return Originals(run_dir).get(digest)
 
 
 def delete_private(run_dir: Path, disk: Disk) -> None:
@@ -85,20 +124,49 @@ def delete_private(run_dir: Path, disk: Disk) -> None:
     disk.remove_tree(run_dir / PRIVATE_NAME)
 
 
-def _records(path: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Digest and bytes of each record; the last one has None for bytes if the rest of the pack cannot be read."""
+def _records(path: Path) -> Iterator[_Record]:
+    """Where each record lies; the last one is not `whole` if the rest of the pack cannot be read."""
     try:
         with path.open("rb") as file:
+            end = os.fstat(file.fileno()).st_size
             while line := file.readline(_HEADER_BYTES_MAX):
+                offset = file.tell()
                 try:
                     header = msgspec.json.decode(line, type=_Header)
                 except msgspec.MsgspecError:
-                    yield "", None
+                    header = _Header("", -1)
+                whole = 0 <= header.bytes < end - offset
+                if whole:
+                    file.seek(header.bytes, os.SEEK_CUR)
+                    whole = file.read(1) == b"\n"
+                yield _Record(header.digest, path, offset, header.bytes, whole)
+                if not whole:
                     return
-                data = file.read(max(header.bytes, 0) + 1)
-                if len(data) != header.bytes + 1 or not data.endswith(b"\n"):
-                    yield header.digest, None
-                    return
-                yield header.digest, data[:-1]
+    except FileNotFoundError:
+        return  # deleted meanwhile
+    except OSError as error:
+        raise store_error(error, f"read {path}") from error
+
+
+def _content(record: _Record) -> bytes | None:
+    """The bytes of a record; None if they are not those that its header names."""
+    if not record.whole:
+        return None
+    try:
+        with record.path.open("rb") as file:
+            file.seek(record.offset)
+            data = file.read(record.bytes)
+    except FileNotFoundError:
+        return None  # deleted meanwhile
+    except OSError as error:
+        raise store_error(error, f"read {record.path}") from error
+    return data if digest_bytes("value", data) == record.digest else None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
     except OSError as error:
         raise store_error(error, f"read {path}") from error
