@@ -136,8 +136,8 @@ def test_a_journal_that_grew_since_it_was_read_is_not_run_from(held, monkeypatch
     folded = recovery.FoldedRun
 
     class Slow(folded):
-        def __init__(self, directory):
-            super().__init__(directory)
+        def __init__(self, directory, **options):
+            super().__init__(directory, **options)
             monkeypatch.setattr(recovery, "FoldedRun", folded)
             thread = threading.Thread(target=lambda: asyncio.run(recovery.resume(other.services, hold.run)))
             thread.start()

@@ -5,6 +5,7 @@ A restore is a run of its own: what it changes is journaled, seen by others, and
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import msgspec
 from interlock.engine.run import OPERATOR, Run
 from interlock.engine.runtime import Runtime
 from interlock.engine.services import Services
-from interlock.journal import scan
+from interlock.journal import Head, decode_head, read_head, scan, sign_head
 from interlock.model.errors import StoreError, UsageError
 from interlock.model.events import StateChanged, WorkspaceCommitted
 from interlock.state import checkpoint
@@ -46,7 +47,10 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def save(runtime: Runtime, run_id: str, file: Path) -> Saved:
-    """Write a checkpoint (0600); replaces the file. Raises: UsageError `not_found`; IntegrityError; StoreError."""
+    """Write a checkpoint (0600), replacing the file, and sign the head of the run's journal, if none that is as new is signed.
+
+    Raises: UsageError `not_found`; IntegrityError; StoreError.
+    """
     services = runtime.services
     directory = _runs(services) / run_id
     services.index.check_not_behind(directory)
@@ -61,6 +65,7 @@ def save(runtime: Runtime, run_id: str, file: Path) -> Saved:
         metadata={"agent": row.agent, "session": row.session, "status": row.status},
     )
     services.disk.write_atomic(file.absolute(), data)
+    _vouch(services, directory, head)
     saved = checkpoint.load(data)
     return Saved(run_id=run_id, file=str(file), keys=len(saved.state), tools=len(saved.tools), seq=head.seq)
 
@@ -119,6 +124,14 @@ def _commit(run: Run, buffer: Buffer, loaded: checkpoint.Checkpoint) -> None:
             recorder.writer.flush()
             seal = recorder.writer.head().seal
         buffer.commit(run=run.id, seq=seq, seal=seal or (loaded.journal.seal if loaded.journal else ""))
+
+
+def _vouch(services: Services, directory: Path, head: Head) -> None:
+    signed = -1
+    with contextlib.suppress(UsageError):  # none yet
+        signed = decode_head(read_head(directory))[0].seq
+    if services.signer is not None and signed < head.seq:
+        sign_head(directory, head, services.signer, services.disk)
 
 
 def _runs(services: Services) -> Path:

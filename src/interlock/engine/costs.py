@@ -1,11 +1,11 @@
-"""What a proposal spent, as its rows say it: counted when it ends, and again when a journal is looked at before that."""
+"""What a proposal spent and how it ended, as its rows say it: counted when it ends, and again when a journal is looked at."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from interlock.model.proposal import Action
-from interlock.model.result import ActionResult, Cost
+from interlock.model.result import ActionResult, Cost, RunStatus
 
 
 def cost_of(actions: Sequence[Action], rows: Sequence[ActionResult], *, retries: int, cost: float) -> Cost:
@@ -29,3 +29,28 @@ def cost_of(actions: Sequence[Action], rows: Sequence[ActionResult], *, retries:
             duration_ms += row.duration_ms
     spent.total_duration_ms = duration_ms
     return spent
+
+
+class Tally:
+    """How the proposals of a run ended. Of the same size however many there were."""
+
+    def __init__(self) -> None:
+        """None yet."""
+        self.statuses: set[RunStatus] = set()
+        self.counts = dict.fromkeys(("actions", "succeeded", "failed", "rejected", "skipped", "not_undone"), 0)
+
+    def add(self, status: RunStatus, rows: Iterable[ActionResult], not_undone: int) -> None:
+        """Count a proposal."""
+        counts = self.counts
+        self.statuses.add(status)
+        counts["not_undone"] += not_undone
+        for row in rows:
+            counts["actions"] += 1
+            if row.status in counts:
+                counts[row.status] += 1
+
+    def join(self, other: Tally) -> None:
+        """Count what another one has counted."""
+        self.statuses |= other.statuses
+        for name, count in other.counts.items():
+            self.counts[name] += count

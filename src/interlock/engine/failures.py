@@ -26,7 +26,8 @@ class Said(NamedTuple):
 
 def said(error: ToolError, output_bytes_max: int) -> Said:
     """Code, message and output of a tool's failure. An output that cannot be kept is left out, which the message says."""
-    code, message, output = error.code, text_of(error), error.output
+    code: object = error.code
+    message, output = text_of(error), error.output
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         code = ToolError.default_code
     try:

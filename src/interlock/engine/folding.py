@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import msgspec
 
-from interlock.engine.costs import cost_of
+from interlock.engine.costs import Tally, cost_of
+from interlock.engine.recorder import SAMPLES_KEPT
 from interlock.engine.scheduler import Outcome
 from interlock.journal import TornIntent, read
 from interlock.journal.private import Originals
@@ -80,14 +81,20 @@ class FoldedProposal:
 class FoldedRun:
     """What the journal says about a run."""
 
-    def __init__(self, directory: Path) -> None:
-        """Read and fold it. Raises: IntegrityError if it is damaged or holds kinds that this version does not know."""
+    def __init__(self, directory: Path, *, open_only: bool = False) -> None:
+        """Read and fold it. With `open_only`, a proposal that has ended is counted and forgotten: a run may have had any number.
+
+        Raises: IntegrityError if it is damaged or holds kinds that this version does not know.
+        """
         self.directory = directory
+        self._open_only = open_only
+        self.ended = Tally()
+        """The proposals that were forgotten."""
         self.started: e.RunStarted | None = None
         self.finished: e.RunFinished | None = None
         self.proposals: dict[str, FoldedProposal] = {}
         self.samples: dict[int, dict[str, Any]] = {}
-        """Readings of the machine by the number of their event."""
+        """The last readings of the machine by the number of their event: no event names an older one."""
         self._originals = Originals(directory)
         for event in read(directory):
             if isinstance(event, e.Unknown):
@@ -154,10 +161,12 @@ class FoldedRun:
                 self.proposals[event.proposal or ""] = FoldedProposal(self.directory.name, event)
             case e.MachineSampled():
                 self.samples[event.seq] = event.sample
+                if len(self.samples) > SAMPLES_KEPT:
+                    del self.samples[next(iter(self.samples))]
             case _ if event.proposal in self.proposals:
                 self._take_of(self.proposals[event.proposal], event)
             case _:
-                pass  # checkpoints, resumptions, and proposals that were rejected before they were received
+                pass  # resumptions, proposals that were rejected before they were received, and those that are forgotten
 
     def _take_of(self, folded: FoldedProposal, event: e.Event) -> None:
         match event:
@@ -169,10 +178,22 @@ class FoldedRun:
                 folded.committed = event
             case e.ProposalFinished():
                 folded.finished = event
+                if self._open_only:
+                    self._forget(event)
             case _ if event.action is not None:
                 self._take_action(folded, folded.action(event.action), event)
             case _:
                 pass
+
+    def _forget(self, finished: e.ProposalFinished) -> None:
+        folded = self.proposals.pop(finished.proposal or "")
+        rows = [_row_of(name, action) for name, action in folded.actions.items()]
+        if folded.rolled_back:
+            _taken_back(rows, {left.action_id for left in finished.not_undone})
+        # Actions that are reserved as compensations need not be mentioned in the journal.
+        silent = folded.received.action_count - len(rows)
+        rows.extend(_row_of("", None) for _ in range(silent))
+        self.ended.add(cast("RunStatus", finished.status), rows, len(finished.not_undone))
 
     def _take_action(self, folded: FoldedProposal, action: FoldedAction, event: e.Event) -> None:
         action_id = event.action or ""

@@ -18,8 +18,8 @@ from interlock.telemetry import Snapshot
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
 
-_SAMPLES_KEPT: Final = 8
-"""Actions that run longer than so many readings have theirs written once more."""
+SAMPLES_KEPT: Final = 8
+"""Actions that run longer than so many readings have theirs written once more: an event names one of the last so many."""
 
 
 class Stamp(TypedDict):
@@ -61,7 +61,7 @@ class Recorder:
                 return seq
         event = MachineSampled(ts=self.clock.now_us(), mono=self.clock.mono_ns(), sample=sample.view)
         seq = self.append(event)
-        self._sampled = [*self._sampled[-_SAMPLES_KEPT + 1 :], (sample, seq)]
+        self._sampled = [*self._sampled[-SAMPLES_KEPT + 1 :], (sample, seq)]
         return seq
 
     def keep(self, value: Any, secrets: Sequence[str] = (), data: bytes | None = None) -> Kept:

@@ -23,6 +23,7 @@ from interlock.engine.services import Services
 from interlock.engine.unfinished import adopt_orphans
 from interlock.engine.writing import writing
 from interlock.journal import recover
+from interlock.journal.index import require_not_behind
 from interlock.model.errors import ConflictError, IntegrityError, ToolError, UsageError
 from interlock.model.events import ActionFailed, ActionSucceeded, OutcomeSettled
 from interlock.model.result import ActionResult, ProposalResult
@@ -45,23 +46,22 @@ async def resume(
     if services.state_dir is not None:
         adopt_orphans(services.index, services.state_dir / "runs", services.disk)
     directory = run_directory(services, run_id)
-    report = recover(directory, services.disk)
-    read_to = services.index.check_not_behind(directory).head.seq
-    folded = FoldedRun(directory)
+    row = services.index.get(run_id)
+    report = recover(directory, services.disk, at=row.seq)
+    require_not_behind(row, report.status)
+    folded = FoldedRun(directory, open_only=True)
     folded.add_torn(report.intents)
     if folded.started is None:
         raise IntegrityError(f"run `{run_id}` has no beginning", code="journal_corrupt")
     if folded.finished is not None:
         raise UsageError(f"run `{run_id}` is finished: {folded.finished.status}", code="run_finished")
-    run = Run.resume(services, run_id, agent=folded.started.agent, session=folded.started.session, at=read_to)
-    results = []
+    run = Run.resume(
+        services, run_id, agent=folded.started.agent, session=folded.started.session, at=report.status.head.seq
+    )
+    run.tally.join(folded.ended)
     try:
-        for proposal_id, known in folded.proposals.items():
-            if known.finished is None:
-                results.append(await _Resumption(run, folded, known, answers or {}, by).go())
-            else:
-                run.count(folded.result(proposal_id))
-        if not folded.proposals:
+        results = [await _Resumption(run, folded, known, answers or {}, by).go() for known in folded.proposals.values()]
+        if not run.tally.statuses:
             run.nothing_began()
     except BaseException:
         run.leave()

@@ -12,6 +12,7 @@ import msgspec
 
 from interlock._version import __version__
 from interlock.engine.allowance import Allowance
+from interlock.engine.costs import Tally
 from interlock.engine.ending import conclude, reject_all
 from interlock.engine.execution import Execution
 from interlock.engine.recorder import Recorder
@@ -37,6 +38,8 @@ from interlock.state.budgets import SharedBudget
 from interlock.verify.graph import build_graph
 from interlock.workspace import Backups
 
+SIGN_EVERY: Final = 10_000
+"""Events after which the head of a run that goes on is signed again."""
 OPERATOR: Final = "operator"
 """The principal of a person at the command line. No proposal may name it."""
 
@@ -54,9 +57,9 @@ class Run:
         self.recorder: Recorder | None = None
         self.backups: Backups | None = None
         self.budget: SharedBudget | None = None
-        self._statuses: list[RunStatus] = []
+        self.tally = Tally()
+        self._signed_to = 0
         self._proposals: set[str] = set()
-        self._counts = dict.fromkeys(("actions", "succeeded", "failed", "rejected", "skipped", "not_undone"), 0)
 
     @classmethod
     def start(
@@ -226,7 +229,19 @@ class Run:
             assert hopeless is not None
             result = await reject_all(x, hopeless[1], hopeless[0])
         self.count(result)
+        self._vouch()
         return result
+
+    def _vouch(self) -> None:
+        """Sign the head of a long run between two proposals: its process may never come to the end."""
+        services, recorder = self.services, self.recorder
+        if recorder is None or self.directory is None or services.signer is None:
+            return
+        head = recorder.writer.head()
+        if head.seq - self._signed_to >= SIGN_EVERY:
+            self._signed_to = head.seq
+            with contextlib.suppress(StoreError):  # the next flush meets the same disk, and so does the end of the run
+                sign_head(self.directory, head, services.signer, services.disk)
 
     def finish(self) -> None:
         """End the run: its last event, and its place in the index. Raises StoreError."""
@@ -260,32 +275,26 @@ class Run:
     def status(self) -> RunStatus:
         """The worst of its proposals' statuses."""
         order: tuple[RunStatus, ...] = ("interrupted", "held", "cancelled", "failed", "rejected", "succeeded")
-        return next((s for s in order if s in self._statuses), "succeeded")
+        return next((s for s in order if s in self.tally.statuses), "succeeded")
 
     def _index(self, status: str) -> None:
         assert self.recorder is not None
         index = self.services.index
         with self.services.db.transaction():
-            index.update(self.id, status=status, finished_us=self.services.clock.now_us(), **self._counts)
+            index.update(self.id, status=status, finished_us=self.services.clock.now_us(), **self.tally.counts)
             index.commit_point(self.recorder.writer.head())
 
     def nothing_began(self) -> None:
         """The process ended before a proposal was on disk: that is no success."""
-        self._statuses.append("interrupted")
+        self.tally.statuses.add("interrupted")
 
     def count(self, result: ProposalResult) -> None:
         """Count a proposal's result into the run's status and its row in the index."""
-        counts = self._counts
-        self._statuses.append(result.status)
-        counts["actions"] += len(result.results)
-        counts["not_undone"] += len(result.not_undone)
-        for row in result.results:
-            if row.status in counts:
-                counts[row.status] += 1
+        self.tally.add(result.status, result.results, len(result.not_undone))
 
     def leave(self) -> None:
         """A proposal stopped in the middle: what is known is on disk, and the run can be resumed. Others may go on in it."""
-        self._statuses.append("interrupted")
+        self.tally.statuses.add("interrupted")
         if self.recorder is not None:
             with contextlib.suppress(StoreError):  # why we leave is already on its way to the caller
                 self.recorder.writer.flush()
@@ -322,7 +331,7 @@ class Run:
         recorder.writer.kick()
 
     def _reject(self, proposal: Proposal, error: ProposalError) -> None:
-        self._statuses.append("rejected")
+        self.tally.statuses.add("rejected")
         if self.recorder is not None:
             self.recorder.append(
                 ProposalRejected(

@@ -16,6 +16,7 @@ from interlock.engine.clock import SystemClock, SystemIds
 from interlock.engine.folding import FoldedRun
 from interlock.engine.machine import boot_id
 from interlock.journal import RunIndex, RunRow, read, recover
+from interlock.journal.index import require_not_behind
 from interlock.model.errors import IntegrityError, StoreError, UsageError
 from interlock.model.events import RunStarted
 
@@ -87,9 +88,9 @@ def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
 def _recover_one(db: Database, index: RunIndex, runs: Path, disk: Disk, row: RunRow) -> Unfinished | None:
     directory = runs / row.run_id
     try:
-        moved = recover(directory, disk).moved_bytes
-        index.check_not_behind(directory)
-        folded = FoldedRun(directory)
+        report = recover(directory, disk, at=row.seq)
+        require_not_behind(row, report.status)
+        folded = FoldedRun(directory, open_only=True)
     except StoreError as error:
         if error.code != "run_locked":
             raise
@@ -105,7 +106,7 @@ def _recover_one(db: Database, index: RunIndex, runs: Path, disk: Disk, row: Run
     if row.status == "running":
         index.update(row.run_id, status="interrupted")
         row = msgspec.structs.replace(row, status="interrupted")
-    return _need(db, row, folded, moved)
+    return _need(db, row, folded, report.moved_bytes)
 
 
 def _need(db: Database, row: RunRow, folded: FoldedRun, moved: int) -> Unfinished:
@@ -115,8 +116,6 @@ def _need(db: Database, row: RunRow, folded: FoldedRun, moved: int) -> Unfinishe
         db, SystemClock(), SystemIds(), boot=boot_id(), redact=lambda value: value, changed=lambda: None
     )
     for proposal_id, known in folded.proposals.items():
-        if known.finished is not None:
-            continue
         for action_id, action in known.actions.items():
             if action.row is None and (action.open or action.interrupted):
                 unknown.append(action_id)

@@ -125,8 +125,7 @@ class RunIndex:
         status = scan(run_dir, at=row.seq)
         if status.corruption is not None:
             raise corrupt(run_dir, status.corruption)
-        if row.seq is not None:
-            require_reached(status, row.seq, row.seal, "the database")
+        require_not_behind(row, status)
         return status
 
     def get(self, run_id: str) -> RunRow:
@@ -168,6 +167,12 @@ class RunIndex:
     def _rows(self, rest: str, parameters: tuple[Any, ...]) -> list[RunRow]:
         rows = self._database.execute(f"select {_COLUMNS} from runs {rest}", parameters)  # noqa: S608 - constants
         return [RunRow(**dict(zip(RunRow.__struct_fields__, row, strict=True))) for row in rows]
+
+
+def require_not_behind(row: RunRow, status: JournalStatus) -> None:
+    """Raise unless a journal, scanned with `at=row.seq`, goes through the run's commit point. Raises: IntegrityError."""
+    if row.seq is not None:
+        require_reached(status, row.seq, row.seal, "the database")
 
 
 def require_reached(status: JournalStatus, seq: int, seal: str | None, who: str) -> None:

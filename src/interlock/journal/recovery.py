@@ -61,21 +61,21 @@ class _Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     digest: str
 
 
-def recover(run_dir: Path, disk: Disk) -> RecoveryReport:
+def recover(run_dir: Path, disk: Disk, *, at: int | None = None) -> RecoveryReport:
     """Move the torn tail of a run's journal to `journal.torn` and report. Calling it again changes nothing.
 
-    Raises: UsageError `not_found`; StoreError (`run_locked` if the writer is alive); IntegrityError (`journal_corrupt`: nothing
-    is touched).
+    `at` as in `scan`, for the report's status. Raises: UsageError `not_found`; StoreError (`run_locked` if the writer is alive);
+    IntegrityError (`journal_corrupt`: nothing is touched).
     """
     with lock.held(run_dir, disk):
-        status = scan(run_dir)
+        status = scan(run_dir, at=at)
         if status.corruption is not None:
             raise corrupt(run_dir, status.corruption)
         moved = 0
         if status.torn is not None:
             moved = status.torn.bytes
             _move(run_dir, status.torn, disk)
-            status = scan(run_dir)
+            status = scan(run_dir, at=at)
         intents, unreadable = _told(run_dir)
     return RecoveryReport(status=status, moved_bytes=moved, intents=intents, unreadable_lines=unreadable)
 

@@ -78,7 +78,7 @@ class ConfigurationChanged(Event, kw_only=True, tag="configuration_changed"):
 
 
 class RunFinished(Event, kw_only=True, tag="run_finished"):
-    """The run is over: nothing may be appended but undo records and checkpoints."""
+    """The run is over: nothing may be appended but undo records."""
 
     status: str
 
@@ -303,13 +303,6 @@ class ProposalFinished(Event, kw_only=True, tag="proposal_finished"):
     not_undone: tuple[NotUndone, ...] = ()
 
 
-class Checkpoint(Event, kw_only=True, tag="checkpoint"):
-    """A fold of everything before, so that recovery need not start at 0. `file` names it beside the journal."""
-
-    file: str
-    digest: str
-
-
 class Unknown(msgspec.Struct, kw_only=True):
     """An event of a kind that this version does not know: shown, never resumed over."""
 
@@ -323,7 +316,7 @@ AnyEvent = (
     | ActionRejected | PolicyDecided | ActionHeld | HoldResolved | ActionDeduplicated | ActionWaiting
     | ActionSkipped | ActionValidated | ActionIntent | ActionRetrying | OutcomeSettled | ActionSucceeded
     | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | StateChanged | EffectDivergence | UndoIntent
-    | UndoDone | StateRolledBack | WorkspaceCommitted | ProposalFinished | Checkpoint
+    | UndoDone | StateRolledBack | WorkspaceCommitted | ProposalFinished
 )  # fmt: skip
 
 

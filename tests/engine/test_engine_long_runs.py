@@ -1,0 +1,112 @@
+"""A run may carry any number of proposals: what is over is counted and forgotten, and its head is signed on the way."""
+
+import asyncio
+
+import pytest
+from engine_world import binding, call, expect, plan, write
+
+import interlock
+from interlock.engine import checkpoints
+from interlock.engine import run as engine_run
+from interlock.engine.folding import FoldedRun
+from interlock.journal import decode_head, read_head, verify_head
+from interlock.model.errors import UsageError
+
+
+async def noop(parameters, ctx):
+    return parameters
+
+
+async def fail(parameters, ctx):
+    raise interlock.ToolError("no")
+
+
+TOOLS = [binding("do", noop, reversibility="reversible"), binding("fail", fail), binding("undo_do", noop)]
+PLANS = [
+    plan(call("do", "a"), write("k", 1)),
+    plan(call("do", "a"), call("fail", "b"), call("do", "c")),
+    plan(call("fail", "a", failure_behavior="skip"), call("do", "b", dependencies=["a"])),
+    plan(call("nowhere", "a"), call("do", "b")),
+    plan(expect("k", 2, "a")),
+    plan(
+        call("do", "a", reversibility="compensable", compensation={"type": "action_ref", "action_id": "b"}),
+        call("undo_do", "b"),
+    ),
+    plan(call("do", "a"), call("do", "b"), budget={"actions": 1}),
+]
+
+
+async def carry(rt, *plans):
+    run = rt.start_run()
+    for one in plans:
+        await run.execute(interlock.model.decode.proposal_from_builtins(one))
+    return run
+
+
+@pytest.mark.parametrize("number", range(len(PLANS)))
+def test_a_proposal_that_is_over_is_counted_as_it_was_and_forgotten(project, number):
+    run = asyncio.run(carry(project.open(*TOOLS), PLANS[number]))
+    run.leave()
+    folded = FoldedRun(run.directory, open_only=True)
+    assert not folded.proposals
+    assert (folded.ended.counts, folded.ended.statuses) == (run.tally.counts, run.tally.statuses - {"interrupted"})
+    run.finish()
+
+
+def test_a_resumed_run_counts_what_was_over_before(project):
+    child = project.script(
+        """
+        import asyncio
+        from interlock.model.decode import proposal_from_builtins
+        async def noop(parameters, ctx):
+            if parameters.get("die"):
+                os.kill(os.getpid(), 9)
+        async def main():
+            run = project.open(binding("do", noop, idempotent=True)).start_run()
+            for i in range(3):
+                await run.execute(proposal_from_builtins(plan(call("do"), call("do"))))
+            await run.execute(proposal_from_builtins(plan(call("do", parameters={"die": True}, idempotent=True))))
+        asyncio.run(main())
+        """
+    )
+    _, errors = child.communicate(timeout=20)
+    assert child.returncode == -9, errors
+    rt = project.open(binding("do", noop, idempotent=True))
+    (run_id,) = project.runs()
+    (result,) = asyncio.run(rt.resume(run_id))
+    assert result.status == "succeeded"
+    row = rt.services.index.get(run_id)
+    assert (row.status, row.actions, row.succeeded) == ("succeeded", 7, 7)
+
+
+def test_the_readings_that_are_kept_while_folding_do_not_grow(project):
+    rt = project.open(*TOOLS)
+    run = asyncio.run(carry(rt, PLANS[0]))
+    sample = rt.services.sampler.latest()
+    for _ in range(50):
+        run.recorder._sampled.clear()
+        run.recorder.sampled(sample)
+    run.finish()
+    assert len(FoldedRun(run.directory).samples) <= 8
+
+
+def test_the_head_of_a_long_run_is_signed_on_the_way(project, monkeypatch):
+    monkeypatch.setattr(engine_run, "SIGN_EVERY", 5)
+    run = asyncio.run(carry(project.open(*TOOLS), PLANS[0], PLANS[0]))
+    head, _ = verify_head(run.directory, read_head(run.directory))
+    assert head.seq >= 5
+    run.finish()
+    assert verify_head(run.directory, read_head(run.directory))[0].seq > head.seq
+
+
+def test_the_head_is_signed_at_a_checkpoint_and_no_newer_one_is_replaced(project, tmp_path):
+    rt = project.open(*TOOLS)
+    run = asyncio.run(carry(rt, PLANS[0]))
+    with pytest.raises(UsageError):
+        read_head(run.directory)
+    saved = checkpoints.save(rt, run.id, tmp_path / "c.json")
+    assert decode_head(read_head(run.directory))[0].seq == saved.seq
+    run.finish()
+    last = read_head(run.directory)
+    checkpoints.save(rt, run.id, tmp_path / "c.json")
+    assert read_head(run.directory) == last
