@@ -272,11 +272,12 @@ def test_back_off_grows_and_is_waited_outside_of_execution_time(embedded):
     assert row.duration_ms < row.waited_ms
 
 
-def test_every_attempt_sees_the_parameters_that_were_judged(embedded):
+@pytest.mark.parametrize("mode", ["async", "thread", "inline", "executor"])
+def test_every_attempt_sees_the_parameters_that_were_judged(embedded, mode):
     """A tool that changes what it was given changes nothing for the next attempt, nor for the compensation."""
     seen, undone = [], []
 
-    async def greedy(parameters, ctx):
+    def greedy(parameters, ctx):
         seen.append({"items": list(parameters["items"]), "flag": parameters.get("flag")})
         parameters["items"].append("more")
         parameters["flag"] = True
@@ -284,10 +285,20 @@ def test_every_attempt_sees_the_parameters_that_were_judged(embedded):
             raise ValueError("again")
 
     template = interlock.model.tool.CompensationTemplate(tool="un", parameters={"items": "$parameters.items"})
-    rt = embedded(binding("greedy", greedy, compensation=template), binding("un", recording(undone)))
+
+    async def greedy_async(parameters, ctx):
+        greedy(parameters, ctx)
+
+    class Executor:
+        async def execute(self, tool, parameters, ctx):
+            greedy(parameters, ctx)
+
+    tool, how = (greedy, mode) if mode in ("thread", "inline") else (greedy_async, "async")
+    rt = embedded(binding("greedy", tool, how, compensation=template), binding("un", recording(undone)))
     rt.services.jitter = lambda: 0.0
     action = call("greedy", "g", parameters={"items": ["one"]}, failure_behavior="retry")
-    execute(rt, action, expect("x", 1, dependencies=["g"]))
+    options = {"executor": Executor()} if mode == "executor" else {}
+    execute(rt, action, expect("x", 1, dependencies=["g"]), **options)
     assert seen == [{"items": ["one"], "flag": None}] * 2
     assert undone == [{"items": ["one"]}]
 
@@ -315,6 +326,23 @@ def test_what_is_not_json_is_an_invalid_output(embedded, output):
     tool = binding("give", give, idempotent=True, cache_ttl_ms=1000)
     result = execute(embedded(tool), call("give", idempotent=True), write("k", 1))
     assert (result.results[0].status, result.results[0].reason) == ("failed", "invalid_output")
+
+
+def test_what_a_tool_does_with_its_output_afterwards_is_seen_by_nobody(project):
+    """A list that a tool keeps and adds to would change what the journal has said, and could be no JSON at the end."""
+    kept = [1]
+
+    async def give(parameters, ctx):
+        return {"kept": kept}
+
+    async def add(parameters, ctx):
+        kept.append(object())
+        return parameters["seen"]
+
+    rt = project.open(binding("give", give, idempotent=True), binding("add", add))
+    result = execute(rt, call("give", "g", idempotent=True), call("add", "a", parameters={"seen": "$g.output"}))
+    assert result.status == "succeeded"
+    assert [row.output for row in result.results] == [{"kept": [1]}] * 2
 
 
 def test_an_output_that_does_not_fit_returns(embedded):

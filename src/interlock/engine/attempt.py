@@ -94,7 +94,7 @@ async def attempt(turn: Turn, number: int) -> Failure | None:
     slot.deadline = NEVER
     # 10
     duration_ms = (slot.ended_ns - started) / 1e6
-    failure = failure or _check_output(turn, output)
+    output, failure = _check_output(turn, output, failure)
     if slot.expired or slot.stopped is not None:
         _forget_cancelling(slot, taken_back=failure is not None and failure.status == "cancelled")
     if failure is None:
@@ -119,9 +119,9 @@ def _own(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _copy(value: Any) -> Any:
-    if value.__class__ is dict:
+    if isinstance(value, dict):
         return _own(value)
-    return [_copy(item) for item in value] if value.__class__ is list else value
+    return [_copy(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _set_deadline(turn: Turn, ctx: ActionContext, now: int) -> None:
@@ -198,15 +198,15 @@ def intent(turn: Turn, number: int) -> None:
 
 async def _call(turn: Turn, ctx: ActionContext) -> Any:
     """Step 9 for what is not simply awaited: an executor of the caller's, a function on the loop or on a thread."""
-    x, tool = turn.x, turn.tool
+    x, tool, parameters = turn.x, turn.tool, _own(turn.parameters)
     assert tool is not None
     if x.executor is not None:
-        return await x.executor.execute(tool.name, turn.parameters, ctx)
+        return await x.executor.execute(tool.name, parameters, ctx)
     if tool.mode == "inline":
-        return tool.function(turn.parameters, ctx)
+        return tool.function(parameters, ctx)
     try:
         call = tool.function if x.services.sampler is None else _metered
-        arguments = (turn.parameters, ctx) if x.services.sampler is None else (tool.function, turn.parameters, ctx)
+        arguments = (parameters, ctx) if x.services.sampler is None else (tool.function, parameters, ctx)
         return await x.services.threads.run(x.loop, call, *arguments)
     except asyncio.CancelledError:
         ctx.cancelled = True
@@ -246,31 +246,36 @@ def _on_state(turn: Turn) -> Any:
             return {"asserted": key, "value": value}
 
 
-def _check_output(turn: Turn, output: Any) -> Failure | None:
-    """Step 10, before anything is believed: is it JSON, not too large, and what `returns` promises?"""
+def _check_output(turn: Turn, output: Any, failure: Failure | None) -> tuple[Any, Failure | None]:
+    """Step 10, before anything is believed: is it JSON, not too large, and what `returns` promises?
+
+    Returns a copy of the output: what the tool does with its own afterwards is seen by nobody.
+    """
+    if failure is not None:
+        return None, failure
     limit = turn.x.services.limits.output_bytes
     if isinstance(output, ToolError):
-        return _from_tool_error(turn, output)
+        return None, _from_tool_error(turn, output)
+    size = 0
     if output is not None and not (output.__class__ is str and output.isascii() and len(output) <= limit):
         try:
+            output = _copy(output)
             size = len(canonical(output))
         except CanonicalError as error:
-            return Failure(
-                "invalid_output", f"the tool returned a value that is not JSON: {error.message}", retryable=False
-            )
+            return None, _invalid(f"the tool returned a value that is not JSON: {error.message}")
         except RecursionError:
-            return Failure("invalid_output", "the tool returned a value that contains itself", retryable=False)
-    else:
-        size = 0
+            return None, _invalid("the tool returned a value that is nested too deep, or contains itself")
     if size > limit:
-        return Failure("invalid_output", f"the tool returned more than {limit} bytes", retryable=False)
+        return None, _invalid(f"the tool returned more than {limit} bytes")
     returns = turn.tool.returns if turn.tool is not None else None
     if returns is not None and not returns.is_valid(output):
         path, message = returns.errors(output)[0]
-        return Failure(
-            "invalid_output", f"the output does not fit the tool's `returns`: {path}: {message}", retryable=False
-        )
-    return None
+        return None, _invalid(f"the output does not fit the tool's `returns`: {path}: {message}")
+    return output, None
+
+
+def _invalid(message: str) -> Failure:
+    return Failure("invalid_output", message, retryable=False)
 
 
 def _succeed(turn: Turn, ctx: ActionContext, number: int, output: Any, duration_ms: float, before: Any) -> None:
