@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import apsw
 
-from interlock.model.errors import StoreError
+from interlock.model.errors import StoreError, UsageError
 
 _CODES: Final[dict[int, tuple[str, str]]] = {
     errno.ENOSPC: ("disk_full", "free some space on that file system, then run `interlock recover`"),
@@ -314,13 +314,19 @@ def _sqlite(what: str) -> Iterator[None]:
             code="database_locked",
             hint="try again; `interlock doctor` names it",
         ) from error
-    except apsw.FullError as error:
+    except (apsw.FullError, apsw.IOError) as error:
+        # There may be no room even for the WAL's index, which readers need as well.
+        if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_SHMSIZE:
+            hint = "see whether the disk is full or failing: `interlock doctor` says what is left"
+            raise StoreError(f"{what}: {error}", code="store", hint=hint) from error
         raise StoreError(f"{what}: disk full", code="disk_full", hint=_CODES[errno.ENOSPC][1]) from error
+    except apsw.ConnectionClosedError as error:
+        raise UsageError("the runtime that opened this database was closed", hint="open it again") from error
     except apsw.ReadOnlyError as error:
         raise StoreError(f"{what}: the database cannot be written", code="read_only") from error
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise StoreError(f"{what}: the database is damaged: {error}", code="database_damaged") from error
-    except (apsw.CantOpenError, apsw.IOError, apsw.PermissionsError, apsw.AuthError) as error:
+    except (apsw.CantOpenError, apsw.PermissionsError, apsw.AuthError) as error:
         hint = "see whether the disk is full or failing: `interlock doctor` says what is left"
         raise StoreError(f"{what}: {error}", code="store", hint=hint) from error
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from interlock.disk import Database
-from interlock.model.errors import StoreError
+from interlock.model.errors import StoreError, UsageError
 
 
 @pytest.fixture
@@ -213,3 +214,30 @@ def test_what_need_not_last_is_seen_at_once_and_leaves_the_connection_as_it_was(
 def _impatient(database: Database) -> Database:
     database.execute("pragma busy_timeout = 0")
     return database
+
+
+def test_no_room_even_for_the_index_of_the_wal_is_a_full_disk(tmp_path: Path):
+    """SQLite calls that an I/O error. A limit on the size of files makes no room for the index."""
+    code = f"""
+        import resource, signal
+        from pathlib import Path
+        from interlock.disk import Database
+        from interlock.model.errors import StoreError
+        path = Path({str(tmp_path / "full.db")!r})
+        Database(path).close()
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+        try:
+            Database(path).execute("select * from sqlite_schema")
+        except StoreError as error:
+            print(error.code)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.stdout == "disk_full\n", done.stderr
+
+
+def test_a_closed_database_says_so(database: Database):
+    database.close()
+    with pytest.raises(UsageError, match="closed"):
+        database.execute("select 1")

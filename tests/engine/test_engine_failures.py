@@ -83,3 +83,13 @@ def test_what_a_tool_says_beside_its_result_is_text(project):
     assert result.status == "succeeded"
     assert result.results[0].posture["layer"] == "5"
     assert list(read(project.run_directory(result.run_id)))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_runtime_that_was_closed_says_so(project):
+    rt = project.open()
+    rt.close()
+    with pytest.raises(interlock.UsageError, match="closed"):
+        rt.execute_sync(plan(call("nothing")))
+    with pytest.raises(interlock.UsageError, match="closed"):
+        rt.start_run()

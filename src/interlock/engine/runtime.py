@@ -180,6 +180,8 @@ class Runtime:
             raise UsageError(
                 "an event loop is running in this thread", code="loop_running", hint="await `execute` instead"
             )
+        if self._closed:
+            raise UsageError("this runtime was closed", hint="open it again")
         if not self._sync.acquire(blocking=False):
             # Another thread is in here, or this is a tool of a proposal that is: waiting for it could be for ever.
             with asyncio.Runner() as runner:
