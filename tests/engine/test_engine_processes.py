@@ -1,5 +1,6 @@
 """Two processes on one workspace, and proposals so large that memory counts."""
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -8,6 +9,8 @@ import pytest
 from engine_world import binding, call, execute, statuses
 
 import interlock
+from interlock.engine import writing as engine_writing
+from interlock.model.errors import StoreError
 
 
 async def noop(parameters, ctx):
@@ -128,3 +131,28 @@ def test_a_hundred_thousand_that_depend_on_each_other(embedded):
         rt, *[call("noop", f"n{i}", dependencies=[f"n{i - 1}"] if i else []) for i in range(20_000)], order="free"
     )
     assert set(statuses(result)) == {"succeeded"}
+
+
+def test_a_database_that_is_locked_once_does_not_stop_who_is_writing(project, monkeypatch):
+    """The lease is renewed long before it runs out: another try comes in time. Twice in a row is too often."""
+    monkeypatch.setattr(engine_writing, "_RENEW_SECONDS", 0.01)
+    locked = StoreError("locked", code="database_locked")
+    answers = []
+
+    def renew(self):
+        if answer := answers.pop(0) if answers else None:
+            raise answer
+
+    monkeypatch.setattr(engine_writing.WriteLease, "renew", renew)
+
+    async def slow(parameters, ctx):
+        while answers:
+            await asyncio.sleep(0.005)
+
+    rt = project.open(binding("slow", slow))
+    answers += [locked, None, locked, None]
+    assert execute(rt, call("slow")).ok
+    answers += [locked, locked, None]
+    with pytest.raises(StoreError) as caught:
+        execute(rt, call("slow"))
+    assert caught.value is locked

@@ -7,9 +7,11 @@ from engine_world import AGENT, binding, call, execute, expect, plan, read, reas
 
 import interlock
 from interlock.disk import Database
+from interlock.engine import execution as engine_execution
 from interlock.engine.recovery import resume
 from interlock.journal import scan
 from interlock.model.errors import UsageError
+from interlock.workspace.lease import WriteLease
 
 CHILD = """
     marks = project.root.parent / "marks"
@@ -169,6 +171,32 @@ def test_a_reversible_tool_is_put_back_and_runs_again(crash):
     assert (crash.project.root / "f").read_text() == "after"
     (settled,) = [e for e in crash.project.journal(crash.run_id) if e["kind"] == "outcome_settled"]
     assert (settled["decision"], settled["by"]) == ("again", "reversible")
+
+
+def test_files_are_put_back_only_by_who_may_write_there(crash, monkeypatch):
+    """Another proposal is writing in the workspace: the files of the interrupted action wait like everything else."""
+    body = """
+    found = rt.services.registry.find("fs.write")
+    def dying(parameters, ctx):
+        found.function(parameters, ctx)
+        os.kill(os.getpid(), 9)
+    rt.register(Binding(tool=found.tool, function=dying, mode=found.mode))
+    """
+    crash.run(body, call("fs.write", "w", parameters={"path": "f", "content": "new"}))
+    monkeypatch.setattr(engine_execution, "_deadline", lambda _proposal, clock: clock.mono_ns())
+    rt = crash.project.open()
+    services = rt.services
+    services.lease_wait_ms = 30
+    lease = WriteLease.attempt(services.db, services.workspace_id, "somebody else", services.clock)
+    with pytest.raises(interlock.StoreError) as caught:
+        asyncio.run(resume(services, crash.run_id))
+    assert caught.value.code == "workspace_busy"
+    assert (crash.project.root / "f").exists()
+    assert "outcome_settled" not in crash.project.kinds(crash.run_id)
+    lease.release()
+    monkeypatch.undo()
+    asyncio.run(resume(services, crash.run_id))
+    assert "outcome_settled" in crash.project.kinds(crash.run_id)
 
 
 def test_a_crash_while_another_action_fails_is_still_an_abort(crash):

@@ -109,6 +109,11 @@ class _Resumption:
             reapply(x, known.committed)
             fill(x)
             return self._count(await finish(x, []))
+        async with writing(x):  # settling an outcome puts files back, as undo does
+            return await self._go_on()
+
+    async def _go_on(self) -> ProposalResult:
+        x, known = self._x, self._known
         if known.rolled_back or any(outcome is Outcome.ABORT for _, outcome in self._outcomes()):
             return self._count(await self._take_back())
         if await self._settle():
@@ -134,8 +139,7 @@ class _Resumption:
                 )  # fmt: skip
                 x.order_ended.append(index)
         x.stop("aborted")
-        async with writing(x):
-            return await conclude(x)
+        return await conclude(x)
 
     def _count(self, result: ProposalResult) -> ProposalResult:
         self._run.count(result)

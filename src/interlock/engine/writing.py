@@ -53,7 +53,7 @@ def _may_write(x: Execution) -> bool:
 
 
 async def _acquire(x: Execution) -> WriteLease | None:
-    """The lease; None if the proposal's deadline passed meanwhile."""
+    """The lease; None if the proposal's deadline passed meanwhile, and no earlier process began it."""
     services = x.services
     holder = f"{x.run.id} {x.proposal.id}"
     end = x.clock.mono_ns() + services.lease_wait_ms * 1_000_000
@@ -64,16 +64,20 @@ async def _acquire(x: Execution) -> WriteLease | None:
             now = x.clock.mono_ns()
             if error.code != "workspace_busy" or now > end:
                 raise
-        if now > x.deadline_ns:
+        if now > x.deadline_ns and not x.undone:
             return None
         await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _renew(x: Execution, lease: WriteLease) -> None:
+    missed = False
     while True:
         await asyncio.sleep(_RENEW_SECONDS)
         try:
             lease.renew()
+            missed = False
         except StoreError as error:
-            x.fail(error)
-            return
+            if error.code != "database_locked" or missed:
+                x.fail(error)
+                return
+            missed = True  # the lease lasts long enough for another try
