@@ -435,6 +435,30 @@ def test_a_dry_run_costs_no_budget(embedded):
     assert rt.services.budgets.spent("session:s")["actions"] == 0
 
 
+@pytest.mark.parametrize("where", ["proposal", "run", "agent", "proposed"])
+def test_a_dry_run_says_where_a_budget_would_end(embedded, where):
+    tool, calls = counting()
+    sections = {"proposal": {"actions": 2}, "run": {"run": {"tool_calls": 2}}, "agent": {"agent": {"actions": 2}}}
+    rt = embedded(tool, **({"budget": sections[where]} if where in sections else {}))
+    fields = {"budget": {"actions": 2}} if where == "proposed" else {}
+    before = rt.services.budgets.spent("agent:coder")
+    dry = execute(rt, *[call("count")] * 4, dry_run=True, **fields)
+    assert rt.services.budgets.spent("agent:coder") == before
+    real = execute(rt, *[call("count")] * 4, **fields)
+    assert dry.status == real.status == "failed"
+    assert reasons(dry) == ["dry_run"] * 2 + ["budget_exceeded"] * 2
+    assert reasons(real) == [None] * 2 + ["budget_exceeded"] * 2
+    assert len(calls) == 2
+
+
+def test_a_dry_run_sees_what_was_spent_before(embedded):
+    tool, _calls = counting()
+    rt = embedded(tool, budget={"agent": {"actions": 5}})
+    execute(rt, *[call("count")] * 3)
+    dry = execute(rt, *[call("count")] * 3, dry_run=True)
+    assert reasons(dry) == ["dry_run"] * 2 + ["budget_exceeded"]
+
+
 # -- fork, and executors
 
 

@@ -40,13 +40,13 @@ async def admit(turn: Turn) -> bool:
         return True
     if tool is not None and turn.action.idempotent and tool.tool.idempotent and _from_store(turn):
         return True
-    if x.dry_run or turn.admitted:
+    if turn.admitted:
         return False
     if not x.allowance.reserve(tool_calls=0 if tool is None else 1):
         _out_of_budget(turn)
         return True
     turn.admitted = True
-    if tool is None:
+    if tool is None or x.dry_run:
         return False
     if x.gate.issued and not turn.used and _used_up(turn):
         return True

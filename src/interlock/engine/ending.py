@@ -138,7 +138,9 @@ def status_of(x: Execution, rows: list[ActionResult]) -> RunStatus:
     if "skipped" in statuses:
         statuses = {row.status for row in rows if row.reason != "reserved"}
     if x.dry_run:
-        return "rejected" if "rejected" in statuses else "held" if "held" in statuses else "succeeded"
+        if "rejected" in statuses or "held" in statuses:
+            return "rejected" if "rejected" in statuses else "held"
+        return "failed" if x.stop_reason == "budget_exceeded" else "succeeded"
     if statuses <= {"succeeded"} and x.stop_reason is None:
         return "succeeded"
     if "held" in statuses:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from interlock.engine.admission import key_for
-from interlock.engine.allowance import Allowance
 from interlock.engine.calling import ask_tool
 from interlock.engine.ending import conclude, fill, finish, reapply
 from interlock.engine.execution import Execution
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
-from interlock.engine.run import Run, tighter
+from interlock.engine.run import Run
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
 from interlock.engine.unfinished import adopt_orphans
@@ -98,7 +97,7 @@ class _Resumption:
             build_graph(proposal, services.registry.by_name),
             services.gate.principal(known.received.agent, proposal.session or run.session),
             dry_run=known.received.dry_run,
-            allowance=Allowance(tighter(proposal.budget, services.budget), run.budget),
+            allowance=run.allowance(proposal, dry_run=known.received.dry_run),
         )
 
     async def go(self) -> ProposalResult:

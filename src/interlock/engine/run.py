@@ -204,11 +204,16 @@ class Run:
             who,
             dry_run=dry_run,
             executor=executor,
-            allowance=Allowance(tighter(proposal.budget, services.budget), None if dry_run else self.budget),
+            allowance=self.allowance(proposal, dry_run=dry_run),
         )
         if self.recorder is not None:
             self._received(x)
         return await self.carry_on(x)
+
+    def allowance(self, proposal: Proposal, *, dry_run: bool) -> Allowance:
+        """What a proposal of this run may spend. A dry run spends only in memory."""
+        shared = self.budget.preview() if dry_run and self.budget is not None else self.budget
+        return Allowance(tighter(proposal.budget, self.services.budget), shared)
 
     async def carry_on(self, x: Execution, replay: Sequence[tuple[int, Outcome]] = ()) -> ProposalResult:
         """Drive an execution (fresh, or folded from a journal) to its end."""

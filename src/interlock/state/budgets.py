@@ -135,6 +135,10 @@ class SharedBudget:
 
     close = release
 
+    def preview(self) -> SharedBudget:
+        """The same budgets as they stand now, to be spent in memory only: what a dry run asks."""
+        return _Preview(self._database, self._purses)
+
     def _needs(self, actions: int, tool_calls: int) -> _Needs:
         """What a reservation takes from each purse; nothing from those of time and cost, but they must not be empty."""
         found = self._known.get((actions, tool_calls))
@@ -183,6 +187,23 @@ class SharedBudget:
             "insert into budgets values (?, ?, ?) on conflict (scope, kind) do update set taken = taken + excluded.taken",
             (purse.scope, purse.kind, amount),
         )
+
+
+class _Preview(SharedBudget):
+    """Holds all that is left, and takes and pays nothing."""
+
+    def __init__(self, database: Database, purses: list[_Purse]) -> None:
+        super().__init__(database, {})
+        for purse in purses:
+            mine = _Purse(purse.scope, purse.kind, purse.limit)
+            mine.held = purse.limit - self._taken(purse) + purse.held
+            self._purses.append(mine)
+
+    def _take(self, needs: _Needs) -> Exhausted | None:
+        return next((Exhausted(p.scope, p.kind, p.limit) for p, need in needs if p.lacks(need)), None)
+
+    def _pay(self, purses: list[_Purse]) -> None:
+        pass
 
 
 def _block(purse: _Purse, missing: float, free: float) -> float | None:
