@@ -477,6 +477,22 @@ def test_a_failure_is_final_and_everybody_hears_it(
     assert writer.head().seq == -1  # nothing is said to be on disk
 
 
+@pytest.mark.parametrize("operation", ["write", "sync_data"])
+def test_a_flush_that_dies_on_the_thread_leaves_nobody_waiting(run_dir: Path, operation: str):
+    writer, _ = failing(run_dir, operation, "crash", clock=SlowClock())
+
+    async def main() -> None:
+        writer.append(log("x"))
+        writer._sync_ns = 1e12  # it has learned that the disk is slow
+        with pytest.raises(StoreError):
+            await writer.durable()
+
+    run(main())
+    with pytest.raises(StoreError):
+        writer.close()
+    assert writer.head().seq == -1
+
+
 def test_when_an_original_cannot_be_written_the_event_is_not(run_dir: Path):
     writer, _ = failing(run_dir, "write", "full")
     keep(writer, "secret", "***")

@@ -293,7 +293,8 @@ class JournalWriter:
         work.finished = finished = threading.Event()
 
         def job() -> None:
-            self._commit(work)
+            with contextlib.suppress(BaseException):  # kept in _failure: on this thread nobody hears it
+                self._commit(work)
             finished.set()
             with contextlib.suppress(RuntimeError):  # the loop was closed: whoever comes next settles the flight
                 loop.call_soon_threadsafe(self._landed, work)
