@@ -76,6 +76,12 @@ def test_a_stored_result_is_not_shared_by_agents_whose_groups_grant_different_th
     assert len({gate.grants_digest(name) for name in ("coder", "helper", "other")}) == 3
 
 
+@pytest.mark.parametrize("grant", [None, Grant(id="g", agent="", tools=("fs.list",))])
+def test_nobody_is_the_operator(opened, grant):
+    with pytest.raises(ConfigurationError, match="not an agent"):
+        opened(agent="coder").fork("operator", grant)
+
+
 PROJECT = """
 agent = "coder"
 [rules]

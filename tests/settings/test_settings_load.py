@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from interlock.disk import Disk
-from interlock.model.errors import ConfigurationError, IntegrityError
+from interlock.model.errors import ConfigurationError, IntegrityError, StoreError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.settings import SourceFile, TrustStore, decode, find, gather, load
 from interlock.settings.source import read_bytes
@@ -451,6 +451,30 @@ def test_what_the_template_comments_are_the_defaults(project):
 
 def test_a_name_that_toml_must_quote(project):
     assert decode(tomllib.loads(render(detect(project), agent='we"ird name'))).grant('we"ird name')
+
+
+@pytest.mark.parametrize("agent", ["", "a\nb", "x" * 257, "group:x", "operator"])
+def test_init_with_a_name_that_no_agent_can_have_leaves_nothing(project, agent):
+    with pytest.raises(ConfigurationError) as caught:
+        write(project, agent=agent)
+    assert caught.value.path == "agent"
+    assert not (project / "interlock.toml").exists()
+
+
+def test_init_on_a_full_disk_leaves_nothing(project, monkeypatch):
+    real = os.open
+
+    def full(path, *rest):
+        fd = real(path, *rest)
+        if str(path).endswith("interlock.toml"):
+            os.dup2(disk := real("/dev/full", os.O_WRONLY), fd)
+            os.close(disk)
+        return fd
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(StoreError, match="cannot be written: No space left"):
+        write(project)
+    assert not (project / "interlock.toml").exists()
 
 
 def test_init_never_overwrites(project):

@@ -26,7 +26,7 @@ from interlock.engine.keeping import keep_once_a_day
 from interlock.engine.machine import boot_id, redaction_key, user_name
 from interlock.engine.registry import Registry
 from interlock.engine.reloading import Reloader
-from interlock.engine.run import OPERATOR, budget_of
+from interlock.engine.run import budget_of
 from interlock.engine.services import GateMaker, Services
 from interlock.engine.threads import DaemonThreads
 from interlock.executors import files, git, http, proc, process
@@ -37,7 +37,7 @@ from interlock.journal import Durability, RunIndex
 from interlock.model.canonical import digest
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError
-from interlock.model.grant import GROUP, Grant
+from interlock.model.grant import GROUP, OPERATOR, Grant
 from interlock.model.hosts import Endpoint
 from interlock.model.tool import Binding, Context, RateLimit, Tool
 from interlock.policy import DenyParam as PolicyDenyParam

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import msgspec
 
-from interlock.engine.run import OPERATOR, Run
+from interlock.engine.run import Run
 from interlock.engine.runtime import Runtime
 from interlock.engine.services import Services
 from interlock.journal import Head, decode_head, read_head, scan, sign_head
 from interlock.model.errors import StoreError, UsageError
 from interlock.model.events import StateChanged, WorkspaceCommitted
+from interlock.model.grant import OPERATOR
 from interlock.state import checkpoint
 from interlock.state.buffer import Buffer
 

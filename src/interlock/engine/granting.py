@@ -9,9 +9,8 @@ import msgspec
 from interlock.approvals import IssuedGrant, StandingAnswer
 from interlock.capability import attenuate, compile_grants
 from interlock.engine.desk import Desk
-from interlock.engine.run import OPERATOR
 from interlock.model.errors import UsageError
-from interlock.model.grant import GROUP, Grant, Paths
+from interlock.model.grant import GROUP, OPERATOR, Grant, Paths
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):

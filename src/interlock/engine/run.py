@@ -30,6 +30,7 @@ from interlock.model.events import (
     RunResumed,
     RunStarted,
 )
+from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Budget, Proposal, ToolCompensation
 from interlock.model.result import ProposalResult, RunStatus
 from interlock.model.tool import ToolExecutor
@@ -40,8 +41,6 @@ from interlock.workspace import Backups
 
 SIGN_EVERY: Final = 10_000
 """Events after which the head of a run that goes on is signed again."""
-OPERATOR: Final = "operator"
-"""The principal of a person at the command line. No proposal may name it."""
 
 
 class Run:

@@ -14,13 +14,13 @@ import msgspec
 from interlock.capability import attenuate
 from interlock.engine.assemble import adjusted, embedded, open_project
 from interlock.engine.recovery import Answer, resume
-from interlock.engine.run import OPERATOR, Run
+from interlock.engine.run import Run
 from interlock.engine.services import Services
 from interlock.executors.python import bind
 from interlock.model.clock import Clock
 from interlock.model.decode import decode_proposal, proposal_from_builtins
 from interlock.model.errors import ConfigurationError, InterlockError, UsageError
-from interlock.model.grant import GROUP, Grant
+from interlock.model.grant import GROUP, OPERATOR, Grant
 from interlock.model.limits import Limits
 from interlock.model.proposal import Budget, Proposal
 from interlock.model.result import NotUndone, ProposalResult
@@ -130,6 +130,8 @@ class Runtime:
         With a `grant` the fork has at most what this runtime's agent has: the intersection of both (if that
         has no grant of its own, of the first one that its groups have). Raises ConfigurationError.
         """
+        if agent == OPERATOR:
+            raise ConfigurationError(f"`{OPERATOR}` is not an agent: it stands for the person at the command line")
         if grant is None:
             return Runtime(self.services.fork(agent))
         own, settings, above = self.services.own_grants, self.services.settings, self.services.agent

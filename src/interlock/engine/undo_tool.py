@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from interlock.engine.calling import ask_tool
 from interlock.engine.context import ActionContext
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
-from interlock.engine.run import OPERATOR
 from interlock.journal import JournalWriter, recover
 from interlock.model.errors import ConflictError, IntegrityError, StoreError, ToolError, UsageError
 from interlock.model.events import UndoDone, UndoIntent
+from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action, ToolCompensation
 from interlock.model.tool import Binding, Context, Tool
 from interlock.verify.graph import resolve

@@ -9,6 +9,9 @@ import msgspec
 GROUP: Final = "group:"
 """A grant whose agent is `group:NAME` is for the members of that group. No agent's own name begins so."""
 
+OPERATOR: Final = "operator"
+"""The principal of a person at the command line. No agent has this name, and no proposal may name it."""
+
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Workspace-relative globs (`**` crosses directories). An empty tuple allows nothing."""

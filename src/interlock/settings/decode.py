@@ -19,7 +19,7 @@ import msgspec
 from interlock.detect import find_secrets
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import PathGlob
-from interlock.model.grant import GROUP
+from interlock.model.grant import GROUP, OPERATOR
 from interlock.model.hosts import parse_pattern
 from interlock.model.units import as_duration, as_size, duration_ms, size_bytes
 from interlock.model.values import step
@@ -245,7 +245,11 @@ def _check_agents(settings: Settings, error: Callable[..., ConfigurationError]) 
     for at, agent in named.items():
         if agent.startswith(GROUP):
             raise error(f"the name of an agent does not begin with `{GROUP}`", *at, hint="groups do not hold groups")
+        if agent == OPERATOR:  # an agent of that name could undo whatever a person can
+            raise error("that is not an agent: it stands for the person at the command line", *at)
     for agent, grant in settings.grants.items():
+        if agent == OPERATOR:
+            raise error("that is not an agent: it stands for the person at the command line", "grants", agent)
         group = agent.removeprefix(GROUP)
         if group != agent and group not in settings.groups:
             near = difflib.get_close_matches(group, settings.groups, n=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from interlock.model.errors import ConfigurationError, StoreError
-from interlock.settings.decode import description_of, fields_of, shown
+from interlock.settings.decode import decode, description_of, fields_of, shown
 from interlock.settings.load import FILE, find
 from interlock.settings.sections import DEFAULTS, Amounts
 
@@ -148,20 +149,27 @@ def render(project: Project, *, agent: str = "agent") -> str:
 def write(root: Path, *, agent: str = "agent") -> Path:
     """Write `interlock.toml` for the project at `root` and return its path. Never overwrites.
 
-    Raises: ConfigurationError if there is a configuration already; StoreError if it cannot be written.
+    Raises: ConfigurationError if there is a configuration already, or the agent cannot have that name;
+    StoreError if it cannot be written.
     """
     path = root / FILE
     there = find(root)
     if there is not None and there.path.parent == root.resolve():
         raise _exists(there.path)
+    text = render(detect(root), agent=agent)
+    decode(tomllib.loads(text))  # a name that cannot be an agent's leaves no file behind
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
         raise _exists(path) from None
     except OSError as error:
         raise StoreError(f"`{FILE}` cannot be written: {os.strerror(error.errno or 0)}", path=str(path)) from None
-    with os.fdopen(fd, "w", encoding="utf-8") as file:
-        file.write(render(detect(root), agent=agent))
+    try:
+        with os.fdopen(fd, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        path.unlink()
+        raise StoreError(f"`{FILE}` cannot be written: {os.strerror(error.errno or 0)}", path=str(path)) from None
     return path
 
 
