@@ -96,8 +96,17 @@ def test_bad_usage_is_one_document_and_exit_2(cli, argv):
 def test_bad_usage_for_people(bare):
     said = bare("runs", "lst")
     assert (said.code, said.out) == (2, "")
-    assert said.err.startswith("error: No such command 'lst'")
+    assert said.err.startswith("error: there is no command `lst`; did you mean `list`?")
     assert "--help" in said.err
+
+
+@pytest.mark.parametrize("name", ["rnu\x1b[2J", "x" * 5000])
+def test_what_somebody_typed_steers_no_terminal(bare, name):
+    said = bare(name)
+    assert said.code == 2
+    assert said.err.startswith("error: there is no command `")
+    assert "\x1b" not in said.err
+    assert len(said.err) < 300
 
 
 def test_without_a_command_the_help_is_shown(bare):

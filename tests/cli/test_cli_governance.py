@@ -225,6 +225,11 @@ def test_a_table_of_cases(cedar):
     assert cedar("policy", "test", "cases.yaml", "--json").code == 2
 
 
+def test_cases_without_end_are_refused(cedar):
+    said = cedar("policy", "test", "/dev/zero", "--json")
+    assert (said.code, said.error["code"], said.error["path"]) == (2, "limit_exceeded", "/dev/zero")
+
+
 def test_an_explanation_names_the_policies_that_decided(cedar):
     document = cedar("policy", "explain", "fs.read", "--parameters", '{"path": "secret"}', "--json").json
     assert (document["decision"]["decision"], document["decision"]["policies"]) == ("deny", ["no-secrets"])

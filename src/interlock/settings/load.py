@@ -121,7 +121,9 @@ def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = 
     """
     found = _explicit(explicit) if explicit is not None else find(start)
     if found is None:
-        raise ConfigurationError(f"no `{FILE}` here or above", path=str(start), hint="`interlock init` writes one")
+        raise ConfigurationError(
+            f"no `{FILE}` here or above", path=str(start.resolve()), hint="`interlock init` writes one"
+        )
     root = found.path.parent
     table = parse_toml(found.data, found.path.name)
     if found.path.name == PYPROJECT:

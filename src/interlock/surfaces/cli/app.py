@@ -7,6 +7,7 @@ Exit codes: 0 every action succeeded; 1 an action did not; 2 usage, configuratio
 from __future__ import annotations
 
 import copy
+import difflib
 import os
 import sys
 import traceback
@@ -18,6 +19,7 @@ import click
 
 from interlock._version import __version__
 from interlock.model.errors import InterlockError, UsageError
+from interlock.model.values import quoted
 from interlock.surfaces.cli.output import Output
 
 FAILED: Final = 1
@@ -90,6 +92,16 @@ class Group(click.Group):
         """As click's, with more parameters."""
         super().__init__(*args, **kwargs)
         self.params += _common()
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, and a misspelt command is told which one may have been meant."""
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            near = difflib.get_close_matches(name[:80], self.list_commands(ctx), n=1)
+            ctx.fail(f"there is no command {quoted(name)}" + (f"; did you mean `{near[0]}`?" if near else ""))
+        return super().resolve_command(ctx, args)
 
 
 class _Root(Group):

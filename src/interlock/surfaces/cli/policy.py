@@ -128,12 +128,16 @@ def _policies(out: Output) -> Policies:
 
 def _read(path: Path) -> Any:
     try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+        most = DEFAULT_LIMITS.yaml_bytes
+        with sys.stdin.buffer if str(path) == "-" else path.open("rb") as file:
+            data = file.read(most + 1)
     except OSError as error:
         code = "not_found" if isinstance(error, FileNotFoundError) else "usage"
         raise UsageError(
             f"the cases cannot be read: {os.strerror(error.errno or 0)}", code=code, path=str(path)
         ) from None
+    if len(data) > most:
+        raise UsageError(f"the cases have more than {most} bytes", code="limit_exceeded", path=str(path))
     try:
         return decode_value(data) if data.lstrip()[:1] in (b"{", b"[") else parse_yaml(data, DEFAULT_LIMITS)
     except ProposalError as error:
