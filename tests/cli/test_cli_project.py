@@ -52,6 +52,24 @@ def test_an_edit_stops_runs_until_it_is_trusted(cli):
     assert "nothing changed" in cli("trust").out
 
 
+def test_quiet_trust_says_nothing(cli):
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text() + "\n# an edit\n")
+    assert "+# an edit" in cli("trust", "--quiet").err  # what somebody is asked about is always shown
+    said = cli("trust", "--yes", "--quiet")
+    assert (said.code, said.out, said.err) == (0, "", "")
+
+
+def test_a_secret_that_is_not_there_is_named(cli):
+    path = cli.root / "interlock.toml"
+    notify = '[[approvals.notify]]\nkind = "webhook"\nurl = "https://hooks.example.org/x"\nsecret_env = "NO_SUCH"\n'
+    path.write_text(path.read_text() + notify)
+    cli("trust", "--yes")
+    error = cli("run", cli.plan(call("fs.list")), "--json").error
+    assert "`NO_SUCH`" in error["message"]
+    assert error["path"] == "approvals.notify[0].secret_env"
+
+
 def test_a_broken_configuration_is_the_users_and_named(cli):
     (cli.root / "interlock.toml").write_text('agnet = "x"\n')
     error = cli("trust", "--yes", "--json").error

@@ -222,6 +222,7 @@ def test_an_unknown_key_is_an_error_with_its_line_and_the_nearest_name(text, pat
         ("[[approvals.notify]]\nkind='webhook'", "approvals.notify[0]", "url"),
         ("[[approvals.notify]]\nkind='bell'\nurl='http://x'", "approvals.notify[0]", "not for"),
         ("[[approvals.notify]]\nkind='command'", "approvals.notify[0]", "command"),
+        ("[[approvals.notify]]\nkind='webhook'\nurl='https://x.example'", "approvals.notify[0]", "secret_env"),
         ('[grants."a\\nb"]', 'grants["a\\nb"]', "control character"),
         ('agent = "a\\n"', "agent", "control character"),
         ('[rules]\nallow = ["fs.read\\u202e"]', "rules.allow[0]", "invisible"),

@@ -397,7 +397,12 @@ def _notifiers(settings: Settings, desk: Desk, env: Mapping[str, str]) -> list[N
         elif one.kind == "command":
             found.append(Command(one.command, child_environment(env), name=f"command {number}"))
         else:
-            secret = env.get(one.secret_env or "", "").encode()
+            secret = env.get(one.secret_env or "", "").encode("utf-8", "surrogateescape")
+            if not secret:
+                raise ConfigurationError(
+                    f"the environment variable `{one.secret_env}`, which signs what is posted, is not set",
+                    path=f"approvals.notify[{number}].secret_env",
+                )
             found.append(Webhook(one.url or "", secret, desk.store.time, name=f"webhook {number}"))
     return found
 

@@ -294,6 +294,8 @@ def _notify_problem(notify: Notify) -> str | None:
         return "kind `command` needs `command`"
     if notify.kind == "webhook" and (notify.url is None or not _is_url(notify.url)):
         return "kind `webhook` needs `url`, an http or https URL"
+    if notify.kind == "webhook" and notify.secret_env is None:
+        return "kind `webhook` needs `secret_env`, the name of the variable with the secret that signs what is posted"
     return None
 
 

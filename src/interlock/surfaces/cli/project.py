@@ -55,7 +55,7 @@ def trust(out: Output, yes: bool, token_file: Path | None, approver: str | None)
     if not reviewed.changes:
         out.emit({**document, "trusted": True}, lambda: ["nothing changed since it was trusted"])
         return 0
-    if not out.json:
+    if not (out.json or (out.quiet and yes)):
         show(out, reviewed)
     if not yes:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
