@@ -284,6 +284,9 @@ def test_the_bytes_that_were_checked_are_the_bytes_that_are_loaded(project, trus
         ("[policy]\nfiles = ['**']", "policy.files[0]"),
         ("[policy]\nfiles = ['policy']", None),
         ("[policy]\nfiles = ['polciy/*.cedar']", "policy.files[0]"),
+        ("[policy]\nfiles = ['*.cedar']", "policy.files[0]"),
+        ("[policy]\nfiles = ['policy/../*.cedar']", "policy.files[0]"),
+        ("[policy]\nfiles = ['../*.cedar']", "policy.files[0]"),
         ("[tools]\nmodules = ['nowhere.at_all']", "tools.modules[0]"),
         ("[capsules.x]\npath = 'nowhere'", "capsules.x.path"),
     ],
@@ -310,6 +313,14 @@ def test_a_file_that_could_stand_in_for_a_trusted_module_is_an_error(project, sh
     assert shadow in caught.value.hint
 
 
+@pytest.mark.parametrize("pattern", ["a/*.cedar", "./a//*.cedar", "b/../a/*.cedar", "%s/a/*.cedar"])
+def test_no_agent_may_write_where_a_new_policy_would_be_read(project, pattern):
+    (project / "interlock.toml").write_text(f"[policy]\nfiles = ['{pattern.replace('%s', str(project))}']")
+    for parent in ("a", "b"):
+        (project / parent).mkdir(exist_ok=True)
+    assert "a" in gather(project).protected
+
+
 def test_a_policy_is_one_whatever_its_file_is_called(project, trust):
     (project / "interlock.toml").write_text("[policy]\nfiles = ['forbid.txt', 'policy/*']\n[tools]\nmodules = ['m']\n")
     (project / "policy").mkdir()
@@ -320,13 +331,13 @@ def test_a_policy_is_one_whatever_its_file_is_called(project, trust):
 
 
 def test_names_and_texts_that_are_not_utf8(project, trust):
-    (project / "interlock.toml").write_text("[policy]\nfiles = ['*.cedar']")
-    (project / "a.cedar").write_bytes(b"ok\n\xff")
+    (project / "interlock.toml").write_text("[policy]\nfiles = ['a/*.cedar']")
+    (project / "a" / "a.cedar").write_bytes(b"ok\n\xff")
     trusted(project, trust)
     with pytest.raises(ConfigurationError) as caught:
-        loaded(project, trust).text("a.cedar")
-    assert caught.value.path == "a.cedar:2"
-    (project / "\udcff.cedar").write_bytes(b"")
+        loaded(project, trust).text("a/a.cedar")
+    assert caught.value.path == "a/a.cedar:2"
+    (project / "a" / "\udcff.cedar").write_bytes(b"")
     with pytest.raises(ConfigurationError, match="name of a file"):
         gather(project)
 

@@ -58,7 +58,7 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     def protected(self) -> tuple[str, ...]:
         """What was read, and directories of patterns, relative to the root: no agent may write there."""
         inside = (f.name for f in self.files if not f.name.startswith(("/", "../")))
-        return tuple(dict.fromkeys((*inside, *named_directories(self.settings))))
+        return tuple(dict.fromkeys((*inside, *named_directories(self.settings, self.root))))
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

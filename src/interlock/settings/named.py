@@ -30,11 +30,8 @@ def named_files(settings: Settings, root: Path, locate: Locate) -> Iterator[Name
     for index, pattern in enumerate(settings.policy.files):
         place: Place = ("policy", "files", index)
         if "*" in pattern:
-            directory, last = _split(pattern, place, locate)
-            if not (root / directory).is_dir():
-                # No file may match yet, but a misspelt directory would leave out policies that forbid.
-                raise ConfigurationError(f"`{dotted(place)}`: there is no such directory", path=locate(place))
-            yield from (Named(place, path) for path in _listed(root / directory, last))
+            _check_pattern(pattern, root, place, locate)
+            yield from (Named(place, path) for path in _listed(_directory(pattern, root), pattern.rpartition("/")[2]))
         else:
             yield Named(place, root / pattern)
     for name, capsule in settings.capsules.items():
@@ -43,23 +40,31 @@ def named_files(settings: Settings, root: Path, locate: Locate) -> Iterator[Name
         yield from _module(module, root, ("tools", "modules", index), locate)
 
 
-def named_directories(settings: Settings) -> Iterator[str]:
+def named_directories(settings: Settings, root: Path) -> Iterator[str]:
     """The directories in which a new file would be read too: those of patterns, relative to the root."""
     for pattern in settings.policy.files:
-        directory = os.path.normpath(pattern.rpartition("/")[0] or ".")
-        if "*" in pattern and not directory.startswith(("/", "..")) and directory != ".":
-            yield directory
+        directory = _directory(pattern, root)
+        if "*" in pattern and directory.is_relative_to(root):
+            yield directory.relative_to(root).as_posix()
 
 
-def _split(pattern: str, place: Place, locate: Locate) -> tuple[str, str]:
-    directory, _, last = pattern.rpartition("/")
-    if "*" in directory or "**" in last:
-        raise ConfigurationError(
-            f"`{dotted(place)}`: `*` may stand only in the last part of a path",
-            path=locate(place),
-            hint="for example `policy/*.cedar`",
-        )
-    return directory, last
+def _directory(pattern: str, root: Path) -> Path:
+    return Path(os.path.normpath(root / pattern.rpartition("/")[0]))
+
+
+def _check_pattern(pattern: str, root: Path, place: Place, locate: Locate) -> None:
+    above, _, last = pattern.rpartition("/")
+    wrong = None
+    if "*" in above or "**" in last:
+        wrong = "`*` may stand only in the last part of a path"
+    elif root.is_relative_to(_directory(pattern, root)):
+        # No agent may write where a new file would be read, and the whole project cannot be forbidden.
+        wrong = "a pattern needs a directory of its own"
+    elif not _directory(pattern, root).is_dir():
+        # It may be empty; but a misspelt one would leave out the policies that forbid.
+        wrong = "there is no such directory"
+    if wrong is not None:
+        raise ConfigurationError(f"`{dotted(place)}`: {wrong}", path=locate(place), hint="for example `policy/*.cedar`")
 
 
 def _listed(directory: Path, pattern: str) -> list[Path]:
