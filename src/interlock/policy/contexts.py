@@ -8,6 +8,7 @@ of the policies, found here, with file and line.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import SequenceMatcher
 from typing import Any, Final
 
 import msgspec
@@ -54,6 +55,12 @@ class _Missing(msgspec.Struct, frozen=True):
             return f"{parent} has no attribute `{name}`{nearest(name, self.shape.fields)}"
         return f"{parent} is not a record, so it cannot have `{name}`"
 
+    @property
+    def closeness(self) -> float:
+        """How much the name looks like one that is there: the action that was probably meant has the nearest."""
+        there = self.shape.fields if isinstance(self.shape, Fields) else ()
+        return max((SequenceMatcher(None, self.path[-1], name).ratio() for name in there), default=0.0)
+
 
 _Wanted = dict[tuple[str, tuple[str, ...]], dict[Shape | None, tuple[str, str]]]
 """For an action (or "") and a path: the shapes wanted there, each with the place and the id of the first policy."""
@@ -84,9 +91,9 @@ class Resolver:
                 noted = [(action.name, self._note(use, action, (place, policy.id))) for action in about]
                 # `compensate` takes what every tool takes: a name that only it could have is nobody's
                 missing = [lacks for name, lacks in noted if name != COMPENSATE] or [lacks for _, lacks in noted]
-                messages = [lacks.message for lacks in missing if lacks is not None]
-                if missing and len(messages) == len(missing):
-                    wrong = next((message for message in messages if "did you mean" in message), messages[0])
+                everywhere = [lacks for lacks in missing if lacks is not None]
+                if missing and len(everywhere) == len(missing):
+                    wrong = max(everywhere, key=lambda lacks: lacks.closeness).message
             if wrong:
                 self._problem(wrong, (place, policy.id))
 
