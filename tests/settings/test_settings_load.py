@@ -13,6 +13,7 @@ from interlock.model.limits import DEFAULT_LIMITS
 from interlock.settings import SourceFile, TrustStore, decode, find, gather, load
 from interlock.settings.source import read_bytes
 from interlock.settings.template import detect, render, write
+from interlock.settings.trust import LINES_MATCHED_MAX
 
 
 @pytest.fixture
@@ -340,6 +341,24 @@ def test_names_and_texts_that_are_not_utf8(project, trust):
     (project / "a" / "\udcff.cedar").write_bytes(b"")
     with pytest.raises(ConfigurationError, match="name of a file"):
         gather(project)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_difference_of_many_lines_is_shown_without_matching_them(project, trust, extra):
+    path = project / "interlock.toml"
+    lines = [f"# {n % 700}" for n in range(LINES_MATCHED_MAX // 2)]
+    path.write_text("\n".join(["agent = 'a'", *lines, "# end"]))
+    trusted(project, trust)
+    path.write_text("\n".join(["agent = 'a'", *reversed(lines), *["# more"] * extra, "# end"]))
+    assert "interlock.toml (changed)" in untrusted(project, trust).message
+    (change,) = trust.check(project, trust_files(project))
+    shown = change.diff.split("\n")
+    assert shown[:3] == [
+        "--- interlock.toml (trusted)",
+        "+++ interlock.toml",
+        f"@@ -2,{len(lines)} +2,{len(lines) + extra} @@",
+    ]
+    assert shown[3:] == [*("-" + x for x in lines), *("+" + x for x in reversed(lines)), *["+# more"] * extra]
 
 
 def test_the_difference_hides_nothing(project, trust):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
 
@@ -24,6 +24,10 @@ from interlock.model.errors import ConfigurationError, IntegrityError, StoreErro
 
 FILE: Final = "trust.json"
 FORMAT_VERSION: Final = 1
+LINES_MATCHED_MAX: Final = 20_000
+"""More lines are not matched one by one: that takes time with the square of their number."""
+
+Status = Literal["new", "changed", "removed"]
 
 
 class SourceFile(msgspec.Struct, frozen=True):
@@ -43,7 +47,7 @@ class Change(msgspec.Struct, frozen=True):
     """How a file differs from what was trusted."""
 
     name: str
-    status: Literal["new", "changed", "removed"]
+    status: Status
     diff: str
     """A unified diff from the trusted text to the present one, for people."""
 
@@ -68,25 +72,15 @@ class TrustStore:
 
     def check(self, root: Path, files: Sequence[SourceFile]) -> list[Change]:
         """What differs from what was trusted for the project at `root`; empty if nothing does. Raises IntegrityError."""
-        trusted = self._read().projects.get(_project(root), {})
-        changes = []
-        for file in files:
-            before = trusted.get(file.name)
-            if before is None:
-                changes.append(Change(file.name, "new", _diff(file.name, "", _text(file.data))))
-            elif before.digest != file.digest:
-                changes.append(Change(file.name, "changed", _diff(file.name, before.text, _text(file.data))))
-        present = {file.name for file in files}
-        for name, before in trusted.items():
-            if name not in present:
-                changes.append(Change(name, "removed", _diff(name, before.text, "")))
-        return changes
+        return [
+            Change(name, status, _diff(name, before, after))
+            for name, status, before, after in self._compared(root, files)
+        ]
 
     def require(self, root: Path, files: Sequence[SourceFile]) -> None:
         """Raises ConfigurationError `untrusted_configuration` unless all is as it was trusted."""
-        changes = self.check(root, files)
-        if changes:
-            what = ", ".join(f"{change.name} ({change.status})" for change in changes)
+        what = ", ".join(f"{name} ({status})" for name, status, _, _ in self._compared(root, files))
+        if what:
             raise ConfigurationError(
                 f"the configuration is not trusted: {what}",
                 code="untrusted_configuration",
@@ -105,6 +99,20 @@ class TrustStore:
             self._disk.write_atomic(self._path, msgspec.json.encode(_Document(projects=projects)))
         finally:
             os.close(lock)
+
+    def _compared(self, root: Path, files: Sequence[SourceFile]) -> Iterator[tuple[str, Status, str, str]]:
+        """Name, status, trusted text and present text of each file that differs."""
+        trusted = self._read().projects.get(_project(root), {})
+        for file in files:
+            before = trusted.get(file.name)
+            if before is None:
+                yield file.name, "new", "", _text(file.data)
+            elif before.digest != file.digest:
+                yield file.name, "changed", before.text, _text(file.data)
+        present = {file.name for file in files}
+        for name, before in trusted.items():
+            if name not in present:
+                yield name, "removed", before.text, ""
 
     def _read(self) -> _Document:
         try:
@@ -135,14 +143,26 @@ def _text(data: bytes) -> str:
 
 
 def _diff(name: str, before: str, after: str) -> str:
-    lines = difflib.unified_diff(
-        before.split("\n") if before else [],
-        after.split("\n") if after else [],
-        f"{name} (trusted)" if before else "/dev/null",
-        name if after else "/dev/null",
-        lineterm="",
-    )
+    old, new = (text.split("\n") if text else [] for text in (before, after))
+    heads = f"{name} (trusted)" if before else "/dev/null", name if after else "/dev/null"
+    if len(old) + len(new) <= LINES_MATCHED_MAX:
+        lines: Iterable[str] = difflib.unified_diff(old, new, *heads, lineterm="")
+    else:
+        lines = _replaced(old, new, *heads)
     return "\n".join(map(_visible, lines))
+
+
+def _replaced(old: list[str], new: list[str], old_head: str, new_head: str) -> Iterator[str]:
+    """One hunk: all lines between the first and the last that differ."""
+    both = list(zip(old, new, strict=False))
+    first = next((at for at, (a, b) in enumerate(both) if a != b), len(both))
+    backwards = zip(reversed(old[first:]), reversed(new[first:]), strict=False)
+    last = next((at for at, (a, b) in enumerate(backwards) if a != b), min(len(old), len(new)) - first)
+    gone, come = old[first : len(old) - last], new[first : len(new) - last]
+    yield from (f"--- {old_head}", f"+++ {new_head}")
+    yield f"@@ -{first + 1},{len(gone)} +{first + 1},{len(come)} @@"
+    yield from (f"-{line}" for line in gone)
+    yield from (f"+{line}" for line in come)
 
 
 def _visible(line: str) -> str:
