@@ -6,8 +6,9 @@ import pytest
 from engine_world import AGENT, binding, call, execute, expect, plan, read, reasons, statuses, write
 
 import interlock
-from interlock.disk import Database
+from interlock.disk import Database, Disk
 from interlock.engine import execution as engine_execution
+from interlock.engine import unfinished
 from interlock.engine.recovery import resume
 from interlock.journal import scan
 from interlock.model.errors import UsageError
@@ -539,3 +540,16 @@ def test_a_run_whose_row_was_never_written_is_found_by_its_journal(new_project):
         asyncio.run(rt.resume(done.run_id))
     assert caught.value.code == "run_finished", "its journal says so"
     assert rt.services.index.get(done.run_id).agent == AGENT
+
+
+def test_looking_for_lost_runs_stands_in_nobodys_way(project, monkeypatch):
+    """Another process is just beginning a run, or has entered it since we looked."""
+    rt = project.open()
+    index, runs = rt.services.index, project.home / "runs"
+    execute(rt, write("k", 1))
+    (run_id,) = project.runs()
+    (runs / "run_beginning").mkdir()
+    monkeypatch.setattr(index, "list_runs", lambda **_: [])
+    unfinished.adopt_orphans(index, runs, Disk())
+    assert index.get(run_id).status == "succeeded"
+    assert not (runs / "run_beginning" / "lock").exists(), "its lock was taken from whoever begins it"

@@ -5,6 +5,7 @@ Nothing is run here. `resume` goes on; `recover RUN --action ID --as ...` settle
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from interlock.engine.folding import FoldedRun
 from interlock.engine.machine import boot_id
 from interlock.journal import RunIndex, RunRow, read, recover
 from interlock.journal.index import require_not_behind
+from interlock.journal.sealing import JOURNAL_NAME
 from interlock.model.errors import IntegrityError, StoreError, UsageError
 from interlock.model.events import RunStarted
 
@@ -63,6 +65,8 @@ def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
     for directory in sorted(runs.iterdir() if runs.is_dir() else ()):
         if directory.name in known or not directory.name.startswith("run_"):
             continue
+        if not (directory / JOURNAL_NAME).exists():
+            continue  # nothing was written; and whoever begins it just now needs its lock
         try:
             recover(directory, disk)
             first = next(read(directory), None)
@@ -73,16 +77,16 @@ def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
         except (IntegrityError, UsageError):
             continue  # nothing was ever sealed there, or it is not a run
         if isinstance(first, RunStarted):
-            index.add(
-                RunRow(
-                    run_id=directory.name,
-                    workspace=first.workspace,
-                    session=first.session,
-                    agent=first.agent,
-                    source="unknown",
-                    started_us=first.ts,
-                )
+            row = RunRow(
+                run_id=directory.name,
+                workspace=first.workspace,
+                session=first.session,
+                agent=first.agent,
+                source="unknown",
+                started_us=first.ts,
             )
+            with contextlib.suppress(UsageError):  # since we looked it was entered, by its own process or by another
+                index.add(row)
 
 
 def _recover_one(db: Database, index: RunIndex, runs: Path, disk: Disk, row: RunRow) -> Unfinished | None:
