@@ -11,6 +11,7 @@ from interlock.engine import run as engine_run
 from interlock.engine.folding import FoldedRun
 from interlock.journal import decode_head, read_head, verify_head
 from interlock.model.errors import UsageError
+from interlock.state.store import StateConflictError
 
 
 async def noop(parameters, ctx):
@@ -110,3 +111,19 @@ def test_the_head_is_signed_at_a_checkpoint_and_no_newer_one_is_replaced(project
     last = read_head(run.directory)
     checkpoints.save(rt, run.id, tmp_path / "c.json")
     assert read_head(run.directory) == last
+
+
+def test_a_restore_that_fails_is_not_listed_as_a_success(project, tmp_path, monkeypatch):
+    rt = project.open(*TOOLS)
+    run = asyncio.run(carry(rt, PLANS[0]))
+    run.finish()
+    checkpoints.save(rt, run.id, tmp_path / "c.json")
+    asyncio.run(carry(rt, plan(write("k", 9)))).finish()
+
+    def conflict(_read):
+        raise StateConflictError(["k"])
+
+    monkeypatch.setattr(rt.services.store, "check", conflict)
+    with pytest.raises(StateConflictError):
+        checkpoints.restore(rt, tmp_path / "c.json")
+    assert rt.services.index.list_runs()[0].status == "failed"

@@ -9,8 +9,9 @@ import interlock
 from interlock.disk import Database, Disk
 from interlock.engine import execution as engine_execution
 from interlock.engine import unfinished
+from interlock.engine.folding import FoldedRun
 from interlock.engine.recovery import resume
-from interlock.journal import scan
+from interlock.journal import TornIntent, scan
 from interlock.model.errors import UsageError
 from interlock.workspace.lease import WriteLease
 
@@ -478,6 +479,53 @@ def test_a_torn_tail_is_kept_aside_and_its_intents_are_unknown_outcomes(project)
     assert crash.log == []
     assert (resumed.status, resumed["b"].status) == ("held", "held")
     assert (path.parent / "journal.torn").exists()
+
+
+def test_an_intent_in_the_torn_tail_is_asked_about_until_the_action_was_tried_again(project):
+    async def fail(parameters, ctx):
+        raise ValueError("again")
+
+    async def main():
+        run = rt.start_run()
+        action = call("fail", "a", failure_behavior="retry")
+        task = asyncio.create_task(run.execute(interlock.model.decode.proposal_from_builtins(plan(action, id="p"))))
+        while "action_retrying" not in project.kinds(run.id):
+            await asyncio.sleep(0.005)
+        task.cancel()
+        await asyncio.wait([task])
+        run.finish()
+        return run.id
+
+    rt = project.open(binding("fail", fail))
+    rt.services.jitter = lambda: 1.0
+    folded = FoldedRun(project.run_directory(asyncio.run(main())))
+    action = folded.proposals["p"].action("a")
+    attempts = action.attempts
+    folded.add_torn([TornIntent("p", "a", attempts)])
+    assert not action.open
+    folded.add_torn([TornIntent("p", "a", attempts + 1)])
+    assert (action.open, action.attempts) == (True, attempts + 1)
+
+
+def test_a_run_in_which_nothing_began_is_over_once_it_was_resumed(project):
+    """It was shown as unfinished for ever: whoever resumed it was told to resume it."""
+    child = project.script("project.open().start_run(); os._exit(9)")
+    child.communicate(timeout=20)
+    (run_id,) = project.runs()
+    rt = project.open()
+    services = rt.services
+
+    def unfinished_runs():
+        return unfinished.recover_all(services.db, services.index, services.state_dir / "runs", services.disk)
+
+    (found,) = unfinished_runs()
+    assert (found.need, "before anything began" in found.detail) == ("resume", True)
+    assert asyncio.run(rt.resume(run_id)) == []
+    assert services.index.get(run_id).status == "interrupted", "that is no success"
+    assert unfinished_runs() == []
+    with pytest.raises(UsageError) as caught:
+        asyncio.run(rt.resume(run_id))
+    assert caught.value.code == "run_finished"
 
 
 def test_a_journal_that_ends_before_the_database_says_is_refused(project):

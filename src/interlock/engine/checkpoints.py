@@ -88,6 +88,9 @@ def restore(runtime: Runtime, file: Path, *, merge: bool = False) -> Restored:
     try:
         if writes:
             _commit(run, buffer, loaded)
+    except BaseException:
+        run.tally.statuses.add("failed")
+        raise
     finally:
         run.finish()
     now = services.registry.versions()

@@ -123,8 +123,10 @@ class FoldedRun:
         for intent in intents:
             if intent.proposal in self.proposals:
                 action = self.proposals[intent.proposal].action(intent.action)
-                if action.row is None:
-                    action.attempts = max(action.attempts, intent.attempt)
+                if (
+                    action.row is None and intent.attempt > action.attempts
+                ):  # else it was settled, and tried again since
+                    action.attempts = intent.attempt
                     action.open = True
 
     def proposal(self, folded: FoldedProposal) -> Proposal:

@@ -58,6 +58,7 @@ class Run:
         self.budget: SharedBudget | None = None
         self.tally = Tally()
         self._signed_to = 0
+        self._empty = False
         self._proposals: set[str] = set()
 
     @classmethod
@@ -267,7 +268,7 @@ class Run:
     def _seal(self, status: RunStatus, writer: JournalWriter) -> None:
         """The last event, the signed head, the row in the index."""
         services = self.services
-        if status not in ("held", "interrupted"):
+        if self._empty or status not in ("held", "interrupted"):
             assert self.recorder is not None
             self.recorder.append(RunFinished(status=status, ts=services.clock.now_us(), mono=services.clock.mono_ns()))
         writer.flush()
@@ -289,7 +290,8 @@ class Run:
             index.commit_point(self.recorder.writer.head())
 
     def nothing_began(self) -> None:
-        """The process ended before a proposal was on disk: that is no success."""
+        """The process ended before a proposal was on disk: that is no success, and there is nothing to go on with."""
+        self._empty = True
         self.tally.statuses.add("interrupted")
 
     def count(self, result: ProposalResult) -> None:

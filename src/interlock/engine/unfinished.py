@@ -138,8 +138,13 @@ def _need(db: Database, row: RunRow, folded: FoldedRun, moved: int) -> Unfinishe
     if unknown:
         detail = f"its process ended while {_names(unknown)} ran"
     else:
+        began = folded.proposals or folded.ended.statuses
         detail = (
-            "its process ended in between two actions" if row.status == "interrupted" else "its questions are answered"
+            "its process ended before anything began"
+            if not began
+            else "its process ended in between two actions"
+            if row.status == "interrupted"
+            else "its questions are answered"
         )
     return _told(row, "resume", detail, resume, actions=unknown, moved_bytes=moved)
 

@@ -114,7 +114,9 @@ def show_resumed(out: Output, run_id: str, results: list[ProposalResult]) -> int
 
     out.emit(
         {"run_id": run_id, "status": status, "proposals": results},
-        lambda: [line for result in results for line in proposal_lines(out, result)],
+        lambda: (
+            [line for result in results for line in proposal_lines(out, result)] or ["there was nothing left to do"]
+        ),
     )
     _say_held(out, results)
     return EXIT_CODES.get(status, FAILED)
