@@ -1,8 +1,12 @@
 """The files of a proposal that is taken back: each action's from its own lines in the index of the backups."""
 
-from engine_world import binding, call, execute
+import asyncio
 
-from interlock.engine import undoing
+from engine_world import binding, call, execute, write
+
+from interlock.engine.folding import FoldedRun
+from interlock.state.store import StateStore
+from interlock.workspace import undo
 
 
 def fs_write(path, name):
@@ -16,11 +20,43 @@ def failing():
     return binding("fail", fail)
 
 
+def counted(monkeypatch, where, name):
+    """The arguments of each call of a function, which is made all the same."""
+    calls = []
+    real = getattr(where, name)
+    monkeypatch.setattr(where, name, lambda *args, **kwargs: calls.append(args) or real(*args, **kwargs))
+    return calls
+
+
+def test_undo_of_a_run_looks_each_thing_up_once(project, monkeypatch):
+    """Once for each action: 4,000 writes of one key took a minute to take back."""
+
+    async def noop(parameters, ctx):
+        return None
+
+    rt = project.open(binding("do", noop, reversibility="compensable"), binding("un", noop))
+    compensation = {"type": "action_ref", "action_id": "un"}
+    done = execute(
+        rt,
+        *(fs_write(f"f{i}", f"a{i}") for i in range(5)),
+        *(write("k", i, f"w{i}") for i in range(5)),
+        *(call("do", f"d{i}", compensation=compensation) for i in range(5)),
+        call("un", "un"),
+    )
+    index = counted(monkeypatch, undo, "read_entries")
+    histories = counted(monkeypatch, StateStore, "history")
+    decoded = counted(monkeypatch, FoldedRun, "proposal")
+    result = asyncio.run(rt.undo(done.run_id))
+    assert result.ok
+    assert len(result.results[0].output["compensated"]) == 5
+    assert not list(project.root.glob("f*"))
+    assert rt.services.store.get("k") is None
+    assert (len(index), len(histories), len(decoded)) == (2, 1, 1), "the index once more, to look for conflicts first"
+
+
 def test_the_index_is_read_once_however_many_actions_are_taken_back(project, monkeypatch):
     """Once for each action took minutes for 10,000 of them."""
-    reads = []
-    real = undoing.plan_undo
-    monkeypatch.setattr(undoing, "plan_undo", lambda run, **which: reads.append(which) or real(run, **which))
+    reads = counted(monkeypatch, undo, "read_entries")
     rt = project.open(failing())
     result = execute(rt, *(fs_write(f"f{i}", f"a{i}") for i in range(5)), call("fail"))
     assert [row.status for row in result.results[:5]] == ["rolled_back"] * 5

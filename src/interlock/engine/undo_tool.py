@@ -7,6 +7,8 @@ nothing of that action is touched, unless forced.
 
 from __future__ import annotations
 
+import contextlib
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any
 
 from interlock.engine.calling import ask_tool
@@ -14,15 +16,16 @@ from interlock.engine.context import ActionContext
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
 from interlock.journal import JournalWriter, recover
 from interlock.model.errors import ConflictError, IntegrityError, StoreError, ToolError, UsageError
-from interlock.model.events import UndoDone, UndoIntent
+from interlock.model.events import StateChanged, UndoDone, UndoIntent
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action, ToolCompensation
 from interlock.model.tool import Binding, Context, Tool
+from interlock.state.store import Transition
 from interlock.verify.graph import resolve
 from interlock.verify.templates import fill
-from interlock.workspace import Origin
+from interlock.workspace import Entry, Origin
 from interlock.workspace.names import Rel, to_json
-from interlock.workspace.undo import UndoConflictError, find_conflicts, plan_undo, restore
+from interlock.workspace.undo import UndoConflictError, find_conflicts, plan_by_action, plan_undo, restore
 
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
@@ -84,6 +87,11 @@ class _Undo:
         self._at: dict[str, int] = {}
         """Which version of a key is back: an older action finds its own write there."""
         self._not_undone: list[dict[str, str]] = []
+        # What is looked up for each action, read once: an undo may be of a hundred thousand.
+        self._entries: dict[tuple[str, str], list[Entry]] | None = None
+        self._writes: dict[str, dict[str, list[StateChanged]]] = {}
+        self._actions: dict[str, dict[str, Action]] = {}
+        self._pasts: dict[str, _Past] = {}
         self._marks: list[tuple[str, str, str, str]] = []
         """Run, proposal, action and status of what has to be written into other runs' journals."""
 
@@ -121,6 +129,10 @@ class _Undo:
         if not chosen:
             what = f"no action `{action}` that did something" if action else "nothing that could be taken back"
             raise ToolError(f"run `{run_id}` has {what}", code="nothing_to_undo", retryable=False)
+        with contextlib.suppress(
+            IntegrityError
+        ):  # then each action reads its own lines, and those that are whole come back
+            self._entries = plan_by_action(folded.directory)
         if not self._force:
             self._look_first(folded, chosen)
         try:
@@ -189,10 +201,10 @@ class _Undo:
             "not_undone": self._not_undone,
         }
 
-    @staticmethod
-    def _chosen(folded: FoldedRun, known: FoldedProposal, action: str | None) -> list[Action]:
+    def _chosen(self, folded: FoldedRun, known: FoldedProposal, action: str | None) -> list[Action]:
         """The actions to take back, newest first: those that succeeded (or were left in the middle)."""
         by_id = {a.id: a for a in folded.proposal(known).actions}
+        self._actions[known.received.proposal or ""] = by_id
         ended = [action_id for action_id, _ in known.outcomes]
         ended += [action_id for action_id, one in known.actions.items() if one.interrupted or one.open]
         return [
@@ -292,7 +304,7 @@ class _Undo:
         if isinstance(given, ToolCompensation):
             return [(agent, given.tool, resolve(given.parameters, _Outputs(known)))]
         if given is not None:
-            other = next(a for a in folded.proposal(known).actions if a.id == given.action_id)
+            other = self._actions[known.received.proposal or ""][given.action_id]
             return [(agent, other.tool, resolve(other.parameters, _Outputs(known)))] if other.tool else []
         parameters = folded.value(done.parameters) if done.parameters is not None else action.parameters
         call = self._template(action.tool or "", parameters, output)
@@ -312,7 +324,14 @@ class _Undo:
         x, workspace = self._x, self._services.workspace
         if workspace is None or x.run.backups is None:
             return False
-        entries = plan_undo(folded.directory, proposal=proposal_id, action=action_id)
+        try:
+            if self._entries is None:
+                entries = plan_undo(folded.directory, proposal=proposal_id, action=action_id)
+            else:
+                entries = self._entries.get((proposal_id, action_id), [])
+        except IntegrityError as error:
+            self._leave(action_id, error.code, error.message)
+            return True
         if not entries:
             return False
         if any(self._refused_path(entry.rel) for entry in entries):
@@ -338,7 +357,12 @@ class _Undo:
     def _restore_state(self, known: FoldedProposal, action_id: str) -> bool:
         """Give the keys that the action wrote the values they had before it. True if it had written any."""
         buffer = self._x.buffer
-        changes = [change for owner, change in known.writes if owner == action_id]
+        proposal_id = known.received.proposal or ""
+        if proposal_id not in self._writes:
+            by_owner = self._writes[proposal_id] = {}
+            for owner, change in known.writes:
+                by_owner.setdefault(owner, []).append(change)
+        changes = self._writes[proposal_id].get(action_id, [])
         if not changes or known.committed is None:
             return bool(changes)
         x = self._x
@@ -346,14 +370,15 @@ class _Undo:
             if x.gate.capability.state_key(x.who.agent, key, x.clock.now_us()) is not None:
                 self._leave(action_id, "state_key_denied", f"no grant of the agent allows state `{key}`")
                 continue
-            history = self._services.store.history(key)
-            written_by = known.run_id, known.received.proposal, action_id
-            mine = [t for t in history if (t.run, t.proposal, t.action) == written_by]
+            past = self._pasts.get(key)
+            if past is None:
+                past = self._pasts[key] = _Past(self._services.store.history(key))
+            mine = past.of.get((known.run_id, known.received.proposal, action_id))
             now = buffer.get(key)
             if not mine:
                 continue
-            before = next((t for t in reversed(history) if t.version < mine[0].version), None)
-            current = self._at.get(key) or (now.version if now is not None else history[-1].version)
+            before = past.before(mine[0].version)
+            current = self._at.get(key) or (now.version if now is not None else past.versions[-1])
             between = mine[-1].version - mine[0].version >= len(mine)
             if (current != mine[-1].version or between) and not self._force:
                 self._leave(action_id, "state_conflict", f"state `{key}` was changed since")
@@ -370,6 +395,22 @@ def _did_something(done: FoldedAction) -> bool:
     if row is None:
         return done.interrupted or done.open
     return row.status in ("succeeded", "failed", "unknown_outcome")
+
+
+class _Past:
+    """The changes of a key, oldest first, and whose they were."""
+
+    def __init__(self, history: list[Transition]) -> None:
+        self.versions = [change.version for change in history]
+        self.of: dict[tuple[str, str | None, str | None], list[Transition]] = {}
+        self._history = history
+        for change in history:
+            self.of.setdefault((change.run, change.proposal, change.action), []).append(change)
+
+    def before(self, version: int) -> Transition | None:
+        """The last change before a version."""
+        at = bisect_left(self.versions, version)
+        return self._history[at - 1] if at else None
 
 
 class _Outputs:

@@ -18,7 +18,7 @@ from interlock.model.proposal import REVERSIBILITY_ORDER, Action, ActionCompensa
 from interlock.model.result import ActionResult, NotUndone
 from interlock.verify.templates import fill
 from interlock.workspace import Entry, Origin
-from interlock.workspace.undo import plan_undo, restore
+from interlock.workspace.undo import plan_by_action, plan_undo, restore
 
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
@@ -46,25 +46,23 @@ async def take_back(x: Execution) -> list[NotUndone]:
             if row is not None and row.status == "succeeded":
                 row.status = "rolled_back"  # nothing was done here that could be taken back
             continue
-        entries = None if changes is None else changes.pop(row.action_id, [])
+        entries = None if changes is None else changes.pop((x.proposal.id, row.action_id), [])
         left.extend(await _take_back(x, index, row, entries))
     left.sort(key=lambda one: x.graph.index[one.action_id])
     return left
 
 
-def _changes(x: Execution) -> dict[str, list[Entry]] | None:
-    """What the actions changed in the workspace, newest first, by action: read once, however many there are to take back.
+def _changes(x: Execution) -> dict[tuple[str, str], list[Entry]] | None:
+    """What the actions changed in the workspace: read once, however many there are to take back.
 
     None if the index of the backups is damaged: then each action is looked up by itself, and those that are whole come back.
     """
-    found: dict[str, list[Entry]] = {}
-    if x.run.directory is not None and x.run.backups is not None:
-        try:
-            for entry in plan_undo(x.run.directory, proposal=x.proposal.id):
-                found.setdefault(entry.action, []).append(entry)
-        except IntegrityError:
-            return None
-    return found
+    if x.run.directory is None or x.run.backups is None:
+        return {}
+    try:
+        return plan_by_action(x.run.directory, proposal=x.proposal.id)
+    except IntegrityError:
+        return None
 
 
 async def _take_back(x: Execution, index: int, row: ActionResult, entries: list[Entry] | None) -> list[NotUndone]:

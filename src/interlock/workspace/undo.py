@@ -90,6 +90,14 @@ def plan_undo(run: Path, *, proposal: str | None = None, action: str | None = No
     return read_entries(run, proposal=proposal, action=action)[::-1]
 
 
+def plan_by_action(run: Path, *, proposal: str | None = None) -> dict[tuple[str, str], list[Entry]]:
+    """The same for many actions in one pass: the entries of each, newest first, by proposal and action. Raises as `plan_undo`."""
+    found: dict[tuple[str, str], list[Entry]] = {}
+    for entry in plan_undo(run, proposal=proposal):
+        found.setdefault((entry.proposal, entry.action), []).append(entry)
+    return found
+
+
 def restore(
     workspace: Workspace, run: Path, entries: Sequence[Entry], backups: Backups, origin: Origin, *, force: bool = False
 ) -> list[Restored]:
