@@ -10,6 +10,7 @@ from interlock.disk import Database, Disk
 from interlock.engine import execution as engine_execution
 from interlock.engine import unfinished
 from interlock.engine.folding import FoldedRun
+from interlock.engine.history import History
 from interlock.engine.recovery import resume
 from interlock.journal import TornIntent, scan
 from interlock.model.errors import UsageError
@@ -313,12 +314,44 @@ def test_the_journal_decided_and_the_database_never_heard(project):
     crash.log.clear()
     resumed = crash.resume(crash.tool(idempotent=True))
     assert crash.log == []
+    with History.open(project.root, project.env) as history:
+        assert history.check(result.run_id).problems == []
     assert (resumed.status, statuses(resumed)) == ("succeeded", statuses(result))
     assert [row.reason for row in resumed.results] == reasons(result)
     with project.open(crash.tool(idempotent=True)) as rt:
         assert rt.services.store.get("k").value == 2
         assert [t.version for t in rt.services.store.history("k")] == [1, 2]
         assert execute(rt, step("i", idempotent=True)).results[0].deduplicated_from, "its result was stored too"
+
+
+def test_a_journal_cut_before_a_commit_is_refused_although_its_run_never_ended(project):
+    """The proposal was committed, then the process was killed: what was cut off would be done again."""
+    child = project.script(
+        """
+        from interlock.model.decode import proposal_from_builtins
+        async def noop(parameters, ctx):
+            return None
+        async def main():
+            run = project.open(binding("do", noop)).start_run()
+            await run.execute(proposal_from_builtins(plan(call("do"), write("k", 1))))
+            os.kill(os.getpid(), 9)
+        asyncio.run(main())
+        """
+    )
+    child.communicate(timeout=20)
+    (run_id,) = project.runs()
+    path = project.run_directory(run_id) / "journal.ndjson"
+    batches = path.read_bytes().split(b'{"kind":"workspace_committed"')[0]
+    path.write_bytes(batches[: batches.rindex(b'{"kind":"seal"')].rpartition(b'{"kind":"action_succeeded"')[0])
+    log = []
+
+    async def do(parameters, ctx):
+        log.append("again")
+
+    rt = project.open(binding("do", do, idempotent=True))
+    with pytest.raises(interlock.IntegrityError) as caught:
+        asyncio.run(rt.resume(run_id))
+    assert (caught.value.code, log) == ("journal_truncated", [])
 
 
 DIE_AT = """

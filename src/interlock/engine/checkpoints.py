@@ -127,6 +127,7 @@ def _commit(run: Run, buffer: Buffer, loaded: checkpoint.Checkpoint) -> None:
             seq = recorder.append(WorkspaceCommitted(keys=keys, **recorder.stamp(None, step=10)))
             recorder.writer.flush()
             seal = recorder.writer.head().seal
+            services.index.commit_point(recorder.writer.head())
         buffer.commit(run=run.id, seq=seq, seal=seal or (loaded.journal.seal if loaded.journal else ""))
 
 

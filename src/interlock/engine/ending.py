@@ -13,7 +13,9 @@ import msgspec
 
 from interlock.engine.costs import cost_of
 from interlock.engine.undoing import take_back
+from interlock.journal import scan
 from interlock.model.decision import Refusal
+from interlock.model.errors import IntegrityError
 from interlock.model.events import ActionRejected, ActionSkipped, ProposalFinished, StateRolledBack, WorkspaceCommitted
 from interlock.model.result import ActionResult, NotUndone, ProposalResult, RunStatus
 from interlock.state.store import StateConflictError
@@ -96,19 +98,30 @@ def commit(x: Execution) -> None:
             keys = tuple(sorted({write.key for write in x.buffer.writes}))
             seq = x.recorder.append(WorkspaceCommitted(keys=keys, **x.recorder.stamp(x, step=10)))
             x.recorder.writer.flush()
-            seal = x.recorder.writer.head().seal
+            head = x.recorder.writer.head()
+            seal = head.seal
+            services.index.commit_point(head)
         x.buffer.commit(run=f"{x.run.id}/{x.proposal.id}" if x.recorder is None else x.run.id, seq=seq, seal=seal)
         x.results.commit()
 
 
 def reapply(x: Execution, committed: WorkspaceCommitted) -> None:
-    """The journal has decided that the proposal is committed, and the process died before (or after) the database heard it."""
+    """The journal has decided that the proposal is committed, and the process died before (or after) the database heard it.
+
+    Raises: IntegrityError, StoreError.
+    """
     services, recorder = x.services, x.recorder
     assert recorder is not None
     recorder.writer.flush()
+    assert x.run.directory is not None
+    seal = scan(x.run.directory, at=committed.seq).seal_at
+    if seal is None:  # a commit is flushed at once, so a batch ends with it
+        raise IntegrityError(
+            f"the journal of run `{x.run.id}` was not written by Interlock: no seal ends at the commit, event {committed.seq}",
+            code="journal_corrupt",
+        )
     with services.db.transaction():
-        done = services.store.applied(x.run.id, committed.seq)
-        seal = recorder.writer.head().seal if done is None else done
+        services.index.commit_point(recorder.writer.head())
         services.store.apply(x.buffer.writes, run=x.run.id, seq=committed.seq, seal=seal)
         x.results.commit()
 

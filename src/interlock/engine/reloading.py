@@ -69,7 +69,7 @@ class Reloader:
 
     @staticmethod
     def _say(services: Services, problem: str | None) -> None:
-        for run in services.runs:
+        for run in tuple(services.runs):  # other threads begin and end theirs meanwhile
             run.configuration_changed(problem)
         for notice in services.notices:
             notice(problem or "the edited configuration is in force")
