@@ -167,14 +167,24 @@ def test_a_compensation_that_is_refused_is_not_undone(embedded, rules, grant, sa
     assert said in left.detail
 
 
-@pytest.mark.parametrize("broken", [interlock.ToolError("no way"), ValueError("oops"), "slow", "missing", "reference"])
+BROKEN = [
+    interlock.ToolError("no way"),
+    ValueError("oops"),
+    asyncio.CancelledError(),
+    "slow",
+    "missing",
+    "reference",
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
 def test_a_compensation_that_fails_is_not_undone_and_the_others_still_run(embedded, broken):
     log = []
 
     async def slow(parameters, ctx):
         await asyncio.sleep(20)
 
-    tool = slow if broken == "slow" else recording([], error=broken if isinstance(broken, Exception) else None)
+    tool = slow if broken == "slow" else recording([], error=broken if isinstance(broken, BaseException) else None)
     rt = embedded(binding("do", noop), binding("un", recording(log)), binding("bad", tool, timeout_ms=50))
     bad = {"type": "tool", "tool": "absent" if broken == "missing" else "bad", "parameters": {}}
     if broken == "reference":

@@ -3,11 +3,12 @@
 import math
 
 import pytest
-from engine_world import call, plan
+from engine_world import binding, call, plan
 
 import interlock
 from interlock import ToolError
 from interlock.journal import read
+from interlock.model.tool import CompensationTemplate
 
 
 class UnshowableError(Exception):
@@ -49,6 +50,34 @@ def test_a_failure_is_kept_as_far_as_it_can_be(project, name, how):
         assert (row.status, row.reason, row.output) == ("failed", reason, None)
         assert said in row.error
     assert [event for event in read(project.run_directory(result.run_id)) if event.proposal], "it can be read"
+
+
+class Panic(BaseException):
+    """As the Rust libraries under Python raise it."""
+
+
+@pytest.mark.parametrize("mode", ["async", "thread", "inline"])
+def test_a_panic_is_a_failure_of_its_tool_and_ends_no_run(project, mode):
+    def panic(parameters, ctx):
+        raise Panic("at the disco")
+
+    async def panic_async(parameters, ctx):
+        panic(parameters, ctx)
+
+    async def book(parameters, ctx):
+        return None
+
+    rt = project.open(
+        binding("panic", *((panic_async,) if mode == "async" else (panic, mode))),
+        binding("book", book, compensation=CompensationTemplate(tool="panic", parameters={})),
+    )
+    result = rt.execute_sync(plan(call("book", "b"), call("panic", "p")))
+    assert [(row.status, row.reason) for row in result.results] == [
+        ("succeeded", "not_undone"),
+        ("failed", "tool_error"),
+    ]
+    assert result.results[1].error == "Panic: at the disco"
+    assert [left.reason for left in result.not_undone] == ["compensation_failed", "irreversible"]
 
 
 @pytest.mark.parametrize("cost", [math.nan, math.inf, -1, 1e309, "5", None])

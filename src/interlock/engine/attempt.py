@@ -152,9 +152,9 @@ def _caught(turn: Turn, ctx: ActionContext, number: int, error: BaseException, s
         return _stopped(turn, ctx, number, duration_ms, started=True, output=partial)
     if isinstance(error, ToolError):
         return _from_tool_error(turn, error)
-    if isinstance(error, Exception):
-        return Failure("tool_error", _describe(error))
-    raise error
+    if isinstance(error, GeneratorExit):
+        raise error  # the coroutine is being closed: nobody is there to go on
+    return Failure("tool_error", _describe(error))  # a panic of a Rust library is no `Exception`
 
 
 def _complete(turn: Turn, ctx: ActionContext, number: int, failure: Failure, duration_ms: float, before: Any) -> None:

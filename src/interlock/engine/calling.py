@@ -55,24 +55,36 @@ async def ask_tool(
         return Answer(problem=problem)
     ctx = ActionContext(x, index, COMPENSATING, x.clock.mono_ns() + tool.timeout_ns, (tool, who.agent))
     try:
-        async with asyncio.timeout(tool.timeout_ns / 1e9):
-            if tool.mode == "thread":
-                output = await x.services.threads.run(asyncio.get_running_loop(), tool.function, parameters, ctx)
-            elif tool.mode == "inline":
-                output = tool.function(parameters, ctx)
-            else:
-                output = await cast("Awaitable[Any]", tool.function(parameters, ctx))
-    except StoreError:
+        output = await _call(x, tool, parameters, ctx)
+    except (StoreError, asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except ToolError as error:
         return Answer(problem=f"`{name}` failed: {text_of(error)}")
     except TimeoutError:
         return Answer(problem=f"`{name}` ran longer than its time-out")
-    except Exception as error:  # noqa: BLE001 - whatever a tool raises is its failure
+    except BaseException as error:  # noqa: BLE001 - whatever a tool raises is its failure
         return Answer(problem=f"`{name}` failed: {type(error).__name__}")
     if isinstance(output, ToolError):
         return Answer(problem=f"`{name}` failed: {text_of(output)}")
     return Answer(output=output)
+
+
+async def _call(x: Execution, tool: Registered, parameters: dict[str, Any], ctx: ActionContext) -> Any:
+    """Call it, within its time-out. Raises what it raises; CancelledError only if the caller was cancelled."""
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        async with asyncio.timeout(tool.timeout_ns / 1e9):
+            if tool.mode == "thread":
+                return await x.services.threads.run(asyncio.get_running_loop(), tool.function, parameters, ctx)
+            if tool.mode == "inline":
+                return tool.function(parameters, ctx)
+            return await cast("Awaitable[Any]", tool.function(parameters, ctx))
+    except asyncio.CancelledError:
+        if task.cancelling() > before:
+            raise
+        raise ToolError("something that it waited for was cancelled") from None
 
 
 def _forbidden(x: Execution, who: Principal, action: Action, tool: Registered) -> str | None:
