@@ -268,8 +268,8 @@ class Database:
                 with _sqlite("begin"):
                     if not lasting:
                         self._connection.execute("pragma synchronous = normal")
+                    self._depth = 1  # before it begins: Ctrl-C in between must roll it back, too
                     self._connection.execute("begin immediate")
-                self._depth = 1
                 yield
                 with _sqlite("commit"):
                     self._connection.execute("commit")

@@ -64,6 +64,26 @@ def test_a_nested_block_that_raises_takes_the_outer_one_back_too(database: Datab
     assert keys(database) == ["after"]
 
 
+def test_ctrl_c_right_after_a_transaction_began_leaves_none_open(database: Database):
+    class Interrupted:
+        def __init__(self, connection: object) -> None:
+            self.connection = connection
+
+        def execute(self, sql: str) -> None:
+            self.connection.execute(sql)
+            if sql == "begin immediate":
+                raise KeyboardInterrupt
+
+    real = database._connection
+    database._connection = Interrupted(real)
+    with pytest.raises(KeyboardInterrupt), database.transaction():
+        pass
+    database._connection = real
+    with database.transaction():
+        insert(database, "a")
+    assert keys(database) == ["a"]
+
+
 def test_changes_tell_whether_a_compare_and_set_won(database: Database):
     insert(database, "a", 1)
     with database.transaction():
