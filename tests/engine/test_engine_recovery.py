@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from engine_world import AGENT, binding, call, execute, expect, plan, read, reasons, statuses, write
+from engine_world import AGENT, binding, call, execute, expect, nothing, plan, read, reasons, statuses, write
 
 import interlock
 from interlock.disk import Database, Disk
@@ -13,7 +13,7 @@ from interlock.engine.folding import FoldedRun
 from interlock.engine.history import History
 from interlock.engine.recovery import resume
 from interlock.journal import TornIntent, scan
-from interlock.model.errors import UsageError
+from interlock.model.errors import StoreError, UsageError
 from interlock.workspace.lease import WriteLease
 
 CHILD = """
@@ -559,6 +559,32 @@ def test_a_run_in_which_nothing_began_is_over_once_it_was_resumed(project):
     with pytest.raises(UsageError) as caught:
         asyncio.run(rt.resume(run_id))
     assert caught.value.code == "run_finished"
+
+
+@pytest.mark.parametrize("when", ["add", "update"])
+def test_a_run_that_cannot_begin_lets_go_of_its_lock(project, monkeypatch, when):
+    """The database was locked for a moment: the same process must be able to take the run up again."""
+    rt = project.open(binding("step", nothing))
+    services = rt.services
+    begin = rt.start_run
+    if when == "update":
+        run = rt.start_run()
+        run.leave()
+        run.finish()
+
+        def begin():
+            return asyncio.run(rt.resume(run.id))
+
+    def locked(*_args, **_fields):
+        raise StoreError("locked", code="database_locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(services.index, when, locked)
+        with pytest.raises(StoreError):
+            begin()
+    assert not services.runs
+    (run_id,) = project.runs()
+    assert asyncio.run(rt.resume(run_id)) == []
 
 
 def test_a_journal_that_ends_before_the_database_says_is_refused(project):

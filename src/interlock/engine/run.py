@@ -74,38 +74,59 @@ class Run:
         """Begin a new run; its first event is on disk before anything else happens. Raises StoreError."""
         run = cls(services, run_id or services.ids.new("run"), agent=agent or services.agent, session=session)
         services.refresh()
-        run._open(create=True)
-        run._open_budget()
-        services.runs.add(run)
-        if run.recorder is not None:
-            writer = run.recorder.writer
-            run.recorder.append(
-                RunStarted(
-                    ts=services.clock.now_us(),
-                    mono=services.clock.mono_ns(),
-                    run=run.id,
-                    interlock=__version__,
-                    workspace=services.workspace_id,
-                    agent=run.agent,
-                    session=session,
-                    configuration=services.configuration,
-                    durability=services.durability,
-                    pid=os.getpid(),
-                    boot=services.boot,
-                )
-            )
-            writer.flush()
-            services.index.add(
-                RunRow(
-                    run_id=run.id,
-                    workspace=services.workspace_id,
-                    session=session,
-                    agent=run.agent,
-                    source=source,
-                    started_us=services.clock.now_us(),
-                )
-            )
+        with run._or_nothing():
+            run._open(create=True)
+            run._open_budget()
+            services.runs.add(run)
+            if run.recorder is not None:
+                run._begin(run.recorder, source)
         return run
+
+    def _begin(self, recorder: Recorder, source: str) -> None:
+        """The first event, and the row in the index."""
+        services = self.services
+        recorder.append(
+            RunStarted(
+                ts=services.clock.now_us(),
+                mono=services.clock.mono_ns(),
+                run=self.id,
+                interlock=__version__,
+                workspace=services.workspace_id,
+                agent=self.agent,
+                session=self.session,
+                configuration=services.configuration,
+                durability=services.durability,
+                pid=os.getpid(),
+                boot=services.boot,
+            )
+        )
+        recorder.writer.flush()
+        services.index.add(
+            RunRow(
+                run_id=self.id,
+                workspace=services.workspace_id,
+                session=self.session,
+                agent=self.agent,
+                source=source,
+                started_us=services.clock.now_us(),
+            )
+        )
+
+    @contextlib.contextmanager
+    def _or_nothing(self) -> Iterator[None]:
+        """Whoever cannot begin lets go of the run's lock and of all else: another process, or a later try, may have it."""
+        try:
+            yield
+        except BaseException:
+            self.services.runs.discard(self)
+            with contextlib.suppress(StoreError):  # why it could not begin is on its way to the caller
+                if self.recorder is not None:
+                    self.recorder.writer.close()
+                if self.budget is not None:
+                    self.budget.close()
+            if self.backups is not None:
+                self.backups.close()
+            raise
 
     @classmethod
     def resume(cls, services: Services, run_id: str, *, agent: str, session: str | None, at: int) -> Run:
@@ -114,24 +135,24 @@ class Run:
         Raises: StoreError `run_locked` if another process has it, or has had it since the journal was read.
         """
         run = cls(services, run_id, agent=agent, session=session)
-        run._open(create=False)
-        assert run.recorder is not None
-        if run.recorder.writer.head().seq != at:
-            # The lock was free only because somebody else is done already: what was read is out of date.
-            run.recorder.writer.close()
-            raise StoreError(f"run `{run_id}` has just been continued by another process", code="run_locked")
-        run._open_budget()
-        services.runs.add(run)
-        run.recorder.append(
-            RunResumed(
-                ts=services.clock.now_us(),
-                mono=services.clock.mono_ns(),
-                pid=os.getpid(),
-                boot=services.boot,
-                configuration=services.configuration,
+        with run._or_nothing():
+            run._open(create=False)
+            assert run.recorder is not None
+            if run.recorder.writer.head().seq != at:
+                # The lock was free only because somebody else is done already: what was read is out of date.
+                raise StoreError(f"run `{run_id}` has just been continued by another process", code="run_locked")
+            run._open_budget()
+            services.runs.add(run)
+            run.recorder.append(
+                RunResumed(
+                    ts=services.clock.now_us(),
+                    mono=services.clock.mono_ns(),
+                    pid=os.getpid(),
+                    boot=services.boot,
+                    configuration=services.configuration,
+                )
             )
-        )
-        services.index.update(run_id, status="running")
+            services.index.update(run_id, status="running")
         return run
 
     def _open(self, *, create: bool) -> None:
