@@ -23,3 +23,16 @@ def test_old_backups_go_and_the_journal_stays(new_project):
     with project.open(clock=clock):
         assert not (directory / "backups").exists()
         assert (directory / "journal.ndjson").stat().st_size > 0
+
+
+def test_a_clock_that_was_ahead_once_keeps_nothing_for_ever(new_project):
+    clock = FakeClock()
+    project = new_project(toml=TOML % "" + '[journal]\nkeep = "10d"\n')
+    with project.open(clock=clock) as runtime:
+        result = asyncio.run(runtime.execute(plan(call("fs.write", parameters={"path": "a", "content": "b"}))))
+        directory = runtime.services.state_dir / "runs" / result.run_id
+        mark = runtime.services.state_dir / "kept"
+    mark.write_text(str(clock.now_us() + 20 * 365 * 86_400 * 1_000_000))
+    clock.advance(11 * 86_400)
+    with project.open(clock=clock):
+        assert not (directory / "backups").exists()

@@ -24,7 +24,9 @@ def keep_once_a_day(services: Services) -> None:
         return
     mark, now = home / "kept", services.clock.now_us()
     with contextlib.suppress(FileNotFoundError, ValueError):
-        if now - int(mark.read_text(encoding="ascii")) < _DAY_US:
+        if (
+            0 <= now - int(mark.read_text(encoding="ascii")) < _DAY_US
+        ):  # a mark in the future is of a clock that was wrong
             return
     before = now - services.settings.journal.keep_ms * 1000
     try:
