@@ -123,12 +123,20 @@ class Disk:
         """Rename between open directories. Without `replace`, raises FileExistsError if the new name is taken."""
         if not replace:
             with contextlib.suppress(_FlagUnknownError):
-                self._do("rename", _rename_no_replace, source_directory, source, directory, name)
+                self._do("rename", _rename, source_directory, source, directory, name, _RENAME_NOREPLACE)
                 return
             # Some network file systems do not know the flag; a look before leaves them a small window.
             if _taken(directory, name):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         self._do("rename", lambda: os.rename(source, name, src_dir_fd=source_directory, dst_dir_fd=directory))
+
+    def swap_at(self, directory: int, one: bytes, other: bytes) -> bool:
+        """Let two names in an open directory change places, in one step. False where the file system cannot do that."""
+        try:
+            self._do("rename", _rename, directory, one, directory, other, _RENAME_EXCHANGE)
+        except _FlagUnknownError:
+            return False
+        return True
 
     def lock(self, path: Path, *, wait: bool = False) -> int | None:
         """Take an exclusive lock on a file for as long as the descriptor is open. None if another process has it."""
@@ -154,11 +162,12 @@ class Disk:
 
 
 _RENAME_NOREPLACE: Final = 1  # linux/fs.h
+_RENAME_EXCHANGE: Final = 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _FlagUnknownError(Exception):
-    """The file system, or the C library, does not know RENAME_NOREPLACE."""
+    """The file system, or the C library, does not know RENAME_NOREPLACE or RENAME_EXCHANGE."""
 
 
 def _libc_call(name: str, *arguments: int | bytes) -> None:
@@ -168,9 +177,9 @@ def _libc_call(name: str, *arguments: int | bytes) -> None:
             raise OSError(number, os.strerror(number))
 
 
-def _rename_no_replace(source_directory: int, source: bytes, directory: int, name: bytes) -> None:
+def _rename(source_directory: int, source: bytes, directory: int, name: bytes, flag: int) -> None:
     try:
-        _libc_call("renameat2", source_directory, source, directory, name, _RENAME_NOREPLACE)
+        _libc_call("renameat2", source_directory, source, directory, name, flag)
     except OSError as error:
         if error.errno in (errno.EINVAL, errno.ENOSYS):
             raise _FlagUnknownError from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from interlock.disk import Disk
@@ -136,6 +136,8 @@ class Plain:
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(start=START, steps=st.lists(STEPS, max_size=10))
+@example(start={(b"a",): "file"}, steps=[("write", (b"a",), b"", True)])
+@example(start={(b"a",): "file"}, steps=[("delete", (b"a",), False), ("write", (b"a", b"b"), b"x", False)])
 def test_any_sequence_of_operations_is_undone_exactly(start, steps):
     with tempfile.TemporaryDirectory() as place:
         root = Path(place) / "project"
@@ -207,6 +209,10 @@ class DyingDisk(Disk):
     def rename_at(self, source_directory, source, directory, name, *, replace=True):
         self._step()
         super().rename_at(source_directory, source, directory, name, replace=replace)
+
+    def swap_at(self, directory, one, other):
+        self._step()
+        return super().swap_at(directory, one, other)
 
 
 @pytest.mark.parametrize(
@@ -442,6 +448,48 @@ def test_a_target_swapped_for_a_link_by_a_racing_thread(tools, root, tmp_path):
     assert wanted <= outcomes
 
 
+class RacedDisk(Disk):
+    """Somebody saves `f` in the very moment before ours takes its place, as often as there are `texts`."""
+
+    def __init__(self, root, texts, *, swaps=True):
+        self.root, self.texts, self.swaps = root, list(texts), swaps
+
+    def swap_at(self, directory, one, other):
+        if self.texts:
+            (self.root / ".theirs").write_text(self.texts.pop(0))
+            os.rename(self.root / ".theirs", self.root / "f")
+        return self.swaps and super().swap_at(directory, one, other)
+
+
+@pytest.mark.parametrize("texts", [["theirs"], ["theirs", "theirs again"]])
+def test_a_save_of_the_very_moment_is_not_overwritten(tmp_path, texts):
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "f").write_text("old")
+    with Workspace(root, disk=RacedDisk(root, texts)) as workspace:
+        tools = Tools(workspace, tmp_path / "runs" / "run_1", Plain(workspace))
+        with pytest.raises(ToolError) as caught:
+            tools.write(path="f", content="ours")
+        tools.close()
+    assert caught.value.code == "file_changed"
+    assert (root / "f").read_text() == texts[-1]
+    assert os.listdir(root) == ["f"]
+
+
+def test_a_file_system_that_cannot_swap_still_replaces(tmp_path):
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "f").write_text("old")
+    with Workspace(root, disk=RacedDisk(root, [], swaps=False)) as workspace:
+        tools = Tools(workspace, tmp_path / "runs" / "run_1", Plain(workspace))
+        tools.write(path="f", content="ours")
+        assert (root / "f").read_text() == "ours"
+        tools.undo("run_2")
+        tools.close()
+    assert (root / "f").read_text() == "old"
+    assert os.listdir(root) == ["f"]
+
+
 def test_somebody_who_writes_at_the_same_time_is_noticed_or_backed_up(tools, root):
     """Every content that was ever there is either still there or in the backups: nobody's work is lost."""
     (root / "f").write_text("0")
@@ -457,13 +505,15 @@ def test_somebody_who_writes_at_the_same_time_is_noticed_or_backed_up(tools, roo
             temporary.write_text(text)
             os.rename(temporary, root / "f")
             written.append(text)
-            stop.wait(0.002)
+            stop.wait(0.002 * (n % 30))
 
     racer = threading.Thread(target=edit)
     racer.start()
     refused = done = 0
     try:
-        for i in range(120):
+        for i in range(3_000):
+            if i >= 120 and done:
+                break
             try:
                 tools.write(path="f", content=f"ours {i}")
                 done += 1

@@ -153,14 +153,17 @@ def remove(
 def sync_directories(workspace: Workspace, later: set[Rel]) -> None:
     """Make the names in these directories durable; those that have been removed since need nothing."""
     for path in sorted(later):
-        found = workspace.lstat(path)
-        if found is not None and stat.S_ISDIR(found.st_mode):
+        try:
             fd = workspace.open_directory(path)
-            try:
-                with refused("path"):
-                    workspace.disk.sync(fd)
-            finally:
-                os.close(fd)
+        except ToolError as error:
+            if error.code in ("not_found", "not_a_directory", "path_changed"):
+                continue
+            raise
+        try:
+            with refused("path"):
+                workspace.disk.sync(fd)
+        finally:
+            os.close(fd)
     later.clear()
 
 
@@ -197,14 +200,32 @@ def _put(
         try:
             if make is not None:
                 make(directory)
-            if expect is not None:
+            if expect is None:
+                workspace.disk.rename_at(directory, temporary, directory, path[-1], replace=False)
+            else:
                 _check(directory, path[-1], expect, field)
-            workspace.disk.rename_at(directory, temporary, directory, path[-1], replace=expect is not None)
+                _replace(workspace, directory, temporary, path[-1], expect, field)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=directory)
             raise
         _sync(workspace, directory, path[:-1], later)
+
+
+def _replace(workspace: Workspace, directory: int, temporary: bytes, name: bytes, expect: Identity, field: str) -> None:
+    """Put the temporary in the place of what is expected there, and of nothing else: what comes out is looked at once more."""
+    disk = workspace.disk
+    ours = os.stat(temporary, dir_fd=directory, follow_symlinks=False).st_ino
+    if not disk.swap_at(directory, temporary, name):
+        disk.rename_at(directory, temporary, directory, name)  # there a save of that very moment is lost
+        return
+    # The times of the inode itself change with its name.
+    if identity(os.stat(temporary, dir_fd=directory, follow_symlinks=False))[:4] != expect[:4]:
+        disk.swap_at(directory, temporary, name)
+        if os.stat(temporary, dir_fd=directory, follow_symlinks=False).st_ino != ours:
+            disk.swap_at(directory, temporary, name)  # theirs was replaced meanwhile, by something that is theirs too
+        raise changed(field)
+    os.unlink(temporary, dir_fd=directory)
 
 
 def _sync(workspace: Workspace, directory: int, path: Rel, later: set[Rel] | None) -> None:
