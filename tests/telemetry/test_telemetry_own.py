@@ -22,4 +22,4 @@ def test_a_thread_counts_only_itself() -> None:
     assert out[0]["cpu_ms"] >= 30
     assert whole.usage()["cpu_ms"] >= 30
     assert mine.usage()["cpu_ms"] < out[0]["cpu_ms"]
-    assert set(out[0]) == {"cpu_ms", "user_ms", "system_ms", "read_bytes", "write_bytes"}
+    assert set(out[0]) == {"cpu_ms", "cpu_user_ms", "cpu_system_ms", "read_bytes", "written_bytes"}

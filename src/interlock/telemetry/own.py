@@ -21,13 +21,13 @@ class Meter:
         self._before = resource.getrusage(self._who)
 
     def usage(self) -> dict[str, int | float]:
-        """`{cpu_ms, user_ms, system_ms, read_bytes, write_bytes}` since the start."""
+        """`{cpu_ms, cpu_user_ms, cpu_system_ms, read_bytes, written_bytes}` since the start, as processes have them."""
         now, before = resource.getrusage(self._who), self._before
         user, system = now.ru_utime - before.ru_utime, now.ru_stime - before.ru_stime
         return {
             "cpu_ms": round((user + system) * 1000, 3),
-            "user_ms": round(user * 1000, 3),
-            "system_ms": round(system * 1000, 3),
+            "cpu_user_ms": round(user * 1000, 3),
+            "cpu_system_ms": round(system * 1000, 3),
             "read_bytes": (now.ru_inblock - before.ru_inblock) * _BLOCK_BYTES,
-            "write_bytes": (now.ru_oublock - before.ru_oublock) * _BLOCK_BYTES,
+            "written_bytes": (now.ru_oublock - before.ru_oublock) * _BLOCK_BYTES,
         }
