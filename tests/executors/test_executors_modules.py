@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import sys
 import textwrap
@@ -335,3 +336,41 @@ def _runs(argument):
         except OSError:
             continue
     return False
+
+
+def trusted(project, *names):
+    """What the settings hand over: each module's file and the digest of its bytes."""
+    files = {name: project / f"{name}.py" for name in names}
+    return {name: (str(file), hashlib.sha256(file.read_bytes()).hexdigest()) for name, file in files.items()}
+
+
+@pytest.fixture
+def with_helper(project, clock, context):
+    """Load a module that imports another file of the project, of which only `names` are trusted; and call its tool."""
+    (project / "src").mkdir()
+    (project / "src" / "helper.py").write_text("def greet(): return 'hi'\n")
+    (project / "helper.py").write_text("def greet(): return 'hi'\n")
+    (project / "greeter.py").write_text(
+        "import colorsys\nimport helper\nfrom interlock.executors.python import tool\n"
+        "@tool\ndef hi() -> str:\n    return helper.greet()\n"
+    )
+
+    def load(*names):
+        tools = ModuleTools(names, project, clock, trusted=trusted(project, *names), parent_environment={})
+        try:
+            [binding] = asyncio.run(tools.load())
+            return asyncio.run(binding.function({}, context()))
+        finally:
+            tools.close()
+
+    return load
+
+
+def test_a_file_of_the_project_that_is_not_trusted_is_not_imported(with_helper):
+    with pytest.raises(ConfigurationError, match="`helper` is a file of the project and not trusted"):
+        with_helper("greeter")
+
+
+def test_a_file_of_the_project_that_is_named_is_imported(with_helper):
+    assert with_helper("helper", "greeter") == "hi"
+    assert with_helper("greeter", "helper") == "hi"

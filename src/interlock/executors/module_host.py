@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec
 from importlib.util import spec_from_file_location
@@ -54,7 +54,8 @@ def main() -> None:
     # Behind everything installed: a file of the project can then never pass itself off as a library.
     sys.path += [d for d in (setup["project"], f"{setup['project']}/src") if Path(d).is_dir()]
     os.chdir(setup["project"])
-    sys.meta_path.insert(0, TrustedFinder(setup["trusted"]))
+    if setup["trusted"]:
+        sys.meta_path[:0] = [TrustedFinder(setup["trusted"]), ProjectFinder(Path(setup["project"]))]
     host = Host()
     signal.alarm(_IMPORT_S)  # nobody watches yet: an import that hangs must not outlive its runtime for ever
     for module in setup["modules"]:
@@ -80,6 +81,40 @@ class TrustedFinder(MetaPathFinder):
         package = [str(Path(file).parent)] if Path(file).name == "__init__.py" else None
         loader = TrustedLoader(fullname, file, sha256)
         return spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=package)
+
+
+class ProjectFinder(MetaPathFinder):
+    """Refuses every other module of the project: an agent may be able to write it, and importing it would run it.
+
+    Whoever else finds modules is asked, so that those of the project are recognised however they are found (an editable
+    installation, for example). What is installed in an environment beneath the project is not the project's own.
+    """
+
+    def __init__(self, project: Path) -> None:
+        """`project` is the project's root."""
+        self._project = project.resolve()
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec that the finders after this one have. Raises: ImportError if it is of the project."""
+        if fullname.partition(".")[0] == "interlock":
+            return None
+        for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.has_location and spec.origin is not None and self._is_own(Path(spec.origin)):
+                    raise ImportError(
+                        f"`{fullname}` is a file of the project and not trusted; name it in `tools.modules` too",
+                        name=fullname,
+                    )
+                return spec
+        return None
+
+    def _is_own(self, file: Path) -> bool:
+        if {"site-packages", "dist-packages"} & set(file.parts):
+            return False
+        return file.resolve().is_relative_to(self._project)
 
 
 class TrustedLoader(SourceLoader):
