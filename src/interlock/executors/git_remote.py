@@ -95,7 +95,7 @@ def _private() -> ToolError:
         code="private_address",
         path="$.parameters.url",
         retryable=False,
-        hint="name the host in the setting for private hosts if this is meant",
+        hint="this tool reaches public addresses only; what a rule lets `exec` run may reach others",
     )
 
 

@@ -159,7 +159,7 @@ class Fetcher:
                 f"`{target.host}` is or resolves to an address that is not public ({reason})",
                 code="private_address",
                 retryable=False,
-                hint="name the host in the setting for private hosts if this is meant",
+                hint="this tool reaches public addresses only; what a rule lets `exec` run may reach others",
             )
         return addresses
 
