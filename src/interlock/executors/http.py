@@ -133,7 +133,7 @@ class Fetcher:
         except ToolError as error:
             error.retryable = error.retryable and (request.method in _SAFE_METHODS or channel.sent_bytes == 0)
             raise
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a chunk of negative length
             safe = request.method in _SAFE_METHODS or channel.sent_bytes == 0
             note = "" if safe else "; whether the server acted on the request is not known"
             raise ToolError(
@@ -217,7 +217,11 @@ class Fetcher:
         # http.client reads headers as Latin-1; in a URL, other than ASCII bytes are percent-encoded UTF-8.
         path = quote(location.encode("latin-1", "replace"), safe=_ASCII)
         try:
-            there = _target(urljoin(here.url, path))
+            joined = urljoin(here.url, path)
+        except ValueError:
+            raise ToolError("redirected to what is no URL", code="redirect_refused", retryable=False) from None
+        try:
+            there = _target(joined)
         except ValueError as error:
             raise ToolError(f"redirected to a URL that {error}", code="redirect_refused", retryable=False) from None
         if here.scheme == "https" and there.scheme == "http":
