@@ -214,6 +214,19 @@ def test_http_goes_to_the_address_that_was_judged(git, web):
     assert git.clone(url=f"{web}/origin.git", path="copy")["branch"] == "main"
 
 
+def test_a_git_that_cannot_be_held_to_an_address_does_not_connect(clock, workspace, context, web, tmp_path):
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "git").write_text("#!/bin/sh\necho git version 2.36.9\n")
+    (programs / "git").chmod(0o755)
+    runner = ProcessRunner(clock, parent_environment={"PATH": str(programs)})
+    old = Git(runner, workspace, context(), address_judge=lambda _: None, resolver=lambda _h, _p: ["127.0.0.1"])
+    error = refused(old.clone, url=f"{web}/origin.git", path="copy")
+    runner.close()
+    assert error.code == "git_missing"
+    assert "too old" in error.message
+
+
 def test_redirects_are_not_followed(git, web):
     assert refused(git.clone, url=f"{web}/moved/origin.git", path="copy").code == "git_failed"
     assert not (git.root / "copy").exists()

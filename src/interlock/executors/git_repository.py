@@ -33,6 +33,8 @@ from interlock.workspace import Workspace
 from interlock.workspace.names import Rel, parts
 
 OUTPUT_BYTES: Final = 1024 * 1024
+_PINS: Final = (2, 37)
+"""The first git that knows `http.curloptResolve`; older ones would ignore it without a word."""
 
 _SETTINGS: Final = {
     "core.hooksPath": "/dev/null",
@@ -119,6 +121,8 @@ class Git:
 
         Raises: ToolError `git_failed`, `git_missing`, `timeout` and the runner's.
         """
+        if settings and "http.curloptResolve" in settings:
+            await self._need_pinning(directory)
         options = [
             part for key, value in {**_SETTINGS, **(settings or {})}.items() for part in ("-c", f"{key}={value}")
         ]
@@ -155,6 +159,18 @@ class Git:
             how = f"signal {result.signal}" if result.exit_code is None else f"exit code {result.exit_code}"
             raise ToolError(f"`git {arguments[0]}` ended with {how}", code="git_failed", output=result_as_json(result))
         return result
+
+    async def _need_pinning(self, directory: int) -> None:
+        """An older git would look the host's name up by itself, and might get another answer than the one that was judged."""
+        result = await self.run(directory, "version", read_only=True)
+        found = re.match(rb"git version (\d+)\.(\d+)", result.stdout)
+        if found is None or (int(found[1]), int(found[2])) < _PINS:
+            raise ToolError(
+                "git is too old to be held to the address that was judged",
+                code="git_missing",
+                retryable=False,
+                hint="install git 2.37 or a later one, or use an ssh URL",
+            )
 
 
 class Repository:
