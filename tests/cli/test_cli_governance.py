@@ -124,6 +124,20 @@ def test_approvers_guard_their_own_list(cli, monkeypatch):
     assert "any shell" in cli("approvers", "list").out
 
 
+def test_what_a_grant_has_come_to_is_said(cli):
+    for ttl in ("0s", "99999999d"):
+        said = cli("grants", "issue", "helper", "--tool", "*", "--ttl", ttl, "--json")
+        assert (said.code, said.error["code"]) == (2, "usage")
+    made = cli("grants", "issue", "helper", "--tool", "fs.list", "--read", "**", "--uses", "1", "--json").json
+    assert "in force" in cli("grants", "list", "--agent", "helper").out
+    assert cli("run", cli.plan(call("fs.list")), "--agent", "helper").code == 0
+    assert "used up" in cli("grants", "list", "--agent", "helper").out
+    cli("grants", "issue", "late", "--tool", "*", "--ttl", "1ms")
+    assert "expired" in cli("grants", "list", "--agent", "late").out
+    assert cli("grants", "revoke", made["id"]).out == f"revoked {made['id']}\n"
+    assert cli("grants", "revoke", made["id"]).out == f"{made['id']} was revoked already\n"
+
+
 def test_a_grant_is_issued_used_and_revoked_at_once(cli):
     plan = cli.plan(call("fs.list"))
     assert cli("run", plan, "--agent", "helper").code == 1

@@ -280,7 +280,7 @@ def test_a_host_that_is_never_asked_about_is_an_error(name: str, message: str) -
     [
         (
             'forbid(principal, action, resource) when { context.params has comand && context.params.comand like "*rm*" };',
-            "of `shell` has no attribute `comand`; did you mean `command`?",
+            "`context.params` of `shell` has no attribute `comand`; did you mean `command`?",
         ),
         (
             'forbid(principal, action, resource) when { context.session has nam && context.session.nam == "x" };',
@@ -294,7 +294,9 @@ def test_a_host_that_is_never_asked_about_is_an_error(name: str, message: str) -
     ],
 )
 def test_a_forbid_that_could_never_match_is_an_error(text: str, message: str) -> None:
-    closed = World(tools=tuple(tool for tool in TOOLS if "/" not in tool.name))  # the others take any parameter
+    closed = World(
+        tools=tuple(tool for tool in TOOLS if tool.name in ("fs.read", "shell"))
+    )  # others take any parameter
     assert message in problems(text, world=closed)
 
 

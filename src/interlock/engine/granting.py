@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -11,6 +11,8 @@ from interlock.capability import attenuate, compile_grants
 from interlock.engine.desk import Desk
 from interlock.model.errors import UsageError
 from interlock.model.grant import GROUP, OPERATOR, Grant, Paths
+
+TTL_MAX_MS: Final = 36_500 * 86_400_000
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +37,8 @@ class Listed(NamedTuple):
 
     grants: list[IssuedGrant]
     standing: list[StandingAnswer]
+    now_us: int
+    """When that was so: what expires by then is not in force."""
 
 
 def listed(desk: Desk, *, agent: str | None = None, revoked: bool = False) -> Listed:
@@ -45,6 +49,7 @@ def listed(desk: Desk, *, agent: str | None = None, revoked: bool = False) -> Li
     return Listed(
         [g for g in grants if agent is None or g.grant.agent in holders],
         [s for s in standing if agent in (None, s.agent)],
+        desk.store.time.now_us(),
     )
 
 
@@ -72,6 +77,10 @@ def issue(desk: Desk, wish: Wish, *, by: str) -> Grant:
         )
     if wish.parent is None and not wish.tools and not wish.state_keys:
         raise UsageError("a grant of nothing", hint="name what it is for, such as `--tool 'fs.*' --read '**'`")
+    if wish.ttl_ms is not None and not 0 < wish.ttl_ms <= TTL_MAX_MS:
+        raise UsageError(
+            "a grant holds for more than no time and at most 100 years", hint="leave the time out for no end"
+        )
     if not all((*wish.tools, *wish.state_keys, *wish.read, *wish.write, *wish.hosts, *wish.unscoped)):
         raise UsageError("an empty glob matches nothing", hint="leave the option out, or name what is meant")
     grant = Grant(

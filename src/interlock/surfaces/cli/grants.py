@@ -89,26 +89,34 @@ def revoke(out: Output, grant_id: str, token_file: Path | None, approver: str | 
     with open_desk(Path(), os.environ) as desk:
         who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
         revoked = granting.revoke(desk, grant_id, by=who.id)
-    out.emit({"revoked": revoked}, lambda: [f"revoked {clean(one)}" for one in revoked])
+    already = [f"{clean(grant_id)} was revoked already"]
+    out.emit({"revoked": revoked}, lambda: [f"revoked {clean(one)}" for one in revoked] or already)
 
 
 def _table(found: granting.Listed) -> Iterable[str]:
     rows = [
         (
             *(g.grant.id, g.grant.agent, " ".join(g.grant.tools), when(g.grant.expires_at_us)),
-            *(g.uses_left, g.grant.source, _state(g.revoked_at_us)),
+            *(g.uses_left, g.grant.source, _state(g.revoked_at_us, g.grant.expires_at_us, g.uses_left, found.now_us)),
         )
         for g in found.grants
     ]
     rows += [
-        (s.id, s.agent, s.tool, when(s.expires_at_us), s.uses_left, f"answer {s.hold}", _state(s.revoked_at_us))
+        (
+            *(s.id, s.agent, s.tool, when(s.expires_at_us), s.uses_left, f"answer {s.hold}"),
+            _state(s.revoked_at_us, s.expires_at_us, s.uses_left, found.now_us),
+        )
         for s in found.standing
     ]
     return table(("GRANT", "AGENT", "TOOLS", "EXPIRES", "USES LEFT", "FROM", "STATE"), rows) if rows else ["no grants"]
 
 
-def _state(revoked_at_us: int | None) -> str:
-    return "in force" if revoked_at_us is None else "revoked"
+def _state(revoked_at_us: int | None, expires_at_us: int | None, uses_left: int | None, now_us: int) -> str:
+    if revoked_at_us is not None:
+        return "revoked"
+    if expires_at_us is not None and expires_at_us <= now_us:
+        return "expired"
+    return "used up" if uses_left == 0 else "in force"
 
 
 def _lines(value: Any, indent: str = "") -> Iterable[str]:
