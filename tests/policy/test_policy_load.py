@@ -303,3 +303,30 @@ def test_a_forbid_that_could_never_match_is_an_error(text: str, message: str) ->
 def test_a_mistake_is_told_once_and_not_for_every_tool() -> None:
     found = problems('forbid(principal, action in Action::"call", resource) when { context.session.name == "x" };')
     assert "(1 problem)" in found
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "(" * 5000 + "true" + ")" * 5000,
+        "[" * 5000 + "1" + "]" * 5000 + ".isEmpty()",
+        "{a:" * 5000 + "1" + "}" * 5000 + " has a",
+        "!(" * 5000 + "true" + ")" * 5000,
+        " && ".join(["true"] * 20_000),
+        "+".join(["1"] * 20_000) + " == 1",
+        "context" + ".a" * 20_000 + " == 1",
+        "context" + '["a"]' * 20_000 + " == 1",
+        "if true then " * 20_000 + "true" + " else true" * 20_000,
+        "(" * 150 + " && ".join(["true"] * 900) + ")" * 150,
+        "(" * 100_000,
+    ],
+)
+def test_a_condition_that_is_too_deep_for_the_parser_is_an_error_and_not_the_end_of_the_process(condition: str) -> None:
+    found = problems(f"permit(principal, action, resource) when {{ {condition} }};")
+    assert "p.cedar:1: the condition is nested more than 100 levels deep" in found
+
+
+def test_long_lists_are_not_deep() -> None:
+    names = ", ".join(f'"n{number}"' for number in range(5000))
+    text = f'permit(principal, action == Action::"pay", resource) when {{ [{names}].contains(context.params.to) }};'
+    assert ask(judge(text), "pay", {"amount": 1, "to": "n4999"}).decision == "allow"

@@ -16,11 +16,12 @@ import msgspec
 from cedarpy import pst
 
 from interlock.model.canonical import digest
-from interlock.policy.source import Statement
+from interlock.policy.source import Statement, too_deep
 
 ANNOTATIONS: Final = ("id", "hold", "quorum", "ttl", "reason")
 QUORUM_MAX: Final = 100
 TTL_MAX_MS: Final = 30 * 24 * 3_600_000
+_TOO_DEEP: Final = "the condition is nested more than 100 levels deep; use `[...].contains(x)` or several policies"
 _TTL = re.compile(r"([1-9][0-9]{0,9})(ms|s|m|h|d)")
 _UNIT_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _ID = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
@@ -67,6 +68,8 @@ class Policy(msgspec.Struct, frozen=True):
 
 def parse(statement: Statement) -> Policy:
     """Parse and check one statement. Raises: PolicyError."""
+    if deep := too_deep(statement):
+        raise PolicyError(f"{statement.file}:{deep.line}", _TOO_DEEP)
     try:
         parsed = cedarpy.policies_to_pst(statement.text)
     except ValueError as error:
@@ -97,7 +100,7 @@ def parse(statement: Statement) -> Policy:
 
 def _syntax_message(message: str) -> str:
     if "nesting exceeds" in message:
-        return "the condition is nested more than 100 levels deep; use `[...].contains(x)` or several policies"
+        return _TOO_DEEP
     return message.removeprefix("cedarpy: ")
 
 

@@ -22,6 +22,10 @@ _TOKEN = re.compile(
 )
 _OPEN = frozenset("([{")
 _CLOSE = frozenset(")]}")
+_CHAINING = frozenset(("&&", "||", "+", "-", "*", ".", "!", "if"))
+_BRACKET_WEIGHT = 5
+NESTING_MAX = 1000
+"""Cedar's parser takes some stack for each bracket and each operator of a chain, and ends the process when there is no more."""
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -98,6 +102,28 @@ def split(file: str, text: str) -> list[Statement]:
     if current:
         found.append(_statement(file, text, current))
     return found
+
+
+def too_deep(statement: Statement) -> Token | None:
+    """The token at which brackets and chains of operators nest deeper than the parser can surely take; None if none does."""
+    open_, here, total = [0], 0, 0
+    for token in statement.tokens:
+        if token.kind == "string":
+            continue
+        if token.text in _OPEN:
+            open_.append(here + _BRACKET_WEIGHT)
+            total, here = total + _BRACKET_WEIGHT, 0
+        elif token.text in _CLOSE and len(open_) > 1:
+            total -= here + _BRACKET_WEIGHT
+            here = open_.pop() - _BRACKET_WEIGHT + 1  # `x[..][..]` and `f(..)(..)` are chains too
+            total += 1
+        elif token.text == ",":
+            total, here = total - here, 0
+        elif token.text in _CHAINING:
+            total, here = total + 1, here + 1
+        if total > NESTING_MAX:
+            return token
+    return None
 
 
 def _statement(file: str, text: str, parts: Sequence[Token]) -> Statement:
