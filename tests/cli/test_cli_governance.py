@@ -225,6 +225,23 @@ def test_a_mistake_in_a_policy_is_named_with_file_and_line(cedar):
     assert "paht" in said.error["message"]
 
 
+def test_a_mistake_in_a_rule_is_named_with_file_and_line(cli):
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text() + '\n[[rules.deny_param]]\ntool = "shell"\nparam = "comand"\nlike = "*"\n')
+    line = path.read_text().count("\n") - 3
+    said = cli("policy", "check", "--json")
+    assert (said.code, said.error["path"]) == (2, f"interlock.toml:{line}: rules.deny_param[0]")
+    assert "did you mean `command`?" in said.error["message"]
+
+
+def test_a_pattern_that_no_policy_file_fits_is_said(cedar):
+    path = cedar.root / "interlock.toml"
+    path.write_text(path.read_text().replace("policy/*.cedar", "./policy/*.cedar"))
+    assert cedar("policy", "check").err == ""
+    path.write_text(path.read_text().replace("*.cedar", "*.ceder"))
+    assert "no file fits `./policy/*.ceder`" in cedar("policy", "check").err
+
+
 def test_a_table_of_cases(cedar):
     (cedar.root / "cases.yaml").write_text(
         "cases:\n"

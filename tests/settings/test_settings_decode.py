@@ -212,6 +212,7 @@ def test_an_unknown_key_is_an_error_with_its_line_and_the_nearest_name(text, pat
         ('[groups]\ncrew = ["a"]\n[grants."group:crow"]', 'grants["group:crow"]', "no such group"),
         ("[grants.a]\nexpires_at = 2030-01-01T00:00:00", "grants.a.expires_at", "timezone"),
         ("[grants.a]\npaths = {write = ['../x']}", "grants.a.paths.write[0]", ".."),
+        ("[grants.a]\nhosts = ['a.org:443', 'example.org']", "grants.a.hosts[1]", "not `host:port`"),
         ("[tools]\nmodules = ['a b']", "tools.modules[0]", "expected"),
         ("[tools.'a'.rate_limit]\ncalls = 1", "tools.a.rate_limit", "`per` is missing"),
         ("[capsules.x]", "capsules.x", "`path` is missing"),

@@ -6,7 +6,10 @@ An edit can be checked before it is trusted. No tool module runs for that unless
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import hashlib
+import posixpath
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from interlock.policy import (
     Change,
     Explanation,
     Past,
+    PolicyConfigurationError,
     PolicyJudge,
     Replay,
     read_cases,
@@ -42,11 +46,13 @@ from interlock.policy import (
     to_cedar,
 )
 from interlock.policy.world import BUILT_IN, about
-from interlock.settings import TrustStore, gather
+from interlock.settings import Gathered, TrustStore, gather
 from interlock.settings.source import utf8
 from interlock.state.store import StateStore
 from interlock.verify.calls import refers
 from interlock.workspace.registry import state_directory
+
+_RULE = re.compile(r"rules\.(\w+)\[(\d+)\](?::\d+)?")
 
 __all__ = ["CaseResult", "Change", "Explanation", "Policies", "Replay", "Replayed", "read_policies"]
 
@@ -61,6 +67,8 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     """The Cedar text that the short rules became."""
     files: list[tuple[str, str]]
     """Name and text of each policy file."""
+    unmatched: list[str]
+    """Patterns of `policy.files` that no file fits."""
     tools: int
     trusted: bool
     """False: what is here is not in force until `interlock trust`."""
@@ -153,12 +161,20 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
         texts = {file.name: file.data for file in gathered.files}
         files = [(name, utf8(texts[name], name)) for name in gathered.policies]
         definitions: Sequence[Tool] = services.registry.definitions()
-        rules, judge = policy_of(gathered.settings, files, definitions)
+        try:
+            rules, judge = policy_of(gathered.settings, files, definitions)
+        except PolicyConfigurationError as error:
+            raise error.placed(lambda place: _rule_place(place, gathered)) from None
         return Policies(
             judge=judge,
             agent=gathered.settings.agent,
             rules=to_cedar(rules),
             files=files,
+            unmatched=[
+                pattern
+                for pattern in gathered.settings.policy.files
+                if not any(fnmatch.fnmatchcase(name, posixpath.normpath(pattern)) for name, _ in files)
+            ],
             tools=len(definitions),
             trusted=not changes,
             left_out=left_out,
@@ -168,6 +184,12 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
     finally:
         while closing:
             closing.pop()()
+
+
+def _rule_place(place: str, gathered: Gathered) -> str:
+    """Where a rule stands in its file, for `rules.allow[0]`; other places as they are."""
+    rule = _RULE.fullmatch(place)
+    return gathered.locate(("rules", rule[1], int(rule[2]))) if rule else place
 
 
 def replay_runs(policies: Policies, history: History, run_ids: Sequence[str]) -> Replayed:

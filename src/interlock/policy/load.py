@@ -143,6 +143,10 @@ class PolicyConfigurationError(ConfigurationError):
         super().__init__(message, path=path, hint=hint)
         self.problems = tuple(problems)
 
+    def placed(self, where: Callable[[str], str]) -> PolicyConfigurationError:
+        """The same error with its places as `where` names them."""
+        return _error([Problem(where(problem.place), problem.message) for problem in self.problems])
+
 
 def _ordered(problems: Iterable[Problem], files: Sequence[str]) -> list[Problem]:
     def where(problem: Problem) -> tuple[int, int]:

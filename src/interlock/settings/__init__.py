@@ -1,12 +1,13 @@
 """Remembers what the user decided: configuration found, decoded, overridden only to tighten, and trusted."""
 
 from interlock.settings.decode import decode
-from interlock.settings.load import Loaded, find, gather, load
+from interlock.settings.load import Gathered, Loaded, find, gather, load
 from interlock.settings.sections import Settings, Unavailable
 from interlock.settings.trust import Change, SourceFile, TrustStore
 
 __all__ = [
     "Change",
+    "Gathered",
     "Loaded",
     "Settings",
     "SourceFile",

@@ -53,6 +53,8 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     """Which of the `files` are policies: all that `policy.files` names, whatever they are called."""
     written: frozenset[Place]
     """The places that the file sets."""
+    locate: Locate
+    """Says on which line of the file a place is set."""
 
     @property
     def protected(self) -> tuple[str, ...]:
@@ -159,6 +161,7 @@ def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = 
         modules=modules,
         policies=tuple(policies),
         written=frozenset(_written(table, ())),
+        locate=locate,
     )
 
 

@@ -66,6 +66,8 @@ def check(out: Output) -> None:
         "valid": True, "policies": len(found.judge.policies), "files": len(found.files), "tools": found.tools,
         "trusted": found.trusted,
     }  # fmt: skip
+    for pattern in found.unmatched:
+        out.warn(f"no file fits `{clean(pattern)}` of `policy.files`")
     text = f"sound: {document['policies']} policies, checked against {found.tools} tools"
     out.emit(document, lambda: [text, *([] if found.trusted else ["not in force yet: `interlock trust`"])])
 
