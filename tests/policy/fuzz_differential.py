@@ -1,6 +1,6 @@
 """Compare the compiler with the reference engine on random policies, entities and requests.
 
-    python tests/policy/fuzz_differential.py --rounds 100000 [--seed 1] [--judge]
+    python tests/policy/fuzz_differential.py --rounds 100000 [--seed 1] [--judge | --needs]
 
 Prints what was compared, and each difference with the seed that brings it back.
 """
@@ -15,17 +15,21 @@ from random import Random
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import policy_needs
 import policy_random
 import policy_requests
 from policy_oracle import Answer, oracle, oracle_json
 from policy_worlds import WORLD, judge
 
-from interlock.policy.index import Compiled, Index
+from interlock.policy.index import Compiled, Index, Residue
+from interlock.policy.judge import NARROW_AFTER
+from interlock.policy.narrow import narrowed
 from interlock.policy.operators import Situation
 from interlock.policy.policies import parse
 from interlock.policy.reference import Reference, compile_policy, entities_json, request_json
 from interlock.policy.source import split
-from interlock.policy.verdict import run, verdict
+from interlock.policy.terms import EvaluationError, Uid
+from interlock.policy.verdict import Outcome, run, verdict
 from interlock.policy.world import actions, entities, situation
 
 
@@ -40,9 +44,23 @@ def compiled_answer(policies: list[str], s: Situation, context: dict) -> Answer:
     left = index.residue(s)
     forbids = [each for each in left if each.policy.forbid]
     permits = [each for each in left if not each.policy.forbid]
-    decision = verdict(forbids, permits, run(forbids, context, s), run(permits, context, s), frozenset())
+    decision = verdict(forbids, permits, narrowly(forbids, context, s), narrowly(permits, context, s), frozenset())
     failed = tuple(sorted({note.partition(":")[0] for note in decision.errors}))
     return (decision.decision, decision.reason, decision.policies, failed)
+
+
+def narrowly(residues: list[Residue], context: dict, s: Situation) -> Outcome:
+    """What becomes of policies by way of `narrowed`: each alone, so that none hides behind another that fails, and together."""
+    hits, errors = 0, {}
+    for at, residue in enumerate(residues):
+        try:
+            hits |= narrowed([residue], few=0)(context, s) << at
+        except EvaluationError as error:
+            errors[at] = str(error)
+    found = Outcome(hits, errors)
+    assert found == run(residues, context, s)
+    assert errors or narrowed(residues, few=0)(context, s) == hits
+    return found
 
 
 def draw(r: Random) -> tuple[list[str], Situation, dict]:
@@ -62,7 +80,9 @@ def judged_answers(r: Random) -> list[tuple[Answer, Answer]]:
         s = situation(WORLD, shared, request)
         known = entities_json({**s.entities, **s.local})
         expected = oracle_json(texts, request_json(s), policy_requests.context(request), known)
-        decision = policies.decide(request)
+        decisions = [policies.decide(request) for _ in range(NARROW_AFTER + 1)]
+        decision = decisions[-1]
+        assert decisions == [decision] * len(decisions)
         failed = tuple(sorted({note.partition(":")[0] for note in decision.errors}))
         found.append((expected, (decision.decision, decision.reason, decision.policies, failed)))
     return found
@@ -74,6 +94,15 @@ def untyped_answers(r: Random) -> list[tuple[Answer, Answer]]:
     return [(oracle(policies, s, context), compiled_answer(policies, s, context))]
 
 
+def needing_answers(r: Random) -> list[tuple[Answer, Answer]]:
+    """Random policies that need something of the context, and the answers to four contexts."""
+    policies = [policy_needs.policy(r, number) for number in range(r.randrange(1, 12))]
+    s = policy_random.situation(r)
+    s.action, s.resource = Uid("Action", "t1"), Uid("Tool", "t1")
+    contexts = [policy_needs.record(r) for _ in range(4)]
+    return [(oracle(policies, s, context), compiled_answer(policies, s, context)) for context in contexts]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1000)
@@ -81,10 +110,11 @@ def main() -> int:
     parser.add_argument(
         "--judge", action="store_true", help="well-typed policies and requests, through the whole judge"
     )
+    parser.add_argument("--needs", action="store_true", help="policies that need something of the context")
     options = parser.parse_args()
     answers: Counter[str] = Counter()
     failed = pairs = differences = 0
-    make = judged_answers if options.judge else untyped_answers
+    make = judged_answers if options.judge else needing_answers if options.needs else untyped_answers
     seed = options.seed
     while pairs < options.rounds:
         for expected, got in make(Random(seed)):

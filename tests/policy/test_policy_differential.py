@@ -14,7 +14,7 @@ from typing import Any
 
 import policy_random
 import pytest
-from fuzz_differential import compiled_answer, draw, judged_answers
+from fuzz_differential import compiled_answer, draw, judged_answers, needing_answers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from policy_oracle import oracle
@@ -75,6 +75,44 @@ def test_the_judge_decides_typed_requests_as_the_reference_does(seed: int) -> No
     """From JSON to decision: conversion, pruning, index, memory of earlier answers, verdict."""
     for expected, got in judged_answers(Random(seed)):
         assert got == expected
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_what_is_passed_over_could_neither_match_nor_fail(seed: int) -> None:
+    for expected, got in needing_answers(Random(seed)):
+        assert got == expected
+
+
+@pytest.mark.parametrize("context", [{}, {"a": {}}, {"a": 5}, {"a": {"b": 5}}, {"a": {"b": "x"}}, {"a": "x", "c": 5}])
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "context.a has b && context has c && principal.nothing",
+        "context has c && context.a has b && principal.nothing",
+        'context has a && context.a has b && context.a == "x"',
+        'context.a has b && context has a && context.a.b like "*x*"',
+        'context has a && context.a has b && context.a.b like "*x*"',
+        'context.a.b like "*x*" && context has a',
+        "context.a.b >= 5",
+        "context.a.b > 4",
+        "context.a.b > 5",
+        "context.a.b <= 5",
+        "5 <= context.a.b",
+        "5 >= context.a.b",
+        "6 > context.a.b",
+        "5 < context.a.b",
+        "[5, true].contains(context.a.b)",
+        '"x" == context.a.b',
+        "context has a && !(context.a has b)",
+    ],
+)
+def test_what_is_needed_of_a_value_is_needed_exactly(condition: str, context: dict[str, Any]) -> None:
+    s = Situation(Uid("Agent", "coder"), Uid("Action", "t1"), Uid("Tool", "t1"), {Uid("Agent", "coder"): Entity()})
+    policies = [
+        f'@id("p")\n{effect}(principal, action, resource) when {{ {condition} }};' for effect in ("permit", "forbid")
+    ]
+    for policy in policies:
+        assert compiled_answer([policy], s, context) == oracle([policy], s, context)
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=[path.stem for path in CORPUS])

@@ -27,6 +27,8 @@ class Conjunct(msgspec.Struct, frozen=True):
     test: Closure
     dynamic: bool
     """True if it looks at the context."""
+    expr: pst.Expr | None = None
+    """What `test` was compiled from; None if that is not one condition."""
 
 
 def uid(node: pst.EntityUid) -> Uid:
@@ -37,7 +39,7 @@ def uid(node: pst.EntityUid) -> Uid:
 def conjuncts(policy: pst.Template) -> tuple[Conjunct, ...]:
     """Compile the clauses of a policy, in order. Raises: NotCoveredError."""
     return tuple(
-        Conjunct(test=compile_expression(part), dynamic=mentions_context(part))
+        Conjunct(test=compile_expression(part), dynamic=mentions_context(part), expr=part)
         for clause in policy.clauses
         for part in _parts(clause)
     )

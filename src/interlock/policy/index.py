@@ -34,6 +34,8 @@ class Residue(msgspec.Struct, frozen=True):
 
     policy: Policy
     tests: tuple[Closure, ...]
+    conditions: tuple[pst.Expr | None, ...] = ()
+    """What each test was compiled from, where that is one condition."""
 
     @property
     def settled(self) -> bool:
@@ -145,25 +147,25 @@ def in_scope(scope: Scope, who: Uid, s: Situation) -> bool:
 
 def reduce(compiled: Compiled, s: Situation) -> Residue | None:
     """Decide what does not look at the context. None if the policy cannot match and cannot fail."""
-    left: list[Closure] = []
+    left: list[Conjunct] = []
     for conjunct in compiled.conjuncts:
         if conjunct.dynamic:
-            left.append(conjunct.test)
+            left.append(conjunct)
             continue
         try:
             value = conjunct.test({}, s)
             if value is not True and value is not False:
                 raise mistyped("Bool", value)
         except EvaluationError as error:
-            left.append(_Error(error))
+            left.append(Conjunct(_Error(error), dynamic=False))
             break
         if not value:
             if not left:
                 return None
             # an earlier condition may still fail, and in a forbid that denies: keep those
-            left.append(_never)
+            left.append(Conjunct(_never, dynamic=False))
             break
-    return Residue(compiled.policy, tuple(left))
+    return Residue(compiled.policy, tuple(each.test for each in left), tuple(each.expr for each in left))
 
 
 def _never(_c: dict[str, Any], _s: Situation) -> bool:

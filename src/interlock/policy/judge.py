@@ -15,16 +15,18 @@ from interlock.model.decision import Decision, Request
 from interlock.policy.contexts import Context, fill
 from interlock.policy.explain import Explanation, explain
 from interlock.policy.index import Index, Residue
-from interlock.policy.operators import Closure, Entity, Situation
+from interlock.policy.narrow import Match, narrowed, no_match, one_by_one
+from interlock.policy.operators import Entity, Situation
 from interlock.policy.policies import Policy
 from interlock.policy.shapes import Fields
 from interlock.policy.terms import EvaluationError, Uid
 from interlock.policy.values import RefusedError
-from interlock.policy.verdict import Outcome, matching, run, together, verdict
+from interlock.policy.verdict import Outcome, run, together, verdict
 from interlock.policy.world import ActionType, World, host_id, situation
 
 BUCKETS_MAX: Final = 4096
 OUTCOMES_MAX: Final = 256
+NARROW_AFTER: Final = 4
 NO_CONTEXT: Final = Context(Fields(), ())
 _UNKNOWN: Final = "`{}` is not known to the policies that are in force"
 
@@ -36,11 +38,13 @@ class _Bucket(msgspec.Struct):
     forbids: tuple[Residue, ...]
     permits: tuple[Residue, ...]
     context: Context
-    forbid_tests: tuple[tuple[Closure, ...], ...] = ()
-    permit_tests: tuple[tuple[Closure, ...], ...] = ()
-    """What is evaluated: the tests of `forbids` and `permits`."""
+    match_forbids: Match = no_match
+    match_permits: Match = no_match
+    """What is evaluated: a bit for each of `forbids` and `permits` that matches."""
     constant: Decision | None = None
     """The answer, if it depends on nothing else (and on no approval)."""
+    asked: int = 0
+    """How often the answer was worked out, up to `NARROW_AFTER`."""
     outcomes: dict[tuple[int, int], Decision] = {}
     """The answers given so far, by the forbids and permits that matched (as bits)."""
 
@@ -169,8 +173,8 @@ class PolicyJudge:
             permits=tuple(each for each in left if not each.policy.forbid),
             context=self._contexts[request.action],
         )
-        bucket.forbid_tests = tuple(each.tests for each in bucket.forbids)
-        bucket.permit_tests = tuple(each.tests for each in bucket.permits)
+        bucket.match_forbids = one_by_one(bucket.forbids)
+        bucket.match_permits = one_by_one(bucket.permits)
         if all(each.settled for each in left):
             answer = _answer(bucket, {}, frozenset())
             if not any(each.policy.hold for each in bucket.forbids):
@@ -194,9 +198,13 @@ def _unreadable(host: str) -> str | None:
 
 def _answer(bucket: _Bucket, context: dict[str, Any], discharged: frozenset[str]) -> Decision:
     s = bucket.situation
+    if bucket.asked < NARROW_AFTER:
+        bucket.asked += 1
+        if bucket.asked >= NARROW_AFTER:  # worth its preparation only if the like is asked again and again
+            bucket.match_forbids, bucket.match_permits = narrowed(bucket.forbids), narrowed(bucket.permits)
     if not discharged:
         try:
-            hits = (matching(bucket.forbid_tests, context, s), matching(bucket.permit_tests, context, s))
+            hits = (bucket.match_forbids(context, s), bucket.match_permits(context, s))
         except EvaluationError:
             # one of them fails: below, each is evaluated for itself
             pass
