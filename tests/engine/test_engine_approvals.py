@@ -386,6 +386,54 @@ def test_a_file_that_changed_during_the_wait_is_shown_again(asking):
     assert path.read_text() == "new"
 
 
+def test_a_call_that_was_edited_and_is_asked_about_again_can_be_edited_again(asking):
+    path = asking.root / "f"
+    path.write_text("as shown")
+    rt = asking.open(risky([]))
+    texts = iter(["first", "second"])
+
+    def told(hold):
+        text = next(texts)
+        path.write_text(f"changed before the answer {text}") if text == "first" else None
+
+        def vote():
+            rt.services.desk.store.vote(hold.id, ME, "cli", "edit", digest=hold.digest, patch={"content": text})
+
+        threading.Thread(target=vote).start()
+
+    rt.services.desk.listeners.append(told)
+    assert execute(rt, call("fs.write", parameters={"path": "f", "content": "proposed"})).ok
+    assert [hold.parameters["content"] for hold in asked(rt)] == ["first", "second"]
+    assert path.read_text() == "second"
+
+
+def test_a_call_that_was_edited_and_is_asked_about_again_is_the_same_question_after_each_resume(asking):
+    path = asking.root / "f"
+    path.write_text("as shown")
+    rt = asking.open(risky([]))
+    rt.services.desk.wait = False
+    held = execute(rt, call("fs.write", parameters={"path": "f", "content": "proposed"}))
+    rt.close()
+    for _ in range(3):  # the second question is found again by the second process and by the third
+        rt = asking.open(risky([]))
+        rt.services.desk.wait = False
+        store = rt.services.desk.store
+        (hold,) = store.list_holds("pending")
+        if hold.parameters["content"] == "proposed":
+            store.vote(hold.id, ME, "cli", "edit", digest=hold.digest, patch={"content": "edited"})
+            path.write_text("changed since")
+        (result,) = asyncio.run(rt.resume(held.run_id))
+        assert result.status == "held"
+        assert [h.parameters["content"] for h in store.list_holds(None)] == ["edited", "edited"]
+        rt.close()
+    rt = asking.open(risky([]))
+    (hold,) = rt.services.desk.store.list_holds("pending")
+    rt.services.desk.store.vote(hold.id, ME, "cli", "approve", digest=hold.digest)
+    (result,) = asyncio.run(rt.resume(held.run_id))
+    assert result.ok
+    assert path.read_text() == "edited"
+
+
 PATHS = {
     "type": "object",
     "properties": {"paths": {"type": "array", "items": {"type": "string", "x-interlock": "path.read"}}},

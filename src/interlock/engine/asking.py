@@ -75,11 +75,16 @@ def _existing(turn: Turn) -> Hold | None:
     desk = turn.x.services.desk
     assert desk is not None
     hold = desk.store.for_action(*_where(turn))
-    if hold is None or hold.asked_digest != action_digest(*_call_of(turn), turn.proposed):
+    # As proposed, or as an approver has edited it before: then it was asked about again.
+    if hold is None or hold.asked_digest not in (_digest(turn, turn.proposed), _digest(turn, turn.parameters)):
         return None
     if hold.status == "approved":
         return hold if hold.consumed_by in (None, "/".join(_where(turn))) and not turn.asked else None
     return None if hold.status == "cancelled" else hold
+
+
+def _digest(turn: Turn, parameters: dict[str, Any]) -> str:
+    return action_digest(*_call_of(turn), parameters)
 
 
 def _new(turn: Turn, decision: Decision) -> Hold:
@@ -278,7 +283,7 @@ def _apply(turn: Turn, hold: Hold) -> Refusal | None:
             hold.status, f"was denied{who}{why}"
         )
         return Refusal(_REFUSALS[hold.status], f"approval `{hold.id}` {said}")
-    if hold.edits and turn.index not in x.edited:
+    if hold.edits and hold.asked_digest == _digest(turn, turn.parameters):  # else the journal has the edit already
         for patch in hold.edits:
             turn.parameters = merge_patch(turn.parameters, patch)
         x.edited[turn.index] = turn.parameters
@@ -288,6 +293,8 @@ def _apply(turn: Turn, hold: Hold) -> Refusal | None:
         recorder.append(
             HoldResolved(approval=hold.id, decision="approved", approver=approver, parameters=kept, **stamp)
         )
+        if hold.edits:
+            recorder.writer.flush()  # the database never has what was edited: after a crash only the journal tells it
     if not desk.store.consume(hold.id, hold.digest, "/".join(_where(turn))):
         return Refusal("approval_denied", f"approval `{hold.id}` was used by another call")
     turn.shown = hold.files
