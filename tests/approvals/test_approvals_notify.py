@@ -167,6 +167,17 @@ def test_a_command_gets_the_question_on_its_standard_input_and_nothing_of_our_en
     assert json.loads(text.removesuffix("False"))["id"] == example_hold().id
 
 
+def test_a_command_runs_where_no_agent_writes(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit(1)")  # what an agent may leave in the workspace
+    monkeypatch.chdir(tmp_path)
+    code = "import json, os, pathlib; pathlib.Path(os.environ['OUT']).write_text(os.getcwd())"
+    Command([sys.executable, "-c", code], {"OUT": str(tmp_path / "out")}).notify(example_hold(), 10)
+    assert (tmp_path / "out").read_text() == "/"
+    for argv in ([], ["./notify.sh"], ["bin/notify"]):
+        with pytest.raises(ConfigurationError):
+            Command(argv, {})
+
+
 def test_a_command_that_hangs_is_killed_with_its_children(tmp_path):
     pid = tmp_path / "pid"
     command = Command(["/bin/sh", "-c", f"sleep 60 & echo $! > {pid}; wait"], {"PATH": os.environ["PATH"]})
@@ -184,7 +195,19 @@ def test_a_command_that_hangs_is_killed_with_its_children(tmp_path):
     pytest.fail("the child lives on")
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x/", "file:///etc/passwd", "https://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "ftp://x/",
+        "file:///etc/passwd",
+        "https://",
+        "http://x:99999/",
+        "http://[::1/",
+        "http://x/a b",
+        "http://x/\u00fc",
+    ],
+)
 def test_a_webhook_needs_a_web_address(store, url):
     with pytest.raises(ConfigurationError):
         Webhook(url, SECRET, store.time)

@@ -326,18 +326,6 @@ def test_resume_finds_the_same_question(world, store):
     assert again.for_action("r1", "p1", "a2") is None
 
 
-def test_an_identical_call_finds_its_open_or_unused_approval(store):
-    hold = store.ask(request(session="s"))
-    find = lambda: store.for_call("coder", "s", hold.digest)
-    assert find().id == hold.id
-    assert store.for_call("coder", None, hold.digest) is None
-    assert store.for_call("other", "s", hold.digest) is None
-    approve(store, hold)
-    assert find().id == hold.id
-    store.consume(hold.id, hold.digest, "r/p/a")
-    assert find() is None
-
-
 @pytest.mark.parametrize("wanted", ["session", "always"])
 def test_a_standing_answer_holds_for_the_same_tool_and_policies_until_used_up(world, store, wanted):
     hold = store.ask(request(session="s", requirements=(OPS, LAW)))

@@ -12,7 +12,7 @@ import interlock
 from interlock.approvals import Approver
 from interlock.approvals.hold import ANY_GROUP, Standing
 from interlock.engine.recovery import resume
-from interlock.model.errors import UsageError
+from interlock.model.errors import ConfigurationError, UsageError
 from interlock.model.events import ActionWaiting
 from interlock.model.grant import Grant
 from interlock.model.tool import RateLimit
@@ -384,6 +384,13 @@ def test_a_file_that_changed_during_the_wait_is_shown_again(asking):
     assert len(seen) == len(set(seen)) == 2
     assert ["`f` has changed since it was approved" in hold.reason for hold in asked(rt)] == [False, True]
     assert path.read_text() == "new"
+
+
+def test_a_webhook_whose_secret_is_not_there_names_the_variable(new_project):
+    hook = '[[approvals.notify]]\nkind = "webhook"\nurl = "http://127.0.0.1/"\nsecret_env = "NO_SUCH_SECRET"\n'
+    project = new_project(toml=TOML % "" + hook)
+    with pytest.raises(ConfigurationError, match="NO_SUCH_SECRET"):
+        project.open()
 
 
 def test_a_call_that_was_edited_and_is_asked_about_again_can_be_edited_again(asking):

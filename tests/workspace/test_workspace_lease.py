@@ -31,6 +31,7 @@ def test_the_second_is_told_who_writes(database):
     assert caught.value.code == "workspace_busy"
     assert "run_1 prop_1" in caught.value.message
     assert str(os.getpid()) in caught.value.message
+    assert "interlock approvals list" in (caught.value.hint or "")
     with WriteLease.acquire(database, "ws_2", "run_3 prop_1", FakeClock()):
         pass
     first.release()

@@ -11,7 +11,7 @@ import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -53,9 +53,10 @@ class Webhook:
 
     def __init__(self, url: str, secret: bytes, time: SharedTime, *, name: str = "webhook") -> None:
         """`url` may hold a token (Slack's do) and is never repeated in a message. Raises ConfigurationError."""
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ConfigurationError("the URL of a webhook is `http://...` or `https://...`")
+        parts = _web_address(url)
+        if parts is None:
+            message = "the URL of a webhook is `http://...` or `https://...`, without spaces and letters beyond ASCII"
+            raise ConfigurationError(message)
         if not secret:
             raise ConfigurationError("a webhook needs a secret to sign with", hint="name it with `secret_env`")
         self.name = name
@@ -92,12 +93,15 @@ class Webhook:
 
 
 class Command:
-    """Runs a program with the question as JSON on its standard input. No shell; nothing of the hold in its arguments."""
+    """Runs a program with the question as JSON on its standard input. No shell; nothing of the hold in its arguments.
+
+    It runs in `/`: an agent writes in the workspace, and must not leave there what this program would pick up by a relative name.
+    """
 
     def __init__(self, argv: Sequence[str], environment: Mapping[str, str], *, name: str = "command") -> None:
-        """`environment` is all that the program gets. Raises ConfigurationError if `argv` is empty."""
-        if not argv:
-            raise ConfigurationError("a notifying command needs a program")
+        """`environment` is all that the program gets. Raises ConfigurationError for a program that cannot be found."""
+        if not argv or ("/" in argv[0] and not argv[0].startswith("/")):
+            raise ConfigurationError("a notifying command needs a program: a name or an absolute path")
         self.name = name
         self._argv = tuple(argv)
         self._environment = dict(environment)
@@ -111,6 +115,7 @@ class Command:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=self._environment,
+                cwd="/",
                 start_new_session=True,
             )
         except OSError as error:
@@ -126,6 +131,16 @@ class Command:
                 raise NotifyError("the command did not end within its time limit") from None
         if process.returncode != 0:
             raise NotifyError(f"the command ended with {process.returncode}")
+
+
+def _web_address(url: str) -> SplitResult | None:
+    """The parts of a URL that can be posted to."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # a port or an IPv6 address that is none
+        return None
+    return parts if good and url.isascii() and url.isprintable() and " " not in url else None
 
 
 def signature(secret: bytes, timestamp: str, body: bytes) -> str:

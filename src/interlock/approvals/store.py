@@ -54,6 +54,7 @@ _SCHEMA: Final = (
     "create index approvals_action on approvals (run, proposal, action, seq)",
     "create index approvals_call on approvals (agent, digest, seq)",
     "alter table approvals add column schema text",  # not in _COLUMNS: nobody is shown it
+    "drop index approvals_call",
 )
 _COLUMNS: Final = (
     "seq, id, run, proposal, action, agent, session, digest, status, created_at_us, expires_at_us, decided_at_us,"
@@ -294,27 +295,17 @@ class ApprovalStore:
 
     def for_action(self, run: str, proposal: str, action: str) -> Hold | None:
         """The latest question of an action: what `resume` finds again."""
-        return self._first("run = ? and proposal = ? and action = ?", (run, proposal, action))
+        rows = self._database.execute(
+            f"select {_COLUMNS} from approvals where run = ? and proposal = ? and action = ? order by seq desc limit 1",
+            (run, proposal, action),
+        )
+        return _hold(rows[0], self.time.now_us()) if rows else None
 
     def of_run(self, run: str) -> list[Hold]:
         """All questions of a run, in order of creation."""
         now = self.time.now_us()
         rows = self._database.execute(f"select {_COLUMNS} from approvals where run = ? order by seq", (run,))
         return [_hold(row, now) for row in rows]
-
-    def for_call(self, agent: str, session: str | None, digest: str) -> Hold | None:
-        """The latest question of an agent's session for a digest, if it is open, or approved and not used yet."""
-        match = "session is null" if session is None else "session = ?"
-        values = (agent, digest) if session is None else (agent, digest, session)
-        hold = self._first(f"agent = ? and digest = ? and {match}", values)
-        usable = hold and (hold.status == "pending" or (hold.status == "approved" and hold.consumed_by is None))
-        return hold if usable else None
-
-    def _first(self, where: str, values: tuple[Any, ...]) -> Hold | None:
-        rows = self._database.execute(
-            f"select {_COLUMNS} from approvals where {where} order by seq desc limit 1", values
-        )
-        return _hold(rows[0], self.time.now_us()) if rows else None
 
     def _row(self, hold_id: str, now: int, *, expire: bool = False) -> Hold | None:
         rows = self._database.execute(f"select {_COLUMNS} from approvals where id = ?", (hold_id,))

@@ -237,7 +237,7 @@ def _doors(place: Place | None) -> Iterator[Fact]:
     )  # fmt: skip
     yield _fact(
         section, "terminal", "warning",
-        "a process of this user can start `interlock run` on a terminal of its own making and answer there",
+        "a process of this user can start `interlock run` or `resume` on a terminal of its own making and answer there",
         "set approvals.separation, and have approvers answer by PIN or token",
     )  # fmt: skip
     if place is not None:

@@ -66,7 +66,8 @@ class WriteLease:
             if rows and _alive(*rows[0][1:], now_us=clock.now_us()):
                 raise _BusyError(
                     f"`{rows[0][0]}` (process {rows[0][1]}) is writing in this workspace",
-                    hint="wait until it is finished, or stop it; `interlock runs list` shows it",
+                    hint="wait until it is finished, or stop it: `interlock runs list` shows it, and `interlock approvals list`"
+                    " whether it waits for an answer",
                 )
             database.execute("delete from workspace_leases where workspace = ?", (workspace,))
             database.execute(
