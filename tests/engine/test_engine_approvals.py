@@ -527,6 +527,17 @@ def test_what_is_shown_holds_no_secret(asking):
     assert "correct horse" not in repr(hold)
 
 
+def test_a_file_whose_name_is_a_secret_is_watched_and_not_shown(asking):
+    path = asking.root / SECRET
+    path.write_text("as shown")
+    rt = asking.open(risky([]))
+    seen = watching(rt, lambda: path.write_text("changed"))
+    assert execute(rt, call("fs.write", parameters={"path": SECRET, "content": "new"})).ok
+    assert len(seen) == 2
+    assert "has changed since" in seen[1].reason
+    assert SECRET not in repr(seen)
+
+
 def test_the_deadline_ends_the_wait(asking):
     log = []
     rt = asking.open(risky(log))

@@ -167,17 +167,21 @@ def _compensation(turn: Turn) -> Any:
     return template.tool if template is not None else None
 
 
+def _paths(turn: Turn, parameters: dict[str, Any]) -> list[Any]:
+    """The paths among the parameters, in the order of the tool's marks."""
+    tool = turn.tool
+    if turn.x.services.workspace is None or tool is None:
+        return []
+    pointers = [pointer.split("/")[1:] for pointer, mark in tool.marks if mark.startswith("path.")]
+    return [value for steps in pointers for value in _at(parameters, steps)]
+
+
 def _files(turn: Turn) -> tuple[FileShown, ...]:
-    """The files among the parameters, as they are now."""
-    workspace, tool = turn.x.services.workspace, turn.tool
-    if workspace is None or tool is None:
-        return ()
-    found: list[FileShown] = []
-    for pointer, mark in tool.marks:
-        if mark.startswith("path."):
-            for value in _at(turn.parameters, pointer.split("/")[1:]):
-                seen, there = _look(turn.x, value)
-                found.append(FileShown(path=_shown(value), digest=seen, there=there))
+    """The files among the parameters, as they are now. A name can be a secret like any other text."""
+    redact, found = turn.x.services.redactor.redact, []
+    for value in _paths(turn, turn.parameters):
+        seen, there = _look(turn.x, value)
+        found.append(FileShown(path=redact(_shown(value)), digest=seen, there=there))
     return tuple(found)
 
 
@@ -196,19 +200,11 @@ def _at(value: Any, steps: list[str]) -> Iterator[Any]:
             yield from _at(inner, steps[1:])
 
 
-_ENCODED = '{"b64":'
-
-
 def _shown(path: Any) -> str:
     """A path parameter as the question shows it; a text that only looks like the other form is told apart by `./`."""
     if isinstance(path, str):
-        return f"./{path}" if path.startswith(_ENCODED) else path
+        return f"./{path}" if path.startswith('{"b64":') else path
     return msgspec.json.encode(path).decode()
-
-
-def _path_of(shown: str) -> Any:
-    """The parameter behind a path as it was shown."""
-    return msgspec.json.decode(shown) if shown.startswith(_ENCODED) else shown
 
 
 def _look(x: Execution, path: Any) -> tuple[str | None, bool]:
@@ -267,6 +263,7 @@ def _apply(turn: Turn, hold: Hold) -> Refusal | None:
     desk = x.services.desk
     assert desk is not None
     turn.asked = True
+    shown = _paths(turn, turn.proposed if hold.asked_digest == _digest(turn, turn.proposed) else turn.parameters)
     last = hold.votes[-1] if hold.votes else None
     approver = last.approver if last is not None else None
     recorder = x.recorder
@@ -297,13 +294,14 @@ def _apply(turn: Turn, hold: Hold) -> Refusal | None:
             recorder.writer.flush()  # the database never has what was edited: after a crash only the journal tells it
     if not desk.store.consume(hold.id, hold.digest, "/".join(_where(turn))):
         return Refusal("approval_denied", f"approval `{hold.id}` was used by another call")
-    turn.shown = hold.files
-    turn.discharged |= hold.discharged
-    forget_if_changed(turn)
+    if len(shown) == len(hold.files):
+        turn.shown = tuple(zip(shown, (file.digest for file in hold.files), strict=True))
+        turn.discharged |= hold.discharged
+        forget_if_changed(turn)
     return None
 
 
 def forget_if_changed(turn: Turn) -> None:
     """Take the approval back if what was shown is not what is there: judged again without it, so asked again."""
-    if any(_look(turn.x, _path_of(file.path))[0] != file.digest for file in turn.shown):
+    if any(_look(turn.x, path)[0] != digest for path, digest in turn.shown):
         turn.discharged, turn.shown = frozenset(), ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from interlock.approvals import FileShown
 from interlock.engine.registry import Registered
 from interlock.engine.scheduler import Outcome
 from interlock.engine.watchdog import Slot
@@ -36,8 +35,8 @@ class Turn:
     """True once a question of this turn was answered: another one is a new question."""
     discharged: frozenset[str] = frozenset()
     """Content hashes of the policies that an approval has discharged for this very call."""
-    shown: tuple[FileShown, ...] = ()
-    """The files that the approved question showed."""
+    shown: tuple[tuple[Any, str | None], ...] = ()
+    """The paths that the approved question was about, with the digests of what was there."""
 
     def __init__(self, x: Execution, slot: Slot, index: int, proposed: dict[str, Any]) -> None:
         """At the start of step 2; `proposed` are the parameters with references resolved."""
