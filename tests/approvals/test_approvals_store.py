@@ -370,7 +370,11 @@ def test_the_narrowest_scope_that_approvers_agreed_to_holds(store):
 
 def test_standing_terms_must_make_sense(store):
     hold = store.ask(request())
-    for terms in (Standing(scope="session"), Standing(scope="always", uses=0), Standing(scope="always", ttl_ms=0)):
+    for terms in (
+        Standing(scope="session"),
+        *(Standing(scope="always", uses=uses) for uses in (0, 1_000_001, 10**20)),
+        *(Standing(scope="always", ttl_ms=ttl_ms) for ttl_ms in (0, 366 * 86_400_000, 10**16)),
+    ):
         with pytest.raises(UsageError):
             approve(store, hold, standing=terms)
     assert store.get(hold.id) == hold

@@ -24,6 +24,15 @@ def test_a_question_is_listed_and_shown(cli, held):
     assert cli("approvals", "show", held, "--json").json["parameters"]["source"] == "a.txt"
 
 
+def test_a_list_that_is_cut_says_so(cli, held):
+    assert "there are more" not in cli("approvals", "list", "--limit", "1").err
+    cli("run", "plan.json", "--no-wait")
+    said = cli("approvals", "list", "--limit", "1", "--json")
+    assert [hold["id"] for hold in said.json] == [held]
+    assert "there are more" in said.err
+    assert cli("approvals", "list", "--limit", "9" * 20, "--json").code == 2
+
+
 def test_one_answer_wins(cli, held):
     assert cli("approvals", "deny", held, "--reason", "no").out == f"{held}: denied\n"
     again = cli("approvals", "approve", held, "--json")

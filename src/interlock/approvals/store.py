@@ -61,6 +61,8 @@ _COLUMNS: Final = (
     " decision_reason, consumed_by, standing_id, question, edits, votes"
 )
 
+STANDING_DAYS_MAX: Final = 365
+STANDING_USES_MAX: Final = 1_000_000
 EXPIRE_AT_ONCE: Final = 500
 _IDS_PER_QUERY: Final = 500
 
@@ -391,6 +393,8 @@ def _check(decision: Choice, patch: dict[str, Any] | None, standing: Standing) -
         raise UsageError(f"the patch is over {DEFAULT_LIMITS.parameters_bytes} bytes")
     if standing.scope != "once" and (standing.ttl_ms <= 0 or standing.uses <= 0):
         raise UsageError("a standing answer needs a time to live and a number of uses above zero")
+    if standing.ttl_ms > STANDING_DAYS_MAX * 86_400_000 or standing.uses > STANDING_USES_MAX:
+        raise UsageError(f"a standing answer holds for {STANDING_DAYS_MAX} days and {STANDING_USES_MAX} uses at most")
 
 
 def _hold(row: tuple[Any, ...], now: int) -> Hold:

@@ -154,7 +154,8 @@ def _summary(turn: Turn) -> str:
     name, _ = _call_of(turn)
     parameters = _without_secrets(turn)
     shown = next(
-        (str(parameters[k]) for k in ("command", "argv", "path", "url", "key", "message") if k in parameters), ""
+        (str(parameters[k]) for k in ("command", "argv", "path", "source", "url", "key", "message") if k in parameters),
+        "",
     )
     return f"{name}: {shown}" if shown else name
 

@@ -34,13 +34,15 @@ def approvals() -> None:
 
 @approvals.command("list")
 @click.option("--status", type=click.Choice(_STATUSES), default="pending", show_default=True, help="Which questions.")
-@click.option("--limit", type=click.IntRange(1), default=1_000, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1_000, show_default=True, help="At most so many.")
 @click.pass_obj
 def list_approvals(out: Output, status: str, limit: int) -> None:
     """List questions in the order in which they were asked."""
     with open_desk(Path(), os.environ, trusted=False) as desk:
-        found = Answering(desk, "cli").holds(None if status == "all" else status, limit=limit)  # type: ignore[arg-type]
-    out.emit(found, lambda: _table(found))
+        found = Answering(desk, "cli").holds(None if status == "all" else status, limit=limit + 1)  # type: ignore[arg-type]
+    out.emit(found[:limit], lambda: _table(found[:limit]))
+    if len(found) > limit:
+        out.note(f"these are the first {limit}; there are more, which `--limit` shows")
 
 
 @approvals.command("show")
