@@ -160,6 +160,18 @@ def test_an_edit_that_does_not_fit_is_told_and_asked_about_again(cli, terminal, 
     assert shell.end()[0] == 0
 
 
+def test_who_may_not_answer_is_told_why_and_the_question_stays(cli, terminal, move):
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text() + "separation = true\n")
+    assert cli("trust", "--yes").code == 0
+    shell = terminal("run", move)
+    shell.wait_for("[s]how?")
+    shell.type("a\n")
+    shell.wait_for("not taken: whoever started the run may not answer its questions")
+    shell.wait_for("[s]how?")
+    assert len(cli("approvals", "list", "--json").json) == 1
+
+
 def test_ctrl_c_while_a_question_is_asked(cli, terminal, move):
     shell = terminal("run", move)
     shell.wait_for("[s]how?")

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from interlock.engine.answering import Answering, Hold
 from interlock.engine.desk import Desk
-from interlock.engine.identity import at_own_terminal
+from interlock.engine.identity import at_own_terminal, require
 from interlock.model.decode import decode_value
 from interlock.model.errors import InterlockError, UsageError
 from interlock.surfaces.cli.holds import hold_lines
@@ -123,7 +123,10 @@ class Prompt:
         if outcome.code == "recorded":
             self._say("counted; more answers are needed")
             return False
-        self._say(f"not taken: {outcome.code}")
+        try:
+            require(outcome, hold.id)
+        except InterlockError as error:
+            self._say(f"not taken: {clean(error.message)}")
         return outcome.code == "already_resolved"
 
     def _patch(self, text: str) -> dict[str, Any] | None:
