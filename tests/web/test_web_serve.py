@@ -83,6 +83,24 @@ def test_wrong_tokens_other_groups_and_late_answers_change_nothing(project, rt):
         assert secret not in log
 
 
+def test_who_leaves_a_group_in_the_configuration_answers_no_longer_for_it(new_project):
+    project = new_project(approvals='groups = { ops = ["ann"], design = ["bob"] }')
+    rt = project.open()
+    ann, bob = (rt.services.desk.approvers.add(name) for name in ("ann", "bob"))
+    (project.root / "a.txt").write_text("precious")
+    asking = project.run(delete("a.txt"))
+    server = project.serve()
+    (hold,) = waiting(rt)
+    path = project.root / "interlock.toml"
+    path.write_text(path.read_text().replace('["ann"], design = ["bob"]', '["bob"], design = ["ann"]'))
+    project.trust()
+    body = {"digest": hold.digest}
+    with server.client(ann) as gone, server.client(bob) as came:
+        assert gone.post(f"{LIST}/{hold.id}/approve", json=body).status_code == 403
+        assert came.post(f"{LIST}/{hold.id}/approve", json=body).status_code == 200
+    assert result(asking)["status"] == "succeeded"
+
+
 def test_two_answers_over_http_at_the_same_time_have_one_winner(project, rt):
     tokens = [rt.services.desk.approvers.add(name, groups=["ops"]) for name in ("ann", "bob")]
     server = project.serve()

@@ -54,10 +54,13 @@ class Project:
         (self.root / "policy").mkdir()
         (self.root / "policy" / "ops.cedar").write_text(CEDAR)
         self.env = {"INTERLOCK_STATE_DIR": str(self.state)}
-        disk, found = Disk(), gather(self.root)
-        TrustStore(state_directory(self.env, disk), disk).record(found.root, found.files)
+        self.trust()
         self.processes = []
         self.opened = []
+
+    def trust(self):
+        disk, found = Disk(), gather(self.root)
+        TrustStore(state_directory(self.env, disk), disk).record(found.root, found.files)
 
     def open(self):
         """A runtime of this project, in this process."""

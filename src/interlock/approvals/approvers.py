@@ -66,12 +66,13 @@ class Approvers:
         *,
         groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`groups` are those of the configuration (`[approvals] groups`): group to names. They add to the table's."""
+        """`groups` are those of the configuration: see `configured`."""
         self._database = database
         self._time = time
         self._ids = ids
         self._audit = audit
-        self._configured = groups or {}
+        self.configured: Mapping[str, Sequence[str]] = groups or {}
+        """`[approvals] groups`: group to names. They add to the table's."""
         database.migrate("approvers", _SCHEMA)
 
     def add(self, name: str, *, display: str = "", groups: Sequence[str] = (), pin: str | None = None) -> str:
@@ -155,7 +156,7 @@ class Approvers:
         return Approver(id=name, display=display, groups=self._groups(name, groups))
 
     def _groups(self, name: str, stored: str) -> tuple[str, ...]:
-        configured = (group for group, names in self._configured.items() if name in names)
+        configured = (group for group, names in self.configured.items() if name in names)
         return tuple(sorted({*msgspec.json.decode(stored, type=list[str]), *configured}))
 
     def _begin_attempt(self, source: str) -> str:

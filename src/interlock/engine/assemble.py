@@ -134,6 +134,7 @@ def open_project(
             state / TRUST_FILE,
             lambda: load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust),
             lambda fresh: _gate_maker_of(fresh, services),
+            lambda fresh: _adopt(fresh, services.desk),
         )
         services.signer = Signer.open(state / "keys", disk)
         services.warnings = warnings
@@ -329,6 +330,15 @@ def _gate_maker_of(loaded: Loaded, services: Services) -> GateMaker:
         loaded.settings, policies, grants, services.clock, desk,
         root=str(loaded.root), protected=protected_globs(loaded.protected),
     )  # fmt: skip
+
+
+def _adopt(loaded: Loaded, desk: Desk | None) -> None:
+    """What an edit changes beside the gate."""
+    asking = loaded.settings.approvals
+    if desk is not None:
+        desk.configure(
+            groups=dict(asking.groups), ttl_ms=asking.ttl_ms, separation=asking.separation, agent_groups=loaded.settings.groups
+        )  # fmt: skip
 
 
 def _fingerprints(grants: Sequence[Grant], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:

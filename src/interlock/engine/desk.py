@@ -60,6 +60,20 @@ class Desk:
         self._notifications: Notifications | None = None
         self._waiters: dict[asyncio.AbstractEventLoop, Waiter] = {}
 
+    def configure(
+        self,
+        *,
+        groups: dict[str, tuple[str, ...]],
+        ttl_ms: int,
+        separation: bool,
+        agent_groups: Mapping[str, Sequence[str]],
+    ) -> None:
+        """Take over an edited configuration: for questions from now on, and for who may answer any."""
+        self.approvers.configured = groups
+        self.ttl_ms = ttl_ms
+        self.separation = separation
+        self.agent_groups = agent_groups
+
     def notify_through(self, notifiers: Sequence[Notifier]) -> None:
         """Tell these of each question."""
         self._notifications = Notifications(notifiers, self.store.audit, self.store.time) if notifiers else None

@@ -28,10 +28,12 @@ class Reloader:
         trust_file: Path,
         load: Callable[[], Loaded],
         gate_maker: Callable[[Loaded], GateMaker],
+        adopt: Callable[[Loaded], None],
     ) -> None:
-        """`trust_file` is watched too: trusting an edit is what puts it into force."""
+        """`trust_file` is watched too: trusting an edit is what puts it into force. `adopt` takes over what is not the gate's."""
         self._load = load
         self._gate_maker = gate_maker
+        self._adopt = adopt
         self._trust_file = trust_file
         self._paths = _paths(loaded)
         self._digest = loaded.digest
@@ -63,6 +65,7 @@ class Reloader:
             where = f" ({error.path})" if error.path else ""
             self._say(services, f"the edited configuration is not in force{where}: {error.message}")
             return
+        self._adopt(loaded)
         self._maker, self._digest = maker, loaded.digest
         self._paths = _paths(loaded)
         self._seen = self._look()

@@ -54,9 +54,14 @@ _HINTS: Final = {
 }
 
 
-def build(answering: Answering, clock: Clock, hosts: Callable[[str], bool]) -> Wrapping:
-    """The application. `hosts` says whether a Host header (without port) names this server; see `wrapping`."""
-    api = _Api(answering)
+def build(
+    answering: Answering, clock: Clock, hosts: Callable[[str], bool], refresh: Callable[[], None] = lambda: None
+) -> Wrapping:
+    """The application. `hosts` says whether a Host header (without port) names this server; see `wrapping`.
+
+    `refresh` is called before each request that needs a token: an edited configuration says who is in which group.
+    """
+    api = _Api(answering, refresh)
     approval = "/api/v1/approvals/{hold_id}"
     app = Starlette(
         routes=[
@@ -85,8 +90,9 @@ async def _document(_request: Request) -> Response:
 class _Api:
     """The routes that need a token."""
 
-    def __init__(self, answering: Answering) -> None:
+    def __init__(self, answering: Answering, refresh: Callable[[], None]) -> None:
         self._answering = answering
+        self._refresh = refresh
 
     async def list(self, request: Request) -> Response:
         await self._authenticate(request)
@@ -136,6 +142,7 @@ class _Api:
                 code="unauthenticated",
                 hint="send `Authorization: Bearer TOKEN`; `interlock approvers add` makes one",
             )
+        self._refresh()
         approver = await self._call(self._answering.by_token, bearer[1], source_of(request))
         request.scope[APPROVER] = approver.id
         return approver

@@ -64,7 +64,7 @@ def run(
             warn("there is no TLS: tokens travel in the clear; put a proxy with TLS in front, or use an SSH tunnel")
         if not answering.has_approvers():
             warn("no approver has a token yet, so nobody can answer here; `interlock approvers add` makes one")
-        app = build(answering, runtime.services.clock, _names(listening, host))
+        app = build(answering, runtime.services.clock, _names(listening, host), runtime.services.refresh)
         config = uvicorn.Config(
             app,
             http=Connection,
