@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from interlock.engine.govern import DeniedError, govern
     from interlock.engine.run import Run
     from interlock.engine.runtime import Runtime
+    from interlock.engine.unfinished import Unfinished
     from interlock.executors.python import tool
     from interlock.executors.signature import Host, PathRead, PathWrite, Secret
     from interlock.model.decision import Refusal
@@ -71,6 +72,7 @@ _HOMES = {
     "Tool": "model.tool",
     "ToolError": "model.errors",
     "ToolExecutor": "model.tool",
+    "Unfinished": "engine.unfinished",
     "UsageError": "model.errors",
     "format_result": "model.result",
     "govern": "engine.govern",
@@ -106,6 +108,7 @@ __all__ = [
     "Tool",
     "ToolError",
     "ToolExecutor",
+    "Unfinished",
     "UsageError",
     "__version__",
     "format_result",

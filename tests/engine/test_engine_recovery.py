@@ -495,6 +495,34 @@ def test_one_cancelled_proposal_does_not_unjournal_the_others_of_its_run(project
     assert crash.log == [("long", None)]
 
 
+def test_the_library_says_what_is_unfinished_and_orders_it_before_a_new_run(crash):
+    crash.run(register(), step("m1"), step("m2", die=True))
+    journal = crash.project.home / "runs" / crash.run_id / "journal.ndjson"
+    with journal.open("a") as file:
+        file.write('{"kind":"action_in')
+    rt = crash.project.open(binding("nothing", nothing))
+    assert execute(rt, call("nothing")).ok
+    assert scan(journal.parent).torn is None
+    (one,) = rt.recover()
+    assert isinstance(one, interlock.Unfinished)
+    assert (one.run_id, one.status, one.need, one.actions) == (crash.run_id, "interrupted", "resume", ["m2"])
+    rt.close()
+
+
+def test_a_journal_that_cannot_be_read_is_told_and_stands_in_nobodys_way(crash, monkeypatch):
+    crash.run(register(), step("m1", die=True))
+    rt = crash.project.open(binding("nothing", nothing))
+
+    def refused(*_arguments, **_options):
+        raise StoreError("open journal.ndjson: Permission denied", code="permission_denied")
+
+    monkeypatch.setattr(unfinished, "recover", refused)
+    (one,) = rt.recover()
+    assert (one.need, one.detail) == ("repair", "open journal.ndjson: Permission denied")
+    assert execute(rt, call("nothing")).ok
+    rt.close()
+
+
 def test_a_torn_tail_is_kept_aside_and_its_intents_are_unknown_outcomes(project):
     crash = Crash(project)
     rt = project.open(crash.tool())

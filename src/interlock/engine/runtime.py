@@ -16,6 +16,7 @@ from interlock.engine.assemble import adjusted, embedded, open_project
 from interlock.engine.recovery import Answer, resume
 from interlock.engine.run import Run
 from interlock.engine.services import Services
+from interlock.engine.unfinished import Unfinished, recover_all
 from interlock.executors.python import bind
 from interlock.model.clock import Clock
 from interlock.model.decode import decode_proposal, proposal_from_builtins
@@ -97,6 +98,13 @@ class Runtime:
             self.services.load_more = None
             self.services.gate_changed()
 
+    async def _make_ready(self) -> None:
+        """What comes before a run, once: the tool modules, and the journals of runs whose process ended."""
+        if not self.services.recovered:
+            self.recover()
+        if self.services.load_more is not None:
+            await self.prepare()
+
     # -- settings in code
 
     def set_budget(self, budget: Budget | None) -> None:
@@ -161,8 +169,7 @@ class Runtime:
         Raises: ProposalError if it is malformed (nothing ran); StoreError if the machine did not let us record it;
         CancelledError if the caller cancelled (it can be resumed).
         """
-        if self.services.load_more is not None:
-            await self.prepare()
+        await self._make_ready()
         decoded = decode(proposal, self.services)
         # `operator` is refused in `Run.execute`: a run of that name would be the person's own.
         agent = None if decoded.agent == OPERATOR else decoded.agent
@@ -200,8 +207,7 @@ class Runtime:
 
         Raises: as `execute`.
         """
-        if self.services.load_more is not None:
-            await self.prepare()
+        await self._make_ready()
         parameters = {"run": run_id, "force": force} | ({} if action_id is None else {"action": action_id})
         run = Run.start(self.services, agent=OPERATOR, source="undo")
         try:
@@ -224,6 +230,18 @@ class Runtime:
         finally:
             run.finish()
 
+    def recover(self) -> list[Unfinished]:
+        """Put the journals of runs whose process ended in order, newest run first, and say what each needs to go on.
+
+        Nothing is run: `resume` goes on. The first `execute` does this too, so that no run begins beside a journal that is
+        not in order. Raises: StoreError.
+        """
+        services = self.services
+        services.recovered = True
+        if services.state_dir is None:
+            return []
+        return recover_all(services.db, services.index, services.state_dir / "runs", services.disk)
+
     async def resume(
         self, run_id: str, answers: Mapping[str, Answer] | None = None, *, by: str = ""
     ) -> list[ProposalResult]:
@@ -234,6 +252,8 @@ class Runtime:
 
     def start_run(self, *, session: str | None = None, agent: str | None = None, source: str = "unknown") -> Run:
         """Begin a run that carries several proposals (what a gateway connection is). Close it with `finish`."""
+        if not self.services.recovered:
+            self.recover()
         return Run.start(self.services, agent=agent, session=session, source=source)
 
     # -- life

@@ -83,6 +83,8 @@ class Services:
     """Told what a person should know while a process runs: a broken edit of a policy, for example."""
     load_more: Callable[[], Awaitable[list[Binding]]] | None = None
     """Loads the tool modules, which takes an event loop; None once that is done."""
+    recovered: bool = False
+    """True once the journals of runs whose process ended were put in order."""
     workspace: Workspace | None = None
     guard: ResourceGuard | None = None
     guard_wait_ms: int = 30_000

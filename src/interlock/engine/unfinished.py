@@ -96,9 +96,10 @@ def _recover_one(db: Database, index: RunIndex, runs: Path, disk: Disk, row: Run
         require_not_behind(row, report.status)
         folded = FoldedRun(directory, open_only=True)
     except StoreError as error:
-        if error.code != "run_locked":
-            raise
-        return _told(row, "nothing", error.message, None)
+        if error.code == "run_locked":
+            return _told(row, "nothing", error.message, None)
+        # Told, and no more: a journal that the machine does not let us read stands in nobody else's way.
+        return _told(row, "repair", error.message, f"interlock runs check {row.run_id}")
     except IntegrityError as error:
         return _told(row, "repair", error.message, f"interlock runs check {row.run_id}")
     except UsageError:

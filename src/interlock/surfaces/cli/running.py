@@ -177,12 +177,7 @@ def _flags(settings: Sequence[str]) -> dict[str, str]:
 
 def _say_unfinished(out: Output, opened: Runtime) -> None:
     """Before a new run the journals of dead ones are put in order; say so, and what they need."""
-    from interlock.engine.unfinished import recover_all  # noqa: PLC0415 - start-up
-
-    services = opened.services
-    if services.state_dir is None:
-        return
-    for one in recover_all(services.db, services.index, services.state_dir / "runs", services.disk):
+    for one in opened.recover():
         if one.need != "nothing":
             out.note(
                 f"unfinished: {clean(one.run_id)}: {clean(one.detail)}" + (f"; `{one.command}`" if one.command else "")
