@@ -517,6 +517,31 @@ def test_a_standing_answer_has_its_number_of_uses(asking):
     assert len(asked(rt)) == 2  # 1 asked, 2 by the answer, 1 asked
 
 
+def test_reading_what_a_question_shows_holds_nothing_else_up(asking, monkeypatch):
+    (asking.root / "f").write_text("as shown")
+    rt = asking.open(risky([]))
+    answer(rt)
+    others_went_on = threading.Event()
+    examine, waited = rt.services.workspace.examine, []
+
+    def slow(*arguments, **options):
+        waited.append(others_went_on.wait(5))
+        return examine(*arguments, **options)
+
+    async def work():
+        monkeypatch.setattr(rt.services.workspace, "examine", slow)
+        running = asyncio.create_task(rt.execute(plan(call("fs.write", parameters={"path": "f", "content": "new"}))))
+        while not running.done():
+            await asyncio.sleep(0.005)
+            others_went_on.set()
+        return running.result()
+
+    assert asyncio.run(work()).ok
+    assert waited
+    assert all(waited)
+    rt.close()
+
+
 def test_what_is_shown_holds_no_secret(asking):
     schema = {"type": "object", "properties": {"message": {"type": "string", "x-interlock": "secret"}}}
     rt = asking.open(risky([], parameters=schema))

@@ -9,7 +9,7 @@ meanwhile, the question is asked anew.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,6 +25,7 @@ from interlock.model.result import ActionResult
 
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
+    from interlock.workspace import Workspace
 
 _REFUSALS = {"denied": "approval_denied", "expired": "approval_expired", "cancelled": "approval_cancelled"}
 
@@ -47,10 +48,10 @@ async def ask(turn: Turn, decision: Decision) -> Refusal | None:
     if desk.store.standing.use(x.who.agent, x.who.session, name, version, contents) is not None:
         turn.discharged |= frozenset(contents)
         return None
-    hold = _existing(turn) or _new(turn, decision)
+    hold = _existing(turn) or await _new(turn, decision)
     if hold.status == "pending":
         hold = await _answer(turn, hold)
-    return _apply(turn, hold)
+    return await _apply(turn, hold)
 
 
 def _call_of(turn: Turn) -> tuple[str, str]:
@@ -87,13 +88,13 @@ def _digest(turn: Turn, parameters: dict[str, Any]) -> str:
     return action_digest(*_call_of(turn), parameters)
 
 
-def _new(turn: Turn, decision: Decision) -> Hold:
+async def _new(turn: Turn, decision: Decision) -> Hold:
     x, services = turn.x, turn.x.services
     desk = services.desk
     assert desk is not None
     name, version = _call_of(turn)
     run, proposal, action = _where(turn)
-    files = _files(turn)
+    files = await _files(turn)
     reasons = [r.reason for r in decision.requirements if r.reason] + _changed_since(
         desk.store.for_action(*_where(turn)), files
     )
@@ -177,13 +178,13 @@ def _paths(turn: Turn, parameters: dict[str, Any]) -> list[Any]:
     return [value for steps in pointers for value in _at(parameters, steps)]
 
 
-def _files(turn: Turn) -> tuple[FileShown, ...]:
+async def _files(turn: Turn) -> tuple[FileShown, ...]:
     """The files among the parameters, as they are now. A name can be a secret like any other text."""
-    redact, found = turn.x.services.redactor.redact, []
-    for value in _paths(turn, turn.parameters):
-        seen, there = _look(turn.x, value)
-        found.append(FileShown(path=redact(_shown(value)), digest=seen, there=there))
-    return tuple(found)
+    redact, paths = turn.x.services.redactor.redact, _paths(turn, turn.parameters)
+    return tuple(
+        FileShown(path=redact(_shown(path)), digest=digest, there=there)
+        for path, (digest, there) in zip(paths, await _look_at(turn.x, paths), strict=True)
+    )
 
 
 def _at(value: Any, steps: list[str]) -> Iterator[Any]:
@@ -208,10 +209,19 @@ def _shown(path: Any) -> str:
     return msgspec.json.encode(path).decode()
 
 
-def _look(x: Execution, path: Any) -> tuple[str | None, bool]:
-    """The digest of what a path names now, and whether there is anything."""
+async def _look_at(x: Execution, paths: Sequence[Any]) -> list[tuple[str | None, bool]]:
+    """What each path names now; on a thread, because a large file takes a while to read."""
     workspace = x.services.workspace
-    assert workspace is not None
+    if workspace is None or not paths:
+        return []
+    found: list[tuple[str | None, bool]] = await x.services.threads.run(
+        x.loop, lambda: [_look(workspace, path) for path in paths]
+    )
+    return found
+
+
+def _look(workspace: Workspace, path: Any) -> tuple[str | None, bool]:
+    """The digest of what a path names now, and whether there is anything."""
     try:
         place = workspace.locate(path)
         seen = workspace.examine(place)
@@ -258,7 +268,7 @@ def hold_here(turn: Turn, hold: Hold) -> None:
     )
 
 
-def _apply(turn: Turn, hold: Hold) -> Refusal | None:
+async def _apply(turn: Turn, hold: Hold) -> Refusal | None:
     """What an answered question means for the call."""
     x = turn.x
     desk = x.services.desk
@@ -298,11 +308,12 @@ def _apply(turn: Turn, hold: Hold) -> Refusal | None:
     if len(shown) == len(hold.files):
         turn.shown = tuple(zip(shown, (file.digest for file in hold.files), strict=True))
         turn.discharged |= hold.discharged
-        forget_if_changed(turn)
+        await forget_if_changed(turn)
     return None
 
 
-def forget_if_changed(turn: Turn) -> None:
+async def forget_if_changed(turn: Turn) -> None:
     """Take the approval back if what was shown is not what is there: judged again without it, so asked again."""
-    if any(_look(turn.x, path)[0] != digest for path, digest in turn.shown):
+    there = await _look_at(turn.x, [path for path, _ in turn.shown])
+    if any(seen != digest for (seen, _), (_, digest) in zip(there, turn.shown, strict=True)):
         turn.discharged, turn.shown = frozenset(), ()

@@ -89,7 +89,7 @@ async def _passes(turn: Turn, verdict: Refusal | Decision | None) -> bool:
         if turn.waited_ns == waited:
             break
         if turn.failed is None:  # else it may have been the action itself that changed them
-            asking.forget_if_changed(turn)
+            await asking.forget_if_changed(turn)
         verdict = judge_again(turn)
     if turn.x.dry_run:
         _would_run(turn)
