@@ -9,6 +9,9 @@ import pytest
 from engine_world import AGENT
 
 from interlock.approvals import Approver
+from interlock.engine.folding import FoldedRun
+from interlock.journal import lock
+from interlock.model.errors import UsageError
 
 TOML = """
 agent = "%s"
@@ -70,3 +73,77 @@ def test_an_abort_elsewhere_withdraws_the_question(new_project):
         assert result.status == "failed"
         assert result["asked"].status == "skipped"
         assert [hold.status for hold in runtime.services.desk.store.list_holds(None)] == ["cancelled"]
+
+
+WRITES = {
+    "actions": [
+        {"id": "done", "type": "tool_call", "tool": "fs.write", "parameters": {"path": "a.txt", "content": "a"}},
+        {"id": "asked", "type": "tool_call", "tool": "fs.delete", "parameters": {"path": "old.txt"}},
+        {"id": "after", "type": "tool_call", "tool": "fs.write", "parameters": {"path": "b.txt", "content": "b"}},
+    ]
+}
+
+
+@pytest.fixture
+def held(new_project):
+    """A project in which one proposal waits for an answer, half done, and nobody waits with it."""
+    project = new_project(toml=rules('allow = ["fs.write"]\nask = ["fs.delete"]'), files=[("old.txt", "old")])
+    with project.open() as runtime:
+        runtime.services.desk.wait = False
+        result = asyncio.run(runtime.execute(WRITES))
+        assert [row.status for row in result.results] == ["succeeded", "held", "skipped"]
+    return project, result.run_id
+
+
+def test_a_run_that_is_not_over_ends_with_its_undo(held):
+    project, run_id = held
+    with project.open() as runtime:
+        assert asyncio.run(runtime.undo(run_id)).ok
+        assert not (project.root / "a.txt").exists()
+        [hold] = runtime.services.desk.store.list_holds(None)
+        assert hold.status == "cancelled"
+        with pytest.raises(UsageError) as caught:
+            asyncio.run(runtime.resume(run_id))
+        assert caught.value.code == "run_finished"
+        assert runtime.recover() == []
+        assert runtime.services.index.get(run_id).status == "cancelled"
+        folded = FoldedRun(runtime.services.state_dir / "runs" / run_id)
+        [shown] = [folded.result(proposal) for proposal in folded.proposals]
+        assert shown.status == "cancelled"
+        assert [(row.status, row.reason) for row in shown.results] == [
+            ("succeeded", None), ("skipped", "cancelled"), ("skipped", "cancelled")
+        ]  # fmt: skip
+    assert (project.root / "old.txt").read_text() == "old"
+
+
+def test_a_run_that_did_nothing_but_ask_ends_with_its_undo_too(new_project):
+    project = new_project(toml=rules('ask = ["fs.delete"]'), files=[("old.txt", "old")])
+    with project.open() as runtime:
+        runtime.services.desk.wait = False
+        waiting = asyncio.run(runtime.execute({"actions": [WRITES["actions"][1]]}))
+        assert asyncio.run(runtime.undo(waiting.run_id)).ok
+        assert runtime.services.desk.store.list_holds() == []
+        again = asyncio.run(runtime.undo(waiting.run_id))
+        assert again.results[0].reason == "nothing_to_undo"
+
+
+def test_a_run_that_is_not_over_is_taken_back_whole_or_not_at_all(held):
+    project, run_id = held
+    with project.open() as runtime:
+        refused = asyncio.run(runtime.undo(run_id, "done"))
+        assert refused.results[0].reason == "run_unfinished"
+        (project.root / "a.txt").write_text("somebody else's")
+        conflict = asyncio.run(runtime.undo(run_id))
+        assert conflict.results[0].reason == "undo_conflict"
+        assert runtime.services.desk.store.list_holds()[0].status == "pending", "nothing was touched, and it can go on"
+        assert (project.root / "a.txt").read_text() == "somebody else's"
+
+
+def test_a_run_whose_process_is_alive_is_not_taken_back(held):
+    project, run_id = held
+    with project.open() as runtime:
+        directory = runtime.services.state_dir / "runs" / run_id
+        with lock.held(directory, runtime.services.disk):
+            refused = asyncio.run(runtime.undo(run_id))
+        assert refused.results[0].reason == "run_locked"
+        assert (project.root / "a.txt").exists()

@@ -138,14 +138,17 @@ class FoldedRun:
         folded = self.proposals[proposal_id]
         actions = self.proposal(folded).actions
         rows = [_row_of(action.id, folded.actions.get(action.id)) for action in actions]
-        waits = any(row.status == "held" for row in rows)
         done = folded.finished
+        if done is None and self.finished is not None:
+            _abandoned(rows)
+        waits = any(row.status == "held" for row in rows)
+        end = done or self.finished
         if done is not None and folded.rolled_back:
             _taken_back(rows, {left.action_id for left in done.not_undone})
         return ProposalResult(
             run_id=self.directory.name,
             proposal_id=proposal_id,
-            status=cast("RunStatus", done.status) if done is not None else "held" if waits else "interrupted",
+            status=cast("RunStatus", end.status) if end is not None else "held" if waits else "interrupted",
             results=rows,
             cost=cost_of(actions, rows, retries=0, cost=folded.spent_cost)
             if done is None
@@ -351,6 +354,13 @@ def _row_of(action_id: str, known: FoldedAction | None) -> ActionResult:
     return ActionResult(
         action_id=action_id, status="unknown_outcome" if known.open else "skipped", reason="interrupted"
     )
+
+
+def _abandoned(rows: list[ActionResult]) -> None:
+    """What had not begun when the run was taken back never will, whatever it waited for."""
+    for row in rows:
+        if row.status == "held" or (row.status == "skipped" and row.reason == "interrupted"):
+            row.status, row.reason, row.error, row.output = "skipped", "cancelled", None, None
 
 
 def _taken_back(rows: list[ActionResult], left: set[str]) -> None:

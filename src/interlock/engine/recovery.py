@@ -70,6 +70,26 @@ async def resume(
     return results
 
 
+def abandon(services: Services, folded: FoldedRun) -> None:
+    """End a run that is not over, and withdraw its questions: nobody goes on with what is being taken back.
+
+    Raises: IntegrityError if the journal was truncated; StoreError `run_locked` if its process is alive.
+    """
+    assert folded.started is not None
+    at = services.index.check_not_behind(folded.directory).head.seq
+    run_id, started = folded.directory.name, folded.started
+    run = Run.resume(services, run_id, agent=started.agent, session=started.session, at=at)
+    try:
+        if services.desk is not None:
+            for hold in services.desk.store.of_run(run_id):
+                services.desk.store.cancel(hold.id, "the run is taken back")
+        for proposal in folded.proposals:
+            run.count(folded.result(proposal))
+        run.abandon()
+    finally:
+        run.finish()
+
+
 def run_directory(services: Services, run_id: str) -> Path:
     """Where a run of this workspace lives. Raises UsageError `not_found`."""
     if services.state_dir is None:

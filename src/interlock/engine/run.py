@@ -315,6 +315,10 @@ class Run:
         self._empty = True
         self.tally.statuses.add("interrupted")
 
+    def abandon(self) -> None:
+        """Whatever was open stays undone: the run ends as `cancelled`."""
+        self.tally.statuses = {"cancelled"}
+
     def count(self, result: ProposalResult) -> None:
         """Count a proposal's result into the run's status and its row in the index."""
         self.tally.add(result.status, result.results, len(result.not_undone))

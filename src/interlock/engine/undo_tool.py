@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from interlock.engine.calling import ask_tool
 from interlock.engine.context import ActionContext
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
+from interlock.engine.recovery import abandon
 from interlock.journal import JournalWriter, recover
 from interlock.model.errors import ConflictError, IntegrityError, StoreError, ToolError, UsageError
 from interlock.model.events import StateChanged, UndoDone, UndoIntent
@@ -98,20 +99,11 @@ class _Undo:
     async def take_back(self, run_id: str, action: str | None) -> dict[str, Any]:
         """Newest first, over the proposals of the run.
 
-        Raises: ToolError `undo_conflict` (nothing was touched), `undo_incomplete`, `undo_denied`, `nothing_to_undo`.
+        A run that is not over ends with it. Raises: ToolError `undo_conflict` (nothing was touched), `undo_incomplete`,
+        `undo_denied`, `nothing_to_undo`, `run_unfinished`.
         """
         services = self._services
-        if services.state_dir is None:
-            raise ToolError(
-                "this runtime keeps no journals, so nothing can be taken back", code="not_found", retryable=False
-            )
-        if run_id == self._x.run.id:
-            raise ToolError("a run cannot take itself back", code="usage", retryable=False)
-        try:
-            services.index.get(run_id)
-            folded = FoldedRun(services.state_dir / "runs" / run_id)
-        except (UsageError, IntegrityError) as error:
-            raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint) from error
+        folded = self._fold(run_id, action)
         for proposal in reversed(folded.proposals.values()):
             if proposal.received.agent != self._x.who.agent != OPERATOR:
                 raise ToolError(
@@ -126,7 +118,7 @@ class _Undo:
             for proposal in reversed(folded.proposals.values())
             for one in self._chosen(folded, proposal, action)
         ]
-        if not chosen:
+        if not chosen and folded.finished is not None:
             what = f"no action `{action}` that did something" if action else "nothing that could be taken back"
             raise ToolError(f"run `{run_id}` has {what}", code="nothing_to_undo", retryable=False)
         with contextlib.suppress(
@@ -135,6 +127,8 @@ class _Undo:
             self._entries = plan_by_action(folded.directory)
         if not self._force:
             self._look_first(folded, chosen)
+        if folded.finished is None:
+            abandon(services, folded)
         try:
             for proposal, one in chosen:
                 await self._take_back(folded, proposal, one)
@@ -152,6 +146,24 @@ class _Undo:
                 output=self._said(),
             )
         return self._said()
+
+    def _fold(self, run_id: str, action: str | None) -> FoldedRun:
+        """What is known about the run. Raises: ToolError."""
+        services = self._services
+        if services.state_dir is None:
+            raise ToolError(
+                "this runtime keeps no journals, so nothing can be taken back", code="not_found", retryable=False
+            )
+        if run_id == self._x.run.id:
+            raise ToolError("a run cannot take itself back", code="usage", retryable=False)
+        try:
+            services.index.get(run_id)
+            folded = FoldedRun(services.state_dir / "runs" / run_id)
+            if folded.finished is None:
+                _require_at_rest(services, folded, action)
+        except (UsageError, IntegrityError, StoreError) as error:
+            raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint) from error
+        return folded
 
     def _tell(self, folded: FoldedRun) -> None:
         """Write into the journals concerned what was compensated, or made good again: it must not be compensated twice."""
@@ -388,6 +400,21 @@ class _Undo:
             self._at[key] = mine[0].version - 1
             self._state.append(key)
         return True
+
+
+def _require_at_rest(services: Services, folded: FoldedRun, action: str | None) -> None:
+    """A run that is not over is taken back as a whole: its process has ended, and it will not be resumed.
+
+    Raises: UsageError `run_unfinished`; StoreError `run_locked` if its process is alive; IntegrityError.
+    """
+    run_id = folded.directory.name
+    if action is not None:
+        raise UsageError(
+            f"run `{run_id}` is not over, so it is taken back as a whole or not at all",
+            code="run_unfinished",
+            hint=f"`interlock resume {run_id}` finishes it; `interlock undo {run_id}` takes all of it back and ends it",
+        )
+    folded.add_torn(recover(folded.directory, services.disk).intents)
 
 
 def _did_something(done: FoldedAction) -> bool:
