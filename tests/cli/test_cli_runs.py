@@ -33,6 +33,16 @@ def test_runs_are_listed_newest_first_with_their_id_first(cli):
     assert cli("runs", "list").out.splitlines()[0].startswith("RUN ")
 
 
+def test_a_list_that_is_cut_says_so(cli):
+    for _ in range(2):
+        cli.run(READ)
+    cut = cli("runs", "list", "--limit", "1")
+    assert len(cut.out.splitlines()) == 2
+    assert "newest 1" in cut.err
+    assert "newest" not in cli("runs", "list", "--limit", "2").err
+    assert cli("runs", "list", "--limit", "9" * 20).code == 2
+
+
 def test_there_may_be_no_runs(cli):
     assert cli("runs", "list").out == "no runs\n"
     assert cli("sessions", "list").out == "no sessions\n"

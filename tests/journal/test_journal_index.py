@@ -71,6 +71,12 @@ def test_sessions_group_runs_failed_ones_included(index: RunIndex):
     assert [r.run_id for r in index.session("s")] == ["run_1", "run_0"]
 
 
+def test_no_run_of_a_session_is_left_out(index: RunIndex):
+    for number in range(1_100):
+        index.add(row(f"run_{number:04}", session="long", started_us=number))
+    assert len(index.session("long")) == index.sessions()[0].runs == len(index.list_runs()) == len(index.ids()) == 1_100
+
+
 def test_the_list_is_there_after_the_database_was_opened_again(tmp_path: Path, index: RunIndex):
     index.add(row())
     again = Database(tmp_path / "interlock.db")

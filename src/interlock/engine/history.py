@@ -83,9 +83,14 @@ class History:
     # -- runs and sessions
 
     def runs(
-        self, *, session: str | None = None, status: str | None = None, agent: str | None = None, limit: int = 1_000
+        self,
+        *,
+        session: str | None = None,
+        status: str | None = None,
+        agent: str | None = None,
+        limit: int | None = None,
     ) -> list[RunRow]:
-        """Runs, newest first."""
+        """Runs, newest first; all of them without a `limit`."""
         return self.index.list_runs(session=session, status=status, agent=agent, limit=limit)
 
     def sessions(self) -> list[SessionRow]:
@@ -206,7 +211,7 @@ class History:
 
     def finished_before(self, before_us: int) -> list[str]:
         """Ids of the runs that ended before a time, oldest first: never one that could still be resumed."""
-        rows = self.index.list_runs(limit=1_000_000)
+        rows = self.index.list_runs()
         return [
             row.run_id
             for row in reversed(rows)

@@ -53,7 +53,7 @@ def recover_all(db: Database, index: RunIndex, runs: Path, disk: Disk) -> list[U
     A run whose journal says that it is over is entered as such. Raises: StoreError.
     """
     adopt_orphans(index, runs, disk)
-    rows = [row for status in OPEN_STATUSES for row in index.list_runs(status=status, limit=1_000_000)]
+    rows = [row for status in OPEN_STATUSES for row in index.list_runs(status=status)]
     rows.sort(key=lambda row: (row.started_us, row.run_id), reverse=True)
     found = [_recover_one(db, index, runs, disk, row) for row in rows]
     return [one for one in found if one is not None]
@@ -61,7 +61,7 @@ def recover_all(db: Database, index: RunIndex, runs: Path, disk: Disk) -> list[U
 
 def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
     """Enter runs whose process ended between the first line of their journal and their row. Raises: StoreError."""
-    known = {row.run_id for row in index.list_runs(limit=1_000_000)}
+    known = index.ids()
     for directory in sorted(runs.iterdir() if runs.is_dir() else ()):
         if directory.name in known or not directory.name.startswith("run_"):
             continue

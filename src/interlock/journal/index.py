@@ -136,14 +136,23 @@ class RunIndex:
         return rows[0]
 
     def list_runs(
-        self, *, session: str | None = None, status: str | None = None, agent: str | None = None, limit: int = 1_000
+        self,
+        *,
+        session: str | None = None,
+        status: str | None = None,
+        agent: str | None = None,
+        limit: int | None = None,
     ) -> list[RunRow]:
-        """Runs, newest first, filtered by what is given."""
+        """Runs, newest first, filtered by what is given; all of them without a `limit`."""
         wanted = {"session": session, "status": status, "agent": agent}
         given = {name: value for name, value in wanted.items() if value is not None}
-        where = " and ".join(f"{name} = ?" for name in given)
-        tail = "order by started_us desc, run_id desc limit ?"
-        return self._rows(f"where {where} {tail}" if given else tail, (*given.values(), limit))
+        where = "where " + " and ".join(f"{name} = ?" for name in given) if given else ""
+        tail, cut = ("", ()) if limit is None else (" limit ?", (limit,))
+        return self._rows(f"{where} order by started_us desc, run_id desc{tail}", (*given.values(), *cut))
+
+    def ids(self) -> set[str]:
+        """The ids of all runs."""
+        return {run_id for (run_id,) in self._database.execute("select run_id from runs")}
 
     def sessions(self) -> list[SessionRow]:
         """All sessions, the one with the newest run first."""

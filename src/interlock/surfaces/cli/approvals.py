@@ -68,7 +68,11 @@ def show_approval(out: Output, hold_id: str) -> None:
 )
 @click.option("--ttl", default="8h", show_default=True, help="How long a wider scope holds.")
 @click.option(
-    "--uses", type=click.IntRange(1), default=100, show_default=True, help="How many calls a wider scope is for."
+    "--uses",
+    type=click.IntRange(1, 1_000_000_000),
+    default=100,
+    show_default=True,
+    help="How many calls a wider scope is for.",
 )
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before a wider scope.")
 @proving

@@ -59,8 +59,8 @@ def show_grant(out: Output, grant_id: str) -> None:
 @click.option(
     "--unscoped", multiple=True, metavar="GLOB", help="Tools that mark no paths or hosts, allowed all the same."
 )
-@click.option("--actions-max", type=click.IntRange(1), help="Actions in one proposal.")
-@click.option("--uses", type=click.IntRange(1), help="How often it may be used.")
+@click.option("--actions-max", type=click.IntRange(1, 1_000_000_000), help="Actions in one proposal.")
+@click.option("--uses", type=click.IntRange(1, 1_000_000_000), help="How often it may be used.")
 @click.option("--ttl", metavar="DURATION", help="How long it holds, such as `2h`.")
 @click.option("--session", metavar="NAME", help="Only in this session.")
 @click.option("--parent", metavar="GRANT", help="Make it a child of this grant: never more than that.")

@@ -28,13 +28,15 @@ def runs() -> None:
 @click.option("--session", metavar="NAME", help="Only of this session.")
 @click.option("--status", type=click.Choice(["running", *get_args(RunStatus)]), help="Only with this status.")
 @click.option("--agent", metavar="NAME", help="Only of this agent.")
-@click.option("--limit", type=click.IntRange(1), default=1_000, show_default=True, help="At most so many.")
+@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1_000, show_default=True, help="At most so many.")
 @click.pass_obj
 def list_runs(out: Output, session: str | None, status: str | None, agent: str | None, limit: int) -> None:
     """List runs, newest first."""
     with history() as past:
-        rows = past.runs(session=session, status=status, agent=agent, limit=limit)
-    out.emit(rows, lambda: run_table(rows))
+        rows = past.runs(session=session, status=status, agent=agent, limit=limit + 1)
+    out.emit(rows[:limit], lambda: run_table(rows[:limit]))
+    if len(rows) > limit:
+        out.note(f"these are the newest {limit}; there are more, which `--limit` shows")
 
 
 @runs.command("show")
