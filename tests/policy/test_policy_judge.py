@@ -289,6 +289,23 @@ def test_looking_at_state_on_the_way_is_asked_together_with_the_action() -> None
     assert judge("permit(principal, action, resource);").reads(asked, ["secret"]) is None
 
 
+def test_a_hold_of_reads_asks_about_looking_though_no_policy_permits_to_read() -> None:
+    policies = judge("""
+        permit(principal, action == Action::"pay", resource);
+        permit(principal, action == Action::"state_read", resource) when { context.state has n && context.state.n + 1 > 0 };
+        @id("ask-read") @hold("sec") forbid(principal, action == Action::"state_read", resource == StateKey::"asked");
+        @id("no-read") forbid(principal, action == Action::"state_read", resource == StateKey::"secret");""")
+    asked = request("pay", {"amount": 1, "to": "x"}, state={"n": 2**63 - 1})
+    found = policies.reads(asked, ["asked", "other"])
+    assert found is not None
+    assert (found.decision, found.policies, found.requirements[0].group) == ("hold", ("ask-read",), "sec")
+    approved = msgspec.structs.replace(asked, discharged=frozenset({found.requirements[0].content}))
+    assert policies.reads(approved, ["asked"]) is None
+    denied = policies.reads(approved, ["asked", "secret"])
+    assert denied is not None
+    assert denied.decision == "deny"
+
+
 def test_a_forbid_of_reads_that_cannot_be_evaluated_denies() -> None:
     policies = judge("""
         permit(principal, action, resource);

@@ -21,7 +21,7 @@ from interlock.policy.policies import Policy
 from interlock.policy.shapes import Fields
 from interlock.policy.terms import EvaluationError, Uid
 from interlock.policy.values import RefusedError
-from interlock.policy.verdict import Outcome, run, together, verdict
+from interlock.policy.verdict import Outcome, held, run, together, verdict
 from interlock.policy.world import ActionType, World, host_id, situation
 
 BUCKETS_MAX: Final = 4096
@@ -104,8 +104,13 @@ class PolicyJudge:
                 request, action="state_read", resource_type="StateKey", resource=key, parameters={"key": key}
             )
             answer = self.decide(asked)
-            unspoken = answer.reason == "policy_denied" and not answer.policies and not answer.errors
-            if answer.decision == "allow" or unspoken:
+            if answer.reason == "policy_denied":
+                against = [each for each in self.policies if each.id in answer.policies]
+                if not against:
+                    continue
+                if all(each.hold for each in against):  # it lacks nothing but a permit, and needs none
+                    answer = held(against, answer.errors)
+            if answer.decision == "allow":
                 continue
             answer = msgspec.structs.replace(answer, detail=f"it looks at state key `{key}`: {answer.detail}")
             if answer.decision == "deny":

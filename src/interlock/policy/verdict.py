@@ -83,15 +83,20 @@ def verdict(
             detail = f"forbidden by {_listed(matched)}, and no policy permits it"
         return _deny("policy_denied", _names(matched), detail, notes)
     if matched:
-        return Decision(
-            decision="hold",
-            policies=_names(matched),
-            reason="held",
-            detail=f"held by {_listed(matched)}",
-            requirements=tuple(map(_requirement, matched)),
-            errors=notes,
-        )
+        return held(matched, notes)
     return Decision(decision="allow", policies=_names(allowed), errors=notes)
+
+
+def held(policies: Sequence[Policy], errors: tuple[str, ...]) -> Decision:
+    """The answer if nothing stands against it but these holds."""
+    return Decision(
+        decision="hold",
+        policies=_names(policies),
+        reason="held",
+        detail=f"held by {_listed(policies)}",
+        requirements=tuple(map(_requirement, policies)),
+        errors=errors,
+    )
 
 
 def together(decision: Decision, reads: Decision | None) -> Decision:
