@@ -247,7 +247,11 @@ def test_a_pattern_that_no_policy_file_fits_is_said(cedar):
     path = cedar.root / "interlock.toml"
     path.write_text(path.read_text().replace("policy/*.cedar", "./policy/*.cedar"))
     assert cedar("policy", "check").err == ""
-    path.write_text(path.read_text().replace("*.cedar", "*.ceder"))
+    (cedar.root / "policy" / "a[1].cedar").write_text("// nothing yet\n")
+    there = f'"{cedar.root}/policy/*.cedar", "policy/a[1].cedar"'
+    path.write_text(path.read_text().replace('"./policy/*.cedar"', f'"./policy/*.cedar", {there}'))
+    assert cedar("policy", "check").err == ""
+    path.write_text(path.read_text().replace("./policy/*.cedar", "./policy/*.ceder"))
     assert "no file fits `./policy/*.ceder`" in cedar("policy", "check").err
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import hashlib
-import posixpath
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -170,11 +170,7 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
             agent=gathered.settings.agent,
             rules=to_cedar(rules),
             files=files,
-            unmatched=[
-                pattern
-                for pattern in gathered.settings.policy.files
-                if not any(fnmatch.fnmatchcase(name, posixpath.normpath(pattern)) for name, _ in files)
-            ],
+            unmatched=[pattern for pattern in gathered.settings.policy.files if not _fits(pattern, gathered)],
             tools=len(definitions),
             trusted=not changes,
             left_out=left_out,
@@ -184,6 +180,14 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
     finally:
         while closing:
             closing.pop()()
+
+
+def _fits(pattern: str, gathered: Gathered) -> bool:
+    """Whether a file fits a pattern of `policy.files`; without a `*` it is a name, and its file has been read."""
+    whole = os.path.normpath(gathered.root / pattern)
+    return "*" not in pattern or any(
+        fnmatch.fnmatchcase(str(gathered.root / name), whole) for name in gathered.policies
+    )
 
 
 def _rule_place(place: str, gathered: Gathered) -> str:
