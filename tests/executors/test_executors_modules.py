@@ -12,6 +12,7 @@ import time
 import pytest
 
 from interlock.executors import modules
+from interlock.executors.module_host import ProjectFinder
 from interlock.executors.modules import ModuleTools
 from interlock.model.errors import ConfigurationError, ToolError
 
@@ -374,3 +375,19 @@ def test_a_file_of_the_project_that_is_not_trusted_is_not_imported(with_helper):
 def test_a_file_of_the_project_that_is_named_is_imported(with_helper):
     assert with_helper("helper", "greeter") == "hi"
     assert with_helper("greeter", "helper") == "hi"
+
+
+def test_a_project_that_lies_beneath_site_packages_has_files_of_its_own(tmp_path):
+    project = tmp_path / "site-packages" / "project"
+    installed = project / ".venv" / "lib" / "site-packages"
+    installed.mkdir(parents=True)
+    for place in (project / "own_of_project.py", installed / "installed_there.py"):
+        place.write_text("")
+    finder = ProjectFinder(project)
+    sys.meta_path.insert(0, finder)
+    try:
+        with pytest.raises(ImportError, match="not trusted"):
+            finder.find_spec("own_of_project", [str(project)])
+        assert finder.find_spec("installed_there", [str(installed)]) is not None
+    finally:
+        sys.meta_path.remove(finder)

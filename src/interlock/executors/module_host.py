@@ -112,9 +112,10 @@ class ProjectFinder(MetaPathFinder):
         return None
 
     def _is_own(self, file: Path) -> bool:
-        if {"site-packages", "dist-packages"} & set(file.parts):
+        real = file.resolve()
+        if not real.is_relative_to(self._project):
             return False
-        return file.resolve().is_relative_to(self._project)
+        return not {"site-packages", "dist-packages"} & set(real.relative_to(self._project).parts)
 
 
 class TrustedLoader(SourceLoader):
