@@ -357,3 +357,17 @@ def test_defaults_are_found_at_any_depth_where_there_is_only_one_form():
         ("maybe", "force"): True,
         ("many", "*", "force"): True,
     }
+
+
+def test_schemas_that_all_name_each_other_hide_no_default_beside_them():
+    names = [f"n{number}" for number in range(12)]
+    each = {"properties": {name: {"$ref": f"#/$defs/{name}"} for name in names}}
+    definition = {
+        "$defs": {name: {**each} for name in names},
+        "properties": {
+            "before": {"properties": {"force": {"default": True}}},
+            "tree": {"$ref": "#/$defs/n0"},
+            "after": {"default": 5},
+        },
+    }
+    assert defaults(definition) == {("after",): 5, ("before", "force"): True}

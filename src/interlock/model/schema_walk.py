@@ -6,6 +6,7 @@ Both follow the same table of which keyword holds subschemas and where in the va
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
 from urllib.parse import unquote
@@ -82,24 +83,25 @@ def defaults(definition: dict[str, Any]) -> dict[tuple[str, ...], Any]:
     Null says nothing. Where a value may have one of several forms nothing is known; one that may only be null besides has one.
     """
     found: dict[tuple[str, ...], Any] = {}
-    # A node, the path to what it describes, and the nodes above it on this way: a recursive schema is read once.
-    stack: list[tuple[Any, tuple[str, ...], frozenset[int]]] = [(definition, (), frozenset())]
+    # A node, the path to what it describes, and the nodes above it on this way: a recursive schema is read once. Those that
+    # are near come first: many that name each other are beyond the budget, and must not keep it from what lies beside them.
+    queue: deque[tuple[Any, tuple[str, ...], frozenset[int]]] = deque([(definition, (), frozenset())])
     budget = _DEFAULT_SCHEMAS_MAX
-    while stack and budget:
-        node, path, above = stack.pop()
+    while queue and budget:
+        node, path, above = queue.popleft()
         budget -= 1
         if not isinstance(node, dict) or id(node) in above:
             continue
         below = above | {id(node)}
         if path and path[-1] != "*" and node.get("default") is not None:
             found.setdefault(path, node["default"])
-        stack.extend((part, (*path, name), below) for name, part in _map(node.get("properties")).items())
-        stack.append((node.get("items"), (*path, "*"), below))
+        queue.extend((part, (*path, name), below) for name, part in _map(node.get("properties")).items())
+        queue.append((node.get("items"), (*path, "*"), below))
         forms = [
             form for keyword in ("anyOf", "oneOf") for form in _list(node.get(keyword)) if form != {"type": "null"}
         ]
         same = [*_list(node.get("allOf")), *(_resolve(definition, ref) for ref in _references(node))]
-        stack.extend((form, path, below) for form in (*same, *(forms if len(forms) == 1 else ())))
+        queue.extend((form, path, below) for form in (*same, *(forms if len(forms) == 1 else ())))
     return dict(sorted(found.items(), key=lambda each: len(each[0])))
 
 
