@@ -299,11 +299,24 @@ def test_a_hold_of_reads_asks_about_looking_though_no_policy_permits_to_read() -
     found = policies.reads(asked, ["asked", "other"])
     assert found is not None
     assert (found.decision, found.policies, found.requirements[0].group) == ("hold", ("ask-read",), "sec")
+    assert found.requirements[0].reason == "it looks at state key `asked`"
     approved = msgspec.structs.replace(asked, discharged=frozenset({found.requirements[0].content}))
     assert policies.reads(approved, ["asked"]) is None
     denied = policies.reads(approved, ["asked", "secret"])
     assert denied is not None
     assert denied.decision == "deny"
+
+
+def test_a_question_about_many_keys_is_short() -> None:
+    policies = judge("""
+        permit(principal, action, resource);
+        @id("ask-read") @hold @reason("state is private") forbid(principal, action == Action::"state_read", resource);""")
+    found = policies.reads(request("pay", {"amount": 1, "to": "x"}), [f"key{number}" for number in range(1_000)])
+    assert found is not None
+    assert [each.reason for each in found.requirements] == [
+        "it looks at state key `key0` and 999 more: state is private"
+    ]
+    assert len(found.detail) < 200
 
 
 def test_a_forbid_of_reads_that_cannot_be_evaluated_denies() -> None:

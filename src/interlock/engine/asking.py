@@ -95,9 +95,9 @@ async def _new(turn: Turn, decision: Decision) -> Hold:
     name, version = _call_of(turn)
     run, proposal, action = _where(turn)
     files = await _files(turn)
-    reasons = [r.reason for r in decision.requirements if r.reason] + _changed_since(
-        desk.store.for_action(*_where(turn)), files
-    )
+    redact = services.redactor.redact  # a reason may name a state key
+    needs = tuple(msgspec.structs.replace(r, reason=redact(r.reason)) for r in decision.requirements)
+    reasons = [r.reason for r in needs if r.reason] + _changed_since(desk.store.for_action(*_where(turn)), files)
     hold = desk.store.ask(
         HoldRequest(
             agent=x.who.agent,
@@ -114,7 +114,7 @@ async def _new(turn: Turn, decision: Decision) -> Hold:
             schema=_schema(turn),
             context={"source": x.proposal.source, "compensation": _compensation(turn)},
             digest=digest_of(turn, canonical(turn.parameters)),
-            requirements=decision.requirements,
+            requirements=needs,
             files=files,
             ttl_ms=desk.ttl_ms,
             started_by=desk.user,

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from interlock.model.decision import Decision, Request
+from interlock.model.decision import Decision, Request, Requirement
 from interlock.policy.contexts import Context, fill
 from interlock.policy.explain import Explanation, explain
 from interlock.policy.index import Index, Residue
@@ -21,7 +21,7 @@ from interlock.policy.policies import Policy
 from interlock.policy.shapes import Fields
 from interlock.policy.terms import EvaluationError, Uid
 from interlock.policy.values import RefusedError
-from interlock.policy.verdict import Outcome, held, run, together, verdict
+from interlock.policy.verdict import Outcome, held, run, verdict
 from interlock.policy.world import ActionType, World, host_id, situation
 
 BUCKETS_MAX: Final = 4096
@@ -63,6 +63,7 @@ class PolicyJudge:
         index: Index,
     ) -> None:
         self.policies = tuple(policies)
+        self._by_id = {each.id: each for each in self.policies}
         self.world = world
         self._actions = actions
         self._entities = entities
@@ -98,25 +99,29 @@ class PolicyJudge:
         """
         if not self.guards_reads:
             return None
-        found: Decision | None = None
+        found: dict[str, tuple[Requirement, list[str]]] = {}
+        errors: dict[str, None] = {}
         for key in sorted(set(keys)):
-            asked = msgspec.structs.replace(
-                request, action="state_read", resource_type="StateKey", resource=key, parameters={"key": key}
-            )
-            answer = self.decide(asked)
-            if answer.reason == "policy_denied":
-                against = [each for each in self.policies if each.id in answer.policies]
-                if not against:
-                    continue
-                if all(each.hold for each in against):  # it lacks nothing but a permit, and needs none
-                    answer = held(against, answer.errors)
-            if answer.decision == "allow":
-                continue
-            answer = msgspec.structs.replace(answer, detail=f"it looks at state key `{key}`: {answer.detail}")
+            answer = self._look(request, key)
             if answer.decision == "deny":
-                return answer
-            found = answer if found is None else together(found, answer)
-        return found
+                return msgspec.structs.replace(answer, detail=f"it looks at state key `{key}`: {answer.detail}")
+            errors.update(dict.fromkeys(answer.errors if answer.requirements else ()))
+            for each in answer.requirements:
+                found.setdefault(each.content, (each, []))[1].append(key)
+        return _asked(found, tuple(errors)) if found else None
+
+    def _look(self, request: Request, key: str) -> Decision:
+        """The answer to looking at one state key, which lacks nothing if all it lacks is a permit."""
+        asked = msgspec.structs.replace(
+            request, action="state_read", resource_type="StateKey", resource=key, parameters={"key": key}
+        )
+        answer = self.decide(asked)
+        if answer.reason != "policy_denied":
+            return answer
+        against = [self._by_id[name] for name in answer.policies]
+        if any(each.hold is None for each in against):
+            return answer
+        return held(against, answer.errors) if against else Decision(decision="allow")
 
     def constant(
         self,
@@ -187,6 +192,23 @@ class PolicyJudge:
             else:
                 bucket.context = NO_CONTEXT
         return bucket
+
+
+def _asked(found: dict[str, tuple[Requirement, list[str]]], errors: tuple[str, ...]) -> Decision:
+    """A question about the keys that an action looks at: whoever answers is told of one for each policy, and of how many more."""
+    requirements = []
+    for requirement, keys in found.values():
+        more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+        why = f"it looks at state key `{keys[0]}`{more}" + (f": {requirement.reason}" if requirement.reason else "")
+        requirements.append(msgspec.structs.replace(requirement, reason=why))
+    return Decision(
+        decision="hold",
+        policies=tuple(sorted(each.policy for each in requirements)),
+        reason="held",
+        detail="; ".join(f"held by `{each.policy}` ({each.reason})" for each in requirements),
+        requirements=tuple(requirements),
+        errors=errors,
+    )
 
 
 def _refused(s: Situation, detail: str) -> _Bucket:
