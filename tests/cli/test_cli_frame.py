@@ -211,3 +211,19 @@ def test_a_plan_from_a_closed_or_empty_input_is_empty(cli):
             ["/bin/sh", "-c", command], cwd=cli.root, env=cli.env, capture_output=True, timeout=25, check=False
         )
         assert (done.returncode, json.loads(done.stdout)["error"]["message"]) == (2, "the plan is empty")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["init --agent", "runs show", "runs list --session", "undo", "recover", "grants revoke", "grants issue a --tool"],
+)
+def test_what_is_no_text_is_refused_wherever_text_is_meant(cli, line):
+    said = cli(*line.split(), "\udcff", "--json")
+    assert (said.code, said.error["code"]) == (2, "usage")
+    assert "this is no UTF-8" in said.error["message"]
+
+
+def test_the_name_of_a_plan_need_not_be_text(cli):
+    plan = cli.root / "plan\udcff.json"
+    plan.write_text('{"actions": [{"type": "state_read", "parameters": {"key": "k"}}]}')
+    assert cli("verify", plan.name).code == 0

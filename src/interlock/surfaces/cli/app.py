@@ -82,6 +82,23 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params += _common()
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click's. Only the name of a file may be bytes that are no text: all else is kept or sent as text."""
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            given = ctx.params.get(parameter.name or "")
+            if parameter.type is click.STRING and given is not None and not _is_text(given):
+                raise click.BadParameter("this is no UTF-8", ctx, parameter)
+        return rest
+
+
+def _is_text(given: Any) -> bool:
+    try:
+        "".join(given).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
 
 class Group(click.Group):
     """A group with the common options, whose commands have them too."""

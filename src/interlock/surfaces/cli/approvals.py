@@ -20,7 +20,7 @@ from interlock.model.units import as_duration, duration_ms
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.holds import hold_lines
 from interlock.surfaces.cli.output import Output, brief, clean, table
-from interlock.surfaces.cli.proving import proof, proving, text
+from interlock.surfaces.cli.proving import proof, proving
 from interlock.surfaces.cli.results import when
 
 _STATUSES = ("pending", "approved", "denied", "expired", "cancelled", "all")
@@ -46,7 +46,7 @@ def list_approvals(out: Output, status: str, limit: int) -> None:
 
 
 @approvals.command("show")
-@click.argument("hold_id", metavar="APPROVAL", type=text)
+@click.argument("hold_id", metavar="APPROVAL")
 @click.pass_obj
 def show_approval(out: Output, hold_id: str) -> None:
     """Show a question in full, with the answers so far."""
@@ -56,9 +56,9 @@ def show_approval(out: Output, hold_id: str) -> None:
 
 
 @approvals.command("approve")
-@click.argument("hold_id", metavar="APPROVAL", type=text)
-@click.option("--reason", default="", type=text, help="Why; kept with the answer.")
-@click.option("--digest", type=text, help="The question as `show` has it; needed once somebody has edited it.")
+@click.argument("hold_id", metavar="APPROVAL")
+@click.option("--reason", default="", help="Why; kept with the answer.")
+@click.option("--digest", help="The question as `show` has it; needed once somebody has edited it.")
 @click.option(
     "--scope",
     type=click.Choice(["once", "session", "always"]),
@@ -104,8 +104,8 @@ def approve(
 
 
 @approvals.command("deny")
-@click.argument("hold_id", metavar="APPROVAL", type=text)
-@click.option("--reason", default="", type=text, help="Why; the agent is told.")
+@click.argument("hold_id", metavar="APPROVAL")
+@click.option("--reason", default="", help="Why; the agent is told.")
 @proving
 @click.pass_obj
 def deny(out: Output, hold_id: str, reason: str, token_file: Path | None, approver: str | None) -> None:
@@ -116,10 +116,10 @@ def deny(out: Output, hold_id: str, reason: str, token_file: Path | None, approv
 
 
 @approvals.command("edit")
-@click.argument("hold_id", metavar="APPROVAL", type=text)
+@click.argument("hold_id", metavar="APPROVAL")
 @click.argument("patch")
-@click.option("--reason", default="", type=text, help="Why; kept with the answer.")
-@click.option("--digest", type=text, help="The question as `show` has it; needed once somebody has edited it.")
+@click.option("--reason", default="", help="Why; kept with the answer.")
+@click.option("--digest", help="The question as `show` has it; needed once somebody has edited it.")
 @proving
 @click.pass_obj
 def edit(

@@ -12,7 +12,7 @@ from interlock.engine.identity import identify, open_desk
 from interlock.model.errors import UsageError
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.output import Output, clean, table
-from interlock.surfaces.cli.proving import proof, proving, text
+from interlock.surfaces.cli.proving import proof, proving
 from interlock.surfaces.cli.results import when
 
 
@@ -41,11 +41,9 @@ def list_approvers(out: Output) -> None:
 
 
 @approvers.command("add")
-@click.argument("name", type=text)
-@click.option(
-    "--group", "groups", multiple=True, type=text, metavar="GROUP", help="A group to belong to; may be repeated."
-)
-@click.option("--display", default="", type=text, help="How to name them to people.")
+@click.argument("name")
+@click.option("--group", "groups", multiple=True, metavar="GROUP", help="A group to belong to; may be repeated.")
+@click.option("--display", default="", help="How to name them to people.")
 @click.option("--pin", is_flag=True, help="Ask for a PIN to set, for answers at a terminal.")
 @proving
 @click.pass_obj
@@ -73,7 +71,7 @@ def add(
 
 
 @approvers.command("remove")
-@click.argument("name", type=text)
+@click.argument("name")
 @proving
 @click.pass_obj
 def remove(out: Output, name: str, token_file: Path | None, approver: str | None) -> None:

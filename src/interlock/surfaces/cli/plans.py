@@ -23,7 +23,7 @@ _ANSWERS = {"allow": "green", "ask": "yellow", "reject": "red", "unknown": "cyan
 
 
 @click.command(cls=Command)
-@click.argument("plan")
+@click.argument("plan", type=click.Path())
 @click.pass_obj
 def verify(out: Output, plan: str) -> int:
     """Check a proposal without running anything: unknown tools, parameters, edges, conditions, limits.
@@ -38,7 +38,7 @@ def verify(out: Output, plan: str) -> int:
 
 
 @click.command(cls=Command)
-@click.argument("plan")
+@click.argument("plan", type=click.Path())
 @click.pass_obj
 def simulate(out: Output, plan: str) -> int:
     """Say what the state would be after a proposal, and which actions cannot run. Runs no tool.
@@ -53,7 +53,7 @@ def simulate(out: Output, plan: str) -> int:
 
 
 @click.command(cls=Command)
-@click.argument("plan")
+@click.argument("plan", type=click.Path())
 @click.option("--agent", metavar="NAME", help="As if this agent proposed it.")
 @click.option("--session", metavar="NAME", help="As if it belonged to this session.")
 @click.pass_obj

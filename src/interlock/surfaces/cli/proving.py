@@ -16,19 +16,10 @@ from interlock.model.errors import UsageError
 TOKEN_VARIABLE = "INTERLOCK_APPROVER_TOKEN"  # noqa: S105 - the name of a variable
 
 
-def text(value: str) -> str:
-    """The type of arguments that are kept as text, which bytes that are no UTF-8 cannot be."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise click.BadParameter("this is no UTF-8") from None
-    return value
-
-
 def proving(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options `--token-file` and `--approver`, for commands that somebody has to answer for."""
     command = click.option(
-        "--approver", type=text, metavar="NAME", help="Who you are, if not the user of this shell; asks for the PIN."
+        "--approver", metavar="NAME", help="Who you are, if not the user of this shell; asks for the PIN."
     )(command)
     return click.option(
         "--token-file",

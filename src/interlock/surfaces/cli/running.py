@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @click.command(cls=Command)
-@click.argument("plan")
+@click.argument("plan", type=click.Path())
 @click.option("--dry-run", is_flag=True, help="Everything but effects: steps 1 to 7, asking nobody, spending nothing.")
 @click.option("--session", metavar="NAME", help="The session that the run belongs to.")
 @click.option("--agent", metavar="NAME", help="The agent that proposes this, whatever the plan says.")
