@@ -88,7 +88,8 @@ class Notify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     kind: Annotated[Literal["bell", "webhook", "command"], Meta(description="What to do when something is held.")]
     url: Annotated[Name | None, Meta(description="For a webhook: where to post.")] = None
     secret_env: Annotated[
-        Name | None, Meta(description="For a webhook: environment variable with the secret that signs the post.")
+        Name | None,
+        Meta(description="For a webhook, which needs it: environment variable with the secret that signs the post."),
     ] = None
     command: Annotated[tuple[str, ...], Meta(description="For a command: its arguments.")] = ()
     timeout_ms: Annotated[DurationMs, Meta(description="How long one try may take.")] = field(
