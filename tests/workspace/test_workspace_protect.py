@@ -89,6 +89,18 @@ def test_where_a_protected_name_is_itself_a_link(workspace, root):
     assert protected(workspace, "policy")
 
 
+def test_a_file_that_is_loaded_through_a_link_protects_itself_and_nothing_else(root, access):
+    (root / "shared").mkdir()
+    (root / "shared" / "a.cedar").write_text("forbid")
+    (root / "policy").symlink_to("shared")
+    (root / "own").symlink_to(root.parent)
+    os.link(root / "shared" / "a.cedar", root / "innocent")
+    with Workspace(root, protected=["policy/a.cedar", "own/tools.py"], access=access) as workspace:
+        for path in ("shared/a.cedar", "shared/new.cedar", "policy", "policy/a.cedar", "innocent", "own"):
+            assert protected(workspace, path), path
+        assert not protected(workspace, "other.txt")
+
+
 def test_by_hard_link(workspace, root):
     (root / "policy").mkdir()
     (root / "policy" / "a.cedar").write_text("forbid")

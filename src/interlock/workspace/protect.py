@@ -11,7 +11,7 @@ import functools
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from interlock.model.errors import ToolError
@@ -43,9 +43,10 @@ class Guard:
     def __init__(self, workspace: Workspace, protected: Iterable[Rel]) -> None:
         """Look where the protected places are: as named, and where links among them lead."""
         self._workspace = workspace
-        self._places = set(protected)
-        self._places |= {workspace.resolve(place) for place in self._places}
-        present = {place: found for place in self._places if (found := workspace.lstat(place)) is not None}
+        named = set(protected)
+        real = {there for place in named for there in _without_links(workspace, place)}
+        self._places = named | real
+        present = {place: found for place in real if (found := workspace.lstat(place)) is not None}
         self._present = tuple(present)
         self._ids = {(found.st_dev, found.st_ino) for found in present.values()}
         self._inside: set[tuple[int, int]] | None = None
@@ -73,6 +74,20 @@ class Guard:
                 self._inside = {(s.st_dev, s.st_ino) for walk in walks for _, s in walk}
             if one in self._inside:
                 raise _refusal(field)
+
+
+def _without_links(workspace: Workspace, place: Rel) -> Iterator[Rel]:
+    """Where a protected place is: the name itself, and what it leads to. What is not in the workspace needs no protection."""
+    for follow in (True, False):
+        try:
+            real = workspace.resolve(place, follow=follow)
+        except ToolError as error:
+            if error.code not in ("path_outside_workspace", "symlink_loop", "not_a_directory"):
+                raise
+        else:
+            yield real
+            if real == place:
+                return
 
 
 def _refusal(field: str) -> ToolError:
