@@ -88,7 +88,7 @@ def test_the_readings_that_are_kept_while_folding_do_not_grow(project):
         run.recorder._sampled.clear()
         run.recorder.sampled(sample)
     run.finish()
-    assert len(FoldedRun(run.directory).samples) <= 8
+    assert len(FoldedRun(run.directory).samples) <= 9
 
 
 def test_the_head_of_a_long_run_is_signed_on_the_way(project, monkeypatch):

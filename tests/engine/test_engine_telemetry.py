@@ -6,6 +6,7 @@ import msgspec
 from engine_world import binding, call, plan
 
 from interlock.engine.folding import FoldedRun
+from interlock.engine.recorder import SAMPLES_KEPT
 from interlock.journal import read
 from interlock.model import events as e
 from interlock.telemetry import Snapshot, diff, expand, report
@@ -52,6 +53,22 @@ def test_what_runs_show_prints_is_what_the_caller_got(project):
     first = folded.results[0].telemetry
     assert first["before"] != first["after"]
     assert first["change"]["interval_ms"] > 0
+
+
+def test_an_action_that_lasts_as_long_as_readings_are_kept_names_one_that_is_there(project):
+    async def others(parameters, ctx):  # other actions end with each reading meanwhile
+        sampler, recorder = ctx.execution.services.sampler, ctx.execution.recorder
+        recorder.sampled(sampler.latest())
+        for _ in range(SAMPLES_KEPT - 1):
+            sampler._latest = msgspec.structs.replace(sampler.latest())
+            recorder.sampled(sampler.latest())
+        sampler._latest = msgspec.structs.replace(sampler.latest())
+
+    rt = project.open(binding("long", others))
+    with rt:
+        result = asyncio.run(rt.execute(plan(call("long"))))
+    folded = FoldedRun(project.run_directory(result.run_id))
+    assert [one.finished.status for one in folded.proposals.values()] == ["succeeded"]
 
 
 def test_two_readings_that_are_one_differ_in_nothing_and_an_own_use_stays():

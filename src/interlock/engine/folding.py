@@ -166,7 +166,7 @@ class FoldedRun:
                 self.proposals[event.proposal or ""] = FoldedProposal(self.directory.name, event)
             case e.MachineSampled():
                 self.samples[event.seq] = event.sample
-                if len(self.samples) > SAMPLES_KEPT:
+                if len(self.samples) > SAMPLES_KEPT + 1:  # an action's own second reading may have come since
                     del self.samples[next(iter(self.samples))]
             case _ if event.proposal in self.proposals:
                 self._take_of(self.proposals[event.proposal], event)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from interlock.engine.execution import Execution
 
 SAMPLES_KEPT: Final = 8
-"""Actions that run longer than so many readings have theirs written once more: an event names one of the last so many."""
+"""Actions that run longer than so many readings have theirs written once more: an event names one of the last so
+many, or the one before these if its own second reading was written just now."""
 
 
 class Stamp(TypedDict):
