@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from engine_world import binding, call, plan
+from engine_world import binding, call, execute, plan
 
 import interlock
 from interlock import ToolError
@@ -16,6 +16,11 @@ class UnshowableError(Exception):
         raise ValueError("no")
 
 
+class Unreadable(dict):
+    def items(self):
+        raise RuntimeError("dictionary changed size during iteration")  # as a dictionary that a thread goes on changing
+
+
 FAILURES = {
     "an exception that cannot be shown": (UnshowableError, "tool_error", "cannot be shown"),
     "a code that is no text": (lambda: ToolError("broke", code=5), "tool_failed", "broke"),
@@ -25,6 +30,7 @@ FAILURES = {
     "half a character in an exception": (lambda: ValueError("a\ud800b"), "tool_error", "a?b"),
     "an output that is not JSON": (lambda: ToolError("broke", output={1, 2}), "tool_failed", "not JSON, left out"),
     "an output that is no number": (lambda: ToolError("broke", output=math.nan), "tool_failed", "not JSON, left out"),
+    "an output that cannot be read": (lambda: ToolError("broke", output=Unreadable(a=1)), "tool_failed", "left out"),
     "an output that is too large": (
         lambda: ToolError("broke", output="x" * ((16 << 20) + 1)),
         "tool_failed",
@@ -122,3 +128,15 @@ def test_a_runtime_that_was_closed_says_so(project):
         rt.execute_sync(plan(call("nothing")))
     with pytest.raises(interlock.UsageError, match="closed"):
         rt.start_run()
+
+
+@pytest.mark.parametrize("output", [Unreadable(a=1), {"a": [Unreadable(a=1)]}])
+def test_an_output_that_cannot_be_read_is_the_tools_failure(project, output):
+    async def give(parameters, ctx):
+        return output
+
+    rt = project.open(binding("give", give))
+    result = execute(rt, call("give", failure_behavior="skip"), call("give", failure_behavior="skip"))
+    assert [row.reason for row in result.results] == ["invalid_output"] * 2
+    assert "cannot be read: RuntimeError: dictionary changed size" in result.results[0].error
+    assert result.status == "failed"

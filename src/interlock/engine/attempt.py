@@ -265,6 +265,8 @@ def _check_output(turn: Turn, output: Any, failure: Failure | None) -> tuple[Any
             return None, _invalid(f"the tool returned a value that is not JSON: {error.message}")
         except RecursionError:
             return None, _invalid("the tool returned a value that is nested too deep, or contains itself")
+        except Exception as error:  # noqa: BLE001 - of a class of the tool's own, or of a value that its thread goes on changing
+            return None, _invalid(f"the tool returned a value that cannot be read: {_describe(error)}")
     if size > limit:
         return None, _invalid(f"the tool returned more than {limit} bytes")
     returns = turn.tool.returns if turn.tool is not None else None

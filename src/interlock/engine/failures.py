@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from typing import Any, Final, NamedTuple
 
-from interlock.model.canonical import CanonicalError, canonical
+import msgspec
+
+from interlock.model.canonical import canonical
 from interlock.model.errors import InterlockError, ToolError
 
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -31,9 +33,12 @@ def said(error: ToolError, output_bytes_max: int) -> Said:
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         code = ToolError.default_code
     try:
-        if output is not None and len(canonical(output)) > output_bytes_max:
-            output, message = None, f"{message} (with an output of more than {output_bytes_max} bytes, left out)"
-    except (CanonicalError, RecursionError):
+        if output is not None:
+            data = canonical(output)
+            output = msgspec.json.decode(data)  # plain, and nobody else's
+            if len(data) > output_bytes_max:
+                output, message = None, f"{message} (with an output of more than {output_bytes_max} bytes, left out)"
+    except Exception:  # noqa: BLE001 - a CanonicalError, or whatever a class of the tool's own raises when it is read
         output, message = None, f"{message} (with an output that is not JSON, left out)"
     return Said(code, message, output)
 
