@@ -372,6 +372,18 @@ def test_a_file_of_the_project_that_is_not_trusted_is_not_imported(with_helper):
         with_helper("greeter")
 
 
+def test_where_every_module_is_installed_no_file_of_the_project_is_trusted(project, clock):
+    (project / "missing.py").write_text(
+        "from interlock.executors.python import tool\n@tool\ndef hi() -> str:\n    return 'hi'\n"
+    )
+    tools = ModuleTools(["missing"], project, clock, trusted={}, parent_environment={})
+    try:
+        with pytest.raises(ConfigurationError, match="`missing` is a file of the project and not trusted"):
+            asyncio.run(tools.load())
+    finally:
+        tools.close()
+
+
 def test_a_file_of_the_project_that_is_named_is_imported(with_helper):
     assert with_helper("helper", "greeter") == "hi"
     assert with_helper("greeter", "helper") == "hi"

@@ -44,7 +44,7 @@ class Setup(TypedDict):
 
     modules: list[str]
     project: str
-    trusted: dict[str, tuple[str, str]]
+    trusted: dict[str, tuple[str, str]] | None
     """Module to its file and the SHA-256 (hex) of the bytes that the user trusted: nothing else is run under that name."""
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     # Behind everything installed: a file of the project can then never pass itself off as a library.
     sys.path += [d for d in (setup["project"], f"{setup['project']}/src") if Path(d).is_dir()]
     os.chdir(setup["project"])
-    if setup["trusted"]:
+    if setup["trusted"] is not None:  # empty if every module is installed: then no file of the project is trusted
         sys.meta_path[:0] = [TrustedFinder(setup["trusted"]), ProjectFinder(Path(setup["project"]))]
     host = Host()
     signal.alarm(_IMPORT_S)  # nobody watches yet: an import that hangs must not outlive its runtime for ever

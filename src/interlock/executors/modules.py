@@ -65,13 +65,16 @@ class ModuleTools:
     ) -> None:
         """Start nothing yet. `project` is where the modules are looked for, and its `src` (behind what is installed).
 
-        `trusted` maps a module to its file and the SHA-256 (hex) of its trusted bytes: nothing else is run under that name.
+        `trusted` maps a module to its file and the SHA-256 (hex) of its trusted bytes: nothing else is run under that name, and
+        no other file of the project (None: whatever is found is run).
         """
         self._clock = clock
         self._project = project
         self._limits = limits or ProcessLimits()
         self._environment = child_environment(os.environ if parent_environment is None else parent_environment)
-        setup = json.dumps({"modules": list(names), "project": str(project), "trusted": dict(trusted or {})})
+        setup = json.dumps(
+            {"modules": list(names), "project": str(project), "trusted": None if trusted is None else dict(trusted)}
+        )
         self._server = ForkServer([sys.executable, "-I", "-c", _BOOT, setup], self._environment)
 
     @property
