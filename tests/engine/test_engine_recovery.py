@@ -677,6 +677,29 @@ def test_a_run_whose_row_was_never_written_is_found_by_its_journal(new_project):
     assert rt.services.index.get(done.run_id).agent == AGENT
 
 
+def test_what_only_looks_like_a_run_and_cannot_be_read_stands_in_nobodys_way(project):
+    rt = project.open()
+    (project.home / "runs" / "run_odd" / "journal.ndjson").mkdir(parents=True)
+    assert execute(rt, write("k", 1)).status == "succeeded"
+
+
+def test_a_run_waits_until_the_journals_are_in_order(project, monkeypatch):
+    """The database was locked when they were looked at: the next run looks again, and does not begin beside them."""
+    rt = project.open()
+    looked = []
+
+    def locked(*_):
+        looked.append(1)
+        raise StoreError("locked", code="database_locked")
+
+    monkeypatch.setattr("interlock.engine.runtime.recover_all", locked)
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            execute(rt, write("k", 1))
+    monkeypatch.undo()
+    assert (len(looked), execute(rt, write("k", 1)).status) == (2, "succeeded")
+
+
 def test_looking_for_lost_runs_stands_in_nobodys_way(project, monkeypatch):
     """Another process is just beginning a run, or has entered it since we looked."""
     rt = project.open()

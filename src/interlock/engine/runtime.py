@@ -237,10 +237,11 @@ class Runtime:
         not in order. Raises: StoreError.
         """
         services = self.services
+        found = []
+        if services.state_dir is not None:
+            found = recover_all(services.db, services.index, services.state_dir / "runs", services.disk)
         services.recovered = True
-        if services.state_dir is None:
-            return []
-        return recover_all(services.db, services.index, services.state_dir / "runs", services.disk)
+        return found
 
     async def resume(
         self, run_id: str, answers: Mapping[str, Answer] | None = None, *, by: str = ""

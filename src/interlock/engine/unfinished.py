@@ -6,6 +6,7 @@ Nothing is run here. `resume` goes on; `recover RUN --action ID --as ...` settle
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -65,17 +66,13 @@ def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
     for directory in sorted(runs.iterdir() if runs.is_dir() else ()):
         if directory.name in known or not directory.name.startswith("run_"):
             continue
-        if not (directory / JOURNAL_NAME).exists():
+        if not os.path.lexists(directory / JOURNAL_NAME):
             continue  # nothing was written; and whoever begins it just now needs its lock
         try:
             recover(directory, disk)
             first = next(read(directory), None)
-        except StoreError as error:
-            if error.code != "run_locked":
-                raise
-            continue  # it is just beginning
-        except (IntegrityError, UsageError):
-            continue  # nothing was ever sealed there, or it is not a run
+        except (StoreError, IntegrityError, UsageError):
+            continue  # it is just beginning, nothing was ever sealed there, it is not a run, or we may not read it
         if isinstance(first, RunStarted):
             row = RunRow(
                 run_id=directory.name,
