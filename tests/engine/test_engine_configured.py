@@ -3,7 +3,7 @@
 import pytest
 from engine_world import TOML, binding, call, execute, nothing, reasons
 
-from interlock.model.errors import ConfigurationError
+from interlock.model.errors import ConfigurationError, StoreError
 
 LIMITS = '[tools."%s"]\ntimeout = "5s"\nrate_limit = { calls = 3, per = "1h" }\n'
 MODULE = """
@@ -52,3 +52,38 @@ def test_a_policy_file_is_in_force_whatever_it_is_called(new_project):
     forbid = 'forbid (principal, action == Action::"fs.list", resource);'
     rt = new_project(toml=TOML % '[policy]\nfiles = ["rules.txt"]\n', files=[("rules.txt", forbid)]).open()
     assert reasons(execute(rt, call("fs.list", parameters={}))) == ["policy_denied"]
+
+
+@pytest.fixture
+def regrouped(new_project):
+    """A runtime that has run nothing yet, and an edit that says who is in a group of approvers."""
+    toml = TOML % ('[tools]\nmodules = ["own"]\n' + LIMITS % "counted" + "[approvals.groups]\nops = ['ann']\n")
+    project = new_project(toml=toml, files=[("own.py", MODULE)])
+    rt = project.open()
+    (project.root / "interlock.toml").write_text(toml.replace("ann", "bob"))
+    project.trust()
+    return rt
+
+
+def test_who_may_answer_changes_with_the_file_although_no_tool_module_is_loaded_yet(regrouped):
+    """The server that takes answers runs nothing: a limit on a tool of a module must not keep the old groups in force."""
+    said = []
+    regrouped.services.notices.append(said.append)
+    regrouped.services.refresh()
+    assert said == ["the edited configuration is in force"]
+    assert regrouped.services.desk.approvers.configured == {"ops": ("bob",)}
+    assert execute(regrouped, call("counted", parameters={"x": 1})).ok
+
+
+def test_an_edit_that_met_a_locked_database_is_looked_at_again(regrouped, monkeypatch):
+    issued = regrouped.services.desk.issued
+
+    def locked(_grants):
+        raise StoreError("locked", code="database_locked")
+
+    monkeypatch.setattr(issued, "count", locked)
+    regrouped.services.refresh()
+    assert regrouped.services.desk.approvers.configured == {"ops": ("ann",)}
+    monkeypatch.undo()
+    regrouped.services.refresh()
+    assert regrouped.services.desk.approvers.configured == {"ops": ("bob",)}

@@ -58,10 +58,13 @@ class Reloader:
             if loaded.digest == self._digest:
                 return
             maker = self._gate_maker(loaded)
-            maker(
-                services.registry, None, services.own_grants
-            )  # built once here, so that a mistake shows before the old rules are given up
+            # Else not all tools are known yet: whoever only answers questions needs no gate.
+            if services.load_more is None:
+                # Built once here, so that a mistake shows before the old rules are given up.
+                maker(services.registry, None, services.own_grants)
         except InterlockError as error:
+            if error.code == "database_locked":
+                self._seen = ()  # the next look tries it again
             where = f" ({error.path})" if error.path else ""
             self._say(services, f"the edited configuration is not in force{where}: {error.message}")
             return
