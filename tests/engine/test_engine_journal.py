@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import threading
 
 import msgspec
 import pytest
 from engine_world import TOML, binding, call, execute, expect, plan, read, write
 
 import interlock
+from interlock.engine.recorder import Recorder
 from interlock.journal import read as read_journal
 from interlock.journal import scan
 from interlock.model.canonical import digest
@@ -144,6 +146,31 @@ def everything_in(project, run_id, *, but=("private", "backups")):
         if path.is_file() and not set(path.parts) & set(but):
             found += path.read_bytes()
     return found
+
+
+def test_what_a_thread_logs_is_written_by_the_loop_and_before_its_outcome(project, monkeypatch):
+    """A line between a commit and its seal would be sealed with it: resume and `runs check` look for a seal that ends there."""
+    append, writers, loose = Recorder.append, set(), []
+
+    def watched(self, event):
+        writers.add(threading.get_ident())
+        return append(self, event)
+
+    def say(parameters, ctx):
+        loose.append(ctx)
+        for number in range(3):
+            ctx.log(f"line {number}")
+
+    monkeypatch.setattr(Recorder, "append", watched)
+    rt = project.open(binding("say", say, mode="thread"))
+    result = execute(rt, call("say"))
+    assert writers == {threading.get_ident()}
+    said = [e for e in project.journal(result.run_id) if e["kind"] in ("action_log", "action_succeeded")]
+    assert [e.get("message") for e in said] == ["line 0", "line 1", "line 2", None]
+    # An action that was given up, and whose loop is closed:
+    late = threading.Thread(target=loose[0].log, args=("after the end",))
+    late.start()
+    late.join()
 
 
 def test_no_secret_reaches_the_journal(project):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 from interlock.engine.scope import Access, ScopedWorkspace
-from interlock.model.errors import ToolError
+from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import ActionLog
 from interlock.model.tool import checked_cost
 from interlock.workspace.names import Rel, to_json
 
 if TYPE_CHECKING:
     from interlock.engine.execution import Execution
+    from interlock.engine.recorder import Recorder
     from interlock.engine.registry import Registered
 
 
@@ -93,8 +96,14 @@ class ActionContext:
     def log(self, message: str) -> None:
         """Write a line for people into the journal."""
         x = self.execution
-        if x.recorder is not None:
-            x.recorder.append(ActionLog(message=x.recorder.text(str(message)), **x.recorder.stamp(x, self.index, 9)))
+        if x.recorder is None:
+            return
+        event = ActionLog(message=x.recorder.text(str(message)), **x.recorder.stamp(x, self.index, 9))
+        if threading.get_ident() == x.thread:
+            x.recorder.append(event)
+        else:  # the journal belongs to the loop; what comes after the loop was closed is nobody's any more
+            with contextlib.suppress(RuntimeError):
+                x.loop.call_soon_threadsafe(_append, x.recorder, event)
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Say how far the work is, to whoever watches; not journaled."""
@@ -118,3 +127,8 @@ class ActionContext:
         total = self.usage = dict(self.usage or {})
         for name, value in usage.items():
             total[name] = max(total.get(name, 0), value) if name == "memory_bytes" else total.get(name, 0) + value
+
+
+def _append(recorder: Recorder, event: ActionLog) -> None:
+    with contextlib.suppress(StoreError):  # the journal is closed, or has failed, which whoever needs it is told
+        recorder.append(event)

@@ -8,6 +8,7 @@ order of things is the scheduler's; what happens to one action is in `perform`; 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -99,6 +100,7 @@ class Execution:
         self._returning: deque[asyncio.Future[None]] = deque()
         self._slots: list[Slot] = []
         self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
         self.watchdog = Watchdog(self.loop, self.clock)
         self._deadline_slot: Slot | None = None
 
