@@ -10,7 +10,7 @@ from journaling import RUN, keep, log, open_writer
 from interlock.disk import Disk
 from interlock.journal import delete_private, private, read, read_private
 from interlock.model.canonical import canonical
-from interlock.model.errors import IntegrityError
+from interlock.model.errors import IntegrityError, StoreError
 
 VALUES = ["first", {"nested": ["\n", "{}"]}, "x" * 100_000, "first", None]
 
@@ -88,3 +88,17 @@ def test_what_is_written_while_it_is_read_is_found_too(tmp_path: Path):
             digest = keep(writer, [value, "x"], "***").digest
             writer.flush()
             assert originals.get(digest) == canonical([value, "x"])
+
+
+def test_a_pack_that_could_not_be_read_is_looked_at_again(tmp_path: Path, kept: dict[str, bytes], monkeypatch):
+    def refused(path: Path):
+        raise StoreError(f"read {path}: Input/output error")
+
+    originals = private.Originals(tmp_path / RUN)
+    digest, data = next(iter(kept.items()))
+    monkeypatch.setattr(private, "_records", refused)
+    for _ in range(2):
+        with pytest.raises(StoreError):  # and not: it is not there any more
+            originals.get(digest)
+    monkeypatch.undo()
+    assert originals.get(digest) == data

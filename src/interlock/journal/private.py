@@ -102,10 +102,11 @@ class Originals:
         sizes = {path: _size(path) for path in packs}
         if sizes == self._sizes:
             return False
-        self._sizes, self._places, self._damaged = sizes, {}, None
+        places: dict[str, list[_Record]] = {}
         for path in packs:
             for record in _records(path):
-                self._places.setdefault(record.digest, []).append(record)
+                places.setdefault(record.digest, []).append(record)
+        self._sizes, self._places, self._damaged = sizes, places, None  # only now: what cannot be read is no look
         return True
 
     def _any_damage(self) -> bool:
