@@ -200,6 +200,21 @@ def test_a_compensation_that_fails_is_not_undone_and_the_others_still_run(embedd
     assert log == [{}]
 
 
+def test_a_compensation_on_a_thread_is_told_that_its_time_is_over(embedded):
+    told = threading.Event()
+
+    def late(parameters, ctx):
+        while not ctx.cancelled:
+            threading.Event().wait(0.005)
+        told.set()
+
+    rt = embedded(binding("do", noop), binding("late", late, mode="thread", timeout_ms=20))
+    take_back = {"type": "tool", "tool": "late", "parameters": {}}
+    result = execute(rt, call("do", "a", compensation=take_back), expect("x", 1))
+    assert "longer than its time-out" in result.not_undone[0].detail
+    assert told.wait(20)
+
+
 def test_the_parameters_of_a_compensation_are_checked(embedded):
     log = []
     schema = {"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}

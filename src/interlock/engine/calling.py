@@ -57,10 +57,12 @@ async def ask_tool(
     try:
         output = await _call(x, tool, parameters, ctx)
     except (StoreError, asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        ctx.cancelled = True
         raise
     except ToolError as error:
         return Answer(problem=f"`{name}` failed: {text_of(error)}")
     except TimeoutError:
+        ctx.cancelled = True  # a thread cannot be stopped, but told
         return Answer(problem=f"`{name}` ran longer than its time-out")
     except BaseException as error:  # noqa: BLE001 - whatever a tool raises is its failure
         return Answer(problem=f"`{name}` failed: {type(error).__name__}")
