@@ -14,7 +14,7 @@ import msgspec
 from interlock.engine.run import Run
 from interlock.engine.runtime import Runtime
 from interlock.engine.services import Services
-from interlock.journal import Head, decode_head, read_head, scan, sign_head
+from interlock.journal import Head, decode_head, read_head, sign_head
 from interlock.model.errors import StoreError, UsageError
 from interlock.model.events import StateChanged, WorkspaceCommitted
 from interlock.model.grant import OPERATOR
@@ -54,8 +54,7 @@ def save(runtime: Runtime, run_id: str, file: Path) -> Saved:
     """
     services = runtime.services
     directory = _runs(services) / run_id
-    services.index.check_not_behind(directory)
-    head = scan(directory).head
+    head = services.index.check_not_behind(directory).head
     row = services.index.get(run_id)
     data = checkpoint.save(
         services.store,
