@@ -3,6 +3,7 @@
 import pytest
 from engine_world import TOML, binding, call, execute, nothing, reasons
 
+from interlock.engine.policies import read_policies
 from interlock.model.errors import ConfigurationError, StoreError
 
 LIMITS = '[tools."%s"]\ntimeout = "5s"\nrate_limit = { calls = 3, per = "1h" }\n'
@@ -52,6 +53,14 @@ def test_a_policy_file_is_in_force_whatever_it_is_called(new_project):
     forbid = 'forbid (principal, action == Action::"fs.list", resource);'
     rt = new_project(toml=TOML % '[policy]\nfiles = ["rules.txt"]\n', files=[("rules.txt", forbid)]).open()
     assert reasons(execute(rt, call("fs.list", parameters={}))) == ["policy_denied"]
+
+
+def test_an_edited_tool_module_that_has_limits_does_not_keep_the_policies_from_being_checked(new_project):
+    toml = TOML % ('[tools]\nmodules = ["own"]\n' + LIMITS % "counted")
+    project = new_project(toml=toml, files=[("own.py", MODULE)])
+    assert read_policies(project.root, project.env).left_out == []
+    (project.root / "own.py").write_text(MODULE + "# edited\n")
+    assert read_policies(project.root, project.env).left_out == ["own"]
 
 
 @pytest.fixture

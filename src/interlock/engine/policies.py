@@ -161,8 +161,11 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
         texts = {file.name: file.data for file in gathered.files}
         files = [(name, utf8(texts[name], name)) for name in gathered.policies]
         definitions: Sequence[Tool] = services.registry.definitions()
+        settings = gathered.settings
+        if left_out:  # no limit is on a tool that is not known here: with trust they are looked at
+            settings = msgspec.structs.replace(settings, tools=msgspec.structs.replace(settings.tools, by_name={}))
         try:
-            rules, judge = policy_of(gathered.settings, files, definitions)
+            rules, judge = policy_of(settings, files, definitions)
         except PolicyConfigurationError as error:
             raise error.placed(lambda place: _rule_place(place, gathered)) from None
         return Policies(
