@@ -26,6 +26,18 @@ def test_doctor_says_what_is_here_and_what_is_not(cli):
     assert "doors around Interlock" in cli("doctor").out
 
 
+def test_doctor_says_what_an_old_git_cannot_do(cli, tmp_path, monkeypatch):
+    old = tmp_path / "bin" / "git"
+    old.parent.mkdir()
+    old.write_text("#!/bin/sh\necho git version 2.34.1\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{old.parent}:/usr/bin:/bin")
+    fact = facts(cli)[1]["machine", "git"]
+    assert fact["status"] == "warning"
+    assert "2.34.1" in fact["detail"]
+    assert "https" in fact["detail"]
+
+
 def test_doctor_finds_what_is_wrong(cli):
     path = cli.root / "interlock.toml"
     path.write_text(path.read_text() + "# an edit\n")

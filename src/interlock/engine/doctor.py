@@ -25,6 +25,7 @@ from interlock.engine.history import History
 from interlock.engine.identity import open_desk
 from interlock.engine.place import Place, locate
 from interlock.engine.unfinished import OPEN_STATUSES
+from interlock.executors.git_repository import pins_addresses
 from interlock.isolation.posture import posture
 from interlock.model.errors import InterlockError, StoreError, UsageError
 from interlock.settings import TrustStore, gather, load
@@ -108,8 +109,15 @@ def _machine() -> Iterator[Fact]:
     if git is None:
         yield _fact("machine", "git", "warning", "not installed: the git tools cannot work", "install git")
     else:
-        done = subprocess.run([git, "--version"], capture_output=True, text=True, timeout=10, check=False)
-        yield _fact("machine", "git", "ok", done.stdout.strip() or git)
+        said = subprocess.run([git, "version"], capture_output=True, timeout=10, check=False).stdout
+        shown = said.decode(errors="replace").strip() or git
+        if pins_addresses(said):
+            yield _fact("machine", "git", "ok", shown)
+        else:
+            detail = (
+                f"{shown}: the git tools refuse http and https URLs, because it is too old to be held to an address"
+            )
+            yield _fact("machine", "git", "warning", detail, "install git 2.37 or a later one")
     if not hasattr(os, "pidfd_open"):
         yield _fact("machine", "pidfd", "warning", "processes cannot be named safely", "a kernel from 5.3 on has it")
     if find_spec("opentelemetry") is None:

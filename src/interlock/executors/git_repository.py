@@ -163,14 +163,19 @@ class Git:
     async def _need_pinning(self, directory: int) -> None:
         """An older git would look the host's name up by itself, and might get another answer than the one that was judged."""
         result = await self.run(directory, "version", read_only=True)
-        found = re.match(rb"git version (\d+)\.(\d+)", result.stdout)
-        if found is None or (int(found[1]), int(found[2])) < _PINS:
+        if not pins_addresses(result.stdout):
             raise ToolError(
                 "git is too old to be held to the address that was judged",
                 code="git_missing",
                 retryable=False,
                 hint="install git 2.37 or a later one, or use an ssh URL",
             )
+
+
+def pins_addresses(version: bytes) -> bool:
+    """True if a git, by what `git version` prints, can be held to the address that was judged where it speaks http(s)."""
+    found = re.match(rb"git version (\d+)\.(\d+)", version)
+    return found is not None and (int(found[1]), int(found[2])) >= _PINS
 
 
 class Repository:
