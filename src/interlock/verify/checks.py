@@ -110,7 +110,7 @@ def _state(
     established: set[str] = set()
     for i in graph.order:
         action = proposal.actions[i]
-        keys = [c.key for c in action.preconditions if c.operator != "not_exists"]
+        keys = [c.key for c in action.preconditions if c.operator != "not_exists"] if action.preconditions else []
         for key in dict.fromkeys((*keys, *action.state_dependencies)):
             if key not in established:
                 message = f"nothing before it sets state key `{key}`: the state must have it already"

@@ -121,26 +121,26 @@ def has_dollar(parameters: Any) -> bool:
     return False
 
 
-def state_reads(action: Action) -> Iterator[str]:
+def state_reads(action: Action) -> list[str]:
     """State keys that the action looks at (a key may come twice)."""
+    keys = [*action.state_dependencies, *action.read_set]
     if action.type in ("state_read", "assertion"):
-        yield action.parameters["key"]
-    yield from action.state_dependencies
-    yield from action.read_set
-    for condition in action.preconditions:
-        yield condition.key
-    for assumption in action.assumptions:
-        yield assumption.key
+        keys.append(action.parameters["key"])
+    if action.preconditions:
+        keys += [condition.key for condition in action.preconditions]
+    if action.assumptions:
+        keys += [assumption.key for assumption in action.assumptions]
+    return keys
 
 
-def state_writes(action: Action, tool: Tool | None) -> Iterator[str]:
+def state_writes(action: Action, tool: Tool | None) -> list[str]:
     """State keys that the action changes or claims to change (a key may come twice)."""
+    keys = [*action.write_set, *action.expected_effects]
     if action.type == "state_write":
-        yield action.parameters["key"]
-    yield from action.write_set
-    yield from action.expected_effects
-    if tool is not None:
-        yield from tool.effects
+        keys.append(action.parameters["key"])
+    if tool is not None and tool.effects:
+        keys += tool.effects
+    return keys
 
 
 def _path(text: str) -> tuple[str | int, ...]:

@@ -104,12 +104,13 @@ class _World:
         for key in action.state_dependencies:
             if self._is_known(key) and self._claimed(key) is None:
                 return Refusal("state_missing", f"the state has no key `{key}`")
-        preconditions = [c for c in action.preconditions if self._is_known(c.key)]
-        assumptions = [a for a in action.assumptions if self._is_known(a.key)]
-        refusal = check_preconditions(preconditions, self._claimed) or check_assumptions(assumptions, self._claimed)
-        if refusal is None and action.type == "assertion":
-            return self._assertion(action)
-        return refusal
+        if action.preconditions or action.assumptions:
+            preconditions = [c for c in action.preconditions if self._is_known(c.key)]
+            assumptions = [a for a in action.assumptions if self._is_known(a.key)]
+            refusal = check_preconditions(preconditions, self._claimed) or check_assumptions(assumptions, self._claimed)
+            if refusal is not None:
+                return refusal
+        return self._assertion(action) if action.type == "assertion" else None
 
     def perform(self, action: Action, tool: Tool | None) -> None:
         """What a success would write."""
