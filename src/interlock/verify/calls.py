@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from interlock.model.proposal import Action, ToolCompensation
@@ -32,21 +32,23 @@ class Calls:
         self._tools = tools
         self._schemas: dict[str, Schema | None] = {}
 
-    def problems(self, action: Action) -> Iterator[Problem]:
+    def problems(self, action: Action) -> list[Problem]:
         """What is wrong with the action and with its compensation. Raises: SchemaError for a tool that no one could call."""
+        found: list[Problem] = []
         if action.invocation_mode != "one_shot":
-            yield Problem("unsupported_invocation_mode", "only `one_shot` actions are supported")
+            found.append(Problem("unsupported_invocation_mode", "only `one_shot` actions are supported"))
         if action.type == "tool_call":
-            yield from self._call(action.tool or "", action.parameters, "")
+            self._look_at(action.tool or "", action.parameters, "", found)
         if isinstance(action.compensation, ToolCompensation):
-            yield from self._call(action.compensation.tool, action.compensation.parameters, "compensation: ")
+            self._look_at(action.compensation.tool, action.compensation.parameters, "compensation: ", found)
+        return found
 
-    def _call(self, name: str, parameters: dict[str, Any], where: str) -> Iterator[Problem]:
+    def _look_at(self, name: str, parameters: dict[str, Any], where: str, found: list[Problem]) -> None:
         tool = self._tools.get(name)
         if tool is None:
             near = difflib.get_close_matches(name, list(self._tools), n=1)
             hint = f" (did you mean `{near[0]}`?)" if near else ""
-            yield Problem("unknown_tool", f"{where}no tool `{name}` is registered{hint}")
+            found.append(Problem("unknown_tool", f"{where}no tool `{name}` is registered{hint}"))
             return
         schema = self._schema(tool)
         if schema is None or schema.is_valid(parameters):
@@ -54,7 +56,7 @@ class Calls:
         open_places = _references(parameters, "$") if has_dollar(parameters) else []
         for path, message in schema.errors(parameters):
             if not _depends_on_reference(path, message, open_places):
-                yield Problem("invalid_parameters", f"{where}{path}: {message}")
+                found.append(Problem("invalid_parameters", f"{where}{path}: {message}"))
 
     def _schema(self, tool: Tool) -> Schema | None:
         if tool.name not in self._schemas:

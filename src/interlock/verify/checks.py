@@ -62,7 +62,8 @@ def verify(
     issues: list[Issue] = list(_limits(proposal, limits))
     calls = Calls(tools)
     for action in proposal.actions:
-        issues += [_error(action.id, *problem) for problem in calls.problems(action)]
+        if problems := calls.problems(action):
+            issues += [_error(action.id, *problem) for problem in problems]
     try:
         graph = build_graph(proposal, tools)
     except ProposalError as error:

@@ -56,8 +56,8 @@ def simulate(
     calls = Calls(tools)
 
     def refusal(action: Action) -> Refusal | None:
-        problem = next(calls.problems(action), None)
-        return Refusal(*problem) if problem else None
+        problems = calls.problems(action)
+        return Refusal(*problems[0]) if problems else None
 
     return play(proposal, tools, state, graph or build_graph(proposal, tools), refusal)
 
