@@ -6,8 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from engine_world import AGENT
+from engine_world import AGENT, binding
 
+import interlock
 from interlock.approvals import Approver
 from interlock.engine.folding import FoldedRun
 from interlock.journal import lock
@@ -60,14 +61,21 @@ def test_a_held_proposal_is_resumed(new_project, answer):
 
 
 def test_an_abort_elsewhere_withdraws_the_question(new_project):
-    project = new_project(toml=rules('allow = ["fs.read"]\nask = ["fs.write"]'))
+    project = new_project(toml=rules('allow = ["fails"]\nask = ["fs.write"]'))
     plan = {
         "actions": [
             {"id": "asked", "type": "tool_call", "tool": "fs.write", "parameters": {"path": "a", "content": "b"}},
-            {"id": "fails", "type": "tool_call", "tool": "fs.read", "parameters": {"path": "is-not-there"}},
-        ]
+            {"id": "fails", "type": "tool_call", "tool": "fails"},
+        ],
+        "order": "free",
     }
-    with project.open() as runtime:
+
+    async def fails(parameters, ctx):
+        while not runtime.services.desk.store.list_holds():
+            await asyncio.sleep(0.001)
+        raise interlock.ToolError("once there is a question")
+
+    with project.open(binding("fails", fails, open_world=False)) as runtime:
         runtime.services.desk.wait = False
         result = asyncio.run(runtime.execute(plan))
         assert result.status == "failed"

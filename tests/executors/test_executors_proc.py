@@ -65,15 +65,15 @@ def listed(tools, context, **parameters):
 
 
 def test_a_process_is_listed_with_what_names_it(tools, context, victim):
-    victim.send_signal(signal.SIGSTOP)
-    os.waitpid(victim.pid, os.WUNTRACED)  # else nobody knows whether it sleeps already
+    while read_process(victim.pid).state != "sleeping":  # it has only just been started
+        time.sleep(0.001)
     (row,) = listed(tools, context, filter="794.25")
     assert row["pid"] == victim.pid
     assert row["ppid"] == os.getpid()
     assert row["uid"] == os.geteuid()
     assert row["name"] == "sleep"
     assert row["command"] == ["sleep", "794.25"]
-    assert row["state"] == "stopped"
+    assert row["state"] == "sleeping"
     assert row["memory_bytes"] > 0
     assert row["cpu_ms"] >= 0
     assert row["start_time"] == read_process(victim.pid).start_time
