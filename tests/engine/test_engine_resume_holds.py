@@ -12,7 +12,7 @@ import interlock
 from interlock.approvals import Approver
 from interlock.engine.folding import FoldedRun
 from interlock.journal import lock
-from interlock.model.errors import UsageError
+from interlock.model.errors import StoreError, UsageError
 
 TOML = """
 agent = "%s"
@@ -155,3 +155,21 @@ def test_a_run_whose_process_is_alive_is_not_taken_back(held):
             refused = asyncio.run(runtime.undo(run_id))
         assert refused.results[0].reason == "run_locked"
         assert (project.root / "a.txt").exists()
+
+
+def test_a_run_that_cannot_be_ended_is_not_taken_back_and_can_be_resumed(held, monkeypatch):
+    project, run_id = held
+
+    def locked(*_arguments, **_options):
+        raise StoreError("the database is locked by another process", code="database_locked")
+
+    with project.open() as runtime:
+        runtime.services.desk.wait = False
+        with monkeypatch.context() as broken:
+            broken.setattr(runtime.services.desk.store, "cancel", locked)
+            refused = asyncio.run(runtime.undo(run_id))
+        assert (refused.status, refused.results[0].reason) == ("failed", "database_locked")
+        assert (project.root / "a.txt").exists()
+        assert FoldedRun(runtime.services.state_dir / "runs" / run_id).finished is None
+        [again] = asyncio.run(runtime.resume(run_id))
+        assert again.status == "held"

@@ -86,6 +86,9 @@ def abandon(services: Services, folded: FoldedRun) -> None:
         for proposal in folded.proposals:
             run.count(folded.result(proposal))
         run.abandon()
+    except BaseException:
+        run.leave()  # it is not over, and can be resumed
+        raise
     finally:
         run.finish()
 

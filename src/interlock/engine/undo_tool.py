@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from bisect import bisect_left
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from interlock.engine.calling import ask_tool
@@ -128,7 +129,8 @@ class _Undo:
         if not self._force:
             self._look_first(folded, chosen)
         if folded.finished is None:
-            abandon(services, folded)
+            with _as_tool_error():
+                abandon(services, folded)
         try:
             for proposal, one in chosen:
                 await self._take_back(folded, proposal, one)
@@ -156,13 +158,11 @@ class _Undo:
             )
         if run_id == self._x.run.id:
             raise ToolError("a run cannot take itself back", code="usage", retryable=False)
-        try:
+        with _as_tool_error():
             services.index.get(run_id)
             folded = FoldedRun(services.state_dir / "runs" / run_id)
             if folded.finished is None:
                 _require_at_rest(services, folded, action)
-        except (UsageError, IntegrityError, StoreError) as error:
-            raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint) from error
         return folded
 
     def _tell(self, folded: FoldedRun) -> None:
@@ -400,6 +400,15 @@ class _Undo:
             self._at[key] = mine[0].version - 1
             self._state.append(key)
         return True
+
+
+@contextlib.contextmanager
+def _as_tool_error() -> Iterator[None]:
+    """What is wrong with the other run fails this action, and does not end the run that it is in."""
+    try:
+        yield
+    except (UsageError, IntegrityError, StoreError) as error:
+        raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint) from error
 
 
 def _require_at_rest(services: Services, folded: FoldedRun, action: str | None) -> None:
