@@ -471,3 +471,21 @@ def test_an_edit_has_the_limits_that_parameters_have(store):
     with pytest.raises(InterlockError):
         store.vote(hold.id, ALICE, "rest", "edit", digest=hold.digest, patch={"x": 2**60})
     assert store.get(hold.id) == hold
+
+
+@pytest.mark.parametrize(
+    ("own_ms", "most_ms", "waits_ms"),
+    [
+        ((), None, 600_000),
+        ((1_800_000,), None, 1_800_000),  # a policy's own time is not cut at the default of those that have none
+        ((1_800_000, None), None, 600_000),
+        ((1_800_000, 5_000), None, 5_000),
+        ((1_800_000,), 60_000, 60_000),
+        ((5_000,), 60_000, 5_000),
+        ((), 60_000, 60_000),
+    ],
+)
+def test_how_long_a_question_waits(store, own_ms, most_ms, waits_ms):
+    needs = tuple(Requirement(policy=f"p{n}", content=f"c{n}", ttl_ms=ms) for n, ms in enumerate(own_ms))
+    hold = store.ask(request(requirements=needs, ttl_max_ms=most_ms))
+    assert hold.expires_at_us - hold.created_at_us == waits_ms * 1000

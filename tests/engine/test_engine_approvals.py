@@ -615,3 +615,17 @@ def test_the_held_row_names_the_question(asking):
     assert time.monotonic() - began < 20
     assert result["r"].output["approval"] == asked(rt)[0].id
     assert asked(rt)[0].agent == AGENT
+
+
+TTL = '@id("slow")\n@hold\n@ttl("30m")\nforbid (principal, action == Action::"state_write", resource);\n'
+
+
+@pytest.mark.parametrize(("flags", "minutes"), [({}, 30), ({"approvals.ttl": "5m"}, 5)])
+def test_the_time_that_a_policy_gives_its_question_counts(new_project, flags, minutes):
+    """Not the default of questions without one; but what the environment or a flag says tightens it too."""
+    toml = TOML % '[policy]\nfiles = ["p.cedar"]\n[approvals]\nttl = "10m"\n'
+    rt = new_project(toml=toml, files=[("p.cedar", TTL)]).open(flags=flags)
+    rt.services.desk.wait = False
+    assert statuses(execute(rt, write("k", 1))) == ["held"]
+    (hold,) = asked(rt)
+    assert hold.expires_at_us - hold.created_at_us == minutes * 60_000_000

@@ -467,7 +467,7 @@ def test_init_writes_a_configuration_that_loads(project, trust, files, languages
 def test_what_the_template_comments_are_the_defaults(project):
     text = render(detect(project))
     lines = text.splitlines()
-    for section in ("approvals", "isolation", "guard", "journal"):
+    for section in ("approvals", "isolation", "journal"):  # for budget and guard, examples stand there
         start = lines.index(f"#[{section}]")
         block = lines[start : lines.index("", start)]
         table = tomllib.loads("\n".join(line.removeprefix("#") for line in block))
@@ -476,7 +476,9 @@ def test_what_the_template_comments_are_the_defaults(project):
     everything = "\n".join(
         line.removeprefix("#") if line.startswith("#") and line[1:2] not in (" ", "") else line for line in lines
     )
-    assert decode(tomllib.loads(everything)).budget.actions == 500
+    uncommented = decode(tomllib.loads(everything))
+    assert uncommented.budget.actions == 500
+    assert uncommented.guard.cpu == 0.9
 
 
 def test_a_name_that_toml_must_quote(project):

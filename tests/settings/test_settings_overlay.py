@@ -18,7 +18,7 @@ FILE = {
     "budget": {"actions": 100, "cost": 5.0, "duration": "1h", "run": {"actions": 10}},
     "isolation": {"memory": "1GiB", "processes": 64, "require": ["fs"], "profile": "nons", "commit": "ask"},
     "journal": {"durability": "batch"},
-    "guard": {"cpu": 0.5},
+    "guard": {"cpu": 0.5, "zombies": 10},
     "tools": {"modules": ["a.b", "c"]},
     "telemetry": {"otel": "http://127.0.0.1:4318"},
 }

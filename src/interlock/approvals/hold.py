@@ -57,7 +57,9 @@ class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):
     """None at all: one approver of any group."""
     files: tuple[FileShown, ...] = ()
     ttl_ms: int = 600_000
-    """A requirement's own, shorter ttl wins."""
+    """For requirements that have no time of their own. Of several requirements, the shortest time counts."""
+    ttl_max_ms: int | None = None
+    """An upper bound on all of them."""
     started_by: str | None = None
     separation: bool = False
     """Whoever started the run may not answer."""

@@ -107,7 +107,10 @@ class ApprovalStore:
         """Write a question down; its time runs from here. Raises StoreError, UsageError."""
         if request.separation and not request.started_by:
             raise UsageError("`separation` needs to know who started the run")
-        ttl_ms = min([request.ttl_ms, *(r.ttl_ms for r in request.requirements if r.ttl_ms is not None)])
+        own = [request.ttl_ms if r.ttl_ms is None else r.ttl_ms for r in request.requirements]
+        ttl_ms = min(own, default=request.ttl_ms)
+        if request.ttl_max_ms is not None:
+            ttl_ms = min(ttl_ms, request.ttl_max_ms)
         question = _Question(
             kind=request.kind,
             tool=request.tool,

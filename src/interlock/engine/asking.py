@@ -117,6 +117,7 @@ async def _new(turn: Turn, decision: Decision) -> Hold:
             requirements=needs,
             files=files,
             ttl_ms=desk.ttl_ms,
+            ttl_max_ms=desk.ttl_max_ms,
             started_by=desk.user,
             separation=desk.separation,
         )

@@ -43,8 +43,10 @@ from interlock.model.tool import Binding, Context, RateLimit, Tool
 from interlock.policy import DenyParam as PolicyDenyParam
 from interlock.policy import PolicyJudge, Rules, World, load
 from interlock.policy.policies import nearest
-from interlock.settings import Loaded, Settings, TrustStore, decode
+from interlock.settings import Loaded, Settings, TrustStore, given
 from interlock.settings import load as load_settings
+from interlock.settings.decode import Place, dotted
+from interlock.settings.load import GIVEN
 from interlock.settings.trust import FILE as TRUST_FILE
 from interlock.signing import Signer
 from interlock.state.budgets import BudgetStore
@@ -76,23 +78,75 @@ class Assembled(NamedTuple):
     closing: list[Callable[[], None]]
 
 
-def embedded(settings: Mapping[str, Any], *, clock: Clock | None = None, workspace: Path | None = None) -> Assembled:
+def embedded(
+    settings: Mapping[str, Any],
+    *,
+    clock: Clock | None = None,
+    workspace: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Assembled:
     """What a runtime needs that remembers nothing beyond its own life: durability `off`, state in memory.
 
-    `settings` are those of `interlock.toml`. Raises ConfigurationError.
+    `settings` are those of `interlock.toml`, and are read as the file is: environment and `flags` tighten them, and the files
+    that they name are read beneath `workspace`. Raises ConfigurationError, with the code `not_available` for a setting that
+    such a runtime cannot honour.
     """
+    env = os.environ if env is None else env
     clock = clock or SystemClock()
-    chosen = decode(settings)
+    loaded = given(settings, workspace, env=env, flags=flags or {})
+    warnings = _warnings(loaded.settings)
+    _check_embedded(loaded, workspace)
     db = Database(Path(":memory:"))
     closing: list[Callable[[], None]] = [db.close]
-    tree = Workspace(workspace) if workspace is not None else None
-    if tree is not None:
-        closing.append(tree.close)
-    services = _services(chosen, db, Disk(), clock, workspace_id="embedded", durability="off", redaction=os.urandom(32))
-    services.workspace = tree
-    if tree is not None:
-        _register_builtins(services, chosen, closing)
-    return Assembled(services, closing)
+    try:
+        services = _services(
+            loaded, db, Disk(), clock, workspace_id="embedded", durability="off", redaction=os.urandom(32),
+            root=None if workspace is None else loaded.root,
+        )  # fmt: skip
+        services.warnings = warnings
+        if loaded.settings.guard.bounds():
+            _measure(services, loaded.settings, loaded.root, clock, closing)
+        if workspace is not None:
+            _furnish(services, loaded, env, closing)
+        return Assembled(services, closing)
+    except BaseException:
+        while closing:
+            closing.pop()()
+        raise
+
+
+_NOT_EMBEDDED: Final = {
+    "journal": "this runtime keeps no journal",
+    "telemetry": "this runtime keeps no journal, so there is nothing to export",
+    "approvals": "this runtime can ask nobody: what `rules.ask` names is denied",
+    "mcp": "this version has no MCP servers behind the runtime",
+    "capsules": "this version has no capsules",
+}
+"""Sections that a runtime in memory cannot honour, and why."""
+
+
+def _check_embedded(loaded: Loaded, workspace: Path | None) -> None:
+    """Refuse settings that would be accepted and ignored. Raises ConfigurationError `not_available`."""
+    settings = loaded.settings
+    without = {place: why for place in loaded.sources if len(place) > 1 and (why := _NOT_EMBEDDED.get(str(place[0])))}
+    if settings.journal.durability == "off":
+        without.pop(("journal", "durability"), None)
+    if settings.telemetry.otel is None:
+        without.pop(("telemetry", "otel"), None)
+    if workspace is None and settings.guard.disk is not None:
+        without[("guard", "disk")] = "there is no workspace whose disk could be measured"
+    for place, why in without.items():
+        raise ConfigurationError(
+            f"`{dotted(place)}` cannot be honoured: {why}",
+            code="not_available",
+            path=f"{_source(place, loaded.sources)}: {dotted(place)}",
+            hint="take it out, or open the project's `interlock.toml`, which has all settings",
+        )
+
+
+def _source(place: Place, sources: Mapping[Place, str]) -> str:
+    return sources.get(place, GIVEN)
 
 
 def open_project(
@@ -124,11 +178,9 @@ def open_project(
         redaction = redaction_key(state, disk)
         durability = settings.journal.durability
         services = _services(
-            settings, db, disk, clock, workspace_id=workspace_id, durability=durability, redaction=redaction,
-            policies=[(name, loaded.text(name)) for name in loaded.policies], home=home,
-            root=str(loaded.root), protected=protected_globs(loaded.protected),
+            loaded, db, disk, clock, workspace_id=workspace_id, durability=durability, redaction=redaction,
+            home=home, root=loaded.root,
         )  # fmt: skip
-        services.configuration = loaded.digest
         services.reload = Reloader(
             loaded,
             state / TRUST_FILE,
@@ -139,6 +191,7 @@ def open_project(
         services.signer = Signer.open(state / "keys", disk)
         services.warnings = warnings
         services.state_dir = home
+        _measure(services, settings, loaded.root, clock, closing)
         _furnish(services, loaded, env, closing)
         keep_once_a_day(services)
         return Assembled(services, closing)
@@ -149,11 +202,10 @@ def open_project(
 
 
 def _furnish(services: Services, loaded: Loaded, env: Mapping[str, str], closing: list[Callable[[], None]]) -> None:
-    """Workspace, measurements, tools, and who is told of questions."""
+    """Workspace, tools, and who is told of questions."""
     settings = loaded.settings
     services.workspace = Workspace(loaded.root, protected=loaded.protected, disk=services.disk)
     closing.append(services.workspace.close)
-    _measure(services, settings, loaded.root, services.clock, closing)
     _register_builtins(services, settings, closing)
     if services.desk is not None:
         services.desk.notify_through(_notifiers(settings, services.desk, env))
@@ -201,7 +253,7 @@ def protected_globs(names: Sequence[str]) -> list[str]:
 
 
 def _services(
-    settings: Settings,
+    loaded: Loaded,
     db: Database,
     disk: Disk,
     clock: Clock,
@@ -209,11 +261,13 @@ def _services(
     workspace_id: str,
     durability: Durability,
     redaction: bytes,
-    policies: Sequence[tuple[str, str]] = (),
+    root: Path | None,
     home: Path | None = None,
-    root: str | None = None,
-    protected: Sequence[str] = (),
 ) -> Services:
+    """The services without hands. `root` is None where there is no workspace, `home` where nothing is kept."""
+    settings = loaded.settings
+    policies = [(name, loaded.text(name)) for name in loaded.policies]
+    place, protected = None if root is None else str(root), protected_globs(loaded.protected)
     registry = Registry()
     ids = SystemIds()
     redactor = Redactor(redaction)
@@ -222,7 +276,8 @@ def _services(
         asking = settings.approvals
         desk = Desk(
             db, home, clock, ids, boot=boot_id(), user=user_name(), redact=redactor.redact, groups=dict(asking.groups),
-            ttl_ms=asking.ttl_ms, separation=asking.separation, agent_groups=settings.groups,
+            ttl_ms=asking.ttl_ms, ttl_max_ms=_ttl_max_ms(loaded), separation=asking.separation,
+            agent_groups=settings.groups,
         )  # fmt: skip
         desk.issued.count(settings.all_grants())
     grants = (*settings.all_grants(), _OPERATOR_GRANT)
@@ -233,7 +288,7 @@ def _services(
         disk=disk,
         db=db,
         registry=registry,
-        make_gate=gate_maker(settings, policies, grants, clock, desk, root=root, protected=protected),
+        make_gate=gate_maker(settings, policies, grants, clock, desk, root=place, protected=protected),
         store=StateStore(db, workspace_id, clock),
         idempotency=IdempotencyStore(db, workspace_id, clock),
         index=RunIndex(db),
@@ -246,6 +301,7 @@ def _services(
         agent=settings.agent,
         durability=durability,
         boot=boot_id(),
+        configuration=loaded.digest,
         settings=settings,
         budget=budget_of(settings.budget.proposal),
     )
@@ -337,8 +393,14 @@ def _adopt(loaded: Loaded, desk: Desk | None) -> None:
     asking = loaded.settings.approvals
     if desk is not None:
         desk.configure(
-            groups=dict(asking.groups), ttl_ms=asking.ttl_ms, separation=asking.separation, agent_groups=loaded.settings.groups
+            groups=dict(asking.groups), ttl_ms=asking.ttl_ms, ttl_max_ms=_ttl_max_ms(loaded), separation=asking.separation,
+            agent_groups=loaded.settings.groups,
         )  # fmt: skip
+
+
+def _ttl_max_ms(loaded: Loaded) -> int | None:
+    """`approvals.ttl` of an environment variable or a flag bounds the `@ttl` of policies too: it may only tighten."""
+    return loaded.settings.approvals.ttl_ms if loaded.overridden("approvals", "ttl") else None
 
 
 def _fingerprints(grants: Sequence[Grant], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -358,8 +420,9 @@ def _measure(
     guard = settings.guard
     services.sampler = sampler
     services.guard_wait_ms = guard.wait_ms
-    limits = GuardLimits(cpu=guard.cpu, memory=guard.memory, disk=guard.disk, zombies=guard.zombies)
-    services.guard = ResourceGuard(limits, sampler, clock)
+    if guard.bounds():
+        limits = GuardLimits(cpu=guard.cpu, memory=guard.memory, disk=guard.disk, zombies=guard.zombies)
+        services.guard = ResourceGuard(limits, sampler, clock)
     if settings.telemetry.otel is not None:
         spans = Spans.to(settings.telemetry.otel)
         services.listeners.append(spans)

@@ -37,9 +37,12 @@ class Desk:
         groups: dict[str, tuple[str, ...]],
         ttl_ms: int,
         separation: bool,
+        ttl_max_ms: int | None = None,
         agent_groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """`home` is the workspace's state directory; `user` whoever runs this process.
+
+        `ttl_ms` is how long a question waits whose policies do not say, `ttl_max_ms` the most that any may wait.
 
         `groups` (of approvers) and `agent_groups` are from the configuration: each with its members.
         """
@@ -51,6 +54,7 @@ class Desk:
         self.approvers = Approvers(db, self.store.time, ids, self.store.audit, groups=groups)
         self.user = user
         self.ttl_ms = ttl_ms
+        self.ttl_max_ms = ttl_max_ms
         self.separation = separation
         self.agent_groups = agent_groups or {}
         self.wait = True
@@ -65,12 +69,13 @@ class Desk:
         *,
         groups: dict[str, tuple[str, ...]],
         ttl_ms: int,
+        ttl_max_ms: int | None,
         separation: bool,
         agent_groups: Mapping[str, Sequence[str]],
     ) -> None:
         """Take over an edited configuration: for questions from now on, and for who may answer any."""
         self.approvers.configured = groups
-        self.ttl_ms = ttl_ms
+        self.ttl_ms, self.ttl_max_ms = ttl_ms, ttl_max_ms
         self.separation = separation
         self.agent_groups = agent_groups
 

@@ -48,16 +48,18 @@ class Runtime:
     ) -> Self:
         """Open the runtime of a project: `config` is its `interlock.toml`, else it is looked for from here upwards.
 
-        With `settings` (the same keys as in the file) nothing is read and nothing is remembered: durability `off`, state in
-        memory, no built-in tools unless there is a `workspace` for them to work in. `flags` tighten what the file says.
+        With `settings` (the same keys as in the file) no configuration file is read and nothing is remembered: durability
+        `off`, state in memory, no built-in tools unless there is a `workspace` for them to work in. Policies and tool modules
+        that they name are read beneath the `workspace`; a setting that cannot be honoured is a ConfigurationError
+        (`not_available`). `flags`, and the environment's `INTERLOCK_*`, tighten what the settings say.
 
         Raises: ConfigurationError (`untrusted_configuration` among them), UsageError, StoreError, IntegrityError.
         """
         root = None if workspace is None else Path(workspace)
         if settings is not None:
-            if config is not None or flags:
-                raise UsageError("`settings` stands alone: it replaces the file and the flags")
-            return cls(*embedded(settings, workspace=root, clock=clock))
+            if config is not None:
+                raise UsageError("`settings` replaces the file: give one of `config` and `settings`")
+            return cls(*embedded(settings, workspace=root, clock=clock, flags=flags))
         explicit = None if config is None else Path(config)
         return cls(*open_project(root or Path(), explicit=explicit, flags=flags, clock=clock))
 

@@ -1,7 +1,7 @@
 """Remembers what the user decided: configuration found, decoded, overridden only to tighten, and trusted."""
 
 from interlock.settings.decode import decode
-from interlock.settings.load import Gathered, Loaded, find, gather, load
+from interlock.settings.load import Gathered, Loaded, find, gather, given, load
 from interlock.settings.sections import Settings, Unavailable
 from interlock.settings.trust import Change, SourceFile, TrustStore
 
@@ -16,5 +16,6 @@ __all__ = [
     "decode",
     "find",
     "gather",
+    "given",
     "load",
 ]

@@ -27,6 +27,8 @@ FILE: Final = "interlock.toml"
 PYPROJECT: Final = "pyproject.toml"
 TABLE: Final = ("tool", "interlock")
 FILES_MAX: Final = 1_000
+GIVEN: Final = "settings="
+"""The source of settings that a program handed over."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -80,10 +82,16 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """Over the settings in force and every file: what a run journals."""
     sources: Mapping[Place, str]
     """Where each setting came from that is not a default."""
+    overrides: frozenset[Place]
+    """The places that the environment or a flag has set."""
 
     def text(self, name: str) -> str:
         """The text of a file that was read (a policy, by its name in `files`). Raises ConfigurationError, KeyError."""
         return utf8({file.name: file.data for file in self.files}[name], name)
+
+    def overridden(self, *place: str) -> bool:
+        """True if the environment or a flag has set the setting at `place`."""
+        return place in self.overrides
 
     def explain(self) -> list[dict[str, Any]]:
         """Each setting with its value and source, for `interlock doctor --config`: `{path, value, source}`."""
@@ -126,7 +134,6 @@ def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = 
         raise ConfigurationError(
             f"no `{FILE}` here or above", path=str(start.resolve()), hint="`interlock init` writes one"
         )
-    root = found.path.parent
     table = parse_toml(found.data, found.path.name)
     if found.path.name == PYPROJECT:
         table = table["tool"]["interlock"]
@@ -136,8 +143,16 @@ def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = 
     else:
         seen = SourceFile(found.path.name, found.data)
         locate = locator(found.data, found.path.name)
+    return _gather(table, found.path, (seen,), locate, extra)
+
+
+def _gather(
+    table: Mapping[str, Any], path: Path, seen: Sequence[SourceFile], locate: Locate, extra: Sequence[str] = ()
+) -> Gathered:
+    """Decode a table and read every file that it names. `path` is, or would be, the configuration file."""
+    root = path.parent
     settings = decode(table, locate=locate)
-    files = {seen.name: seen}
+    files = {file.name: file for file in seen}
     modules: dict[str, str] = {}
     policies: dict[str, None] = {}
     for named in named_files(settings, root, locate):
@@ -155,7 +170,7 @@ def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = 
             files[name] = SourceFile(name, data)
     return Gathered(
         root=root,
-        path=found.path,
+        path=path,
         settings=settings,
         files=tuple(files.values()),
         modules=modules,
@@ -181,8 +196,32 @@ def load(
     """
     gathered = gather(start, explicit=explicit, extra=extra)
     trust.require(gathered.root, gathered.files)
+    return _loaded(gathered, gathered.path.name, env, flags)
+
+
+def given(table: Mapping[str, Any], root: Path | None, *, env: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
+    """The same for settings that a program hands over instead of a file: what they name is read beneath `root`.
+
+    The program vouches for the files that it names, so they need not have been trusted. Raises: ConfigurationError, also if
+    there are files to read and no `root` to find them in.
+    """
+    if root is None:
+        for section, key in (("policy", "files"), ("tools", "modules"), ("capsules", None)):
+            part = table.get(section)
+            if part if key is None or not isinstance(part, Mapping) else part.get(key):
+                name = section if key is None else f"{section}.{key}"
+                raise ConfigurationError(
+                    f"`{name}` names files, and there is no workspace to find them in",
+                    path=name,
+                    hint="open the runtime with `workspace=`",
+                )
+    base = Path("/") if root is None else root.resolve()
+    return _loaded(_gather(table, base / FILE, (), dotted), GIVEN, env, flags)
+
+
+def _loaded(gathered: Gathered, name: str, env: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
+    """What is in force once the environment and the flags have tightened it. `name` is the source of what it sets."""
     settings, overrides = overlay(gathered.settings, env, flags)
-    name = gathered.path.name
     return Loaded(
         settings=settings,
         root=gathered.root,
@@ -195,6 +234,7 @@ def load(
             "configuration", {"settings": settings.as_dict(), "files": {f.name: f.digest for f in gathered.files}}
         ),
         sources=dict.fromkeys(gathered.written, name) | overrides,
+        overrides=frozenset(overrides),
     )
 
 

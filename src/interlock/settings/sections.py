@@ -100,9 +100,9 @@ class Notify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Approvals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Questions to people, and who may answer them."""
 
-    ttl_ms: Annotated[DurationMs, Meta(description="How long a question waits; then it is denied.")] = field(
-        default=600_000, name="ttl"
-    )
+    ttl_ms: Annotated[
+        DurationMs, Meta(description="How long a question waits whose policy has no `@ttl`; then it is denied.")
+    ] = field(default=600_000, name="ttl")
     separation: Annotated[bool, Meta(description="Whoever started a run may not approve its actions.")] = False
     groups: Annotated[dict[Name, tuple[Name, ...]], Meta(description="Groups of approvers.")] = {}
     notify: Annotated[tuple[Notify, ...], Meta(description="Whom to tell.")] = ()
@@ -156,15 +156,20 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The resource guard: above these, actions wait."""
+    """The resource guard: above these, actions that change something wait. A bound that is left out is not watched."""
 
-    cpu: Annotated[Fraction, Meta(description="Share of CPU in use by others.")] = 0.8
-    memory: Annotated[Fraction, Meta(description="Share of memory in use by others.")] = 0.8
-    disk: Annotated[Fraction, Meta(description="Share of the workspace's disk in use.")] = 0.9
-    zombies: Annotated[Count, Meta(description="Zombie processes.")] = 10
+    cpu: Annotated[Fraction | None, Meta(description="Share of CPU in use by others.")] = None
+    memory: Annotated[Fraction | None, Meta(description="Share of memory in use by others.")] = None
+    disk: Annotated[Fraction | None, Meta(description="Share of the workspace's disk in use.")] = None
+    zombies: Annotated[Count | None, Meta(description="Zombie processes.")] = None
     wait_ms: Annotated[DurationMs, Meta(description="How long an action waits before it is rejected.")] = field(
         default=30_000, name="wait"
     )
+
+    def bounds(self) -> dict[str, Any]:
+        """The bounds that are set, by name; empty if the guard is off."""
+        found = {"cpu": self.cpu, "memory": self.memory, "disk": self.disk, "zombies": self.zombies}
+        return {name: bound for name, bound in found.items() if bound is not None}
 
 
 class Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,7 +18,7 @@ import msgspec
 from interlock.model.errors import ConfigurationError, StoreError
 from interlock.settings.decode import decode, description_of, fields_of, shown
 from interlock.settings.load import FILE, find
-from interlock.settings.sections import DEFAULTS, Amounts
+from interlock.settings.sections import DEFAULTS, Amounts, Guard
 
 READ_ONLY: Final = ("fs.read", "fs.list", "fs.search", "proc.list")
 GIT_READ_ONLY: Final = ("git.status", "git.diff", "git.log")
@@ -42,7 +42,8 @@ _BUILD_FILES: Final = {
     "go": ("go.mod", "go.sum"),
 }
 _BUDGET: Final = Amounts(actions=500, tool_calls=300, duration_ms=7_200_000, cost=5.0)
-"""An example, as there are no bounds by default."""
+_GUARD: Final = Guard(cpu=0.9, memory=0.9, disk=0.95, zombies=100)
+"""Examples, as there are no bounds by default."""
 
 _GROUPS: Final = (
     '# Groups of agents: each member has the group\'s grant too, and policies may say `principal in Group::"helpers"`.',
@@ -99,7 +100,8 @@ def render(project: Project, *, agent: str = "agent") -> str:
     lines = [
         "# Interlock: what an agent may do in this project. Written by `interlock init`; found here: " + found + ".",
         "# After an edit: `interlock trust` shows the difference and records it; until then nothing runs.",
-        "# Commented lines are the defaults. `interlock doctor --config` shows each value and where it came from.",
+        "# Commented lines are the defaults (in [budget] and [guard]: examples). `interlock doctor --config` shows each",
+        "# value and where it came from.",
         "",
         "# The agent's name, where a proposal gives none.",
         f"agent = {_toml(agent)}",
@@ -139,7 +141,7 @@ def render(project: Project, *, agent: str = "agent") -> str:
             "budget", "Upper bounds per session ([budget.run], [budget.agent] too); what is left out has none.", _BUDGET
         ),
         *_commented("isolation", "Walls around processes.", DEFAULTS.isolation),
-        *_commented("guard", "On a machine busier than this, actions wait.", DEFAULTS.guard),
+        *_commented("guard", "Off unless a bound is set: on a machine busier than this, actions wait.", _GUARD),
         *_commented("journal", "The log of each run.", DEFAULTS.journal),
         *_TOOLS,
     ]

@@ -27,12 +27,12 @@ _UNITS: Final = {"zombies": ("", 1.0)}
 
 
 class GuardLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Upper bounds that are still fine: shares from 0 to 1, and a count."""
+    """Upper bounds that are still fine: shares from 0 to 1, and a count. None: not judged."""
 
-    cpu: float = 0.8
-    memory: float = 0.8
-    disk: float = 0.9
-    zombies: int = 10
+    cpu: float | None = 0.8
+    memory: float | None = 0.8
+    disk: float | None = 0.9
+    zombies: int | None = 10
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -120,12 +120,12 @@ class ResourceGuard:
             ("memory", self._limits.memory, _memory(sample)),
             ("disk", self._limits.disk, None if sample.disk_percent is None else sample.disk_percent / 100.0),
         ):
-            if value is None:
+            if value is None or limit is None:
                 continue
             average = self._average(name, sample, value)
             if self._is_over(name, sample.mono_ns, value, average, limit):
                 values |= {name: round(value, 4), f"{name}_average": round(average, 4), f"{name}_limit": limit}
-        if sample.processes is not None:
+        if sample.processes is not None and self._limits.zombies is not None:
             zombies = sample.processes.zombies - sample.processes.own_zombies
             if zombies > self._limits.zombies:
                 values |= {"zombies": float(zombies), "zombies_limit": float(self._limits.zombies)}
