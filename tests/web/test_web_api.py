@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from interlock.approvals import HoldRequest
+from interlock.detect import Redactor
 from interlock.disk import Database
 from interlock.engine.answering import Answering
 from interlock.engine.clock import SystemIds
@@ -31,7 +32,7 @@ class World:
         self.db = Database(directory / "interlock.db", busy_ms=50)
         self.path = directory / "interlock.db"
         self.desk = Desk(
-            self.db, directory, self.clock, SystemIds(), boot="boot", user="starter", redact=lambda value: value,
+            self.db, directory, self.clock, SystemIds(), boot="boot", user="starter", redactor=Redactor(b"k" * 32),
             groups={}, ttl_ms=600_000, separation=False,
         )  # fmt: skip
         self.tokens = {}

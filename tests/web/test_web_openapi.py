@@ -8,6 +8,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
 from interlock.approvals import HoldRequest
+from interlock.detect import Redactor
 from interlock.disk import Database
 from interlock.engine.answering import Answering
 from interlock.engine.clock import SystemClock, SystemIds
@@ -30,7 +31,7 @@ def world(tmp_path_factory):
     directory = tmp_path_factory.mktemp("fuzz")
     db = Database(directory / "interlock.db")
     desk = Desk(
-        db, directory, SystemClock(), SystemIds(), boot="boot", user="starter", redact=lambda value: value, groups={},
+        db, directory, SystemClock(), SystemIds(), boot="boot", user="starter", redactor=Redactor(b"k" * 32), groups={},
         ttl_ms=600_000, separation=False,
     )  # fmt: skip
     token = desk.approvers.add("ann")

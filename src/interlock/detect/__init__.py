@@ -4,12 +4,14 @@ from interlock.detect.addresses import address_is_private, classify, find_privat
 from interlock.detect.finding import Finding
 from interlock.detect.flags import FLAGS, flags
 from interlock.detect.paths import find_escapes
+from interlock.detect.questions import QuestionRedactor
 from interlock.detect.redact import Redactor, find_secrets, may_hold_secret
 from interlock.detect.unicode import find_unseen
 
 __all__ = [
     "FLAGS",
     "Finding",
+    "QuestionRedactor",
     "Redactor",
     "address_is_private",
     "classify",

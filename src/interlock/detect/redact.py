@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from itertools import count
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +20,7 @@ from interlock.detect.credentials import find_credentials, is_secret_flag, is_se
 from interlock.detect.finding import Finding
 from interlock.detect.shapes import find_private_keys, find_tokens, may_hold_token
 
-_DONE: Final = re.compile(r"\[redacted:[a-z0-9-]+:[0-9a-f]{8}\]")
+DONE: Final = re.compile(r"\[redacted:[a-z0-9-]+:[0-9a-f]{8}\]")
 _NEVER_SECRET: Final = frozenset((type(None), bool, int, float))
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
@@ -34,6 +35,11 @@ def may_hold_secret(data: bytes) -> bool:
 
 def find_secrets(text: str) -> list[Finding]:
     """Every secret in a text, in order, not overlapping. Linear in the length of the text."""
+    return merge_findings(all_findings(text))
+
+
+def all_findings(text: str) -> list[Finding]:
+    """What each finder finds in a text: in no order, and they may overlap."""
     data = text.encode("utf-8", "surrogatepass")
     token, named = may_hold_token(data), may_hold_credential(data)
     found: list[Finding] = []
@@ -42,9 +48,13 @@ def find_secrets(text: str) -> list[Finding]:
     if named:
         found += find_private_keys(text)
         found += find_credentials(text)
+    return found
+
+
+def merge_findings(found: list[Finding]) -> list[Finding]:
+    """The findings in order. Where two overlap, the one that begins first holds (and of two at one place the longer)."""
     if len(found) < 2:
         return found
-    # Where two overlap, the one that begins first holds (and of two at one place the longer).
     found.sort(key=lambda f: (f.start, -f.end))
     kept = [found[0]]
     for finding in found[1:]:
@@ -53,6 +63,13 @@ def find_secrets(text: str) -> list[Finding]:
         elif finding.end > kept[-1].end:
             kept[-1] = kept[-1]._replace(end=finding.end)
     return kept
+
+
+def free_name(taken: Container[str], name: str) -> str:
+    """The name, or the name with a number: two secret keys with one fingerprint are still two members."""
+    if name not in taken:
+        return name
+    return next(other for n in count(2) if (other := f"{name}#{n}") not in taken)
 
 
 class Redactor:
@@ -71,7 +88,10 @@ class Redactor:
 
     def redact_text(self, text: str) -> str:
         """The text with each secret replaced; the same object if there is none."""
-        found = find_secrets(text)
+        return self.replace(text, find_secrets(text))
+
+    def replace(self, text: str, found: Sequence[Finding]) -> str:
+        """The text with findings (in order, not overlapping) replaced; the same object if there are none."""
         if not found:
             return text
         parts: list[str] = []
@@ -95,6 +115,10 @@ class Redactor:
             data = _encode(value) if value.__class__ is not str else value.encode("utf-8", "surrogatepass")
         if may_hold_secret(data):
             value = self._walk(value, sift=True)
+        return self.mark(value, marks)
+
+    def mark(self, value: Any, marks: Sequence[str]) -> Any:
+        """The value with only what marks lead to replaced."""
         for mark in marks:
             value = self._mark(value, [t.replace("~1", "/").replace("~0", "~") for t in mark.split("/")[1:]])
         return value
@@ -118,7 +142,7 @@ class Redactor:
         changed = False
         for key, old in value.items():
             new = self._conceal(old, "named") if is_secret_name(key) else self._walk(old, sift=sift)
-            name = self.redact_text(key)
+            name = free_name(out, self.redact_text(key))
             if new is not old or name is not key:
                 changed = True
             out[name] = new
@@ -144,9 +168,12 @@ class Redactor:
     def _conceal(self, value: Any, kind: str) -> Any:
         """Replace every text and number in a value, whatever it looks like."""
         if isinstance(value, str):
-            return value if not value or _DONE.fullmatch(value) else self.fingerprint(kind, value)
+            return value if not value or DONE.fullmatch(value) else self.fingerprint(kind, value)
         if isinstance(value, dict):
-            return {self.redact_text(k): self._conceal(v, kind) for k, v in value.items()} if value else value
+            concealed: dict[str, Any] = {}
+            for key, inner in value.items():
+                concealed[free_name(concealed, self.redact_text(key))] = self._conceal(inner, kind)
+            return concealed or value
         if isinstance(value, (list, tuple)):
             return [self._conceal(v, kind) for v in value] if value else value
         if value is None or isinstance(value, bool):

@@ -9,6 +9,8 @@ meanwhile, the question is asked anew.
 from __future__ import annotations
 
 import hashlib
+import re
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,12 @@ from interlock.model.events import ActionHeld, ActionWaiting, HoldResolved
 from interlock.model.result import ActionResult
 
 if TYPE_CHECKING:
+    from interlock.engine.desk import Desk
     from interlock.engine.execution import Execution
     from interlock.workspace import Workspace
+
+_PLAIN = re.compile(r"(?:[\w.,/:=@%+-]|\[redacted:[a-z0-9-]+:[0-9a-f]{8}\])+", re.ASCII)
+"""A word that needs no quotes; a redacted one is easier to recognise without."""
 
 _REFUSALS = {"denied": "approval_denied", "expired": "approval_expired", "cancelled": "approval_cancelled"}
 
@@ -95,7 +101,8 @@ async def _new(turn: Turn, decision: Decision) -> Hold:
     name, version = _call_of(turn)
     run, proposal, action = _where(turn)
     files = await _files(turn)
-    redact = services.redactor.redact  # a reason may name a state key
+    redact = desk.questions.redact  # a reason may name a state key
+    parameters = _without_secrets(turn, desk)
     needs = tuple(msgspec.structs.replace(r, reason=redact(r.reason)) for r in decision.requirements)
     reasons = [r.reason for r in needs if r.reason] + _changed_since(desk.store.for_action(*_where(turn)), files)
     hold = desk.store.ask(
@@ -108,9 +115,9 @@ async def _new(turn: Turn, decision: Decision) -> Hold:
             tool=name,
             tool_version=version,
             kind="tool_call",
-            summary=_summary(turn),
+            summary=_summary(name, parameters),
             reason="; ".join(reasons),
-            parameters=_without_secrets(turn),
+            parameters=parameters,
             schema=_schema(turn),
             context={"source": x.proposal.source, "compensation": _compensation(turn)},
             digest=digest_of(turn, canonical(turn.parameters)),
@@ -137,11 +144,10 @@ def _changed_since(last: Hold | None, files: tuple[FileShown, ...]) -> list[str]
     return [f"`{path}` has changed since it was approved" for path in changed]
 
 
-def _without_secrets(turn: Turn) -> Any:
-    """The parameters without what the tool's schema marks as secret: the store knows the shapes of secrets, not the marks."""
-    if turn.tool is None or not turn.tool.secrets:
-        return turn.parameters
-    return turn.x.services.redactor.redact(turn.parameters, turn.tool.secrets)
+def _without_secrets(turn: Turn, desk: Desk) -> dict[str, Any]:
+    """The parameters as the question shows them, without what the tool's schema marks as secret: the store knows no marks."""
+    shown: dict[str, Any] = desk.questions.redact(turn.parameters, () if turn.tool is None else turn.tool.secrets)
+    return shown
 
 
 def _schema(turn: Turn) -> dict[str, Any] | None:
@@ -151,15 +157,13 @@ def _schema(turn: Turn) -> dict[str, Any] | None:
     return None if turn.tool.schema is None else turn.tool.schema.definition
 
 
-def _summary(turn: Turn) -> str:
-    """One line that says what is asked for: the tool and the parameters that matter most to a reader."""
-    name, _ = _call_of(turn)
-    parameters = _without_secrets(turn)
-    shown = next(
-        (str(parameters[k]) for k in ("command", "argv", "path", "source", "url", "key", "message") if k in parameters),
-        "",
-    )
-    return f"{name}: {shown}" if shown else name
+def _summary(name: str, parameters: dict[str, Any]) -> str:
+    """One line that says what is asked for: the tool, and of the parameters as they are shown the one that says most."""
+    keys = ("command", "argv", "path", "source", "url", "key", "message")
+    value = next((parameters[key] for key in keys if key in parameters), "")
+    if isinstance(value, list):  # an argument vector, as one would type it
+        value = " ".join(part if _PLAIN.fullmatch(part) else shlex.quote(part) for part in map(str, value))
+    return f"{name}: {value}" if value else name
 
 
 def _compensation(turn: Turn) -> Any:
@@ -181,7 +185,9 @@ def _paths(turn: Turn, parameters: dict[str, Any]) -> list[Any]:
 
 async def _files(turn: Turn) -> tuple[FileShown, ...]:
     """The files among the parameters, as they are now. A name can be a secret like any other text."""
-    redact, paths = turn.x.services.redactor.redact, _paths(turn, turn.parameters)
+    desk, paths = turn.x.services.desk, _paths(turn, turn.parameters)
+    assert desk is not None
+    redact = desk.questions.redact
     return tuple(
         FileShown(path=redact(_shown(path)), digest=digest, there=there)
         for path, (digest, there) in zip(paths, await _look_at(turn.x, paths), strict=True)

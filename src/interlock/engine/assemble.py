@@ -275,7 +275,7 @@ def _services(
     if home is not None:
         asking = settings.approvals
         desk = Desk(
-            db, home, clock, ids, boot=boot_id(), user=user_name(), redact=redactor.redact, groups=dict(asking.groups),
+            db, home, clock, ids, boot=boot_id(), user=user_name(), redactor=redactor, groups=dict(asking.groups),
             ttl_ms=asking.ttl_ms, ttl_max_ms=_ttl_max_ms(loaded), separation=asking.separation,
             agent_groups=settings.groups,
         )  # fmt: skip

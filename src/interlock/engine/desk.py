@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from interlock.approvals import (
     ApprovalStore,
@@ -17,6 +18,7 @@ from interlock.approvals import (
     Waiter,
     WakeFile,
 )
+from interlock.detect import QuestionRedactor, Redactor
 from interlock.disk import Database
 from interlock.model.clock import Clock, Ids
 
@@ -33,7 +35,7 @@ class Desk:
         *,
         boot: str,
         user: str,
-        redact: Callable[[Any], Any],
+        redactor: Redactor,
         groups: dict[str, tuple[str, ...]],
         ttl_ms: int,
         separation: bool,
@@ -49,7 +51,10 @@ class Desk:
         self.wake_directory = home / "wake"
         """A file in it is touched whenever a question has changed."""
         self._wake = WakeFile(self.wake_directory)
-        self.store = ApprovalStore(db, clock, ids, boot=boot, redact=redact, changed=self._wake.ring)
+        self._redactor = redactor
+        self.questions = QuestionRedactor(redactor)
+        """What a question is redacted with: it shows all that could be code."""
+        self.store = ApprovalStore(db, clock, ids, boot=boot, redact=self.questions.redact, changed=self._wake.ring)
         self.issued = GrantStore(db, self.store.time, ids, self.store.audit)
         self.approvers = Approvers(db, self.store.time, ids, self.store.audit, groups=groups)
         self.user = user
@@ -86,7 +91,10 @@ class Desk:
     def tell(self, hold: Hold) -> None:
         """Tell everybody who wants to know. Never waits, never raises."""
         if self._notifications is not None:
-            self._notifications.tell(hold)
+            # They tell it outside of this machine, where nobody can answer: whatever may be a secret is taken out.
+            fields = ("summary", "reason", "parameters", "context")
+            told = {name: self._redactor.redact(getattr(hold, name)) for name in fields}
+            self._notifications.tell(msgspec.structs.replace(hold, **told))
         for listener in self.listeners:
             listener(hold)
 

@@ -58,7 +58,7 @@ def open_desk(start: Path, env: Mapping[str, str], *, trusted: bool = True) -> I
     try:
         desk = Desk(
             db, place.home, clock, SystemIds(), boot=boot_id(), user=user_name(),
-            redact=Redactor(redaction_key(place.state, disk)).redact, groups=dict(asking.groups), ttl_ms=asking.ttl_ms,
+            redactor=Redactor(redaction_key(place.state, disk)), groups=dict(asking.groups), ttl_ms=asking.ttl_ms,
             separation=asking.separation, agent_groups=settings.groups,
         )  # fmt: skip
         if trusted:

@@ -1,0 +1,165 @@
+r"""What may be hidden from a person who approves a call: only text that cannot be code and cannot be prose.
+
+The finders (`shapes`, `credentials`) decide what may be a secret, and rather take too much than too little: that is right for
+a journal. In a question the opposite error is the grave one: an agent that puts shell syntax between `:` and `@` of a URL
+would have its command hidden from whoever approves it. So whatever a finder says, a question hides only
+
+- a word of letters, digits and `_ . ~ + / = - % @ : , ^ ! #` (no white space, no quote, no shell syntax, nothing but ASCII),
+- and if only a name beside it says that it is a secret (`PASSWORD=...`), one that could not be the name of a program either,
+- or a private key whose body is what its frame says: base64 in even lines, and in it one DER, OpenSSH or OpenPGP structure
+  of exactly that length.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Final
+
+from interlock.detect.finding import Finding
+
+_WORD: Final = re.compile(r"[A-Za-z0-9_.+/=%@:,^-][A-Za-z0-9_.~+/=%@:,^!#-]*")
+_PATH: Final = re.compile(r"[./~]|[A-Za-z]:[/\\]")
+_NAME_OF_PROGRAM: Final = re.compile(r"[A-Za-z_.+-]*|[./~].*|.*[./].*")
+_CLASSES: Final = bytes(2 if 65 <= c <= 90 else 1 if 97 <= c <= 122 else 3 if 48 <= c <= 57 else 0 for c in range(256))
+_ALONE: Final = frozenset(("env-assignment", "password", "secret-assignment", "credential-flag"))
+"""Kinds whose value is a word of its own, and so can be run, where the others are a part of a URL or of a field."""
+_BY_NAME: Final = _ALONE | {"url-credentials", "basic-auth", "authorization", "named"}
+_RUNS_VALUES: Final = re.compile(
+    r"[$`]|\b(?i:eval|exec|execv[ep]*|system|popen|spawn|subprocess|environ|getenv|printenv|argv|source|xargs|alias|declare)\b"
+    r"|\|\s{0,8}(?:sudo\s{1,8})?[\w./-]{0,40}(?:sh|python[0-9.]*|perl|ruby|node|awk|parallel)\b"
+)
+
+
+def may_run_values(text: str) -> bool:
+    """True if a program text could take a value by its name or its place, and run it: `$PASSWORD`, `eval`, `os.environ`."""
+    return _RUNS_VALUES.search(text) is not None
+
+
+def looks_random(word: str) -> bool:
+    """True for a word that nobody would name a program: letters and digits that change about as often as chance has them."""
+    if len(word) < 8 or not word.isascii():
+        return False
+    classes, changes = _changes(word)
+    if 3 not in classes or not (1 in classes or 2 in classes):
+        return False
+    return (len(word) >= 12 or {1, 2, 3} <= classes) and 4 * changes >= len(word)
+
+
+def _changes(word: str) -> tuple[set[int], int]:
+    """The classes of characters (1 small letters, 2 capitals, 3 digits), and how often a class follows another."""
+    classes = [c for c in word.encode().translate(_CLASSES) if c]
+    return set(classes), sum(a != b for a, b in pairwise(classes))
+
+
+def is_opaque(kind: str, value: str, *, runs_values: bool) -> bool:
+    """True if a question may hide this value of a finding.
+
+    `runs_values` says whether something beside it could run a value (see `may_run_values`).
+    """
+    if not _WORD.fullmatch(value):
+        return False
+    if kind not in _BY_NAME:  # a token of a known shape; `sk-ant-delete-all-of-it-now` has the shape, and is prose
+        return kind == "aws-access-key" or 8 * _changes(value)[1] >= len(value)
+    if looks_random(value) and not _PATH.match(value):
+        return True
+    if kind in _ALONE:
+        return not runs_values and not _NAME_OF_PROGRAM.fullmatch(value)
+    return not _PATH.match(value) and not (kind == "authorization" and runs_values)
+
+
+_BEGIN: Final = re.compile(
+    r"-----BEGIN (?P<label>(?:RSA |EC |DSA |OPENSSH |ENCRYPTED )?PRIVATE KEY|PGP PRIVATE KEY BLOCK)-----"
+)
+_NEW_LINE: Final = re.compile(r"(?:\r\n|\n|\\r\\n|\\n)[ \t]{0,40}")
+_LINE: Final = re.compile(r"[A-Za-z0-9+/]{1,76}={0,2}")
+_HEADERS: Final = re.compile(
+    r"Proc-Type: 4,ENCRYPTED|DEK-Info: (?:AES-(?:128|192|256)-CBC|DES-EDE3-CBC|DES-CBC),[0-9A-F]{16,32}"
+    r"|Version: (?:GnuPG|OpenPGP)[ A-Za-z]{0,8} ?v?[0-9.]{1,12}"
+)
+_CHECKSUM: Final = re.compile(r"=[A-Za-z0-9+/]{4}")
+_KEY_LINE: Final = re.compile(r"[A-Za-z0-9+/]{40,76}={0,2}")
+_LINES_MAX: Final = 2_000
+
+
+def private_keys(text: str, finding: Finding) -> Iterator[Finding]:
+    """What may be hidden of a `private-key` finding: the whole block if it is one, else its lines that are key material."""
+    begin = _BEGIN.match(text, finding.start)
+    if begin is not None and (end := _end_of_key(text, begin, finding.end)) is not None:
+        yield Finding(finding.kind, finding.start, end)
+        return
+    for line in _KEY_LINE.finditer(text, finding.start, finding.end):
+        around = text[max(line.start() - 1, 0) : line.start()] + text[line.end() : line.end() + 1]
+        if looks_random(line.group()) and not around.strip("\r\n\t \\\"'"):
+            yield Finding(finding.kind, line.start(), line.end())
+
+
+def _end_of_key(text: str, begin: re.Match[str], limit: int) -> int | None:
+    """Where the block ends, if it is a private key from its first to its last line."""
+    end = f"-----END {begin['label']}-----"
+    lines: list[str] = []
+    position, headers, checksum = begin.end(), False, None
+    for _ in range(_LINES_MAX):
+        new_line = _NEW_LINE.match(text, position)
+        if new_line is None:
+            return None
+        position = new_line.end()
+        if text.startswith(end, position):
+            stop = position + len(end)
+            return stop if stop <= limit and _is_key(begin["label"], lines, headers, checksum) else None
+        if not lines and (header := _HEADERS.match(text, position)) is not None:
+            headers, position = True, header.end()
+        elif checksum is None and lines and (found := _CHECKSUM.match(text, position)) is not None:
+            checksum, position = found.group(), found.end()
+        elif checksum is None and (line := _LINE.match(text, position)) is not None:
+            lines.append(line.group())
+            position = line.end()
+        elif lines or not _NEW_LINE.match(text, position):
+            return None  # an empty line stands only between the headers and the body
+    return None
+
+
+def _is_key(label: str, lines: list[str], headers: bool, checksum: str | None) -> bool:
+    if not lines or len({len(line) for line in lines[:-1]}) > 1 or len(lines[-1]) > len(lines[0]):
+        return False
+    try:
+        data = base64.b64decode("".join(lines), validate=True)
+    except binascii.Error:
+        return False
+    if label.startswith("PGP"):
+        return checksum is not None and _is_openpgp(data, checksum)
+    if checksum is not None:
+        return False
+    if label.startswith("OPENSSH"):
+        return data.startswith(b"openssh-key-v1\0") and len(data) >= 80
+    if headers:  # encrypted as a whole: what is inside cannot be seen, but that it is whole blocks of a cipher
+        return len(data) >= 64 and len(data) % 8 == 0 and looks_random(lines[0])
+    return len(data) >= 40 and _der_length(data) == len(data)
+
+
+def _der_length(data: bytes) -> int | None:
+    """How long the DER sequence at the start of these bytes says that it is, in all."""
+    if data[:1] != b"\x30":
+        return None
+    first = data[1]
+    if first < 0x80:
+        return 2 + first
+    size = first & 0x7F
+    if not 1 <= size <= 3:
+        return None
+    return 2 + size + int.from_bytes(data[2 : 2 + size], "big")
+
+
+def _is_openpgp(data: bytes, checksum: str) -> bool:
+    """A secret-key packet (tag 5) under the CRC-24 that the armor states (RFC 9580, section 6.1)."""
+    if len(data) < 40 or not (data[0] in range(0x94, 0x98) or data[0] == 0xC5):
+        return False
+    crc = 0xB704CE
+    for byte in data:
+        crc ^= byte << 16
+        for _ in range(8):
+            crc = (crc << 1) ^ (0x1864CFB if crc & 0x800000 else 0)
+    return base64.b64decode(checksum[1:]) == (crc & 0xFFFFFF).to_bytes(3, "big")
