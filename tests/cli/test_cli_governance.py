@@ -69,6 +69,35 @@ def test_what_somebody_has_edited_is_not_approved_unseen(cli, two_of_ops):
     assert done["approval"]["status"] == "approved"
 
 
+TOKEN = "gh" + "p_" + "aB3dE5gH7jK9mN1pQ3sT5vX7zA9cD1eF3gH5"
+
+
+def test_the_original_is_shown_to_an_approver_who_asks_for_it(cli, two_of_ops):
+    plan = cli.plan(call("fs.move", source=f"{TOKEN}.txt", destination="b.txt"))
+    (cli.root / f"{TOKEN}.txt").write_text("1")
+    held = cli("run", plan, "--no-wait", "--json").json["results"][0]["output"]["approval"]
+    shown = cli("approvals", "show", held).out
+    assert TOKEN not in shown
+    assert "hidden" in shown
+    assert "--original" in shown
+    assert cli("approvals", "show", held, "--original", "--json").error["code"] == "unauthenticated"
+    said = cli("approvals", "show", held, "--original", "--token-file", "ann")
+    assert f"source = {TOKEN}.txt" in said.out
+    said = cli("approvals", "show", held, "--original", "--token-file", "ann", "--json").json
+    assert said["parameters"]["source"] == f"{TOKEN}.txt"
+    assert TOKEN not in str(said["approval"])
+
+
+def test_what_is_not_seen_on_a_terminal_is_shown_as_an_escape(cli):
+    (cli.root / "a.txt").write_text("1")
+    unseen = "a\u200b\u202e\x1b[8m\u2800\u3164\ufe0f\ufe0f\u00a0\r.txt"
+    plan = cli.plan(call("fs.move", source="a.txt", destination=unseen))
+    held = cli("run", plan, "--no-wait", "--json").json["results"][0]["output"]["approval"]
+    (line,) = [line for line in cli("approvals", "show", held).out.splitlines() if "destination =" in line]
+    shown = line.partition(" = ")[2]
+    assert shown == r"a\u200b\u202e\x1b[8m\u2800\u3164\ufe0f\ufe0f\xa0\r.txt"
+
+
 @pytest.mark.parametrize(
     "argv",
     [

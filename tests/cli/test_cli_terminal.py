@@ -93,6 +93,34 @@ def test_a_hold_asks_at_the_terminal_and_an_answer_goes_on(cli, terminal, move):
     assert (vote["surface"], vote["decision"]) == ("tty", "approve")
 
 
+def test_what_was_cut_is_shown_before_it_can_be_approved(cli, terminal):
+    (cli.root / "a.txt").write_text("1")
+    shell = terminal("run", cli.plan(call("fs.move", source="a.txt", destination="d/" * 1200 + "b.txt")))
+    shell.wait_for("NOT ALL of this question is shown")
+    shell.wait_for("[s]how?")
+    shell.type("a\n")
+    shell.wait_for("not taken: not all of it was shown yet")
+    shell.type('e {"destination": "c.txt"}\n')
+    shell.wait_for("not taken: not all of it was shown yet")
+    assert not (cli.root / "c.txt").exists()
+    shell.type("s\n")
+    shell.wait_for("digest:")
+    shell.type('e {"destination": "c.txt"}\n')
+    assert shell.end()[0] == 0
+    assert (cli.root / "c.txt").exists()
+
+
+def test_the_original_is_shown_at_the_terminal_on_purpose(cli, terminal):
+    token = "gh" + "p_" + "aB3dE5gH7jK9mN1pQ3sT5vX7zA9cD1eF3gH5"
+    (cli.root / token).write_text("1")
+    shell = terminal("run", cli.plan(call("fs.move", source=token, destination="b.txt")))
+    assert token not in shell.wait_for("[o]riginal, [s]how?")
+    shell.type("o\n")
+    shell.wait_for(f"source = {token}")
+    shell.type("a\n")
+    assert shell.end()[0] == 0
+
+
 def test_a_denial_with_a_reason_and_an_edit(cli, terminal, move):
     shell = terminal("run", move)
     shell.wait_for("[s]how?")

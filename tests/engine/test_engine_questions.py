@@ -2,8 +2,17 @@
 
 import json
 
+import msgspec
 import pytest
 from engine_world import TOML, call, execute
+
+from interlock.approvals import Approver
+from interlock.approvals.hold import ANY_GROUP
+from interlock.engine import answering as answering_module
+from interlock.engine.answering import Answering
+from interlock.journal import delete_private
+from interlock.model.decision import Requirement
+from interlock.model.errors import IntegrityError, StoreError
 
 ASKING = TOML % 'ask = ["shell", "exec", "fs.*"]\n'
 TOKEN = "gh" + "p_" + "aB3dE5gH7jK9mN1pQ3sT5vX7zA9cD1eF3gH5"
@@ -82,3 +91,72 @@ def test_notifiers_are_told_less_than_an_approver_sees(asking):
     for secret in ("hunter2", "p;w"):
         assert secret in hold.summary
         assert secret not in repr(told)
+
+
+ME = Approver(id="me", display="Me", groups=(ANY_GROUP,))
+
+
+def looks(rt, hold_id):
+    return [(r.event, r.who, r.surface) for r in rt.services.desk.store.audit.records(hold_id) if "original" in r.event]
+
+
+def test_who_may_answer_can_see_the_original_and_that_is_on_record(asking):
+    parameters = {"command": f"GITHUB_TOKEN={TOKEN} gh release list"}
+    _, hold, _ = ask(asking, call("shell", parameters=parameters))
+    rt = asking.open()
+    answering = Answering(rt.services.desk, "cli")
+    outcome, shown = answering.original(hold.id, ME, digest=hold.digest)
+    assert (outcome.code, shown) == ("recorded", parameters)
+    assert looks(rt, hold.id) == [("original_shown", "me", "cli")]
+    journal = (asking.state / rt.services.workspace_id / "runs" / hold.run / "journal.ndjson").read_bytes()
+    assert TOKEN.encode() not in journal
+
+
+def test_the_record_comes_before_what_it_records(asking, monkeypatch):
+    _, hold, _ = ask(asking, call("shell", parameters={"command": f"echo {TOKEN}"}))
+    rt = asking.open()
+
+    def full(*_args, **_more):
+        raise StoreError("the disk is full", code="disk_full")
+
+    monkeypatch.setattr(rt.services.desk.store.audit, "write", full)
+    monkeypatch.setattr(answering_module, "original_parameters", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(StoreError):
+        Answering(rt.services.desk, "cli").original(hold.id, ME, digest=hold.digest)
+
+
+def test_an_edited_question_shows_the_edited_original(asking):
+    _, hold, _ = ask(asking, call("exec", parameters={"argv": ["echo", TOKEN], "env": {"API_TOKEN": TOKEN}}))
+    rt = asking.open()
+    two = Requirement(policy="two", content="sha256:2", quorum=2)
+    question = msgspec.json.decode(rt.services.db.execute("select question from approvals")[0][0])
+    question["requirements"] = [msgspec.to_builtins(two)]
+    rt.services.db.execute("update approvals set question = ?", (msgspec.json.encode(question).decode(),))
+    answering = Answering(rt.services.desk, "cli")
+    edited = answering.answer(hold.id, ME, "edit", digest=hold.digest, patch={"argv": ["true"]}).hold
+    assert answering.original(hold.id, ME, digest=hold.digest)[0].code == "changed"
+    _, shown = answering.original(hold.id, ME, digest=edited.digest)
+    assert shown == {"argv": ["true"], "env": {"API_TOKEN": TOKEN}}
+
+
+def test_the_original_is_for_who_may_answer_while_the_question_is_open(asking):
+    _, hold, _ = ask(asking, call("shell", parameters={"command": f"echo {TOKEN}"}))
+    rt = asking.open()
+    answering = Answering(rt.services.desk, "cli")
+    agent = Approver(id=hold.agent, groups=(ANY_GROUP,))
+    outcome, shown = answering.original(hold.id, agent, digest=hold.digest)
+    assert (outcome.code, shown) == ("agent_may_not_approve", None)
+    answering.answer(hold.id, ME, "deny")
+    outcome, shown = answering.original(hold.id, ME, digest=hold.digest)
+    assert (outcome.code, shown) == ("already_resolved", None)
+    assert looks(rt, hold.id) == []
+    assert answering.original("hold_none", ME, digest="")[0].code == "not_found"
+
+
+def test_an_original_that_is_not_what_is_approved_is_not_shown(asking):
+    _, hold, _ = ask(asking, call("shell", parameters={"command": f"echo {TOKEN}"}))
+    rt = asking.open()
+    delete_private(asking.state / rt.services.workspace_id / "runs" / hold.run, rt.services.disk)
+    with pytest.raises(IntegrityError) as found:
+        Answering(rt.services.desk, "cli").original(hold.id, ME, digest=hold.digest)
+    assert found.value.code == "original_missing"

@@ -256,6 +256,19 @@ def test_an_answer_that_is_not_enough_is_recorded(world):
     assert world.answer(hold, "approve", by="bob").json()["outcome"] == "resolved"
 
 
+def test_the_original_needs_the_right_to_answer_and_is_on_record_even_if_it_is_gone(world):
+    world.approver("eve", "other")
+    hold = world.hold(OPS, parameters={"path": "a.txt"})
+    path = f"{LIST}/{hold.id}/original"
+    body = {"digest": hold.digest}
+    assert error(world.ask("POST", path, json=body), 401)["code"] == "unauthenticated"
+    assert error(world.ask("POST", path, by="eve", json=body), 403)["code"] == "not_in_group"
+    assert error(world.ask("POST", path, by="ann", json={"digest": OTHER_DIGEST}), 409)["code"] == "changed"
+    assert error(world.ask("POST", path, by="ann", json=body), 404)["code"] == "original_missing"
+    shown = [(r.who, r.surface) for r in world.desk.store.audit.records(hold.id) if r.event == "original_shown"]
+    assert shown == [("ann", "rest")]
+
+
 def test_an_edit_changes_the_parameters_and_the_digest(world):
     hold = world.hold(parameters={"path": "a.txt", "content": "old"})
     approval = world.answer(hold, "edit", by="ann", patch={"content": "new"}).json()["approval"]

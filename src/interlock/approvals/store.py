@@ -208,6 +208,31 @@ class ApprovalStore:
         self._changed()
         return Outcome(code="recorded" if hold.status == "pending" else "resolved", hold=hold)
 
+    def record_look(self, hold_id: str, approver: Approver, surface: Surface, *, digest: str) -> Outcome:
+        """Record that an approver is about to see the original of what a question hides; `recorded` if they may.
+
+        Only who may answer may look, only while the question is open, and at what they have before them: `digest` is that of
+        the hold as they saw it. Call it before anything is shown. Raises: StoreError, and then nothing may be shown.
+        """
+        with self._database.transaction():
+            now = self.time.tick()
+            hold = self._row(hold_id, now, expire=True)
+            if hold is None:
+                return Outcome(code="not_found")
+            if hold.status != "pending":
+                return Outcome(code="already_resolved", hold=hold)
+            refused = refusal(hold, approver) or ("changed" if digest != hold.digest else None)
+            detail = {"decision": "original", "digest": hold.digest}
+            if refused:
+                self.audit.write(
+                    now, "refused", hold_id, who=approver.id, surface=surface, detail={**detail, "code": refused}
+                )
+                return Outcome(code=refused, hold=hold)
+            self.audit.write(
+                now, "original_shown", hold_id, who=approver.id, surface=surface, detail={"digest": hold.digest}
+            )
+        return Outcome(code="recorded", hold=hold)
+
     def cancel(self, hold_id: str, reason: str, *, who: str = "") -> Outcome:
         """Withdraw a question whose caller no longer waits. Raises StoreError."""
         with self._database.transaction():

@@ -11,6 +11,7 @@ from interlock.approvals import AccessError, Approver, Hold, Outcome, Standing
 from interlock.approvals.approvers import FAILURES_WINDOW_US
 from interlock.approvals.hold import Choice, Kind, Scope, Status, Surface, Vote
 from interlock.engine.desk import Desk
+from interlock.engine.originals import original_parameters
 
 __all__ = [
     "RETRY_AFTER_S",
@@ -55,6 +56,17 @@ class Answering:
     def hold(self, hold_id: str) -> Hold | None:
         """A question by its id."""
         return self._desk.store.get(hold_id)
+
+    def original(self, hold_id: str, approver: Approver, *, digest: str) -> tuple[Outcome, Any]:
+        """The parameters of an open question with nothing hidden, for who may answer it; on record before they are read.
+
+        `digest` is that of the question as the approver saw it. The outcome is `recorded`, or says why nothing is shown (and
+        the parameters are None). Raises: StoreError; IntegrityError (`original_missing`, `private_damaged`).
+        """
+        outcome = self._desk.store.record_look(hold_id, approver, self._surface, digest=digest)
+        if outcome.code != "recorded" or outcome.hold is None:
+            return outcome, None
+        return outcome, original_parameters(self._desk.runs_directory, outcome.hold)
 
     def answer(
         self,

@@ -130,7 +130,9 @@ async def _new(turn: Turn, decision: Decision) -> Hold:
         )
     )
     if x.recorder is not None:
-        x.recorder.append(ActionHeld(approval=hold.id, **x.recorder.stamp(x, turn.index, 6)))
+        # The database has only what may be shown: the original is where an approver can ask for it.
+        kept = x.recorder.keep(turn.parameters, () if turn.tool is None else turn.tool.secrets)
+        x.recorder.append(ActionHeld(approval=hold.id, parameters=kept, **x.recorder.stamp(x, turn.index, 6)))
         x.recorder.writer.flush()
     return hold
 

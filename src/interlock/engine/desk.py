@@ -50,6 +50,8 @@ class Desk:
         """
         self.wake_directory = home / "wake"
         """A file in it is touched whenever a question has changed."""
+        self.runs_directory = home / "runs"
+        """Where the journals are that hold the originals of what questions hide."""
         self._wake = WakeFile(self.wake_directory)
         self._redactor = redactor
         self.questions = QuestionRedactor(redactor)

@@ -119,9 +119,10 @@ class PolicyDecided(Event, kw_only=True, tag="policy_decided"):
 
 
 class ActionHeld(Event, kw_only=True, tag="action_held"):
-    """Step 5 said hold, and the question is in the database."""
+    """Step 5 said hold, and the question is in the database. `parameters` are those that it is about."""
 
     approval: str
+    parameters: Kept | None = None
 
 
 class HoldResolved(Event, kw_only=True, tag="hold_resolved"):

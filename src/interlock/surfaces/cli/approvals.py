@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from interlock.engine.answering import Answering, Approver, Choice, Hold, Outcome, Standing
 from interlock.engine.desk import Desk
@@ -47,9 +48,18 @@ def list_approvals(out: Output, status: str, limit: int) -> None:
 
 @approvals.command("show")
 @click.argument("hold_id", metavar="APPROVAL")
+@click.option(
+    "--original",
+    is_flag=True,
+    help="With nothing hidden: for who may answer, with the same proof; it is put on record.",
+)
+@proving
 @click.pass_obj
-def show_approval(out: Output, hold_id: str) -> None:
+def show_approval(out: Output, hold_id: str, original: bool, token_file: Path | None, approver: str | None) -> None:
     """Show a question in full, with the answers so far."""
+    if original:
+        _show_original(out, hold_id, token_file, approver)
+        return
     with open_desk(Path(), os.environ, trusted=False) as desk:
         hold = _hold(desk, hold_id)
     out.emit(hold, lambda: hold_lines(out, hold, full=True))
@@ -210,6 +220,16 @@ def _answer(
         hold_id, who, choice, digest=digest or hold.asked_digest, reason=reason, patch=patch, standing=standing
     )
     return require(outcome, hold_id)
+
+
+def _show_original(out: Output, hold_id: str, token_file: Path | None, name: str | None) -> None:
+    with open_desk(Path(), os.environ) as desk:
+        hold = _hold(desk, hold_id)
+        who = _who(desk, token_file, name)
+        outcome, parameters = Answering(desk, "cli").original(hold_id, who, digest=hold.digest)
+        require(outcome, hold_id)
+    shown = msgspec.structs.replace(hold, parameters=parameters)
+    out.emit({"approval": hold, "parameters": parameters}, lambda: hold_lines(out, shown, full=True))
 
 
 def _who(desk: Desk, token_file: Path | None, name: str | None) -> Approver:

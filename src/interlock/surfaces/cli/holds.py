@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -17,6 +18,25 @@ _FILES = 16
 """More files than this are only counted, unless the question is shown in full. Whether they change is watched all the same."""
 
 
+_HIDDEN = re.compile(r"\[redacted:[a-z0-9-]+:[0-9a-f]{8}\]")
+
+
+def is_cut(hold: Hold) -> bool:
+    """True if `hold_lines` leaves something of the question out, unless it shows it in full."""
+    return len(hold.files) > _FILES or any(len(text) > _WIDTH for _, text in _parameters(hold))
+
+
+def hidden(hold: Hold) -> int:
+    """How many values of the parameters are redacted."""
+    return sum(len(_HIDDEN.findall(f"{name} {text}")) for name, text in _parameters(hold))
+
+
+def _parameters(hold: Hold) -> Iterator[tuple[str, str]]:
+    parameters = hold.parameters if isinstance(hold.parameters, dict) else {"parameters": hold.parameters}
+    for name, value in parameters.items():
+        yield name, value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
 def hold_lines(out: Output, hold: Hold, *, full: bool = False) -> Iterator[str]:
     """The question: who wants to do what, why it is asked, until when, and every parameter."""
     title = f"{clean(hold.agent)} asks: {brief(hold.summary, 200)}"
@@ -28,9 +48,7 @@ def hold_lines(out: Output, hold: Hold, *, full: bool = False) -> Iterator[str]:
         yield f"  needs:  {group} (policy `{clean(need.policy)}`)"
     yield f"  until:  {when(hold.expires_at_us)}"
     yield f"  run:    {clean(hold.run)}  action {clean(hold.action)}"
-    parameters = hold.parameters if isinstance(hold.parameters, dict) else {"parameters": hold.parameters}
-    for name, value in parameters.items():
-        text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    for name, text in _parameters(hold):
         shown = (
             text if full or len(text) <= _WIDTH else text[:_WIDTH] + f"... ({len(text)} characters; `show` shows all)"
         )
@@ -44,6 +62,11 @@ def hold_lines(out: Output, hold: Hold, *, full: bool = False) -> Iterator[str]:
     if full:
         yield f"  tool:   {clean(hold.tool)} {clean(hold.tool_version)}"
         yield f"  digest: {clean(hold.digest)}"
-        yield f"  context: {brief(hold.context, 500)}"
+        yield f"  context: {clean(msgspec.json.encode(hold.context).decode())}"
+    if count := hidden(hold):
+        values = f"{count} value{'s are' if count > 1 else ' is'} hidden, each as `[redacted:...]`"
+        yield f"  hidden: {values}; `interlock approvals show {clean(hold.id)} --original` shows all, on record"
+    if not full and is_cut(hold):
+        yield out.paint("  NOT ALL of this question is shown", "yellow") + "; see all of it (`show`) before you approve"
     for vote in hold.votes:
         yield f"  {clean(vote.display)}: {vote.decision} by {vote.surface} at {when(vote.at_us)} {clean(vote.reason)}".rstrip()

@@ -98,9 +98,16 @@ def clean(text: str, *, lines: bool = False) -> str:
 
     Line breaks and tabs stay if `lines` is true.
     """
-    if text.isprintable():
+    if text.isascii() and text.isprintable():
         return text
-    return "".join(c if c.isprintable() or (lines and c in "\n\t") else _escape(c) for c in text)
+    from interlock.detect import find_unseen  # noqa: PLC0415 - start-up: most text is plain
+
+    # Fillers and selectors count as printable, and are not seen.
+    unseen = {i for found in find_unseen(text) for i in range(found.start, found.end)}
+    return "".join(
+        c if (lines and c in "\n\t") or (c.isprintable() and i not in unseen) else _escape(c)
+        for i, c in enumerate(text)
+    )
 
 
 def brief(value: Any, width: int = 100) -> str:

@@ -14,17 +14,19 @@ import termios
 import threading
 from typing import Any, Final
 
+import msgspec
+
 from interlock.engine.answering import Answering, Hold
 from interlock.engine.desk import Desk
 from interlock.engine.identity import at_own_terminal, require
 from interlock.model.decode import decode_value
 from interlock.model.errors import InterlockError, UsageError
-from interlock.surfaces.cli.holds import hold_lines
+from interlock.surfaces.cli.holds import hidden, hold_lines, is_cut
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.progress import Progress
 
 _LOOK_S: Final = 0.5
-_HELP: Final = "[a]pprove, [d]eny, [e]dit, [s]how? "
+_HELP: Final = "[a]pprove, [d]eny, [e]dit, %s[s]how? "
 
 
 class Prompt:
@@ -38,6 +40,8 @@ class Prompt:
         self._progress = progress
         self._queue: queue.SimpleQueue[Hold] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._cut = False
+        """True while a part of the question was not shown yet."""
         desk.listeners.append(self._ask)
 
     def _ask(self, hold: Hold) -> None:
@@ -62,7 +66,7 @@ class Prompt:
         """Ask until it is answered, here or elsewhere. False if nobody can answer here any more."""
         shown = self._show(self._current(hold_id))
         while True:
-            self._say(_HELP, end="")
+            self._say(_HELP % ("[o]riginal, " if hidden(shown) else ""), end="")
             hold, line = self._read(shown)
             if hold.status != "pending":
                 self._say(f"\nanswered elsewhere: {hold.status}")
@@ -81,6 +85,7 @@ class Prompt:
         """Show a question. What was typed before is no answer to it."""
         for line in hold_lines(self._out, hold):
             self._say(line)
+        self._cut = is_cut(hold)
         with contextlib.suppress(termios.error):
             termios.tcflush(sys.stdin, termios.TCIFLUSH)
         return hold
@@ -98,12 +103,12 @@ class Prompt:
                 choice, patch = "edit", self._patch(rest)
                 if patch is None:
                     return False
-            case "s" | "show":
-                for text in hold_lines(self._out, hold, full=True):
-                    self._say(text)
+            case shown:
+                self._show_more(hold, shown)
                 return False
-            case _:
-                return False
+        if choice != "deny" and self._cut:
+            self._say("not taken: not all of it was shown yet; [s]how shows all of it, then answer")
+            return False
         try:
             outcome = self._answering.answer(
                 hold.id,
@@ -128,6 +133,26 @@ class Prompt:
         except InterlockError as error:
             self._say(f"not taken: {clean(error.message)}")
         return outcome.code == "already_resolved"
+
+    def _show_more(self, hold: Hold, word: str) -> None:
+        if word in ("o", "original"):
+            self._show_original(hold)
+        elif word in ("s", "show"):
+            for text in hold_lines(self._out, hold, full=True):
+                self._say(text)
+            self._cut = False
+
+    def _show_original(self, hold: Hold) -> None:
+        """The question with nothing hidden; the record of it comes first."""
+        try:
+            outcome, parameters = self._answering.original(hold.id, at_own_terminal(self._desk), digest=hold.digest)
+            require(outcome, hold.id)
+        except InterlockError as error:
+            self._say(f"not shown: {clean(error.message)}")
+            return
+        for text in hold_lines(self._out, msgspec.structs.replace(hold, parameters=parameters), full=True):
+            self._say(text)
+        self._cut = False
 
     def _patch(self, text: str) -> dict[str, Any] | None:
         """The merge patch on the line (or on the next one)."""

@@ -33,6 +33,8 @@ from interlock.surfaces.web.bodies import (
     ErrorDetail,
     Health,
     ListQuery,
+    Original,
+    OriginalBody,
 )
 from interlock.surfaces.web.decoding import decode_body, decode_query
 from interlock.surfaces.web.wrapping import APPROVER, STATUS, Wrapping, handlers, read_body, reply, source_of
@@ -71,6 +73,7 @@ def build(
             Route(approval, api.show),
             Route(approval + "/approve", api.answering("approve", ApproveBody), methods=["POST"]),
             Route(approval + "/deny", api.answering("deny", DenyBody), methods=["POST"]),
+            Route(approval + "/original", api.original, methods=["POST"]),
             Route(approval + "/edit", api.answering("edit", EditBody), methods=["POST"]),
         ],
         exception_handlers=handlers(),
@@ -110,6 +113,15 @@ class _Api:
         if hold is None:
             raise _unknown()
         return reply(hold)
+
+    async def original(self, request: Request) -> Response:
+        approver = await self._authenticate(request)
+        hold_id = _hold_id(request)
+        body = decode_body(await read_body(request), OriginalBody)
+        outcome, parameters = await self._call(self._answering.original, hold_id, approver, digest=body.digest)
+        if outcome.code != "recorded" or outcome.hold is None:
+            return _outcome(outcome)
+        return reply(Original(approval=outcome.hold, parameters=parameters))
 
     def answering(self, choice: Choice, shape: type[Body]) -> Callable[[Request], Awaitable[Response]]:
         """The route that gives one kind of answer."""

@@ -54,6 +54,12 @@ class EditBody(ApproveBody, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     patch: Patch
 
 
+class OriginalBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of `original`: a request to see what the question hides. It is put on record before anything is shown."""
+
+    digest: Digest
+
+
 class DenyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Body of `deny`. A denial counts whatever the question has become meanwhile, so the digest may be left out."""
 
@@ -105,6 +111,13 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 
     outcome: Literal["resolved", "recorded"]
     approval: Hold
+
+
+class Original(msgspec.Struct, frozen=True, kw_only=True):
+    """The parameters of the call with nothing hidden. Secrets stand in it in clear."""
+
+    approval: Hold
+    parameters: Any
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

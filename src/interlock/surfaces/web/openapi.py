@@ -18,15 +18,28 @@ from interlock.surfaces.web.bodies import (
     ErrorBody,
     Health,
     ListQuery,
+    Original,
+    OriginalBody,
 )
 
-_SHAPES: Final = (Answered, ApprovalPage, ApproveBody, DenyBody, EditBody, ErrorBody, Health, Hold)
+_SHAPES: Final = (
+    Answered,
+    ApprovalPage,
+    ApproveBody,
+    DenyBody,
+    EditBody,
+    ErrorBody,
+    Health,
+    Hold,
+    Original,
+    OriginalBody,
+)
 
 _REFUSED: Final = {
     400: "`malformed_request` or `limit_exceeded`: the path names the field.",
     401: "`unauthenticated`: no token, or not that of an approver.",
     403: "`not_in_group`, `separation`, `agent_may_not_approve`: this approver may not answer this question.",
-    404: "`not_found`",
+    404: "`not_found`; `original_missing`: the run that asked does not have the original any more.",
     408: "`body_late`: the body did not arrive in time.",
     409: "`already_resolved` or `changed`; `approval` is the question as it is now.",
     413: "`body_too_large`",
@@ -74,6 +87,9 @@ def document() -> dict[str, Any]:
             },
             f"{approval}/approve": {"post": _post("approve", "Approve the call as it was shown.", "ApproveBody")},
             f"{approval}/deny": {"post": _post("deny", "Deny the call; one denial decides.", "DenyBody")},
+            f"{approval}/original": {
+                "post": _post("original", "See what the question hides; on record.", "OriginalBody", "Original")
+            },
             f"{approval}/edit": {"post": _post("edit", "Approve the call with other parameters.", "EditBody")},
         },
         "components": {
@@ -93,10 +109,10 @@ def _get(name: str, summary: str, shape: str, *refusals: int, **more: Any) -> di
     return _operation(name, summary, _json(_ref(shape)), refusals, open_to_all=name == "health", **more)
 
 
-def _post(name: str, summary: str, body: str) -> dict[str, Any]:
+def _post(name: str, summary: str, body: str, shape: str = "Answered") -> dict[str, Any]:
     refusals = (400, 403, 404, 408, 409, 413, 415, 422)
     content = {"required": True, "content": _json(_ref(body))}
-    return _operation(name, summary, _json(_ref("Answered")), refusals, parameters=[_HOLD_ID], requestBody=content)
+    return _operation(name, summary, _json(_ref(shape)), refusals, parameters=[_HOLD_ID], requestBody=content)
 
 
 def _operation(

@@ -40,6 +40,7 @@ STATUS: Final[Mapping[str, int]] = {
     "separation": 403,
     "agent_may_not_approve": 403,
     "not_found": 404,
+    "original_missing": 404,
     "method_not_allowed": 405,
     "body_late": 408,
     "already_resolved": 409,

@@ -1,0 +1,60 @@
+"""The original of what a question hides. The database never has it: it lies in the private part of the run that asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from interlock.approvals import Hold, action_digest, merge_patch
+from interlock.approvals.hold import edited_digest
+from interlock.journal import read
+from interlock.journal.private import Originals
+from interlock.model.errors import IntegrityError, UsageError
+from interlock.model.events import ActionHeld, Kept
+
+
+def original_parameters(runs: Path, hold: Hold) -> Any:
+    """The parameters that an approval of this question is bound to, edits of approvers included.
+
+    Raises: IntegrityError `original_missing` if the run has them no more, or others than those that the digest names;
+    `private_damaged`, `journal_corrupt`; StoreError.
+    """
+    directory = runs / hold.run
+    kept = _kept(directory, hold.id)
+    if kept is None:
+        raise _missing(hold)
+    if kept.private:
+        data = Originals(directory).get(kept.digest)
+        if data is None:
+            raise _missing(hold)
+        parameters = msgspec.json.decode(data)
+    else:
+        parameters = kept.view
+    digest = action_digest(hold.tool, hold.tool_version, parameters)
+    if digest != hold.asked_digest:
+        raise _missing(hold)
+    for patch in hold.edits:
+        parameters, digest = merge_patch(parameters, patch), edited_digest(digest, patch)
+    if digest != hold.digest:
+        raise _missing(hold)
+    return parameters
+
+
+def _kept(directory: Path, hold_id: str) -> Kept | None:
+    try:
+        for event in read(directory):
+            if isinstance(event, ActionHeld) and event.approval == hold_id:
+                return event.parameters
+    except UsageError:
+        return None  # the run is not there
+    return None
+
+
+def _missing(hold: Hold) -> IntegrityError:
+    return IntegrityError(
+        f"the original parameters of `{hold.id}` are not in the journal of its run",
+        code="original_missing",
+        hint="do not approve what you cannot see: deny it, and let it be proposed again",
+    )
