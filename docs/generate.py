@@ -28,7 +28,7 @@ from interlock.model import codes, events
 from interlock.model.errors import InterlockError
 from interlock.model.limits import Limits
 from interlock.policy.shapes import Atom, Fields, Many
-from interlock.policy.world import BUILT_IN, ENTITY_TYPES, PROPOSAL
+from interlock.policy.world import BUILT_IN, COMMAND, ENTITY_TYPES, PROPOSAL
 from interlock.settings.decode import description_of, fields_of, shown, unit_of
 from interlock.settings.overlay import RULES
 from interlock.settings.sections import Settings
@@ -320,6 +320,11 @@ def proposal_context() -> str:
     return _shape(PROPOSAL) + "\n"
 
 
+def command_context() -> str:
+    """`context.command`."""
+    return _shape(COMMAND) + "\n"
+
+
 def flags() -> str:
     """The detectors."""
     return table(("flag", "fires on"), ((f"`{name}`", text) for name, text in FLAGS.items()))
@@ -473,6 +478,7 @@ def paragraph(text: str | None) -> str:
 REGIONS: Final[dict[str, Callable[[], str]]] = {
     "bodies": bodies,
     "built-in-actions": built_in_actions,
+    "command-context": command_context,
     "commands": commands,
     "entities": entities,
     "error-codes": lambda: _codes(codes.ERROR_CODES),

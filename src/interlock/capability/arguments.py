@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
 
 from interlock.model.decision import Refusal
 from interlock.model.globs import workspace_path
 from interlock.model.hosts import PORTS, Endpoint, endpoint
+from interlock.model.pointers import values_at
 
 Defaults = Mapping[tuple[str, ...], Any]
 """What a parameter is if it is left out, by its path, outer ones first; `*` is every element of an array."""
 Access = Literal["read", "write"]
 Marks = Sequence[tuple[str, str]]
-"""Pairs of a pointer pattern (RFC 6901, `*` for every element) and `path.read`, `path.write`, `host` or `secret`."""
+"""Pairs of a pointer pattern (RFC 6901, `*` for every element) and `path.read`, `path.write`, `host`, `secret` or `command`."""
+
+NOT_REACHED: Final = frozenset(("secret", "command"))
+"""Marks of what is neither a path nor a host."""
 
 Reach = tuple[str, Access, str] | tuple[str, Literal["host"], Endpoint]
 """Where it stands (`$.parameters.path`), how it is touched, and what it is."""
@@ -24,9 +28,9 @@ def reaches(marks: Marks, parameters: Any, root: str | None) -> list[Reach] | Re
     """Every path and host that a call names; a Refusal if one cannot be read with certainty."""
     found: list[Reach] = []
     for pattern, mark in marks:
-        if mark == "secret":
+        if mark in NOT_REACHED:
             continue
-        for where, value in _select(pattern, parameters):
+        for where, value in values_at(pattern, parameters):
             reason = "host_denied" if mark == "host" else "path_denied"
             try:
                 if mark == "host":
@@ -50,7 +54,7 @@ def spelled(marks: Marks, parameters: dict[str, Any], root: str | None, defaults
     for path, value in defaults.items():
         out = _filled(out, path, value)
     for pattern, mark in marks:
-        if mark != "secret":
+        if mark not in NOT_REACHED:
             spell = _spell_host if mark == "host" else lambda value: _spell_path(value, root)
             out = _rewritten(out, [t.replace("~1", "/").replace("~0", "~") for t in pattern.split("/")[1:]], spell)
     return out
@@ -106,30 +110,3 @@ def _spell_host(value: Any) -> Any:
     host = f"[{there.host}]" if ":" in there.host else there.host
     port = "" if there.port in (None, PORTS.get(scheme.lower())) else f":{there.port}"
     return f"{scheme.lower()}://{user}{at}{host}{port}{rest[len(authority) :]}"
-
-
-def _select(pattern: str, parameters: Any) -> Iterator[tuple[str, Any]]:
-    """The values at a pointer pattern. Absent ones and nulls are no arguments; a list stands for its elements."""
-    nodes: list[tuple[str, Any]] = [("$.parameters", parameters)]
-    for token in pattern.split("/")[1:]:
-        name = token.replace("~1", "/").replace("~0", "~")
-        nodes = [child for where, node in nodes for child in _children(where, node, name)]
-    for where, value in nodes:
-        if isinstance(value, list):
-            yield from ((f"{where}[{i}]", v) for i, v in enumerate(value) if v is not None)
-        elif value is not None:
-            yield where, value
-
-
-def _children(where: str, node: Any, name: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        if name == "*":
-            # The agent chose these names, so they do not go into a message.
-            yield from ((f"{where}.*", v) for v in node.values())
-        elif name in node:
-            yield f"{where}.{name}", node[name]
-    elif isinstance(node, list):
-        if name == "*":
-            yield from ((f"{where}[{i}]", v) for i, v in enumerate(node))
-        elif name.isascii() and name.isdigit() and int(name) < len(node):
-            yield f"{where}[{name}]", node[int(name)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from interlock.capability.arguments import Access, Defaults, Marks, Reach, reaches, spelled
+from interlock.capability.arguments import NOT_REACHED, Access, Defaults, Marks, Reach, reaches, spelled
 from interlock.capability.compiled import Compiled
 from interlock.model.decision import Refusal
 from interlock.model.errors import ConfigurationError
@@ -106,7 +106,7 @@ class Capability:
         grants = _alive(grants, now_us)
         if not grants:
             return _EXPIRED
-        if _needs_naming(tool) and all(mark == "secret" for _, mark in marks):
+        if _needs_naming(tool) and all(mark in NOT_REACHED for _, mark in marks):
             return tuple(g for g in grants if g.unscoped(tool)) or _UNSCOPED
         found = reaches(marks, parameters, self._root)
         if isinstance(found, Refusal):

@@ -307,8 +307,13 @@ def _services(
     )
 
 
-def policy_of(settings: Settings, files: Sequence[tuple[str, str]], tools: Sequence[Tool]) -> tuple[Rules, PolicyJudge]:
-    """The short rules of the settings, and the judge of these and of the policy files. Raises ConfigurationError."""
+def policy_of(
+    settings: Settings, files: Sequence[tuple[str, str]], tools: Sequence[Tool], root: str | None = None
+) -> tuple[Rules, PolicyJudge]:
+    """The short rules of the settings, and the judge of these and of the policy files. `root` is the workspace.
+
+    Raises: ConfigurationError.
+    """
     names = {tool.name for tool in tools}
     for name in settings.tools.by_name:
         if name not in names:  # a limit on a misspelt tool would be none
@@ -328,6 +333,8 @@ def policy_of(settings: Settings, files: Sequence[tuple[str, str]], tools: Seque
         tools=tuple(tools),
         agents=settings.groups_by_agent(),
         approval_groups=frozenset(settings.approvals.groups) or None,
+        root=root or "/",
+        home=str(Path.home()),
     )
     return rules, load(texts, rules, world)
 
@@ -349,7 +356,7 @@ def gate_maker(
     def judge(registry: Registry) -> PolicyJudge:
         generation, found = judges.get(registry, (-1, None))
         if found is None or generation != registry.generation:
-            _, found = policy_of(settings, files, registry.definitions())
+            _, found = policy_of(settings, files, registry.definitions(), root)
             judges[registry] = registry.generation, found
         return found
 

@@ -165,7 +165,7 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
         if left_out:  # no limit is on a tool that is not known here: with trust they are looked at
             settings = msgspec.structs.replace(settings, tools=msgspec.structs.replace(settings.tools, by_name={}))
         try:
-            rules, judge = policy_of(settings, files, definitions)
+            rules, judge = policy_of(settings, files, definitions, str(gathered.root))
         except PolicyConfigurationError as error:
             raise error.placed(lambda place: _rule_place(place, gathered)) from None
         return Policies(

@@ -329,11 +329,17 @@ async def _run_tool(runner: ProcessRunner, argv: list[str], parameters: dict[str
     return output
 
 
-_COMMAND: Final = {"type": "string", "minLength": 1, "description": "What /bin/sh -c gets."}
+_COMMAND: Final = {
+    "type": "string",
+    "minLength": 1,
+    "x-interlock": "command",
+    "description": "What /bin/sh -c gets.",
+}
 _ARGV: Final = {
     "type": "array",
     "items": {"type": "string"},
     "minItems": 1,
+    "x-interlock": "command",
     "description": "The program, by path or looked for in PATH, and its arguments.",
 }
 _SHARED: Final[dict[str, Any]] = {

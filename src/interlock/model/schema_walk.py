@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from interlock.model.errors import Fault, InterlockError
 
-MARKS: Final = frozenset(("path.read", "path.write", "host", "secret"))
+MARKS: Final = frozenset(("path.read", "path.write", "host", "secret", "command"))
 """What `x-interlock` may say about a property (engine.md, Tool)."""
 
 SUBSCHEMAS_MAX: Final = 200_000

@@ -40,7 +40,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     description: str = ""
     parameters: dict[str, Any] = msgspec.field(default_factory=open_schema)
-    """JSON Schema 2020-12. `x-interlock: path.read | path.write | host | secret` marks what a property means."""
+    """JSON Schema 2020-12. `x-interlock: path.read | path.write | host | secret | command` marks what a property means."""
     returns: dict[str, Any] | None = None
     read_only: bool = False
     destructive: bool = True

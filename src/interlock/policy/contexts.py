@@ -22,6 +22,11 @@ from interlock.policy.world import COMPENSATE, ActionType
 _SHARED: Final = {"state", "session"}
 """Records that are the same for every action, so that a key has one type in all policies."""
 
+COMMAND: Final = "command"
+PATHS: Final = "paths"
+DERIVED: Final = frozenset((COMMAND, PATHS))
+"""Parts of a context that are worked out from the parameters: see `calls`."""
+
 RESERVED: Final = ("__entity", "__extn", "__expr")
 
 
@@ -184,10 +189,11 @@ class Resolver:
 
 
 def fill(context: Context, request: Any) -> dict[str, Any]:
-    """The context of a request. Raises: values.RefusedError."""
+    """The context of a request, but for what is `DERIVED` from its parameters. Raises: values.RefusedError."""
     out: dict[str, Any] = {}
     for name, convert in context.parts:
-        out[name] = convert(getattr(request, _SOURCES[name]))
+        if name not in DERIVED:
+            out[name] = convert(getattr(request, _SOURCES[name]))
     return out
 
 

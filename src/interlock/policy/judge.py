@@ -12,7 +12,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from interlock.model.decision import Decision, Request, Requirement
-from interlock.policy.contexts import Context, fill
+from interlock.policy.calls import Paths, contexts
+from interlock.policy.contexts import Context
 from interlock.policy.explain import Explanation, explain
 from interlock.policy.index import Index, Residue
 from interlock.policy.narrow import Match, narrowed, no_match, one_by_one
@@ -21,7 +22,7 @@ from interlock.policy.policies import Policy
 from interlock.policy.shapes import Fields
 from interlock.policy.terms import EvaluationError, Uid
 from interlock.policy.values import RefusedError
-from interlock.policy.verdict import Outcome, held, run, verdict
+from interlock.policy.verdict import Outcome, held, run, strictest, verdict
 from interlock.policy.world import ActionType, World, host_id, situation
 
 BUCKETS_MAX: Final = 4096
@@ -61,6 +62,7 @@ class PolicyJudge:
         contexts: dict[str, Context],
         policies: Sequence[Policy],
         index: Index,
+        paths: Paths,
     ) -> None:
         self.policies = tuple(policies)
         self._by_id = {each.id: each for each in self.policies}
@@ -69,6 +71,7 @@ class PolicyJudge:
         self._entities = entities
         self._contexts = contexts
         self._index = index
+        self._paths = paths
         self._buckets: dict[Any, _Bucket] = {}
         shapes = [context.shape.fields for context in contexts.values()]
         self.wants_flags: bool = any("flags" in fields for fields in shapes)
@@ -86,10 +89,12 @@ class PolicyJudge:
         if bucket.constant is not None:
             return bucket.constant
         try:
-            context = fill(bucket.context, request)
+            found = list(contexts(bucket.context, request, self._actions.get(request.action), self._paths))
         except RefusedError as refused:
             return Decision(decision="deny", reason="policy_error", detail=str(refused))
-        return _answer(bucket, context, request.discharged)
+        if len(found) == 1:
+            return _answer(bucket, found[0], request.discharged)
+        return strictest([_answer(bucket, each, request.discharged) for each in found])
 
     def reads(self, request: Request, keys: Iterable[str]) -> Decision | None:
         """What stands against an action's looking at these state keys besides: a denial, a hold, or None.
@@ -141,13 +146,18 @@ class PolicyJudge:
         """The answer, and for each policy whether it matched and which of its conditions was false."""
         bucket = self._bucket(request)
         context: dict[str, Any] | None = {}
+        decision = self.decide(request)
         if bucket.constant is None:
             try:
-                context = fill(bucket.context, request)
+                found = list(contexts(bucket.context, request, self._actions.get(request.action), self._paths))
             except RefusedError:
                 context = None
+            else:  # of several commands, the one that decided
+                answers = (_answer(bucket, each, request.discharged).decision for each in found)
+                decisive = (each for each, answer in zip(found, answers, strict=True) if answer == decision.decision)
+                context = next(decisive, found[0])
         return explain(
-            self.decide(request),
+            decision,
             self.policies,
             self._actions.get(request.action),
             bucket.situation,

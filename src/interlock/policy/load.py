@@ -13,11 +13,12 @@ from cedarpy import pst
 
 from interlock.model.errors import ConfigurationError
 from interlock.policy import rules as short
+from interlock.policy.calls import Paths
 from interlock.policy.compile import NotCoveredError
 from interlock.policy.contexts import Resolver
 from interlock.policy.index import Compiled, Index, applicable
 from interlock.policy.judge import PolicyJudge
-from interlock.policy.names import Names, check_tools
+from interlock.policy.names import Names, check_tools, path_globs
 from interlock.policy.policies import Policy, PolicyError, Problem, parse
 from interlock.policy.reference import Reference, compile_policy
 from interlock.policy.rules import Rules
@@ -75,6 +76,7 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
         index=Index(
             [Compiled(each, compile_policy(each.tree, each.statement.text, reference)) for each in policies], known
         ),
+        paths=Paths(path_globs(policies), world.root, world.home),
     )
 
 

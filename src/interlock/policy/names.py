@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
 from cedarpy import pst
 
 from interlock.detect import FLAGS
+from interlock.model.errors import ConfigurationError
+from interlock.policy.calls import Paths
 from interlock.policy.compile import NotCoveredError, walk
 from interlock.policy.policies import Policy, Problem, nearest
 from interlock.policy.world import BUILT_IN, ActionType, World, host_id
@@ -22,7 +24,9 @@ _NOUNS: Final = {
 }
 
 
+_PATHS: Final = "path globs"
 _SETS: Final = (
+    (pst.GetAttr(pst.Var("context"), "paths"), _PATHS),
     (pst.GetAttr(pst.Var("context"), "flags"), "no detector has the flag"),
     (pst.GetAttr(pst.Var("resource"), "tags"), "no tool has the tag"),
 )
@@ -66,6 +70,10 @@ class Names:
         if isinstance(policy.tree.action, pst.ActionIn) and not policy.tree.action.entities:
             found.append(Problem(policy.statement.place_of("in"), "`action in []` is about no action at all"))
         for what, name in _words(policy.tree):
+            if what == _PATHS:
+                if wrong := _path_glob(name):
+                    found.append(Problem(policy.statement.place_of(name), wrong))
+                continue
             words = FLAGS if what == "no detector has the flag" else self._tags
             if name not in words:
                 found.append(Problem(policy.statement.place_of(name), f"{what} `{name}`{nearest(name, words)}"))
@@ -74,6 +82,20 @@ class Names:
             message = f"no group of approvers is named `{group}`{nearest(group, self._approvers)}"
             found.append(Problem(policy.statement.place_of(group), message))
         return found
+
+
+def path_globs(policies: Iterable[Policy]) -> set[str]:
+    """The path globs that policies look for in `context.paths`."""
+    return {name for policy in policies for what, name in _words(policy.tree) if what == _PATHS}
+
+
+def _path_glob(glob: str) -> str | None:
+    """What is wrong with a path glob."""
+    try:
+        Paths((glob,), "/", "/")
+    except ConfigurationError as error:
+        return error.message
+    return None
 
 
 def _host(name: str) -> str | None:
@@ -86,7 +108,10 @@ def _host(name: str) -> str | None:
 
 
 def _words(tree: pst.Template) -> Iterator[tuple[str, str]]:
-    """What a policy looks for in `context.flags` and `resource.tags`. Syntax that is not known is reported by `load`."""
+    """What a policy looks for in `context.flags`, `context.paths` and `resource.tags`.
+
+    Syntax that is not known is reported by `load`.
+    """
     with suppress(NotCoveredError):
         for node in (node for clause in tree.clauses for node in walk(clause.expr)):
             if not isinstance(node, pst.BinaryOp):

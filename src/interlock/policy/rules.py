@@ -1,9 +1,10 @@
 """Short rules (`[rules]` in `interlock.toml`) as Cedar: one language underneath, and `interlock policy show` prints it.
 
 An entry is the name of a tool or of a built-in action (`state_write` ...), a glob over tool names (`fs.*`; `*` stands for any
-text), or `tag:NAME`. An allowed entry is a permit, a denied one a forbid, and one to ask about is both: a permit, and a forbid
-with `@hold`. A glob is a condition on `resource.name`, so that it holds for tools that appear later too; which tools it
-means is settled once for each tool (see `index`), not at each decision.
+text), `tag:NAME`, commands of a tool that runs command lines (`shell(git diff *)`), or `path(GLOB)`. An allowed entry is a
+permit, a denied one a forbid, and one to ask about is both: a permit, and a forbid with `@hold`. A glob is a condition on
+`resource.name`, so that it holds for tools that appear later too; which tools it means is settled once for each tool (see
+`index`), not at each decision.
 """
 
 from __future__ import annotations
@@ -14,11 +15,18 @@ from typing import Final
 
 import msgspec
 
+from interlock.model.globs import name_matcher
 from interlock.policy.policies import Problem, nearest
 from interlock.policy.terms import quote
 from interlock.policy.world import CALL, ActionType
 
 FILE: Final = "rules"
+PATH: Final = "path"
+_SPECIAL: Final = re.compile(r"([^()\s]+)\((.+)\)", re.DOTALL)
+_WHY: Final = {
+    "plain": "what this command runs, reads or writes cannot be told in advance, so no rule about commands fits it",
+    "literal": "what this command runs cannot be told in advance, and there are rules about commands",
+}
 
 
 class DenyParam(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -54,6 +62,8 @@ def statements(rules: Rules) -> list[tuple[str, str]]:
         found.setdefault(_policy("forbid", f"ask:{entry}", entry, notes=notes), f"{FILE}.ask[{at}]")
     for at, entry in enumerate(rules.deny):
         found.setdefault(_policy("forbid", f"deny:{entry}", entry), f"{FILE}.deny[{at}]")
+    for place, text in _unclear(rules):
+        found.setdefault(text, place)
     for at, rule in enumerate(rules.deny_param):
         name = quote(rule.param)
         conditions = (f"context.params has {name}", f"context.params[{name}] like {pattern(rule.like)}")
@@ -64,6 +74,13 @@ def statements(rules: Rules) -> list[tuple[str, str]]:
 
 def _policy(effect: str, name: str, entry: str, *, notes: Iterable[str] = (), conditions: Iterable[str] = ()) -> str:
     scope, wanted = "", list(conditions)
+    if special := parse_entry(entry):
+        entry, text = special
+        if entry == PATH:
+            entry, condition = "*", f"context.paths.contains({quote(text)})"
+        else:
+            condition = _command(text, strict=effect == "permit" and not notes and not name.startswith("ask:"))
+        wanted.insert(0, condition)
     if entry.startswith("tag:"):
         scope = f"action in Action::{quote(entry)}"
     elif "*" in entry:
@@ -74,6 +91,51 @@ def _policy(effect: str, name: str, entry: str, *, notes: Iterable[str] = (), co
         scope = f"action == Action::{quote(entry)}"
     when = f"\nwhen {{ {' && '.join(wanted)} }}" if wanted else ""
     return "\n".join((f"@id({quote(name)})", *notes, f"{effect}(principal, {scope}, resource){when};\n"))
+
+
+def parse_entry(entry: str) -> tuple[str, str] | None:
+    """`shell(git push *)` as the tool and its pattern, `path(~/.ssh/**)` as `path` and its glob; None for another entry."""
+    found = _SPECIAL.fullmatch(entry)
+    return (found[1], found[2]) if found else None
+
+
+def _command(text: str, *, strict: bool) -> str:
+    """The condition that a command is of a pattern.
+
+    A permit (`strict`) looks at the program as it is written and takes nothing but plain words; a rule that asks or denies
+    also looks at the program's name alone, wherever it lies.
+    """
+
+    def like(where: str) -> str:
+        bare = text.removesuffix(" *")
+        if bare != text:
+            exact = f"{where} like {pattern(bare)}" if "*" in bare else f"{where} == {quote(bare)}"
+            return f"({exact} || {where} like {pattern(text)})"
+        return f"{where} like {pattern(text)}" if "*" in text else f"{where} == {quote(text)}"
+
+    if strict:
+        return f"context.command.plain && {like('context.command.line')}"
+    return f"({like('context.command.line')} || {like('context.command.by_name')})"
+
+
+def _unclear(rules: Rules) -> Iterable[tuple[str, str]]:
+    """For each tool with rules about commands: what cannot be told in advance is asked about."""
+    lists = (("allow", rules.allow), ("ask", rules.ask), ("deny", rules.deny))
+    entries = [(f"{FILE}.{kind}[{at}]", kind, each) for kind, listed in lists for at, each in enumerate(listed)]
+    tools: dict[str, tuple[str, bool]] = {}
+    for place, kind, entry in entries:
+        special = parse_entry(entry)
+        if special is not None and special[0] != PATH:
+            where, narrow = tools.get(special[0], (place, False))
+            tools[special[0]] = where, narrow or kind == "allow"
+    whole = name_matcher(each for each in (*rules.allow, *rules.ask) if parse_entry(each) is None and ":" not in each)
+    for tool, (place, narrow) in tools.items():
+        attribute = "plain" if narrow and not whole(tool) else "literal"
+        name = f"ask:{tool}:unclear"
+        notes = ("@hold", f"@reason({quote(_WHY[attribute])})")
+        conditions = (f"!context.command.{attribute}",)
+        yield place, _policy("permit", f"{name}:permit", tool, conditions=conditions)
+        yield place, _policy("forbid", name, tool, notes=notes, conditions=conditions)
 
 
 def pattern(text: str) -> str:
@@ -93,12 +155,35 @@ def check(rules: Rules, actions: dict[str, ActionType], groups: set[str]) -> lis
     ]
     for name, entries in lists:
         for at, entry in enumerate(entries):
-            if message := _unknown(entry, actions, groups):
+            message = _special(name, entry, actions) or _unknown(entry, actions, groups)
+            if message:
                 found.append(Problem(f"{FILE}.{name}[{at}]", message))
     return found
 
 
+def _special(kind: str, entry: str, actions: dict[str, ActionType]) -> str | None:
+    """What is wrong with an entry about commands or paths."""
+    special = parse_entry(entry)
+    if special is None:
+        return None
+    tool, text = special
+    if kind == "deny_param":
+        return "`deny_param` takes the name of a tool"
+    if tool == PATH:
+        return "a `path(...)` rule can only ask or deny: what may be reached is granted" if kind == "allow" else None
+    action = actions.get(tool)
+    if action is not None and action.command is None:
+        return f"`{tool}` runs no command line, so `{entry}` means nothing"
+    if text != text.strip():
+        return f"the pattern of `{entry}` starts or ends with a space"
+    return None
+
+
 def _unknown(entry: str, actions: dict[str, ActionType], groups: set[str]) -> str | None:
+    if special := parse_entry(entry):
+        entry = special[0]
+        if entry == PATH:
+            return None
     if entry.startswith("tag:"):
         known = {group for group in groups if group.startswith("tag:")}
         return None if entry in known else f"no tool has the tag of `{entry}`{nearest(entry, known)}"

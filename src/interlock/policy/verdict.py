@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,6 +118,29 @@ def together(decision: Decision, reads: Decision | None) -> Decision:
         requirements=tuple({each.content: each for each in (*decision.requirements, *reads.requirements)}.values()),
         errors=tuple(dict.fromkeys((*decision.errors, *reads.errors))),
     )
+
+
+def strictest(answers: Sequence[Decision]) -> Decision:
+    """The answer to a call that runs several commands, each with its own: every one must be allowed.
+
+    `answers` is not empty. The first denial counts; questions are asked together.
+    """
+    count = len(answers)
+    denied = next((at for at, answer in enumerate(answers) if answer.decision == "deny"), None)
+    if denied is not None:
+        return _numbered(answers[denied], denied, count)
+    asked = [_numbered(answer, at, count) for at, answer in enumerate(answers) if answer.decision == "hold"]
+    if asked:
+        return functools.reduce(together, asked)
+    return Decision(
+        decision="allow",
+        policies=tuple(sorted({name for answer in answers for name in answer.policies})),
+        errors=tuple(dict.fromkeys(error for answer in answers for error in answer.errors)),
+    )
+
+
+def _numbered(answer: Decision, at: int, count: int) -> Decision:
+    return msgspec.structs.replace(answer, detail=f"command {at + 1} of {count}: {answer.detail}")
 
 
 def is_discharged(policy: Policy, discharged: frozenset[str]) -> bool:

@@ -15,6 +15,7 @@ import msgspec
 
 from interlock.model.decision import Request
 from interlock.model.hosts import endpoint
+from interlock.model.schema import SchemaError, marks
 from interlock.model.tool import Tool
 from interlock.policy.operators import Entity, Situation
 from interlock.policy.shapes import OPEN, UNKNOWN, Atom, Field, Fields, Many, parameters
@@ -63,6 +64,20 @@ ENTITY_TYPES: Final[dict[str, tuple[tuple[str, ...], Fields]]] = {
 """Each entity type: the types it can be in, and its attributes."""
 
 SESSION: Final = Fields({"name": Field(Atom("String"))})
+COMMAND: Final = Fields(
+    {
+        "program": _TEXT,
+        "name": _TEXT,
+        "line": _TEXT,
+        "by_name": _TEXT,
+        "words": Field(Many(Atom("String")), required=True),
+        "redirections": Field(Many(Atom("String")), required=True),
+        "assignments": Field(Many(Atom("String")), required=True),
+        "literal": _FLAG,
+        "plain": _FLAG,
+    }
+)
+"""A simple command of a parameter that is marked `command`: see `commands`."""
 PROPOSAL: Final = Fields({"id": _TEXT, "source": _TEXT, "action_count": Field(Atom("Long"), required=True)})
 
 
@@ -76,6 +91,10 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """The groups that can answer a hold; None if they are not known, and then `@hold` groups are not checked."""
     pinned: frozenset[str] = frozenset()
     """Names of the tools whose definition is pinned in `interlock.lock`."""
+    root: str = "/"
+    """The directory that relative paths are relative to: the workspace."""
+    home: str = "/"
+    """What `~` stands for."""
 
 
 class ActionType(msgspec.Struct, frozen=True):
@@ -85,6 +104,10 @@ class ActionType(msgspec.Struct, frozen=True):
     groups: tuple[str, ...]
     resource_type: str
     context: Fields
+    command: str | None = None
+    """The parameter that holds a command line (a string for a shell, or an array of words), if one is marked so."""
+    paths: tuple[str, ...] = ()
+    """Pointer patterns of the parameters that are marked as paths."""
 
 
 def about(action: str, resource: str | None, parameters: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -119,8 +142,30 @@ def actions(world: World) -> dict[str, ActionType]:
     }
     for tool in world.tools:
         groups = (CALL, f"server:{server_of(tool.name)}", *(f"tag:{tag}" for tag in tags_of(tool)))
-        found[tool.name] = ActionType(tool.name, groups, "Tool", _context(parameters(tool.parameters)))
+        command = command_parameter(tool)
+        shape = _context(parameters(tool.parameters))
+        if command is not None:
+            shape = Fields({**shape.fields, "command": Field(COMMAND, required=True)})
+        shape = Fields({**shape.fields, "paths": Field(Many(Atom("String")), required=True)})
+        found[tool.name] = ActionType(tool.name, groups, "Tool", shape, command, path_parameters(tool))
     return found
+
+
+def command_parameter(tool: Tool) -> str | None:
+    """The parameter of a tool that its schema marks as a command line."""
+    listed = tool.parameters.get("properties")
+    fields = listed.items() if isinstance(listed, dict) else ()
+    return next(
+        (name for name, part in fields if isinstance(part, dict) and part.get("x-interlock") == "command"), None
+    )
+
+
+def path_parameters(tool: Tool) -> tuple[str, ...]:
+    """Pointer patterns of the parameters of a tool that its schema marks as paths."""
+    try:
+        return tuple(where for where, mark in marks(tool.parameters) if mark.startswith("path."))
+    except SchemaError:  # no such tool can be registered
+        return ()
 
 
 def action_groups(world: World) -> set[str]:

@@ -194,7 +194,10 @@ def _covered(entry: str, by: tuple[str, ...]) -> bool:
         return True
     if entry.startswith("tag:") or entry in _BUILT_IN_ACTIONS:
         return False
-    return any("*" in other and not other.startswith("tag:") and name_covers(other, entry) for other in by)
+    tool = entry.partition("(")[0]  # `shell(ls *)` is less than `shell`
+    return tool in by or any(
+        "*" in other and "(" not in other and not other.startswith("tag:") and name_covers(other, tool) for other in by
+    )
 
 
 def _variable(key: str) -> str:

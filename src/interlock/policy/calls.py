@@ -1,0 +1,112 @@
+"""What policies see of a call besides its parameters: the commands of a command line, and the paths that are named.
+
+A call that runs a command line is judged once for each simple command in it. Cedar has no "for all", and a permit of one
+command must not let another through that stands beside it: so `context.command` is one simple command, and the strictest
+answer holds. Each command needs a permit, and one forbid is enough.
+
+`context.paths` holds those of the path globs that policies mention (`context.paths.contains("~/.ssh/**")`) which a path of
+the call matches: a parameter that is marked as a path, or a word of the command. Links are not followed.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from interlock.detect.commands import Command, CommandLine, parse_shell, parse_words
+from interlock.model.decision import Request
+from interlock.model.errors import ConfigurationError
+from interlock.model.globs import PathGlob
+from interlock.model.pointers import values_at
+from interlock.policy.contexts import COMMAND, PATHS, Context, fill
+from interlock.policy.world import ActionType
+
+_HOME = re.compile(r"(?:~|\$HOME|\$\{HOME\})(?=/|$)")
+_VALUE = re.compile(r"--?[A-Za-z][A-Za-z0-9-]*=|-[A-Za-z](?=[/~.])|@|file://|[A-Za-z_][A-Za-z0-9_]*=")
+
+
+class Paths:
+    """The path globs that policies mention."""
+
+    def __init__(self, globs: Iterable[str], root: str, home: str) -> None:
+        """`root` is the workspace, `home` what `~` stands for; both absolute. Raises: ConfigurationError for a bad glob."""
+        self._root = root
+        self._home = home
+        self._globs = [(glob, PathGlob(self._absolute(glob, glob=True))) for glob in globs]
+
+    def matched(self, paths: Iterable[str], directory: str) -> list[str]:
+        """The globs that one of these paths matches; relative ones start at `directory`, which starts at the root."""
+        found: dict[str, None] = {}
+        for path in paths:
+            full = self._absolute(posixpath.join(directory, path) if not _HOME.match(path) else path)
+            segments = full.split("/") if full else []
+            # `~/.ssh/**` is about the directory too: a program that gets it reads what is in it
+            found.update((glob, None) for glob, compiled in self._globs if compiled.matches_segments(segments))
+        return list(found)
+
+    def _absolute(self, path: str, *, glob: bool = False) -> str:
+        """A path without its leading slash, `.` and `..`."""
+        path = _HOME.sub(lambda _: self._home, path, count=1)
+        full = posixpath.normpath(posixpath.join(self._root, path))
+        if glob and ".." in path.split("/"):
+            raise ConfigurationError("a path glob has a `..` segment", hint="write the path itself")
+        return full.lstrip("/")
+
+
+def contexts(context: Context, request: Request, action: ActionType | None, paths: Paths) -> Iterator[dict[str, Any]]:
+    """The contexts to judge a request in: one, or one for each command. Raises: values.RefusedError."""
+    shared = fill(context, request)
+    wanted = dict(context.parts)
+    if action is None or not (COMMAND in wanted or PATHS in wanted):
+        yield shared
+        return
+    cwd = request.parameters.get("cwd")
+    directory = cwd if isinstance(cwd, str) else ""
+    named = [v for where in action.paths for _, v in values_at(where, request.parameters) if isinstance(v, str)]
+    named = paths.matched(named, "") if PATHS in wanted else []
+    commands: Sequence[Command | None] = (None,)
+    if action.command is not None:
+        commands = _parse(request.parameters.get(action.command)).parts
+    for command in commands:
+        out = dict(shared)
+        if PATHS in wanted:
+            words = paths.matched(_words(command), directory) if command is not None else []
+            out[PATHS] = wanted[PATHS]([*named, *words])
+        if command is not None and COMMAND in wanted:
+            out[COMMAND] = wanted[COMMAND](record(command))
+        yield out
+
+
+def record(command: Command) -> dict[str, Any]:
+    """A command as `context.command` has it."""
+    return {
+        "program": command.program,
+        "name": command.name,
+        "line": command.line,
+        "by_name": command.by_name,
+        "words": list(command.words),
+        "redirections": list(command.redirections),
+        "assignments": list(command.assignments),
+        "literal": command.literal,
+        "plain": command.plain,
+    }
+
+
+def _words(command: Command) -> Iterator[str]:
+    """Everything in a command that may be a path: words, values of options, targets of redirections."""
+    for word in (*command.words, *(each.partition(" ")[2] for each in command.redirections)):
+        yield word
+        prefix = _VALUE.match(word)
+        if prefix is not None:
+            yield word[prefix.end() :]
+
+
+def _parse(value: Any) -> CommandLine:
+    """A command line of a type that is not known is unclear: no permit about commands lets it through."""
+    if isinstance(value, str):
+        return parse_shell(value)
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return parse_words(value)
+    return CommandLine(commands=(), clear=False)
