@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 import stat
 
+import msgspec
 import pytest
 from cli_driving import call
+
+from interlock.disk import Database, Disk
+from interlock.journal import Head, scan, sign_head
+from interlock.signing import Signer
 
 READ = call("fs.list")
 
@@ -128,6 +133,59 @@ def test_the_signed_head_is_small_and_names_the_run(cli):
     assert document["payloadType"].startswith("application/vnd.interlock.journal-head")
     keyid = cli("keys", "show", "--json").json["keyid"]
     assert document["signatures"][0]["keyid"] == keyid
+
+
+def problems(cli, run_id):
+    said = cli("runs", "check", run_id, "--json")
+    codes = {problem["code"] for problem in said.json["problems"]}
+    assert (said.code, said.json["ok"]) == ((4, False) if codes else (0, True))
+    return codes
+
+
+def test_a_check_says_whose_key_signed(cli):
+    run_id = cli.run(READ)["run_id"]
+    keyid = cli("keys", "show", "--json").json["keyid"]
+    assert cli("runs", "check", run_id, "--json").json["signed_by"] == keyid
+    assert keyid in cli("runs", "check", run_id).out
+
+
+def test_a_head_that_another_key_signed_is_damage(cli, tmp_path):
+    run_id = cli.run(READ)["run_id"]
+    directory = journal(cli, run_id).parent
+    sign_head(directory, scan(directory).head, Signer.open(tmp_path / "forged", Disk()), Disk())
+    assert problems(cli, run_id) == {"bad_signature"}
+    for file in (directory.parents[2] / "keys").glob("ed25519*"):
+        file.unlink()
+    assert problems(cli, run_id) == {"bad_signature"}
+
+
+def test_a_finished_run_without_its_head_is_damaged(cli):
+    run_id = cli.run(READ)["run_id"]
+    head = journal(cli, run_id).parent / "head.dsse.json"
+    head.unlink()
+    assert problems(cli, run_id) == {"head_missing"}
+
+
+def test_a_finished_run_whose_head_was_signed_before_its_end_is_damaged(cli):
+    run_id = cli.run(READ, READ)["run_id"]
+    directory = journal(cli, run_id).parent
+    seal = msgspec.json.decode(
+        next(line for line in journal(cli, run_id).read_bytes().splitlines() if b'"seal"' in line[:16])
+    )
+    early = Head(run=run_id, seq=seal["last"], seal=seal["digest"], epoch=seal["epoch"])
+    sign_head(directory, early, Signer.open(directory.parents[2] / "keys", Disk()), Disk())
+    assert problems(cli, run_id) == {"head_missing"}
+
+
+def test_a_run_that_died_before_it_was_signed_is_signed_by_recovery(cli):
+    run_id = cli.run(READ)["run_id"]
+    directory = journal(cli, run_id).parent
+    (directory / "head.dsse.json").unlink()
+    db = Database(directory.parents[1] / "interlock.db")
+    db.execute("update runs set status = 'running', finished_us = null where run_id = ?", (run_id,))
+    db.close()
+    assert cli("recover").code == 0
+    assert problems(cli, run_id) == set()
 
 
 def test_a_checkpoint_brings_the_state_back_exactly_or_merged(cli):

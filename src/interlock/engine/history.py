@@ -15,8 +15,8 @@ import msgspec
 from interlock.disk import Database, Disk
 from interlock.engine.place import Place, locate
 from interlock.journal.index import RunIndex, RunRow, SessionRow
-from interlock.model.errors import IntegrityError, InterlockError, UsageError
-from interlock.model.events import Event, Unknown
+from interlock.model.errors import IntegrityError, InterlockError, StoreError, UsageError
+from interlock.model.events import Event, RunFinished, Unknown
 from interlock.model.result import ProposalResult
 
 __all__ = ["Check", "History", "RunRow", "RunView", "SessionRow"]
@@ -51,6 +51,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     """Where the damage begins, if there is any."""
     signed_up_to: int | None
     """The event up to which a signed head vouches; null before the first."""
+    signed_by: str | None
+    """`ed25519:HEX` of the key that signed the head; null if no head could be read."""
     problems: list[dict[str, str]]
 
 
@@ -145,6 +147,7 @@ class History:
         directory = self.place.runs / run_id
         problems: list[dict[str, str]] = []
         signed: int | None = None
+        signed_by: str | None = None
 
         def collect(error: InterlockError) -> None:
             if error.as_dict() not in problems:
@@ -161,24 +164,31 @@ class History:
             )
             return Check(
                 run_id=run_id, ok=False, events=0, seals=0, bytes=0, torn_bytes=0, offset=0, signed_up_to=None,
-                problems=[missing.as_dict()],
+                signed_by=None, problems=[missing.as_dict()],
             )  # fmt: skip
         try:
             self.index.check_not_behind(directory)
             self._check_state(row.run_id, directory)
         except IntegrityError as error:
             collect(error)
+        finished = -1
         try:
-            for _ in read(directory):
-                pass
+            for event in read(directory):
+                finished = event.seq if isinstance(event, RunFinished) else finished
         except IntegrityError as error:
             collect(error)
         try:
-            signed = verify_head(directory, self.head(run_id))[0].seq
+            head, verified = verify_head(directory, self.head(run_id))
+            signed, signed_by = head.seq, verified.keyid
+            self._check_signer(run_id, signed_by)
+            if row.finished_us is not None and signed < finished:
+                collect(_unsigned(run_id, directory, f"vouches only up to event {signed}"))
         except UsageError as error:
             if error.code != "not_found":
                 collect(error)
-        except IntegrityError as error:
+            elif row.finished_us is not None:
+                collect(_unsigned(run_id, directory, "is not there"))
+        except (IntegrityError, StoreError) as error:
             collect(error)
         return Check(
             run_id=run_id,
@@ -189,8 +199,24 @@ class History:
             torn_bytes=0 if status.torn is None else status.torn.bytes,
             offset=None if status.corruption is None else status.corruption.offset,
             signed_up_to=signed,
+            signed_by=signed_by,
             problems=problems,
         )
+
+    def _check_signer(self, run_id: str, keyid: str) -> None:
+        """A head is good for nothing if just any key has signed it. Raises: IntegrityError `bad_signature`; StoreError."""
+        from interlock.signing import PRIVATE_NAME, Signer  # noqa: PLC0415 - start-up, as above
+
+        keys = self.place.state / "keys"
+        ours = Signer.open(keys, self.disk).keyid if (keys / PRIVATE_NAME).exists() else None
+        if keyid != ours:
+            than = "which has no key of its own" if ours is None else f"whose key is `{ours}`"
+            raise IntegrityError(
+                f"the head of run `{run_id}` was signed by `{keyid}`, not by this state directory, {than}",
+                code="bad_signature",
+                path=str(self.place.runs / run_id),
+                hint="if the key was replaced, compare with a head that was kept elsewhere; else it may be another history",
+            )
 
     def _check_state(self, run_id: str, directory: Path) -> None:
         """Every commit of state must stand in the journal under the very seal that the database remembers."""
@@ -219,3 +245,12 @@ class History:
             and row.finished_us < before_us
             and row.status not in ("running", "interrupted", "held")
         ]
+
+
+def _unsigned(run_id: str, directory: Path, what: str) -> IntegrityError:
+    return IntegrityError(
+        f"run `{run_id}` is finished, so its head was signed, and the signed head {what}",
+        code="head_missing",
+        path=str(directory),
+        hint="compare with a head that was kept elsewhere: without one the end of this journal is not proven",
+    )

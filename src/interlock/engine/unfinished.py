@@ -17,11 +17,12 @@ from interlock.disk import Database, Disk
 from interlock.engine.clock import SystemClock, SystemIds
 from interlock.engine.folding import FoldedRun
 from interlock.engine.machine import boot_id
-from interlock.journal import RunIndex, RunRow, read, recover
+from interlock.journal import RunIndex, RunRow, read, recover, sign_head
 from interlock.journal.index import require_not_behind
 from interlock.journal.sealing import JOURNAL_NAME
 from interlock.model.errors import IntegrityError, StoreError, UsageError
 from interlock.model.events import RunStarted
+from interlock.signing import Signer
 
 Need = Literal["nothing", "resume", "answer", "settle", "repair"]
 """What a run needs: nothing (its process is alive), `resume`, an answer to a question, a human's word, a whole journal."""
@@ -102,7 +103,8 @@ def _recover_one(db: Database, index: RunIndex, runs: Path, disk: Disk, row: Run
     except UsageError:
         return _told(row, "repair", "its journal is not there", f"interlock runs prune {row.run_id}")
     if folded.finished is not None:
-        # The process ended between its last event and its row.
+        # The process ended between its last event and its row: perhaps before it had signed, too.
+        sign_head(directory, report.status.head, Signer.open(runs.parent.parent / "keys", disk), disk)
         index.update(row.run_id, status=folded.finished.status, finished_us=folded.finished.ts)
         return None
     if row.status == "running":

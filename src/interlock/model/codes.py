@@ -152,6 +152,7 @@ ERROR_CODES: Final[dict[str, str]] = {
     "journal_truncated": "A journal ends before a point that the database or a signed head says it had reached.",
     "journal_rewritten": "A journal says something else than it did when the database or a signed head recorded it.",
     "private_damaged": "An original kept in a run's `private/` directory is damaged.",
+    "head_missing": "A finished run has no signed head, or one that was signed before the run ended.",
     "bad_signature": "A signature does not belong to what it is said to sign.",
     "key_exposed": "The signing key's file can be read by other users.",
     "key_damaged": "The signing key's file does not hold an Ed25519 key.",

@@ -206,7 +206,7 @@ def _check(out: Output, found: Check) -> Iterable[str]:
     if found.torn_bytes:
         yield f"  {found.torn_bytes} bytes behind the last seal, left by a writer that died: `interlock recover`"
     if found.signed_up_to is not None:
-        yield f"  signed up to event {found.signed_up_to}"
+        yield f"  signed up to event {found.signed_up_to} by {clean(found.signed_by or '')}"
     for problem in found.problems:
         yield f"  {out.paint(problem['code'], 'red')}: {clean(problem['message'])}"
         yield from (f"    {clean(problem[key])}" for key in ("path", "hint") if key in problem)
