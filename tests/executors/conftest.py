@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
+from git_world import Git
 
+from interlock.executors.process import ProcessRunner
 from interlock.workspace.tree import Workspace
 
 
@@ -68,3 +70,20 @@ def workspace(tmp_path):
 def context(workspace):
     """Makes contexts: `context()`, or `context(seconds=0.3)` for one that soon has to end."""
     return lambda seconds=20.0: RecordingContext(workspace, seconds)
+
+
+@pytest.fixture
+def runner(clock):
+    made = ProcessRunner(clock)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def git(runner, workspace, context):
+    made = Git(runner, workspace, context())
+    made.plain("init", "-q", "-b", "main")
+    (made.root / "a.txt").write_text("one\n")
+    made.plain("add", ".")
+    made.plain("commit", "-qm", "first")
+    return made

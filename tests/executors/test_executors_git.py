@@ -2,73 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import subprocess
 
 import pytest
+from git_world import Git, refused
 
-from interlock.executors.git import bindings
 from interlock.executors.process import ProcessRunner
-from interlock.model.errors import ToolError
-from interlock.verify.templates import fill
-
-
-class Git:
-    """The tools as methods: `git.status()`, and `git.plain("commit", ...)` for git as a person runs it."""
-
-    def __init__(self, runner, workspace, context, **options):
-        self.runner, self.workspace, self.context = runner, workspace, context
-        self.bindings = {binding.tool.name: binding for binding in bindings(runner, **options)}
-        self.root = workspace.root
-
-    def __getattr__(self, name):
-        binding = self.bindings[f"git.{name}"]
-
-        def call(**parameters):
-            output = asyncio.run(binding.function(parameters, self.context))
-            assert set(output) == set(binding.tool.returns["required"])
-            return output
-
-        return call
-
-    def plain(self, *arguments, cwd=None, stdin=None):
-        environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("GIT_")},
-            "GIT_CONFIG_GLOBAL": "/dev/null",
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_AUTHOR_NAME": "Human",
-            "GIT_AUTHOR_EMAIL": "human@example.org",
-            "GIT_COMMITTER_NAME": "Human",
-            "GIT_COMMITTER_EMAIL": "human@example.org",
-        }
-        done = subprocess.run(
-            ["git", *arguments], cwd=cwd or self.root, env=environment, input=stdin, capture_output=True, check=True
-        )
-        return done.stdout.decode("utf-8", "surrogateescape").strip()
-
-
-@pytest.fixture
-def runner(clock):
-    made = ProcessRunner(clock)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def git(runner, workspace, context):
-    made = Git(runner, workspace, context())
-    made.plain("init", "-q", "-b", "main")
-    (made.root / "a.txt").write_text("one\n")
-    made.plain("add", ".")
-    made.plain("commit", "-qm", "first")
-    return made
-
-
-def refused(call, **parameters):
-    with pytest.raises(ToolError) as caught:
-        call(**parameters)
-    return caught.value
 
 
 def test_definitions(git):
@@ -80,7 +20,11 @@ def test_definitions(git):
         assert tool.read_only is (name in {"git.status", "git.diff", "git.log"})
         assert tool.timeout_ms == 120_000
     assert tools["git.commit"].reversibility == "compensable"
-    assert tools["git.commit"].compensation.tool == "git.revert"
+    assert {tools[f"git.{n}"].compensation.tool for n in ("add", "commit", "revert")} == {
+        "git.add",
+        "git.commit",
+        "git.revert",
+    }
     assert tools["git.push"].reversibility == "irreversible"
     for name in ("git.clone", "git.pull", "git.push"):
         assert tools[name].parameters["properties"]["url"]["x-interlock"] == "host"
@@ -240,29 +184,6 @@ def test_the_repositorys_own_user_commits(git):
     git.add(paths=["."])
     git.commit(message="second")
     assert git.plain("log", "-1", "--format=%an %ae") == "Owner owner@example.org"
-
-
-def test_a_commit_and_its_staging_are_taken_back_by_their_own_templates(git):
-    before = git.plain("rev-parse", "HEAD^{tree}")
-    (git.root / "a.txt").write_text("two\n")
-    (git.root / "new").write_text("x")
-    tools = {name: binding.tool for name, binding in git.bindings.items()}
-    added = git.add(paths=["."])
-    done = git.commit(message="second")
-    git.revert(**fill(tools["git.commit"].compensation.parameters, {}, done))
-    git.add(**fill(tools["git.add"].compensation.parameters, {}, added))
-    assert git.plain("rev-parse", "HEAD^{tree}") == before
-    assert git.status()["clean"] is True
-    assert (git.root / "a.txt").read_text() == "one\n"
-    assert not (git.root / "new").exists()
-
-
-def test_unstaging_without_a_commit(git):
-    (git.root / "a.txt").write_text("two\n")
-    added = git.add(paths=["a.txt"])
-    git.add(tree=added["tree_before"])
-    assert [(e["index"], e["worktree"]) for e in git.status()["entries"]] == [("unchanged", "modified")]
-    assert refused(git.add, tree="0" * 40).code == "ref_invalid"
 
 
 def test_a_revert_that_conflicts_leaves_everything_as_it_was(git):

@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from test_executors_git import Git, refused
+from git_world import Git, refused
 
 from interlock.detect import address_is_private
 from interlock.executors.git_remote import check_remote

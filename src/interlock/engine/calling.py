@@ -22,16 +22,24 @@ if TYPE_CHECKING:
 COMPENSATING: Final = -1
 """The number of the attempt under which a compensation changes files."""
 
+IN_USE: Final = "what depended on it could not be taken back, so its compensation did not run"
+
 
 class Answer:
     """What a call gave: an output, or a problem."""
 
-    __slots__ = ("output", "problem")
+    __slots__ = ("code", "output", "problem")
 
-    def __init__(self, output: Any = None, problem: str | None = None) -> None:
-        """One of the two."""
+    def __init__(self, output: Any = None, problem: str | None = None, code: str | None = None) -> None:
+        """One of the first two; `code` is that of the tool's own error."""
         self.output = output
         self.problem = problem
+        self.code = code
+
+    @property
+    def reason(self) -> str:
+        """Why a compensation did not take its action back: a code for `not_undone`."""
+        return self.code if self.code == "undo_conflict" else "compensation_failed"
 
 
 async def ask_tool(
@@ -60,14 +68,14 @@ async def ask_tool(
         ctx.cancelled = True
         raise
     except ToolError as error:
-        return Answer(problem=f"`{name}` failed: {text_of(error)}")
+        return Answer(problem=f"`{name}` failed: {text_of(error)}", code=error.code)
     except TimeoutError:
         ctx.cancelled = True  # a thread cannot be stopped, but told
         return Answer(problem=f"`{name}` ran longer than its time-out")
     except BaseException as error:  # noqa: BLE001 - whatever a tool raises is its failure
         return Answer(problem=f"`{name}` failed: {type(error).__name__}")
     if isinstance(output, ToolError):
-        return Answer(problem=f"`{name}` failed: {text_of(output)}")
+        return Answer(problem=f"`{name}` failed: {text_of(output)}", code=output.code)
     return Answer(output=output)
 
 

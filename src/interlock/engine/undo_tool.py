@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from interlock.engine.calling import ask_tool
+from interlock.engine.calling import COMPENSATING, IN_USE, ask_tool
 from interlock.engine.context import ActionContext
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
 from interlock.engine.recovery import abandon
@@ -23,7 +23,7 @@ from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action, ToolCompensation
 from interlock.model.tool import Binding, Context, Tool
 from interlock.state.store import Transition
-from interlock.verify.graph import resolve
+from interlock.verify.graph import needs, resolve
 from interlock.verify.templates import fill
 from interlock.workspace import Entry, Origin
 from interlock.workspace.names import Rel, to_json
@@ -94,6 +94,8 @@ class _Undo:
         self._writes: dict[str, dict[str, list[StateChanged]]] = {}
         self._actions: dict[str, dict[str, Action]] = {}
         self._pasts: dict[str, _Past] = {}
+        self._in_use: set[tuple[str, str]] = set()
+        """Proposal and id of actions that others depended on whose compensation has failed: they are not compensated."""
         self._marks: list[tuple[str, str, str, str]] = []
         """Run, proposal, action and status of what has to be written into other runs' journals."""
 
@@ -231,7 +233,7 @@ class _Undo:
         if read_only or (done.row is not None and done.row.deduplicated_from):
             return
         compensated = await self._compensate(folded, known, action, done)
-        touched = self._restore_files(folded, proposal_id, action.id)
+        touched = self._restore_files(folded, proposal_id, action.id, compensated=compensated is True)
         touched = self._restore_state(known, action.id) or touched
         if compensated is None and done.not_undoable:
             self._leave(action.id, "not_exactly_undoable", "; ".join(done.not_undoable))
@@ -253,6 +255,11 @@ class _Undo:
     ) -> bool | None:
         """True or False: it was tried. None: there is no compensation."""
         calls = self._compensations(folded, known, action, done)
+        proposal = known.received.proposal or ""
+        if calls and (proposal, action.id) in self._in_use:
+            self._leave(action.id, "compensation_failed", IN_USE)
+            self._in_use.update((proposal, name) for name in needs(action))
+            return False
         for agent, name, parameters in calls:
             x, recorder = self._x, self._x.recorder
             if recorder is not None:
@@ -270,7 +277,8 @@ class _Undo:
                     UndoDone(how="compensation", status=status, problem=text, **recorder.stamp(x, self._index, 9))
                 )
             if answer.problem is not None:
-                self._leave(action.id, "compensation_failed", answer.problem)
+                self._leave(action.id, answer.reason, answer.problem)
+                self._in_use.update((proposal, name) for name in needs(action))
                 return False
             self._compensated.append(
                 {
@@ -331,8 +339,11 @@ class _Undo:
 
     # -- files and state
 
-    def _restore_files(self, folded: FoldedRun, proposal_id: str, action_id: str) -> bool:
-        """True if the action had changed files (whether or not they could be put back)."""
+    def _restore_files(self, folded: FoldedRun, proposal_id: str, action_id: str, *, compensated: bool) -> bool:
+        """True if the action had changed files (whether or not they could be put back).
+
+        What its compensation has dealt with (`compensated`) stays as that left it.
+        """
         x, workspace = self._x, self._services.workspace
         if workspace is None or x.run.backups is None:
             return False
@@ -344,6 +355,9 @@ class _Undo:
         except IntegrityError as error:
             self._leave(action_id, error.code, error.message)
             return True
+        if compensated and entries and x.run.directory is not None:
+            made = {one.rel for one in plan_undo(x.run.directory) if one.attempt == COMPENSATING}
+            entries = [entry for entry in entries if entry.rel not in made]
         if not entries:
             return False
         if any(self._refused_path(entry.rel) for entry in entries):
@@ -351,9 +365,7 @@ class _Undo:
             return True
         origin = Origin(x.proposal.id, x.proposal.actions[self._index].id, 1)
         try:
-            # Nobody else had changed them when we looked; what a compensation of ours has made of them since is no conflict.
-            force = self._force or bool(self._compensated)
-            done = restore(workspace, folded.directory, entries, x.run.backups, origin, force=force)
+            done = restore(workspace, folded.directory, entries, x.run.backups, origin, force=self._force)
         except (ConflictError, IntegrityError, ToolError) as error:
             self._leave(action_id, error.code, error.message)
         else:

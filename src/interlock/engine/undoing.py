@@ -1,7 +1,8 @@
 """Undo: each action is taken back, newest first, every step with its own intent in the journal.
 
 For one action: files first (from backups), unless it has a compensation, which then goes first, because it was the last thing
-to be right about the world and may itself need the files as the action left them. What cannot be taken back is said, never
+to be right about the world and may itself need the files as the action left them. Where a compensation fails, those of the
+actions that it depended on do not run: they would take away what is still in use. What cannot be taken back is said, never
 hidden: `not_undone`.
 """
 
@@ -9,13 +10,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from interlock.engine.calling import COMPENSATING, ask_tool
+from interlock.engine.calling import COMPENSATING, IN_USE, Answer, ask_tool
 from interlock.engine.filling import filled
 from interlock.engine.registry import Registered
 from interlock.model.errors import ConflictError, IntegrityError, ToolError
 from interlock.model.events import UndoDone, UndoIntent
 from interlock.model.proposal import REVERSIBILITY_ORDER, Action, ActionCompensation, Reversibility, ToolCompensation
 from interlock.model.result import ActionResult, NotUndone
+from interlock.verify.graph import needs
 from interlock.verify.templates import fill
 from interlock.workspace import Entry, Origin
 from interlock.workspace.undo import plan_by_action, plan_undo, restore
@@ -37,6 +39,7 @@ async def take_back(x: Execution) -> list[NotUndone]:
     """Undo everything that the proposal did, after it was aborted; rewrites the rows. Raises StoreError."""
     left: list[NotUndone] = []
     changes = _changes(x)
+    in_use: set[str] = set()  # by actions whose compensation has failed
     for index in reversed(x.order_ended):
         row = x.rows[index]
         if (key := x.cached.get(index)) is not None:
@@ -47,7 +50,7 @@ async def take_back(x: Execution) -> list[NotUndone]:
                 row.status = "rolled_back"  # nothing was done here that could be taken back
             continue
         entries = None if changes is None else changes.pop((x.proposal.id, row.action_id), [])
-        left.extend(await _take_back(x, index, row, entries))
+        left.extend(await _take_back(x, index, row, entries, in_use))
     left.sort(key=lambda one: x.graph.index[one.action_id])
     return left
 
@@ -65,10 +68,14 @@ def _changes(x: Execution) -> dict[tuple[str, str], list[Entry]] | None:
         return None
 
 
-async def _take_back(x: Execution, index: int, row: ActionResult, entries: list[Entry] | None) -> list[NotUndone]:
+async def _take_back(
+    x: Execution, index: int, row: ActionResult, entries: list[Entry] | None, in_use: set[str]
+) -> list[NotUndone]:
     action, tool = x.proposal.actions[index], x.tools[index]
     succeeded = row.status == "succeeded"
-    tried, problem = await _compensated(x, index, row) if succeeded else (False, None)
+    tried, problem = await _compensated(x, index, row, in_use) if succeeded else (False, None)
+    if problem is not None:
+        in_use |= needs(action)
     problems = [] if problem is None else [problem]
     files = _restore_files(x, index, entries, tried=tried, compensated=tried and problem is None)
     if files.problem is not None:
@@ -95,10 +102,11 @@ async def _take_back(x: Execution, index: int, row: ActionResult, entries: list[
     return problems
 
 
-async def _compensated(x: Execution, index: int, row: ActionResult) -> tuple[bool, NotUndone | None]:
+async def _compensated(x: Execution, index: int, row: ActionResult, in_use: set[str]) -> tuple[bool, NotUndone | None]:
     """Compensate a success. Returns whether it has a compensation, and what is left undone."""
     name = x.proposal.actions[index].id
     before = x.undone.get(index)
+    reason = "compensation_failed"
     if before is not None and "compensation" in before.undone:
         problem = before.undone["compensation"]
     else:
@@ -108,11 +116,14 @@ async def _compensated(x: Execution, index: int, row: ActionResult) -> tuple[boo
             return True, NotUndone(action_id=name, reason="compensation_failed", detail=error.message)
         if call is None:
             return False, None
+        if name in in_use:
+            return True, NotUndone(action_id=name, reason=reason, detail=IN_USE)
         if before is not None and before.undo_open == "compensation" and not _may_repeat(x, call[0]):
             detail = f"the process ended while `{call[0]}` was taking it back"
             return True, NotUndone(action_id=name, reason="unknown_outcome", detail=detail)
-        problem = await _compensate(x, index, *call)
-    return True, None if problem is None else NotUndone(action_id=name, reason="compensation_failed", detail=problem)
+        answer = await _compensate(x, index, *call)
+        problem, reason = answer.problem, answer.reason
+    return True, None if problem is None else NotUndone(action_id=name, reason=reason, detail=problem)
 
 
 def _may_repeat(x: Execution, name: str) -> bool:
@@ -135,18 +146,19 @@ def compensation_of(x: Execution, index: int, row: ActionResult) -> tuple[str, d
     return None
 
 
-async def _compensate(x: Execution, index: int, name: str, parameters: dict[str, Any]) -> str | None:
-    """Run a compensation through the gate. Returns what went wrong, or None."""
+async def _compensate(x: Execution, index: int, name: str, parameters: dict[str, Any]) -> Answer:
+    """Run a compensation through the gate."""
     recorder = x.recorder
     if recorder is not None:
         recorder.append(UndoIntent(how="compensation", detail=f"`{name}`", **recorder.stamp(x, index, 10)))
         await recorder.writer.durable()
-    problem = (await ask_tool(x, index, name, parameters)).problem
+    answer = await ask_tool(x, index, name, parameters)
+    problem = answer.problem
     if recorder is not None:
         status = "compensated" if problem is None else "not_undone"
         text = None if problem is None else recorder.text(problem)
         recorder.append(UndoDone(how="compensation", status=status, problem=text, **recorder.stamp(x, index, 10)))
-    return problem
+    return answer
 
 
 class Files:

@@ -39,6 +39,19 @@ _BRANCH: Final = {
     "maxLength": 200,
     "description": "The one checked out unless given.",
 }
+_COMMIT_ID: Final = {"type": ["string", "null"], "pattern": "^[0-9a-f]{40,64}$"}
+_MOVE: Final = {
+    "type": "object",
+    "properties": {
+        "ref": {"type": ["string", "null"], "pattern": "^refs/heads/", "maxLength": 1024},
+        "from": _COMMIT_ID,
+        "to": _COMMIT_ID,
+        "concluded": _NULLABLE,
+    },
+    "required": ["ref", "from", "to", "concluded"],
+    "additionalProperties": False,
+    "description": "The branch, and the commits to move it between; from the output.",
+}
 _URL: Final = {
     "type": "string",
     "x-interlock": "host",
@@ -102,45 +115,59 @@ def _reading(tools: GitTools) -> list[Binding]:
 
 def _changing(tools: GitTools) -> list[Binding]:
     staged = _rows({"path": _SHOWN_PATH, "status": _TEXT})
-    committed = {"commit": _TEXT, "branch": _NULLABLE, "files": staged, "truncated": _FLAG, "path": _SHOWN_PATH}
-    by_revert = CompensationTemplate(tool="git.revert", parameters={"commit": "$output.commit", "path": "$output.path"})
-    by_tree = CompensationTemplate(tool="git.add", parameters={"tree": "$output.tree_before", "path": "$output.path"})
+    committed = {
+        "commit": _NULLABLE,
+        "branch": _NULLABLE,
+        "files": staged,
+        "truncated": _FLAG,
+        "path": _SHOWN_PATH,
+        "undo": _MOVE,
+    }
     return [
         _binding(
             "git.add",
-            "Stage paths as they are now, deletions too. With `tree`: put the index back to that tree instead.",
+            "Stage paths as they are now, deletions too. With `restore`: take an earlier `git.add` back instead, "
+            "unless someone else staged or unstaged those paths since.",
             tools.add,
             {
                 "path": _repository(),
                 "paths": {**_paths("Files and directories to stage."), "minItems": 1},
-                "tree": {"type": "string", "pattern": "^[0-9a-f]{40,64}$"},
+                "restore": {"type": "string", "pattern": "^[0-9a-f]{40,64}$", "description": "From its output."},
             },
-            {"staged": staged, "truncated": _FLAG, "tree_before": _TEXT, "path": _SHOWN_PATH},
-            one_of=("paths", "tree"),
-            compensation=by_tree,
+            {"staged": staged, "truncated": _FLAG, "restore": _TEXT, "path": _SHOWN_PATH},
+            one_of=("paths", "restore"),
+            compensation=_back("git.add", "restore"),
         ),
         _binding(
             "git.commit",
-            "Commit what is staged. Hooks do not run, nothing is signed.",
+            "Commit what is staged. Hooks do not run, nothing is signed. With `undo`: take an earlier commit back instead, by "
+            "moving the branch; index and files stay as they are.",
             tools.commit,
             {
                 "path": _repository(),
                 "message": {"type": "string", "minLength": 1, "maxLength": 65_536},
+                "undo": _MOVE,
             },
             committed,
-            required=("message",),
-            compensation=by_revert,
+            one_of=("message", "undo"),
+            compensation=_back("git.commit", "undo"),
         ),
         _binding(
             "git.revert",
-            "Make a commit that takes another one back; if that does not go, nothing is changed.",
+            "Make a commit that takes another one back; if that does not go, nothing is changed. With `undo`: take an earlier "
+            "revert back instead, files too.",
             tools.revert,
-            {"path": _repository(), "commit": _REF},
-            {**committed, "reverted": _TEXT},
-            required=("commit",),
-            compensation=by_revert,
+            {"path": _repository(), "commit": _REF, "undo": _MOVE},
+            {**committed, "reverted": _NULLABLE},
+            one_of=("commit", "undo"),
+            compensation=_back("git.revert", "undo"),
         ),
     ]
+
+
+def _back(tool: str, field: str) -> CompensationTemplate:
+    """Each of these tools takes back what it did: by what its output says, in the repository that it was done in."""
+    return CompensationTemplate(tool=tool, parameters={field: f"$output.{field}", "path": "$output.path"})
 
 
 def _connecting(tools: GitTools) -> list[Binding]:

@@ -47,8 +47,8 @@ def status(data: bytes, top: Rel) -> dict[str, Any]:
     """
     out: dict[str, Any] = dict.fromkeys(("branch", "commit", "upstream", "ahead", "behind"))
     entries: list[dict[str, Any]] = []
-    records = iter(_records(data))
-    for record in records:
+    rest_of = iter(records(data))
+    for record in rest_of:
         kind, _, rest = record.partition(b" ")
         if kind == b"#":
             _header(rest, out)
@@ -62,23 +62,18 @@ def status(data: bytes, top: Rel) -> dict[str, Any]:
             x, y = (_STATES.get(chr(c), "unknown") for c in fields[0])
             entry = {"path": place(fields[-1], top), "index": x, "worktree": y}
             if kind == b"2":
-                entry["from"] = place(next(records, b""), top)
+                entry["from"] = place(next(rest_of, b""), top)
             entries.append(entry)
     return {**out, "entries": entries}
 
 
 def name_status(data: bytes, top: Rel) -> list[dict[str, Any]]:
     """`--name-status --no-renames -z`: `[{path, status}]`."""
-    fields = _records(data)
+    fields = records(data)
     return [
         {"path": place(name, top), "status": _STATES.get(state.decode("ascii", "replace")[:1], "unknown")}
         for state, name in zip(fields[::2], fields[1::2], strict=False)
     ]
-
-
-def names(data: bytes) -> list[bytes]:
-    """`--name-only -z`."""
-    return _records(data)
 
 
 def log(data: bytes) -> list[dict[str, Any]]:
@@ -198,6 +193,6 @@ def _unquote(text: bytes) -> bytes:
     return _ESCAPE.sub(one, text[1:-1])
 
 
-def _records(data: bytes) -> list[bytes]:
-    """The NUL-terminated records; a last one that was cut off is left out."""
+def records(data: bytes) -> list[bytes]:
+    """The NUL-terminated records of any output with `-z`; a last one that was cut off is left out."""
     return data.split(b"\0")[:-1]

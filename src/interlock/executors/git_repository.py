@@ -116,6 +116,7 @@ class Git:
         settings: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
         expected: Sequence[int] = (0,),
+        output_bytes_max: int = OUTPUT_BYTES,
     ) -> ProcessResult:
         """Run `git ARGUMENTS` in an open directory; not `alone`, it may start other programs of git and ssh.
 
@@ -139,7 +140,7 @@ class Git:
                     **(environment or {}),
                 },
                 stdin=stdin,
-                output_bytes_max=OUTPUT_BYTES,
+                output_bytes_max=output_bytes_max,
                 read_only=read_only,
             )
         except ToolError as error:
@@ -181,11 +182,12 @@ def pins_addresses(version: bytes) -> bool:
 class Repository:
     """An inspected repository. Make one by `open_repository`."""
 
-    def __init__(self, git: Git, ctx: Context, top: Rel, fd: int) -> None:
-        """`top` is its directory beneath the workspace, `fd` the same, open."""
+    def __init__(self, git: Git, ctx: Context, top: Rel, fd: int, git_fd: int) -> None:
+        """`top` is its directory beneath the workspace, `fd` the same, open; `git_fd` is git's own directory."""
         self.git = git
         self.ctx = ctx
         self.top = top
+        self.git_fd = git_fd
         self._fd = fd
 
     async def run(self, *arguments: str, **options: Any) -> ProcessResult:
@@ -205,6 +207,33 @@ class Repository:
             raise _bad_ref("there is no such commit")
         return result.stdout.decode().strip()
 
+    async def head(self) -> str | None:
+        """The id of the commit that is checked out; None where the branch has none yet."""
+        result = await self.run("rev-parse", "--verify", "--quiet", "HEAD", read_only=True, expected=(0, 1, 128))
+        return result.stdout.decode().strip() if result.exit_code == 0 else None
+
+    async def head_ref(self) -> str | None:
+        """The full name of the branch that is checked out; None if `HEAD` is detached."""
+        result = await self.run("symbolic-ref", "--quiet", "HEAD", read_only=True, expected=(0, 1, 128))
+        return result.stdout.decode("utf-8", "surrogateescape").strip() if result.exit_code == 0 else None
+
+    def place(self, name: bytes) -> Rel:
+        """Where in the workspace a path of git's lies."""
+        return (*self.top, *parts(name))
+
+    def from_here(self, name: bytes) -> bytes:
+        """A path of git's as git takes it on its standard input: from the directory that git runs in."""
+        return name
+
+    def exists(self, name: bytes, *, blocked: bool = False) -> bool:
+        """True if something lies at a path of git's; `blocked` is the answer where a file or a link is on the way to it."""
+        try:
+            return self.ctx.workspace.lstat(self.place(name)) is not None
+        except ToolError as error:
+            if error.code not in ("not_a_directory", "path_changed"):
+                raise
+            return blocked
+
     def path(self, value: Any, field: str) -> str:
         """A path parameter as git takes it, relative to the repository. Raises: ToolError."""
         found: Rel = self.ctx.workspace.locate(value, field, follow=False)
@@ -222,13 +251,14 @@ class Repository:
         workspace: Workspace = self.ctx.workspace
         guard = workspace.guard()
         for name in changed:
-            place = workspace.resolve((*self.top, *parts(name)), follow=False)
+            place = workspace.resolve(self.place(name), follow=False)
             guard.check(place)
             workspace.permit(place, "path", "write")
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Let go of the directories."""
         os.close(self._fd)
+        os.close(self.git_fd)
 
 
 async def open_repository(git: Git, ctx: Context, path: Any = ".", *, connects: bool = False) -> Repository:
@@ -276,7 +306,12 @@ async def open_repository(git: Git, ctx: Context, path: Any = ".", *, connects: 
         if _RUNS.fullmatch(key.lower()) or (connects and _LEADS_ELSEWHERE.fullmatch(key.lower())):
             _refuse_setting(key)
     workspace.permit(inside[0], "path", "read")  # a repository is read as a whole, wherever in it one begins
-    return Repository(git, ctx, inside[0], workspace.open_directory(inside[0]))
+    git_fd = workspace.open_directory(inside[1])
+    try:
+        return Repository(git, ctx, inside[0], workspace.open_directory(inside[0]), git_fd)
+    except BaseException:
+        os.close(git_fd)
+        raise
 
 
 def check_ref(value: str, field: str = "ref") -> str:

@@ -1,18 +1,20 @@
 """What the git tools do. Definitions are in `git.py`, the way git is run in `git_repository.py`.
 
-`git.commit` is taken back by `git.revert` of its commit, `git.add` by putting the index back to the tree it had (`tree`).
-`git.pull` only ever goes forward (fetch, then fast-forward). What git would write to is asked for first and refused if the
-loader reads it.
+Each of `git.add`, `git.commit` and `git.revert` also takes back what it did (`git_undo.py`): a grant to commit is all that the
+undo of a commit needs. `git.pull` only ever goes forward (fetch, then fast-forward). What git would write to is asked for
+first and refused if the loader reads it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
+from interlock.executors import git_index, git_undo
 from interlock.executors import git_parse as parse
+from interlock.executors.git_index import IndexCopy
 from interlock.executors.git_remote import AddressJudge, Remote, check_remote
 from interlock.executors.git_repository import Git, Repository, check_branch, check_ref, open_repository
 from interlock.executors.http_wire import Resolver
@@ -66,7 +68,7 @@ class GitTools:
         """`git.log`."""
         async with self._repository(parameters, ctx) as repository:
             most = int(parameters.get("max_count", COMMITS))
-            if not parameters.get("ref") and await _head(repository) is None:
+            if not parameters.get("ref") and await repository.head() is None:
                 return {"commits": [], "truncated": False}
             result = await repository.run(
                 "log",
@@ -85,28 +87,30 @@ class GitTools:
             return {"commits": commits[:most], "truncated": result.truncated or len(commits) > most}
 
     async def add(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """`git.add`: stage paths, or put the index back to a tree."""
+        """`git.add`: stage paths, or take an earlier `git.add` back."""
         async with self._repository(parameters, ctx) as repository:
-            before = await repository.text("write-tree")
-            if "tree" in parameters:
-                await repository.run("read-tree", await _tree_id(repository, parameters["tree"]))
-            else:
-                names = b"\0".join(os.fsencode(path) for path in _paths(repository, parameters))
-                await repository.run("add", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=names)
-                await _refuse_filters(repository, before)
+            record = (
+                await git_undo.restore_index(repository, parameters["restore"])
+                if "restore" in parameters
+                else await _stage(repository, _paths(repository, parameters))
+            )
             staged = await repository.run(
-                "diff", "--cached", "--name-status", "--no-renames", "-z", "--no-ext-diff", read_only=True
+                "diff", "--cached", "--name-status", "--no-renames", "-z", "--no-ext-diff", *_SUBMODULES, read_only=True
             )
             return {
                 "staged": parse.name_status(staged.stdout, repository.top),
                 "truncated": staged.truncated,
-                "tree_before": before,
+                "restore": record,
                 "path": to_json(repository.top),
             }
 
     async def commit(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """`git.commit`: what is staged."""
+        """`git.commit`: what is staged; or take an earlier commit back."""
         async with self._repository(parameters, ctx) as repository:
+            if "undo" in parameters:
+                return await _moved(repository, parameters["undo"], restore_files=False)
+            concluded = git_undo.in_progress(repository)
+            before = await repository.head()
             await repository.run(
                 "commit",
                 "--quiet",
@@ -116,31 +120,34 @@ class GitTools:
                 "--cleanup=whitespace",
                 "--file=-",
                 stdin=parameters["message"].encode(),
-                settings=await _identity(repository, ctx),
+                **await _committing(repository, ctx),
             )
-            return await _committed(repository)
+            return await _committed(repository, before, concluded)
 
     async def revert(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """`git.revert`: a new commit that takes another one back, or nothing at all."""
+        """`git.revert`: a new commit that takes another one back, or nothing at all; or take an earlier revert back."""
         async with self._repository(parameters, ctx) as repository:
+            if "undo" in parameters:
+                return {**await _moved(repository, parameters["undo"], restore_files=True), "reverted": None}
+            git_undo.need_rest(repository)  # what is given up below must be our own, not a person's
             commit = await repository.commit_id(parameters["commit"])
-            repository.check_changes(await _changed(repository, "diff-tree", "-r", "--root", "--no-commit-id", commit))
+            changed = await git_undo.changed_paths(repository, commit, await git_undo.first_parent(repository, commit))
+            repository.check_changes([name for _, name in changed])
+            git_undo.refuse_overwrites(repository, changed)
+            before = await repository.head()
             result = await repository.run(
                 "revert",
                 "--no-edit",
                 "--no-gpg-sign",
                 commit,
-                settings=await _identity(repository, ctx),
                 expected=(0, 1, 128),
+                **await _committing(repository, ctx),
             )
             if result.exit_code != 0:
-                in_progress = await repository.run(
-                    "rev-parse", "--verify", "--quiet", "REVERT_HEAD", read_only=True, expected=(0, 1, 128)
-                )
-                if in_progress.exit_code == 0:
+                if git_undo.in_progress(repository) is not None:
                     await repository.run("revert", "--abort", alone=False)
                 raise _conflict("the commit cannot be reverted on what is there", result)
-            return {**await _committed(repository), "reverted": commit}
+            return {**await _committed(repository, before, None), "reverted": commit}
 
     async def clone(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`git.clone`: into a directory that does not exist yet."""
@@ -177,7 +184,7 @@ class GitTools:
         async with self._repository({"path": parameters["path"]}, ctx) as repository:
             return {
                 "path": to_json(target),
-                "commit": await _head(repository),
+                "commit": await repository.head(),
                 "branch": await _branch(repository),
             }
 
@@ -186,7 +193,7 @@ class GitTools:
         async with self._repository(parameters, ctx, connects=True) as repository:
             remote = await check_remote(parameters["url"], self._judge, self._resolver)
             branch = await self._branch(repository, parameters)
-            before = await _head(repository)
+            before = await repository.head()
             await repository.run(
                 "fetch",
                 "--quiet",
@@ -201,16 +208,15 @@ class GitTools:
                 environment=remote.environment,
             )
             fetched = await repository.commit_id("FETCH_HEAD")
-            if before is None:
-                changed = await _changed(repository, "ls-tree", "-r", "--full-tree", fetched)
-            else:
-                changed = await _changed(repository, "diff-tree", "-r", before, fetched)
-            repository.check_changes(changed)
+            changed = await git_undo.changed_paths(repository, before, fetched)
+            repository.check_changes([name for _, name in changed])
+            git_undo.refuse_overwrites(repository, changed)
             result = await repository.run(
                 "merge",
                 "--ff-only",
                 "--quiet",
                 "--no-verify-signatures",
+                "--no-overwrite-ignore",
                 fetched,
                 alone=before is not None,  # into nothing, merge starts read-tree
                 expected=(0, 1, 128),
@@ -230,6 +236,9 @@ class GitTools:
             flags = [row[0] for row in rows if len(row) == 3]
             if result.exit_code != 0 or flags not in ([" "], ["*"], ["="]):
                 raise _conflict("the other side did not take the branch", result)
+            await repository.run(
+                "update-ref", git_undo.PUSHED + branch, commit
+            )  # so that no undo takes it off the branch
             return {"commit": commit, "branch": branch, "updated": flags != ["="], "created": flags == ["*"]}
 
     @staticmethod
@@ -281,55 +290,57 @@ def _paths(repository: Repository, parameters: dict[str, Any]) -> list[str]:
     return [repository.path(value, f"paths[{i}]") for i, value in enumerate(parameters.get("paths", ()))]
 
 
-async def _head(repository: Repository) -> str | None:
-    result = await repository.run("rev-parse", "--verify", "--quiet", "HEAD", read_only=True, expected=(0, 1, 128))
-    return result.stdout.decode().strip() if result.exit_code == 0 else None
-
-
 async def _branch(repository: Repository) -> str | None:
     result = await repository.run("symbolic-ref", "--quiet", "--short", "HEAD", read_only=True, expected=(0, 1, 128))
     return result.stdout.decode("utf-8", "replace").strip() if result.exit_code == 0 else None
 
 
-async def _tree_id(repository: Repository, value: str) -> str:
-    result = await repository.run(
-        "rev-parse",
-        "--verify",
-        "--quiet",
-        f"{check_ref(value, 'tree')}^{{tree}}",
-        read_only=True,
-        expected=(0, 1, 128),
-    )
-    if result.exit_code != 0:
-        raise ToolError("tree: there is no such tree", code="ref_invalid", path="$.parameters.tree", retryable=False)
-    return result.stdout.decode().strip()
+async def _stage(repository: Repository, paths: Sequence[str]) -> str:
+    """Stage paths. Returns the id of the record of what that did to the index."""
+    names = b"\0".join(os.fsencode(path) for path in paths)
+    with IndexCopy(repository) as copy:
+        before = await git_index.entries(repository, copy.environment)
+        await repository.run(
+            "add", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=names, environment=copy.environment
+        )
+        after = await git_index.entries(repository, copy.environment)
+        await _refuse_filters(repository, copy, [name for name in after if after[name] != before.get(name)])
+        head = await git_index.head_entries(repository, await repository.head())
+        record = await git_index.keep_record(repository, before, after, head)
+        copy.publish()
+        return record
 
 
-async def _changed(repository: Repository, command: str, *arguments: str) -> list[bytes]:
-    """The names that a change touches, all of them. Raises: ToolError if there are too many to look at."""
-    result = await repository.run(command, "--name-only", "-z", *arguments, read_only=True)
-    if result.truncated:
-        raise ToolError("the change touches more files than can be checked", code="limit_exceeded", retryable=False)
-    return parse.names(result.stdout)
-
-
-async def _refuse_filters(repository: Repository, before: str) -> None:
-    """Take staging back if an attribute asks for a filter (git-lfs): without its program the wrong content was staged."""
-    staged = await _changed(repository, "diff", "--cached", "--no-renames", "--no-ext-diff", "--diff-filter=d")
+async def _refuse_filters(repository: Repository, copy: IndexCopy, staged: Sequence[bytes]) -> None:
+    """Refuse to stage what an attribute asks a filter for (git-lfs): without its program the content is wrong."""
     if not staged:
         return
     attributes = await repository.run(
-        "check-attr", "--stdin", "-z", "filter", stdin=b"\0".join(staged) + b"\0", read_only=True
+        "check-attr",
+        "--stdin",
+        "-z",
+        "filter",
+        stdin=b"".join(repository.from_here(name) + b"\0" for name in staged),
+        read_only=True,
+        environment=copy.environment,
+        output_bytes_max=git_index.LISTING_BYTES,
     )
     values = attributes.stdout.split(b"\0")[2::3]
     if attributes.truncated or any(value not in (b"unspecified", b"unset") for value in values):
-        await repository.run("read-tree", before)
         raise ToolError(
             "a file has a `filter` attribute (git-lfs?), whose program is not run here; nothing was staged",
             code="git_config_refused",
             retryable=False,
             hint="add it by `exec`",
         )
+
+
+async def _committing(repository: Repository, ctx: Context) -> dict[str, Any]:
+    """Options for a command that commits: who commits, and that the reflog says which run made it."""
+    return {
+        "settings": {**await _identity(repository, ctx), "core.logAllRefUpdates": "true"},
+        "environment": {"GIT_REFLOG_ACTION": f"{git_undo.MADE_BY}{ctx.run_id}"},
+    }
 
 
 async def _identity(repository: Repository, ctx: Context) -> dict[str, str]:
@@ -340,17 +351,31 @@ async def _identity(repository: Repository, ctx: Context) -> dict[str, str]:
     return {"user.name": ctx.agent, "user.email": "agent@interlock.invalid"}
 
 
-async def _committed(repository: Repository) -> dict[str, Any]:
+async def _committed(repository: Repository, before: str | None, concluded: str | None) -> dict[str, Any]:
     commit = await repository.commit_id("HEAD")
     files = await repository.run(
         "diff-tree", "-r", "--root", "--no-commit-id", "--name-status", "--no-renames", "-z", commit, read_only=True
     )
+    move = {"ref": await repository.head_ref(), "from": commit, "to": before, "concluded": concluded}
     return {
         "commit": commit,
         "branch": await _branch(repository),
         "files": parse.name_status(files.stdout, repository.top),
         "truncated": files.truncated,
         "path": to_json(repository.top),
+        "undo": move,
+    }
+
+
+async def _moved(repository: Repository, move: dict[str, Any], *, restore_files: bool) -> dict[str, Any]:
+    back = await git_undo.move_branch(repository, move, restore_files=restore_files)
+    return {
+        "commit": move["to"],
+        "branch": await _branch(repository),
+        "files": [],
+        "truncated": False,
+        "path": to_json(repository.top),
+        "undo": back,
     }
 
 

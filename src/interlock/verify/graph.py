@@ -95,6 +95,12 @@ def references(parameters: Any) -> Iterator[tuple[str, tuple[str | int, ...]]]:
             yield from references(value)
 
 
+def needs(action: Action) -> set[str]:
+    """The ids of the actions that an action says it needs: its dependencies, and what its parameters refer to."""
+    found = {name for name, _ in references(action.parameters)} if has_dollar(action.parameters) else set()
+    return found | set(action.dependencies)
+
+
 def resolve(value: Any, lookup: Callable[[str, tuple[str | int, ...]], Any]) -> Any:
     """A copy of `value` in which each `$ID.output` reference is what `lookup(id, path)` gives, and `$$ID.output` is unescaped."""
     if value.__class__ is str:

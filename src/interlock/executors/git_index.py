@@ -1,0 +1,264 @@
+"""The index of a repository (git's staging area): what is in it, and how the git tools change it.
+
+A change is made in a private copy and then put in place by compare and swap, under git's own lock (`index.lock`), only if the
+index is still the one that was copied. So a change is whole or not there at all, and what anybody else staged meanwhile stays.
+
+What one change did to the index is kept as a *record*: a blob in the repository that holds each path's entries before and
+after, and its entry in `HEAD`. `git_undo.py` takes a change back by its record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+
+from interlock.executors.git_parse import records
+from interlock.executors.git_repository import Repository
+from interlock.model.errors import StoreError, ToolError
+from interlock.workspace.names import NameJson, Rel, parts, stored, to_json
+from interlock.workspace.tree import refused, write_chunks
+
+LISTING_BYTES: Final = 128 * 1024 * 1024
+"""Of the whole index: more than a million entries."""
+_EMPTY_BLOBS: Final = (
+    b"e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
+    b"473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
+)
+"""What an entry that is only intended to be added (`git add -N`) holds, in SHA-1 and SHA-256."""
+_VERSION: Final = 1
+
+Entries = dict[bytes, tuple[str, ...]]
+"""By path (as git has it, from the top of the repository): `MODE ID STAGE FLAGS`, one a stage. Flags, or `-` for none:
+`a` assume-unchanged, `s` skip-worktree, `n` intent-to-add."""
+
+
+class Change(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What happened to one path of the index."""
+
+    path: NameJson
+    """From the top of the repository."""
+    head: str | None
+    """`MODE ID` in the commit that was checked out; null if it was not in there."""
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+    @property
+    def name(self) -> bytes:
+        """The path as git has it."""
+        return b"/".join(stored(self.path))
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one change did to the index."""
+
+    version: int
+    changes: tuple[Change, ...]
+
+    def reversed(self) -> Record:
+        """The record of the change that takes this one back."""
+        return Record(
+            self.version, tuple(msgspec.structs.replace(c, before=c.after, after=c.before) for c in self.changes)
+        )
+
+
+class IndexCopy:
+    """A private copy of the index, for one change. A context manager: the copy is gone afterwards."""
+
+    def __init__(self, repository: Repository) -> None:
+        """Copy nothing yet."""
+        self._repository = repository
+        self._directory = ""
+        self._base: bytes | None = None
+
+    def __enter__(self) -> Self:
+        self._directory = tempfile.mkdtemp(prefix="interlock-index-")
+        try:
+            found = self._read()
+            if found is not None:
+                self._base, times = found
+                for name in ("index", "base"):
+                    path = Path(self._directory, name)
+                    path.write_bytes(self._base)
+                    # Git compares a file's time with the index's: a younger index would hide a change of that moment.
+                    os.utime(path, ns=times)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What makes git work on the copy."""
+        return {"GIT_INDEX_FILE": f"{self._directory}/index"}
+
+    @property
+    def environment_before(self) -> dict[str, str]:
+        """What makes git look at the index as it was copied."""
+        return {"GIT_INDEX_FILE": f"{self._directory}/base"}
+
+    def publish(self) -> None:
+        """Make the copy the index. Raises: ToolError `file_changed` if the index is not the one that was copied."""
+        workspace, directory = self._repository.ctx.workspace, self._repository.git_fd
+        path = Path(self._directory, "index")
+        times = path.stat()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            lock = os.open(b"index.lock", flags, 0o666 & ~workspace.umask, dir_fd=directory)
+        except FileExistsError:
+            raise _changed("another git is changing the index at this moment") from None
+        except OSError as error:
+            raise StoreError(f"git's index cannot be locked: {os.strerror(error.errno or 0)}", code="store") from error
+        try:
+            try:
+                found = self._read()
+                if (None if found is None else found[0]) != self._base:
+                    raise _changed("another program changed the index meanwhile")
+                with refused("path"):
+                    if found is not None:
+                        os.fchmod(lock, os.stat(b"index", dir_fd=directory, follow_symlinks=False).st_mode & 0o777)
+                    write_chunks(workspace.disk, lock, [path.read_bytes()])
+                    os.utime(lock, ns=(times.st_atime_ns, times.st_mtime_ns))
+                    workspace.disk.sync(lock)
+            finally:
+                os.close(lock)
+            with refused("path"):
+                workspace.disk.rename_at(directory, b"index.lock", directory, b"index")
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(b"index.lock", dir_fd=directory)
+            raise
+
+    def _read(self) -> tuple[bytes, tuple[int, int]] | None:
+        """The index's bytes and times; None if there is none yet."""
+        try:
+            fd = os.open(b"index", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._repository.git_fd)
+        except FileNotFoundError:
+            return None
+        with refused("path"), os.fdopen(fd, "rb") as file:
+            found = os.fstat(fd)
+            return file.read(), (found.st_atime_ns, found.st_mtime_ns)
+
+
+async def entries(repository: Repository, environment: Mapping[str, str]) -> Entries:
+    """What is in the index that `environment` names. Raises: ToolError `limit_exceeded`."""
+    data = await _listing(repository, "ls-files", "-s", "-v", "-z", "--full-name", environment=environment)
+    found: Entries = {}
+    empty = False
+    for record in records(data):
+        head, _, name = record.partition(b"\t")
+        tag, mode, blob, stage = head.split(b" ")
+        flags = ("a" if tag.islower() else "") + ("s" if tag in (b"S", b"s") else "")
+        empty = empty or blob in _EMPTY_BLOBS
+        found[name] = (*found.get(name, ()), f"{mode.decode()} {blob.decode()} {stage.decode()} {flags or '-'}")
+    if empty:
+        for name in await _intended(repository, environment) & found.keys():
+            mode_id_stage, flags = found[name][0].rsplit(" ", 1)
+            found[name] = (f"{mode_id_stage} {flags.replace('-', '')}n",)
+    return found
+
+
+async def _intended(repository: Repository, environment: Mapping[str, str]) -> set[bytes]:
+    """The paths that are only intended to be added: git shows them as staged or not, as it is asked to."""
+    shown = []
+    for how in ("--ita-invisible-in-index", "--ita-visible-in-index"):
+        data = await _listing(
+            repository, "diff", "--cached", "--name-status", "--no-renames", "--no-ext-diff", "--ignore-submodules=dirty",
+            how, "-z", environment=environment,
+        )  # fmt: skip
+        fields = records(data)
+        shown.append(set(zip(fields[::2], fields[1::2], strict=False)))
+    return {name for _, name in shown[0] ^ shown[1]}
+
+
+async def head_entries(repository: Repository, tree: str | None) -> dict[bytes, str]:
+    """What a commit or tree holds: `MODE ID` by path; nothing for None."""
+    if tree is None:
+        return {}
+    found = {}
+    for record in records(await _listing(repository, "ls-tree", "-r", "-z", "--full-name", tree)):
+        head, _, name = record.partition(b"\t")
+        mode, _, blob = head.split(b" ")
+        found[name] = f"{mode.decode()} {blob.decode()}"
+    return found
+
+
+async def _listing(repository: Repository, *arguments: str, environment: Mapping[str, str] | None = None) -> bytes:
+    result = await repository.run(*arguments, read_only=True, environment=environment, output_bytes_max=LISTING_BYTES)
+    if result.truncated:
+        raise ToolError("the repository has more files than can be looked at", code="limit_exceeded", retryable=False)
+    out: bytes = result.stdout
+    return out
+
+
+async def keep_record(repository: Repository, before: Entries, after: Entries, head: Mapping[bytes, str]) -> str:
+    """Keep what a change did as a blob in the repository. Returns its id."""
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    changes = [
+        Change(to_json(parts(name)), head.get(name), before.get(name, ()), after.get(name, ())) for name in changed
+    ]
+    return await write_record(repository, Record(_VERSION, tuple(changes)))
+
+
+async def write_record(repository: Repository, record: Record) -> str:
+    """Write a record. Returns the id of its blob."""
+    data = msgspec.json.encode(record)
+    result = await repository.run("hash-object", "-w", "--stdin", "--no-filters", stdin=data)
+    return result.stdout.decode().strip()
+
+
+async def read_record(repository: Repository, blob: str) -> Record:
+    """Read a record again. Raises: ToolError `ref_invalid` if it is not there (any more), or is not one."""
+    result = await repository.run(
+        "cat-file", "blob", blob, read_only=True, expected=(0, 128), output_bytes_max=LISTING_BYTES
+    )
+    record = _decode(result.stdout) if result.exit_code == 0 and not result.truncated else None
+    if record is None:
+        raise ToolError(
+            "restore: the record of what was staged is not in the repository (any more)",
+            code="ref_invalid",
+            path="$.parameters.restore",
+            retryable=False,
+            hint="`git gc` removes it after some weeks; look at `git status` and unstage by hand",
+        )
+    return record
+
+
+def _decode(data: bytes) -> Record | None:
+    try:
+        record = msgspec.json.decode(data, type=Record)
+        names = {change.name for change in record.changes}
+    except (ValueError, msgspec.DecodeError):
+        return None
+    return record if record.version == _VERSION and len(names) == len(record.changes) else None
+
+
+def above_and_below(names: Iterator[bytes] | set[bytes], taken: set[bytes]) -> set[bytes]:
+    """Those of `taken` that are a directory above, or lie beneath, one of `names`: git would remove them to make room."""
+    wanted = set(names)
+    above = {b"/".join(path[:depth]) for path in map(_split, wanted) for depth in range(1, len(path))}
+    return {name for name in taken if name in above or any(up in wanted for up in _parents(name))} - wanted
+
+
+def _split(name: bytes) -> Rel:
+    return tuple(name.split(b"/"))
+
+
+def _parents(name: bytes) -> Iterator[bytes]:
+    at = name.rfind(b"/")
+    while at > 0:
+        yield name[:at]
+        at = name.rfind(b"/", 0, at)
+
+
+def _changed(what: str) -> ToolError:
+    return ToolError(what, code="file_changed", retryable=True, hint="nothing was changed: try it again")

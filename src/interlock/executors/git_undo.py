@@ -1,0 +1,281 @@
+"""How the git tools take a change back: the index by its record, a commit by moving the branch.
+
+Both are compare and swap: what is there now must be what the change left, or nothing at all is touched (`undo_conflict`). The
+working tree belongs to people: taking back `git.add` and `git.commit` never writes to it. Only `git.revert` changed files, and
+`restore_files` gives back those that are still exactly as it left them. Each direction is the other's undo.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Final
+
+from interlock.executors import git_index
+from interlock.executors import git_parse as parse
+from interlock.executors.git_index import Change, Entries, IndexCopy
+from interlock.executors.git_repository import Repository
+from interlock.model.errors import ToolError
+from interlock.workspace.names import parts, show
+
+PUSHED: Final = "refs/interlock/pushed/"
+"""Where `git.push` notes what it has published: a push to a URL leaves no trace of its own in the repository."""
+MADE_BY: Final = "interlock "
+"""How the line in the reflog begins of a commit that one of the git tools made."""
+_IN_PROGRESS: Final = {
+    b"MERGE_HEAD": "merge",
+    b"CHERRY_PICK_HEAD": "cherry-pick",
+    b"REVERT_HEAD": "revert",
+    b"SQUASH_MSG": "squashed merge",
+    b"rebase-merge": "rebase",
+    b"rebase-apply": "rebase",
+    b"sequencer": "cherry-pick or revert of several commits",
+}
+_REFLOG: Final = 10_000
+_SHOWN: Final = 10
+
+
+def in_progress(repository: Repository) -> str | None:
+    """What somebody is in the middle of, for people (`merge`); None if nothing."""
+    for name, what in _IN_PROGRESS.items():
+        try:
+            os.stat(name, dir_fd=repository.git_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        return what
+    return None
+
+
+def need_rest(repository: Repository) -> None:
+    """Refuse to work into something that somebody is in the middle of. Raises: ToolError `git_conflict`."""
+    if (what := in_progress(repository)) is not None:
+        raise ToolError(
+            f"a {what} is in progress in this repository; nothing was changed",
+            code="git_conflict",
+            retryable=False,
+            hint="finish or abort it first",
+        )
+
+
+# --- the index
+
+
+async def restore_index(repository: Repository, blob: str) -> str:
+    """Take a change of the index back by its record. Returns the id of the record of that.
+
+    Raises: ToolError `undo_conflict` if one of the paths is not as the change left it; then nothing was touched.
+    """
+    record = await git_index.read_record(repository, blob)
+    with IndexCopy(repository) as copy:
+        now = await git_index.entries(repository, copy.environment)
+        head = await git_index.head_entries(repository, await repository.head())
+        _compare(repository, record.changes, now, head)
+        await _apply(repository, copy, record.changes)
+        wanted = {**now, **{change.name: change.before for change in record.changes}}
+        if await git_index.entries(repository, copy.environment) != {k: v for k, v in wanted.items() if v}:
+            raise conflict("git could not put the entries of the index back as they were")
+        again = await git_index.write_record(repository, record.reversed())
+        copy.publish()
+    return again
+
+
+def _compare(repository: Repository, changes: Sequence[Change], now: Entries, head: dict[bytes, str]) -> None:
+    """Raises: ToolError `undo_conflict` unless every path is as the change left it."""
+    other = [c.name for c in changes if now.get(c.name, ()) != c.after]
+    if other:
+        raise conflict(f"staged or unstaged since by someone else: {_named(other)}")
+    other = [c.name for c in changes if head.get(c.name) != c.head]
+    if other:
+        raise conflict(f"the commit that is checked out has another version now of {_named(other)}")
+    wanted = {c.name for c in changes if c.before}
+    in_the_way = git_index.above_and_below(wanted, now.keys() - {c.name for c in changes})
+    if in_the_way:
+        raise conflict(f"staged since by someone else: {_named(sorted(in_the_way))}")
+    gone = [c.name for c in changes if _is_last_copy(repository, c)]
+    if gone:
+        raise conflict(f"the index holds the only copy of {_named(gone)}")
+
+
+def _is_last_copy(repository: Repository, change: Change) -> bool:
+    """True if what goes out of the index is neither what comes back nor in the commit, and the file is gone."""
+    kept = {" ".join(entry.split(" ")[:2]) for entry in change.before} | {change.head}
+    dropped = [entry for entry in change.after if " ".join(entry.split(" ")[:2]) not in kept and "n" not in entry[-2:]]
+    return bool(dropped) and not repository.exists(change.name)
+
+
+async def _apply(repository: Repository, copy: IndexCopy, changes: Sequence[Change]) -> None:
+    lines: list[bytes] = []
+    flagged: dict[str, list[bytes]] = {}
+    for change in changes:
+        empty = b"0" * 40
+        lines += [b"0 %s\t%s" % (empty, change.name)] if change.after else []
+        for entry in change.before:
+            mode, blob, stage, flags = entry.split(" ")
+            for flag in flags.replace("-", ""):
+                flagged.setdefault(flag, []).append(change.name)
+            if "n" not in flags:
+                lines.append(f"{mode} {blob} {stage}\t".encode() + change.name)
+    await repository.run(
+        "update-index", "-z", "--index-info", stdin=b"".join(line + b"\0" for line in lines),
+        environment=copy.environment,
+    )  # fmt: skip
+    if intended := flagged.pop("n", []):
+        missing = [name for name in intended if not repository.exists(name)]
+        if missing:
+            raise conflict(f"it was to be added, and is gone: {_named(missing)}")
+        await repository.run(
+            "add", "--intent-to-add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul",
+            stdin=b"\0".join(repository.from_here(name) for name in intended), environment=copy.environment,
+        )  # fmt: skip
+    for flag, names in flagged.items():
+        option = {"a": "--assume-unchanged", "s": "--skip-worktree"}[flag]
+        await repository.run(
+            "update-index", option, "-z", "--stdin",
+            stdin=b"".join(repository.from_here(name) + b"\0" for name in names), environment=copy.environment,
+        )  # fmt: skip
+
+
+# --- commits
+
+
+async def move_branch(repository: Repository, move: dict[str, Any], *, restore_files: bool) -> dict[str, Any]:
+    """Move what is checked out from one commit to its parent, or back. Returns the move that takes this one back.
+
+    `move` is `{ref, from, to, concluded}`: `ref` is the branch (null if none was checked out), `from` and `to` are commits
+    (null where the branch has none yet). The index stays as it is; so does the working tree, unless `restore_files`.
+    Raises: ToolError `undo_conflict` (nothing was touched), `ref_invalid`.
+    """
+    ref, source, target = move["ref"], move["from"], move["to"]
+    if move.get("concluded"):
+        raise conflict(f"the commit concluded a {move['concluded']}, which cannot be put back in progress")
+    if await repository.head_ref() != ref:
+        raise conflict("another branch is checked out now" if ref else "a branch is checked out now")
+    if await repository.head() != source:
+        raise conflict("there are other commits now on what is checked out")
+    if (what := in_progress(repository)) is not None:
+        raise conflict(f"a {what} is in progress")
+    forward = target is not None and await _parents(repository, target) == ([] if source is None else [source])
+    if not forward and (source is None or await _parents(repository, source) != ([] if target is None else [target])):
+        raise ToolError("the one commit is not the parent of the other", code="ref_invalid", retryable=False)
+    child = target if forward else source
+    there = source if restore_files else child  # what the index holds of it: it moves only together with the files
+    changed = await changed_paths(repository, None if forward and source is None else source, target)
+    staged = await repository.run(
+        "diff", "--cached", "--name-only", "--no-renames", "--no-ext-diff", "--ignore-submodules=dirty", "-z", there,
+        read_only=True, output_bytes_max=git_index.LISTING_BYTES,
+    )  # fmt: skip
+    other = sorted(set(parse.records(staged.stdout)) & {name for _, name in changed})
+    if other or staged.truncated:
+        raise conflict(f"staged or unstaged since by someone else: {_named(other)}")
+    if not forward:
+        await _need_own(repository, child)
+    if restore_files:
+        await _move_with_files(repository, ref, source, target, changed)
+    else:
+        await _swap(repository, ref, source, target)
+    return {"ref": ref, "from": target, "to": source, "concluded": None}
+
+
+async def _need_own(repository: Repository, commit: str) -> None:
+    """Only a commit that these tools made, and that nobody else can have, is taken off a branch."""
+    log = await repository.run(
+        "log", "-g", "-z", "--format=tformat:%H %gs", f"--max-count={_REFLOG}", "HEAD", "--", read_only=True,
+        expected=(0, 128), output_bytes_max=git_index.LISTING_BYTES,
+    )  # fmt: skip
+    mark = f"{commit} {MADE_BY}".encode()
+    if not any(line.startswith(mark) for line in log.stdout.split(b"\0")):
+        raise conflict("the reflog does not say that a run of Interlock made the commit")
+    published = await repository.run(
+        "for-each-ref", "--count=1", f"--contains={commit}", "--format=%(refname)", "refs/remotes", PUSHED,
+        read_only=True,
+    )  # fmt: skip
+    if published.stdout.strip():
+        raise conflict("the commit has been published (pushed)")
+
+
+async def _swap(repository: Repository, ref: str | None, source: str | None, target: str | None) -> None:
+    """Compare and swap the branch (or a detached HEAD). Raises: ToolError `undo_conflict`."""
+    names = (["--no-deref", "HEAD"] if ref is None else [ref], [source or "0" * len(target or "")])
+    arguments = ["-d", *names[0], source or ""] if target is None else [*names[0], target, *names[1]]
+    result = await repository.run(
+        "update-ref",
+        "-m",
+        f"{MADE_BY}undo",
+        *arguments,
+        expected=(0, 1, 128),
+        settings={"core.logAllRefUpdates": "true"},
+    )
+    if result.exit_code != 0:
+        raise conflict("another program moved the branch meanwhile")
+
+
+async def _move_with_files(
+    repository: Repository,
+    ref: str | None,
+    source: str | None,
+    target: str | None,
+    changed: list[tuple[str, bytes]],
+) -> None:
+    """Move index, files and branch, all or nothing. Git refuses (and so do we) where a file is not as `source` has it."""
+    if source is None or target is None:
+        raise ToolError("a revert is between two commits", code="ref_invalid", retryable=False)
+    repository.check_changes([name for _, name in changed])
+    refuse_overwrites(repository, changed, "undo_conflict")
+    look = await repository.run("read-tree", "-n", "-m", "-u", source, target, expected=(0, 1, 128))
+    if look.exit_code != 0:
+        raise conflict("a file that it changed was changed since by someone else")
+    await _swap(repository, ref, source, target)
+    done = await repository.run("read-tree", "-m", "-u", source, target, expected=(0, 1, 128))
+    if done.exit_code != 0:
+        await _swap(repository, ref, target, source)
+        raise conflict("a file that it changed was changed meanwhile by someone else")
+
+
+async def _parents(repository: Repository, commit: str) -> list[str]:
+    line = await repository.text("rev-list", "--no-walk", "--parents", await repository.commit_id(commit))
+    return line.split()[1:]
+
+
+async def first_parent(repository: Repository, commit: str) -> str | None:
+    """The commit before; None for a first commit."""
+    return next(iter(await _parents(repository, commit)), None)
+
+
+async def changed_paths(repository: Repository, source: str | None, target: str | None) -> list[tuple[str, bytes]]:
+    """Status letter (`A`, `M`, `D`, `T`) and path of what differs between two commits; None is an empty tree.
+
+    Raises: ToolError `limit_exceeded`.
+    """
+    if source is None or target is None:
+        names = await git_index.head_entries(repository, source or target)
+        return [("A" if source is None else "D", name) for name in names]
+    result = await repository.run(
+        "diff-tree", "-r", "--no-commit-id", "--no-renames", "--name-status", "-z", source, target, read_only=True,
+        output_bytes_max=git_index.LISTING_BYTES,
+    )  # fmt: skip
+    if result.truncated:
+        raise ToolError("the change touches more files than can be checked", code="limit_exceeded", retryable=False)
+    fields = parse.records(result.stdout)
+    return [(status.decode(), name) for status, name in zip(fields[::2], fields[1::2], strict=True)]
+
+
+def refuse_overwrites(repository: Repository, changed: Sequence[tuple[str, bytes]], code: str = "git_conflict") -> None:
+    """Refuse a change that would write over files that git does not keep: it lets ignored ones go without a word."""
+    taken = [name for status, name in changed if status == "A" and repository.exists(name, blocked=True)]
+    if taken:
+        raise ToolError(
+            f"files that are not in the repository are where it would write: {_named(taken)}; nothing was changed",
+            code=code,
+            retryable=False,
+            hint="move them out of the way",
+        )
+
+
+def conflict(why: str) -> ToolError:
+    """The refusal of an undo, nothing having been touched."""
+    return ToolError(f"{why}; nothing was touched", code="undo_conflict", retryable=False)
+
+
+def _named(names: Sequence[bytes]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(f"`{show(parts(name))}`" for name in names[:_SHOWN]) + more
