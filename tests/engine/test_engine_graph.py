@@ -70,7 +70,7 @@ def test_two_dollars_escape_and_one_is_taken_away(embedded):
     assert execute(rt, call("show", parameters={"texts": texts, "deep": {"x": ["$$a1.output"]}})).ok
     assert seen == [
         {
-            "texts": ["$a1.output", "$a1.output.x[0]", "$$x", "$", "$HOME", "$$$a1.output"],
+            "texts": ["$a1.output", "$a1.output.x[0]", "$$x", "$", "$HOME", "$$a1.output"],
             "deep": {"x": ["$a1.output"]},
         }
     ]

@@ -207,7 +207,7 @@ def takes(annotation, default=inspect.Parameter.empty):
         (dict[str, int], [{"a": 1}], [{"a": "b"}]),
         (tuple[int, str], [[1, "a"]], [[1], [1, "a", 2]]),
         (tuple[int, ...], [[1, 2], []], [["a"]]),
-        (set[str], [["a"]], [["a", "a"]]),
+        (set[str], [["a"], ["a", "a"]], [[1], "a"]),
         (Literal["a", 2], ["a", 2], ["b", 3]),
         (Colour, ["red"], ["green", "RED"]),
         (Optional[int], [1, None], ["a"]),  # noqa: UP045 - both spellings are in use
@@ -278,8 +278,6 @@ def test_things_that_cannot_be_tools():
             define(function, name="t")
     with pytest.raises(InvalidToolError, match="name"):
         tool(lambda: None)
-    with pytest.raises(InvalidToolError, match="name"):
-        tool(functools.partial(greet, "Ann"))
     with pytest.raises(InvalidToolError):
         tool(len)
 

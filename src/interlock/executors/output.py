@@ -1,6 +1,7 @@
 """Turns what a Python tool returned into a JSON value, by fixed rules, or says why it cannot.
 
-dataclass, msgspec.Struct, Mapping: object. list, tuple: array. set: array, sorted by its canonical form. Enum: its value.
+dataclass, msgspec.Struct, pydantic model, Mapping: object. list, tuple: array. set: array, sorted by its canonical form.
+Enum: its value.
 datetime, date, time: ISO 8601. timedelta, Decimal, UUID: text as msgspec writes it. Path: text. bytes, and a path that is
 not UTF-8: `{"b64": "..."}`. Everything else is refused, and so is what JSON readers disagree about: NaN, infinities,
 integers beyond 2^53 - 1, lone surrogates, keys that are no text.
@@ -68,7 +69,7 @@ def _is_key(key: Any) -> bool:
     return key.__class__ is str and (key.isascii() or _is_text(key))
 
 
-def _convert(value: Any, path: str, depth: int) -> Any:
+def _convert(value: Any, path: str, depth: int) -> Any:  # noqa: C901 - one line for each kind of value
     match value:
         case None | bool():
             return value
@@ -93,6 +94,8 @@ def _convert(value: Any, path: str, depth: int) -> Any:
             return text if _is_text(text) else {"b64": base64.b64encode(os.fsencode(text)).decode()}
     if isinstance(value, _BY_MSGSPEC):
         return msgspec.to_builtins(value)
+    if hasattr(type(value), "__pydantic_serializer__") and hasattr(value, "model_dump"):
+        return _convert(value.model_dump(mode="json", by_alias=True), path, depth)  # a model of pydantic
     return _container(value, path, depth)
 
 

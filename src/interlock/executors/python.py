@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar, overload
 
 import msgspec
 
 from interlock.executors import docstring
+from interlock.executors.callables import InvalidToolError, resolve, title
 from interlock.executors.output import to_json
 from interlock.executors.signature import (
     Converter,
     Host,
-    InvalidToolError,
     PathRead,
     PathWrite,
     Secret,
@@ -26,11 +27,13 @@ from interlock.executors.signature import (
     read,
     schema_of,
 )
+from interlock.model.errors import ToolError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.proposal import Reversibility
 from interlock.model.schema import Schema, marks
-from interlock.model.tool import Binding, CompensationTemplate, Context, Function, Mode, RateLimit, Tool
+from interlock.model.tool import Binding, CompensationTemplate, Context, Function, Mode, RateLimit, Tool, open_schema
 from interlock.model.units import duration_ms
+from interlock.model.values import step
 
 __all__ = ["Host", "InvalidToolError", "PathRead", "PathWrite", "Secret", "bind", "define", "tool"]
 
@@ -82,27 +85,45 @@ def define(function: Callable[..., Any], **options: Any) -> Tool:
     return _definition(function, options)
 
 
-def bind(function: Callable[..., Any], definition: Tool | None = None) -> Binding:
-    """Make a function callable for the engine: a declared one, or any with the definition given or worked out.
+def bind(
+    function: Callable[..., Any],
+    definition: Tool | None = None,
+    *,
+    observe: Callable[[Any, Context], None] | None = None,
+) -> Binding:
+    """Make a callable callable for the engine: a declared one, or any with the definition given or worked out.
 
-    A method is bound through its instance (`bind(thing.method)`). Raises InvalidToolError.
+    A method is bound through its instance (`bind(thing.method)`). A partial, or what a decorator made, has the definition of the
+    function behind it, with the parameters that are left. A definition that is given says what the tool is; if it has the open
+    schema, the parameters are the function's own. `observe` is told what each call returned, before it becomes JSON.
+
+    Raises: InvalidToolError, also if it cannot be known what the callable does with its arguments, or if the definition lacks a
+    path, host or secret mark that the function has.
     """
-    if definition is None:
-        definition = getattr(function, ATTRIBUTE, None)
+    target = resolve(function)
     if _wants_self(function):
         raise InvalidToolError(
-            f"`{function.__qualname__}` is a method without its instance", hint="register the instance's method"
+            f"`{title(function)}` is a method without its instance", hint="register the instance's method"
         )
-    signature = read(function)
+    signature = read(target)
     if definition is None:
-        definition = _definition(function, {})
-    by_name = _by_name(function, signature)
-    if _is_async(function):
-        if definition.inline:
-            raise InvalidToolError("an async function cannot be `inline`", hint="it runs on the loop anyway")
-        return Binding(tool=definition, function=_async_adapter(by_name, signature), mode="async")
-    mode: Mode = "inline" if definition.inline else "thread"
-    return Binding(tool=definition, function=_plain_adapter(by_name, signature), mode=mode)
+        declared = getattr(function, ATTRIBUTE, None) or getattr(target.function, ATTRIBUTE, None)
+        if declared is None:
+            definition = _definition(function, {})
+        else:
+            definition = msgspec.structs.replace(declared, parameters=signature.schema)
+    elif definition.parameters == open_schema():
+        definition = msgspec.structs.replace(definition, parameters=signature.schema)
+    elif missing := set(marks(signature.schema)) - set(marks(definition.parameters)):
+        pointer, mark = min(missing)
+        raise InvalidToolError(
+            f"the definition of `{definition.name}` lacks the mark `{mark}` that the function has at `{pointer}`",
+            hint="add it, or leave `parameters` out",
+        )
+    if signature.is_async and definition.inline:
+        raise InvalidToolError("an async function cannot be `inline`", hint="it runs on the loop anyway")
+    mode: Mode = "async" if signature.is_async else "inline" if definition.inline else "thread"
+    return Binding(tool=definition, function=_adapter(_by_name(function, signature), signature, observe), mode=mode)
 
 
 def _declare(function: Any, options: dict[str, Any]) -> Any:
@@ -118,18 +139,17 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
 
 
 def _definition(function: Callable[..., Any], options: dict[str, Any], *, skip_first: bool = False) -> Tool:
-    if not callable(function):
-        raise InvalidToolError(f"a `{type(function).__name__}` is no function", hint="write `@tool` or `@tool(...)`")
-    if inspect.isclass(function) or inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-        raise InvalidToolError("a class or a generator cannot be a tool", hint="write a function that returns a value")
+    target = resolve(function)
+    if inspect.isgeneratorfunction(target.function) or inspect.isasyncgenfunction(target.function):
+        raise InvalidToolError("a generator cannot be a tool", hint="write a function that returns a value")
     fields = _fields(options)
-    name = fields["name"] = fields.get("name") or getattr(function, "__name__", None)
+    name = fields["name"] = fields.get("name") or getattr(target.function, "__name__", None)
     if not isinstance(name, str) or not _is_name(name):
         raise InvalidToolError(
             "a tool's name is up to 256 visible characters without spaces", path="name", hint="give one with `name=`"
         )
     if fields.get("description") is None:
-        fields["description"] = docstring.summary(function.__doc__)
+        fields["description"] = docstring.summary(target.function.__doc__)
     read_only = bool(fields.get("read_only"))
     if read_only and fields.get("destructive"):
         raise InvalidToolError("a tool cannot be `read_only` and `destructive`", path="destructive")
@@ -138,7 +158,7 @@ def _definition(function: Callable[..., Any], options: dict[str, Any], *, skip_f
     if fields.get("reversibility") is None:
         compensable = "compensable" if fields.get("compensation") else "irreversible"
         fields["reversibility"] = "reversible" if read_only else compensable
-    fields["parameters"] = read(function, skip_first=skip_first).schema
+    fields["parameters"] = read(target, skip_first=skip_first).schema
     try:
         definition = msgspec.convert({key: value for key, value in fields.items() if value is not None}, Tool)
     except msgspec.ValidationError as error:
@@ -205,48 +225,63 @@ def _wants_self(function: Any) -> bool:
     )
 
 
-def _is_async(function: Any) -> bool:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004 - an object with an async __call__
+def _adapter(
+    function: Callable[..., Any], signature: Signature, observe: Callable[[Any, Context], None] | None
+) -> Function:
+    """The one shape that the engine calls, around a function whose parameters go by name."""
+    is_plain = not (signature.converters or signature.context or signature.hidden or signature.rest)
 
+    def finish(result: Any, ctx: Context) -> Any:
+        if observe is not None:
+            observe(result, ctx)
+        return to_json(result)
 
-def _plain_adapter(function: Callable[..., Any], signature: Signature) -> Function:
-    converters, context = signature.converters, signature.context
-    if not converters and context is None:
+    if signature.is_async:
+
+        async def call_async(params: dict[str, Any], ctx: Context) -> Any:
+            result = function(**(params if is_plain else _prepared(params, ctx, signature)))
+            return finish(await result if inspect.isawaitable(result) else result, ctx)
+
+        return call_async
+    if is_plain and observe is None:
         return lambda params, _ctx: to_json(function(**params))
 
     def call(params: dict[str, Any], ctx: Context) -> Any:
-        return to_json(function(**_prepared(params, ctx, converters, context)))
+        return finish(function(**(params if is_plain else _prepared(params, ctx, signature))), ctx)
 
     return call
 
 
-def _async_adapter(function: Callable[..., Any], signature: Signature) -> Function:
-    converters, context = signature.converters, signature.context
-    if not converters and context is None:
-
-        async def spread(params: dict[str, Any], _ctx: Context) -> Any:
-            return to_json(await function(**params))
-
-        return spread
-
-    async def call(params: dict[str, Any], ctx: Context) -> Any:
-        return to_json(await function(**_prepared(params, ctx, converters, context)))
-
-    return call
-
-
-def _prepared(
-    params: dict[str, Any], ctx: Context, converters: tuple[tuple[str, Converter], ...], context: str | None
-) -> dict[str, Any]:
+def _prepared(params: dict[str, Any], ctx: Context, signature: Signature) -> dict[str, Any]:
+    """Parameters as the function takes them. Raises: ToolError `invalid_parameters`."""
     named = params.copy()
-    for name, convert in converters:
+    for name in signature.hidden:
+        if name in named:  # the schema refuses it too; one that was given with the tool may not
+            raise ToolError(
+                f"`{name}` is bound already and cannot be given",
+                code="invalid_parameters",
+                path=f"$.{name}",
+                retryable=False,
+            )
+    for name, convert in signature.converters:
         if name in named:
             named[name] = convert(named[name])
-    if context is not None:
-        named[context] = ctx
+    if signature.rest is not None:
+        own = {parameter.name for parameter in signature.parameters}
+        for name in named.keys() - own:
+            named[name] = _converted(signature.rest, name, named[name])
+    if signature.context is not None:
+        named[signature.context] = ctx
     return named
+
+
+def _converted(convert: Converter, name: str, value: Any) -> Any:
+    """One of the parameters that only `**kwargs` names; an error says which."""
+    try:
+        return convert(value)
+    except ToolError as error:
+        inner = re.sub(r"\A\$\.[^.\[]+", "", error.path or "")
+        raise ToolError(error.message, code=error.code, path=f"${step(name)}{inner}", retryable=False) from None
 
 
 def _by_name(function: Callable[..., Any], signature: Signature) -> Callable[..., Any]:

@@ -1,173 +1,213 @@
 """From a function's signature to a JSON Schema and to the conversions that its parameters need.
 
-msgspec knows the schema of every type that it can decode; what it cannot decode is refused when the tool is declared. Objects
-made from classes are closed (an unknown field is refused). Only parameters whose type differs from what JSON gives are
-converted at a call.
+`callables` says what the function takes, `metadata` and `type_schemas` what its types demand; what they do not understand is
+refused when the tool is declared. Only parameters whose type differs from what JSON gives are converted at a call.
 """
 
 from __future__ import annotations
 
-import enum
-import inspect
+import dataclasses
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from inspect import Parameter
 from pathlib import PurePath
 from typing import Annotated, Any, Final, Literal, Union
 
 import msgspec
 
-from interlock.executors import docstring
-from interlock.model.canonical import CanonicalError, canonical
-from interlock.model.errors import Fault, InterlockError, ToolError
+from interlock.executors import docstring, metadata, pydantic_types
+from interlock.executors.callables import InvalidToolError, Target
+from interlock.executors.metadata import MARK, Mark, NotUnderstoodError
+from interlock.executors.type_schemas import Schemas, as_json
+from interlock.model.errors import ToolError
+from interlock.model.schema import marks
 from interlock.model.tool import Context
 
-PathRead = Annotated[str, msgspec.Meta(extra_json_schema={"x-interlock": "path.read"})]
+__all__ = ["Converter", "Host", "InvalidToolError", "PathRead", "PathWrite", "Secret", "Signature", "read", "schema_of"]
+
+PathRead = Annotated[str, msgspec.Meta(extra_json_schema={MARK: "path.read"}), Mark("path.read")]
 """A parameter that names a file or directory which the tool reads: checked against the grant's `paths.read`."""
-PathWrite = Annotated[str, msgspec.Meta(extra_json_schema={"x-interlock": "path.write"})]
+PathWrite = Annotated[str, msgspec.Meta(extra_json_schema={MARK: "path.write"}), Mark("path.write")]
 """A parameter that names a file or directory which the tool changes: checked against the grant's `paths.write`."""
-Host = Annotated[str, msgspec.Meta(extra_json_schema={"x-interlock": "host"})]
+Host = Annotated[str, msgspec.Meta(extra_json_schema={MARK: "host"}), Mark("host")]
 """A parameter that names a host (`name:port` or a URL): checked against the grant's `hosts`."""
-Secret = Annotated[str, msgspec.Meta(extra_json_schema={"x-interlock": "secret"})]
+Secret = Annotated[str, msgspec.Meta(extra_json_schema={MARK: "secret"}), Mark("secret")]
 """A parameter that is masked in journals, questions and messages."""
 
 Converter = Callable[[Any], Any]
 
 _AS_JSON_GIVES: Final = (str, bool, float, type(None), Any, dict, list)
 _HINT: Final = (
-    "use types that JSON has, Literal, Enum, TypedDict, dataclass, msgspec.Struct, or Annotated[..., msgspec.Meta]"
+    "use types that JSON has, Literal, Enum, TypedDict, dataclass, msgspec.Struct, a pydantic model, or "
+    "Annotated[..., msgspec.Meta]"
 )
-
-
-class InvalidToolError(InterlockError):
-    """A function cannot be a tool as it is written."""
-
-    exit_code = 2
-    fault: Fault = "user"
-    default_code = "invalid_tool"
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
     """What the executor needs to know about a function, worked out once."""
 
     schema: dict[str, Any]
+    parameters: tuple[Parameter, ...]
+    """What a caller may give, in order, and the context."""
     positional_only: tuple[tuple[str, Any], ...]
     """Names with their defaults (`inspect.Parameter.empty` for none), in order."""
     context: str | None
     """Name of the parameter that takes the context."""
+    hidden: frozenset[str]
+    """Names that no caller may give: bound arguments, and what a decorator fills in."""
     converters: tuple[tuple[str, Converter], ...]
+    rest: Converter | None
+    """What converts the parameters that only `**kwargs` names; None if they need none, or there are none."""
+    is_async: bool
 
 
-def read(function: Callable[..., Any], *, skip_first: bool = False) -> Signature:
-    """Read a function's signature; `skip_first` leaves out `self`. Raises InvalidToolError naming the parameter."""
-    hints = _hints(function)
-    parameters = list(inspect.signature(function).parameters.values())[skip_first:]
-    takes: dict[str, inspect.Parameter] = {}
-    context: inspect.Parameter | None = None
-    rest: inspect.Parameter | None = None
+def read(target: Target, *, skip_first: bool = False) -> Signature:
+    """Read what a callable takes; `skip_first` leaves out `self`. Raises InvalidToolError naming the parameter."""
+    parameters = list(target.parameters)[skip_first:]
+    takes, context, rest = _sorted_out(parameters, target.hints)
+    kinds = {name: target.hints.get(name, Any) for name in (*takes, *([rest.name] if rest else []))}
+    readers = {name: _reader(name, kind) for name, kind in kinds.items()}
+    described = docstring.parameters(target.function.__doc__)
+    schemas, definitions = _schemas(readers)
+    more: Any = schemas.pop(rest.name) if rest is not None else False
+    for name, schema in schemas.items():
+        _describe(schema, takes[name], kinds[name], described.get(name))
+    properties: dict[str, Any] = dict(schemas)
+    if rest is not None:  # else every name that is not declared is refused anyway
+        properties |= {
+            name: False for name in (*target.hidden, *([context.name] if context else [])) if name not in takes
+        }
+    schema = {"type": "object", "properties": properties, "additionalProperties": more}
+    required = [name for name, parameter in takes.items() if parameter.default is Parameter.empty]
+    if required:
+        schema["required"] = required
+    if definitions:
+        schema["$defs"] = definitions
+    _check_defaults(schema, takes)
+    return Signature(
+        schema=schema,
+        parameters=tuple(parameters),
+        positional_only=tuple((p.name, p.default) for p in parameters if p.kind is Parameter.POSITIONAL_ONLY),
+        context=context.name if context is not None else None,
+        hidden=target.hidden.difference(takes),
+        converters=tuple((name, c) for name in takes if (c := readers[name].convert) is not None),
+        rest=readers[rest.name].convert if rest is not None else None,
+        is_async=target.is_async,
+    )
+
+
+def schema_of(kind: Any) -> dict[str, Any]:
+    """The schema of what a tool returns, as a document of its own. Raises InvalidToolError."""
+    schemas, definitions = _schemas({"returns": _reader("returns", kind)}, output=True)
+    return schemas["returns"] | ({"$defs": definitions} if definitions else {})
+
+
+def _sorted_out(
+    parameters: Iterable[Parameter], hints: dict[str, Any]
+) -> tuple[dict[str, Parameter], Parameter | None, Parameter | None]:
+    """The parameters by name, the one that takes the context, and `**kwargs`."""
+    takes: dict[str, Parameter] = {}
+    context: Parameter | None = None
+    rest: Parameter | None = None
     for parameter in parameters:
         if _checked(parameter, hints) is Context:
             if context is not None:
                 raise InvalidToolError("a tool takes at most one context", path=parameter.name)
             context = parameter
-        elif parameter.kind is parameter.VAR_KEYWORD:
+        elif parameter.kind is Parameter.VAR_KEYWORD:
             rest = parameter
         else:
             takes[parameter.name] = parameter
-    annotations = {name: hints.get(name, Any) for name in takes}
-    if rest is not None:
-        annotations[rest.name] = hints.get(rest.name, Any)
-    described = docstring.parameters(function.__doc__)
-    schemas, definitions = _schemas(annotations)
-    more: Any = schemas.pop(rest.name) if rest is not None else False
-    for name, schema in schemas.items():
-        _describe(schema, takes[name], annotations[name], described.get(name))
-    properties: dict[str, Any] = dict(schemas)
-    if context is not None and rest is not None:
-        properties[context.name] = False  # the context's name is not free for the agent to use
-    schema = {"type": "object", "properties": properties, "additionalProperties": more}
-    required = [name for name, parameter in takes.items() if parameter.default is parameter.empty]
-    if required:
-        schema["required"] = required
-    if definitions:
-        schema["$defs"] = definitions
-    return Signature(
-        schema=schema,
-        positional_only=tuple((p.name, p.default) for p in parameters if p.kind is p.POSITIONAL_ONLY),
-        context=context.name if context is not None else None,
-        converters=tuple((n, c) for n in takes if (c := _converter(n, annotations[n])) is not None),
-    )
+    return takes, context, rest
 
 
-def schema_of(kind: Any) -> dict[str, Any]:
-    """The schema of one type, as a document of its own. Raises InvalidToolError."""
-    schemas, definitions = _schemas({"returns": kind})
-    return schemas["returns"] | ({"$defs": definitions} if definitions else {})
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    target = function.__func__ if isinstance(function, types.MethodType) else function
-    if not inspect.isroutine(target) and not hasattr(target, "__wrapped__"):
-        target = type(target).__call__  # an object that can be called
-    try:
-        return typing.get_type_hints(target, include_extras=True)
-    except (NameError, TypeError, AttributeError, SyntaxError) as error:
-        raise InvalidToolError(
-            f"an annotation of `{_title(function)}` cannot be resolved: {error}",
-            hint="classes used in annotations must be visible in the module",
-        ) from None
-
-
-def _checked(parameter: inspect.Parameter, hints: dict[str, Any]) -> Any:
-    name = parameter.name
-    if parameter.kind is parameter.VAR_POSITIONAL:
+def _checked(parameter: Parameter, hints: dict[str, Any]) -> Any:
+    name, default = parameter.name, parameter.default
+    if parameter.kind is Parameter.VAR_POSITIONAL:
         raise InvalidToolError(f"`*{name}` has no name in JSON", path=name, hint="take a list instead")
     if name == "ctx" and name not in hints:
         raise InvalidToolError("`ctx` has no annotation", path=name, hint="write `ctx: interlock.Context`")
     hint = hints.get(name, Any)
-    if hint is Context and parameter.kind is parameter.VAR_KEYWORD:
+    if hint is Context and parameter.kind is Parameter.VAR_KEYWORD:
         raise InvalidToolError(f"`**{name}` cannot be the context", path=name, hint="write `ctx: interlock.Context`")
+    if isinstance(default, dataclasses.Field) or type(default).__name__ == "FieldInfo":
+        raise InvalidToolError(
+            f"the default of `{name}` is a `{type(default).__name__}`, which a function does not read",
+            path=name,
+            hint="write `Annotated[TYPE, Field(...)] = DEFAULT`",
+        )
     return hint
 
 
-def _schemas(kinds: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    for name, kind in kinds.items():
+class _Reader(typing.NamedTuple):
+    """How a parameter is read: its type in the language of who reads it, and the conversion (None if it needs none)."""
+
+    kind: Any
+    by_pydantic: bool
+    convert: Converter | None
+
+
+def _reader(name: str, kind: Any) -> _Reader:
+    try:
+        if metadata.is_pydantic(kind):
+            metadata.check_for_pydantic(kind)
+            return _Reader(kind, by_pydantic=True, convert=pydantic_types.converter(name, kind, _whole))
+        kind = metadata.translate(kind)
+    except (NotUnderstoodError, TypeError) as error:
+        raise _unsupported(name, str(error).partition("\n")[0]) from None
+    return _Reader(kind, by_pydantic=False, convert=_converter(name, kind))
+
+
+def _schemas(readers: dict[str, _Reader], *, output: bool = False) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    shared = Schemas()
+    definitions: dict[str, Any] = {}
+    for name, reader in readers.items():
         try:
-            msgspec.json.schema(kind, schema_hook=_schema_hook)
+            if reader.by_pydantic:
+                found[name], own = pydantic_types.schema_of(reader.kind, name, output=output)
+                definitions |= own
+            else:
+                found[name] = shared.of(reader.kind)
         except (TypeError, NotImplementedError, RecursionError) as error:
             reason = str(error).partition("\n")[0] if isinstance(error, TypeError) else "it has no JSON form"
-            raise InvalidToolError(f"the type of `{name}` is not supported: {reason}", path=name, hint=_HINT) from None
-    found, definitions = msgspec.json.schema_components(
-        kinds.values(), schema_hook=_schema_hook, ref_template="#/$defs/{name}"
-    )
-    for definition in definitions.values():
-        if "properties" in definition:
-            definition.setdefault("additionalProperties", False)
-    return dict(zip(kinds, found, strict=True)), definitions
+            raise _unsupported(name, reason) from None
+    return found, definitions | shared.definitions
 
 
-def _schema_hook(kind: Any) -> dict[str, Any]:
-    if isinstance(kind, type) and issubclass(kind, PurePath):
-        return {"type": "string"}
-    raise NotImplementedError
+def _unsupported(name: str, reason: str) -> InvalidToolError:
+    return InvalidToolError(f"the type of `{name}` is not supported: {reason}", path=name, hint=_HINT)
 
 
-def _describe(schema: dict[str, Any], parameter: inspect.Parameter, kind: Any, text: str | None) -> None:
+def _describe(schema: dict[str, Any], parameter: Parameter, kind: Any, text: str | None) -> None:
     if "description" not in schema:
-        notes = [m for m in getattr(kind, "__metadata__", ()) if isinstance(m, str)]
+        notes = metadata.descriptions(kind)
         if notes or text:
             schema["description"] = notes[0] if notes else text
-    if parameter.default is not parameter.empty:
-        try:
-            default = msgspec.to_builtins(parameter.default)
-            canonical(default)
-        except (TypeError, ValueError, CanonicalError):
-            return  # shown to nobody, and still the default
+    if parameter.default is not Parameter.empty and (default := as_json(parameter.default)) is not msgspec.UNSET:
         schema["default"] = default
 
 
+def _check_defaults(schema: dict[str, Any], takes: dict[str, Parameter]) -> None:
+    """A default is judged as if it were written; one that the gate cannot see would pass it. Raises InvalidToolError."""
+    unseen = {
+        name
+        for name, parameter in takes.items()
+        if parameter.default is not Parameter.empty and "default" not in schema["properties"][name]
+    }
+    for pointer, _ in marks(schema) if unseen else ():
+        name = pointer.split("/")[1]
+        if name in unseen:
+            raise InvalidToolError(
+                f"the default of `{name}` has no JSON form, so it cannot be checked against grants",
+                path=name,
+                hint="write the default as text",
+            )
+
+
 def _converter(name: str, kind: Any) -> Converter | None:
-    if _is_plain(kind):
+    if _is_plain(kind, frozenset()):
         return None
     if kind is int:
         return _integer
@@ -175,7 +215,7 @@ def _converter(name: str, kind: Any) -> Converter | None:
     def convert(value: Any) -> Any:
         try:
             return msgspec.convert(_whole(value), kind, str_keys=True, dec_hook=_decode_hook)
-        except (msgspec.ValidationError, ValueError) as error:
+        except (msgspec.ValidationError, ValueError, TypeError) as error:
             where = str(error).rpartition(" - at `$")[2].rstrip("`") if " - at `$" in str(error) else ""
             raise ToolError(
                 "the parameter is not what its type says",
@@ -187,21 +227,25 @@ def _converter(name: str, kind: Any) -> Converter | None:
     return convert
 
 
-def _is_plain(kind: Any) -> bool:
-    """True if JSON already gives what the type means."""
+def _is_plain(kind: Any, above: frozenset[Any]) -> bool:
+    """True if JSON already gives what the type means. `above` are the classes that the type is part of."""
     origin = typing.get_origin(kind)
     if origin is Annotated:
-        return _is_plain(kind.__origin__)
-    if kind in _AS_JSON_GIVES or isinstance(kind, typing.TypeVar):
-        return True
+        return _is_plain(kind.__origin__, above)
+    if isinstance(kind, typing.TypeVar):
+        return kind.__bound__ is None and not kind.__constraints__
     if origin is Literal:
-        return not any(isinstance(value, enum.Enum) for value in typing.get_args(kind))
+        return all(value is None or type(value) in (str, bool) for value in typing.get_args(kind))
     if origin in (Union, types.UnionType):
-        return all(map(_is_plain, typing.get_args(kind)))
+        return all(_is_plain(part, above) for part in typing.get_args(kind))
     if origin in (list, dict):
         key_and_values = typing.get_args(kind)
-        return all(map(_is_plain, key_and_values)) and (origin is list or key_and_values[0] in (str, Any))
-    return typing.is_typeddict(kind) and all(map(_is_plain, typing.get_type_hints(kind).values()))
+        keys_are_text = origin is list or key_and_values[0] in (str, Any)
+        return keys_are_text and all(_is_plain(part, above) for part in key_and_values)
+    if typing.is_typeddict(kind):
+        below = above | {kind}
+        return kind not in above and all(_is_plain(part, below) for part in typing.get_type_hints(kind).values())
+    return any(kind is plain for plain in _AS_JSON_GIVES)
 
 
 def _integer(value: Any) -> Any:
@@ -224,7 +268,3 @@ def _decode_hook(kind: Any, value: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, PurePath) and isinstance(value, str):
         return kind(value)
     raise ValueError(f"cannot make a {getattr(kind, '__name__', kind)}")
-
-
-def _title(function: Callable[..., Any]) -> str:
-    return getattr(function, "__qualname__", None) or type(function).__qualname__

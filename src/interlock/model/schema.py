@@ -20,6 +20,7 @@ import msgspec
 
 from interlock.model.limits import DEFAULT_LIMITS, Limits
 from interlock.model.schema_walk import SchemaError, check_structure, defaults, marks
+from interlock.model.text_forms import KEYWORD, Form
 
 __all__ = ["Schema", "SchemaError", "defaults", "marks"]
 
@@ -72,6 +73,7 @@ class Schema:
                 validate_formats=False,
                 mask=_MASK,
                 pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=BACKTRACK_MAX),
+                keywords={KEYWORD: Form},
             )
         except jsonschema_rs.ValidationError as error:
             raise SchemaError(f"not a valid schema: {_first_line(error.message)}", path=_place(error, None)) from None

@@ -20,6 +20,7 @@ from interlock.model.proposal import Action, ActionCompensation, Proposal
 from interlock.model.tool import Tool
 
 _REFERENCE: Final = re.compile(r"\$([A-Za-z0-9_.:-]+?)\.output((?:\.[^.\[\]$]+|\[[0-9]+\])*)", re.ASCII)
+_ESCAPED: Final = re.compile(r"\$+" + _REFERENCE.pattern, re.ASCII)
 _STEP: Final = re.compile(r"\.([^.\[\]$]+)|\[([0-9]+)\]")
 
 
@@ -102,18 +103,27 @@ def needs(action: Action) -> set[str]:
 
 
 def resolve(value: Any, lookup: Callable[[str, tuple[str | int, ...]], Any]) -> Any:
-    """A copy of `value` in which each `$ID.output` reference is what `lookup(id, path)` gives, and `$$ID.output` is unescaped."""
+    """A copy of `value` in which each `$ID.output` reference is what `lookup(id, path)` gives, and `$$ID.output` loses a `$`."""
     if value.__class__ is str:
         if value[:1] != "$":
             return value
         if found := _REFERENCE.fullmatch(value):
             return lookup(found[1], _path(found[2]))
-        return value[1:] if value[:2] == "$$" and _REFERENCE.fullmatch(value, 1) else value
+        return value[1:] if value[:2] == "$$" and _ESCAPED.fullmatch(value) else value
     if value.__class__ is dict:
         return {k: resolve(v, lookup) for k, v in value.items()}
     if value.__class__ is list:
         return [resolve(v, lookup) for v in value]
     return value
+
+
+def escape(value: Any) -> Any:
+    """A copy of `value` in which no text is a reference: what `resolve` makes the same value of again."""
+    if value.__class__ is str:
+        return f"${value}" if value[:1] == "$" and (_REFERENCE.fullmatch(value) or _ESCAPED.fullmatch(value)) else value
+    if value.__class__ is dict:
+        return {k: escape(v) for k, v in value.items()}
+    return [escape(v) for v in value] if value.__class__ is list else value
 
 
 def has_dollar(parameters: Any) -> bool:

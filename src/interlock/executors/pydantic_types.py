@@ -1,0 +1,91 @@
+"""Types of pydantic as parameters and results, where the tool's own module has imported it.
+
+pydantic reads its types whole, in its own language: schema, conversion and result. What its schema says is checked in step 3 like
+any other; what only code can check (a validator) fails with the call, naming the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from interlock.model.errors import ToolError
+from interlock.model.text_forms import KEYWORD
+from interlock.model.values import step
+
+_FORMS: Final = {"date": "date", "date-time": "date-time", "time": "time", "duration": "duration", "uuid": "uuid"}
+_OF_THE_AUTHOR: Final = ("value_error", "assertion_error")
+"""Kinds of error whose text the validator wrote: it may hold the value."""
+
+
+def schema_of(kind: Any, prefix: str, *, output: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of a type and its definitions, which are named behind `prefix`. Raises: TypeError."""
+    from pydantic import TypeAdapter  # noqa: PLC0415 - optional
+    from pydantic.errors import PydanticUserError  # noqa: PLC0415 - optional
+
+    try:
+        found = TypeAdapter(kind).json_schema(
+            ref_template=f"#/$defs/{prefix}.{{model}}", mode="serialization" if output else "validation"
+        )
+    except PydanticUserError as error:
+        raise TypeError(error.message.partition("\n")[0]) from None
+    definitions = {f"{prefix}.{name}": schema for name, schema in found.pop("$defs", {}).items()}
+    for schema in (found, *definitions.values()):
+        _tighten(schema)
+    return found, definitions
+
+
+def converter(name: str, kind: Any, whole: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """What turns the JSON value of a parameter into the type, or raises ToolError `invalid_parameters`. Raises: TypeError.
+
+    `whole` makes integers of numbers such as 3.0, which are the same in JSON.
+    """
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - optional
+    from pydantic.errors import PydanticUserError  # noqa: PLC0415 - optional
+
+    try:
+        adapter = TypeAdapter(kind)
+    except PydanticUserError as error:
+        raise TypeError(error.message.partition("\n")[0]) from None
+
+    def convert(value: Any) -> Any:
+        try:
+            # As JSON: strict types take the text of a date there, which they do not as a Python value.
+            return adapter.validate_json(msgspec.json.encode(whole(value)))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            why = "a validator refuses it" if first["type"] in _OF_THE_AUTHOR else first["msg"]
+            path = "".join(step(part) if isinstance(part, str) else f"[{part}]" for part in first["loc"])
+            raise ToolError(
+                f"the parameter is not what its type says: {why}",
+                code="invalid_parameters",
+                retryable=False,
+                path=f"$.{name}{path}",
+            ) from None
+
+    return convert
+
+
+def _tighten(schema: Any) -> None:
+    """Close objects, mark secrets, and say what form texts have."""
+    if isinstance(schema, list):
+        for each in schema:
+            _tighten(each)
+    if not isinstance(schema, dict):
+        return
+    if isinstance(schema.get("properties"), dict):
+        schema.setdefault("additionalProperties", False)
+    if schema.get("type") == "string":
+        if schema.get("format") in _FORMS:
+            schema.setdefault(KEYWORD, _FORMS[schema["format"]])
+        if schema.get("format") == "password":
+            schema.setdefault("x-interlock", "secret")
+    schema.pop("uniqueItems", None)
+    for keyword, child in schema.items():
+        if keyword in ("properties", "patternProperties"):
+            for each in child.values():
+                _tighten(each)
+        elif keyword in ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties", "propertyNames"):
+            _tighten(child)

@@ -1,0 +1,60 @@
+"""The JSON Schema keyword `x-interlock-form`: text that stands for a value JSON has no type for.
+
+JSON Schema's own `format` is only an annotation, and validators disagree about it. This keyword is checked with the parser that
+later converts the value, so what passes here converts. It is written by the schemas of Python functions; the forms are below.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import uuid  # noqa: TID251 - the type of a value, no source of ids
+from typing import Annotated, Any, Final
+
+import msgspec
+
+KEYWORD: Final = "x-interlock-form"
+
+FORMS: Final[dict[str, tuple[Any, str]]] = {
+    "date": (dt.date, "a date such as 2026-01-31"),
+    "date-time": (dt.datetime, "a date and time such as 2026-01-31T12:00:00Z"),
+    "date-time-zoned": (
+        Annotated[dt.datetime, msgspec.Meta(tz=True)],
+        "a date and time with its offset, such as 2026-01-31T12:00:00Z",
+    ),
+    "date-time-local": (
+        Annotated[dt.datetime, msgspec.Meta(tz=False)],
+        "a date and time without an offset, such as 2026-01-31T12:00:00",
+    ),
+    "time": (dt.time, "a time of day such as 12:00:00"),
+    "time-zoned": (Annotated[dt.time, msgspec.Meta(tz=True)], "a time with its offset, such as 12:00:00Z"),
+    "time-local": (Annotated[dt.time, msgspec.Meta(tz=False)], "a time without an offset, such as 12:00:00"),
+    "duration": (dt.timedelta, "an ISO 8601 duration such as PT1H30M"),
+    "uuid": (uuid.UUID, "a UUID"),
+    "decimal": (decimal.Decimal, "a decimal number"),
+    "base64": (bytes, "base64"),
+    "integer": (dict[int, Any], "a whole number"),
+    "number": (dict[float, Any], "a number"),
+}
+"""Form to the type that reads it and what to tell the caller. The last two are of property names, which are always text."""
+
+_OF_NAMES: Final = ("integer", "number")
+
+
+class Form:
+    """The keyword, in the shape that `jsonschema_rs` calls."""
+
+    def __init__(self, _parent: object, form: object, _path: object) -> None:
+        """Raises: ValueError for a form that is not known: a check that is ignored would be a hole."""
+        if not isinstance(form, str) or form not in FORMS:
+            raise ValueError(f"`{KEYWORD}` names a form that is not known")
+        self._type, self._what = FORMS[form]
+        self._of_names = form in _OF_NAMES
+
+    def validate(self, value: object) -> None:
+        """Raises: ValueError, without the value, if text does not have the form."""
+        if isinstance(value, str):
+            try:
+                msgspec.convert({value: None} if self._of_names else value, self._type, str_keys=True)
+            except (msgspec.ValidationError, ValueError, ArithmeticError):
+                raise ValueError(f"the value is not {self._what}") from None
