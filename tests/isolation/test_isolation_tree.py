@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from interlock.isolation.client import ForkServer, Stopped
+from interlock.isolation.client import ForkServer, Stopped, fork_server_command
 from interlock.model.errors import ToolError
 
 FLIGHTS = {
@@ -204,20 +204,99 @@ def test_a_server_that_cannot_start_is_a_clear_error(bench, tmp_path):
         os.close(cwd)
 
 
-def test_a_request_nobody_takes_up_can_be_cancelled(bench):
+def test_a_request_nobody_takes_up_can_be_cancelled(bench, tmp_path):
+    """The server is slow to come up: what was cancelled meanwhile is not run when it does."""
+    gate = tmp_path / "gate"
+    interpreter, *flags, boot = fork_server_command()
+    wait = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+    bench.server = ForkServer([interpreter, *flags, wait + boot])
+
     async def scene():
-        await bench.start("true")
-        os.kill(bench.server.pid, signal.SIGSTOP)
         waiting = asyncio.create_task(bench.start("touch", "ran"))
         await asyncio.sleep(0.05)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        os.kill(bench.server.pid, signal.SIGCONT)
+        gate.touch()
         await bench.start("true")  # behind it in the queue
 
     asyncio.run(scene())
     assert not (bench.root / "ran").exists()
+
+
+# What a program does to the processes that watch over it. They have its user, so it can stop them.
+STOPS = {
+    "once": "kill -STOP $PPID; ",
+    "again and again": "(while kill -STOP $PPID; do :; done) & ",
+    "from a session of its own": "(while :; do setsid kill -STOP $PPID; done) & ",
+    "the whole group": "kill -STOP -$(ps -o pgid= $PPID | tr -d ' '); ",
+    "and deaf to TERM": "trap '' TERM; kill -STOP $PPID; ",
+}
+
+
+@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
+def test_a_program_that_stops_its_supervisor_meets_its_time_out(bench, stop):
+    outcome = bench.sh(f"echo partial; {stop} setsid $MARK & $MARK", timeout_ms=300)
+    assert bench.marked() == []
+    assert outcome.report["stopped"] == "timeout"
+    assert outcome.stdout == b"partial\n"
+
+
+@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
+def test_a_program_that_stops_its_supervisor_is_cancelled(bench, stop):
+    async def scene():
+        script = bench.script(f"echo partial; {stop} setsid $MARK & $MARK")
+        task = asyncio.create_task(bench.start("/bin/sh", "-c", script, timeout_ms=None))
+        while len(bench.marked()) < 2:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(Stopped) as stopped:
+            await task
+        assert bench.marked() == []
+        return stopped.value.outcome
+
+    outcome = asyncio.run(scene())
+    assert outcome.report["stopped"] == "asked"
+    assert outcome.stdout == b"partial\n"
+
+
+def test_cancelled_twice_ends_the_tree_of_a_stopped_supervisor(bench):
+    async def scene():
+        script = bench.script(f"{STOPS['again and again']} setsid $MARK & $MARK")
+        task = asyncio.create_task(bench.start("/bin/sh", "-c", script, timeout_ms=None))
+        while len(bench.marked()) < 2:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scene())
+    bench.wait_marked(0)
+
+
+@pytest.mark.parametrize("stop", STOPS.values(), ids=STOPS)
+def test_a_stopped_supervisor_does_not_outlive_a_killed_runtime(bench, stop):
+    script = bench.script(f"{stop} setsid $MARK & $MARK")
+    request = bench.request("/bin/sh", "-c", script, timeout_ms=None, home=True)
+    program = textwrap.dedent(RUNTIME.format(path=sys.path, requests=[request]))
+    with subprocess.Popen([sys.executable, "-c", program]) as runtime:
+        try:
+            bench.wait_marked(2)
+            descendants = _descendants(runtime.pid)
+        finally:
+            runtime.kill()
+    bench.wait_marked(0)
+    until = time.monotonic() + 10
+    while any(map(_lives, descendants)):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_stopped_fork_server_serves_the_next_action(bench):
+    bench.sh("kill -STOP $(ps -o ppid= $PPID)")
+    assert bench.sh("echo served").stdout == b"served\n"
 
 
 def test_a_program_that_kills_its_keeper_gains_nothing(bench):

@@ -2,6 +2,9 @@
 
 One `ForkServer` serves any number of event loops and threads: a request is one atomic datagram, and each action has a
 socket of its own.
+
+The clock and the end of a tree are the supervisor's work. A program can keep its supervisor from it, so the runtime has a
+pidfd of each one, and ends the tree itself when the supervisor is late.
 """
 
 from __future__ import annotations
@@ -18,14 +21,29 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
-from interlock.isolation.wire import MESSAGE_BYTES, RUN, STARTED, STOP, Report, Request, memory_file, read_memory_file
+from interlock.isolation.tree import end_children_of, pid_of
+from interlock.isolation.wire import (
+    LATE,
+    MESSAGE_BYTES,
+    RUN,
+    STARTED,
+    STOP,
+    Report,
+    Request,
+    memory_file,
+    read_memory_file,
+)
 from interlock.model.errors import ToolError
 
 _CLOSE_MS: Final = 1_000
-_STOP_S: Final = 20.0
-"""After being asked to end a tree, a supervisor answers within its grace and the time of its sweep."""
+_LATE_S: Final = 1.0
+"""A supervisor that has not reported so long after time-out or STOP, and grace, is late: the tree is ended from outside."""
+_OUTSIDE_S: Final = 3.0
+"""How long ending a tree from outside may take; what lives then is of another user, or hangs in the kernel."""
+_SWEEP_S: Final = 8.0
+"""How long a supervisor whose tree was ended from outside has to report: more than its own sweep takes. Then it is killed."""
 _QUEUED_S: Final = 1.0
 """After that a request that no supervisor has taken up is withdrawn."""
 
@@ -105,7 +123,8 @@ class ForkServer:
             with ours:
                 with theirs:
                     await self._submit(theirs, request, cwd, stdin, channel)
-                outcome = await _wait_ended(ours)
+                with _Watch(ours, request) as watch:
+                    outcome = await watch.wait_ended()
             if outcome is not None:
                 return outcome
             # The server was killed before it took the request up: nothing has run, so a new one may.
@@ -216,33 +235,134 @@ async def _send(server: socket.socket, fds: list[int]) -> None:
             return
 
 
-async def _wait_ended(control: socket.socket) -> Outcome | None:
-    """Wait for the report; None if nobody took the request up. On cancellation end the tree, wait for that, raise Stopped."""
-    started = False
-    cancelled = False
-    while True:
-        try:
-            async with asyncio.timeout(None if not cancelled else _STOP_S if started else _QUEUED_S):
-                await _wait_readable(control)
-        except TimeoutError:
-            raise asyncio.CancelledError from None
-        except asyncio.CancelledError:
-            if cancelled:
-                raise
-            cancelled = True
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended; its report can be read
-                control.send(STOP)
-            continue
-        message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
-        if message == STARTED:
-            started = True
-            continue
-        if not message and not started:
+class _Watch:
+    """The runtime's watch over one action and its supervisor."""
+
+    def __init__(self, control: socket.socket, request: Request) -> None:
+        """`control` is the runtime's end of the action's socket."""
+        self._control = control
+        self._grace_s = request["grace_ms"] / 1000
+        self._timeout_s = None if request["timeout_ms"] is None else request["timeout_ms"] / 1000
+        self._supervisor: int | None = None
+        """Its pidfd, once it has started."""
+        self._cancelled = False
+        self._ended_outside = False
+        self._acts_at: float | None = None
+        """When the runtime does not wait any longer (seconds of the event loop)."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._supervisor is not None:
+            os.close(self._supervisor)
+
+    async def wait_ended(self) -> Outcome | None:
+        """Wait for the report; None if nobody took the request up. On cancellation end the tree, wait for that, raise Stopped."""
+        message, fds = STARTED, list[int]()
+        while message == STARTED:
+            try:
+                async with asyncio.timeout_at(self._acts_at):
+                    await _wait_readable(self._control)
+                message, fds = _receive(self._control)
+                if message == STARTED:
+                    self._take_supervisor(fds)
+            except TimeoutError:
+                await self._end_from_outside()
+            except asyncio.CancelledError:
+                self._stop()
+        if not message and self._supervisor is None:
             return None
         outcome = _decode(message, fds)
-        if cancelled:
+        if self._cancelled:
             raise Stopped(outcome)
         return outcome
+
+    def _take_supervisor(self, fds: list[int]) -> None:
+        """The action starts. Raises: ToolError if its supervisor's pidfd did not arrive."""
+        if not fds:  # closing the socket ends the action
+            raise ToolError(
+                "no descriptor was left to watch over the action, which was ended as it started",
+                code="process_lost",
+                retryable=False,
+                hint="raise the limit of open files (ulimit -n), or run less at once",
+            )
+        self._supervisor = fds[0]
+        if self._cancelled:
+            self._acts_at = self._now() + self._grace_s + _LATE_S
+        elif self._timeout_s is not None:
+            self._acts_at = self._now() + self._timeout_s + self._grace_s + _LATE_S
+
+    def _stop(self) -> None:
+        """The awaiting task was cancelled. Raises: CancelledError the second time, with the tree ended without grace."""
+        if self._cancelled:
+            self._kill()
+            raise asyncio.CancelledError
+        self._cancelled = True
+        self._send(STOP)
+        self._acts_at = self._now() + (_QUEUED_S if self._supervisor is None else self._grace_s + _LATE_S)
+
+    async def _end_from_outside(self) -> None:
+        """The supervisor is late. Raises: CancelledError if nothing had been started."""
+        if self._supervisor is None:
+            raise asyncio.CancelledError
+        if self._ended_outside:
+            self._signal(signal.SIGKILL)  # what is left is the fork server's now
+            self._acts_at = None
+            return
+        until = self._now() + _OUTSIDE_S
+        try:
+            while self._end_once() and self._now() < until:  # noqa: ASYNC110 - nothing tells when somebody else's child ends
+                await asyncio.sleep(0.005)
+        except asyncio.CancelledError:
+            self._stop()
+            self._acts_at = self._now()  # go on with it
+        else:
+            self._ended_outside = True
+            self._send(LATE)
+            self._acts_at = self._now() + _SWEEP_S
+        finally:
+            self._signal(
+                signal.SIGCONT
+            )  # with its tree gone, nothing stops it again: it collects, tidies up and reports
+
+    def _kill(self) -> None:
+        """End the tree now. The supervisor, resumed, finds the runtime gone and does the rest."""
+        if self._supervisor is not None:
+            for _ in range(10):  # each turn ends one generation
+                if not self._end_once():
+                    break
+            self._signal(signal.SIGCONT)
+
+    def _end_once(self) -> bool:
+        """One turn of ending the tree; True if some of it still lives."""
+        assert self._supervisor is not None
+        self._signal(signal.SIGSTOP)
+        pid = pid_of(self._supervisor)
+        return pid > 0 and end_children_of(pid)
+
+    def _send(self, message: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it has ended; its report can be read
+            self._control.send(message)
+
+    def _signal(self, number: int) -> None:
+        assert self._supervisor is not None
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._supervisor, number)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
+    """The next message and its descriptors; an empty one at the end."""
+    try:
+        message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        # The supervisor ended with something of ours unread. Said once; what it had sent before comes after that.
+        message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+    return message, fds
 
 
 async def _wait_readable(control: socket.socket) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import resource
 import signal
@@ -37,6 +38,16 @@ class RefusedError(Exception):
 def become_subreaper() -> None:
     """Orphaned descendants become children of this process, so that none can get away by forking twice."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def resume_on(socket: int) -> None:
+    """Have the kernel send SIGCONT to this process when something arrives on `socket`, or when its other end closes.
+
+    A program of the same user can stop a process of ours with SIGSTOP. Stopped, it could not read that it has to act.
+    """
+    fcntl.fcntl(socket, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(socket, fcntl.F_SETSIG, signal.SIGCONT)
+    fcntl.fcntl(socket, fcntl.F_SETFL, fcntl.fcntl(socket, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def enter(*, parent: int, cwd: int, descriptors: Sequence[int], spare: int, limits: Limits) -> None:

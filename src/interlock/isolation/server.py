@@ -1,7 +1,8 @@
 """The fork server: a small process that was exec'd with a clean environment and forks a supervisor for each action.
 
 Children share its memory and its address layout, so it holds nothing: no keys, no environment, no code but this room's.
-Single-threaded. It ends when the runtime does; its orphans, should a supervisor have been killed, are swept by it.
+Single-threaded. It ends when the runtime does; its orphans, should a supervisor have been killed, are swept by it, and so
+is what a supervisor does not end when the runtime has gone, because a program keeps it stopped.
 Standard library only: it starts in some 20 ms and stays small, which is what makes forking from it cheap.
 """
 
@@ -20,12 +21,14 @@ import sys
 import time
 from typing import Final
 
-from interlock.isolation.layer0 import become_subreaper
+from interlock.isolation.layer0 import become_subreaper, resume_on
 from interlock.isolation.supervisor import Perform, execute_program, supervise
-from interlock.isolation.tree import kill_children, reap
+from interlock.isolation.tree import end_children_of, kill_children, reap
 from interlock.isolation.wire import RUN
 
 _SWEEP_S: Final = 5.0
+_OWN_END_S: Final = 1.0
+"""So long supervisors have to end their trees themselves once the runtime has gone."""
 
 
 def main() -> None:
@@ -51,6 +54,7 @@ def serve(runtime_pid: int, perform: Perform) -> None:
     if os.getppid() != runtime_pid:
         return
     become_subreaper()
+    resume_on(channel.fileno())
     gc.collect()
     gc.freeze()
     Server(channel, runtime, perform).loop()
@@ -67,6 +71,8 @@ class Server:
         self.supervisors: dict[int, int] = {}
         """Process id to pidfd."""
         self.sweep_until = 0.0
+        self.closed_at = 0.0
+        """When the runtime was found to be gone (monotonic seconds); 0 until then."""
         self.poller = select.poll()
         self.poller.register(channel, select.POLLIN)
         self.poller.register(runtime, select.POLLIN)
@@ -76,19 +82,35 @@ class Server:
         """Until the runtime has gone and the last supervisor has ended."""
         while self.open or self.supervisors or time.monotonic() < self.sweep_until:
             sweeping = time.monotonic() < self.sweep_until
-            for fd, _ in self.poller.poll(5 if sweeping else None):
+            for fd, _ in self.poller.poll(5 if sweeping else None if self.open else 20):
                 if fd == self.runtime or (fd == self.channel.fileno() and not self._accept()):
                     self._close()
             self._collect()
             if sweeping:
                 kill_children(spare=self.supervisors)
+            if not self.open and time.monotonic() > self.closed_at + _OWN_END_S:
+                self._end_from_outside()
 
     def _close(self) -> None:
         """No more work will come. Supervisors see for themselves that the runtime has gone."""
         if self.open:
             self.open = False
+            self.closed_at = time.monotonic()
             self.poller.unregister(self.channel)
             self.poller.unregister(self.runtime)
+
+    def _end_from_outside(self) -> None:
+        """One turn of ending the trees of supervisors that have not done it: a program keeps them stopped.
+
+        A supervisor whose tree is gone is resumed: it ends by itself then, and tidies up. The rest is killed after a while.
+        """
+        for pid, pidfd in self.supervisors.items():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+                if not end_children_of(pid):
+                    signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+                if time.monotonic() > self.closed_at + _OWN_END_S + _SWEEP_S:
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     def _accept(self) -> bool:
         """Take one request and fork its supervisor. False at the end of the socket."""

@@ -3,6 +3,9 @@
 The fork server forks a supervisor for each action. It is a subreaper, so every descendant of the program, however often
 forked and whatever its session, ends up as its child; and it lives until none is left. It watches in one poll loop: the
 runtime's socket and pidfd (either one ending means that the runtime is gone), the program's pidfd, and both output pipes.
+
+The program has the same user, so it can stop its supervisor (SIGSTOP). News from the runtime resumes it; if the program
+stops it again and again, the runtime (or, without one, the fork server) ends the tree from outside: `tree.end_children_of`.
 """
 
 from __future__ import annotations
@@ -22,9 +25,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-from interlock.isolation.layer0 import RefusedError, become_subreaper, enter, execute, machine_tasks
+from interlock.isolation.layer0 import RefusedError, become_subreaper, enter, execute, machine_tasks, resume_on
 from interlock.isolation.tree import outgrows, reap, sweep
-from interlock.isolation.wire import STARTED, STOP, Failure, Report, Request, memory_file, read_memory_file
+from interlock.isolation.wire import LATE, STARTED, STOP, Failure, Report, Request, memory_file, read_memory_file
 
 Perform = Callable[[Request], None]
 """What the payload does once the walls stand. `execute_program`, or the calling of a function in a module host."""
@@ -46,6 +49,7 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform) -> int:
     """
     control = socket.socket(fileno=descriptors[0])
     become_subreaper()
+    resume_on(control.fileno())
     try:
         request: Request = json.loads(read_memory_file(descriptors[1]))
         os.close(descriptors[1])
@@ -62,7 +66,7 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform) -> int:
         if home is not None:
             request["environment"]["HOME"] = home
         try:
-            control.send(STARTED)
+            _send_started(control)
         except (BrokenPipeError, ConnectionResetError):  # the runtime went away before anything was started
             return 0
         try:
@@ -168,6 +172,8 @@ class Supervisor:
                 elif not self._listen(fd):
                     return
             if self._ended():
+                if select.select([self.control], [], [], 0)[0]:  # it came while a program kept this process stopped
+                    self._listen(self.control.fileno())
                 return
 
     def end(self) -> None:
@@ -240,9 +246,9 @@ class Supervisor:
             message = self.control.recv(64) if fd == self.control.fileno() else b""
         except ConnectionResetError:  # it died with something of ours unread
             message = b""
-        if message == STOP:
+        if message in {STOP, LATE}:
             if self.stopped is None:
-                self._stop("asked")
+                self._stop("asked" if message == STOP else "timeout")
             return True
         self.stopped = "runtime_gone"
         return False
@@ -280,6 +286,15 @@ class Supervisor:
         if now is not None and self.tasks_before is not None and now - self.tasks_before < limit // 2:
             return False  # the machine as a whole has not grown by that much: spare the walk through /proc
         return outgrows(limit)
+
+
+def _send_started(control: socket.socket) -> None:
+    """From here on the runtime can end this process and its children itself."""
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        socket.send_fds(control, [STARTED], [pidfd])
+    finally:
+        os.close(pidfd)
 
 
 def _failed(step: str, number: int) -> dict[str, Failure]:

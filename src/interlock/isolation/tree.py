@@ -1,11 +1,12 @@
 """Finding and ending the descendants of a subreaper. Standard library only.
 
-Only direct children are ever signalled: their numbers cannot be given to another process before we have waited for them,
-so there is no race with reuse. When a child dies, its own children become ours, and the next turn ends those.
+Only direct children are ever signalled: their numbers cannot be given to another process before the subreaper has waited for
+them, so there is no race with reuse. When a child dies, its own children become the subreaper's, and the next turn ends those.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -57,6 +58,33 @@ def sweep(patience_s: float) -> tuple[set[int], dict[int, int], bool]:
         pause = min(pause * 2, 0.01)
 
 
+def end_children_of(subreaper: int) -> bool:
+    """One turn of ending another process's children, from outside; True if some of them still live.
+
+    The caller has stopped that process (SIGSTOP), so it does not collect them: what has ended stays a zombie, under its number.
+    """
+    some = False
+    for pid in _families().get(subreaper, ()):
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            continue  # collected after all: somebody has resumed the process
+        try:
+            if _lives(pid, subreaper):
+                some = True
+                with contextlib.suppress(ProcessLookupError, PermissionError):  # of another user: it counts as living
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+    return some
+
+
+def pid_of(pidfd: int) -> int:
+    """The number of the process behind a pidfd, -1 if it has been collected."""
+    with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
+        return next(int(line[4:]) for line in file if line.startswith(b"Pid:"))
+
+
 def outgrows(limit: int) -> bool:
     """True if this process has more than `limit` descendants."""
     families = _families()
@@ -68,6 +96,18 @@ def outgrows(limit: int) -> bool:
             return True
         front = [child for pid in front for child in families.get(pid, ())]
     return False
+
+
+def _lives(pid: int, parent: int) -> bool:
+    """True if the process is still a child of `parent` and not a zombie all of whose threads have ended."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            line = file.read()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return False
+    fields = line[line.rindex(b")") + 2 :].split()
+    state, father, threads = fields[0], int(fields[1]), int(fields[17])
+    return father == parent and (state not in {b"Z", b"X"} or threads > 1)
 
 
 def _families() -> dict[int, list[int]]:

@@ -6,9 +6,11 @@ passed by descriptor. Nothing is ever pickled.
 Runtime to server, once per action: `RUN` with the descriptors `control, body, cwd, stdin` and, for a function call,
 `channel`. From then on the runtime speaks with that action's supervisor on `control`:
 
-    supervisor: STARTED                 about to start the program: before this, nothing has run
+    supervisor: STARTED + its pidfd     about to start the program: before this, nothing has run
     runtime:    STOP                    end the tree: TERM, grace, KILL
+    runtime:    LATE                    the same because of the time-out, which the supervisor has let pass
     runtime:    end of file             the runtime is gone: KILL at once
+                                        Each of them resumes a supervisor that a program has stopped (`layer0.resume_on`).
     supervisor: a Report as JSON + one descriptor that holds standard output, then standard error
 """
 
@@ -21,6 +23,7 @@ from typing import Any, TypedDict
 RUN = b"run"
 STARTED = b"started"
 STOP = b"stop"
+LATE = b"late"
 
 MESSAGE_BYTES = 16 * 1024
 """A report is some 400 bytes."""
