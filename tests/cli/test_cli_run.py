@@ -176,7 +176,7 @@ def test_a_finished_run_is_not_resumed(cli):
     assert (said.code, said.error["code"]) == (2, "run_finished")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_run_says_how_to_go_on_and_does(cli, number):
     plan = cli.plan(call("fs.write", path="x", content="1"), SLOW, call("fs.write", path="y", content="1"))
     process = cli.start("run", plan, "--json")
@@ -198,6 +198,32 @@ def test_a_stopped_run_says_how_to_go_on_and_does(cli, number):
     assert (said.code, said.json["status"]) == (0, "succeeded")
     assert (cli.root / "y").read_text() == "1"
     assert cli("recover", "--json").json == []
+
+
+def test_a_closed_terminal_stops_the_run_and_a_second_hangup_changes_nothing(cli):
+    """The kernel and the shell both send SIGHUP, and nothing can be written any more."""
+    master, slave = os.openpty()
+    tidy = call("shell", command="trap 'sleep 0.3; echo x > tidied; exit 0' TERM; echo x > started; sleep 20 & wait")
+    process = cli.start("run", cli.plan(tidy), stdin=slave, stdout=slave, stderr=slave)
+    os.close(slave)
+    wait_for((cli.root / "started").exists)
+    os.close(master)
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=25) == 1
+    assert (cli.root / "tidied").exists()
+    assert cli("runs", "list", "--json").json[0]["status"] == "interrupted"
+
+
+def test_a_run_under_nohup_outlives_its_terminal(cli):
+    slow = call("shell", command="echo x > started; while [ ! -e go ]; do sleep 0.02; done; echo x > done")
+    process = cli.start("run", cli.plan(slow), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    wait_for((cli.root / "started").exists)
+    process.send_signal(signal.SIGHUP)
+    (cli.root / "go").touch()
+    process.communicate(timeout=25)
+    assert process.returncode == 0
+    assert (cli.root / "done").exists()
 
 
 def test_a_second_signal_leaves_at_once(cli):

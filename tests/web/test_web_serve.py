@@ -210,7 +210,7 @@ def test_a_live_run_is_not_taken_from_its_process(project, rt):
     server.stop()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_cleanly(project, number):
     server = project.serve()
     code, out, err = server.stop(number)

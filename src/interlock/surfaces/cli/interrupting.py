@@ -1,8 +1,13 @@
-"""Ctrl-C and SIGTERM while a run works: the first stops it cleanly, so that it can be resumed; the second leaves at once."""
+"""Ctrl-C, SIGTERM and SIGHUP while a run works: the first stops it cleanly, so that it can be resumed; the second leaves at once.
+
+SIGHUP comes when the terminal is closed, often twice (from the kernel and from the shell): it never counts as the second.
+Under `nohup`, where it is ignored, it stays ignored.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -14,7 +19,7 @@ from interlock.model.errors import UsageError
 from interlock.surfaces.cli.output import Output
 
 T = TypeVar("T")
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class InterruptedRunError(UsageError):
@@ -34,14 +39,18 @@ def run_interruptibly(out: Output, work: Coroutine[Any, Any, T]) -> T:
 
         def stop(number: int, _frame: FrameType | None) -> None:
             nonlocal seen
+            if seen and number == signal.SIGHUP:
+                return
             seen += 1
             if seen > 1:
-                os.write(sys.stderr.fileno(), b"\nleaving at once\n")
+                with contextlib.suppress(OSError):  # the terminal may be gone
+                    os.write(sys.stderr.fileno(), b"\nleaving at once\n")
                 os._exit(128 + number)
             out.note("\nstopping; once more leaves at once")
             loop.call_soon_threadsafe(task.cancel)
 
-        before = [(number, signal.signal(number, stop)) for number in _SIGNALS]
+        heard = [n for n in _SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+        before = [(number, signal.signal(number, stop)) for number in heard]
         try:
             return await work
         finally:

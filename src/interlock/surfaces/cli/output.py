@@ -5,6 +5,7 @@ Standard output carries the answer, standard error everything else (errors, note
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -84,11 +85,13 @@ class Output:
         return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
 
     def write(self, stream: TextIO, line: str) -> None:
-        """Write a line. A reader that went away (`| head`) ends the writing, not the command."""
+        """Write a line. A reader that went away (`| head`), or a closed terminal, ends the writing, not the command."""
         try:
             stream.write(line + "\n")
             stream.flush()
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in {errno.EPIPE, errno.EIO}:
+                raise
             # What else is written goes nowhere, and the interpreter's own flush at exit finds nothing to complain about.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

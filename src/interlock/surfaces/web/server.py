@@ -1,4 +1,4 @@
-"""Listens, serves the application, continues runs beside it, and stops cleanly on SIGINT or SIGTERM.
+"""Listens, serves the application, continues runs beside it, and stops cleanly on SIGINT, SIGTERM or SIGHUP.
 
 Loopback unless told otherwise: there is no TLS here, so over a network a token would travel in the clear. One process, one
 event loop; what asks the database runs in threads.
@@ -163,12 +163,18 @@ async def _serve(server: _Server, listening: socket.socket, continuing: Continui
 
 @contextlib.contextmanager
 def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """SIGINT and SIGTERM stop the server, also before it has started. Uvicorn raises them once more when it is done."""
+    """SIGINT, SIGTERM and SIGHUP (unless `nohup` has it ignored) stop the server, also before it has started.
+
+    Uvicorn raises the first two once more when it is done.
+    """
 
     def stop(_number: int, _frame: object) -> None:
         server.should_exit = True
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:
