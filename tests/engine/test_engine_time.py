@@ -224,14 +224,13 @@ def test_inline_tools_run_on_the_loop(embedded):
 
 
 @pytest.mark.parametrize("mode", ["async", "thread", "inline"])
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("width", [1, 3])
-def test_leaving_the_interpreter_passes_through_after_the_outcome_is_journaled(project, mode, error, width):
+def test_an_interrupt_passes_through_after_the_outcome_is_journaled(project, mode, width):
     async def leave_async(parameters, ctx):
-        raise error
+        raise KeyboardInterrupt
 
     def leave(parameters, ctx):
-        raise error
+        raise KeyboardInterrupt
 
     rt = project.open(
         binding("leave", leave_async if mode == "async" else leave, mode=mode, read_only=True),
@@ -241,7 +240,7 @@ def test_leaving_the_interpreter_passes_through_after_the_outcome_is_journaled(p
     async def main():
         await rt.execute(plan(call("leave", "l"), *[call("sleep", f"s{i}") for i in range(width - 1)]))
 
-    with pytest.raises(error):
+    with pytest.raises(KeyboardInterrupt):
         asyncio.run(main())
     (run,) = project.runs()
     outcome = [e for e in project.journal(run) if e.get("action") == "l"][-1]

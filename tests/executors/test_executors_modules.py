@@ -174,7 +174,7 @@ def test_errors_come_back_as_what_they_were(tools, context):
     assert (error.output, error.hint) == ({"city": 1}, "another one")
     ctx = context()
     error = error_of(tools, "fails", ctx, kind="value")
-    assert (error.code, error.message) == ("tool_error", "ValueError: bad value")
+    assert (error.code, error.message) == ("tool_error", "ValueError: bad value\nsecond line")
     assert any("Traceback" in line for line in ctx.logged)
 
 
@@ -186,7 +186,9 @@ def test_a_process_that_ends_without_an_answer(tools, context, kind, said):
 
 
 def test_sys_exit_is_a_failure_of_the_call(tools, context):
-    assert error_of(tools, "fails", context(), kind="exit").code == "tool_error"
+    error = error_of(tools, "fails", context(), kind="exit")
+    assert (error.code, error.output) == ("tool_error", {"exit_code": 3})
+    assert "exit code 3" in error.message
     assert run(tools, "add", context(), a=1) == 3
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from interlock.engine import admission, asking
 from interlock.engine.context import ActionContext
-from interlock.engine.failures import said, text_of
+from interlock.engine.failures import said
 from interlock.engine.scheduler import Outcome
 from interlock.engine.turn import Turn
 from interlock.engine.watchdog import NEVER, Slot
@@ -25,6 +25,7 @@ from interlock.model.events import (
     ActionUnknown,
     EffectDivergence,
 )
+from interlock.model.exceptions import describe, describe_exit, exit_code
 from interlock.model.result import ActionResult, Status
 from interlock.model.tool import Function
 from interlock.telemetry import Meter, Snapshot, report
@@ -140,7 +141,9 @@ def _caught(turn: Turn, ctx: ActionContext, number: int, error: BaseException, s
     slot = turn.slot
     duration_ms = (turn.x.clock.mono_ns() - started) / 1e6
     partial = said(error, turn.x.services.limits.output_bytes).output if isinstance(error, ToolError) else None
-    if isinstance(error, KeyboardInterrupt | SystemExit):
+    if isinstance(error, SystemExit):
+        return Failure("tool_error", describe_exit(error), output={"exit_code": exit_code(error)})
+    if isinstance(error, KeyboardInterrupt):
         _stopped(turn, ctx, number, duration_ms, started=True, reason="interrupted")
         raise error
     if slot.expired and isinstance(error, asyncio.CancelledError | ToolError):
@@ -154,7 +157,7 @@ def _caught(turn: Turn, ctx: ActionContext, number: int, error: BaseException, s
         return _from_tool_error(turn, error)
     if isinstance(error, GeneratorExit):
         raise error  # the coroutine is being closed: nobody is there to go on
-    return Failure("tool_error", _describe(error))  # a panic of a Rust library is no `Exception`
+    return Failure("tool_error", describe(error))  # a panic of a Rust library is no `Exception`
 
 
 def _complete(turn: Turn, ctx: ActionContext, number: int, failure: Failure, duration_ms: float, before: Any) -> None:
@@ -266,7 +269,7 @@ def _check_output(turn: Turn, output: Any, failure: Failure | None) -> tuple[Any
         except RecursionError:
             return None, _invalid("the tool returned a value that is nested too deep, or contains itself")
         except Exception as error:  # noqa: BLE001 - of a class of the tool's own, or of a value that its thread goes on changing
-            return None, _invalid(f"the tool returned a value that cannot be read: {_describe(error)}")
+            return None, _invalid(f"the tool returned a value that cannot be read: {describe(error)}")
     if size > limit:
         return None, _invalid(f"the tool returned more than {limit} bytes")
     returns = turn.tool.returns if turn.tool is not None else None
@@ -427,10 +430,3 @@ def _telemetry(
     if own:
         numbers["own"] = own
     return shown, numbers
-
-
-def _describe(error: BaseException) -> str:
-    """An unexpected exception in one line. Its text is the tool's: it is redacted before it is journaled."""
-    text = text_of(error)
-    line = text.strip().splitlines()[0] if text.strip() else ""
-    return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from interlock.engine.context import ActionContext
-from interlock.engine.failures import text_of
 from interlock.engine.registry import Registered
 from interlock.model.errors import StoreError, ToolError
+from interlock.model.exceptions import describe, describe_exit, text_of
 from interlock.model.grant import Principal
 from interlock.model.proposal import Action
 
@@ -64,7 +64,7 @@ async def ask_tool(
     ctx = ActionContext(x, index, COMPENSATING, x.clock.mono_ns() + tool.timeout_ns, (tool, who.agent))
     try:
         output = await _call(x, tool, parameters, ctx)
-    except (StoreError, asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (StoreError, asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
         ctx.cancelled = True
         raise
     except ToolError as error:
@@ -72,8 +72,10 @@ async def ask_tool(
     except TimeoutError:
         ctx.cancelled = True  # a thread cannot be stopped, but told
         return Answer(problem=f"`{name}` ran longer than its time-out")
+    except SystemExit as error:
+        return Answer(problem=f"`{name}` failed: {describe_exit(error)}")
     except BaseException as error:  # noqa: BLE001 - whatever a tool raises is its failure
-        return Answer(problem=f"`{name}` failed: {type(error).__name__}")
+        return Answer(problem=f"`{name}` failed: {describe(error)}")
     if isinstance(output, ToolError):
         return Answer(problem=f"`{name}` failed: {text_of(output)}", code=output.code)
     return Answer(output=output)

@@ -1,7 +1,7 @@
 """What a tool says of its failure, as far as it can be kept.
 
 A tool can put anything into its exception, and what it puts there must neither stop the engine nor come into the journal as
-something that cannot be read back: a text is a line of well-formed text, a code is snake_case, an output is JSON of a bounded
+something that cannot be read back: a text is well-formed, a code is snake_case, an output is JSON of a bounded
 size.
 """
 
@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from interlock.model.canonical import canonical
-from interlock.model.errors import InterlockError, ToolError
+from interlock.model.errors import ToolError
+from interlock.model.exceptions import text_of
 
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -41,12 +42,3 @@ def said(error: ToolError, output_bytes_max: int) -> Said:
     except Exception:  # noqa: BLE001 - a CanonicalError, or whatever a class of the tool's own raises when it is read
         output, message = None, f"{message} (with an output that is not JSON, left out)"
     return Said(code, message, output)
-
-
-def text_of(error: BaseException) -> str:
-    """The text of an exception, whatever its class makes of it."""
-    try:
-        text = str(error.message if isinstance(error, InterlockError) else error)
-    except Exception:  # noqa: BLE001 - a class whose `__str__` is broken
-        text = f"a {type(error).__name__} that cannot be shown"
-    return text.encode("utf-8", "replace").decode()

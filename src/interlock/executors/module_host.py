@@ -32,6 +32,7 @@ from interlock.executors.python import ATTRIBUTE, bind
 from interlock.isolation.server import serve
 from interlock.isolation.wire import Request
 from interlock.model.errors import InterlockError, ToolError
+from interlock.model.exceptions import describe, describe_exit, exit_code
 from interlock.model.tool import Binding, checked_cost
 
 CHANNEL: Final = 3
@@ -177,7 +178,7 @@ class Host:
             self._problem(name, error.message)
         except BaseException as error:  # noqa: BLE001 - whatever a module raises is told to the one who named it
             traceback.print_exc()
-            self._problem(name, f"{type(error).__name__}: {error}")
+            self._problem(name, describe(error))
 
     def perform(self, request: Request) -> None:
         """Make one call, in the process that was forked for it."""
@@ -193,9 +194,12 @@ class Host:
             say(Said(result=self._call(call, say)))
         except ToolError as error:
             say(Said(error={"output": error.output, "retryable": error.retryable, **error.as_dict()}))
-        except Exception as error:  # noqa: BLE001 - whatever a tool raises is the action's failure
+        except SystemExit as error:
+            output = {"exit_code": exit_code(error)}
+            say(Said(error={"code": "tool_error", "message": describe_exit(error), "output": output}))
+        except BaseException as error:  # noqa: BLE001 - whatever a tool raises is the action's failure
             traceback.print_exc()
-            say(Said(error={"code": "tool_error", "message": _one_line(error)}))
+            say(Said(error={"code": "tool_error", "message": describe(error)}))
 
     def _call(self, call: dict[str, Any], say: _Channel) -> Any:
         binding = self.bindings.get(call["tool"])
@@ -292,8 +296,3 @@ def _declared(module: ModuleType) -> list[Callable[..., Any]]:
     name = module.__name__
     own = [f for f in vars(module).values() if inspect.isroutine(f) and hasattr(f, ATTRIBUTE)]
     return [f for f in dict.fromkeys(own) if f.__module__ == name or f.__module__.startswith(f"{name}.")]
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
