@@ -15,7 +15,6 @@ import interlock
 from interlock.disk import Disk
 from interlock.engine.assemble import open_project
 from interlock.engine.run import Run
-from interlock.engine.runtime import decode
 from interlock.model.tool import Binding, Tool
 from interlock.settings import TrustStore, gather
 from interlock.workspace.registry import state_directory
@@ -109,7 +108,7 @@ class Subject:
 
     async def _timed(self, data: bytes, repeat: int) -> float:
         began = time.perf_counter()
-        results = [await self.run.execute(decode(data, self.runtime.services)) for _ in range(repeat)]
+        results = [await self.run.execute(data) for _ in range(repeat)]
         took = time.perf_counter() - began
         for result in results:
             assert result.ok, (result.status, result.results[0])

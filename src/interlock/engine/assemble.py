@@ -220,7 +220,11 @@ def _furnish(services: Services, loaded: Loaded, env: Mapping[str, str], closing
         )
         closing.append(modules.close)
         services.servers.append(modules.server)
-        services.load_more = modules.load
+
+        async def load() -> list[Binding]:
+            return [adjusted(binding, settings) for binding in await modules.load()]
+
+        services.load_more = load
 
 
 def _warnings(settings: Settings) -> list[str]:

@@ -56,6 +56,8 @@ class Registry:
         self._tools: dict[str, Registered] = {}
         self.by_name: dict[str, Tool] = {}
         """The definitions, which is all that verification may see. Not to be changed by others."""
+        self.in_code: set[str] = set()
+        """Names that the program registered itself: a tool module does not replace these."""
         self.generation = next(_generations)
         """Another number after each registration, in any registry: what was worked out can be kept until it changes."""
 
@@ -92,6 +94,7 @@ class Registry:
         other = Registry()
         other._tools = self._tools.copy()
         other.by_name = self.by_name.copy()
+        other.in_code = self.in_code.copy()
         return other
 
     def versions(self) -> dict[str, str]:

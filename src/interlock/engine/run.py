@@ -13,6 +13,7 @@ import msgspec
 from interlock._version import __version__
 from interlock.engine.allowance import Allowance
 from interlock.engine.costs import Tally
+from interlock.engine.decoding import ProposalLike, decode
 from interlock.engine.ending import conclude, reject_all
 from interlock.engine.execution import Execution
 from interlock.engine.recorder import Recorder
@@ -185,9 +186,21 @@ class Run:
             self.budget = self.services.budgets.open(chosen)
 
     async def execute(
+        self, proposal: ProposalLike, *, dry_run: bool = False, executor: ToolExecutor | None = None
+    ) -> ProposalResult:
+        """Take a proposal through the gate, in any form that `Runtime.execute` takes. Raises as `take`."""
+        await self.services.load_tools()
+        try:
+            decoded = decode(proposal, self.services.limits)
+        except ProposalError as error:
+            self._reject(self.services.ids.new("prop"), error)
+            raise
+        return await self.take(decoded, dry_run=dry_run, executor=executor)
+
+    async def take(
         self, proposal: Proposal, *, dry_run: bool = False, executor: ToolExecutor | None = None
     ) -> ProposalResult:
-        """Take a decoded proposal through the gate.
+        """Take a proposal that `decode` gave through the gate.
 
         Raises: ProposalError if it is malformed (nothing ran); StoreError if the journal or the database failed (what is on
         disk is the truth); CancelledError if the caller cancelled (the proposal can be resumed).
@@ -216,7 +229,7 @@ class Run:
             # 1
             graph = build_graph(proposal, services.registry.by_name)
         except ProposalError as error:
-            self._reject(proposal, error)
+            self._reject(proposal.id, error)
             raise
         x = Execution(
             self,
@@ -361,14 +374,14 @@ class Run:
         )
         recorder.writer.kick()
 
-    def _reject(self, proposal: Proposal, error: ProposalError) -> None:
+    def _reject(self, proposal_id: str, error: ProposalError) -> None:
         self.tally.statuses.add("rejected")
         if self.recorder is not None:
             self.recorder.append(
                 ProposalRejected(
                     ts=self.services.clock.now_us(),
                     mono=self.services.clock.mono_ns(),
-                    proposal=proposal.id,
+                    proposal=proposal_id,
                     step=1,
                     code=error.code,
                     message=self.recorder.text(error.message),

@@ -13,21 +13,19 @@ import msgspec
 
 from interlock.capability import attenuate
 from interlock.engine.assemble import adjusted, embedded, open_project
+from interlock.engine.decoding import ProposalLike, decode
 from interlock.engine.recovery import Answer, resume
 from interlock.engine.run import Run
 from interlock.engine.services import Services
 from interlock.engine.unfinished import Unfinished, recover_all
 from interlock.executors.python import bind
 from interlock.model.clock import Clock
-from interlock.model.decode import decode_proposal, proposal_from_builtins
 from interlock.model.errors import ConfigurationError, InterlockError, UsageError
 from interlock.model.grant import GROUP, OPERATOR, Grant
 from interlock.model.limits import Limits
-from interlock.model.proposal import Budget, Proposal
+from interlock.model.proposal import Budget
 from interlock.model.result import NotUndone, ProposalResult
 from interlock.model.tool import Binding, RateLimit, Tool, ToolExecutor
-
-ProposalLike = Proposal | Mapping[str, Any] | bytes | str
 
 
 class Runtime:
@@ -74,8 +72,13 @@ class Runtime:
     # -- tools
 
     def register(self, tool: Callable[..., Any] | Binding, definition: Tool | None = None) -> None:
-        """Add a tool: a function (decorated with `@interlock.tool` or not), or a finished binding. Replaces its namesake."""
-        self._register(adjusted(tool if isinstance(tool, Binding) else bind(tool, definition), self.services.settings))
+        """Add a tool: a function (decorated with `@interlock.tool` or not), or a finished binding. Replaces its namesake.
+
+        A tool module that is loaded later does not replace it.
+        """
+        found = adjusted(tool if isinstance(tool, Binding) else bind(tool, definition), self.services.settings)
+        self._register(found)
+        self.services.registry.in_code.add(found.tool.name)
 
     def register_name(self, name: str, executor: Callable[[dict[str, Any]], Awaitable[Any]] | None = None) -> None:
         """Add a tool by its bare name: an open schema and the most cautious traits. `executor` takes the parameters."""
@@ -93,19 +96,13 @@ class Runtime:
 
     async def prepare(self) -> None:
         """Load the tool modules that the configuration names. `execute` does it when it is first called."""
-        load = self.services.load_more
-        if load is not None:
-            for binding in await load():
-                self.services.registry.register(adjusted(binding, self.services.settings))
-            self.services.load_more = None
-            self.services.gate_changed()
+        await self.services.load_tools()
 
     async def _make_ready(self) -> None:
         """What comes before a run, once: the tool modules, and the journals of runs whose process ended."""
         if not self.services.recovered:
             self.recover()
-        if self.services.load_more is not None:
-            await self.prepare()
+        await self.services.load_tools()
 
     # -- settings in code
 
@@ -172,12 +169,12 @@ class Runtime:
         CancelledError if the caller cancelled (it can be resumed).
         """
         await self._make_ready()
-        decoded = decode(proposal, self.services)
-        # `operator` is refused in `Run.execute`: a run of that name would be the person's own.
+        decoded = decode(proposal, self.services.limits)
+        # `operator` is refused in `Run.take`: a run of that name would be the person's own.
         agent = None if decoded.agent == OPERATOR else decoded.agent
         run = Run.start(self.services, agent=agent, session=session or decoded.session, source=decoded.source)
         try:
-            return await run.execute(decoded, dry_run=dry_run, executor=executor)
+            return await run.take(decoded, dry_run=dry_run, executor=executor)
         finally:
             run.finish()
 
@@ -221,7 +218,7 @@ class Runtime:
                 "parameters": parameters,
                 "failure_behavior": "skip",
             }
-            result = await run.execute(decode({"actions": [action]}, self.services))
+            result = await run.execute({"actions": [action]})
             output = result.results[0].output
             if isinstance(output, dict):
                 left = output.get("not_undone", [])
@@ -249,8 +246,7 @@ class Runtime:
         self, run_id: str, answers: Mapping[str, Answer] | None = None, *, by: str = ""
     ) -> list[ProposalResult]:
         """Finish what a run began whose process ended; `answers` settle unknown outcomes. See `recovery.resume`."""
-        if self.services.load_more is not None:
-            await self.prepare()
+        await self.services.load_tools()
         return await resume(self.services, run_id, answers, by=by)
 
     def start_run(self, *, session: str | None = None, agent: str | None = None, source: str = "unknown") -> Run:
@@ -300,12 +296,3 @@ class Runtime:
         if found is None:
             raise UsageError(f"there is no tool `{name}`", code="not_found", hint="`interlock tools list` shows them")
         return found
-
-
-def decode(proposal: ProposalLike, services: Services) -> Proposal:
-    """A proposal in any of the forms that the library takes. Raises ProposalError."""
-    if isinstance(proposal, str):
-        proposal = proposal.encode("utf-8", "surrogatepass")  # the decoder then says what is wrong with it
-    if isinstance(proposal, bytes):
-        return decode_proposal(proposal, limits=services.limits)
-    return proposal_from_builtins(proposal, limits=services.limits)

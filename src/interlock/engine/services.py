@@ -82,7 +82,7 @@ class Services:
     notices: list[Callable[[str], None]] = field(default_factory=list)
     """Told what a person should know while a process runs: a broken edit of a policy, for example."""
     load_more: Callable[[], Awaitable[list[Binding]]] | None = None
-    """Loads the tool modules, which takes an event loop; None once that is done."""
+    """Gives the tools of the modules, which takes an event loop; None once that is done. See `load_tools`."""
     recovered: bool = False
     """True once the journals of runs whose process ended were put in order."""
     workspace: Workspace | None = None
@@ -127,6 +127,17 @@ class Services:
         for gate in self._gates.values():
             gate.replaced = True
         self._gates.clear()
+
+    async def load_tools(self) -> None:
+        """Load the tool modules, once. A tool that the program registered stays, whenever it did. Raises ConfigurationError."""
+        load = self.load_more
+        if load is None:
+            return
+        for binding in await load():
+            if binding.tool.name not in self.registry.in_code:
+                self.registry.register(binding)
+        self.load_more = None
+        self.gate_changed()
 
     def refresh(self) -> None:
         """Look whether the configuration was edited. Called before each proposal and after each wait; a few `stat` calls."""

@@ -1,0 +1,108 @@
+"""Every caller comes through the same decoder, and a program's own tools stay its own."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+import interlock
+from interlock import ProposalError
+from interlock.model.proposal import Action, Proposal
+
+SETTINGS = {"rules": {"allow": ["*"]}, "grants": {"agent": {"tools": ["*"], "unscoped": ["*"]}}}
+
+
+def noop() -> str:
+    return "done"
+
+
+@pytest.fixture
+def run():
+    with interlock.Runtime.open(settings=SETTINGS) as runtime:
+        runtime.register(noop)
+        started = runtime.start_run()
+        yield started
+        started.finish()
+
+
+def action(**fields):
+    return Action(**{"type": "tool_call", "id": "a", "tool": "noop"} | fields)
+
+
+@pytest.mark.parametrize(
+    "proposal",
+    [
+        {"actions": [{"type": "tool_call", "tool": "noop"}]},
+        '{"actions": [{"type": "tool_call", "tool": "noop"}]}',
+        b'{"actions": [{"type": "tool_call", "tool": "noop"}]}',
+        Proposal(actions=(action(),)),
+    ],
+    ids=["mapping", "text", "bytes", "proposal"],
+)
+def test_a_run_takes_every_form_of_a_proposal(run, proposal):
+    result = asyncio.run(run.execute(proposal))
+    assert result.results[0].output == "done"
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"type": "bogus"}, "$.actions[0].type"),
+        ({"id": "x" * 1800 + "/../y"}, "$.actions[0].id"),
+        ({"max_retries": -5}, "$.actions[0].max_retries"),
+        ({"timeout_ms": 0}, "$.actions[0].timeout_ms"),
+        ({"parameters": {"x": 2**60}}, "$.actions[0].parameters.x"),
+        ({"tool": None}, "$.actions[0].tool"),
+    ],
+)
+def test_a_proposal_made_by_hand_is_checked_like_any_other(run, fields, path):
+    with pytest.raises(ProposalError) as caught:
+        asyncio.run(run.execute(Proposal(actions=(action(**fields),))))
+    assert caught.value.path == path
+    assert run.status == "rejected"
+
+
+def test_a_malformed_proposal_of_a_run_is_on_record(project):
+    runtime = project.open()
+    started = runtime.start_run()
+    with pytest.raises(ProposalError):
+        asyncio.run(started.execute("{"))
+    started.finish()
+    (recorded,) = project.runs()
+    assert "proposal_rejected" in project.kinds(recorded)
+
+
+MODULE = """
+import interlock
+
+@interlock.tool
+def noop() -> str:
+    return "of the module"
+
+@interlock.tool
+def other() -> str:
+    return "of the module"
+"""
+
+
+TOML = """
+[tools]
+modules = ["mine"]
+
+[rules]
+allow = ["noop", "other"]
+
+[grants.agent]
+tools = ["*"]
+unscoped = ["*"]
+"""
+
+
+def test_a_tool_registered_before_the_first_call_stays_and_a_run_has_the_modules_tools(new_project):
+    project = new_project(toml=TOML, files=[("mine.py", MODULE)])
+    started = project.open(noop).start_run()
+    proposal = {"actions": [{"type": "tool_call", "tool": name} for name in ("noop", "other")]}
+    result = asyncio.run(started.execute(proposal))
+    started.finish()
+    assert [row.output for row in result.results] == ["done", "of the module"]
