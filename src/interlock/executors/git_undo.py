@@ -69,7 +69,8 @@ async def restore_index(repository: Repository, blob: str) -> str:
     with IndexCopy(repository) as copy:
         now = await git_index.entries(repository, copy.environment)
         head = await git_index.head_entries(repository, await repository.head())
-        _compare(repository, record.changes, now, head)
+        _compare(record.changes, now, head)
+        await _need_other_copies(repository, copy, record.changes)
         await _apply(repository, copy, record.changes)
         wanted = {**now, **{change.name: change.before for change in record.changes}}
         if await git_index.entries(repository, copy.environment) != {k: v for k, v in wanted.items() if v}:
@@ -79,7 +80,7 @@ async def restore_index(repository: Repository, blob: str) -> str:
     return again
 
 
-def _compare(repository: Repository, changes: Sequence[Change], now: Entries, head: dict[bytes, str]) -> None:
+def _compare(changes: Sequence[Change], now: Entries, head: dict[bytes, str]) -> None:
     """Raises: ToolError `undo_conflict` unless every path is as the change left it."""
     other = [c.name for c in changes if now.get(c.name, ()) != c.after]
     if other:
@@ -91,16 +92,28 @@ def _compare(repository: Repository, changes: Sequence[Change], now: Entries, he
     in_the_way = git_index.above_and_below(wanted, now.keys() - {c.name for c in changes})
     if in_the_way:
         raise conflict(f"staged since by someone else: {_named(sorted(in_the_way))}")
-    gone = [c.name for c in changes if _is_last_copy(repository, c)]
-    if gone:
-        raise conflict(f"the index holds the only copy of {_named(gone)}")
 
 
-def _is_last_copy(repository: Repository, change: Change) -> bool:
-    """True if what goes out of the index is neither what comes back nor in the commit, and the file is gone."""
-    kept = {" ".join(entry.split(" ")[:2]) for entry in change.before} | {change.head}
-    dropped = [entry for entry in change.after if " ".join(entry.split(" ")[:2]) not in kept and "n" not in entry[-2:]]
-    return bool(dropped) and not repository.exists(change.name)
+async def _need_other_copies(repository: Repository, copy: IndexCopy, changes: Sequence[Change]) -> None:
+    """Refuse if what goes out of the index is nowhere else: not in the file (any more), nor in the commit or what comes back.
+
+    Who has staged or committed a file takes its content to be safe, and may have changed or deleted the file since.
+    """
+    dropped = {c.name for c in changes if _contents(c.after) - _contents(c.before) - _contents((c.head or "",))}
+    if not dropped:
+        return
+    result = await repository.run(
+        "diff", "--name-only", "--no-renames", "--no-ext-diff", "--ignore-submodules=dirty", "-z", read_only=True,
+        environment=copy.environment, output_bytes_max=git_index.LISTING_BYTES,
+    )  # fmt: skip
+    alone = sorted(dropped & set(parse.records(result.stdout)))
+    if alone or result.truncated:
+        raise conflict(f"the index holds the only copy of a version of {_named(alone)}")
+
+
+def _contents(entries: Sequence[str]) -> set[str]:
+    """`MODE ID` of entries that hold something: what is only intended to be added does not."""
+    return {" ".join(entry.split(" ")[:2]) for entry in entries if "n" not in entry[-2:]}
 
 
 async def _apply(repository: Repository, copy: IndexCopy, changes: Sequence[Change]) -> None:
