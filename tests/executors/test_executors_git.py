@@ -111,6 +111,47 @@ def test_diff(git):
     assert [(f["path"], f["status"]) for f in git.diff(staged=True)["files"]] == [("a.txt", "deleted")]
 
 
+def test_a_diff_shows_modes(git):
+    (git.root / "a.txt").chmod(0o755)
+    (file,) = git.diff()["files"]
+    assert (file["status"], file["old_mode"], file["new_mode"], file["hunks"]) == ("modified", "100644", "100755", [])
+    (git.root / "a.txt").unlink()
+    (git.root / "a.txt").symlink_to("b")
+    (file,) = git.diff()["files"]
+    assert (file["status"], file["new_mode"]) == ("type_changed", "120000")
+    (git.root / "a.txt").unlink()
+    (file,) = git.diff()["files"]
+    assert (file["status"], file["new_mode"], file["deletions"]) == ("deleted", None, 1)
+
+
+def test_a_diff_is_bounded_for_each_file(git):
+    big = "".join(f"{n:07}\n" for n in range(400_000))  # 3 MiB
+    for name in ("a.txt", "b.txt", "z.txt"):
+        (git.root / name).write_text("small\n" if name == "z.txt" else big)
+    git.plain("add", ".")
+    got = git.diff(staged=True)
+    assert got["truncated"] is True
+    rows = [(f["path"], f["additions"], f["deletions"], f["truncated"]) for f in got["files"]]
+    assert rows == [("a.txt", 400_000, 1, True), ("b.txt", 400_000, 0, True), ("z.txt", 1, 0, False)]
+    assert 10_000 < len(got["files"][1]["hunks"][0]["lines"]) < 20_000
+    assert got["files"][2]["hunks"][0]["lines"] == ["+small"]
+
+
+def test_a_diff_of_what_is_unmerged_has_hunks(git):
+    git.plain("checkout", "-qb", "other")
+    for branch in ("other", "main"):
+        git.plain("checkout", "-q", branch)
+        (git.root / "a.txt").write_text(f"{branch}\n")
+        git.plain("commit", "-qam", branch)
+    with pytest.raises(subprocess.CalledProcessError):
+        git.plain("merge", "-q", "other")
+    (file,) = git.diff()["files"]
+    assert (file["status"], file["additions"]) == ("unmerged", 4)
+    assert "+other" in file["hunks"][0]["lines"]
+    assert git.diff(staged=True)["files"][0]["status"] == "unmerged"
+    assert "+other" in git.diff(ref="HEAD")["files"][0]["hunks"][0]["lines"]
+
+
 def test_diff_names_that_git_quotes(git):
     names = [b'q"uote', b"t\tab", b"\xff\xfe", "ä".encode(), b"a b/ b c", b"back\\slash"]
     for name in names:

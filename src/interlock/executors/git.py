@@ -39,6 +39,17 @@ _BRANCH: Final = {
     "maxLength": 200,
     "description": "The one checked out unless given.",
 }
+_CHANGED: Final = {
+    "path": _SHOWN_PATH,
+    "status": _TEXT,
+    "old_mode": _NULLABLE,
+    "new_mode": _NULLABLE,
+    "binary": _FLAG,
+    "additions": _COUNT,
+    "deletions": _COUNT,
+    "hunks": {"type": "array", "items": {"type": "object"}},
+    "truncated": _FLAG,
+}
 _COMMIT_ID: Final = {"type": ["string", "null"], "pattern": "^[0-9a-f]{40,64}$"}
 _MOVE: Final = {
     "type": "object",
@@ -91,10 +102,12 @@ def _reading(tools: GitTools) -> list[Binding]:
         ),
         _binding(
             "git.diff",
-            "Differences in the working tree, staged (`staged`), or against a commit (`ref`). Renames are not guessed.",
+            "Differences in the working tree, staged (`staged`), or against a commit (`ref`). Renames are not guessed; an "
+            "unmerged file is compared with our side. The lines of a file end at 128 KiB, of all files at 1 MiB "
+            "(`truncated`); the counts are of the whole file.",
             tools.diff,
             {"path": _repository(), "ref": _REF, "staged": _FLAG, "paths": _paths("Only these.")},
-            {"files": {"type": "array", "items": {"type": "object"}}, "truncated": _FLAG},
+            {"files": _rows(_CHANGED), "truncated": _FLAG},
             read_only=True,
         ),
         _binding(

@@ -32,6 +32,10 @@ _ESCAPES: Final = {
     b"a": b"\a", b"b": b"\b", b"t": b"\t", b"n": b"\n", b"v": b"\v", b"f": b"\f", b"r": b"\r", b'"': b'"', b"\\": b"\\",
 }  # fmt: skip
 _LOG_FIELDS: Final = 7
+FILE_BYTES: Final = 128 * 1024
+"""Of the lines of one file in a diff."""
+DIFF_BYTES: Final = 1024 * 1024
+"""Of the lines of a whole diff."""
 LOG_FORMAT: Final = "%H%x00%P%x00%an%x00%ae%x00%at%x00%ct%x00%B"
 
 
@@ -103,31 +107,78 @@ def log(data: bytes) -> list[dict[str, Any]]:
     return found
 
 
-def diff(data: bytes, top: Rel) -> list[dict[str, Any]]:
-    r"""`git diff -p --no-renames` with the prefixes `a/` and `b/`.
+def diff(raw: bytes, numstat: bytes, patch: bytes, top: Rel, *, cut: bool = False) -> tuple[list[dict[str, Any]], bool]:
+    r"""`git diff --no-renames` as `--raw -z`, `--numstat -z` and `-p` with the prefixes `a/` and `b/`; `cut` if the last is.
 
-    `[{path, status, binary, additions, deletions, hunks: [{old_start, old_lines, new_start, new_lines, lines}]}]`; each line
-    keeps its first character (` `, `+`, `-` or `\`). Bytes that are not UTF-8 are replaced.
+    `[{path, status, old_mode, new_mode, binary, additions, deletions, hunks, truncated}]`, with the counts of the whole file
+    whether or not all of its hunks are there, and whether anything was left out. A hunk is
+    `{old_start, old_lines, new_start, new_lines, lines}`; each line keeps its first character (` `, `+`, `-` or `\`). Bytes that
+    are not UTF-8 are replaced; modes are octal, null for no file.
     """
-    files: list[dict[str, Any]] = []
+    rows = _raw_rows(raw, top)
+    for record in records(numstat):
+        added, _, rest = record.partition(b"\t")
+        deleted, _, name = rest.partition(b"\t")
+        if (row := rows.get(name)) is not None:
+            row["binary"] = row["binary"] or added == b"-"
+            row["additions"] += int(added) if added.isdigit() else 0
+            row["deletions"] += int(deleted) if deleted.isdigit() else 0
+    patches = _patches(patch)
+    last = next(reversed(patches), None)
+    left = DIFF_BYTES
+    for name, row in rows.items():
+        hunks, whole = patches.get(name, ([], not cut))
+        row["hunks"], size, bounded = _bounded(hunks, min(left, FILE_BYTES))
+        left -= size
+        row["truncated"] = bounded or not whole or (cut and name == last)
+    return list(rows.values()), any(row["truncated"] for row in rows.values())
+
+
+def _raw_rows(raw: bytes, top: Rel) -> dict[bytes, dict[str, Any]]:
+    rows: dict[bytes, dict[str, Any]] = {}
+    fields = records(raw)
+    for head, name in zip(fields[::2], fields[1::2], strict=False):
+        words = head.decode("ascii", "replace").removeprefix(":").split(" ")
+        if len(words) != 5:
+            continue  # not what git prints
+        old, new = (None if mode == "000000" else mode for mode in words[:2])
+        row = rows.setdefault(name, {"path": place(name, top), "status": _STATES.get(words[4][:1], "unknown")})
+        # An unmerged file has a second line, for what is compared.
+        row |= {"old_mode": old, "new_mode": new, "binary": False, "additions": 0, "deletions": 0, "hunks": []}
+    return rows
+
+
+def _bounded(hunks: list[dict[str, Any]], most: int) -> tuple[list[dict[str, Any]], int, bool]:
+    """Hunks of at most so many characters, how many they are, and whether lines were left out."""
+    kept: list[dict[str, Any]] = []
+    size = 0
+    for hunk in hunks:
+        for number, line in enumerate(hunk["lines"]):
+            size += len(line) + 1
+            if size > most:
+                kept += [{**hunk, "lines": hunk["lines"][:number]}] if number else []
+                return kept, most, True
+        kept.append(hunk)
+    return kept, size, False
+
+
+def _patches(data: bytes) -> dict[bytes, tuple[list[dict[str, Any]], bool]]:
+    """The hunks of each file, and whether the last of them is whole."""
+    files: dict[bytes, tuple[list[dict[str, Any]], bool]] = {}
+    name, hunks = b"", list[dict[str, Any]]()
     lines = iter(data.split(b"\n"))
     for line in lines:
-        if line.startswith((b"diff --git ", b"diff --cc ")):
-            files.append(_file(line, top))
-        elif line.startswith(b"* Unmerged path "):
-            files.append({**_file(b"diff --cc " + line[16:], top)})
+        if line.startswith(b"diff --git "):
+            both = line[11:]  # `a/X b/X`, or both in quotes: two halves of one length
+            name, hunks = _unquote(both[: len(both) // 2]).removeprefix(b"a/"), []
+            files[name] = hunks, True
         elif not files:
             continue
-        elif line.startswith(b"new file mode"):
-            files[-1]["status"] = "added"
-        elif line.startswith(b"deleted file mode"):
-            files[-1]["status"] = "deleted"
-        elif line.startswith(b"Binary files "):
-            files[-1]["binary"] = True
         elif found := _HUNK.match(line):
-            _hunk(files[-1], found, lines)
-        elif line.startswith(b"\\ ") and files[-1]["hunks"]:  # no newline at the end of the file
-            files[-1]["hunks"][-1]["lines"].append(line.decode("utf-8", "replace"))
+            if not _hunk(hunks, found, lines):
+                files[name] = hunks, False
+        elif line.startswith(b"\\ ") and hunks:  # no newline at the end of the file
+            hunks[-1]["lines"].append(line.decode("utf-8", "replace"))
     return files
 
 
@@ -136,16 +187,8 @@ def _micros(seconds: str) -> int:
     return int(seconds) * 1_000_000 if _SECONDS.fullmatch(seconds) else 0
 
 
-def _file(line: bytes, top: Rel) -> dict[str, Any]:
-    if line.startswith(b"diff --cc "):
-        name, state = _unquote(line[10:]), "unmerged"
-    else:
-        both = line[11:]  # `a/X b/X`, or both in quotes: two halves of one length
-        name, state = _unquote(both[: len(both) // 2]).removeprefix(b"a/"), "modified"
-    return {"path": place(name, top), "status": state, "binary": False, "additions": 0, "deletions": 0, "hunks": []}
-
-
-def _hunk(file: dict[str, Any], found: re.Match[bytes], lines: Iterator[bytes]) -> None:
+def _hunk(hunks: list[dict[str, Any]], found: re.Match[bytes], lines: Iterator[bytes]) -> bool:
+    """Take one hunk apart. False if the output ends within it."""
     old_start, old_lines, new_start, new_lines = (int(n) if n is not None else 1 for n in found.groups())
     hunk: dict[str, Any] = {
         "old_start": old_start,
@@ -154,19 +197,18 @@ def _hunk(file: dict[str, Any], found: re.Match[bytes], lines: Iterator[bytes]) 
         "new_lines": new_lines,
         "lines": [],
     }
-    file["hunks"].append(hunk)
+    hunks.append(hunk)
     old, new = old_lines, new_lines
     # The counts say where the hunk ends: its lines may look like anything, like a header too.
     while old > 0 or new > 0:
         line = next(lines, None)
         if line is None:
-            return
+            return False
         mark = line[:1]
         old -= mark in (b" ", b"-", b"")
         new -= mark in (b" ", b"+", b"")
-        file["deletions"] += mark == b"-"
-        file["additions"] += mark == b"+"
         hunk["lines"].append(line.decode("utf-8", "replace"))
+    return True
 
 
 def _header(rest: bytes, out: dict[str, Any]) -> None:

@@ -24,6 +24,8 @@ from interlock.model.tool import Context
 from interlock.workspace.names import to_json
 
 COMMITS: Final = 20
+FILES: Final = 10_000
+"""Of one diff."""
 _SUBMODULES: Final = ("--ignore-submodules=dirty",)
 """A submodule counts as changed if another commit is checked out in it: to look further, git would run by its configuration."""
 _PLAIN: Final = (
@@ -58,11 +60,19 @@ class GitTools:
     async def diff(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`git.diff`."""
         async with self._repository(parameters, ctx) as repository:
-            staged = ("--cached",) if parameters.get("staged", False) else ()
-            result = await repository.run(
-                "diff", *_PLAIN, *staged, *self._ref(parameters), "--", *_paths(repository, parameters), read_only=True
-            )
-            return {"files": parse.diff(result.stdout, repository.top), "truncated": result.truncated}
+            ref = self._ref(parameters)
+            # An unmerged file has no version in the index to compare with: ours takes its place.
+            side = ("--cached",) if parameters.get("staged", False) else () if ref else ("--ours",)
+            which = ("--", *_paths(repository, parameters))
+            raw, numstat, patch = [
+                await repository.run(
+                    "diff", *_PLAIN, *side, *how, *ref, *which, read_only=True, output_bytes_max=git_index.LISTING_BYTES
+                )
+                for how in (("--raw", "--no-abbrev", "-z"), ("--numstat", "-z"), ("--patch",))
+            ]
+            files, cut = parse.diff(raw.stdout, numstat.stdout, patch.stdout, repository.top, cut=patch.truncated)
+            most = files[:FILES]
+            return {"files": most, "truncated": cut or len(most) < len(files) or raw.truncated}
 
     async def log(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`git.log`."""
