@@ -196,6 +196,11 @@ def test_variables_that_load_code_are_refused(call, name):
     assert refused(call, "exec", argv=["true"], env={name: "./evil.so"}).code == "environment_denied"
 
 
+def test_a_program_without_a_name_is_refused_in_words(call):
+    error = refused(call, "exec", argv=[""])
+    assert (error.code, error.path) == ("invalid_parameters", "$.parameters")
+
+
 @pytest.mark.parametrize("name", ["", "A=B", "A B", "1A", "BASH_FUNC_x%%"])
 def test_names_that_are_none_are_refused(name):
     with pytest.raises(ToolError):

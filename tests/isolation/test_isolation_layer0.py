@@ -185,6 +185,16 @@ def test_a_directory_that_is_no_directory(bench):
     assert failure(bench.run("true")) == ("cwd", errno.ENOTDIR)
 
 
+@pytest.mark.parametrize(
+    ("argv", "environment"),
+    [([""], {}), (["a\0b"], {}), (["true", "\ud800"], {}), (["true"], {"A=B": "x"}), (["true"], {"A": "\0"})],
+)
+def test_what_no_kernel_takes_is_a_report_and_no_traceback(bench, capfd, argv, environment):
+    outcome = bench.run(*argv, environment=environment)
+    assert outcome.report["failure"] == {"step": "exec", "errno": errno.EINVAL}
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM, 40])
 def test_a_signalled_program_says_so(bench, number):
     report = bench.sh(f"kill -{int(number)} $$").report

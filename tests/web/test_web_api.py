@@ -442,6 +442,26 @@ def test_a_body_has_a_limit(world):
     assert world.desk.store.get(hold.id) == hold
 
 
+@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip", "GZIP"])
+def test_a_body_comes_as_it_is(world, coding):
+    headers = {"content-type": "application/json", "content-encoding": coding}
+    hold = world.hold()
+    answer = world.ask("POST", f"{LIST}/{hold.id}/deny", by="ann", content=b"{}", headers=headers)
+    assert error(answer, 415)["code"] == "media_type"
+    assert world.desk.store.get(hold.id) == hold
+
+
+@pytest.mark.parametrize("length", [str(wrapping.BODY_BYTES_MAX + 1), "99999999999999", "9" * 40])
+def test_a_body_that_is_announced_as_too_large_is_not_waited_for(world, length):
+    async def never():
+        raise AssertionError("the body was asked for")
+        yield b""
+
+    headers = {"content-type": "application/json", "content-length": length}
+    answer = world.ask("POST", f"{LIST}/{world.hold().id}/deny", by="ann", content=never(), headers=headers)
+    assert error(answer, 413)["code"] == "body_too_large"
+
+
 def test_a_body_that_does_not_come_is_not_waited_for(world, monkeypatch):
     monkeypatch.setattr(wrapping, "BODY_SECONDS", 0.05)
 

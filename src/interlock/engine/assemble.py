@@ -339,6 +339,7 @@ def policy_of(
         approval_groups=frozenset(settings.approvals.groups) or None,
         root=root or "/",
         home=str(Path.home()),
+        env_allow=settings.isolation.env_allow,
     )
     return rules, load(texts, rules, world)
 

@@ -6,7 +6,8 @@ A child gets these and nothing else:
 - `LANG`, `LANGUAGE`, `LC_*`, `TZ`, `USER`, `LOGNAME` as Interlock has them; `LANG` is `C.UTF-8` where it has none
 - `TERM=dumb`: no terminal is there
 - `HOME`: a fresh, empty directory, private to the action and removed after it
-- what the call's `env` names, except the variables that make a program load code which the call does not name
+- what the call's `env` names, except what the dynamic loader or a shell reads before the program; step 5 of the gate asks about
+  variables that are not known to be harmless
 """
 
 from __future__ import annotations
@@ -15,14 +16,11 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from interlock.detect.environment import is_loaded_first
 from interlock.model.errors import ToolError
 
 _KEPT: Final = frozenset(("LANG", "LANGUAGE", "TZ", "USER", "LOGNAME"))
 _DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
-_LOADS_CODE: Final = re.compile(
-    r"LD_.*|GCONV_PATH|BASH_ENV|ENV|BASH_FUNC_.*|BASHOPTS|SHELLOPTS|PS4|PROMPT_COMMAND", re.DOTALL
-)
-"""Read by the dynamic loader, the C library or a shell before the program that a policy has judged has its first word."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -47,7 +45,7 @@ def requested_environment(wanted: Mapping[str, str]) -> dict[str, str]:
                 path="$.parameters.env",
                 retryable=False,
             )
-        if _LOADS_CODE.fullmatch(name):
+        if is_loaded_first(name):
             raise ToolError(
                 "`env` has a variable that makes programs load other code (`LD_*`, `BASH_ENV` and the like)",
                 code="environment_denied",

@@ -102,10 +102,11 @@ class ProcessRunner:
         Raises: ToolError `spawn_failed`; `process_lost`, `process_limit`; and, when the awaiting task is cancelled,
         `timeout` (the deadline has passed) or `cancelled`, with the partial output, once the tree is gone.
         """
-        if not argv or any("\0" in part for part in argv):
+        if not argv or not argv[0] or any("\0" in part for part in argv):
             raise ToolError(
-                "the program is missing, or an argument holds a NUL character",
+                "the program is missing (its name is empty), or an argument holds a NUL character",
                 code="invalid_parameters",
+                path="$.parameters",
                 retryable=False,
             )
         limits = limits or self._limits
@@ -352,7 +353,8 @@ _SHARED: Final[dict[str, Any]] = {
     "env": {
         "type": "object",
         "additionalProperties": {"type": "string"},
-        "description": "Variables added to the clean environment.",
+        "x-interlock": "environment",
+        "description": "Variables added to the clean environment; asked about unless they are known to be harmless.",
     },
     "check": {"type": "boolean", "default": True, "description": "A non-zero exit fails the action (the default)."},
 }

@@ -94,6 +94,8 @@ def execute(argv: list[str], environment: dict[str, str], search: str) -> None:
     for path in candidates:
         try:
             os.execve(path, argv, environment)  # noqa: S606 - no shell is the point
+        except ValueError as error:  # an empty name, a NUL, a variable's name with `=`, text that no file system has
+            raise RefusedError("exec", errno.EINVAL) from error
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
                 worst = error.errno or errno.EINVAL

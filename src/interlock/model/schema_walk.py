@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from interlock.model.errors import Fault, InterlockError
 
-MARKS: Final = frozenset(("path.read", "path.write", "host", "secret", "command"))
+MARKS: Final = frozenset(("path.read", "path.write", "host", "secret", "command", "environment"))
 """What `x-interlock` may say about a property (engine.md, Tool)."""
 
 SUBSCHEMAS_MAX: Final = 200_000

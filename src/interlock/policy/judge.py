@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from interlock.detect.environment import unknown_variables
 from interlock.model.decision import Decision, Request, Requirement
 from interlock.policy.calls import Paths, contexts
 from interlock.policy.contexts import Context
@@ -22,7 +23,7 @@ from interlock.policy.policies import Policy
 from interlock.policy.shapes import Fields
 from interlock.policy.terms import EvaluationError, Uid
 from interlock.policy.values import RefusedError
-from interlock.policy.verdict import Outcome, held, run, strictest, verdict
+from interlock.policy.verdict import Outcome, asked_about_variables, held, run, strictest, together, verdict
 from interlock.policy.world import ActionType, World, host_id, situation
 
 BUCKETS_MAX: Final = 4096
@@ -85,6 +86,17 @@ class PolicyJudge:
 
     def decide(self, request: Request) -> Decision:
         """The answer to a request. Never raises for what a request holds."""
+        answer = self._of_policies(request)
+        return answer if answer.decision == "deny" else together(answer, self._of_variables(request))
+
+    def _of_variables(self, request: Request) -> Decision | None:
+        """A question about environment variables that may make programs run code that the call does not show."""
+        action = self._actions.get(request.action)
+        given = None if action is None or action.environment is None else request.parameters.get(action.environment)
+        unknown = unknown_variables(given, self.world.env_allow) if isinstance(given, dict) else ()
+        return asked_about_variables(unknown, request.discharged) if unknown else None
+
+    def _of_policies(self, request: Request) -> Decision:
         bucket = self._bucket(request)
         if bucket.constant is not None:
             return bucket.constant

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from interlock.model.canonical import digest
 from interlock.model.decision import Decision, Requirement
 from interlock.policy.index import Residue
 from interlock.policy.operators import Closure, Situation
 from interlock.policy.policies import Policy
 from interlock.policy.terms import EvaluationError, mistyped
+
+VARIABLES: Final = "isolation.env_allow"
+"""What asks about environment variables, where policies have their id: the setting that answers it for good."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -117,6 +121,22 @@ def together(decision: Decision, reads: Decision | None) -> Decision:
         detail="; ".join(details),
         requirements=tuple({each.content: each for each in (*decision.requirements, *reads.requirements)}.values()),
         errors=tuple(dict.fromkeys((*decision.errors, *reads.errors))),
+    )
+
+
+def asked_about_variables(names: Sequence[str], discharged: frozenset[str]) -> Decision | None:
+    """The question whether a call may set these environment variables; None if an approval discharged it."""
+    content = digest("variables", list(names))
+    if content in discharged:
+        return None
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    reason = f"it sets the variable `{names[0]}`{more}, which may make programs run other code"
+    return Decision(
+        decision="hold",
+        policies=(VARIABLES,),
+        reason="held",
+        detail=f"held by `{VARIABLES}` ({reason})",
+        requirements=(Requirement(policy=VARIABLES, content=content, reason=reason),),
     )
 
 

@@ -95,6 +95,8 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     """The directory that relative paths are relative to: the workspace."""
     home: str = "/"
     """What `~` stands for."""
+    env_allow: tuple[str, ...] = ()
+    """Environment variables that a call may set without a question, besides those known to be harmless."""
 
 
 class ActionType(msgspec.Struct, frozen=True):
@@ -106,6 +108,8 @@ class ActionType(msgspec.Struct, frozen=True):
     context: Fields
     command: str | None = None
     """The parameter that holds a command line (a string for a shell, or an array of words), if one is marked so."""
+    environment: str | None = None
+    """The parameter that holds environment variables of a program, if one is marked so."""
     paths: tuple[str, ...] = ()
     """Pointer patterns of the parameters that are marked as paths."""
 
@@ -143,21 +147,25 @@ def actions(world: World) -> dict[str, ActionType]:
     for tool in world.tools:
         groups = (CALL, f"server:{server_of(tool.name)}", *(f"tag:{tag}" for tag in tags_of(tool)))
         command = command_parameter(tool)
+        environment = marked_parameter(tool, "environment")
         shape = _context(parameters(tool.parameters))
         if command is not None:
             shape = Fields({**shape.fields, "command": Field(COMMAND, required=True)})
         shape = Fields({**shape.fields, "paths": Field(Many(Atom("String")), required=True)})
-        found[tool.name] = ActionType(tool.name, groups, "Tool", shape, command, path_parameters(tool))
+        found[tool.name] = ActionType(tool.name, groups, "Tool", shape, command, environment, path_parameters(tool))
     return found
 
 
 def command_parameter(tool: Tool) -> str | None:
     """The parameter of a tool that its schema marks as a command line."""
+    return marked_parameter(tool, "command")
+
+
+def marked_parameter(tool: Tool, mark: str) -> str | None:
+    """The parameter of a tool that its schema marks so, at its top."""
     listed = tool.parameters.get("properties")
     fields = listed.items() if isinstance(listed, dict) else ()
-    return next(
-        (name for name, part in fields if isinstance(part, dict) and part.get("x-interlock") == "command"), None
-    )
+    return next((name for name, part in fields if isinstance(part, dict) and part.get("x-interlock") == mark), None)
 
 
 def path_parameters(tool: Tool) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from interlock.detect import find_secrets
+from interlock.detect.environment import is_loaded_first
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import PathGlob
 from interlock.model.grant import GROUP, OPERATOR
@@ -33,6 +35,7 @@ Locate = Callable[[Place], str]
 
 S = TypeVar("S")
 
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
 _UNITS: Final = {DURATION: duration_ms, SIZE: size_bytes}
 
 
@@ -234,6 +237,12 @@ def _check(settings: Settings, locate: Locate) -> None:
             raise error(wrong[0], "mcp", "servers", name, *wrong[1:])
     if settings.telemetry.otel is not None and not _is_url(settings.telemetry.otel):
         raise error("expected an http or https URL", "telemetry", "otel")
+    for index, name in enumerate(settings.isolation.env_allow):
+        if not _VARIABLE.fullmatch(name):
+            raise error("expected the name of an environment variable", "isolation", "env_allow", index)
+        if is_loaded_first(name):
+            hint = "set it inside the command, where rules and people can see it"
+            raise error("this variable is never passed on", "isolation", "env_allow", index, hint=hint)
     _check_agents(settings, error)
 
 

@@ -101,6 +101,7 @@ RULES: Final[dict[str, Rule]] = {
     "isolation.require": added,
     "isolation.workspace": later("direct", "layer"),
     "isolation.commit": later("auto", "ask", "never"),
+    "isolation.env_allow": fewer,
     "isolation.memory": smaller,
     "isolation.processes": smaller,
     "isolation.timeout": smaller,

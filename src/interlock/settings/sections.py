@@ -146,6 +146,13 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     commit: Annotated[
         Literal["auto", "ask", "never"], Meta(description="What becomes of a layer when its proposal succeeded.")
     ] = "auto"
+    env_allow: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description="Environment variables that `shell` and `exec` may set without a question, besides those known to be "
+            "harmless; a `*` at the end stands for any rest."
+        ),
+    ] = ()
     memory_bytes: Annotated[SizeBytes, Meta(description="Memory of one process action.")] = field(
         default=1024**3, name="memory"
     )

@@ -110,6 +110,11 @@ async def read_body(request: Request) -> bytes:
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":
         raise UsageError("the body must be `application/json`", code="media_type")
+    codings = ",".join(request.headers.getlist("content-encoding")).split(",")
+    if {coding.strip().lower() for coding in codings} - {"", "identity"}:
+        raise UsageError("the body must be plain: no `Content-Encoding` is taken", code="media_type")
+    if _announced(request) > BODY_BYTES_MAX:
+        raise UsageError(f"the body is over {BODY_BYTES_MAX} bytes", code="body_too_large")
     data = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -120,6 +125,12 @@ async def read_body(request: Request) -> bytes:
     except TimeoutError:
         raise UsageError(f"the body did not arrive within {BODY_SECONDS:g} s", code="body_late") from None
     return bytes(data)
+
+
+def _announced(request: Request) -> int:
+    """How large a request says that its body is; 0 if it does not say. The protocol has refused what is not a number."""
+    length = request.headers.get("content-length", "0")
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else BODY_BYTES_MAX + 1
 
 
 class Wrapping:

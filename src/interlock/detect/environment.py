@@ -1,0 +1,55 @@
+"""Which environment variables a call may set without a question.
+
+A variable can make a program load code that its command does not show: `PERL5OPT`, `GIT_CONFIG_COUNT`, `NODE_OPTIONS`,
+`LESSOPEN`, `MAKEFLAGS` and hundreds more. They cannot all be listed, so those that are known to be harmless are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+_ANY_VALUE: Final = re.compile(
+    r"TZ | TMPDIR | DEBUG | RUST_LOG | SOURCE_DATE_EPOCH | GIT_(AUTHOR|COMMITTER)_(NAME|EMAIL|DATE)", re.VERBOSE
+)
+_WORD: Final = re.compile(
+    r"""
+      LANG | LANGUAGE | LC_[A-Z]+ | TERM | COLORTERM | COLUMNS | LINES
+    | NO_COLOR | FORCE_COLOR | CLICOLOR(_FORCE)? | CARGO_TERM_COLOR
+    | CI | VERBOSE | LOG_LEVEL | RUST_BACKTRACE
+    | PYTHONUNBUFFERED | PYTHONHASHSEED | PYTHONUTF8 | PYTHONDONTWRITEBYTECODE | PYTHONFAULTHANDLER
+    | NODE_ENV | RAILS_ENV | RACK_ENV | APP_ENV
+    | GOMAXPROCS | GOGC | OMP_NUM_THREADS | CARGO_INCREMENTAL | CARGO_BUILD_JOBS | GIT_TERMINAL_PROMPT | GIT_OPTIONAL_LOCKS
+    """,
+    re.VERBOSE,
+)
+_NO_PATH: Final = re.compile(r"[^/\\\0]*")
+"""The value of a `_WORD`: some name a file by it (`config/environments/$RAILS_ENV.rb`), so it must not lead elsewhere."""
+_REFUSED: Final = re.compile(
+    r"LD_.*|GLIBC_TUNABLES|GCONV_PATH|BASH_ENV|ENV|BASH_FUNC_.*|BASHOPTS|SHELLOPTS|PS4|PROMPT_COMMAND", re.DOTALL
+)
+
+
+def unknown_variables(variables: Mapping[str, Any], allowed: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names of those that are not known to be harmless, sorted. `allowed` names more; a `*` at its end is any rest."""
+    return tuple(
+        sorted(
+            name for name, value in variables.items() if not _is_harmless(name, value) and not _is_named(name, allowed)
+        )
+    )
+
+
+def is_loaded_first(name: str) -> bool:
+    """True if the dynamic loader, the C library or a shell reads it before the program that was judged does anything."""
+    return _REFUSED.fullmatch(name) is not None
+
+
+def _is_harmless(name: str, value: Any) -> bool:
+    if _ANY_VALUE.fullmatch(name):
+        return True
+    return _WORD.fullmatch(name) is not None and isinstance(value, str) and _NO_PATH.fullmatch(value) is not None
+
+
+def _is_named(name: str, allowed: Sequence[str]) -> bool:
+    return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in allowed)
