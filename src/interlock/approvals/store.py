@@ -39,6 +39,7 @@ from interlock.model.canonical import canonical
 from interlock.model.clock import Clock, Ids
 from interlock.model.decision import Requirement
 from interlock.model.errors import IntegrityError, UsageError
+from interlock.model.ids import CANDIDATES_MAX, choose_id
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.schema import Schema
 
@@ -294,6 +295,26 @@ class ApprovalStore:
     def get(self, hold_id: str) -> Hold | None:
         """A question by its id."""
         return self._row(hold_id, self.time.now_us())
+
+    def find(self, text: str) -> str:
+        """The id of a question from any unambiguous beginning of it, or of the newest open one for `last`.
+
+        Raises: UsageError `not_found`, `ambiguous_id`.
+        """
+        if text == "last":
+            rows = self._database.execute(
+                "select id from approvals where status = 'pending' and expires_at_us > ? order by seq desc limit 1",
+                (self.time.now_us(),),
+            )
+        else:
+            rows = self._database.execute(
+                "select id from approvals where substr(id, 1, ?) = ? order by id <> ?, id limit ?",
+                (len(text), text, text, CANDIDATES_MAX + 1),
+            )
+        found = [hold_id for (hold_id,) in rows]
+        if text == "last" and found:
+            return found[0]
+        return choose_id(text, found, what="question", hint="`interlock approvals list --status all` shows them")
 
     def answered(self, hold_ids: Sequence[str]) -> list[Hold]:
         """Those of the questions that are no longer pending."""

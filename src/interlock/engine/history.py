@@ -103,6 +103,10 @@ class History:
         """The runs of a session, newest first. Raises: UsageError `not_found`."""
         return self.index.session(name)
 
+    def find(self, text: str) -> str:
+        """The id of a run from any unambiguous beginning of it, or `last`. Raises: UsageError `not_found`, `ambiguous_id`."""
+        return self.index.find(text)
+
     def directory(self, run_id: str) -> Path:
         """Where a run lies. Raises: UsageError `not_found`."""
         self.index.get(run_id)

@@ -15,6 +15,7 @@ from interlock.disk import Database
 from interlock.journal.reader import JournalStatus, corrupt, scan
 from interlock.journal.sealing import Head
 from interlock.model.errors import IntegrityError, UsageError
+from interlock.model.ids import CANDIDATES_MAX, choose_id
 
 _MIGRATIONS: Final = (
     """
@@ -134,6 +135,23 @@ class RunIndex:
         if not rows:
             raise UsageError(f"there is no run `{run_id}`", code="not_found", hint="`interlock runs list` shows them")
         return rows[0]
+
+    def find(self, text: str) -> str:
+        """The id of a run from any unambiguous beginning of it (with or without `run_`), or of the newest one for `last`.
+
+        Raises: UsageError `not_found`, `ambiguous_id`.
+        """
+        if text == "last":
+            rows = self._rows("order by started_us desc, run_id desc limit 1", ())
+            if not rows:
+                raise UsageError("there is no run yet", code="not_found", hint="`interlock run PLAN` makes one")
+            return rows[0].run_id
+        begins = (text, f"run_{text}")
+        rows = self._rows(
+            f"where run_id = ? or {' or '.join('substr(run_id, 1, ?) = ?' for _ in begins)} order by run_id <> ?, run_id limit ?",
+            (text, *(each for begin in begins for each in (len(begin), begin)), text, CANDIDATES_MAX + 1),
+        )
+        return choose_id(text, [row.run_id for row in rows], what="run", hint="`interlock runs list` shows them")
 
     def list_runs(
         self,

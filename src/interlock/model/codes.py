@@ -124,6 +124,7 @@ ERROR_CODES: Final[dict[str, str]] = {
     "internal": "A defect of Interlock. Please report it with the message and the run id.",
     "usage": "The command line or the call cannot be understood.",
     "configuration": "The configuration file is wrong; the path names the field.",
+    "ambiguous_id": "More than one run or question begins so; type more of the id.",
     "override_loosens": "An environment variable or a flag would loosen the configuration; only the file may.",
     "not_available": "The configuration asks for a protection that this version does not have, so nothing was started.",
     "invalid_schema": "A tool's JSON Schema cannot be used: not valid, beyond a limit, or it refers outside itself.",

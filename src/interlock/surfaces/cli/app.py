@@ -25,30 +25,46 @@ from interlock.surfaces.cli.output import Output
 FAILED: Final = 1
 INTERNAL: Final = 5
 
-COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "init": ("project", "Write a commented interlock.toml for this project, and trust it."),
-    "trust": ("project", "Show what changed in the configuration, and trust it."),
-    "run": ("running", "Take a proposal through the gate."),
-    "resume": ("running", "Finish a run that was interrupted, or that waited for an answer."),
-    "recover": ("recovering", "Put unfinished runs in order, and settle unknown outcomes."),
-    "undo": ("running", "Take back what a run did."),
-    "verify": ("plans", "Check a proposal without running anything."),
-    "simulate": ("plans", "Say what the state would be after a proposal."),
-    "explain": ("plans", "Say for each action what the gate would answer, and why."),
-    "runs": ("runs", "List, show, check and prune runs."),
-    "sessions": ("sessions", "List and show sessions."),
-    "tools": ("tools", "The tools there are."),
-    "approvals": ("approvals", "Questions that wait for an answer."),
-    "approvers": ("approvers", "Who may answer."),
-    "grants": ("grants", "What agents may reach."),
-    "serve": ("interlock.surfaces.web.command", "Serve questions and answers over HTTP."),
-    "policy": ("policy", "Show, check, test and explain the policies."),
-    "telemetry": ("machine", "A snapshot of this machine."),
-    "doctor": ("machine", "What this machine offers, what is missing, and what stands open."),
-    "keys": ("keys", "The signing key."),
+GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
+    "Set up": {
+        "init": ("project", "Write a commented interlock.toml for this project, and trust it."),
+        "trust": ("project", "Show what changed in the configuration, and trust it."),
+        "doctor": ("machine", "What this machine offers, what is missing, and what stands open."),
+        "completion": ("completion", "Print the completion script of a shell."),
+    },
+    "Run": {
+        "run": ("running", "Take a proposal through the gate."),
+        "resume": ("running", "Finish a run that was interrupted, or that waited for an answer."),
+        "recover": ("recovering", "Put unfinished runs in order, and settle unknown outcomes."),
+        "undo": ("running", "Undo what a run did."),
+    },
+    "Look ahead": {
+        "verify": ("plans", "Check a proposal without running anything."),
+        "simulate": ("plans", "Say what the state would be after a proposal."),
+        "explain": ("plans", "Say for each action what the gate would answer, and why."),
+    },
+    "Look back": {
+        "runs": ("runs", "List, show, check and prune runs."),
+        "sessions": ("sessions", "List and show sessions."),
+    },
+    "Answer": {
+        "approvals": ("approvals", "Questions that wait for an answer."),
+        "approvers": ("approvers", "Who may answer."),
+        "serve": ("interlock.surfaces.web.command", "Serve questions and answers over HTTP."),
+    },
+    "Rules": {
+        "policy": ("policy", "Show, check, test and explain the policies."),
+        "grants": ("grants", "What agents may reach."),
+        "tools": ("tools", "The tools there are."),
+    },
+    "Machine": {
+        "telemetry": ("machine", "A snapshot of this machine."),
+        "keys": ("keys", "The signing key."),
+    },
 }
-"""Name of each command: the module, beside this one or of another door, that has it (as a `click` command of that name), and its
-one-line help."""
+"""The commands, under the headings of the help. For each: the module, beside this one or of another door, that has it (as a
+`click` command of that name), and its one-line help."""
+COMMANDS: Final = {name: found for group in GROUPS.values() for name, found in group.items()}
 
 
 def _set(field: str) -> Callable[[click.Context, click.Parameter, bool], None]:
@@ -88,7 +104,7 @@ class Command(click.Command):
         for parameter in self.params:
             given = ctx.params.get(parameter.name or "")
             if parameter.type is click.STRING and given is not None and not _is_text(given):
-                raise click.BadParameter("this is no UTF-8", ctx, parameter)
+                raise click.BadParameter("this is not UTF-8", ctx, parameter)
         return rest
 
 
@@ -141,8 +157,10 @@ class _Root(Group):
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))
+        for heading, group in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), text) for name, (_, text) in group.items()])
 
 
 def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:

@@ -20,6 +20,7 @@ from interlock.model.errors import ProposalError, UsageError
 from interlock.model.units import as_duration, duration_ms
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.holds import hold_lines
+from interlock.surfaces.cli.ids import HOLD
 from interlock.surfaces.cli.output import Output, brief, clean, table
 from interlock.surfaces.cli.proving import proof, proving
 from interlock.surfaces.cli.results import when
@@ -47,7 +48,7 @@ def list_approvals(out: Output, status: str, limit: int) -> None:
 
 
 @approvals.command("show")
-@click.argument("hold_id", metavar="APPROVAL")
+@click.argument("hold_id", metavar="APPROVAL", type=HOLD)
 @click.option(
     "--original",
     is_flag=True,
@@ -66,7 +67,7 @@ def show_approval(out: Output, hold_id: str, original: bool, token_file: Path | 
 
 
 @approvals.command("approve")
-@click.argument("hold_id", metavar="APPROVAL")
+@click.argument("hold_id", metavar="APPROVAL", type=HOLD)
 @click.option("--reason", default="", help="Why; kept with the answer.")
 @click.option("--digest", help="The question as `show` has it; needed once somebody has edited it.")
 @click.option(
@@ -114,7 +115,7 @@ def approve(
 
 
 @approvals.command("deny")
-@click.argument("hold_id", metavar="APPROVAL")
+@click.argument("hold_id", metavar="APPROVAL", type=HOLD)
 @click.option("--reason", default="", help="Why; the agent is told.")
 @proving
 @click.pass_obj
@@ -126,7 +127,7 @@ def deny(out: Output, hold_id: str, reason: str, token_file: Path | None, approv
 
 
 @approvals.command("edit")
-@click.argument("hold_id", metavar="APPROVAL")
+@click.argument("hold_id", metavar="APPROVAL", type=HOLD)
 @click.argument("patch")
 @click.option("--reason", default="", help="Why; kept with the answer.")
 @click.option("--digest", help="The question as `show` has it; needed once somebody has edited it.")

@@ -15,6 +15,7 @@ from interlock.model.errors import ConfigurationError, ProposalError, UsageError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.yaml import parse_yaml
 from interlock.surfaces.cli.app import FAILED, Group
+from interlock.surfaces.cli.ids import RUN, TOOL
 from interlock.surfaces.cli.opening import history
 from interlock.surfaces.cli.output import Output, clean, table
 
@@ -87,7 +88,7 @@ def test(out: Output, cases: Path) -> int:
 
 
 @policy.command("explain")
-@click.argument("action")
+@click.argument("action", type=TOOL)
 @click.option("--agent", metavar="NAME", help="Who asks; the configuration's `agent` if left out.")
 @click.option("--parameters", default="{}", metavar="JSON", help="The call's parameters.")
 @click.option("--resource", metavar="NAME", help="For a built-in action such as state_write: the key or host.")
@@ -106,7 +107,7 @@ def explain(
 
 
 @policy.command("replay")
-@click.argument("run_ids", nargs=-1, metavar="[RUN]...")
+@click.argument("run_ids", nargs=-1, metavar="[RUN]...", type=RUN)
 @click.pass_obj
 def replay(out: Output, run_ids: tuple[str, ...]) -> None:
     """Ask the questions of past runs again, and say what the policies as they are now would have answered differently."""

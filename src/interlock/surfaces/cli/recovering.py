@@ -8,6 +8,7 @@ import click
 
 from interlock.model.errors import UsageError
 from interlock.surfaces.cli.app import Command
+from interlock.surfaces.cli.ids import RUN
 from interlock.surfaces.cli.opening import history, runtime
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.results import when
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("run_id", metavar="[RUN]", required=False)
+@click.argument("run_id", metavar="[RUN]", required=False, type=RUN)
 @click.option("--action", metavar="ID", help="The action whose outcome is not known.")
 @click.option(
     "--as",

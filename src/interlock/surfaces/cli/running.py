@@ -13,6 +13,7 @@ from interlock.model.errors import UsageError
 from interlock.model.events import RunStarted
 from interlock.model.result import ProposalResult
 from interlock.surfaces.cli.app import FAILED, Command
+from interlock.surfaces.cli.ids import RUN
 from interlock.surfaces.cli.interrupting import interrupted, run_interruptibly
 from interlock.surfaces.cli.opening import at_terminal, runtime
 from interlock.surfaces.cli.output import Output, clean
@@ -65,7 +66,7 @@ def run(
 
 
 @click.command(cls=Command)
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", type=RUN)
 @click.option("--no-wait", is_flag=True, help="Do not wait for answers: exit with 3.")
 @click.pass_obj
 def resume(out: Output, run_id: str, no_wait: bool) -> int:
@@ -76,7 +77,7 @@ def resume(out: Output, run_id: str, no_wait: bool) -> int:
 
 
 @click.command(cls=Command)
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", type=RUN)
 @click.option("--action", metavar="ID", help="Only this action of the run.")
 @click.option("--force", is_flag=True, help="Also where others changed the files since; what is overwritten is kept.")
 @click.pass_obj

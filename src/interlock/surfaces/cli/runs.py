@@ -14,6 +14,7 @@ from interlock.engine.history import Check, RunRow, RunView
 from interlock.model.errors import IntegrityError, InterlockError, UsageError
 from interlock.model.result import RunStatus
 from interlock.surfaces.cli.app import Group
+from interlock.surfaces.cli.ids import RUN
 from interlock.surfaces.cli.opening import history, runtime
 from interlock.surfaces.cli.output import Output, clean, table
 from interlock.surfaces.cli.results import proposal_lines, when
@@ -40,7 +41,7 @@ def list_runs(out: Output, session: str | None, status: str | None, agent: str |
 
 
 @runs.command("show")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", type=RUN)
 @click.pass_obj
 def show_run(out: Output, run_id: str) -> int:
     """Show what a run did: each proposal with the result of each action."""
@@ -51,7 +52,7 @@ def show_run(out: Output, run_id: str) -> int:
 
 
 @runs.command("log")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", type=RUN)
 @click.option("--from", "start", type=click.IntRange(0), default=0, help="From this event on.")
 @click.pass_obj
 def log(out: Output, run_id: str, start: int) -> int:
@@ -79,7 +80,7 @@ def log(out: Output, run_id: str, start: int) -> int:
 
 
 @runs.command("check")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", type=RUN)
 @click.pass_obj
 def check(out: Output, run_id: str) -> int:
     """Check every seal of a run's journal, and compare it with the database and its signed head.
@@ -93,7 +94,7 @@ def check(out: Output, run_id: str) -> int:
 
 
 @runs.command("head")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", type=RUN)
 @click.pass_obj
 def head(out: Output, run_id: str) -> None:
     """Print the signed head of a run's journal (a DSSE envelope), to be kept elsewhere."""
@@ -106,7 +107,7 @@ def head(out: Output, run_id: str) -> None:
 
 
 @runs.command("checkpoint")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", type=RUN)
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to write it."
 )
@@ -140,7 +141,7 @@ def restore(out: Output, file: Path, merge: bool) -> None:
 
 
 @runs.command("prune")
-@click.argument("run_ids", nargs=-1, metavar="[RUN]...")
+@click.argument("run_ids", nargs=-1, metavar="[RUN]...", type=RUN)
 @click.option("--older-than", metavar="DURATION", help="Every run that ended longer ago, such as 30d.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.pass_obj

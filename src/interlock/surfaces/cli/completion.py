@@ -1,0 +1,35 @@
+"""`interlock completion`: what a shell needs to complete commands, options, runs, questions and tools."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
+
+from interlock.surfaces.cli.app import Command, root
+from interlock.surfaces.cli.output import Output
+
+VARIABLE: Final = "_INTERLOCK_COMPLETE"
+"""With this variable set, `interlock` answers a shell that completes, and does nothing else."""
+_SHELLS: Final[dict[str, type[ShellComplete]]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+
+
+@click.command(cls=Command)
+@click.argument("shell", type=click.Choice([*_SHELLS]))
+@click.pass_obj
+def completion(out: Output, shell: str) -> None:
+    """Print the completion script of a shell.
+
+    \b
+    bash:  echo 'eval "$(interlock completion bash)"' >> ~/.bashrc
+    zsh:   echo 'eval "$(interlock completion zsh)"' >> ~/.zshrc
+    fish:  interlock completion fish > ~/.config/fish/completions/interlock.fish
+    """  # noqa: D301 - \b tells click to keep the lines
+    script = _SHELLS[shell](root, {}, "interlock", VARIABLE)
+    # not `source()`, which starts bash to look at its version
+    text = script.source_template % script.source_vars()
+    if out.json:
+        out.emit({"shell": shell, "script": text})
+    else:
+        out.raw(text)

@@ -1,0 +1,96 @@
+"""Ids as people type them: a run or a question by its id, by any unambiguous beginning of it, or as `last`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+from click.shell_completion import CompletionItem
+
+from interlock.model.errors import InterlockError
+from interlock.surfaces.cli.opening import history
+
+_OFFERED = 50
+"""How many ids a completion offers, newest first."""
+
+
+class RunId(click.ParamType[str]):
+    """The id of a run of this project. Raises: UsageError `not_found`, `ambiguous_id`."""
+
+    name = "run"
+
+    def convert(self, value: str, _parameter: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The whole id."""
+        if ctx is not None and ctx.resilient_parsing:
+            return value
+        _require_text(self, value)
+        with history() as past:
+            return past.find(value)
+
+    def shell_complete(self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The newest runs whose id begins so. Nothing where there is no project: a completion must not print errors."""
+        try:
+            with history() as past:
+                rows = past.runs(limit=1_000)
+        except InterlockError:
+            return []
+        found = [row for row in rows if row.run_id.startswith(incomplete)][:_OFFERED]
+        return [CompletionItem(row.run_id, help=f"{row.status}, {row.agent}") for row in found]
+
+
+class HoldId(click.ParamType[str]):
+    """The id of a question. Raises: UsageError `not_found`, `ambiguous_id`."""
+
+    name = "approval"
+
+    def convert(self, value: str, _parameter: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The whole id."""
+        if ctx is not None and ctx.resilient_parsing:
+            return value
+        _require_text(self, value)
+        from interlock.engine.identity import open_desk  # noqa: PLC0415 - start-up
+
+        with open_desk(Path(), os.environ, trusted=False) as desk:
+            return desk.store.find(value)
+
+    def shell_complete(self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The open questions whose id begins so."""
+        from interlock.engine.identity import open_desk  # noqa: PLC0415 - start-up
+
+        try:
+            with open_desk(Path(), os.environ, trusted=False) as desk:
+                holds = desk.store.list_holds("pending", limit=1_000)
+        except InterlockError:
+            return []
+        found = [hold for hold in holds if hold.id.startswith(incomplete)][-_OFFERED:]
+        return [CompletionItem(hold.id, help=hold.summary) for hold in found]
+
+
+class ToolName(click.ParamType[str]):
+    """The name of a tool. Any text is one: a rule can be about a tool that is not there yet."""
+
+    name = "tool"
+
+    def shell_complete(self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The built-in tools whose name begins so."""
+        from interlock.engine.runtime import Runtime  # noqa: PLC0415 - start-up
+
+        try:
+            with Runtime.open(settings={}, workspace=Path()) as runtime:
+                names = sorted(tool.name for tool in runtime.tools())
+        except InterlockError:
+            return []
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+def _require_text(kind: click.ParamType[str], value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        kind.fail("this is not UTF-8")
+
+
+RUN = RunId()
+HOLD = HoldId()
+TOOL = ToolName()
