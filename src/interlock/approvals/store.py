@@ -311,7 +311,7 @@ class ApprovalStore:
                 "select id from approvals where substr(id, 1, ?) = ? order by id <> ?, id limit ?",
                 (len(text), text, text, CANDIDATES_MAX + 1),
             )
-        found = [hold_id for (hold_id,) in rows]
+        found: list[str] = [hold_id for (hold_id,) in rows]
         if text == "last" and found:
             return found[0]
         return choose_id(text, found, what="question", hint="`interlock approvals list --status all` shows them")
