@@ -77,6 +77,10 @@ class FoldedProposal:
         """The action of that id."""
         return self.actions.setdefault(action_id or "", FoldedAction())
 
+    def forget_writes(self, action_id: str) -> None:
+        """Drop the state writes of an attempt that does not count: it is made again, or another call stands for it."""
+        self.writes = [(owner, change) for owner, change in self.writes if owner != action_id]
+
 
 class FoldedRun:
     """What the journal says about a run."""
@@ -210,6 +214,8 @@ class FoldedRun:
                 action.parameters = event.parameters
             case e.ActionSucceeded() | e.ActionDeduplicated():
                 action.open = action.interrupted = False
+                if action.attempts and isinstance(event, e.ActionDeduplicated):
+                    folded.forget_writes(action_id)  # what it did came to nothing: another call has done it
                 action.row = self._row_of_success(event)
                 action.not_undoable = getattr(event, "not_undoable", ())
                 folded.outcomes.append((action_id, Outcome.DONE))
@@ -238,6 +244,11 @@ class FoldedRun:
                     folded.outcomes.append((action_id, None))
                 elif event.reason == "budget_exceeded":
                     folded.outcomes.append((action_id, Outcome.FAILED))
+            case e.OutcomeSettled():
+                action.settled = event.decision
+                if event.decision == "again":
+                    action.open = action.interrupted = False
+                    folded.forget_writes(action_id)
             case e.ActionUnknown() | e.ActionCancelled():
                 self._take_interruption(folded, action, event)
             case _:
@@ -252,10 +263,6 @@ class FoldedRun:
                 action.asked = False
                 if event.parameters is not None:
                     action.parameters, action.edited = event.parameters, True
-            case e.OutcomeSettled():
-                action.settled = event.decision
-                if event.decision == "again":
-                    action.open = action.interrupted = False
             case e.UndoIntent():
                 action.undo_open = event.how
             case e.UndoDone():

@@ -7,12 +7,14 @@ Finished actions never run again: their outcomes are replayed through the schedu
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from interlock.engine.admission import key_for
 from interlock.engine.calling import ask_tool
+from interlock.engine.dead_undos import UNDO_TOOL, clear_action
 from interlock.engine.ending import conclude, fill, finish, reapply
 from interlock.engine.execution import Execution
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
@@ -24,7 +26,7 @@ from interlock.engine.writing import writing
 from interlock.journal import recover
 from interlock.journal.index import require_not_behind
 from interlock.model.errors import ConflictError, IntegrityError, ToolError, UsageError
-from interlock.model.events import ActionFailed, ActionSucceeded, OutcomeSettled
+from interlock.model.events import ActionFailed, ActionSucceeded, OutcomeSettled, StateChanged
 from interlock.model.result import ActionResult, ProposalResult
 from interlock.state.idempotency import Origin, Stored
 from interlock.verify.graph import build_graph
@@ -112,6 +114,8 @@ class _Resumption:
         self._known = known
         self._answers = answers
         self._by = by
+        self._unsettled_writes: dict[str, list[StateChanged]] = {}
+        """State that actions wrote whose outcome is not known: it counts only if they are settled as succeeded."""
         proposal = folded.proposal(known)
         services = run.services
         self._x = Execution(
@@ -136,6 +140,7 @@ class _Resumption:
 
     async def _go_on(self) -> ProposalResult:
         x, known = self._x, self._known
+        self._clear_temporaries()
         if known.rolled_back or any(outcome is Outcome.ABORT for _, outcome in self._outcomes()):
             return self._count(await self._take_back())
         if await self._settle():
@@ -186,19 +191,39 @@ class _Resumption:
             if folded.edited and folded.parameters is not None:
                 x.edited[index] = self._folded.value(folded.parameters)
         for action_id, change in known.writes:
-            value = self._folded.value(change.value)
-            if change.deleted:
-                x.buffer.delete(change.key, action_id)
+            folded = known.actions.get(action_id)
+            if folded is not None and folded.row is None and (folded.open or folded.interrupted):
+                self._unsettled_writes.setdefault(action_id, []).append(change)
             else:
-                x.buffer.write(change.key, value, action_id)
-            if (row := x.rows[x.graph.index[action_id]]) is not None:
-                row.state_changes[change.key] = value
+                self._write_again(action_id, change)
         for index, folded in x.undone.items():
             self._remember(index, folded)
         attempts = sum(folded.attempts for folded in known.actions.values())
         calls = sum(folded.attempts for folded in known.actions.values() if folded.tool is not None)
         x.allowance.spent(attempts, calls, known.spent_ms, known.spent_cost)
         x.cost = known.spent_cost
+
+    def _write_again(self, action_id: str, change: StateChanged) -> None:
+        """Put a state write of the journal back into the buffer, and into its action's row."""
+        x, value = self._x, self._folded.value(change.value)
+        first = self._known.action(action_id).tool == UNDO_TOOL and all(w.key != change.key for w in x.buffer.writes)
+        if first:
+            x.buffer.expect(change.key, change.old_version)  # an undo looks at a key before it writes it
+        if change.deleted:
+            x.buffer.delete(change.key, action_id)
+        else:
+            x.buffer.write(change.key, value, action_id)
+        if (row := x.rows[x.graph.index[action_id]]) is not None:
+            row.state_changes[change.key] = value
+
+    def _clear_temporaries(self) -> None:
+        """Remove the temporary files of interrupted actions, whatever becomes of these: they may hold what is private."""
+        for action_id, folded in self._known.actions.items():
+            if folded.row is None and (folded.open or folded.interrupted):
+                with contextlib.suppress(
+                    ToolError, IntegrityError
+                ):  # what stands in the way is met again, and said, later
+                    clear_action(self._run.services, self._folded, self._x.proposal.id, action_id)
 
     def _remember(self, index: int, folded: FoldedAction) -> None:
         """A success of an idempotent call is stored with the commit, whichever process made it."""
@@ -301,15 +326,24 @@ class _Resumption:
             )
             self._known.outcomes.append((action.id, Outcome.ABORT if decision == "undo" else None))
         x.rows[index] = row
+        if decision == "succeeded":
+            for change in self._unsettled_writes.get(action.id, ()):
+                self._write_again(action.id, change)
         return True
 
     def _restored(self, index: int) -> bool:
-        """Put the files of an interrupted action back. True if there were any: then it has done nothing any more."""
+        """Put the files of an interrupted action back. True if that was possible: then it has done nothing any more.
+
+        An undo is left as it is. It looks at every path before it touches one, what is back already needs nothing, and what
+        it has restored may be what another undo, or a person, has wanted since.
+        """
         x, run = self._x, self._run
         workspace, backups = x.services.workspace, run.backups
         tool = x.tools[index]
         if workspace is None or backups is None or tool is None or tool.tool.reversibility != "reversible":
             return False
+        if tool.tool.name == UNDO_TOOL:
+            return True
         assert run.directory is not None
         action = x.proposal.actions[index]
         entries = plan_undo(run.directory, proposal=x.proposal.id, action=action.id)

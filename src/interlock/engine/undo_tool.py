@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from interlock.engine.calling import COMPENSATING, IN_USE, ask_tool
 from interlock.engine.context import ActionContext
+from interlock.engine.dead_undos import UNDO_TOOL, DeadUndo, clear, find_dead_undos, find_later_change, settle
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
 from interlock.engine.recovery import abandon
 from interlock.journal import JournalWriter, recover
+from interlock.model.canonical import canonical
 from interlock.model.errors import ConflictError, IntegrityError, StoreError, ToolError, UsageError
 from interlock.model.events import StateChanged, UndoDone, UndoIntent
 from interlock.model.grant import OPERATOR
@@ -26,7 +28,7 @@ from interlock.state.store import Transition
 from interlock.verify.graph import needs, resolve
 from interlock.verify.templates import fill
 from interlock.workspace import Entry, Origin
-from interlock.workspace.names import Rel, to_json
+from interlock.workspace.names import Rel, show, to_json
 from interlock.workspace.undo import UndoConflictError, find_conflicts, plan_by_action, plan_undo, restore
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def binding(services: Services) -> Binding:
 
     return Binding(
         tool=Tool(
-            name="undo",
+            name=UNDO_TOOL,
             description="Take back what an earlier run did: files, state, and what has a compensation.",
             parameters=_SCHEMA,
             destructive=True,
@@ -82,7 +84,9 @@ class _Undo:
         self._services = services
         self._x = x
         self._index = index
-        self._force = force
+        self._resumed = x.attempts_before.get(index, 0) > 0
+        # Force was said about what lay there then: an undo that goes on after its process died looks for itself.
+        self._force = force and not self._resumed
         self._restored: list[dict[str, Any]] = []
         self._compensated: list[dict[str, Any]] = []
         self._state: list[str] = []
@@ -128,6 +132,9 @@ class _Undo:
             IntegrityError
         ):  # then each action reads its own lines, and those that are whole come back
             self._entries = plan_by_action(folded.directory)
+        dead = self._find_dead(run_id, action)
+        if self._resumed:
+            self._look_for_later_runs(folded, chosen)
         if not self._force:
             self._look_first(folded, chosen)
         if folded.finished is None:
@@ -149,7 +156,18 @@ class _Undo:
                 retryable=False,
                 output=self._said(),
             )
+        source = f"{self._x.run.id}/{self._x.proposal.id}/{self._x.proposal.actions[self._index].id}"
+        for undo in dead:
+            settle(services, undo, source, self._said())
         return self._said()
+
+    def _find_dead(self, run_id: str, action: str | None) -> list[DeadUndo]:
+        """The undos of the same target whose process died, without the temporary files that they left. Raises: ToolError."""
+        with _as_tool_error():
+            dead = find_dead_undos(self._services, run_id, action, own=self._x.run.id)
+            for one in dead:
+                clear(self._services, one)
+        return dead
 
     def _fold(self, run_id: str, action: str | None) -> FoldedRun:
         """What is known about the run. Raises: ToolError."""
@@ -195,14 +213,26 @@ class _Undo:
             except (StoreError, IntegrityError, UsageError) as error:
                 self._leave(marks[0][1], error.code, f"compensated, but its run could not be told: {error.message}")
 
+    def _look_for_later_runs(self, folded: FoldedRun, chosen: list[tuple[FoldedProposal, Action]]) -> None:
+        """Refuse to go on if another run has changed one of the files since this undo began. Raises: ToolError."""
+        run_id = folded.directory.name
+        paths = {entry.rel for entry in _entries_of(folded, chosen)}
+        with _as_tool_error():
+            later = find_later_change(self._services, paths, own=self._x.run.id)
+        if later is not None:
+            raise ToolError(
+                f"run `{later[0]}` has changed `{show(later[1])}` since this undo began, so it does not go on",
+                code="undo_conflict",
+                retryable=False,
+                hint=f"look at it; if it is still to be taken back, begin anew: `interlock undo {run_id}`",
+            )
+
     def _look_first(self, folded: FoldedRun, chosen: list[tuple[FoldedProposal, Action]]) -> None:
         """Refuse before anything is touched if somebody else changed a file since. Raises: ToolError `undo_conflict`."""
         workspace = self._services.workspace
         if workspace is None:
             return
-        wanted = {(known.received.proposal, action.id) for known, action in chosen}
-        entries = [one for one in plan_undo(folded.directory) if (one.proposal, one.action) in wanted]
-        conflicts = find_conflicts(workspace, folded.directory, entries)
+        conflicts = find_conflicts(workspace, folded.directory, _entries_of(folded, chosen))
         if conflicts:
             error = UndoConflictError(conflicts)
             raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint)
@@ -229,8 +259,7 @@ class _Undo:
         done = known.actions[action.id]
         proposal_id = known.received.proposal or ""
         tool = self._services.registry.find(done.tool)
-        read_only = action.type in ("state_read", "assertion") or (tool is not None and tool.read_only)
-        if read_only or (done.row is not None and done.row.deduplicated_from):
+        if action.type in ("state_read", "assertion") or (tool is not None and tool.read_only):
             return
         compensated = await self._compensate(folded, known, action, done)
         touched = self._restore_files(folded, proposal_id, action.id, compensated=compensated is True)
@@ -402,16 +431,25 @@ class _Undo:
             if not mine:
                 continue
             before = past.before(mine[0].version)
+            gone = before is None or before.deleted
+            if now is None if gone else now is not None and before is not None and _is_same(now.value, before.value):
+                self._at[key] = mine[0].version - 1  # it is back already, whoever did that
+                continue
             current = self._at.get(key) or (now.version if now is not None else past.versions[-1])
             between = mine[-1].version - mine[0].version >= len(mine)
             if (current != mine[-1].version or between) and not self._force:
                 self._leave(action_id, "state_conflict", f"state `{key}` was changed since")
                 continue
-            gone = before is None or before.deleted
             x.write_state(self._index, key, None if before is None else before.value, delete=gone)
             self._at[key] = mine[0].version - 1
             self._state.append(key)
         return True
+
+
+def _entries_of(folded: FoldedRun, chosen: list[tuple[FoldedProposal, Action]]) -> list[Entry]:
+    """The recorded changes of these actions, newest first."""
+    wanted = {(known.received.proposal, action.id) for known, action in chosen}
+    return [one for one in plan_undo(folded.directory) if (one.proposal, one.action) in wanted]
 
 
 @contextlib.contextmanager
@@ -438,11 +476,16 @@ def _require_at_rest(services: Services, folded: FoldedRun, action: str | None) 
     folded.add_torn(recover(folded.directory, services.disk).intents)
 
 
+def _is_same(one: Any, other: Any) -> bool:
+    """True if two values of state are the same JSON."""
+    return canonical(one) == canonical(other)
+
+
 def _did_something(done: FoldedAction) -> bool:
     row = done.row
     if row is None:
         return done.interrupted or done.open
-    return row.status in ("succeeded", "failed", "unknown_outcome")
+    return row.status in ("succeeded", "failed", "unknown_outcome") and not row.deduplicated_from
 
 
 class _Past:

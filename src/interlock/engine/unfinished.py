@@ -17,12 +17,13 @@ from interlock.disk import Database, Disk
 from interlock.engine.clock import SystemClock, SystemIds
 from interlock.engine.folding import FoldedRun
 from interlock.engine.machine import boot_id
-from interlock.journal import RunIndex, RunRow, read, recover, sign_head
+from interlock.journal import RunIndex, RunRow, read, recover, scan, sign_head
 from interlock.journal.index import require_not_behind
 from interlock.journal.sealing import JOURNAL_NAME
 from interlock.model.errors import IntegrityError, StoreError, UsageError
 from interlock.model.events import RunStarted
 from interlock.signing import Signer
+from interlock.state.store import StateStore, Write, encode
 
 Need = Literal["nothing", "resume", "answer", "settle", "repair"]
 """What a run needs: nothing (its process is alive), `resume`, an answer to a question, a human's word, a whole journal."""
@@ -87,12 +88,37 @@ def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
                 index.add(row)
 
 
+def apply_commits(db: Database, folded: FoldedRun) -> None:
+    """Apply the state that a dead run has committed in its journal, if the database did not hear of it.
+
+    The journal decided before whatever is written from here on: applied later, it would take that away. Applying it again, as
+    `resume` does, changes nothing. Raises: IntegrityError, StoreError.
+    """
+    for known in folded.proposals.values():
+        if known.committed is None or folded.started is None:
+            continue
+        seal = scan(folded.directory, at=known.committed.seq).seal_at
+        writes = [
+            Write(
+                change.key,
+                None if change.deleted else encode(folded.value(change.value)),
+                known.received.proposal,
+                owner,
+            )
+            for owner, change in known.writes
+        ]
+        if seal is not None and writes:  # without a seal `resume` says what is wrong with the journal
+            store = StateStore(db, folded.started.workspace, SystemClock())
+            store.apply(writes, run=folded.directory.name, seq=known.committed.seq or 0, seal=seal)
+
+
 def _recover_one(db: Database, index: RunIndex, runs: Path, disk: Disk, row: RunRow) -> Unfinished | None:
     directory = runs / row.run_id
     try:
         report = recover(directory, disk, at=row.seq)
         require_not_behind(row, report.status)
         folded = FoldedRun(directory, open_only=True)
+        apply_commits(db, folded)
     except StoreError as error:
         if error.code == "run_locked":
             return _told(row, "nothing", error.message, None)

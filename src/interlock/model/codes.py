@@ -90,7 +90,7 @@ REASONS: Final[dict[str, str]] = {
     "encoding_invalid": "`content` is not what `encoding` says.",
     "pattern_invalid": "A pattern or a glob cannot be compiled.",
     "pattern_too_slow": "Matching the pattern took too long, or too much memory, and was stopped.",
-    "undo_conflict": "Somebody else changed what undo would restore; nothing was restored. `--force` keeps a backup of it.",
+    "undo_conflict": "Somebody else changed what undo would restore, so it was left alone. `--force` keeps a backup of it.",
     "undo_denied": "An agent takes back only what it did itself; a person can take back anything.",
     "undo_blocked": "Undo cannot restore a path because something else stands in its way; the message names it.",
     # step 9: git tools

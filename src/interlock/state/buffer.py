@@ -60,6 +60,10 @@ class Buffer:
         """Remove a key. Returns the versions before and after."""
         return self._put(key, None, action)
 
+    def expect(self, key: str, version: int) -> None:
+        """Make the commit fail unless the store still has this version of the key then: it was looked at by a process before."""
+        self._read.setdefault(key, version)
+
     def claim(self, key: str, value: Any) -> None:
         """Remember a claim; the next `write` or `delete` of the key replaces it. Raises: CanonicalError."""
         self._claims[key] = encode(value)

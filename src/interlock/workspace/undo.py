@@ -49,7 +49,7 @@ class UndoConflictError(ConflictError):
         names = ", ".join(f"`{show(path)}`" for path in conflicts[:_SHOWN_MAX])
         more = f" and {len(conflicts) - _SHOWN_MAX} more" if len(conflicts) > _SHOWN_MAX else ""
         super().__init__(
-            f"changed since by someone else: {names}{more}; nothing was restored",
+            f"changed since by someone else: {names}{more}; that was left alone",
             hint="look at them; `--force` restores all the same and keeps a backup of what it overwrites",
         )
 
@@ -108,8 +108,7 @@ def restore(
     system refuses (what was done stays; undo may be begun again).
     """
     with workspace.changing():
-        for entry in entries:
-            effects.discard_temporary(workspace, entry.rel, temporary_name(run, entry))
+        discard_temporaries(workspace, run, entries)
         chains = _chains(reversed(entries))
         steps, conflicts = _compare(workspace, run, chains)
         steps, foreign = _with_contents(workspace, steps)
@@ -127,6 +126,13 @@ def restore(
             *(step.told() for step in steps),
             *(Restored(to_json(path), "unchanged") for path in chains if path not in changed),
         ]
+
+
+def discard_temporaries(workspace: Workspace, run: Path, entries: Iterable[Entry]) -> None:
+    """Remove the temporary files that an interrupted change of `entries` (of `run`) left beside its paths. Raises: ToolError."""
+    with workspace.changing():
+        for entry in entries:
+            effects.discard_temporary(workspace, entry.rel, temporary_name(run, entry))
 
 
 def find_conflicts(workspace: Workspace, run: Path, entries: Sequence[Entry]) -> list[Rel]:
@@ -339,7 +345,7 @@ def _may_give(owner: tuple[int, int] | None) -> bool:
 
 def _blocked(path: Rel, why: str) -> ConflictError:
     return ConflictError(
-        f"`{show(path)}` cannot be restored: {why}; nothing was restored",
+        f"`{show(path)}` cannot be restored: {why}",
         code="undo_blocked",
         hint="move it out of the way and undo again",
     )

@@ -1,0 +1,171 @@
+"""Undos whose process died before their outcome was recorded, and what becomes of them.
+
+An undo compares states, so it can begin again where it stopped. But once another undo of the same target has succeeded, the
+dead one has nothing left to do, and going on with it could only take away what a person has made since. So the one that
+succeeds settles the others: their action gets the outcome of the new one, and a run that was nothing but that undo is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from interlock.engine.folding import FoldedProposal, FoldedRun
+from interlock.engine.run import Run
+from interlock.engine.services import Services
+from interlock.engine.unfinished import OPEN_STATUSES, adopt_orphans, apply_commits
+from interlock.journal import recover
+from interlock.model.errors import IntegrityError, InterlockError, StoreError, UsageError
+from interlock.model.events import ActionDeduplicated
+from interlock.model.grant import OPERATOR
+from interlock.model.proposal import Action
+from interlock.workspace.backups import read_entries
+from interlock.workspace.names import Rel
+from interlock.workspace.undo import discard_temporaries, plan_undo
+
+UNDO_TOOL: Final = "undo"
+"""Name of the tool. Its files are never put back before it runs again: they are what it has restored so far."""
+
+_CLOCK_SLACK_US: Final = 3_600_000_000
+"""How much older the file system's time of an index may seem than its youngest entry."""
+
+
+class DeadUndo(NamedTuple):
+    """An unfinished run whose process is gone, with actions that undo the same target."""
+
+    folded: FoldedRun
+    actions: list[tuple[str, str]]
+    """Proposal and action."""
+    nothing_else: bool
+    """True if the run has no other action: then it is over once these are settled."""
+
+
+def find_dead_undos(services: Services, target: str, action: str | None, *, own: str) -> list[DeadUndo]:
+    """The unfinished undos of run `target` that an undo of it (of `action`; None: of all) makes superfluous.
+
+    `own` is the run that asks. A run whose process is alive is left out, and so is one that cannot be read: it cannot be
+    resumed either. Raises: StoreError.
+    """
+    if services.state_dir is None:
+        return []
+    adopt_orphans(services.index, services.state_dir / "runs", services.disk)
+    rows = [row for status in OPEN_STATUSES for row in services.index.list_runs(status=status)]
+    found = []
+    for row in rows:
+        if row.run_id in (own, target):
+            continue
+        directory = services.state_dir / "runs" / row.run_id
+        with contextlib.suppress(InterlockError):
+            report = recover(directory, services.disk)
+            folded = FoldedRun(directory, open_only=True)
+            folded.add_torn(report.intents)
+            apply_commits(services.db, folded)
+            actions = list(_undos_of(folded, target, action))
+            if actions and folded.finished is None:
+                found.append(DeadUndo(folded, actions, _is_nothing_else(folded, actions)))
+    return found
+
+
+def _undos_of(folded: FoldedRun, target: str, action: str | None) -> Iterator[tuple[str, str]]:
+    for proposal_id, known in folded.proposals.items():
+        for one in folded.proposal(known).actions:
+            if one.type == "tool_call" and one.tool == UNDO_TOOL and _is_unsettled(known, one.id):
+                parameters = _parameters(folded, known, one)
+                if parameters.get("run") == target and action in (None, parameters.get("action")):
+                    yield proposal_id, one.id
+
+
+def _is_unsettled(known: FoldedProposal, action_id: str) -> bool:
+    """True if the undo can still have an effect: it has no outcome, or state that is not committed.
+
+    One that was not begun counts in a person's run only: an agent's plan may come to it later.
+    """
+    if known.committed is not None:
+        return False
+    done = known.actions.get(action_id)
+    if done is None or (done.row is None and not (done.open or done.interrupted)):
+        return known.received.agent == OPERATOR
+    return done.row is None or done.row.status == "succeeded"
+
+
+def _parameters(folded: FoldedRun, known: FoldedProposal, action: Action) -> dict[str, Any]:
+    done = known.actions.get(action.id)
+    value = folded.value(done.parameters) if done is not None and done.parameters is not None else action.parameters
+    return value if isinstance(value, dict) else {}
+
+
+def _is_nothing_else(folded: FoldedRun, actions: list[tuple[str, str]]) -> bool:
+    count = sum(known.received.action_count for known in folded.proposals.values())
+    return count == len(actions)
+
+
+def find_later_change(services: Services, paths: set[Rel], *, own: str) -> tuple[str, Rel] | None:
+    """A run that has recorded a change of one of `paths` since run `own` began, and that path. None if there is none.
+
+    An undo that goes on after its process died asks this: what another run has put there since may look like a state that the
+    undo knows, and is wanted all the same. Raises: IntegrityError, StoreError, UsageError.
+    """
+    if services.state_dir is None:
+        return None
+    began = services.index.get(own).started_us
+    for directory in sorted((services.state_dir / "runs").iterdir()):
+        index = directory / "backups" / "index.ndjson"
+        if directory.name == own or not index.is_file() or index.stat().st_mtime_ns // 1000 < began - _CLOCK_SLACK_US:
+            continue
+        for entry in read_entries(directory):
+            if entry.ts >= began and entry.rel in paths:
+                return directory.name, entry.rel
+    return None
+
+
+def clear(services: Services, dead: DeadUndo) -> None:
+    """Remove the temporary files that it left beside what it restored. Raises: ToolError, IntegrityError, StoreError."""
+    for proposal, action in dead.actions:
+        clear_action(services, dead.folded, proposal, action)
+
+
+def clear_action(services: Services, folded: FoldedRun, proposal: str, action: str) -> None:
+    """Remove the temporary files of one interrupted action. Raises: ToolError, IntegrityError, StoreError."""
+    if services.workspace is not None:
+        entries = plan_undo(folded.directory, proposal=proposal, action=action)
+        discard_temporaries(services.workspace, folded.directory, entries)
+
+
+def settle(services: Services, dead: DeadUndo, source: str, output: dict[str, Any]) -> None:
+    """Give the dead undo the outcome of the one that succeeded; `source` is that one's `run/proposal/action`.
+
+    A run that somebody has taken up meanwhile is left alone: it looks for itself before it touches anything.
+    """
+    folded = dead.folded
+    started = folded.started
+    assert started is not None
+    with contextlib.suppress(StoreError, IntegrityError, UsageError):
+        at = services.index.check_not_behind(folded.directory).head.seq
+        run = Run.resume(services, folded.directory.name, agent=started.agent, session=started.session, at=at)
+        try:
+            recorder = run.recorder
+            assert recorder is not None
+            for proposal, action in dead.actions:
+                recorder.append(
+                    ActionDeduplicated(
+                        source=source,
+                        output=recorder.keep(output),
+                        proposal=proposal,
+                        action=action,
+                        ts=services.clock.now_us(),
+                        mono=services.clock.mono_ns(),
+                        step=10,
+                    )
+                )
+            if dead.nothing_else:
+                for proposal in folded.proposals:
+                    run.count(folded.result(proposal))
+                run.abandon()
+            else:
+                run.leave()
+        except BaseException:
+            run.leave()
+            raise
+        finally:
+            run.finish()
