@@ -85,3 +85,8 @@ def problems(text: str, rules: Rules | None = None, world: World = WORLD) -> str
         judge(text, rules, world)
     assert caught.value.code == "policy"
     return caught.value.message
+
+
+def warnings_of(text: str, rules: Rules | None = None, world: World = WORLD) -> str:
+    """What loading warns of, in lines."""
+    return "\n".join(map(str, judge(text, rules, world).warnings))

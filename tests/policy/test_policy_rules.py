@@ -6,7 +6,7 @@ import cedarpy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from policy_worlds import TOOLS, ask, judge, problems
+from policy_worlds import TOOLS, ask, judge, problems, warnings_of
 
 from interlock.policy import DenyParam, Rules, to_cedar
 from interlock.policy.rules import pattern
@@ -78,6 +78,17 @@ def test_an_entry_listed_twice_is_one_policy() -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
+        (Rules(deny_param=(DenyParam(tool="shell", param="comand", like="*"),)), "did you mean `command`?"),
+        (Rules(deny_param=(DenyParam(tool="pay", param="amount", like="*"),)), "expected String but saw decimal"),
+    ],
+)
+def test_a_rule_that_means_nothing_is_an_error(rules: Rules, message: str) -> None:
+    assert message in problems("", rules)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
         (Rules(allow=("fs.raed",)), "rules.allow[0]: no tool is named `fs.raed`; did you mean `fs.read`?"),
         (Rules(ask=("shell", "sf.*")), "rules.ask[1]: no tool matches `sf.*`"),
         (Rules(deny=("tag:dangr",)), "rules.deny[0]: no tool has the tag of `tag:dangr`; did you mean `tag:danger`?"),
@@ -85,12 +96,10 @@ def test_an_entry_listed_twice_is_one_policy() -> None:
             Rules(deny_param=(DenyParam(tool="shel", param="command", like="*"),)),
             "rules.deny_param[0]: no tool is named `shel`",
         ),
-        (Rules(deny_param=(DenyParam(tool="shell", param="comand", like="*"),)), "did you mean `command`?"),
-        (Rules(deny_param=(DenyParam(tool="pay", param="amount", like="*"),)), "expected String but saw decimal"),
     ],
 )
-def test_a_rule_that_means_nothing_is_an_error(rules: Rules, message: str) -> None:
-    assert message in problems("", rules)
+def test_a_rule_about_a_tool_that_nothing_has_is_a_warning(rules: Rules, message: str) -> None:
+    assert message in warnings_of("", rules)
 
 
 def test_implied_tags_exist_even_without_a_tool() -> None:

@@ -42,11 +42,12 @@ from interlock.model.hosts import Endpoint
 from interlock.model.tool import Binding, Context, RateLimit, Tool
 from interlock.policy import DenyParam as PolicyDenyParam
 from interlock.policy import PolicyJudge, Rules, World, load
-from interlock.policy.policies import nearest
+from interlock.policy.policies import Problem, nearest
 from interlock.settings import Loaded, Settings, TrustStore, given
 from interlock.settings import load as load_settings
 from interlock.settings.decode import Place, dotted
 from interlock.settings.load import GIVEN
+from interlock.settings.sections import DEFAULTS
 from interlock.settings.trust import FILE as TRUST_FILE
 from interlock.signing import Signer
 from interlock.state.budgets import BudgetStore
@@ -270,6 +271,7 @@ def _services(
 ) -> Services:
     """The services without hands. `root` is None where there is no workspace, `home` where nothing is kept."""
     settings = loaded.settings
+    without_rules = msgspec.structs.replace(settings, rules=DEFAULTS.rules)
     policies = [(name, loaded.text(name)) for name in loaded.policies]
     place, protected = None if root is None else str(root), protected_globs(loaded.protected)
     registry = Registry()
@@ -293,6 +295,7 @@ def _services(
         db=db,
         registry=registry,
         make_gate=gate_maker(settings, policies, grants, clock, desk, root=place, protected=protected),
+        make_undo_gate=gate_maker(without_rules, (), grants, clock, desk, root=place, protected=protected),
         store=StateStore(db, workspace_id, clock),
         idempotency=IdempotencyStore(db, workspace_id, clock),
         index=RunIndex(db),
@@ -319,13 +322,11 @@ def policy_of(
     Raises: ConfigurationError.
     """
     names = {tool.name for tool in tools}
-    for name in settings.tools.by_name:
-        if name not in names:  # a limit on a misspelt tool would be none
-            raise ConfigurationError(
-                f"no tool is named `{name}`{nearest(name, names)}",
-                path=f"tools.{name}",
-                hint="`interlock tools list` shows them",
-            )
+    unknown = [
+        Problem(f"tools.{name}", f"no tool is named `{name}`{nearest(name, names)}")
+        for name in settings.tools.by_name
+        if name not in names
+    ]
     rules = Rules(
         allow=settings.rules.allow,
         ask=settings.rules.ask,
@@ -341,7 +342,9 @@ def policy_of(
         home=str(Path.home()),
         env_allow=settings.isolation.env_allow,
     )
-    return rules, load(texts, rules, world)
+    judge = load(texts, rules, world)
+    judge.warnings = (*judge.warnings, *unknown)
+    return rules, judge
 
 
 def gate_maker(

@@ -204,11 +204,19 @@ class Runtime:
     async def undo(self, run_id: str, action_id: str | None = None, *, force: bool = False) -> ProposalResult:
         """Take back what a run did (or one action of it), as the person at the command line; itself a run, and undoable.
 
-        Raises: as `execute`.
+        Depends neither on the rules nor on the tool modules: with rules that cannot be used, only compensations (which they
+        judge) are left undone. Raises: as `execute`.
         """
-        await self._make_ready()
+        if not self.services.recovered:
+            self.recover()
+        try:
+            await self.services.load_tools()
+        except ConfigurationError as error:  # what has to be compensated by their tools is then in `not_undone`
+            for notice in self.services.notices:
+                notice(f"undo goes on without the tool modules: {error.message}")
+        services = self.services.for_undo()
         parameters = {"run": run_id, "force": force} | ({} if action_id is None else {"action": action_id})
-        run = Run.start(self.services, agent=OPERATOR, source="undo")
+        run = Run.start(services, agent=OPERATOR, source="undo")
         try:
             # `skip`: an undo that gets stuck half way is not itself taken back.
             action = {
@@ -218,7 +226,7 @@ class Runtime:
                 "parameters": parameters,
                 "failure_behavior": "skip",
             }
-            result = await run.execute({"actions": [action]})
+            result = await run.take(decode({"actions": [action]}, services.limits))
             output = result.results[0].output
             if isinstance(output, dict):
                 left = output.get("not_undone", [])

@@ -16,6 +16,7 @@ from interlock.engine.threads import DaemonThreads
 from interlock.isolation.client import ForkServer
 from interlock.journal import Durability, RunIndex
 from interlock.model.clock import Clock, Ids
+from interlock.model.errors import ConfigurationError
 from interlock.model.events import Event
 from interlock.model.grant import Grant
 from interlock.model.limits import DEFAULT_LIMITS, Limits
@@ -77,6 +78,8 @@ class Services:
     """Interlock's own fork servers, which no action may kill."""
     warnings: list[str] = field(default_factory=list)
     """What the configuration asks for and is not there."""
+    make_undo_gate: GateMaker | None = None
+    """Builds a gate that lets the person undo and nobody do anything else: for when the rules cannot be used."""
     reload: Callable[[Services], None] | None = None
     """Takes an edited and trusted configuration into force; None if there is no file."""
     notices: list[Callable[[str], None]] = field(default_factory=list)
@@ -116,7 +119,17 @@ class Services:
         gate = self._gates.get(session)
         if gate is None or not self.gate_is_current(gate):
             gate = self._gates[session] = self.make_gate(self.registry, session, self.own_grants)
+            self._warn(gate)
         return gate
+
+    def _warn(self, gate: Gate) -> None:
+        """Say once which names in the rules nothing has here: misspelt, or a tool that another process registers."""
+        for problem in gate.policy.warnings:
+            text = str(problem)
+            if text not in self.warnings:
+                self.warnings.append(text)
+                for notice in self.notices:
+                    notice(text)
 
     def gate_is_current(self, gate: Gate) -> bool:
         """False once a grant was issued or revoked, by whatever process, since the gate was built."""
@@ -151,6 +164,18 @@ class Services:
     def grant_of(self, agent: str) -> str:
         """What stands for the agent's grants in the key of a stored result: a changed grant is another key."""
         return self.gate.grants_digest(agent)
+
+    def for_undo(self) -> Services:
+        """Services in which the person's undo works whatever the rules and the tool modules are. See `make_undo_gate`."""
+        try:
+            _ = self.gate
+        except ConfigurationError as error:
+            if self.make_undo_gate is None:
+                raise
+            for notice in self.notices:
+                notice(f"undo goes on without the rules, which cannot be used: {error.message}")
+            return replace(self, make_gate=self.make_undo_gate, reload=None, _gates={})
+        return self
 
     def fork(self, agent: str, grant: Grant | None = None) -> Services:
         """The same services for another agent, with tools (and, if given, a grant) of its own from here on."""

@@ -19,7 +19,7 @@ from interlock.policy.explain import Explanation, explain
 from interlock.policy.index import Index, Residue
 from interlock.policy.narrow import Match, narrowed, no_match, one_by_one
 from interlock.policy.operators import Entity, Situation
-from interlock.policy.policies import Policy
+from interlock.policy.policies import Policy, Problem
 from interlock.policy.shapes import Fields
 from interlock.policy.terms import EvaluationError, Uid
 from interlock.policy.values import RefusedError
@@ -64,8 +64,11 @@ class PolicyJudge:
         policies: Sequence[Policy],
         index: Index,
         paths: Paths,
+        warnings: Sequence[Problem] = (),
     ) -> None:
         self.policies = tuple(policies)
+        self.warnings = tuple(warnings)
+        """Names in rules and policies that nothing has in this process."""
         self._by_id = {each.id: each for each in self.policies}
         self.world = world
         self._actions = actions

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import cedarpy
+import msgspec
 from cedarpy import pst
 
 from interlock.model.errors import ConfigurationError
+from interlock.model.tool import Tool
 from interlock.policy import rules as short
 from interlock.policy.calls import Paths
 from interlock.policy.compile import NotCoveredError
@@ -19,13 +21,13 @@ from interlock.policy.contexts import Resolver
 from interlock.policy.index import Compiled, Index, applicable
 from interlock.policy.judge import PolicyJudge
 from interlock.policy.names import Names, check_tools, path_globs
-from interlock.policy.policies import Policy, PolicyError, Problem, parse
+from interlock.policy.policies import Absence, Policy, PolicyError, Problem, parse
 from interlock.policy.reference import Reference, compile_policy
 from interlock.policy.rules import Rules
 from interlock.policy.schema import cedar_schema
 from interlock.policy.source import split
 from interlock.policy.uses import uses
-from interlock.policy.world import World, action_groups, actions, entities
+from interlock.policy.world import ActionType, World, action_groups, actions, entities
 
 NO_RULES = Rules()
 
@@ -37,15 +39,22 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
     """
     world = world or World()
     known, groups = actions(world), action_groups(world)
-    problems = [*check_tools(world, groups), *short.check(rules, known, groups)]
-    # a rule that names nothing would be reported a second time, as the policy it became
+    checked = short.check(rules, known, groups)
+    problems = [*check_tools(world, groups), *(each for each in checked if not isinstance(each, Absence))]
+    warnings = [each for each in checked if isinstance(each, Absence)]
+    # a rule that is wrong would be reported a second time, as the policy it became
     texts = [*files] if problems else [*short.statements(rules), *files]
     policies = _parse(texts, problems)
+    absent = [
+        each for policy in policies for each in Names(world, known, groups).check(policy) if isinstance(each, Absence)
+    ]
+    warnings += [each for each in absent if not each.place.startswith(f"{short.FILE}.")]
+    world, known, groups, policies = _with(absent, world, policies)
     names = Names(world, known, groups)
     resolver = Resolver(known)
     named: list[Policy] = []
     for policy in policies:
-        found = names.check(policy)
+        found = [each for each in names.check(policy) if not isinstance(each, Absence)]
         problems.extend(found)
         if found:
             continue
@@ -77,7 +86,31 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
             [Compiled(each, compile_policy(each.tree, each.statement.text, reference)) for each in policies], known
         ),
         paths=Paths(path_globs(policies), world.root, world.home),
+        warnings=warnings,
     )
+
+
+def _with(
+    absent: Sequence[Absence], world: World, policies: list[Policy]
+) -> tuple[World, dict[str, ActionType], set[str], list[Policy]]:
+    """A world that has what policies name and nothing has, its actions and groups, and the policies about what there is.
+
+    A policy that names a tool that exists too must hold for that one, so the others have to exist for it.
+    """
+    tools, more = set(), set()
+    for each in absent:
+        if each.kind == "Server":
+            more.add(f"server:{each.name}")
+        elif each.kind == "tag":
+            more.add(f"tag:{each.name}")
+        elif each.name.startswith(("tag:", "server:")):
+            more.add(each.name)
+        else:
+            tools.add(each.name)
+    if tools:
+        world = msgspec.structs.replace(world, tools=(*world.tools, *(Tool(name=name) for name in sorted(tools))))
+    rest = [policy for policy in policies if not _only_about(policy, tools | more)] if absent else policies
+    return world, actions(world), action_groups(world) | more, rest
 
 
 def _parse(texts: Iterable[tuple[str, str]], problems: list[Problem]) -> list[Policy]:
@@ -98,7 +131,10 @@ def _parse(texts: Iterable[tuple[str, str]], problems: list[Problem]) -> list[Po
 
 
 def _only_about(policy: Policy, groups: set[str]) -> bool:
+    """True if the actions of a policy are all among these names."""
     scope = policy.tree.action
+    if isinstance(scope, pst.ActionEq):
+        return scope.entity.id in groups
     return isinstance(scope, pst.ActionIn) and bool(scope.entities) and all(uid.id in groups for uid in scope.entities)
 
 

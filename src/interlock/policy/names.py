@@ -12,7 +12,7 @@ from interlock.detect import FLAGS
 from interlock.model.errors import ConfigurationError
 from interlock.policy.calls import Paths
 from interlock.policy.compile import NotCoveredError, walk
-from interlock.policy.policies import Policy, Problem, nearest
+from interlock.policy.policies import Absence, Policy, Problem, nearest
 from interlock.policy.world import BUILT_IN, ActionType, World, host_id
 
 _NOUNS: Final = {
@@ -66,7 +66,10 @@ class Names:
             exist = self._known[kind]
             if exist is not None and uid.id not in exist:
                 message = f"no {_NOUNS[kind]} is named `{uid.id}`{nearest(uid.id, exist)}"
-                found.append(Problem(policy.statement.place_of(uid.id), message))
+                place = policy.statement.place_of(uid.id)
+                found.append(
+                    Problem(place, message) if kind == "Group" else Absence(place, message, kind=kind, name=uid.id)
+                )
         if isinstance(policy.tree.action, pst.ActionIn) and not policy.tree.action.entities:
             found.append(Problem(policy.statement.place_of("in"), "`action in []` is about no action at all"))
         for what, name in _words(policy.tree):
@@ -74,9 +77,11 @@ class Names:
                 if wrong := _path_glob(name):
                     found.append(Problem(policy.statement.place_of(name), wrong))
                 continue
-            words = FLAGS if what == "no detector has the flag" else self._tags
+            of_flags = what == "no detector has the flag"
+            words = FLAGS if of_flags else self._tags
             if name not in words:
-                found.append(Problem(policy.statement.place_of(name), f"{what} `{name}`{nearest(name, words)}"))
+                place, message = policy.statement.place_of(name), f"{what} `{name}`{nearest(name, words)}"
+                found.append(Problem(place, message) if of_flags else Absence(place, message, kind="tag", name=name))
         group = policy.hold.group if policy.hold else None
         if group and self._approvers is not None and group not in self._approvers:
             message = f"no group of approvers is named `{group}`{nearest(group, self._approvers)}"

@@ -37,6 +37,14 @@ class Problem(msgspec.Struct, frozen=True):
         return f"{self.place}: {self.message}"
 
 
+class Absence(Problem, frozen=True):
+    """A name of a tool, tag or server that nothing has in this process: another one may register it, so it is a warning."""
+
+    kind: str
+    """`Action`, `Tool`, `Server` or `tag`."""
+    name: str
+
+
 class PolicyError(Exception):
     """A policy cannot be used. `load` gathers these into one ConfigurationError."""
 

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from interlock.model.globs import name_matcher
-from interlock.policy.policies import Problem, nearest
+from interlock.policy.policies import Absence, Problem, nearest
 from interlock.policy.terms import quote
 from interlock.policy.world import CALL, ActionType
 
@@ -145,7 +145,7 @@ def pattern(text: str) -> str:
 
 
 def check(rules: Rules, actions: dict[str, ActionType], groups: set[str]) -> list[Problem]:
-    """Entries that mean nothing: an unknown tool or tag, a glob that no tool matches."""
+    """Entries that mean nothing; an Absence for an unknown tool or tag, and a glob that no tool matches."""
     found: list[Problem] = []
     lists: list[tuple[str, Iterable[str]]] = [
         ("allow", rules.allow),
@@ -155,9 +155,11 @@ def check(rules: Rules, actions: dict[str, ActionType], groups: set[str]) -> lis
     ]
     for name, entries in lists:
         for at, entry in enumerate(entries):
-            message = _special(name, entry, actions) or _unknown(entry, actions, groups)
-            if message:
-                found.append(Problem(f"{FILE}.{name}[{at}]", message))
+            place = f"{FILE}.{name}[{at}]"
+            if message := _special(name, entry, actions):
+                found.append(Problem(place, message))
+            elif message := _unknown(entry, actions, groups):
+                found.append(Absence(place, message, kind="Action", name=entry))
     return found
 
 

@@ -43,6 +43,7 @@ def runtime(out: Output, flags: Mapping[str, str] | None = None, *, offer_trust:
     with opened:
         for warning in opened.services.warnings:
             out.warn(warning)
+        opened.services.notices.append(out.warn)
         yield opened
 
 

@@ -69,6 +69,8 @@ def check(out: Output) -> None:
     }  # fmt: skip
     for pattern in found.unmatched:
         out.warn(f"no file fits `{clean(pattern)}` of `policy.files`")
+    for warning in found.judge.warnings:
+        out.warn(clean(str(warning)))
     text = f"sound: {document['policies']} policies, checked against {found.tools} tools"
     out.emit(document, lambda: [text, *([] if found.trusted else ["not in force yet: `interlock trust`"])])
 
