@@ -9,10 +9,12 @@ import pytest
 from engine_world import TOML, binding, call, execute, expect, plan, read, write
 
 import interlock
+from interlock.approvals import action_digest
 from interlock.engine.recorder import Recorder
+from interlock.journal import delete_private, read_private, scan
 from interlock.journal import read as read_journal
-from interlock.journal import scan
-from interlock.model.canonical import digest
+from interlock.journal.private import run_key
+from interlock.model.canonical import canonical, digest, keyed_digest
 from interlock.model.codes import REASONS
 from interlock.model.events import Unknown
 
@@ -229,11 +231,47 @@ def test_originals_are_kept_apart_and_come_back(project):
     (intent,) = [e for e in project.journal(result.run_id) if e["kind"] == "action_intent"]
     kept = intent["parameters"]
     assert kept["private"] is True
-    assert kept["digest"] == digest("value", {"token": SECRET})
-    assert (
-        interlock.journal.read_private(project.run_directory(result.run_id), kept["digest"])
-        == b'{"token":"%b"}' % SECRET.encode()
+    key = run_key(project.run_directory(result.run_id))
+    assert kept["digest"] == keyed_digest(key, "value", canonical({"token": SECRET}))
+    assert read_private(project.run_directory(result.run_id), kept["digest"]) == b'{"token":"%b"}' % SECRET.encode()
+
+
+def test_nobody_who_has_the_journal_alone_can_confirm_a_guess_at_a_secret(project):
+    rt = project.open(binding("do", noop))
+    result = execute(rt, call("do", parameters={"token": SECRET}), write("k", {"token": SECRET}))
+    text = (project.run_directory(result.run_id) / "journal.ndjson").read_text()
+    document = msgspec.json.decode(
+        read_private(project.run_directory(result.run_id), received(project, result)["digest"])
     )
+    guesses = [
+        *(digest("value", value) for value in ({"token": SECRET}, SECRET, document, document["actions"])),
+        *(
+            action_digest(tool, version, {"token": SECRET})
+            for tool in ("do",)
+            for version in ("", versions(project, result))
+        ),
+        action_digest("state_write", "", {"key": "k", "value": {"token": SECRET}}),
+    ]
+    assert not [guess for guess in guesses if guess.rpartition(":")[2] in text]
+    assert project.journal(result.run_id)[0]["version"] == 2
+
+
+def received(project, result):
+    return next(e for e in project.journal(result.run_id) if e["kind"] == "proposal_received")
+
+
+def versions(project, result):
+    return next(e for e in project.journal(result.run_id) if e["kind"] == "action_intent")["version"]
+
+
+def test_the_key_of_a_run_stays_and_goes_with_the_originals(project):
+    rt = project.open(binding("do", noop))
+    runs = [execute(rt, call("do", parameters={"token": SECRET})).run_id for _ in range(2)]
+    one, other = (run_key(project.run_directory(run)) for run in runs)
+    assert len(one) == 32
+    assert one != other
+    delete_private(project.run_directory(runs[0]), rt.services.disk)
+    assert run_key(project.run_directory(runs[0])) is None
 
 
 def test_large_values_are_not_in_the_lines(project):

@@ -7,13 +7,14 @@ import hashlib
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from journaling import RUN, failed, intent, keep, log, open_writer, started, succeeded
 
 from interlock.journal import read, scan
-from interlock.journal.sealing import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, seal_digest, seal_line
+from interlock.journal.sealing import BATCH_BYTES_MAX, BATCH_EVENTS_MAX, genesis, seal_digest, seal_line
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.model.events import ActionIntent, Seal, Unknown
 
@@ -39,7 +40,7 @@ def events_of(run_dir: Path) -> list[object]:
 
 
 def test_the_seals_can_be_recomputed_from_the_description_alone(run_dir: Path):
-    genesis = json.dumps({"run": RUN, "version": 1}, separators=(",", ":")).encode()
+    genesis = json.dumps({"run": RUN, "version": 2}, separators=(",", ":")).encode()
     prev = "sha256:" + hashlib.sha256(b"interlock.genesis.v1\n" + genesis).hexdigest()
     batch, seals = b"", []
     for line in (run_dir / "journal.ndjson").read_bytes().splitlines(keepends=True):
@@ -54,6 +55,25 @@ def test_the_seals_can_be_recomputed_from_the_description_alone(run_dir: Path):
         seals.append((fields["first"], fields["last"], fields["epoch"]))
     assert seals == [(0, 0, 1), (1, 2, 1), (3, 4, 1)]
     assert scan(run_dir).head.seal == prev
+
+
+def test_a_journal_of_version_1_is_read_and_goes_on(run_dir: Path):
+    """What differs is the start of the chain, and how redacted values are digested; both can be told apart."""
+    batch, prev, out = b"", genesis(RUN, 1), b""
+    for line in (run_dir / "journal.ndjson").read_bytes().splitlines(keepends=True):
+        if not line.startswith(b'{"kind":"seal"'):
+            batch += line
+            continue
+        seal = msgspec.json.decode(line, type=Seal)
+        prev_seal, prev = prev, seal_digest(prev, seal.first, seal.last, seal.epoch, batch)
+        out += batch + seal_line(msgspec.structs.replace(seal, prev=prev_seal, digest=prev))
+        batch = b""
+    (run_dir / "journal.ndjson").write_bytes(out)
+    assert scan(run_dir).corruption is None
+    assert scan(run_dir).events == 5
+    with open_writer(run_dir, create=False) as writer:
+        writer.append(log("later"))
+    assert len(list(read(run_dir))) == 6
 
 
 def test_an_event_line_holds_kind_and_seq_and_leaves_absent_fields_out(run_dir: Path):

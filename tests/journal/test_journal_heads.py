@@ -48,7 +48,7 @@ def test_a_head_lies_beside_the_journal_and_is_small(signed: tuple[Path, bytes],
     assert len(envelope) < 800
     payload = json.loads(base64.b64decode(json.loads(envelope)["payload"]))
     assert payload.keys() == {"run", "seq", "seal", "epoch", "version"}
-    assert (payload["run"], payload["seq"], payload["version"]) == (RUN, 1, 1)
+    assert (payload["run"], payload["seq"], payload["version"]) == (RUN, 1, 2)
     head, verified = decode_head(envelope)
     assert head.seal == scan(run_dir, at=1).seal_at
     assert verified.keyid == signer.keyid

@@ -86,6 +86,10 @@ class Redactor:
         digest = hmac.new(self._key, secret.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
         return f"[redacted:{kind}:{digest[:8]}]"
 
+    def keyed(self, digest: str) -> str:
+        """A digest over values that may hold secrets, as it may be shown: nobody without the key can confirm a guess."""
+        return "hmac-sha256:" + hmac.digest(self._key, digest.encode(), "sha256").hex()
+
     def redact_text(self, text: str) -> str:
         """The text with each secret replaced; the same object if there is none."""
         return self.replace(text, find_secrets(text))

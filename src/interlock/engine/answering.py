@@ -66,7 +66,7 @@ class Answering:
         outcome = self._desk.store.record_look(hold_id, approver, self._surface, digest=digest)
         if outcome.code != "recorded" or outcome.hold is None:
             return outcome, None
-        return outcome, original_parameters(self._desk.runs_directory, outcome.hold)
+        return outcome, original_parameters(self._desk, outcome.hold)
 
     def answer(
         self,

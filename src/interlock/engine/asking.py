@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from interlock.approvals import FileShown, Hold, HoldRequest, action_digest, canonical_digest, merge_patch
+from interlock.approvals import FileShown, Hold, HoldRequest, canonical_digest, merge_patch
 from interlock.engine.gate import state_schema
 from interlock.engine.turn import Turn
 from interlock.model.canonical import canonical
@@ -71,7 +71,7 @@ def _where(turn: Turn) -> tuple[str, str, str]:
 
 def digest_of(turn: Turn, parameters: bytes) -> str:
     """What an approval of this call is bound to; `parameters` in canonical JSON."""
-    return canonical_digest(*_call_of(turn), parameters)
+    return turn.x.services.redactor.keyed(canonical_digest(*_call_of(turn), parameters))
 
 
 def _existing(turn: Turn) -> Hold | None:
@@ -91,7 +91,7 @@ def _existing(turn: Turn) -> Hold | None:
 
 
 def _digest(turn: Turn, parameters: dict[str, Any]) -> str:
-    return action_digest(*_call_of(turn), parameters)
+    return digest_of(turn, canonical(parameters))
 
 
 async def _new(turn: Turn, decision: Decision) -> Hold:
@@ -226,7 +226,8 @@ async def _look_at(x: Execution, paths: Sequence[Any]) -> list[tuple[str | None,
     found: list[tuple[str | None, bool]] = await x.services.threads.run(
         x.loop, lambda: [_look(workspace, path) for path in paths]
     )
-    return found
+    keyed = x.services.redactor.keyed  # a file can be small and secret, and its digest stands in the question
+    return [(None if digest is None else keyed(digest), there) for digest, there in found]
 
 
 def _look(workspace: Workspace, path: Any) -> tuple[str | None, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,7 @@ from interlock.approvals import (
     Notifier,
     Waiter,
     WakeFile,
+    action_digest,
 )
 from interlock.detect import QuestionRedactor, Redactor
 from interlock.disk import Database
@@ -89,6 +91,10 @@ class Desk:
     def notify_through(self, notifiers: Sequence[Notifier]) -> None:
         """Tell these of each question."""
         self._notifications = Notifications(notifiers, self.store.audit, self.store.time) if notifiers else None
+
+    def call_digest(self, tool: str, tool_version: str, parameters: Any) -> str:
+        """What an approval of a call is bound to. Raises: CanonicalError."""
+        return self._redactor.keyed(action_digest(tool, tool_version, parameters))
 
     def tell(self, hold: Hold) -> None:
         """Tell everybody who wants to know. Never waits, never raises."""

@@ -145,7 +145,7 @@ class History:
 
         Raises: UsageError `not_found`; StoreError.
         """
-        from interlock.journal import read, scan, verify_head  # noqa: PLC0415 - start-up, as above
+        from interlock.journal import read, scan  # noqa: PLC0415 - start-up, as above
 
         row = self.index.get(run_id)
         directory = self.place.runs / run_id
@@ -182,17 +182,11 @@ class History:
         except IntegrityError as error:
             collect(error)
         try:
-            head, verified = verify_head(directory, self.head(run_id))
-            signed, signed_by = head.seq, verified.keyid
+            signed, signed_by = self._check_head(row, directory)
+            if row.finished_us is not None and signed is not None and signed < finished:
+                raise _unsigned(run_id, directory, f"vouches only up to event {signed}")
             self._check_signer(run_id, signed_by)
-            if row.finished_us is not None and signed < finished:
-                collect(_unsigned(run_id, directory, f"vouches only up to event {signed}"))
-        except UsageError as error:
-            if error.code != "not_found":
-                collect(error)
-            elif row.finished_us is not None:
-                collect(_unsigned(run_id, directory, "is not there"))
-        except (IntegrityError, StoreError) as error:
+        except (IntegrityError, StoreError, UsageError) as error:
             collect(error)
         return Check(
             run_id=run_id,
@@ -207,13 +201,26 @@ class History:
             problems=problems,
         )
 
-    def _check_signer(self, run_id: str, keyid: str) -> None:
+    def _check_head(self, row: RunRow, directory: Path) -> tuple[int | None, str | None]:
+        """Up to which event the signed head vouches, and whose key signed; None for a run that has none yet."""
+        from interlock.journal import read_head, verify_head  # noqa: PLC0415 - start-up, as above
+
+        try:
+            envelope = read_head(directory)
+        except UsageError:
+            if row.finished_us is None:
+                return None, None
+            raise _unsigned(row.run_id, directory, "is not there") from None
+        head, verified = verify_head(directory, envelope)
+        return head.seq, verified.keyid
+
+    def _check_signer(self, run_id: str, keyid: str | None) -> None:
         """A head is good for nothing if just any key has signed it. Raises: IntegrityError `bad_signature`; StoreError."""
         from interlock.signing import PRIVATE_NAME, Signer  # noqa: PLC0415 - start-up, as above
 
         keys = self.place.state / "keys"
         ours = Signer.open(keys, self.disk).keyid if (keys / PRIVATE_NAME).exists() else None
-        if keyid != ours:
+        if keyid is not None and keyid != ours:
             than = "which has no key of its own" if ours is None else f"whose key is `{ours}`"
             raise IntegrityError(
                 f"the head of run `{run_id}` was signed by `{keyid}`, not by this state directory, {than}",

@@ -7,21 +7,22 @@ from typing import Any
 
 import msgspec
 
-from interlock.approvals import Hold, action_digest, merge_patch
+from interlock.approvals import Hold, merge_patch
 from interlock.approvals.hold import edited_digest
+from interlock.engine.desk import Desk
 from interlock.journal import read
 from interlock.journal.private import Originals
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.model.events import ActionHeld, Kept
 
 
-def original_parameters(runs: Path, hold: Hold) -> Any:
+def original_parameters(desk: Desk, hold: Hold) -> Any:
     """The parameters that an approval of this question is bound to, edits of approvers included.
 
     Raises: IntegrityError `original_missing` if the run has them no more, or others than those that the digest names;
     `private_damaged`, `journal_corrupt`; StoreError.
     """
-    directory = runs / hold.run
+    directory = desk.runs_directory / hold.run
     kept = _kept(directory, hold.id)
     if kept is None:
         raise _missing(hold)
@@ -32,7 +33,7 @@ def original_parameters(runs: Path, hold: Hold) -> Any:
         parameters = msgspec.json.decode(data)
     else:
         parameters = kept.view
-    digest = action_digest(hold.tool, hold.tool_version, parameters)
+    digest = desk.call_digest(hold.tool, hold.tool_version, parameters)
     if digest != hold.asked_digest:
         raise _missing(hold)
     for patch in hold.edits:

@@ -24,6 +24,7 @@ from interlock.journal import JournalWriter, RunRow, sign_head
 from interlock.model.decision import Refusal
 from interlock.model.errors import ProposalError, StoreError
 from interlock.model.events import (
+    FORMAT_VERSION,
     ConfigurationChanged,
     ProposalReceived,
     ProposalRejected,
@@ -90,6 +91,7 @@ class Run:
             RunStarted(
                 ts=services.clock.now_us(),
                 mono=services.clock.mono_ns(),
+                version=FORMAT_VERSION,
                 run=self.id,
                 interlock=__version__,
                 workspace=services.workspace_id,

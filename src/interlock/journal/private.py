@@ -1,8 +1,10 @@
 """Originals that must not stand in the journal: too large, or redacted there. 0600, never exported, gone after `keep`.
 
 Each writer of a run appends to a pack of its own, `private/originals-EPOCH.pack`; a record is one header line
-`{"digest":"sha256:...","bytes":N}`, N bytes, a newline. A pack of a writer that died may end in half a record: nobody ever
-appends to it again, so there is nothing to repair. An original is written and synced before the event that names it.
+`{"digest":"sha256:...","bytes":N}`, N bytes, a newline. The first record of a pack is `{"digest":"key","bytes":32}`: the key of
+the run, under which the digests of redacted values are made (`hmac-sha256:...`). It goes with the originals. A pack of a writer
+that died may end in half a record: nobody ever appends to it again, so there is nothing to repair. An original is written and
+synced before the event that names it.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ import msgspec
 
 from interlock.disk import Disk, store_error
 from interlock.journal.sealing import PRIVATE_NAME
-from interlock.model.canonical import digest_bytes
+from interlock.model.canonical import digest_bytes, keyed_digest
 from interlock.model.errors import IntegrityError
 
 _HEADER_BYTES_MAX: Final = 200
+_KEY: Final = "key"
+_KEY_BYTES: Final = 32
 
 
 class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,6 +34,8 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _Record(NamedTuple):
     digest: str
     path: Path
+    key: bytes | None
+    """The key of its pack."""
     offset: int
     bytes: int
     whole: bool
@@ -40,9 +46,18 @@ class Pack:
 
     def __init__(self, run_dir: Path, epoch: int, disk: Disk) -> None:
         """Nothing is touched yet."""
+        self._run_dir = run_dir
+        self._key: bytes | None = None
         self._path = run_dir / PRIVATE_NAME / f"originals-{epoch:04d}.pack"
         self._disk = disk
         self._fd = -1
+
+    @property
+    def key(self) -> bytes:
+        """The key of the run: that of its earlier packs, or a new one. Raises StoreError."""
+        if self._key is None:
+            self._key = run_key(self._run_dir) or os.urandom(_KEY_BYTES)
+        return self._key
 
     def write(self, originals: Sequence[tuple[str, bytes]]) -> None:
         """Append originals (digest, canonical bytes) in one write; an original that is there twice is written once."""
@@ -50,6 +65,7 @@ class Pack:
             self._disk.make_directory(self._path.parent)
             self._fd = self._disk.open_append(self._path)
             self._disk.sync_directory(self._path.parent)
+            originals = [(_KEY, self.key), *originals]
         records = (
             b"%b\n%b\n" % (msgspec.json.encode(_Header(key, len(data))), data) for key, data in dict(originals).items()
         )
@@ -120,6 +136,15 @@ def read_private(run_dir: Path, digest: str) -> bytes | None:
     return Originals(run_dir).get(digest)
 
 
+def run_key(run_dir: Path) -> bytes | None:
+    """The key under which digests of redacted values of a run are made; None if there is none (any more). Raises StoreError."""
+    for path in sorted((run_dir / PRIVATE_NAME).glob("originals-*.pack")):
+        first = next(_records(path), None)
+        if first is not None and first.whole and first.key is not None:
+            return first.key
+    return None
+
+
 def delete_private(run_dir: Path, disk: Disk) -> None:
     """Delete all originals of a run; the journal stays whole, since it holds only their digests."""
     disk.remove_tree(run_dir / PRIVATE_NAME)
@@ -129,6 +154,7 @@ def _records(path: Path) -> Iterator[_Record]:
     """Where each record lies; the last one is not `whole` if the rest of the pack cannot be read."""
     try:
         with path.open("rb") as file:
+            key: bytes | None = None
             end = os.fstat(file.fileno()).st_size
             while line := file.readline(_HEADER_BYTES_MAX):
                 offset = file.tell()
@@ -137,10 +163,13 @@ def _records(path: Path) -> Iterator[_Record]:
                 except msgspec.MsgspecError:
                     header = _Header("", -1)
                 whole = 0 <= header.bytes < end - offset
-                if whole:
+                if whole and header.digest == _KEY and header.bytes == _KEY_BYTES:
+                    key = file.read(_KEY_BYTES)
+                    whole = file.read(1) == b"\n"
+                elif whole:
                     file.seek(header.bytes, os.SEEK_CUR)
                     whole = file.read(1) == b"\n"
-                yield _Record(header.digest, path, offset, header.bytes, whole)
+                yield _Record(header.digest, path, key, offset, header.bytes, whole)
                 if not whole:
                     return
     except FileNotFoundError:
@@ -151,17 +180,25 @@ def _records(path: Path) -> Iterator[_Record]:
 
 def _content(record: _Record) -> bytes | None:
     """The bytes of a record; None if they are not those that its header names."""
+    data = _bytes(record)
+    if data is None or record.digest == _KEY:
+        return data if data is not None and len(data) == _KEY_BYTES else None
+    if record.digest.startswith("sha256:"):
+        return data if digest_bytes("value", data) == record.digest else None
+    return data if record.key is not None and keyed_digest(record.key, "value", data) == record.digest else None
+
+
+def _bytes(record: _Record) -> bytes | None:
     if not record.whole:
         return None
     try:
         with record.path.open("rb") as file:
             file.seek(record.offset)
-            data = file.read(record.bytes)
+            return file.read(record.bytes)
     except FileNotFoundError:
         return None  # deleted meanwhile
     except OSError as error:
         raise store_error(error, f"read {record.path}") from error
-    return data if digest_bytes("value", data) == record.digest else None
 
 
 def _size(path: Path) -> int:

@@ -24,7 +24,7 @@ from interlock.journal.sealing import (
     seal_line,
 )
 from interlock.model.errors import IntegrityError, UsageError
-from interlock.model.events import AnyEvent, Event, Seal, Unknown
+from interlock.model.events import FORMAT_VERSION, READABLE_VERSIONS, AnyEvent, Event, Seal, Unknown
 
 _seal_decoder = msgspec.json.Decoder(Seal, strict=True)
 _event_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(AnyEvent)
@@ -84,6 +84,7 @@ class Chain:
     def __init__(self, run_id: str) -> None:
         """Start before the first batch."""
         self.head = Head(run=run_id, seq=-1, seal=genesis(run_id), epoch=0)
+        self._older = [genesis(run_id, version) for version in READABLE_VERSIONS if version != FORMAT_VERSION]
         self.seals = 0
         self.offset = 0
         """Bytes up to the last valid seal."""
@@ -123,7 +124,7 @@ class Chain:
         seal = _decode_seal(line)
         if seal is None:
             self.problem = "a seal cannot be read"
-        elif seal.prev != self.head.seal:
+        elif seal.prev != self.head.seal and not (self.seals == 0 and seal.prev in self._older):
             self.problem = "a seal does not follow the one before"
         elif not lines or seal.first != self.head.seq + 1 or seal.last - seal.first + 1 != len(lines):
             self.problem = "a seal does not count its events right"

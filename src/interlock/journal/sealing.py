@@ -5,7 +5,7 @@ A journal is a sequence of batches. A batch is event lines and one seal line. Th
     sha256("interlock.seal.v1\n" + PREV + " " + FIRST + " " + LAST + " " + BYTES + " " + EPOCH + "\n" + the event lines)
 
 with the four numbers in decimal and PREV as it stands in the line (`sha256:` + hex), so that no byte of a batch and no field of
-its seal can change unnoticed. PREV of the first seal is `digest("genesis", {"run": RUN ID, "version": FORMAT_VERSION})`; the
+its seal can change unnoticed. PREV of the first seal is `digest("genesis", {"run": RUN ID, "version": VERSION})`; the
 run's directory is named by its id.
 """
 
@@ -46,9 +46,9 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     version: int = FORMAT_VERSION
 
 
-def genesis(run_id: str) -> str:
+def genesis(run_id: str, version: int = FORMAT_VERSION) -> str:
     """`prev` of a run's first seal."""
-    return digest("genesis", {"run": run_id, "version": FORMAT_VERSION})
+    return digest("genesis", {"run": run_id, "version": version})
 
 
 def seal_digest(prev: str, first: int, last: int, epoch: int, lines: bytes) -> str:

@@ -26,7 +26,7 @@ from interlock.journal.flusher import Flusher
 from interlock.journal.private import Pack
 from interlock.journal.reader import corrupt, scan
 from interlock.journal.sealing import JOURNAL_NAME, Head, encode_batches, genesis, seal_digest, seal_line
-from interlock.model.canonical import canonical, digest_bytes
+from interlock.model.canonical import canonical, digest_bytes, keyed_digest
 from interlock.model.clock import Clock
 from interlock.model.errors import IntegrityError, InterlockError, StoreError, UsageError
 from interlock.model.events import Event, Kept, Seal
@@ -159,10 +159,12 @@ class JournalWriter:
             return _NOT_KEPT
         if self._failure is not None:
             raise self._failure
-        key = digest_bytes("value", data)
         shown = data if view is value else canonical(view)
+        redacted = shown != data
         inline = len(shown) <= DEFAULT_LIMITS.inline_value_bytes
-        private = not inline or shown != data
+        private = not inline or redacted
+        run_key = self._pack.key if private else b""  # made here and not by the flush, which is on another thread
+        key = keyed_digest(run_key, "value", data) if redacted else digest_bytes("value", data)
         if private:
             self._originals.append((key, data))
             self._original_bytes += len(data)

@@ -7,6 +7,7 @@ taken for one of another. Strings are compared by UTF-16 code units, numbers are
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import math
 from functools import cache
@@ -51,6 +52,11 @@ def digest(what: str, value: Any) -> str:
 def digest_bytes(what: str, data: bytes) -> str:
     """The digest of bytes that are canonical already, or that are not JSON at all (file contents)."""
     return "sha256:" + hashlib.sha256(_domain(what) + data).hexdigest()
+
+
+def keyed_digest(key: bytes, what: str, data: bytes) -> str:
+    """`hmac-sha256:` + hex: a digest that only who has the key can compare with a guess, for bytes that hold secrets."""
+    return "hmac-sha256:" + hmac.digest(key, _domain(what) + data, "sha256").hex()
 
 
 @cache

@@ -18,14 +18,17 @@ import msgspec
 
 from interlock.model.result import NotUndone
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
+"""Of the journal. 1: digests of kept values were SHA-256. 2: those of redacted values are keyed, `hmac-sha256:...`."""
+READABLE_VERSIONS: Final = (1, 2)
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A value as a journal keeps it."""
 
     digest: str
-    """`sha256:...` of the original's canonical JSON (what = `value`)."""
+    """Of the original's canonical JSON (what = `value`): `sha256:...`, or `hmac-sha256:...` under the run's key if the view is
+    redacted, so that nobody who has only the journal can confirm a guess at what was taken out."""
     bytes: int
     """Length of the original's canonical JSON."""
     view: Any = None
@@ -48,7 +51,8 @@ class Event(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_fiel
 class RunStarted(Event, kw_only=True, tag="run_started"):
     """First event of a run. `boot` tells whether the `pid` can still mean the same process."""
 
-    version: int = FORMAT_VERSION
+    version: int = 1
+    """Of the format. Left out in version 1, so that is what its absence means."""
     run: str
     interlock: str
     workspace: str

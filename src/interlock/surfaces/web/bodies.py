@@ -21,7 +21,7 @@ PAGE_MAX = 500
 Digest = Annotated[
     str,
     Meta(
-        pattern="^sha256:[0-9a-f]{64}$",
+        pattern="^(hmac-)?sha256:[0-9a-f]{64}$",
         description="`digest` of the question as it was shown. If the question has changed since, the answer is 409 `changed`.",
     ),
 ]
