@@ -17,7 +17,7 @@ class Git:
 
     def __init__(self, runner, workspace, context, **options):
         self.runner, self.workspace, self.context = runner, workspace, context
-        self.bindings = {binding.tool.name: binding for binding in bindings(runner, **options)}
+        self.bindings = {binding.tool.name: binding for binding in bindings(runner, **{"environment": {}, **options})}
         self.root = workspace.root
 
     def __getattr__(self, name):

@@ -6,11 +6,14 @@ remote's name would be looked up in a file that the agent can write.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any, Final
 
 from interlock.detect import address_is_private
 from interlock.executors.git_remote import AddressJudge
 from interlock.executors.git_tools import COMMITS, GitTools
+from interlock.executors.git_user import user_directories
 from interlock.executors.http_wire import Resolver, system_resolver
 from interlock.executors.process import ProcessRunner
 from interlock.model.proposal import Reversibility
@@ -75,9 +78,14 @@ def bindings(
     *,
     address_judge: AddressJudge = address_is_private,
     resolver: Resolver = system_resolver,
+    environment: Mapping[str, str] | None = None,
 ) -> list[Binding]:
-    """`git.status`, `diff`, `log`, `add`, `commit`, `revert`, `clone`, `pull`, `push`."""
-    tools = GitTools(runner, address_judge, resolver)
+    """`git.status`, `diff`, `log`, `add`, `commit`, `revert`, `clone`, `pull`, `push`.
+
+    `environment` says where the user's home is; `os.environ` unless given.
+    """
+    directories = user_directories(os.environ if environment is None else environment)
+    tools = GitTools(runner, address_judge, resolver, directories)
     return [*_reading(tools), *_changing(tools), *_connecting(tools)]
 
 
@@ -97,6 +105,11 @@ def _reading(tools: GitTools) -> list[Binding]:
                 "clean": _FLAG,
                 "entries": _rows({"path": _SHOWN_PATH, "index": _TEXT, "worktree": _TEXT}, {"from": _SHOWN_PATH}),
                 "truncated": _FLAG,
+                "not_read": {
+                    "type": "array",
+                    "items": _TEXT,
+                    "description": "Settings of the user's own git configuration that are not used here.",
+                },
             },
             read_only=True,
         ),

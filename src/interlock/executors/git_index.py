@@ -185,7 +185,7 @@ async def head_entries(repository: Repository, tree: str | None) -> dict[bytes, 
     if tree is None:
         return {}
     found = {}
-    for record in records(await _listing(repository, "ls-tree", "-r", "-z", "--full-name", tree)):
+    for record in records(await _listing(repository, "ls-tree", "-r", "-z", "--full-tree", tree)):
         head, _, name = record.partition(b"\t")
         mode, _, blob = head.split(b" ")
         found[name] = f"{mode.decode()} {blob.decode()}"

@@ -44,11 +44,15 @@ def place(name: bytes, top: Rel) -> NameJson:
     return to_json((*top, *parts(name)))
 
 
-def status(data: bytes, top: Rel) -> dict[str, Any]:
-    """`git status --porcelain=v2 --branch -z`.
+def status(data: bytes, top: Rel, above: int = 0) -> dict[str, Any]:
+    """`git status --porcelain=v2 --branch -z`; the first `above` names of each path are not in the workspace.
 
     `{branch, commit, upstream, ahead, behind, entries: [{path, index, worktree, from?}]}`; what git cannot say is null.
     """
+
+    def shown(name: bytes) -> NameJson:
+        return to_json((*top, *parts(name)[above:]))
+
     out: dict[str, Any] = dict.fromkeys(("branch", "commit", "upstream", "ahead", "behind"))
     entries: list[dict[str, Any]] = []
     rest_of = iter(records(data))
@@ -58,15 +62,15 @@ def status(data: bytes, top: Rel) -> dict[str, Any]:
             _header(rest, out)
         elif kind in (b"?", b"!"):
             state = "untracked" if kind == b"?" else "ignored"
-            entries.append({"path": place(rest, top), "index": state, "worktree": state})
+            entries.append({"path": shown(rest), "index": state, "worktree": state})
         elif kind in (b"1", b"2", b"u"):
             fields = rest.split(b" ", _FIELDS[kind])
             if len(fields) <= _FIELDS[kind] or len(fields[0]) != 2:
                 continue  # not what git prints
             x, y = (_STATES.get(chr(c), "unknown") for c in fields[0])
-            entry = {"path": place(fields[-1], top), "index": x, "worktree": y}
+            entry = {"path": shown(fields[-1]), "index": x, "worktree": y}
             if kind == b"2":
-                entry["from"] = place(next(rest_of, b""), top)
+                entry["from"] = shown(next(rest_of, b""))
             entries.append(entry)
     return {**out, "entries": entries}
 

@@ -7,9 +7,10 @@ commands that run nothing, and then:
 - what can be switched off from the command line is switched off (`_SETTINGS`), hooks included;
 - a configuration that runs programs or leads elsewhere in a way that cannot be switched off is refused (`_REFUSED`), because to
   ignore it would give wrong results (git-lfs, for example): such a repository is worked on by `shell` or `exec`;
-- neither the system's nor the user's configuration is read, and nothing of `GIT_*` comes from outside;
-- a repository whose directories lie outside the workspace is refused, and so is one that borrows objects from another, or has
-  symbolic links where git writes;
+- the system's configuration is not read, of the user's only what runs nothing (`git_user.py`), and nothing of `GIT_*` comes
+  from outside;
+- where the repository lies is checked (`git_places.py`): one that borrows objects from another, or has symbolic links where git
+  writes, is refused;
 - git finds no other git to start (`_ALONE`), unless the tool needs one: in a submodule it would look at files by filters of
   that submodule's own configuration, and for a missing object it would connect to wherever the configuration says;
 - no transport is allowed but the one that a tool was given the URL for.
@@ -19,18 +20,20 @@ A process that runs beside us could still change the configuration between look 
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import re
-import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
+from interlock.executors.git_places import Places, check_places
+from interlock.executors.git_user import UserSettings, read_user_settings
 from interlock.executors.process import ProcessResult, ProcessRunner, result_as_json
 from interlock.model.errors import ToolError
 from interlock.model.tool import Context
 from interlock.workspace import Workspace
-from interlock.workspace.names import Rel, parts
+from interlock.workspace.names import Rel, parts, refusal
 
 OUTPUT_BYTES: Final = 1024 * 1024
 _PINS: Final = (2, 37)
@@ -94,17 +97,16 @@ _ENVIRONMENT: Final = {
     "LC_ALL": "C",
 }
 _ALONE: Final = {"PATH": "/nonexistent", "GIT_EXEC_PATH": "/nonexistent"}
-_NOT_WRITTEN: Final = frozenset((b"config", b"description", b"hooks", b"info", b"lfs", b"modules", b"worktrees"))
-"""In git's directory: what none of the tools writes to, so links there do no harm (hooks are often links)."""
 
 
 class Git:
     """Runs git for one call of a tool."""
 
     def __init__(self, runner: ProcessRunner, ctx: Context) -> None:
-        """`runner` starts the processes."""
+        """`runner` starts the processes. `settings` is added to from the user's configuration, once that was read."""
         self._runner = runner
         self._ctx = ctx
+        self.settings: dict[str, str] = {}
 
     async def run(
         self,
@@ -125,9 +127,10 @@ class Git:
         if settings and "http.curloptResolve" in settings:
             await self._need_pinning(directory)
         options = [
-            part for key, value in {**_SETTINGS, **(settings or {})}.items() for part in ("-c", f"{key}={value}")
+            part
+            for key, value in {**_SETTINGS, **self.settings, **(settings or {})}.items()
+            for part in ("-c", f"{key}={value}")
         ]
-        ceiling = os.fspath(self._ctx.workspace.root.parent)
         try:
             result = await self._runner.run(
                 ["git", *options, *(("--no-optional-locks",) if read_only else ()), *arguments],
@@ -136,7 +139,6 @@ class Git:
                 env={
                     **_ENVIRONMENT,
                     **(_ALONE if alone else {}),
-                    "GIT_CEILING_DIRECTORIES": ceiling,
                     **(environment or {}),
                 },
                 stdin=stdin,
@@ -182,13 +184,24 @@ def pins_addresses(version: bytes) -> bool:
 class Repository:
     """An inspected repository. Make one by `open_repository`."""
 
-    def __init__(self, git: Git, ctx: Context, top: Rel, fd: int, git_fd: int) -> None:
-        """`top` is its directory beneath the workspace, `fd` the same, open; `git_fd` is git's own directory."""
+    def __init__(self, git: Git, ctx: Context, places: Places, user: UserSettings) -> None:
+        """Open its directories; git runs in its top, or in the workspace if that is only a part of it."""
         self.git = git
         self.ctx = ctx
-        self.top = top
-        self.git_fd = git_fd
-        self._fd = fd
+        self.user = user
+        self.top = places.top
+        self.prefix = places.prefix
+        self._fd = ctx.workspace.open_directory(places.top)
+        try:
+            self.git_fd = os.open(places.git_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            os.close(self._fd)
+            raise refusal(error) from error
+
+    @property
+    def scope(self) -> tuple[str, ...]:
+        """Arguments that keep a command to the workspace, where the repository begins above it."""
+        return ("--", ".") if self.prefix else ("--",)
 
     async def run(self, *arguments: str, **options: Any) -> ProcessResult:
         """See `Git.run`; in the repository's top directory."""
@@ -219,11 +232,19 @@ class Repository:
 
     def place(self, name: bytes) -> Rel:
         """Where in the workspace a path of git's lies."""
-        return (*self.top, *parts(name))
+        names = parts(name)
+        if names[: len(self.prefix)] != self.prefix:
+            raise ToolError(
+                "the change touches files of the repository that are outside of the workspace",
+                code="path_outside_workspace",
+                retryable=False,
+                hint="make the repository's top the workspace, or do it by hand",
+            )
+        return (*self.top, *names[len(self.prefix) :])
 
     def from_here(self, name: bytes) -> bytes:
         """A path of git's as git takes it on its standard input: from the directory that git runs in."""
-        return name
+        return b"/".join(self.place(name)[len(self.top) :])
 
     def exists(self, name: bytes, *, blocked: bool = False) -> bool:
         """True if something lies at a path of git's; `blocked` is the answer where a file or a link is on the way to it."""
@@ -261,11 +282,18 @@ class Repository:
         os.close(self.git_fd)
 
 
-async def open_repository(git: Git, ctx: Context, path: Any = ".", *, connects: bool = False) -> Repository:
+async def open_repository(
+    git: Git,
+    ctx: Context,
+    path: Any = ".",
+    *,
+    connects: bool = False,
+    directories: tuple[Path, Path] | None = None,
+) -> Repository:
     """The repository that a path in the workspace is in, after a look at it that runs nothing of its own.
 
-    `connects`: the tool is going to connect to a remote. Raises: ToolError `not_a_repository`, `git_config_refused`,
-    `path_outside_workspace`.
+    `connects`: the tool is going to connect to a remote. `directories` are where the user's configuration is.
+    Raises: ToolError `not_a_repository`, `git_config_refused`, `path_outside_workspace`.
     """
     workspace: Workspace = ctx.workspace
     start = workspace.open_directory(workspace.locate(path))
@@ -287,9 +315,7 @@ async def open_repository(git: Git, ctx: Context, path: Any = ".", *, connects: 
                 path="$.parameters.path",
                 retryable=False,
             )
-        inside = [_beneath(workspace, line) for line in places.stdout.removesuffix(b"\n").split(b"\n")]
-        for directory in dict.fromkeys(inside[1:]):
-            _check_own_files(workspace, directory)
+        found = check_places(workspace, places.stdout)
         configuration = await git.run(
             start, "config", "--list", "--includes", "--show-scope", "--name-only", "-z", read_only=True
         )
@@ -305,13 +331,15 @@ async def open_repository(git: Git, ctx: Context, path: Any = ".", *, connects: 
             continue  # our own `-c`
         if _RUNS.fullmatch(key.lower()) or (connects and _LEADS_ELSEWHERE.fullmatch(key.lower())):
             _refuse_setting(key)
-    workspace.permit(inside[0], "path", "read")  # a repository is read as a whole, wherever in it one begins
-    git_fd = workspace.open_directory(inside[1])
+    workspace.permit(found.top, "path", "read")  # a repository is read as a whole, wherever in it one begins
+    start = workspace.open_directory(found.top)
     try:
-        return Repository(git, ctx, inside[0], workspace.open_directory(inside[0]), git_fd)
-    except BaseException:
-        os.close(git_fd)
-        raise
+        user = await read_user_settings(functools.partial(git.run, start), directories)
+    finally:
+        os.close(start)
+    own = {key.lower() for key in listed[1::2]}
+    git.settings |= {key: value for key, value in user.files.items() if key not in own}
+    return Repository(git, ctx, found, user)
 
 
 def check_ref(value: str, field: str = "ref") -> str:
@@ -330,61 +358,6 @@ def check_branch(value: str, field: str = "branch") -> str:
 
 def _bad_ref(why: str, field: str = "ref") -> ToolError:
     return ToolError(f"{field}: {why}", code="ref_invalid", path=f"$.parameters.{field}", retryable=False)
-
-
-def _beneath(workspace: Workspace, absolute: bytes) -> Rel:
-    """Where one of git's own absolute paths lies in the workspace."""
-    names, top = parts(absolute), parts(os.fsencode(workspace.root))
-    if names[: len(top)] != top or workspace.resolve(names[len(top) :]) != names[len(top) :]:
-        raise ToolError(
-            "path: the repository's directories are not all inside the workspace",
-            code="path_outside_workspace",
-            path="$.parameters.path",
-            retryable=False,
-        )
-    return names[len(top) :]
-
-
-def _check_own_files(workspace: Workspace, directory: Rel) -> None:
-    """Refuse links in git's own directory, through which git would write, and objects that are kept elsewhere."""
-    objects = (*directory, b"objects")
-    pending = [directory]
-    while pending:
-        here = pending.pop()
-        names: list[bytes] = []
-        with _vanished():
-            names = workspace.names(here)
-        for name in names:
-            place = (*here, name)
-            if here == directory and name in _NOT_WRITTEN:
-                continue
-            found = workspace.lstat(place)
-            if found is not None and stat.S_ISLNK(found.st_mode):
-                _refuse_files("symbolic links")
-            if found is not None and stat.S_ISDIR(found.st_mode) and here != objects:
-                pending.append(place)
-    if any(workspace.lstat((*objects, b"info", name)) for name in (b"alternates", b"http-alternates")):
-        _refuse_files("alternates")
-
-
-@contextlib.contextmanager
-def _vanished() -> Iterator[None]:
-    """Another git may be at work, and what it has made and removed again is none of our concern."""
-    try:
-        yield
-    except ToolError as error:
-        if error.code != "not_found":
-            raise
-
-
-def _refuse_files(what: str) -> None:
-    raise ToolError(
-        f"git's own directory has {what}, by which git reads or writes in other places",
-        code="git_config_refused",
-        path="$.parameters.path",
-        retryable=False,
-        hint="run git by `exec`",
-    )
 
 
 def _refuse_setting(key: str) -> None:

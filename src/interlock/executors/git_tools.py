@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from interlock.executors import git_index, git_undo
@@ -34,6 +35,7 @@ _PLAIN: Final = (
     "--no-ext-diff",
     "--no-textconv",
     "--no-renames",
+    "--relative",
     "--src-prefix=a/",
     "--dst-prefix=b/",
 )
@@ -42,8 +44,18 @@ _PLAIN: Final = (
 class GitTools:
     """The functions of the tools. One for a runtime; keeps nothing from one call to the next."""
 
-    def __init__(self, runner: ProcessRunner, judge: AddressJudge, resolver: Resolver) -> None:
-        """`judge` says why an address is private; `resolver` finds the addresses of a host."""
+    def __init__(
+        self,
+        runner: ProcessRunner,
+        judge: AddressJudge,
+        resolver: Resolver,
+        directories: tuple[Path, Path] | None = None,
+    ) -> None:
+        """`judge` says why an address is private; `resolver` finds the addresses of a host.
+
+        `directories` are where the user's configuration is (`git_user.user_directories`).
+        """
+        self._directories = directories
         self._runner = runner
         self._judge = judge
         self._resolver = resolver
@@ -52,10 +64,18 @@ class GitTools:
         """`git.status`."""
         async with self._repository(parameters, ctx) as repository:
             result = await repository.run(
-                "status", "--porcelain=v2", "--branch", "-z", "--untracked-files=all", *_SUBMODULES, read_only=True
+                "status",
+                "--porcelain=v2",
+                "--branch",
+                "-z",
+                "--untracked-files=all",
+                *_SUBMODULES,
+                *repository.scope,
+                read_only=True,
             )
-            out = parse.status(result.stdout, repository.top)
-            return {**out, "clean": not out["entries"], "truncated": result.truncated}
+            out = parse.status(result.stdout, repository.top, len(repository.prefix))
+            clean = not out["entries"]
+            return {**out, "clean": clean, "truncated": result.truncated, "not_read": [*repository.user.not_read]}
 
     async def diff(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`git.diff`."""
@@ -63,7 +83,7 @@ class GitTools:
             ref = self._ref(parameters)
             # An unmerged file has no version in the index to compare with: ours takes its place.
             side = ("--cached",) if parameters.get("staged", False) else () if ref else ("--ours",)
-            which = ("--", *_paths(repository, parameters))
+            which = _within(repository, parameters)
             raw, numstat, patch = [
                 await repository.run(
                     "diff", *_PLAIN, *side, *how, *ref, *which, read_only=True, output_bytes_max=git_index.LISTING_BYTES
@@ -89,8 +109,7 @@ class GitTools:
                 "--no-color",
                 f"--max-count={most + 1}",
                 *self._ref(parameters),
-                "--",
-                *_paths(repository, parameters),
+                *_within(repository, parameters),
                 read_only=True,
             )
             commits = parse.log(result.stdout)
@@ -104,9 +123,7 @@ class GitTools:
                 if "restore" in parameters
                 else await _stage(repository, _paths(repository, parameters))
             )
-            staged = await repository.run(
-                "diff", "--cached", "--name-status", "--no-renames", "-z", "--no-ext-diff", *_SUBMODULES, read_only=True
-            )
+            staged = await repository.run("diff", "--cached", "--name-status", "-z", *_PLAIN, read_only=True)
             return {
                 "staged": parse.name_status(staged.stdout, repository.top),
                 "truncated": staged.truncated,
@@ -121,6 +138,7 @@ class GitTools:
                 return await _moved(repository, parameters["undo"], restore_files=False)
             concluded = git_undo.in_progress(repository)
             before = await repository.head()
+            await _refuse_outside(repository)
             await repository.run(
                 "commit",
                 "--quiet",
@@ -273,7 +291,9 @@ class GitTools:
         self, parameters: dict[str, Any], ctx: Context, *, connects: bool = False
     ) -> AsyncIterator[Repository]:
         git = Git(self._runner, ctx)
-        repository = await open_repository(git, ctx, parameters.get("path", "."), connects=connects)
+        repository = await open_repository(
+            git, ctx, parameters.get("path", "."), connects=connects, directories=self._directories
+        )
         try:
             yield repository
         finally:
@@ -294,6 +314,12 @@ class GitTools:
                 retryable=False,
             )
         return check_branch(branch)
+
+
+def _within(repository: Repository, parameters: dict[str, Any]) -> tuple[str, ...]:
+    """The paths that a command is kept to, with the `--` before them."""
+    paths = _paths(repository, parameters)
+    return ("--", *paths) if paths else repository.scope
 
 
 def _paths(repository: Repository, parameters: dict[str, Any]) -> list[str]:
@@ -354,17 +380,39 @@ async def _committing(repository: Repository, ctx: Context) -> dict[str, Any]:
 
 
 async def _identity(repository: Repository, ctx: Context) -> dict[str, str]:
-    """Who commits: the repository's own `user`, or else the agent."""
+    """Who commits: the repository's own `user`, or the user's, or else the agent."""
     found = await repository.run("config", "--get", "user.email", read_only=True, expected=(0, 1))
     if found.exit_code == 0:
         return {}
+    if repository.user.identity:
+        return repository.user.identity
     return {"user.name": ctx.agent, "user.email": "agent@interlock.invalid"}
+
+
+async def _refuse_outside(repository: Repository) -> None:
+    """Refuse to commit what is staged in other parts of the repository. Raises: ToolError `path_outside_workspace`."""
+    if repository.prefix:
+        staged = await repository.run(
+            "diff", "--cached", "--name-only", "--no-renames", "--no-ext-diff", *_SUBMODULES, "-z", read_only=True,
+            output_bytes_max=git_index.LISTING_BYTES,
+        )  # fmt: skip
+        for name in parse.records(staged.stdout):
+            repository.place(name)
 
 
 async def _committed(repository: Repository, before: str | None, concluded: str | None) -> dict[str, Any]:
     commit = await repository.commit_id("HEAD")
     files = await repository.run(
-        "diff-tree", "-r", "--root", "--no-commit-id", "--name-status", "--no-renames", "-z", commit, read_only=True
+        "diff-tree",
+        "-r",
+        "--root",
+        "--no-commit-id",
+        "--name-status",
+        "--no-renames",
+        "--relative",
+        "-z",
+        commit,
+        read_only=True,
     )
     move = {"ref": await repository.head_ref(), "from": commit, "to": before, "concluded": concluded}
     return {

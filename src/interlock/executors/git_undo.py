@@ -66,6 +66,8 @@ async def restore_index(repository: Repository, blob: str) -> str:
     Raises: ToolError `undo_conflict` if one of the paths is not as the change left it; then nothing was touched.
     """
     record = await git_index.read_record(repository, blob)
+    for change in record.changes:
+        repository.place(change.name)  # raises for what is outside of the workspace
     with IndexCopy(repository) as copy:
         now = await git_index.entries(repository, copy.environment)
         head = await git_index.head_entries(repository, await repository.head())
@@ -103,8 +105,8 @@ async def _need_other_copies(repository: Repository, copy: IndexCopy, changes: S
     if not dropped:
         return
     result = await repository.run(
-        "diff", "--name-only", "--no-renames", "--no-ext-diff", "--ignore-submodules=dirty", "-z", read_only=True,
-        environment=copy.environment, output_bytes_max=git_index.LISTING_BYTES,
+        "diff", "--name-only", "--no-renames", "--no-ext-diff", "--ignore-submodules=dirty", "-z", *repository.scope,
+        read_only=True, environment=copy.environment, output_bytes_max=git_index.LISTING_BYTES,
     )  # fmt: skip
     alone = sorted(dropped & set(parse.records(result.stdout)))
     if alone or result.truncated:

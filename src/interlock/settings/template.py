@@ -86,7 +86,9 @@ def detect(root: Path) -> Project:
     if directories:
         writable = [f"{name}/**" for name in directories]
         writable += [file for language in languages for file in _BUILD_FILES[language]]
-    return Project(languages=languages, git=(root / ".git").exists(), writable=tuple(writable))
+    return Project(
+        languages=languages, git=any((at / ".git").exists() for at in (root, *root.parents)), writable=tuple(writable)
+    )
 
 
 def render(project: Project, *, agent: str = "agent") -> str:

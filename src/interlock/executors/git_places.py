@@ -1,0 +1,150 @@
+"""Where a repository lies, and the walls around that.
+
+Three layouts are worked on. The usual one is a working tree in the workspace, with git's own directory in it. In a workspace
+that is a part of a repository, the working tree begins above it, and in a linked worktree (`git worktree add`) git's own
+directory is elsewhere: then the repository's own metadata is read and written where it lies, and nothing else outside of the
+workspace. That only counts if the other side agrees, because an agent can write a `.git` file: the directory is the user's
+own, and is that of the working tree above, or names this worktree as one of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple, NoReturn
+
+from interlock.model.errors import ToolError
+from interlock.workspace import Workspace
+from interlock.workspace.names import Rel, parts
+
+_NOT_WRITTEN: Final = frozenset((b"config", b"description", b"hooks", b"info", b"lfs", b"modules", b"worktrees"))
+"""In git's directory: what none of the tools writes to, so links there do no harm (hooks are often links)."""
+
+
+class Places(NamedTuple):
+    """Where a repository's working tree and git's own directory are."""
+
+    top: Rel
+    """The working tree's directory beneath the workspace; `()` if it begins above."""
+    prefix: Rel
+    """Where in the working tree the workspace lies, if that begins above it."""
+    git_dir: Path
+
+
+def check_places(workspace: Workspace, answer: bytes) -> Places:
+    """The places of what `git rev-parse --show-toplevel --git-dir --git-common-dir` found.
+
+    Raises: ToolError `path_outside_workspace`, `git_config_refused`.
+    """
+    top, git_dir, common = answer.removesuffix(b"\n").split(b"\n")
+    root = parts(os.fsencode(workspace.root))
+    names = parts(top)
+    above = len(names) < len(root) and root[: len(names)] == names
+    if above and _is_inside(workspace, git_dir):
+        _refuse_place("its working tree begins above the workspace, and git's own directory does not")
+    for directory in dict.fromkeys((git_dir, common)):
+        if _is_inside(workspace, directory):
+            _check_own_files(workspace, _beneath(workspace, directory))
+        else:
+            _check_outside(Path(os.fsdecode(directory)))
+    if not _is_inside(workspace, git_dir):
+        _check_agreed(top, git_dir, common, above=above)
+    here = Path(os.fsdecode(git_dir))
+    return Places((), root[len(names) :], here) if above else Places(_beneath(workspace, top), (), here)
+
+
+def _is_inside(workspace: Workspace, absolute: bytes) -> bool:
+    root = parts(os.fsencode(workspace.root))
+    return parts(absolute)[: len(root)] == root
+
+
+def _beneath(workspace: Workspace, absolute: bytes) -> Rel:
+    """Where one of git's own absolute paths lies in the workspace."""
+    names, top = parts(absolute), parts(os.fsencode(workspace.root))
+    if names[: len(top)] != top or workspace.resolve(names[len(top) :]) != names[len(top) :]:
+        _refuse_place("its directories are not all inside the workspace")
+    return names[len(top) :]
+
+
+def _check_agreed(top: bytes, git_dir: bytes, common: bytes, *, above: bool) -> None:
+    """Git's own directory lies outside: it has to be that of this working tree by its own word, not only by ours."""
+    own = os.path.join(top, b".git")  # noqa: PTH118 - bytes
+    if above and git_dir == own == common:
+        return
+    if os.path.dirname(git_dir) != os.path.join(common, b"worktrees"):  # noqa: PTH118, PTH120 - bytes
+        _refuse_place("git's own directory is outside of the workspace, and this is not one of its linked worktrees")
+    try:
+        named = Path(os.fsdecode(git_dir), "gitdir").read_bytes().strip()
+    except OSError:
+        named = b""
+    if named != own:
+        _refuse_place(
+            "git's own directory is outside of the workspace, and does not name this directory as its worktree"
+        )
+
+
+def _check_outside(directory: Path) -> None:
+    try:
+        found = directory.lstat()
+        borrowed = any((directory / "objects" / "info" / name).exists() for name in ("alternates", "http-alternates"))
+    except OSError:
+        _refuse_place("git's own directory cannot be read")
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        _refuse_place("git's own directory is outside of the workspace, and belongs to another user")
+    if borrowed:
+        _refuse_files("alternates")
+
+
+def _check_own_files(workspace: Workspace, directory: Rel) -> None:
+    """Refuse links in git's own directory, through which git would write, and objects that are kept elsewhere."""
+    objects = (*directory, b"objects")
+    pending = [directory]
+    while pending:
+        here = pending.pop()
+        names: list[bytes] = []
+        with _vanished():
+            names = workspace.names(here)
+        for name in names:
+            place = (*here, name)
+            if here == directory and name in _NOT_WRITTEN:
+                continue
+            found = workspace.lstat(place)
+            if found is not None and stat.S_ISLNK(found.st_mode):
+                _refuse_files("symbolic links")
+            if found is not None and stat.S_ISDIR(found.st_mode) and here != objects:
+                pending.append(place)
+    if any(workspace.lstat((*objects, b"info", name)) for name in (b"alternates", b"http-alternates")):
+        _refuse_files("alternates")
+
+
+@contextlib.contextmanager
+def _vanished() -> Iterator[None]:
+    """Another git may be at work, and what it has made and removed again is none of our concern."""
+    try:
+        yield
+    except ToolError as error:
+        if error.code != "not_found":
+            raise
+
+
+def _refuse_place(why: str) -> NoReturn:
+    raise ToolError(
+        f"path: the repository is refused: {why}",
+        code="path_outside_workspace",
+        path="$.parameters.path",
+        retryable=False,
+        hint="make the directory that holds both the workspace, repair it (`git worktree repair`), or run git by `exec`",
+    )
+
+
+def _refuse_files(what: str) -> NoReturn:
+    raise ToolError(
+        f"git's own directory has {what}, by which git reads or writes in other places",
+        code="git_config_refused",
+        path="$.parameters.path",
+        retryable=False,
+        hint="run git by `exec`",
+    )
