@@ -247,6 +247,14 @@ def test_an_edit_that_does_not_fit_the_tool_leaves_the_question_as_it_was(world,
     assert (edited.status, edited.edits) == ("approved", ({"n": 2},))
 
 
+def test_an_edit_is_held_to_all_that_a_type_of_python_demands(store):
+    schema = {"type": "object", "properties": {"day": {"type": "string", "x-interlock-form": "date"}}}
+    hold = store.ask(request(parameters={"day": "2026-01-02"}, schema=schema))
+    with pytest.raises(UsageError, match="a date such as") as caught:
+        store.vote(hold.id, ALICE, "cli", "edit", digest=hold.digest, patch={"day": "tomorrow"})
+    assert (caught.value.code, caught.value.path) == ("invalid_parameters", "$.day")
+
+
 @pytest.mark.parametrize(
     ("decision", "patch"), [("edit", None), ("edit", {}), ("approve", {"a": 1}), ("deny", {"a": 1})]
 )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
+import uuid
 
 import pytest
 
 import interlock
 from interlock import ProposalError
+from interlock.executors.python import bind, define
 from interlock.model.proposal import Action, Proposal
+from interlock.verify.checks import verify
 
 SETTINGS = {"rules": {"allow": ["*"]}, "grants": {"agent": {"tools": ["*"], "unscoped": ["*"]}}}
 
@@ -106,3 +110,23 @@ def test_a_tool_registered_before_the_first_call_stays_and_a_run_has_the_modules
     result = asyncio.run(started.execute(proposal))
     started.finish()
     assert [row.output for row in result.results] == ["done", "of the module"]
+
+
+def book(day: dt.date, guests: dict[uuid.UUID, int]) -> str:
+    raise AssertionError("never called")
+
+
+WRONG = {"day": "soon", "guests": {"ann": 1}}
+
+
+def test_what_a_type_demands_is_refused_in_step_3(run):
+    run.services.registry.register(bind(book))
+    row = asyncio.run(run.execute(Proposal(actions=(action(tool="book", parameters=WRONG),)))).results[0]
+    assert (row.status, row.reason) == ("rejected", "invalid_parameters")
+    assert "$.day" in row.error
+
+
+def test_what_a_type_demands_is_refused_by_verify():
+    report = verify(Proposal(actions=(action(tool="book", parameters=WRONG),)), {"book": define(book)})
+    messages = [issue.message for issue in report.issues if issue.code == "invalid_parameters"]
+    assert [message.partition(":")[0] for message in messages] == ["$.day", "$.guests"]
