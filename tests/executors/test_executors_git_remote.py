@@ -105,6 +105,29 @@ def test_clone_pull_push(git, origin, daemon, tmp_path):
     assert git.push(url=daemon, path="copy", branch="topic")["created"] is True
 
 
+def test_a_commit_that_was_pushed_is_not_taken_back(git, origin, daemon):
+    """A push to a URL leaves no remote-tracking branch by which anybody could tell."""
+    git.clone(url=daemon, path="copy")
+    (git.root / "copy" / "b.txt").write_text("b")
+    git.add(path="copy", paths=["copy/b.txt"])
+    done = git.commit(path="copy", message="second")
+    git.push(url=daemon, path="copy")
+    error = refused(git.commit, path="copy", undo=done["undo"])
+    assert error.code == "undo_conflict"
+    assert "published" in error.message
+    assert git.plain("rev-parse", "HEAD", cwd=git.root / "copy") == done["commit"]
+
+
+def test_a_pull_does_not_write_over_an_ignored_file(git, origin, daemon):
+    git.clone(url=daemon, path="copy")
+    advance(git, origin, "build.log", "theirs\n")
+    (git.root / "copy" / ".git" / "info").mkdir(exist_ok=True)
+    (git.root / "copy" / ".git" / "info" / "exclude").write_text("*.log\n")
+    (git.root / "copy" / "build.log").write_text("mine\n")
+    assert refused(git.pull, url=daemon, path="copy").code == "git_conflict"
+    assert (git.root / "copy" / "build.log").read_text() == "mine\n"
+
+
 def test_what_would_need_a_merge_or_force_is_refused(git, origin, daemon):
     git.clone(url=daemon, path="copy")
     advance(git, origin)
