@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 
 import interlock
 from interlock.capability import compile_grants
-from interlock.engine.gate import Gate
+from interlock.engine.gate.judgement import judge_call
+from interlock.engine.gate.verdict import ALLOW
+from interlock.engine.judges.judges import Call, Judges
+from interlock.model.decision import Refusal
 from interlock.model.decode import decode_proposal
 from interlock.model.errors import InterlockError
 from interlock.model.globs import workspace_path
@@ -78,7 +81,7 @@ def pay(
 
 
 TOOL = embedded(interlock.tool(pay)).services.registry.find("pay")
-GATE = Gate(
+JUDGES = Judges(
     compile_grants([Grant(id="g", agent="a", tools=("*",), hosts=("*:*",))]),
     load([("p.cedar", POLICIES)], Rules(), World(tools=(TOOL.tool,))),
     lambda: 0,
@@ -121,8 +124,9 @@ def verdict(text):
     except InterlockError as error:
         return error.code
     action = proposal.actions[0]
-    _, refusal, decision = GATE.judge(Principal(agent="a"), proposal, action, TOOL, action.parameters, NO_STATE)
-    return refusal.reason if refusal else None if decision.decision == "allow" else decision.decision
+    call = Call(Principal(agent="a"), proposal, action, TOOL, action.parameters, NO_STATE)
+    answer = judge_call(JUDGES, call).verdict
+    return answer.reason if isinstance(answer, Refusal) else None if answer is ALLOW else answer.decision.decision
 
 
 def harm(text):

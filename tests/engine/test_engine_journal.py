@@ -10,7 +10,7 @@ from engine_world import TOML, binding, call, execute, expect, plan, read, write
 
 import interlock
 from interlock.approvals import action_digest
-from interlock.engine.recorder import Recorder
+from interlock.engine.record.recorder import Recorder
 from interlock.journal import delete_private, read_private, scan
 from interlock.journal import read as read_journal
 from interlock.journal.private import run_key

@@ -7,10 +7,10 @@ from engine_world import AGENT, binding, call, execute, expect, nothing, plan, r
 
 import interlock
 from interlock.disk import Database, Disk
-from interlock.engine import execution as engine_execution
 from interlock.engine import unfinished
 from interlock.engine.folding import FoldedRun
 from interlock.engine.history import History
+from interlock.engine.proposals import proposal_run
 from interlock.engine.recovery import resume
 from interlock.journal import TornIntent, scan
 from interlock.model.errors import StoreError, UsageError
@@ -186,7 +186,7 @@ def test_files_are_put_back_only_by_who_may_write_there(crash, monkeypatch):
     rt.register(Binding(tool=found.tool, function=dying, mode=found.mode))
     """
     crash.run(body, call("fs.write", "w", parameters={"path": "f", "content": "new"}))
-    monkeypatch.setattr(engine_execution, "_deadline", lambda _proposal, clock: clock.mono_ns())
+    monkeypatch.setattr(proposal_run, "_deadline", lambda _proposal, clock: clock.mono_ns())
     rt = crash.project.open()
     services = rt.services
     services.lease_wait_ms = 30

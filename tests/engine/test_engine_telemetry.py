@@ -6,7 +6,7 @@ import msgspec
 from engine_world import binding, call, plan
 
 from interlock.engine.folding import FoldedRun
-from interlock.engine.recorder import SAMPLES_KEPT
+from interlock.engine.record.recorder import SAMPLES_KEPT
 from interlock.journal import read
 from interlock.model import events as e
 from interlock.telemetry import Snapshot, diff, expand, report
@@ -16,7 +16,7 @@ async def tool(parameters, ctx):
     if parameters.get("fails"):
         raise ValueError("no")
     if parameters.get("looks"):  # the sampler's next reading comes while the tool runs
-        sampler = ctx.execution.services.sampler
+        sampler = ctx.run.services.sampler
         sampler._latest = sampler.snapshot_now()
     return 1
 
@@ -57,7 +57,7 @@ def test_what_runs_show_prints_is_what_the_caller_got(project):
 
 def test_an_action_that_lasts_as_long_as_readings_are_kept_names_one_that_is_there(project):
     async def others(parameters, ctx):  # other actions end with each reading meanwhile
-        sampler, recorder = ctx.execution.services.sampler, ctx.execution.recorder
+        sampler, recorder = ctx.run.services.sampler, ctx.run.recorder
         recorder.sampled(sampler.latest())
         for _ in range(SAMPLES_KEPT - 1):
             sampler._latest = msgspec.structs.replace(sampler.latest())

@@ -9,7 +9,7 @@ import pytest
 from engine_world import binding, call, execute, plan, reasons, statuses, write
 
 import interlock
-from interlock.engine import watchdog
+from interlock.engine.proposals import watchdog
 
 
 async def noop(parameters, ctx):

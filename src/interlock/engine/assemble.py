@@ -19,16 +19,16 @@ from interlock.detect import Redactor
 from interlock.disk import Database, Disk
 from interlock.engine import undo_tool
 from interlock.engine.clock import SystemClock, SystemIds
-from interlock.engine.context import ActionContext
 from interlock.engine.desk import Desk
-from interlock.engine.gate import Gate
+from interlock.engine.judges.judges import Judges
 from interlock.engine.keeping import keep_once_a_day
 from interlock.engine.machine import boot_id, redaction_key, user_name
-from interlock.engine.registry import Registry
+from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.reloading import Reloader
 from interlock.engine.run import budget_of
 from interlock.engine.services import GateMaker, Services
-from interlock.engine.threads import DaemonThreads
+from interlock.engine.tools.registry import Registry
+from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors import files, git, http, proc, process
 from interlock.executors.environment import child_environment
 from interlock.executors.modules import ModuleTools
@@ -368,13 +368,13 @@ def gate_maker(
             judges[registry] = registry.generation, found
         return found
 
-    def make(registry: Registry, session: str | None, own: Mapping[str, Grant]) -> Gate:
+    def make(registry: Registry, session: str | None, own: Mapping[str, Grant]) -> Judges:
         # A grant that was set in code stands for all that its agent has in the configuration, by its groups too.
         shared = {agent: names for agent, names in groups.items() if agent not in own}
         given = [*(grant for grant in grants if grant.agent not in own), *own.values()]
         if desk is None:
             capability = compile_grants(given, groups=shared, root=root, protected=protected)
-            return Gate(capability, judge(registry), clock.now_us, groups, _fingerprints(given, shared))
+            return Judges(capability, judge(registry), clock.now_us, groups, _fingerprints(given, shared))
         revision = desk.issued.revision()
         alive, revoked = desk.issued.load(session)
         alive = [grant for grant in alive if grant.source != "configuration" or grant.agent not in own]
@@ -385,7 +385,7 @@ def gate_maker(
         # Where time decides about a grant, it is the time that does not go back when somebody sets the clock.
         now_us = desk.store.time.now_us if some or any(g.expires_at_us is not None for g in every) else clock.now_us
         prints = _fingerprints(every, shared)
-        return Gate(capability, judge(registry), now_us, groups, prints, revision=revision, issued=some)
+        return Judges(capability, judge(registry), now_us, groups, prints, revision=revision, issued=some)
 
     return make
 
@@ -467,13 +467,7 @@ def _register_builtins(services: Services, settings: Settings, closing: list[Cal
 def _may_redirect(ctx: Context, endpoint: Endpoint) -> bool:
     """A redirect leads to a host that the gate has not seen: the agent's grants decide, as they did for the first one."""
     assert isinstance(ctx, ActionContext)
-    x = ctx.execution
-    tool = ctx.tool
-    url = {"url": f"https://{endpoint}/"}
-    return (
-        tool is not None
-        and x.gate.capability.arguments(ctx.agent, tool.tool, tool.marks, url, x.clock.now_us()) is None
-    )
+    return ctx.reach.url(f"https://{endpoint}/") is None
 
 
 def _notifiers(settings: Settings, desk: Desk, env: Mapping[str, str]) -> list[Notifier]:

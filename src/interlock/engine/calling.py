@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
-import msgspec
-
-from interlock.engine.context import ActionContext
-from interlock.engine.registry import Registered
+from interlock.engine.gate.judgement import judge_call
+from interlock.engine.gate.verdict import Ask
+from interlock.engine.judges.judges import Call
+from interlock.engine.proposals.proposal_run import ProposalRun as Execution
+from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.tools.registry import Registered
+from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.exceptions import describe, describe_exit, text_of
 from interlock.model.grant import Principal
 from interlock.model.proposal import Action
-
-if TYPE_CHECKING:
-    from interlock.engine.execution import Execution
-
 
 COMPENSATING: Final = -1
 """The number of the attempt under which a compensation changes files."""
@@ -54,12 +53,13 @@ async def ask_tool(
         return Answer(problem=f"there is no tool `{name}`")
     action = Action(type="tool_call", id=x.proposal.actions[index].id, tool=name, parameters=parameters)
     who = x.who if as_agent is None else x.services.gate.principal(as_agent, x.who.session)
-    _, refusal, decision = x.services.gate.judge(who, x.proposal, action, tool, parameters, x.buffer)
-    if refusal is not None:
-        return Answer(problem=f"`{name}` was refused: {refusal.reason}: {refusal.detail}")
-    if decision is not None and decision.decision == "hold":
+    call = Call(who, x.proposal, action, tool, parameters, x.buffer)
+    verdict = judge_call(x.services.gate, call).verdict
+    if isinstance(verdict, Refusal):
+        return Answer(problem=f"`{name}` was refused: {verdict.reason}: {verdict.detail}")
+    if isinstance(verdict, Ask):
         return Answer(problem=f"`{name}` needs an approval of its own")
-    if (problem := _forbidden(x, who, action, tool)) or (problem := await _admitted(x, who, tool, parameters)):
+    if (problem := _forbidden(x, call, tool)) or (problem := await _admitted(x, who, tool, parameters)):
         return Answer(problem=problem)
     ctx = ActionContext(x, index, COMPENSATING, x.clock.mono_ns() + tool.timeout_ns, (tool, who.agent))
     try:
@@ -99,11 +99,10 @@ async def _call(x: Execution, tool: Registered, parameters: dict[str, Any], ctx:
         raise ToolError("something that it waited for was cancelled") from None
 
 
-def _forbidden(x: Execution, who: Principal, action: Action, tool: Registered) -> str | None:
+def _forbidden(x: Execution, call: Call, tool: Registered) -> str | None:
     """Why a policy about `Action::"compensate"` stands against the call. None of them has to permit it."""
     gate = x.services.gate
-    asked = gate.request(who, x.proposal, action, tool, action.parameters, x.buffer)
-    decision = gate.policy.decide(msgspec.structs.replace(asked, action="compensate"))
+    decision = gate.policies.decide(gate.request(call, action="compensate"))
     # Denied only because nothing permits it: that is no policy against it. What could not be evaluated is.
     unspoken = decision.decision == "deny" and decision.reason == "policy_denied" and not decision.policies
     if decision.decision == "allow" or (unspoken and not decision.errors):
@@ -117,7 +116,7 @@ async def _admitted(x: Execution, who: Principal, tool: Registered, parameters: 
     Budgets count it and do not stop it: what was done must be taken back even when all is spent.
     """
     desk, gate = x.services.desk, x.services.gate
-    choices = gate.counted(who, tool, parameters) if desk is not None and gate.issued else ()
+    choices = gate.uses(who, tool, parameters) if desk is not None and gate.issued else ()
     if choices and desk is not None and not any(not ids or desk.issued.use(ids) for ids in choices):
         return f"`{tool.name}` was refused: grant_used_up: the grants that allow it have no uses left"
     if tool.bucket is not None:

@@ -119,11 +119,11 @@ def _commit(run: Run, buffer: Buffer, loaded: checkpoint.Checkpoint) -> None:
                         new_version=1 if before is None else before.version + 1,
                         value=recorder.keep(value),
                         deleted=write.text is None,
-                        **recorder.stamp(None, step=10),
+                        **recorder.stamp(step=10),
                     )
                 )
             keys = tuple(sorted({write.key for write in buffer.writes}))
-            seq = recorder.append(WorkspaceCommitted(keys=keys, **recorder.stamp(None, step=10)))
+            seq = recorder.append(WorkspaceCommitted(keys=keys, **recorder.stamp(step=10)))
             recorder.writer.flush()
             seal = recorder.writer.head().seal
             services.index.commit_point(recorder.writer.head())

@@ -7,11 +7,12 @@ decision is idempotent by (run, seq).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
-from interlock.engine.costs import cost_of
+from interlock.engine.proposals.proposal_run import ProposalRun as Execution
+from interlock.engine.record.tally import cost_of
 from interlock.engine.undoing import take_back
 from interlock.journal import scan
 from interlock.model.decision import Refusal
@@ -20,9 +21,6 @@ from interlock.model.events import ActionRejected, ActionSkipped, ProposalFinish
 from interlock.model.result import ActionResult, NotUndone, ProposalResult, RunStatus
 from interlock.state.store import StateConflictError
 from interlock.verify.graph import state_reads
-
-if TYPE_CHECKING:
-    from interlock.engine.execution import Execution
 
 _ABORTING: Final = frozenset({"aborted", "deadline_exceeded", "state_conflict"})
 
@@ -41,7 +39,7 @@ async def conclude(x: Execution) -> ProposalResult:
     fill(x)
     if x.stop_reason in _ABORTING:
         if x.recorder is not None:
-            x.recorder.append(StateRolledBack(**x.recorder.stamp(x, step=10)))
+            x.recorder.append(StateRolledBack(**x.stamp(None, 10)))
         not_undone = await take_back(x)
     return await finish(x, not_undone)
 
@@ -58,7 +56,7 @@ async def reject_all(x: Execution, refusal: Refusal, index: int | None = None) -
             row = ActionResult(action_id=action.id, status="skipped", reason="aborted", timestamp=now)
         x.rows[i] = row
         if x.recorder is not None:
-            stamp = x.recorder.stamp(x, i, 2 if index is None else 1)
+            stamp = x.stamp(i, 2 if index is None else 1)
             row.seq = x.recorder.append(
                 ActionRejected(reason=refusal.reason, detail=x.recorder.text(refusal.detail), **stamp)
                 if row.status == "rejected"
@@ -82,7 +80,6 @@ def withdraw(x: Execution) -> None:
         if hold is not None and x.services.desk is not None:
             x.services.desk.store.cancel(hold, "its proposal has ended")
         x.rows[index] = None
-    x.held = 0
 
 
 def commit(x: Execution) -> None:
@@ -96,7 +93,7 @@ def commit(x: Execution) -> None:
         seq, seal = 0, ""
         if x.recorder is not None:
             keys = tuple(sorted({write.key for write in x.buffer.writes}))
-            seq = x.recorder.append(WorkspaceCommitted(keys=keys, **x.recorder.stamp(x, step=10)))
+            seq = x.recorder.append(WorkspaceCommitted(keys=keys, **x.stamp(None, 10)))
             x.recorder.writer.flush()
             head = x.recorder.writer.head()
             seal = head.seal
@@ -130,15 +127,13 @@ async def finish(x: Execution, not_undone: list[NotUndone]) -> ProposalResult:
     """The result, and the event that says so; on disk before the caller sees it."""
     rows = [row for row in x.rows if row is not None]
     assert len(rows) == len(x.rows)
-    cost = cost_of(x.proposal.actions, rows, retries=x.attempts_made, cost=x.cost)
+    cost = cost_of(x.proposal.actions, rows, retries=x.retries, cost=x.cost)
     status = status_of(x, rows)
     if x.recorder is not None:
         if status != "held":
             fields = msgspec.to_builtins(cost)
             left = [msgspec.structs.replace(one, detail=x.recorder.text(one.detail)) for one in not_undone]
-            x.recorder.append(
-                ProposalFinished(status=status, cost=fields, not_undone=tuple(left), **x.recorder.stamp(x, step=10))
-            )
+            x.recorder.append(ProposalFinished(status=status, cost=fields, not_undone=tuple(left), **x.stamp(None, 10)))
         await x.recorder.writer.durable()
     return ProposalResult(
         run_id=x.run.id, proposal_id=x.proposal.id, status=status, results=rows, cost=cost, not_undone=not_undone
@@ -182,7 +177,7 @@ def fill(x: Execution) -> None:
             action_id=x.proposal.actions[index].id, status="skipped", reason=why, timestamp=now
         )
         if x.recorder is not None and why != "reserved" and not waits:
-            new.seq = x.recorder.append(ActionSkipped(reason=why, **x.recorder.stamp(x, index, 7)))
+            new.seq = x.recorder.append(ActionSkipped(reason=why, **x.stamp(index, 7)))
 
 
 def _blame(x: Execution, error: StateConflictError) -> None:

@@ -10,8 +10,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from interlock.engine.registry import Registered
+from interlock.engine.gate.judgement import judge_call
+from interlock.engine.gate.verdict import Ask
+from interlock.engine.judges.judges import Call
 from interlock.engine.services import Services
+from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Decision, Refusal
 from interlock.model.errors import ToolError
 from interlock.model.grant import Principal
@@ -83,7 +86,7 @@ class _Explaining:
         self._buffer = Buffer(services.store, proposal.id)
 
     def all(self) -> list[ActionExplanation]:
-        refused = self._gate.proposal(self._who, self._proposal)
+        refused = self._gate.proposal_size(self._who, self._proposal)
         if refused is not None:
             return [_refused(action, 2, refused, None) for action in self._proposal.actions]
         found: dict[int, ActionExplanation] = {}
@@ -98,18 +101,19 @@ class _Explaining:
         if action.type == "tool_call" and tool is None:
             return _refused(action, 1, Refusal("unknown_tool", self._services.registry.missing(action.tool)), None)
         if refers(action.parameters):
-            refusal = None if tool is None else self._gate.capability.tool(self._who.agent, tool.tool, self._now())
+            refusal = None if tool is None else self._gate.grants.tool(self._who.agent, tool.tool, self._now())
             if refusal is not None:
                 return _refused(action, 2, refusal, None)
             detail = "an earlier output goes into its parameters: steps 3 to 7 are answered when it runs"
             return _made(action, "unknown", 3, detail=detail)
         parameters = resolve(action.parameters, _never)
-        step, refusal, decision = self._gate.judge(self._who, self._proposal, action, tool, parameters, self._buffer)
-        policy = self._policy(action, tool, parameters)
-        if refusal is not None:
-            return _refused(action, step, refusal, decision, policy)
+        call = Call(self._who, self._proposal, action, tool, parameters, self._buffer)
+        step, verdict, decision = judge_call(self._gate, call)
+        policy = self._policy(call)
+        if isinstance(verdict, Refusal):
+            return _refused(action, step, verdict, decision, policy)
         assert decision is not None
-        if decision.decision == "hold":
+        if isinstance(verdict, Ask):
             asks = [
                 {"policy": r.policy, "group": r.group, "quorum": r.quorum, "reason": r.reason}
                 for r in decision.requirements
@@ -123,10 +127,9 @@ class _Explaining:
             notes=self._notes(action, tool, parameters),
         )  # fmt: skip
 
-    def _policy(self, action: Action, tool: Registered | None, parameters: dict[str, Any]) -> Explanation:
+    def _policy(self, call: Call) -> Explanation:
         """The policies that are about this action; the rest would only hide them."""
-        request = self._gate.request(self._who, self._proposal, action, tool, parameters, self._buffer)
-        told = self._gate.policy.explain(request)
+        told = self._gate.policies.explain(self._gate.request(call))
         about = tuple(policy for policy in told.policies if policy.result != "out of scope")
         return msgspec.structs.replace(told, policies=about)
 

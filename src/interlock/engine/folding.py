@@ -12,8 +12,10 @@ from typing import Any, cast
 
 import msgspec
 
-from interlock.engine.costs import Tally, cost_of
-from interlock.engine.recorder import SAMPLES_KEPT
+from interlock.engine.record import rows
+from interlock.engine.record.recorder import SAMPLES_KEPT
+from interlock.engine.record.rows import row_of
+from interlock.engine.record.tally import Tally, cost_of
 from interlock.engine.scheduler import Outcome
 from interlock.journal import TornIntent, read
 from interlock.journal.private import Originals
@@ -22,8 +24,7 @@ from interlock.model.decode import proposal_from_builtins
 from interlock.model.errors import IntegrityError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.proposal import Proposal
-from interlock.model.result import ActionResult, Cost, NotUndone, ProposalResult, RunStatus, Status
-from interlock.telemetry import expand
+from interlock.model.result import ActionResult, Cost, NotUndone, ProposalResult, RunStatus
 
 
 class FoldedAction:
@@ -141,20 +142,20 @@ class FoldedRun:
         """The result as far as the journal has it: what `runs show` prints."""
         folded = self.proposals[proposal_id]
         actions = self.proposal(folded).actions
-        rows = [_row_of(action.id, folded.actions.get(action.id)) for action in actions]
+        found = [_shown_row(action.id, folded.actions.get(action.id)) for action in actions]
         done = folded.finished
         if done is None and self.finished is not None:
-            _abandoned(rows)
-        waits = any(row.status == "held" for row in rows)
+            _abandoned(found)
+        waits = any(row.status == "held" for row in found)
         end = done or self.finished
         if done is not None and folded.rolled_back:
-            _taken_back(rows, {left.action_id for left in done.not_undone})
+            _taken_back(found, {left.action_id for left in done.not_undone})
         return ProposalResult(
             run_id=self.directory.name,
             proposal_id=proposal_id,
             status=cast("RunStatus", end.status) if end is not None else "held" if waits else "interrupted",
-            results=rows,
-            cost=cost_of(actions, rows, retries=0, cost=folded.spent_cost)
+            results=found,
+            cost=cost_of(actions, found, retries=0, cost=folded.spent_cost)
             if done is None
             else msgspec.convert(done.cost, Cost, strict=False),
             not_undone=[] if done is None else [NotUndone(**msgspec.to_builtins(n)) for n in done.not_undone],
@@ -196,13 +197,13 @@ class FoldedRun:
 
     def _forget(self, finished: e.ProposalFinished) -> None:
         folded = self.proposals.pop(finished.proposal or "")
-        rows = [_row_of(name, action) for name, action in folded.actions.items()]
+        found = [_shown_row(name, action) for name, action in folded.actions.items()]
         if folded.rolled_back:
-            _taken_back(rows, {left.action_id for left in finished.not_undone})
+            _taken_back(found, {left.action_id for left in finished.not_undone})
         # Actions that are reserved as compensations need not be mentioned in the journal.
-        silent = folded.received.action_count - len(rows)
-        rows.extend(_row_of("", None) for _ in range(silent))
-        self.ended.add(cast("RunStatus", finished.status), rows, len(finished.not_undone))
+        silent = folded.received.action_count - len(found)
+        found.extend(_shown_row("", None) for _ in range(silent))
+        self.ended.add(cast("RunStatus", finished.status), found, len(finished.not_undone))
 
     def _take_action(self, folded: FoldedProposal, action: FoldedAction, event: e.Event) -> None:
         action_id = event.action or ""
@@ -216,7 +217,7 @@ class FoldedRun:
                 action.open = action.interrupted = False
                 if action.attempts and isinstance(event, e.ActionDeduplicated):
                     folded.forget_writes(action_id)  # what it did came to nothing: another call has done it
-                action.row = self._row_of_success(event)
+                action.row = row_of(event, self._view, self.samples)
                 action.not_undoable = getattr(event, "not_undoable", ())
                 folded.outcomes.append((action_id, Outcome.DONE))
                 folded.spent_ms += getattr(event, "duration_ms", 0.0)
@@ -227,20 +228,12 @@ class FoldedRun:
                 folded.spent_ms += event.duration_ms
                 folded.spent_cost += event.cost
                 if event.final:
-                    action.row = self._row_of_failure(event)
+                    action.row = row_of(event, self._view, self.samples)
                     kept_on = event.reason == "budget_exceeded"
                     folded.outcomes.append((action_id, Outcome.FAILED if kept_on else None))
             case e.ActionRejected() | e.ActionSkipped():
-                status: Status = "rejected" if isinstance(event, e.ActionRejected) else "skipped"
-                action.row = ActionResult(
-                    action_id=action_id,
-                    status=status,
-                    reason=event.reason,
-                    error=event.detail or None,
-                    timestamp=event.ts,
-                    seq=event.seq,
-                )
-                if status == "rejected":
+                action.row = row_of(event, self._view, self.samples)
+                if action.row.status == "rejected":
                     folded.outcomes.append((action_id, None))
                 elif event.reason == "budget_exceeded":
                     folded.outcomes.append((action_id, Outcome.FAILED))
@@ -270,25 +263,18 @@ class FoldedRun:
             case _:
                 pass
 
-    @staticmethod
     def _take_interruption(
-        folded: FoldedProposal, action: FoldedAction, event: e.ActionUnknown | e.ActionCancelled
+        self, folded: FoldedProposal, action: FoldedAction, event: e.ActionUnknown | e.ActionCancelled
     ) -> None:
         action.open = False
+        row = row_of(event, self._view, self.samples)
         if isinstance(event, e.ActionUnknown) and event.reason == "timeout":
             # Final for the proposal that saw it: the thread of a time-out is never waited for or run again.
-            action.row = ActionResult(
-                action_id=event.action or "", status="unknown_outcome", reason="timeout", error=event.detail,
-                attempts=event.attempt, timestamp=event.ts, seq=event.seq,
-            )  # fmt: skip
+            action.row = row
             folded.outcomes.append((event.action or "", None))
         else:
             action.interrupted = True
-            unknown = isinstance(event, e.ActionUnknown)
-            action.stopped = ActionResult(
-                action_id=event.action or "", status="unknown_outcome" if unknown else "cancelled", reason=event.reason,
-                attempts=event.attempt, timestamp=event.ts, seq=event.seq,
-            )  # fmt: skip
+            action.stopped = row
 
     @staticmethod
     def _take_undo(action: FoldedAction, event: e.UndoDone) -> None:
@@ -305,39 +291,6 @@ class FoldedRun:
             elif action.row.reason is None:
                 action.row.status = "compensated" if event.status == "compensated" else "rolled_back"
 
-    def _row_of_success(self, event: e.ActionSucceeded | e.ActionDeduplicated) -> ActionResult:
-        row = ActionResult(
-            action_id=event.action or "",
-            status="succeeded",
-            output=self._view(event.output),
-            timestamp=event.ts,
-            seq=event.seq,
-        )
-        if isinstance(event, e.ActionDeduplicated):
-            row.deduplicated_from = event.source
-            row.state_changes = event.state_changes
-        else:
-            row.attempts = event.attempt
-            row.duration_ms, row.waited_ms = event.duration_ms, event.waited_ms
-            row.posture, row.telemetry = event.posture or None, expand(event.telemetry, self.samples)
-        return row
-
-    def _row_of_failure(self, event: e.ActionFailed) -> ActionResult:
-        return ActionResult(
-            action_id=event.action or "",
-            status="failed",
-            reason=event.reason,
-            output=None if event.output is None else self._view(event.output),
-            error=event.error,
-            attempts=event.attempt,
-            duration_ms=event.duration_ms,
-            waited_ms=event.waited_ms,
-            timestamp=event.ts,
-            seq=event.seq,
-            posture=event.posture or None,
-            telemetry=expand(event.telemetry, self.samples),
-        )
-
     def _view(self, kept: e.Kept) -> Any:
         """The original if it is there, else the redacted view: good enough to show, and checked again before it is used."""
         try:
@@ -346,21 +299,18 @@ class FoldedRun:
             return kept.view
 
 
-def _row_of(action_id: str, known: FoldedAction | None) -> ActionResult:
+def _shown_row(action_id: str, known: FoldedAction | None) -> ActionResult:
     """The row that an action has, or would have if its run stayed as it is."""
     if known is None:
-        return ActionResult(action_id=action_id, status="skipped", reason="interrupted")
+        return rows.skipped(action_id, "interrupted")
     row = known.row or known.stopped
     if row is not None:
         return row
     if known.asked and not known.open:
-        waiting = f"waiting for approval `{known.approval}`"
-        return ActionResult(
-            action_id=action_id, status="held", reason="held", error=waiting, output={"approval": known.approval}
-        )
-    return ActionResult(
-        action_id=action_id, status="unknown_outcome" if known.open else "skipped", reason="interrupted"
-    )
+        return rows.held(action_id, "held", f"waiting for approval `{known.approval}`", approval=known.approval or "")
+    if known.open:
+        return rows.stopped(action_id, "interrupted", at_us=0, seq=None, attempts=0, unknown=True)
+    return rows.skipped(action_id, "interrupted")
 
 
 def _abandoned(rows: list[ActionResult]) -> None:

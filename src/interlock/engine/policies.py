@@ -22,9 +22,9 @@ from interlock.disk import Disk
 from interlock.engine.assemble import embedded, policy_of
 from interlock.engine.clock import SystemClock
 from interlock.engine.folding import FoldedRun
-from interlock.engine.gate import POLICY_ACTION, looks_at
 from interlock.engine.history import History
-from interlock.engine.registry import Registry
+from interlock.engine.judges.judges import POLICY_ACTION, proposal_facts, read_keys
+from interlock.engine.tools.registry import Registry
 from interlock.executors.modules import ModuleTools
 from interlock.journal import read
 from interlock.model.decision import Request
@@ -254,7 +254,7 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
             session={"name": session} if session else {},
             parameters=policies.spelled(action.tool or "", parameters),
             state=_state(policies, store, event.ts),
-            proposal={"id": proposal.id, "source": proposal.source, "action_count": len(proposal.actions)},
+            proposal=proposal_facts(proposal),
             flags=detect_flags(parameters) if policies.judge.wants_flags else (),
         )
         yield Past(
@@ -262,7 +262,7 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
             action=action.id,
             request=request,
             answer=event.decision,  # type: ignore[arg-type]
-            reads=looks_at(action),
+            reads=read_keys(action),
         )
 
 

@@ -12,12 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from interlock.engine.admission import key_for
 from interlock.engine.calling import ask_tool
 from interlock.engine.dead_undos import UNDO_TOOL, clear_action
 from interlock.engine.ending import conclude, fill, finish, reapply
-from interlock.engine.execution import Execution
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
+from interlock.engine.gate.admission import key_for
+from interlock.engine.gate.sequence import take_action
+from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.proposals.worker_pool import WorkerPool
 from interlock.engine.run import Run
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
@@ -118,14 +120,16 @@ class _Resumption:
         """State that actions wrote whose outcome is not known: it counts only if they are settled as succeeded."""
         proposal = folded.proposal(known)
         services = run.services
-        self._x = Execution(
-            run,
+        self._x = ProposalRun(
+            services,
+            run.files,
             proposal,
             build_graph(proposal, services.registry.by_name),
             services.gate.principal(known.received.agent, proposal.session or run.session),
             dry_run=known.received.dry_run,
             allowance=run.allowance(proposal, dry_run=known.received.dry_run),
         )
+        self._pool = WorkerPool(self._x, take_action)
 
     async def go(self) -> ProposalResult:
         """Continue from where the journal ends."""
@@ -135,7 +139,7 @@ class _Resumption:
             reapply(x, known.committed)
             fill(x)
             return self._count(await finish(x, []))
-        async with writing(x):  # settling an outcome puts files back, as undo does
+        async with writing(self._pool):  # settling an outcome puts files back, as undo does
             return await self._go_on()
 
     async def _go_on(self) -> ProposalResult:
@@ -151,7 +155,7 @@ class _Resumption:
             return self._count(await finish(x, []))
         if any(outcome is Outcome.ABORT for _, outcome in self._outcomes()):  # a human said so
             return self._count(await self._take_back())
-        return await self._run.carry_on(x, self._replay())
+        return await self._run.carry_on(self._pool, self._replay())
 
     async def _take_back(self) -> ProposalResult:
         """The proposal was stopped already: undo goes on where it was, and nothing is asked or started any more."""
@@ -184,7 +188,7 @@ class _Resumption:
             if row is not None and folded.undone and row.status != "failed":
                 row.status, row.reason = "succeeded", None  # it will be said again, with what is left
             if row is not None and row.reason == "budget_exceeded":
-                x.drain("budget_exceeded")
+                x.stop("budget_exceeded")
             x.attempts_before[index] = folded.attempts
             if folded.not_undoable:
                 x.not_undoable[index] = list(folded.not_undoable)
@@ -297,7 +301,7 @@ class _Resumption:
         assert recorder is not None
         action = x.proposal.actions[index]
         attempts = x.attempts_before.get(index, 1)
-        recorder.append(OutcomeSettled(decision=decision, by=by, **recorder.stamp(x, index, 10)))
+        recorder.append(OutcomeSettled(decision=decision, by=by, **x.stamp(index, 10)))
         if decision == "again":
             return True
         row = ActionResult(action_id=action.id, status="succeeded", attempts=attempts, timestamp=x.clock.now_us())
@@ -308,7 +312,7 @@ class _Resumption:
                     duration_ms=0.0,
                     output=recorder.keep(None),
                     resolved_by=by,
-                    **recorder.stamp(x, index, 10),
+                    **x.stamp(index, 10),
                 )
             )
             self._known.outcomes.append((action.id, Outcome.DONE))
@@ -321,7 +325,7 @@ class _Resumption:
                     reason="unknown_outcome",
                     error=row.error,
                     resolved_by=by,
-                    **recorder.stamp(x, index, 10),
+                    **x.stamp(index, 10),
                 )
             )
             self._known.outcomes.append((action.id, Outcome.ABORT if decision == "undo" else None))
@@ -338,17 +342,17 @@ class _Resumption:
         it has restored may be what another undo, or a person, has wanted since.
         """
         x, run = self._x, self._run
-        workspace, backups = x.services.workspace, run.backups
+        workspace, backups = x.services.workspace, run.files.backups
         tool = x.tools[index]
         if workspace is None or backups is None or tool is None or tool.tool.reversibility != "reversible":
             return False
         if tool.tool.name == UNDO_TOOL:
             return True
-        assert run.directory is not None
+        assert run.files.directory is not None
         action = x.proposal.actions[index]
-        entries = plan_undo(run.directory, proposal=x.proposal.id, action=action.id)
+        entries = plan_undo(run.files.directory, proposal=x.proposal.id, action=action.id)
         try:
-            restore(workspace, run.directory, entries, backups, FileOrigin(x.proposal.id, action.id, 0))
+            restore(workspace, run.files.directory, entries, backups, FileOrigin(x.proposal.id, action.id, 0))
         except (ConflictError, IntegrityError, ToolError):
             return False  # a human has to look at it
         return True

@@ -5,23 +5,26 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 
 from interlock._version import __version__
-from interlock.engine.allowance import Allowance
-from interlock.engine.costs import Tally
 from interlock.engine.decoding import ProposalLike, decode
 from interlock.engine.ending import conclude, reject_all
-from interlock.engine.execution import Execution
-from interlock.engine.recorder import Recorder
+from interlock.engine.gate.sequence import take_action
+from interlock.engine.gate.verify import find_unrunnable, verify_proposal
+from interlock.engine.proposals.budget import Allowance
+from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.proposals.worker_pool import WorkerPool
+from interlock.engine.record.recorder import Recorder
+from interlock.engine.record.run_files import RunFiles
+from interlock.engine.record.tally import Tally
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
 from interlock.engine.writing import writing
 from interlock.journal import JournalWriter, RunRow, sign_head
-from interlock.model.decision import Refusal
 from interlock.model.errors import ProposalError, StoreError
 from interlock.model.events import (
     FORMAT_VERSION,
@@ -37,8 +40,6 @@ from interlock.model.proposal import Budget, Proposal, ToolCompensation
 from interlock.model.result import ProposalResult, RunStatus
 from interlock.model.tool import ToolExecutor
 from interlock.settings.sections import Amounts
-from interlock.state.budgets import SharedBudget
-from interlock.verify.graph import build_graph
 from interlock.workspace import Backups
 
 SIGN_EVERY: Final = 10_000
@@ -54,14 +55,16 @@ class Run:
         self.id = run_id
         self.agent = agent
         self.session = session
-        self.directory: Path | None = None
-        self.recorder: Recorder | None = None
-        self.backups: Backups | None = None
-        self.budget: SharedBudget | None = None
+        self.files = RunFiles(run_id)
         self.tally = Tally()
         self._signed_to = 0
         self._empty = False
         self._proposals: set[str] = set()
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """Writes the run's journal; None if nothing is kept."""
+        return self.files.recorder
 
     @classmethod
     def start(
@@ -125,10 +128,10 @@ class Run:
             with contextlib.suppress(StoreError):  # why it could not begin is on its way to the caller
                 if self.recorder is not None:
                     self.recorder.writer.close()
-                if self.budget is not None:
-                    self.budget.close()
-            if self.backups is not None:
-                self.backups.close()
+                if self.files.budget is not None:
+                    self.files.budget.close()
+            if self.files.backups is not None:
+                self.files.backups.close()
             raise
 
     @classmethod
@@ -162,18 +165,19 @@ class Run:
         services = self.services
         if services.durability == "off" or services.state_dir is None:
             return
-        self.directory = services.state_dir / "runs" / self.id
+        directory = services.state_dir / "runs" / self.id
         writer = JournalWriter.open(
-            self.directory,
+            directory,
             run_id=self.id,
             disk=services.disk,
             clock=services.clock,
             durability=services.durability,
             create=create,
         )
-        self.recorder = Recorder(writer, services.redactor, services.clock, services.listeners)
+        recorder = Recorder(writer, services.redactor, services.clock, services.listeners)
+        self.files = RunFiles(self.id, directory, recorder)
         if services.workspace is not None:
-            self.backups = Backups(self.directory, services.disk, services.clock)
+            self.files = replace(self.files, backups=Backups(directory, services.disk, services.clock))
 
     def _open_budget(self) -> None:
         """What the run, its session and its agent may spend in all. A run without a session is one of its own."""
@@ -185,7 +189,7 @@ class Run:
         }
         chosen = {scope: budget for scope, budget in limits.items() if budget is not None}
         if chosen:
-            self.budget = self.services.budgets.open(chosen)
+            self.files = replace(self.files, budget=self.services.budgets.open(chosen))
 
     async def execute(
         self, proposal: ProposalLike, *, dry_run: bool = False, executor: ToolExecutor | None = None
@@ -228,13 +232,13 @@ class Run:
         self._proposals.add(proposal.id)
         who = services.gate.principal(proposal.agent or self.agent, proposal.session or self.session)
         try:
-            # 1
-            graph = build_graph(proposal, services.registry.by_name)
+            graph = verify_proposal(proposal, services.registry)  # 1
         except ProposalError as error:
             self._reject(proposal.id, error)
             raise
-        x = Execution(
-            self,
+        x = ProposalRun(
+            services,
+            self.files,
             proposal,
             graph,
             who,
@@ -244,31 +248,29 @@ class Run:
         )
         if self.recorder is not None:
             self._received(x)
-        return await self.carry_on(x)
+        return await self.carry_on(WorkerPool(x, take_action))
 
     def allowance(self, proposal: Proposal, *, dry_run: bool) -> Allowance:
         """What a proposal of this run may spend. A dry run spends only in memory."""
-        shared = self.budget.preview() if dry_run and self.budget is not None else self.budget
+        budget = self.files.budget
+        shared = budget.preview() if dry_run and budget is not None else budget
         return Allowance(tighter(proposal.budget, self.services.budget), shared)
 
-    async def carry_on(self, x: Execution, replay: Sequence[tuple[int, Outcome]] = ()) -> ProposalResult:
-        """Drive an execution (fresh, or folded from a journal) to its end."""
-        refusal = x.gate.proposal(x.who, x.proposal)
-        hopeless = _hopeless(x)
-        if replay or (refusal is None and hopeless is None):
+    async def carry_on(self, pool: WorkerPool, replay: Sequence[tuple[int, Outcome]] = ()) -> ProposalResult:
+        """Take a proposal to its end: a fresh one, or one whose earlier outcomes are replayed from its journal."""
+        x = pool.run
+        unrunnable = None if replay else find_unrunnable(x)
+        if unrunnable is None:
             try:
-                async with writing(x):
-                    await x.drive(replay)
+                async with writing(pool):
+                    await pool.drive(replay)
                     result = await conclude(x)
             except BaseException:
                 # Cancelled, or the machine did not let us: `finish` must not say that the run is over.
                 self.leave()
                 raise
-        elif refusal is not None:
-            result = await reject_all(x, refusal)
         else:
-            assert hopeless is not None
-            result = await reject_all(x, hopeless[1], hopeless[0])
+            result = await reject_all(x, *unrunnable)
         self.count(result)
         self._vouch()
         return result
@@ -276,13 +278,13 @@ class Run:
     def _vouch(self) -> None:
         """Sign the head of a long run between two proposals: its process may never come to the end."""
         services, recorder = self.services, self.recorder
-        if recorder is None or self.directory is None or services.signer is None:
+        if recorder is None or self.files.directory is None or services.signer is None:
             return
         head = recorder.writer.head()
         if head.seq - self._signed_to >= SIGN_EVERY:
             self._signed_to = head.seq
             with contextlib.suppress(StoreError):  # the next flush meets the same disk, and so does the end of the run
-                sign_head(self.directory, head, services.signer, services.disk)
+                sign_head(self.files.directory, head, services.signer, services.disk)
 
     def finish(self) -> None:
         """End the run: its last event, and its place in the index. Raises StoreError."""
@@ -296,10 +298,10 @@ class Run:
             if status != "interrupted":  # else why we stopped is already on its way to the caller
                 raise
         finally:
-            if self.backups is not None:
-                self.backups.close()
-            if self.budget is not None:
-                self.budget.close()
+            if self.files.backups is not None:
+                self.files.backups.close()
+            if self.files.budget is not None:
+                self.files.budget.close()
 
     def _seal(self, status: RunStatus, writer: JournalWriter) -> None:
         """The last event, the signed head, the row in the index."""
@@ -308,8 +310,8 @@ class Run:
             assert self.recorder is not None
             self.recorder.append(RunFinished(status=status, ts=services.clock.now_us(), mono=services.clock.mono_ns()))
         writer.flush()
-        if services.signer is not None and self.directory is not None:
-            sign_head(self.directory, writer.head(), services.signer, services.disk)
+        if services.signer is not None and self.files.directory is not None:
+            sign_head(self.files.directory, writer.head(), services.signer, services.disk)
         self._index(status)
 
     @property
@@ -358,7 +360,7 @@ class Run:
                 )
             )
 
-    def _received(self, x: Execution) -> None:
+    def _received(self, x: ProposalRun) -> None:
         recorder = self.recorder
         assert recorder is not None
         document = msgspec.to_builtins(x.proposal)
@@ -371,7 +373,7 @@ class Run:
                 digest=kept.digest,
                 document=kept,
                 dry_run=x.dry_run,
-                **recorder.stamp(x, step=1),
+                **x.stamp(None, 1),
             )
         )
         recorder.writer.kick()
@@ -393,7 +395,7 @@ class Run:
             self.recorder.writer.flush()
 
 
-def _secrets(x: Execution) -> Iterator[str]:
+def _secrets(x: ProposalRun) -> Iterator[str]:
     """Pointers to what the schemas of the tools mark as secret, in the document of the proposal."""
     for index, action in enumerate(x.proposal.actions):
         tool, given = x.tools[index], action.compensation
@@ -420,11 +422,3 @@ def budget_of(amounts: Amounts) -> Budget | None:
         actions=amounts.actions, tool_calls=amounts.tool_calls, duration_ms=amounts.duration_ms, cost=amounts.cost
     )
     return None if budget == Budget() else budget
-
-
-def _hopeless(x: Execution) -> tuple[int, Refusal] | None:
-    """Step 1: an action that can only be rejected, and whose rejection stops the proposal, stops it before any effect."""
-    for index, action in enumerate(x.proposal.actions):
-        if x.tools[index] is None and action.type == "tool_call" and action.failure_behavior != "skip":
-            return index, Refusal("unknown_tool", x.services.registry.missing(action.tool), f"$.actions[{index}].tool")
-    return None

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
 from interlock.engine.desk import Desk
-from interlock.engine.gate import Gate
-from interlock.engine.registry import Registry
-from interlock.engine.threads import DaemonThreads
+from interlock.engine.judges.judges import Judges
+from interlock.engine.tools.registry import Registry
+from interlock.engine.tools.threads import DaemonThreads
 from interlock.isolation.client import ForkServer
 from interlock.journal import Durability, RunIndex
 from interlock.model.clock import Clock, Ids
@@ -32,14 +32,19 @@ from interlock.state.store import StateStore
 from interlock.telemetry import ResourceGuard, Sampler, Snapshot
 from interlock.workspace import Workspace
 
-if TYPE_CHECKING:
-    from interlock.engine.run import Run
-
 Progress = Callable[[str, float, float | None], None]
 
 
-GateMaker = Callable[[Registry, str | None, Mapping[str, Grant]], Gate]
+GateMaker = Callable[[Registry, str | None, Mapping[str, Grant]], Judges]
 """Builds the gate for tools, a session, and the grants that were set in code (by agent, in place of the configured ones)."""
+
+
+class OpenRun(Protocol):
+    """What services know of a run: it is told when the configuration changes."""
+
+    def configuration_changed(self, problem: str | None) -> None:
+        """The files were edited; with a `problem` the old rules stay in force."""
+        ...
 
 
 @dataclass(slots=True)
@@ -72,7 +77,7 @@ class Services:
     """The workspace's directory in the state directory; None if nothing is kept."""
     own_grants: dict[str, Grant] = field(default_factory=dict)
     """Grants that were set in code, by agent."""
-    runs: set[Run] = field(default_factory=set)
+    runs: set[OpenRun] = field(default_factory=set)
     """The runs that are open in this process."""
     servers: list[ForkServer] = field(default_factory=list)
     """Interlock's own fork servers, which no action may kill."""
@@ -107,14 +112,14 @@ class Services:
     """Signs the heads of finished runs."""
     desk: Desk | None = None
     """Where questions are asked; None if nobody can be asked (nothing is kept)."""
-    _gates: dict[str | None, Gate] = field(default_factory=dict)
+    _gates: dict[str | None, Judges] = field(default_factory=dict)
 
     @property
-    def gate(self) -> Gate:
+    def gate(self) -> Judges:
         """The judges in force outside any session."""
         return self.gate_for(None)
 
-    def gate_for(self, session: str | None) -> Gate:
+    def gate_for(self, session: str | None) -> Judges:
         """The judges in force for a session: built when first needed, and again after tools or grants have changed."""
         gate = self._gates.get(session)
         if gate is None or not self.gate_is_current(gate):
@@ -122,16 +127,16 @@ class Services:
             self._warn(gate)
         return gate
 
-    def _warn(self, gate: Gate) -> None:
+    def _warn(self, gate: Judges) -> None:
         """Say once which names in the rules nothing has here: misspelt, or a tool that another process registers."""
-        for problem in gate.policy.warnings:
+        for problem in gate.policies.warnings:
             text = str(problem)
             if text not in self.warnings:
                 self.warnings.append(text)
                 for notice in self.notices:
                     notice(text)
 
-    def gate_is_current(self, gate: Gate) -> bool:
+    def gate_is_current(self, gate: Judges) -> bool:
         """False once a grant was issued or revoked, by whatever process, since the gate was built."""
         return not gate.replaced and (self.desk is None or gate.revision == self.desk.issued.revision())
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from interlock.engine.calling import COMPENSATING, IN_USE, ask_tool
-from interlock.engine.context import ActionContext
 from interlock.engine.dead_undos import UNDO_TOOL, DeadUndo, clear, find_dead_undos, find_later_change, settle
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
+from interlock.engine.proposals.proposal_run import ProposalRun as Execution
+from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.recovery import abandon
 from interlock.journal import JournalWriter, recover
 from interlock.model.canonical import canonical
@@ -32,7 +33,6 @@ from interlock.workspace.names import Rel, show, to_json
 from interlock.workspace.undo import UndoConflictError, find_conflicts, plan_by_action, plan_undo, restore
 
 if TYPE_CHECKING:
-    from interlock.engine.execution import Execution
     from interlock.engine.services import Services
 
 _NEVER_UNDONE = frozenset({"not_exactly_undoable", "irreversible"})
@@ -59,7 +59,7 @@ def binding(services: Services) -> Binding:
 
     async def undo(parameters: dict[str, Any], ctx: Context) -> Any:
         assert isinstance(ctx, ActionContext)
-        one = _Undo(services, ctx.execution, ctx.index, parameters.get("force", False))
+        one = _Undo(services, ctx.run, ctx.index, parameters.get("force", False))
         return await one.take_back(parameters["run"], parameters.get("action"))
 
     return Binding(
@@ -294,7 +294,9 @@ class _Undo:
             if recorder is not None:
                 recorder.append(
                     UndoIntent(
-                        how="compensation", detail=f"`{name}` for `{action.id}`", **recorder.stamp(x, self._index, 9)
+                        how="compensation",
+                        detail=f"`{name}` for `{action.id}`",
+                        **x.stamp(self._index, 9),
                     )
                 )
                 await recorder.writer.durable()
@@ -303,7 +305,12 @@ class _Undo:
                 status = "compensated" if answer.problem is None else "not_undone"
                 text = None if answer.problem is None else recorder.text(answer.problem)
                 recorder.append(
-                    UndoDone(how="compensation", status=status, problem=text, **recorder.stamp(x, self._index, 9))
+                    UndoDone(
+                        how="compensation",
+                        status=status,
+                        problem=text,
+                        **x.stamp(self._index, 9),
+                    )
                 )
             if answer.problem is not None:
                 self._leave(action.id, answer.reason, answer.problem)
@@ -405,7 +412,7 @@ class _Undo:
         """True if the grant that lets the agent call `undo` does not reach so far: it may have been another one then."""
         x, tool = self._x, self._services.registry.by_name["undo"]
         now = x.clock.now_us()
-        return x.gate.capability.path(x.who.agent, tool, to_json(path), "write", now) is not None
+        return x.judges_in_force().grants.path(x.who.agent, tool, to_json(path), "write", now) is not None
 
     def _restore_state(self, known: FoldedProposal, action_id: str) -> bool:
         """Give the keys that the action wrote the values they had before it. True if it had written any."""
@@ -420,7 +427,7 @@ class _Undo:
             return bool(changes)
         x = self._x
         for key in dict.fromkeys(change.key for change in reversed(changes)):
-            if x.gate.capability.state_key(x.who.agent, key, x.clock.now_us()) is not None:
+            if x.judges_in_force().grants.state_key(x.who.agent, key, x.clock.now_us()) is not None:
                 self._leave(action_id, "state_key_denied", f"no grant of the agent allows state `{key}`")
                 continue
             past = self._pasts.get(key)

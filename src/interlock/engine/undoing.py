@@ -8,11 +8,12 @@ hidden: `not_undone`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from interlock.engine.calling import COMPENSATING, IN_USE, Answer, ask_tool
-from interlock.engine.filling import filled
-from interlock.engine.registry import Registered
+from interlock.engine.proposals.proposal_run import ProposalRun as Execution
+from interlock.engine.proposals.references import fill_references as filled
+from interlock.engine.tools.registry import Registered
 from interlock.model.errors import ConflictError, IntegrityError, ToolError
 from interlock.model.events import UndoDone, UndoIntent
 from interlock.model.proposal import REVERSIBILITY_ORDER, Action, ActionCompensation, Reversibility, ToolCompensation
@@ -21,9 +22,6 @@ from interlock.verify.graph import needs
 from interlock.verify.templates import fill
 from interlock.workspace import Entry, Origin
 from interlock.workspace.undo import plan_by_action, plan_undo, restore
-
-if TYPE_CHECKING:
-    from interlock.engine.execution import Execution
 
 
 def reversibility(action: Action, tool: Registered | None) -> Reversibility:
@@ -150,14 +148,14 @@ async def _compensate(x: Execution, index: int, name: str, parameters: dict[str,
     """Run a compensation through the gate."""
     recorder = x.recorder
     if recorder is not None:
-        recorder.append(UndoIntent(how="compensation", detail=f"`{name}`", **recorder.stamp(x, index, 10)))
+        recorder.append(UndoIntent(how="compensation", detail=f"`{name}`", **x.stamp(index, 10)))
         await recorder.writer.durable()
     answer = await ask_tool(x, index, name, parameters)
     problem = answer.problem
     if recorder is not None:
         status = "compensated" if problem is None else "not_undone"
         text = None if problem is None else recorder.text(problem)
-        recorder.append(UndoDone(how="compensation", status=status, problem=text, **recorder.stamp(x, index, 10)))
+        recorder.append(UndoDone(how="compensation", status=status, problem=text, **x.stamp(index, 10)))
     return answer
 
 
@@ -188,7 +186,7 @@ def _restore_files(x: Execution, index: int, entries: list[Entry] | None, *, tri
         entries = [entry for entry in entries if entry.rel not in done]
     if not entries:
         return Files()
-    recorder.append(UndoIntent(how="files", detail=f"{len(entries)} changes", **recorder.stamp(x, index, 10)))
+    recorder.append(UndoIntent(how="files", detail=f"{len(entries)} changes", **x.stamp(index, 10)))
     recorder.writer.flush()
     problem = None
     try:
@@ -197,5 +195,5 @@ def _restore_files(x: Execution, index: int, entries: list[Entry] | None, *, tri
         problem = error.message
     text = None if problem is None else recorder.text(problem)
     status = "rolled_back" if problem is None else "not_undone"
-    recorder.append(UndoDone(how="files", status=status, problem=text, **recorder.stamp(x, index, 10)))
+    recorder.append(UndoDone(how="files", status=status, problem=text, **x.stamp(index, 10)))
     return Files(touched=True, problem=problem)

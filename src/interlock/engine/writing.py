@@ -10,13 +10,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.proposals.worker_pool import WorkerPool
 from interlock.model.errors import StoreError
 from interlock.workspace.lease import WriteLease
-
-if TYPE_CHECKING:
-    from interlock.engine.execution import Execution
 
 _POLL_SECONDS: Final = 0.02
 _RENEW_SECONDS: Final = 20.0
@@ -26,8 +25,9 @@ _held: ContextVar[str | None] = ContextVar("interlock_write_lease", default=None
 
 
 @contextlib.asynccontextmanager
-async def writing(x: Execution) -> AsyncIterator[None]:
+async def writing(pool: WorkerPool) -> AsyncIterator[None]:
     """Hold the workspace's lease for the block, if the proposal may write there. Raises: StoreError `workspace_busy`."""
+    x = pool.run
     services = x.services
     workspace_id = services.workspace_id
     if services.workspace is None or x.dry_run or _held.get() == workspace_id or not _may_write(x):
@@ -35,11 +35,11 @@ async def writing(x: Execution) -> AsyncIterator[None]:
         return
     lease = await _acquire(x)
     if lease is None:
-        x.drain("deadline_exceeded")
+        x.stop("deadline_exceeded")
         yield
         return
     token = _held.set(workspace_id)
-    renewal = asyncio.create_task(_renew(x, lease))
+    renewal = asyncio.create_task(_renew(pool, lease))
     try:
         yield
     finally:
@@ -48,11 +48,11 @@ async def writing(x: Execution) -> AsyncIterator[None]:
         lease.release()
 
 
-def _may_write(x: Execution) -> bool:
+def _may_write(x: ProposalRun) -> bool:
     return any(tool is not None and not tool.read_only for tool in x.tools)
 
 
-async def _acquire(x: Execution) -> WriteLease | None:
+async def _acquire(x: ProposalRun) -> WriteLease | None:
     """The lease; None if the proposal's deadline passed meanwhile, and no earlier process began it."""
     services = x.services
     holder = f"{x.run.id} {x.proposal.id}"
@@ -69,7 +69,7 @@ async def _acquire(x: Execution) -> WriteLease | None:
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _renew(x: Execution, lease: WriteLease) -> None:
+async def _renew(pool: WorkerPool, lease: WriteLease) -> None:
     missed = False
     while True:
         await asyncio.sleep(_RENEW_SECONDS)
@@ -78,6 +78,6 @@ async def _renew(x: Execution, lease: WriteLease) -> None:
             missed = False
         except StoreError as error:
             if error.code != "database_locked" or missed:
-                x.fail(error)
+                pool.fail(error)
                 return
             missed = True  # the lease lasts long enough for another try

@@ -4,43 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from interlock.engine.scope import Access, ScopedWorkspace
+from interlock.engine.judges.reach import Access, Reach
+from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.proposals.scoped_workspace import ScopedWorkspace
+from interlock.engine.record.recorder import Recorder
+from interlock.engine.tools.registry import Registered
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import ActionLog
 from interlock.model.tool import checked_cost
+from interlock.telemetry import Snapshot
 from interlock.workspace.names import Rel, to_json
-
-if TYPE_CHECKING:
-    from interlock.engine.execution import Execution
-    from interlock.engine.recorder import Recorder
-    from interlock.engine.registry import Registered
 
 
 class ActionContext:
-    """The `Context` of one attempt. Cheap to make: everything that is rarely asked for is worked out when asked."""
+    """The `Context` of one attempt. Cheap to make: what tools rarely ask for is worked out when they ask."""
 
     cancelled = False
     cost = 0.0
     layers: dict[str, str] | None = None
     not_undoable: list[str] | None = None
     usage: dict[str, int | float] | None = None
+    before: Snapshot | None = None
+    """The reading of the machine before the tool was called; None if it cannot have an effect."""
 
     def __init__(
         self,
-        execution: Execution,
+        run: ProposalRun,
         index: int,
         attempt: int,
-        deadline_ns: int,
+        deadline_ns: int = 0,
         call: tuple[Registered, str] | None = None,
     ) -> None:
         """A context for attempt number `attempt` (from 1) of the action at `index`.
 
         `call` are the tool and the agent of a compensation, which need not be those of the action.
         """
-        self.execution = execution
-        self.tool, self.agent = (execution.tools[index], execution.who.agent) if call is None else call
+        self.run = run
+        self.tool, self.agent = (run.tools[index], run.principal.agent) if call is None else call
         self.index = index
         self.attempt = attempt
         self.deadline_ns = deadline_ns
@@ -48,42 +50,41 @@ class ActionContext:
     @property
     def run_id(self) -> str:
         """The run's id."""
-        return self.execution.run.id
+        return self.run.files.id
 
     @property
     def proposal_id(self) -> str:
         """The proposal's id."""
-        return self.execution.proposal.id
+        return self.run.proposal.id
 
     @property
     def action_id(self) -> str:
         """The action's id."""
-        return self.execution.proposal.actions[self.index].id
+        return self.run.proposal.actions[self.index].id
 
     @property
     def session(self) -> str | None:
         """The session of the run, if it has one."""
-        return self.execution.who.session
+        return self.run.principal.session
 
     @property
     def dry_run(self) -> bool:
         """True in a dry run, in which tools are not called: only a `ToolExecutor`'s preview could see it."""
-        return self.execution.dry_run
+        return self.run.dry_run
 
     @property
     def workspace(self) -> Any:
         """The workspace of the run, in which links lead no further than the agent's grant."""
-        workspace = self.execution.services.workspace
+        workspace = self.run.services.workspace
         return None if workspace is None else ScopedWorkspace(workspace, self._check_path)
 
+    @property
+    def reach(self) -> Reach:
+        """How far the agent's grants reach for what the tool finds while it runs."""
+        return Reach(self.run.judges_in_force, self.agent, self.tool)
+
     def _check_path(self, place: Rel, field: str, access: Access | None, what: str) -> None:
-        x, tool = self.execution, self.tool
-        if tool is None:
-            return
-        if access is None:
-            written = any(mark == "path.write" and pointer.split("/")[1] == field for pointer, mark in tool.marks)
-            access = "write" if written else "read"
-        refusal = x.gate.capability.path(self.agent, tool.tool, to_json(place), access, x.clock.now_us())
+        refusal = self.reach.path(to_json(place), field, access)
         if refusal is not None:
             message = f"{field}: {what} no grant of the agent allows it"
             raise ToolError(message, code=refusal.reason, retryable=False, path=f"$.parameters.{field}")
@@ -91,23 +92,25 @@ class ActionContext:
     @property
     def backups(self) -> Any:
         """The run's backups (`interlock.workspace.Backups`); None with durability `off`."""
-        return self.execution.run.backups
+        return self.run.files.backups
 
     def log(self, message: str) -> None:
         """Write a line for people into the journal."""
-        x = self.execution
-        if x.recorder is None:
+        run = self.run
+        recorder = run.recorder
+        if recorder is None:
             return
-        event = ActionLog(message=x.recorder.text(str(message)), **x.recorder.stamp(x, self.index, 9))
-        if threading.get_ident() == x.thread:
-            x.recorder.append(event)
-        else:  # the journal belongs to the loop; what comes after the loop was closed is nobody's any more
+        stamp = recorder.stamp(self.proposal_id, self.action_id, 9)
+        event = ActionLog(message=recorder.text(str(message)), **stamp)
+        if threading.get_ident() == run.thread:
+            recorder.append(event)
+        else:  # the journal belongs to the loop; what a thread says after the loop was closed is dropped
             with contextlib.suppress(RuntimeError):
-                x.loop.call_soon_threadsafe(_append, x.recorder, event)
+                run.loop.call_soon_threadsafe(_append, recorder, event)
 
     def progress(self, done: float, total: float | None = None) -> None:
-        """Say how far the work is, to whoever watches; not journaled."""
-        for listener in self.execution.services.watchers:
+        """Report how far the work is to those who watch; not journaled."""
+        for listener in self.run.services.watchers:
             listener(self.action_id, done, total)
 
     def report_cost(self, cost: float) -> None:
@@ -130,5 +133,5 @@ class ActionContext:
 
 
 def _append(recorder: Recorder, event: ActionLog) -> None:
-    with contextlib.suppress(StoreError):  # the journal is closed, or has failed, which whoever needs it is told
+    with contextlib.suppress(StoreError):  # the journal is closed, or has failed: the run reports that itself
         recorder.append(event)

@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from interlock.approvals import FileShown, Hold, HoldRequest, canonical_digest, merge_patch
-from interlock.engine.gate import state_schema
-from interlock.engine.turn import Turn
+from interlock.engine.judges.judges import state_schema
+from interlock.engine.proposals.action_run import ActionRun as Turn
+from interlock.engine.proposals.proposal_run import ProposalRun as Execution
 from interlock.model.canonical import canonical
 from interlock.model.decision import Decision, Refusal
 from interlock.model.errors import ToolError
 from interlock.model.events import ActionHeld, ActionWaiting, HoldResolved
-from interlock.model.result import ActionResult
 
 if TYPE_CHECKING:
     from interlock.engine.desk import Desk
-    from interlock.engine.execution import Execution
     from interlock.workspace import Workspace
 
 _PLAIN = re.compile(r"(?:[\w.,/:=@%+-]|\[redacted:[a-z0-9-]+:[0-9a-f]{8}\])+", re.ASCII)
@@ -37,7 +36,12 @@ _REFUSALS = {"denied": "approval_denied", "expired": "approval_expired", "cancel
 
 
 class HeldError(Exception):
-    """The action waits for a human and nobody here waits with it: it has its row, and the run can be resumed."""
+    """The action waits for a person and no worker waits with it: the run can be resumed."""
+
+    def __init__(self, hold: Hold) -> None:
+        """The question that it waits for."""
+        super().__init__(hold.id)
+        self.hold = hold
 
 
 async def ask(turn: Turn, decision: Decision) -> Refusal | None:
@@ -132,7 +136,9 @@ async def _new(turn: Turn, decision: Decision) -> Hold:
     if x.recorder is not None:
         # The database has only what may be shown: the original is where an approver can ask for it.
         kept = x.recorder.keep(turn.parameters, () if turn.tool is None else turn.tool.secrets)
-        x.recorder.append(ActionHeld(approval=hold.id, parameters=kept, **x.recorder.stamp(x, turn.index, 6)))
+        x.recorder.append(
+            ActionHeld(approval=hold.id, parameters=kept, **x.recorder.stamp(x.proposal.id, turn.action.id, 6))
+        )
         x.recorder.writer.flush()
     return hold
 
@@ -250,32 +256,16 @@ async def _answer(turn: Turn, hold: Hold) -> Hold:
     assert desk is not None
     desk.tell(hold)
     if not desk.wait:
-        hold_here(turn, hold)
-        raise HeldError
+        raise HeldError(hold)
     if x.recorder is not None:
-        x.recorder.append(ActionWaiting(cause="approval", **x.recorder.stamp(x, turn.index, 6)))
+        x.recorder.append(ActionWaiting(cause="approval", **x.recorder.stamp(x.proposal.id, turn.action.id, 6)))
         x.recorder.writer.kick()
     x.allowance.release()
     before = x.clock.mono_ns()
     try:
-        return await x.aside(desk.waiter(x.loop).wait_answered(hold.id))
+        return await turn.slot.pool.wait_outside(desk.waiter(x.loop).wait_answered(hold.id))
     finally:
         turn.waited_ns += x.clock.mono_ns() - before
-
-
-def hold_here(turn: Turn, hold: Hold) -> None:
-    """Give the action the row `held`: the scheduler does not hear of it, so nothing that needs it starts."""
-    x = turn.x
-    x.held += 1
-    x.rows[turn.index] = ActionResult(
-        action_id=turn.action.id,
-        status="held",
-        reason="held",
-        error=f"waiting for approval `{hold.id}`: {hold.summary}",
-        output={"approval": hold.id},
-        waited_ms=turn.waited_ns / 1e6,
-        timestamp=x.clock.now_us(),
-    )
 
 
 async def _apply(turn: Turn, hold: Hold) -> Refusal | None:
@@ -292,7 +282,10 @@ async def _apply(turn: Turn, hold: Hold) -> Refusal | None:
         if recorder is not None:
             recorder.append(
                 HoldResolved(
-                    approval=hold.id, decision=hold.status, approver=approver, **recorder.stamp(x, turn.index, 6)
+                    approval=hold.id,
+                    decision=hold.status,
+                    approver=approver,
+                    **recorder.stamp(x.proposal.id, turn.action.id, 6),
                 )
             )
         who = f" by `{approver}`" if approver and hold.status == "denied" else ""
@@ -307,7 +300,7 @@ async def _apply(turn: Turn, hold: Hold) -> Refusal | None:
         x.edited[turn.index] = turn.parameters
     if recorder is not None:
         kept = recorder.keep(turn.parameters) if hold.edits else None
-        stamp = recorder.stamp(x, turn.index, 6)
+        stamp = recorder.stamp(x.proposal.id, turn.action.id, 6)
         recorder.append(
             HoldResolved(approval=hold.id, decision="approved", approver=approver, parameters=kept, **stamp)
         )

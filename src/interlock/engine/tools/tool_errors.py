@@ -1,8 +1,7 @@
-"""What a tool says of its failure, as far as it can be kept.
+"""Reads the errors that tools raise, as far as they can be kept.
 
-A tool can put anything into its exception, and what it puts there must neither stop the engine nor come into the journal as
-something that cannot be read back: a text is well-formed, a code is snake_case, an output is JSON of a bounded
-size.
+A tool can put anything into its exception. None of that may stop the engine, or enter the journal in a form that cannot be
+read back: a message is well-formed text, a code is snake_case, an output is JSON of a bounded size.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from interlock.model.exceptions import text_of
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
-class Said(NamedTuple):
-    """A failure in the tool's words."""
+class ToolFailure(NamedTuple):
+    """A failure as the tool describes it."""
 
     code: str
     message: str
     output: Any
 
 
-def said(error: ToolError, output_bytes_max: int) -> Said:
+def read_tool_error(error: ToolError, output_bytes_max: int) -> ToolFailure:
     """Code, message and output of a tool's failure. An output that cannot be kept is left out, which the message says."""
     code: object = error.code
     message, output = text_of(error), error.output
@@ -36,9 +35,9 @@ def said(error: ToolError, output_bytes_max: int) -> Said:
     try:
         if output is not None:
             data = canonical(output)
-            output = msgspec.json.decode(data)  # plain, and nobody else's
+            output = msgspec.json.decode(data)  # a plain copy
             if len(data) > output_bytes_max:
                 output, message = None, f"{message} (with an output of more than {output_bytes_max} bytes, left out)"
-    except Exception:  # noqa: BLE001 - a CanonicalError, or whatever a class of the tool's own raises when it is read
+    except Exception:  # noqa: BLE001 - a CanonicalError, or anything that a class of the tool's own raises when it is read
         output, message = None, f"{message} (with an output that is not JSON, left out)"
-    return Said(code, message, output)
+    return ToolFailure(code, message, output)

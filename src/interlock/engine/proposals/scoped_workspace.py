@@ -1,21 +1,20 @@
-"""The workspace as one action may see it: what a tool comes upon by itself must not lie past the agent's grant.
+"""The workspace as one action may see it: what a tool finds by itself must lie within the agent's grant.
 
-Step 3 judges paths as they are written. Where a name turns out to be a symbolic link, the place it leads to is judged too,
-and so is everything that a directory turns out to hold: here, when the tool asks for it.
+Step 3 judges paths as they are written. Where a name is a symbolic link, its target is judged here when the tool follows it,
+and so is everything that the tool finds in a directory.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Literal
 
+from interlock.engine.judges.reach import Access
 from interlock.model.errors import ToolError
 from interlock.workspace import Workspace
 from interlock.workspace.names import Rel
 from interlock.workspace.protect import Guard
 
-Access = Literal["read", "write"]
 Check = Callable[[Rel, str, Access | None, str], None]
 
 

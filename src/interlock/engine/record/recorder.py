@@ -1,12 +1,12 @@
-"""What the engine tells the journal: values redacted and kept, events stamped.
+"""Writes the events of one run into its journal: stamped, with values redacted and kept.
 
-With durability `off` there is no recorder, and the engine builds no event at all.
+With durability `off` there is no recorder, and no event is built: `ProposalRun.record` takes a function that builds one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import Any, Final, TypedDict
 
 from interlock.detect import Redactor
 from interlock.journal import JournalWriter
@@ -15,12 +15,9 @@ from interlock.model.clock import Clock
 from interlock.model.events import Event, Kept, MachineSampled
 from interlock.telemetry import Snapshot
 
-if TYPE_CHECKING:
-    from interlock.engine.execution import Execution
-
 SAMPLES_KEPT: Final = 8
-"""Actions that run longer than so many readings have theirs written once more: an event names one of the last so
-many, or the one before these if its own second reading was written just now."""
+"""How many readings of the machine are remembered as written. An action that runs longer than that has its first reading
+written again: an event names one of the last `SAMPLES_KEPT`, or the one before them if its second reading was just written."""
 
 
 class Stamp(TypedDict):
@@ -56,7 +53,7 @@ class Recorder:
         return seq
 
     def sampled(self, sample: Snapshot) -> int:
-        """The number of the event that has a reading of the machine: it is written once, however many actions it is for."""
+        """The number of the event that holds a reading of the machine, which is written once however many actions name it."""
         for known, seq in self._sampled:
             if known is sample:
                 return seq
@@ -82,12 +79,12 @@ class Recorder:
         """Text for people, with secret shapes replaced and cut to what a journal line should hold."""
         return self._redactor.redact_text(text if len(text) <= 8192 else text[:8192] + "...")
 
-    def stamp(self, x: Execution | None, index: int | None = None, step: int | None = None) -> Stamp:
-        """The common fields of an event, for those that are written rarely."""
+    def stamp(self, proposal: str | None = None, action: str | None = None, step: int | None = None) -> Stamp:
+        """The common fields of an event, as of now."""
         return {
             "ts": self.clock.now_us(),
             "mono": self.clock.mono_ns(),
-            "proposal": x.proposal.id if x is not None else None,
-            "action": x.proposal.actions[index].id if x is not None and index is not None else None,
+            "proposal": proposal,
+            "action": action,
             "step": step,
         }

@@ -1,0 +1,179 @@
+"""Step 7: is there a stored result, is there budget, does the rate limit allow a call, is the machine fit for one?
+
+Every wait here is outside execution time, is journaled with its cause, and makes the gate judge again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final, NamedTuple
+
+from interlock.engine.proposals.action_run import ActionRun
+from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.proposals.watchdog import NEVER
+from interlock.engine.tools.registry import Registered
+from interlock.model.decision import Refusal
+from interlock.model.events import ActionWaiting
+from interlock.model.result import ActionResult
+from interlock.state.idempotency import Origin, call_key
+from interlock.state.idempotency import Stored as StoredCall
+
+
+class Admitted:
+    """The attempt may be made; budget is reserved for it."""
+
+    __slots__ = ()
+
+
+class Stored(NamedTuple):
+    """Nothing needs to run: an earlier call's result holds."""
+
+    output: Any
+    state_changes: dict[str, Any]
+    source: str
+
+
+class Exhausted(NamedTuple):
+    """A budget is used up, as this sentence says: nothing more of the proposal starts."""
+
+    detail: str
+
+
+ADMITTED: Final = Admitted()
+
+
+def needs_nothing(action: ActionRun) -> bool:
+    """True if step 7 has nothing to look up, to count or to wait for: the usual case, decided without a coroutine."""
+    run, tool = action.run, action.tool
+    if run.dry_run or run.judges.issued or not run.allowance.free:
+        return False
+    if tool is None:
+        return True
+    if not tool.plain or (action.spec.idempotent and tool.tool.idempotent):
+        return False
+    guard = run.services.guard
+    return tool.read_only or guard is None or guard.check() is None
+
+
+async def admit(action: ActionRun) -> Admitted | Stored | Refusal | Exhausted:
+    """Step 7. May wait, which `action.waited_ns` tells."""
+    run, tool = action.run, action.tool
+    if tool is not None and not tool.plain and tool.cache_ttl_ns and (stored := _from_cache(action)):
+        return stored
+    if tool is not None and action.spec.idempotent and tool.tool.idempotent and (stored := _from_store(action)):
+        return stored
+    if action.admitted:
+        return ADMITTED
+    if not run.allowance.reserve(tool_calls=0 if tool is None else 1):
+        return Exhausted(run.allowance.exhausted)
+    action.admitted = True
+    if tool is None or run.dry_run:
+        return ADMITTED
+    refusal = None
+    if run.judges.issued and not action.used:
+        refusal = _use_grant(action, tool)
+    if refusal is None and tool.bucket is not None:
+        refusal = await _wait_for_rate(action, tool)
+    if refusal is None and not tool.read_only and run.services.guard is not None:
+        refusal = await _wait_for_machine(action)
+    if refusal is None:
+        return ADMITTED
+    action.step = 7
+    return refusal
+
+
+async def wait(action: ActionRun, seconds: float) -> None:
+    """Sleep outside execution time: counted as waited, ended by cancellation."""
+    clock = action.run.clock
+    before = clock.mono_ns()
+    try:
+        await asyncio.sleep(seconds)
+    finally:
+        action.waited_ns += clock.mono_ns() - before
+
+
+def _use_grant(action: ActionRun, tool: Registered) -> Refusal | None:
+    """Take one use of a grant with a use count, once for the action."""
+    run, desk = action.run, action.run.services.desk
+    choices = run.judges.uses(run.principal, tool, action.parameters)
+    action.used = True
+    if not choices or desk is None or any(desk.issued.use(ids) for ids in choices if ids):
+        return None
+    return Refusal("grant_used_up", f"the grants that allow `{tool.name}` have no uses left")
+
+
+async def _wait_for_rate(action: ActionRun, tool: Registered) -> Refusal | None:
+    """Wait for the tool's next token, if that is within the proposal's deadline."""
+    run = action.run
+    assert tool.bucket is not None
+    now = run.clock.mono_ns()
+    wait_max = None if run.deadline_ns == NEVER else max(0, run.deadline_ns - now)
+    wait_ns = tool.bucket.acquire(now, wait_max)
+    if wait_ns is None:
+        return Refusal("rate_limited", f"the rate limit of `{tool.name}` leaves no place before the deadline")
+    if wait_ns:
+        reading = {"wait_ms": wait_ns / 1e6}
+        action.record(7, lambda _, stamp: ActionWaiting(cause="rate_limit", reading=reading, **stamp))
+        await wait(action, wait_ns / 1e9)
+    return None
+
+
+async def _wait_for_machine(action: ActionRun) -> Refusal | None:
+    """Wait until the machine is fit, as long as the guard waits."""
+    run = action.run
+    guard = run.services.guard
+    assert guard is not None
+    reading = guard.check()
+    if reading is None:
+        return None
+    shown = reading.as_dict()
+    action.record(7, lambda _, stamp: ActionWaiting(cause="resource_guard", reading=shown, **stamp))
+    before = run.clock.mono_ns()
+    try:
+        reading = await guard.wait(run.services.guard_wait_ms)
+    finally:
+        action.waited_ns += run.clock.mono_ns() - before
+    return None if reading is None else Refusal("resource_guard", reading.describe())
+
+
+# -- stored results
+
+
+def key_for(run: ProposalRun, tool: Registered, parameters: dict[str, Any]) -> str:
+    """What makes two calls the same call."""
+    return call_key(
+        workspace=run.services.workspace_id,
+        agent=run.principal.agent,
+        grant=run.services.grant_of(run.principal.agent),
+        tool=tool.name,
+        tool_version=tool.version,
+        parameters=parameters,
+    )
+
+
+def remember(action: ActionRun, row: ActionResult) -> None:
+    """Keep the result of a success for the next identical call, if the call is idempotent or its tool has a `cache_ttl`."""
+    run, tool = action.run, action.tool
+    if tool is None:
+        return
+    if action.spec.idempotent and tool.tool.idempotent:
+        origin = Origin(run.files.id, run.proposal.id, action.spec.id)
+        run.results.put(_key(action), StoredCall(origin, row.output, row.state_changes))
+    if tool.cache_ttl_ns:
+        key = run.cached[action.index] = _key(action)
+        run.services.cache.put(key, row.output, tool.cache_ttl_ns // 1_000_000)
+
+
+def _key(action: ActionRun) -> str:
+    assert action.tool is not None
+    return key_for(action.run, action.tool, action.parameters)
+
+
+def _from_store(action: ActionRun) -> Stored | None:
+    stored = action.run.results.get(_key(action))
+    return None if stored is None else Stored(stored.output, stored.state_changes, str(stored.origin))
+
+
+def _from_cache(action: ActionRun) -> Stored | None:
+    hit = action.run.services.cache.get(_key(action))
+    return None if hit is None else Stored(hit.output, {}, "cache")

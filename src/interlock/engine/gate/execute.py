@@ -1,0 +1,223 @@
+"""Steps 8 and 9: the intent is written, then the tool runs, within its time-out.
+
+The intent of an action that can have an effect is on disk before the effect. The intent of one that cannot (read-only
+tools, state, assertions: their writes stay in the proposal's buffer) only has to precede the outcome, and costs no wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, cast
+
+from interlock.engine.gate.approval import digest_of
+from interlock.engine.gate.output import check_output, copy_parameters, failure_of
+from interlock.engine.proposals.action_run import ActionRun
+from interlock.engine.proposals.attempt import Failure, Output
+from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.proposals.watchdog import NEVER
+from interlock.engine.tools.registry import Registered
+from interlock.engine.tools.tool_errors import read_tool_error
+from interlock.model.canonical import canonical
+from interlock.model.errors import StoreError, ToolError
+from interlock.model.events import ActionIntent
+from interlock.model.exceptions import describe, describe_exit, exit_code
+from interlock.model.tool import Function
+from interlock.telemetry import Meter
+from interlock.verify.conditions import equal
+
+STATE_NS = 30 * 1_000_000_000
+"""Time-out of what only touches the proposal's buffer."""
+
+
+async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | None:
+    """Step 8: write down what is about to be done. Returns a failure if the action was stopped meanwhile.
+
+    Raises: StoreError.
+    """
+    run, tool = action.run, action.tool
+    recorder = run.recorder
+    if recorder is None:
+        return None
+    data = canonical(action.parameters)
+    action.record(
+        8,
+        lambda recorder, stamp: ActionIntent(
+            attempt=attempt.attempt,
+            tool=tool.name if tool is not None else None,
+            version=tool.version if tool is not None else None,
+            digest=digest_of(action, data),
+            parameters=recorder.keep(action.parameters, tool.secrets if tool is not None else (), data),
+            read_only=tool is None or tool.read_only,
+            idempotent=tool is not None and tool.tool.idempotent,
+            **stamp,
+        ),
+    )
+    if tool is None or tool.read_only:
+        return None
+    attempt.before = run.services.machine()
+    try:
+        await recorder.writer.durable(alone=action.slot.pool.alone)
+    except asyncio.CancelledError:
+        # The intent is written and nothing was done: the outcome has to say so.
+        slot = action.slot
+        failure = _stopped(action, attempt, started=False)
+        slot.acknowledge()
+        return failure
+    return None
+
+
+async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure:
+    """Step 9: run the tool (or the state action), with an enforced time-out.
+
+    Raises: StoreError; GeneratorExit if the coroutine is closed. Everything else that the tool raises is its failure.
+    """
+    run, tool, clock, slot = action.run, action.tool, action.run.clock, action.slot
+    started = clock.mono_ns()
+    _set_deadline(action, attempt, started)
+    result: Output | Failure | None = None
+    value = None
+    try:
+        if tool is None:
+            value = _act_on_state(action)
+        elif tool.mode == "async" and run.executor is None:
+            value = await cast("Awaitable[Any]", tool.function(copy_parameters(action.parameters), attempt))
+        else:
+            value = await _call(action, tool, attempt)
+    except StoreError:
+        raise  # the engine's, not the tool's: the run cannot go on
+    except BaseException as error:  # noqa: BLE001 - sorted out there; what is not the tool's is raised again
+        result = _failure(action, attempt, error)
+    slot.ended_ns = clock.mono_ns()
+    slot.deadline = NEVER
+    if slot.expired or slot.stopped is not None:
+        slot.acknowledge()
+    if result is None:
+        result = check_output(action, attempt, value)
+    result.duration_ms = (slot.ended_ns - started) / 1e6
+    return result
+
+
+def _set_deadline(action: ActionRun, attempt: ActionContext, now_ns: int) -> None:
+    """The attempt ends at the tool's time-out, or the action's if that is shorter. An agent cannot extend it."""
+    tool, timeout_ms, slot = action.tool, action.spec.timeout_ms, action.slot
+    deadline = now_ns + (STATE_NS if tool is None else tool.timeout_ns)
+    if timeout_ms is not None:
+        deadline = min(deadline, now_ns + timeout_ms * 1_000_000)
+    attempt.deadline_ns = slot.deadline = deadline
+    if deadline < slot.watchdog.at:
+        slot.watchdog.wake(deadline, now_ns)
+
+
+async def _call(action: ActionRun, tool: Registered, attempt: ActionContext) -> Any:
+    """Call what is not simply awaited: an executor of the caller's, a function on the loop or on a thread."""
+    run, parameters = action.run, copy_parameters(action.parameters)
+    if run.executor is not None:
+        return await run.executor.execute(tool.name, parameters, attempt)
+    if tool.mode == "inline":
+        return tool.function(parameters, attempt)
+    try:
+        measured = run.services.sampler is not None
+        call = _metered if measured else tool.function
+        arguments = (tool.function, parameters, attempt) if measured else (parameters, attempt)
+        return await run.services.threads.run(run.loop, call, *arguments)
+    except asyncio.CancelledError:
+        attempt.cancelled = True
+        raise
+
+
+def _metered(function: Function, parameters: dict[str, Any], attempt: ActionContext) -> Any:
+    """A call on a thread, with what the thread itself used."""
+    meter = Meter("thread")
+    try:
+        return function(parameters, attempt)
+    finally:
+        attempt.resources(meter.usage())
+
+
+def _act_on_state(action: ActionRun) -> Any:
+    """The three kinds of action that touch nothing but the proposal's buffer."""
+    parameters, buffer = action.parameters, action.run.buffer
+    key = parameters["key"]
+    if action.spec.type == "state_write":
+        return f"written: {key}"  # the write itself belongs to the outcome (step 10)
+    found = buffer.get(key)
+    value = None if found is None else found.value
+    if action.spec.type == "state_read":
+        return value
+    expected = parameters.get("expected")
+    if not equal(value, expected):
+        raise ToolError(
+            f"assertion failed: state `{key}` is not what was expected",
+            code="assertion_failed",
+            retryable=False,
+            output={"asserted": key, "value": value, "expected": expected},
+        )
+    return {"asserted": key, "value": value}
+
+
+def _failure(action: ActionRun, attempt: ActionContext, error: BaseException) -> Failure:
+    """What an exception of step 9 means: a time-out, a stop, or the tool's own. Raises what has to pass through."""
+    slot = action.slot
+    limit = action.run.services.limits.output_bytes
+    partial = read_tool_error(error, limit).output if isinstance(error, ToolError) else None
+    if isinstance(error, SystemExit):
+        return Failure(attempt, "tool_error", describe_exit(error), output={"exit_code": exit_code(error)})
+    if isinstance(error, KeyboardInterrupt):
+        return _stopped(action, attempt, reason="interrupted", raises=error)
+    if slot.expired and isinstance(error, asyncio.CancelledError | ToolError):
+        return _timed_out(action, attempt, partial)
+    stopped = slot.stopped is not None or slot.task.cancelling() > slot.before + slot.expired
+    if isinstance(error, asyncio.CancelledError) and not stopped:
+        return Failure(attempt, "tool_error", "CancelledError: something that the tool waited for was cancelled")
+    if stopped and isinstance(
+        error, asyncio.CancelledError | ToolError
+    ):  # a process reports what it had written so far
+        return _stopped(action, attempt, output=partial)
+    if isinstance(error, ToolError):
+        return failure_of(action, attempt, error)
+    if isinstance(error, GeneratorExit):
+        raise error  # the coroutine is being closed: it cannot go on
+    return Failure(attempt, "tool_error", describe(error))  # also a panic of a Rust library, which is no `Exception`
+
+
+def _timed_out(action: ActionRun, attempt: ActionContext, output: Any) -> Failure:
+    """A thread cannot be stopped, so its effect is unknown; a process or a coroutine has ended."""
+    attempt.cancelled = True
+    message = "stopped after its time-out"
+    if _runs_on(action):
+        detail = f"{message}; its thread cannot be stopped"
+        return Failure(attempt, "timeout", detail, retryable=False, output=output, status="unknown_outcome")
+    return Failure(attempt, "timeout", message, output=output)
+
+
+def _stopped(
+    action: ActionRun,
+    attempt: ActionContext,
+    *,
+    started: bool = True,
+    output: Any = None,
+    reason: str | None = None,
+    raises: BaseException | None = None,
+) -> Failure:
+    """The action was stopped by the engine, or by the caller, whose cancellation has to pass through."""
+    by_us = action.slot.stopped
+    if raises is None and by_us is None:
+        raises = asyncio.CancelledError()
+    unknown = started and _runs_on(action)
+    return Failure(
+        attempt,
+        reason or by_us or "cancelled",
+        "its thread cannot be stopped" if unknown else "",
+        retryable=False,
+        output=output,
+        status="unknown_outcome" if unknown else "cancelled",
+        stopped=True,
+        started=started,
+        raises=raises,
+    )
+
+
+def _runs_on(action: ActionRun) -> bool:
+    """True if the call goes on after it was stopped, and can still have an effect."""
+    return action.tool is not None and action.tool.mode == "thread" and not action.tool.read_only

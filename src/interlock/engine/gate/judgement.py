@@ -1,0 +1,85 @@
+"""Steps 2 to 5: capability, parameters, preconditions, policy. Asked again after every wait, under the rules of that moment."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from interlock.engine.gate.verdict import ALLOW, Ask, Verdict
+from interlock.engine.judges.judges import Call, Judges
+from interlock.engine.proposals.action_run import ActionRun
+from interlock.engine.tools.registry import Registered
+from interlock.model.decision import Decision, Refusal
+from interlock.model.events import PolicyDecided
+
+
+class Judged(NamedTuple):
+    """The answer of steps 2 to 5: which step gave it, the verdict, and the decision if step 5 was reached."""
+
+    step: int
+    verdict: Verdict
+    decision: Decision | None = None
+
+
+def judge_call(judges: Judges, call: Call) -> Judged:
+    """Take a call through steps 2 to 5, up to the first that refuses."""
+    now_us = judges.now_us()
+    # 2
+    if refusal := judges.capability(call, now_us):
+        return Judged(2, refusal)
+    # 3
+    if refusal := judges.parameters(call, now_us):
+        return Judged(3, refusal)
+    if decision := judges.state_reads(call):
+        return Judged(5, verdict_of(decision), decision)
+    # 4
+    if refusal := judges.preconditions(call):
+        return Judged(4, refusal)
+    # 5
+    decision = judges.policy(call)
+    return Judged(5, verdict_of(decision), decision)
+
+
+def judge(action: ActionRun) -> Verdict:
+    """Steps 2 to 5 for an action, by the judges in force, and the event that says what the policies decided."""
+    run, tool = action.run, action.tool
+    if tool is None and action.spec.type == "tool_call":
+        return Refusal("unknown_tool", run.services.registry.missing(action.spec.tool), "$.tool")
+    judges = run.judges_in_force()
+    decision = run.settled.get(tool)
+    verdict: Verdict = ALLOW
+    if decision is None or action.index in run.graph.stateful or not _fits(tool, action.parameters):
+        judged = judge_call(judges, action.call())
+        action.step, verdict, decision = judged
+        if tool is not None and (settled := judges.settled(run.principal, tool)) is not None:
+            run.settled[tool] = settled
+    if decision is not None and run.recorder is not None:
+        _record(action, decision)
+    return verdict
+
+
+def judge_again(action: ActionRun) -> Verdict:
+    """Steps 2 to 5 after a wait: the configuration may have been edited meanwhile."""
+    action.run.services.refresh()
+    return judge(action)
+
+
+def verdict_of(decision: Decision) -> Verdict:
+    """What a decision of step 5 means for the action."""
+    if decision.decision == "allow":
+        return ALLOW
+    if decision.decision == "hold":
+        return Ask(decision)
+    return Refusal(decision.reason or "policy_denied", decision.detail)
+
+
+def _fits(tool: Registered | None, parameters: dict[str, object]) -> bool:
+    return tool is not None and (tool.schema is None or tool.schema.is_valid(parameters))
+
+
+def _record(action: ActionRun, decision: Decision) -> None:
+    action.record(
+        5,
+        lambda _, stamp: PolicyDecided(
+            decision=decision.decision, policies=decision.policies, errors=decision.errors, **stamp
+        ),
+    )

@@ -1,0 +1,353 @@
+"""Step 10 for one action, and every other way in which its way ends: the outcome is journaled, effects go into the buffer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interlock.engine.gate.admission import Admitted, Exhausted, Stored, remember
+from interlock.engine.proposals.action_run import ActionRun, Ended
+from interlock.engine.proposals.attempt import Failure, Output
+from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.record import rows
+from interlock.engine.scheduler import Outcome
+from interlock.model.decision import Refusal
+from interlock.model.events import (
+    ActionCancelled,
+    ActionDeduplicated,
+    ActionFailed,
+    ActionRejected,
+    ActionSkipped,
+    ActionSucceeded,
+    ActionUnknown,
+    ActionValidated,
+    EffectDivergence,
+)
+from interlock.telemetry import report
+from interlock.verify.conditions import equal
+from interlock.verify.templates import fill
+
+# -- step 10
+
+
+def settle(action: ActionRun, attempt: ActionContext, result: Output | Failure) -> Ended:
+    """The end of the last attempt: journal it, and make the row."""
+    if isinstance(result, Output):
+        return _succeed(action, attempt, result)
+    if result.stopped:
+        return _stop(action, attempt, result)
+    seq, telemetry = record_failure(action, result, final=True)
+    row = rows.failed(
+        action.spec.id,
+        result.reason,
+        result.message,
+        at_us=action.run.clock.now_us(),
+        seq=seq,
+        attempts=attempt.attempt,
+        output=result.output,
+        duration_ms=result.duration_ms,
+        waited_ms=action.waited_ms,
+        posture=attempt.layers,
+        telemetry=telemetry,
+        unknown=result.status == "unknown_outcome",
+    )
+    return Ended(row, _failure_outcome(action))
+
+
+def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple[int | None, dict[str, Any] | None]:
+    """Journal an attempt that failed, and count what it took. Returns the event's number and the row's telemetry."""
+    run, attempt = action.run, failure.attempt
+    telemetry, journaled = _telemetry(action, attempt)
+    if attempt.not_undoable:
+        run.not_undoable[action.index] = attempt.not_undoable
+    if failure.status == "unknown_outcome":
+        seq = action.record(
+            10,
+            lambda _, stamp: ActionUnknown(
+                attempt=attempt.attempt, reason=failure.reason, detail=failure.message, **stamp
+            ),
+        )
+    else:
+        seq = action.record(
+            10,
+            lambda recorder, stamp: ActionFailed(
+                attempt=attempt.attempt,
+                reason=failure.reason,
+                error=recorder.text(failure.message),
+                duration_ms=failure.duration_ms,
+                waited_ms=action.waited_ms,
+                final=final,
+                output=None if failure.output is None else recorder.keep(failure.output),
+                cost=attempt.cost,
+                posture=attempt.layers or {},
+                telemetry=journaled,
+                not_undoable=tuple(map(recorder.text, attempt.not_undoable or ())),
+                **stamp,
+            ),
+        )
+    run.kick()
+    run.spend(failure.duration_ms, attempt.cost)
+    return seq, telemetry
+
+
+def _succeed(action: ActionRun, attempt: ActionContext, output: Output) -> Ended:
+    """A success: outcome into the journal, effects into the buffer, the row."""
+    run, spec, tool = action.run, action.spec, action.tool
+    telemetry = seq = None
+    if run.recorder is not None or attempt.usage:
+        telemetry, journaled = _telemetry(action, attempt)
+        seq = _record_success(action, attempt, output, journaled)
+    touches_state = tool is None or not tool.plain or spec.expected_effects
+    changes = _write_effects(action, output.value) if touches_state else {}
+    row = rows.succeeded(
+        spec.id, output.value, run.clock.now_us(), seq, attempt.attempt, output.duration_ms, action.waited_ns / 1e6,
+        changes, attempt.layers, telemetry,
+    )  # fmt: skip
+    if attempt.not_undoable:
+        run.not_undoable[action.index] = attempt.not_undoable
+    if attempt.cost or not run.allowance.free:
+        run.spend(output.duration_ms, attempt.cost)
+    if tool is not None and (spec.idempotent or tool.cache_ttl_ns):
+        remember(action, row)
+    return Ended(row, Outcome.DONE)
+
+
+def _record_success(
+    action: ActionRun, attempt: ActionContext, output: Output, telemetry: dict[str, Any] | None
+) -> int | None:
+    seq = action.record(
+        10,
+        lambda recorder, stamp: ActionSucceeded(
+            attempt=attempt.attempt,
+            duration_ms=output.duration_ms,
+            output=recorder.keep(output.value),
+            waited_ms=action.waited_ns / 1e6,
+            cost=attempt.cost,
+            posture=attempt.layers or {},
+            telemetry=telemetry,
+            not_undoable=tuple(map(recorder.text, attempt.not_undoable or ())),
+            **stamp,
+        ),
+    )
+    action.run.kick()
+    return seq
+
+
+def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
+    """The engine or the caller stopped the action. Whether it goes on is not asked: nothing of the proposal does."""
+    run, unknown = action.run, failure.status == "unknown_outcome"
+    if unknown:
+        seq = action.record(
+            10,
+            lambda _, stamp: ActionUnknown(
+                attempt=attempt.attempt, reason=failure.reason, detail=failure.message, **stamp
+            ),
+        )
+    else:
+        seq = action.record(
+            10,
+            lambda _, stamp: ActionCancelled(
+                attempt=attempt.attempt, reason=failure.reason, duration_ms=failure.duration_ms, **stamp
+            ),
+        )
+    run.kick()
+    row = rows.stopped(
+        action.spec.id,
+        failure.reason,
+        at_us=run.clock.now_us(),
+        seq=seq,
+        attempts=attempt.attempt,
+        unknown=unknown,
+        output=failure.output,
+        duration_ms=failure.duration_ms,
+        waited_ms=action.waited_ms,
+        posture=attempt.layers,
+    )
+    if failure.started and attempt.not_undoable:
+        run.not_undoable[action.index] = attempt.not_undoable
+    run.spend(failure.duration_ms, attempt.cost)
+    return Ended(row, undoable=failure.started, raises=failure.raises)
+
+
+def _write_effects(action: ActionRun, output: Any) -> dict[str, Any]:
+    """What a success wrote: a state_write's key, and the effects that the tool's definition states."""
+    run, spec, tool = action.run, action.spec, action.tool
+    observed: dict[str, Any] = {}
+    if spec.type == "state_write":
+        observed[action.parameters["key"]] = action.parameters.get("value")
+    elif tool is not None:
+        for key, template in tool.tool.effects.items():
+            observed[key] = fill(template, action.parameters, output)
+    for key, value in observed.items():
+        run.write_state(action.index, key, value)
+    for key, claimed in spec.expected_effects.items():
+        # Only conditions of this proposal see claims; they never reach the store.
+        if key not in observed:
+            run.buffer.claim(key, claimed)
+        if not (key in observed and equal(observed[key], claimed)):
+            _record_divergence(action, key)
+    return observed
+
+
+def _record_divergence(action: ActionRun, key: str) -> None:
+    action.record(10, lambda _, stamp: EffectDivergence(key=key, **stamp))
+
+
+def _telemetry(action: ActionRun, attempt: ActionContext) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Readings of the machine before and after, and the action's own use: as the row has them, and as the event has them.
+
+    None for what has no effect. An event names the readings by number: most actions share theirs with others.
+    """
+    own, before, run = attempt.usage, attempt.before, action.run
+    if before is None or run.services.sampler is None or run.recorder is None:
+        found = {"own": own} if own else None
+        return found, found
+    recorder, after = run.recorder, run.services.sampler.latest()
+    shown = report(before, after, own)
+    numbers: dict[str, Any] = {"before": recorder.sampled(before), "after": recorder.sampled(after)}
+    if after is not before:
+        numbers["change"] = shown["change"]
+    if own:
+        numbers["own"] = own
+    return shown, numbers
+
+
+# -- ends before step 8
+
+
+def end_unadmitted(action: ActionRun, answer: Stored | Refusal | Exhausted | Admitted) -> Ended | None:
+    """The end that an answer of step 7 means; None if the action goes on."""
+    if isinstance(answer, Admitted):
+        return None
+    if isinstance(answer, Stored):
+        return _take_stored(action, answer)
+    if isinstance(answer, Exhausted):
+        return _exhaust(action, answer.detail)
+    return reject(action, answer)
+
+
+def reject(action: ActionRun, refusal: Refusal) -> Ended:
+    """Steps 2 to 7 said no: the row is `rejected`, and `failure_behavior` decides what that means for the rest."""
+    action.refund()
+    seq = action.record(
+        action.step,
+        lambda recorder, stamp: ActionRejected(reason=refusal.reason, detail=recorder.text(refusal.detail), **stamp),
+    )
+    row = rows.rejected(
+        action.spec.id,
+        refusal.reason,
+        refusal.detail,
+        at_us=action.run.clock.now_us(),
+        seq=seq,
+        attempts=0 if action.failed is None else action.failed.attempt.attempt,
+        waited_ms=action.waited_ms,
+    )
+    return Ended(row, _failure_outcome(action))
+
+
+def skip(
+    action: ActionRun, reason: str, detail: str = "", outcome: Outcome = Outcome.FAILED, stop: str | None = None
+) -> Ended:
+    """The action will not run, which is not its failure: a budget is used up, or this is a dry run."""
+    seq = action.record(7, lambda _, stamp: ActionSkipped(reason=reason, detail=detail, **stamp))
+    row = rows.skipped(
+        action.spec.id,
+        reason,
+        detail or None,
+        at_us=action.run.clock.now_us(),
+        seq=seq,
+        waited_ms=action.waited_ms,
+    )
+    return Ended(row, outcome, stop=stop)
+
+
+def hold(action: ActionRun, approval: str, summary: str) -> Ended:
+    """The action waits for a person, and no worker waits with it: the run can be resumed."""
+    row = rows.held(
+        action.spec.id,
+        "held",
+        f"waiting for approval `{approval}`: {summary}",
+        at_us=action.run.clock.now_us(),
+        approval=approval,
+        waited_ms=action.waited_ms,
+    )
+    return Ended(row)
+
+
+def cancel_retry(action: ActionRun, failure: Failure, reason: str) -> Ended:
+    """The engine stopped the action while it waited for its next attempt; its earlier ones may have left something."""
+    row = rows.stopped(
+        action.spec.id,
+        reason,
+        at_us=action.run.clock.now_us(),
+        seq=None,
+        attempts=failure.attempt.attempt,
+        waited_ms=action.waited_ms,
+    )
+    return Ended(row, undoable=True)
+
+
+def dry_run(action: ActionRun) -> Ended:
+    """The end of a dry run's way: steps 1 to 7 are passed, and the buffer sees what the action would write."""
+    run = action.run
+    if action.spec.type == "state_write":
+        run.buffer.write(action.parameters["key"], action.parameters.get("value"), action.spec.id)
+    for key, value in action.spec.expected_effects.items():
+        run.buffer.claim(key, value)
+    action.record(7, lambda _, stamp: ActionValidated(**stamp))
+    return skip(action, "dry_run", "it would run", Outcome.DONE)
+
+
+def _take_stored(action: ActionRun, stored: Stored) -> Ended:
+    """An earlier call's result: nothing runs, nothing is committed again, nothing is spent."""
+    action.refund()
+    seq = action.record(
+        7,
+        lambda recorder, stamp: ActionDeduplicated(
+            source=stored.source,
+            output=recorder.keep(stored.output),
+            state_changes=recorder.shown(stored.state_changes),
+            **stamp,
+        ),
+    )
+    row = rows.succeeded(
+        action.spec.id,
+        stored.output,
+        action.run.clock.now_us(),
+        seq,
+        waited_ms=action.waited_ms,
+        changes=stored.state_changes,
+        source=stored.source,
+    )
+    return Ended(row, Outcome.DONE)
+
+
+def _exhaust(action: ActionRun, detail: str) -> Ended:
+    """A budget is used up. An action that wanted to try again has failed, and its row says why it may not."""
+    failure = action.failed
+    if failure is None:
+        return skip(action, "budget_exceeded", detail, stop="budget_exceeded")
+    error = f"{failure.message}; and {detail}"
+    number = failure.attempt.attempt
+    seq = action.record(
+        7,
+        lambda recorder, stamp: ActionFailed(
+            attempt=number, reason="budget_exceeded", error=recorder.text(error), **stamp
+        ),
+    )
+    row = rows.failed(
+        action.spec.id,
+        "budget_exceeded",
+        error,
+        at_us=action.run.clock.now_us(),
+        seq=seq,
+        attempts=number,
+        output=failure.output,
+        duration_ms=failure.duration_ms,
+        waited_ms=action.waited_ms,
+        posture=failure.attempt.layers,
+    )
+    return Ended(row, Outcome.FAILED, stop="budget_exceeded")
+
+
+def _failure_outcome(action: ActionRun) -> Outcome:
+    return Outcome.FAILED if action.spec.failure_behavior == "skip" else Outcome.ABORT

@@ -1,0 +1,62 @@
+"""Checks what a tool returned before the engine relies on it: is it JSON, within the limit, and what `returns` promises?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interlock.engine.proposals.action_run import ActionRun
+from interlock.engine.proposals.attempt import Failure, Output
+from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.tools.tool_errors import read_tool_error
+from interlock.model.canonical import CanonicalError, canonical
+from interlock.model.errors import ToolError
+from interlock.model.exceptions import describe
+
+_ATOMS = frozenset((str, int, bool, float, type(None)))
+
+
+def check_output(action: ActionRun, attempt: ActionContext, value: Any) -> Output | Failure:
+    """The output as a copy (later changes by the tool are not seen), or why it cannot be used."""
+    limit = action.run.services.limits.output_bytes
+    if isinstance(value, ToolError):
+        return failure_of(action, attempt, value)
+    size = 0
+    if value is not None and not (value.__class__ is str and value.isascii() and len(value) <= limit):
+        try:
+            value = copy_value(value)
+            size = len(canonical(value))
+        except CanonicalError as error:
+            return _invalid(attempt, f"the tool returned a value that is not JSON: {error.message}")
+        except RecursionError:
+            return _invalid(attempt, "the tool returned a value that is nested too deep, or contains itself")
+        except Exception as error:  # noqa: BLE001 - of a class of the tool's own, or of a value that its thread goes on changing
+            return _invalid(attempt, f"the tool returned a value that cannot be read: {describe(error)}")
+    if size > limit:
+        return _invalid(attempt, f"the tool returned more than {limit} bytes")
+    returns = action.tool.returns if action.tool is not None else None
+    if returns is not None and not returns.is_valid(value):
+        path, message = returns.errors(value)[0]
+        return _invalid(attempt, f"the output does not fit the tool's `returns`: {path}: {message}")
+    return Output(value)
+
+
+def failure_of(action: ActionRun, attempt: ActionContext, error: ToolError) -> Failure:
+    """The failure that a tool describes by its error."""
+    code, message, output = read_tool_error(error, action.run.services.limits.output_bytes)
+    return Failure(attempt, code, message, retryable=bool(error.retryable), output=output)
+
+
+def copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """A copy for the tool: its changes are not seen by the next attempt, a compensation, or the caller."""
+    return {k: v if v.__class__ in _ATOMS else copy_value(v) for k, v in parameters.items()}
+
+
+def copy_value(value: Any) -> Any:
+    """A deep copy of a JSON value."""
+    if isinstance(value, dict):
+        return copy_parameters(value)
+    return [copy_value(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _invalid(attempt: ActionContext, message: str) -> Failure:
+    return Failure(attempt, "invalid_output", message, retryable=False)

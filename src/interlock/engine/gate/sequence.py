@@ -1,0 +1,118 @@
+"""The order of the gate's ten steps for one action, from the moment the scheduler lets it go to its row.
+
+Every way out gives the action a row, except a cancellation before the intent: then nothing happened, and a resumed run starts
+the action as if for the first time. (Step 1, for the proposal as a whole, is in `verify`.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from interlock.engine.gate import outcome
+from interlock.engine.gate.admission import ADMITTED, admit, needs_nothing, wait
+from interlock.engine.gate.approval import HeldError, ask, forget_if_changed
+from interlock.engine.gate.execute import execute, write_intent
+from interlock.engine.gate.judgement import judge, judge_again, judge_call
+from interlock.engine.gate.retry import next_delay
+from interlock.engine.gate.verdict import ALLOW, Ask, Verdict
+from interlock.engine.proposals.action_run import ActionRun, Ended
+from interlock.engine.proposals.attempt import Failure
+from interlock.engine.proposals.references import fill_references
+from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.scheduler import Outcome
+from interlock.model.decision import Refusal
+from interlock.model.errors import ConflictError, ToolError
+from interlock.model.events import ActionRetrying
+from interlock.verify.graph import references
+
+
+async def take_action(action: ActionRun) -> Ended:
+    """Take one action through the gate. Raises CancelledError for the caller's cancellation before the intent; StoreError."""
+    run = action.run
+    try:
+        if action.index in run.graph.referring:
+            action.propose(fill_references(run, action.spec.parameters))
+        verdict = judge(action)  # 2, 3, 4, 5
+        # 6 and 7; the usual case needs no coroutine of its own
+        if (verdict is not ALLOW or not needs_nothing(action)) and (ended := await _pass(action, verdict)):
+            return ended
+        number = run.attempts_before.get(action.index, 0) + 1
+        retries = 0
+        while True:
+            attempt = ActionContext(run, action.index, number)
+            stopped = await write_intent(action, attempt) if run.recorder is not None else None  # 8
+            result = stopped or await execute(action, attempt)  # 9
+            delay_ms = next_delay(action, result, retries) if isinstance(result, Failure) else None
+            if delay_ms is None:
+                return outcome.settle(action, attempt, result)  # 10
+            assert isinstance(result, Failure)
+            outcome.record_failure(action, result, final=False)
+            if ended := await _wait_for_retry(action, result, delay_ms):
+                return ended
+            number, retries = number + 1, retries + 1
+    except HeldError as held:
+        return outcome.hold(action, held.hold.id, held.hold.summary)
+    except asyncio.CancelledError:
+        action.refund()
+        if action.slot.stopped is None:
+            raise  # requested by the caller
+        return _cancelled(action, action.slot.stopped)
+    except ToolError as error:  # a reference to an output that does not exist
+        action.step = 2
+        refusal = Refusal(error.code, error.message, error.path)
+        return _look_ahead(action) if run.dry_run else outcome.reject(action, refusal)
+    except ConflictError as error:  # the state was changed from outside while this proposal read it
+        action.step = 2
+        return outcome.reject(action, Refusal(error.code, error.message))
+
+
+async def _pass(action: ActionRun, verdict: Verdict) -> Ended | None:
+    """Steps 6 and 7, and steps 2 to 5 again after any wait. None if the action may be attempted."""
+    while True:
+        if isinstance(verdict, Ask):
+            refusal = await ask(action, verdict.decision)  # 6
+            verdict = judge_again(action) if refusal is None else refusal
+            continue
+        if isinstance(verdict, Refusal):
+            return outcome.reject(action, verdict)
+        waited_ns = action.waited_ns
+        answer = await admit(action)  # 7
+        if answer is not ADMITTED:
+            return outcome.end_unadmitted(action, answer)
+        if action.waited_ns == waited_ns:
+            break
+        if action.failed is None:  # else the action itself may have changed what was shown
+            await forget_if_changed(action)
+        verdict = judge_again(action)
+    if action.run.dry_run:
+        return outcome.dry_run(action)
+    action.admitted = False  # what was reserved is being used
+    return None
+
+
+async def _wait_for_retry(action: ActionRun, failure: Failure, delay_ms: int) -> Ended | None:
+    """Wait before the next attempt, then take steps 2 to 7 again. None if it may be made."""
+    run = action.run
+    run.retries += 1
+    action.failed = failure
+    number = failure.attempt.attempt + 1
+    action.record(9, lambda _, stamp: ActionRetrying(attempt=number, delay_ms=delay_ms, **stamp))
+    await wait(action, delay_ms / 1000)
+    return await _pass(action, judge_again(action))
+
+
+def _cancelled(action: ActionRun, reason: str) -> Ended:
+    """The engine stopped the action while it waited, before the intent of an attempt."""
+    action.slot.task.uncancel()
+    # Without an earlier attempt nothing ran; the commit step adds the row.
+    return Ended(None) if action.failed is None else outcome.cancel_retry(action, action.failed, reason)
+
+
+def _look_ahead(action: ActionRun) -> Ended:
+    """Dry run: the parameters need an output that does not exist. Only what does not depend on them can be said."""
+    action.step, verdict, _ = judge_call(action.run.judges, action.call())
+    if action.step == 2 and isinstance(verdict, Refusal):
+        return outcome.reject(action, verdict)
+    names = ", ".join(sorted({f"`${name}.output`" for name, _ in references(action.parameters)}))
+    detail = f"what the gate says depends on {names}, which a dry run does not have"
+    return outcome.skip(action, "dry_run", detail, Outcome.DONE)

@@ -1,0 +1,38 @@
+"""Step 1: is the proposal well formed as a whole, and can it run at all? Before any of its actions starts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.tools.registry import Registry
+from interlock.model.decision import Refusal
+from interlock.model.proposal import Proposal
+from interlock.verify.graph import Graph, build_graph
+
+
+class Unrunnable(NamedTuple):
+    """Why no action of a proposal may start; `action` is the index of the one whose fault it is, if there is one."""
+
+    refusal: Refusal
+    action: int | None
+
+
+def verify_proposal(proposal: Proposal, registry: Registry) -> Graph:
+    """The order of its actions. Raises: ProposalError if the proposal is malformed."""
+    return build_graph(proposal, registry.by_name)
+
+
+def find_unrunnable(run: ProposalRun) -> Unrunnable | None:
+    """Whether the proposal may start: is it within `actions_max` of the grant, and can each action run that has to?
+
+    An action of an unknown tool can only be rejected; where that would stop the proposal, it stops before any effect.
+    """
+    refusal = run.judges.proposal_size(run.principal, run.proposal)
+    if refusal is not None:
+        return Unrunnable(refusal, None)
+    for index, action in enumerate(run.proposal.actions):
+        if run.tools[index] is None and action.type == "tool_call" and action.failure_behavior != "skip":
+            detail = run.services.registry.missing(action.tool)
+            return Unrunnable(Refusal("unknown_tool", detail, f"$.actions[{index}].tool"), index)
+    return None

@@ -1,0 +1,283 @@
+"""The judges of steps 2 to 5: may this agent do this, with these parameters, in this state, under these rules?
+
+Each step is one method of `Judges`; `gate/judgement.py` calls them in order. Every error path here refuses. What cannot depend
+on the parameters, on state or on time is decided once per agent and tool and remembered until the rules or the tools change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from interlock.capability import Capability
+from interlock.detect import flags
+from interlock.engine.tools.registry import Registered
+from interlock.model.decision import Decision, Refusal, Request
+from interlock.model.decode import STATE_PARAMETERS
+from interlock.model.grant import Principal
+from interlock.model.proposal import Action, Proposal
+from interlock.model.schema import Schema
+from interlock.policy import PolicyJudge, together
+from interlock.state.store import Entry
+from interlock.verify.conditions import check_assumptions, check_preconditions
+from interlock.verify.graph import state_reads, state_writes
+
+POLICY_ACTION = {"state_read": "state_read", "state_write": "state_write", "assertion": "assert"}
+
+
+class StateView(Protocol):
+    """What the judges see of state: the proposal's buffer over the store."""
+
+    def get(self, key: str) -> Entry | None:
+        """The observed value."""
+        ...
+
+    def claimed(self, key: str) -> Entry | None:
+        """The observed value, or a newer claim of this proposal."""
+        ...
+
+    def has(self, key: str) -> bool:
+        """True if there is one of the two."""
+        ...
+
+
+class Call:
+    """One call as the judges see it: who wants to do what, with which parameters, in which state."""
+
+    __slots__ = (
+        "action",
+        "discharged",
+        "granted",
+        "parameters",
+        "principal",
+        "proposal",
+        "state",
+        "tool",
+        "uses_state",
+    )
+
+    def __init__(
+        self,
+        principal: Principal,
+        proposal: Proposal,
+        action: Action,
+        tool: Registered | None,
+        parameters: dict[str, Any],
+        state: StateView,
+        discharged: frozenset[str] = frozenset(),
+    ) -> None:
+        """`discharged` are the content hashes of the policies that an approval has answered for this very call."""
+        self.principal = principal
+        self.proposal = proposal
+        self.action = action
+        self.tool = tool
+        self.parameters = parameters
+        self.state = state
+        self.discharged = discharged
+        self.uses_state = _uses_state(action)
+        """True if the action names a state key at all."""
+        self.granted = False
+        """True once steps 2 and 3 are known to pass whatever the parameters, but for the schema."""
+
+
+class Judges:
+    """The judges in force: the grants, and the policies. Replaced as a whole when the configuration is reloaded."""
+
+    def __init__(
+        self,
+        grants: Capability,
+        policies: PolicyJudge,
+        now_us: Callable[[], int],
+        groups: Mapping[str, tuple[str, ...]],
+        digests: Mapping[str, str],
+        *,
+        revision: int = 0,
+        issued: bool = False,
+    ) -> None:
+        """`groups` maps an agent to the groups it is in, `digests` to a digest over its grants.
+
+        `revision` is that of the issued grants it was built from, `issued` whether there were any that can be revoked.
+        """
+        self.revision = revision
+        self.issued = issued
+        self.replaced = False
+        """True once there are newer judges, which every holder of these must ask for."""
+        self.grants = grants
+        self.policies = policies
+        self.now_us = now_us
+        self._groups = groups
+        self._digests = digests
+        self._settled: dict[tuple[str, str, str], Decision] = {}
+        self._granted: set[tuple[str, str, str]] = set()
+        """Agents and tools for which steps 2 and 3 always pass, whatever the parameters (but for the schema)."""
+
+    def principal(self, agent: str, session: str | None) -> Principal:
+        """Who is acting."""
+        return Principal(agent=agent, groups=self._groups.get(agent, ()), session=session)
+
+    def grants_digest(self, agent: str) -> str:
+        """What stands for the agent's grants in the key of a stored result."""
+        return self._digests.get(agent, "")
+
+    def settled(self, principal: Principal, tool: Registered) -> Decision | None:
+        """The decision that holds for every call of a tool by an agent, if steps 2 and 5 cannot depend on the call.
+
+        Then only the schema is left of steps 2 to 5 (for an action that names no state key). Known after the first call.
+        """
+        return self._settled.get((principal.agent, tool.name, tool.version))
+
+    def uses(self, principal: Principal, tool: Registered, parameters: dict[str, Any]) -> Sequence[Sequence[str]]:
+        """Which grants a call would use up, best choice first: ids of each grant with a use count, and of its ancestors.
+
+        Empty if the call uses nothing up.
+        """
+        if self.grants.tool_is_static(principal.agent, tool.tool):
+            return ()
+        named = self.grants.spelled(tool.marks, parameters, tool.defaults)
+        found = self.grants.candidates(principal.agent, tool.tool, tool.marks, named, self.now_us())
+        if isinstance(found, Refusal) or not found[0].counted:
+            return ()
+        return [grant.counted for grant in found]
+
+    # -- steps 2 to 5
+
+    def proposal_size(self, principal: Principal, proposal: Proposal) -> Refusal | None:
+        """Step 2 for the proposal as a whole: `actions_max` of the grant, before anything else is judged."""
+        return self.grants.proposal(principal.agent, len(proposal.actions))
+
+    def capability(self, call: Call, now_us: int) -> Refusal | None:
+        """Step 2: the tool, and every state key that the action names."""
+        agent, tool, action = call.principal.agent, call.tool, call.action
+        if tool is not None:
+            call.granted = (agent, tool.name, tool.version) in self._granted
+            if not call.granted and (refusal := self.grants.tool(agent, tool.tool, now_us)):
+                return refusal
+        if call.uses_state:
+            for key in {*state_reads(action), *state_writes(action, None)}:
+                if refusal := self.grants.state_key(agent, key, now_us):
+                    return refusal
+        return None
+
+    def parameters(self, call: Call, now_us: int) -> Refusal | None:
+        """Step 3: the schema, then paths and hosts among the parameters."""
+        tool = call.tool
+        if tool is None:
+            return _check_state_parameters(call.action, call.parameters)
+        refusal = _check_schema(tool, call.parameters)
+        if refusal is not None or call.granted:
+            return refusal
+        named = self.grants.spelled(tool.marks, call.parameters, tool.defaults)
+        return self.grants.arguments(call.principal.agent, tool.tool, tool.marks, named, now_us)
+
+    def state_reads(self, call: Call) -> Decision | None:
+        """Step 5 before step 4: whether a precondition holds says something about the state, so policies are asked first.
+
+        None if no policy objects to the state keys that the action reads.
+        """
+        if not call.uses_state or not self.policies.guards_reads or not (keys := read_keys(call.action)):
+            return None
+        request = self.request(call)
+        reads = self.policies.reads(request, keys)
+        return None if reads is None else together(self.policies.decide(request), reads)
+
+    def preconditions(self, call: Call) -> Refusal | None:
+        """Step 4: preconditions, assumptions and dependencies on state."""
+        action, state = call.action, call.state
+        if not call.uses_state:
+            return None
+        for key in action.state_dependencies:
+            if not state.has(key):
+                return Refusal("state_missing", f"the state has no key `{key}`", "$.state_dependencies")
+        return check_preconditions(action.preconditions, state.claimed) or check_assumptions(
+            action.assumptions, state.claimed
+        )
+
+    def policy(self, call: Call) -> Decision:
+        """Step 5: what the policies decide about the call."""
+        tool, principal = call.tool, call.principal
+        if tool is not None and not tool.marks:
+            key = (principal.agent, tool.name, tool.version)
+            if (settled := self._settled.get(key)) is not None:
+                return settled
+            if key not in self._granted and self.grants.tool_is_static(principal.agent, tool.tool):
+                self._granted.add(key)
+                settled = self.policies.constant(principal.agent, tool.name, tool.name, groups=principal.groups)
+                if settled is not None and settled.decision == "allow":
+                    self._settled[key] = settled
+                    return settled
+        return self.policies.decide(self.request(call))
+
+    def request(self, call: Call, *, action: str | None = None) -> Request:
+        """What the policies are asked about a call. `action` stands in for its own name (`compensate`)."""
+        tool, policies = call.tool, self.policies
+        named, principal = call.parameters, call.principal
+        if tool is not None:
+            name = resource = tool.name
+            named = self.grants.spelled(tool.marks, call.parameters, tool.defaults)
+        else:
+            name, resource = POLICY_ACTION[call.action.type], call.action.parameters["key"]
+        state = call.state
+        return Request(
+            agent=principal.agent,
+            groups=principal.groups,
+            action=action or name,
+            resource_type="Tool" if tool is not None else "StateKey",
+            resource=resource,
+            session={"name": principal.session} if principal.session else {},
+            parameters=named,
+            state={key: found.value for key in policies.state_keys if (found := state.get(key)) is not None},
+            proposal=proposal_facts(call.proposal),
+            flags=flags(call.parameters) if policies.wants_flags else (),
+            discharged=call.discharged,
+        )
+
+
+def proposal_facts(proposal: Proposal) -> dict[str, Any]:
+    """What policies may know of the proposal."""
+    return {"id": proposal.id, "source": proposal.source, "action_count": len(proposal.actions)}
+
+
+def read_keys(action: Action) -> tuple[str, ...]:
+    """The state keys that an action reads besides the key that it is about (a `state_read` is about its own key)."""
+    own = (action.parameters["key"],) if action.type == "assertion" else ()
+    conditions = [condition.key for condition in action.preconditions]
+    assumed = [assumption.key for assumption in action.assumptions]
+    return (*own, *action.state_dependencies, *action.read_set, *conditions, *assumed)
+
+
+def _uses_state(action: Action) -> bool:
+    """True if the action names a state key."""
+    return bool(
+        action.type != "tool_call"
+        or action.state_dependencies
+        or action.expected_effects
+        or action.read_set
+        or action.write_set
+        or action.preconditions
+        or action.assumptions
+    )
+
+
+def _check_schema(tool: Registered, parameters: dict[str, Any]) -> Refusal | None:
+    schema = tool.schema
+    if schema is None or schema.is_valid(parameters):
+        return None
+    problems = schema.errors(parameters)
+    path, message = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return Refusal("invalid_parameters", f"{path}: {message}{more}", f"$.parameters{path}")
+
+
+def _check_state_parameters(action: Action, parameters: dict[str, Any]) -> Refusal | None:
+    """Step 3 of a state action: an edit may not change its key, which capability, policy and the plan's order looked at."""
+    if parameters.keys() == action.parameters.keys() and parameters["key"] == action.parameters["key"]:
+        return None
+    problems = state_schema(action).errors(parameters)
+    return Refusal("invalid_parameters", f"{problems[0][0]}: {problems[0][1]}", "$.parameters") if problems else None
+
+
+def state_schema(action: Action) -> Schema:
+    """What the parameters of a proposed state action may become: its value can be edited, its key cannot."""
+    names: dict[str, Any] = {name: {} for name in STATE_PARAMETERS[action.type]}
+    names["key"] = {"const": action.parameters["key"]}
+    return Schema.compile({"type": "object", "properties": names, "required": ["key"], "additionalProperties": False})

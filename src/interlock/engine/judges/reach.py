@@ -1,0 +1,51 @@
+"""Capability questions that come up only while a tool runs: a link, a redirect, a file or a key that an undo writes.
+
+Step 3 judges what is written in the parameters. What a tool finds beyond them is judged here, by the grants in force now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+from interlock.engine.judges.judges import Judges
+from interlock.engine.tools.registry import Registered
+from interlock.model.decision import Refusal
+
+Access = Literal["read", "write"]
+
+
+class Reach:
+    """How far the grants of an agent reach for one call of a tool."""
+
+    __slots__ = ("_agent", "_judges", "_tool")
+
+    def __init__(self, judges: Callable[[], Judges], agent: str, tool: Registered | None) -> None:
+        """`judges` gives those in force; `tool` is None for a state action, which reaches no path and no host."""
+        self._judges = judges
+        self._agent = agent
+        self._tool = tool
+
+    def path(self, path: Any, field: str, access: Access | None = None) -> Refusal | None:
+        """May the tool go to this path (JSON form)? Without `access` the marks of the parameter `field` say for what."""
+        tool = self._tool
+        if tool is None:
+            return None
+        if access is None:
+            written = any(mark == "path.write" and pointer.split("/")[1] == field for pointer, mark in tool.marks)
+            access = "write" if written else "read"
+        judges = self._judges()
+        return judges.grants.path(self._agent, tool.tool, path, access, judges.now_us())
+
+    def url(self, url: str) -> Refusal | None:
+        """May the tool go on to this URL?"""
+        tool = self._tool
+        if tool is None:
+            return Refusal("host_denied", "a state action reaches no host")
+        judges = self._judges()
+        return judges.grants.arguments(self._agent, tool.tool, tool.marks, {"url": url}, judges.now_us())
+
+    def state_key(self, key: str) -> Refusal | None:
+        """May the agent touch this state key?"""
+        judges = self._judges()
+        return judges.grants.state_key(self._agent, key, judges.now_us())

@@ -1,0 +1,56 @@
+"""What one attempt at an action came to: an output, or a failure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interlock.engine.proposals.tool_context import ActionContext
+from interlock.model.result import Status
+
+
+class Output:
+    """What a tool returned, checked and copied."""
+
+    __slots__ = ("duration_ms", "value")
+
+    def __init__(self, value: Any) -> None:
+        """A JSON value."""
+        self.value = value
+        self.duration_ms = 0.0
+
+
+class Failure:
+    """Why an attempt did not succeed: a code of `REASONS` (or a tool's own), and a sentence."""
+
+    __slots__ = (
+        "attempt", "duration_ms", "message", "output", "raises", "reason", "retryable", "started", "status", "stopped",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        attempt: ActionContext,
+        reason: str,
+        message: str,
+        *,
+        retryable: bool = True,
+        output: Any = None,
+        status: Status = "failed",
+        stopped: bool = False,
+        started: bool = True,
+        raises: BaseException | None = None,
+    ) -> None:
+        """`status` is `unknown_outcome` if the call may still have an effect.
+
+        `stopped` if the engine or the caller stopped it, `started` if the tool had been called by then; `raises` passes
+        through once the outcome is written.
+        """
+        self.attempt = attempt
+        self.reason = reason
+        self.message = message
+        self.retryable = retryable
+        self.output = output
+        self.status = status
+        self.stopped = stopped
+        self.started = started
+        self.raises = raises
+        self.duration_ms = 0.0

@@ -1,0 +1,154 @@
+"""One proposal while it runs: its data. The pool (`worker_pool`) writes rows and order; the gate's steps read them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from interlock.engine.judges.judges import Judges
+from interlock.engine.proposals.budget import Allowance
+from interlock.engine.proposals.watchdog import NEVER
+from interlock.engine.record.recorder import Recorder, Stamp
+from interlock.engine.record.run_files import RunFiles
+from interlock.engine.services import Services
+from interlock.engine.tools.registry import Registered
+from interlock.model.clock import Clock
+from interlock.model.decision import Decision
+from interlock.model.events import Event, StateChanged
+from interlock.model.grant import Principal
+from interlock.model.proposal import Proposal
+from interlock.model.result import ActionResult
+from interlock.model.tool import ToolExecutor
+from interlock.state.buffer import Buffer
+from interlock.state.idempotency import Results
+from interlock.verify.graph import Graph
+
+if TYPE_CHECKING:
+    from interlock.engine.folding import FoldedAction
+
+
+class ProposalRun:
+    """One proposal while it runs, on one loop."""
+
+    def __init__(
+        self,
+        services: Services,
+        files: RunFiles,
+        proposal: Proposal,
+        graph: Graph,
+        principal: Principal,
+        *,
+        dry_run: bool = False,
+        executor: ToolExecutor | None = None,
+        allowance: Allowance,
+    ) -> None:
+        """Nothing has happened yet."""
+        # What does not change.
+        self.services = services
+        self.files = files
+        self.proposal = proposal
+        self.graph = graph
+        self.principal = principal
+        self.dry_run = dry_run
+        self.executor = executor
+        self.allowance = allowance
+        self.recorder: Recorder | None = files.recorder
+        self.clock = services.clock
+        self.deadline_ns = _deadline(proposal, services.clock)
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+        self.tools: list[Registered | None] = services.registry.find_all(a.tool for a in proposal.actions)
+        # What is known so far.
+        self.rows: list[ActionResult | None] = [None] * len(proposal.actions)
+        self.order_ended: list[int] = []
+        """Actions in the order in which they ended: undo goes backwards through it."""
+        self.stop_reason: str | None = None
+        """Why nothing more may start: `aborted`, `budget_exceeded`, `deadline_exceeded`, `cancelled`, `store_failed`."""
+        self.buffer = Buffer(services.store, proposal.id)
+        self.results = Results(services.idempotency)
+        """Successes of idempotent calls: found by this proposal at once, stored with its commit."""
+        self.edited: dict[int, dict[str, Any]] = {}
+        """Parameters that an approver changed."""
+        self.not_undoable: dict[int, list[str]] = {}
+        """What actions did that undo cannot exactly take back."""
+        self.cached: dict[int, str] = {}
+        """Keys under which results went into the cache."""
+        self.retries = 0
+        self.cost = 0.0
+        """What tools reported."""
+        self.judges: Judges = services.gate_for(principal.session)
+        self.settled: dict[Registered | None, Decision] = {}
+        """What the judges decide about every call of a tool, where the call cannot matter."""
+        # What an earlier process did (after `resume`).
+        self.attempts_before: dict[int, int] = {}
+        self.undone: dict[int, FoldedAction] = {}
+
+    @property
+    def run(self) -> RunFiles:
+        """The run."""
+        return self.files
+
+    @property
+    def who(self) -> Principal:
+        """Who acts."""
+        return self.principal
+
+    def stop(self, reason: str) -> None:
+        """Remember why nothing more may start; the first reason counts."""
+        if self.stop_reason is None:
+            self.stop_reason = reason
+
+    def judges_in_force(self) -> Judges:
+        """The judges, after a look whether they were replaced or a grant was issued or revoked."""
+        judges = self.judges
+        if judges.replaced or (judges.issued and not self.services.gate_is_current(judges)):
+            judges = self.judges = self.services.gate_for(self.principal.session)
+            self.settled.clear()
+        return judges
+
+    def record(self, step: int | None, index: int | None, event: Callable[[Recorder, Stamp], Event]) -> int | None:
+        """Append the event that the function builds; its number. Nothing is built, and None returned, if nothing is recorded."""
+        recorder = self.recorder
+        if recorder is None:
+            return None
+        return recorder.append(event(recorder, self.stamp(index, step)))
+
+    def stamp(self, index: int | None, step: int | None) -> Stamp:
+        """The common fields of an event, as of now."""
+        proposal, clock = self.proposal, self.clock
+        return {
+            "ts": clock.now_us(),
+            "mono": clock.mono_ns(),
+            "proposal": proposal.id,
+            "action": None if index is None else proposal.actions[index].id,
+            "step": step,
+        }
+
+    def kick(self) -> None:
+        """Let the journal write what was recorded, without waiting for it."""
+        if self.recorder is not None:
+            self.recorder.writer.kick()
+
+    def write_state(self, index: int, key: str, value: Any, *, delete: bool = False) -> None:
+        """A write into the proposal's buffer that was observed, and its event (step 10)."""
+        action_id = self.proposal.actions[index].id
+        old, new = self.buffer.delete(key, action_id) if delete else self.buffer.write(key, value, action_id)
+        self.record(
+            10,
+            index,
+            lambda recorder, stamp: StateChanged(
+                key=key, old_version=old, new_version=new, value=recorder.keep(value), deleted=delete, **stamp
+            ),
+        )
+
+    def spend(self, duration_ms: float, cost: float) -> None:
+        """Count what an attempt took."""
+        self.cost += cost
+        self.allowance.settle(duration_ms, cost)
+
+
+def _deadline(proposal: Proposal, clock: Clock) -> int:
+    """When the proposal has to be over (monotonic nanoseconds)."""
+    return NEVER if proposal.deadline_ms is None else clock.mono_ns() + proposal.deadline_ms * 1_000_000

@@ -1,0 +1,111 @@
+"""Enforces time-outs: one watchdog for all the actions of a proposal, with a single timer however many of them run.
+
+A worker writes its deadline into its slot; the watchdog sleeps until the earliest one. An action that ends in time costs no
+timer, only one comparison.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Final, Protocol, TypeVar
+
+from interlock.model.clock import Clock
+
+NEVER: Final = 1 << 62
+_AGAIN_NS: Final = 5_000_000_000
+"""How long a cancelled tool may clean up before it is cancelled again."""
+T = TypeVar("T")
+
+
+class Pool(Protocol):
+    """What an action may ask of the pool that runs it."""
+
+    @property
+    def alone(self) -> bool:
+        """True if nothing else of this proposal can happen before the loop's next turn."""
+        ...
+
+    async def wait_outside(self, answer: Awaitable[T]) -> T:
+        """Wait for a person, while another action takes this one's place."""
+        ...
+
+
+class Slot:
+    """A worker's place in the pool: the task that runs there, and its deadline.
+
+    `expired` counts how often the watchdog cancelled the task; `stopped` holds the reason when the engine did.
+    """
+
+    __slots__ = ("before", "deadline", "ended_ns", "expired", "pool", "stopped", "task", "watchdog")
+
+    def __init__(self, task: asyncio.Task[None], watchdog: Watchdog, pool: Pool) -> None:
+        """A slot without a deadline, watched from now on."""
+        self.task = task
+        self.pool = pool
+        self.watchdog = watchdog
+        watchdog.add(self)
+        self.deadline = NEVER
+        """When the watchdog cancels the task (monotonic nanoseconds); wake the watchdog after setting an earlier one."""
+        self.ended_ns = 0
+        """When the last attempt here ended: spares the worker a reading of the clock."""
+        self.expired = 0
+        self.stopped: str | None = None
+        self.before = task.cancelling()
+        """Cancellations requested before: without a further one, a CancelledError is the tool's own."""
+
+    def acknowledge(self) -> None:
+        """Take back the cancellations that the watchdog and the engine requested of the task, which may be the caller's."""
+        for _ in range(self.expired):
+            self.task.uncancel()
+        self.expired = 0
+        if self.stopped is not None:
+            self.task.uncancel()
+
+
+class Watchdog:
+    """Cancels the task of each slot whose deadline has passed."""
+
+    __slots__ = ("_clock", "_handle", "_loop", "_slots", "at")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
+        """No slots, no timer."""
+        self._loop = loop
+        self._clock = clock
+        self._slots: list[Slot] = []
+        self.at = NEVER
+        """When the timer fires (monotonic nanoseconds)."""
+        self._handle: asyncio.TimerHandle | None = None
+
+    def add(self, slot: Slot) -> None:
+        """Watch a slot."""
+        self._slots.append(slot)
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self._slots.clear()
+
+    def wake(self, at: int, now: int) -> None:
+        """Set the timer to an earlier time (monotonic nanoseconds)."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self.at = at
+        # Slightly late rather than early: a timer that fires too soon would have to be set again.
+        self._handle = self._loop.call_later(max(0, at - now) / 1e9 + 0.0005, self._fire)
+
+    def _fire(self) -> None:
+        now = self._clock.mono_ns()
+        self._handle = None
+        self.at = NEVER
+        following = NEVER
+        for slot in self._slots:
+            if slot.deadline <= now:
+                # Repeatedly: a tool may catch the first cancellation and go on.
+                slot.deadline = now + _AGAIN_NS
+                slot.expired += 1
+                slot.task.cancel()
+            following = min(following, slot.deadline)
+        if following < NEVER:
+            self.wake(following, now)

@@ -1,0 +1,21 @@
+"""What one run has on disk: its directory, its journal, its backups, and its share of the budgets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from interlock.engine.record.recorder import Recorder
+from interlock.state.budgets import SharedBudget
+from interlock.workspace import Backups
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """The run that a proposal belongs to. Everything but `id` is None where nothing is kept, or nothing limits it."""
+
+    id: str
+    directory: Path | None = None
+    recorder: Recorder | None = None
+    backups: Backups | None = None
+    budget: SharedBudget | None = None

@@ -1,0 +1,1 @@
+"""The tools that are registered, the threads that run them, and what is kept of their errors."""
