@@ -48,7 +48,7 @@ async def carry(rt, *plans):
 def test_a_proposal_that_is_over_is_counted_as_it_was_and_forgotten(project, number):
     run = asyncio.run(carry(project.open(*TOOLS), PLANS[number]))
     run.leave()
-    folded = FoldedRun(run.directory, open_only=True)
+    folded = FoldedRun(run.files.directory, open_only=True)
     assert not folded.proposals
     assert (folded.ended.counts, folded.ended.statuses) == (run.tally.counts, run.tally.statuses - {"interrupted"})
     run.finish()
@@ -88,29 +88,29 @@ def test_the_readings_that_are_kept_while_folding_do_not_grow(project):
         run.recorder._sampled.clear()
         run.recorder.sampled(sample)
     run.finish()
-    assert len(FoldedRun(run.directory).samples) <= 9
+    assert len(FoldedRun(run.files.directory).samples) <= 9
 
 
 def test_the_head_of_a_long_run_is_signed_on_the_way(project, monkeypatch):
     monkeypatch.setattr(engine_run, "SIGN_EVERY", 5)
     run = asyncio.run(carry(project.open(*TOOLS), PLANS[0], PLANS[0]))
-    head, _ = verify_head(run.directory, read_head(run.directory))
+    head, _ = verify_head(run.files.directory, read_head(run.files.directory))
     assert head.seq >= 5
     run.finish()
-    assert verify_head(run.directory, read_head(run.directory))[0].seq > head.seq
+    assert verify_head(run.files.directory, read_head(run.files.directory))[0].seq > head.seq
 
 
 def test_the_head_is_signed_at_a_checkpoint_and_no_newer_one_is_replaced(project, tmp_path):
     rt = project.open(*TOOLS)
     run = asyncio.run(carry(rt, PLANS[0]))
     with pytest.raises(UsageError):
-        read_head(run.directory)
+        read_head(run.files.directory)
     saved = checkpoints.save(rt, run.id, tmp_path / "c.json")
-    assert decode_head(read_head(run.directory))[0].seq == saved.seq
+    assert decode_head(read_head(run.files.directory))[0].seq == saved.seq
     run.finish()
-    last = read_head(run.directory)
+    last = read_head(run.files.directory)
     checkpoints.save(rt, run.id, tmp_path / "c.json")
-    assert read_head(run.directory) == last
+    assert read_head(run.files.directory) == last
 
 
 def test_a_restore_that_fails_is_not_listed_as_a_success(project, tmp_path, monkeypatch):
