@@ -40,14 +40,18 @@ def killed(process):
 
 def test_a_run_asks_and_goes_on_when_it_is_answered_over_http(project, rt):
     token = rt.services.desk.approvers.add("ann", groups=["ops"])
-    asking = project.run(write("a.txt", "hello"), delete("a.txt"))
+    secret = "gh" + "p_" + "aB3dE5gH7jK9mN1pQ3sT5vX7zA9cD1eF3gH5"
+    asking = project.run(write("a.txt", f"hello {secret}"), delete("a.txt"))
     server = project.serve()
     (hold,) = waiting(rt)
     with server.client(token) as http:
         (row,) = http.get(LIST).json()["approvals"]
         assert (row["id"], row["tool"], row["summary"]) == (hold.id, "fs.write", "fs.write: a.txt")
         shown = http.get(f"{LIST}/{hold.id}").json()
-        assert shown["parameters"] == {"path": "a.txt", "content": "hello"}
+        assert shown["parameters"]["content"].startswith("hello [redacted:github-token:")
+        original = http.post(f"{LIST}/{hold.id}/original", json={"digest": shown["digest"]}).json()
+        assert original["parameters"] == {"path": "a.txt", "content": f"hello {secret}"}
+        assert secret not in str(original["approval"])
         answer = http.post(f"{LIST}/{hold.id}/edit", json={"digest": shown["digest"], "patch": {"content": "bye"}})
         assert answer.json()["outcome"] == "resolved"
         (hold,) = until(lambda: [h for h in waiting(rt) if h.tool == "fs.delete"])
