@@ -63,16 +63,20 @@ def test_definitions_say_what_the_tools_are():
 def test_read_text_and_parts_of_it(tools, root):
     data = "grün\nzwei\n".encode()
     (root / "f").write_bytes(data)
-    whole = {"content": data.decode(), "encoding": "utf-8", "size": 11, "truncated": False, "sha256": digest(data)}
+    whole = {
+        "content": data.decode(), "encoding": "utf-8", "size": 11, "offset": 0, "next_offset": None, "truncated": False,
+        "sha256": digest(data),
+    }  # fmt: skip
     assert tools.read(path="f") == whole
-    assert tools.read(path="f", max_bytes=2) == {**whole, "content": "gr", "truncated": True}
-    assert tools.read(path="f", max_bytes=3) == {**whole, "content": "gr", "truncated": True}  # never half a character
-    assert tools.read(path="f", offset=6) == {**whole, "content": "zwei\n"}
-    assert tools.read(path="f", offset=11) == {**whole, "content": ""}
-    assert tools.read(path="f", offset=999) == {**whole, "content": ""}
+    part = {**whole, "content": "gr", "next_offset": 2, "truncated": True}
+    assert tools.read(path="f", max_bytes=2) == part
+    assert tools.read(path="f", max_bytes=3) == part  # never half a character
+    assert tools.read(path="f", offset=6) == {**whole, "offset": 6, "content": "zwei\n"}
+    assert tools.read(path="f", offset=11) == {**whole, "offset": 11, "content": ""}
+    assert tools.read(path="f", offset=999) == {**whole, "offset": 999, "content": ""}
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe", b"a\0b", b"\x01", b"caf\xe9", b"\x80" * 5])
+@pytest.mark.parametrize("data", [b"\xff\xfd", b"a\0b", b"\x01", b"caf\xe9", b"\x80" * 5])
 def test_read_binary_as_base64(tools, root, data):
     (root / "f").write_bytes(data)
     got = tools.read(path="f")
@@ -180,9 +184,9 @@ def test_search_lines(tools, root):
     got = tools.search(pattern=r"class \w|pass$")
     assert got == {
         "matches": [
-            {"path": "src/a.py", "line": 3, "text": "class A:"},
-            {"path": "src/a.py", "line": 4, "text": "    pass"},
-            {"path": "src/b.txt", "line": 1, "text": "class B"},
+            {"path": "src/a.py", "line": 3, "column": 1, "text": "class A:"},
+            {"path": "src/a.py", "line": 4, "column": 5, "text": "    pass"},
+            {"path": "src/b.txt", "line": 1, "column": 1, "text": "class B"},
         ],
         "truncated": False,
     }
@@ -201,7 +205,8 @@ def test_search_counts_lines_over_many_pieces(tools, root):
         file.write("x" * 200_000 + "needle\n")
         file.write("needle at the end")
     got = tools.search(pattern="^line 99999$|needle")["matches"]
-    assert [(m["line"], m["text"]) for m in got] == [(100_000, "line 99999"), (100_002, "needle at the end")]
+    assert [(m["line"], m["column"]) for m in got] == [(100_000, 1), (100_001, 200_001), (100_002, 1)]
+    assert [m["text"][-17:] for m in got] == ["line 99999", "xxxxxxxxxxxneedle", "needle at the end"]
 
 
 @pytest.mark.parametrize("pattern", ["(", "[", "*", "(?P<a>x)(?P<a>y)", "\\"])
@@ -324,14 +329,18 @@ def test_write_respects_the_files_own_permissions(tools):
 
 def test_edit_replaces_exactly(tools, root):
     (root / "f").write_text("a b a\n")
-    assert tools.edit(path="f", old="b", new="c") == {"replacements": 1, "sha256": digest(b"a c a\n")}
+    assert tools.edit(path="f", old="b", new="c") == {
+        "replacements": 1,
+        "encoding": "utf-8",
+        "sha256": digest(b"a c a\n"),
+    }
     assert code(tools.edit, path="f", old="a", new="x") == "edit_mismatch"
     assert code(tools.edit, path="f", old="none", new="x") == "edit_mismatch"
     assert tools.edit(path="f", old="a", new="", count=2)["replacements"] == 2
     assert (root / "f").read_text() == " c \n"
     with pytest.raises(ToolError) as caught:
         tools.edit(path="f", old="q", new="x", count=3)
-    assert caught.value.output == {"occurrences": 0}
+    assert caught.value.output == {"occurrences": 0, "nearest": []}
     assert caught.value.retryable is False
 
 

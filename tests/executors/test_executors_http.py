@@ -6,12 +6,14 @@
 import base64
 import contextlib
 import datetime as dt
+import gzip
 import http.server
 import ipaddress
 import socket
 import ssl
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -588,3 +590,87 @@ def test_the_tool_is_declared_by_its_most_cautious_use() -> None:
     assert tool.reversibility == "irreversible"
     assert tool.parameters["properties"]["url"]["x-interlock"] == "host"
     Schema.compile(tool.parameters)
+
+
+# --- what the answer is, and what its body says
+
+
+def answering(head: str, body: bytes, before: str = "") -> Any:
+    """A raw answer, with other lines before it."""
+
+    def answer(connection: socket.socket) -> None:
+        rest = f"{head}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        connection.sendall(before.encode() + rest.encode() + body)
+
+    return answer
+
+
+def answered(head: str, body: bytes, before: str = "", **options: Any) -> dict[str, Any]:
+    with raw_server(answering(head, body, before)) as port:
+        return fetch(local(**options), f"http://first.example:{port}/")
+
+
+@pytest.mark.parametrize("status", [100, 102, 103, 199])
+def test_a_provisional_answer_is_not_the_answer(status: int) -> None:
+    before = f"HTTP/1.1 {status} Wait\r\nLink: </x>; rel=preload\r\n\r\n" * 2
+    got = answered("HTTP/1.1 200 OK", b"real", before)
+    assert (got["status"], got["body"], "link" in got["headers"]) == (200, "real", False)
+
+
+def test_provisional_answers_come_to_an_end() -> None:
+    before = "HTTP/1.1 103 Early\r\n\r\n" * 100
+    with raw_server(answering("HTTP/1.1 200 OK", b"", before)) as port:
+        assert refused(local(), f"http://first.example:{port}/").code == "connection_failed"
+
+
+@pytest.mark.parametrize(
+    ("media", "body", "charset"),
+    [
+        ("text/plain; charset=ISO-8859-1", "é".encode("latin-1"), "iso-8859-1"),
+        ('text/plain; charset="windows-1251"', "ж".encode("cp1251"), "windows-1251"),
+        ("text/html", '<html><meta charset="shift_jis">日本'.encode("shift_jis"), "shift_jis"),
+        (
+            "text/html",
+            '<meta http-equiv="Content-Type" content="text/html; charset=euc-kr">한'.encode("euc-kr"),
+            "euc-kr",
+        ),
+        ("text/plain", b"\xff\xfe" + "é".encode("utf-16-le"), "utf-16-le"),
+        ("text/plain; charset=latin-1", b"\xef\xbb\xbf" + "é".encode(), "utf-8"),
+        ("text/plain", "é".encode(), "utf-8"),
+    ],
+)
+def test_text_in_any_charset_is_text(media: str, body: bytes, charset: str) -> None:
+    got = answered(f"HTTP/1.1 200 OK\r\nContent-Type: {media}", body)
+    assert (got["body_encoding"], got["charset"]) == ("utf-8", charset)
+    assert got["body"][-1] in "éж本한"
+
+
+@pytest.mark.parametrize("media", ["text/plain; charset=none-such", "text/plain; charset=hex", "image/png"])
+def test_what_no_charset_reads_is_base64(media: str) -> None:
+    got = answered(f"HTTP/1.1 200 OK\r\nContent-Type: {media}", b"\x89PNG\xff")
+    assert (got["body_encoding"], got["charset"]) == ("base64", None)
+    assert base64.b64decode(got["body"]) == b"\x89PNG\xff"
+
+
+def bare_deflate(data: bytes) -> bytes:
+    stream = zlib.compressobj(wbits=-15)
+    return stream.compress(data) + stream.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "pack"),
+    [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("deflate", zlib.compress), ("deflate", bare_deflate)],
+)
+def test_a_coding_that_nobody_asked_for_is_undone(coding: str, pack: Any) -> None:
+    got = answered(f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}", pack("grün".encode()))
+    assert (got["body"], got["truncated"]) == ("grün", False)
+
+
+def test_a_bomb_expands_to_the_limit_only() -> None:
+    got = answered("HTTP/1.1 200 OK\r\nContent-Encoding: gzip", gzip.compress(b"x" * 10_000_000), body_bytes_max=20_000)
+    assert (len(got["body"]), got["truncated"]) == (20_000, True)
+
+
+def test_what_is_not_the_coding_that_it_says_comes_as_it_is() -> None:
+    got = answered("HTTP/1.1 200 OK\r\nContent-Encoding: gzip", b"plain")
+    assert (got["body"], got["truncated"]) == ("plain", False)

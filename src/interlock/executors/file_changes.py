@@ -12,9 +12,13 @@ import binascii
 import hashlib
 import itertools
 import os
+import stat
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from interlock.executors.encodings import MARK_BYTES, Mark, marked
+from interlock.executors.file_reads import need_file_name
+from interlock.executors.text_edits import Edit, apply
 from interlock.model.errors import ToolError
 from interlock.model.tool import Context
 from interlock.workspace import ABSENT, Change, Node, Origin, Seen, Workspace, effects
@@ -30,10 +34,11 @@ _CONTENT_MODE: Final = 0o1777  # what stays of a mode when the content is new
 def write(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     """The function of `fs.write`."""
     workspace: Workspace = ctx.workspace
-    data = _content(parameters)
+    need_file_name(parameters["path"])
     with workspace.changing():
         path = workspace.locate(parameters["path"])
         workspace.guard().check(path)
+        data = _content(parameters, _mark_of(workspace, path))
         ledger = _Ledger(ctx)
         seen = workspace.examine(path, read=ledger.keep)
         _need_file(workspace, path, seen)
@@ -47,29 +52,26 @@ def write(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 def edit(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     """The function of `fs.edit`."""
     workspace: Workspace = ctx.workspace
-    old, new, count = parameters["old"].encode(), parameters["new"].encode(), int(parameters.get("count", 1))
+    edits = _edits(parameters)
+    need_file_name(parameters["path"])
     with workspace.changing():
         path = workspace.locate(parameters["path"])
         workspace.guard().check(path)
         data = _whole(workspace, path)
-        found = data.count(old)
-        if found != count:
-            raise ToolError(
-                f"`old` occurs {found} times, and `count` is {count}",
-                code="edit_mismatch",
-                path="$.parameters.old",
-                retryable=False,
-                output={"occurrences": found},
-                hint="read the file again; give more of the text around the place, or the right `count`",
-            )
+        text = _Text.decode(data, parameters.get("encoding"))
+        edited = apply(text.text, edits)
         ledger = _Ledger(ctx)
         seen = workspace.examine(path, read=ledger.keep)
         _need_file(workspace, path, seen)
         if seen.node.sha256 != hashlib.sha256(data).hexdigest():
             raise changed("path")
-        result = data.replace(old, new)
+        result = text.encode(edited)
         node = _put(ledger, path, seen, [result], hashlib.sha256(result).hexdigest(), len(result))
-        return {"replacements": count, "sha256": node.sha256}
+        return {
+            "replacements": sum(each.times for each in edits),
+            "encoding": text.encoding,
+            "sha256": node.sha256,
+        }
 
 
 def delete(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
@@ -78,6 +80,7 @@ def delete(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     with workspace.changing():
         path = workspace.locate(parameters["path"], follow=False)
         found = _tree(workspace, path, "path")
+        _need_directory_behind_slash(workspace, path, parameters["path"], "path")
         if len(found) > 1 and not parameters.get("recursive", False):
             raise ToolError(
                 "path: the directory is not empty",
@@ -107,6 +110,8 @@ def move(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         source = workspace.locate(parameters["source"], "source", follow=False)
         destination = workspace.locate(parameters["destination"], "destination", follow=False)
         found = _tree(workspace, source, "source")
+        for field in ("source", "destination"):
+            _need_directory_behind_slash(workspace, source, parameters[field], field)
         workspace.guard().check(destination, "destination")
         if workspace.lstat(destination, "destination") is not None:
             raise ToolError(
@@ -271,10 +276,98 @@ def _whole(workspace: Workspace, path: Rel) -> bytes:
         os.close(fd)
 
 
-def _content(parameters: dict[str, Any]) -> bytes:
+def _need_directory_behind_slash(workspace: Workspace, path: Rel, given: Any, field: str) -> None:
+    """Raises: ToolError if what is deleted or moved is no directory, and the call names one (`x/`)."""
+    seen = workspace.lstat(path)
+    if seen is not None and not stat.S_ISDIR(seen.st_mode):
+        need_file_name(given, field)
+
+
+def _edits(parameters: dict[str, Any]) -> list[Edit]:
+    """The replacements of a call: its own `old` and `new`, or those in `edits`. Raises: ToolError `invalid_parameters`."""
+    listed = parameters.get("edits")
+    single = {"old", "new"} <= parameters.keys()
+    if (listed is None) is not single or (listed is not None and {"old", "new", "count"} & parameters.keys()):
+        raise ToolError(
+            "give either `old` and `new`, or `edits`",
+            code="invalid_parameters",
+            path="$.parameters",
+            retryable=False,
+        )
+    if listed is None:
+        return [Edit(parameters["old"], parameters["new"], int(parameters.get("count", 1)), "$.parameters")]
+    return [
+        Edit(one["old"], one["new"], int(one.get("count", 1)), f"$.parameters.edits[{at}]")
+        for at, one in enumerate(listed)
+    ]
+
+
+class _Text(NamedTuple):
+    """A file's content as text, and how to write it back."""
+
+    text: str
+    mark: bytes
+    encoding: str
+
+    @classmethod
+    def decode(cls, data: bytes, given: str | None) -> _Text:
+        """The text of a file whose encoding is `given`, or recognised by its byte order mark, or UTF-8.
+
+        Bytes that are not UTF-8 stand for themselves where no encoding is known: they can stay, but not be replaced.
+        Raises: ToolError `encoding_invalid`.
+        """
+        mark, found = marked(data)
+        if found is None or given not in {None, found}:
+            mark, found = b"", given
+        try:
+            text = data[len(mark) :].decode(found or "utf-8", "strict" if found else "surrogateescape")
+        except UnicodeDecodeError as error:
+            raise ToolError(
+                f"path: byte {error.start + len(mark)} of the file is not {found}",
+                code="encoding_invalid",
+                path="$.parameters.encoding",
+                retryable=False,
+                hint="give the file's `encoding`",
+            ) from None
+        return cls(text, mark, found or "utf-8")
+
+    def encode(self, text: str) -> bytes:
+        """The bytes of the new text. Raises: ToolError `encoding_invalid` for a character that the encoding does not have."""
+        try:
+            return self.mark + text.encode(self.encoding, "surrogateescape" if self.encoding == "utf-8" else "strict")
+        except UnicodeEncodeError as error:
+            raise ToolError(
+                f"{self.encoding}, the file's encoding, has no character U+{ord(text[error.start]):04X}",
+                code="encoding_invalid",
+                path="$.parameters",
+                retryable=False,
+            ) from None
+
+
+def _mark_of(workspace: Workspace, path: Rel) -> Mark:
+    """The byte order mark of the file that is there; none if there is no file."""
+    seen = workspace.lstat(path)
+    if seen is None or not stat.S_ISREG(seen.st_mode):
+        return marked(b"")
+    try:
+        fd = workspace.open_file(path)
+    except ToolError:  # not readable: what follows says so, if it matters
+        return marked(b"")
+    try:
+        return marked(os.pread(fd, MARK_BYTES, 0))
+    finally:
+        os.close(fd)
+
+
+def _content(parameters: dict[str, Any], present: Mark) -> bytes:
+    """The bytes to write. Where the call names no encoding, that of the present file's byte order mark stays, mark and all."""
     text: str = parameters["content"]
-    if parameters.get("encoding", "utf-8") == "utf-8":
-        return text.encode()
+    encoding = parameters.get("encoding")
+    if encoding is None:
+        again = parameters.get("append", False) or text.startswith("\ufeff")
+        return _Text("", b"" if again else present.mark, present.encoding or "utf-8").encode(text)
+    if encoding != "base64":
+        return _Text("", b"", encoding).encode(text)
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

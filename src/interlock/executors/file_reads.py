@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import stat
 from collections.abc import Callable
 from typing import Any, Final
 
+from interlock.executors.encodings import MARK_BYTES, character_start, marked, whole_characters
 from interlock.model.errors import ConfigurationError, ToolError
 from interlock.model.globs import PathGlob
 from interlock.model.tool import Context
@@ -24,23 +26,85 @@ ENTRIES_MAX: Final = 10_000
 _TYPES: Final = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
 # Control characters that no text file has; each would be six bytes in JSON.
 _BINARY: Final = bytes({*range(0x20), 0x7F} - set(b"\t\n\r\f\b\x1b"))
+_NO_BINARY: Final = dict.fromkeys(_BINARY)
+_GLOBS_MAX: Final = 256
+_BRACES: Final = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
 def read(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     """The function of `fs.read`."""
     workspace: Workspace = ctx.workspace
     offset, most = int(parameters.get("offset", 0)), int(parameters.get("max_bytes", READ_BYTES))
+    need_file_name(parameters["path"])
     fd = workspace.open_file(workspace.locate(parameters["path"]))
     try:
         with refused("path"):
             size = os.fstat(fd).st_size
-            data = _read_at(fd, offset, most)
+            wanted = parameters.get("encoding") or marked(_read_at(fd, 0, MARK_BYTES)).encoding or "utf-8"
+            begin = max(0, offset - 3)
+            window = _read_at(fd, begin, offset - begin + most + 3)
             sha256 = hash_file(fd)[0] if size <= HASHED_BYTES_MAX else None
     finally:
         os.close(fd)
-    truncated = offset + len(data) < size
-    content, encoding = as_text(data, truncated=truncated)
-    return {"content": content, "encoding": encoding, "size": size, "truncated": truncated, "sha256": sha256}
+    before, data = window[: offset - begin], window[offset - begin :]
+    page = _page(before, data, offset, most, wanted, end=offset + len(data) >= size)
+    if page is None:
+        data = data[:most]
+        page = base64.b64encode(data).decode("ascii"), "base64", offset, offset + len(data)
+    content, encoding, start, following = page
+    more = following < size
+    return {
+        "content": content,
+        "encoding": encoding,
+        "size": size,
+        "offset": start,
+        "next_offset": following if more else None,
+        "truncated": more,
+        "sha256": sha256,
+    }
+
+
+def _page(
+    before: bytes, data: bytes, offset: int, most: int, encoding: str, *, end: bool
+) -> tuple[str, str, int, int] | None:
+    """A page that begins and ends with whole characters: text, encoding, where it begins, where the next one does.
+
+    `data` has up to three bytes more than the page, so that one character always fits. None if this is no text.
+    """
+    back = character_start(before, data, encoding, offset)
+    data = before[len(before) - back :] + data
+    start = offset - back
+    if start == 0:  # the mark is no part of the text, and `fs.edit` and `fs.write` keep it
+        start = len(marked(data).mark)
+        data = data[start:]
+    last = end and len(data) <= most
+    piece = data if last else data[:most]
+    try:
+        text, used = whole_characters(piece, encoding, final=last)
+        while used == 0 and len(piece) < len(data):  # a limit of less than one character
+            piece = data[: len(piece) + 1]
+            text, used = whole_characters(piece, encoding, final=end and len(piece) == len(data))
+    except UnicodeDecodeError:
+        return None
+    if text.translate(_NO_BINARY) != text:
+        return None
+    return text, encoding, start, start + used
+
+
+def need_file_name(path: Any, field: str = "path") -> None:
+    """Raises: ToolError `not_a_file` for a path that ends with `/`, which names a directory."""
+    try:
+        text = path if isinstance(path, str) else base64.b64decode(path["b64"]).decode("utf-8", "surrogateescape")
+    except ValueError:  # `locate` says what is wrong with it
+        return
+    if text.endswith(("/", "/.")):
+        raise ToolError(
+            f"{field}: it ends with `/`, which names a directory",
+            code="not_a_file",
+            path=f"$.parameters.{field}",
+            retryable=False,
+            hint="name the file itself, without the `/` at its end",
+        )
 
 
 def list_(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
@@ -48,7 +112,7 @@ def list_(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     workspace: Workspace = ctx.workspace
     base = workspace.locate(parameters.get("path", "."))
     wanted = matcher(parameters.get("glob"), base)
-    if parameters.get("recursive", False):
+    if parameters.get("recursive", False) or "/" in parameters.get("glob", ""):
         # Without a glob every name counts, so no more of a directory than the limit is ever needed.
         found = workspace.walk(base, lenient=True, most=None if "glob" in parameters else ENTRIES_MAX + 1)
     else:
@@ -75,7 +139,7 @@ def matcher(glob: str | None, base: Rel) -> Callable[[Rel], bool]:
     if glob is None:
         return lambda _path: True
     try:
-        compiled = PathGlob(glob if "/" in glob else f"**/{glob}")
+        compiled = [PathGlob(each if "/" in each else f"**/{each}") for each in _alternatives(glob)]
     except ConfigurationError as error:
         raise ToolError(
             "glob: not a glob that is relative to `path`",
@@ -84,18 +148,27 @@ def matcher(glob: str | None, base: Rel) -> Callable[[Rel], bool]:
             retryable=False,
             hint=error.hint,
         ) from error
-    return lambda path: compiled.matches(b"/".join(path[len(base) :]).decode("utf-8", "surrogateescape"))
+
+    def wanted(path: Rel) -> bool:
+        text = b"/".join(path[len(base) :]).decode("utf-8", "surrogateescape")
+        return any(one.matches(text) for one in compiled)
+
+    return wanted
 
 
-def as_text(data: bytes, *, truncated: bool = False) -> tuple[str, str]:
-    """Content and encoding: the text of UTF-8 data, else base64. A character that the limit has cut in two is left out."""
-    if len(data.translate(None, _BINARY)) == len(data):
-        try:
-            return data.decode("utf-8"), "utf-8"
-        except UnicodeDecodeError as error:
-            if truncated and error.reason == "unexpected end of data" and error.end == len(data):
-                return data[: error.start].decode("utf-8"), "utf-8"
-    return base64.b64encode(data).decode("ascii"), "base64"
+def _alternatives(glob: str) -> list[str]:
+    """What `{a,b}` stands for, each written out. Raises: ConfigurationError if that is too many."""
+    found = [glob]
+    while any(_BRACES.search(each) for each in found):
+        found = [
+            each[: match.start()] + part + each[match.end() :] if match else each
+            for each in found
+            for match in [_BRACES.search(each)]
+            for part in (match[1].split(",") if match else [""])
+        ]
+        if len(found) > _GLOBS_MAX:
+            raise ConfigurationError("the glob has too many alternatives", hint=f"at most {_GLOBS_MAX} in all")
+    return found
 
 
 def _read_at(fd: int, offset: int, most: int) -> bytes:

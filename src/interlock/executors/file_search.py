@@ -1,8 +1,9 @@
 """`fs.search`: lines that match a regular expression, in the files beneath a path.
 
 Patterns are Python's `re`. They are matched in a process of their own (`search_worker.py`), which is killed when one piece
-of text takes too long or the action is stopped: see there for why. Each line is matched by itself, its first 64 KiB; files
-with a NUL byte in their first 8 KiB are binary and left out, and so are directories named `.git`.
+of text takes too long or the action is stopped: see there for why. Each line is matched by itself, its first 4 MiB (`truncated`
+says if there was more of one); a byte order mark is not a part of the first. Files with a NUL byte in their first 8 KiB are
+binary and left out, and so are directories named `.git`.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from typing import Any, BinaryIO, Final, Self, cast
 
 from interlock.executors.file_reads import matcher
 from interlock.model.errors import ToolError
+from interlock.model.text import BOM
 from interlock.model.tool import Context
 from interlock.workspace.names import Rel, to_json
 from interlock.workspace.tree import Workspace, refused
 
 MATCHES: Final = 200
 MATCHES_MAX: Final = 2_000
-LINE_BYTES_MAX: Final = 64 * 1024
+LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 _FRAME_BYTES: Final = 256 * 1024
 _PROBE_BYTES: Final = 8 * 1024
 _POLL_MS: Final = 50
@@ -43,18 +45,20 @@ def search(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     wanted = matcher(parameters.get("glob"), base)
     most = int(parameters.get("max_matches", MATCHES))
     matches: list[dict[str, Any]] = []
+    cut = False
     with _Worker(ctx) as worker:
         worker.compile(parameters["pattern"])
         for path, found in workspace.walk(base, lenient=True, skip=_SKIPPED):
             worker.go_on()
             if not stat.S_ISREG(found.st_mode) or not (path == base or wanted(path)):
                 continue
-            for first, lines in _frames(workspace, path, named=path == base):
-                for index, text in worker.match(lines, most + 1 - len(matches)):
+            for first, lines, shortened in _frames(workspace, path, named=path == base):
+                cut = cut or shortened
+                for index, column, text in worker.match(lines, most + 1 - len(matches)):
                     if len(matches) == most:
                         return {"matches": matches, "truncated": True}
-                    matches.append({"path": to_json(path), "line": first + index, "text": text})
-    return {"matches": matches, "truncated": False}
+                    matches.append({"path": to_json(path), "line": first + index, "column": column, "text": text})
+    return {"matches": matches, "truncated": cut}
 
 
 class _Worker:
@@ -98,10 +102,13 @@ class _Worker:
                 hint="the pattern is a Python regular expression; escape what is meant literally",
             )
 
-    def match(self, lines: bytes, most: int) -> list[tuple[int, str]]:
-        """Index and text of the lines that match. Raises: ToolError `pattern_too_slow`, `cancelled`."""
+    def match(self, lines: bytes, most: int) -> list[tuple[int, int, str]]:
+        """Of the lines that match: index, column of the match (from 1), and the line, or the part of it around the match.
+
+        Raises: ToolError `pattern_too_slow`, `cancelled`.
+        """
         header = json.dumps({"bytes": len(lines), "most": most}).encode() + b"\n"
-        return [(index, text) for index, text in self._ask(header + lines)]
+        return [(index, column, text) for index, column, text in self._ask(header + lines)]
 
     def go_on(self) -> None:
         """Raises: ToolError `cancelled` once the action is stopped."""
@@ -137,8 +144,8 @@ class _Worker:
         return json.loads(answer)
 
 
-def _frames(workspace: Workspace, path: Rel, *, named: bool) -> Iterator[tuple[int, bytes]]:
-    """The lines of a text file in pieces, each with the number of its first line (from 1).
+def _frames(workspace: Workspace, path: Rel, *, named: bool) -> Iterator[tuple[int, bytes, bool]]:
+    """The lines of a text file in pieces, each with the number of its first line (from 1), and whether one was too long.
 
     A file that cannot be read is left out, unless it is the one that was `named`.
     """
@@ -151,18 +158,21 @@ def _frames(workspace: Workspace, path: Rel, *, named: bool) -> Iterator[tuple[i
     with io.BufferedReader(io.FileIO(fd), _FRAME_BYTES) as file, refused("path"):
         if b"\0" in file.peek(_PROBE_BYTES)[:_PROBE_BYTES]:
             return
-        first, number, size = 1, 0, 0
+        if file.peek(len(BOM)).startswith(BOM):
+            file.read(len(BOM))
+        first, number, size, cut = 1, 0, 0, False
         lines: list[bytes] = []
         while line := file.readline(LINE_BYTES_MAX):
             rest = line
             while rest and not rest.endswith(b"\n"):
+                cut = cut or len(line) == LINE_BYTES_MAX
                 rest = file.readline(LINE_BYTES_MAX)
             number += 1
             lines.append(line.removesuffix(b"\n"))
             size += len(line)
             if size >= _FRAME_BYTES:
-                yield first, b"\n".join(lines)
-                first, size = number + 1, 0
+                yield first, b"\n".join(lines), cut
+                first, size, cut = number + 1, 0, False
                 lines = []
         if lines:
-            yield first, b"\n".join(lines)
+            yield first, b"\n".join(lines), cut

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from interlock.executors import file_changes, file_reads, file_search
+from interlock.executors.encodings import ENCODINGS
 from interlock.model.tool import Binding, Function, Tool
 
 _PATH_FORMS: Final = [
@@ -26,12 +27,30 @@ _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
 _FLAG: Final = {"type": "boolean", "default": False}
 _SHA256: Final = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
-_ENCODING: Final = {"enum": ["utf-8", "base64"], "default": "utf-8"}
+_TEXT_ENCODING: Final = {
+    "enum": list(ENCODINGS),
+    "description": "The file's encoding, where it has no byte order mark and is not UTF-8.",
+}
+_OLD: Final = {
+    "type": "string",
+    "minLength": 1,
+    "description": "The text to replace. LF matches the file's own line ends.",
+}
+_NEW: Final = {"type": "string", "description": "What stands there then, with the file's line ends."}
+_TIMES: Final = {"type": "integer", "minimum": 1, "default": 1, "description": "How often `old` occurs."}
+_EDITS_MAX: Final = 1_000
+_MATCH: Final = {
+    "path": _NAME,
+    "line": _COUNT,
+    "column": {**_COUNT, "description": "Of the match in the line, in characters, from 1."},
+    "text": {"type": "string", "description": "The line; of a long one the part around the match."},
+}
 _GLOB: Final = {
     "type": "string",
     "minLength": 1,
     "maxLength": 4096,
-    "description": "Relative to `path`: `*` and `?` stay within a name, `**` crosses directories; without `/`, any depth.",
+    "description": "Relative to `path`: `*` and `?` stay within a name, `**` crosses directories, `{a,b}` is either; "
+    "without `/`, any depth.",
 }
 
 
@@ -44,7 +63,7 @@ def _reading() -> list[Binding]:
     return [
         _binding(
             "fs.read",
-            "Read a file, or a part of it. Binary content comes as base64.",
+            "Read a file, or a page of it: pages begin and end with whole characters. Binary content comes as base64.",
             file_reads.read,
             {
                 "path": _path("read", "The file; a link inside the workspace is followed."),
@@ -55,11 +74,17 @@ def _reading() -> list[Binding]:
                     "maximum": file_reads.READ_BYTES_MAX,
                     "default": file_reads.READ_BYTES,
                 },
+                "encoding": _TEXT_ENCODING,
             },
             ["path"],
             {
                 "content": _TEXT,
-                "encoding": {"enum": ["utf-8", "base64"]},
+                "encoding": {"enum": [*ENCODINGS, "base64"]},
+                "offset": {**_COUNT, "description": "Where in the file `content` begins: at a whole character."},
+                "next_offset": {
+                    "type": ["integer", "null"],
+                    "description": "`offset` of the next page; null at the end.",
+                },
                 "size": {**_COUNT, "description": "Bytes of the whole file."},
                 "truncated": {"type": "boolean", "description": "There is more after what was read."},
                 "sha256": {
@@ -103,7 +128,7 @@ def _reading() -> list[Binding]:
                 },
             },
             ["pattern"],
-            {"matches": _rows({"path": _NAME, "line": _COUNT, "text": _TEXT}), "truncated": {"type": "boolean"}},
+            {"matches": _rows(_MATCH), "truncated": {"type": "boolean"}},
         ),
     ]
 
@@ -117,7 +142,10 @@ def _changing() -> list[Binding]:
             {
                 "path": _path("write", "The file; a link inside the workspace is followed."),
                 "content": _TEXT,
-                "encoding": _ENCODING,
+                "encoding": {
+                    "enum": [*ENCODINGS, "base64"],
+                    "description": "Unless given: that of a byte order mark in the present file, which is kept, else UTF-8.",
+                },
                 "append": _FLAG,
             },
             ["path", "content"],
@@ -125,16 +153,25 @@ def _changing() -> list[Binding]:
         ),
         _binding(
             "fs.edit",
-            "Replace a text in a file. Fails unless `old` occurs exactly `count` times.",
+            "Replace texts in a file, all of them or none. Fails unless each `old` occurs exactly `count` times. The file "
+            "keeps its encoding and line ends.",
             file_changes.edit,
             {
                 "path": _path("write", "The file; a link inside the workspace is followed."),
-                "old": {"type": "string", "minLength": 1},
-                "new": _TEXT,
-                "count": {"type": "integer", "minimum": 1, "default": 1},
+                "old": _OLD,
+                "new": _NEW,
+                "count": _TIMES,
+                "edits": {
+                    "type": "array",
+                    "minItems": 1,
+                    "maxItems": _EDITS_MAX,
+                    "items": _object({"old": _OLD, "new": _NEW, "count": _TIMES}, ["old", "new"]),
+                    "description": "Several replacements instead of `old` and `new`, each made in what the one before left.",
+                },
+                "encoding": _TEXT_ENCODING,
             },
-            ["path", "old", "new"],
-            {"replacements": _COUNT, "sha256": _SHA256},
+            ["path"],
+            {"replacements": _COUNT, "encoding": {"enum": list(ENCODINGS)}, "sha256": _SHA256},
         ),
         _binding(
             "fs.delete",

@@ -1,8 +1,8 @@
 """`http.fetch`: one HTTP request by the runtime itself, kept away from addresses that only this machine can reach.
 
 The name is resolved once, every address that it has is judged, and the connection goes to an address that was judged: a
-name that changes its answer in between gains nothing. Proxies from the environment are not used, content encodings are
-not asked for (so nothing expands), and the body is read up to a limit.
+name that changes its answer in between gains nothing. Proxies from the environment are not used. Content encodings are not asked
+for; gzip and deflate that come all the same are undone. The body is read, and expands, up to a limit.
 
 Redirects are followed at most five times, each as a new request through the same checks, never from https to http. The
 gate has allowed the host and port of `url` only: a redirect to others is followed if `may_redirect` says so, and otherwise
@@ -18,6 +18,7 @@ import binascii
 import http.client
 import re
 import ssl
+import zlib
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urljoin
@@ -25,6 +26,7 @@ from urllib.parse import quote, urljoin
 from interlock._version import __version__
 from interlock.detect import address_is_private, classify
 from interlock.detect.credentials import is_secret_name
+from interlock.executors.encodings import marked, whole_characters
 from interlock.executors.http_wire import Address, Channel, Patience, Resolver, describe, system_resolver
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
@@ -42,6 +44,10 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}")
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,8192}")
 _URL_UNSAFE: Final = re.compile(r"[\x00-\x20\x7f\\]")
+_CHARSET: Final = re.compile(r"""charset\s*=\s*["']?([A-Za-z0-9._:-]{1,40})""", re.IGNORECASE)
+_META: Final = re.compile(r"""<meta[^>]{0,200}charset\s*=\s*["']?([A-Za-z0-9._:-]{1,40})""", re.IGNORECASE)
+_META_BYTES: Final = 4096
+_PROVISIONAL_MAX: Final = 20
 _ASCII: Final = "".join(chr(c) for c in range(0x21, 0x7F))
 # What frames the message or belongs to the connection is ours to say.
 _OUR_HEADERS: Final = frozenset(
@@ -166,6 +172,7 @@ class Fetcher:
     def _ask(self, request: _Request, channel: Channel) -> tuple[dict[str, Any], str | None]:
         target = request.target
         wire = http.client.HTTPConnection(target.host, target.port)
+        wire.response_class = _Response
         wire.sock = channel  # it uses sendall, makefile and close only
         wire.putrequest(request.method, target.path, skip_host=True, skip_accept_encoding=True)
         wire.putheader("Host", target.authority)
@@ -186,13 +193,15 @@ class Fetcher:
         response = wire.getresponse()
         location = response.getheader("Location") if response.status in _REDIRECTS else None
         data, truncated = self._body(response)
-        text, encoding = _text(data, cut=truncated)
+        data, truncated = _expanded(data, response.getheader("Content-Encoding"), self._body_bytes_max, cut=truncated)
+        text, encoding, charset = _text(data, response.getheader("Content-Type") or "", cut=truncated)
         answer = {
             "status": response.status,
             "url": target.url,
             "headers": _headers(response),
             "body": text,
             "body_encoding": encoding,
+            "charset": charset,
             "truncated": truncated,
         }
         return answer, location
@@ -313,13 +322,48 @@ def _headers(response: http.client.HTTPResponse) -> dict[str, str]:
     return out
 
 
-def _text(data: bytes, *, cut: bool) -> tuple[str, str]:
+def _expanded(data: bytes, coding: str | None, most: int, *, cut: bool) -> tuple[bytes, bool]:
+    """The body without its gzip or deflate coding, up to a limit; as it is if it has another one, or is not what it says."""
+    windows = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}.get((coding or "").strip().lower(), ())
+    for window in windows:  # `deflate` is zlib's format, and bare deflate from some servers
+        stream = zlib.decompressobj(window)
+        try:
+            out = stream.decompress(data, most)
+        except zlib.error:
+            continue
+        return out, cut or bool(stream.unconsumed_tail) or not stream.eof
+    return data, cut
+
+
+def _text(data: bytes, media: str, *, cut: bool) -> tuple[str, str, str | None]:
+    """The body, how it is written (`utf-8` for text, else `base64`), and the charset that it came in (None if it is no text).
+
+    The charset is that of the byte order mark, else of the header, else of an HTML page's `<meta>`, else UTF-8.
+    """
+    mark, charset = marked(data)
+    if charset is None:
+        named = _CHARSET.search(media) or (
+            "html" in media.lower() and _META.search(data[:_META_BYTES].decode("latin-1"))
+        )
+        charset = named[1].lower() if named else "utf-8"
     try:
-        return data.decode(), "utf-8"
-    except UnicodeDecodeError as error:
-        if cut and error.reason == "unexpected end of data" and error.end == len(data):
-            return data[: error.start].decode(), "utf-8"
-    return base64.b64encode(data).decode(), "base64"
+        "x".encode(charset, "replace")  # raises LookupError for the codecs that are not for text
+        text, _ = whole_characters(data[len(mark) :], charset, final=not cut)
+    except (UnicodeError, LookupError):
+        return base64.b64encode(data).decode(), "base64", None
+    return text, "utf-8", charset
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer after the provisional ones: `http.client` passes over 100 only, and takes 102 and 103 for the answer."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_PROVISIONAL_MAX):
+            version, status, reason = super()._read_status()  # type: ignore[misc]
+            if not 101 < status < 200:
+                return version, status, reason
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException("too many provisional answers")
 
 
 _TOOL: Final = Tool(
@@ -356,6 +400,6 @@ _TOOL: Final = Tool(
 
 def bindings(fetcher: Fetcher) -> list[Binding]:
     """The tool `http.fetch`: `{url, method?, headers?, body?}` to
-    `{status, url, headers, body, body_encoding: utf-8 | base64, truncated, redirects[]}`.
+    `{status, url, headers, body, body_encoding: utf-8 | base64, charset, truncated, redirects[]}`.
     """
     return [Binding(tool=_TOOL, function=fetcher.fetch, mode="thread")]

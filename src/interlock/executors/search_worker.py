@@ -5,7 +5,7 @@ whole runtime. This file is run as a script, without site packages, environment 
 and answers on standard output, one line of JSON each time. It imports nothing of Interlock.
 
     <- {"pattern": "..."}               -> {"error": null | "..."}
-    <- {"bytes": n, "most": m} + n bytes of lines   -> [[index of the line, its text], ...], at most m
+    <- {"bytes": n, "most": m} + n bytes of lines   -> [[index, column, text], ...], at most m
 """
 
 import json
@@ -16,6 +16,7 @@ import sys
 MEMORY_BYTES = 512 * 1024 * 1024
 CPU_SECONDS = 120  # ends the process even if nobody is there any more to kill it
 TEXT_CHARS_MAX = 500
+TEXT_CHARS_BEFORE = 200
 
 
 def main() -> None:
@@ -33,8 +34,11 @@ def main() -> None:
         found = []
         for index, row in enumerate(source.read(frame["bytes"]).decode("utf-8", "replace").split("\n")):
             text = row.removesuffix("\r")
-            if search(text) is not None:
-                found.append((index, text[:TEXT_CHARS_MAX]))
+            match = search(text)
+            if match is not None:
+                # a part of a long line that has the match in it
+                start = max(0, min(match.start() - TEXT_CHARS_BEFORE, len(text) - TEXT_CHARS_MAX))
+                found.append((index, match.start() + 1, text[start : start + TEXT_CHARS_MAX]))
                 if len(found) == frame["most"]:
                     break
         _answer(found)

@@ -18,6 +18,7 @@ import msgspec
 
 from interlock.model.errors import ProposalError
 from interlock.model.limits import INTEGER_MAX, Limits
+from interlock.model.text import starts_foreign, why_not_utf8, without_bom
 
 RESERVED: Final = frozenset(("__entity", "__extn"))
 """Keys that Cedar's JSON form reads as an entity or an extension value: an agent could forge one with them."""
@@ -28,14 +29,16 @@ _IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 def parse_json(data: bytes) -> Any:
-    """The value of a JSON document (RFC 8259, UTF-8, no byte order mark).
+    """The value of a JSON document (RFC 8259, UTF-8; a byte order mark is passed over).
 
     Raises: ProposalError (`malformed_proposal`, or `limit_exceeded` beyond 200 levels) with line and column as its path.
     Infinities and large integers come through: `check_value` refuses them where the field is known.
     """
     try:
-        return jiter.from_json(data, catch_duplicate_keys=True, allow_inf_nan=False)
+        return jiter.from_json(without_bom(data), catch_duplicate_keys=True, allow_inf_nan=False)
     except ValueError as error:
+        if starts_foreign(data):
+            raise ProposalError(why_not_utf8(data)) from None
         message = str(error)
         found = _AT.search(message)
         where = found[1].replace(" column", ", column") if found else None

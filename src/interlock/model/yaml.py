@@ -14,6 +14,7 @@ import yaml
 
 from interlock.model.errors import ProposalError
 from interlock.model.limits import Limits
+from interlock.model.text import decode_utf8, why_not_utf8
 from interlock.model.values import parse_json, quoted
 
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
@@ -28,9 +29,9 @@ def parse_yaml(data: bytes, limits: Limits) -> Any:
     Raises: ProposalError (`malformed_proposal`, `limit_exceeded`) whose path is `line L, column C`.
     """
     try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise ProposalError(f"not UTF-8: byte {error.start} is wrong") from None
+        text = decode_utf8(data)
+    except UnicodeDecodeError:
+        raise ProposalError(why_not_utf8(data)) from None
     breaks = _LINE_BREAKS.search(text)
     if breaks:
         line = text.count("\n", 0, breaks.start()) + 1

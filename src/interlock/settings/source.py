@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from interlock.model.errors import ConfigurationError
 from interlock.model.limits import DEFAULT_LIMITS
+from interlock.model.text import decode_utf8, why_not_utf8, without_bom
 from interlock.settings.decode import Locate, Place, dotted
 
 _LINE: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -57,12 +58,12 @@ def read_bytes(path: Path, *, bytes_max: int = DEFAULT_LIMITS.config_bytes, foll
 
 
 def utf8(data: bytes, name: str) -> str:
-    """The text of a file. Raises ConfigurationError with the line that is not UTF-8."""
+    """The text of a file, without a byte order mark. Raises ConfigurationError with the line that is not UTF-8."""
     try:
-        return data.decode()
+        return decode_utf8(data)
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigurationError("the file is not UTF-8", path=f"{name}:{line}") from None
+        line = without_bom(data).count(b"\n", 0, error.start) + 1
+        raise ConfigurationError(f"the file is {why_not_utf8(data)}", path=f"{name}:{line}") from None
 
 
 def parse_toml(data: bytes, name: str) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def locator(data: bytes, name: str, prefix: Place = ()) -> Locate:
     """
 
     def locate(place: Place) -> str:
-        line = _find(data.decode(errors="replace"), (*prefix, *place))
+        line = _find(without_bom(data).decode(errors="replace"), (*prefix, *place))
         return f"{name}:{line}: {dotted(place)}" if line else f"{name}: {dotted(place)}"
 
     return locate

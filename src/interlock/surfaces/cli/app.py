@@ -189,6 +189,7 @@ def run(argv: list[str]) -> int:
     before = argv[: argv.index("--")] if "--" in argv else argv
     out.json = "--json" in before  # an error in parsing must be a document too
     try:
+        _need_directory(before)
         code = root.main(argv, prog_name="interlock", standalone_mode=False, obj=out)
     except click.exceptions.NoArgsIsHelpError as error:
         code = _help(out, error)
@@ -203,6 +204,19 @@ def run(argv: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last line of defence: a defect is said in one line, without a traceback
         code = _internal(out, error)
     return code if isinstance(code, int) else 0
+
+
+def _need_directory(argv: list[str]) -> None:
+    """Raises: UsageError if the directory that the command was started in has been removed; help needs none."""
+    try:
+        os.getcwd()  # noqa: PTH109 - only whether there is one
+    except FileNotFoundError:
+        if argv and not {"--help", "-h", "--version"} & set(argv):
+            raise UsageError(
+                "the current directory was removed",
+                code="not_found",
+                hint="change to a directory that exists, such as the project's: `cd /path/to/project`",
+            ) from None
 
 
 def _fail(out: Output, error: InterlockError, code: int | None = None) -> int:

@@ -13,6 +13,7 @@ from interlock.model.decode import decode_proposal
 from interlock.model.errors import ProposalError, UsageError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.proposal import Proposal
+from interlock.model.text import without_bom
 
 _NAMES: dict[str, Literal["json", "yaml"]] = {".json": "json", ".yaml": "yaml", ".yml": "yaml"}
 
@@ -23,7 +24,7 @@ def read_plan(name: str, *, agent: str | None = None, session: str | None = None
     Raises: UsageError if it cannot be read; ProposalError if it is malformed.
     """
     data = _read(name)
-    if not data.strip():
+    if not without_bom(data).strip():
         where = "standard input" if name == "-" else name
         raise ProposalError("the plan is empty", path=where, hint="a proposal has at least `actions`, in JSON or YAML")
     proposal = decode_proposal(data, format=_NAMES.get(Path(name).suffix.lower()) or _sniffed(data))
@@ -56,4 +57,4 @@ def _read(name: str) -> bytes:
 
 
 def _sniffed(data: bytes) -> Literal["json", "yaml"]:
-    return "json" if data.lstrip()[:1] in (b"{", b"[", b"") else "yaml"
+    return "json" if without_bom(data).lstrip()[:1] in (b"{", b"[", b"") else "yaml"

@@ -13,6 +13,7 @@ import click
 from interlock.model.decode import decode_value
 from interlock.model.errors import ConfigurationError, ProposalError, UsageError
 from interlock.model.limits import DEFAULT_LIMITS
+from interlock.model.text import without_bom
 from interlock.model.yaml import parse_yaml
 from interlock.surfaces.cli.app import FAILED, Group
 from interlock.surfaces.cli.ids import RUN, TOOL
@@ -144,7 +145,9 @@ def _read(path: Path) -> Any:
     if len(data) > most:
         raise UsageError(f"the cases have more than {most} bytes", code="limit_exceeded", path=str(path))
     try:
-        return decode_value(data) if data.lstrip()[:1] in (b"{", b"[") else parse_yaml(data, DEFAULT_LIMITS)
+        return (
+            decode_value(data) if without_bom(data).lstrip()[:1] in (b"{", b"[") else parse_yaml(data, DEFAULT_LIMITS)
+        )
     except ProposalError as error:
         raise UsageError(f"the cases cannot be read: {error.message}", path=f"{path}:{error.path or ''}") from None
 

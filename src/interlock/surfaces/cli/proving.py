@@ -32,7 +32,7 @@ def proof(token_file: Path | None, approver: str | None, *, needed: bool) -> Pro
     """What the caller brings. Asks for the PIN at a terminal, if a proof is `needed`. Raises: UsageError."""
     if token_file is not None:
         try:
-            return Proof(token=token_file.read_text(encoding="utf-8").strip())
+            return Proof(token=token_file.read_text(encoding="utf-8-sig").strip())
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise UsageError(f"the token file cannot be read: {why}", path=str(token_file)) from None

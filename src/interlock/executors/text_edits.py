@@ -1,0 +1,141 @@
+"""Replacing text in a text: what `fs.edit` does between reading a file and writing it.
+
+An agent writes lines with LF. They match whatever ends the file's lines have (CRLF, LF, both mixed; CR where the file has no LF),
+and what is written gets the ends that were there: of the same line where it has not changed, else those most used around it.
+An `old` that itself holds a CR is matched, and its `new` written, exactly as given.
+"""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from interlock.model.errors import ToolError
+
+LINES_SHOWN_MAX: Final = 50
+_NEAREST: Final = 3
+_LINES_COMPARED_MAX: Final = 20_000
+_LINE_CHARS_MAX: Final = 200
+
+
+class Edit(NamedTuple):
+    """One replacement; `where` is the place of its parameters (`$.parameters` or `$.parameters.edits[2]`)."""
+
+    old: str
+    new: str
+    times: int
+    where: str
+
+
+def apply(text: str, edits: Sequence[Edit]) -> str:
+    """The text after all the edits, each made in what the one before it left.
+
+    Raises: ToolError `edit_mismatch`, `edit_unchanged`: then none counts.
+    """
+    for edit in edits:
+        text = _apply(text, edit)
+    return text
+
+
+def _apply(text: str, edit: Edit) -> str:
+    if edit.old == edit.new:
+        raise ToolError(
+            "`old` and `new` are the same: nothing would change",
+            code="edit_unchanged",
+            path=f"{edit.where}.new",
+            retryable=False,
+        )
+    if "\r" in edit.old:
+        plain = _Plain(text, [], [], "")
+        old, new = edit.old, edit.new
+    else:
+        plain = _plain(text)
+        old, new = edit.old, edit.new.replace("\r\n", "\n")
+    places = [match.start() for match in re.finditer(re.escape(old), plain.text)]
+    if len(places) != edit.times:
+        raise _mismatch(plain.text, old, places, edit)
+    out, at = [], 0
+    for place in places:
+        start, end = plain.original(place), plain.original(place + len(old))
+        out += [text[at:start], _with_ends(old, new, plain, place)]
+        at = end
+    return "".join([*out, text[at:]])
+
+
+class _Plain(NamedTuple):
+    """A text with LF for every line end; `ends` are the original ones and `places` where they are; `usual` is the most used."""
+
+    text: str
+    places: list[int]
+    ends: list[str]
+    usual: str
+
+    def original(self, place: int) -> int:
+        """The place in the original text: each CRLF before it was one character longer."""
+        return place + sum(len(end) - 1 for end in self.ends[: bisect.bisect_left(self.places, place)])
+
+
+def _plain(text: str) -> _Plain:
+    pattern = r"\r\n|\n" if "\n" in text else r"\r"
+    places, ends, shorter = [], [], 0
+    for match in re.finditer(pattern, text):
+        places.append(match.start() - shorter)
+        ends.append(match[0])
+        shorter += len(match[0]) - 1
+    usual = Counter(ends).most_common(1)[0][0] if ends else "\n"
+    return _Plain(re.sub(pattern, "\n", text), places, ends, usual)
+
+
+def _with_ends(old: str, new: str, plain: _Plain, place: int) -> str:
+    """The new text with the file's line ends: each unchanged line keeps its own."""
+    if not plain.ends or "\n" not in new:
+        return new if plain.usual in {"\n", ""} else new.replace("\n", plain.usual)
+    first = bisect.bisect_left(plain.places, place)
+    here = plain.ends[first : first + old.count("\n")]
+    usual = Counter(here).most_common(1)[0][0] if here else plain.usual
+    before, after = old.split("\n"), new.split("\n")
+    wanted = [usual] * (len(after) - 1)
+    for tag, i1, i2, j1, j2 in difflib.SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+        if tag == "equal" or (tag == "replace" and i2 - i1 == j2 - j1):
+            for i, j in zip(range(i1, i2), range(j1, j2), strict=True):
+                if i < len(here) and j < len(wanted):
+                    wanted[j] = here[i]
+    return "".join(line + end for line, end in zip(after, [*wanted, ""], strict=True))
+
+
+def _mismatch(text: str, old: str, places: Sequence[int], edit: Edit) -> ToolError:
+    """Says at which lines `old` is, or what is nearest to it. The lines themselves are in the output, not in the message."""
+    output: dict[str, Any] = {"occurrences": len(places)}
+    if places:
+        breaks = [match.start() for match in re.finditer("\n", text)]
+        lines = [bisect.bisect_left(breaks, place) + 1 for place in places[:LINES_SHOWN_MAX]]
+        output["lines"] = lines
+        listed = ", ".join(map(str, lines)) + (" ..." if len(places) > len(lines) else "")
+        message = f"`old` occurs {len(places)} times, at line {listed}, and `count` is {edit.times}"
+        hint = "give more of the text around the place, or the right `count`"
+    else:
+        nearest = _nearest(text, old)
+        output["nearest"] = [{"line": line, "text": found} for line, found in nearest]
+        near = ", ".join(str(line) for line, _ in nearest)
+        message = f"`old` occurs 0 times, and `count` is {edit.times}" + (
+            f"; the nearest is at line {near}" if near else ""
+        )
+        hint = "compare it with the lines in `output.nearest`: white space counts; or read the file again"
+    return ToolError(message, code="edit_mismatch", path=f"{edit.where}.old", retryable=False, output=output, hint=hint)
+
+
+def _nearest(text: str, old: str) -> list[tuple[int, str]]:
+    """The lines most like the first one of `old` that says anything, with their numbers."""
+    wanted = next((line.strip() for line in old.split("\n") if line.strip()), "")[:_LINE_CHARS_MAX]
+    numbers: dict[str, list[int]] = {}
+    lines = text.split("\n")[:_LINES_COMPARED_MAX]
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            numbers.setdefault(line.strip()[:_LINE_CHARS_MAX], []).append(number)
+    near = difflib.get_close_matches(wanted, numbers, n=_NEAREST, cutoff=0.6) if wanted else []
+    found = [number for line in near for number in numbers[line]][:_NEAREST]
+    return [(number, lines[number - 1][:_LINE_CHARS_MAX]) for number in found]
