@@ -47,7 +47,7 @@ def test_undo_reaches_no_further_than_the_grant_that_the_agent_has_now(victim):
     project.trust()
     rt = project.open()
     result = execute(rt, call("undo", parameters={"run": done.run_id, "force": True}), agent="intern")
-    assert reasons(result) == ["undo_incomplete"]
+    assert reasons(result) == ["path_denied"]
     assert (project.root / "src/a.txt").read_text() == "new"
     assert rt.services.store.get("other.key").value == 1
     taken_back = rt.execute_sync({"actions": [call("undo", parameters={"run": done.run_id})], "agent": "coder"})

@@ -1,5 +1,6 @@
 """The undo tool: what an earlier run did is taken back exactly, or it is said what is not; and an undo can be undone."""
 
+import asyncio
 import os
 
 import pytest
@@ -105,10 +106,10 @@ def test_a_file_that_others_changed_is_a_conflict_and_force_keeps_a_backup(rt, r
     row = undo(rt, done.run_id)
     assert (row.status, row.reason) == ("failed", "undo_conflict")
     assert (root / "old").read_text() == "edited by hand"
-    forced = undo(rt, done.run_id, force=True)
+    forced = asyncio.run(rt.undo(done.run_id, force=True))
     assert forced.status == "succeeded"
     assert (root / "old").read_text() == "old text"
-    assert undo(rt, execute_id(rt)).status == "succeeded"
+    assert asyncio.run(rt.undo(forced.run_id)).status == "succeeded"
     assert (root / "old").read_text() == "edited by hand", "what was overwritten was kept"
 
 
@@ -118,7 +119,7 @@ def test_state_that_others_changed_is_a_conflict(rt):
     row = undo(rt, done.run_id)
     assert row.status == "failed"
     assert rt.services.store.get("k").value == "theirs"
-    assert undo(rt, done.run_id, force=True).status == "succeeded"
+    assert asyncio.run(rt.undo(done.run_id, force=True)).status == "succeeded"
     assert rt.services.store.get("k") is None
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, Final, cast
 
+from interlock.engine.gate.entailed import judge_entailed
 from interlock.engine.gate.judgement import judge_call
 from interlock.engine.gate.verdict import Ask
 from interlock.engine.judges.judges import Call
@@ -54,7 +55,7 @@ async def ask_tool(
     action = Action(type="tool_call", id=x.proposal.actions[index].id, tool=name, parameters=parameters)
     who = x.who if as_agent is None else x.services.gate.principal(as_agent, x.who.session)
     call = Call(who, x.proposal, action, tool, parameters, x.buffer)
-    verdict = judge_call(x.services.gate, call).verdict
+    verdict = judge_entailed(x, index, call, judge_call(x.services.gate, call)).verdict
     if isinstance(verdict, Refusal):
         return Answer(problem=f"`{name}` was refused: {verdict.reason}: {verdict.detail}")
     if isinstance(verdict, Ask):

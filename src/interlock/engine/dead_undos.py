@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from interlock.engine.folding import FoldedProposal, FoldedRun
+from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.run import Run
 from interlock.engine.services import Services
 from interlock.engine.unfinished import OPEN_STATUSES, adopt_orphans, apply_commits
@@ -23,9 +24,6 @@ from interlock.model.proposal import Action
 from interlock.workspace.backups import read_entries
 from interlock.workspace.names import Rel
 from interlock.workspace.undo import discard_temporaries, plan_undo
-
-UNDO_TOOL: Final = "undo"
-"""Name of the tool. Its files are never put back before it runs again: they are what it has restored so far."""
 
 _CLOCK_SLACK_US: Final = 3_600_000_000
 """How much older the file system's time of an index may seem than its youngest entry."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from interlock.engine.calling import ask_tool
-from interlock.engine.dead_undos import UNDO_TOOL, clear_action
+from interlock.engine.dead_undos import clear_action
 from interlock.engine.ending import conclude, fill, finish, reapply
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
 from interlock.engine.gate.admission import key_for
+from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.gate.sequence import take_action
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.worker_pool import WorkerPool

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from interlock.engine.calling import COMPENSATING, IN_USE, ask_tool
-from interlock.engine.dead_undos import UNDO_TOOL, DeadUndo, clear, find_dead_undos, find_later_change, settle
+from interlock.engine.dead_undos import DeadUndo, clear, find_dead_undos, find_later_change, settle
 from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
+from interlock.engine.gate.entailed import UNDO_TOOL, require_judged
 from interlock.engine.proposals.proposal_run import ProposalRun as Execution
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.recovery import abandon
@@ -120,6 +121,8 @@ class _Undo:
                     retryable=False,
                     hint="a person can: `interlock undo`",
                 )
+        asked = {"run": run_id} | ({} if action is None else {"action": action})
+        require_judged(self._x, self._index, asked)
         chosen = [
             (proposal, one)
             for proposal in reversed(folded.proposals.values())

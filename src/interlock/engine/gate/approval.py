@@ -183,12 +183,16 @@ def _compensation(turn: Turn) -> Any:
 
 
 def _paths(turn: Turn, parameters: dict[str, Any]) -> list[Any]:
-    """The paths among the parameters, in the order of the tool's marks."""
+    """The paths among the parameters, in the order of the tool's marks, and those that the call writes besides (undo)."""
     tool = turn.tool
     if turn.x.services.workspace is None or tool is None:
         return []
     pointers = [pointer.split("/")[1:] for pointer, mark in tool.marks if mark.startswith("path.")]
-    return [value for steps in pointers for value in _at(parameters, steps)]
+    entailed = sorted(write.where for write in turn.x.entailed.get(turn.index, ()) if write.tool is not None)
+    return [
+        *(value for steps in pointers for value in _at(parameters, steps)),
+        *(msgspec.json.decode(where) for where in entailed),
+    ]
 
 
 async def _files(turn: Turn) -> tuple[FileShown, ...]:

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from interlock.engine.gate.verdict import ALLOW, Ask, Verdict
+from interlock.engine.gate.entailed import UNDO_TOOL, judge_entailed
+from interlock.engine.gate.verdict import ALLOW, Judged, Verdict, verdict_of
 from interlock.engine.judges.judges import Call, Judges
 from interlock.engine.proposals.action_run import ActionRun
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Decision, Refusal
 from interlock.model.events import PolicyDecided
-
-
-class Judged(NamedTuple):
-    """The answer of steps 2 to 5: which step gave it, the verdict, and the decision if step 5 was reached."""
-
-    step: int
-    verdict: Verdict
-    decision: Decision | None = None
 
 
 def judge_call(judges: Judges, call: Call) -> Judged:
@@ -52,6 +43,9 @@ def judge(action: ActionRun) -> Verdict:
         action.step, verdict, decision = judged
         if tool is not None and (settled := judges.settled(run.principal, tool)) is not None:
             run.settled[tool] = settled
+    if tool is not None and tool.name == UNDO_TOOL:
+        judged = Judged(action.step, verdict, decision)
+        action.step, verdict, decision = judge_entailed(run, action.index, action.call(), judged)
     if decision is not None and run.recorder is not None:
         _record(action, decision)
     return verdict
@@ -61,15 +55,6 @@ def judge_again(action: ActionRun) -> Verdict:
     """Steps 2 to 5 after a wait: the configuration may have been edited meanwhile."""
     action.run.services.refresh()
     return judge(action)
-
-
-def verdict_of(decision: Decision) -> Verdict:
-    """What a decision of step 5 means for the action."""
-    if decision.decision == "allow":
-        return ALLOW
-    if decision.decision == "hold":
-        return Ask(decision)
-    return Refusal(decision.reason or "policy_denied", decision.detail)
 
 
 def _fits(tool: Registered | None, parameters: dict[str, object]) -> bool:

@@ -21,3 +21,20 @@ class Ask(NamedTuple):
 
 ALLOW: Final = Allow()
 Verdict = Allow | Ask | Refusal
+
+
+class Judged(NamedTuple):
+    """The answer of steps 2 to 5: which step gave it, the verdict, and the decision if step 5 was reached."""
+
+    step: int
+    verdict: Verdict
+    decision: Decision | None = None
+
+
+def verdict_of(decision: Decision) -> Verdict:
+    """What a decision of step 5 means for the action."""
+    if decision.decision == "allow":
+        return ALLOW
+    if decision.decision == "hold":
+        return Ask(decision)
+    return Refusal(decision.reason or "policy_denied", decision.detail)

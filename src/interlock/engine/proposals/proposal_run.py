@@ -27,6 +27,7 @@ from interlock.verify.graph import Graph
 
 if TYPE_CHECKING:
     from interlock.engine.folding import FoldedAction
+    from interlock.engine.gate.entailed import Write
 
 
 class ProposalRun:
@@ -81,6 +82,8 @@ class ProposalRun:
         self.judges: Judges = services.gate_for(principal.session)
         self.settled: dict[Registered | None, Decision] = {}
         """What the judges decide about every call of a tool, where the call cannot matter."""
+        self.entailed: dict[int, frozenset[Write]] = {}
+        """What else of an action was judged: an undo writes no more than that."""
         # What an earlier process did (after `resume`).
         self.attempts_before: dict[int, int] = {}
         self.undone: dict[int, FoldedAction] = {}

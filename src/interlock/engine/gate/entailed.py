@@ -1,0 +1,168 @@
+"""What an agent's `undo` writes is asked like any other write: each path as `fs.write` or `fs.delete`, each key as `state_write`.
+
+Asked together with the call itself (steps 2, 3 and 5), so a denial of one stops the call before anything is touched, and a hold
+of one is part of the question. `force` is a question of its own. A person's own undo is not asked about.
+
+What was judged is remembered with the proposal, and the tool compares: a run that has gone on since is not undone any further
+than the judges have seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from interlock.engine.folding import FoldedRun
+from interlock.engine.gate.verdict import Judged, verdict_of
+from interlock.engine.judges.judges import Call
+from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.tools.registry import Registered
+from interlock.model.canonical import canonical
+from interlock.model.decision import Decision, Refusal, Requirement
+from interlock.model.errors import InterlockError, ToolError, UsageError
+from interlock.model.grant import OPERATOR, Principal
+from interlock.model.proposal import Action
+from interlock.policy import together
+from interlock.workspace.undo import plan_undo
+
+UNDO_TOOL: Final = "undo"
+"""Name of the tool. Its files are never put back before it runs again: they are what it has restored so far."""
+_FORCE: Final = Requirement(
+    policy="undo.force",
+    content=hashlib.sha256(b"interlock: an agent's undo by force").hexdigest(),
+    reason="`force` overwrites what others have changed since",
+)
+
+_SHOWN_MAX: Final = 10  # writes named in one question
+
+
+class Write(NamedTuple):
+    """One thing that an undo writes: with which tool (None: state), and where (canonical JSON of a path, or a key)."""
+
+    tool: str | None
+    where: str
+
+
+def judge_entailed(run: ProposalRun, index: int, call: Call, judged: Judged) -> Judged:
+    """The answer to a call that steps 2 to 5 let through, with those to what it writes: the strictest one holds."""
+    tool, principal = call.tool, call.principal
+    if tool is None or tool.name != UNDO_TOOL or principal.agent == OPERATOR or isinstance(judged.verdict, Refusal):
+        return judged
+    run.entailed[index] = frozenset()
+    try:
+        writes = entailed_writes(run, principal, call.parameters)
+    except InterlockError:
+        return judged  # the tool says what is wrong with that run, and writes nothing that was not judged
+    run.entailed[index] = frozenset(writes)
+    decision = judged.decision or Decision(decision="allow")
+    about: dict[str, list[str]] = {}
+    for write in writes:
+        answer = _judge(run, call, write)
+        if isinstance(answer, Refusal):
+            return Judged(5, answer, decision)
+        for requirement in answer.requirements:
+            about.setdefault(requirement.content, []).append(_shown(write))
+        decision = together(decision, answer)
+    if about:
+        needs = tuple(_named(each, about.get(each.content, [])) for each in decision.requirements)
+        decision = msgspec.structs.replace(decision, requirements=needs)
+    if call.parameters.get("force") and _FORCE.content not in call.discharged:
+        asked = Decision(
+            decision="hold", policies=(_FORCE.policy,), reason="held", detail=_FORCE.reason, requirements=(_FORCE,)
+        )
+        decision = together(decision, asked)
+    return Judged(5, verdict_of(decision), decision)
+
+
+def require_judged(run: ProposalRun, index: int, parameters: dict[str, Any]) -> None:
+    """Raise ToolError `undo_denied` if the undo would write more than was judged: its run has gone on since."""
+    if run.principal.agent == OPERATOR:
+        return
+    try:
+        more = set(entailed_writes(run, run.principal, parameters)) - run.entailed.get(index, frozenset())
+    except InterlockError as error:
+        raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint) from error
+    if more:
+        raise ToolError(
+            f"run `{parameters['run']}` has written more since this undo was judged",
+            code="undo_denied",
+            retryable=False,
+            hint="propose the undo again when that run is over",
+        )
+
+
+def entailed_writes(run: ProposalRun, principal: Principal, parameters: dict[str, Any]) -> list[Write]:
+    """What undoing a run, or one action of it, writes.
+
+    Raises: UsageError `not_found`, or `undo_denied` for another agent's run; IntegrityError, StoreError.
+    """
+    services, run_id, action = run.services, parameters["run"], parameters.get("action")
+    if services.state_dir is None:
+        return []
+    services.index.get(run_id)
+    folded = FoldedRun(services.state_dir / "runs" / run_id)
+    if any(known.received.agent != principal.agent for known in folded.proposals.values()):
+        raise UsageError("an agent takes back only what it did itself", code="undo_denied")
+    removed: dict[str, bool] = {}
+    for entry in plan_undo(folded.directory):  # newest first: the oldest state of a path is what comes back
+        if action in (None, entry.action):
+            removed[canonical(entry.path).decode()] = entry.before.kind == "absent"
+    keys = {
+        change.key: None
+        for known in folded.proposals.values()
+        for owner, change in known.writes
+        if action in (None, owner)
+    }
+    paths = [Write("fs.delete" if gone else "fs.write", where) for where, gone in removed.items()]
+    return [*paths, *(Write(None, key) for key in keys)]
+
+
+def _judge(run: ProposalRun, call: Call, write: Write) -> Decision | Refusal:
+    """Steps 2, 3 and 5 for one write."""
+    judges, agent = run.judges_in_force(), call.principal.agent
+    now_us = judges.now_us()
+    tool: Registered | None = None
+    if write.tool is None:
+        parameters: dict[str, Any] = {"key": write.where}
+        action = Action(type="state_write", id=UNDO_TOOL, parameters=parameters)
+        refusal = judges.grants.state_key(agent, write.where, now_us)
+    else:
+        tool, parameters = run.services.registry.find(write.tool), {"path": msgspec.json.decode(write.where)}
+        if tool is None:
+            return _because("unknown_tool", write, "there is no such tool here")
+        action = Action(type="tool_call", id=UNDO_TOOL, tool=write.tool, parameters=parameters)
+        named = judges.grants.spelled(tool.marks, parameters, tool.defaults)
+        refusal = judges.grants.tool(agent, tool.tool, now_us) or judges.grants.arguments(
+            agent, tool.tool, tool.marks, named, now_us
+        )
+    if refusal is not None:
+        return _because(refusal.reason, write, refusal.detail)
+    asked = Call(call.principal, call.proposal, action, tool, parameters, call.state, call.discharged)
+    decision = judges.policies.decide(judges.request(asked))
+    if decision.decision == "deny":
+        return _because(decision.reason or "policy_denied", write, decision.detail)
+    return decision
+
+
+def _shown(write: Write) -> str:
+    return f"`state_write` of `{write.where}`" if write.tool is None else f"`{write.tool}` of {_path(write.where)}"
+
+
+def _path(where: str) -> str:
+    path = msgspec.json.decode(where)
+    return f"`{path}`" if isinstance(path, str) else f"`{where}`"
+
+
+def _because(reason: str, write: Write, detail: str) -> Refusal:
+    return Refusal(reason, f"undo needs {_shown(write)}: {detail}", "$.parameters.run")
+
+
+def _named(requirement: Requirement, about: list[str]) -> Requirement:
+    """The same requirement, whose reason says which writes it is about."""
+    if not about:
+        return requirement
+    more = f" and {len(about) - _SHOWN_MAX} more" if len(about) > _SHOWN_MAX else ""
+    what = f"undo needs {', '.join(about[:_SHOWN_MAX])}{more}"
+    return msgspec.structs.replace(requirement, reason="; ".join(filter(None, (requirement.reason, what))))
