@@ -1,6 +1,7 @@
 """What stops a proposal, what becomes of what runs, and what is taken back: honest statuses, nothing hidden."""
 
 import asyncio
+import contextlib
 import threading
 
 import pytest
@@ -40,7 +41,7 @@ def test_abort_cancels_what_runs(embedded):
         raise interlock.ToolError("no")
 
     rt = embedded(binding("long", long, read_only=True), binding("fail", fail))
-    result = execute(rt, call("long"), call("fail"), call("long", dependencies=["a2"]))
+    result = execute(rt, call("long"), call("fail"), call("long", dependencies=["a2"]), order="free")
     assert statuses(result) == ["cancelled", "failed", "skipped"]
     assert reasons(result) == ["aborted", "tool_failed", "aborted"]
     assert ended == ["a1"]
@@ -211,8 +212,19 @@ def test_a_compensation_on_a_thread_is_told_that_its_time_is_over(embedded):
     rt = embedded(binding("do", noop), binding("late", late, mode="thread", timeout_ms=20))
     take_back = {"type": "tool", "tool": "late", "parameters": {}}
     result = execute(rt, call("do", "a", compensation=take_back), expect("x", 1))
-    assert "longer than its time-out" in result.not_undone[0].detail
+    assert "longer than its time-out of 20ms" in result.not_undone[0].detail
     assert told.wait(20)
+
+
+def test_a_compensation_that_goes_on_past_its_time_out_has_not_taken_anything_back(embedded):
+    async def stubborn(parameters, ctx):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(20)
+
+    rt = embedded(binding("do", noop), binding("late", stubborn, timeout_ms=20))
+    take_back = {"type": "tool", "tool": "late", "parameters": {}}
+    result = execute(rt, call("do", "a", compensation=take_back), expect("x", 1))
+    assert [n.reason for n in result.not_undone] == ["compensation_failed"]
 
 
 def test_the_parameters_of_a_compensation_are_checked(embedded):

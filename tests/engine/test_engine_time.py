@@ -128,17 +128,46 @@ def test_waiting_is_outside_of_the_time_out(embedded):
     assert result.results[1].duration_ms < 50
 
 
-def test_a_tool_may_finish_after_its_cancellation_and_is_believed(embedded):
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_tool_that_goes_on_after_its_cancellation_has_timed_out(embedded, raises):
+    """Late is not a success, and not another failure either; what it said is kept, and it is not done twice."""
+    attempts = []
+
     async def stubborn(parameters, ctx):
+        attempts.append(1)
         try:
             await asyncio.sleep(20)
         except asyncio.CancelledError:
             await asyncio.sleep(0.01)
+        if raises:
+            raise ValueError("too bad")
         return "finished"
 
     rt = embedded(binding("stubborn", stubborn))
-    result = execute(rt, call("stubborn", timeout_ms=30), write("k", 1))
-    assert (statuses(result), result.results[0].output) == (["succeeded", "succeeded"], "finished")
+    behavior = "skip" if raises else "retry"
+    row = execute(rt, call("stubborn", timeout_ms=30, failure_behavior=behavior)).results[0]
+    assert (row.status, row.reason, row.output) == ("failed", "timeout", None if raises else "finished")
+    assert "30ms" in row.error
+    assert attempts == [1]
+
+
+@pytest.mark.parametrize("mode", ["async", "inline"])
+def test_a_tool_that_holds_the_loop_past_its_time_out_has_timed_out(embedded, mode):
+    def blocks(parameters, ctx):
+        threading.Event().wait(0.05)
+
+    async def blocks_the_loop(parameters, ctx):
+        blocks(parameters, ctx)
+
+    rt = embedded(binding("blocks", blocks_the_loop if mode == "async" else blocks, mode=mode))
+    row = execute(rt, call("blocks", timeout_ms=10)).results[0]
+    assert (row.status, row.reason, row.error) == ("failed", "timeout", "it ended after its time-out of 10ms")
+
+
+def test_a_time_out_says_after_how_long(embedded):
+    rt = embedded(binding("sleep", sleep, timeout_ms=40))
+    assert execute(rt, call("sleep")).results[0].error == "stopped after its time-out of 40ms"
+    assert execute(rt, call("sleep", timeout_ms=20)).results[0].error == "stopped after its time-out of 20ms"
 
 
 def test_a_tool_that_swallows_its_cancellation_is_cancelled_again(embedded, monkeypatch):

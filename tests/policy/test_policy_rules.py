@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from policy_worlds import TOOLS, ask, judge, problems, warnings_of
 
+from interlock.model.decision import Request
 from interlock.policy import DenyParam, Rules, to_cedar
 from interlock.policy.rules import pattern
 
@@ -69,6 +70,19 @@ def test_a_denied_parameter_of_a_glob_skips_tools_without_it() -> None:
     assert ask(policies, "fs.write", {"path": "a.env"}).decision == "deny"
     assert ask(policies, "fs.write", {"content": "x"}).decision == "allow"
     assert ask(policies, "shell", {"command": "cat a.env"}).decision == "allow"
+
+
+@pytest.mark.parametrize("action", ["state_read", "state_write", "assert"])
+@pytest.mark.parametrize(("entry", "other", "answer"), [
+    ("allow", None, "allow"), ("ask", "allow", "hold"), ("deny", "allow", "deny"),
+])  # fmt: skip
+def test_a_star_alone_means_the_actions_on_state_too(action: str, entry: str, other: str | None, answer: str) -> None:
+    """As a person reads it; `deny = ["*"]` that let writes to state through would be an open door."""
+    lists = {entry: ("*",), **({other: (action,)} if other else {})}
+    policies = judge("", Rules(**lists))
+    key = Request(agent="coder", action=action, resource_type="StateKey", resource="k", parameters={"key": "k"})
+    assert policies.decide(key).decision == answer
+    assert ask(policies, "shell", {"command": "ls"}).decision == answer
 
 
 def test_an_entry_listed_twice_is_one_policy() -> None:

@@ -26,11 +26,17 @@ PATH = {
     "required": ["path"],
     "additionalProperties": False,
 }
+
+
+def marked(mark):
+    return PATH | {"properties": PATH["properties"] | {"path": {"type": "string", "x-interlock": mark}}}
+
+
 TOOLS = {
     tool.name: tool
     for tool in (
-        Tool(name="fs.read", parameters=PATH, read_only=True),
-        Tool(name="fs.write", parameters=PATH),
+        Tool(name="fs.read", parameters=marked("path.read"), read_only=True),
+        Tool(name="fs.write", parameters=marked("path.write")),
         Tool(name="fs.append", parameters=PATH, idempotent=True),
         Tool(name="noop"),
         Tool(name="login", effects={"session": "$output.token"}),
@@ -87,6 +93,7 @@ def test_every_code_is_documented():
         "unestablished_precondition",
         "repeated_call",
         "unordered_writers",
+        "unordered_calls",
         "budget_exceeded",
     }
     assert {issue.code for issue in found.issues} <= REASONS.keys() | WARNINGS.keys()
@@ -271,13 +278,44 @@ class TestConflicts:
     def test_no_conflict(self, plan):
         assert report(*plan, order="free").conflicts == []
 
-    def test_the_declared_chain_is_an_order_and_a_place_beside_it_is_none(self):
-        assert report(write("x"), write("x")).conflicts == []
-        assert [c.actions for c in report(write("x"), write("x", failure_behavior="skip")).conflicts] == [("a1", "a2")]
+    @pytest.mark.parametrize("behavior", ["abort", "retry", "skip"])
+    def test_the_declared_chain_is_an_order_whatever_a_failure_means(self, behavior):
+        assert report(write("x"), write("x", failure_behavior=behavior)).conflicts == []
 
     def test_claimed_and_vouched_writes_count(self):
         plan = [call("login"), call("noop", write_set=["session"]), call("noop", expected_effects={"session": 1})]
         assert [c.actions for c in report(*plan, order="free").conflicts] == [("a1", "a2"), ("a2", "a3")]
+
+    @pytest.mark.parametrize(
+        ("plan", "path"),
+        [
+            ([call("fs.write", {"path": "a"}), call("fs.read", {"path": "./a"})], "a"),
+            ([call("fs.read", {"path": "a/b"}), call("fs.write", {"path": "a/b"})], "a/b"),
+            ([call("fs.write", {"path": "a/b/c"}), call("fs.read", {"path": "a"})], "a"),
+            ([call("fs.read", {"path": "."}), call("fs.write", {"path": "a/b/c"})], "a/b/c"),
+            ([call("fs.write", {"path": "a"}), call("fs.write", {"path": "a"}, failure_behavior="skip")], "a"),
+        ],
+    )
+    def test_calls_on_one_path_that_free_order_leaves_without_one(self, plan, path):
+        found = report(*plan, order="free")
+        assert [(i.action_id, i.severity, i.code) for i in found.issues] == [("a2", "warning", "unordered_calls")]
+        assert f"`{path}`" in found.issues[0].message
+        assert report(*plan).issues == []
+
+    @pytest.mark.parametrize(
+        "plan",
+        [
+            [call("fs.read", {"path": "a"}), call("fs.read", {"path": "a"})],
+            [call("fs.write", {"path": "a"}), call("fs.read", {"path": "ab"})],
+            [call("fs.write", {"path": "a"}), call("fs.read", {"path": "a"}, dependencies=["a1"])],
+        ],
+    )
+    def test_calls_that_need_no_order_or_have_one(self, plan):
+        assert report(*plan, order="free").issues == []
+
+    def test_of_calls_that_do_not_say_what_they_change_one_pair_is_named(self):
+        found = report(*[call("noop", {"n": n}) for n in range(4)], order="free").issues
+        assert [(i.action_id, i.code) for i in found] == [("a2", "unordered_calls")]
 
     def test_an_action_that_runs_only_as_a_compensation_is_no_writer(self):
         plan = [write("x", compensation={"type": "action_ref", "action_id": "a2"}), write("x"), write("y")]
@@ -301,7 +339,7 @@ class TestConflicts:
         after = {
             i: {j for j, a in enumerate(proposal.actions) if f"a{i + 1}" in a.dependencies} for i in range(len(plan))
         }
-        chain = [i for i, (_, _, skips) in enumerate(plan) if not skips] if order == "declared" else []
+        chain = range(len(plan)) if order == "declared" else []
         for i, j in pairwise(chain):
             after[i].add(j)
 

@@ -18,6 +18,7 @@ from interlock.model.errors import StoreError, ToolError
 from interlock.model.exceptions import describe, describe_exit, text_of
 from interlock.model.grant import Principal
 from interlock.model.proposal import Action
+from interlock.model.units import as_duration
 
 COMPENSATING: Final = -1
 """The number of the attempt under which a compensation changes files."""
@@ -72,7 +73,7 @@ async def ask_tool(
         return Answer(problem=f"`{name}` failed: {text_of(error)}", code=error.code)
     except TimeoutError:
         ctx.cancelled = True  # a thread cannot be stopped, but told
-        return Answer(problem=f"`{name}` ran longer than its time-out")
+        return Answer(problem=f"`{name}` ran longer than its time-out of {as_duration(tool.timeout_ns // 1_000_000)}")
     except SystemExit as error:
         return Answer(problem=f"`{name}` failed: {describe_exit(error)}")
     except BaseException as error:  # noqa: BLE001 - whatever a tool raises is its failure
@@ -88,16 +89,20 @@ async def _call(x: Execution, tool: Registered, parameters: dict[str, Any], ctx:
     assert task is not None
     before = task.cancelling()
     try:
-        async with asyncio.timeout(tool.timeout_ns / 1e9):
+        async with asyncio.timeout(tool.timeout_ns / 1e9) as limit:
             if tool.mode == "thread":
-                return await x.services.threads.run(asyncio.get_running_loop(), tool.function, parameters, ctx)
-            if tool.mode == "inline":
-                return tool.function(parameters, ctx)
-            return await cast("Awaitable[Any]", tool.function(parameters, ctx))
+                output = await x.services.threads.run(asyncio.get_running_loop(), tool.function, parameters, ctx)
+            elif tool.mode == "inline":
+                output = tool.function(parameters, ctx)
+            else:
+                output = await cast("Awaitable[Any]", tool.function(parameters, ctx))
     except asyncio.CancelledError:
         if task.cancelling() > before:
             raise
         raise ToolError("something that it waited for was cancelled") from None
+    if limit.expired():  # it caught its cancellation and went on
+        raise TimeoutError
+    return output
 
 
 def _forbidden(x: Execution, call: Call, tool: Registered) -> str | None:

@@ -53,14 +53,15 @@ async def reject_all(x: Execution, refusal: Refusal, index: int | None = None) -
                 action_id=action.id, status="rejected", reason=refusal.reason, error=refusal.detail, timestamp=now
             )
         else:
-            row = ActionResult(action_id=action.id, status="skipped", reason="aborted", timestamp=now)
+            detail = f"`{x.proposal.actions[index].id}` stopped the proposal: rejected, {refusal.reason}"
+            row = ActionResult(action_id=action.id, status="skipped", reason="aborted", error=detail, timestamp=now)
         x.rows[i] = row
         if x.recorder is not None:
             stamp = x.stamp(i, 2 if index is None else 1)
             row.seq = x.recorder.append(
                 ActionRejected(reason=refusal.reason, detail=x.recorder.text(refusal.detail), **stamp)
                 if row.status == "rejected"
-                else ActionSkipped(reason="aborted", **stamp)
+                else ActionSkipped(reason="aborted", detail=x.recorder.text(row.error or ""), **stamp)
             )
     x.stop_reason = "aborted"
     return await finish(x, [])
@@ -127,7 +128,7 @@ async def finish(x: Execution, not_undone: list[NotUndone]) -> ProposalResult:
     """The result, and the event that says so; on disk before the caller sees it."""
     rows = [row for row in x.rows if row is not None]
     assert len(rows) == len(x.rows)
-    cost = cost_of(x.proposal.actions, rows, retries=x.retries, cost=x.cost)
+    cost = cost_of(x.proposal.actions, rows, cost=x.cost)
     status = status_of(x, rows)
     if x.recorder is not None:
         if status != "held":
@@ -174,10 +175,15 @@ def fill(x: Execution) -> None:
             continue
         why = "reserved" if index in x.graph.reserved else reason
         new = x.rows[index] = ActionResult(
-            action_id=x.proposal.actions[index].id, status="skipped", reason=why, timestamp=now
+            action_id=x.proposal.actions[index].id,
+            status="skipped",
+            reason=why,
+            error=x.why_stopped(why),
+            timestamp=now,
         )
         if x.recorder is not None and why != "reserved" and not waits:
-            new.seq = x.recorder.append(ActionSkipped(reason=why, **x.stamp(index, 7)))
+            detail = x.recorder.text(new.error or "")
+            new.seq = x.recorder.append(ActionSkipped(reason=why, detail=detail, **x.stamp(index, 7)))
 
 
 def _blame(x: Execution, error: StateConflictError) -> None:

@@ -22,10 +22,9 @@ from interlock.model.proposal import Action, Proposal
 from interlock.policy import Explanation
 from interlock.state.buffer import Buffer
 from interlock.state.idempotency import call_key
-from interlock.verify.calls import refers
 from interlock.verify.checks import Issue, Report
 from interlock.verify.checks import verify as check
-from interlock.verify.graph import build_graph, resolve
+from interlock.verify.graph import build_graph
 from interlock.verify.simulate import Dropped, Simulation
 from interlock.verify.simulate import simulate as play
 
@@ -81,6 +80,7 @@ class _Explaining:
         self._services = services
         self._proposal = proposal
         self._graph = build_graph(proposal, services.registry.by_name)
+        self._references = self._graph.references
         self._gate = services.gate_for(proposal.session)
         self._who: Principal = self._gate.principal(proposal.agent or services.agent, proposal.session)
         self._buffer = Buffer(services.store, proposal.id)
@@ -100,13 +100,13 @@ class _Explaining:
         tool = self._services.registry.find(action.tool)
         if action.type == "tool_call" and tool is None:
             return _refused(action, 1, Refusal("unknown_tool", self._services.registry.missing(action.tool)), None)
-        if refers(action.parameters):
+        if self._references.any_in(action.parameters):
             refusal = None if tool is None else self._gate.grants.tool(self._who.agent, tool.tool, self._now())
             if refusal is not None:
                 return _refused(action, 2, refusal, None)
             detail = "an earlier output goes into its parameters: steps 3 to 7 are answered when it runs"
             return _made(action, "unknown", 3, detail=detail)
-        parameters = resolve(action.parameters, _never)
+        parameters = self._references.resolve(action.parameters, _never)
         call = Call(self._who, self._proposal, action, tool, parameters, self._buffer)
         step, verdict, decision = judge_call(self._gate, call)
         policy = self._policy(call)
@@ -155,8 +155,9 @@ class _Explaining:
 
     def _suppose(self, action: Action) -> None:
         """Take it that the action succeeds: its later ones see what it writes and claims."""
-        if action.type == "state_write" and not refers(action.parameters.get("value")):
-            self._buffer.write(action.parameters["key"], resolve(action.parameters.get("value"), _never), action.id)
+        value = action.parameters.get("value")
+        if action.type == "state_write" and not self._references.any_in(value):
+            self._buffer.write(action.parameters["key"], self._references.resolve(value, _never), action.id)
         for key, value in action.expected_effects.items():
             self._buffer.claim(key, value)
 

@@ -44,6 +44,8 @@ class FoldedAction:
         """Of the last intent, or as edited by an approver."""
         self.edited = False
         self.tool: str | None = None
+        self.read_only = False
+        """True if its last intent was of something that changes nothing outside of state."""
         self.not_undoable: tuple[str, ...] = ()
         self.stopped: ActionResult | None = None
         """Its row if nothing is done about that."""
@@ -81,6 +83,11 @@ class FoldedProposal:
     def forget_writes(self, action_id: str) -> None:
         """Drop the state writes of an attempt that does not count: it is made again, or another call stands for it."""
         self.writes = [(owner, change) for owner, change in self.writes if owner != action_id]
+
+    def only_read(self) -> set[str]:
+        """The actions that changed nothing, so that there was nothing to take back."""
+        wrote = {action_id for action_id, _ in self.writes}
+        return {name for name, known in self.actions.items() if known.read_only} - wrote
 
 
 class FoldedRun:
@@ -149,13 +156,13 @@ class FoldedRun:
         waits = any(row.status == "held" for row in found)
         end = done or self.finished
         if done is not None and folded.rolled_back:
-            _taken_back(found, {left.action_id for left in done.not_undone})
+            _taken_back(found, {left.action_id for left in done.not_undone}, folded.only_read())
         return ProposalResult(
             run_id=self.directory.name,
             proposal_id=proposal_id,
             status=cast("RunStatus", end.status) if end is not None else "held" if waits else "interrupted",
             results=found,
-            cost=cost_of(actions, found, retries=0, cost=folded.spent_cost)
+            cost=cost_of(actions, found, cost=folded.spent_cost)
             if done is None
             else msgspec.convert(done.cost, Cost, strict=False),
             not_undone=[] if done is None else [NotUndone(**msgspec.to_builtins(n)) for n in done.not_undone],
@@ -199,7 +206,7 @@ class FoldedRun:
         folded = self.proposals.pop(finished.proposal or "")
         found = [_shown_row(name, action) for name, action in folded.actions.items()]
         if folded.rolled_back:
-            _taken_back(found, {left.action_id for left in finished.not_undone})
+            _taken_back(found, {left.action_id for left in finished.not_undone}, folded.only_read())
         # Actions that are reserved as compensations need not be mentioned in the journal.
         silent = folded.received.action_count - len(found)
         found.extend(_shown_row("", None) for _ in range(silent))
@@ -212,6 +219,7 @@ class FoldedRun:
                 action.attempts = event.attempt
                 action.open, action.interrupted, action.settled = True, False, None
                 action.tool = event.tool
+                action.read_only = event.read_only
                 action.parameters = event.parameters
             case e.ActionSucceeded() | e.ActionDeduplicated():
                 action.open = action.interrupted = False
@@ -320,11 +328,11 @@ def _abandoned(rows: list[ActionResult]) -> None:
             row.status, row.reason, row.error, row.output = "skipped", "cancelled", None, None
 
 
-def _taken_back(rows: list[ActionResult], left: set[str]) -> None:
-    """What succeeded in a proposal that was aborted is no success: `undo_done` says so of files and compensations only."""
+def _taken_back(rows: list[ActionResult], left: set[str], read: set[str]) -> None:
+    """Of an aborted proposal no success stands that changed something: `undo_done` names files and compensations only."""
     for row in rows:
         if row.status == "succeeded" and row.reason is None:
             if row.action_id in left:
                 row.reason = "not_undone"
-            else:
+            elif row.action_id not in read:
                 row.status = "rolled_back"

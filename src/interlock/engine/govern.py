@@ -19,10 +19,12 @@ from interlock.model.errors import ToolError, UsageError
 from interlock.model.result import ActionResult
 from interlock.model.tool import Context
 from interlock.model.values import step
-from interlock.verify.graph import escape
+from interlock.verify.references import References
 
 P = ParamSpec("P")
 R = TypeVar("R")
+ACTION: Final = "a1"
+"""The id of the one action of a governed call."""
 _NOTHING: Final = object()
 
 
@@ -56,7 +58,7 @@ def govern(function: Callable[P, R], runtime: Runtime) -> Callable[P, R]:
 
     def proposal(arguments: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         parameters = _as_json(_by_name(signature, arguments, named), signature)
-        action = {"type": "tool_call", "tool": binding.tool.name, "parameters": parameters}
+        action = {"type": "tool_call", "id": ACTION, "tool": binding.tool.name, "parameters": parameters}
         return {"id": runtime.services.ids.new("prop"), "source": "govern", "actions": [action]}
 
     def result(row: ActionResult, value: Any) -> Any:
@@ -118,7 +120,7 @@ def _as_json(given: dict[str, Any], signature: Signature) -> dict[str, Any]:
                 path=f"${step(name)}",
                 hint="annotate the parameter with the type that it takes",
             )
-        found[name] = escape(shown)
+        found[name] = References((ACTION,)).escape(shown)
     return found
 
 

@@ -49,7 +49,7 @@ from interlock.policy.world import BUILT_IN, about
 from interlock.settings import Gathered, TrustStore, gather
 from interlock.settings.source import utf8
 from interlock.state.store import StateStore
-from interlock.verify.calls import refers
+from interlock.verify.references import References
 from interlock.workspace.registry import state_directory
 
 _RULE = re.compile(r"rules\.(\w+)\[(\d+)\](?::\d+)?")
@@ -224,7 +224,7 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
         return  # a damaged journal answers nothing; `runs check` says more
     store = StateStore(history.db, history.place.workspace_id, SystemClock())
     seen: set[tuple[str | None, str | None]] = set()
-    documents: dict[str, tuple[Proposal, dict[str, Action]]] = {}
+    documents: dict[str, tuple[Proposal, dict[str, Action], References]] = {}
     for event in decided:
         key = (event.proposal, event.action)
         known = folded.proposals.get(event.proposal or "")
@@ -234,13 +234,14 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
         try:
             if event.proposal not in documents:
                 whole = folded.proposal(known)
-                documents[event.proposal or ""] = whole, {action.id: action for action in whole.actions}
+                named = {action.id: action for action in whole.actions}
+                documents[event.proposal or ""] = whole, named, References(named)
         except IntegrityError:
             yield None
             continue
-        proposal, by_id = documents[event.proposal or ""]
+        proposal, by_id, references = documents[event.proposal or ""]
         action = by_id[event.action or ""]
-        parameters = _parameters(folded, known, action)
+        parameters = _parameters(folded, known, action, references)
         if parameters is None:
             yield None
             continue
@@ -266,9 +267,9 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
         )
 
 
-def _parameters(folded: FoldedRun, known: Any, action: Action) -> dict[str, Any] | None:
+def _parameters(folded: FoldedRun, known: Any, action: Action, references: References) -> dict[str, Any] | None:
     """As proposed; where an earlier output went into them, as they were when the action ran."""
-    if not refers(action.parameters):
+    if not references.any_in(action.parameters):
         return action.parameters
     kept = known.actions[action.id].parameters if action.id in known.actions else None
     if kept is None:

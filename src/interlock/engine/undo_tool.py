@@ -27,7 +27,8 @@ from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action, ToolCompensation
 from interlock.model.tool import Binding, Context, Tool
 from interlock.state.store import Transition
-from interlock.verify.graph import needs, resolve
+from interlock.verify.graph import needs
+from interlock.verify.references import References
 from interlock.verify.templates import fill
 from interlock.workspace import Entry, Origin
 from interlock.workspace.names import Rel, show, to_json
@@ -98,6 +99,7 @@ class _Undo:
         self._entries: dict[tuple[str, str], list[Entry]] | None = None
         self._writes: dict[str, dict[str, list[StateChanged]]] = {}
         self._actions: dict[str, dict[str, Action]] = {}
+        self._references: dict[str, References] = {}
         self._pasts: dict[str, _Past] = {}
         self._in_use: set[tuple[str, str]] = set()
         """Proposal and id of actions that others depended on whose compensation has failed: they are not compensated."""
@@ -252,6 +254,7 @@ class _Undo:
         """The actions to take back, newest first: those that succeeded (or were left in the middle)."""
         by_id = {a.id: a for a in folded.proposal(known).actions}
         self._actions[known.received.proposal or ""] = by_id
+        self._references[known.received.proposal or ""] = References(by_id)
         ended = [action_id for action_id, _ in known.outcomes]
         ended += [action_id for action_id, one in known.actions.items() if one.interrupted or one.open]
         return [
@@ -290,7 +293,7 @@ class _Undo:
         proposal = known.received.proposal or ""
         if calls and (proposal, action.id) in self._in_use:
             self._leave(action.id, "compensation_failed", IN_USE)
-            self._in_use.update((proposal, name) for name in needs(action))
+            self._in_use.update((proposal, name) for name in needs(action, self._references[proposal]))
             return False
         for agent, name, parameters in calls:
             x, recorder = self._x, self._x.recorder
@@ -317,7 +320,7 @@ class _Undo:
                 )
             if answer.problem is not None:
                 self._leave(action.id, answer.reason, answer.problem)
-                self._in_use.update((proposal, name) for name in needs(action))
+                self._in_use.update((proposal, name) for name in needs(action, self._references[proposal]))
                 return False
             self._compensated.append(
                 {
@@ -360,11 +363,12 @@ class _Undo:
                 if (call := self._template(one["tool"], one["parameters"], one["output"]))
             ]
         given = action.compensation
+        names = self._references[known.received.proposal or ""]
         if isinstance(given, ToolCompensation):
-            return [(agent, given.tool, resolve(given.parameters, _Outputs(known)))]
+            return [(agent, given.tool, names.resolve(given.parameters, _Outputs(known)))]
         if given is not None:
             other = self._actions[known.received.proposal or ""][given.action_id]
-            return [(agent, other.tool, resolve(other.parameters, _Outputs(known)))] if other.tool else []
+            return [(agent, other.tool, names.resolve(other.parameters, _Outputs(known)))] if other.tool else []
         parameters = folded.value(done.parameters) if done.parameters is not None else action.parameters
         call = self._template(action.tool or "", parameters, output)
         return [(agent, *call)] if call else []

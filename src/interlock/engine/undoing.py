@@ -16,7 +16,14 @@ from interlock.engine.proposals.references import fill_references as filled
 from interlock.engine.tools.registry import Registered
 from interlock.model.errors import ConflictError, IntegrityError, ToolError
 from interlock.model.events import UndoDone, UndoIntent
-from interlock.model.proposal import REVERSIBILITY_ORDER, Action, ActionCompensation, Reversibility, ToolCompensation
+from interlock.model.proposal import (
+    READING,
+    REVERSIBILITY_ORDER,
+    Action,
+    ActionCompensation,
+    Reversibility,
+    ToolCompensation,
+)
 from interlock.model.result import ActionResult, NotUndone
 from interlock.verify.graph import needs
 from interlock.verify.templates import fill
@@ -53,6 +60,12 @@ async def take_back(x: Execution) -> list[NotUndone]:
     return left
 
 
+def _only_read(action: Action, tool: Registered | None, row: ActionResult) -> bool:
+    """True if there was nothing to take back: what the action found out stays found out."""
+    reads = action.type in READING if tool is None else tool.read_only
+    return reads and not row.state_changes
+
+
 def _changes(x: Execution) -> dict[tuple[str, str], list[Entry]] | None:
     """What the actions changed in the workspace: read once, however many there are to take back.
 
@@ -73,7 +86,7 @@ async def _take_back(
     succeeded = row.status == "succeeded"
     tried, problem = await _compensated(x, index, row, in_use) if succeeded else (False, None)
     if problem is not None:
-        in_use |= needs(action)
+        in_use |= needs(action, x.graph.references)
     problems = [] if problem is None else [problem]
     files = _restore_files(x, index, entries, tried=tried, compensated=tried and problem is None)
     if files.problem is not None:
@@ -95,7 +108,7 @@ async def _take_back(
     if succeeded:
         if problems:
             row.reason = "not_undone"
-        else:
+        elif tried or files.touched or not _only_read(action, tool, row):
             row.status = "compensated" if tried else "rolled_back"
     return problems
 

@@ -29,6 +29,7 @@ REASONS: Final[dict[str, str]] = {
     "host_denied": "No grant of the agent allows this host and port.",
     "unscoped_denied": "The tool marks no paths or hosts and reaches the world; the grant must name it `unscoped`.",
     "invalid_parameters": "The parameters do not fit the tool's schema; the message names the field.",
+    "reference_malformed": "A parameter begins with `$` and the id of an action, and is not a `$ID.output` reference.",
     "reference_failed": "A `$ID.output` reference points at something that the earlier output does not have.",
     # step 4
     "precondition_failed": "A precondition or an assumption on state does not hold.",
@@ -189,6 +190,7 @@ ERROR_CODES: Final[dict[str, str]] = {
             "malformed_proposal",
             "duplicate_id",
             "dependency_unknown",
+            "reference_malformed",
             "dependency_cycle",
             "limit_exceeded",
             "unknown_tool",
@@ -205,6 +207,7 @@ ERROR_CODES: Final[dict[str, str]] = {
 
 WARNINGS: Final[dict[str, str]] = {
     "unordered_writers": "Two actions write one state key, and only their place in the list says which one is last.",
+    "unordered_calls": "With `order: free`, two calls run in any order although one may change what the other touches.",
     "repeated_call": "The same call of a tool that is not idempotent is made three times: this looks like a loop.",
     "unestablished_precondition": "No earlier action sets the state key of a precondition; the state must have it already.",
 }

@@ -159,8 +159,10 @@ def _check_proposal(proposal: Proposal, limits: Limits) -> None:
 def _check_action(action: Action, index: int, limits: Limits, measure: bool) -> None:
     """Look at one action. Paths are only put together for an error: this runs once per action of every proposal."""
     name = action.id
-    if not name or len(name) > limits.id_chars or not name.isprintable():
+    if not name or name[0] == "$" or len(name) > limits.id_chars or not name.isprintable():
         _name(name, f"$.actions[{index}].id", limits.id_chars, "id_chars")
+        # `$$ID.output` is the escape of a reference, so nothing could refer to it.
+        raise ProposalError("the id of an action does not begin with `$`", path=f"$.actions[{index}].id")
     if action.type != "tool_call":
         _check_state_action(action, f"$.actions[{index}]", limits)
     else:

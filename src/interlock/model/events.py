@@ -249,6 +249,7 @@ class ActionCancelled(Event, kw_only=True, tag="action_cancelled"):
 
     attempt: int
     reason: str
+    detail: str = ""
     duration_ms: float = 0.0
 
 

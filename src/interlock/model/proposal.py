@@ -58,6 +58,10 @@ class ActionCompensation(
 Compensation = ToolCompensation | ActionCompensation
 
 
+READING: Final[frozenset[ActionType]] = frozenset({"state_read", "assertion"})
+"""The types of action that never change anything."""
+
+
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Upper bounds of what may be spent; `None` is no bound.
 

@@ -1,10 +1,10 @@
 """Short rules (`[rules]` in `interlock.toml`) as Cedar: one language underneath, and `interlock policy show` prints it.
 
 An entry is the name of a tool or of a built-in action (`state_write` ...), a glob over tool names (`fs.*`; `*` stands for any
-text), `tag:NAME`, commands of a tool that runs command lines (`shell(git diff *)`), or `path(GLOB)`. An allowed entry is a
-permit, a denied one a forbid, and one to ask about is both: a permit, and a forbid with `@hold`. A glob is a condition on
-`resource.name`, so that it holds for tools that appear later too; which tools it means is settled once for each tool (see
-`index`), not at each decision.
+text; `*` alone is every tool, and the actions on state), `tag:NAME`, commands of a tool that runs command lines
+(`shell(git diff *)`), or `path(GLOB)`. An allowed entry is a permit, a denied one a forbid, and one to ask about is both: a
+permit, and a forbid with `@hold`. A glob is a condition on `resource.name`, so that it holds for tools that appear later too;
+which tools it means is settled once for each tool (see `index`), not at each decision.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from interlock.model.globs import name_matcher
 from interlock.policy.policies import Absence, Problem, nearest
 from interlock.policy.terms import quote
-from interlock.policy.world import CALL, ActionType
+from interlock.policy.world import CALL, ON_STATE, ActionType
 
 FILE: Final = "rules"
 PATH: Final = "path"
@@ -87,6 +87,8 @@ def _policy(effect: str, name: str, entry: str, *, notes: Iterable[str] = (), co
         scope = f'action in Action::"{CALL}"'
         if entry.strip("*"):
             wanted.insert(0, f"resource.name like {pattern(entry)}")
+        elif not wanted:  # a condition on parameters is about tools
+            scope = f"action in [{', '.join(f'Action::{quote(name)}' for name in (CALL, *ON_STATE))}]"
     else:
         scope = f"action == Action::{quote(entry)}"
     when = f"\nwhen {{ {' && '.join(wanted)} }}" if wanted else ""

@@ -35,6 +35,8 @@ BUILT_IN: Final[dict[str, tuple[str, Fields]]] = {
     "connect": ("Host", Fields()),
 }
 """The actions that are no tools: the type of their resource and the shape of their parameters."""
+ON_STATE: Final = tuple(name for name, (resource, _) in BUILT_IN.items() if resource == "StateKey")
+"""Those that a proposal names itself."""
 
 _TEXT: Final = Field(Atom("String"), required=True)
 _FLAG: Final = Field(Atom("Bool"), required=True)

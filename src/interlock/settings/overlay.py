@@ -24,7 +24,8 @@ NOT_SETTINGS: Final = frozenset(("INTERLOCK_STATE_DIR", "INTERLOCK_APPROVER_TOKE
 
 _PREFIX: Final = "INTERLOCK_"
 _BUILT_IN_ACTIONS: Final = frozenset(("state_read", "state_write", "assert", "compensate", "connect"))
-"""Entries of `[rules]` that are no tools (governance.md); a glob over tool names does not cover them."""
+"""Entries of `[rules]` that are no tools; a glob over tool names does not cover them, and `*` alone those on state."""
+_ON_STATE: Final = frozenset(("state_read", "state_write", "assert"))
 
 Rule = Callable[[Any, Any, Settings], Any]
 """(present value, wanted value, settings before this layer) to the new value; LooserError if that would be looser."""
@@ -193,6 +194,8 @@ def _covered(entry: str, by: tuple[str, ...]) -> bool:
     """True only if every call that `entry` means is meant by one entry of `by` as well."""
     if entry in by:
         return True
+    if entry in _ON_STATE:
+        return any(not other.strip("*") for other in by)
     if entry.startswith("tag:") or entry in _BUILT_IN_ACTIONS:
         return False
     tool = entry.partition("(")[0]  # `shell(ls *)` is less than `shell`

@@ -111,7 +111,7 @@ class Approvals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Amounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Upper bounds of what may be spent; what is left out has none."""
 
-    actions: Annotated[Count | None, Meta(description="Actions executed.")] = None
+    actions: Annotated[Count | None, Meta(description="Tries of actions: an action and each of its retries.")] = None
     tool_calls: Annotated[Count | None, Meta(description="Tool calls, retries included.")] = None
     duration_ms: Annotated[DurationMs | None, Meta(description="Summed execution time.")] = field(
         default=None, name="duration"

@@ -7,10 +7,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from interlock.model.errors import ProposalError
 from interlock.model.proposal import Action, ToolCompensation
 from interlock.model.schema import Schema
 from interlock.model.tool import Tool, open_schema
-from interlock.verify.graph import has_dollar, references
+from interlock.verify.references import References, has_dollar
 
 _NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.-]{0,31}", re.ASCII)
 _LEVEL_OF_ITS_OWN: Final = re.compile(r"is a required property$|^(an )?unknown property")
@@ -27,9 +28,10 @@ class Problem(NamedTuple):
 class Calls:
     """Looks at actions against tools; each schema is compiled once."""
 
-    def __init__(self, tools: Mapping[str, Tool]) -> None:
-        """The tools by name."""
+    def __init__(self, tools: Mapping[str, Tool], references: References) -> None:
+        """The tools by name, and what tells references from text in the proposal."""
         self._tools = tools
+        self._references = references
         self._schemas: dict[str, Schema | None] = {}
 
     def problems(self, action: Action) -> list[Problem]:
@@ -53,7 +55,7 @@ class Calls:
         schema = self._schema(tool)
         if schema is None or schema.is_valid(parameters):
             return
-        open_places = _references(parameters, "$") if has_dollar(parameters) else []
+        open_places = self._open_places(parameters, "$") if has_dollar(parameters) else []
         for path, message in schema.errors(parameters):
             if not _depends_on_reference(path, message, open_places):
                 found.append(Problem("invalid_parameters", f"{where}{path}: {message}"))
@@ -63,25 +65,25 @@ class Calls:
             self._schemas[tool.name] = None if tool.parameters == open_schema() else Schema.compile(tool.parameters)
         return self._schemas[tool.name]
 
+    def _open_places(self, value: Any, path: str) -> list[str]:
+        """Where references stand, as paths in the way `Schema.errors` writes them."""
+        if isinstance(value, str):
+            return [path] if self._refers(value) else []
+        if isinstance(value, dict):
+            return [
+                place
+                for key, item in value.items()
+                for place in self._open_places(item, f"{path}.{key}" if _NAME.fullmatch(key) else f"{path}[{key!r}]")
+            ]
+        if isinstance(value, list):
+            return [place for i, item in enumerate(value) for place in self._open_places(item, f"{path}[{i}]")]
+        return []
 
-def refers(value: Any) -> bool:
-    """True if the value is or holds a `$ID.output` reference."""
-    return has_dollar([value]) and next(references([value]), None) is not None
-
-
-def _references(value: Any, path: str) -> list[str]:
-    """Where references stand, as paths in the way `Schema.errors` writes them."""
-    if isinstance(value, str):
-        return [path] if refers(value) else []
-    if isinstance(value, dict):
-        return [
-            place
-            for key, item in value.items()
-            for place in _references(item, f"{path}.{key}" if _NAME.fullmatch(key) else f"{path}[{key!r}]")
-        ]
-    if isinstance(value, list):
-        return [place for i, item in enumerate(value) for place in _references(item, f"{path}[{i}]")]
-    return []
+    def _refers(self, text: str) -> bool:
+        try:
+            return self._references.read(text) is not None
+        except ProposalError:
+            return True  # said about the proposal as a whole
 
 
 def _depends_on_reference(path: str, message: str, open_places: list[str]) -> bool:

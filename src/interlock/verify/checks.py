@@ -17,8 +17,9 @@ from interlock.model.limits import DEFAULT_LIMITS, Limits
 from interlock.model.proposal import Proposal
 from interlock.model.tool import Tool
 from interlock.verify.calls import Calls
-from interlock.verify.conflicts import Conflict, find_conflicts
+from interlock.verify.conflicts import ANYTHING, Conflict, find_conflicts, find_unordered
 from interlock.verify.graph import Graph, build_graph, state_writes
+from interlock.verify.references import References
 from interlock.verify.simulate import play
 
 REPEATS: Final = 3
@@ -60,7 +61,7 @@ def verify(
     Raises: SchemaError if the definition of a tool that is called cannot be compiled.
     """
     issues: list[Issue] = list(_limits(proposal, limits))
-    calls = Calls(tools)
+    calls = Calls(tools, References(action.id for action in proposal.actions))
     for action in proposal.actions:
         if problems := calls.problems(action):
             issues += [_error(action.id, *problem) for problem in problems]
@@ -78,6 +79,7 @@ def verify(
         )
         for c in conflicts
     ]
+    issues += [_unordered(*one.actions, one.path) for one in find_unordered(proposal, tools, graph)]
     return Report(
         valid=not any(issue.severity == "error" for issue in issues),
         issues=issues,
@@ -117,6 +119,13 @@ def _state(
                 message = f"nothing before it sets state key `{key}`: the state must have it already"
                 yield _warning(action.id, "unestablished_precondition", message)
         established.update(state_writes(action, tools.get(action.tool or "")))
+
+
+def _unordered(earlier: str, later: str, path: str) -> Issue:
+    what = f"both touch `{path}`, and one writes it" if path != ANYTHING else "neither says what it changes"
+    return _warning(
+        later, "unordered_calls", f"nothing makes it wait for `{earlier}`, because the order is `free`; {what}"
+    )
 
 
 def _repeats(proposal: Proposal, tools: Mapping[str, Tool]) -> Iterator[Issue]:

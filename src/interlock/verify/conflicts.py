@@ -1,25 +1,40 @@
-"""Writers of the same state key whose order nothing but their place in the list decides.
+"""Actions that touch the same thing, and whose order nothing but their place in the list decides.
 
-Two writers are ordered if one needs the other, directly or through others, or if both stand in the declared chain
-(`order: declared`: actions that change something and abort on failure run one after the other).
+Two actions are ordered if one needs the other, directly or through others, or if both stand in the declared chain
+(`order: declared`: actions that may change something run one after the other).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Final
 
 import msgspec
 
 from interlock.model.proposal import Proposal
 from interlock.model.tool import Tool
 from interlock.verify.graph import Graph, read_only, state_writes
+from interlock.verify.paths import PathsTouched
+
+ANYTHING: Final = ""
+"""Stands for a path where a tool does not say what it changes."""
 
 
 class Conflict(msgspec.Struct, frozen=True):
     """Two actions (in declared order) that write `key` without an order between them."""
 
     key: str
+    actions: tuple[str, str]
+
+
+class Unordered(msgspec.Struct, frozen=True):
+    """Two actions (in declared order) that run in any order although `path` is written by one and touched by the other.
+
+    `ANYTHING` for the path: neither says what it changes.
+    """
+
+    path: str
     actions: tuple[str, str]
 
 
@@ -41,6 +56,39 @@ def find_conflicts(proposal: Proposal, tools: Mapping[str, Tool], graph: Graph) 
     return [
         Conflict(key, (proposal.actions[u].id, proposal.actions[v].id)) for key, u, v in pairs if not order.before(u, v)
     ]
+
+
+def find_unordered(proposal: Proposal, tools: Mapping[str, Tool], graph: Graph) -> list[Unordered]:
+    """Calls that a reader of the list would take to be ordered, and that `order: free` does not order.
+
+    Only the nearest earlier call counts, and of the calls that may change anything only the first pair is named. Linear in
+    actions and edges.
+    """
+    if proposal.order == "declared":
+        return []  # nothing that may change something runs beside anything that comes before or after it
+    touched, pairs = PathsTouched(tools), []
+    last = -1
+    for i in graph.order:
+        action = proposal.actions[i]
+        tool = tools.get(action.tool or "")
+        if i in graph.reserved or tool is None:
+            continue
+        pairs += [(path, j, i) for path, j in touched.add(action, tool, i)]
+        if not tool.read_only and not touched.names_what_it_writes(tool):
+            if last >= 0:
+                pairs.append((ANYTHING, last, i))
+            last = i
+    if not pairs:
+        return []
+    order = _Order(proposal, tools, graph)
+    found: list[Unordered] = []
+    said = False
+    for path, u, v in pairs:
+        if (path == ANYTHING and said) or order.before(u, v):
+            continue
+        said = said or path == ANYTHING
+        found.append(Unordered(path, (proposal.actions[u].id, proposal.actions[v].id)))
+    return found
 
 
 class _Order:
@@ -83,11 +131,7 @@ class _Order:
 
     def _chain(self, proposal: Proposal, tools: Mapping[str, Tool]) -> dict[int, int]:
         chain = [
-            i
-            for i in self._graph.order
-            if i not in self._graph.reserved
-            and proposal.actions[i].failure_behavior == "abort"
-            and not read_only(proposal.actions[i], tools)
+            i for i in self._graph.order if i not in self._graph.reserved and not read_only(proposal.actions[i], tools)
         ]
         return dict(pairwise(chain))
 

@@ -1,9 +1,10 @@
 """The graph of a proposal: which action waits for which, and which parameter takes its value from which output.
 
-Two kinds of edge. A *need* (an id in `dependencies`, or a `"$ID.output"` reference) passes failure on: if the earlier
-action did not succeed, the later one cannot run. An *order* edge only says who goes first: state keys (read after write,
-write after read, write after write) and, with `order: declared`, the chain of actions that change something and abort on
-failure. Order edges follow the declared order as far as the needs allow it, so they never close a cycle.
+Two kinds of edge. A *need* (an id in `dependencies`, a `"$ID.output"` reference, or a state key that the later action uses and
+the earlier one writes) passes failure on: if the earlier action did not succeed, the later one cannot run. An *order* edge only
+says who goes first: state keys (write after read, write after write, a condition after a write) and, with `order: declared`, the
+list itself: what may change something runs alone, one after the other, and reading tools run side by side in between. Order
+edges follow the declared order as far as the needs allow it, so they never close a cycle.
 
 Everything is linear in actions and edges (a heap adds a logarithm only where a need points backwards).
 """
@@ -11,17 +12,12 @@ Everything is linear in actions and edges (a heap adds a logarithm only where a 
 from __future__ import annotations
 
 import heapq
-import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
 
 from interlock.model.errors import ProposalError
-from interlock.model.proposal import Action, ActionCompensation, Proposal
+from interlock.model.proposal import Action, ActionCompensation, Proposal, ToolCompensation
 from interlock.model.tool import Tool
-
-_REFERENCE: Final = re.compile(r"\$([A-Za-z0-9_.:-]+?)\.output((?:\.[^.\[\]$]+|\[[0-9]+\])*)", re.ASCII)
-_ESCAPED: Final = re.compile(r"\$+" + _REFERENCE.pattern, re.ASCII)
-_STEP: Final = re.compile(r"\.([^.\[\]$]+)|\[([0-9]+)\]")
+from interlock.verify.references import References, has_dollar
 
 
 class Graph:
@@ -33,13 +29,18 @@ class Graph:
     compensation of another one.
     """
 
-    __slots__ = ("dependents", "index", "order", "referring", "reserved", "size", "stateful", "waits")
+    __slots__ = (
+        "dependents", "index", "needs", "order", "references", "referring", "reserved", "size", "stateful", "waits",
+    )  # fmt: skip
 
     def __init__(self, size: int) -> None:
         """An empty graph of `size` actions."""
         self.size = size
         self.index: dict[str, int] = {}
+        self.references = References(())
         self.waits: list[int] = [0] * size
+        self.needs: list[set[int] | None] = [None] * size
+        """The actions without whose success an action cannot run."""
         self.dependents: list[list[int]] = [[] for _ in range(size)]
         self.order: list[int] | range = range(size)
         self.referring: set[int] = set()
@@ -63,7 +64,8 @@ class Graph:
 def build_graph(proposal: Proposal, tools: Mapping[str, Tool]) -> Graph:
     """The graph of a decoded proposal.
 
-    Raises: ProposalError with `duplicate_id`, `dependency_unknown` or `dependency_cycle` (the message names the circle).
+    Raises: ProposalError with `duplicate_id`, `dependency_unknown`, `reference_malformed` or `dependency_cycle` (the message
+    names the circle).
     """
     actions = proposal.actions
     graph = Graph(len(actions))
@@ -86,55 +88,9 @@ def read_only(action: Action, tools: Mapping[str, Tool]) -> bool:
     return action.type == "state_read"
 
 
-def references(parameters: Any) -> Iterator[tuple[str, tuple[str | int, ...]]]:
-    """The references in parameters, at any depth: (action id, path into its output)."""
-    for value in parameters.values() if parameters.__class__ is dict else parameters:
-        if value.__class__ is str:
-            if value[:1] == "$" and (found := _REFERENCE.fullmatch(value)):
-                yield found[1], _path(found[2])
-        elif value.__class__ is dict or value.__class__ is list:
-            yield from references(value)
-
-
-def needs(action: Action) -> set[str]:
+def needs(action: Action, names: References) -> set[str]:
     """The ids of the actions that an action says it needs: its dependencies, and what its parameters refer to."""
-    found = {name for name, _ in references(action.parameters)} if has_dollar(action.parameters) else set()
-    return found | set(action.dependencies)
-
-
-def resolve(value: Any, lookup: Callable[[str, tuple[str | int, ...]], Any]) -> Any:
-    """A copy of `value` in which each `$ID.output` reference is what `lookup(id, path)` gives, and `$$ID.output` loses a `$`."""
-    if value.__class__ is str:
-        if value[:1] != "$":
-            return value
-        if found := _REFERENCE.fullmatch(value):
-            return lookup(found[1], _path(found[2]))
-        return value[1:] if value[:2] == "$$" and _ESCAPED.fullmatch(value) else value
-    if value.__class__ is dict:
-        return {k: resolve(v, lookup) for k, v in value.items()}
-    if value.__class__ is list:
-        return [resolve(v, lookup) for v in value]
-    return value
-
-
-def escape(value: Any) -> Any:
-    """A copy of `value` in which no text is a reference: what `resolve` makes the same value of again."""
-    if value.__class__ is str:
-        return f"${value}" if value[:1] == "$" and (_REFERENCE.fullmatch(value) or _ESCAPED.fullmatch(value)) else value
-    if value.__class__ is dict:
-        return {k: escape(v) for k, v in value.items()}
-    return [escape(v) for v in value] if value.__class__ is list else value
-
-
-def has_dollar(parameters: Any) -> bool:
-    """True if some string in the parameters begins with `$`: only then is there something to resolve."""
-    for value in parameters.values() if parameters.__class__ is dict else parameters:
-        if value.__class__ is str:
-            if value[:1] == "$":
-                return True
-        elif (value.__class__ is dict or value.__class__ is list) and has_dollar(value):
-            return True
-    return False
+    return {reference.id for reference in names.of(action.parameters)} | set(action.dependencies)
 
 
 def state_reads(action: Action) -> list[str]:
@@ -159,10 +115,6 @@ def state_writes(action: Action, tool: Tool | None) -> list[str]:
     return keys
 
 
-def _path(text: str) -> tuple[str | int, ...]:
-    return tuple(name or int(number) for name, number in _STEP.findall(text))
-
-
 def _index(graph: Graph, actions: tuple[Action, ...]) -> None:
     index = {action.id: i for i, action in enumerate(actions)}
     if len(index) != len(actions):
@@ -177,12 +129,13 @@ def _index(graph: Graph, actions: tuple[Action, ...]) -> None:
                 )
             first[action.id] = i
     graph.index = index
+    graph.references = References(index)
 
 
 def _needs(graph: Graph, actions: tuple[Action, ...]) -> tuple[list[set[int] | None], bool]:
     """Add the needs; returns them per action, and whether one of them points to a later action."""
     index = graph.index
-    needs: list[set[int] | None] = [None] * graph.size
+    needs = graph.needs
     backwards = False
     for i, action in enumerate(actions):
         sources: set[int] | None = None
@@ -192,11 +145,14 @@ def _needs(graph: Graph, actions: tuple[Action, ...]) -> tuple[list[set[int] | N
             }
         if action.parameters and has_dollar(action.parameters):
             graph.referring.add(i)
-            for name, _ in references(action.parameters):
+            for name, _ in graph.references.check(action.parameters, f"$.actions[{i}].parameters"):
                 sources = sources or set()
-                sources.add(_find(index, name, f"$.actions[{i}].parameters"))
+                sources.add(index[name])
         if isinstance(action.compensation, ActionCompensation):
             graph.reserved.add(_find(index, action.compensation.action_id, f"$.actions[{i}].compensation.action_id"))
+        elif isinstance(action.compensation, ToolCompensation) and has_dollar(action.compensation.parameters):
+            for _ in graph.references.check(action.compensation.parameters, f"$.actions[{i}].compensation.parameters"):
+                pass  # it runs long after this graph: only whether it can mean anything is looked at
         if sources:
             needs[i] = sources
             graph.waits[i] = len(sources)
@@ -213,7 +169,6 @@ def _find(index: dict[str, int], name: str, path: str) -> int:
             f"there is no action `{name}` in this proposal",
             code="dependency_unknown",
             path=path,
-            hint='write "$$" for a text that only looks like a reference' if path.endswith("parameters") else None,
         )
     return found
 
@@ -260,31 +215,38 @@ def _order_edges(graph: Graph, proposal: Proposal, tools: Mapping[str, Tool], ne
     actions = proposal.actions
     waits, dependents, reserved = graph.waits, graph.dependents, graph.reserved
     declared = proposal.order == "declared"
-    writers: dict[str, int] = {}
-    readers: dict[str, list[int]] = {}
-    last = -1
+    keys = _Keys()
+    last = -1  # the last action that may change something, and the reading tools since then
+    readers: list[int] = []
     for i in graph.order:
         action = actions[i]
         if i in reserved:
             continue
         tool = tools.get(action.tool) if action.tool else None
         before: set[int] = set()
+        sources: set[int] = set()
         if _touches_state(action, tool):
             graph.stateful.add(i)
-            _state_edges(action, tool, i, writers, readers, before)
-        if (
-            declared
-            and action.failure_behavior == "abort"
-            and not (action.type == "state_read" or (tool and tool.read_only))
-        ):
+            keys.add(action, tool, i, sources, before)
+        if declared and action.type != "state_read":
             if last >= 0:
                 before.add(last)
-            last = i
-        known = needs[i]
+            if tool and tool.read_only:
+                readers.append(i)
+            else:
+                before.update(readers)
+                last, readers = i, []
+        known = needs[i] or ()
+        for j in sources:
+            if j != i and j not in known:
+                waits[i] += 1
+                dependents[j].append(i)
         for j in before:
-            if j != i and not (known and j in known):
+            if j != i and j not in known and j not in sources:
                 waits[i] += 1
                 dependents[j].append(~i)
+        if sources - {i}:
+            needs[i] = (sources - {i}).union(known)
 
 
 def _touches_state(action: Action, tool: Tool | None) -> bool:
@@ -297,15 +259,38 @@ def _touches_state(action: Action, tool: Tool | None) -> bool:
     )
 
 
-def _state_edges(
-    action: Action, tool: Tool | None, i: int, writers: dict[str, int], readers: dict[str, list[int]], before: set[int]
-) -> None:
-    for key in state_reads(action):  # read after write
-        if (writer := writers.get(key)) is not None:
-            before.add(writer)
-        readers.setdefault(key, []).append(i)
-    for key in state_writes(action, tool):
-        if (writer := writers.get(key)) is not None:  # write after write
-            before.add(writer)
-        before.update(readers.pop(key, ()))  # write after read
-        writers[key] = i
+class _Keys:
+    """Who wrote each state key last, and who has read it since."""
+
+    __slots__ = ("_readers", "_writers")
+
+    def __init__(self) -> None:
+        self._writers: dict[str, int] = {}
+        self._readers: dict[str, list[int]] = {}
+
+    def add(self, action: Action, tool: Tool | None, i: int, sources: set[int], before: set[int]) -> None:
+        """Put into `sources` whose values the action uses, and into `before` what else must have ended.
+
+        A condition is judged against the state that there is: a writer that failed keeps no assertion and no precondition from
+        being looked at, or what they guard would run unguarded.
+        """
+        writers, readers = self._writers, self._readers
+        for key in _values_used(action):  # read after write
+            if (writer := writers.get(key)) is not None:
+                sources.add(writer)
+        for key in state_reads(action):
+            if (writer := writers.get(key)) is not None:
+                before.add(writer)
+            readers.setdefault(key, []).append(i)
+        for key in state_writes(action, tool):
+            if (writer := writers.get(key)) is not None:  # write after write
+                before.add(writer)
+            before.update(readers.pop(key, ()))  # write after read
+            writers[key] = i
+
+
+def _values_used(action: Action) -> tuple[str, ...]:
+    """State keys without whose value the action is not what its author meant."""
+    if action.type == "state_read":
+        return (*action.state_dependencies, *action.read_set, action.parameters["key"])
+    return (*action.state_dependencies, *action.read_set)

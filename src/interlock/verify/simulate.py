@@ -15,9 +15,10 @@ import msgspec
 from interlock.model.decision import Refusal
 from interlock.model.proposal import Action, Proposal
 from interlock.model.tool import Tool
-from interlock.verify.calls import Calls, refers
+from interlock.verify.calls import Calls
 from interlock.verify.conditions import check_assumptions, check_preconditions, equal
-from interlock.verify.graph import Graph, build_graph, resolve
+from interlock.verify.graph import Graph, build_graph
+from interlock.verify.references import References
 from interlock.verify.templates import fill, mentions
 
 _UNKNOWN: Final = object()
@@ -53,13 +54,14 @@ def simulate(
 
     `graph` saves building it again. Raises: ProposalError if the proposal has no graph.
     """
-    calls = Calls(tools)
+    graph = graph or build_graph(proposal, tools)
+    calls = Calls(tools, graph.references)
 
     def refusal(action: Action) -> Refusal | None:
         problems = calls.problems(action)
         return Refusal(*problems[0]) if problems else None
 
-    return play(proposal, tools, state, graph or build_graph(proposal, tools), refusal)
+    return play(proposal, tools, state, graph, refusal)
 
 
 def play(
@@ -70,7 +72,7 @@ def play(
     refuse: Callable[[Action], Refusal | None],
 ) -> Simulation:
     """As `simulate`; `refuse` says what, besides the state, keeps an action from running."""
-    world = _World(state)
+    world = _World(state, graph.references)
     dropped: dict[int, Dropped] = {}
     for i in graph.order:
         action = proposal.actions[i]
@@ -94,7 +96,8 @@ def play(
 class _World:
     """The state as it would be at a moment, and what the proposal claims about it."""
 
-    def __init__(self, state: Mapping[str, tuple[Any, int]] | None) -> None:
+    def __init__(self, state: Mapping[str, tuple[Any, int]] | None, references: References) -> None:
+        self._references = references
         self._complete = state is not None
         self.values: dict[str, tuple[Any, int]] = dict(state or {})
         self._claims: dict[str, tuple[Any, int]] = {}
@@ -117,11 +120,11 @@ class _World:
         written: dict[str, Any] = {}
         if action.type == "state_write":
             value = action.parameters.get("value")
-            written[action.parameters["key"]] = _UNKNOWN if refers(value) else resolve(value, _never)
+            written[action.parameters["key"]] = self._value(value)
         elif tool is not None:
             for key, template in tool.effects.items():
                 known = not mentions(template, "output") and not (
-                    mentions(template, "parameters") and refers(action.parameters)
+                    mentions(template, "parameters") and self._references.any_in(action.parameters)
                 )
                 written[key] = fill(template, action.parameters, None) if known else _UNKNOWN
         for key, value in written.items():
@@ -136,9 +139,14 @@ class _World:
         key, expected = action.parameters["key"], action.parameters.get("expected")
         known = key in self.values or self._complete
         value = self.values.get(key, (None, 0))[0]
-        if not known or value is _UNKNOWN or refers(expected) or equal(value, resolve(expected, _never)):
+        expected = self._value(expected)
+        if not known or value is _UNKNOWN or expected is _UNKNOWN or equal(value, expected):
             return None
         return Refusal("assertion_failed", f"state key `{key}` would not have the asserted value")
+
+    def _value(self, value: Any) -> Any:
+        """A parameter as it will be; unknown if an output goes into it."""
+        return _UNKNOWN if self._references.any_in(value) else self._references.resolve(value, _never)
 
     def _is_known(self, key: str) -> bool:
         if key in self._claims:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +24,7 @@ from interlock.model.canonical import canonical
 from interlock.model.decision import Decision, Refusal
 from interlock.model.errors import ToolError
 from interlock.model.events import ActionHeld, ActionWaiting, HoldResolved
+from interlock.verify.paths import values_at
 
 if TYPE_CHECKING:
     from interlock.engine.desk import Desk
@@ -187,10 +188,10 @@ def _paths(turn: Turn, parameters: dict[str, Any]) -> list[Any]:
     tool = turn.tool
     if turn.x.services.workspace is None or tool is None:
         return []
-    pointers = [pointer.split("/")[1:] for pointer, mark in tool.marks if mark.startswith("path.")]
+    pointers = [tuple(pointer.split("/")[1:]) for pointer, mark in tool.marks if mark.startswith("path.")]
     entailed = sorted(write.where for write in turn.x.entailed.get(turn.index, ()) if write.tool is not None)
     return [
-        *(value for steps in pointers for value in _at(parameters, steps)),
+        *(value for steps in pointers for value in values_at(parameters, steps)),
         *(msgspec.json.decode(where) for where in entailed),
     ]
 
@@ -204,21 +205,6 @@ async def _files(turn: Turn) -> tuple[FileShown, ...]:
         FileShown(path=redact(_shown(path)), digest=digest, there=there)
         for path, (digest, there) in zip(paths, await _look_at(turn.x, paths), strict=True)
     )
-
-
-def _at(value: Any, steps: list[str]) -> Iterator[Any]:
-    """What a mark's pointer pattern leads to (`*` is any member)."""
-    if not steps:
-        yield value
-        return
-    step = steps[0].replace("~1", "/").replace("~0", "~")
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if step in ("*", key):
-                yield from _at(inner, steps[1:])
-    elif isinstance(value, list) and step == "*":
-        for inner in value:
-            yield from _at(inner, steps[1:])
 
 
 def _shown(path: Any) -> str:

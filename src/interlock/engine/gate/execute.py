@@ -23,6 +23,7 @@ from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import ActionIntent
 from interlock.model.exceptions import describe, describe_exit, exit_code
 from interlock.model.tool import Function
+from interlock.model.units import as_duration
 from interlock.telemetry import Meter
 from interlock.verify.conditions import equal
 
@@ -90,23 +91,26 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
         result = _failure(action, attempt, error)
     slot.ended_ns = clock.mono_ns()
     slot.deadline = NEVER
+    late = slot.expired > 0 or slot.ended_ns > attempt.deadline_ns
     if slot.expired or slot.stopped is not None:
         slot.acknowledge()
     if result is None:
-        result = check_output(action, attempt, value)
+        result = _too_late(action, attempt, value) if late else check_output(action, attempt, value)
     result.duration_ms = (slot.ended_ns - started) / 1e6
     return result
 
 
 def _set_deadline(action: ActionRun, attempt: ActionContext, now_ns: int) -> None:
     """The attempt ends at the tool's time-out, or the action's if that is shorter. An agent cannot extend it."""
-    tool, timeout_ms, slot = action.tool, action.spec.timeout_ms, action.slot
-    deadline = now_ns + (STATE_NS if tool is None else tool.timeout_ns)
-    if timeout_ms is not None:
-        deadline = min(deadline, now_ns + timeout_ms * 1_000_000)
+    slot, deadline = action.slot, now_ns + _timeout_ns(action)
     attempt.deadline_ns = slot.deadline = deadline
     if deadline < slot.watchdog.at:
         slot.watchdog.wake(deadline, now_ns)
+
+
+def _timeout_ns(action: ActionRun) -> int:
+    timeout_ns, own_ms = STATE_NS if action.tool is None else action.tool.timeout_ns, action.spec.timeout_ms
+    return timeout_ns if own_ms is None else min(timeout_ns, own_ms * 1_000_000)
 
 
 async def _call(action: ActionRun, tool: Registered, attempt: ActionContext) -> Any:
@@ -165,7 +169,7 @@ def _failure(action: ActionRun, attempt: ActionContext, error: BaseException) ->
         return Failure(attempt, "tool_error", describe_exit(error), output={"exit_code": exit_code(error)})
     if isinstance(error, KeyboardInterrupt):
         return _stopped(action, attempt, reason="interrupted", raises=error)
-    if slot.expired and isinstance(error, asyncio.CancelledError | ToolError):
+    if slot.expired and not isinstance(error, GeneratorExit):
         return _timed_out(action, attempt, partial)
     stopped = slot.stopped is not None or slot.task.cancelling() > slot.before + slot.expired
     if isinstance(error, asyncio.CancelledError) and not stopped:
@@ -184,11 +188,24 @@ def _failure(action: ActionRun, attempt: ActionContext, error: BaseException) ->
 def _timed_out(action: ActionRun, attempt: ActionContext, output: Any) -> Failure:
     """A thread cannot be stopped, so its effect is unknown; a process or a coroutine has ended."""
     attempt.cancelled = True
-    message = "stopped after its time-out"
+    message = f"stopped after its time-out of {_timeout_text(action)}"
     if _runs_on(action):
         detail = f"{message}; its thread cannot be stopped"
         return Failure(attempt, "timeout", detail, retryable=False, output=output, status="unknown_outcome")
     return Failure(attempt, "timeout", message, output=output)
+
+
+def _too_late(action: ActionRun, attempt: ActionContext, value: Any) -> Failure:
+    """The call came to its end, but not in time. A retry would do it twice, so there is none."""
+    attempt.cancelled = True
+    given = value if isinstance(value, ToolError) else ToolError("", output=value)
+    output = read_tool_error(given, action.run.services.limits.output_bytes).output
+    message = f"it ended after its time-out of {_timeout_text(action)}"
+    return Failure(attempt, "timeout", message, retryable=False, output=output)
+
+
+def _timeout_text(action: ActionRun) -> str:
+    return as_duration(_timeout_ns(action) // 1_000_000)
 
 
 def _stopped(

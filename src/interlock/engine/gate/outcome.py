@@ -135,6 +135,7 @@ def _record_success(
 def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
     """The engine or the caller stopped the action. Whether it goes on is not asked: nothing of the proposal does."""
     run, unknown = action.run, failure.status == "unknown_outcome"
+    error = failure.message or run.why_stopped(failure.reason)
     if unknown:
         seq = action.record(
             10,
@@ -145,8 +146,12 @@ def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
     else:
         seq = action.record(
             10,
-            lambda _, stamp: ActionCancelled(
-                attempt=attempt.attempt, reason=failure.reason, duration_ms=failure.duration_ms, **stamp
+            lambda recorder, stamp: ActionCancelled(
+                attempt=attempt.attempt,
+                reason=failure.reason,
+                detail=recorder.text(error or ""),
+                duration_ms=failure.duration_ms,
+                **stamp,
             ),
         )
     run.kick()
@@ -156,6 +161,7 @@ def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
         at_us=run.clock.now_us(),
         seq=seq,
         attempts=attempt.attempt,
+        error=error,
         unknown=unknown,
         output=failure.output,
         duration_ms=failure.duration_ms,
@@ -281,6 +287,7 @@ def cancel_retry(action: ActionRun, failure: Failure, reason: str) -> Ended:
         at_us=action.run.clock.now_us(),
         seq=None,
         attempts=failure.attempt.attempt,
+        error=action.run.why_stopped(reason),
         waited_ms=action.waited_ms,
     )
     return Ended(row, undoable=True)

@@ -23,7 +23,6 @@ from interlock.engine.scheduler import Outcome
 from interlock.model.decision import Refusal
 from interlock.model.errors import ConflictError, ToolError
 from interlock.model.events import ActionRetrying
-from interlock.verify.graph import references
 
 
 async def take_action(action: ActionRun) -> Ended:
@@ -92,8 +91,6 @@ async def _pass(action: ActionRun, verdict: Verdict) -> Ended | None:
 
 async def _wait_for_retry(action: ActionRun, failure: Failure, delay_ms: int) -> Ended | None:
     """Wait before the next attempt, then take steps 2 to 7 again. None if it may be made."""
-    run = action.run
-    run.retries += 1
     action.failed = failure
     number = failure.attempt.attempt + 1
     action.record(9, lambda _, stamp: ActionRetrying(attempt=number, delay_ms=delay_ms, **stamp))
@@ -110,9 +107,10 @@ def _cancelled(action: ActionRun, reason: str) -> Ended:
 
 def _look_ahead(action: ActionRun) -> Ended:
     """Dry run: the parameters need an output that does not exist. Only what does not depend on them can be said."""
-    action.step, verdict, _ = judge_call(action.run.judges, action.call())
+    run = action.run
+    action.step, verdict, _ = judge_call(run.judges, action.call())
     if action.step == 2 and isinstance(verdict, Refusal):
         return outcome.reject(action, verdict)
-    names = ", ".join(sorted({f"`${name}.output`" for name, _ in references(action.parameters)}))
+    names = ", ".join(sorted({f"`${name}.output`" for name, _ in run.graph.references.of(action.parameters)}))
     detail = f"what the gate says depends on {names}, which a dry run does not have"
     return outcome.skip(action, "dry_run", detail, Outcome.DONE)

@@ -21,6 +21,7 @@ from interlock.model.grant import Principal
 from interlock.model.proposal import Proposal
 from interlock.model.result import ActionResult
 from interlock.model.tool import ToolExecutor
+from interlock.model.units import as_duration
 from interlock.state.buffer import Buffer
 from interlock.state.idempotency import Results
 from interlock.verify.graph import Graph
@@ -67,6 +68,8 @@ class ProposalRun:
         """Actions in the order in which they ended: undo goes backwards through it."""
         self.stop_reason: str | None = None
         """Why nothing more may start: `aborted`, `budget_exceeded`, `deadline_exceeded`, `cancelled`, `store_failed`."""
+        self.stopped_by: int | None = None
+        """The action whose failure or refusal stopped the proposal."""
         self.buffer = Buffer(services.store, proposal.id)
         self.results = Results(services.idempotency)
         """Successes of idempotent calls: found by this proposal at once, stored with its commit."""
@@ -76,7 +79,6 @@ class ProposalRun:
         """What actions did that undo cannot exactly take back."""
         self.cached: dict[int, str] = {}
         """Keys under which results went into the cache."""
-        self.retries = 0
         self.cost = 0.0
         """What tools reported."""
         self.judges: Judges = services.gate_for(principal.session)
@@ -102,6 +104,28 @@ class ProposalRun:
         """Remember why nothing more may start; the first reason counts."""
         if self.stop_reason is None:
             self.stop_reason = reason
+
+    def why_stopped(self, reason: str | None) -> str | None:
+        """For the row of an action that the end of the proposal stopped, or kept from starting: what ended the proposal."""
+        by = None if self.stopped_by is None else self.rows[self.stopped_by]
+        match reason:
+            case "aborted" if by is not None:
+                return f"`{by.action_id}` stopped the proposal: {by.status}, {by.reason}"
+            case "deadline_exceeded" if self.proposal.deadline_ms is not None:
+                return f"the proposal's deadline of {as_duration(self.proposal.deadline_ms)} was over"
+            case "budget_exceeded":
+                return self.allowance.exhausted or None
+        return None
+
+    def why_skipped(self, index: int) -> str | None:
+        """Which action that this one needs did not succeed."""
+        for j in sorted(self.graph.needs[index] or ()):
+            row = self.rows[j]
+            if j in self.graph.reserved:
+                return f"it needs `{self.proposal.actions[j].id}`, which runs only as a compensation"
+            if row is not None and row.status != "succeeded":
+                return f"it needs `{row.action_id}`: {row.status}, {row.reason}"
+        return None
 
     def judges_in_force(self) -> Judges:
         """The judges, after a look whether they were replaced or a grant was issued or revoked."""

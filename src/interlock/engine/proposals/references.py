@@ -12,7 +12,6 @@ import msgspec
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.model.errors import ProposalError, ToolError
 from interlock.model.values import check_value
-from interlock.verify.graph import resolve
 
 
 def fill_references(run: ProposalRun, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def fill_references(run: ProposalRun, parameters: dict[str, Any]) -> dict[str, A
             raise _refused(f"the references stand for more than {limits.output_bytes} bytes (limit `output_bytes`)")
         return value
 
-    found: dict[str, Any] = resolve(parameters, lookup)
+    found: dict[str, Any] = run.graph.references.resolve(parameters, lookup)
     try:
         check_value(found, "$.parameters", limits, reserved=True)
     except ProposalError as error:

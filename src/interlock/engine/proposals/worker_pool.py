@@ -161,6 +161,8 @@ class WorkerPool:
             else:
                 self._follow(ready, skipped)
             if outcome is Outcome.ABORT:
+                if run.stop_reason is None:
+                    run.stopped_by = index
                 self.stop("aborted")
         if ended.raises is not None:
             raise ended.raises
@@ -179,8 +181,17 @@ class WorkerPool:
             known = run.rows[index]
             if known is not None and known.status == "skipped":
                 continue  # the journal says so already
-            seq = run.record(7, index, lambda _, stamp: ActionSkipped(reason=reason, **stamp))
-            run.rows[index] = rows.skipped(run.proposal.actions[index].id, reason, at_us=run.clock.now_us(), seq=seq)
+            why = run.why_skipped(index) if reason == "dependency_failed" else run.why_stopped(reason)
+            seq = self._record_skip(index, reason, why or "")
+            action_id, now_us = run.proposal.actions[index].id, run.clock.now_us()
+            run.rows[index] = rows.skipped(action_id, reason, why, at_us=now_us, seq=seq)
+
+    def _record_skip(self, index: int, reason: str, why: str) -> int | None:
+        return self.run.record(
+            7,
+            index,
+            lambda recorder, stamp: ActionSkipped(reason=reason, detail=recorder.text(why), **stamp),
+        )
 
     @property
     def _full(self) -> bool:

@@ -60,6 +60,7 @@ def stopped(
     at_us: int,
     seq: int | None,
     attempts: int,
+    error: str | None = None,
     unknown: bool = False,
     output: Any = None,
     duration_ms: float = 0.0,
@@ -69,7 +70,7 @@ def stopped(
     """An action that the engine or the caller stopped; `unknown` if it may still have an effect."""
     return ActionResult(
         action_id=action_id, status="unknown_outcome" if unknown else "cancelled", reason=reason, output=output,
-        attempts=attempts, duration_ms=duration_ms, waited_ms=waited_ms, timestamp=at_us, seq=seq, posture=posture,
+        error=error, attempts=attempts, duration_ms=duration_ms, waited_ms=waited_ms, timestamp=at_us, seq=seq, posture=posture,
     )  # fmt: skip
 
 
@@ -155,6 +156,8 @@ def row_of(event: e.Event, value: Callable[[e.Kept], Any], samples: Mapping[int,
             )
         case e.ActionUnknown() | e.ActionCancelled():
             unknown = isinstance(event, e.ActionUnknown)
-            return stopped(action_id, event.reason, at_us=at_us, seq=seq, attempts=event.attempt, unknown=unknown)
+            return stopped(
+                action_id, event.reason, at_us=at_us, seq=seq, attempts=event.attempt, error=event.detail or None, unknown=unknown
+            )  # fmt: skip
         case _:
             raise TypeError(f"`{type(event).__name__}` is not the outcome of an action")

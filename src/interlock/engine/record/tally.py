@@ -8,15 +8,20 @@ from interlock.model.proposal import Action
 from interlock.model.result import ActionResult, Cost, RunStatus
 
 
-def cost_of(actions: Sequence[Action], rows: Sequence[ActionResult], *, retries: int, cost: float) -> Cost:
-    """What was spent. A stored or cached result costs nothing; `retries` and `cost` are not in the rows."""
-    spent = Cost(retries=retries, cost=cost)
+def cost_of(actions: Sequence[Action], rows: Sequence[ActionResult], *, cost: float) -> Cost:
+    """What was spent. A stored or cached result costs nothing; `cost` is not in the rows.
+
+    `tool_calls` counts each try of a call that began, as the budgets do: five tries of one action are five.
+    """
+    spent = Cost(cost=cost)
     duration_ms = 0.0
     for action, row in zip(actions, rows, strict=True):
         status = row.status
+        if row.deduplicated_from is None:
+            spent.tool_calls += row.attempts if action.type == "tool_call" else 0
+            spent.retries += max(0, row.attempts - 1)
         if status == "succeeded" and row.deduplicated_from is None:
             spent.actions_executed += 1
-            spent.tool_calls += action.type == "tool_call"
             duration_ms += row.duration_ms
         elif status == "skipped":
             spent.actions_skipped += 1
@@ -24,8 +29,6 @@ def cost_of(actions: Sequence[Action], rows: Sequence[ActionResult], *, retries:
             spent.actions_rejected += 1
         elif status != "held" and row.deduplicated_from is None:
             spent.actions_executed += 1
-            if action.type == "tool_call":
-                spent.tool_calls += 1
             duration_ms += row.duration_ms
     spent.total_duration_ms = duration_ms
     return spent

@@ -1,0 +1,180 @@
+"""References: parameter texts that stand for the output of another action.
+
+`$ID.output` stands for the output, `$ID.output.files[0]['a name']` for a part of it. Which texts are references depends on
+the ids of the proposal, because an id may hold spaces, letters of any alphabet and dots. A text that begins with `$` and an
+id of the proposal, and is not a reference, is refused: passed on as text, a misspelt reference would do something else than
+its author meant. `$$` before such a text makes it plain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, NamedTuple
+
+from interlock.model.errors import ProposalError
+from interlock.model.values import step
+
+Path = tuple[str | int, ...]
+"""Steps into an output: keys and indices."""
+
+_STEPS: Final = r"(?:\.[^.\[\]$]+|\[[0-9]{1,9}\]|\['[^']*'\]|\[\"[^\"]*\"\])*"
+_REFERENCE: Final = re.compile(rf"\$([A-Za-z0-9_.:-]+?)\.output({_STEPS})", re.ASCII)
+_OUTPUT: Final = re.compile(rf"\.output({_STEPS})")
+_STEP: Final = re.compile(r"\.([^.\[\]$]+)|\[([0-9]+)\]|\['([^']*)'\]|\[\"([^\"]*)\"\]")
+
+
+class Reference(NamedTuple):
+    """One reference: the id (which may be unknown) and the steps into that action's output."""
+
+    id: str
+    path: Path
+
+
+class References:
+    """Tells references from plain text, for the ids of one proposal."""
+
+    __slots__ = ("_ids", "_lengths", "_nested")
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        """`ids` are those of all actions of the proposal; a mapping or a set is used as it is."""
+        self._ids = ids if isinstance(ids, dict | set | frozenset) else frozenset(ids)
+        self._lengths: list[int] | None = None  # looked at only where a text is not of the usual form
+        self._nested = False
+
+    def read(self, text: str) -> Reference | None:
+        """What a text stands for, or None for plain text.
+
+        Raises: ProposalError `reference_malformed` if it begins with `$` and a known id and cannot be told from plain text.
+        """
+        if text[:1] != "$" or text[1:2] == "$":
+            return None
+        if self._lengths is None:
+            self._lengths = sorted({len(name) for name in self._ids}, reverse=True)
+            self._nested = any(".output" in name for name in self._ids)
+        usual = _REFERENCE.fullmatch(text)
+        if usual and usual[1] in self._ids and not self._nested:
+            return Reference(usual[1], _path(usual[2]))
+        begun = [name for name in self._begun(text, 1) if name]
+        found = [(name, rest) for name in begun if (rest := _OUTPUT.fullmatch(text, 1 + len(name)))]
+        if len(found) == 1:
+            return Reference(found[0][0], _path(found[0][1][1]))
+        if found:
+            names = " or ".join(f"`{name}`" for name, _ in found)
+            raise _malformed(f"the text could refer to {names}", "give the actions ids that do not end in `.output`")
+        if usual:
+            return Reference(usual[1], _path(usual[2]))
+        if begun:
+            raise _malformed(
+                f"the text begins with `$` and the id `{begun[0]}`, and is not a reference", _how(begun[0])
+            )
+        if text[1:2] == "{" and (inside := [name for name in self._begun(text, 2) if text[2 + len(name)] == "."]):
+            raise _malformed(f"the id `{inside[0]}` stands in braces", _how(inside[0]))
+        return None
+
+    def of(self, value: Any) -> Iterator[Reference]:
+        """The references in parameters, at any depth. Raises: ProposalError as `read`."""
+        if value.__class__ is str:
+            if value[:1] == "$" and (found := self.read(value)) is not None:
+                yield found
+        elif value.__class__ is dict or value.__class__ is list:
+            for inner in value.values() if value.__class__ is dict else value:
+                yield from self.of(inner)
+
+    def any_in(self, value: Any) -> bool:
+        """True if the value is or holds a reference. Raises: ProposalError as `read`."""
+        return has_dollar([value]) and next(self.of(value), None) is not None
+
+    def resolve(self, value: Any, lookup: Callable[[str, Path], Any]) -> Any:
+        """A copy of `value` in which each reference is what `lookup(id, path)` gives, and texts escaped by `$$` are plain.
+
+        Raises: ProposalError as `read`.
+        """
+        if value.__class__ is str:
+            if value[:1] != "$":
+                return value
+            if value[:2] == "$$":
+                return value[1:] if self._means_something(value) else value
+            found = self.read(value)
+            return value if found is None else lookup(*found)
+        if value.__class__ is dict:
+            return {k: self.resolve(v, lookup) for k, v in value.items()}
+        if value.__class__ is list:
+            return [self.resolve(v, lookup) for v in value]
+        return value
+
+    def check(self, value: Any, path: str) -> Iterator[Reference]:
+        """As `of`, for a value at `path`. Raises: ProposalError that names the place, also for an id that there is not."""
+        if value.__class__ is str:
+            if value[:1] != "$":
+                return
+            try:
+                found = self.read(value)
+            except ProposalError as error:
+                raise ProposalError(error.message, code=error.code, path=path, hint=error.hint) from None
+            if found is None:
+                return
+            if found.id not in self._ids:
+                raise ProposalError(
+                    f"there is no action `{found.id}` in this proposal",
+                    code="dependency_unknown",
+                    path=path,
+                    hint='write "$$" for a text that only looks like a reference',
+                )
+            yield found
+        elif value.__class__ is dict:
+            for key, inner in value.items():
+                yield from self.check(inner, path + step(key))
+        elif value.__class__ is list:
+            for index, inner in enumerate(value):
+                yield from self.check(inner, f"{path}[{index}]")
+
+    def escape(self, value: Any) -> Any:
+        """A copy of `value` in which no text is a reference or refused: what `resolve` makes the same value of again."""
+        if value.__class__ is str:
+            return f"${value}" if value[:1] == "$" and self._means_something(value) else value
+        if value.__class__ is dict:
+            return {k: self.escape(v) for k, v in value.items()}
+        return [self.escape(v) for v in value] if value.__class__ is list else value
+
+    def _means_something(self, text: str) -> bool:
+        """True if the text, with one `$` in front instead of any number, would not be plain."""
+        try:
+            return self.read("$" + text.lstrip("$")) is not None
+        except ProposalError:
+            return True
+
+    def _begun(self, text: str, start: int) -> Iterator[str]:
+        """The known ids that stand at `start` and end there as a word, longest first."""
+        for length in self._lengths or ():
+            after = text[start + length : start + length + 1]
+            if len(text) >= start + length and not (after.isalnum() or after == "_"):
+                name = text[start : start + length]
+                if name in self._ids and (start == 1 or after):
+                    yield name
+
+
+def has_dollar(parameters: Any) -> bool:
+    """True if some string in the parameters begins with `$`: only then is there something to resolve."""
+    for value in parameters.values() if parameters.__class__ is dict else parameters:
+        if value.__class__ is str:
+            if value[:1] == "$":
+                return True
+        elif (value.__class__ is dict or value.__class__ is list) and has_dollar(value):
+            return True
+    return False
+
+
+def _path(text: str) -> Path:
+    return tuple(
+        int(found[2]) if found[2] is not None else next(part for part in found.groups() if part is not None)
+        for found in _STEP.finditer(text)
+    )
+
+
+def _how(name: str) -> str:
+    return f'write `${name}.output`, with `.name` or `[0]` after it for a part; "$$" at the front makes it plain text'
+
+
+def _malformed(message: str, hint: str) -> ProposalError:
+    return ProposalError(message, code="reference_malformed", hint=hint)
