@@ -10,7 +10,7 @@ NAMES = [
     "Action", "ActionResult", "Binding", "Budget", "ConfigurationError", "ConflictError", "Context", "Cost", "DeniedError",
     "Grant", "Host", "IntegrityError", "InterlockError", "Limits", "NotUndone", "PathRead", "PathWrite", "Proposal",
     "ProposalError", "ProposalResult", "Refusal", "Run", "Runtime", "Secret", "StoreError", "Tool", "ToolError",
-    "ToolExecutor", "Unfinished", "UsageError", "__version__", "format_result", "govern", "tool",
+    "ToolExecutor", "Unfinished", "UsageError", "Waiting", "__version__", "format_result", "govern", "tool",
 ]  # fmt: skip
 
 

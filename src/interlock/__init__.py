@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from interlock.model.proposal import Action, Budget, Proposal
     from interlock.model.result import ActionResult, Cost, NotUndone, ProposalResult, format_result
     from interlock.model.tool import Binding, Context, Tool, ToolExecutor
+    from interlock.model.waiting import Waiting
 
 _HOMES = {
     "Action": "model.proposal",
@@ -74,6 +75,7 @@ _HOMES = {
     "ToolExecutor": "model.tool",
     "Unfinished": "engine.unfinished",
     "UsageError": "model.errors",
+    "Waiting": "model.waiting",
     "format_result": "model.result",
     "govern": "engine.govern",
     "tool": "executors.python",
@@ -110,6 +112,7 @@ __all__ = [
     "ToolExecutor",
     "Unfinished",
     "UsageError",
+    "Waiting",
     "__version__",
     "format_result",
     "govern",

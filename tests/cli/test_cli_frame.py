@@ -185,6 +185,20 @@ def test_quiet_says_nothing_but_errors(cli):
     assert cli("run", plan, "-q", "--json").json["status"] == "succeeded"
 
 
+def test_quiet_says_what_failed(cli):
+    """A failure is said whatever the command: nothing on standard output, and the answer on standard error."""
+    (cli.root / "bad.json").write_text(
+        cli.plan(call("fs.read", path="nothing.txt")) and (cli.root / "plan.json").read_text()
+    )
+    said = cli("run", "bad.json", "-q")
+    assert (said.code, said.out) == (1, "")
+    assert "nothing.txt" in said.err or "no such file" in said.err.lower()
+    (cli.root / "wrong.json").write_text('{"actions": [{"type": "tool_call", "tool": "fs.raed"}]}')
+    said = cli("verify", "wrong.json", "-q")
+    assert (said.code != 0, said.out) == (True, "")
+    assert "fs.raed" in said.err
+
+
 def test_clean_keeps_what_is_plain():
     assert clean("plain äöü 漢字") == "plain äöü 漢字"
     assert clean("a\nb\tc") == "a\\nb\\tc"

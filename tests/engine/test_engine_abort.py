@@ -82,7 +82,7 @@ def test_a_thread_that_is_cancelled_is_an_unknown_outcome(embedded):
     assert ("a1", "unknown_outcome") in [(n.action_id, n.reason) for n in result.not_undone]
 
 
-def test_no_row_of_an_aborted_proposal_says_succeeded_without_saying_more(embedded):
+def test_no_row_of_an_aborted_proposal_says_succeeded_if_it_changed_something(embedded):
     log = []
     rt = embedded(
         binding("irreversible", noop),
@@ -100,7 +100,7 @@ def test_no_row_of_an_aborted_proposal_says_succeeded_without_saying_more(embedd
         write("k", 1, "w"),
         expect("k", 2, "stop"),
     )
-    assert statuses(result) == ["succeeded", "rolled_back", "rolled_back", "compensated", "rolled_back", "failed"]
+    assert statuses(result) == ["succeeded", "rolled_back", "succeeded", "compensated", "rolled_back", "failed"]
     assert result["i"].reason == "not_undone"
     assert [(n.action_id, n.reason) for n in result.not_undone] == [("i", "irreversible")]
     assert log == [{"what": 1}]

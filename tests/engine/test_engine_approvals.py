@@ -225,7 +225,8 @@ def test_without_waiting_the_action_is_held_and_resume_asks_nothing_twice(asking
     log = []
     rt = asking.open(risky(log))
     rt.services.desk.wait = False
-    result = execute(rt, write("k", 1), call("risky", "r"), write("k", 2), call("risky", "s", failure_behavior="skip"))
+    last = [write("k", 2, dependencies=["r"]), call("risky", "s", failure_behavior="skip")]
+    result = execute(rt, write("k", 1), call("risky", "r"), *last, order="free")
     assert result.status == "held"
     assert statuses(result) == ["succeeded", "held", "skipped", "held"]
     assert reasons(result)[2] == "held"

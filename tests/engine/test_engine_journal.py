@@ -324,7 +324,7 @@ def test_rows_have_their_shape_and_reasons_are_known(project):
         assert row["reason"] is None or row["reason"] in REASONS
         assert isinstance(row["timestamp"], int)
     assert interlock.format_result(result["f"]) == "[FAILED] no"
-    assert interlock.format_result(result["z"]) == "[SKIPPED] aborted"
+    assert interlock.format_result(result["z"]) == "[SKIPPED] `f` stopped the proposal: failed, tool_failed"
 
 
 def test_two_proposals_in_one_journal_are_told_apart(project):

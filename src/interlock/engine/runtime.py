@@ -26,6 +26,7 @@ from interlock.model.limits import Limits
 from interlock.model.proposal import Budget
 from interlock.model.result import NotUndone, ProposalResult
 from interlock.model.tool import Binding, RateLimit, Tool, ToolExecutor
+from interlock.model.waiting import Waiting
 
 
 class Runtime:
@@ -115,6 +116,13 @@ class Runtime:
         registered = self._registered(tool)
         limited = msgspec.structs.replace(registered.tool, rate_limit=RateLimit(calls=calls, per_ms=per_ms))
         self._register(Binding(tool=limited, function=registered.function, mode=registered.mode))
+
+    def on_waiting(self, listener: Callable[[Waiting], None]) -> None:
+        """Be told of everything that waits, as it begins to: for what, and how long at most. Must return at once.
+
+        Called on the thread of the event loop that the proposal runs on.
+        """
+        self.services.waits.append(listener)
 
     def set_grant(self, grant: Grant) -> None:
         """Put a grant in the place of the configured one of its agent, for this runtime. Raises ConfigurationError."""

@@ -22,6 +22,7 @@ from interlock.model.grant import Grant
 from interlock.model.limits import DEFAULT_LIMITS, Limits
 from interlock.model.proposal import Budget
 from interlock.model.tool import Binding
+from interlock.model.waiting import Waiting
 from interlock.settings import Settings
 from interlock.settings.sections import DEFAULTS
 from interlock.signing import Signer
@@ -105,6 +106,8 @@ class Services:
     """What a proposal may spend if it does not say less."""
     listeners: list[Callable[[Event], None]] = field(default_factory=list)
     """Called with every event of every run."""
+    waits: list[Callable[[Waiting], None]] = field(default_factory=list)
+    """Told of everything that waits, as it begins to wait. Must return at once."""
     watchers: list[Progress] = field(default_factory=list)
     """Called with the progress that tools report: action id, done, total."""
 

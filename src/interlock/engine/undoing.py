@@ -61,9 +61,9 @@ async def take_back(x: Execution) -> list[NotUndone]:
 
 
 def _only_read(action: Action, tool: Registered | None, row: ActionResult) -> bool:
-    """True if there was nothing to take back: what the action found out stays found out."""
+    """True if there was nothing to take back: what the action found out stays found out, unless it is out of date."""
     reads = action.type in READING if tool is None else tool.read_only
-    return reads and not row.state_changes
+    return reads and not row.state_changes and row.reason is None
 
 
 def _changes(x: Execution) -> dict[tuple[str, str], list[Entry]] | None:

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Final
 
 from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.proposals.waiting import tell_waiting
 from interlock.engine.proposals.worker_pool import WorkerPool
 from interlock.model.errors import StoreError
 from interlock.workspace.lease import WriteLease
@@ -57,6 +58,7 @@ async def _acquire(x: ProposalRun) -> WriteLease | None:
     services = x.services
     holder = f"{x.run.id} {x.proposal.id}"
     end = x.clock.mono_ns() + services.lease_wait_ms * 1_000_000
+    told = False
     while True:
         try:
             return WriteLease.attempt(services.db, services.workspace_id, holder, x.clock)
@@ -64,6 +66,10 @@ async def _acquire(x: ProposalRun) -> WriteLease | None:
             now = x.clock.mono_ns()
             if error.code != "workspace_busy" or now > end:
                 raise
+            if not told:
+                told = True
+                left_ms = (min(end, x.deadline_ns) - now) / 1e6
+                tell_waiting(x, None, "workspace", f"its turn to write in the workspace: {error.message}", left_ms)
         if now > x.deadline_ns and not x.undone:
             return None
         await asyncio.sleep(_POLL_SECONDS)

@@ -149,9 +149,11 @@ class ActionDeduplicated(Event, kw_only=True, tag="action_deduplicated"):
 
 
 class ActionWaiting(Event, kw_only=True, tag="action_waiting"):
-    """Step 7 has to wait. `reading` is the guard's."""
+    """Step 6 or 7 has to wait: for `what`, at most so long. `reading` is the guard's. Without an action the proposal waits."""
 
     cause: str
+    what: str = ""
+    wait_max_ms: float | None = None
     reading: dict[str, float] = {}
 
 

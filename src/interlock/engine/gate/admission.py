@@ -10,10 +10,10 @@ from typing import Any, Final, NamedTuple
 
 from interlock.engine.proposals.action_run import ActionRun
 from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.proposals.waiting import tell_waiting
 from interlock.engine.proposals.watchdog import NEVER
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Refusal
-from interlock.model.events import ActionWaiting
 from interlock.model.result import ActionResult
 from interlock.state.idempotency import Origin, call_key
 from interlock.state.idempotency import Stored as StoredCall
@@ -112,8 +112,8 @@ async def _wait_for_rate(action: ActionRun, tool: Registered) -> Refusal | None:
     if wait_ns is None:
         return Refusal("rate_limited", f"the rate limit of `{tool.name}` leaves no place before the deadline")
     if wait_ns:
-        reading = {"wait_ms": wait_ns / 1e6}
-        action.record(7, lambda _, stamp: ActionWaiting(cause="rate_limit", reading=reading, **stamp))
+        what, wait_ms = f"the rate limit of `{tool.name}`", wait_ns / 1e6
+        tell_waiting(run, action.index, "rate_limit", what, wait_ms, reading={"wait_ms": wait_ms})
         await wait(action, wait_ns / 1e9)
     return None
 
@@ -126,8 +126,8 @@ async def _wait_for_machine(action: ActionRun) -> Refusal | None:
     reading = guard.check()
     if reading is None:
         return None
-    shown = reading.as_dict()
-    action.record(7, lambda _, stamp: ActionWaiting(cause="resource_guard", reading=shown, **stamp))
+    what, wait_ms = f"the machine: {reading.describe()}", run.services.guard_wait_ms
+    tell_waiting(run, action.index, "resource_guard", what, wait_ms, reading=reading.as_dict())
     before = run.clock.mono_ns()
     try:
         reading = await guard.wait(run.services.guard_wait_ms)

@@ -20,10 +20,11 @@ from interlock.approvals import FileShown, Hold, HoldRequest, canonical_digest, 
 from interlock.engine.judges.judges import state_schema
 from interlock.engine.proposals.action_run import ActionRun as Turn
 from interlock.engine.proposals.proposal_run import ProposalRun as Execution
+from interlock.engine.proposals.waiting import tell_waiting
 from interlock.model.canonical import canonical
 from interlock.model.decision import Decision, Refusal
 from interlock.model.errors import ToolError
-from interlock.model.events import ActionHeld, ActionWaiting, HoldResolved
+from interlock.model.events import ActionHeld, HoldResolved
 from interlock.verify.paths import values_at
 
 if TYPE_CHECKING:
@@ -247,9 +248,8 @@ async def _answer(turn: Turn, hold: Hold) -> Hold:
     desk.tell(hold)
     if not desk.wait:
         raise HeldError(hold)
-    if x.recorder is not None:
-        x.recorder.append(ActionWaiting(cause="approval", **x.recorder.stamp(x.proposal.id, turn.action.id, 6)))
-        x.recorder.writer.kick()
+    left_ms = max(0, hold.expires_at_us - desk.store.time.now_us()) / 1000
+    tell_waiting(x, turn.index, "approval", f"an answer to `{hold.id}`", left_ms, step=6)
     x.allowance.release()
     before = x.clock.mono_ns()
     try:

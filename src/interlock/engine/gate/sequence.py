@@ -19,6 +19,7 @@ from interlock.engine.proposals.action_run import ActionRun, Ended
 from interlock.engine.proposals.attempt import Failure
 from interlock.engine.proposals.references import fill_references
 from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.proposals.waiting import tell_waiting
 from interlock.engine.scheduler import Outcome
 from interlock.model.decision import Refusal
 from interlock.model.errors import ConflictError, ToolError
@@ -94,6 +95,7 @@ async def _wait_for_retry(action: ActionRun, failure: Failure, delay_ms: int) ->
     action.failed = failure
     number = failure.attempt.attempt + 1
     action.record(9, lambda _, stamp: ActionRetrying(attempt=number, delay_ms=delay_ms, **stamp))
+    tell_waiting(action.run, action.index, "retry", f"its try number {number}", delay_ms)
     await wait(action, delay_ms / 1000)
     return await _pass(action, judge_again(action))
 

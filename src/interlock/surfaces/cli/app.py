@@ -82,7 +82,11 @@ def _common() -> list[click.Parameter]:
             ["--json"], is_flag=True, expose_value=False, callback=_set("json"), help="Print exactly one JSON document."
         ),
         click.Option(
-            ["--quiet", "-q"], is_flag=True, expose_value=False, callback=_set("quiet"), help="Print only errors."
+            ["--quiet", "-q"],
+            is_flag=True,
+            expose_value=False,
+            callback=_set("quiet"),
+            help="Print only errors and failures.",
         ),
         click.Option(
             ["--no-color"], is_flag=True, expose_value=False, callback=_set("no_color"), help="Never use colours."
@@ -191,6 +195,8 @@ def run(argv: list[str]) -> int:
     try:
         _need_directory(before)
         code = root.main(argv, prog_name="interlock", standalone_mode=False, obj=out)
+        if isinstance(code, int) and code:
+            out.explain_failure()
     except click.exceptions.NoArgsIsHelpError as error:
         code = _help(out, error)
     except click.ClickException as error:

@@ -33,6 +33,7 @@ class Output:
         """For people, in colours where there is a terminal."""
         self.json = False
         self.quiet = False
+        self._unsaid: list[Callable[[], Iterable[str]]] = []
         self.no_color = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
         for stream in (sys.stdout, sys.stderr):
             # A name or an agent's text that the terminal's encoding does not have is no reason to fail.
@@ -42,12 +43,21 @@ class Output:
     # -- the answer
 
     def emit(self, document: Any, text: Callable[[], Iterable[str]] | None = None) -> None:
-        """Print the answer: `document` with `--json`, else the lines that `text` gives (nothing with `--quiet`)."""
+        """Print the answer: `document` with `--json`, else the lines that `text` gives (with `--quiet` only if it fails)."""
         if self.json:
             self.write(sys.stdout, _as_json(document, indent=sys.stdout.isatty()))
-        elif text is not None and not self.quiet:
+        elif text is not None and self.quiet:
+            self._unsaid.append(text)
+        elif text is not None:
             for line in text():
                 self.write(sys.stdout, line)
+
+    def explain_failure(self) -> None:
+        """The command failed: what `--quiet` left out of the answer says why, on standard error."""
+        for text in self._unsaid:
+            for line in text():
+                self.write(sys.stderr, line)
+        self._unsaid.clear()
 
     def raw(self, text: str) -> None:
         """Print text that is itself the answer (a document, a policy): also with `--quiet`."""

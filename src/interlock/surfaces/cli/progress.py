@@ -23,6 +23,7 @@ from interlock.model.events import (
     ProposalReceived,
     UndoIntent,
 )
+from interlock.model.waiting import Waiting
 from interlock.surfaces.cli.output import Output, clean
 
 _ENDS: Final = (ActionSucceeded, ActionRejected, ActionSkipped, ActionDeduplicated, ActionUnknown, ActionCancelled)
@@ -67,6 +68,11 @@ class Progress:
         """A watcher of the engine's: what a tool says of itself."""
         share = f"{done:g}" if not total else f"{100 * done / total:.0f} %"
         self._now[action] = f"{self._now.get(action, '').partition(': ')[0]}: {share}"
+
+    def on_waiting(self, waiting: Waiting) -> None:
+        """What waits is shown as waiting, until it goes on."""
+        if waiting.action_id is not None:
+            self._now[waiting.action_id] = f"waits for {waiting.what}"
 
     async def draw(self) -> None:
         """Draw until cancelled."""

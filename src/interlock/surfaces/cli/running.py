@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
@@ -23,8 +23,12 @@ from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines, undo_line
 if TYPE_CHECKING:
     from interlock.engine.recovery import Answer
     from interlock.engine.runtime import Runtime
+    from interlock.model.waiting import Waiting
+    from interlock.surfaces.cli.progress import Progress
 
 T = TypeVar("T")
+WAIT_SAID_MS: Final = 1000
+"""Waits that can be longer than this are said in a line of their own."""
 
 
 @click.command(cls=Command)
@@ -139,6 +143,7 @@ def _carry_out(
     services.listeners.append(progress.on_event)
     services.listeners.append(lambda event: started.append(event.run) if isinstance(event, RunStarted) else None)
     services.watchers.append(progress.on_progress)
+    opened.on_waiting(lambda waiting: _say_waiting(out, progress, waiting))
     if services.desk is not None:
         services.desk.wait = not no_wait
         if no_wait:
@@ -164,6 +169,17 @@ def _carry_out(
         if not started:
             raise KeyboardInterrupt from None
         raise interrupted(started[0]) from None
+
+
+def _say_waiting(out: Output, progress: Progress, waiting: Waiting) -> None:
+    """Questions are asked by the prompt; of short waits the line of progress says enough."""
+    progress.on_waiting(waiting)
+    if waiting.cause != "approval" and waiting.wait_max_ms >= WAIT_SAID_MS:
+        who = "" if waiting.action_id is None else f"`{waiting.action_id}` "
+        seconds = waiting.wait_max_ms / 1000
+        progress.hide()
+        out.note(clean(f"{who}waits for {waiting.what}; at most {seconds:.0f} s"))
+        progress.show()
 
 
 def _flags(settings: Sequence[str]) -> dict[str, str]:

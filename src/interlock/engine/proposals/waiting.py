@@ -1,0 +1,34 @@
+"""Whoever waits is told: for what, and how long at most. In the journal, and to the listeners of the runtime."""
+
+from __future__ import annotations
+
+from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.model.events import ActionWaiting
+from interlock.model.waiting import Waiting
+
+
+def tell_waiting(
+    run: ProposalRun,
+    index: int | None,
+    cause: str,
+    what: str,
+    wait_max_ms: float,
+    *,
+    step: int = 7,
+    reading: dict[str, float] | None = None,
+) -> None:
+    """Say that the action at `index` (or the proposal) waits from now on."""
+    if cause != "retry":  # which has an event of its own
+        run.record(
+            step,
+            index,
+            lambda recorder, stamp: ActionWaiting(
+                cause=cause, what=recorder.text(what), wait_max_ms=wait_max_ms, reading=reading or {}, **stamp
+            ),
+        )
+        run.kick()
+    if run.services.waits:
+        action_id = None if index is None else run.proposal.actions[index].id
+        waiting = Waiting(run_id=run.files.id, action_id=action_id, cause=cause, what=what, wait_max_ms=wait_max_ms)
+        for listener in tuple(run.services.waits):
+            listener(waiting)

@@ -1,0 +1,19 @@
+"""What a listener is told of something that waits."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """Something waits from now on."""
+
+    run_id: str
+    action_id: str | None
+    """None if the proposal as a whole waits."""
+    cause: str
+    """`approval`, `rate_limit`, `resource_guard`, `retry` or `workspace`."""
+    what: str
+    """What it waits for, as a phrase for people: `an answer to appr_1`."""
+    wait_max_ms: float
+    """How long at most; then it goes on, or is refused."""

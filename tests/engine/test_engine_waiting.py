@@ -1,0 +1,91 @@
+"""Whoever waits is told for what, and how long at most: from Python, and in the journal."""
+
+import asyncio
+import threading
+
+from engine_world import TOML, binding, call, execute, plan, write
+
+import interlock
+from interlock.telemetry.guard import Reading
+
+
+async def noop(parameters, ctx):
+    return parameters
+
+
+def waits(rt):
+    told = []
+    rt.on_waiting(told.append)
+    return told
+
+
+def test_a_rate_limit_is_told(embedded):
+    rt = embedded(binding("do", noop))
+    rt.set_rate_limit("do", calls=1, per_ms=50)
+    told = waits(rt)
+    execute(rt, call("do", "a"), call("do", "b"))
+    (one,) = told
+    assert (one.action_id, one.cause, one.what) == ("b", "rate_limit", "the rate limit of `do`")
+    assert 0 < one.wait_max_ms <= 50
+
+
+def test_a_busy_machine_is_told(project):
+    class Busy:
+        def check(self):
+            return Reading({"cpu": 0.9, "cpu_limit": 0.8})
+
+        async def wait(self, max_wait_ms):
+            return None
+
+    rt = project.open(binding("do", noop))
+    rt.services.guard, rt.services.guard_wait_ms = Busy(), 7_000
+    told = waits(rt)
+    result = execute(rt, call("do", "a"))
+    (one,) = told
+    assert (one.run_id, one.cause, one.wait_max_ms) == (result.run_id, "resource_guard", 7_000)
+    assert "cpu is at 90 %" in one.what
+    (event,) = (e for e in project.journal(result.run_id) if e["kind"] == "action_waiting")
+    assert (event["what"], event["wait_max_ms"]) == (one.what, 7_000)
+
+
+def test_a_retry_is_told(embedded):
+    tries = []
+
+    async def flaky(parameters, ctx):
+        tries.append(1)
+        if len(tries) == 1:
+            raise interlock.ToolError("again")
+
+    rt = embedded(binding("flaky", flaky))
+    told = waits(rt)
+    execute(rt, call("flaky", "f", failure_behavior="retry"))
+    assert [(w.action_id, w.cause, w.what) for w in told] == [("f", "retry", "its try number 2")]
+
+
+def test_a_question_is_told(new_project):
+    rt = new_project(toml=TOML % 'ask = ["do"]\n[approvals]\nttl = "50ms"\n').open(binding("do", noop))
+    told = waits(rt)
+    execute(rt, call("do", "a"))
+    (one,) = told
+    assert one.cause == "approval"
+    assert 0 < one.wait_max_ms <= 50
+
+
+def test_a_turn_to_write_is_told(project):
+    go, began = threading.Event(), threading.Event()
+
+    def long(parameters, ctx):
+        began.set()
+        go.wait(20)
+
+    first, second = project.open(binding("long", long, mode="thread")), project.open(binding("do", noop))
+    other = threading.Thread(target=lambda: asyncio.run(first.execute(plan(call("long")))))
+    other.start()
+    assert began.wait(20)
+    told = waits(second)
+    second.on_waiting(lambda _waiting: go.set())
+    assert execute(second, call("do"), write("k", 1)).ok
+    other.join()
+    (one,) = told
+    assert (one.action_id, one.cause) == (None, "workspace")
+    assert 0 < one.wait_max_ms <= 30_000
