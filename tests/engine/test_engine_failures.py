@@ -79,7 +79,7 @@ def test_a_panic_is_a_failure_of_its_tool_and_ends_no_run(project, mode):
     )
     result = rt.execute_sync(plan(call("book", "b"), call("panic", "p")))
     assert [(row.status, row.reason) for row in result.results] == [
-        ("succeeded", "not_undone"),
+        ("not_undone", "compensation_failed"),
         ("failed", "tool_error"),
     ]
     assert result.results[1].error == "Panic: at the disco"

@@ -119,8 +119,8 @@ def test_anything_else_waits_for_a_human_and_nothing_runs(crash):
     [
         ("again", ["b", "c"], ["succeeded", "succeeded", "succeeded"]),
         ("succeeded", ["c"], ["succeeded", "succeeded", "succeeded"]),
-        ("failed", [], ["succeeded", "failed", "skipped"]),
-        ("undo", [], ["succeeded", "failed", "skipped"]),
+        ("failed", [], ["not_undone", "failed", "skipped"]),
+        ("undo", [], ["not_undone", "failed", "skipped"]),
     ],
 )
 def test_the_answers_a_human_can_give(crash, answer, ran, expected):
@@ -248,7 +248,7 @@ def test_a_crash_between_two_compensations(crash):
     result = crash.resume(crash.tool(), crash.tool("un"))
     # nobody knows what the compensation of `b` did, so it is not made a second time
     assert crash.log == [("un", "a")]
-    assert statuses(result) == ["compensated", "succeeded", "compensated", "failed"]
+    assert statuses(result) == ["compensated", "not_undone", "compensated", "failed"]
     assert [(n.action_id, n.reason) for n in result.not_undone] == [("b", "unknown_outcome")]
 
 
@@ -275,7 +275,7 @@ def test_a_crash_while_files_are_put_back(crash):
     assert (files / "one").read_text() == "changed"
     result = crash.resume(crash.tool(), crash.tool("un"))
     assert (files / "one").read_text() == "one"
-    assert statuses(result) == ["rolled_back", "succeeded", "rolled_back", "failed"]
+    assert statuses(result) == ["rolled_back", "not_undone", "rolled_back", "failed"]
     assert [(n.action_id, n.reason) for n in result.not_undone] == [("s", "unknown_outcome")]
 
 
@@ -662,8 +662,8 @@ def test_resume_under_a_changed_policy_refuses_what_is_not_allowed_any_more(cras
     crash.project.trust()
     result = crash.resume(crash.tool(idempotent=True))
     assert crash.log == []
-    assert statuses(result) == ["succeeded", "rejected", "skipped"]
-    assert reasons(result) == ["not_undone", "policy_denied", "aborted"]
+    assert statuses(result) == ["not_undone", "rejected", "skipped"]
+    assert reasons(result) == ["irreversible", "policy_denied", "aborted"]
 
 
 def test_a_run_whose_row_was_never_written_is_found_by_its_journal(new_project):

@@ -45,6 +45,28 @@ run = st.lists(
     after=[("write", "mine.txt")],
     rollback=False,
 )
+@example(
+    before=[("write", "mine.txt")],
+    steps=[
+        ("fs.write", "mine.txt"),
+        ("shell format", "mine.txt"),
+        ("person", [("write", "mine.txt")]),
+        ("shell format", "mine.txt"),
+    ],
+    after=[],
+    rollback=True,
+)
+@example(
+    before=[],
+    steps=[
+        ("fs.write", "d/x.txt"),
+        ("shell beside", "d/x.txt"),
+        ("shell make", "d/x.txt"),
+        ("person", [("write", "d/mine.txt")]),
+    ],
+    after=[],
+    rollback=False,
+)
 def test_nothing_that_a_person_made_is_lost(before, steps, after, rollback):
     with tempfile.TemporaryDirectory() as directory:
         story = Story(engine_world.Project(Path(directory)))

@@ -22,7 +22,25 @@ from interlock.model.errors import ToolError
 PATHS = ("a.txt", "b.txt", "mine.txt", "d/x.txt", "ignored.log")
 ON_PATHS = ("write", "write", "delete", "add", "add -N", "rm --cached", "half stage", "skip", "restore --staged", "mv")
 ALONE = ("commit", "commit -a", "amend", "other branch", "back", "conflict", "reset", "worktree", "add .", "detach")
-RUN = ("fs.write", "fs.write", "fs.delete", "fs.move", "git.add", "git.add", "git.add .", "git.commit", "git.revert")
+SHELL = {
+    "shell format": "echo run-{n}- >> {path}",
+    "shell delete": "rm -rf {path}",
+    "shell make": "rm -f {path}; mkdir -p {path}; echo run-{n}- > {path}/made",
+    "shell beside": "mkdir -p $(dirname {path}); echo run-{n}- > $(dirname {path})/cache-{n}",
+}
+"""Processes of the run: they say nothing about what they change."""
+RUN = (
+    *SHELL,
+    "fs.write",
+    "fs.write",
+    "fs.delete",
+    "fs.move",
+    "git.add",
+    "git.add",
+    "git.add .",
+    "git.commit",
+    "git.revert",
+)
 _MARK = re.compile(rb"person-\d+-")
 
 
@@ -122,6 +140,9 @@ class Story:
                 return call("person", name, parameters={"steps": [list(one) for one in path]})
             case "fs.write":
                 return call(kind, name, parameters={"path": path, "content": f"run-{next(self.numbers)}-\n"})
+            case _ if kind in SHELL:
+                command = SHELL[kind].format(n=next(self.numbers), path=path)
+                return call("shell", name, parameters={"command": command, "check": False})
             case "fs.delete" | "git.add":
                 return call(kind, name, parameters={"path": path} if kind == "fs.delete" else {"paths": [path]})
             case "fs.move":

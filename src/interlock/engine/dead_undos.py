@@ -84,7 +84,7 @@ def _is_unsettled(known: FoldedProposal, action_id: str) -> bool:
     done = known.actions.get(action_id)
     if done is None or (done.row is None and not (done.open or done.interrupted)):
         return known.received.agent == OPERATOR
-    return done.row is None or done.row.status == "succeeded"
+    return done.row is None or done.row.status in ("succeeded", "not_undone")
 
 
 def _parameters(folded: FoldedRun, known: FoldedProposal, action: Action) -> dict[str, Any]:

@@ -159,6 +159,7 @@ def status_of(x: Execution, rows: list[ActionResult]) -> RunStatus:
         "failed",
         "rolled_back",
         "compensated",
+        "not_undone",
         "unknown_outcome",
     }:
         return "rejected"

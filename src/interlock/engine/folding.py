@@ -6,9 +6,9 @@ the journal has them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -25,6 +25,9 @@ from interlock.model.errors import IntegrityError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.proposal import Proposal
 from interlock.model.result import ActionResult, Cost, NotUndone, ProposalResult, RunStatus
+
+_ENDED_WELL: Final = frozenset({"succeeded", "rolled_back", "compensated", "not_undone"})
+"""Statuses of actions that had succeeded, whatever undo has made of them."""
 
 
 class FoldedAction:
@@ -156,7 +159,7 @@ class FoldedRun:
         waits = any(row.status == "held" for row in found)
         end = done or self.finished
         if done is not None and folded.rolled_back:
-            _taken_back(found, {left.action_id for left in done.not_undone}, folded.only_read())
+            _taken_back(found, done.not_undone, folded.only_read())
         return ProposalResult(
             run_id=self.directory.name,
             proposal_id=proposal_id,
@@ -206,7 +209,7 @@ class FoldedRun:
         folded = self.proposals.pop(finished.proposal or "")
         found = [_shown_row(name, action) for name, action in folded.actions.items()]
         if folded.rolled_back:
-            _taken_back(found, {left.action_id for left in finished.not_undone}, folded.only_read())
+            _taken_back(found, finished.not_undone, folded.only_read())
         # Actions that are reserved as compensations need not be mentioned in the journal.
         silent = folded.received.action_count - len(found)
         found.extend(_shown_row("", None) for _ in range(silent))
@@ -293,11 +296,14 @@ class FoldedRun:
                 action.row.status = "succeeded"
             return
         action.undone[event.how] = event.problem
-        if action.row is not None and action.row.status == "succeeded":
-            if event.problem is not None:
-                action.row.reason = "not_undone"
-            elif action.row.reason is None:
-                action.row.status = "compensated" if event.status == "compensated" else "rolled_back"
+        row = action.row
+        if row is None or row.status not in _ENDED_WELL:
+            return
+        if event.problem is not None:
+            row.status = "not_undone"
+            row.reason = "compensation_failed" if event.how == "compensation" else "undo_conflict"
+        elif row.status == "succeeded":
+            row.status = "compensated" if event.status == "compensated" else "rolled_back"
 
     def _view(self, kept: e.Kept) -> Any:
         """The original if it is there, else the redacted view: good enough to show, and checked again before it is used."""
@@ -328,11 +334,13 @@ def _abandoned(rows: list[ActionResult]) -> None:
             row.status, row.reason, row.error, row.output = "skipped", "cancelled", None, None
 
 
-def _taken_back(rows: list[ActionResult], left: set[str], read: set[str]) -> None:
+def _taken_back(rows: list[ActionResult], left: Sequence[NotUndone], read: set[str]) -> None:
     """Of an aborted proposal no success stands that changed something: `undo_done` names files and compensations only."""
+    reasons: dict[str, str] = {}
+    for one in left:
+        reasons.setdefault(one.action_id, one.reason)
     for row in rows:
-        if row.status == "succeeded" and row.reason is None:
-            if row.action_id in left:
-                row.reason = "not_undone"
-            elif row.action_id not in read:
-                row.status = "rolled_back"
+        if row.status in _ENDED_WELL and row.action_id in reasons:
+            row.status, row.reason = "not_undone", reasons[row.action_id]
+        elif row.status == "succeeded" and row.action_id not in read:
+            row.status = "rolled_back"

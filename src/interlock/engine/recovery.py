@@ -34,6 +34,7 @@ from interlock.model.result import ActionResult, ProposalResult
 from interlock.state.idempotency import Origin, Stored
 from interlock.verify.graph import build_graph
 from interlock.workspace import Origin as FileOrigin
+from interlock.workspace import end_left_processes
 from interlock.workspace.undo import plan_undo, restore
 
 Answer = Literal["again", "succeeded", "failed", "undo"]
@@ -64,6 +65,8 @@ async def resume(
     )
     run.tally.join(folded.ended)
     try:
+        if services.workspace is not None and run.files.backups is not None:
+            end_left_processes(services.workspace, run.files.backups)
         results = [await _Resumption(run, folded, known, answers or {}, by).go() for known in folded.proposals.values()]
         if not run.tally.statuses:
             run.nothing_began()

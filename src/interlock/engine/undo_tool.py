@@ -30,7 +30,7 @@ from interlock.state.store import Transition
 from interlock.verify.graph import needs
 from interlock.verify.references import References
 from interlock.verify.templates import fill
-from interlock.workspace import Entry, Origin
+from interlock.workspace import Entry, Origin, Restored
 from interlock.workspace.names import Rel, show, to_json
 from interlock.workspace.undo import UndoConflictError, find_conflicts, plan_by_action, plan_undo, restore
 
@@ -268,7 +268,7 @@ class _Undo:
         if action.type in ("state_read", "assertion") or (tool is not None and tool.read_only):
             return
         compensated = await self._compensate(folded, known, action, done)
-        touched = self._restore_files(folded, proposal_id, action.id, compensated=compensated is True)
+        touched = self._restore_files(folded, proposal_id, action.id, compensated)
         touched = self._restore_state(known, action.id) or touched
         if compensated is None and done.not_undoable:
             self._leave(action.id, "not_exactly_undoable", "; ".join(done.not_undoable))
@@ -349,7 +349,7 @@ class _Undo:
     ) -> list[tuple[str, str, dict[str, Any]]]:
         """The calls that take a succeeded action back, newest first: as which agent, which tool, with what."""
         agent = known.received.agent
-        if done.row is None or done.row.status not in ("succeeded", "failed"):
+        if done.row is None or done.row.status not in ("succeeded", "failed", "not_undone"):
             return []
         output = done.row.output
         if done.row.status == "failed" and action.tool != "undo":
@@ -382,10 +382,11 @@ class _Undo:
 
     # -- files and state
 
-    def _restore_files(self, folded: FoldedRun, proposal_id: str, action_id: str, *, compensated: bool) -> bool:
-        """True if the action had changed files (whether or not they could be put back).
+    def _restore_files(self, folded: FoldedRun, proposal_id: str, action_id: str, compensated: bool | None) -> bool:
+        """True if the action itself had changed files (whether or not they could be put back).
 
-        What its compensation has dealt with (`compensated`) stays as that left it.
+        What its compensation has dealt with (`compensated`) stays as that left it. After one that failed, what the action's
+        processes had changed stays too: half of their work would be neither the one state nor the other.
         """
         x, workspace = self._x, self._services.workspace
         if workspace is None or x.run.backups is None:
@@ -398,11 +399,14 @@ class _Undo:
         except IntegrityError as error:
             self._leave(action_id, error.code, error.message)
             return True
-        if compensated and entries and x.run.directory is not None:
+        if compensated is False:
+            entries = [entry for entry in entries if entry.by == "action"]
+        elif compensated and entries and x.run.directory is not None:
             made = {one.rel for one in plan_undo(x.run.directory) if one.attempt == COMPENSATING}
             entries = [entry for entry in entries if entry.rel not in made]
         if not entries:
             return False
+        touched = any(entry.by == "action" for entry in entries)
         if any(self._refused_path(entry.rel) for entry in entries):
             self._leave(action_id, "path_denied", "no grant of the agent allows `undo` to write there")
             return True
@@ -412,8 +416,8 @@ class _Undo:
         except (ConflictError, IntegrityError, ToolError) as error:
             self._leave(action_id, error.code, error.message)
         else:
-            self._restored.extend({"action": action_id, "path": one.path, "how": one.how} for one in done)
-        return True
+            self._restored.extend(_restored(action_id, one, x.run.id) for one in done)
+        return touched
 
     def _refused_path(self, path: Rel) -> bool:
         """True if the grant that lets the agent call `undo` does not reach so far: it may have been another one then."""
@@ -495,11 +499,21 @@ def _is_same(one: Any, other: Any) -> bool:
     return canonical(one) == canonical(other)
 
 
+def _restored(action_id: str, one: Restored, run_id: str) -> dict[str, Any]:
+    """For the output. `kept`: the backup of what a process, or a person while it ran, had left there: run and SHA-256."""
+    said: dict[str, Any] = {"action": action_id, "path": one.path, "how": one.how}
+    if one.by_process and one.how != "unchanged":
+        said["by_process"] = True
+        if one.kept is not None:
+            said["kept"] = f"{run_id}/backups/{one.kept}"
+    return said
+
+
 def _did_something(done: FoldedAction) -> bool:
     row = done.row
     if row is None:
         return done.interrupted or done.open
-    return row.status in ("succeeded", "failed", "unknown_outcome") and not row.deduplicated_from
+    return row.status in ("succeeded", "failed", "not_undone", "unknown_outcome") and not row.deduplicated_from
 
 
 class _Past:

@@ -8,7 +8,8 @@ hidden: `not_undone`.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
 
 from interlock.engine.calling import COMPENSATING, IN_USE, Answer, ask_tool
 from interlock.engine.proposals.proposal_run import ProposalRun as Execution
@@ -27,8 +28,11 @@ from interlock.model.proposal import (
 from interlock.model.result import ActionResult, NotUndone
 from interlock.verify.graph import needs
 from interlock.verify.templates import fill
-from interlock.workspace import Entry, Origin
+from interlock.workspace import Entry, Origin, Restored
+from interlock.workspace.names import show, stored
 from interlock.workspace.undo import plan_by_action, plan_undo, restore
+
+_OVERWRITTEN_SHOWN_MAX: Final = 100
 
 
 def reversibility(action: Action, tool: Registered | None) -> Reversibility:
@@ -91,7 +95,7 @@ async def _take_back(
     files = _restore_files(x, index, entries, tried=tried, compensated=tried and problem is None)
     if files.problem is not None:
         problems.append(NotUndone(action_id=action.id, reason="undo_conflict", detail=files.problem))
-    notes = x.not_undoable.get(index)
+    notes = [*x.not_undoable.get(index, ()), *files.overwritten]
     if notes and not (tried and problem is None):
         problems.extend(NotUndone(action_id=action.id, reason="not_exactly_undoable", detail=note) for note in notes)
     elif tool is not None and not tool.read_only and not files.touched and not tried:
@@ -107,7 +111,7 @@ async def _take_back(
             problems.append(NotUndone(action_id=action.id, reason="irreversible", detail=detail))
     if succeeded:
         if problems:
-            row.reason = "not_undone"
+            row.status, row.reason = "not_undone", problems[0].reason
         elif tried or files.touched or not _only_read(action, tool, row):
             row.status = "compensated" if tried else "rolled_back"
     return problems
@@ -175,16 +179,24 @@ async def _compensate(x: Execution, index: int, name: str, parameters: dict[str,
 class Files:
     """What putting back the files of one action came to."""
 
-    __slots__ = ("problem", "touched")
+    __slots__ = ("overwritten", "problem", "touched")
 
-    def __init__(self, *, touched: bool = False, problem: str | None = None) -> None:
-        """`touched` if the action had changed files; `problem` if they could not be put back."""
+    def __init__(self, *, touched: bool = False, problem: str | None = None, overwritten: Sequence[str] = ()) -> None:
+        """`touched` if the action itself had changed files; `problem` if they could not be put back.
+
+        `overwritten` names what processes (or a person meanwhile) had left there, and where it is kept.
+        """
         self.touched = touched
         self.problem = problem
+        self.overwritten = overwritten
 
 
 def _restore_files(x: Execution, index: int, entries: list[Entry] | None, *, tried: bool, compensated: bool) -> Files:
-    """Put the files of an action back from the run's backups, but for those that its compensation has dealt with."""
+    """Put the files of an action back from the run's backups, but for those that its compensation has dealt with.
+
+    After a compensation that failed, what the action's processes changed stays: half of their work would be neither the one state
+    nor the other.
+    """
     run, workspace, recorder = x.run, x.services.workspace, x.recorder
     if run.directory is None or workspace is None or run.backups is None or recorder is None:
         return Files()
@@ -197,16 +209,32 @@ def _restore_files(x: Execution, index: int, entries: list[Entry] | None, *, tri
     if compensated:
         done = {entry.rel for entry in entries if entry.attempt == COMPENSATING}
         entries = [entry for entry in entries if entry.rel not in done]
+    elif tried:
+        entries = [entry for entry in entries if entry.by == "action"]
     if not entries:
         return Files()
+    touched = any(entry.by == "action" for entry in entries)
     recorder.append(UndoIntent(how="files", detail=f"{len(entries)} changes", **x.stamp(index, 10)))
     recorder.writer.flush()
-    problem = None
+    problem, overwritten = None, []
     try:
-        restore(workspace, run.directory, entries, run.backups, Origin(x.proposal.id, action, 0))
+        restored = restore(workspace, run.directory, entries, run.backups, Origin(x.proposal.id, action, 0))
+        overwritten = overwritten_by_undo(restored, run.id)
     except (ConflictError, IntegrityError, ToolError) as error:
         problem = error.message
     text = None if problem is None else recorder.text(problem)
     status = "rolled_back" if problem is None else "not_undone"
     recorder.append(UndoDone(how="files", status=status, problem=text, **x.stamp(index, 10)))
-    return Files(touched=True, problem=problem)
+    return Files(touched=touched, problem=problem, overwritten=overwritten)
+
+
+def overwritten_by_undo(restored: Sequence[Restored], run_id: str) -> list[str]:
+    """What undo overwrote that a process, or somebody while it ran, had left: for people, and bounded."""
+    found = [one for one in restored if one.by_process and one.how != "unchanged"]
+    lines = [
+        f"`{show(stored(one.path))}` was changed while a process ran; "
+        + (f"what it left is kept as `backups/{one.kept}` of run `{run_id}`" if one.kept else "that was taken back")
+        for one in found[:_OVERWRITTEN_SHOWN_MAX]
+    ]
+    left = len(found) - len(lines)
+    return [*lines, f"and {left} more paths that processes had changed"] if left else lines

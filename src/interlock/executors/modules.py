@@ -27,6 +27,7 @@ from interlock.executors.process import (
     spawn_error,
     wire_limits,
 )
+from interlock.executors.process_watch import recorded_changes
 from interlock.isolation.client import ForkServer, Outcome, Stopped
 from interlock.isolation.wire import Request
 from interlock.model.clock import Clock
@@ -130,7 +131,8 @@ class ModuleTools:
         channel = _Messages(ctx)
         cwd = open_cwd(ctx)
         try:
-            outcome = await self._run(self._request(call, timeout_ms=remaining_ms), cwd, channel)
+            async with recorded_changes(ctx, read_only=tool.read_only):
+                outcome = await self._run(self._request(call, timeout_ms=remaining_ms), cwd, channel)
             timed_out, cancelled = outcome.report["stopped"] == "timeout", False
         except Stopped as stopped:
             outcome = stopped.outcome

@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from interlock.executors.environment import child_environment, requested_environment
+from interlock.executors.process_watch import recorded_changes
 from interlock.isolation.client import ForkServer, Outcome, Stopped
 from interlock.isolation.posture import posture
 from interlock.isolation.wire import Failure, Limits, Report, Request
@@ -138,7 +139,8 @@ class ProcessRunner:
     ) -> ProcessResult:
         changed = None if read_only else "a process ran in the direct workspace"
         try:
-            outcome = await self._server.run(request, cwd=directory, stdin=stdin)
+            async with recorded_changes(ctx, read_only=read_only):
+                outcome = await self._server.run(request, cwd=directory, stdin=stdin)
         except Stopped as stopped:
             late = self._clock.mono_ns() >= ctx.deadline_ns
             partial = None

@@ -117,7 +117,6 @@ REASONS: Final[dict[str, str]] = {
     "compensation_failed": "The call that should have taken the action back failed or was refused.",
     "not_exactly_undoable": "The action did something (a process, for example) that undo cannot exactly take back.",
     "irreversible": "The action has no compensation and no backup.",
-    "not_undone": "The action succeeded before its proposal was aborted, and could not be taken back; see `not_undone`.",
     "reserved": "The action is the compensation of another one and runs only to take that one back.",
     "dry_run": "Nothing was executed: this was a dry run.",
 }

@@ -7,8 +7,9 @@ from typing import Any, Literal
 import msgspec
 
 Status = Literal[
-    "succeeded", "failed", "rejected", "skipped", "held", "rolled_back", "compensated", "unknown_outcome", "cancelled"
-]
+    "succeeded", "failed", "rejected", "skipped", "held", "rolled_back", "compensated", "not_undone", "unknown_outcome",
+    "cancelled",
+]  # fmt: skip
 RunStatus = Literal["succeeded", "failed", "rejected", "held", "cancelled", "interrupted"]
 """Status of a proposal: `succeeded` only if every action did; `failed` covers skipped and rolled-back ones."""
 

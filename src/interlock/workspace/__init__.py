@@ -3,6 +3,7 @@
 from interlock.workspace.backups import Backups, Change, Entry, Origin, read_entries
 from interlock.workspace.lease import WriteLease
 from interlock.workspace.nodes import ABSENT, Identity, Node, Seen
+from interlock.workspace.process_changes import ProcessWatch, end_left_processes
 from interlock.workspace.registry import Registry, check_apart, state_directory
 from interlock.workspace.tree import Workspace
 from interlock.workspace.undo import Restored, UndoConflictError, plan_undo, restore
@@ -15,6 +16,7 @@ __all__ = [
     "Identity",
     "Node",
     "Origin",
+    "ProcessWatch",
     "Registry",
     "Restored",
     "Seen",
@@ -22,6 +24,7 @@ __all__ = [
     "Workspace",
     "WriteLease",
     "check_apart",
+    "end_left_processes",
     "plan_undo",
     "read_entries",
     "restore",

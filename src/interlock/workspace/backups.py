@@ -5,8 +5,12 @@
 because changes are atomic. Contents lie beside it, named by their SHA-256. A line counts once it is complete: a torn last one
 belongs to a change that never began, and is cut off when the run goes on.
 
+A process changes files without saying so. So a line with `"v": 2` stands where one began and where it ended, and what is found
+different afterwards is an entry `by` the process. What is recorded in between has `during`: there a process may have been first.
+
 Format version history:
 1 (2026-11): first.
+2 (2026-11): lines for the beginning and the end of processes; `by` and `during` in entries, whose lines stay version 1.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -27,10 +31,11 @@ from interlock.model.canonical import digest_bytes
 from interlock.model.clock import Clock
 from interlock.model.errors import IntegrityError
 from interlock.workspace.names import NameJson, Rel, stored, to_json
-from interlock.workspace.nodes import Node
+from interlock.workspace.nodes import Node, Seen
 from interlock.workspace.tree import hash_file, read_chunks, write_chunks
 
 _FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
+_PROCESS_VERSION: Final = 2  # of lines about processes
 _SINGLE_SYNCS_MAX: Final = 8  # above this many new contents, one syncfs is cheaper
 
 
@@ -50,6 +55,10 @@ class Change(msgspec.Struct, frozen=True):
     after: Node
 
 
+By = Literal["action", "process", "other"]
+"""Who made a recorded change: an action itself, a process that an action started, or somebody outside the run."""
+
+
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One recorded change."""
 
@@ -62,11 +71,57 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     path: NameJson
     before: Node
     after: Node
+    by: By = "action"
+    during: bool = False
+    """True if a process of the run was running when this was recorded: `before` may be its work."""
 
     @property
     def rel(self) -> Rel:
         """The path beneath the root, free of links when it was recorded."""
         return stored(self.path)
+
+
+class ProcessMark(msgspec.Struct, frozen=True):
+    """A process of an action began, or ended. Without the second, Interlock died meanwhile."""
+
+    seq: int
+    ts: int
+    proposal: str
+    action: str
+    attempt: int
+    process: Literal["began", "ended"]
+
+    @property
+    def origin(self) -> Origin:
+        """Whose process it is."""
+        return Origin(self.proposal, self.action, self.attempt)
+
+
+class LastState(NamedTuple):
+    """What the run last recorded of a path, and the number of that entry."""
+
+    seq: int
+    node: Node
+
+
+class Touched(msgspec.Struct):
+    """What a run and its processes have touched: the last state of each path, and the directories that they made."""
+
+    states: dict[Rel, LastState] = {}
+    made: set[Rel] = set()
+
+    def add(self, entry: Entry) -> None:
+        """Take an entry into account."""
+        self.states[entry.rel] = LastState(entry.seq, entry.after)
+        if entry.before.kind != "dir" and entry.after.kind == "dir":
+            self.made.add(entry.rel)
+
+
+class _Running(msgspec.Struct):
+    """A process that runs, and whether the index says so yet: it must before anything else is recorded."""
+
+    origin: Origin
+    marked: bool = False
 
 
 class _Line(msgspec.Struct):
@@ -89,6 +144,11 @@ class Backups:
         self._next = 0
         self._kept: dict[str, Path] = {}
         self._counter = 0
+        self._touched: Touched | None = None
+        self._running: dict[int, _Running] = {}
+        self._left: list[Origin] = []
+        self.looks: dict[Rel, Seen] = {}
+        """What was found at a path, and can be recognised by its identity: saves `ProcessWatch` reading it again."""
 
     def keep(self, fd: int, go_on: Callable[[], None] | None = None) -> tuple[str, int]:
         """Copy the content of an open file (a reflink where that is possible). SHA-256 in hex, and size in bytes.
@@ -116,30 +176,85 @@ class Backups:
                 self._kept[sha256] = incoming
             return sha256, size
 
-    def record(self, origin: Origin, changes: Sequence[Change]) -> list[Entry]:
+    def record(self, origin: Origin, changes: Sequence[Change], *, by: By = "action") -> list[Entry]:
         """Write the changes down; on disk once this returns, and only then may they be made. Raises: StoreError."""
         with self._lock:
             index = self._open()
             self._store_kept()
-            entries = [
-                Entry(
-                    seq=self._next + i,
-                    ts=self._clock.now_us(),
-                    proposal=origin.proposal,
-                    action=origin.action,
-                    attempt=origin.attempt,
-                    path=to_json(change.path),
-                    before=change.before,
-                    after=change.after,
-                )
-                for i, change in enumerate(changes)
-            ]
-            for entry in entries:
-                assert entry.before.sha256 is None or self.content(entry.before.sha256).exists()
-            self._disk.write(index, b"".join(_encode(entry) for entry in entries))
+            entries = self._append(index, origin, changes, by)
             self._disk.sync_data(index)
-            self._next += len(entries)
             return entries
+
+    def touched(self) -> Touched:
+        """What this run has touched so far. Read from the index once, then kept up to date. Raises: IntegrityError."""
+        with self._lock:
+            if self._touched is None:
+                self._touched = Touched()
+                for line, _ in _read(self.directory / "index.ndjson"):
+                    if isinstance(line, Entry):
+                        self._touched.add(line)
+            return self._touched
+
+    def begin_process(self, origin: Origin, edited: Sequence[Change]) -> int:
+        """A process of an action begins; `edited` is what somebody else had changed before it did. On disk once this returns.
+
+        Where nothing was touched yet, nothing is written before there is something to record. Returns a number that is greater
+        than that of every entry so far, and names the process to `end_process`. Raises: StoreError, IntegrityError.
+        """
+        with self._lock:
+            if edited or self.touched().states:
+                index = self._open()
+                self._store_kept()
+                self._append(index, origin, edited, "other")
+                self._write(index, [self._mark(origin, "began")])
+                self._disk.sync_data(index)
+                self._running[self._next - 1] = _Running(origin, marked=True)
+                return self._next - 1
+            number = self._next
+            while number in self._running:
+                number -= 1
+            self._running[number] = _Running(origin)
+            return number
+
+    def end_process(self, number: int, changes: Sequence[Change]) -> None:
+        """It has ended, and left these changes. Raises: StoreError."""
+        with self._lock:
+            running = self._running[number]
+            if not running.marked and not changes:
+                del self._running[number]
+                return
+            index = self._open()
+            self._mark_running(index)
+            del self._running[number]
+            self._append(index, running.origin, changes, "process")
+            # A mark alone is not synced: if the machine stops before it is on disk, the process counts as interrupted.
+            self._write(index, [self._mark(running.origin, "ended")])
+            if changes:
+                self._disk.sync_data(index)
+
+    def end_left_process(self, origin: Origin, changes: Sequence[Change]) -> None:
+        """As `end_process`, for one of `left_processes`. Raises: StoreError."""
+        with self._lock:
+            index = self._open()
+            self._left.remove(origin)
+            self._append(index, origin, changes, "process")
+            self._write(index, [self._mark(origin, "ended")])
+            self._disk.sync_data(index)
+
+    def left_processes(self) -> list[Origin]:
+        """Processes whose end nobody recorded, because Interlock died before it. Raises: IntegrityError, StoreError."""
+        with self._lock:
+            if self._index is None and (self.directory / "index.ndjson").exists():
+                self._open()
+            return list(self._left)
+
+    def has(self, sha256: str) -> bool:
+        """True if that content is kept."""
+        return sha256 in self._kept or self.content(sha256).exists()
+
+    def now_ns(self) -> int:
+        """Wall clock, nanoseconds."""
+        return self._clock.now_us() * 1000
 
     def content(self, sha256: str) -> Path:
         """Where a content lies."""
@@ -156,6 +271,49 @@ class Backups:
                 os.close(self._index)
                 self._index = None
 
+    def _append(self, index: int, origin: Origin, changes: Sequence[Change], by: By) -> list[Entry]:
+        """Lines for changes, not yet on disk."""
+        if not changes:
+            return []
+        self._mark_running(index)
+        during = bool(self._left or self._running)
+        entries = [
+            Entry(
+                seq=self._next + i,
+                ts=self._clock.now_us(),
+                proposal=origin.proposal,
+                action=origin.action,
+                attempt=origin.attempt,
+                path=to_json(change.path),
+                before=change.before,
+                after=change.after,
+                by=by,
+                during=during,
+            )
+            for i, change in enumerate(changes)
+        ]
+        for entry in entries:
+            assert by == "process" or entry.before.sha256 is None or self.content(entry.before.sha256).exists()
+        self._write(index, entries)
+        return entries
+
+    def _mark_running(self, index: int) -> None:
+        for running in self._running.values():
+            if not running.marked:
+                self._write(index, [self._mark(running.origin, "began")])
+                running.marked = True
+
+    def _mark(self, origin: Origin, process: Literal["began", "ended"]) -> ProcessMark:
+        return ProcessMark(self._next, self._clock.now_us(), origin.proposal, origin.action, origin.attempt, process)
+
+    def _write(self, index: int, lines: Sequence[Entry | ProcessMark]) -> None:
+        self._disk.write(index, b"".join(_encode(line) for line in lines))
+        self._next += len(lines)
+        if self._touched is not None:
+            for line in lines:
+                if isinstance(line, Entry):
+                    self._touched.add(line)
+
     def _open(self) -> int:
         """The index, open for appending behind its last complete line."""
         if self._index is not None:
@@ -165,8 +323,12 @@ class Backups:
         index = self._disk.open_append(path)
         try:
             whole = 0
-            for entry, end in _read(path):
-                self._next, whole = entry.seq + 1, end
+            open_processes: dict[Origin, int] = {}
+            for line, end in _read(path):
+                self._next, whole = line.seq + 1, end
+                if isinstance(line, ProcessMark):
+                    _count(open_processes, line)
+            self._left = list(open_processes)
             if whole < os.fstat(index).st_size:
                 self._disk.truncate(index, whole)
                 self._disk.sync_data(index)
@@ -222,10 +384,28 @@ def read_entries(run: Path, *, proposal: str | None = None, action: str | None =
     wanted = {"proposal": proposal, "action": action}
     needles = [f'"{key}":'.encode() + msgspec.json.encode(value) for key, value in wanted.items() if value is not None]
     return [
-        entry
-        for entry, _ in _read(run / "backups" / "index.ndjson", needles)
-        if proposal in (None, entry.proposal) and action in (None, entry.action)
+        line
+        for line, _ in _read(run / "backups" / "index.ndjson", needles)
+        if isinstance(line, Entry) and proposal in (None, line.proposal) and action in (None, line.action)
     ]
+
+
+def read_left_processes(run: Path) -> list[Origin]:
+    """Processes of a run whose end nobody recorded. Raises: IntegrityError `backup_damaged`, StoreError."""
+    left: dict[Origin, int] = {}
+    for line, _ in _read(run / "backups" / "index.ndjson", [b'"process":']):
+        if isinstance(line, ProcessMark):
+            _count(left, line)
+    return list(left)
+
+
+def _count(left: dict[Origin, int], mark: ProcessMark) -> None:
+    """Keep the number of processes of each action that have begun and not ended."""
+    number = left.get(mark.origin, 0) + (1 if mark.process == "began" else -1)
+    if number > 0:
+        left[mark.origin] = number
+    else:
+        left.pop(mark.origin, None)
 
 
 def temporary_name(run: Path, entry: Entry) -> bytes:
@@ -233,13 +413,14 @@ def temporary_name(run: Path, entry: Entry) -> bytes:
     return b".interlock-%b-%d.tmp" % (os.fsencode(run.name), entry.seq)
 
 
-def _encode(entry: Entry) -> bytes:
-    raw = msgspec.json.encode(entry)
-    return msgspec.json.encode(_Line(1, digest_bytes("backup", raw), msgspec.Raw(raw))) + b"\n"
+def _encode(line: Entry | ProcessMark) -> bytes:
+    raw = msgspec.json.encode(line)
+    version = 1 if isinstance(line, Entry) else _PROCESS_VERSION
+    return msgspec.json.encode(_Line(version, digest_bytes("backup", raw), msgspec.Raw(raw))) + b"\n"
 
 
-def _read(path: Path, needles: Sequence[bytes] = ()) -> Iterator[tuple[Entry, int]]:
-    """Each entry whose line holds all `needles`, and the offset behind its line."""
+def _read(path: Path, needles: Sequence[bytes] = ()) -> Iterator[tuple[Entry | ProcessMark, int]]:
+    """Each entry or mark whose line holds all `needles`, and the offset behind its line."""
     offset = number = 0
     with contextlib.suppress(FileNotFoundError), _machine(f"read {path}"), path.open("rb") as lines:
         for line in lines:
@@ -251,11 +432,14 @@ def _read(path: Path, needles: Sequence[bytes] = ()) -> Iterator[tuple[Entry, in
                 yield _decode(line, f"{path}:{number}"), offset
 
 
-def _decode(line: bytes, place: str) -> Entry:
+def _decode(line: bytes, place: str) -> Entry | ProcessMark:
     try:
         outer = msgspec.json.decode(line, type=_Line)
-        if outer.v == 1 and digest_bytes("backup", bytes(outer.entry)) == outer.digest:
-            return msgspec.json.decode(outer.entry, type=Entry)
+        if digest_bytes("backup", bytes(outer.entry)) == outer.digest:
+            if outer.v == 1:
+                return msgspec.json.decode(outer.entry, type=Entry)
+            if outer.v == _PROCESS_VERSION:
+                return msgspec.json.decode(outer.entry, type=ProcessMark)
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     raise IntegrityError(

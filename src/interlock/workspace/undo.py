@@ -5,6 +5,9 @@ them, and the first one is what comes back. If something else lies there, or som
 that is a conflict, and nothing at all is restored (unless forced). So undo may be stopped anywhere and begun again: a path
 that is back already needs nothing.
 
+What a process of the run left is one of its states (see `process_changes`): it is overwritten like any other, and since a person
+may have edited the same file while the process ran, what is overwritten there is named (`Restored.kept`).
+
 Before the first change everything that undo will overwrite is backed up into the run that undoes, as for any other change:
 undo can be undone. All access is beneath the root and follows no link, so a link put in the way is an error, not an escape.
 """
@@ -21,7 +24,15 @@ import msgspec
 
 from interlock.model.errors import ConflictError, IntegrityError, ToolError
 from interlock.workspace import effects
-from interlock.workspace.backups import Backups, Change, Entry, Origin, read_entries, temporary_name
+from interlock.workspace.backups import (
+    Backups,
+    Change,
+    Entry,
+    Origin,
+    read_entries,
+    read_left_processes,
+    temporary_name,
+)
 from interlock.workspace.names import NameJson, Rel, link_stored, show, to_json
 from interlock.workspace.nodes import ABSENT, Identity, Node, Seen
 from interlock.workspace.tree import CHUNK_BYTES, Workspace
@@ -36,6 +47,10 @@ class Restored(msgspec.Struct, frozen=True):
 
     path: NameJson
     how: Literal["restored", "removed", "unchanged"]
+    by_process: bool = False
+    """True if what lay there was, or may have been, the work of a process of the run."""
+    kept: str | None = None
+    """Then, for a file: the SHA-256 (hex) of what was overwritten, which names its backup in the run that undid it."""
 
 
 class UndoConflictError(ConflictError):
@@ -58,12 +73,15 @@ class _Chain(msgspec.Struct):
     states: list[Node]
     broken: bool = False
     """Somebody else changed the path between two of the entries: what they left is in no chain, so it would be lost."""
+    processes: list[Node] = []
+    """Those of the states that are, or may be, the work of a process."""
 
 
 class _Step(msgspec.Struct, frozen=True):
     path: Rel
     seen: Seen
     want: Node
+    by_process: bool = False
 
     @property
     def removes(self) -> bool:
@@ -74,7 +92,8 @@ class _Step(msgspec.Struct, frozen=True):
 
     def told(self) -> Restored:
         """For the report."""
-        return Restored(to_json(self.path), "removed" if self.want.kind == "absent" else "restored")
+        how: Literal["removed", "restored"] = "removed" if self.want.kind == "absent" else "restored"
+        return Restored(to_json(self.path), how, self.by_process, self.seen.node.sha256 if self.by_process else None)
 
 
 class _Prepared(NamedTuple):
@@ -110,9 +129,7 @@ def restore(
     with workspace.changing():
         discard_temporaries(workspace, run, entries)
         chains = _chains(reversed(entries))
-        steps, conflicts = _compare(workspace, run, chains)
-        steps, foreign = _with_contents(workspace, steps)
-        conflicts += foreign
+        steps, conflicts = _compare_all(workspace, run, chains)
         if conflicts and not force:
             raise UndoConflictError(conflicts)
         steps = _with_parents(workspace, steps)
@@ -141,8 +158,7 @@ def find_conflicts(workspace: Workspace, run: Path, entries: Sequence[Entry]) ->
     Changes nothing. Raises: as `restore`.
     """
     with workspace.changing():
-        steps, conflicts = _compare(workspace, run, _chains(reversed(entries)))
-        return [*conflicts, *_with_contents(workspace, steps)[1]]
+        return _compare_all(workspace, run, _chains(reversed(entries)))[1]
 
 
 def _chains(entries: Iterable[Entry]) -> dict[Rel, _Chain]:
@@ -155,9 +171,30 @@ def _chains(entries: Iterable[Entry]) -> dict[Rel, _Chain]:
     for entry in entries:
         chain = chains.setdefault(entry.rel, _Chain([entry.before]))
         if not any(entry.before.same(state) for state in chain.states):
-            chain.broken = True
+            if entry.during:
+                chain.states.append(entry.before)
+                chain.processes.append(entry.before)
+            else:
+                chain.broken = True
         chain.states.append(entry.after)
+        if entry.by == "process":
+            chain.processes.append(entry.after)
     return chains
+
+
+def _compare_all(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tuple[list[_Step], list[Rel]]:
+    """What has to change, contents of directories included, and which of it somebody else has changed.
+
+    Where Interlock died while a process of the run was running, whatever lies there now may be its work: no conflict.
+    """
+    steps, conflicts = _compare(workspace, run, chains)
+    steps, foreign = _with_contents(workspace, steps)
+    conflicts += foreign
+    if conflicts and read_left_processes(run):
+        theirs = {path for path in conflicts if path not in chains or not chains[path].broken}
+        steps = [msgspec.structs.replace(s, by_process=True) if s.path in theirs else s for s in steps]
+        conflicts = [path for path in conflicts if path not in theirs]
+    return steps, conflicts
 
 
 def _compare(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tuple[list[_Step], list[Rel]]:
@@ -179,7 +216,7 @@ def _compare(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tupl
             if _is_gone(seen.node, chain, history[path]):
                 continue
             conflicts.append(path)
-        steps.append(_Step(path, seen, want))
+        steps.append(_Step(path, seen, want, any(seen.node.same(state) for state in chain.processes)))
     return steps, conflicts
 
 

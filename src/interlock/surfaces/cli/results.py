@@ -17,6 +17,7 @@ MARKS = {
     "held": ("held", "yellow"),
     "rolled_back": ("undone", "yellow"),
     "compensated": ("compensated", "yellow"),
+    "not_undone": ("not undone", "red"),
     "unknown_outcome": ("unknown", "red"),
     "cancelled": ("cancelled", "yellow"),
     "interrupted": ("interrupted", "yellow"),
@@ -43,7 +44,8 @@ def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
             yield from _row(out, row)
     for done in undo_outputs(result):
         for one in done["restored"]:
-            yield f"{out.paint(one['how'].ljust(12), 'green')} {clean(one['path'])}  ({clean(one['action'])})"
+            line = f"{out.paint(one['how'].ljust(12), 'green')} {clean(one['path'])}  ({clean(one['action'])})"
+            yield line + (f"  what a process had left is kept: {clean(one['kept'])}" if one.get("kept") else "")
         for one in done["compensated"]:
             yield f"{out.paint('compensated'.ljust(12), 'green')} {clean(one['action'])}  {clean(one['tool'])}"
         for key in done["state"]:

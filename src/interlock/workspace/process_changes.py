@@ -1,0 +1,195 @@
+"""What a process changed in the places that its run has touched, found by comparing them before it starts and after it ended.
+
+A process changes files without recording them. The run's own processes are part of the run, and a person's edit is not: so what
+differs at the end from what was there at the beginning is recorded as the process's change, and what differs at the beginning
+from what the run had last left there is recorded as somebody else's. What a person edits while a process runs cannot be told from
+the process's work; undo keeps what it overwrites, and names it.
+
+Compared are the paths that the run has recorded, and everything beneath the directories that it made (a Python import puts
+`__pycache__` there). Contents are kept before the process starts, since it may overwrite them. A path whose identity (inode,
+size, times) is as it was at the last look is not read again: a look costs a `stat` for each path, and what changed is read once.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from interlock.model.errors import ToolError
+from interlock.workspace.backups import Backups, Change, Origin
+from interlock.workspace.names import Rel, show
+from interlock.workspace.nodes import ABSENT, Node, identity
+from interlock.workspace.tree import Workspace, hash_file
+
+PATHS_MAX: Final = 10_000
+BYTES_MAX: Final = 256 * 1024 * 1024
+"""Read for one look: what lies beyond is not compared, and said."""
+_SETTLED_NS: Final = 50_000_000
+"""A file that changed less than this before a look may change again without new times: the kernel's clock is coarse."""
+_SHOWN_MAX: Final = 3
+
+
+class ProcessWatch:
+    """Compares for one process. `begin` before it starts, `end` once it is gone, whatever became of it. Both may take a while."""
+
+    def __init__(self, workspace: Workspace, backups: Backups, origin: Origin) -> None:
+        """`origin` is the action whose process it is. The workspace is looked at whatever the agent's grants are."""
+        self._workspace = workspace
+        self._backups = backups
+        self._origin = origin
+        self._number: int | None = None
+        self._before: dict[Rel, Node] = {}
+        self._missed: list[Rel] = []
+        self._whole = True
+
+    def begin(self) -> None:
+        """Look, and record what somebody else has changed since. Durable once it returns. Raises: StoreError, IntegrityError."""
+        backups = self._backups
+        with self._workspace.changing():
+            look = _Look(self._workspace, backups, keep=True)
+            touched = backups.touched()
+            self._before = look.at_all()
+            self._missed, self._whole = look.missed, look.whole
+            edited = [
+                Change(path, node, node)
+                for path, node in self._before.items()
+                if (last := touched.states.get(path)) is not None and not node.same(last.node)
+            ]
+            self._number = backups.begin_process(self._origin, edited)
+
+    def end(self) -> str | None:
+        """Look again, and record the differences. Durable once it returns.
+
+        Returns what could not be compared, in a sentence; None for nothing. Raises: StoreError, IntegrityError.
+        """
+        if self._number is None:
+            return None
+        with self._workspace.changing():
+            look = _Look(self._workspace, self._backups, keep=False)
+            now = look.at_all(self._before)
+            missed = {*self._missed, *look.missed}
+            whole = self._whole and look.whole
+            changes = list(_changes(self._backups, self._before, now, missed, self._number, whole=whole))
+            self._backups.end_process(self._number, changes)
+        return _told([*self._missed, *look.missed])
+
+
+def end_left_processes(workspace: Workspace, backups: Backups) -> None:
+    """Record what processes left whose end nobody saw, because Interlock died before it.
+
+    From here on, what differs is somebody else's. Raises: StoreError, IntegrityError.
+    """
+    left = backups.left_processes()
+    if not left:
+        return
+    with workspace.changing():
+        look = _Look(workspace, backups, keep=False)
+        before = {path: last.node for path, last in backups.touched().states.items()}
+        now = look.at_all()
+        changes = list(_changes(backups, before, now, set(look.missed), None, whole=look.whole))
+        for origin in left:
+            backups.end_left_process(origin, changes)
+            changes = []
+
+
+def _changes(
+    backups: Backups, before: dict[Rel, Node], now: dict[Rel, Node], missed: set[Rel], began: int | None, *, whole: bool
+) -> Iterator[Change]:
+    """What differs. Where an action of the run recorded something since `began`, from that on.
+
+    Unless both looks were `whole`, what only one of them found may have been there all the time.
+    """
+    states = backups.touched().states
+    for path in sorted(before.keys() | now.keys() if whole else before.keys() & now.keys()):
+        if path in missed:
+            continue
+        last = states.get(path)
+        first = last.node if last is not None and began is not None and last.seq > began else before.get(path, ABSENT)
+        found = now.get(path, ABSENT)
+        if not found.same(first):
+            yield Change(path, first, found)
+
+
+class _Look:
+    """One look at everything that the run has touched, within the limits."""
+
+    def __init__(self, workspace: Workspace, backups: Backups, *, keep: bool) -> None:
+        """With `keep`, contents go into the backups."""
+        self._workspace = workspace
+        self._backups = backups
+        self._read: Callable[[int], tuple[str, int]] = backups.keep if keep else hash_file
+        self._keep = keep
+        self._bytes = 0
+        self._now_ns = backups.now_ns()
+        self._found: dict[Rel, Node] = {}
+        self.whole = True
+        """False once something beneath a directory was left out."""
+        self.missed: list[Rel] = []
+        """Paths that were not compared: of special files, of files that cannot be read, or beyond the limits."""
+
+    def at_all(self, more: dict[Rel, Node] | None = None) -> dict[Rel, Node]:
+        """What lies at each path that the run has touched, beneath the directories that it made, and at each of `more`."""
+        touched = self._backups.touched()
+        for path in (*touched.states, *(more or ())):
+            self._take(path)
+        # A directory where the run last left something else is new as well.
+        new = {path for path, last in touched.states.items() if last.node.kind != "dir"} | touched.made
+        for path in new:
+            if path[:-1] not in new and self._found.get(path, ABSENT).kind == "dir":
+                self._take_all(path)
+        return self._found
+
+    def _take_all(self, made: Rel) -> None:
+        """What lies beneath a directory that the run made."""
+        try:
+            for path, _ in self._workspace.walk(made, lenient=True):
+                if not self._take(path):
+                    return
+        except ToolError:  # it vanished, or cannot be read
+            self.whole = False
+            self.missed.append(made)
+
+    def _take(self, path: Rel) -> bool:
+        """False once there is no room for more paths."""
+        if path in self._found:
+            return True
+        if len(self._found) >= PATHS_MAX:
+            self.whole = False
+            self.missed.append(path)
+            return False
+        try:
+            self._found[path] = self._examine(path)
+        except ToolError as error:
+            if error.code in ("not_found", "not_a_directory", "path_changed"):
+                self._found[path] = ABSENT
+            else:
+                self.missed.append(path)
+        return True
+
+    def _examine(self, path: Rel) -> Node:
+        found = self._workspace.lstat(path)
+        if found is None:
+            return ABSENT
+        looks = self._backups.looks
+        known = looks.get(path)
+        if known is not None and known.identity == identity(found):
+            sha256 = known.node.sha256
+            if sha256 is None or not self._keep or self._backups.has(sha256):
+                return known.node
+        self._bytes += found.st_size if stat.S_ISREG(found.st_mode) else 0
+        if self._bytes > BYTES_MAX:
+            raise ToolError("there is more than is compared", code="file_too_large")
+        seen = self._workspace.examine(path, read=self._read)
+        if seen.identity is not None and seen.identity.ctime_ns < self._now_ns - _SETTLED_NS:
+            looks[path] = seen
+        return seen.node
+
+
+def _told(missed: list[Rel]) -> str | None:
+    if not missed:
+        return None
+    paths = list(dict.fromkeys(missed))
+    names = ", ".join(f"`{show(path)}`" for path in paths[:_SHOWN_MAX])
+    more = " and others" if len(paths) > _SHOWN_MAX else ""
+    return f"what a process did to {names}{more} was not compared: too much, or not readable"
