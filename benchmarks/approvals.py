@@ -18,7 +18,7 @@ from pathlib import Path
 
 from interlock.approvals import ApprovalStore, Approver, HoldRequest, Waiter, WakeFile
 from interlock.disk import Database
-from interlock.engine.clock import SystemClock, SystemIds
+from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.model.decision import Requirement
 
 ROUNDS = 200

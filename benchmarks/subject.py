@@ -14,7 +14,7 @@ from pathlib import Path
 import interlock
 from interlock.disk import Disk
 from interlock.engine.assemble import open_project
-from interlock.engine.run import Run
+from interlock.engine.runs.run import Run
 from interlock.model.tool import Binding, Tool
 from interlock.settings import TrustStore, gather
 from interlock.workspace.registry import state_directory

@@ -31,7 +31,7 @@ IMPORTS_IN_FUNCTIONS = {
     "interlock/detect/commands.py",  # the grammar of shells is loaded when the first rule about commands asks
     "interlock/telemetry/otel.py",  # the extra `otel`
     "interlock/executors/pydantic_types.py",  # pydantic, where a tool's module has imported it
-    "interlock/engine/history.py",  # a list of runs starts quickly: the rest of it is loaded when it is asked for
+    "interlock/engine/inspect/history.py",  # a list of runs starts quickly: the rest of it is loaded when it is asked for
 }
 
 

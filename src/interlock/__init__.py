@@ -21,9 +21,9 @@ from interlock._version import __version__
 
 if TYPE_CHECKING:
     from interlock.engine.govern import DeniedError, govern
-    from interlock.engine.run import Run
+    from interlock.engine.runs.recover import Unfinished
+    from interlock.engine.runs.run import Run
     from interlock.engine.runtime import Runtime
-    from interlock.engine.unfinished import Unfinished
     from interlock.executors.python import tool
     from interlock.executors.signature import Host, PathRead, PathWrite, Secret
     from interlock.model.decision import Refusal
@@ -66,14 +66,14 @@ _HOMES = {
     "ProposalError": "model.errors",
     "ProposalResult": "model.result",
     "Refusal": "model.decision",
-    "Run": "engine.run",
+    "Run": "engine.runs.run",
     "Runtime": "engine.runtime",
     "Secret": "executors.signature",
     "StoreError": "model.errors",
     "Tool": "model.tool",
     "ToolError": "model.errors",
     "ToolExecutor": "model.tool",
-    "Unfinished": "engine.unfinished",
+    "Unfinished": "engine.runs.recover",
     "UsageError": "model.errors",
     "Waiting": "model.waiting",
     "format_result": "model.result",

@@ -15,7 +15,7 @@ from pathlib import Path
 from interlock.approvals import ApprovalStore, Approver, WakeFile
 from interlock.approvals.hold import HoldRequest
 from interlock.disk import Database
-from interlock.engine.clock import SystemClock, SystemIds
+from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.model.errors import StoreError
 
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from interlock.approvals import ApprovalStore, GrantStore
 from interlock.disk import Database
-from interlock.engine.clock import SystemClock, SystemIds
+from interlock.engine.local.clock import SystemClock, SystemIds
 database = Database(Path(sys.argv[1]))
 store = ApprovalStore(database, SystemClock(), SystemIds(), boot="b", redact=lambda v: v, changed=lambda: None)
 grants = GrantStore(database, store.time, SystemIds(), store.audit)

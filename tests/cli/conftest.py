@@ -7,7 +7,7 @@ import os
 import pytest
 from cli_driving import CONFIGURATION, Cli
 
-from interlock.engine.machine import user_name
+from interlock.engine.local.machine import user_name
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from engine_world import Project, binding, call, expect, write
 
-from interlock.engine.recovery import resume
+from interlock.engine.runs.resume import resume
 from interlock.model.errors import UsageError
 
 STEPS = 6

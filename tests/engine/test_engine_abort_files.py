@@ -4,7 +4,7 @@ import asyncio
 
 from engine_world import binding, call, execute, write
 
-from interlock.engine.folding import FoldedRun
+from interlock.engine.record.replay import FoldedRun
 from interlock.state.store import StateStore
 from interlock.workspace import undo
 

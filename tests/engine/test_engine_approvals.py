@@ -11,7 +11,7 @@ from engine_world import AGENT, TOML, binding, call, execute, expect, plan, reas
 import interlock
 from interlock.approvals import Approver
 from interlock.approvals.hold import ANY_GROUP, Standing
-from interlock.engine.recovery import resume
+from interlock.engine.runs.resume import resume
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.model.events import ActionWaiting
 from interlock.model.grant import Grant

@@ -3,7 +3,7 @@
 import pytest
 from engine_world import TOML, binding, call, execute, nothing, reasons
 
-from interlock.engine.policies import read_policies
+from interlock.engine.inspect.policy_check import read_policies
 from interlock.model.errors import StoreError
 
 LIMITS = '[tools."%s"]\ntimeout = "5s"\nrate_limit = { calls = 3, per = "1h" }\n'

@@ -9,8 +9,8 @@ import pytest
 from engine_world import TOML, call, plan
 
 from interlock.approvals import Approver
-from interlock.engine import recovery
-from interlock.engine.continuing import Continuing
+from interlock.engine.background_resume import Continuing
+from interlock.engine.runs import resume as recovery
 from interlock.model.errors import StoreError
 from interlock.workspace.lease import WriteLease
 

@@ -6,8 +6,8 @@ import pytest
 from engine_world import call, execute, reasons, statuses, write
 from undo_kill_loop import DYING
 
-from interlock.engine.recovery import resume
-from interlock.engine.unfinished import recover_all
+from interlock.engine.runs.recover import recover_all
+from interlock.engine.runs.resume import resume
 from interlock.model.errors import UsageError
 
 FILES = 6

@@ -6,7 +6,7 @@ import contextlib
 import pytest
 from engine_world import Project, binding, call, execute, plan, write
 
-from interlock.engine.recovery import resume
+from interlock.engine.runs.resume import resume
 from interlock.model.errors import IntegrityError, StoreError, UsageError
 from interlock.testing.disk import CrashingDisk, SimulatedCrash
 

@@ -7,8 +7,8 @@ from engine_world import binding, call, expect, plan, write
 
 import interlock
 from interlock.engine import checkpoints
-from interlock.engine import run as engine_run
-from interlock.engine.folding import FoldedRun
+from interlock.engine.record.replay import FoldedRun
+from interlock.engine.runs import run as engine_run
 from interlock.journal import decode_head, read_head, verify_head
 from interlock.model.errors import UsageError
 from interlock.state.store import StateConflictError

@@ -9,7 +9,7 @@ import pytest
 from engine_world import binding, call, execute, statuses
 
 import interlock
-from interlock.engine import writing as engine_writing
+from interlock.engine.runs import write_lease as engine_writing
 from interlock.model.errors import StoreError
 
 

@@ -8,8 +8,8 @@ from engine_world import TOML, call, execute
 
 from interlock.approvals import Approver
 from interlock.approvals.hold import ANY_GROUP
-from interlock.engine import answering as answering_module
-from interlock.engine.answering import Answering
+from interlock.engine.people import answers as answering_module
+from interlock.engine.people.answers import Answering
 from interlock.journal import delete_private
 from interlock.model.decision import Requirement
 from interlock.model.errors import IntegrityError, StoreError

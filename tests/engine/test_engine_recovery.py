@@ -7,11 +7,11 @@ from engine_world import AGENT, binding, call, execute, expect, nothing, plan, r
 
 import interlock
 from interlock.disk import Database, Disk
-from interlock.engine import unfinished
-from interlock.engine.folding import FoldedRun
-from interlock.engine.history import History
+from interlock.engine.inspect.history import History
 from interlock.engine.proposals import proposal_run
-from interlock.engine.recovery import resume
+from interlock.engine.record.replay import FoldedRun
+from interlock.engine.runs import recover as unfinished
+from interlock.engine.runs.resume import resume
 from interlock.journal import TornIntent, scan
 from interlock.model.errors import StoreError, UsageError
 from interlock.workspace.lease import WriteLease

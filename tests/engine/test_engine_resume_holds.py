@@ -10,7 +10,7 @@ from engine_world import AGENT, binding
 
 import interlock
 from interlock.approvals import Approver
-from interlock.engine.folding import FoldedRun
+from interlock.engine.record.replay import FoldedRun
 from interlock.journal import lock
 from interlock.model.errors import StoreError, UsageError
 

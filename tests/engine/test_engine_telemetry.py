@@ -5,8 +5,8 @@ import asyncio
 import msgspec
 from engine_world import binding, call, plan
 
-from interlock.engine.folding import FoldedRun
 from interlock.engine.record.recorder import SAMPLES_KEPT
+from interlock.engine.record.replay import FoldedRun
 from interlock.journal import read
 from interlock.model import events as e
 from interlock.telemetry import Snapshot, diff, expand, report

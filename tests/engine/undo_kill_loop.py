@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from engine_world import Project, call, execute, write
 
 from interlock.disk import Disk
-from interlock.engine.recovery import resume
+from interlock.engine.runs.resume import resume
 from interlock.model.errors import InterlockError
 
 NAMES = (

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from interlock.engine.clock import SystemClock
+from interlock.engine.local.clock import SystemClock
 from interlock.executors.http import Fetcher, bindings
 from interlock.model.errors import ToolError
 from interlock.model.schema import Schema

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlock.engine.clock import SystemClock
+from interlock.engine.local.clock import SystemClock
 from interlock.telemetry import Sampler, diff, report
 from interlock.telemetry.accelerators import accelerators, parse_nvidia_smi
 from interlock.telemetry.processes import parse_stat, scan, summarize

@@ -11,9 +11,9 @@ import pytest
 from interlock.approvals import HoldRequest
 from interlock.detect import Redactor
 from interlock.disk import Database
-from interlock.engine.answering import Answering
-from interlock.engine.clock import SystemIds
-from interlock.engine.desk import Desk
+from interlock.engine.local.clock import SystemIds
+from interlock.engine.people.answers import Answering
+from interlock.engine.people.approval_desk import Desk
 from interlock.model.codes import ERROR_CODES, REASONS
 from interlock.model.decision import Requirement
 from interlock.surfaces.web import wrapping

@@ -10,9 +10,9 @@ from schemathesis.specs.openapi.checks import negative_data_rejection
 from interlock.approvals import HoldRequest
 from interlock.detect import Redactor
 from interlock.disk import Database
-from interlock.engine.answering import Answering
-from interlock.engine.clock import SystemClock, SystemIds
-from interlock.engine.desk import Desk
+from interlock.engine.local.clock import SystemClock, SystemIds
+from interlock.engine.people.answers import Answering
+from interlock.engine.people.approval_desk import Desk
 from interlock.model.errors import ProposalError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.values import check_value

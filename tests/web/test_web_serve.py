@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from web_world import delete, result, until, waiting, write
 
-from interlock.engine.answering import Answering, Approver
+from interlock.engine.people.answers import Answering, Approver
 
 LIST = "/api/v1/approvals"
 

@@ -17,15 +17,15 @@ from interlock.approvals.notifiers import Command, TerminalBell, Webhook
 from interlock.capability import compile_grants
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
-from interlock.engine import undo_tool
-from interlock.engine.clock import SystemClock, SystemIds
-from interlock.engine.desk import Desk
 from interlock.engine.judges.judges import Judges
-from interlock.engine.keeping import keep_once_a_day
-from interlock.engine.machine import boot_id, redaction_key, user_name
+from interlock.engine.judges.reloading import Reloader
+from interlock.engine.local.clock import SystemClock, SystemIds
+from interlock.engine.local.machine import boot_id, redaction_key, user_name
+from interlock.engine.people.approval_desk import Desk
 from interlock.engine.proposals.tool_context import ActionContext
-from interlock.engine.reloading import Reloader
-from interlock.engine.run import budget_of
+from interlock.engine.runs import undo_tool
+from interlock.engine.runs.retention import keep_once_a_day
+from interlock.engine.runs.run import budget_of
 from interlock.engine.services import GateMaker, Services
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from interlock.engine.run import Run
+from interlock.engine.runs.run import Run
 from interlock.engine.runtime import Runtime
 from interlock.engine.services import Services
 from interlock.journal import Head, decode_head, read_head, sign_head

@@ -13,11 +13,11 @@ import msgspec
 
 from interlock.capability import attenuate
 from interlock.engine.assemble import adjusted, embedded, open_project
-from interlock.engine.decoding import ProposalLike, decode
-from interlock.engine.recovery import Answer, resume
-from interlock.engine.run import Run
+from interlock.engine.proposals.decoding import ProposalLike, decode
+from interlock.engine.runs.recover import Unfinished, recover_all
+from interlock.engine.runs.resume import Answer, resume
+from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
-from interlock.engine.unfinished import Unfinished, recover_all
 from interlock.executors.python import bind
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError, InterlockError, UsageError

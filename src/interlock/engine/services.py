@@ -9,8 +9,8 @@ from typing import Protocol
 
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
-from interlock.engine.desk import Desk
 from interlock.engine.judges.judges import Judges
+from interlock.engine.people.approval_desk import Desk
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.isolation.client import ForkServer

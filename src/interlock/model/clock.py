@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time. The real one is `interlock.engine.clock.SystemClock`; the fake one is `interlock.testing.FakeClock`."""
+    """Tells the time: `interlock.engine.local.clock.SystemClock`, or the fake `interlock.testing.FakeClock`."""
 
     def now_us(self) -> int:
         """Wall-clock time, integer microseconds since the Unix epoch."""

@@ -28,7 +28,7 @@ from interlock.model.events import ActionHeld, HoldResolved
 from interlock.verify.paths import values_at
 
 if TYPE_CHECKING:
-    from interlock.engine.desk import Desk
+    from interlock.engine.people.approval_desk import Desk
     from interlock.workspace import Workspace
 
 _PLAIN = re.compile(r"(?:[\w.,/:=@%+-]|\[redacted:[a-z0-9-]+:[0-9a-f]{8}\])+", re.ASCII)

@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from interlock.engine.folding import FoldedRun
 from interlock.engine.gate.verdict import Judged, verdict_of
 from interlock.engine.judges.judges import Call
 from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.record.replay import FoldedRun
 from interlock.engine.tools.registry import Registered
 from interlock.model.canonical import canonical
 from interlock.model.decision import Decision, Refusal, Requirement

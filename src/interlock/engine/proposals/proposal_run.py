@@ -27,8 +27,8 @@ from interlock.state.idempotency import Results
 from interlock.verify.graph import Graph
 
 if TYPE_CHECKING:
-    from interlock.engine.folding import FoldedAction
     from interlock.engine.gate.entailed import Write
+    from interlock.engine.record.replay import FoldedAction
 
 
 class ProposalRun:

@@ -12,9 +12,9 @@ from typing import Any
 import click
 import msgspec
 
-from interlock.engine.answering import Answering, Approver, Choice, Hold, Outcome, Standing
-from interlock.engine.desk import Desk
-from interlock.engine.identity import Proof, identify, open_desk, require, told
+from interlock.engine.people.answers import Answering, Approver, Choice, Hold, Outcome, Standing
+from interlock.engine.people.approval_desk import Desk
+from interlock.engine.people.identity import Proof, identify, open_desk, require, told
 from interlock.model.decode import decode_value
 from interlock.model.errors import ProposalError, UsageError
 from interlock.model.units import as_duration, duration_ms

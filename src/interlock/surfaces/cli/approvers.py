@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from interlock.engine.identity import identify, open_desk
+from interlock.engine.people.identity import identify, open_desk
 from interlock.model.errors import UsageError
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.output import Output, clean, table

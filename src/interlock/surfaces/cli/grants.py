@@ -10,8 +10,8 @@ from typing import Any
 import click
 import msgspec
 
-from interlock.engine import granting
-from interlock.engine.identity import identify, open_desk
+from interlock.engine.people import grants as granting
+from interlock.engine.people.identity import identify, open_desk
 from interlock.model.errors import UsageError
 from interlock.model.units import duration_ms
 from interlock.surfaces.cli.app import Group

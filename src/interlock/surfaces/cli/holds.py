@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from interlock.engine.answering import Hold
+from interlock.engine.people.answers import Hold
 from interlock.surfaces.cli.output import Output, brief, clean
 from interlock.surfaces.cli.results import when
 

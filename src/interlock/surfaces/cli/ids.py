@@ -49,14 +49,14 @@ class HoldId(click.ParamType[str]):
         if ctx is not None and ctx.resilient_parsing:
             return value
         _require_text(self, value)
-        from interlock.engine.identity import open_desk  # noqa: PLC0415 - start-up
+        from interlock.engine.people.identity import open_desk  # noqa: PLC0415 - start-up
 
         with open_desk(Path(), os.environ, trusted=False) as desk:
             return desk.store.find(value)
 
     def shell_complete(self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The open questions whose id begins so."""
-        from interlock.engine.identity import open_desk  # noqa: PLC0415 - start-up
+        from interlock.engine.people.identity import open_desk  # noqa: PLC0415 - start-up
 
         try:
             with open_desk(Path(), os.environ, trusted=False) as desk:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from interlock.engine.doctor import public_key
+from interlock.engine.inspect.doctor import public_key
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.output import Output
 

@@ -13,7 +13,7 @@ from interlock.surfaces.cli.app import FAILED, Command
 from interlock.surfaces.cli.output import Output, brief, clean, table
 
 if TYPE_CHECKING:
-    from interlock.engine.doctor import Fact
+    from interlock.engine.inspect.doctor import Fact
 
 _MARKS = {
     "ok": ("ok", "green"),
@@ -31,7 +31,7 @@ def doctor(out: Output, config: bool) -> int:
 
     Exit code: 1 if there is a problem that keeps runs from starting, else 0.
     """
-    from interlock.engine import doctor as engine  # noqa: PLC0415 - start-up
+    from interlock.engine.inspect import doctor as engine  # noqa: PLC0415 - start-up
 
     if config:
         settings = engine.settings(Path(), os.environ)
@@ -46,7 +46,7 @@ def doctor(out: Output, config: bool) -> int:
 @click.pass_obj
 def telemetry(out: Output) -> None:
     """Take a snapshot of this machine: CPU, memory, load, disk, pressure, accelerators, processes."""
-    from interlock.engine.doctor import snapshot  # noqa: PLC0415 - start-up
+    from interlock.engine.inspect.doctor import snapshot  # noqa: PLC0415 - start-up
 
     view = snapshot(Path())
     out.emit(view, lambda: _view(view))

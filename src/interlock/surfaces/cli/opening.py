@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from interlock.engine.history import History
+from interlock.engine.inspect.history import History
 from interlock.model.errors import ConfigurationError
 from interlock.surfaces.cli.output import Output
 

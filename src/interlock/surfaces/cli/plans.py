@@ -15,7 +15,7 @@ from interlock.surfaces.cli.output import Output, brief, clean
 from interlock.surfaces.cli.plan_file import read_plan
 
 if TYPE_CHECKING:
-    from interlock.engine import explain as engine
+    from interlock.engine.inspect import explain as engine
     from interlock.engine.services import Services
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ def verify(out: Output, plan: str) -> int:
 
     Exit code: 0 if it is valid (warnings do not count), 1 if an action cannot run as it stands, 2 if it is malformed.
     """
-    from interlock.engine.explain import verify as check  # noqa: PLC0415 - start-up
+    from interlock.engine.inspect.explain import verify as check  # noqa: PLC0415 - start-up
 
     report = _look(out, read_plan(plan), check)
     out.emit(report, lambda: _report(out, report))
@@ -45,7 +45,7 @@ def simulate(out: Output, plan: str) -> int:
 
     Exit code: 0 if every action could run, 1 if one cannot.
     """
-    from interlock.engine.explain import simulate as play  # noqa: PLC0415 - start-up
+    from interlock.engine.inspect.explain import simulate as play  # noqa: PLC0415 - start-up
 
     found = _look(out, read_plan(plan), play)
     out.emit(found, lambda: _simulation(out, found))
@@ -62,7 +62,7 @@ def explain(out: Output, plan: str, agent: str | None, session: str | None) -> i
 
     Exit code: 0 if nothing would be rejected, 1 if something would, 3 if something would be asked.
     """
-    from interlock.engine.explain import explain as tell  # noqa: PLC0415 - start-up
+    from interlock.engine.inspect.explain import explain as tell  # noqa: PLC0415 - start-up
 
     found = _look(out, read_plan(plan, agent=agent, session=session), tell)
     out.emit(found, lambda: _explanation(out, found))

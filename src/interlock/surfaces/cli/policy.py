@@ -21,7 +21,7 @@ from interlock.surfaces.cli.opening import history
 from interlock.surfaces.cli.output import Output, clean, table
 
 if TYPE_CHECKING:
-    from interlock.engine.policies import CaseResult, Explanation, Policies, Replayed
+    from interlock.engine.inspect.policy_check import CaseResult, Explanation, Policies, Replayed
 
 _COLORS = {"allow": "green", "hold": "yellow", "deny": "red"}
 
@@ -114,7 +114,7 @@ def explain(
 @click.pass_obj
 def replay(out: Output, run_ids: tuple[str, ...]) -> None:
     """Ask the questions of past runs again, and say what the policies as they are now would have answered differently."""
-    from interlock.engine.policies import replay_runs  # noqa: PLC0415 - start-up
+    from interlock.engine.inspect.policy_check import replay_runs  # noqa: PLC0415 - start-up
 
     found = _policies(out)
     with history() as past:
@@ -123,7 +123,7 @@ def replay(out: Output, run_ids: tuple[str, ...]) -> None:
 
 
 def _policies(out: Output) -> Policies:
-    from interlock.engine.policies import read_policies  # noqa: PLC0415 - start-up: it brings every tool with it
+    from interlock.engine.inspect.policy_check import read_policies  # noqa: PLC0415 - start-up: it brings every tool with it
 
     found = read_policies(Path(), os.environ)
     if found.left_out:

@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import Final
 
-from interlock.engine.clock import SystemClock
+from interlock.engine.local.clock import SystemClock
 from interlock.model.events import (
     ActionCancelled,
     ActionDeduplicated,

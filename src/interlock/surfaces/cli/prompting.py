@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
-from interlock.engine.answering import Answering, Hold
-from interlock.engine.desk import Desk
-from interlock.engine.identity import at_own_terminal, require
+from interlock.engine.people.answers import Answering, Hold
+from interlock.engine.people.approval_desk import Desk
+from interlock.engine.people.identity import at_own_terminal, require
 from interlock.model.decode import decode_value
 from interlock.model.errors import InterlockError, UsageError
 from interlock.surfaces.cli.holds import hidden, hold_lines, is_cut

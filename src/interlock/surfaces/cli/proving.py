@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from interlock.engine.identity import Proof
+from interlock.engine.people.identity import Proof
 from interlock.model.errors import UsageError
 
 TOKEN_VARIABLE = "INTERLOCK_APPROVER_TOKEN"  # noqa: S105 - the name of a variable

@@ -15,7 +15,7 @@ from interlock.surfaces.cli.results import when
 from interlock.surfaces.cli.running import carry_on, show_resumed
 
 if TYPE_CHECKING:
-    from interlock.engine.unfinished import Unfinished
+    from interlock.engine.runs.recover import Unfinished
 
 
 @click.command(cls=Command)
@@ -40,7 +40,7 @@ def recover(out: Output, run_id: str | None, action: str | None, answer: str | N
         raise UsageError(
             "RUN, `--action` and `--as` belong together", hint="`interlock recover RUN --action a2 --as succeeded`"
         )
-    from interlock.engine.unfinished import recover_all  # noqa: PLC0415 - start-up
+    from interlock.engine.runs.recover import recover_all  # noqa: PLC0415 - start-up
 
     with history() as past:
         if run_id is not None:
@@ -53,7 +53,7 @@ def recover(out: Output, run_id: str | None, action: str | None, answer: str | N
 
 
 def _settle(out: Output, run_id: str, action: str, answer: str, *, no_wait: bool) -> int:
-    from interlock.engine.machine import user_name  # noqa: PLC0415 - start-up
+    from interlock.engine.local.machine import user_name  # noqa: PLC0415 - start-up
 
     with runtime(out, offer_trust=True) as opened:
         results = carry_on(out, opened, run_id, {action: answer}, no_wait=no_wait, by=user_name())  # type: ignore[dict-item]

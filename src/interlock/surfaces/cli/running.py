@@ -21,7 +21,7 @@ from interlock.surfaces.cli.plan_file import read_plan
 from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines, undo_lines, undo_outputs
 
 if TYPE_CHECKING:
-    from interlock.engine.recovery import Answer
+    from interlock.engine.runs.resume import Answer
     from interlock.engine.runtime import Runtime
     from interlock.model.waiting import Waiting
     from interlock.surfaces.cli.progress import Progress

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import click
 import msgspec
 
-from interlock.engine.history import Check, RunRow, RunView
+from interlock.engine.inspect.history import Check, RunRow, RunView
 from interlock.model.errors import IntegrityError, InterlockError, UsageError
 from interlock.model.result import RunStatus
 from interlock.surfaces.cli.app import Group
@@ -147,7 +147,7 @@ def restore(out: Output, file: Path, merge: bool) -> None:
 @click.pass_obj
 def prune(out: Output, run_ids: tuple[str, ...], older_than: str | None, yes: bool) -> None:
     """Remove runs entirely: journal, originals, backups. They can neither be shown nor undone afterwards."""
-    from interlock.engine.clock import SystemClock  # noqa: PLC0415 - start-up
+    from interlock.engine.local.clock import SystemClock  # noqa: PLC0415 - start-up
     from interlock.model.units import duration_ms  # noqa: PLC0415 - start-up
 
     if bool(run_ids) == (older_than is not None):

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from interlock.engine.answering import Answering, Approver, Choice, Hold, Outcome, Standing
+from interlock.engine.people.answers import Answering, Approver, Choice, Hold, Outcome, Standing
 from interlock.model.clock import Clock
 from interlock.model.errors import UsageError
 from interlock.surfaces.web import openapi

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from interlock.engine.answering import Hold, Kind, Scope, Status
+from interlock.engine.people.answers import Hold, Kind, Scope, Status
 from interlock.model.decision import Requirement
 from interlock.model.limits import INTEGER_MAX
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from interlock._version import __version__
-from interlock.engine.answering import RETRY_AFTER_S, Hold
+from interlock.engine.people.answers import RETRY_AFTER_S, Hold
 from interlock.surfaces.web.bodies import (
     Answered,
     ApprovalPage,

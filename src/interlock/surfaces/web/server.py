@@ -19,8 +19,8 @@ from typing import Final
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from interlock.engine.answering import Answering
-from interlock.engine.continuing import Continuing
+from interlock.engine.background_resume import Continuing
+from interlock.engine.people.answers import Answering
 from interlock.engine.runtime import Runtime
 from interlock.model.errors import InterlockError, StoreError, UsageError
 from interlock.model.result import ProposalResult

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
-from interlock.engine.answering import RETRY_AFTER_S
+from interlock.engine.people.answers import RETRY_AFTER_S
 from interlock.model.clock import Clock
 from interlock.model.codes import ERROR_CODES, REASONS
 from interlock.model.errors import InterlockError, StoreError, UsageError

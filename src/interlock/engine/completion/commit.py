@@ -11,9 +11,9 @@ from typing import Final
 
 import msgspec
 
+from interlock.engine.completion.rollback import take_back
 from interlock.engine.proposals.proposal_run import ProposalRun as Execution
 from interlock.engine.record.tally import cost_of
-from interlock.engine.undoing import take_back
 from interlock.journal import scan
 from interlock.model.decision import Refusal
 from interlock.model.errors import IntegrityError

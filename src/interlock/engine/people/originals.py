@@ -9,7 +9,7 @@ import msgspec
 
 from interlock.approvals import Hold, merge_patch
 from interlock.approvals.hold import edited_digest
-from interlock.engine.desk import Desk
+from interlock.engine.people.approval_desk import Desk
 from interlock.journal import read
 from interlock.journal.private import Originals
 from interlock.model.errors import IntegrityError, UsageError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from interlock.disk import Disk
-from interlock.engine.clock import SystemClock, SystemIds
+from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.model.errors import ConfigurationError
 from interlock.settings.load import find
 from interlock.workspace.registry import Registry, state_directory

@@ -11,11 +11,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from interlock.engine.folding import FoldedProposal, FoldedRun
 from interlock.engine.gate.entailed import UNDO_TOOL
-from interlock.engine.run import Run
+from interlock.engine.record.replay import FoldedProposal, FoldedRun
+from interlock.engine.runs.recover import OPEN_STATUSES, adopt_orphans, apply_commits
+from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
-from interlock.engine.unfinished import OPEN_STATUSES, adopt_orphans, apply_commits
 from interlock.journal import recover
 from interlock.model.errors import IntegrityError, InterlockError, StoreError, UsageError
 from interlock.model.events import ActionDeduplicated

@@ -8,7 +8,7 @@ import msgspec
 
 from interlock.approvals import IssuedGrant, StandingAnswer
 from interlock.capability import attenuate, compile_grants
-from interlock.engine.desk import Desk
+from interlock.engine.people.approval_desk import Desk
 from interlock.model.errors import UsageError
 from interlock.model.grant import GROUP, OPERATOR, Grant, Paths
 

@@ -11,19 +11,19 @@ from typing import Final
 import msgspec
 
 from interlock._version import __version__
-from interlock.engine.decoding import ProposalLike, decode
-from interlock.engine.ending import conclude, reject_all
+from interlock.engine.completion.commit import conclude, reject_all
 from interlock.engine.gate.sequence import take_action
 from interlock.engine.gate.verify import find_unrunnable, verify_proposal
 from interlock.engine.proposals.budget import Allowance
+from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.worker_pool import WorkerPool
 from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.run_files import RunFiles
 from interlock.engine.record.tally import Tally
+from interlock.engine.runs.write_lease import writing
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
-from interlock.engine.writing import writing
 from interlock.journal import JournalWriter, RunRow, sign_head
 from interlock.model.errors import ProposalError, StoreError
 from interlock.model.events import (

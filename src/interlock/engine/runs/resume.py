@@ -12,20 +12,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from interlock.engine.calling import ask_tool
-from interlock.engine.dead_undos import clear_action
-from interlock.engine.ending import conclude, fill, finish, reapply
-from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
+from interlock.engine.completion.commit import conclude, fill, finish, reapply
+from interlock.engine.completion.compensation import ask_tool
 from interlock.engine.gate.admission import key_for
 from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.gate.sequence import take_action
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.worker_pool import WorkerPool
-from interlock.engine.run import Run
+from interlock.engine.record.replay import FoldedAction, FoldedProposal, FoldedRun
+from interlock.engine.runs.dead_undos import clear_action
+from interlock.engine.runs.recover import adopt_orphans
+from interlock.engine.runs.run import Run
+from interlock.engine.runs.write_lease import writing
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
-from interlock.engine.unfinished import adopt_orphans
-from interlock.engine.writing import writing
 from interlock.journal import recover
 from interlock.journal.index import require_not_behind
 from interlock.model.errors import ConflictError, IntegrityError, ToolError, UsageError

@@ -12,13 +12,13 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from interlock.engine.calling import COMPENSATING, IN_USE, ask_tool
-from interlock.engine.dead_undos import DeadUndo, clear, find_dead_undos, find_later_change, settle
-from interlock.engine.folding import FoldedAction, FoldedProposal, FoldedRun
+from interlock.engine.completion.compensation import COMPENSATING, IN_USE, ask_tool
 from interlock.engine.gate.entailed import UNDO_TOOL, require_judged
 from interlock.engine.proposals.proposal_run import ProposalRun as Execution
 from interlock.engine.proposals.tool_context import ActionContext
-from interlock.engine.recovery import abandon
+from interlock.engine.record.replay import FoldedAction, FoldedProposal, FoldedRun
+from interlock.engine.runs.dead_undos import DeadUndo, clear, find_dead_undos, find_later_change, settle
+from interlock.engine.runs.resume import abandon
 from interlock.journal import JournalWriter, recover
 from interlock.model.canonical import canonical
 from interlock.model.errors import ConflictError, IntegrityError, StoreError, ToolError, UsageError

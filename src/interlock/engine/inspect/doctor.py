@@ -20,11 +20,11 @@ import msgspec
 from interlock._version import __version__
 from interlock.disk import Disk
 from interlock.engine.assemble import FEATURES
-from interlock.engine.clock import SystemClock
-from interlock.engine.history import History
-from interlock.engine.identity import open_desk
-from interlock.engine.place import Place, locate
-from interlock.engine.unfinished import OPEN_STATUSES
+from interlock.engine.inspect.history import History
+from interlock.engine.local.clock import SystemClock
+from interlock.engine.local.location import Place, locate
+from interlock.engine.people.identity import open_desk
+from interlock.engine.runs.recover import OPEN_STATUSES
 from interlock.executors.git_repository import pins_addresses
 from interlock.isolation.posture import posture
 from interlock.model.errors import InterlockError, StoreError, UsageError

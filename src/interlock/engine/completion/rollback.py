@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from interlock.engine.calling import COMPENSATING, IN_USE, Answer, ask_tool
+from interlock.engine.completion.compensation import COMPENSATING, IN_USE, Answer, ask_tool
 from interlock.engine.proposals.proposal_run import ProposalRun as Execution
 from interlock.engine.proposals.references import fill_references as filled
 from interlock.engine.tools.registry import Registered

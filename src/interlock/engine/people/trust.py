@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from interlock.disk import Disk
-from interlock.engine.identity import Proof, identify, open_desk
-from interlock.engine.place import locate
+from interlock.engine.local.location import locate
+from interlock.engine.people.identity import Proof, identify, open_desk
 from interlock.settings import Change, SourceFile, TrustStore, gather, template
 from interlock.workspace.registry import check_apart, state_directory
 

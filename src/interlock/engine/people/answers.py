@@ -10,8 +10,8 @@ from typing import Any
 from interlock.approvals import AccessError, Approver, Hold, Outcome, Standing
 from interlock.approvals.approvers import FAILURES_WINDOW_US
 from interlock.approvals.hold import Choice, Kind, Scope, Status, Surface, Vote
-from interlock.engine.desk import Desk
-from interlock.engine.originals import original_parameters
+from interlock.engine.people.approval_desk import Desk
+from interlock.engine.people.originals import original_parameters
 
 __all__ = [
     "RETRY_AFTER_S",

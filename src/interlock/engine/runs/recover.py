@@ -14,9 +14,9 @@ import msgspec
 
 from interlock.approvals import ApprovalStore
 from interlock.disk import Database, Disk
-from interlock.engine.clock import SystemClock, SystemIds
-from interlock.engine.folding import FoldedRun
-from interlock.engine.machine import boot_id
+from interlock.engine.local.clock import SystemClock, SystemIds
+from interlock.engine.local.machine import boot_id
+from interlock.engine.record.replay import FoldedRun
 from interlock.journal import RunIndex, RunRow, read, recover, scan, sign_head
 from interlock.journal.index import require_not_behind
 from interlock.journal.sealing import JOURNAL_NAME

@@ -17,10 +17,10 @@ from interlock.approvals.hold import ANY_GROUP
 from interlock.approvals.wait import watch_directory
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
-from interlock.engine.clock import SystemClock, SystemIds
-from interlock.engine.desk import Desk
-from interlock.engine.machine import boot_id, redaction_key, user_name
-from interlock.engine.place import locate
+from interlock.engine.local.clock import SystemClock, SystemIds
+from interlock.engine.local.location import locate
+from interlock.engine.local.machine import boot_id, redaction_key, user_name
+from interlock.engine.people.approval_desk import Desk
 from interlock.model.errors import ConflictError, UsageError
 from interlock.settings import Settings, TrustStore, load
 from interlock.settings.sections import DEFAULTS

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from interlock.approvals.wait import watch_directory
-from interlock.engine.desk import Desk
+from interlock.engine.people.approval_desk import Desk
 from interlock.engine.runtime import Runtime
 from interlock.model.errors import InterlockError
 from interlock.model.result import ProposalResult

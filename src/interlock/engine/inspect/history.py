@@ -13,7 +13,7 @@ from typing import Any, Self
 import msgspec
 
 from interlock.disk import Database, Disk
-from interlock.engine.place import Place, locate
+from interlock.engine.local.location import Place, locate
 from interlock.journal.index import RunIndex, RunRow, SessionRow
 from interlock.model.errors import IntegrityError, InterlockError, StoreError, UsageError
 from interlock.model.events import Event, RunFinished, Unknown
@@ -114,7 +114,7 @@ class History:
 
     def show(self, run_id: str) -> RunView:
         """A run and its results; what cannot be read is named, not raised. Raises: UsageError `not_found`."""
-        from interlock.engine.folding import FoldedRun  # noqa: PLC0415 - start-up: a list of runs needs none of it
+        from interlock.engine.record.replay import FoldedRun  # noqa: PLC0415 - start-up: a list of runs needs none of it
 
         row = self.index.get(run_id)
         proposals: list[ProposalResult] = []
@@ -231,7 +231,7 @@ class History:
 
     def _check_state(self, run_id: str, directory: Path) -> None:
         """Every commit of state must stand in the journal under the very seal that the database remembers."""
-        from interlock.engine.clock import SystemClock  # noqa: PLC0415 - start-up, as above
+        from interlock.engine.local.clock import SystemClock  # noqa: PLC0415 - start-up, as above
         from interlock.journal import scan  # noqa: PLC0415
         from interlock.journal.index import require_reached  # noqa: PLC0415
         from interlock.state.store import StateStore  # noqa: PLC0415

@@ -20,10 +20,10 @@ from interlock.capability.arguments import spelled
 from interlock.detect import flags as detect_flags
 from interlock.disk import Disk
 from interlock.engine.assemble import embedded, policy_of
-from interlock.engine.clock import SystemClock
-from interlock.engine.folding import FoldedRun
-from interlock.engine.history import History
+from interlock.engine.inspect.history import History
 from interlock.engine.judges.judges import POLICY_ACTION, proposal_facts, read_keys
+from interlock.engine.local.clock import SystemClock
+from interlock.engine.record.replay import FoldedRun
 from interlock.engine.tools.registry import Registry
 from interlock.executors.modules import ModuleTools
 from interlock.journal import read

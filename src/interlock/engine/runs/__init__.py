@@ -1,0 +1,1 @@
+"""Runs: one journal each, begun, resumed, recovered, undone and kept."""
