@@ -489,7 +489,7 @@ def test_a_file_that_changed_while_an_approved_action_waited_for_its_turn_is_sho
         if isinstance(event, ActionWaiting) and event.cause == "rate_limit":
             path.write_text("changed")
 
-    rt.services.listeners.append(on_event)
+    rt.services.hooks.events.append(on_event)
     seen = watching(rt, lambda: None)
     first = call("risky", "a", parameters={"paths": []})
     assert execute(rt, first, call("risky", "b", parameters={"paths": ["f"]}, dependencies=["a"])).ok

@@ -45,7 +45,7 @@ def test_a_tool_registered_in_python_is_limited_and_code_may_say_otherwise(new_p
 def test_a_limit_on_a_tool_that_does_not_exist_is_a_warning(new_project):
     rt = new_project(toml=TOML % LIMITS % "shel").open()
     assert execute(rt, call("fs.list", parameters={})).ok
-    assert "tools.shel: no tool is named `shel`; did you mean `shell`?" in rt.services.warnings
+    assert "tools.shel: no tool is named `shel`; did you mean `shell`?" in rt.warnings
 
 
 def test_a_policy_file_is_in_force_whatever_it_is_called(new_project):
@@ -76,7 +76,7 @@ def regrouped(new_project):
 def test_who_may_answer_changes_with_the_file_although_no_tool_module_is_loaded_yet(regrouped):
     """The server that takes answers runs nothing: a limit on a tool of a module must not keep the old groups in force."""
     said = []
-    regrouped.services.notices.append(said.append)
+    regrouped.services.hooks.notices.append(said.append)
     regrouped.services.refresh()
     assert said == ["the edited configuration is in force"]
     assert regrouped.services.desk.approvers.configured == {"ops": ("bob",)}

@@ -72,7 +72,7 @@ def test_a_stored_result_is_not_shared_by_agents_whose_groups_grant_different_th
     rt = opened(
         groups={"crew": ["coder"], "crew2": ["helper"]}, grants={"group:crew": {}, "group:crew2": {"tools": ["x"]}}
     )
-    gate = rt.services.gate
+    gate = rt.services.judges.current()
     assert len({gate.grants_digest(name) for name in ("coder", "helper", "other")}) == 3
 
 

@@ -380,7 +380,7 @@ def test_durability_off_writes_nothing(new_project):
 def test_listeners_hear_every_event_as_it_happens(project):
     rt = project.open(binding("do", noop))
     heard = []
-    rt.services.listeners.append(heard.append)
+    rt.services.hooks.events.append(heard.append)
     result = execute(rt, call("do"))
     in_journal = [e["kind"] for e in project.journal(result.run_id) if e["kind"] not in ("run_started", "run_finished")]
     assert [e.__struct_config__.tag for e in heard if e.__struct_config__.tag in in_journal] == in_journal

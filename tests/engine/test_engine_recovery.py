@@ -360,9 +360,9 @@ DIE_AT = """
     def die(event):
         seen.append(event)
         if sum(isinstance(e, events.%s) for e in seen) == %d:
-            next(iter(rt.services.runs)).recorder.writer.flush()
+            next(iter(rt.services.hooks.runs)).recorder.writer.flush()
             os.kill(os.getpid(), 9)
-    rt.services.listeners.append(die)
+    rt.services.hooks.events.append(die)
 """
 
 
@@ -610,7 +610,7 @@ def test_a_run_that_cannot_begin_lets_go_of_its_lock(project, monkeypatch, when)
         patch.setattr(services.index, when, locked)
         with pytest.raises(StoreError):
             begin()
-    assert not services.runs
+    assert not services.hooks.runs
     (run_id,) = project.runs()
     assert asyncio.run(rt.resume(run_id)) == []
 

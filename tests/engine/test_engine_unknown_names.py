@@ -48,7 +48,7 @@ def known(new_project):
 def test_names_that_nothing_has_are_warnings(known):
     runtime = known.open()
     assert runtime.execute_sync(plan(("fs.write", {"path": "a", "content": "x"}))).ok
-    told = "\n".join(runtime.services.warnings)
+    told = "\n".join(runtime.warnings)
     for name in ("`mytool`", "`mine.*`", "`tag:mine`", "`other`", "`tag:unknown`", "`githb`"):
         assert name in told
     assert told.count("tools.mytool") == 1
@@ -91,7 +91,7 @@ def test_undo_needs_neither_rules_nor_tools(new_project, toml, files):
     with pytest.raises(ConfigurationError):
         runtime.execute_sync(plan(("fs.write", {"path": "b", "content": "x"})))
     told = []
-    runtime.services.notices.append(told.append)
+    runtime.services.hooks.notices.append(told.append)
     result = asyncio.run(runtime.undo(run))
     assert result.ok
     assert (project.root / "a").read_text() == "mine"

@@ -54,7 +54,7 @@ class GrantStore:
     def __init__(self, database: Database, time: SharedTime, ids: Ids, audit: Audit) -> None:
         """Make the tables if they are not there."""
         self._database = database
-        self._time = time
+        self.time = time
         self._ids = ids
         self._audit = audit
         database.migrate("grants", _SCHEMA)
@@ -74,7 +74,7 @@ class GrantStore:
             raise UsageError("`uses_max` and `actions_max` must be above zero")
         made = msgspec.structs.replace(grant, id=self._ids.new("grant"))
         with self._database.transaction():
-            now = self._time.tick()
+            now = self.time.tick()
             if made.parent is not None:
                 parents = self._database.execute("select revoked_at_us from grants where id = ?", (made.parent,))
                 if not parents or parents[0][0] is not None:
@@ -106,7 +106,7 @@ class GrantStore:
             )
             if stored == {g.id: _fingerprint(g) for g in wanted.values()}:
                 return
-            now = self._time.tick()
+            now = self.time.tick()
             for gone in stored.keys() - wanted.keys():
                 self._revoke(gone, _CONFIGURATION, now)
             for grant in wanted.values():
@@ -120,7 +120,7 @@ class GrantStore:
         False if one is used up, expired, revoked, or not known.
         """
         with self._database.transaction():
-            now = self._time.tick()
+            now = self.time.tick()
             marks = ", ".join("?" * len(grant_ids))
             usable = (
                 f"id in ({marks}) and revoked_at_us is null and (expires_at_us is null or expires_at_us > ?)"
@@ -138,7 +138,7 @@ class GrantStore:
     def revoke(self, grant_id: str, by: str) -> tuple[str, ...]:
         """Revoke a grant and everything that was made from it, effective at once; the ids that this revoked."""
         with self._database.transaction():
-            now = self._time.tick()
+            now = self.time.tick()
             revoked = self._revoke(grant_id, by, now)
             for one in revoked:
                 self._changed(now, "grant_revoked", one, by, {})

@@ -5,19 +5,18 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from weakref import WeakKeyDictionary
 
 import msgspec
 
 from interlock.approvals import Notifier
 from interlock.approvals.notifiers import Command, TerminalBell, Webhook
-from interlock.capability import compile_grants
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
-from interlock.engine.judges.judges import Judges
+from interlock.engine.judges.build import maker_of, undo_maker_of
+from interlock.engine.judges.in_force import JudgeMaker, JudgesInForce
 from interlock.engine.judges.reloading import Reloader
 from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.engine.local.machine import boot_id, redaction_key, user_name
@@ -26,7 +25,7 @@ from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.runs import undo_tool
 from interlock.engine.runs.retention import keep_once_a_day
 from interlock.engine.runs.run import budget_of
-from interlock.engine.services import GateMaker, Services
+from interlock.engine.services import Hooks, Services
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors import files, git, http, proc, process
@@ -34,20 +33,14 @@ from interlock.executors.environment import child_environment
 from interlock.executors.modules import ModuleTools
 from interlock.executors.process import ProcessLimits, ProcessRunner
 from interlock.journal import Durability, RunIndex
-from interlock.model.canonical import digest
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError
-from interlock.model.grant import GROUP, OPERATOR, Grant
 from interlock.model.hosts import Endpoint
-from interlock.model.tool import Binding, Context, RateLimit, Tool
-from interlock.policy import DenyParam as PolicyDenyParam
-from interlock.policy import PolicyJudge, Rules, World, load
-from interlock.policy.policies import Problem, nearest
+from interlock.model.tool import Binding, Context, RateLimit
 from interlock.settings import Loaded, Settings, TrustStore, given
 from interlock.settings import load as load_settings
 from interlock.settings.decode import Place, dotted
 from interlock.settings.load import GIVEN
-from interlock.settings.sections import DEFAULTS
 from interlock.settings.trust import FILE as TRUST_FILE
 from interlock.signing import Signer
 from interlock.state.budgets import BudgetStore
@@ -56,20 +49,11 @@ from interlock.state.idempotency import IdempotencyStore
 from interlock.state.store import StateStore
 from interlock.telemetry import GuardLimits, ResourceGuard, Sampler, Spans
 from interlock.workspace import Workspace
-from interlock.workspace.protect import LOADED
 from interlock.workspace.registry import Registry as Workspaces
 from interlock.workspace.registry import state_directory
 
 FEATURES: Final = frozenset({"approvals", "modules", "otel", "policy"})
 """What this version has, of the things that a configuration can ask for."""
-
-_OPERATOR_GRANT: Final = Grant(id=OPERATOR, agent=OPERATOR, tools=("undo",), source="built-in")
-_OPERATOR_POLICY: Final = (
-    "built-in",
-    """@id("operator:undo")
-permit (principal == Agent::"operator", action == Action::"undo", resource);
-""",
-)
 
 
 class Assembled(NamedTuple):
@@ -105,7 +89,7 @@ def embedded(
             loaded, db, Disk(), clock, workspace_id="embedded", durability="off", redaction=os.urandom(32),
             root=None if workspace is None else loaded.root,
         )  # fmt: skip
-        services.warnings = warnings
+        services.hooks.warnings.extend(warnings)
         if loaded.settings.guard.bounds():
             _measure(services, loaded.settings, loaded.root, clock, closing)
         if workspace is not None:
@@ -186,11 +170,11 @@ def open_project(
             loaded,
             state / TRUST_FILE,
             lambda: load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust),
-            lambda fresh: _gate_maker_of(fresh, services),
+            lambda fresh: _maker_of(fresh, services),
             lambda fresh: _adopt(fresh, services.desk),
         )
         services.signer = Signer.open(state / "keys", disk)
-        services.warnings = warnings
+        services.hooks.warnings.extend(warnings)
         services.state_dir = home
         _measure(services, settings, loaded.root, clock, closing)
         _furnish(services, loaded, env, closing)
@@ -251,12 +235,6 @@ def _trusted(loaded: Loaded) -> dict[str, tuple[str, str]]:
     }
 
 
-def protected_globs(names: Sequence[str]) -> list[str]:
-    """What the loader reads, as globs of the capability judge: no agent may write it, whatever its grant says."""
-    always = [b"/".join(place).decode() for place in LOADED]
-    return [*always, *(f"{name}/**" for name in always if "." not in name), *names]
-
-
 def _services(
     loaded: Loaded,
     db: Database,
@@ -271,9 +249,6 @@ def _services(
 ) -> Services:
     """The services without hands. `root` is None where there is no workspace, `home` where nothing is kept."""
     settings = loaded.settings
-    without_rules = msgspec.structs.replace(settings, rules=DEFAULTS.rules)
-    policies = [(name, loaded.text(name)) for name in loaded.policies]
-    place, protected = None if root is None else str(root), protected_globs(loaded.protected)
     registry = Registry()
     ids = SystemIds()
     redactor = Redactor(redaction)
@@ -286,7 +261,12 @@ def _services(
             agent_groups=settings.groups,
         )  # fmt: skip
         desk.issued.count(settings.all_grants())
-    grants = (*settings.all_grants(), _OPERATOR_GRANT)
+    issued = None if desk is None else desk.issued
+    hooks = Hooks()
+    judges = JudgesInForce(
+        maker_of(loaded, clock, issued, workspace=root is not None), registry, {},
+        revision=(lambda: 0) if issued is None else issued.revision, warn=hooks.warn_once,
+    )  # fmt: skip
     return Services(
         clock=clock,
         ids=ids,
@@ -294,8 +274,9 @@ def _services(
         disk=disk,
         db=db,
         registry=registry,
-        make_gate=gate_maker(settings, policies, grants, clock, desk, root=place, protected=protected),
-        make_undo_gate=gate_maker(without_rules, (), grants, clock, desk, root=place, protected=protected),
+        judges=judges,
+        make_undo_judges=undo_maker_of(loaded, clock, issued, workspace=root is not None),
+        hooks=hooks,
         store=StateStore(db, workspace_id, clock),
         idempotency=IdempotencyStore(db, workspace_id, clock),
         index=RunIndex(db),
@@ -314,93 +295,12 @@ def _services(
     )
 
 
-def policy_of(
-    settings: Settings, files: Sequence[tuple[str, str]], tools: Sequence[Tool], root: str | None = None
-) -> tuple[Rules, PolicyJudge]:
-    """The short rules of the settings, and the judge of these and of the policy files. `root` is the workspace.
-
-    Raises: ConfigurationError.
-    """
-    names = {tool.name for tool in tools}
-    unknown = [
-        Problem(f"tools.{name}", f"no tool is named `{name}`{nearest(name, names)}")
-        for name in settings.tools.by_name
-        if name not in names
-    ]
-    rules = Rules(
-        allow=settings.rules.allow,
-        ask=settings.rules.ask,
-        deny=settings.rules.deny,
-        deny_param=tuple(PolicyDenyParam(tool=d.tool, param=d.param, like=d.like) for d in settings.rules.deny_param),
-    )
-    texts = [*files, _OPERATOR_POLICY] if any(tool.name == "undo" for tool in tools) else files
-    world = World(
-        tools=tuple(tools),
-        agents=settings.groups_by_agent(),
-        approval_groups=frozenset(settings.approvals.groups) or None,
-        root=root or "/",
-        home=str(Path.home()),
-        env_allow=settings.isolation.env_allow,
-    )
-    judge = load(texts, rules, world)
-    judge.warnings = (*judge.warnings, *unknown)
-    return rules, judge
-
-
-def gate_maker(
-    settings: Settings,
-    files: Sequence[tuple[str, str]],
-    grants: Sequence[Grant],
-    clock: Clock,
-    desk: Desk | None,
-    *,
-    root: str | None = None,
-    protected: Sequence[str] = (),
-) -> GateMaker:
-    """A function that builds the gate of a session, for the tools and the grants there are when it is called."""
-    groups = settings.groups_by_agent()
-    judges: WeakKeyDictionary[Registry, tuple[int, PolicyJudge]] = WeakKeyDictionary()
-
-    def judge(registry: Registry) -> PolicyJudge:
-        generation, found = judges.get(registry, (-1, None))
-        if found is None or generation != registry.generation:
-            _, found = policy_of(settings, files, registry.definitions(), root)
-            judges[registry] = registry.generation, found
-        return found
-
-    def make(registry: Registry, session: str | None, own: Mapping[str, Grant]) -> Judges:
-        # A grant that was set in code stands for all that its agent has in the configuration, by its groups too.
-        shared = {agent: names for agent, names in groups.items() if agent not in own}
-        given = [*(grant for grant in grants if grant.agent not in own), *own.values()]
-        if desk is None:
-            capability = compile_grants(given, groups=shared, root=root, protected=protected)
-            return Judges(capability, judge(registry), clock.now_us, groups, _fingerprints(given, shared))
-        revision = desk.issued.revision()
-        alive, revoked = desk.issued.load(session)
-        alive = [grant for grant in alive if grant.source != "configuration" or grant.agent not in own]
-        known = {grant.id for grant in (*alive, *revoked)}
-        every = [*alive, *(grant for grant in given if grant.id not in known)]
-        capability = compile_grants(every, revoked=revoked, groups=shared, root=root, protected=protected)
-        some = any(grant.source != "configuration" or grant.uses_max is not None for grant in alive)
-        # Where time decides about a grant, it is the time that does not go back when somebody sets the clock.
-        now_us = desk.store.time.now_us if some or any(g.expires_at_us is not None for g in every) else clock.now_us
-        prints = _fingerprints(every, shared)
-        return Judges(capability, judge(registry), now_us, groups, prints, revision=revision, issued=some)
-
-    return make
-
-
-def _gate_maker_of(loaded: Loaded, services: Services) -> GateMaker:
-    """The gate maker of a configuration that was loaded again. Raises ConfigurationError."""
-    desk = services.desk
-    if desk is not None:
-        desk.issued.count(loaded.settings.all_grants())
-    policies = [(name, loaded.text(name)) for name in loaded.policies]
-    grants = (*loaded.settings.all_grants(), _OPERATOR_GRANT)
-    return gate_maker(
-        loaded.settings, policies, grants, services.clock, desk,
-        root=str(loaded.root), protected=protected_globs(loaded.protected),
-    )  # fmt: skip
+def _maker_of(loaded: Loaded, services: Services) -> JudgeMaker:
+    """The judges of a configuration that was loaded again. Raises: ConfigurationError."""
+    issued = None if services.desk is None else services.desk.issued
+    if issued is not None:
+        issued.count(loaded.settings.all_grants())
+    return maker_of(loaded, services.clock, issued)
 
 
 def _adopt(loaded: Loaded, desk: Desk | None) -> None:
@@ -418,15 +318,6 @@ def _ttl_max_ms(loaded: Loaded) -> int | None:
     return loaded.settings.approvals.ttl_ms if loaded.overridden("approvals", "ttl") else None
 
 
-def _fingerprints(grants: Sequence[Grant], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """A digest over the grants of each agent, its own and those of its groups."""
-    found = {}
-    for agent in {*(grant.agent for grant in grants), *groups}:
-        holders = {agent, *(GROUP + name for name in groups.get(agent, ()))}
-        found[agent] = digest("grants", sorted(msgspec.json.encode(g).decode() for g in grants if g.agent in holders))
-    return found
-
-
 def _measure(
     services: Services, settings: Settings, root: Path, clock: Clock, closing: list[Callable[[], None]]
 ) -> None:
@@ -440,7 +331,7 @@ def _measure(
         services.guard = ResourceGuard(limits, sampler, clock)
     if settings.telemetry.otel is not None:
         spans = Spans.to(settings.telemetry.otel)
-        services.listeners.append(spans)
+        services.hooks.events.append(spans)
         closing.append(spans.close)
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
 
+from interlock.approvals import Hold
 from interlock.capability import attenuate
 from interlock.engine.assemble import adjusted, embedded, open_project
+from interlock.engine.people.approval_desk import Desk
 from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.runs.recover import Unfinished, recover_all
 from interlock.engine.runs.resume import Answer, resume
@@ -21,6 +23,7 @@ from interlock.engine.services import Services
 from interlock.executors.python import bind
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError, InterlockError, UsageError
+from interlock.model.events import Event
 from interlock.model.grant import GROUP, OPERATOR, Grant
 from interlock.model.limits import Limits
 from interlock.model.proposal import Budget
@@ -105,6 +108,54 @@ class Runtime:
             self.recover()
         await self.services.load_tools()
 
+    # -- what the doors need
+
+    def subscribe(
+        self,
+        *,
+        events: Callable[[Event], None] | None = None,
+        progress: Callable[[str, float, float | None], None] | None = None,
+        notices: Callable[[str], None] | None = None,
+        questions: Callable[[Hold], None] | None = None,
+    ) -> None:
+        """Be told, on the event loop, of things as they happen. The functions must return at once and not raise.
+
+        `events` of every run; `progress` that tools report (action id, done, total); `notices` for people, such as a broken
+        edit of a policy; `questions` as they are asked (none in a runtime that keeps nothing).
+        """
+        hooks, desk = self.services.hooks, self.services.desk
+        if events is not None:
+            hooks.events.append(events)
+        if progress is not None:
+            hooks.progress.append(progress)
+        if notices is not None:
+            hooks.notices.append(notices)
+        if questions is not None and desk is not None:
+            desk.listeners.append(questions)
+
+    @property
+    def approvals(self) -> Desk | None:
+        """The questions of this workspace; None in a runtime that keeps nothing."""
+        return self.services.desk
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the configuration asks for and is not there."""
+        return tuple(self.services.hooks.warnings)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of this runtime."""
+        return self.services.clock
+
+    def refresh(self) -> None:
+        """Take an edited and trusted configuration into force, if there is one; a few `stat` calls."""
+        self.services.refresh()
+
+    def require_run(self, run_id: str) -> None:
+        """Raises: UsageError `not_found` if this workspace has no such run."""
+        self.services.index.get(run_id)
+
     # -- settings in code
 
     def set_budget(self, budget: Budget | None) -> None:
@@ -122,17 +173,17 @@ class Runtime:
 
         Called on the thread of the event loop that the proposal runs on.
         """
-        self.services.waits.append(listener)
+        self.services.hooks.waits.append(listener)
 
     def set_grant(self, grant: Grant) -> None:
         """Put a grant in the place of the configured one of its agent, for this runtime. Raises ConfigurationError."""
-        before = dict(self.services.own_grants)
-        self.services.own_grants[grant.agent] = grant
-        self.services.gate_changed()
+        before = dict(self.services.judges.own_grants)
+        self.services.judges.own_grants[grant.agent] = grant
+        self.services.judges.expire()
         try:
-            _ = self.services.gate
+            self.services.judges.current()
         except InterlockError:
-            self.services.own_grants = before
+            self.services.judges.own_grants = before
             raise
 
     def set_limits(self, limits: Limits) -> None:
@@ -149,7 +200,7 @@ class Runtime:
             raise ConfigurationError(f"`{OPERATOR}` is not an agent: it stands for the person at the command line")
         if grant is None:
             return Runtime(self.services.fork(agent))
-        own, settings, above = self.services.own_grants, self.services.settings, self.services.agent
+        own, settings, above = self.services.judges.own_grants, self.services.settings, self.services.agent
         holders = [above, *(GROUP + name for name in settings.groups_by_agent().get(above, ()))]
         parent = next((found for one in holders if (found := own.get(one) or settings.grant(one)) is not None), None)
         if parent is None:
@@ -157,7 +208,7 @@ class Runtime:
                 f"`{above}` has no grant of which `{agent}` could get a part", code="grant_missing"
             )
         forked = Runtime(self.services.fork(agent))
-        forked.services.own_grants.setdefault(parent.agent, parent)
+        forked.services.judges.own_grants.setdefault(parent.agent, parent)
         forked.set_grant(attenuate(parent, msgspec.structs.replace(grant, agent=agent)))
         return forked
 
@@ -220,8 +271,7 @@ class Runtime:
         try:
             await self.services.load_tools()
         except ConfigurationError as error:  # what has to be compensated by their tools is then in `not_undone`
-            for notice in self.services.notices:
-                notice(f"undo goes on without the tool modules: {error.message}")
+            self.services.hooks.notify(f"undo goes on without the tool modules: {error.message}")
         services = self.services.for_undo()
         parameters = {"run": run_id, "force": force} | ({} if action_id is None else {"action": action_id})
         run = Run.start(services, agent=OPERATOR, source="undo")
@@ -305,7 +355,7 @@ class Runtime:
 
     def _register(self, binding: Binding) -> None:
         self.services.registry.register(binding)
-        self.services.gate_changed()
+        self.services.judges.expire()
 
     def _registered(self, name: str) -> Any:
         found = self.services.registry.find(name)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
-from interlock.engine.judges.judges import Judges
+from interlock.engine.judges.in_force import JudgeMaker, JudgesInForce
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
@@ -36,16 +36,47 @@ from interlock.workspace import Workspace
 Progress = Callable[[str, float, float | None], None]
 
 
-GateMaker = Callable[[Registry, str | None, Mapping[str, Grant]], Judges]
-"""Builds the gate for tools, a session, and the grants that were set in code (by agent, in place of the configured ones)."""
-
-
 class OpenRun(Protocol):
     """What services know of a run: it is told when the configuration changes."""
 
     def configuration_changed(self, problem: str | None) -> None:
         """The files were edited; with a `problem` the old rules stay in force."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Who is told of what: the only part of the services to which a program adds while they are in use."""
+
+    events: list[Callable[[Event], None]] = field(default_factory=list)
+    """Called with every event of every run."""
+    progress: list[Progress] = field(default_factory=list)
+    """Called with the progress that tools report: action id, done, total."""
+    waits: list[Callable[[Waiting], None]] = field(default_factory=list)
+    """Told of everything that waits, as it begins to wait. Must return at once."""
+    notices: list[Callable[[str], None]] = field(default_factory=list)
+    """Told what a person should know while a process runs: a broken edit of a policy, for example."""
+    warnings: list[str] = field(default_factory=list)
+    """What the configuration asks for and is not there."""
+    runs: set[OpenRun] = field(default_factory=set)
+    """The runs that are open in this process."""
+
+    def warn_once(self, text: str) -> None:
+        """Add a warning, and give notice of it, unless that was done before."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            self.notify(text)
+
+    def notify(self, text: str) -> None:
+        """Tell people."""
+        for notice in self.notices:
+            notice(text)
+
+    def announce_configuration(self, problem: str | None) -> None:
+        """Tell the open runs and people that an edit is in force, or (with a `problem`) is not."""
+        for run in tuple(self.runs):  # other threads begin and end theirs meanwhile
+            run.configuration_changed(problem)
+        self.notify(problem or "the edited configuration is in force")
 
 
 @dataclass(slots=True)
@@ -58,7 +89,8 @@ class Services:
     disk: Disk
     db: Database
     registry: Registry
-    make_gate: GateMaker
+    judges: JudgesInForce
+    hooks: Hooks
     store: StateStore
     idempotency: IdempotencyStore
     index: RunIndex
@@ -76,20 +108,12 @@ class Services:
     """The machine's boot id: with a pid it tells whether a process can still be the same."""
     state_dir: Path | None = None
     """The workspace's directory in the state directory; None if nothing is kept."""
-    own_grants: dict[str, Grant] = field(default_factory=dict)
-    """Grants that were set in code, by agent."""
-    runs: set[OpenRun] = field(default_factory=set)
-    """The runs that are open in this process."""
     servers: list[ForkServer] = field(default_factory=list)
     """Interlock's own fork servers, which no action may kill."""
-    warnings: list[str] = field(default_factory=list)
-    """What the configuration asks for and is not there."""
-    make_undo_gate: GateMaker | None = None
-    """Builds a gate that lets the person undo and nobody do anything else: for when the rules cannot be used."""
+    make_undo_judges: JudgeMaker | None = None
+    """Builds judges that let the person undo and allow nothing else: for when the rules cannot be used."""
     reload: Callable[[Services], None] | None = None
     """Takes an edited and trusted configuration into force; None if there is no file."""
-    notices: list[Callable[[str], None]] = field(default_factory=list)
-    """Told what a person should know while a process runs: a broken edit of a policy, for example."""
     load_more: Callable[[], Awaitable[list[Binding]]] | None = None
     """Gives the tools of the modules, which takes an event loop; None once that is done. See `load_tools`."""
     recovered: bool = False
@@ -104,50 +128,10 @@ class Services:
     concurrency_max: int = 32
     budget: Budget | None = None
     """What a proposal may spend if it does not say less."""
-    listeners: list[Callable[[Event], None]] = field(default_factory=list)
-    """Called with every event of every run."""
-    waits: list[Callable[[Waiting], None]] = field(default_factory=list)
-    """Told of everything that waits, as it begins to wait. Must return at once."""
-    watchers: list[Progress] = field(default_factory=list)
-    """Called with the progress that tools report: action id, done, total."""
-
     signer: Signer | None = None
     """Signs the heads of finished runs."""
     desk: Desk | None = None
     """Where questions are asked; None if nobody can be asked (nothing is kept)."""
-    _gates: dict[str | None, Judges] = field(default_factory=dict)
-
-    @property
-    def gate(self) -> Judges:
-        """The judges in force outside any session."""
-        return self.gate_for(None)
-
-    def gate_for(self, session: str | None) -> Judges:
-        """The judges in force for a session: built when first needed, and again after tools or grants have changed."""
-        gate = self._gates.get(session)
-        if gate is None or not self.gate_is_current(gate):
-            gate = self._gates[session] = self.make_gate(self.registry, session, self.own_grants)
-            self._warn(gate)
-        return gate
-
-    def _warn(self, gate: Judges) -> None:
-        """Say once which names in the rules nothing has here: misspelt, or a tool that another process registers."""
-        for problem in gate.policies.warnings:
-            text = str(problem)
-            if text not in self.warnings:
-                self.warnings.append(text)
-                for notice in self.notices:
-                    notice(text)
-
-    def gate_is_current(self, gate: Judges) -> bool:
-        """False once a grant was issued or revoked, by whatever process, since the gate was built."""
-        return not gate.replaced and (self.desk is None or gate.revision == self.desk.issued.revision())
-
-    def gate_changed(self) -> None:
-        """The tools or the rules are others now: what was worked out about them is out of date."""
-        for gate in self._gates.values():
-            gate.replaced = True
-        self._gates.clear()
 
     async def load_tools(self) -> None:
         """Load the tool modules, once. A tool that the program registered stays, whenever it did. Raises ConfigurationError."""
@@ -158,7 +142,16 @@ class Services:
             if binding.tool.name not in self.registry.in_code:
                 self.registry.register(binding)
         self.load_more = None
-        self.gate_changed()
+        self.judges.expire()
+
+    @property
+    def tools_loaded(self) -> bool:
+        """False while the tool modules are not loaded."""
+        return self.load_more is None
+
+    def announce_configuration(self, problem: str | None) -> None:
+        """Tell the open runs and people that an edit is in force, or (with a `problem`) is not."""
+        self.hooks.announce_configuration(problem)
 
     def refresh(self) -> None:
         """Look whether the configuration was edited. Called before each proposal and after each wait; a few `stat` calls."""
@@ -171,21 +164,22 @@ class Services:
 
     def grant_of(self, agent: str) -> str:
         """What stands for the agent's grants in the key of a stored result: a changed grant is another key."""
-        return self.gate.grants_digest(agent)
+        return self.judges.current().grants_digest(agent)
 
     def for_undo(self) -> Services:
         """Services in which the person's undo works whatever the rules and the tool modules are. See `make_undo_gate`."""
         try:
-            _ = self.gate
+            self.judges.current()
         except ConfigurationError as error:
-            if self.make_undo_gate is None:
+            if self.make_undo_judges is None:
                 raise
-            for notice in self.notices:
-                notice(f"undo goes on without the rules, which cannot be used: {error.message}")
-            return replace(self, make_gate=self.make_undo_gate, reload=None, _gates={})
+            self.hooks.notify(f"undo goes on without the rules, which cannot be used: {error.message}")
+            judges = self.judges.fork(self.registry, self.judges.own_grants, make=self.make_undo_judges)
+            return replace(self, judges=judges, reload=None)
         return self
 
     def fork(self, agent: str, grant: Grant | None = None) -> Services:
         """The same services for another agent, with tools (and, if given, a grant) of its own from here on."""
-        own = self.own_grants | ({} if grant is None else {agent: grant})
-        return replace(self, agent=agent, registry=self.registry.copy(), own_grants=own, _gates={})
+        own = self.judges.own_grants | ({} if grant is None else {agent: grant})
+        registry = self.registry.copy()
+        return replace(self, agent=agent, registry=registry, judges=self.judges.fork(registry, own))

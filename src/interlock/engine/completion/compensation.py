@@ -54,9 +54,9 @@ async def ask_tool(
     if tool is None:
         return Answer(problem=f"there is no tool `{name}`")
     action = Action(type="tool_call", id=x.proposal.actions[index].id, tool=name, parameters=parameters)
-    who = x.who if as_agent is None else x.services.gate.principal(as_agent, x.who.session)
+    who = x.who if as_agent is None else x.services.judges.current().principal(as_agent, x.who.session)
     call = Call(who, x.proposal, action, tool, parameters, x.buffer)
-    verdict = judge_entailed(x, index, call, judge_call(x.services.gate, call)).verdict
+    verdict = judge_entailed(x, index, call, judge_call(x.services.judges.current(), call)).verdict
     if isinstance(verdict, Refusal):
         return Answer(problem=f"`{name}` was refused: {verdict.reason}: {verdict.detail}")
     if isinstance(verdict, Ask):
@@ -107,8 +107,8 @@ async def _call(x: Execution, tool: Registered, parameters: dict[str, Any], ctx:
 
 def _forbidden(x: Execution, call: Call, tool: Registered) -> str | None:
     """Why a policy about `Action::"compensate"` stands against the call. None of them has to permit it."""
-    gate = x.services.gate
-    decision = gate.policies.decide(gate.request(call, action="compensate"))
+    judges = x.services.judges.current()
+    decision = judges.policies.decide(judges.request(call, action="compensate"))
     # Denied only because nothing permits it: that is no policy against it. What could not be evaluated is.
     unspoken = decision.decision == "deny" and decision.reason == "policy_denied" and not decision.policies
     if decision.decision == "allow" or (unspoken and not decision.errors):
@@ -121,8 +121,8 @@ async def _admitted(x: Execution, who: Principal, tool: Registered, parameters: 
 
     Budgets count it and do not stop it: what was done must be taken back even when all is spent.
     """
-    desk, gate = x.services.desk, x.services.gate
-    choices = gate.uses(who, tool, parameters) if desk is not None and gate.issued else ()
+    desk, judges = x.services.desk, x.services.judges.current()
+    choices = judges.uses(who, tool, parameters) if desk is not None and judges.issued else ()
     if choices and desk is not None and not any(not ids or desk.issued.use(ids) for ids in choices):
         return f"`{tool.name}` was refused: grant_used_up: the grants that allow it have no uses left"
     if tool.bucket is not None:

@@ -10,13 +10,13 @@ than the judges have seen.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
 from interlock.engine.gate.verdict import Judged, verdict_of
 from interlock.engine.judges.judges import Call
-from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.proposals.proposal_run import ProposalRun, Write
 from interlock.engine.record.replay import FoldedRun
 from interlock.engine.tools.registry import Registered
 from interlock.model.canonical import canonical
@@ -36,13 +36,6 @@ _FORCE: Final = Requirement(
 )
 
 _SHOWN_MAX: Final = 10  # writes named in one question
-
-
-class Write(NamedTuple):
-    """One thing that an undo writes: with which tool (None: state), and where (canonical JSON of a path, or a key)."""
-
-    tool: str | None
-    where: str
 
 
 def judge_entailed(run: ProposalRun, index: int, call: Call, judged: Judged) -> Judged:

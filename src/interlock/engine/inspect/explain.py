@@ -13,6 +13,7 @@ import msgspec
 from interlock.engine.gate.judgement import judge_call
 from interlock.engine.gate.verdict import Ask
 from interlock.engine.judges.judges import Call
+from interlock.engine.runtime import Runtime
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Decision, Refusal
@@ -56,19 +57,21 @@ class ActionExplanation(msgspec.Struct, frozen=True, kw_only=True):
     """Every policy that is about this call, and what became of it."""
 
 
-def verify(services: Services, proposal: Proposal) -> Report:
+def verify(runtime: Runtime, proposal: Proposal) -> Report:
     """All that is wrong with a proposal, at the state as it is now."""
+    services = runtime.services
     return check(proposal, services.registry.by_name, state=_state(services), limits=services.limits)
 
 
-def simulate(services: Services, proposal: Proposal) -> Simulation:
+def simulate(runtime: Runtime, proposal: Proposal) -> Simulation:
     """The state as it would be afterwards. Raises: ProposalError if the proposal has no graph."""
+    services = runtime.services
     return play(proposal, services.registry.by_name, _state(services))
 
 
-def explain(services: Services, proposal: Proposal) -> list[ActionExplanation]:
+def explain(runtime: Runtime, proposal: Proposal) -> list[ActionExplanation]:
     """What steps 1 to 7 would answer for each action, in declared order. Raises: ProposalError if it has no graph."""
-    return _Explaining(services, proposal).all()
+    return _Explaining(runtime.services, proposal).all()
 
 
 def _state(services: Services) -> Mapping[str, tuple[Any, int]]:
@@ -81,12 +84,12 @@ class _Explaining:
         self._proposal = proposal
         self._graph = build_graph(proposal, services.registry.by_name)
         self._references = self._graph.references
-        self._gate = services.gate_for(proposal.session)
-        self._who: Principal = self._gate.principal(proposal.agent or services.agent, proposal.session)
+        self._judges = services.judges.current(proposal.session)
+        self._who: Principal = self._judges.principal(proposal.agent or services.agent, proposal.session)
         self._buffer = Buffer(services.store, proposal.id)
 
     def all(self) -> list[ActionExplanation]:
-        refused = self._gate.proposal_size(self._who, self._proposal)
+        refused = self._judges.proposal_size(self._who, self._proposal)
         if refused is not None:
             return [_refused(action, 2, refused, None) for action in self._proposal.actions]
         found: dict[int, ActionExplanation] = {}
@@ -101,14 +104,14 @@ class _Explaining:
         if action.type == "tool_call" and tool is None:
             return _refused(action, 1, Refusal("unknown_tool", self._services.registry.missing(action.tool)), None)
         if self._references.any_in(action.parameters):
-            refusal = None if tool is None else self._gate.grants.tool(self._who.agent, tool.tool, self._now())
+            refusal = None if tool is None else self._judges.grants.tool(self._who.agent, tool.tool, self._now())
             if refusal is not None:
                 return _refused(action, 2, refusal, None)
             detail = "an earlier output goes into its parameters: steps 3 to 7 are answered when it runs"
             return _made(action, "unknown", 3, detail=detail)
         parameters = self._references.resolve(action.parameters, _never)
         call = Call(self._who, self._proposal, action, tool, parameters, self._buffer)
-        step, verdict, decision = judge_call(self._gate, call)
+        step, verdict, decision = judge_call(self._judges, call)
         policy = self._policy(call)
         if isinstance(verdict, Refusal):
             return _refused(action, step, verdict, decision, policy)
@@ -129,7 +132,7 @@ class _Explaining:
 
     def _policy(self, call: Call) -> Explanation:
         """The policies that are about this action; the rest would only hide them."""
-        told = self._gate.policies.explain(self._gate.request(call))
+        told = self._judges.policies.explain(self._judges.request(call))
         about = tuple(policy for policy in told.policies if policy.result != "out of scope")
         return msgspec.structs.replace(told, policies=about)
 

@@ -19,8 +19,9 @@ import msgspec
 from interlock.capability.arguments import spelled
 from interlock.detect import flags as detect_flags
 from interlock.disk import Disk
-from interlock.engine.assemble import embedded, policy_of
+from interlock.engine.assemble import embedded
 from interlock.engine.inspect.history import History
+from interlock.engine.judges.build import policy_of
 from interlock.engine.judges.judges import POLICY_ACTION, proposal_facts, read_keys
 from interlock.engine.local.clock import SystemClock
 from interlock.engine.record.replay import FoldedRun

@@ -8,15 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from interlock.engine.judges.in_force import JudgeMaker, JudgesInForce
+from interlock.engine.tools.registry import Registry
 from interlock.model.errors import InterlockError
 from interlock.settings import Loaded
 
-if TYPE_CHECKING:
-    from interlock.engine.services import GateMaker, Services
-
 Fingerprint = tuple[tuple[str, int, int, int], ...]
+
+
+class Reloadable(Protocol):
+    """What a reload changes of a runtime's services, and whom it tells."""
+
+    judges: JudgesInForce
+    registry: Registry
+    configuration: str
+
+    @property
+    def tools_loaded(self) -> bool:
+        """False while the tool modules are not loaded."""
+        ...
+
+    def announce_configuration(self, problem: str | None) -> None:
+        """Tell the open runs and people."""
+        ...
 
 
 class Reloader:
@@ -27,58 +43,50 @@ class Reloader:
         loaded: Loaded,
         trust_file: Path,
         load: Callable[[], Loaded],
-        gate_maker: Callable[[Loaded], GateMaker],
+        make_judges: Callable[[Loaded], JudgeMaker],
         adopt: Callable[[Loaded], None],
     ) -> None:
-        """`trust_file` is watched too: trusting an edit is what puts it into force. `adopt` takes over what is not the gate's."""
+        """`trust_file` is watched too: trusting an edit is what puts it into force. `adopt` takes over the rest."""
         self._load = load
-        self._gate_maker = gate_maker
+        self._make_judges = make_judges
         self._adopt = adopt
         self._trust_file = trust_file
         self._paths = _paths(loaded)
         self._digest = loaded.digest
-        self._maker: GateMaker | None = None
+        self._maker: JudgeMaker | None = None
         self._seen = self._look()
 
-    def __call__(self, services: Services) -> None:
+    def __call__(self, services: Reloadable) -> None:
         """Look, and take an edit over if there is one. Never raises for what was written into the files."""
         now = self._look()
         if now != self._seen:
             self._seen = now
             self._take(services)
-        if self._maker is not None and services.make_gate is not self._maker:  # another fork may have looked first
-            services.make_gate = self._maker
-            services.gate_changed()
+        if self._maker is not None and services.judges.make is not self._maker:  # another fork may have looked first
+            services.judges.make = self._maker
+            services.judges.expire()
             services.configuration = self._digest
-            self._say(services, None)
+            services.announce_configuration(None)
 
-    def _take(self, services: Services) -> None:
+    def _take(self, services: Reloadable) -> None:
         try:
             loaded = self._load()
             if loaded.digest == self._digest:
                 return
-            maker = self._gate_maker(loaded)
-            # Else not all tools are known yet: whoever only answers questions needs no gate.
-            if services.load_more is None:
+            maker = self._make_judges(loaded)
+            if services.tools_loaded:  # before that not all tools are known, and nothing is judged
                 # Built once here, so that a mistake shows before the old rules are given up.
-                maker(services.registry, None, services.own_grants)
+                maker(services.registry, None, services.judges.own_grants)
         except InterlockError as error:
             if error.code == "database_locked":
                 self._seen = ()  # the next look tries it again
             where = f" ({error.path})" if error.path else ""
-            self._say(services, f"the edited configuration is not in force{where}: {error.message}")
+            services.announce_configuration(f"the edited configuration is not in force{where}: {error.message}")
             return
         self._adopt(loaded)
         self._maker, self._digest = maker, loaded.digest
         self._paths = _paths(loaded)
         self._seen = self._look()
-
-    @staticmethod
-    def _say(services: Services, problem: str | None) -> None:
-        for run in tuple(services.runs):  # other threads begin and end theirs meanwhile
-            run.configuration_changed(problem)
-        for notice in services.notices:
-            notice(problem or "the edited configuration is in force")
 
     def _look(self) -> Fingerprint:
         return tuple(_fingerprint(path) for path in (*self._paths, self._trust_file))

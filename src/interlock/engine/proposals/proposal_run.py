@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from interlock.engine.judges.judges import Judges
 from interlock.engine.proposals.budget import Allowance
 from interlock.engine.proposals.watchdog import NEVER
 from interlock.engine.record.recorder import Recorder, Stamp
+from interlock.engine.record.replay import FoldedAction
 from interlock.engine.record.run_files import RunFiles
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered
@@ -26,9 +27,12 @@ from interlock.state.buffer import Buffer
 from interlock.state.idempotency import Results
 from interlock.verify.graph import Graph
 
-if TYPE_CHECKING:
-    from interlock.engine.gate.entailed import Write
-    from interlock.engine.record.replay import FoldedAction
+
+class Write(NamedTuple):
+    """One thing that an undo writes: with which tool (None: state), and where (canonical JSON of a path, or a key)."""
+
+    tool: str | None
+    where: str
 
 
 class ProposalRun:
@@ -81,7 +85,7 @@ class ProposalRun:
         """Keys under which results went into the cache."""
         self.cost = 0.0
         """What tools reported."""
-        self.judges: Judges = services.gate_for(principal.session)
+        self.judges: Judges = services.judges.current(principal.session)
         self.settled: dict[Registered | None, Decision] = {}
         """What the judges decide about every call of a tool, where the call cannot matter."""
         self.entailed: dict[int, frozenset[Write]] = {}
@@ -130,8 +134,8 @@ class ProposalRun:
     def judges_in_force(self) -> Judges:
         """The judges, after a look whether they were replaced or a grant was issued or revoked."""
         judges = self.judges
-        if judges.replaced or (judges.issued and not self.services.gate_is_current(judges)):
-            judges = self.judges = self.services.gate_for(self.principal.session)
+        if judges.replaced or (judges.issued and not self.services.judges.is_current(judges)):
+            judges = self.judges = self.services.judges.current(self.principal.session)
             self.settled.clear()
         return judges
 

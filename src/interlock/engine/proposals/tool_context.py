@@ -110,7 +110,7 @@ class ActionContext:
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Report how far the work is to those who watch; not journaled."""
-        for listener in self.run.services.watchers:
+        for listener in self.run.services.hooks.progress:
             listener(self.action_id, done, total)
 
     def report_cost(self, cost: float) -> None:

@@ -27,8 +27,8 @@ def tell_waiting(
             ),
         )
         run.kick()
-    if run.services.waits:
+    if run.services.hooks.waits:
         action_id = None if index is None else run.proposal.actions[index].id
         waiting = Waiting(run_id=run.files.id, action_id=action_id, cause=cause, what=what, wait_max_ms=wait_max_ms)
-        for listener in tuple(run.services.waits):
+        for listener in tuple(run.services.hooks.waits):
             listener(waiting)

@@ -129,7 +129,7 @@ class _Resumption:
             run.files,
             proposal,
             build_graph(proposal, services.registry.by_name),
-            services.gate.principal(known.received.agent, proposal.session or run.session),
+            services.judges.current().principal(known.received.agent, proposal.session or run.session),
             dry_run=known.received.dry_run,
             allowance=run.allowance(proposal, dry_run=known.received.dry_run),
         )

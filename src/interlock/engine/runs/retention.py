@@ -34,4 +34,4 @@ def keep_once_a_day(services: Services) -> None:
         keep(home / "runs", services.index, services.disk, before_us=before)
         services.store.prune(before)
     except StoreError as error:
-        services.warnings.append(f"journal.keep: nothing was deleted: {error.message}")
+        services.hooks.warnings.append(f"journal.keep: nothing was deleted: {error.message}")

@@ -82,7 +82,7 @@ class Run:
         with run._or_nothing():
             run._open(create=True)
             run._open_budget()
-            services.runs.add(run)
+            services.hooks.runs.add(run)
             if run.recorder is not None:
                 run._begin(run.recorder, source)
         return run
@@ -124,7 +124,7 @@ class Run:
         try:
             yield
         except BaseException:
-            self.services.runs.discard(self)
+            self.services.hooks.runs.discard(self)
             with contextlib.suppress(StoreError):  # why it could not begin is on its way to the caller
                 if self.recorder is not None:
                     self.recorder.writer.close()
@@ -148,7 +148,7 @@ class Run:
                 # The lock was free only because somebody else is done already: what was read is out of date.
                 raise StoreError(f"run `{run_id}` has just been continued by another process", code="run_locked")
             run._open_budget()
-            services.runs.add(run)
+            services.hooks.runs.add(run)
             run.recorder.append(
                 RunResumed(
                     ts=services.clock.now_us(),
@@ -174,7 +174,7 @@ class Run:
             durability=services.durability,
             create=create,
         )
-        recorder = Recorder(writer, services.redactor, services.clock, services.listeners)
+        recorder = Recorder(writer, services.redactor, services.clock, services.hooks.events)
         self.files = RunFiles(self.id, directory, recorder)
         if services.workspace is not None:
             self.files = replace(self.files, backups=Backups(directory, services.disk, services.clock))
@@ -230,7 +230,7 @@ class Run:
                 hint="give each proposal its own id, or leave it out",
             )
         self._proposals.add(proposal.id)
-        who = services.gate.principal(proposal.agent or self.agent, proposal.session or self.session)
+        who = services.judges.current().principal(proposal.agent or self.agent, proposal.session or self.session)
         try:
             graph = verify_proposal(proposal, services.registry)  # 1
         except ProposalError as error:
@@ -288,7 +288,7 @@ class Run:
 
     def finish(self) -> None:
         """End the run: its last event, and its place in the index. Raises StoreError."""
-        self.services.runs.discard(self)
+        self.services.hooks.runs.discard(self)
         status = self.status
         try:
             if self.recorder is not None:

@@ -41,9 +41,9 @@ def runtime(out: Output, flags: Mapping[str, str] | None = None, *, offer_trust:
             raise
         opened = Runtime.open(flags=flags)
     with opened:
-        for warning in opened.services.warnings:
+        for warning in opened.warnings:
             out.warn(warning)
-        opened.services.notices.append(out.warn)
+        opened.subscribe(notices=out.warn)
         yield opened
 
 

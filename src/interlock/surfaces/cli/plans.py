@@ -16,7 +16,7 @@ from interlock.surfaces.cli.plan_file import read_plan
 
 if TYPE_CHECKING:
     from interlock.engine.inspect import explain as engine
-    from interlock.engine.services import Services
+    from interlock.engine.runtime import Runtime
 
 T = TypeVar("T")
 _ANSWERS = {"allow": "green", "ask": "yellow", "reject": "red", "unknown": "cyan"}
@@ -70,10 +70,10 @@ def explain(out: Output, plan: str, agent: str | None, session: str | None) -> i
     return FAILED if "reject" in answers else 3 if "ask" in answers else 0
 
 
-def _look(out: Output, proposal: Proposal, look: Callable[[Services, Proposal], T]) -> T:
+def _look(out: Output, proposal: Proposal, look: Callable[[Runtime, Proposal], T]) -> T:
     with runtime(out) as opened:
         asyncio.run(opened.prepare())
-        return look(opened.services, proposal)
+        return look(opened, proposal)
 
 
 def _report(out: Output, report: engine.Report) -> Iterable[str]:

@@ -91,7 +91,7 @@ def undo(out: Output, run_id: str, action: str | None, force: bool) -> int:
     Exit code: 0 if all came back that has a way back, 1 if something was in the way, such as a change that somebody made since.
     """
     with runtime(out, offer_trust=True) as opened:
-        opened.services.index.get(run_id)
+        opened.require_run(run_id)
         result = _carry_out(out, opened, lambda: opened.undo(run_id, action, force=force))
     out.emit(result, lambda: undo_lines(out, result))
     reasons = {left["reason"] for output in undo_outputs(result) for left in output["not_undone"]}
@@ -138,22 +138,19 @@ def _carry_out(
     from interlock.surfaces.cli.prompting import Prompt, how_to_answer  # noqa: PLC0415 - start-up
 
     progress = Progress(out)
-    services = opened.services
     started = [] if run_id is None else [run_id]
-    services.listeners.append(progress.on_event)
-    services.listeners.append(lambda event: started.append(event.run) if isinstance(event, RunStarted) else None)
-    services.watchers.append(progress.on_progress)
+    opened.subscribe(events=progress.on_event, progress=progress.on_progress)
+    opened.subscribe(events=lambda event: started.append(event.run) if isinstance(event, RunStarted) else None)
     opened.on_waiting(lambda waiting: _say_waiting(out, progress, waiting))
-    if services.desk is not None:
-        services.desk.wait = not no_wait
+    desk = opened.approvals
+    if desk is not None:
+        desk.wait = not no_wait
         if no_wait:
             pass
         elif at_terminal():
-            Prompt(out, services.desk, progress)
+            Prompt(out, desk, progress)
         else:
-            services.desk.listeners.append(
-                lambda hold: out.note(f"waiting: {clean(hold.summary)}; {how_to_answer(hold)}")
-            )
+            opened.subscribe(questions=lambda hold: out.note(f"waiting: {clean(hold.summary)}; {how_to_answer(hold)}"))
 
     async def watched() -> T:
         drawing = asyncio.create_task(progress.draw())

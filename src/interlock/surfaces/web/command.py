@@ -40,7 +40,7 @@ class Speaks(Protocol):
 def serve(out: Speaks, host: str, port: int, *, allow_remote: bool, continue_runs: bool) -> None:
     """Serve questions and answers over HTTP, for approvers with a token. Ends on Ctrl-C."""
     with Runtime.open() as runtime:
-        for warning in runtime.services.warnings:
+        for warning in runtime.warnings:
             out.warn(warning)
         server.run(
             runtime,

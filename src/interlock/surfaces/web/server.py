@@ -54,7 +54,7 @@ def run(
     Raises: UsageError if `host` is not loopback and `allow_remote` is false, or if there is no state to serve; StoreError if
     the address cannot be listened on.
     """
-    desk = runtime.services.desk
+    desk = runtime.approvals
     if desk is None:
         raise UsageError("this runtime keeps nothing, so there is nothing to serve")
     listening = _listen(host, port, allow_remote=allow_remote)
@@ -64,7 +64,7 @@ def run(
             warn("there is no TLS: tokens travel in the clear; put a proxy with TLS in front, or use an SSH tunnel")
         if not answering.has_approvers():
             warn("no approver has a token yet, so nobody can answer here; `interlock approvers add` makes one")
-        app = build(answering, runtime.services.clock, _names(listening, host), runtime.services.refresh)
+        app = build(answering, runtime.clock, _names(listening, host), runtime.refresh)
         config = uvicorn.Config(
             app,
             http=Connection,
