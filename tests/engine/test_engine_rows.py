@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 from engine_world import binding, call, execute, expect, read, reasons, statuses, write
-from interlock.engine.folding import FoldedRun
 
 import interlock
+from interlock.engine.record.replay import FoldedRun
 
 
 async def noop(parameters, ctx):
