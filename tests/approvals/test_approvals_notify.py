@@ -95,6 +95,8 @@ def test_a_webhook_is_signed_and_in_slacks_shape(receiver, store):
         summary="<!channel> & <http://evil|ok>",
         requirements=(Requirement(policy="p", content="c", group="ops"),),
     )
+    Webhook(receiver.url, None, store.time).notify(hold, 5)  # for a URL that is itself the secret
+    assert "X-Interlock-Signature" not in receiver.got.pop()[1]
     Webhook(receiver.url, SECRET, store.time).notify(hold, 5)
     [(path, headers, body)] = receiver.got
     assert path == "/hook?x=1"

@@ -60,14 +60,41 @@ def test_quiet_trust_says_nothing(cli):
     assert (said.code, said.out, said.err) == (0, "", "")
 
 
-def test_a_secret_that_is_not_there_is_named(cli):
+def test_a_secret_that_is_not_there_is_named_and_stops_nothing(cli):
     path = cli.root / "interlock.toml"
     notify = '[[approvals.notify]]\nkind = "webhook"\nurl = "https://hooks.example.org/x"\nsecret_env = "NO_SUCH"\n'
     path.write_text(path.read_text() + notify)
     cli("trust", "--yes")
-    error = cli("run", cli.plan(call("fs.list")), "--json").error
-    assert "`NO_SUCH`" in error["message"]
-    assert error["path"] == "approvals.notify[0].secret_env"
+    said = cli("run", cli.plan(call("fs.write", path="b.txt", content="hi")))
+    assert said.code == 0
+    assert "approvals.notify[0].secret_env" in said.err
+    assert "`NO_SUCH`" in said.err
+    assert cli("undo", cli("runs", "list", "--json").json[0]["run_id"]).code == 0
+
+
+def test_policies_that_do_not_load_are_not_trusted(cli):
+    (cli.root / "p.cedar").write_text("permit(principal, action, resource) when { context.params.x +  };\n")
+    path = cli.root / "interlock.toml"
+    before = path.read_text()
+    path.write_text(before + '[policy]\nfiles = ["p.cedar"]\n')
+    said = cli("trust", "--yes", "--json")
+    assert (said.code, said.error["path"].split(":")[0]) == (2, "p.cedar")
+    (cli.root / "p.cedar").unlink()
+    path.write_text(before)
+    assert cli("run", cli.plan(call("fs.list"))).code == 0  # what was trusted before is still trusted
+
+
+def test_a_variable_of_somebody_else_stops_nothing(cli, monkeypatch):
+    """Kubernetes sets these for a service named `interlock`; others are ignored with a warning, misspelt ones stop the start."""
+    monkeypatch.setenv("INTERLOCK_PORT", "tcp://10.0.0.1:8787")
+    monkeypatch.setenv("INTERLOCK_PORT_8787_TCP_ADDR", "10.0.0.1")
+    monkeypatch.setenv("INTERLOCK_SERVICE_HOST", "10.0.0.1")
+    said = cli("run", cli.plan(call("fs.list")))
+    assert (said.code, said.err) == (0, "")
+    monkeypatch.setenv("INTERLOCK_FLAVOUR", "x")
+    assert "INTERLOCK_FLAVOUR" in cli("run", cli.plan(call("fs.list"))).err
+    monkeypatch.setenv("INTERLOCK_BUDGET_ACTION", "1")
+    assert cli("run", cli.plan(call("fs.list")), "--json").error["hint"] == "did you mean `INTERLOCK_BUDGET_ACTIONS`?"
 
 
 def test_a_broken_configuration_is_the_users_and_named(cli):

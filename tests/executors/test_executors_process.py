@@ -336,3 +336,22 @@ def running(argument):
             except OSError:
                 continue
     return False
+
+
+def test_named_variables_and_copies_of_named_files_reach_the_process(clock, context, tmp_path):
+    """`isolation.env` and `isolation.home`: who commits, for example. What the process does to its copy changes nothing."""
+    (tmp_path / ".gitconfig").write_text("[user]\nname = Ann\nemail = ann@example.org\n")
+    (tmp_path / "secret").write_text("not named")
+    os.mkfifo(tmp_path / "fifo")
+    parent = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PASSED": "yes", "OTHER": "no"}
+    runner = ProcessRunner(
+        clock, parent_environment=parent, passed=["PASSED", "MISSING"], home_files=[".gitconfig", "missing/x", "fifo"]
+    )
+    try:
+        command = "git config user.name; echo $PASSED$OTHER$MISSING; ls -A $HOME; echo x > $HOME/.gitconfig"
+        (shell,) = (b for b in bindings(runner) if b.tool.name == "shell")
+        output = asyncio.run(shell.function({"command": command}, context()))
+    finally:
+        runner.close()
+    assert output["stdout"] == "Ann\nyes\n.gitconfig\n"
+    assert "Ann" in (tmp_path / ".gitconfig").read_text()

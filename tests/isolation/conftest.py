@@ -29,6 +29,7 @@ class Bench:
             "search": "/usr/local/bin:/usr/bin:/bin",
             "environment": {"PATH": "/usr/local/bin:/usr/bin:/bin"},
             "home": False,
+            "home_files": {},
             "timeout_ms": 20_000,
             "grace_ms": 300,
             "keep_bytes": 1 << 20,

@@ -114,7 +114,7 @@ def test_a_home_of_its_own_that_is_gone_afterwards(bench):
 
 
 def test_no_room_for_a_home_is_a_clear_error(bench):
-    full = "\nfrom interlock.isolation import supervisor\nsupervisor._make_home = lambda: os.mkdir('/proc/x')\n"
+    full = "\nfrom interlock.isolation import supervisor\nsupervisor._make_home = lambda files: os.mkdir('/proc/x')\n"
     boot = "import os" + fork_server_command()[-1].replace("\nmain()", f"{full}main()")
     bench.server.close()
     bench.server = ForkServer([*fork_server_command()[:-1], boot])

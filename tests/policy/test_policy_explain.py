@@ -29,7 +29,7 @@ def test_each_policy_says_whether_it_matched_and_why() -> None:
     results = {each.id: (each.result, each.why) for each in explained.policies}
     assert results == {
         "all": ("matched", "it has no conditions"),
-        "big": ("matched", "every condition is true"),
+        "big": ("matched", "every condition is met"),
         "other": ("out of scope", "it is about another principal"),
         "over": ("no match", "`when { context.params has count }` is not met (line 10)"),
         "hosts": ("out of scope", "it is about another action"),
@@ -52,6 +52,16 @@ def test_an_unless_that_holds_is_the_reason() -> None:
     big = next(each for each in explained.policies if each.id == "big")
     assert big.result == "no match"
     assert big.why.startswith("`unless { context.params has urgent")
+
+
+def test_the_text_of_an_unless_is_said_to_be_what_it_is() -> None:
+    """A false text was printed as true: the reader compares it with the request."""
+    for urgent, result in ((True, "true"), (False, "false")):
+        explained = POLICIES.explain(request("pay", {"amount": 500, "to": "eve", "urgent": urgent}))
+        big = next(each for each in explained.policies if each.id == "big")
+        assert big.conditions[-1].unless
+        assert big.conditions[-1].result == result
+        assert big.result == ("no match" if urgent else "matched")
 
 
 def test_errors_refusals_and_approvals_are_explained() -> None:

@@ -51,13 +51,16 @@ class Webhook:
     (seconds since the epoch) is `X-Interlock-Timestamp`. A receiver should refuse old timestamps. Redirects are not followed.
     """
 
-    def __init__(self, url: str, secret: bytes, time: SharedTime, *, name: str = "webhook") -> None:
-        """`url` may hold a token (Slack's do) and is never repeated in a message. Raises ConfigurationError."""
+    def __init__(self, url: str, secret: bytes | None, time: SharedTime, *, name: str = "webhook") -> None:
+        """`url` may hold a token (Slack's do) and is never repeated in a message. Raises ConfigurationError.
+
+        Without a `secret` nothing is signed: for a URL that is itself the secret.
+        """
         parts = _web_address(url)
         if parts is None:
             message = "the URL of a webhook is `http://...` or `https://...`, without spaces and letters beyond ASCII"
             raise ConfigurationError(message)
-        if not secret:
+        if secret is not None and not secret:
             raise ConfigurationError("a webhook needs a secret to sign with", hint="name it with `secret_env`")
         self.name = name
         self._parts = parts
@@ -72,8 +75,9 @@ class Webhook:
             "Content-Type": "application/json",
             "User-Agent": "interlock",
             TIMESTAMP_HEADER: timestamp,
-            SIGNATURE_HEADER: signature(self._secret, timestamp, body),
         }
+        if self._secret is not None:
+            headers[SIGNATURE_HEADER] = signature(self._secret, timestamp, body)
         host, port = self._parts.hostname or "", self._parts.port
         connection = (
             http.client.HTTPSConnection(host, port, timeout=timeout_s, context=ssl.create_default_context())

@@ -41,6 +41,7 @@ from interlock.settings import Loaded, Settings, TrustStore, given
 from interlock.settings import load as load_settings
 from interlock.settings.decode import Place, dotted
 from interlock.settings.load import GIVEN
+from interlock.settings.overlay import foreign_variables
 from interlock.settings.trust import FILE as TRUST_FILE
 from interlock.signing import Signer
 from interlock.state.budgets import BudgetStore
@@ -174,7 +175,7 @@ def open_project(
             lambda fresh: _adopt(fresh, services.desk),
         )
         services.signer = Signer.open(state / "keys", disk)
-        services.hooks.warnings.extend(warnings)
+        services.hooks.warnings.extend((*warnings, *_foreign(env)))
         services.state_dir = home
         _measure(services, settings, loaded.root, clock, closing)
         _furnish(services, loaded, env, closing)
@@ -193,7 +194,7 @@ def _furnish(services: Services, loaded: Loaded, env: Mapping[str, str], closing
     closing.append(services.workspace.close)
     _register_builtins(services, settings, closing)
     if services.desk is not None:
-        services.desk.notify_through(_notifiers(settings, services.desk, env))
+        services.desk.notify_through(_notifiers(settings, services.desk, env, services.hooks.warnings))
         closing.append(services.desk.close)
     if settings.tools.modules:
         modules = ModuleTools(
@@ -210,6 +211,10 @@ def _furnish(services: Services, loaded: Loaded, env: Mapping[str, str], closing
             return [adjusted(binding, settings) for binding in await modules.load()]
 
         services.load_more = load
+
+
+def _foreign(env: Mapping[str, str]) -> list[str]:
+    return [f"environment {name}: names no setting, and is ignored" for name in foreign_variables(env)]
 
 
 def _warnings(settings: Settings) -> list[str]:
@@ -336,7 +341,8 @@ def _measure(
 
 
 def _register_builtins(services: Services, settings: Settings, closing: list[Callable[[], None]]) -> None:
-    runner = ProcessRunner(services.clock, limits=_process_limits(settings))
+    walls = settings.isolation
+    runner = ProcessRunner(services.clock, limits=_process_limits(settings), passed=walls.env, home_files=walls.home)
     closing.append(runner.close)
 
     def servers() -> list[int]:
@@ -361,8 +367,11 @@ def _may_redirect(ctx: Context, endpoint: Endpoint) -> bool:
     return ctx.reach.url(f"https://{endpoint}/") is None
 
 
-def _notifiers(settings: Settings, desk: Desk, env: Mapping[str, str]) -> list[Notifier]:
-    """Those that `[[approvals.notify]]` names. Raises ConfigurationError."""
+def _notifiers(settings: Settings, desk: Desk, env: Mapping[str, str], warnings: list[str]) -> list[Notifier]:
+    """Those that `[[approvals.notify]]` names. Raises ConfigurationError.
+
+    One whose variable is not set is left out with a warning: questions are asked all the same, and undo must not need it.
+    """
     found: list[Notifier] = []
     for number, one in enumerate(settings.approvals.notify):
         if one.kind == "bell":
@@ -370,13 +379,17 @@ def _notifiers(settings: Settings, desk: Desk, env: Mapping[str, str]) -> list[N
         elif one.kind == "command":
             found.append(Command(one.command, child_environment(env), name=f"command {number}"))
         else:
-            secret = env.get(one.secret_env or "", "").encode("utf-8", "surrogateescape")
-            if not secret:
-                raise ConfigurationError(
-                    f"the environment variable `{one.secret_env}`, which signs what is posted, is not set",
-                    path=f"approvals.notify[{number}].secret_env",
-                )
-            found.append(Webhook(one.url or "", secret, desk.store.time, name=f"webhook {number}"))
+            missing = [
+                f"approvals.notify[{number}].{key}: nobody is told this way: the environment variable `{name}` is not set"
+                for key, name in (("url_env", one.url_env), ("secret_env", one.secret_env))
+                if name is not None and not env.get(name)
+            ]
+            if missing:
+                warnings += missing
+                continue
+            url = one.url if one.url_env is None else env[one.url_env]
+            secret = None if one.secret_env is None else env[one.secret_env].encode("utf-8", "surrogateescape")
+            found.append(Webhook(url or "", secret, desk.store.time, name=f"webhook {number}"))
     return found
 
 

@@ -182,6 +182,7 @@ class ModuleTools:
             "search": "",
             "environment": self._environment,
             "home": True,
+            "home_files": {},
             "timeout_ms": timeout_ms,
             "grace_ms": GRACE_MS,
             "keep_bytes": _PRINTED_BYTES,

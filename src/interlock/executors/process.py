@@ -69,11 +69,21 @@ class ProcessRunner:
         server: ForkServer | None = None,
         parent_environment: Mapping[str, str] | None = None,
         limits: ProcessLimits | None = None,
+        passed: Sequence[str] = (),
+        home_files: Sequence[str] = (),
     ) -> None:
-        """Start nothing yet. `parent_environment` is `os.environ` unless given."""
+        """Start nothing yet. `parent_environment` is `os.environ` unless given.
+
+        `passed` are the names of variables that every program gets as the parent has them, `home_files` names of files in the
+        parent's HOME of which it finds copies in its own.
+        """
         self._clock = clock
         self._server = server or ForkServer()
-        self._environment = child_environment(os.environ if parent_environment is None else parent_environment)
+        parent = os.environ if parent_environment is None else parent_environment
+        given = {name: parent[name] for name in passed if name in parent}
+        self._environment = child_environment(parent) | given
+        home = parent.get("HOME", "")
+        self._home_files = {name: os.path.join(home, name) for name in home_files} if home.startswith("/") else {}  # noqa: PTH118 - the wire has texts
         self._limits = limits or ProcessLimits()
 
     @property
@@ -116,7 +126,8 @@ class ProcessRunner:
             "argv": list(argv),
             "search": self._environment["PATH"],
             "environment": {**self._environment, **(env or {})},
-            "home": "HOME" not in (env or {}),
+            "home": "HOME" not in {**self._environment, **(env or {})},
+            "home_files": self._home_files,
             "timeout_ms": remaining_ms if timeout_ms is None else min(timeout_ms, remaining_ms),
             "grace_ms": GRACE_MS,
             "keep_bytes": DEFAULT_LIMITS.process_output_bytes if output_bytes_max is None else output_bytes_max,

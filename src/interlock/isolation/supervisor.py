@@ -20,6 +20,7 @@ import select
 import shutil
 import signal
 import socket
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ Perform = Callable[[Request], None]
 _TICK_S: Final = 0.05
 _SWEEP_S: Final = 5.0
 _READ_BYTES: Final = 256 * 1024
+_HOME_FILE_BYTES_MAX: Final = 1024 * 1024
 
 
 def execute_program(request: Request) -> None:
@@ -58,7 +60,7 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform) -> int:
         _answer(control, _failed("request", getattr(error, "errno", None) or errno.EINVAL), None)
         return 0
     try:
-        home = _make_home() if request["home"] else None
+        home = _make_home(request["home_files"]) if request["home"] else None
     except OSError as error:
         _answer(control, _failed("home", error.errno or errno.EINVAL), None)
         return 0
@@ -306,11 +308,42 @@ def _answer(control: socket.socket, report: Any, output: int | None) -> None:
         socket.send_fds(control, [json.dumps(report).encode()], [] if output is None else [output])
 
 
-def _make_home() -> str:
-    """A fresh directory of our own: no dot files of the user, and nothing that an earlier action left behind."""
+def _make_home(files: dict[str, str]) -> str:
+    """A fresh directory of our own: copies of the user's files that are named, and nothing that an earlier action left behind.
+
+    A file that is not there, or is none, is left out.
+    """
     path = f"/tmp/interlock-home-{os.urandom(8).hex()}"  # noqa: S108 - made by us, exclusively, with 64 random bits
     os.mkdir(path, 0o700)
+    try:
+        for name, source in files.items():
+            _copy_file(source, os.path.join(path, name))
+    except OSError:
+        _remove_home(path)
+        raise
     return path
+
+
+def _copy_file(source: str, target: str) -> None:
+    try:
+        data = _read_file(source)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+
+
+def _read_file(source: str) -> bytes:
+    """At most 1 MiB of a regular file; a FIFO must not make the action wait. Raises OSError."""
+    fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "not a regular file", source)
+        data = file.read(_HOME_FILE_BYTES_MAX + 1)
+    if len(data) > _HOME_FILE_BYTES_MAX:
+        raise OSError(errno.EFBIG, "larger than 1 MiB", source)
+    return data
 
 
 def _remove_home(path: str) -> None:

@@ -49,6 +49,8 @@ class Request(TypedDict):
     environment: dict[str, str]
     home: bool
     """Make a fresh, private HOME and remove it afterwards."""
+    home_files: dict[str, str]
+    """Files that are copied into it: the name there (a relative path), and where they are."""
     timeout_ms: int | None
     grace_ms: int
     keep_bytes: int

@@ -33,6 +33,9 @@ class InterlockError(Exception):
         self.code = code or self.default_code
         self.path = path
         self.hint = hint
+        for label, value in (("where", path), ("do", hint)):
+            if value is not None:  # a traceback shows notes, so that a program that catches nothing says them too
+                self.add_note(f"{label}: {value}")
 
     def as_dict(self) -> dict[str, str]:
         """The body of `{"error": ...}` as every surface prints it."""

@@ -25,7 +25,7 @@ Result = Literal["true", "false", "error", "not reached"]
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition of a policy and what became of it. `text` is the author's; `unless` is as written, not negated."""
+    """One condition of a policy, and whether its text is true: the author's text, for an `unless` too not negated."""
 
     text: str
     line: int
@@ -79,9 +79,10 @@ def _explain(
     if context is None:
         return _told(policy, "not evaluated", "the request was refused first")
     conditions = _conditions(policy, s, context)
-    last = next((each for each in conditions if each.result in {"false", "error"}), None)
+    # A `when` stands in the way if its text is false, an `unless` if it is true.
+    last = next((each for each in conditions if each.result in {"error", "true" if each.unless else "false"}), None)
     if last is None:
-        return _told(policy, "matched", "every condition is true" if conditions else "it has no conditions", conditions)
+        return _told(policy, "matched", "every condition is met" if conditions else "it has no conditions", conditions)
     word = "unless" if last.unless else "when"
     if last.result == "error":
         effect = "which denies" if policy.forbid else "so it is ignored"
@@ -119,8 +120,6 @@ def _conditions(policy: Policy, s: Situation, context: dict[str, Any]) -> tuple[
             result, error = _evaluate(clause, s, context)
             # an `unless` is met when its text is false
             going = result == ("false" if clause.negated else "true")
-            if clause.negated and result != "error":
-                result = "true" if result == "false" else "false"
         found.append(Condition(text=clause.text, line=clause.line, unless=clause.negated, result=result, error=error))
     return tuple(found)
 

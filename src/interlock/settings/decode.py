@@ -292,18 +292,21 @@ def _server_problem(server: McpServer) -> tuple[str, *Place] | None:
 def _notify_problem(notify: Notify) -> str | None:
     given = {
         "url": notify.url is not None,
+        "url_env": notify.url_env is not None,
         "secret_env": notify.secret_env is not None,
         "command": bool(notify.command),
     }
-    takes = {"bell": (), "webhook": ("url", "secret_env"), "command": ("command",)}[notify.kind]
+    takes = {"bell": (), "webhook": ("url", "url_env", "secret_env"), "command": ("command",)}[notify.kind]
     for name, present in given.items():
         if present and name not in takes:
             return f"`{name}` is not for kind `{notify.kind}`"
     if notify.kind == "command" and not notify.command:
         return "kind `command` needs `command`"
-    if notify.kind == "webhook" and (notify.url is None or not _is_url(notify.url)):
+    if notify.kind == "webhook" and (notify.url is None) == (notify.url_env is None):
+        return "kind `webhook` needs `url`, or `url_env`, the name of the variable with the URL"
+    if notify.url is not None and not _is_url(notify.url):
         return "kind `webhook` needs `url`, an http or https URL"
-    if notify.kind == "webhook" and notify.secret_env is None:
+    if notify.url is not None and notify.secret_env is None:
         return "kind `webhook` needs `secret_env`, the name of the variable with the secret that signs what is posted"
     return None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -23,6 +24,9 @@ NOT_SETTINGS: Final = frozenset(("INTERLOCK_STATE_DIR", "INTERLOCK_APPROVER_TOKE
 """Variables of Interlock that are no settings."""
 
 _PREFIX: Final = "INTERLOCK_"
+_KUBERNETES: Final = re.compile(
+    r"INTERLOCK_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"
+)
 _BUILT_IN_ACTIONS: Final = frozenset(("state_read", "state_write", "assert", "compensate", "connect"))
 """Entries of `[rules]` that are no tools; a glob over tool names does not cover them, and `*` alone those on state."""
 _ON_STATE: Final = frozenset(("state_read", "state_write", "assert"))
@@ -106,6 +110,8 @@ RULES: Final[dict[str, Rule]] = {
     "isolation.memory": smaller,
     "isolation.processes": smaller,
     "isolation.timeout": smaller,
+    "isolation.env": fewer,
+    "isolation.home": fewer,
     "guard.cpu": smaller,
     "guard.memory": smaller,
     "guard.disk": smaller,
@@ -142,11 +148,28 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
         if not name.startswith(_PREFIX) or name in NOT_SETTINGS:
             continue
         if name not in known:
+            if is_foreign(name):
+                continue
             # A misspelt variable that is ignored would leave the door open that somebody meant to close.
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean `{near[0]}`?" if near else "unset it, or see `interlock doctor --config`"
             raise ConfigurationError("the environment variable names no setting", path=f"environment {name}", hint=hint)
         yield known[name], env[name], f"environment {name}"
+
+
+def foreign_variables(env: Mapping[str, str]) -> list[str]:
+    """The variables that begin as ours do and mean nothing here, but for those that Kubernetes sets for each service."""
+    known = {_variable(key) for key in _known()}
+    ours = (name for name in sorted(env) if name.startswith(_PREFIX) and name not in NOT_SETTINGS and name not in known)
+    return [name for name in ours if is_foreign(name) and not _KUBERNETES.fullmatch(name)]
+
+
+def is_foreign(name: str) -> bool:
+    """True if a variable is somebody else's: it names no section of ours, and is not close to any setting's."""
+    own = name.removeprefix(_PREFIX)
+    known = [_variable(key).removeprefix(_PREFIX) for key in _known()]
+    sections = {key.partition("_")[0] for key in known}
+    return own.partition("_")[0] not in sections and not difflib.get_close_matches(own, known, n=1, cutoff=0.75)
 
 
 def _from_flags(flags: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -87,9 +87,15 @@ class Notify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     kind: Annotated[Literal["bell", "webhook", "command"], Meta(description="What to do when something is held.")]
     url: Annotated[Name | None, Meta(description="For a webhook: where to post.")] = None
+    url_env: Annotated[
+        Name | None,
+        Meta(
+            description="Instead of `url`: environment variable with the address, where that is a secret, as Slack's is."
+        ),
+    ] = None
     secret_env: Annotated[
         Name | None,
-        Meta(description="For a webhook, which needs it: environment variable with the secret that signs the post."),
+        Meta(description="For a webhook: environment variable with the secret that signs the post. `url` needs it."),
     ] = None
     command: Annotated[tuple[str, ...], Meta(description="For a command: its arguments.")] = ()
     timeout_ms: Annotated[DurationMs, Meta(description="How long one try may take.")] = field(
@@ -151,6 +157,16 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Meta(
             description="Environment variables that `shell` and `exec` may set without a question, besides those known to be "
             "harmless; a `*` at the end stands for any rest."
+        ),
+    ] = ()
+    env: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...],
+        Meta(description="Names of environment variables that processes are given as Interlock has them."),
+    ] = ()
+    home: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^(?!/)(?!.*(?:^|/)\.\.?(?:/|$)).+[^/]$")], ...],
+        Meta(
+            description="Files of your home directory that each process finds in its own, such as `.gitconfig`: copies."
         ),
     ] = ()
     memory_bytes: Annotated[SizeBytes, Meta(description="Memory of one process action.")] = field(

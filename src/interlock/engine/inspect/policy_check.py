@@ -145,7 +145,7 @@ def read_policies(start: Path, env: Mapping[str, str]) -> Policies:
     gathered = gather(start)
     changes = TrustStore(state_directory(env, disk), disk).check(gathered.root, gathered.files)
     changed = {change.name for change in changes}
-    services, closing = embedded({}, workspace=gathered.root)
+    services, closing = embedded({}, workspace=gathered.root, env={})
     try:
         modules = gathered.settings.tools.modules
         left_out = list(modules) if changed & set(gathered.modules.values()) else []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from interlock.disk import Disk
+from interlock.engine.inspect.policy_check import read_policies
 from interlock.engine.local.location import locate
 from interlock.engine.people.identity import Proof, identify, open_desk
 from interlock.settings import Change, SourceFile, TrustStore, gather, template
@@ -34,10 +35,14 @@ def review(start: Path, env: Mapping[str, str]) -> Review:
 
 
 def trust(reviewed: Review, env: Mapping[str, str], proof: Proof | None = None) -> None:
-    """Record what was reviewed as trusted. Raises: AccessError if a proof is needed and not good; StoreError."""
+    """Record what was reviewed as trusted.
+
+    Raises: AccessError if a proof is needed and not good; ConfigurationError if its policies do not load; StoreError.
+    """
     if reviewed.pin:
         with open_desk(reviewed.root, env, trusted=False) as desk:
             identify(desk, proof or Proof())
+    read_policies(reviewed.root, env)  # nothing would run with policies that do not load
     disk = Disk()
     TrustStore(state_directory(env, disk), disk).record(reviewed.root, reviewed.files)
 
