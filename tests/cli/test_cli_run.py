@@ -107,7 +107,7 @@ def test_agent_and_session_of_the_command_line(cli):
 def test_a_setting_can_be_tightened_for_a_run_and_never_loosened(cli):
     said = cli("run", cli.plan(READ, READ), "--set", "budget.proposal.actions=1", "--json")
     assert [row["reason"] for row in said.json["results"]] == [None, "budget_exceeded"]
-    assert cli("run", "plan.json", "--set", "guard.cpu=1.0", "--json").error["code"] == "override_loosens"
+    assert cli("run", "plan.json", "--set", "journal.durability=off", "--json").error["code"] == "override_loosens"
     assert cli("run", "plan.json", "--set", "guard.cpu", "--json").error["code"] == "usage"
 
 

@@ -230,6 +230,11 @@ def test_a_reading_tool_sees_what_stands_before_it_and_nothing_that_stands_after
     assert edges(*plan_, order="free") == set()
 
 
+def test_what_is_about_state_waits_for_no_reading_tool_and_loses_none_of_them():
+    plan_ = [look("r0"), write("k", 1, "s"), expect("x", 1, "a"), call("change", "w")]
+    assert edges(*plan_) == {"s->a", "a->w", "r0->w"}
+
+
 @pytest.mark.parametrize("uses", [read("k", "r"), look("r", read_set=["k"]), look("r", state_dependencies=["k"])])
 def test_what_uses_a_value_needs_the_action_that_writes_it(embedded, uses):
     """A failed `skip` is passed on along state as along `dependencies`: the value is not the one that the plan means."""

@@ -215,9 +215,7 @@ def _order_edges(graph: Graph, proposal: Proposal, tools: Mapping[str, Tool], ne
     actions = proposal.actions
     waits, dependents, reserved = graph.waits, graph.dependents, graph.reserved
     declared = proposal.order == "declared"
-    keys = _Keys()
-    last = -1  # the last action that may change something, and the reading tools since then
-    readers: list[int] = []
+    keys, places = _Keys(), _Places()
     for i in graph.order:
         action = actions[i]
         if i in reserved:
@@ -229,13 +227,7 @@ def _order_edges(graph: Graph, proposal: Proposal, tools: Mapping[str, Tool], ne
             graph.stateful.add(i)
             keys.add(action, tool, i, sources, before)
         if declared and action.type != "state_read":
-            if last >= 0:
-                before.add(last)
-            if tool and tool.read_only:
-                readers.append(i)
-            else:
-                before.update(readers)
-                last, readers = i, []
+            places.add(action, tool, i, before)
         known = needs[i] or ()
         for j in sources:
             if j != i and j not in known:
@@ -257,6 +249,28 @@ def _touches_state(action: Action, tool: Tool | None) -> bool:
         or bool(action.preconditions or action.assumptions)
         or bool(tool and tool.effects)
     )
+
+
+class _Places:
+    """The declared order so far: the last action that may have changed something, and the reading tools since."""
+
+    __slots__ = ("_last", "_readers")
+
+    def __init__(self) -> None:
+        self._last = -1
+        self._readers: list[int] = []
+
+    def add(self, action: Action, tool: Tool | None, i: int, before: set[int]) -> None:
+        """Put into `before` what must have ended."""
+        if self._last >= 0:
+            before.add(self._last)
+        if tool and tool.read_only:
+            self._readers.append(i)
+            return
+        if action.type == "tool_call":  # what only state is about changes nothing that a tool has read
+            before.update(self._readers)
+            self._readers = []
+        self._last = i
 
 
 class _Keys:
