@@ -246,7 +246,7 @@ def test_a_killed_run_is_found_before_the_next_one_and_resumed(cli):
     said = cli("run", cli.plan(READ, name="next.json"))
     assert said.code == 0
     assert f"unfinished: {dead}" in said.err
-    assert f"interlock resume {dead}" in said.err
+    assert f"interlock recover {dead} --action a2" in said.err
     ended = cli("recover", dead, "--action", "a2", "--as", "undo", "--json")
     assert (ended.code, ended.json["status"]) == (1, "failed")
     assert not (cli.root / "x").exists()
@@ -303,3 +303,21 @@ def test_a_process_that_failed_is_shown_with_its_last_words_and_attempts(cli):
     assert said.code == 1
     assert "2 attempts" in said.out
     assert "             | one\n             | \\x1b[31mtwo\n" in said.out
+
+
+def test_an_unknown_outcome_needs_an_approver_where_approvers_exist(cli):
+    token = cli("approvers", "add", "ann", "--json").json["token"]
+    (cli.root.parent / "ann").write_text(token)
+    process = cli.start("run", cli.plan(SLOW))
+    wait_for((cli.root / "started").exists)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=15)
+    (need,) = cli("recover", "--json").json
+    assert need["need"] == "settle"
+    (listed,) = cli("approvals", "list", "--json").json
+    assert (listed["id"], listed["kind"]) == (need["approvals"][0], "unknown_outcome")
+    settle = ("recover", need["run_id"], "--action", "a1", "--as", "succeeded", "--json")
+    refused = cli(*settle)
+    assert (refused.code, refused.error["code"]) == (2, "unauthenticated")
+    assert cli("resume", need["run_id"], "--json").json["status"] == "held"
+    assert cli(*settle, "--token-file", str(cli.root.parent / "ann")).json["status"] == "succeeded"

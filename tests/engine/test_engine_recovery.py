@@ -505,7 +505,7 @@ def test_the_library_says_what_is_unfinished_and_orders_it_before_a_new_run(cras
     assert scan(journal.parent).torn is None
     (one,) = rt.recover()
     assert isinstance(one, interlock.Unfinished)
-    assert (one.run_id, one.status, one.need, one.actions) == (crash.run_id, "interrupted", "resume", ["m2"])
+    assert (one.run_id, one.status, one.need, one.actions) == (crash.run_id, "interrupted", "settle", ["m2"])
     rt.close()
 
 

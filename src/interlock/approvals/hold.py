@@ -14,7 +14,7 @@ import msgspec
 from interlock.model.canonical import canonical, digest, digest_bytes
 from interlock.model.decision import Requirement
 
-Kind = Literal["tool_call", "delegate", "schedule", "other"]
+Kind = Literal["tool_call", "unknown_outcome", "delegate", "schedule", "other"]
 Status = Literal["pending", "approved", "denied", "expired", "cancelled"]
 Surface = Literal["tty", "cli", "rest", "web", "mcp", "chat"]
 Choice = Literal["approve", "deny", "edit"]

@@ -188,6 +188,8 @@ class ApprovalStore:
                 return Outcome(code=refused, hold=hold)
             if standing.scope == "session" and hold.session is None:
                 raise UsageError("this question belongs to no session: answer it `once` or `always`")
+            if standing.scope != "once" and hold.kind == "unknown_outcome":
+                raise UsageError("what became of one call says nothing about others: answer it `once`")
             if patch is not None:
                 hold = self._edited(hold, patch)
                 detail["digest"] = hold.digest
@@ -344,13 +346,14 @@ class ApprovalStore:
         )
         return [_hold(row, now) for row in rows]
 
-    def for_action(self, run: str, proposal: str, action: str) -> Hold | None:
-        """The latest question of an action: what `resume` finds again."""
+    def for_action(self, run: str, proposal: str, action: str, *, kind: Kind = "tool_call") -> Hold | None:
+        """The latest question of that kind about an action: what `resume` finds again."""
         rows = self._database.execute(
-            f"select {_COLUMNS} from approvals where run = ? and proposal = ? and action = ? order by seq desc limit 1",
+            f"select {_COLUMNS} from approvals where run = ? and proposal = ? and action = ? order by seq desc",
             (run, proposal, action),
         )
-        return _hold(rows[0], self.time.now_us()) if rows else None
+        now = self.time.now_us()
+        return next((hold for row in rows if (hold := _hold(row, now)).kind == kind), None)
 
     def of_run(self, run: str) -> list[Hold]:
         """All questions of a run, in order of creation."""

@@ -17,8 +17,9 @@ from interlock.engine.assemble import adjusted, embedded, open_project
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.runs.recover import Unfinished, recover_all
-from interlock.engine.runs.resume import Answer, resume
+from interlock.engine.runs.resume import resume
 from interlock.engine.runs.run import Run
+from interlock.engine.runs.unknown_outcomes import Answer
 from interlock.engine.services import Services
 from interlock.executors.python import bind
 from interlock.model.clock import Clock
@@ -304,7 +305,7 @@ class Runtime:
         services = self.services
         found = []
         if services.state_dir is not None:
-            found = recover_all(services.db, services.index, services.state_dir / "runs", services.disk)
+            found = recover_all(services.db, services.index, services.state_dir / "runs", services.disk, services.desk)
         services.recovered = True
         return found
 

@@ -186,6 +186,8 @@ class ActionIntent(Event, kw_only=True, tag="action_intent"):
     posture: dict[str, str] = {}
     read_only: bool = False
     idempotent: bool = False
+    recoverable: bool = False
+    """True if the tool's files can be put back, or it has a probe: then an unknown outcome may need no person."""
 
 
 class ActionRetrying(Event, kw_only=True, tag="action_retrying"):

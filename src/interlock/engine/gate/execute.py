@@ -51,6 +51,7 @@ async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | N
             parameters=recorder.keep(action.parameters, tool.secrets if tool is not None else (), data),
             read_only=tool is None or tool.read_only,
             idempotent=tool is not None and tool.tool.idempotent,
+            recoverable=tool is not None and (tool.tool.reversibility == "reversible" or tool.tool.probe is not None),
             **stamp,
         ),
     )

@@ -96,14 +96,14 @@ class Desk:
         """What an approval of a call is bound to. Raises: CanonicalError."""
         return self._redactor.keyed(action_digest(tool, tool_version, parameters))
 
-    def tell(self, hold: Hold) -> None:
-        """Tell everybody who wants to know. Never waits, never raises."""
+    def tell(self, hold: Hold, *, here: bool = True) -> None:
+        """Tell everybody who wants to know; those in this process only if it waits `here`. Never waits, never raises."""
         if self._notifications is not None:
             # They tell it outside of this machine, where nobody can answer: whatever may be a secret is taken out.
             fields = ("summary", "reason", "parameters", "context")
             told = {name: self._redactor.redact(getattr(hold, name)) for name in fields}
             self._notifications.tell(msgspec.structs.replace(hold, **told))
-        for listener in self.listeners:
+        for listener in self.listeners if here else ():
             listener(hold)
 
     def waiter(self, loop: asyncio.AbstractEventLoop) -> Waiter:

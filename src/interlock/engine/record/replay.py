@@ -49,6 +49,8 @@ class FoldedAction:
         self.tool: str | None = None
         self.read_only = False
         """True if its last intent was of something that changes nothing outside of state."""
+        self.needs_person = False
+        """True if only a person can say what became of it, should its outcome be unknown."""
         self.not_undoable: tuple[str, ...] = ()
         self.stopped: ActionResult | None = None
         """Its row if nothing is done about that."""
@@ -223,6 +225,7 @@ class FoldedRun:
                 action.open, action.interrupted, action.settled = True, False, None
                 action.tool = event.tool
                 action.read_only = event.read_only
+                action.needs_person = not (event.read_only or event.idempotent or event.recoverable)
                 action.parameters = event.parameters
             case e.ActionSucceeded() | e.ActionDeduplicated():
                 action.open = action.interrupted = False

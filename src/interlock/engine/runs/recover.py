@@ -12,11 +12,13 @@ from typing import Literal
 
 import msgspec
 
-from interlock.approvals import ApprovalStore
+from interlock.approvals import ApprovalStore, Hold
 from interlock.disk import Database, Disk
 from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.engine.local.machine import boot_id
-from interlock.engine.record.replay import FoldedRun
+from interlock.engine.people.approval_desk import Desk
+from interlock.engine.record.replay import FoldedProposal, FoldedRun
+from interlock.engine.runs.unknown_outcomes import KIND, ask_outcome, is_unknown
 from interlock.journal import RunIndex, RunRow, read, recover, scan, sign_head
 from interlock.journal.index import require_not_behind
 from interlock.journal.sealing import JOURNAL_NAME
@@ -50,15 +52,16 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     """What recovery moved out of the journal just now, to `journal.torn`."""
 
 
-def recover_all(db: Database, index: RunIndex, runs: Path, disk: Disk) -> list[Unfinished]:
+def recover_all(db: Database, index: RunIndex, runs: Path, disk: Disk, desk: Desk | None = None) -> list[Unfinished]:
     """Put the journal of every run that is not over in order, newest run first, and say what each needs.
 
-    A run whose journal says that it is over is entered as such. Raises: StoreError.
+    A run whose journal says that it is over is entered as such. With a `desk`, what only a person can know is asked there
+    at once. Raises: StoreError.
     """
     adopt_orphans(index, runs, disk)
     rows = [row for status in OPEN_STATUSES for row in index.list_runs(status=status)]
     rows.sort(key=lambda row: (row.started_us, row.run_id), reverse=True)
-    found = [_recover_one(db, index, runs, disk, row) for row in rows]
+    found = [_recover_one(db, index, runs, disk, row, desk) for row in rows]
     return [one for one in found if one is not None]
 
 
@@ -112,12 +115,15 @@ def apply_commits(db: Database, folded: FoldedRun) -> None:
             store.apply(writes, run=folded.directory.name, seq=known.committed.seq or 0, seal=seal)
 
 
-def _recover_one(db: Database, index: RunIndex, runs: Path, disk: Disk, row: RunRow) -> Unfinished | None:
+def _recover_one(
+    db: Database, index: RunIndex, runs: Path, disk: Disk, row: RunRow, desk: Desk | None
+) -> Unfinished | None:
     directory = runs / row.run_id
     try:
         report = recover(directory, disk, at=row.seq)
         require_not_behind(row, report.status)
         folded = FoldedRun(directory, open_only=True)
+        folded.add_torn(report.intents)
         apply_commits(db, folded)
     except StoreError as error:
         if error.code == "run_locked":
@@ -136,26 +142,32 @@ def _recover_one(db: Database, index: RunIndex, runs: Path, disk: Disk, row: Run
     if row.status == "running":
         index.update(row.run_id, status="interrupted")
         row = msgspec.structs.replace(row, status="interrupted")
-    return _need(db, row, folded, report.moved_bytes)
+    return _need(db, row, folded, report.moved_bytes, desk)
 
 
-def _need(db: Database, row: RunRow, folded: FoldedRun, moved: int) -> Unfinished:
+def _need(db: Database, row: RunRow, folded: FoldedRun, moved: int, desk: Desk | None) -> Unfinished:
     resume = f"interlock resume {row.run_id}"
     unknown, waiting = [], []
+    to_settle: dict[str, str | None] = {}
+    """Actions that only a person can say something about, and the questions about them."""
     store = ApprovalStore(
         db, SystemClock(), SystemIds(), boot=boot_id(), redact=lambda value: value, changed=lambda: None
     )
     for proposal_id, known in folded.proposals.items():
         for action_id, action in known.actions.items():
-            if action.row is None and (action.open or action.interrupted):
+            if is_unknown(action):
                 unknown.append(action_id)
+                if action.needs_person or row.status == "held":
+                    to_settle |= _question(desk, store, folded, known, action_id)
             elif action.row is None and action.approval is not None:
                 hold = store.for_action(row.run_id, proposal_id, action_id)
                 if hold is not None and hold.status == "pending":
                     waiting.append(hold.id)
-    if unknown and row.status == "held":
-        one = f"interlock recover {row.run_id} --action {unknown[0]} --as again|succeeded|failed|undo"
-        detail = f"nobody here knows what became of {_names(unknown)}: look, and say it"
+    if to_settle:
+        names = list(to_settle)
+        one = f"interlock recover {row.run_id} --action {names[0]} --as again|succeeded|failed|undo"
+        detail = f"only a person can say what became of {_names(names)}"
+        waiting += [hold for hold in to_settle.values() if hold is not None]
         return _told(row, "settle", detail, one, actions=unknown, approvals=waiting, moved_bytes=moved)
     if waiting:
         detail = "it waits for an answer" if len(waiting) == 1 else f"it waits for {len(waiting)} answers"
@@ -173,6 +185,19 @@ def _need(db: Database, row: RunRow, folded: FoldedRun, moved: int) -> Unfinishe
             else "its questions are answered"
         )
     return _told(row, "resume", detail, resume, actions=unknown, moved_bytes=moved)
+
+
+def _question(
+    desk: Desk | None, store: ApprovalStore, folded: FoldedRun, known: FoldedProposal, action_id: str
+) -> dict[str, str | None]:
+    """The action with the question about its outcome, asked now where there is a desk; nothing if that has its answer."""
+    if desk is not None:
+        hold: Hold | None = ask_outcome(desk, folded, known, action_id)
+    else:
+        hold = store.for_action(folded.directory.name, known.received.proposal or "", action_id, kind=KIND)
+    if hold is not None and desk is not None and hold.status in ("approved", "denied"):
+        return {}
+    return {action_id: hold.id if hold is not None and hold.status == "pending" else None}
 
 
 def _told(

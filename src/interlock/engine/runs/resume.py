@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import cast
 
+from interlock.approvals import AccessError, Hold
 from interlock.engine.completion.commit import conclude, fill, finish, reapply
 from interlock.engine.completion.compensation import ask_tool
 from interlock.engine.gate.admission import key_for
@@ -23,6 +24,14 @@ from interlock.engine.record.replay import FoldedAction, FoldedProposal, FoldedR
 from interlock.engine.runs.dead_undos import clear_action
 from interlock.engine.runs.recover import adopt_orphans
 from interlock.engine.runs.run import Run
+from interlock.engine.runs.unknown_outcomes import (
+    Answer,
+    answer_of,
+    answered_by,
+    ask_outcome,
+    find_question,
+    withdraw_question,
+)
 from interlock.engine.runs.write_lease import writing
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
@@ -37,17 +46,21 @@ from interlock.workspace import Origin as FileOrigin
 from interlock.workspace import end_left_processes
 from interlock.workspace.undo import plan_undo, restore
 
-Answer = Literal["again", "succeeded", "failed", "undo"]
-
 
 async def resume(
     services: Services, run_id: str, answers: Mapping[str, Answer] | None = None, *, by: str = ""
 ) -> list[ProposalResult]:
-    """Finish what a run began. `answers` settle unknown outcomes by action id; `by` names the human who gave them.
+    """Finish what a run began. `answers` settle unknown outcomes by action id; `by` names the person who gave them.
 
+    Once there are approvers, only they answer, with a proof: through the question (`unknown_outcomes`), not through `answers`.
     Returns the results of the proposals that were not finished. Raises: UsageError `not_found` or `run_finished`;
     IntegrityError if the journal is damaged or was truncated; StoreError `run_locked` if its process is alive.
     """
+    if answers and services.desk is not None and services.desk.approvers.all():
+        raise AccessError(
+            "approvers are configured, so an unknown outcome is settled by the answer of one of them",
+            hint=f"`interlock recover {run_id} --action ID --as ...`, or `interlock approvals edit`",
+        )
     if services.state_dir is not None:
         adopt_orphans(services.index, services.state_dir / "runs", services.disk)
     directory = run_directory(services, run_id)
@@ -278,6 +291,8 @@ class _Resumption:
         x = self._x
         action, tool = x.proposal.actions[index], x.tools[index]
         answer = self._answers.get(action.id)
+        if answer is None and (hold := self._answered(action.id)) is not None:
+            return self._decide(index, cast("Answer", answer_of(hold)), answered_by(hold))
         if answer is None:
             if tool is None or tool.read_only:
                 return self._decide(index, "again", "read_only")
@@ -288,22 +303,38 @@ class _Resumption:
             happened = await self._probe(index, folded)
             if happened is not None:
                 return self._decide(index, "succeeded" if happened else "again", "probe")
-            x.rows[index] = ActionResult(
-                action_id=action.id,
-                status="held",
-                reason="unknown_outcome",
-                error="the process ended between intent and outcome; say what became of it (`interlock recover`)",
-                attempts=folded.attempts,
-                timestamp=x.clock.now_us(),
-            )
-            return False
+            return self._ask_person(index, folded)
         return self._decide(index, answer, self._by)
+
+    def _answered(self, action_id: str) -> Hold | None:
+        """The question about the action's outcome, if it has its answer."""
+        desk = self._run.services.desk
+        hold = None if desk is None else find_question(desk, self._folded, self._known, action_id)
+        return None if hold is None or answer_of(hold) is None else hold
+
+    def _ask_person(self, index: int, folded: FoldedAction) -> bool:
+        """Take the answer to the question about the outcome, or hold the action until there is one."""
+        x, desk = self._x, self._run.services.desk
+        action = x.proposal.actions[index]
+        hold = None if desk is None else ask_outcome(desk, self._folded, self._known, action.id)
+        x.rows[index] = ActionResult(
+            action_id=action.id,
+            status="held",
+            reason="unknown_outcome",
+            error="the process ended between intent and outcome; say what became of it (`interlock recover`)",
+            output=None if hold is None else {"approval": hold.id},
+            attempts=folded.attempts,
+            timestamp=x.clock.now_us(),
+        )
+        return False
 
     def _decide(self, index: int, decision: str, by: str) -> bool:
         """Journal how the outcome is taken, and make it so."""
         x, recorder = self._x, self._x.recorder
         assert recorder is not None
-        action = x.proposal.actions[index]
+        action, desk = x.proposal.actions[index], x.services.desk
+        if desk is not None:
+            withdraw_question(desk, self._run.id, x.proposal.id, action.id)
         attempts = x.attempts_before.get(index, 1)
         recorder.append(OutcomeSettled(decision=decision, by=by, **x.stamp(index, 10)))
         if decision == "again":

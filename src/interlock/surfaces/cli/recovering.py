@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from interlock.model.errors import UsageError
+from interlock.model.errors import ConfigurationError, UsageError
 from interlock.surfaces.cli.app import Command
 from interlock.surfaces.cli.ids import RUN
 from interlock.surfaces.cli.opening import history, runtime
 from interlock.surfaces.cli.output import Output, clean
+from interlock.surfaces.cli.proving import proof, proving
 from interlock.surfaces.cli.results import when
 from interlock.surfaces.cli.running import carry_on, show_resumed
 
 if TYPE_CHECKING:
+    from interlock.engine.people.approval_desk import Desk
     from interlock.engine.runs.recover import Unfinished
+    from interlock.engine.runs.unknown_outcomes import Answer
 
 
 @click.command(cls=Command)
@@ -28,14 +35,24 @@ if TYPE_CHECKING:
     help="What became of it: run it again, take it as succeeded or failed, or undo the proposal.",
 )
 @click.option("--no-wait", is_flag=True, help="Do not wait for answers: exit with 3.")
+@proving
 @click.pass_obj
-def recover(out: Output, run_id: str | None, action: str | None, answer: str | None, no_wait: bool) -> int:
+def recover(
+    out: Output,
+    run_id: str | None,
+    action: str | None,
+    answer: Answer | None,
+    no_wait: bool,
+    token_file: Path | None,
+    approver: str | None,
+) -> int:
     """Put the journals of unfinished runs in order, and say what each needs.
 
-    With RUN, --action and --as: settle an outcome that nobody but you can know, and go on with that run.
+    With RUN, --action and --as: settle an outcome that only a person can know, with the proof that an approval needs, and
+    go on with that run.
     """
     if run_id is not None and action is not None and answer is not None:
-        return _settle(out, run_id, action, answer, no_wait=no_wait)
+        return _settle(out, run_id, action, answer, token_file, approver, no_wait=no_wait)
     if action is not None or answer is not None:
         raise UsageError(
             "RUN, `--action` and `--as` belong together", hint="`interlock recover RUN --action a2 --as succeeded`"
@@ -45,18 +62,49 @@ def recover(out: Output, run_id: str | None, action: str | None, answer: str | N
     with history() as past:
         if run_id is not None:
             past.directory(run_id)
-        found = recover_all(past.db, past.index, past.place.runs, past.disk)
+        with _desk() as desk:
+            found = recover_all(past.db, past.index, past.place.runs, past.disk, desk)
     if run_id is not None:
         found = [one for one in found if one.run_id == run_id]
     out.emit(found, lambda: [line for one in found for line in _lines(out, one)] or ["no unfinished runs"])
     return 4 if any(one.need == "repair" for one in found) else 0
 
 
-def _settle(out: Output, run_id: str, action: str, answer: str, *, no_wait: bool) -> int:
-    from interlock.engine.local.machine import user_name  # noqa: PLC0415 - start-up
+@contextmanager
+def _desk() -> Iterator[Desk | None]:
+    """Where what is not known is asked; None if the configuration, which says who may answer, cannot be used."""
+    from interlock.engine.people.identity import open_desk  # noqa: PLC0415 - start-up
+
+    with ExitStack() as stack:
+        try:
+            desk = stack.enter_context(open_desk(Path(), os.environ))
+        except ConfigurationError:
+            desk = None
+        yield desk
+
+
+def _settle(
+    out: Output,
+    run_id: str,
+    action: str,
+    answer: Answer,
+    token_file: Path | None,
+    approver: str | None,
+    *,
+    no_wait: bool,
+) -> int:
+    from interlock.engine.people.identity import identify, require  # noqa: PLC0415 - start-up
+    from interlock.engine.runs.resume import run_directory  # noqa: PLC0415 - start-up
+    from interlock.engine.runs.unknown_outcomes import answer_outcome  # noqa: PLC0415 - start-up
 
     with runtime(out, offer_trust=True) as opened:
-        results = carry_on(out, opened, run_id, {action: answer}, no_wait=no_wait, by=user_name())  # type: ignore[dict-item]
+        opened.recover()
+        services = opened.services
+        desk, directory = services.desk, run_directory(services, run_id)
+        assert desk is not None, "a project has one"
+        who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
+        require(answer_outcome(desk, services.disk, directory, action, answer, who, "cli"), run_id)
+        results = carry_on(out, opened, run_id, {}, no_wait=no_wait)
     return show_resumed(out, run_id, results)
 
 

@@ -21,7 +21,7 @@ from interlock.surfaces.cli.plan_file import read_plan
 from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines, undo_lines, undo_outputs
 
 if TYPE_CHECKING:
-    from interlock.engine.runs.resume import Answer
+    from interlock.engine.runs.unknown_outcomes import Answer
     from interlock.engine.runtime import Runtime
     from interlock.model.waiting import Waiting
     from interlock.surfaces.cli.progress import Progress
@@ -203,7 +203,7 @@ def _say_held(out: Output, results: list[ProposalResult]) -> None:
         for row in result.results:
             if row.status != "held":
                 continue
-            if isinstance(row.output, dict) and "approval" in row.output:
+            if row.reason != "unknown_outcome" and isinstance(row.output, dict) and "approval" in row.output:
                 out.note(f"`interlock approvals approve {row.output['approval']}` (or deny, edit, show)")
             else:
                 out.note(
