@@ -19,6 +19,7 @@ def grants(name):
         id=st.just(name),
         agent=st.just(name),
         tools=NAMES,
+        deny_tools=NAMES,
         state_keys=NAMES,
         paths=st.builds(Paths, read=PATHS, write=PATHS),
         hosts=HOSTS,
@@ -81,6 +82,7 @@ def test_a_child_allows_exactly_what_both_allow(parent, asked, tool, marks, para
 @given(grants("parent"), grants("child"))
 def test_a_childs_limits_are_no_larger_than_its_parents(parent, asked):
     child = attenuate(parent, asked)
+    assert {*child.deny_tools} == {*parent.deny_tools, *asked.deny_tools}
     for name in ("actions_max", "expires_at_us", "uses_max"):
         limit, got = getattr(parent, name), getattr(child, name)
         assert limit is None or (got is not None and got <= limit)

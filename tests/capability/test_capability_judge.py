@@ -88,6 +88,39 @@ def test_a_revoked_grant_allows_nothing_and_says_so():
     assert reason(judge.proposal("coder", 1)) == "grant_revoked"
 
 
+def test_deny_tools_takes_out_of_tools_by_name_and_by_tag_whatever_else_the_grant_says():
+    tagged = Tool(name="fs.write", tags=("writer",), open_world=False)
+    for denied in ("fs.write", "fs.w*", "tag:writer"):
+        judge = compile_grants([grant(tools=("*", "fs.write", "tag:writer"), deny_tools=(denied,))])
+        assert reason(judge.tool("coder", tagged, NOW)) == "capability_denied"
+        assert judge.tool("coder", READ, NOW) is None
+
+
+def test_a_childs_denials_come_on_top_of_its_parents():
+    parent = grant(tools=("*",), deny_tools=("fs.write",))
+    child = grant(id="child", agent="child", tools=("*",), deny_tools=("http.*",), parent=parent.id)
+    judge = compile_grants([parent, child])
+    for tool in (WRITE, FETCH):
+        assert reason(judge.tool("child", tool, NOW)) == "capability_denied", tool.name
+    assert judge.tool("child", READ, NOW) is None
+
+
+def test_one_grant_does_not_deny_what_another_of_the_agent_allows():
+    judge = compile_grants([grant(tools=("*",), deny_tools=("fs.write",)), grant(id="more", tools=("fs.write",))])
+    assert judge.tool("coder", WRITE, NOW) is None
+
+
+def test_refusals_name_the_tool_or_the_state_key_and_the_grant_that_denies():
+    judge = compile_grants([grant(tools=("*",), deny_tools=("fs.write",), state_keys=("build.*",), expires_at_us=NOW)])
+    assert "`fs.write`" in judge.tool("coder", WRITE, NOW - 1).detail
+    assert f"`deny_tools` of `{grant().id}`" in judge.tool("coder", WRITE, NOW - 1).detail
+    assert "`fs.read`" in judge.tool("coder", READ, NOW).detail
+    assert "`secret.x`" in judge.state_key("coder", "secret.x", NOW - 1).detail
+    assert "`build.x`" in judge.state_key("coder", "build.x", NOW).detail
+    gone = compile_grants([], revoked=[grant(tools=("fs.*",))])
+    assert "`fs.read`" in gone.tool("coder", READ, NOW).detail
+
+
 def test_paths_need_reading_or_writing_as_marked():
     judge = compile_grants([grant(paths=Paths(read=("**",), write=("src/**",)))])
     assert judge.arguments("coder", READ, READS, {"path": "docs/a"}, NOW) is None

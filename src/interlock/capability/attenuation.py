@@ -15,8 +15,8 @@ Covers = Callable[[str, str], bool]
 def attenuate(parent: Grant, child: Grant) -> Grant:
     """The child's grant, never more than the parent's, with `parent` set.
 
-    Globs are narrowed where one side covers the other. Where an intersection cannot be written as a glob (`a*` with `*b`)
-    the child's glob stays: the answer is exact all the same, because `compile_grants` asks parent and child both.
+    It denies what either denies. Globs are narrowed where one side covers the other. Where an intersection cannot be written as
+    a glob (`a*` with `*b`) the child's glob stays: the answer is exact all the same, because `compile_grants` asks both.
 
     Raises: ConfigurationError for a bad glob or host pattern.
     """
@@ -24,6 +24,7 @@ def attenuate(parent: Grant, child: Grant) -> Grant:
         id=child.id,
         agent=child.agent,
         tools=_meet(parent.tools, child.tools, _tool_covers),
+        deny_tools=tuple(dict.fromkeys((*parent.deny_tools, *child.deny_tools))),
         state_keys=_meet(parent.state_keys, child.state_keys, name_covers),
         paths=Paths(
             read=_meet(parent.paths.read, child.paths.read, _path_covers),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from interlock.capability.arguments import Reach
 from interlock.model.globs import name_matcher, path_matcher
@@ -20,8 +20,8 @@ class Compiled:
         """Compile. Raises ConfigurationError for a glob or host pattern that means nothing."""
         self.grant = grant
         self.chain: tuple[Compiled, ...] = (self,)
-        self.names = name_matcher(g for g in grant.tools if not g.startswith(TAG))
-        self.tags = frozenset(g.removeprefix(TAG) for g in grant.tools if g.startswith(TAG))
+        self.allowed = _tool_matcher(grant.tools)
+        self.denied = _tool_matcher(grant.deny_tools)
         self.unscoped_names = name_matcher(grant.unscoped)
         self.keys = name_matcher(grant.state_keys)
         self.readable = path_matcher(grant.paths.read)
@@ -38,7 +38,11 @@ class Compiled:
 
     def tool(self, tool: Tool) -> bool:
         """May this tool be called at all?"""
-        return all(c.names(tool.name) or not c.tags.isdisjoint(tool.tags) for c in self.chain)
+        return all(c.allowed(tool) and not c.denied(tool) for c in self.chain)
+
+    def denies(self, tool: Tool) -> bool:
+        """Does `deny_tools`, of the grant or of one that it was made from, name this tool?"""
+        return any(c.denied(tool) for c in self.chain)
 
     def unscoped(self, tool: Tool) -> bool:
         """May this tool be called although nothing says what it reaches?"""
@@ -55,3 +59,11 @@ class Compiled:
         if reach[1] == "read":
             return all(c.readable(reach[2]) for c in self.chain)
         return all(c.writable(reach[2]) for c in self.chain)
+
+
+def _tool_matcher(globs: Iterable[str]) -> Callable[[Tool], bool]:
+    """Whether a tool is meant by one of these globs over names, or has one of the tags."""
+    globs = tuple(globs)
+    names = name_matcher(g for g in globs if not g.startswith(TAG))
+    tags = frozenset(g.removeprefix(TAG) for g in globs if g.startswith(TAG))
+    return lambda tool: names(tool.name) or not tags.isdisjoint(tool.tags)

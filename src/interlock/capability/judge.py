@@ -21,13 +21,6 @@ from interlock.model.grant import GROUP, Grant
 from interlock.model.tool import Tool
 
 _MISSING = Refusal("grant_missing", "the agent has no grant, so nothing is allowed")
-_REVOKED = Refusal("grant_revoked", "the grant that would allow this was revoked, or the one it was made from")
-_EXPIRED = Refusal("grant_expired", "the grant that would allow this has expired")
-_TOOL = Refusal("capability_denied", "no grant of the agent allows this tool")
-_KEY = Refusal("state_key_denied", "no grant of the agent allows this state key")
-_UNSCOPED = Refusal(
-    "unscoped_denied", "the tool reaches the world and marks no paths or hosts: the grant must name it in `unscoped`"
-)
 
 
 class Capability:
@@ -57,7 +50,7 @@ class Capability:
         """May the agent propose that many actions at once? The most generous of its grants counts."""
         grants = self._by_agent.get(agent, ())
         if not grants:
-            return _REVOKED if agent in self._revoked else _MISSING
+            return _revoked("this proposal") if agent in self._revoked else _MISSING
         limits = [g.actions_max for g in grants]
         if any(limit is None or action_count <= limit for limit in limits):
             return None
@@ -69,7 +62,7 @@ class Capability:
         _, grants, refusal, static = self._entry(agent, tool)
         if static or refusal is not None:
             return refusal
-        return None if _alive(grants, now_us) else _EXPIRED
+        return None if _alive(grants, now_us) else _expired(f"the tool `{tool.name}`")
 
     def tool_is_static(self, agent: str, tool: Tool) -> bool:
         """True if `tool` gives the same answer at any time, and allowed calls take no use of a counted grant."""
@@ -79,10 +72,12 @@ class Capability:
         """May the agent read and write this state key? Asked for reads, writes, assertions and expected effects alike."""
         grants = self._by_agent.get(agent, ())
         fitting = [g for g in grants if g.key(key)]
+        what = f"the state key `{key}`"
         if not fitting:
-            revoked = any(g.key(key) for g in self._revoked.get(agent, ()))
-            return _REVOKED if revoked else _KEY if grants else _MISSING
-        return None if _alive(fitting, now_us) else _EXPIRED
+            if any(g.key(key) for g in self._revoked.get(agent, ())):
+                return _revoked(what)
+            return Refusal("state_key_denied", f"no grant of the agent allows {what}") if grants else _MISSING
+        return None if _alive(fitting, now_us) else _expired(what)
 
     def arguments(
         self, agent: str, tool: Tool, marks: Marks, parameters: Mapping[str, Any], now_us: int
@@ -105,9 +100,9 @@ class Capability:
             return refusal
         grants = _alive(grants, now_us)
         if not grants:
-            return _EXPIRED
+            return _expired(f"the tool `{tool.name}`")
         if _needs_naming(tool) and all(mark in NOT_REACHED for _, mark in marks):
-            return tuple(g for g in grants if g.unscoped(tool)) or _UNSCOPED
+            return tuple(g for g in grants if g.unscoped(tool)) or _unscoped(tool)
         found = reaches(marks, parameters, self._root)
         if isinstance(found, Refusal):
             return found
@@ -138,8 +133,13 @@ class Capability:
         grants = self._by_agent.get(agent, ())
         fitting = tuple(g for g in grants if g.tool(tool))
         if not fitting:
-            revoked = any(g.tool(tool) for g in self._revoked.get(agent, ()))
-            return tool, (), _REVOKED if revoked else _TOOL if grants else _MISSING, True
+            what = f"the tool `{tool.name}`"
+            if any(g.tool(tool) for g in self._revoked.get(agent, ())):
+                return tool, (), _revoked(what), True
+            if not grants:
+                return tool, (), _MISSING, True
+            why = f": `deny_tools` of `{grants[0].grant.id}` names it" if all(g.denies(tool) for g in grants) else ""
+            return tool, (), Refusal("capability_denied", f"no grant of the agent allows {what}{why}"), True
         static = any(g.expires_at_us is None and not g.counted for g in fitting)
         return tool, fitting, None, static
 
@@ -223,6 +223,21 @@ def _ancestors(one: Compiled, compiled: Mapping[str, Compiled]) -> list[Compiled
 def _needs_naming(tool: Tool) -> bool:
     """True if only marks or `unscoped` can let this tool through."""
     return tool.open_world and tool.isolation in {None, "none"}
+
+
+def _revoked(what: str) -> Refusal:
+    return Refusal("grant_revoked", f"the grant that would allow {what} was revoked, or the one it was made from")
+
+
+def _expired(what: str) -> Refusal:
+    return Refusal("grant_expired", f"the grant that would allow {what} has expired")
+
+
+def _unscoped(tool: Tool) -> Refusal:
+    return Refusal(
+        "unscoped_denied",
+        f"the tool `{tool.name}` reaches the world and marks no paths or hosts: the grant must name it in `unscoped`",
+    )
 
 
 def _alive(grants: Sequence[Compiled], now_us: int) -> tuple[Compiled, ...]:

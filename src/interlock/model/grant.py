@@ -30,6 +30,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     tools: tuple[str, ...] = ()
     """Globs over tool names; `tag:NAME` matches by tag."""
+    deny_tools: tuple[str, ...] = ()
+    """What of `tools` is taken out again, in the same form; a child denies what its parents deny, too."""
     state_keys: tuple[str, ...] = ("**",)
     paths: Paths = Paths(read=("**",), write=("**",))
     hosts: tuple[str, ...] = ()

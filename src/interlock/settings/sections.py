@@ -64,6 +64,9 @@ class GrantSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """What one agent, or each agent of a group (`group:NAME`), may reach at all. An agent without a grant may do nothing."""
 
     tools: Annotated[tuple[Name, ...], Meta(description="Globs over tool names; `tag:NAME` matches by tag.")] = ()
+    deny_tools: Annotated[
+        tuple[Name, ...], Meta(description="What of `tools` is taken out again; `tag:NAME` matches by tag.")
+    ] = ()
     state_keys: Annotated[tuple[Name, ...], Meta(description="Globs over state keys.")] = ("**",)
     paths: Annotated[Paths, Meta(description="Globs over paths in the workspace, for reading and for writing.")] = (
         Paths(read=("**",), write=("**",))
@@ -302,6 +305,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             id=f"configuration:{agent}",
             agent=agent,
             tools=found.tools,
+            deny_tools=found.deny_tools,
             state_keys=found.state_keys,
             paths=found.paths,
             hosts=found.hosts,

@@ -20,6 +20,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
 
     agent: str
     tools: tuple[str, ...] = ()
+    deny_tools: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
     write: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
@@ -81,12 +82,13 @@ def issue(desk: Desk, wish: Wish, *, by: str) -> Grant:
         raise UsageError(
             "a grant holds for more than no time and at most 100 years", hint="leave the time out for no end"
         )
-    if not all((*wish.tools, *wish.state_keys, *wish.read, *wish.write, *wish.hosts, *wish.unscoped)):
+    if not all((*wish.tools, *wish.deny_tools, *wish.state_keys, *wish.read, *wish.write, *wish.hosts, *wish.unscoped)):
         raise UsageError("an empty glob matches nothing", hint="leave the option out, or name what is meant")
     grant = Grant(
         id="",
         agent=wish.agent,
         tools=wish.tools,
+        deny_tools=wish.deny_tools,
         state_keys=wish.state_keys,
         paths=Paths(read=wish.read, write=wish.write),
         hosts=wish.hosts,

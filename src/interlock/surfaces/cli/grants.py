@@ -52,6 +52,7 @@ def show_grant(out: Output, grant_id: str) -> None:
 @grants.command("issue")
 @click.argument("agent")
 @click.option("--tool", "tools", multiple=True, metavar="GLOB", help="Tools, such as `fs.*` or `tag:read_only`.")
+@click.option("--deny-tool", "deny_tools", multiple=True, metavar="GLOB", help="What of these is taken out again.")
 @click.option("--read", multiple=True, metavar="GLOB", help="Paths that may be read.")
 @click.option("--write", multiple=True, metavar="GLOB", help="Paths that may be written.")
 @click.option("--host", "hosts", multiple=True, metavar="NAME:PORT", help="Hosts that may be reached.")
