@@ -409,7 +409,10 @@ DESCRIBED: Final = {
 }
 """Exported classes whose fields another page describes."""
 
-HIDDEN: Final = {"Run": ("carry_on", "configuration_changed", "count", "leave", "resume", "start")}
+HIDDEN: Final = {
+    "Runtime": ("approval_desk",),
+    "Run": ("carry_on", "configuration_changed", "count", "leave", "resume", "start"),
+}
 """Members that only the engine calls."""
 
 

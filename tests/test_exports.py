@@ -7,10 +7,11 @@ import sys
 import interlock
 
 NAMES = [
-    "Action", "ActionResult", "Binding", "Budget", "ConfigurationError", "ConflictError", "Context", "Cost", "DeniedError",
-    "Grant", "Host", "IntegrityError", "InterlockError", "Limits", "NotUndone", "PathRead", "PathWrite", "Proposal",
-    "ProposalError", "ProposalResult", "Refusal", "Run", "Runtime", "Secret", "StoreError", "Tool", "ToolError",
-    "ToolExecutor", "Unfinished", "UsageError", "Waiting", "__version__", "format_result", "govern", "tool",
+    "Action", "ActionResult", "Approvals", "Binding", "Budget", "CallResult", "ConfigurationError", "ConflictError",
+    "Context", "Cost", "DeniedError", "Grant", "HeldError", "Hold", "Host", "IntegrityError", "InterlockError",
+    "Limits", "NotUndone", "PathRead", "PathWrite", "Proposal", "ProposalError", "ProposalResult", "Refusal", "Run",
+    "Runtime", "Secret", "StoreError", "Tool", "ToolError", "ToolExecutor", "Unfinished", "UsageError", "Waiting",
+    "__version__", "format_result", "govern", "tool",
 ]  # fmt: skip
 
 

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 from interlock._version import __version__
 
 if TYPE_CHECKING:
+    from interlock.approvals.hold import Hold
     from interlock.engine.govern import DeniedError, govern
+    from interlock.engine.kit.approvals import Approvals
     from interlock.engine.runs.recover import Unfinished
     from interlock.engine.runs.run import Run
     from interlock.engine.runtime import Runtime
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from interlock.model.errors import (
         ConfigurationError,
         ConflictError,
+        HeldError,
         IntegrityError,
         InterlockError,
         ProposalError,
@@ -40,21 +43,25 @@ if TYPE_CHECKING:
     from interlock.model.grant import Grant
     from interlock.model.limits import Limits
     from interlock.model.proposal import Action, Budget, Proposal
-    from interlock.model.result import ActionResult, Cost, NotUndone, ProposalResult, format_result
+    from interlock.model.result import ActionResult, CallResult, Cost, NotUndone, ProposalResult, format_result
     from interlock.model.tool import Binding, Context, Tool, ToolExecutor
     from interlock.model.waiting import Waiting
 
 _HOMES = {
     "Action": "model.proposal",
     "ActionResult": "model.result",
+    "Approvals": "engine.kit.approvals",
     "Binding": "model.tool",
     "Budget": "model.proposal",
+    "CallResult": "model.result",
     "ConfigurationError": "model.errors",
     "ConflictError": "model.errors",
     "Context": "model.tool",
     "Cost": "model.result",
     "DeniedError": "engine.govern",
     "Grant": "model.grant",
+    "HeldError": "model.errors",
+    "Hold": "approvals.hold",
     "Host": "executors.signature",
     "IntegrityError": "model.errors",
     "InterlockError": "model.errors",
@@ -84,14 +91,18 @@ _HOMES = {
 __all__ = [
     "Action",
     "ActionResult",
+    "Approvals",
     "Binding",
     "Budget",
+    "CallResult",
     "ConfigurationError",
     "ConflictError",
     "Context",
     "Cost",
     "DeniedError",
     "Grant",
+    "HeldError",
+    "Hold",
     "Host",
     "IntegrityError",
     "InterlockError",

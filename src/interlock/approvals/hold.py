@@ -16,7 +16,7 @@ from interlock.model.decision import Requirement
 
 Kind = Literal["tool_call", "unknown_outcome", "delegate", "schedule", "other"]
 Status = Literal["pending", "approved", "denied", "expired", "cancelled"]
-Surface = Literal["tty", "cli", "rest", "web", "mcp", "chat"]
+Surface = Literal["tty", "cli", "rest", "web", "mcp", "chat", "python"]
 Choice = Literal["approve", "deny", "edit"]
 Scope = Literal["once", "session", "always"]
 

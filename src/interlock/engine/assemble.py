@@ -46,6 +46,7 @@ from interlock.settings.trust import FILE as TRUST_FILE
 from interlock.signing import Signer
 from interlock.state.budgets import BudgetStore
 from interlock.state.cache import ResultCache
+from interlock.state.calls import CallStore
 from interlock.state.idempotency import IdempotencyStore
 from interlock.state.store import StateStore
 from interlock.telemetry import GuardLimits, ResourceGuard, Sampler, Spans
@@ -284,6 +285,7 @@ def _services(
         hooks=hooks,
         store=StateStore(db, workspace_id, clock),
         idempotency=IdempotencyStore(db, workspace_id, clock),
+        calls=CallStore(db, workspace_id, clock),
         index=RunIndex(db),
         budgets=BudgetStore(db),
         cache=ResultCache(clock),

@@ -38,7 +38,7 @@ class Continuing:
 
     def __init__(self, runtime: Runtime, report: Report) -> None:
         """`runtime` must be one of a project; from now on it does not wait for the questions of its runs."""
-        desk = runtime.approvals
+        desk = runtime.approval_desk
         assert desk is not None, "nothing is kept, so there is nothing to continue"
         desk.wait = False
         self._runtime = runtime

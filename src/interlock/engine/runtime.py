@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,6 +13,10 @@ import msgspec
 from interlock.approvals import Hold
 from interlock.capability import attenuate
 from interlock.engine.assemble import adjusted, embedded, open_project
+from interlock.engine.kit.approvals import Approvals
+from interlock.engine.kit.calls import Caller, call, execute_tool_calls
+from interlock.engine.kit.questions import OnQuestion, asking
+from interlock.engine.kit.toolset import Format, definitions
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.runs.recover import Unfinished, recover_all
@@ -21,6 +24,7 @@ from interlock.engine.runs.resume import resume
 from interlock.engine.runs.run import Run
 from interlock.engine.runs.unknown_outcomes import Answer
 from interlock.engine.services import Services
+from interlock.engine.sync_runner import SyncRunner
 from interlock.executors.python import bind
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError, InterlockError, UsageError
@@ -28,7 +32,7 @@ from interlock.model.events import Event
 from interlock.model.grant import GROUP, OPERATOR, Grant
 from interlock.model.limits import Limits
 from interlock.model.proposal import Budget
-from interlock.model.result import NotUndone, ProposalResult
+from interlock.model.result import CallResult, NotUndone, ProposalResult
 from interlock.model.tool import Binding, RateLimit, Tool, ToolExecutor
 from interlock.model.waiting import Waiting
 
@@ -48,6 +52,7 @@ class Runtime:
         workspace: str | Path | None = None,
         flags: Mapping[str, Any] | None = None,
         clock: Clock | None = None,
+        on_question: OnQuestion | None = None,
     ) -> Self:
         """Open the runtime of a project: `config` is its `interlock.toml`, else it is looked for from here upwards.
 
@@ -56,23 +61,30 @@ class Runtime:
         that they name are read beneath the `workspace`; a setting that cannot be honoured is a ConfigurationError
         (`not_available`). `flags`, and the environment's `INTERLOCK_*`, tighten what the settings say.
 
+        `on_question` is asked about held actions (`interlock.Hold`) unless a call brings its own: True approves, False denies, a
+        mapping edits the parameters (a JSON merge patch), None leaves the question to others. It may be async; a plain function
+        runs on a thread. If it raises, the question is denied, and the caller gets the exception.
+
         Raises: ConfigurationError (`untrusted_configuration` among them), UsageError, StoreError, IntegrityError.
         """
         root = None if workspace is None else Path(workspace)
         if settings is not None:
             if config is not None:
                 raise UsageError("`settings` replaces the file: give one of `config` and `settings`")
-            return cls(*embedded(settings, workspace=root, clock=clock, flags=flags))
-        explicit = None if config is None else Path(config)
-        return cls(*open_project(root or Path(), explicit=explicit, flags=flags, clock=clock))
+            opened = cls(*embedded(settings, workspace=root, clock=clock, flags=flags))
+        else:
+            explicit = None if config is None else Path(config)
+            opened = cls(*open_project(root or Path(), explicit=explicit, flags=flags, clock=clock))
+        opened._on_question = on_question
+        return opened
 
     def __init__(self, services: Services, closing: list[Callable[[], None]] | None = None) -> None:
         """Use `open`."""
         self.services = services
         self._closing = closing if closing is not None else []
-        self._runner: asyncio.Runner | None = None
-        self._sync = threading.Lock()
+        self._sync = SyncRunner()
         self._closed = False
+        self._on_question: OnQuestion | None = None
 
     # -- tools
 
@@ -102,6 +114,19 @@ class Runtime:
     async def prepare(self) -> None:
         """Load the tool modules that the configuration names. `execute` does it when it is first called."""
         await self.services.load_tools()
+
+    def prepare_sync(self) -> None:
+        """`prepare` for code that has no event loop. Raises UsageError if there is one running in this thread."""
+        self._sync.run("prepare", self.prepare)
+
+    def tools_for(self, form: Format, *, agent: str | None = None, session: str | None = None) -> list[dict[str, Any]]:
+        """The tools that the agent may reach, as definitions for a model: what its grants and the policies can ever allow.
+
+        `form` is `openai` (Chat Completions), `openai-responses`, `anthropic` or `mcp`. Names are safe for every vendor
+        (`fs_read` for `fs.read`), schemas are slim, paths are plain text. Raises: UsageError if the configured tool modules
+        are not loaded yet (`prepare`); ConfigurationError.
+        """
+        return definitions(self.services, form, agent=agent or self.services.agent, session=session)
 
     async def _make_ready(self) -> None:
         """What comes before a run, once: the tool modules, and the journals of runs whose process ended."""
@@ -135,8 +160,8 @@ class Runtime:
             desk.listeners.append(questions)
 
     @property
-    def approvals(self) -> Desk | None:
-        """The questions of this workspace; None in a runtime that keeps nothing."""
+    def approval_desk(self) -> Desk | None:
+        """Where this workspace's questions are asked; None in a runtime that keeps nothing. To answer: `approvals`."""
         return self.services.desk
 
     @property
@@ -199,8 +224,10 @@ class Runtime:
         """
         if agent == OPERATOR:
             raise ConfigurationError(f"`{OPERATOR}` is not an agent: it stands for the person at the command line")
+        forked = Runtime(self.services.fork(agent))
+        forked._on_question = self._on_question
         if grant is None:
-            return Runtime(self.services.fork(agent))
+            return forked
         own, settings, above = self.services.judges.own_grants, self.services.settings, self.services.agent
         holders = [above, *(GROUP + name for name in settings.groups_by_agent().get(above, ()))]
         parent = next((found for one in holders if (found := own.get(one) or settings.grant(one)) is not None), None)
@@ -208,7 +235,6 @@ class Runtime:
             raise ConfigurationError(
                 f"`{above}` has no grant of which `{agent}` could get a part", code="grant_missing"
             )
-        forked = Runtime(self.services.fork(agent))
         forked.services.judges.own_grants.setdefault(parent.agent, parent)
         forked.set_grant(attenuate(parent, msgspec.structs.replace(grant, agent=agent)))
         return forked
@@ -222,8 +248,13 @@ class Runtime:
         dry_run: bool = False,
         executor: ToolExecutor | None = None,
         session: str | None = None,
+        wait: bool = True,
+        on_question: OnQuestion | None = None,
     ) -> ProposalResult:
         """Take a proposal through the gate, as a run of its own.
+
+        `on_question` is asked about held actions, in the place of the one given to `open`. With `wait=False` nobody is asked
+        here: a held action gets the row `held`, with the approval's id in its output, and `resume` goes on with the run.
 
         Raises: ProposalError if it is malformed (nothing ran); StoreError if the machine did not let us record it;
         CancelledError if the caller cancelled (it can be resumed).
@@ -234,32 +265,81 @@ class Runtime:
         agent = None if decoded.agent == OPERATOR else decoded.agent
         run = Run.start(self.services, agent=agent, session=session or decoded.session, source=decoded.source)
         try:
-            return await run.take(decoded, dry_run=dry_run, executor=executor)
+            async with self._asking(wait, on_question):
+                return await run.take(decoded, dry_run=dry_run, executor=executor)
         finally:
             run.finish()
 
     def execute_sync(self, proposal: ProposalLike, **options: Any) -> ProposalResult:
         """`execute` for code that has no event loop. Raises UsageError if there is one running in this thread."""
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            raise UsageError(
-                "an event loop is running in this thread", code="loop_running", hint="await `execute` instead"
-            )
-        if self._closed:
-            raise UsageError("this runtime was closed", hint="open it again")
-        if not self._sync.acquire(blocking=False):
-            # Another thread is in here, or this is a tool of a proposal that is: waiting for it could be for ever.
-            with asyncio.Runner() as runner:
-                return runner.run(self.execute(proposal, **options))
-        try:
-            if self._runner is None:
-                self._runner = asyncio.Runner()
-            return self._runner.run(self.execute(proposal, **options))
-        finally:
-            self._sync.release()
+        return self._sync.run("execute", lambda: self.execute(proposal, **options))
+
+    # -- calls
+
+    async def call(
+        self,
+        tool: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        agent: str | None = None,
+        session: str | None = None,
+        call_id: str | None = None,
+        wait: bool = True,
+        on_question: OnQuestion | None = None,
+    ) -> CallResult:
+        """Call one tool through the gate, as a run of its own. A call that fails or is refused raises nothing: see its status.
+
+        With a `call_id` (which the model's vendor gives) the call is made once: again with the same id, tool and parameters it
+        gives the same result for a week, or goes on if it was held or interrupted. A call that was rejected by anything but a
+        person, or was undone, is made anew. `wait` and `on_question` are as for `execute`.
+
+        Raises: HeldError if it is held and `wait` is False; ConflictError `call_unfinished`; ProposalError if the parameters
+        are not JSON; StoreError.
+        """
+        await self._make_ready()
+        async with self._asking(wait, on_question):
+            caller = Caller(agent or self.services.agent, session)
+            return await call(self.services, tool, parameters or {}, caller, call_id=call_id)
+
+    def call_sync(self, tool: str, parameters: Mapping[str, Any] | None = None, **options: Any) -> CallResult:
+        """`call` for code that has no event loop. Raises UsageError if there is one running in this thread."""
+        return self._sync.run("call", lambda: self.call(tool, parameters, **options))
+
+    async def execute_tool_calls(
+        self,
+        message: Any,
+        *,
+        agent: str | None = None,
+        session: str | None = None,
+        once: bool = True,
+        wait: bool = True,
+        on_question: OnQuestion | None = None,
+    ) -> list[dict[str, Any]]:
+        """Carry out the tool calls of a model's message, in order, and give what to append to the conversation.
+
+        `message` is that of OpenAI's Chat Completions or Responses, or of Anthropic: the SDK's object or a dictionary. The
+        results are in the same vendor's shape; a message without calls gives an empty list, which ends an agent's loop. What
+        the model did wrong is told to the model. Each call is a run of its own, made once for its id, as by `call`. Give
+        `once=False` for servers that use the same ids again in later messages.
+
+        Raises: UsageError `message_unknown`; HeldError at the first held call if `wait` is False: the calls after it have not
+        begun, and the same message again goes on. Else as `call`.
+        """
+        await self._make_ready()
+        async with self._asking(wait, on_question):
+            caller = Caller(agent or self.services.agent, session)
+            return await execute_tool_calls(self.services, message, caller, once=once)
+
+    def execute_tool_calls_sync(self, message: Any, **options: Any) -> list[dict[str, Any]]:
+        """`execute_tool_calls` without an event loop. Raises UsageError if there is one running in this thread."""
+        return self._sync.run("execute_tool_calls", lambda: self.execute_tool_calls(message, **options))
+
+    @property
+    def approvals(self) -> Approvals:
+        """The questions of the workspace: `list`, `get`, `approve`, `deny`, `edit`."""
+        return Approvals(self.services.desk)
+
+    # -- undo and resume
 
     async def undo(self, run_id: str, action_id: str | None = None, *, force: bool = False) -> ProposalResult:
         """Take back what a run did (or one action of it), as the person at the command line; itself a run, and undoable.
@@ -310,11 +390,21 @@ class Runtime:
         return found
 
     async def resume(
-        self, run_id: str, answers: Mapping[str, Answer] | None = None, *, by: str = ""
+        self,
+        run_id: str,
+        answers: Mapping[str, Answer] | None = None,
+        *,
+        by: str = "",
+        wait: bool = True,
+        on_question: OnQuestion | None = None,
     ) -> list[ProposalResult]:
-        """Finish what a run began whose process ended; `answers` settle unknown outcomes. See `recovery.resume`."""
+        """Finish what a run began whose process ended, or that was left held; `answers` settle unknown outcomes.
+
+        `wait` and `on_question` are as for `execute`. See `recovery.resume`.
+        """
         await self.services.load_tools()
-        return await resume(self.services, run_id, answers, by=by)
+        async with self._asking(wait, on_question):
+            return await resume(self.services, run_id, answers, by=by)
 
     def start_run(self, *, session: str | None = None, agent: str | None = None, source: str = "unknown") -> Run:
         """Begin a run that carries several proposals (what a gateway connection is). Close it with `finish`."""
@@ -329,8 +419,7 @@ class Runtime:
         if self._closed:
             return
         self._closed = True
-        if self._runner is not None:
-            self._runner.close()
+        self._sync.close()
         while self._closing:
             self._closing.pop()()
 
@@ -353,6 +442,9 @@ class Runtime:
     ) -> None:
         """Close."""
         self.close()
+
+    def _asking(self, wait: bool, on_question: OnQuestion | None) -> AbstractAsyncContextManager[None]:
+        return asking(self.services, wait=wait, on_question=on_question or self._on_question)
 
     def _register(self, binding: Binding) -> None:
         self.services.registry.register(binding)

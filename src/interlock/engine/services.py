@@ -28,6 +28,7 @@ from interlock.settings.sections import DEFAULTS
 from interlock.signing import Signer
 from interlock.state.budgets import BudgetStore
 from interlock.state.cache import ResultCache
+from interlock.state.calls import CallStore
 from interlock.state.idempotency import IdempotencyStore
 from interlock.state.store import StateStore
 from interlock.telemetry import ResourceGuard, Sampler, Snapshot
@@ -93,6 +94,7 @@ class Services:
     hooks: Hooks
     store: StateStore
     idempotency: IdempotencyStore
+    calls: CallStore
     index: RunIndex
     budgets: BudgetStore
     cache: ResultCache

@@ -134,6 +134,8 @@ ERROR_CODES: Final[dict[str, str]] = {
     "untrusted_configuration": "The configuration was changed since it was trusted; `interlock trust` shows the difference.",
     "no_executor": "The tool was registered by its name only, and the call brought no `executor`.",
     "loop_running": "A synchronous call was made from a thread in which an event loop runs; await the other form.",
+    "call_unfinished": "A call with that id was begun and has no outcome here: it still runs, or its process ended.",
+    "message_unknown": "The value is not a message of a model in one of the known shapes.",
     "run_finished": "The run is finished, so there is nothing to resume.",
     "unknown_event": "The journal holds an event of a kind that this version does not know; it is not resumed over.",
     "original_missing": "An original value was deleted (`[journal] keep`), so the run can be shown but not resumed or undone.",
@@ -186,6 +188,7 @@ ERROR_CODES: Final[dict[str, str]] = {
     **{
         k: REASONS[k]
         for k in (
+            "held",
             "malformed_proposal",
             "duplicate_id",
             "dependency_unknown",

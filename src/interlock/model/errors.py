@@ -9,7 +9,7 @@ A surface turns an error into `{"error": {"code", "message", "path?", "hint?"}}`
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 Fault = Literal["user", "agent", "tool", "machine", "interlock"]
 
@@ -93,6 +93,28 @@ class ConflictError(InterlockError):
     exit_code = 1
     fault: Fault = "user"
     default_code = "conflict"
+
+
+class HeldError(InterlockError):
+    """A call waits for a person to approve it, and its caller said not to wait. Nothing of it has run.
+
+    Answer with `runtime.approvals` or `interlock approvals`; then the same call with the same `call_id`, or
+    `await runtime.resume(error.run_id)`, goes on with it.
+    """
+
+    exit_code = 3
+    fault: Fault = "user"
+    default_code = "held"
+
+    def __init__(self, message: str, *, approval: str, run_id: str, tool: str) -> None:
+        """`approval` is the id of the question, `run_id` the run that waits, `tool` the tool's own name."""
+        answer = f'`runtime.approvals.approve("{approval}")` or `interlock approvals approve {approval}`'
+        super().__init__(message, hint=f'{answer}; then repeat the call, or `await runtime.resume("{run_id}")`')
+        self.approval = approval
+        self.run_id = run_id
+        self.tool = tool
+        self.messages: list[dict[str, Any]] = []
+        """From `execute_tool_calls`: the results of the calls before this one, in the vendor's shape."""
 
 
 class ToolError(InterlockError):

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from interlock.model.result_html import rows_html
+
 Status = Literal[
     "succeeded", "failed", "rejected", "skipped", "held", "rolled_back", "compensated", "not_undone", "unknown_outcome",
     "cancelled",
@@ -35,6 +37,33 @@ class ActionResult(msgspec.Struct, gc=False):
     deduplicated_from: str | None = None
     posture: dict[str, str] | None = None
     telemetry: dict[str, Any] | None = None
+
+    def _repr_html_(self) -> str:
+        """The row as a notebook shows it."""
+        return rows_html([self])
+
+
+class CallResult(ActionResult, gc=False, kw_only=True):
+    """What came of one call (`Runtime.call`): its row, with the tool and the run, which can be undone."""
+
+    tool: str
+    """The tool's own name (`fs.read`)."""
+    run_id: str
+    """The run of this call, which `undo` takes."""
+
+    @property
+    def ok(self) -> bool:
+        """True if the call succeeded."""
+        return self.status == "succeeded"
+
+    def for_model(self) -> str:
+        """The result as text for a model: what the tool returned, or everything that went wrong and what was kept of it."""
+        if self.ok:
+            return self.output if isinstance(self.output, str) else format_result(self) or "Done; nothing was returned."
+        text = f"[{self.status.upper()}] {self.reason}: {self.error or ''}".rstrip(": ")
+        if self.status == "rejected":
+            text += ". Nothing was done."
+        return text if self.output is None else f"{text}\n{msgspec.json.encode(self.output).decode()}"
 
 
 class Cost(msgspec.Struct, kw_only=True):
@@ -78,6 +107,10 @@ class ProposalResult(msgspec.Struct, kw_only=True):
             if row.action_id == action_id:
                 return row
         raise KeyError(action_id)
+
+    def _repr_html_(self) -> str:
+        """The result as a notebook shows it."""
+        return rows_html(self.results, title=f"{self.proposal_id}: {self.status}", note=f"run {self.run_id}")
 
 
 def format_result(row: ActionResult) -> str:

@@ -155,6 +155,12 @@ def _message(error: jsonschema_rs.ValidationError, known: frozenset[str]) -> str
             jsonschema_rs.ValidationErrorKind.UnevaluatedProperties(unexpected=names)
         ):
             return "; ".join(_unexpected(names, known))
+        case (
+            jsonschema_rs.ValidationErrorKind.AnyOf(context=forms)
+            | jsonschema_rs.ValidationErrorKind.OneOfNotValid(context=forms)
+        ) if forms:
+            each = dict.fromkeys(_message(form[0], known) for form in forms[:5] if form)
+            return "fits none of its forms: " + ", or ".join(each)
         case jsonschema_rs.ValidationErrorKind.PropertyNames():
             return "a property name is not allowed here"
         case jsonschema_rs.ValidationErrorKind.BacktrackLimitExceeded():

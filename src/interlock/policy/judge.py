@@ -157,6 +157,15 @@ class PolicyJudge:
             Request(agent=agent, action=action, resource_type=resource_type, resource=resource, groups=groups)
         ).constant
 
+    def may_allow(self, agent: str, tool: str, *, groups: tuple[str, ...] = ()) -> bool:
+        """False if every call of the tool by the agent is denied, whatever parameters, state, session and approvals are."""
+        bucket = self._bucket(Request(agent=agent, action=tool, resource_type="Tool", resource=tool, groups=groups))
+        if bucket.constant is not None:
+            return bucket.constant.decision != "deny"
+        # What is settled either matches always (no tests are left) or always fails, which permits nothing.
+        denied = any(each.settled and (each.tests or each.policy.hold is None) for each in bucket.forbids)
+        return not denied and any(not (each.settled and each.tests) for each in bucket.permits)
+
     def explain(self, request: Request) -> Explanation:
         """The answer, and for each policy whether it matched and which of its conditions was false."""
         bucket = self._bucket(request)

@@ -246,7 +246,7 @@ async def _answer(turn: Turn, hold: Hold) -> Hold:
     desk = x.services.desk
     assert desk is not None
     desk.tell(hold)
-    if not desk.wait:
+    if not desk.waits:
         raise HeldError(hold)
     left_ms = max(0, hold.expires_at_us - desk.store.time.now_us()) / 1000
     tell_waiting(x, turn.index, "approval", f"an answer to `{hold.id}`", left_ms, step=6)

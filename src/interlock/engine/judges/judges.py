@@ -111,6 +111,13 @@ class Judges:
         self._granted: set[tuple[str, str, str]] = set()
         """Agents and tools for which steps 2 and 3 always pass, whatever the parameters (but for the schema)."""
 
+    def may_ever(self, principal: Principal, tool: Registered) -> bool:
+        """False if steps 2 and 5 refuse every call of this tool by this agent, whatever its parameters and the state are."""
+        found = self.grants.candidates(principal.agent, tool.tool, tool.marks, {}, self.now_us())
+        if isinstance(found, Refusal):
+            return False
+        return self.policies.may_allow(principal.agent, tool.name, groups=principal.groups)
+
     def principal(self, agent: str, session: str | None) -> Principal:
         """Who is acting."""
         return Principal(agent=agent, groups=self._groups.get(agent, ()), session=session)
@@ -263,9 +270,9 @@ def _check_schema(tool: Registered, parameters: dict[str, Any]) -> Refusal | Non
     if schema is None or schema.is_valid(parameters):
         return None
     problems = schema.errors(parameters)
-    path, message = problems[0]
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return Refusal("invalid_parameters", f"{path}: {message}{more}", f"$.parameters{path}")
+    # All of them: a model that is told of one problem at a time needs a turn for each.
+    text = "; ".join(f"{path}: {message}" for path, message in problems)
+    return Refusal("invalid_parameters", text, f"$.parameters{problems[0][0]}")
 
 
 def _check_state_parameters(action: Action, parameters: dict[str, Any]) -> Refusal | None:

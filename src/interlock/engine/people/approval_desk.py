@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -23,6 +24,20 @@ from interlock.approvals import (
 from interlock.detect import QuestionRedactor, Redactor
 from interlock.disk import Database
 from interlock.model.clock import Clock, Ids
+
+
+class Asking(NamedTuple):
+    """How the caller of one piece of work wants to be asked."""
+
+    wait: bool = True
+    """False: a held action is left open at once."""
+    tell: Callable[[Hold], None] | None = None
+    """Told of each question of this work. Must return at once."""
+
+
+_ASKED: Final = Asking()
+ASKING: ContextVar[Asking] = ContextVar("interlock_asking", default=_ASKED)
+"""Of the work under way. A context variable, because many callers share a desk, and a call's tasks inherit its context."""
 
 
 class Desk:
@@ -73,6 +88,11 @@ class Desk:
         self._notifications: Notifications | None = None
         self._waiters: dict[asyncio.AbstractEventLoop, Waiter] = {}
 
+    @property
+    def waits(self) -> bool:
+        """True if a held action of the work under way waits for its answer."""
+        return self.wait and ASKING.get().wait
+
     def configure(
         self,
         *,
@@ -103,7 +123,10 @@ class Desk:
             fields = ("summary", "reason", "parameters", "context")
             told = {name: self._redactor.redact(getattr(hold, name)) for name in fields}
             self._notifications.tell(msgspec.structs.replace(hold, **told))
-        for listener in self.listeners if here else ():
+        if not here:
+            return
+        asking = ASKING.get()
+        for listener in (*self.listeners, *(() if asking.tell is None else (asking.tell,))):
             listener(hold)
 
     def waiter(self, loop: asyncio.AbstractEventLoop) -> Waiter:

@@ -151,6 +151,7 @@ class _Undo:
         finally:
             self._tell(folded)
         services.idempotency.delete(run_id, action=action)
+        services.calls.forget_run(run_id)
         services.cache.clear()
         left = [one for one in self._not_undone if one["reason"] not in _NEVER_UNDONE]
         if left:

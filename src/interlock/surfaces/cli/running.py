@@ -142,7 +142,7 @@ def _carry_out(
     opened.subscribe(events=progress.on_event, progress=progress.on_progress)
     opened.subscribe(events=lambda event: started.append(event.run) if isinstance(event, RunStarted) else None)
     opened.on_waiting(lambda waiting: _say_waiting(out, progress, waiting))
-    desk = opened.approvals
+    desk = opened.approval_desk
     if desk is not None:
         desk.wait = not no_wait
         if no_wait:

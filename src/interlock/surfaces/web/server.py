@@ -54,7 +54,7 @@ def run(
     Raises: UsageError if `host` is not loopback and `allow_remote` is false, or if there is no state to serve; StoreError if
     the address cannot be listened on.
     """
-    desk = runtime.approvals
+    desk = runtime.approval_desk
     if desk is None:
         raise UsageError("this runtime keeps nothing, so there is nothing to serve")
     listening = _listen(host, port, allow_remote=allow_remote)

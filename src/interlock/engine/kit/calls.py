@@ -1,0 +1,180 @@
+"""Carries out calls of tools, one run each, and once for each call id.
+
+A call with an id is claimed before its run begins, and its outcome is kept: the same message again gives the same results, and
+goes on with what was held. A call that was rejected did nothing, so it may be made again; but a person's denial stands.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from interlock.engine.kit.messages import CallText, ToolCall, read_message, result_messages
+from interlock.engine.kit.names import safe_names
+from interlock.engine.kit.toolset import reachable
+from interlock.engine.proposals.decoding import decode
+from interlock.engine.record.replay import FoldedRun
+from interlock.engine.runs.resume import resume
+from interlock.engine.runs.run import Run
+from interlock.engine.services import Services
+from interlock.model.canonical import digest
+from interlock.model.errors import ConflictError, HeldError, ProposalError, StoreError, UsageError
+from interlock.model.grant import OPERATOR
+from interlock.model.proposal import Proposal
+from interlock.model.result import CallResult, ProposalResult
+from interlock.verify.references import References
+
+_ACTION: Final = "call"
+_BY_A_PERSON: Final = ("approval_denied", "approval_expired")
+_OPEN: Final = ("held", "unknown_outcome", "cancelled")
+_NAME_CHARS_SHOWN: Final = 80
+_TOOLS_SHOWN: Final = 30
+
+
+class Caller(NamedTuple):
+    """On whose behalf calls are made."""
+
+    agent: str
+    session: str | None
+
+
+async def call(
+    services: Services, tool: str, parameters: Mapping[str, Any], caller: Caller, *, call_id: str | None
+) -> CallResult:
+    """One call; see `Runtime.call`."""
+    plain = References((_ACTION,)).escape(dict(parameters))  # a model's text that looks like a reference is text
+    action = {"type": "tool_call", "id": _ACTION, "tool": tool, "parameters": plain}
+    document = {"source": "call", "agent": caller.agent, "actions": [action]}
+    one = _Call(services, caller, decode(document, services.limits))
+    if not call_id:
+        return _result(tool, await one.run(services.ids.new("run")))
+    about = [services.workspace_id, caller.agent, caller.session, call_id, tool, parameters]
+    return await _once(one, tool, services.redactor.keyed(digest("tool_call", about)))
+
+
+async def execute_tool_calls(services: Services, message: Any, caller: Caller, *, once: bool) -> list[dict[str, Any]]:
+    """The calls of a message, in order; see `Runtime.execute_tool_calls`."""
+    shape, calls = read_message(message)
+    names = safe_names(services.registry.by_name)
+    own = {safe: name for name, safe in names.items()}
+    done: list[CallText] = []
+    seen: set[str] = set()
+    for each in calls:
+        if each.id and each.id in seen:
+            done.append(CallText(each, f"[REJECTED] this message has another call with the id `{each.id}`", True))
+            continue
+        seen.add(each.id)
+        try:
+            done.append(await _told(services, each, own, caller, once=once))
+        except HeldError as held:
+            held.messages = result_messages(shape, done)
+            raise
+    return result_messages(shape, done)
+
+
+async def _told(services: Services, one: ToolCall, own: Mapping[str, str], caller: Caller, *, once: bool) -> CallText:
+    """Carry out a call of a message. What the model did wrong is told to the model. Raises: HeldError, and as `call`."""
+    if one.problem is not None:
+        return CallText(one, f"[REJECTED] {one.problem}. Nothing was done.", is_error=True)
+    try:
+        result = await call(
+            services, own.get(one.name, one.name), one.parameters, caller, call_id=one.id if once else None
+        )
+    except ProposalError as error:
+        path = error.path or ""
+        if path.endswith(".tool"):  # not even the name of a tool: empty, or far too long
+            return CallText(one, _unknown(services, one.name, own, caller), is_error=True)
+        where = path.replace("$.actions[0].parameters", "$") + ": " if path else ""
+        return CallText(one, f"[REJECTED] {where}{error.message}. Nothing was done.", is_error=True)
+    if result.reason == "unknown_tool":
+        return CallText(one, _unknown(services, one.name, own, caller), is_error=True)
+    return CallText(one, result.for_model(), is_error=not result.ok)
+
+
+def _unknown(services: Services, name: str, own: Mapping[str, str], caller: Caller) -> str:
+    """What to tell a model that made a tool up: the tools that it has, and which one it may have meant."""
+    reached = {found.name for found in reachable(services, caller.agent, caller.session)}
+    known = sorted(safe for safe, tool in own.items() if tool in reached)
+    shown = name[:_NAME_CHARS_SHOWN]
+    near = difflib.get_close_matches(shown, known, n=1)
+    meant = f" (did you mean `{near[0]}`?)" if near else ""
+    more = f" and {len(known) - _TOOLS_SHOWN} more" if len(known) > _TOOLS_SHOWN else ""
+    there = ", ".join(f"`{each}`" for each in known[:_TOOLS_SHOWN]) + more
+    return f"[REJECTED] unknown_tool: there is no tool `{shown}`{meant}. The tools are: {there or 'none'}. Nothing was done."
+
+
+class _Call(NamedTuple):
+    """A decoded call, and where it is made."""
+
+    services: Services
+    caller: Caller
+    proposal: Proposal
+
+    async def run(self, run_id: str) -> ProposalResult:
+        """Make the call, as a run of its own."""
+        # As in `Runtime.execute`: a run of the operator's name would be the person's own.
+        agent = None if self.caller.agent == OPERATOR else self.caller.agent
+        run = Run.start(self.services, agent=agent, session=self.caller.session, run_id=run_id, source="call")
+        try:
+            return await run.take(self.proposal)
+        finally:
+            run.finish()
+
+    async def go_on(self, run_id: str) -> ProposalResult | None:
+        """Go on with a call that was begun earlier. None if nothing of it was begun. Raises: ConflictError `call_unfinished`."""
+        services = self.services
+        if services.state_dir is None or services.durability == "off":
+            raise ConflictError(
+                "a call with this id was begun, and no journal says what became of it",
+                code="call_unfinished",
+                hint="wait for it if it still runs; else make the call with another id",
+            )
+        directory = services.state_dir / "runs" / run_id
+        if not directory.exists():  # the process ended between the claim and the run
+            return await self.run(run_id)
+        try:
+            results = await resume(services, run_id)
+        except UsageError as error:
+            if error.code != "run_finished":
+                raise
+            folded = FoldedRun(directory)
+            results = [folded.result(proposal) for proposal in folded.proposals]
+        except StoreError as error:
+            if error.code != "run_locked":
+                raise
+            raise ConflictError(
+                f"a call with this id is under way in run `{run_id}`", code="call_unfinished", hint="wait for its end"
+            ) from error
+        return results[0] if results else None
+
+
+async def _once(one: _Call, tool: str, key: str) -> CallResult:
+    """Make the call unless it was made; go on with it if it was begun."""
+    store, run_id = one.services.calls, one.services.ids.new("run")
+    claim = store.claim(key, run_id)
+    if claim is not None and claim.outcome is not None:
+        known = msgspec.json.decode(claim.outcome, type=CallResult)
+        return msgspec.structs.replace(known, deduplicated_from=f"{known.run_id}/{known.action_id}")
+    found = await (one.run(run_id) if claim is None else one.go_on(claim.run))
+    if found is None:
+        store.forget(key, run_id if claim is None else claim.run)
+        return await _once(one, tool, key)
+    result = _result(tool, found)
+    if result.status in ("rejected", "skipped") and result.reason not in _BY_A_PERSON:
+        store.forget(key, result.run_id)
+    elif result.status not in _OPEN:
+        store.finish(key, result.run_id, msgspec.json.encode(result).decode())
+    return result
+
+
+def _result(tool: str, found: ProposalResult) -> CallResult:
+    """The row of the call. Raises: HeldError if it is held."""
+    row = found.results[0]
+    if row.status == "held":
+        approval = row.output["approval"] if isinstance(row.output, dict) else ""
+        raise HeldError(row.error or "the call is held", approval=approval, run_id=found.run_id, tool=tool)
+    fields = {name: getattr(row, name) for name in row.__struct_fields__}
+    return CallResult(**fields, tool=tool, run_id=found.run_id)

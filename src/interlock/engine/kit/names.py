@@ -1,0 +1,42 @@
+"""Names for tools that every vendor takes: `[A-Za-z0-9_-]`, at most 64 characters. `fs.read` becomes `fs_read`.
+
+The name of a tool depends on what is registered and not on who asks, so that it is the same for every agent. A tool whose own
+name is safe keeps it; where two would get the same, and where one is too long, a piece of a digest makes the difference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Collection
+from typing import Final
+
+CHARS_MAX: Final = 64
+_DIGEST_CHARS: Final = 8
+_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
+
+
+def safe_names(tools: Collection[str]) -> dict[str, str]:
+    """The safe name of each tool, by its own name. No two are the same."""
+    plain = {name: _UNSAFE.sub("_", name) for name in tools}
+    wanted = Counter(plain.values())
+    own = {name for name, safe in plain.items() if name == safe and len(name) <= CHARS_MAX}
+    found: dict[str, str] = {name: name for name in own}
+    taken = set(own)
+    for name in sorted(plain.keys() - own):
+        safe = plain[name]
+        rounds = 0
+        if len(safe) > CHARS_MAX or wanted[safe] > 1:
+            safe = _with_digest(name, rounds)
+        while safe in taken:
+            rounds += 1
+            safe = _with_digest(name, rounds)
+        found[name] = safe
+        taken.add(safe)
+    return found
+
+
+def _with_digest(name: str, rounds: int) -> str:
+    digest = hashlib.sha256(f"{rounds}:{name}".encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARS]
+    return f"{_UNSAFE.sub('_', name)[: CHARS_MAX - _DIGEST_CHARS - 1]}_{digest}"

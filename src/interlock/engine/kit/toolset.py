@@ -1,0 +1,66 @@
+"""Which tools an agent may reach, as definitions for a model.
+
+Reach is what grants and policies can ever allow: a tool that every call of which would be refused is not shown. One that is
+asked about, or allowed for some parameters only, is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from interlock.engine.kit.names import safe_names
+from interlock.engine.kit.tool_schemas import model_schema
+from interlock.engine.services import Services
+from interlock.engine.tools.registry import Registered
+from interlock.model.errors import UsageError
+from interlock.model.grant import OPERATOR
+from interlock.model.tool import Tool
+
+Format = Literal["openai", "openai-responses", "anthropic", "mcp"]
+"""Chat Completions and Responses of OpenAI (and what is compatible), Messages of Anthropic, `tools/list` of MCP."""
+
+
+def reachable(services: Services, agent: str, session: str | None) -> list[Registered]:
+    """The tools that the agent may reach, by name. Raises: ConfigurationError if the rules cannot be used."""
+    judges = services.judges.current(session)
+    principal = judges.principal(agent, session)
+    found = services.registry.find_all(sorted(services.registry.by_name))
+    return [tool for tool in found if tool is not None and judges.may_ever(principal, tool)]
+
+
+def definitions(services: Services, form: Format, *, agent: str, session: str | None) -> list[dict[str, Any]]:
+    """The definitions for a model; see `Runtime.tools_for`."""
+    if form not in get_args(Format):
+        raise UsageError(f"`{form}` is not a known shape of tools", hint=f"one of {', '.join(get_args(Format))}")
+    if agent == OPERATOR:
+        raise UsageError(f"`{OPERATOR}` is not an agent: it stands for the person at the command line")
+    if not services.tools_loaded:
+        raise UsageError(
+            "the tool modules that the configuration names are not loaded yet",
+            hint="`await runtime.prepare()` first, or `runtime.prepare_sync()`",
+        )
+    names = safe_names(services.registry.by_name)
+    return [_definition(form, names[found.name], found.tool) for found in reachable(services, agent, session)]
+
+
+def _definition(form: Format, name: str, tool: Tool) -> dict[str, Any]:
+    schema = model_schema(tool.parameters)
+    match form:
+        case "openai":
+            function = {"name": name, "description": tool.description, "parameters": schema}
+            return {"type": "function", "function": function}
+        case "openai-responses":
+            # Not strict: strict schemas may have neither defaults nor optional parameters.
+            return {
+                "type": "function", "name": name, "description": tool.description, "parameters": schema, "strict": False,
+            }  # fmt: skip
+        case "anthropic":
+            return {"name": name, "description": tool.description, "input_schema": schema}
+        case "mcp":
+            hints = {
+                "readOnlyHint": tool.read_only,
+                "destructiveHint": tool.destructive and not tool.read_only,
+                "idempotentHint": tool.idempotent,
+                "openWorldHint": tool.open_world,
+            }
+            return {"name": name, "description": tool.description, "inputSchema": schema, "annotations": hints}

@@ -1,0 +1,80 @@
+"""Tool calls of models by the id that the model's vendor gave them, so that a message that is carried out twice runs once.
+
+A call is claimed, with the id of its run, before the run begins; its outcome is added at the end. A claim without an outcome is
+a call that is held, still runs, or whose process ended: the journal of its run says which.
+
+Schema history: 1: first.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from interlock.disk import Database
+from interlock.model.clock import Clock
+
+TTL_US: Final = 7 * 24 * 60 * 60 * 1_000_000
+"""So long an outcome is kept. Claims without one stay: the answer to a question may take its time."""
+
+_SCHEMA: Final = (
+    """
+    create table calls (
+        workspace text not null, key text not null, run text not null, outcome text, at_us bigint not null,
+        primary key (workspace, key)
+    );
+    create index calls_run on calls (workspace, run);
+    """,
+)
+
+
+class Claim(NamedTuple):
+    """A call that was begun. `outcome` is the JSON text of its result, None if it has none yet."""
+
+    run: str
+    outcome: str | None
+
+
+class CallStore:
+    """The calls of a workspace. Every method may raise StoreError."""
+
+    def __init__(self, db: Database, workspace: str, clock: Clock, ttl_us: int = TTL_US) -> None:
+        """Open, making the table if it is absent."""
+        self._db = db
+        self._workspace = workspace
+        self._clock = clock
+        self._ttl_us = ttl_us
+        db.migrate("calls", _SCHEMA)
+
+    def claim(self, key: str, run_id: str) -> Claim | None:
+        """Claim a call for a run that is about to begin. Returns None, or the earlier claim if there is one."""
+        now = self._clock.now_us()
+        with self._db.transaction():
+            self._db.execute("delete from calls where outcome is not null and at_us <= ?", (now - self._ttl_us,))
+            self._db.execute(
+                "insert into calls (workspace, key, run, outcome, at_us) values (?, ?, ?, null, ?)"
+                " on conflict (workspace, key) do nothing",
+                (self._workspace, key, run_id, now),
+            )
+            if self._db.changes == 1:
+                return None
+            rows = self._db.execute(
+                "select run, outcome from calls where workspace = ? and key = ?", (self._workspace, key)
+            )
+        return Claim(*rows[0])
+
+    def finish(self, key: str, run_id: str, outcome: str) -> None:
+        """Add the outcome, unless another run has the call by now."""
+        self._db.execute(
+            "update calls set outcome = ?, at_us = ? where workspace = ? and key = ? and run = ?",
+            (outcome, self._clock.now_us(), self._workspace, key, run_id),
+        )
+
+    def forget(self, key: str, run_id: str) -> None:
+        """Give up the claim of a run that did nothing: the call may be made again."""
+        self._db.execute(
+            "delete from calls where workspace = ? and key = ? and run = ?", (self._workspace, key, run_id)
+        )
+
+    def forget_run(self, run_id: str) -> None:
+        """The run was taken back: its outcome is no longer true."""
+        self._db.execute("delete from calls where workspace = ? and run = ?", (self._workspace, run_id))
