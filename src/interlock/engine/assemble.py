@@ -19,6 +19,7 @@ from interlock.engine.judges.build import maker_of, undo_maker_of
 from interlock.engine.judges.in_force import JudgeMaker, JudgesInForce
 from interlock.engine.judges.reloading import Reloader
 from interlock.engine.local.clock import SystemClock, SystemIds
+from interlock.engine.local.location import last_trusted_warning, locate
 from interlock.engine.local.machine import boot_id, redaction_key, user_name
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.proposals.tool_context import ActionContext
@@ -37,7 +38,7 @@ from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError
 from interlock.model.hosts import Endpoint
 from interlock.model.tool import Binding, Context, RateLimit
-from interlock.settings import Loaded, Settings, TrustStore, given
+from interlock.settings import Loaded, Settings, TrustStore, given, load_last_trusted
 from interlock.settings import load as load_settings
 from interlock.settings.decode import Place, dotted
 from interlock.settings.load import GIVEN
@@ -95,7 +96,7 @@ def embedded(
         if loaded.settings.guard.bounds():
             _measure(services, loaded.settings, loaded.root, clock, closing)
         if workspace is not None:
-            _furnish(services, loaded, env, closing)
+            _furnish(services, loaded, env, closing, notify=True)
         return Assembled(services, closing)
     except BaseException:
         while closing:
@@ -144,18 +145,23 @@ def open_project(
     flags: Mapping[str, Any] | None = None,
     clock: Clock | None = None,
     disk: Disk | None = None,
+    unusable: ConfigurationError | None = None,
 ) -> Assembled:
     """What the runtime of a project needs: the one whose configuration is found from `start` upwards (or is `explicit`).
 
+    With `unusable` (what this raised before) no file of the project is read: what was last trusted is in force, for undo.
     Raises: ConfigurationError (`untrusted_configuration` among them), StoreError, IntegrityError, UsageError.
     """
     env = os.environ if env is None else env
     clock, disk = clock or SystemClock(), disk or Disk()
     state = state_directory(env, disk)
     trust = TrustStore(state, disk)
-    loaded = load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust)
+    if unusable is None:
+        loaded = load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust)
+    else:
+        loaded = load_last_trusted(locate(start, env, disk).root, env=env, trust=trust)
     settings = loaded.settings
-    warnings = _warnings(settings)
+    warnings = _warnings(settings) if unusable is None else [last_trusted_warning(unusable)]
     workspace_id = Workspaces(state, disk, clock, SystemIds()).workspace_id(loaded.root)
     home = state / workspace_id
     disk.make_directory(home)
@@ -168,18 +174,19 @@ def open_project(
             loaded, db, disk, clock, workspace_id=workspace_id, durability=durability, redaction=redaction,
             home=home, root=loaded.root,
         )  # fmt: skip
-        services.reload = Reloader(
-            loaded,
-            state / TRUST_FILE,
-            lambda: load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust),
-            lambda fresh: _maker_of(fresh, services),
-            lambda fresh: _adopt(fresh, services.desk),
-        )
+        if unusable is None:
+            services.reload = Reloader(
+                loaded,
+                state / TRUST_FILE,
+                lambda: load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust),
+                lambda fresh: _maker_of(fresh, services),
+                lambda fresh: _adopt(fresh, services.desk),
+            )
         services.signer = Signer.open(state / "keys", disk)
         services.hooks.warnings.extend((*warnings, *_foreign(env)))
         services.state_dir = home
         _measure(services, settings, loaded.root, clock, closing)
-        _furnish(services, loaded, env, closing)
+        _furnish(services, loaded, env, closing, notify=unusable is None)
         keep_once_a_day(services)
         return Assembled(services, closing)
     except BaseException:
@@ -188,14 +195,17 @@ def open_project(
         raise
 
 
-def _furnish(services: Services, loaded: Loaded, env: Mapping[str, str], closing: list[Callable[[], None]]) -> None:
+def _furnish(
+    services: Services, loaded: Loaded, env: Mapping[str, str], closing: list[Callable[[], None]], *, notify: bool
+) -> None:
     """Workspace, tools, and who is told of questions."""
     settings = loaded.settings
     services.workspace = Workspace(loaded.root, protected=loaded.protected, disk=services.disk)
     closing.append(services.workspace.close)
     _register_builtins(services, settings, closing)
     if services.desk is not None:
-        services.desk.notify_through(_notifiers(settings, services.desk, env, services.hooks.warnings))
+        if notify:
+            services.desk.notify_through(_notifiers(settings, services.desk, env, services.hooks.warnings))
         closing.append(services.desk.close)
     if settings.tools.modules:
         modules = ModuleTools(

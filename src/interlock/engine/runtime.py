@@ -78,6 +78,19 @@ class Runtime:
         opened._on_question = on_question
         return opened
 
+    @classmethod
+    def open_for_undo(cls, workspace: str | Path | None = None, *, clock: Clock | None = None) -> Self:
+        """As `open`, for `undo` and for looking back: where the configuration cannot be used, what was last trusted counts.
+
+        So the way back does not depend on files that an agent can write; `warnings` says what is wrong with them.
+        Raises: ConfigurationError if there is no project; UsageError, StoreError, IntegrityError.
+        """
+        root = Path() if workspace is None else Path(workspace)
+        try:
+            return cls(*open_project(root, clock=clock))
+        except ConfigurationError as error:
+            return cls(*open_project(root, clock=clock, unusable=error))
+
     def __init__(self, services: Services, closing: list[Callable[[], None]] | None = None) -> None:
         """Use `open`."""
         self.services = services

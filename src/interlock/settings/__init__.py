@@ -1,6 +1,7 @@
 """Remembers what the user decided: configuration found, decoded, overridden only to tighten, and trusted."""
 
 from interlock.settings.decode import decode
+from interlock.settings.last_trusted import load_last_trusted
 from interlock.settings.load import Gathered, Loaded, find, gather, given, load
 from interlock.settings.sections import Settings, Unavailable
 from interlock.settings.trust import Change, SourceFile, TrustStore
@@ -18,4 +19,5 @@ __all__ = [
     "gather",
     "given",
     "load",
+    "load_last_trusted",
 ]

@@ -104,12 +104,18 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 def find(start: Path) -> Found | None:
     """The nearest configuration, from `start` upwards; None if there is none.
 
-    Raises: ConfigurationError if a directory has both kinds, or the file cannot be read.
+    Raises: ConfigurationError if a directory has both kinds, or the file cannot be read. A `pyproject.toml` that cannot be read
+    is passed over beside an `interlock.toml`.
     """
     start = start.resolve()
     for directory in (start, *start.parents):
         own = read_bytes(directory / FILE)
-        project = _pyproject(directory / PYPROJECT)
+        try:
+            project = _pyproject(directory / PYPROJECT)
+        except ConfigurationError:
+            if own is None:
+                raise
+            project = None  # broken, as any editor leaves it for a moment: it takes nothing away from our own file
         if own is not None and project is not None:
             raise ConfigurationError(
                 f"both `{FILE}` and `[tool.interlock]` in `{PYPROJECT}` are here",

@@ -88,6 +88,13 @@ class TrustStore:
                 hint="look at it and run `interlock trust`",
             )
 
+    def last_trusted(self, root: Path) -> tuple[SourceFile, ...]:
+        """The files that were last trusted for the project at `root`, in their order. Raises: IntegrityError, StoreError."""
+        trusted = self._read().projects.get(_project(root), {})
+        files = (SourceFile(name, one.text.encode()) for name, one in trusted.items())
+        # A file that was not UTF-8 is kept as text for people only.
+        return tuple(file for file in files if file.digest == trusted[file.name].digest)
+
     def record(self, root: Path, files: Sequence[SourceFile]) -> None:
         """Trust these files, exactly these, for the project at `root`. Durable once it returns. Raises StoreError."""
         self._disk.make_directory(self._path.parent)

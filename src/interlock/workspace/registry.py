@@ -120,6 +120,15 @@ class Registry:
             raise self._damaged()
         return file.workspaces
 
+    def knows(self, directory: Path) -> bool:
+        """True if that directory is a known workspace. Raises: IntegrityError `registry_damaged`, StoreError."""
+        try:
+            found = directory.stat()
+        except OSError:
+            return False
+        path = os.fsencode(directory).decode("utf-8", "backslashreplace")
+        return _find(self.workspaces(), path, found.st_dev, found.st_ino, _birth_ns(directory)) is not None
+
     def workspace_id(self, root: Path) -> str:
         """The id of the workspace at `root`, a new one if it is not known; `<state dir>/<id>` is its directory.
 

@@ -7,7 +7,7 @@ local user may answer from anywhere, and `doctor` says so.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +18,11 @@ from interlock.approvals.wait import watch_directory
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
 from interlock.engine.local.clock import SystemClock, SystemIds
-from interlock.engine.local.location import locate
+from interlock.engine.local.location import Place, last_trusted_warning, locate
 from interlock.engine.local.machine import boot_id, redaction_key, user_name
 from interlock.engine.people.approval_desk import Desk
-from interlock.model.errors import ConflictError, UsageError
-from interlock.settings import Settings, TrustStore, load
+from interlock.model.errors import ConfigurationError, ConflictError, UsageError
+from interlock.settings import Settings, TrustStore, load, load_last_trusted
 from interlock.settings.sections import DEFAULTS
 
 _REFUSALS = {
@@ -42,17 +42,22 @@ class Proof(NamedTuple):
 
 
 @contextmanager
-def open_desk(start: Path, env: Mapping[str, str], *, trusted: bool = True) -> Iterator[Desk]:
+def open_desk(
+    start: Path, env: Mapping[str, str], *, trusted: bool = True, warn: Callable[[str], None] | None = None
+) -> Iterator[Desk]:
     """The desk of the project that `start` belongs to.
 
-    The groups of approvers come from its configuration, which must be trusted; with `trusted=False` it is not read, and only
-    the database's own groups count. Raises: ConfigurationError, StoreError, IntegrityError.
+    The groups of approvers come from its configuration; with `trusted=False` it is not read, and only the database's own groups
+    count. With `warn` a configuration that cannot be read, or is not trusted, changes nothing: the groups are those that were
+    last trusted, as in every process that is running, and `warn` is told so. Without it that is an error.
+
+    Raises: ConfigurationError, StoreError, IntegrityError.
     """
     disk, clock = Disk(), SystemClock()
     place = locate(start, env, disk)
     settings: Settings = DEFAULTS
     if trusted:
-        settings = load(place.root, env=env, flags={}, trust=TrustStore(place.state, disk)).settings
+        settings = _settings(place, env, disk, warn)
     asking = settings.approvals
     db = Database(place.home / "interlock.db")
     try:
@@ -66,6 +71,17 @@ def open_desk(start: Path, env: Mapping[str, str], *, trusted: bool = True) -> I
         yield desk
     finally:
         db.close()
+
+
+def _settings(place: Place, env: Mapping[str, str], disk: Disk, warn: Callable[[str], None] | None) -> Settings:
+    trust = TrustStore(place.state, disk)
+    try:
+        return load(place.root, env=env, flags={}, trust=trust).settings
+    except ConfigurationError as error:
+        if warn is None:
+            raise
+        warn(last_trusted_warning(error))
+        return load_last_trusted(place.root, env=env, trust=trust).settings
 
 
 def identify(desk: Desk, proof: Proof) -> Approver:

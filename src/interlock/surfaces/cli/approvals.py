@@ -105,7 +105,7 @@ def approve(
         standing = Standing(scope=scope, ttl_ms=duration_ms(ttl), uses=uses)
     except ValueError as error:
         raise UsageError(f"`--ttl`: {error}") from None
-    with open_desk(Path(), os.environ) as desk:
+    with open_desk(Path(), os.environ, warn=out.warn) as desk:
         if scope != "once":
             _confirm_standing(out, desk, hold_id, standing, yes=yes)
         outcome = _answer(
@@ -121,7 +121,7 @@ def approve(
 @click.pass_obj
 def deny(out: Output, hold_id: str, reason: str, token_file: Path | None, approver: str | None) -> None:
     """Refuse a call. One denial denies, whoever else has approved."""
-    with open_desk(Path(), os.environ) as desk:
+    with open_desk(Path(), os.environ, warn=out.warn) as desk:
         outcome = _answer(desk, hold_id, "deny", token_file, approver, reason=reason)
     _said(out, outcome)
 
@@ -149,7 +149,7 @@ def edit(
         raise UsageError(f"PATCH cannot be read: {error.message}", path=error.path) from None
     if not isinstance(value, dict):
         raise UsageError("PATCH must be an object", hint="""such as '{"path": "b.txt"}'""")
-    with open_desk(Path(), os.environ) as desk:
+    with open_desk(Path(), os.environ, warn=out.warn) as desk:
         outcome = _answer(desk, hold_id, "edit", token_file, approver, reason=reason, digest=digest, patch=value)
     _said(out, outcome)
 
@@ -224,7 +224,7 @@ def _answer(
 
 
 def _show_original(out: Output, hold_id: str, token_file: Path | None, name: str | None) -> None:
-    with open_desk(Path(), os.environ) as desk:
+    with open_desk(Path(), os.environ, warn=out.warn) as desk:
         hold = _hold(desk, hold_id)
         who = _who(desk, token_file, name)
         outcome, parameters = Answering(desk, "cli").original(hold_id, who, digest=hold.digest)

@@ -25,7 +25,7 @@ def approvers() -> None:
 @click.pass_obj
 def list_approvers(out: Output) -> None:
     """List approvers with their groups (those of the configuration included)."""
-    with open_desk(Path(), os.environ) as desk:
+    with open_desk(Path(), os.environ, warn=out.warn) as desk:
         rows = desk.approvers.all()
     out.emit(
         rows,
@@ -76,7 +76,7 @@ def add(
 @click.pass_obj
 def remove(out: Output, name: str, token_file: Path | None, approver: str | None) -> None:
     """Remove an approver: their token and PIN are worth nothing from now on."""
-    with open_desk(Path(), os.environ) as desk:
+    with open_desk(Path(), os.environ, warn=out.warn) as desk:
         identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
         if not desk.approvers.remove(name):
             raise UsageError(

@@ -31,7 +31,7 @@ def grants() -> None:
 @click.pass_obj
 def list_grants(out: Output, agent: str | None, everything: bool) -> None:
     """List grants and standing answers, oldest first."""
-    with open_desk(Path(), os.environ) as desk:
+    with open_desk(Path(), os.environ, warn=out.warn) as desk:
         found = granting.listed(desk, agent=agent, revoked=everything)
     out.emit(
         {"grants": found.grants, "standing": found.standing},
@@ -44,7 +44,7 @@ def list_grants(out: Output, agent: str | None, everything: bool) -> None:
 @click.pass_obj
 def show_grant(out: Output, grant_id: str) -> None:
     """Show a grant, or a standing answer, in full."""
-    with open_desk(Path(), os.environ) as desk:
+    with open_desk(Path(), os.environ, warn=out.warn) as desk:
         found = granting.get(desk, grant_id)
     out.emit(found, lambda: _lines(msgspec.to_builtins(found)))
 
@@ -87,7 +87,7 @@ def issue(
 @click.pass_obj
 def revoke(out: Output, grant_id: str, token_file: Path | None, approver: str | None) -> None:
     """Take a grant (and its children) or a standing answer back, effective at once."""
-    with open_desk(Path(), os.environ) as desk:
+    with open_desk(Path(), os.environ, warn=out.warn) as desk:
         who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
         revoked = granting.revoke(desk, grant_id, by=who.id)
     already = [f"{clean(grant_id)} was revoked already"]

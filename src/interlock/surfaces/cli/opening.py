@@ -41,10 +41,24 @@ def runtime(out: Output, flags: Mapping[str, str] | None = None, *, offer_trust:
             raise
         opened = Runtime.open(flags=flags)
     with opened:
-        for warning in opened.warnings:
-            out.warn(warning)
-        opened.subscribe(notices=out.warn)
+        _warn(out, opened)
         yield opened
+
+
+@contextmanager
+def undoing_runtime(out: Output) -> Iterator[Runtime]:
+    """The runtime of this project for a way back: it needs no configuration that can be used, and says what is wrong with it."""
+    from interlock.engine.runtime import Runtime  # noqa: PLC0415 - as above
+
+    with Runtime.open_for_undo() as opened:
+        _warn(out, opened)
+        yield opened
+
+
+def _warn(out: Output, opened: Runtime) -> None:
+    for warning in opened.warnings:
+        out.warn(warning)
+    opened.subscribe(notices=out.warn)
 
 
 def at_terminal() -> bool:

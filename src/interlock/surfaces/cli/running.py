@@ -15,7 +15,7 @@ from interlock.model.result import ProposalResult
 from interlock.surfaces.cli.app import FAILED, Command
 from interlock.surfaces.cli.ids import RUN
 from interlock.surfaces.cli.interrupting import interrupted, run_interruptibly
-from interlock.surfaces.cli.opening import at_terminal, runtime
+from interlock.surfaces.cli.opening import at_terminal, runtime, undoing_runtime
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.plan_file import read_plan
 from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines, undo_lines, undo_outputs
@@ -90,7 +90,7 @@ def undo(out: Output, run_id: str, action: str | None, force: bool) -> int:
 
     Exit code: 0 if all came back that has a way back, 1 if something was in the way, such as a change that somebody made since.
     """
-    with runtime(out, offer_trust=True) as opened:
+    with undoing_runtime(out) as opened:
         opened.require_run(run_id)
         result = _carry_out(out, opened, lambda: opened.undo(run_id, action, force=force))
     out.emit(result, lambda: undo_lines(out, result))

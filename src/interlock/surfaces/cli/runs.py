@@ -15,7 +15,7 @@ from interlock.model.errors import IntegrityError, InterlockError, UsageError
 from interlock.model.result import RunStatus
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.ids import RUN
-from interlock.surfaces.cli.opening import history, runtime
+from interlock.surfaces.cli.opening import history, undoing_runtime
 from interlock.surfaces.cli.output import Output, clean, table
 from interlock.surfaces.cli.results import proposal_lines, when
 
@@ -116,7 +116,7 @@ def checkpoint(out: Output, run_id: str, output: Path) -> None:
     """Save the state, the tools and the head of a run's journal. The file holds values in clear (mode 0600)."""
     from interlock.engine import checkpoints  # noqa: PLC0415 - start-up
 
-    with runtime(out) as opened:
+    with undoing_runtime(out) as opened:
         saved = checkpoints.save(opened, run_id, output)
     out.emit(saved, lambda: [f"wrote {clean(str(output))}: {saved.keys} keys, {saved.tools} tools"])
 
@@ -129,7 +129,7 @@ def restore(out: Output, file: Path, merge: bool) -> None:
     """Make the state what it was at a checkpoint, exactly (or merged). Itself a run."""
     from interlock.engine import checkpoints  # noqa: PLC0415 - start-up
 
-    with runtime(out) as opened:
+    with undoing_runtime(out) as opened:
         done = checkpoints.restore(opened, file, merge=merge)
     out.emit(
         done,
