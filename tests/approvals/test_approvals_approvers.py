@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from interlock.approvals import AccessError, Approvers
-from interlock.approvals.approvers import FAILURES_MAX, FAILURES_WINDOW_US
+from interlock.approvals.approvers import FAILURES_MAX, FAILURES_WINDOW_US, PIN_FAILURES_MAX
 from interlock.model.errors import UsageError
 
 FIVE = range(FAILURES_MAX)
@@ -96,6 +96,32 @@ def test_pins_cannot_be_tried_out_not_even_in_several_processes(world, make, app
     assert code(lambda: approvers.by_pin("alice", "4711x")) == "too_many_failures", "not even the right one"
     world.clock.advance(FAILURES_WINDOW_US / 1e6 + 1)
     assert approvers.by_pin("alice", "4711x").id == "alice"
+
+
+def test_a_pin_is_not_guessed_by_patience(world, approvers):
+    """Five tries in fifteen minutes are a PIN of four digits in three weeks: after so many failures it is worth nothing."""
+    token = approvers.add("alice", pin="4711x")
+    for n in range(PIN_FAILURES_MAX):
+        assert code(lambda: approvers.by_pin("alice", "0000")) == "unauthenticated", n
+        world.clock.advance(FAILURES_WINDOW_US / 1e6)
+    assert code(lambda: approvers.by_pin("alice", "4711x")) == "too_many_failures", "not even the right one"
+    assert approvers.by_token(token, "cli").id == "alice"
+    approvers.remove("alice")
+    approvers.add("alice", pin="0815y")
+    assert approvers.by_pin("alice", "0815y").id == "alice"
+
+
+def test_a_right_pin_forgets_old_failures_and_no_fresh_ones(world, approvers):
+    approvers.add("alice", pin="4711x")
+    for _ in range(PIN_FAILURES_MAX - 1):
+        code(lambda: approvers.by_pin("alice", "0000"))
+        world.clock.advance(FAILURES_WINDOW_US / 1e6)
+    assert approvers.by_pin("alice", "4711x").id == "alice"
+    for _ in FIVE[1:]:
+        assert code(lambda: approvers.by_pin("alice", "0000")) == "unauthenticated"
+    assert approvers.by_pin("alice", "4711x").id == "alice"
+    assert code(lambda: approvers.by_pin("alice", "0000")) == "unauthenticated"
+    assert code(lambda: approvers.by_pin("alice", "4711x")) == "too_many_failures"
 
 
 def test_successes_are_not_counted(approvers):

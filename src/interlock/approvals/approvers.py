@@ -34,6 +34,8 @@ FAILURES_MAX: Final = 5
 FAILURES_WINDOW_US: Final = 15 * 60 * 1_000_000
 """So many failures of one source (a remote address, an approver's PIN) within this time, and it has to wait."""
 
+PIN_FAILURES_MAX: Final = 50
+"""So many failures of one PIN since it was last right, however slowly, and it is worth nothing: four digits are soon guessed."""
 PIN_CHARS_MIN: Final = 4
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**14, 8, 1  # 16 MiB, some 50 ms: OWASP's minimum for interactive use
 
@@ -106,6 +108,7 @@ class Approvers:
         """Remove an approver: its token is worth nothing from now on. False if there is none of that name."""
         with self._database.transaction():
             now = self._time.tick()
+            self._database.execute("delete from approvers_attempts where source = ?", (f"pin:{name}",))
             self._database.execute("delete from approvers where name = ?", (name,))
             removed = self._database.changes == 1
             if removed:
@@ -163,9 +166,22 @@ class Approvers:
         attempt = self._ids.new("attempt")
         with self._database.transaction():
             now = self._time.tick()
-            self._database.execute("delete from approvers_attempts where at_us <= ?", (now - FAILURES_WINDOW_US,))
-            rows = self._database.execute("select count(*) from approvers_attempts where source = ?", (source,))
-            if rows[0][0] >= FAILURES_MAX:
+            since = now - FAILURES_WINDOW_US
+            self._database.execute(
+                "delete from approvers_attempts where at_us <= ? and source not in (select 'pin:' || name from approvers)",
+                (since,),
+            )
+            rows = self._database.execute(
+                "select count(*), count(case when at_us > ? then 1 end) from approvers_attempts where source = ?",
+                (since, source),
+            )
+            if rows[0][0] >= PIN_FAILURES_MAX:
+                raise AccessError(
+                    "the PIN was wrong too often since it was last right: it is not taken any more",
+                    code="too_many_failures",
+                    hint="use the token; `interlock approvers remove` and `add` give a new PIN",
+                )
+            if rows[0][1] >= FAILURES_MAX:
                 raise AccessError(
                     "too many failed attempts",
                     code="too_many_failures",
@@ -176,7 +192,12 @@ class Approvers:
         return attempt
 
     def _end_attempt(self, attempt: str) -> None:
-        self._database.execute("delete from approvers_attempts where id = ?", (attempt,))
+        """It was right: it is no failure, and those of the same source that are long ago count no more."""
+        self._database.execute(
+            "delete from approvers_attempts where id = ?1 or (at_us <= ?2 and source ="
+            " (select source from approvers_attempts where id = ?1))",
+            (attempt, self._time.now_us() - FAILURES_WINDOW_US),
+        )
 
 
 def _token_hash(token: str) -> str:

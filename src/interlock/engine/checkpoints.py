@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 import msgspec
@@ -15,13 +16,16 @@ from interlock.engine.runs.run import Run
 from interlock.engine.runtime import Runtime
 from interlock.engine.services import Services
 from interlock.journal import Head, decode_head, read_head, sign_head
-from interlock.model.errors import StoreError, UsageError
+from interlock.model.canonical import digest_bytes
+from interlock.model.errors import IntegrityError, StoreError, UsageError
 from interlock.model.events import StateChanged, WorkspaceCommitted
 from interlock.model.grant import OPERATOR
+from interlock.signing import verify
 from interlock.state import checkpoint
 from interlock.state.buffer import Buffer
 
 BYTES_MAX = 256 * 1024 * 1024
+PAYLOAD_TYPE = "application/vnd.interlock.checkpoint.digest.v1"
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +68,7 @@ def save(runtime: Runtime, run_id: str, file: Path) -> Saved:
         tools=services.registry.versions(),
         metadata={"agent": row.agent, "session": row.session, "status": row.status},
     )
-    services.disk.write_atomic(file.absolute(), data)
+    services.disk.write_atomic(file.absolute(), data + _signature(services, data))
     _vouch(services, directory, head)
     saved = checkpoint.load(data)
     return Saved(run_id=run_id, file=str(file), keys=len(saved.state), tools=len(saved.tools), seq=head.seq)
@@ -77,7 +81,9 @@ def restore(runtime: Runtime, file: Path, *, merge: bool = False) -> Restored:
     StateConflictError if somebody else wrote meanwhile: then nothing has changed.
     """
     services = runtime.services
-    loaded = checkpoint.load(_read(file))
+    data, _, signature = _read(file).partition(b"\n")
+    loaded = checkpoint.load(data)
+    _check_signature(services, data + b"\n", signature)
     if loaded.workspace != services.workspace_id:
         raise UsageError("that checkpoint is of another workspace", path=str(file))
     buffer = Buffer(services.store)
@@ -130,6 +136,27 @@ def _commit(run: Run, buffer: Buffer, loaded: checkpoint.Checkpoint) -> None:
         buffer.commit(run=run.id, seq=seq, seal=seal or (loaded.journal.seal if loaded.journal else ""))
 
 
+def _signature(services: Services, data: bytes) -> bytes:
+    """The second line of the file: the digest of the first one, signed with the key of this state directory."""
+    if services.signer is None:
+        return b""
+    return services.signer.sign(PAYLOAD_TYPE, digest_bytes("checkpoint_file", data).encode()) + b"\n"
+
+
+def _check_signature(services: Services, data: bytes, signature: bytes) -> None:
+    """The digest in a checkpoint shows damage, not an edit: an agent that can write the file can make it fit.
+
+    Raises: IntegrityError `bad_signature`.
+    """
+    if services.signer is None:
+        return
+    signed = verify(signature, PAYLOAD_TYPE, key=services.signer.keyid).payload
+    if signed != digest_bytes("checkpoint_file", data).encode():
+        raise IntegrityError(
+            "the checkpoint was edited: it is not what was signed when it was saved", code="bad_signature"
+        )
+
+
 def _vouch(services: Services, directory: Path, head: Head) -> None:
     signed = -1
     with contextlib.suppress(UsageError):  # none yet
@@ -146,7 +173,10 @@ def _runs(services: Services) -> Path:
 
 def _read(file: Path) -> bytes:
     try:
-        with file.open("rb") as opened:
+        # O_NONBLOCK: whoever can write there can put a FIFO there, and opening one must not wait for a writer.
+        with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                raise UsageError("that is not a regular file", path=str(file))
             data = opened.read(BYTES_MAX + 1)
     except FileNotFoundError:
         raise UsageError("there is no such file", code="not_found", path=str(file)) from None

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from interlock.engine.services import Services
 
 _DAY_US: Final = 24 * 60 * 60 * 1_000_000
+_JUMP_US: Final = 30 * _DAY_US
+"""After a longer pause nothing is deleted at the first look: a clock that jumped ahead would take all that undo needs."""
 
 
 def keep_once_a_day(services: Services) -> None:
@@ -23,14 +25,16 @@ def keep_once_a_day(services: Services) -> None:
     if home is None:
         return
     mark, now = home / "kept", services.clock.now_us()
+    since_us = 0
     with contextlib.suppress(FileNotFoundError, ValueError):
-        if (
-            0 <= now - int(mark.read_text(encoding="ascii")) < _DAY_US
-        ):  # a mark in the future is of a clock that was wrong
+        since_us = now - int(mark.read_text(encoding="ascii"))  # below 0: the clock was wrong then
+        if 0 <= since_us < _DAY_US:
             return
     before = now - services.settings.journal.keep_ms * 1000
     try:
         services.disk.write_atomic(mark, str(now).encode())
+        if since_us > _JUMP_US:
+            return  # the clock may be wrong now: what it says is believed if it says so tomorrow
         keep(home / "runs", services.index, services.disk, before_us=before)
         services.store.prune(before)
     except StoreError as error:
