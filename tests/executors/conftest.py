@@ -28,6 +28,7 @@ class RecordingContext:
 
     run_id, proposal_id, action_id, attempt = "run_1", "proposal_1", "a1", 1
     agent, session, dry_run, cancelled, backups = "coder", None, False, False, None
+    invocation_mode = "one_shot"
 
     def __init__(self, workspace, seconds=20.0):
         self.workspace = workspace

@@ -57,7 +57,12 @@ def test_the_output_has_exactly_these_fields(call):
         "stderr": "err\n",
         "stderr_encoding": "utf-8",
         "truncated": False,
+        "strays_ended": 0,
     }
+
+
+def test_processes_that_end_with_their_action_are_counted(call):
+    assert call("shell", command="sleep 60 & setsid sleep 60 & echo up")["strays_ended"] == 2
 
 
 def test_exec_takes_arguments_as_they_are(call):

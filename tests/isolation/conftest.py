@@ -33,6 +33,7 @@ class Bench:
             "timeout_ms": 20_000,
             "grace_ms": 300,
             "keep_bytes": 1 << 20,
+            "keep_last": False,
             "limits": LIMITS,
             "call": None,
         }

@@ -152,6 +152,16 @@ class TestCalls:
         assert issues(with_compensation("fs.write", {})) == [("a1", "error", "invalid_parameters")]
         assert issues(with_compensation("undo", {})) == [("a1", "error", "unknown_tool")]
 
+    def test_a_mode_that_the_tool_does_not_have(self):
+        tools = {name: Tool(name=name, invocation_modes=("one_shot", "run")) for name in ("noop",)}
+
+        def found(mode):
+            action = Action(type="tool_call", tool="noop", id="a", invocation_mode=mode)
+            return [issue.code for issue in verify(Proposal(actions=(action,)), tools).issues]
+
+        assert found("run") == []
+        assert found("session") == ["unsupported_invocation_mode"]
+
     def test_a_mode_that_is_not_supported(self):
         proposal = Proposal(actions=(Action(type="tool_call", tool="noop", id="a", invocation_mode="stream"),))
         assert [issue.code for issue in verify(proposal, TOOLS).issues] == ["unsupported_invocation_mode"]

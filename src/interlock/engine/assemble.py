@@ -22,14 +22,15 @@ from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.engine.local.location import last_trusted_warning, locate
 from interlock.engine.local.machine import boot_id, redaction_key, user_name
 from interlock.engine.people.approval_desk import Desk
+from interlock.engine.proposals.programs import OnRecord
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.runs import undo_tool
 from interlock.engine.runs.retention import keep_once_a_day
-from interlock.engine.runs.run import budget_of
+from interlock.engine.runs.run import budget_of, close_programs
 from interlock.engine.services import Hooks, Services
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
-from interlock.executors import files, git, http, proc, process
+from interlock.executors import background, files, git, http, proc, process
 from interlock.executors.environment import child_environment
 from interlock.executors.modules import ModuleTools
 from interlock.executors.process import ProcessLimits, ProcessRunner
@@ -361,11 +362,14 @@ def _register_builtins(services: Services, settings: Settings, closing: list[Cal
         return [server.pid for server in services.servers if server.pid]
 
     services.servers.append(runner.server)
+    services.programs = programs = background.Programs(runner, services.clock, OnRecord())
+    closing.append(lambda: close_programs(services, programs))
     found: list[Binding] = [
         *files.bindings(),
         *process.bindings(runner),
         *git.bindings(runner),
         *proc.bindings(protected=servers, redact=services.redactor.redact),
+        *background.bindings(programs),
         *http.bindings(http.Fetcher(services.clock, may_redirect=_may_redirect)),
         undo_tool.binding(services),
     ]

@@ -13,6 +13,7 @@ from interlock.engine.judges.in_force import JudgeMaker, JudgesInForce
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
+from interlock.executors.background import Programs
 from interlock.isolation.client import ForkServer
 from interlock.journal import Durability, RunIndex
 from interlock.model.clock import Clock, Ids
@@ -121,6 +122,8 @@ class Services:
     recovered: bool = False
     """True once the journals of runs whose process ended were put in order."""
     workspace: Workspace | None = None
+    programs: Programs | None = None
+    """Those that live on after their action; None where there are no process tools."""
     guard: ResourceGuard | None = None
     guard_wait_ms: int = 30_000
     sampler: Sampler | None = None

@@ -231,6 +231,7 @@ class ModuleContext:
         self.attempt: int = fields["attempt"]
         self.agent: str = fields["agent"]
         self.session: str | None = fields["session"]
+        self.invocation_mode: str = fields["invocation_mode"]
         self.dry_run: bool = fields["dry_run"]
         self.deadline_ns: int = fields["deadline_ns"]
         self.workspace: Any = _Absent()

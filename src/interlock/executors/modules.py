@@ -186,6 +186,7 @@ class ModuleTools:
             "timeout_ms": timeout_ms,
             "grace_ms": GRACE_MS,
             "keep_bytes": _PRINTED_BYTES,
+            "keep_last": False,
             "limits": wire_limits(self._limits),
             "call": call,
         }
@@ -291,6 +292,7 @@ def _fields(ctx: Context) -> dict[str, Any]:
         "attempt": ctx.attempt,
         "agent": ctx.agent,
         "session": ctx.session,
+        "invocation_mode": ctx.invocation_mode,
         "dry_run": ctx.dry_run,
         "deadline_ns": ctx.deadline_ns,
     }

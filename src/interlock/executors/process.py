@@ -17,7 +17,8 @@ import msgspec
 
 from interlock.executors.environment import child_environment, requested_environment
 from interlock.executors.process_watch import recorded_changes
-from interlock.isolation.client import ForkServer, Outcome, Stopped
+from interlock.isolation import background
+from interlock.isolation.client import ForkServer, NotStarted, Outcome, Stopped
 from interlock.isolation.posture import posture
 from interlock.isolation.wire import Failure, Limits, Report, Request
 from interlock.model.clock import Clock
@@ -113,27 +114,11 @@ class ProcessRunner:
         Raises: ToolError `spawn_failed`; `process_lost`, `process_limit`; and, when the awaiting task is cancelled,
         `timeout` (the deadline has passed) or `cancelled`, with the partial output, once the tree is gone.
         """
-        if not argv or not argv[0] or any("\0" in part for part in argv):
-            raise ToolError(
-                "the program is missing (its name is empty), or an argument holds a NUL character",
-                code="invalid_parameters",
-                path="$.parameters",
-                retryable=False,
-            )
-        limits = limits or self._limits
+        request = self._request(argv, env, limits)
         remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
-        request: Request = {
-            "argv": list(argv),
-            "search": self._environment["PATH"],
-            "environment": {**self._environment, **(env or {})},
-            "home": "HOME" not in {**self._environment, **(env or {})},
-            "home_files": self._home_files,
-            "timeout_ms": remaining_ms if timeout_ms is None else min(timeout_ms, remaining_ms),
-            "grace_ms": GRACE_MS,
-            "keep_bytes": DEFAULT_LIMITS.process_output_bytes if output_bytes_max is None else output_bytes_max,
-            "limits": wire_limits(limits),
-            "call": None,
-        }
+        request["timeout_ms"] = remaining_ms if timeout_ms is None else min(timeout_ms, remaining_ms)
+        if output_bytes_max is not None:
+            request["keep_bytes"] = output_bytes_max
         directory = cwd if isinstance(cwd, int) else open_cwd(ctx, cwd)
         try:
             return await self._perform(request, directory, stdin, ctx, read_only=read_only)
@@ -141,9 +126,56 @@ class ProcessRunner:
             if directory is not cwd:
                 os.close(directory)
 
+    async def start(
+        self,
+        argv: Sequence[str],
+        *,
+        ctx: Context,
+        cwd: str | dict[str, str] | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes | None = None,
+        output_bytes_max: int,
+    ) -> background.Background:
+        """Start a program that lives on after this action; the last `output_bytes_max` bytes of each stream are kept.
+
+        Everything else is as in `run`, but that no time-out ends it. Raises: ToolError `spawn_failed`, `process_lost`.
+        """
+        request = self._request(argv, env, None)
+        request["keep_bytes"], request["keep_last"] = output_bytes_max, True
+        directory = open_cwd(ctx, cwd)
+        try:
+            return await background.start(self._server, request, cwd=directory, stdin=stdin)
+        except NotStarted as refused:
+            raise spawn_error(refused.failure) from None
+        finally:
+            os.close(directory)
+
     def close(self) -> None:
         """End the fork server."""
         self._server.close()
+
+    def _request(self, argv: Sequence[str], env: Mapping[str, str] | None, limits: ProcessLimits | None) -> Request:
+        """What both have in common. Raises: ToolError `invalid_parameters`."""
+        if not argv or not argv[0] or any("\0" in part for part in argv):
+            raise ToolError(
+                "the program is missing (its name is empty), or an argument holds a NUL character",
+                code="invalid_parameters",
+                path="$.parameters",
+                retryable=False,
+            )
+        return {
+            "argv": list(argv),
+            "search": self._environment["PATH"],
+            "environment": {**self._environment, **(env or {})},
+            "home": "HOME" not in {**self._environment, **(env or {})},
+            "home_files": self._home_files,
+            "timeout_ms": None,
+            "grace_ms": GRACE_MS,
+            "keep_bytes": DEFAULT_LIMITS.process_output_bytes,
+            "keep_last": False,
+            "limits": wire_limits(limits or self._limits),
+            "call": None,
+        }
 
     async def _perform(
         self, request: Request, directory: int, stdin: bytes | None, ctx: Context, *, read_only: bool
@@ -248,7 +280,7 @@ def _result(outcome: Outcome) -> ProcessResult:
     report = outcome.report
     return ProcessResult(
         exit_code=report["exit_code"],
-        signal=_signal_name(report["signal"]),
+        signal=signal_name(report["signal"]),
         stdout=outcome.stdout,
         stderr=outcome.stderr,
         truncated=report["stdout_bytes"] > report["stdout_kept"] or report["stderr_bytes"] > report["stderr_kept"],
@@ -270,7 +302,8 @@ def _resources(report: Report) -> dict[str, int | float]:
     }
 
 
-def _signal_name(number: int | None) -> str | None:
+def signal_name(number: int | None) -> str | None:
+    """`SIGTERM` and the like; None for None."""
     if number is None:
         return None
     try:
@@ -283,9 +316,10 @@ def result_as_json(result: ProcessResult) -> dict[str, Any]:
     """The output of `shell` and `exec`.
 
     `stdout` and `stderr` are text where the bytes are UTF-8 (`*_encoding` is `utf-8`), else standard base64 (`base64`).
+    `strays_ended` counts the processes that the program had left behind, and that ended with it.
     """
-    stdout, stdout_encoding = _text(result.stdout, cut=result.truncated)
-    stderr, stderr_encoding = _text(result.stderr, cut=result.truncated)
+    stdout, stdout_encoding = text_or_base64(result.stdout, cut=result.truncated)
+    stderr, stderr_encoding = text_or_base64(result.stderr, cut=result.truncated)
     return {
         "exit_code": result.exit_code,
         "signal": result.signal,
@@ -294,11 +328,13 @@ def result_as_json(result: ProcessResult) -> dict[str, Any]:
         "stderr": stderr,
         "stderr_encoding": stderr_encoding,
         "truncated": result.truncated,
+        "strays_ended": result.strays_killed,
         "duration_ms": result.duration_ms,
     }
 
 
-def _text(data: bytes, *, cut: bool) -> tuple[str, str]:
+def text_or_base64(data: bytes, *, cut: bool) -> tuple[str, str]:
+    """Bytes as JSON has them, and in which encoding. `cut`: the end of the last character may be missing."""
     try:
         return data.decode(), "utf-8"
     except UnicodeDecodeError as error:
@@ -318,7 +354,7 @@ def bindings(runner: ProcessRunner) -> list[Binding]:
         return await _run_tool(runner, parameters["argv"], parameters, ctx)
 
     return [
-        Binding(tool=_tool("shell", "Run a command line with /bin/sh.", {"command": _COMMAND}), function=shell),
+        Binding(tool=_tool("shell", "Run a command line with /bin/sh.", {"command": COMMAND}), function=shell),
         Binding(tool=_tool("exec", "Run a program with arguments, without a shell.", {"argv": _ARGV}), function=exec_),
     ]
 
@@ -343,7 +379,7 @@ async def _run_tool(runner: ProcessRunner, argv: list[str], parameters: dict[str
     return output
 
 
-_COMMAND: Final = {
+COMMAND: Final = {
     "type": "string",
     "minLength": 1,
     "x-interlock": "command",
@@ -356,19 +392,23 @@ _ARGV: Final = {
     "x-interlock": "command",
     "description": "The program, by path or looked for in PATH, and its arguments.",
 }
-_SHARED: Final[dict[str, Any]] = {
+PLACE: Final[dict[str, Any]] = {
     "cwd": {
         "type": ["string", "object"],
         "x-interlock": "path.read",
         "description": "Directory beneath the workspace; its root unless given.",
     },
-    "stdin": {"type": "string", "description": "What the process reads from its standard input, as UTF-8."},
     "env": {
         "type": "object",
         "additionalProperties": {"type": "string"},
         "x-interlock": "environment",
         "description": "Variables added to the clean environment; asked about unless they are known to be harmless.",
     },
+}
+"""Where a program runs, and with what: parameters of every tool that starts one."""
+_SHARED: Final[dict[str, Any]] = {
+    **PLACE,
+    "stdin": {"type": "string", "description": "What the process reads from its standard input, as UTF-8."},
     "check": {"type": "boolean", "default": True, "description": "A non-zero exit fails the action (the default)."},
 }
 

@@ -30,6 +30,7 @@ from interlock.isolation.wire import (
     RUN,
     STARTED,
     STOP,
+    Failure,
     Report,
     Request,
     memory_file,
@@ -73,6 +74,15 @@ class Stopped(Exception):  # noqa: N818 - not an error: how a cancelled action e
         """`outcome.report["stopped"]` is `asked`, unless the program was quicker."""
         super().__init__("cancelled")
         self.outcome = outcome
+
+
+class NotStarted(Exception):  # noqa: N818 - the caller says it in the words of its tool
+    """`ForkServer.start` could not start the program."""
+
+    def __init__(self, failure: Failure | None) -> None:
+        """`failure` as the supervisor reports it."""
+        super().__init__("not started")
+        self.failure: Failure = failure or {"step": "request", "errno": errno.EINVAL}
 
 
 def fork_server_command() -> list[str]:
@@ -128,11 +138,36 @@ class ForkServer:
             if outcome is not None:
                 return outcome
             # The server was killed before it took the request up: nothing has run, so a new one may.
-        raise ToolError(
-            "the fork server could not be started",
-            code="spawn_failed",
-            hint="its standard error, just above, says why; nothing has run",
-        )
+        raise _no_server()
+
+    async def start(self, request: Request, *, cwd: int, stdin: bytes | None = None) -> tuple[socket.socket, int]:
+        """Hand a request over and return once its supervisor has started: the action's socket, and the supervisor's pidfd.
+
+        The caller watches over it; closing the socket ends the tree. See `background`, which is where to call it from.
+        Raises: ToolError `spawn_failed`, `process_lost`; CancelledError: then the tree is killed.
+        """
+        for _ in range(2):
+            try:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except OSError as error:
+                raise _no_descriptors(error) from error
+            ours.setblocking(False)
+            try:
+                with theirs:
+                    await self._submit(theirs, request, cwd, stdin, None)
+                await _wait_readable(ours)
+                message, fds = receive(ours)
+                if message == STARTED and fds:
+                    return ours, fds[0]
+            except BaseException:
+                ours.close()
+                raise
+            ours.close()
+            if message == STARTED:
+                raise _unwatched()
+            if message:
+                raise NotStarted(decode(message, fds).report["failure"])
+        raise _no_server()
 
     def close(self) -> None:
         """End the server; it goes when its last action has gone. Actions that still run are not waited for long."""
@@ -264,7 +299,7 @@ class _Watch:
             try:
                 async with asyncio.timeout_at(self._acts_at):
                     await _wait_readable(self._control)
-                message, fds = _receive(self._control)
+                message, fds = receive(self._control)
                 if message == STARTED:
                     self._take_supervisor(fds)
             except TimeoutError:
@@ -273,7 +308,7 @@ class _Watch:
                 self._stop()
         if not message and self._supervisor is None:
             return None
-        outcome = _decode(message, fds)
+        outcome = decode(message, fds)
         if self._cancelled:
             raise Stopped(outcome)
         return outcome
@@ -281,12 +316,7 @@ class _Watch:
     def _take_supervisor(self, fds: list[int]) -> None:
         """The action starts. Raises: ToolError if its supervisor's pidfd did not arrive."""
         if not fds:  # closing the socket ends the action
-            raise ToolError(
-                "no descriptor was left to watch over the action, which was ended as it started",
-                code="process_lost",
-                retryable=False,
-                hint="raise the limit of open files (ulimit -n), or run less at once",
-            )
+            raise _unwatched()
         self._supervisor = fds[0]
         if self._cancelled:
             self._acts_at = self._now() + self._grace_s + _LATE_S
@@ -355,7 +385,7 @@ class _Watch:
         return asyncio.get_running_loop().time()
 
 
-def _receive(control: socket.socket) -> tuple[bytes, list[int]]:
+def receive(control: socket.socket) -> tuple[bytes, list[int]]:
     """The next message and its descriptors; an empty one at the end."""
     try:
         message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
@@ -375,7 +405,8 @@ async def _wait_readable(control: socket.socket) -> None:
         loop.remove_reader(control)
 
 
-def _decode(message: bytes, fds: list[int]) -> Outcome:
+def decode(message: bytes, fds: list[int]) -> Outcome:
+    """A report, with the output that came along. Raises: ToolError `process_lost` for the end of the socket."""
     if not message:
         raise ToolError(
             "the process that watches over this action was killed; the program was ended with it",
@@ -412,5 +443,22 @@ def _no_descriptors(error: OSError) -> ToolError:
     return ToolError(
         f"no descriptors for a new process: {os.strerror(error.errno or 0)}",
         code="spawn_failed",
+        hint="raise the limit of open files (ulimit -n), or run less at once",
+    )
+
+
+def _no_server() -> ToolError:
+    return ToolError(
+        "the fork server could not be started",
+        code="spawn_failed",
+        hint="its standard error, just above, says why; nothing has run",
+    )
+
+
+def _unwatched() -> ToolError:
+    return ToolError(
+        "no descriptor was left to watch over the action, which was ended as it started",
+        code="process_lost",
+        retryable=False,
         hint="raise the limit of open files (ulimit -n), or run less at once",
     )

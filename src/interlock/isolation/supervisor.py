@@ -28,7 +28,17 @@ from typing import Any, Final
 
 from interlock.isolation.layer0 import RefusedError, become_subreaper, enter, execute, machine_tasks, resume_on
 from interlock.isolation.tree import outgrows, reap, sweep
-from interlock.isolation.wire import LATE, STARTED, STOP, Failure, Report, Request, memory_file, read_memory_file
+from interlock.isolation.wire import (
+    LATE,
+    OUTPUT,
+    STARTED,
+    STOP,
+    Failure,
+    Report,
+    Request,
+    memory_file,
+    read_memory_file,
+)
 
 Perform = Callable[[Request], None]
 """What the payload does once the walls stand. `execute_program`, or the calling of a function in a module host."""
@@ -37,6 +47,8 @@ _TICK_S: Final = 0.05
 _SWEEP_S: Final = 5.0
 _READ_BYTES: Final = 256 * 1024
 _HOME_FILE_BYTES_MAX: Final = 1024 * 1024
+_READS: Final = 16
+"""So often a pipe is read at once: a program that writes without end must not keep its supervisor from everything else."""
 
 
 def execute_program(request: Request) -> None:
@@ -194,11 +206,15 @@ class Supervisor:
     def report(self) -> None:
         """Tell the runtime how it went, with what was kept of the output."""
         assert self.status is not None or self.left
+        self._answer(ended=True)
+
+    def _answer(self, *, ended: bool) -> None:
         (out, out_total), (err, err_total) = ((self.outputs[fd], self.totals[fd]) for fd in self.outputs)
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         code = os.waitstatus_to_exitcode(self.status) if self.status is not None else None
         report: Report = {
             "failure": None,
+            "ended": ended,
             "exit_code": code if code is not None and code >= 0 else None,
             "signal": -code if code is not None and code < 0 else None,
             "stopped": self.stopped,
@@ -248,6 +264,13 @@ class Supervisor:
             message = self.control.recv(64) if fd == self.control.fileno() else b""
         except ConnectionResetError:  # it died with something of ours unread
             message = b""
+        if message == OUTPUT:
+            for output in self.outputs:  # what the program wrote before the question belongs to the answer
+                for _ in range(_READS):
+                    if not self._read(output):
+                        break
+            self._answer(ended=False)
+            return True
         if message in {STOP, LATE}:
             if self.stopped is None:
                 self._stop("asked" if message == STOP else "timeout")
@@ -279,7 +302,11 @@ class Supervisor:
             return False
         self.totals[fd] += len(data)
         kept = self.outputs[fd]
-        kept += data[: max(0, self.request["keep_bytes"] - len(kept))]
+        if self.request["keep_last"]:
+            kept += data
+            del kept[: max(0, len(kept) - self.request["keep_bytes"])]
+        else:
+            kept += data[: max(0, self.request["keep_bytes"] - len(kept))]
         return bool(data)
 
     def _too_many(self) -> bool:

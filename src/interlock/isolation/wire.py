@@ -11,6 +11,7 @@ Runtime to server, once per action: `RUN` with the descriptors `control, body, c
     runtime:    LATE                    the same because of the time-out, which the supervisor has let pass
     runtime:    end of file             the runtime is gone: KILL at once
                                         Each of them resumes a supervisor that a program has stopped (`layer0.resume_on`).
+    runtime:    OUTPUT                  say what there is so far: a Report that is not `ended`, and the output
     supervisor: a Report as JSON + one descriptor that holds standard output, then standard error
 """
 
@@ -24,6 +25,7 @@ RUN = b"run"
 STARTED = b"started"
 STOP = b"stop"
 LATE = b"late"
+OUTPUT = b"output"
 
 MESSAGE_BYTES = 16 * 1024
 """A report is some 400 bytes."""
@@ -55,6 +57,8 @@ class Request(TypedDict):
     grace_ms: int
     keep_bytes: int
     """How much is kept of each output stream; all of it is read."""
+    keep_last: bool
+    """Keep the last so many bytes, not the first."""
     limits: Limits
     call: Any
 
@@ -70,6 +74,8 @@ class Report(TypedDict):
     """How an action went. Times in milliseconds, sizes in bytes."""
 
     failure: Failure | None
+    ended: bool
+    """False in the answer to OUTPUT: the program still runs, and the rest is what holds so far."""
     exit_code: int | None
     signal: int | None
     stopped: str | None

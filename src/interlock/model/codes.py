@@ -12,7 +12,7 @@ REASONS: Final[dict[str, str]] = {
     # step 1
     "malformed_proposal": "The proposal could not be decoded or does not have the required shape.",
     "unknown_tool": "No tool of that name is registered.",
-    "unsupported_invocation_mode": "Only `one_shot` actions are supported.",
+    "unsupported_invocation_mode": "The tool has no such `invocation_mode`; the message names those that it has.",
     "dependency_unknown": "`dependencies` or a `$ID.output` reference names an action that is not in the proposal.",
     "dependency_cycle": "The actions wait for each other in a circle; the message names it.",
     "duplicate_id": "Two actions have the same id.",
@@ -68,6 +68,9 @@ REASONS: Final[dict[str, str]] = {
     "process_gone": "There is no process of that number.",
     "process_changed": "The number belongs to another process now: it started at another time than the call says.",
     "process_foreign": "The process belongs to another user.",
+    "process_unknown": "No program of that handle was started by this agent in this run or session, or it is long over.",
+    "process_ended": "The program ended before it had printed the text that was waited for.",
+    "session_missing": "A program cannot live as long as its session: the run belongs to none.",
     # step 9: file tools
     "not_found": "There is nothing of that name.",
     "path_invalid": "A path parameter cannot be a path, or the file system does not take such a name.",

@@ -19,6 +19,7 @@ from interlock.model import yaml
 from interlock.model.errors import ProposalError
 from interlock.model.limits import DEFAULT_LIMITS, INTEGER_MAX, Limits
 from interlock.model.proposal import (
+    INVOCATION_MODES,
     Action,
     ActionCompensation,
     ActionType,
@@ -203,9 +204,9 @@ def _check_settings(action: Action, path: str, limits: Limits) -> None:
     if action.timeout_ms is not None:
         _range(action.timeout_ms, f"{path}.timeout_ms", 1, limits.timeout_ms, "timeout_ms")
     _range(action.max_retries, f"{path}.max_retries", 0, limits.retries, "retries")
-    if action.invocation_mode != "one_shot":
+    if action.invocation_mode not in INVOCATION_MODES:
         raise ProposalError(
-            "only `one_shot` actions are supported",
+            f"the invocation mode is one of {', '.join(f'`{mode}`' for mode in INVOCATION_MODES)}",
             code="unsupported_invocation_mode",
             path=f"{path}.invocation_mode",
         )

@@ -263,6 +263,36 @@ class ActionLog(Event, kw_only=True, tag="action_log"):
     message: str
 
 
+class ProcessStarted(Event, kw_only=True, tag="process_started"):
+    """A program lives on after the action that started it, whose intent has the command line.
+
+    One without a `process_ended` ended with its runtime, which was killed.
+    """
+
+    handle: str
+    agent: str
+    until: str
+    """`run` or `session`: what it ends with at the latest."""
+
+
+class ProcessEnded(Event, kw_only=True, tag="process_ended"):
+    """Such a program has ended; `action` is the one that stopped it, or found that it had ended.
+
+    `why` is `exited` (by itself), `stopped`, `process_limit`, `proposal_aborted`, `run_ended`, `session_ended`, or `lost`: its
+    supervisor was killed, and the program with it.
+    """
+
+    handle: str
+    why: str
+    agent: str | None = None
+    """Who stopped it; absent if it was not an agent."""
+    exit_code: int | None = None
+    signal: str | None = None
+    strays_ended: int = 0
+    duration_ms: float = 0.0
+    """From its start to its end."""
+
+
 class StateChanged(Event, kw_only=True, tag="state_changed"):
     """Step 10: a write in the proposal's buffer. The value is `null` and `deleted` true for a removal."""
 
@@ -325,8 +355,8 @@ AnyEvent = (
     RunStarted | RunResumed | ConfigurationChanged | RunFinished | ProposalReceived | ProposalRejected | MachineSampled
     | ActionRejected | PolicyDecided | ActionHeld | HoldResolved | ActionDeduplicated | ActionWaiting
     | ActionSkipped | ActionValidated | ActionIntent | ActionRetrying | OutcomeSettled | ActionSucceeded
-    | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | StateChanged | EffectDivergence | UndoIntent
-    | UndoDone | StateRolledBack | WorkspaceCommitted | ProposalFinished
+    | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | ProcessStarted | ProcessEnded | StateChanged | EffectDivergence
+    | UndoIntent | UndoDone | StateRolledBack | WorkspaceCommitted | ProposalFinished
 )  # fmt: skip
 
 

@@ -74,6 +74,10 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cost: float | None = None
 
 
+INVOCATION_MODES: Final = ("one_shot", "run", "session")
+"""How long what an action starts may live: no longer than the action, or as long as its run or session."""
+
+
 class Action(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One step of a proposal. After decoding `id` is never empty."""
 
@@ -96,6 +100,7 @@ class Action(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown
     failure_behavior: FailureBehavior = "abort"
     timeout_ms: int | None = None
     invocation_mode: str = "one_shot"
+    """One of `INVOCATION_MODES`, and of the tool's `invocation_modes`."""
     metadata: dict[str, Any] = {}
 
 

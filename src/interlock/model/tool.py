@@ -56,6 +56,8 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit: RateLimit | None = None
     timeout_ms: int = 30_000
     inline: bool = False
+    invocation_modes: tuple[str, ...] = ("one_shot",)
+    """What an action that calls it may have as `invocation_mode`."""
     isolation: str | None = None
     tags: tuple[str, ...] = ()
 
@@ -102,6 +104,11 @@ class Context(Protocol):
     @property
     def session(self) -> str | None:
         """The session of the run, if it has one."""
+        ...
+
+    @property
+    def invocation_mode(self) -> str:
+        """The action's: `one_shot`, or how long what it starts is to live (`run`, `session`)."""
         ...
 
     @property

@@ -38,7 +38,9 @@ class Calls:
         """What is wrong with the action and with its compensation. Raises: SchemaError for a tool that no one could call."""
         found: list[Problem] = []
         if action.invocation_mode != "one_shot":
-            found.append(Problem("unsupported_invocation_mode", "only `one_shot` actions are supported"))
+            tool = self._tools.get(action.tool or "") if action.type == "tool_call" else None
+            if (problem := mode_problem(action, tool)) is not None:
+                found.append(Problem("unsupported_invocation_mode", problem))
         if action.type == "tool_call":
             self._look_at(action.tool or "", action.parameters, "", found)
         if isinstance(action.compensation, ToolCompensation):
@@ -92,3 +94,12 @@ def _depends_on_reference(path: str, message: str, open_places: list[str]) -> bo
         return True
     inside = any(place.startswith((path + ".", path + "[")) for place in open_places)
     return inside and not _LEVEL_OF_ITS_OWN.search(message)
+
+
+def mode_problem(action: Action, tool: Tool | None) -> str | None:
+    """Why an action cannot have its `invocation_mode`, or None if it can. `tool` is None for what calls no known tool."""
+    modes = ("one_shot",) if tool is None else tool.invocation_modes
+    if action.invocation_mode in modes:
+        return None
+    known = ", ".join(f"`{mode}`" for mode in modes)
+    return f"`{action.tool or action.type}` can be called as {known} only"

@@ -8,10 +8,12 @@ hidden: `not_undone`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final
 
 from interlock.engine.completion.compensation import COMPENSATING, IN_USE, Answer, ask_tool
+from interlock.engine.proposals.programs import record_ends
 from interlock.engine.proposals.proposal_run import ProposalRun as Execution
 from interlock.engine.proposals.references import fill_references as filled
 from interlock.engine.tools.registry import Registered
@@ -47,6 +49,9 @@ def reversibility(action: Action, tool: Registered | None) -> Reversibility:
 async def take_back(x: Execution) -> list[NotUndone]:
     """Undo everything that the proposal did, after it was aborted; rewrites the rows. Raises StoreError."""
     left: list[NotUndone] = []
+    programs = x.services.programs
+    if programs is not None:  # before their files are looked at
+        record_ends(x.recorder, await asyncio.to_thread(programs.end_proposal, x.files.id, x.proposal.id))
     changes = _changes(x)
     in_use: set[str] = set()  # by actions whose compensation has failed
     for index in reversed(x.order_ended):

@@ -77,7 +77,14 @@ def _where(turn: Turn) -> tuple[str, str, str]:
 
 def digest_of(turn: Turn, parameters: bytes) -> str:
     """What an approval of this call is bound to; `parameters` in canonical JSON."""
-    return turn.x.services.redactor.keyed(canonical_digest(*_call_of(turn), parameters))
+    name, version = _call_of(turn)
+    return turn.x.services.redactor.keyed(canonical_digest(name + _lifetime(turn), version, parameters))
+
+
+def _lifetime(turn: Turn) -> str:
+    """What the question has beside the tool's name, if what the action starts is to outlive it."""
+    mode = turn.action.invocation_mode
+    return "" if mode == "one_shot" else f" (as long as the {mode})"
 
 
 def _existing(turn: Turn) -> Hold | None:
@@ -121,7 +128,7 @@ async def _new(turn: Turn, decision: Decision) -> Hold:
             tool=name,
             tool_version=version,
             kind="tool_call",
-            summary=_summary(name, parameters),
+            summary=_summary(name + _lifetime(turn), parameters),
             reason="; ".join(reasons),
             parameters=parameters,
             schema=_schema(turn),

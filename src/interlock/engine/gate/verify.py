@@ -8,6 +8,7 @@ from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.tools.registry import Registry
 from interlock.model.decision import Refusal
 from interlock.model.proposal import Proposal
+from interlock.verify.calls import mode_problem
 from interlock.verify.graph import Graph, build_graph
 
 
@@ -35,4 +36,10 @@ def find_unrunnable(run: ProposalRun) -> Unrunnable | None:
         if run.tools[index] is None and action.type == "tool_call" and action.failure_behavior != "skip":
             detail = run.services.registry.missing(action.tool)
             return Unrunnable(Refusal("unknown_tool", detail, f"$.actions[{index}].tool"), index)
+        if action.invocation_mode != "one_shot":
+            tool = run.tools[index]
+            problem = mode_problem(action, None if tool is None else tool.tool)
+            if problem is not None:
+                where = f"$.actions[{index}].invocation_mode"
+                return Unrunnable(Refusal("unsupported_invocation_mode", problem, where), index)
     return None

@@ -68,6 +68,11 @@ class ActionContext:
         return self.run.principal.session
 
     @property
+    def invocation_mode(self) -> str:
+        """The action's."""
+        return self.run.proposal.actions[self.index].invocation_mode
+
+    @property
     def dry_run(self) -> bool:
         """True in a dry run, in which tools are not called: only a `ToolExecutor`'s preview could see it."""
         return self.run.dry_run

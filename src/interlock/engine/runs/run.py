@@ -16,6 +16,7 @@ from interlock.engine.gate.sequence import take_action
 from interlock.engine.gate.verify import find_unrunnable, verify_proposal
 from interlock.engine.proposals.budget import Allowance
 from interlock.engine.proposals.decoding import ProposalLike, decode
+from interlock.engine.proposals.programs import record_ends
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.worker_pool import WorkerPool
 from interlock.engine.record.recorder import Recorder
@@ -24,8 +25,9 @@ from interlock.engine.record.tally import Tally
 from interlock.engine.runs.write_lease import writing
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
+from interlock.executors.background import Programs
 from interlock.journal import JournalWriter, RunRow, sign_head
-from interlock.model.errors import ProposalError, StoreError
+from interlock.model.errors import InterlockError, ProposalError, StoreError
 from interlock.model.events import (
     FORMAT_VERSION,
     ConfigurationChanged,
@@ -290,9 +292,12 @@ class Run:
         """End the run: its last event, and its place in the index. Raises StoreError."""
         self.services.hooks.runs.discard(self)
         status = self.status
+        programs = self.services.programs
+        ends = [] if programs is None else programs.end_run(self.id)
         try:
             if self.recorder is not None:
                 with self.recorder.writer:
+                    record_ends(self.recorder, ends)
                     self._seal(status, self.recorder.writer)
         except StoreError:
             if status != "interrupted":  # else why we stopped is already on its way to the caller
@@ -422,3 +427,13 @@ def budget_of(amounts: Amounts) -> Budget | None:
         actions=amounts.actions, tool_calls=amounts.tool_calls, duration_ms=amounts.duration_ms, cost=amounts.cost
     )
     return None if budget == Budget() else budget
+
+
+def close_programs(services: Services, programs: Programs) -> None:
+    """End what lives as long as its session: the runtime is closed. That is on record in a run of its own."""
+    ends = programs.close()
+    if ends:
+        with contextlib.suppress(InterlockError):  # they are gone, and nothing is there any more that could be told
+            run = Run.start(services, agent=ends[0][0].agent, session=ends[0][0].session, source="session_end")
+            record_ends(run.recorder, ends)
+            run.finish()

@@ -1,0 +1,62 @@
+"""Programs that live on after their action, as the engine sees them: on record, and ended with their proposal, run or session."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.record.recorder import Recorder, Stamp
+from interlock.executors.background import End, Program
+from interlock.executors.process import signal_name
+from interlock.model.errors import StoreError
+from interlock.model.events import ProcessEnded, ProcessStarted
+from interlock.model.tool import Context
+
+
+class OnRecord:
+    """Writes into the journal of the run whose action started a program, stopped it, or found that it had ended."""
+
+    def started(self, program: Program, ctx: Context) -> None:
+        """`process_started`."""
+        assert isinstance(ctx, ActionContext)
+        ctx.run.record(
+            9,
+            ctx.index,
+            lambda _, stamp: ProcessStarted(
+                handle=program.handle,
+                agent=program.agent,
+                until="run" if program.session is None else "session",
+                **stamp,
+            ),
+        )
+
+    def ended(self, program: Program, end: End, ctx: Context) -> None:
+        """`process_ended`, by an action."""
+        assert isinstance(ctx, ActionContext)
+        agent = ctx.agent if end.why == "stopped" else None
+        ctx.run.record(9, ctx.index, lambda _, stamp: _event(program, end, agent, stamp))
+
+
+def record_ends(recorder: Recorder | None, ends: Iterable[tuple[Program, End]]) -> None:
+    """`process_ended` for programs that were ended with what they belong to."""
+    for program, end in ends:
+        if recorder is not None:
+            with contextlib.suppress(StoreError):  # the next flush meets the same disk and says so
+                recorder.append(_event(program, end, None, recorder.stamp(program.proposal)))
+
+
+def _event(program: Program, end: End, agent: str | None, stamp: Stamp) -> ProcessEnded:
+    report = None if end.outcome is None else end.outcome.report
+    if report is None:
+        return ProcessEnded(handle=program.handle, why=end.why, agent=agent, **stamp)
+    return ProcessEnded(
+        handle=program.handle,
+        why=end.why,
+        agent=agent,
+        exit_code=report["exit_code"],
+        signal=signal_name(report["signal"]),
+        strays_ended=report["strays_killed"],
+        duration_ms=report["duration_ms"],
+        **stamp,
+    )
