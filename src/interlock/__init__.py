@@ -22,7 +22,7 @@ from interlock._version import __version__
 if TYPE_CHECKING:
     from interlock.approvals.hold import Hold
     from interlock.engine.govern import DeniedError, govern
-    from interlock.engine.kit.approvals import Approvals
+    from interlock.engine.people.approvals import Approvals
     from interlock.engine.runs.recover import Unfinished
     from interlock.engine.runs.run import Run
     from interlock.engine.runtime import Runtime
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Action": "model.proposal",
     "ActionResult": "model.result",
-    "Approvals": "engine.kit.approvals",
+    "Approvals": "engine.people.approvals",
     "Binding": "model.tool",
     "Budget": "model.proposal",
     "CallResult": "model.result",

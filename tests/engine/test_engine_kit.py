@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import types
@@ -284,6 +285,70 @@ def test_a_sync_call_in_a_running_loop_says_what_to_do(embedded):
     assert caught.value.hint == "`await runtime.call(...)` instead of `runtime.call_sync(...)`"
 
 
+STORY = """
+import os, interlock
+
+@interlock.tool(read_only={read_only})
+def slow(path: str) -> str:
+    with open(path, "a") as file:
+        file.write("x")
+    if os.path.getsize(path) == 1:
+        os.kill(os.getpid(), 9)
+    return "done"
+
+block = {{"type": "tool_use", "id": "t1", "name": "slow", "input": {{"path": {path!r}}}}}
+with interlock.Runtime.open() as rt:
+    rt.register(slow)
+    (answer,) = rt.execute_tool_calls_sync({{"role": "assistant", "content": [block]}})
+    print(answer["content"][0]["content"])
+"""
+
+
+@pytest.fixture
+def killed(project, tmp_path):
+    """Carries out a message in a process that is killed in its tool; gives what carries it out again, and the marks."""
+    marks = tmp_path / "marks"
+
+    def run(read_only):
+        story = STORY.format(read_only=read_only, path=str(marks))
+        environment = {**os.environ, **project.env}
+        return subprocess.run(
+            [sys.executable, "-c", story],
+            cwd=project.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def first(read_only):
+        assert run(read_only).returncode == -9
+        return run, marks
+
+    return first
+
+
+def test_a_message_whose_process_was_killed_goes_on(killed):
+    run, marks = killed(read_only=True)
+    assert run(read_only=True).stdout == "done\n"
+    assert marks.read_text() == "xx"
+
+
+def test_a_call_of_which_nobody_knows_what_became_is_not_made_again(killed, project):
+    run, marks = killed(read_only=False)
+    again = run(read_only=False)
+    assert "HeldError" in again.stderr
+    assert '{"call": "again"}' in again.stderr
+    assert marks.read_text() == "x"
+
+    rt = project.open(binding("slow", None))
+    (unfinished,) = rt.recover()
+    asyncio.run(rt.resume(unfinished.run_id, {"call": "failed"}))
+    rt.close()
+    assert run(read_only=False).stdout.startswith("[FAILED] ")
+    assert marks.read_text() == "x"
+
+
 # -- execute_tool_calls
 
 
@@ -332,8 +397,13 @@ def test_no_calls_give_nothing_to_append(embedded, message):
 
 
 @pytest.mark.parametrize(
-    "message", [None, 5, "text", {}, {"role": "user", "content": "Hi."}, {"choices": []}, {"choices": [{}, {}]}]
-)
+    "message",
+    [
+        None, 5, "text", {}, {"role": "user", "content": "Hi."}, {"choices": []}, {"choices": [{}, {}]},
+        [chat(("c", "say_it", {"text": "a"}))], anthropic(("c", "say_it", {"text": "a"}))["content"],
+        {"role": "assistant", "content": None, "function_call": {"name": "say_it", "arguments": "{}"}},
+    ],
+)  # fmt: skip
 def test_what_is_not_a_models_message_is_refused(embedded, message):
     with pytest.raises(UsageError) as caught:
         carry_out(embedded(echo([])), message)
@@ -479,7 +549,7 @@ def test_none_leaves_the_question_to_others(asking):
 
 
 @pytest.mark.parametrize("reply", ["yes", 1, ValueError("broken"), {"text": 5}])
-def test_a_function_that_fails_denies_and_is_heard_of(asking, reply):
+def test_a_function_that_fails_withdraws_the_question_and_is_heard_of(asking, reply):
     log = []
 
     def broken(question):
@@ -491,7 +561,51 @@ def test_a_function_that_fails_denies_and_is_heard_of(asking, reply):
     with pytest.raises((ValueError, UsageError)):
         rt.call_sync("say.it", {"text": "a"}, on_question=broken)
     assert log == []
-    assert rt.approvals.list(None)[0].status == "denied"
+    (question,) = rt.approvals.list(None)
+    assert (question.status, question.votes) == ("cancelled", ())
+
+
+def test_where_the_starter_may_not_answer_the_question_is_withdrawn(new_project):
+    log = []
+    rt = new_project(toml=TOML % 'ask = ["say.it"]\n' + "[approvals]\nseparation = true\n").open(echo(log))
+    with pytest.raises(ConflictError) as caught:
+        rt.call_sync("say.it", {"text": "a"}, on_question=lambda question: True)
+    assert (caught.value.code, log) == ("separation", [])
+
+
+def test_an_edit_by_somebody_else_is_shown_before_it_is_approved(asking):
+    log, seen = [], []
+
+    async def approve(question):
+        seen.append(question.digest)
+        if len(seen) == 1:
+            rt.services.db.execute("update approvals set digest = 'sha256:edited'")
+        elif len(seen) == 2:
+            rt.services.db.execute("update approvals set digest = ?", (seen[0],))
+        return True
+
+    rt = asking.open(echo(log))
+    assert rt.call_sync("say.it", {"text": "a"}, on_question=approve).ok
+    assert len(seen) == 3
+
+
+def test_runs_of_several_proposals_and_governed_functions_ask_too(asking):
+    async def main():
+        seen = []
+
+        def refuse(question):
+            seen.append(question.tool)
+            return False
+
+        rt = asking.open(echo([]), on_question=refuse)
+        run = rt.start_run()
+        action = {"type": "tool_call", "tool": "say.it", "parameters": {"text": "a"}}
+        results = [await run.execute({"actions": [action]}) for _ in range(2)]
+        held = await run.execute({"actions": [action]}, wait=False)
+        run.finish()
+        return seen, [one.results[0].reason for one in (*results, held)]
+
+    assert asyncio.run(main()) == (["say.it"] * 2, ["approval_denied", "approval_denied", "held"])
 
 
 def test_each_call_asks_its_own_caller(asking):

@@ -13,11 +13,11 @@ import msgspec
 from interlock.approvals import Hold
 from interlock.capability import attenuate
 from interlock.engine.assemble import adjusted, embedded, open_project
-from interlock.engine.kit.approvals import Approvals
 from interlock.engine.kit.calls import Caller, call, execute_tool_calls
-from interlock.engine.kit.questions import OnQuestion, asking
 from interlock.engine.kit.toolset import Format, definitions
 from interlock.engine.people.approval_desk import Desk
+from interlock.engine.people.approvals import Approvals
+from interlock.engine.people.questions import OnQuestion, asking
 from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.runs.recover import Unfinished, recover_all
 from interlock.engine.runs.resume import resume
@@ -63,7 +63,7 @@ class Runtime:
 
         `on_question` is asked about held actions (`interlock.Hold`) unless a call brings its own: True approves, False denies, a
         mapping edits the parameters (a JSON merge patch), None leaves the question to others. It may be async; a plain function
-        runs on a thread. If it raises, the question is denied, and the caller gets the exception.
+        runs on a thread. If it raises, the question is withdrawn, the call rejected, and the caller gets the exception.
 
         Raises: ConfigurationError (`untrusted_configuration` among them), UsageError, StoreError, IntegrityError.
         """
@@ -306,7 +306,8 @@ class Runtime:
         gives the same result for a week, or goes on if it was held or interrupted. A call that was rejected by anything but a
         person, or was undone, is made anew. `wait` and `on_question` are as for `execute`.
 
-        Raises: HeldError if it is held and `wait` is False; ConflictError `call_unfinished`; ProposalError if the parameters
+        Raises: HeldError if it is held and `wait` is False, or (`unknown_outcome`) if an earlier process ended while this very
+        call ran; ConflictError `call_unfinished`; ProposalError if the parameters
         are not JSON; StoreError.
         """
         await self._make_ready()
@@ -335,8 +336,8 @@ class Runtime:
         the model did wrong is told to the model. Each call is a run of its own, made once for its id, as by `call`. Give
         `once=False` for servers that use the same ids again in later messages.
 
-        Raises: UsageError `message_unknown`; HeldError at the first held call if `wait` is False: the calls after it have not
-        begun, and the same message again goes on. Else as `call`.
+        Raises: UsageError `message_unknown`; HeldError at the first call that is held, as from `call`: the calls after it have
+        not begun, and the same message again goes on. Else as `call`.
         """
         await self._make_ready()
         async with self._asking(wait, on_question):
@@ -423,7 +424,9 @@ class Runtime:
         """Begin a run that carries several proposals (what a gateway connection is). Close it with `finish`."""
         if not self.services.recovered:
             self.recover()
-        return Run.start(self.services, agent=agent, session=session, source=source)
+        run = Run.start(self.services, agent=agent, session=session, source=source)
+        run.on_question = self._on_question
+        return run
 
     # -- life
 
@@ -457,7 +460,9 @@ class Runtime:
         self.close()
 
     def _asking(self, wait: bool, on_question: OnQuestion | None) -> AbstractAsyncContextManager[None]:
-        return asking(self.services, wait=wait, on_question=on_question or self._on_question)
+        return asking(
+            self.services.desk, self.services.threads, wait=wait, on_question=on_question or self._on_question
+        )
 
     def _register(self, binding: Binding) -> None:
         self.services.registry.register(binding)

@@ -192,6 +192,7 @@ ERROR_CODES: Final[dict[str, str]] = {
         k: REASONS[k]
         for k in (
             "held",
+            "unknown_outcome",
             "malformed_proposal",
             "duplicate_id",
             "dependency_unknown",

@@ -96,20 +96,27 @@ class ConflictError(InterlockError):
 
 
 class HeldError(InterlockError):
-    """A call waits for a person to approve it, and its caller said not to wait. Nothing of it has run.
+    """A call waits for a person.
 
-    Answer with `runtime.approvals` or `interlock approvals`; then the same call with the same `call_id`, or
-    `await runtime.resume(error.run_id)`, goes on with it.
+    `held`: for an approval, and the caller said not to wait; nothing of it has run. Answer with `runtime.approvals` or `interlock
+    approvals`; then the same call with the same `call_id`, or `await runtime.resume(error.run_id)`, goes on.
+
+    `unknown_outcome`: an earlier process ended while the call ran, and only a person can say what became of it.
     """
 
     exit_code = 3
     fault: Fault = "user"
     default_code = "held"
 
-    def __init__(self, message: str, *, approval: str, run_id: str, tool: str) -> None:
+    def __init__(self, message: str, *, approval: str, run_id: str, tool: str, code: str | None = None) -> None:
         """`approval` is the id of the question, `run_id` the run that waits, `tool` the tool's own name."""
-        answer = f'`runtime.approvals.approve("{approval}")` or `interlock approvals approve {approval}`'
-        super().__init__(message, hint=f'{answer}; then repeat the call, or `await runtime.resume("{run_id}")`')
+        if code == "unknown_outcome":
+            answer = f'`await runtime.resume("{run_id}", {{"call": "again"}})`, "succeeded", "failed" or "undo"'
+            hint = f"{answer}; then repeat the call"
+        else:
+            answer = f'`runtime.approvals.approve("{approval}")` or `interlock approvals approve {approval}`'
+            hint = f'{answer}; then repeat the call, or `await runtime.resume("{run_id}")`'
+        super().__init__(message, code=code, hint=hint)
         self.approval = approval
         self.run_id = run_id
         self.tool = tool

@@ -7,8 +7,7 @@
 | `toolset.py` | which tools an agent may reach, as definitions for a model |
 | `messages.py` | reads tool calls out of a vendor's message, and puts results into its shape |
 | `calls.py` | carries out one call, once for each call id |
-| `questions.py` | asks the caller's own function about held actions |
-| `approvals.py` | `runtime.approvals` |
 
+How questions are answered from Python is in `people/questions.py` and `people/approvals.py`.
 Everything goes through the gate as any proposal does; nothing here decides.
 """

@@ -158,7 +158,11 @@ async def _once(one: _Call, tool: str, key: str) -> CallResult:
     if claim is not None and claim.outcome is not None:
         known = msgspec.json.decode(claim.outcome, type=CallResult)
         return msgspec.structs.replace(known, deduplicated_from=f"{known.run_id}/{known.action_id}")
-    found = await (one.run(run_id) if claim is None else one.go_on(claim.run))
+    try:
+        found = await (one.run(run_id) if claim is None else one.go_on(claim.run))
+    except ProposalError:
+        store.forget(key, run_id if claim is None else claim.run)
+        raise
     if found is None:
         store.forget(key, run_id if claim is None else claim.run)
         return await _once(one, tool, key)
@@ -175,6 +179,7 @@ def _result(tool: str, found: ProposalResult) -> CallResult:
     row = found.results[0]
     if row.status == "held":
         approval = row.output["approval"] if isinstance(row.output, dict) else ""
-        raise HeldError(row.error or "the call is held", approval=approval, run_id=found.run_id, tool=tool)
+        text = row.error or "the call is held"
+        raise HeldError(text, approval=approval, run_id=found.run_id, tool=tool, code=row.reason)
     fields = {name: getattr(row, name) for name in row.__struct_fields__}
     return CallResult(**fields, tool=tool, run_id=found.run_id)

@@ -49,6 +49,8 @@ def read_message(message: Any) -> Message:
         message = _get(choices[0], "message")
     items = message if _is_list(message) else _get(message, "output")
     if _is_list(items):
+        if any(_get(item, "type") in (None, "text", "tool_use") for item in items):
+            raise _unknown("the list is not the output of a response", "pass the model's whole message")
         calls = [_response_call(item) for item in items if _get(item, "type") == "function_call"]
         return Message("responses", calls)
     if _get(message, "type") == "function_call":
@@ -57,6 +59,8 @@ def read_message(message: Any) -> Message:
     tool_calls = _get(message, "tool_calls")
     if _is_list(tool_calls):
         return Message("chat", [_chat_call(each) for each in tool_calls])
+    if _get(message, "function_call") is not None:
+        raise _unknown("the message has a `function_call` of the old kind", "offer the model `tools`, not `functions`")
     if role == "assistant" and _is_list(content):
         return Message("anthropic", [_anthropic_call(each) for each in content if _get(each, "type") == "tool_use"])
     if role == "assistant":

@@ -14,6 +14,7 @@ from interlock._version import __version__
 from interlock.engine.completion.commit import conclude, reject_all
 from interlock.engine.gate.sequence import take_action
 from interlock.engine.gate.verify import find_unrunnable, verify_proposal
+from interlock.engine.people.questions import OnQuestion, asking
 from interlock.engine.proposals.budget import Allowance
 from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.proposals.programs import record_ends
@@ -57,6 +58,8 @@ class Run:
         self.id = run_id
         self.agent = agent
         self.session = session
+        self.on_question: OnQuestion | None = None
+        """Asked about held actions of `execute`, unless a call brings its own."""
         self.files = RunFiles(run_id)
         self.tally = Tally()
         self._signed_to = 0
@@ -194,16 +197,24 @@ class Run:
             self.files = replace(self.files, budget=self.services.budgets.open(chosen))
 
     async def execute(
-        self, proposal: ProposalLike, *, dry_run: bool = False, executor: ToolExecutor | None = None
+        self,
+        proposal: ProposalLike,
+        *,
+        dry_run: bool = False,
+        executor: ToolExecutor | None = None,
+        wait: bool = True,
+        on_question: OnQuestion | None = None,
     ) -> ProposalResult:
-        """Take a proposal through the gate, in any form that `Runtime.execute` takes. Raises as `take`."""
+        """Take a proposal through the gate, in any form and with the options that `Runtime.execute` takes. Raises as `take`."""
         await self.services.load_tools()
         try:
             decoded = decode(proposal, self.services.limits)
         except ProposalError as error:
             self._reject(self.services.ids.new("prop"), error)
             raise
-        return await self.take(decoded, dry_run=dry_run, executor=executor)
+        asked = on_question or self.on_question
+        async with asking(self.services.desk, self.services.threads, wait=wait, on_question=asked):
+            return await self.take(decoded, dry_run=dry_run, executor=executor)
 
     async def take(
         self, proposal: Proposal, *, dry_run: bool = False, executor: ToolExecutor | None = None

@@ -7,6 +7,7 @@ answers as the person who runs the program, without a token.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -15,8 +16,8 @@ from typing import Any, cast
 from interlock.engine.people.answers import Answering, Choice, Hold
 from interlock.engine.people.approval_desk import ASKING, Asking, Desk
 from interlock.engine.people.identity import at_own_terminal, require
-from interlock.engine.services import Services
-from interlock.model.errors import ConflictError, UsageError
+from interlock.engine.tools.threads import DaemonThreads
+from interlock.model.errors import StoreError, UsageError
 
 Reply = bool | Mapping[str, Any] | None
 """True approves, False denies, a mapping is a JSON merge patch of the parameters and approves them so; None leaves it open."""
@@ -26,13 +27,14 @@ OnQuestion = Callable[[Hold], Reply | Awaitable[Reply]]
 
 
 @asynccontextmanager
-async def asking(services: Services, *, wait: bool, on_question: OnQuestion | None) -> AsyncIterator[None]:
+async def asking(
+    desk: Desk | None, threads: DaemonThreads, *, wait: bool, on_question: OnQuestion | None
+) -> AsyncIterator[None]:
     """The work inside is asked about in this way. With `wait=False` nobody is asked here: a held action is left open.
 
-    Raises: what `on_question` raised; the question is then denied.
+    Raises: what `on_question` raised; the question is then withdrawn, so the action is rejected.
     """
-    desk = services.desk
-    questions = None if on_question is None or desk is None or not wait else _Questions(services, desk, on_question)
+    questions = None if on_question is None or desk is None or not wait else _Questions(desk, threads, on_question)
     token = ASKING.set(Asking(wait=wait, tell=None if questions is None else questions.tell))
     try:
         yield
@@ -47,9 +49,9 @@ async def asking(services: Services, *, wait: bool, on_question: OnQuestion | No
 class _Questions:
     """The questions of one piece of work, each in a task of its own."""
 
-    def __init__(self, services: Services, desk: Desk, on_question: OnQuestion) -> None:
-        self._services = services
+    def __init__(self, desk: Desk, threads: DaemonThreads, on_question: OnQuestion) -> None:
         self._desk = desk
+        self._threads = threads
         self._answering = Answering(desk, "python")
         self._on_question = on_question
         self._tasks: set[asyncio.Task[None]] = set()
@@ -68,36 +70,40 @@ class _Questions:
 
     async def _ask(self, hold: Hold) -> None:
         try:
-            self._answer(hold, await self._reply(hold))
-        except Exception as error:  # noqa: BLE001 - whatever the caller's function raises, the question must be denied
+            while not self._answer(hold, await self._reply(hold)):
+                edited = self._answering.hold(hold.id)  # by somebody else meanwhile: what is approved is what was seen
+                assert edited is not None, "questions are never deleted"
+                hold = edited
+        except Exception as error:  # noqa: BLE001 - whatever the caller's function raises, the action must not run
             self.failure = self.failure or error
-            self._vote(hold, "deny", reason=f"the program's own question failed: {type(error).__name__}")
+            # Not a denial: no person gave one. If this cannot be written, the question stays open and then expires.
+            with contextlib.suppress(StoreError):
+                self._desk.store.cancel(hold.id, f"`on_question` failed: {type(error).__name__}", who=self._desk.user)
 
     async def _reply(self, hold: Hold) -> Reply:
         function = self._on_question
         if inspect.iscoroutinefunction(function):
             return cast("Reply", await function(hold))
-        reply: Any = await self._services.threads.run(asyncio.get_running_loop(), function, hold)
+        reply: Any = await self._threads.run(asyncio.get_running_loop(), function, hold)
         return cast("Reply", await reply if inspect.isawaitable(reply) else reply)
 
-    def _answer(self, hold: Hold, reply: Reply) -> None:
+    def _answer(self, hold: Hold, reply: Reply) -> bool:
+        """Pass the reply on. False if the question is another one by now."""
+        patch: dict[str, Any] | None = None
         if reply is None:
-            return
+            return True
         if reply is True or reply is False:
-            self._vote(hold, "approve" if reply else "deny")
+            choice: Choice = "approve" if reply else "deny"
         elif isinstance(reply, Mapping):
-            self._vote(hold, "edit", patch=dict(reply))
+            choice, patch = "edit", dict(reply)
         else:
             raise UsageError(
                 f"`on_question` returned a `{type(reply).__name__}`",
                 hint="True approves, False denies, a mapping edits the parameters, None leaves the question open",
             )
-
-    def _vote(self, hold: Hold, choice: Choice, *, reason: str = "", patch: dict[str, Any] | None = None) -> None:
-        approver = at_own_terminal(self._desk)
-        outcome = self._answering.answer(hold.id, approver, choice, digest=hold.digest, reason=reason, patch=patch)
-        try:
+        outcome = self._answering.answer(hold.id, at_own_terminal(self._desk), choice, digest=hold.digest, patch=patch)
+        if outcome.code == "changed":
+            return False
+        if outcome.code != "already_resolved":  # then somebody else was quicker, which is fine
             require(outcome, hold.id)
-        except ConflictError as error:
-            if error.code != "already_resolved":  # somebody else was quicker, which is fine
-                raise
+        return True
