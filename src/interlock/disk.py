@@ -13,11 +13,12 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import apsw
 
@@ -41,12 +42,28 @@ def store_error(error: OSError, what: str) -> StoreError:
     return StoreError(f"{what}: {os.strerror(error.errno or 0)}", code=code, hint=hint)
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file of ours for reading. What is no regular file (a FIFO, which would be waited for) is refused.
+
+    Raises: OSError as `open` does; StoreError for the refusal.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise StoreError(
+            f"`{path}` is not a regular file",
+            code="store",
+            hint="something else than Interlock has put it there; restore the file from a backup, or remove it",
+        )
+    return os.fdopen(fd, "rb")
+
+
 class Disk:
     """The real disk. Each method is one operation that can fail, so a test can make the nth one fail."""
 
     def open_append(self, path: Path, mode: int = 0o600) -> int:
-        """A descriptor for appending; the file is made if absent. A symbolic link is refused."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        """A descriptor for appending; the file is made if absent. A symbolic link, and a FIFO nobody reads, are refused."""
+        flags = os.O_NONBLOCK | os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         return int(self._do(f"open {path}", os.open, path, flags, mode))
 
     def write(self, fd: int, data: bytes) -> None:

@@ -264,3 +264,13 @@ def test_only_statuses_that_a_run_can_have_are_looked_for(cli):
     cli.run(call("fs.list"))
     assert len(cli("runs", "list", "--status", "succeeded", "--json").json) == 1
     assert cli("runs", "list", "--status", "rolled_back", "--json").error["code"] == "usage"
+
+
+def test_an_undo_names_a_file_that_is_not_utf_8(cli):
+    name = {"b64": "Y2Fm6Q=="}
+    for force in ((), ("--force",)):
+        run_id = cli.run({"type": "tool_call", "tool": "fs.write", "parameters": {"path": name, "content": "x"}})[
+            "run_id"
+        ]
+        said = cli("undo", run_id, *force)
+        assert (said.code, "caf\\xe9" in said.out) == (0, True), said

@@ -568,25 +568,29 @@ def test_an_intent_in_the_torn_tail_is_asked_about_until_the_action_was_tried_ag
     assert (action.open, action.attempts) == (True, attempts + 1)
 
 
-def test_a_run_in_which_nothing_began_is_over_once_it_was_resumed(project):
-    """It was shown as unfinished for ever: whoever resumed it was told to resume it."""
+def test_a_run_in_which_nothing_began_is_over_once_its_journal_is_in_order(project):
+    """It had no proposal, so there is nothing to resume: it was shown as interrupted, and could not be."""
     child = project.script("project.open().start_run(); os._exit(9)")
     child.communicate(timeout=20)
     (run_id,) = project.runs()
     rt = project.open()
-    services = rt.services
-
-    def unfinished_runs():
-        return unfinished.recover_all(services.db, services.index, services.state_dir / "runs", services.disk)
-
-    (found,) = unfinished_runs()
-    assert (found.need, "before anything began" in found.detail) == ("resume", True)
-    assert asyncio.run(rt.resume(run_id)) == []
-    assert services.index.get(run_id).status == "interrupted", "that is no success"
-    assert unfinished_runs() == []
+    assert rt.recover() == []
+    assert rt.services.index.get(run_id).status == "cancelled", "that is no success, and nothing to go on with"
+    assert project.kinds(run_id)[-1] == "run_finished"
+    with History.open(project.root, project.env) as past:
+        assert past.check(run_id).ok
     with pytest.raises(UsageError) as caught:
         asyncio.run(rt.resume(run_id))
     assert caught.value.code == "run_finished"
+
+
+def test_a_run_in_which_nothing_began_can_be_resumed_without_a_look_first(project):
+    child = project.script("project.open().start_run(); os._exit(9)")
+    child.communicate(timeout=20)
+    (run_id,) = project.runs()
+    rt = project.open()
+    assert asyncio.run(rt.resume(run_id)) == []
+    assert rt.services.index.get(run_id).status == "cancelled"
 
 
 @pytest.mark.parametrize("when", ["add", "update"])

@@ -19,7 +19,7 @@ from interlock.engine.judges.build import maker_of, undo_maker_of
 from interlock.engine.judges.in_force import JudgeMaker, JudgesInForce
 from interlock.engine.judges.reloading import Reloader
 from interlock.engine.local.clock import SystemClock, SystemIds
-from interlock.engine.local.location import last_trusted_warning, locate
+from interlock.engine.local.location import last_trusted_warning, locate, open_database
 from interlock.engine.local.machine import boot_id, redaction_key, user_name
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.proposals.programs import OnRecord
@@ -166,7 +166,7 @@ def open_project(
     workspace_id = Workspaces(state, disk, clock, SystemIds()).workspace_id(loaded.root)
     home = state / workspace_id
     disk.make_directory(home)
-    db = Database(home / "interlock.db")
+    db = open_database(home, disk)
     closing: list[Callable[[], None]] = [db.close]
     try:
         redaction = redaction_key(state, disk)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import itertools
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from interlock.executors.encodings import MARK_BYTES, Mark, marked
@@ -138,9 +139,9 @@ def move(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
                 workspace.permit(moved, "destination")
                 changes.append(Change(moved, ABSENT, one.node))
             ledger.record([*parents, *changes])
-            ledger.make_parents(parents, "destination")
-            expect = _there(seen[0][1], "source")
-            effects.move(workspace, source, destination, expect=expect, fields=("source", "destination"))
+            with ledger.parents(parents, "destination"):
+                expect = _there(seen[0][1], "source")
+                effects.move(workspace, source, destination, expect=expect, fields=("source", "destination"))
         return {"moved": len(seen)}
 
 
@@ -188,10 +189,19 @@ class _Ledger:
         )
         return [Change(parent, ABSENT, made) for parent in reversed(list(missing))]
 
-    def make_parents(self, changes: Iterable[Change], field: str) -> None:
-        """Make them."""
-        for change in changes:
-            effects.put_directory(self.workspace, change.path, mode=change.after.mode or 0, field=field)
+    @contextlib.contextmanager
+    def parents(self, changes: Iterable[Change], field: str) -> Iterator[None]:
+        """Make them for the block; if that fails, those go again in which nothing lies."""
+        made: list[Change] = []
+        try:
+            for change in changes:
+                effects.put_directory(self.workspace, change.path, mode=change.after.mode or 0, field=field)
+                made.append(change)
+            yield
+        except Exception:
+            for change in reversed(made):
+                effects.remove_empty_directory(self.workspace, change.path)
+            raise
 
 
 def _put(ledger: _Ledger, path: Rel, seen: Seen, content: Iterable[bytes], sha256: str, size: int) -> Node:
@@ -203,11 +213,11 @@ def _put(ledger: _Ledger, path: Rel, seen: Seen, content: Iterable[bytes], sha25
     if not ledger.ctx.dry_run:
         parents = ledger.missing_parents(path, "path")
         temporary = ledger.record([*parents, Change(path, before, after)])
-        ledger.make_parents(parents, "path")
-        effects.put_file(
-            workspace,
-            effects.NewFile(path, content, mode, seen.identity, temporary, before.owner, attributes=kept),
-        )
+        with ledger.parents(parents, "path"):
+            effects.put_file(
+                workspace,
+                effects.NewFile(path, content, mode, seen.identity, temporary, before.owner, attributes=kept),
+            )
     return after
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from interlock.disk import Disk, store_error
+from interlock.disk import Disk, open_regular, store_error
 from interlock.journal.index import require_reached
 from interlock.journal.reader import corrupt, scan
 from interlock.journal.sealing import Head
@@ -33,7 +33,8 @@ def sign_head(run_dir: Path, head: Head, signer: Signer, disk: Disk) -> bytes:
 def read_head(run_dir: Path) -> bytes:
     """The signed head that lies beside the journal. Raises: UsageError `not_found` if none was signed yet; StoreError."""
     try:
-        return (run_dir / HEAD_NAME).read_bytes().rstrip(b"\n")
+        with open_regular(run_dir / HEAD_NAME) as file:
+            return file.read().rstrip(b"\n")
     except FileNotFoundError:
         raise UsageError(f"run `{run_dir.name}` has no signed head", code="not_found") from None
     except OSError as error:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from interlock.disk import Disk, store_error
+from interlock.disk import Disk, open_regular, store_error
 from interlock.journal.sealing import PRIVATE_NAME
 from interlock.model.canonical import digest_bytes, keyed_digest
 from interlock.model.errors import IntegrityError
@@ -153,7 +153,7 @@ def delete_private(run_dir: Path, disk: Disk) -> None:
 def _records(path: Path) -> Iterator[_Record]:
     """Where each record lies; the last one is not `whole` if the rest of the pack cannot be read."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             key: bytes | None = None
             end = os.fstat(file.fileno()).st_size
             while line := file.readline(_HEADER_BYTES_MAX):
@@ -192,7 +192,7 @@ def _bytes(record: _Record) -> bytes | None:
     if not record.whole:
         return None
     try:
-        with record.path.open("rb") as file:
+        with open_regular(record.path) as file:
             file.seek(record.offset)
             return file.read(record.bytes)
     except FileNotFoundError:

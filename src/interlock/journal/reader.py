@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from interlock.disk import store_error
+from interlock.disk import open_regular, store_error
 from interlock.journal.sealing import (
     BATCH_BYTES_MAX,
     JOURNAL_NAME,
@@ -262,7 +262,7 @@ def _kind(line: bytes) -> str:
 def _open(run_dir: Path) -> Iterator[BinaryIO]:
     path = run_dir / JOURNAL_NAME
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield file
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(

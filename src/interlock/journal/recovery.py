@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from interlock.disk import Disk, store_error
+from interlock.disk import Disk, open_regular, store_error
 from interlock.journal import lock
 from interlock.journal.reader import JournalStatus, Torn, corrupt, decode_line, read, scan
 from interlock.journal.sealing import JOURNAL_NAME, SEAL_PREFIX, TORN_NAME
@@ -154,7 +154,7 @@ def _intents(events: Iterator[Event | Unknown | None]) -> Iterator[TornIntent]:
 
 def _read_at(path: Path, torn: Torn) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(torn.offset)
             return file.read(torn.bytes)
     except OSError as error:
@@ -163,7 +163,8 @@ def _read_at(path: Path, torn: Torn) -> bytes:
 
 def _read_all(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except FileNotFoundError:
         return b""
     except OSError as error:

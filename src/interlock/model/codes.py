@@ -156,6 +156,7 @@ ERROR_CODES: Final[dict[str, str]] = {
     "run_exists": "A run of that id exists already.",
     "needs_recovery": "The run's last process died while it wrote; `interlock recover` puts the journal in order first.",
     "journal_corrupt": "A journal is damaged before its end; it can be read up to the named offset and never written again.",
+    "database_lost": "The workspace's database is gone, empty or another one; going on would forget who has to be asked.",
     "journal_truncated": "A journal ends before a point that the database or a signed head says it had reached.",
     "journal_rewritten": "A journal says something else than it did when the database or a signed head recorded it.",
     "private_damaged": "An original kept in a run's `private/` directory is damaged.",

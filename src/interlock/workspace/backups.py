@@ -22,14 +22,14 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import BinaryIO, Final, Literal, NamedTuple
 
 import msgspec
 
-from interlock.disk import Disk, store_error
+from interlock.disk import Disk, open_regular, store_error
 from interlock.model.canonical import digest_bytes
 from interlock.model.clock import Clock
-from interlock.model.errors import IntegrityError
+from interlock.model.errors import IntegrityError, StoreError
 from interlock.workspace.names import NameJson, Rel, stored, to_json
 from interlock.workspace.nodes import Node, Seen
 from interlock.workspace.tree import hash_file, read_chunks, write_chunks
@@ -422,7 +422,7 @@ def _encode(line: Entry | ProcessMark) -> bytes:
 def _read(path: Path, needles: Sequence[bytes] = ()) -> Iterator[tuple[Entry | ProcessMark, int]]:
     """Each entry or mark whose line holds all `needles`, and the offset behind its line."""
     offset = number = 0
-    with contextlib.suppress(FileNotFoundError), _machine(f"read {path}"), path.open("rb") as lines:
+    with contextlib.suppress(FileNotFoundError), _machine(f"read {path}"), _opened(path) as lines:
         for line in lines:
             if not line.endswith(b"\n"):
                 return
@@ -430,6 +430,13 @@ def _read(path: Path, needles: Sequence[bytes] = ()) -> Iterator[tuple[Entry | P
             number += 1
             if all(needle in line for needle in needles):
                 yield _decode(line, f"{path}:{number}"), offset
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open_regular(path)
+    except StoreError as error:
+        raise IntegrityError(error.message, code="backup_damaged", path=str(path), hint=error.hint) from error
 
 
 def _decode(line: bytes, place: str) -> Entry | ProcessMark:

@@ -150,6 +150,13 @@ def remove(
         _sync(workspace, directory, path[:-1], later)
 
 
+def remove_empty_directory(workspace: Workspace, path: Rel) -> None:
+    """Remove a directory if nothing lies in it; else, or if that is refused, it stays."""
+    with contextlib.suppress(ToolError, OSError), _parent(workspace, path, "path") as directory:
+        os.rmdir(path[-1], dir_fd=directory)
+        workspace.disk.sync(directory)
+
+
 def sync_directories(workspace: Workspace, later: set[Rel]) -> None:
     """Make the names in these directories durable; those that have been removed since need nothing."""
     for path in sorted(later):

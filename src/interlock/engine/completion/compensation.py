@@ -23,6 +23,9 @@ from interlock.model.units import as_duration
 COMPENSATING: Final = -1
 """The number of the attempt under which a compensation changes files."""
 
+_LAST_LINES: Final = 3
+_SAID_CHARS_MAX: Final = 500
+
 IN_USE: Final = "what depended on it could not be taken back, so its compensation did not run"
 
 
@@ -70,7 +73,7 @@ async def ask_tool(
         ctx.cancelled = True
         raise
     except ToolError as error:
-        return Answer(problem=f"`{name}` failed: {text_of(error)}", code=error.code)
+        return Answer(problem=f"`{name}` failed: {_reason(error)}", code=error.code)
     except TimeoutError:
         ctx.cancelled = True  # a thread cannot be stopped, but told
         return Answer(problem=f"`{name}` ran longer than its time-out of {as_duration(tool.timeout_ns // 1_000_000)}")
@@ -79,8 +82,19 @@ async def ask_tool(
     except BaseException as error:  # noqa: BLE001 - whatever a tool raises is its failure
         return Answer(problem=f"`{name}` failed: {describe(error)}")
     if isinstance(output, ToolError):
-        return Answer(problem=f"`{name}` failed: {text_of(output)}", code=output.code)
+        return Answer(problem=f"`{name}` failed: {_reason(output)}", code=output.code)
     return Answer(output=output)
+
+
+def _reason(error: ToolError) -> str:
+    """What the tool says, with the last words of a process that it ran: these mostly say why."""
+    output = error.output if isinstance(error.output, dict) else {}
+    words = output.get("stderr")
+    if not isinstance(words, str) or output.get("stderr_encoding", "utf-8") != "utf-8":
+        return text_of(error)
+    lines = [line.strip() for line in words.splitlines() if line.strip()][-_LAST_LINES:]
+    said = " / ".join(lines)[-_SAID_CHARS_MAX:]
+    return f"{text_of(error)}: {said}" if said else text_of(error)
 
 
 async def _call(x: Execution, tool: Registered, parameters: dict[str, Any], ctx: ActionContext) -> Any:

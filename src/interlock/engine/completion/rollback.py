@@ -54,11 +54,11 @@ async def take_back(x: Execution) -> list[NotUndone]:
         record_ends(x.recorder, await asyncio.to_thread(programs.end_proposal, x.files.id, x.proposal.id))
     changes = _changes(x)
     in_use: set[str] = set()  # by actions whose compensation has failed
-    for index in reversed(x.order_ended):
+    for index in dict.fromkeys(reversed(x.order_ended)):  # an attempt that was stopped may have ended it before
         row = x.rows[index]
         if (key := x.cached.get(index)) is not None:
             x.services.cache.delete(key)
-        nothing_ran = row is not None and row.status in ("rejected", "skipped") and not row.attempts
+        nothing_ran = row is not None and row.status in ("rejected", "skipped", "cancelled") and not row.attempts
         if row is None or nothing_ran or row.deduplicated_from is not None:
             if row is not None and row.status == "succeeded":
                 row.status = "rolled_back"  # nothing was done here that could be taken back
@@ -100,7 +100,7 @@ async def _take_back(
     files = _restore_files(x, index, entries, tried=tried, compensated=tried and problem is None)
     if files.problem is not None:
         problems.append(NotUndone(action_id=action.id, reason="undo_conflict", detail=files.problem))
-    notes = [*x.not_undoable.get(index, ()), *files.overwritten]
+    notes = list(dict.fromkeys((*x.not_undoable.get(index, ()), *files.overwritten)))  # each attempt says them anew
     if notes and not (tried and problem is None):
         problems.extend(NotUndone(action_id=action.id, reason="not_exactly_undoable", detail=note) for note in notes)
     elif tool is not None and not tool.read_only and not files.touched and not tried:

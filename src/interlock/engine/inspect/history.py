@@ -12,8 +12,8 @@ from typing import Any, Self
 
 import msgspec
 
-from interlock.disk import Database, Disk
-from interlock.engine.local.location import Place, locate
+from interlock.disk import Disk
+from interlock.engine.local.location import Place, locate, open_database
 from interlock.journal.index import RunIndex, RunRow, SessionRow
 from interlock.model.errors import IntegrityError, InterlockError, StoreError, UsageError
 from interlock.model.events import Event, RunFinished, Unknown
@@ -63,7 +63,7 @@ class History:
         """Open the workspace's database. Raises StoreError."""
         self.place = place
         self.disk = disk
-        self.db = Database(place.home / "interlock.db")
+        self.db = open_database(place.home, disk)
         self.index = RunIndex(self.db)
 
     @classmethod
@@ -159,17 +159,8 @@ class History:
 
         try:
             status = scan(directory)
-        except UsageError:
-            missing = IntegrityError(
-                f"the journal of run `{run_id}` is not there, but the database knows the run",
-                code="journal_truncated",
-                path=str(directory),
-                hint="restore it from a backup, or forget the run: `interlock runs prune`",
-            )
-            return Check(
-                run_id=run_id, ok=False, events=0, seals=0, bytes=0, torn_bytes=0, offset=0, signed_up_to=None,
-                signed_by=None, problems=[missing.as_dict()],
-            )  # fmt: skip
+        except (UsageError, StoreError) as error:
+            return _unreadable(run_id, _missing(run_id, directory) if isinstance(error, UsageError) else error)
         try:
             self.index.check_not_behind(directory)
             self._check_state(row.run_id, directory)
@@ -256,6 +247,23 @@ class History:
             and row.finished_us < before_us
             and row.status not in ("running", "interrupted", "held")
         ]
+
+
+def _missing(run_id: str, directory: Path) -> IntegrityError:
+    return IntegrityError(
+        f"the journal of run `{run_id}` is not there, but the database knows the run",
+        code="journal_truncated",
+        path=str(directory),
+        hint="restore it from a backup, or forget the run: `interlock runs prune`",
+    )
+
+
+def _unreadable(run_id: str, problem: InterlockError) -> Check:
+    """The answer for a journal of which nothing can be read."""
+    return Check(
+        run_id=run_id, ok=False, events=0, seals=0, bytes=0, torn_bytes=0, offset=0, signed_up_to=None, signed_by=None,
+        problems=[problem.as_dict()],
+    )  # fmt: skip
 
 
 def _unsigned(run_id: str, directory: Path, what: str) -> IntegrityError:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from interlock.disk import Disk
+from interlock.disk import Database, Disk, open_regular, store_error
 from interlock.engine.local.clock import SystemClock, SystemIds
-from interlock.model.errors import ConfigurationError
+from interlock.model.errors import ConfigurationError, IntegrityError
 from interlock.settings.load import FILE, PYPROJECT, find
 from interlock.workspace.registry import Registry, state_directory
+
+MARK_NAME: Final = "database.id"
 
 
 class Place(NamedTuple):
@@ -35,6 +37,61 @@ class Place(NamedTuple):
     def runs(self) -> Path:
         """The directory of the runs."""
         return self.home / "runs"
+
+
+def open_database(home: Path, disk: Disk) -> Database:
+    """The workspace's database, made if this is its first use.
+
+    Approvers, budgets, grants, questions and state lie only there. A mark beside it holds its identity, so a database that is
+    lost, empty or another one is an error: to begin anew in silence would mean that nobody has to be asked any more.
+    Raises: IntegrityError `database_lost`; StoreError.
+    """
+    path, mark = home / "interlock.db", home / MARK_NAME
+    expected = _read_mark(mark)
+    used = expected is not None or any((home / "runs").glob("run_*"))
+    if used and (not path.exists() or not path.stat().st_size):
+        raise _lost(path, "is not there any more")
+    db = Database(path)
+    try:
+        known = _identity(db, expected)
+        if expected is None:
+            disk.write_atomic(mark, known.encode() + b"\n")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _identity(db: Database, expected: str | None) -> str:
+    """The identity that the database has, or gets now at its first use. Raises: IntegrityError `database_lost`; StoreError."""
+    db.migrate("identity", ("create table identity (id text primary key)",))
+    rows = db.execute("select id from identity")
+    if not rows and expected is None:
+        with db.transaction():  # of two processes that are the first, one is
+            rows = db.execute("select id from identity") or [(SystemIds().new("database"),)]
+            db.execute("insert into identity values (?) on conflict (id) do nothing", rows[0])
+    if not rows or expected not in (None, rows[0][0]):
+        raise _lost(db.path, "is not the one that was used before")
+    return str(rows[0][0])
+
+
+def _read_mark(mark: Path) -> str | None:
+    try:
+        with open_regular(mark) as file:
+            return file.read(200).decode("ascii", "replace").strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise store_error(error, f"read {mark}") from error
+
+
+def _lost(path: Path, how: str) -> IntegrityError:
+    return IntegrityError(
+        f"the database `{path}` {how}: approvers, grants, budgets, questions and state are lost with it",
+        code="database_lost",
+        path=str(path),
+        hint=f"restore it from a backup; to go on without all that, move `{path.parent}` away, journals included",
+    )
 
 
 def locate(start: Path, env: Mapping[str, str], disk: Disk) -> Place:

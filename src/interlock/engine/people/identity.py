@@ -16,9 +16,9 @@ from interlock.approvals import AccessError, Approver, Outcome
 from interlock.approvals.hold import ANY_GROUP
 from interlock.approvals.wait import watch_directory
 from interlock.detect import Redactor
-from interlock.disk import Database, Disk
+from interlock.disk import Disk
 from interlock.engine.local.clock import SystemClock, SystemIds
-from interlock.engine.local.location import Place, last_trusted_warning, locate
+from interlock.engine.local.location import Place, last_trusted_warning, locate, open_database
 from interlock.engine.local.machine import boot_id, redaction_key, user_name
 from interlock.engine.people.approval_desk import Desk
 from interlock.model.errors import ConfigurationError, ConflictError, UsageError
@@ -59,7 +59,7 @@ def open_desk(
     if trusted:
         settings = _settings(place, env, disk, warn)
     asking = settings.approvals
-    db = Database(place.home / "interlock.db")
+    db = open_database(place.home, disk)
     try:
         desk = Desk(
             db, place.home, clock, SystemIds(), boot=boot_id(), user=user_name(),

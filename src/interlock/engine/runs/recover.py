@@ -19,11 +19,11 @@ from interlock.engine.local.machine import boot_id
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.record.replay import FoldedProposal, FoldedRun
 from interlock.engine.runs.unknown_outcomes import KIND, ask_outcome, is_unknown
-from interlock.journal import RunIndex, RunRow, read, recover, scan, sign_head
+from interlock.journal import JournalWriter, RunIndex, RunRow, read, recover, scan, sign_head
 from interlock.journal.index import require_not_behind
 from interlock.journal.sealing import JOURNAL_NAME
 from interlock.model.errors import IntegrityError, StoreError, UsageError
-from interlock.model.events import RunStarted
+from interlock.model.events import RunFinished, RunStarted
 from interlock.signing import Signer
 from interlock.state.store import StateStore, Write, encode
 
@@ -139,10 +139,25 @@ def _recover_one(
         sign_head(directory, report.status.head, Signer.open(runs.parent.parent / "keys", disk), disk)
         index.update(row.run_id, status=folded.finished.status, finished_us=folded.finished.ts)
         return None
+    if not folded.proposals and not folded.ended.statuses:
+        with contextlib.suppress(StoreError):  # somebody else has just taken it up
+            _end_empty(index, directory, disk, runs.parent.parent / "keys")
+        return None
     if row.status == "running":
         index.update(row.run_id, status="interrupted")
         row = msgspec.structs.replace(row, status="interrupted")
     return _need(db, row, folded, report.moved_bytes, desk)
+
+
+def _end_empty(index: RunIndex, directory: Path, disk: Disk, keys: Path) -> None:
+    """End a run whose process died before its first proposal: nothing began, so there is nothing to go on with."""
+    clock = SystemClock()
+    with JournalWriter.open(directory, run_id=directory.name, disk=disk, clock=clock, create=False) as writer:
+        writer.append(RunFinished(status="cancelled", ts=clock.now_us(), mono=clock.mono_ns()))
+        writer.flush()
+        head = writer.head()
+    sign_head(directory, head, Signer.open(keys, disk), disk)
+    index.update(directory.name, status="cancelled", finished_us=clock.now_us())
 
 
 def _need(db: Database, row: RunRow, folded: FoldedRun, moved: int, desk: Desk | None) -> Unfinished:
@@ -176,13 +191,8 @@ def _need(db: Database, row: RunRow, folded: FoldedRun, moved: int, desk: Desk |
     if unknown:
         detail = f"its process ended while {_names(unknown)} ran"
     else:
-        began = folded.proposals or folded.ended.statuses
         detail = (
-            "its process ended before anything began"
-            if not began
-            else "its process ended in between two actions"
-            if row.status == "interrupted"
-            else "its questions are answered"
+            "its process ended in between two actions" if row.status == "interrupted" else "its questions are answered"
         )
     return _told(row, "resume", detail, resume, actions=unknown, moved_bytes=moved)
 

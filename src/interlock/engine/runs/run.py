@@ -63,7 +63,6 @@ class Run:
         self.files = RunFiles(run_id)
         self.tally = Tally()
         self._signed_to = 0
-        self._empty = False
         self._proposals: set[str] = set()
 
     @property
@@ -322,7 +321,7 @@ class Run:
     def _seal(self, status: RunStatus, writer: JournalWriter) -> None:
         """The last event, the signed head, the row in the index."""
         services = self.services
-        if self._empty or status not in ("held", "interrupted"):
+        if status not in ("held", "interrupted"):
             assert self.recorder is not None
             self.recorder.append(RunFinished(status=status, ts=services.clock.now_us(), mono=services.clock.mono_ns()))
         writer.flush()
@@ -345,8 +344,7 @@ class Run:
 
     def nothing_began(self) -> None:
         """The process ended before a proposal was on disk: that is no success, and there is nothing to go on with."""
-        self._empty = True
-        self.tally.statuses.add("interrupted")
+        self.tally.statuses.add("cancelled")
 
     def abandon(self) -> None:
         """Whatever was open stays undone: the run ends as `cancelled`."""

@@ -272,7 +272,7 @@ class _Undo:
         touched = self._restore_files(folded, proposal_id, action.id, compensated)
         touched = self._restore_state(known, action.id) or touched
         if compensated is None and done.not_undoable:
-            self._leave(action.id, "not_exactly_undoable", "; ".join(done.not_undoable))
+            self._leave(action.id, "not_exactly_undoable", "; ".join(dict.fromkeys(done.not_undoable)))
         elif (
             compensated is None
             and not touched
@@ -282,7 +282,9 @@ class _Undo:
             self._leave(action.id, "irreversible", "it has no compensation")
 
     def _leave(self, action: str, reason: str, detail: str) -> None:
-        self._not_undone.append({"action": action, "reason": reason, "detail": detail})
+        entry = {"action": action, "reason": reason, "detail": detail}
+        if entry not in self._not_undone:
+            self._not_undone.append(entry)
 
     # -- compensation
 

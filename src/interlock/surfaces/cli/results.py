@@ -8,6 +8,7 @@ from typing import Any
 
 from interlock.model.result import ActionResult, ProposalResult
 from interlock.surfaces.cli.output import Output, brief, clean
+from interlock.workspace.names import show, stored
 
 MARKS = {
     "succeeded": ("ok", "green"),
@@ -44,7 +45,7 @@ def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
             yield from _row(out, row)
     for done in undo_outputs(result):
         for one in done["restored"]:
-            line = f"{out.paint(one['how'].ljust(12), 'green')} {clean(one['path'])}  ({clean(one['action'])})"
+            line = f"{out.paint(one['how'].ljust(12), 'green')} {_path(one['path'])}  ({clean(one['action'])})"
             yield line + (f"  what a process had left is kept: {clean(one['kept'])}" if one.get("kept") else "")
         for one in done["compensated"]:
             yield f"{out.paint('compensated'.ljust(12), 'green')} {clean(one['action'])}  {clean(one['tool'])}"
@@ -53,6 +54,11 @@ def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
         for left in done["not_undone"]:
             yield _left(out, left["action"], left["reason"], left["detail"])
     yield _summary(out, result)
+
+
+def _path(path: Any) -> str:
+    """A path of an output; a name that is not UTF-8 is an object, `{"b64": ...}`."""
+    return clean(path) if isinstance(path, str) else clean(show(stored(path)))
 
 
 def undo_outputs(result: ProposalResult) -> list[dict[str, Any]]:
