@@ -95,3 +95,10 @@ def test_nothing_in_the_repository_names_a_place_of_one_machine() -> None:
         if places.search(line) and file != "tests/test_tidy.py"
     ]
     assert found == []
+
+
+def test_no_merge_was_left_half_done() -> None:
+    marks = subprocess.run(
+        ["git", "grep", "-nE", r"^(<{7} |>{7} |={7}$)"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert not marks.stdout
