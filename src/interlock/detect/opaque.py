@@ -4,7 +4,8 @@ The finders (`shapes`, `credentials`) decide what may be a secret, and rather ta
 a journal. In a question the opposite error is the grave one: an agent that puts shell syntax between `:` and `@` of a URL
 would have its command hidden from whoever approves it. So whatever a finder says, a question hides only
 
-- a word of letters, digits and `_ . ~ + / = - % @ : , ^ ! #` (no white space, no quote, no shell syntax, nothing but ASCII),
+- a word of letters, digits and `_ . ~ + / = - % @ :` (no white space, no quote, no shell syntax, nothing but ASCII),
+- not where a shell would look for a program (`PASSWORD= x`, or a line of its own), nor where a URL names its host,
 - and if only a name beside it says that it is a secret (`PASSWORD=...`), one that could not be the name of a program either,
 - or a private key whose body is what its frame says: base64 in even lines, and in it one DER, OpenSSH or OpenPGP structure
   of exactly that length.
@@ -21,7 +22,19 @@ from typing import Final
 
 from interlock.detect.finding import Finding
 
-_WORD: Final = re.compile(r"[A-Za-z0-9_.+/=%@:,^-][A-Za-z0-9_.~+/=%@:,^!#-]*")
+# No comma: braces that stand around it make two words of it. No `#`: there the host of a URL ends, and what looks like a
+# password was its port.
+_WORD: Final = re.compile(r"[A-Za-z0-9_.+/=%@:-][A-Za-z0-9_.~+/=%@:-]*")
+_SEPARATOR: Final = re.compile(r"[:@%~.]")
+"""What no key material has inside: a program may take such a word apart."""
+BEFORE: Final = 48
+"""So many characters before a value say whether it stands where a program or a host would."""
+_PROGRAM_FOLLOWS: Final = re.compile(r"(?:[\r\n][ \t]{0,8}|\w=[ \t]{1,8})\\?[\"']?\Z|\\\Z")
+"""The end of what stands before a word that a shell would run: a line break, an assignment of nothing (`PASSWORD= x`), or a
+backslash (`\\n` in a text that is printed into a script)."""
+_HOST_FOLLOWS: Final = re.compile(r"(?://|@)\Z")
+_HOST: Final = re.compile(r".*\.[A-Za-z]{2,24}\.?")
+"""Some tokens may have dots in them. What ends like a host or a file name is none."""
 _PATH: Final = re.compile(r"[./~]|[A-Za-z]:[/\\]")
 _NAME_OF_PROGRAM: Final = re.compile(r"[A-Za-z_.+-]*|[./~].*|.*[./].*")
 _CLASSES: Final = bytes(2 if 65 <= c <= 90 else 1 if 97 <= c <= 122 else 3 if 48 <= c <= 57 else 0 for c in range(256))
@@ -30,6 +43,9 @@ _ALONE: Final = frozenset(("env-assignment", "password", "secret-assignment", "c
 _BY_NAME: Final = _ALONE | {"url-credentials", "basic-auth", "authorization", "named"}
 _RUNS_VALUES: Final = re.compile(
     r"[$`]|\b(?i:eval|exec|execv[ep]*|system|popen|spawn|subprocess|environ|getenv|printenv|argv|source|xargs|alias|declare)\b"
+    # Programs that run what follows their options: `env -u --password x` runs x.
+    r"|\b(?:env|sudo|doas|su|nice|ionice|nohup|setsid|stdbuf|time|timeout|chroot|unshare|nsenter|setpriv|runuser|flock|watch|find"
+    r"|parallel|busybox|strace|taskset|prlimit|systemd-run|command|builtin|trap|ssh|IFS)\b"
     r"|\|\s{0,8}(?:sudo\s{1,8})?[\w./-]{0,40}(?:sh|python[0-9.]*|perl|ruby|node|awk|parallel)\b"
 )
 
@@ -55,20 +71,25 @@ def _changes(word: str) -> tuple[set[int], int]:
     return set(classes), sum(a != b for a, b in pairwise(classes))
 
 
-def is_opaque(kind: str, value: str, *, runs_values: bool) -> bool:
+def is_opaque(kind: str, value: str, *, runs_values: bool, before: str = "") -> bool:
     """True if a question may hide this value of a finding.
 
-    `runs_values` says whether something beside it could run a value (see `may_run_values`).
+    `runs_values` says whether something beside it could run a value (see `may_run_values`); `before` is the
+    end of the text before it, at least `BEFORE` characters where there are so many.
     """
     if not _WORD.fullmatch(value):
         return False
+    if kind in _BY_NAME and _PROGRAM_FOLLOWS.search(before):
+        return False
+    if kind not in _BY_NAME and (_HOST_FOLLOWS.search(before) or _HOST.fullmatch(value)):
+        return False
     if kind not in _BY_NAME:  # a token of a known shape; `sk-ant-delete-all-of-it-now` has the shape, and is prose
         return kind == "aws-access-key" or 8 * _changes(value)[1] >= len(value)
-    if looks_random(value) and not _PATH.match(value):
+    if looks_random(value) and not _PATH.match(value) and not (runs_values and _SEPARATOR.search(value)):
         return True
     if kind in _ALONE:
         return not runs_values and not _NAME_OF_PROGRAM.fullmatch(value)
-    return not _PATH.match(value) and not (kind == "authorization" and runs_values)
+    return not _PATH.match(value) and not runs_values
 
 
 _BEGIN: Final = re.compile(

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from interlock.detect.credentials import is_secret_flag, is_secret_name
 from interlock.detect.finding import Finding
-from interlock.detect.opaque import is_opaque, looks_random, may_run_values, private_keys
+from interlock.detect.opaque import BEFORE, is_opaque, looks_random, may_run_values, private_keys
 from interlock.detect.redact import DONE, Redactor, all_findings, free_name, merge_findings
 
 _ENVIRONMENTS: Final = frozenset(("env", "environ", "environment", "env_vars", "variables"))
@@ -58,12 +58,14 @@ class _Walk:
         for finding in all_findings(text):
             if finding.kind == "private-key":
                 found += private_keys(text, finding)
-            elif self._opaque(finding.kind, text[finding.start : finding.end]):
+                continue
+            before = text[max(0, finding.start - BEFORE) : finding.start]
+            if self._opaque(finding.kind, text[finding.start : finding.end], before):
                 found.append(finding)
         return self._redactor.replace(text, merge_findings(found))
 
-    def _opaque(self, kind: str, value: str) -> bool:
-        return is_opaque(kind, value, runs_values=self._runs_values)
+    def _opaque(self, kind: str, value: str, before: str = "") -> bool:
+        return is_opaque(kind, value, runs_values=self._runs_values, before=before)
 
     def _object(self, value: dict[str, Any], *, environment: bool) -> dict[str, Any]:
         out: dict[str, Any] = {}
