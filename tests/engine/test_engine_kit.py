@@ -202,6 +202,16 @@ def test_a_call_is_made_for_the_agent_that_is_named(new_project):
     assert rt.call_sync("say.it", {"text": "a"}, agent="reader").reason == "capability_denied"
 
 
+@pytest.mark.parametrize(("session", "mode"), [("s", "session"), (None, "one_shot")])
+def test_what_a_call_starts_lives_as_long_as_the_session(project, session, mode):
+    async def tool(parameters, ctx):
+        return ctx.invocation_mode
+
+    rt = project.open(binding("start", tool, invocation_modes=("one_shot", "session")), binding("plain", tool))
+    assert rt.call_sync("start", session=session).output == mode
+    assert rt.call_sync("plain", session=session).output == "one_shot"
+
+
 def test_a_call_with_an_id_is_made_once(project):
     log = []
     rt = project.open(echo(log))

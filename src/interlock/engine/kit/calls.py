@@ -46,7 +46,12 @@ async def call(
 ) -> CallResult:
     """One call; see `Runtime.call`."""
     plain = References((_ACTION,)).escape(dict(parameters))  # a model's text that looks like a reference is text
-    action = {"type": "tool_call", "id": _ACTION, "tool": tool, "parameters": plain}
+    action: dict[str, Any] = {"type": "tool_call", "id": _ACTION, "tool": tool, "parameters": plain}
+    definition = services.registry.by_name.get(tool)
+    if caller.session is not None and definition is not None and "session" in definition.invocation_modes:
+        action["invocation_mode"] = (
+            "session"  # the run ends with this call, and what it starts is for the calls after it
+        )
     document = {"source": "call", "agent": caller.agent, "actions": [action]}
     one = _Call(services, caller, decode(document, services.limits))
     if not call_id:
