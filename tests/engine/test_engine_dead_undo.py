@@ -164,3 +164,47 @@ def test_state_that_a_dead_undo_wrote_is_written_once(world):
     (result,) = asyncio.run(resume(rt.services, dead))
     assert statuses(result) == ["succeeded"]
     assert rt.services.store.snapshot() == {}
+
+
+BOOKING = """
+    from interlock.model.tool import CompensationTemplate
+    ledger = project.root.parent / "ledger"
+    def note(word):
+        with ledger.open("a") as f:
+            f.write(word + "\\n")
+    async def book(parameters, ctx):
+        note("book " + parameters["what"])
+    async def cancel(parameters, ctx):
+        note("cancel " + parameters["what"])
+        if parameters["what"] == sys.argv[2]:
+            os.kill(os.getpid(), 9)
+    template = CompensationTemplate(tool="cancel", parameters={"what": "$parameters.what"})
+    rt = project.open(binding("book", book, compensation=template), binding("cancel", cancel))
+"""
+
+
+def test_what_a_dead_undo_compensated_is_not_compensated_twice(project):
+    """And the call in which it died is not known: it is said, and done again only by force."""
+    names = ("a", "b", "c")
+    plan = [call("book", name, parameters={"what": name}) for name in names]
+    child = project.script(BOOKING + f"    execute(rt, *{plan!r})\n", "-", "-")
+    _, errors = child.communicate(timeout=20)
+    assert child.returncode == 0, errors
+    (run,) = project.runs()
+    again = (
+        BOOKING
+        + """
+    result = asyncio.run(rt.undo(sys.argv[1], force=sys.argv[3] == "force"))
+    print([(one.action_id, one.reason) for one in result.not_undone])
+    """
+    )
+
+    def undo(die="-", force="-"):
+        child = project.script(again, run, die, force)
+        told, errors = child.communicate(timeout=20)
+        assert child.returncode in (0, -9), errors
+        return told.strip(), (project.root.parent / "ledger").read_text().splitlines()[3:]
+
+    assert undo(die="b") == ("", ["cancel c", "cancel b"])
+    assert undo() == ("[('b', 'unknown_outcome')]", ["cancel c", "cancel b", "cancel a"])
+    assert undo(force="force") == ("[]", ["cancel c", "cancel b", "cancel a", "cancel b"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from interlock.engine.completion.compensation import COMPENSATING, IN_USE, ask_tool
 from interlock.engine.gate.entailed import UNDO_TOOL, require_judged
@@ -19,9 +19,10 @@ from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.record.replay import FoldedAction, FoldedProposal, FoldedRun
 from interlock.engine.runs.dead_undos import DeadUndo, clear, find_dead_undos, find_later_change, settle
 from interlock.engine.runs.resume import abandon
-from interlock.journal import JournalWriter, recover
+from interlock.engine.runs.undo_marks import UndoMarks
+from interlock.journal import recover
 from interlock.model.canonical import canonical
-from interlock.model.errors import ConflictError, IntegrityError, StoreError, ToolError, UsageError
+from interlock.model.errors import ConflictError, IntegrityError, InterlockError, StoreError, ToolError, UsageError
 from interlock.model.events import StateChanged, UndoDone, UndoIntent
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action, ToolCompensation
@@ -79,6 +80,16 @@ def binding(services: Services) -> Binding:
     )
 
 
+class _Call(NamedTuple):
+    """One call of a compensation: as which agent, which tool, with what."""
+
+    agent: str
+    tool: str
+    parameters: dict[str, Any]
+    redoes: tuple[str, str, str] | None = None
+    """Run, proposal and action whose compensation it takes back, in an undo of an undo."""
+
+
 class _Undo:
     """One call of the tool."""
 
@@ -103,8 +114,8 @@ class _Undo:
         self._pasts: dict[str, _Past] = {}
         self._in_use: set[tuple[str, str]] = set()
         """Proposal and id of actions that others depended on whose compensation has failed: they are not compensated."""
-        self._marks: list[tuple[str, str, str, str]] = []
-        """Run, proposal, action and status of what has to be written into other runs' journals."""
+        self._marks: UndoMarks | None = None
+        self._others: dict[str, FoldedRun] = {}
 
     async def take_back(self, run_id: str, action: str | None) -> dict[str, Any]:
         """Newest first, over the proposals of the run.
@@ -123,8 +134,7 @@ class _Undo:
                     retryable=False,
                     hint="a person can: `interlock undo`",
                 )
-        asked = {"run": run_id} | ({} if action is None else {"action": action})
-        require_judged(self._x, self._index, asked)
+        require_judged(self._x, self._index, {"run": run_id, "action": action})
         chosen = [
             (proposal, one)
             for proposal in reversed(folded.proposals.values())
@@ -145,11 +155,12 @@ class _Undo:
         if folded.finished is None:
             with _as_tool_error():
                 abandon(services, folded)
+        self._marks = UndoMarks(services, folded.directory.parent)
         try:
             for proposal, one in chosen:
                 await self._take_back(folded, proposal, one)
         finally:
-            self._tell(folded)
+            self._marks.close()
         services.idempotency.delete(run_id, action=action)
         services.calls.forget_run(run_id)
         services.cache.clear()
@@ -190,34 +201,6 @@ class _Undo:
             if folded.finished is None:
                 _require_at_rest(services, folded, action)
         return folded
-
-    def _tell(self, folded: FoldedRun) -> None:
-        """Write into the journals concerned what was compensated, or made good again: it must not be compensated twice."""
-        told: dict[str, list[tuple[str, str, str]]] = {}
-        for run_id, proposal, action, status in self._marks:
-            told.setdefault(run_id, []).append((proposal, action, status))
-        x, services = self._x, self._services
-        for run_id, marks in told.items():
-            try:
-                directory = folded.directory.parent / run_id
-                recover(directory, services.disk)
-                with JournalWriter.open(
-                    directory, run_id=run_id, disk=services.disk, clock=services.clock, create=False
-                ) as writer:
-                    for proposal, action, status in marks:
-                        writer.append(
-                            UndoDone(
-                                how="compensation",
-                                status=status,
-                                proposal=proposal,
-                                action=action,
-                                ts=x.clock.now_us(),
-                                mono=x.clock.mono_ns(),
-                                step=9,
-                            )
-                        )
-            except (StoreError, IntegrityError, UsageError) as error:
-                self._leave(marks[0][1], error.code, f"compensated, but its run could not be told: {error.message}")
 
     def _look_for_later_runs(self, folded: FoldedRun, chosen: list[tuple[FoldedProposal, Action]]) -> None:
         """Refuse to go on if another run has changed one of the files since this undo began. Raises: ToolError."""
@@ -298,59 +281,65 @@ class _Undo:
             self._leave(action.id, "compensation_failed", IN_USE)
             self._in_use.update((proposal, name) for name in needs(action, self._references[proposal]))
             return False
-        for agent, name, parameters in calls:
-            x, recorder = self._x, self._x.recorder
-            if recorder is not None:
-                recorder.append(
-                    UndoIntent(
-                        how="compensation",
-                        detail=f"`{name}` for `{action.id}`",
-                        **x.stamp(self._index, 9),
-                    )
-                )
-                await recorder.writer.durable()
-            answer = await ask_tool(x, self._index, name, parameters, as_agent=agent)
-            if recorder is not None:
-                status = "compensated" if answer.problem is None else "not_undone"
-                text = None if answer.problem is None else recorder.text(answer.problem)
-                recorder.append(
-                    UndoDone(
-                        how="compensation",
-                        status=status,
-                        problem=text,
-                        **x.stamp(self._index, 9),
-                    )
-                )
-            if answer.problem is not None:
-                self._leave(action.id, answer.reason, answer.problem)
+        if calls and done.undo_open == "compensation" and not self._force and not self._may_repeat(calls):
+            detail = "an earlier undo died while it was compensated: look; `--force` compensates it again"
+            self._leave(action.id, "unknown_outcome", detail)
+            return False
+        for call in calls:
+            problem, reason = await self._compensate_by(known, action, call)
+            if problem is not None:
+                self._leave(action.id, reason, problem)
                 self._in_use.update((proposal, name) for name in needs(action, self._references[proposal]))
                 return False
+        return True if calls else None
+
+    async def _compensate_by(self, known: FoldedProposal, action: Action, call: _Call) -> tuple[str | None, str]:
+        """One call of a compensation, with its intent and its end in both journals. What went wrong (or None), and the reason."""
+        x, recorder, marks = self._x, self._x.recorder, self._marks
+        assert marks is not None
+        run_id, proposal, detail = known.run_id, known.received.proposal or "", f"`{call.tool}` for `{action.id}`"
+        try:
+            marks.begin(run_id, proposal, action.id, detail)
+        except (StoreError, IntegrityError, UsageError) as error:
+            return f"not compensated, because its run could not be told: {error.message}", error.code
+        if recorder is not None:
+            recorder.append(UndoIntent(how="compensation", detail=detail, **x.stamp(self._index, 9)))
+            await recorder.writer.durable()
+        answer = await ask_tool(x, self._index, call.tool, call.parameters, as_agent=call.agent)
+        problem = answer.problem
+        status = "compensated" if problem is None else "not_undone"
+        text = problem if problem is None or recorder is None else recorder.text(problem)
+        if problem is None:
             self._compensated.append(
                 {
-                    "run": known.run_id,
+                    "run": run_id,
                     "proposal": known.received.proposal,
                     "action": action.id,
-                    "agent": agent,
-                    "tool": name,
-                    "parameters": parameters,
+                    "agent": call.agent,
+                    "tool": call.tool,
+                    "parameters": call.parameters,
                     "output": answer.output,
                 }
             )
-            self._mark(known, action, done)
-        return True if calls else None
+        if recorder is not None:
+            recorder.append(UndoDone(how="compensation", status=status, problem=text, **x.stamp(self._index, 9)))
+        try:
+            if problem is None and call.redoes is not None:
+                # What that undo had compensated is in force again, and may be undone again.
+                marks.end(*call.redoes, "redone")
+            marks.end(run_id, proposal, action.id, status, text)
+        except (StoreError, IntegrityError, UsageError) as error:
+            return f"compensated, but its run could not be told: {error.message}", error.code
+        return problem, answer.reason
 
-    def _mark(self, known: FoldedProposal, action: Action, done: FoldedAction) -> None:
-        self._marks.append((known.run_id, known.received.proposal or "", action.id, "compensated"))
-        output = done.row.output if done.row is not None else None
-        if action.tool == "undo" and isinstance(output, dict):
-            # What that undo had compensated is in force again, and may be undone again.
-            for one in output.get("compensated", []):
-                self._marks.append((one["run"], one["proposal"], one["action"], "redone"))
+    def _may_repeat(self, calls: list[_Call]) -> bool:
+        tools = [self._services.registry.find(call.tool) for call in calls]
+        return all(tool is not None and (tool.read_only or tool.tool.idempotent) for tool in tools)
 
     def _compensations(
         self, folded: FoldedRun, known: FoldedProposal, action: Action, done: FoldedAction
-    ) -> list[tuple[str, str, dict[str, Any]]]:
-        """The calls that take a succeeded action back, newest first: as which agent, which tool, with what."""
+    ) -> list[_Call]:
+        """The calls that take a succeeded action back, newest first."""
         agent = known.received.agent
         if done.row is None or done.row.status not in ("succeeded", "failed", "not_undone"):
             return []
@@ -361,20 +350,32 @@ class _Undo:
             # An undo is undone by taking back the compensations it made.
             made = output.get("compensated", [])
             return [
-                (one["agent"], *call)
+                _Call(one["agent"], *call, (one["run"], one["proposal"], one["action"]))
                 for one in reversed(made)
-                if (call := self._template(one["tool"], one["parameters"], one["output"]))
+                if self._is_compensated(one) and (call := self._template(one["tool"], one["parameters"], one["output"]))
             ]
         given = action.compensation
         names = self._references[known.received.proposal or ""]
         if isinstance(given, ToolCompensation):
-            return [(agent, given.tool, names.resolve(given.parameters, _Outputs(known)))]
+            return [_Call(agent, given.tool, names.resolve(given.parameters, _Outputs(known)))]
         if given is not None:
             other = self._actions[known.received.proposal or ""][given.action_id]
-            return [(agent, other.tool, names.resolve(other.parameters, _Outputs(known)))] if other.tool else []
+            return [_Call(agent, other.tool, names.resolve(other.parameters, _Outputs(known)))] if other.tool else []
         parameters = folded.value(done.parameters) if done.parameters is not None else action.parameters
         call = self._template(action.tool or "", parameters, output)
-        return [(agent, *call)] if call else []
+        return [_Call(agent, *call)] if call else []
+
+    def _is_compensated(self, made: dict[str, Any]) -> bool:
+        """False if a compensation that an undo made was made good again since. What cannot be read counts as it was."""
+        run_id = made["run"]
+        try:
+            if run_id not in self._others:
+                assert self._services.state_dir is not None
+                self._others[run_id] = FoldedRun(self._services.state_dir / "runs" / run_id)
+            row = self._others[run_id].proposals[made["proposal"]].actions[made["action"]].row
+        except (InterlockError, KeyError):
+            return True
+        return row is None or row.status != "succeeded"
 
     def _template(self, name: str, parameters: dict[str, Any], output: Any) -> tuple[str, dict[str, Any]] | None:
         tool = self._services.registry.find(name)
