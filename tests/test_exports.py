@@ -9,9 +9,9 @@ import interlock
 NAMES = [
     "Action", "ActionResult", "Approvals", "Binding", "Budget", "CallResult", "ConfigurationError", "ConflictError",
     "Context", "Cost", "DeniedError", "Grant", "HeldError", "Hold", "Host", "IntegrityError", "InterlockError",
-    "Limits", "NotUndone", "PathRead", "PathWrite", "Proposal", "ProposalError", "ProposalResult", "Refusal", "Run",
-    "Runtime", "Secret", "StoreError", "Tool", "ToolError", "ToolExecutor", "Unfinished", "UsageError", "Waiting",
-    "__version__", "format_result", "govern", "tool",
+    "Limits", "NotUndone", "PathRead", "PathWrite", "Proposal", "ProposalError", "ProposalResult", "Refusal",
+    "Restriction", "Run", "Runtime", "Secret", "StoreError", "Tool", "ToolError", "ToolExecutor", "Unfinished",
+    "UsageError", "Waiting", "__version__", "attenuate_token", "format_result", "govern", "tool",
 ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from interlock.approvals.hold import Hold
     from interlock.engine.govern import DeniedError, govern
     from interlock.engine.people.approvals import Approvals
+    from interlock.engine.people.grant_tokens import attenuate_token
     from interlock.engine.runs.recover import Unfinished
     from interlock.engine.runs.run import Run
     from interlock.engine.runtime import Runtime
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
         ToolError,
         UsageError,
     )
-    from interlock.model.grant import Grant
+    from interlock.model.grant import Grant, Restriction
     from interlock.model.limits import Limits
     from interlock.model.proposal import Action, Budget, Proposal
     from interlock.model.result import ActionResult, CallResult, Cost, NotUndone, ProposalResult, format_result
@@ -73,6 +74,7 @@ _HOMES = {
     "ProposalError": "model.errors",
     "ProposalResult": "model.result",
     "Refusal": "model.decision",
+    "Restriction": "model.grant",
     "Run": "engine.runs.run",
     "Runtime": "engine.runtime",
     "Secret": "executors.signature",
@@ -83,6 +85,7 @@ _HOMES = {
     "Unfinished": "engine.runs.recover",
     "UsageError": "model.errors",
     "Waiting": "model.waiting",
+    "attenuate_token": "engine.people.grant_tokens",
     "format_result": "model.result",
     "govern": "engine.govern",
     "tool": "executors.python",
@@ -114,6 +117,7 @@ __all__ = [
     "ProposalError",
     "ProposalResult",
     "Refusal",
+    "Restriction",
     "Run",
     "Runtime",
     "Secret",
@@ -125,6 +129,7 @@ __all__ = [
     "UsageError",
     "Waiting",
     "__version__",
+    "attenuate_token",
     "format_result",
     "govern",
     "tool",

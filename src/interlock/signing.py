@@ -1,4 +1,4 @@
-"""The only module that touches keys: one Ed25519 key a workspace, and DSSE envelopes signed with it.
+"""The only module that touches keys: one Ed25519 key a state directory, those of grant tokens, and DSSE envelopes.
 
 An envelope is DSSE (https://github.com/secure-systems-lab/dsse, version 1): `{"payloadType", "payload", "signatures":
 [{"keyid", "sig"}]}`, payload and signature in base64, the signature over the pre-authentication encoding
@@ -95,6 +95,26 @@ class Signer:
         finally:
             os.close(lock)
         return cls(key)
+
+    @classmethod
+    def generate(cls) -> Signer:
+        """A fresh key that is kept nowhere: what a block of a grant token names as the key of the next one."""
+        return cls(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_secret(cls, secret: str) -> Signer:
+        """The key of `secret`. Raises: UsageError if that is not 64 hex digits in lower case."""
+        try:
+            key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(secret))
+        except ValueError:
+            key = None
+        if key is None or key.private_bytes_raw().hex() != secret:
+            raise UsageError("that is not the secret of an Ed25519 key (64 hex digits)")
+        return cls(key)
+
+    def secret(self) -> str:
+        """The private key itself, as 64 hex digits: only for what is handed on together with it, such as a grant token."""
+        return self._key.private_bytes_raw().hex()
 
     def sign(self, payload_type: str, payload: bytes) -> bytes:
         """The DSSE envelope over `payload`, as JSON bytes without a newline."""

@@ -57,6 +57,7 @@ TRUE = [
     ("databricks-token", "da" + "pi" + HEX[:32]),
     ("linear-key", "lin" + "_api_" + ALNUM[:40]),
     ("age-key", "AGE-SECRET" + "-KEY-1" + ("QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L" * 2)[:58]),
+    ("interlock-grant-token", "ig" + "t1_" + ALNUM[:150]),
     ("jwt", "ey" + "JhbGciOiJIUzI1NiJ9" + ".ey" + "JzdWIiOiIxMjM0NTY3ODkwIn0." + ALNUM[:43]),
     ("telegram-token", "123456789:" + "AA" + ALNUM[:33]),
     ("private-key", "-----BEGIN RSA " + "PRIVATE KEY-----\n" + (ALNUM[:64] + "\n") * 3 + "-----END RSA PRIVATE KEY-----"),

@@ -36,7 +36,7 @@ GUARD = "\n[guard]\ncpu = 1.0\nmemory = 1.0\ndisk = 1.0\nzombies = 100000\n"
 
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SAVE = re.compile(r"[Ss]ave this as\s+`([^`]+)`[^`\n]*:\s*\Z")
-_ID = re.compile(r"\b(?:run|hold|prop|grant|standing)_[0-9a-f]{32}\b")
+_ID = re.compile(r"\b(?:run|hold|prop|grant|standing|token)_[0-9a-f]{32}\b")
 _LOOSE = re.compile(
     rf"(?P<id>{_ID.pattern})|(?P<hex>\b(?=[0-9a-f]*[0-9])[0-9a-f]{{7,64}}\b)|(?P<number>[0-9]+(?:\.[0-9]+)?)|(?P<any>\.\.\.)"
 )

@@ -18,7 +18,7 @@ from interlock.disk import Database
 from interlock.model.canonical import digest
 from interlock.model.clock import Ids
 from interlock.model.errors import UsageError
-from interlock.model.grant import Grant
+from interlock.model.grant import TOKEN, Grant
 
 _SCHEMA: Final = (
     """create table grants (
@@ -32,6 +32,8 @@ _SCHEMA: Final = (
 )
 _COLUMNS: Final = "definition, session, issued_at_us, issued_by, uses_left, revoked_at_us, revoked_by"
 _CONFIGURATION: Final = "configuration"
+_TOKEN_KEPT_US: Final = 7 * 86_400 * 1_000_000
+"""How long after its end the blocks of a token are kept, so that a run which it began can still say what is wrong."""
 
 
 class IssuedGrant(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +84,39 @@ class GrantStore:
             self._insert(made, now, by, session)
             self._changed(now, "grant_issued", made.id, by, {"agent": made.agent, "source": made.source})
         return made
+
+    def present(self, chain: Sequence[Grant], *, by: str = "") -> None:
+        """Make the blocks of a verified token known, first to last: their uses count from here on, and they can be revoked.
+
+        Raises: UsageError `grant_token_revoked` if one of them was, or the grant that the token is for.
+        """
+        with self._database.transaction():
+            now = self.time.tick()
+            under = self.get(chain[0].parent or "")
+            if under is None or under.revoked_at_us is not None:
+                raise UsageError("the grant that the token is for was revoked", code="grant_token_revoked")
+            for grant in chain:
+                known = self.get(grant.id)
+                if known is None:
+                    self._insert(grant, now, by, under.session)
+                    self._audit.write(now, "grant_token_known", grant.id, who=by, detail={"agent": grant.agent})
+                elif known.revoked_at_us is not None:
+                    raise UsageError(
+                        "the grant token was revoked, or one that it was made from", code="grant_token_revoked"
+                    )
+                elif known.grant != grant:
+                    raise UsageError("another block of a grant token has the same id", code="bad_grant_token")
+            self._database.execute(
+                "delete from grants where source = ? and expires_at_us < ?", (TOKEN, now - _TOKEN_KEPT_US)
+            )
+
+    def revoke_unseen(self, token_id: str, by: str) -> None:
+        """Revoke a block of a token that was not presented yet: it never will be."""
+        with self._database.transaction():
+            now = self.time.tick()
+            self._insert(Grant(id=token_id, agent="", source=TOKEN), now, by, None)
+            self._revoke(token_id, by, now)
+            self._changed(now, "grant_revoked", token_id, by, {})
 
     def count(self, grants: Iterable[Grant]) -> None:
         """Make the configuration's grants known, so that their uses count and children can be made of them.
@@ -153,10 +188,17 @@ class GrantStore:
         rows = self._database.execute(f"select {_COLUMNS} from grants where id = ?", (grant_id,))
         return _issued(rows[0]) if rows else None
 
-    def load(self, session: str | None) -> tuple[list[Grant], list[Grant]]:
-        """What to compile for a session: the grants in force, and the revoked ones (to name the reason of a refusal)."""
+    def load(self, session: str | None, token: str | None = None) -> tuple[list[Grant], list[Grant]]:
+        """What to compile for a session: the grants in force, and the revoked ones (to name the reason of a refusal).
+
+        With `token` (the id of its last block) the blocks of that token are among them, and never those of others.
+        """
         rows = self._database.execute(
-            f"select {_COLUMNS} from grants where session is null or session = ? order by issued_at_us, id", (session,)
+            "with recursive line (id, parent) as (select id, parent from grants where id = ?"
+            " union select grants.id, grants.parent from grants join line on grants.id = line.parent)"
+            f" select {_COLUMNS} from grants where (session is null or session = ?)"
+            " and (source <> ? or id in (select id from line)) order by issued_at_us, id",
+            (token, session, TOKEN),
         )
         issued = [_issued(row) for row in rows]
         return (

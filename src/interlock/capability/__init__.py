@@ -1,4 +1,7 @@
-"""Answers "may this agent touch this?" (steps 2 and 3). Pure: no clock, no I/O; the time is an argument."""
+"""Answers "may this agent touch this?" (steps 2 and 3). Pure: no clock, no I/O; the time is an argument.
+
+Grant tokens, which bring cryptography along, are in `capability.tokens`.
+"""
 
 from interlock.capability.attenuation import attenuate
 from interlock.capability.judge import Capability, compile_grants

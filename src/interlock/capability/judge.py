@@ -17,7 +17,7 @@ from interlock.capability.compiled import Compiled
 from interlock.model.decision import Refusal
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import ROOT, PathGlob, path_matcher, workspace_path
-from interlock.model.grant import GROUP, Grant
+from interlock.model.grant import GROUP, TOKEN, Grant
 from interlock.model.tool import Tool
 
 _MISSING = Refusal("grant_missing", "the agent has no grant, so nothing is allowed")
@@ -162,8 +162,12 @@ def compile_grants(
     groups: Mapping[str, Sequence[str]] | None = None,
     protected: Iterable[str] = (),
     root: str | None = None,
+    only: str | None = None,
 ) -> Capability:
     """Compile grants.
+
+    `only` is the id of the one grant that counts, the last block of a token that was presented: all others merely bound it.
+    Its agent must still be that of the grant which the token was made from, or in its group.
 
     `revoked` grants allow nothing; they only let a refusal say so. `groups` maps an agent to its groups: a grant whose
     agent is `group:NAME` is for their members. `protected` are path globs that no agent may write (what the loader reads).
@@ -187,9 +191,30 @@ def compile_grants(
         one.link(())
         gone.setdefault(grant.agent, []).append(one)
     everybody = groups or {}
+    if only is not None:
+        leaf = compiled.get(only)
+        if leaf is not None and not _holds(leaf, everybody):
+            gone.setdefault(leaf.grant.agent, []).append(leaf)
+            alive = {}
+        alive, gone = _only(alive, only), _only(gone, only)
     return Capability(
         _by_agent(alive, everybody), _by_agent(gone, everybody), tuple(PathGlob(g) for g in protected), root
     )
+
+
+def _only(grants: Mapping[str, list[Compiled]], grant_id: str) -> dict[str, list[Compiled]]:
+    return {
+        agent: found
+        for agent, all_of_it in grants.items()
+        if (found := [g for g in all_of_it if g.grant.id == grant_id])
+    }
+
+
+def _holds(token: Compiled, groups: Mapping[str, Sequence[str]]) -> bool:
+    """Is the grant under the blocks of a token one of the agent's, by itself or by a group that it is still in?"""
+    agent = token.grant.agent
+    holders = {agent, *(GROUP + name for name in groups.get(agent, ()))}
+    return next((c.grant.agent for c in token.chain if c.grant.source != TOKEN), None) in holders
 
 
 def _by_agent(

@@ -64,6 +64,7 @@ _SHAPES: Final[tuple[tuple[str, str, str], ...]] = (
     ("databricks-token", "dapi", r"[0-9a-f]{32}(?:-[0-9])?(?![A-Za-z0-9])"),
     ("linear-key", "lin_api_", r"[A-Za-z0-9]{40}"),
     ("age-key", "AGE-SECRET-KEY-1", r"[QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L]{58}"),
+    ("interlock-grant-token", "igt1_", r"[A-Za-z0-9_-]{64,65536}"),
     ("jwt", "eyJ", r"[A-Za-z0-9_-]{12,512}\.eyJ[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]{0,1024}"),
 )
 

@@ -12,11 +12,13 @@ import msgspec
 
 from interlock.approvals import Hold
 from interlock.capability import attenuate
+from interlock.capability.tokens import GrantToken
 from interlock.engine.assemble import adjusted, embedded, open_project
 from interlock.engine.kit.calls import Caller, call, execute_tool_calls
 from interlock.engine.kit.toolset import Format, definitions
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.approvals import Approvals
+from interlock.engine.people.grant_tokens import TTL_MS, IssuedToken, issue_token, present_token
 from interlock.engine.people.questions import OnQuestion, asking
 from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.runs.recover import Unfinished, recover_all
@@ -29,7 +31,7 @@ from interlock.executors.python import bind
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError, InterlockError, UsageError
 from interlock.model.events import Event
-from interlock.model.grant import GROUP, OPERATOR, Grant
+from interlock.model.grant import GROUP, OPERATOR, Grant, Restriction
 from interlock.model.limits import Limits
 from interlock.model.proposal import Budget
 from interlock.model.result import CallResult, NotUndone, ProposalResult
@@ -252,6 +254,30 @@ class Runtime:
         forked.set_grant(attenuate(parent, msgspec.structs.replace(grant, agent=agent)))
         return forked
 
+    def issue_token(
+        self,
+        grant_id: str,
+        *,
+        agent: str | None = None,
+        restriction: Restriction | None = None,
+        ttl_ms: int = TTL_MS,
+        by: str | None = None,
+    ) -> IssuedToken:
+        """Issue a token for a grant (`interlock grants list` shows the ids), to be handed to a sub-agent: see `execute`.
+
+        `agent` says of which member, if the grant is one of a group. It holds for `ttl_ms`, at most 30 days and no longer than
+        the grant. `interlock.attenuate_token` narrows it, anywhere. Raises: UsageError if there is no such grant in force, or
+        this runtime keeps nothing (`not_available`); ConfigurationError for a bad glob.
+        """
+        services = self.services
+        desk = services.desk
+        if desk is None:
+            raise UsageError("this runtime keeps nothing, so it issues no grant token", code="not_available")
+        return issue_token(
+            desk, services.signer, services.workspace_id, grant_id,
+            agent=agent, restriction=restriction, ttl_ms=ttl_ms, by=by or desk.user,
+        )  # fmt: skip
+
     # -- proposals
 
     async def execute(
@@ -263,23 +289,30 @@ class Runtime:
         session: str | None = None,
         wait: bool = True,
         on_question: OnQuestion | None = None,
+        grant_token: str | None = None,
     ) -> ProposalResult:
         """Take a proposal through the gate, as a run of its own.
 
         `on_question` is asked about held actions, in the place of the one given to `open`. With `wait=False` nobody is asked
         here: a held action gets the row `held`, with the approval's id in its output, and `resume` goes on with the run.
 
-        Raises: ProposalError if it is malformed (nothing ran); StoreError if the machine did not let us record it;
+        With a `grant_token` it is judged as one of the agent whom the token names, who then has what the token allows and
+        nothing else. The token is kept nowhere; its id and digest are journaled.
+
+        Raises: ProposalError if it is malformed (nothing ran); UsageError for a token that is not accepted (`bad_grant_token`,
+        `grant_token_audience`, `grant_token_expired`, `grant_token_revoked`; nothing ran); StoreError if the machine did not
+        let us record it;
         CancelledError if the caller cancelled (it can be resumed).
         """
         await self._make_ready()
         decoded = decode(proposal, self.services.limits)
+        token = self._presented(grant_token)
         # `operator` is refused in `Run.take`: a run of that name would be the person's own.
-        agent = None if decoded.agent == OPERATOR else decoded.agent
+        agent = token.root.agent if token is not None else None if decoded.agent == OPERATOR else decoded.agent
         run = Run.start(self.services, agent=agent, session=session or decoded.session, source=decoded.source)
         try:
             async with self._asking(wait, on_question):
-                return await run.take(decoded, dry_run=dry_run, executor=executor)
+                return await run.take(decoded, dry_run=dry_run, executor=executor, token=token)
         finally:
             run.finish()
 
@@ -299,12 +332,14 @@ class Runtime:
         call_id: str | None = None,
         wait: bool = True,
         on_question: OnQuestion | None = None,
+        grant_token: str | None = None,
     ) -> CallResult:
         """Call one tool through the gate, as a run of its own. A call that fails or is refused raises nothing: see its status.
 
         With a `call_id` (which the model's vendor gives) the call is made once: again with the same id, tool and parameters it
         gives the same result for a week, or goes on if it was held or interrupted. A call that was rejected by anything but a
-        person, or was undone, is made anew. `wait` and `on_question` are as for `execute`.
+        person, or was undone, is made anew. `wait`, `on_question` and `grant_token` are as for `execute`;
+        with a token, `agent` is left out.
 
         Raises: HeldError if it is held and `wait` is False, or (`unknown_outcome`) if an earlier process ended while this very
         call ran; ConflictError `call_unfinished`; ProposalError if the parameters
@@ -312,7 +347,7 @@ class Runtime:
         """
         await self._make_ready()
         async with self._asking(wait, on_question):
-            caller = Caller(agent or self.services.agent, session)
+            caller = self._caller(agent, session, grant_token)
             return await call(self.services, tool, parameters or {}, caller, call_id=call_id)
 
     def call_sync(self, tool: str, parameters: Mapping[str, Any] | None = None, **options: Any) -> CallResult:
@@ -328,6 +363,7 @@ class Runtime:
         once: bool = True,
         wait: bool = True,
         on_question: OnQuestion | None = None,
+        grant_token: str | None = None,
     ) -> list[dict[str, Any]]:
         """Carry out the tool calls of a model's message, in order, and give what to append to the conversation.
 
@@ -341,12 +377,26 @@ class Runtime:
         """
         await self._make_ready()
         async with self._asking(wait, on_question):
-            caller = Caller(agent or self.services.agent, session)
+            caller = self._caller(agent, session, grant_token)
             return await execute_tool_calls(self.services, message, caller, once=once)
 
     def execute_tool_calls_sync(self, message: Any, **options: Any) -> list[dict[str, Any]]:
         """`execute_tool_calls` without an event loop. Raises UsageError if there is one running in this thread."""
         return self._sync.run("execute_tool_calls", lambda: self.execute_tool_calls(message, **options))
+
+    def _presented(self, grant_token: str | None) -> GrantToken | None:
+        if grant_token is None:
+            return None
+        services = self.services
+        return present_token(services.desk, services.signer, services.workspace_id, grant_token)
+
+    def _caller(self, agent: str | None, session: str | None, grant_token: str | None) -> Caller:
+        token = self._presented(grant_token)
+        if token is None:
+            return Caller(agent or self.services.agent, session)
+        if agent not in (None, token.root.agent):
+            raise UsageError(f"the grant token is of `{token.root.agent}`, not of `{agent}`", code="grant_token_agent")
+        return Caller(token.root.agent, session, token)
 
     @property
     def approvals(self) -> Approvals:

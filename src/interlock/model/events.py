@@ -96,6 +96,9 @@ class ProposalReceived(Event, kw_only=True, tag="proposal_received"):
     digest: str
     document: Kept
     dry_run: bool = False
+    grant_token: str | None = None
+    """Id of the grant token that was presented: then that is all that the agent has, after a resume too."""
+    grant_token_digest: str | None = None
 
 
 class ProposalRejected(Event, kw_only=True, tag="proposal_rejected"):

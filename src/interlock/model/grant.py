@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 GROUP: Final = "group:"
 """A grant whose agent is `group:NAME` is for the members of that group. No agent's own name begins so."""
 
 OPERATOR: Final = "operator"
 """The principal of a person at the command line. No agent has this name, and no proposal may name it."""
+
+
+TOKEN: Final = "token"  # noqa: S105 - the name of a source
+"""The `source` of a grant that is a block of a grant token. It counts only where that token is presented."""
+
+Bound = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 
 
 class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,7 +50,27 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     uses_max: int | None = None
     parent: str | None = None
     source: str = "configuration"
-    """Where it came from: `configuration`, `parent`, `approval:ID`, `command`."""
+    """Where it came from: `configuration`, `parent`, `approval:ID`, `command`, `token`."""
+
+
+class Restriction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a block of a grant token leaves of what the token allowed before. None (or nothing denied) leaves it as it was.
+
+    A glob that allowed nothing before allows nothing now, either: only what both allow is allowed.
+    """
+
+    tools: tuple[str, ...] | None = None
+    deny_tools: tuple[str, ...] = ()
+    state_keys: tuple[str, ...] | None = None
+    read: tuple[str, ...] | None = None
+    """Paths that may be read, as in `Paths`."""
+    write: tuple[str, ...] | None = None
+    hosts: tuple[str, ...] | None = None
+    unscoped: tuple[str, ...] | None = None
+    actions_max: Bound | None = None
+    uses_max: Bound | None = None
+    """Counted where the token is presented, for this block and all that were made from it together."""
+    expires_at_us: Annotated[int, Meta(ge=0, le=9_007_199_254_740_991)] | None = None
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):

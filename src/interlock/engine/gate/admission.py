@@ -144,7 +144,7 @@ def key_for(run: ProposalRun, tool: Registered, parameters: dict[str, Any]) -> s
     return call_key(
         workspace=run.services.workspace_id,
         agent=run.principal.agent,
-        grant=run.services.grant_of(run.principal.agent),
+        grant=run.grants_digest(),
         tool=tool.name,
         tool_version=tool.version,
         parameters=parameters,

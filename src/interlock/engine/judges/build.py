@@ -125,23 +125,25 @@ def judge_maker(
             judges[registry] = registry.generation, found
         return found
 
-    def make(registry: Registry, session: str | None, own: Mapping[str, Grant]) -> Judges:
+    def make(registry: Registry, session: str | None, own: Mapping[str, Grant], token: str | None) -> Judges:
         # A grant that was set in code stands for all that its agent has in the configuration, by its groups too.
         shared = {agent: names for agent, names in groups.items() if agent not in own}
         given = [*(grant for grant in grants if grant.agent not in own), *own.values()]
         if issued is None:
-            capability = compile_grants(given, groups=shared, root=root, protected=protected)
+            capability = compile_grants(given, groups=shared, root=root, protected=protected, only=token)
             return Judges(capability, judge(registry), clock.now_us, groups, _fingerprints(given, shared))
         revision = issued.revision()
-        alive, revoked = issued.load(session)
+        alive, revoked = issued.load(session, token)
         alive = [grant for grant in alive if grant.source != "configuration" or grant.agent not in own]
         known = {grant.id for grant in (*alive, *revoked)}
         every = [*alive, *(grant for grant in given if grant.id not in known)]
-        capability = compile_grants(every, revoked=revoked, groups=shared, root=root, protected=protected)
+        capability = compile_grants(every, revoked=revoked, groups=shared, root=root, protected=protected, only=token)
         some = any(grant.source != "configuration" or grant.uses_max is not None for grant in alive)
         # A grant that expires is judged by a clock that does not go back when the system clock is set.
         now_us = issued.time.now_us if some or any(g.expires_at_us is not None for g in every) else clock.now_us
         prints = _fingerprints(every, shared)
+        if token is not None:  # results that were kept for the agent itself, or for another token, are not this one's
+            prints = {agent: digest("grants", [token, print_]) for agent, print_ in prints.items()}
         return Judges(capability, judge(registry), now_us, groups, prints, revision=revision, issued=some)
 
     return make

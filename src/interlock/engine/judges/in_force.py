@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from interlock.engine.judges.judges import Judges
 from interlock.engine.tools.registry import Registry
 from interlock.model.grant import Grant
 
-JudgeMaker = Callable[[Registry, str | None, Mapping[str, Grant]], Judges]
-"""Builds the judges for tools, a session, and the grants set in code (by agent, in place of the configured ones)."""
+JudgeMaker = Callable[[Registry, str | None, Mapping[str, Grant], str | None], Judges]
+"""Builds the judges for tools, a session, the grants set in code (by agent, in place of the configured ones), and the id of
+the grant token that was presented, which then is all that its agent has."""
+
+_TOKENS_MAX: Final = 64
+"""Judges that are kept for tokens; the oldest make room, and are built again if they are needed."""
 
 
 class JudgesInForce:
@@ -31,16 +36,27 @@ class JudgesInForce:
         self._registry = registry
         self._revision = revision
         self._warn = warn
-        self._by_session: dict[str | None, Judges] = {}
+        self._by_session: dict[tuple[str | None, str | None], Judges] = {}
 
-    def current(self, session: str | None = None) -> Judges:
-        """The judges for a session (None: outside any). Raises: ConfigurationError."""
-        judges = self._by_session.get(session)
+    def current(self, session: str | None = None, token: str | None = None) -> Judges:
+        """The judges for a session (None: outside any) and the grant token with that id. Raises: ConfigurationError."""
+        key = session, token
+        judges = self._by_session.get(key)
         if judges is None or not self.is_current(judges):
-            judges = self._by_session[session] = self.make(self._registry, session, self.own_grants)
+            if token is not None:
+                self._make_room()
+            judges = self._by_session[key] = self.make(self._registry, session, self.own_grants, token)
             for problem in judges.policies.warnings:
                 self._warn(str(problem))
         return judges
+
+    def _make_room(self) -> None:
+        of_tokens = [key for key in tuple(self._by_session) if key[1] is not None]
+        for key in of_tokens[: max(0, len(of_tokens) - _TOKENS_MAX + 1)]:
+            if (judges := self._by_session.pop(key, None)) is not None:
+                judges.replaced = (
+                    True  # a proposal that still holds them asks again, as it could not be told of changes
+                )
 
     def is_current(self, judges: Judges) -> bool:
         """False once a grant was issued or revoked, by whatever process, since these judges were built."""

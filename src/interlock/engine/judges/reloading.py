@@ -76,7 +76,7 @@ class Reloader:
             maker = self._make_judges(loaded)
             if services.tools_loaded:  # before that not all tools are known, and nothing is judged
                 # Built once here, so that a mistake shows before the old rules are given up.
-                maker(services.registry, None, services.judges.own_grants)
+                maker(services.registry, None, services.judges.own_grants, None)
         except InterlockError as error:
             if error.code == "database_locked":
                 self._seen = ()  # the next look tries it again

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from interlock.capability.tokens import GrantToken
 from interlock.engine.kit.messages import CallText, ToolCall, read_message, result_messages
 from interlock.engine.kit.names import safe_names
 from interlock.engine.kit.toolset import reachable
@@ -39,6 +40,8 @@ class Caller(NamedTuple):
 
     agent: str
     session: str | None
+    token: GrantToken | None = None
+    """The grant token that they bring, whose agent then is `agent`."""
 
 
 async def call(
@@ -57,6 +60,8 @@ async def call(
     if not call_id:
         return _result(tool, await one.run(services.ids.new("run")))
     about = [services.workspace_id, caller.agent, caller.session, call_id, tool, parameters]
+    if caller.token is not None:  # what was given to the agent itself, or under another token, is not given to this one
+        about.append(caller.token.id)
     return await _once(one, tool, services.redactor.keyed(digest("tool_call", about)))
 
 
@@ -101,7 +106,8 @@ async def _told(services: Services, one: ToolCall, own: Mapping[str, str], calle
 
 def _unknown(services: Services, name: str, own: Mapping[str, str], caller: Caller) -> str:
     """What to tell a model that made a tool up: the tools that it has, and which one it may have meant."""
-    reached = {found.name for found in reachable(services, caller.agent, caller.session)}
+    token = None if caller.token is None else caller.token.id
+    reached = {found.name for found in reachable(services, caller.agent, caller.session, token)}
     known = sorted(safe for safe, tool in own.items() if tool in reached)
     shown = name[:_NAME_CHARS_SHOWN]
     near = difflib.get_close_matches(shown, known, n=1)
@@ -124,7 +130,7 @@ class _Call(NamedTuple):
         agent = None if self.caller.agent == OPERATOR else self.caller.agent
         run = Run.start(self.services, agent=agent, session=self.caller.session, run_id=run_id, source="call")
         try:
-            return await run.take(self.proposal)
+            return await run.take(self.proposal, token=self.caller.token)
         finally:
             run.finish()
 

@@ -20,9 +20,12 @@ Format = Literal["openai", "openai-responses", "anthropic", "mcp"]
 """Chat Completions and Responses of OpenAI (and what is compatible), Messages of Anthropic, `tools/list` of MCP."""
 
 
-def reachable(services: Services, agent: str, session: str | None) -> list[Registered]:
-    """The tools that the agent may reach, by name. Raises: ConfigurationError if the rules cannot be used."""
-    judges = services.judges.current(session)
+def reachable(services: Services, agent: str, session: str | None, token: str | None = None) -> list[Registered]:
+    """The tools that the agent may reach, by name, or may under the grant token with that id.
+
+    Raises: ConfigurationError if the rules cannot be used.
+    """
+    judges = services.judges.current(session, token)
     principal = judges.principal(agent, session)
     found = services.registry.find_all(sorted(services.registry.by_name))
     return [tool for tool in found if tool is not None and judges.may_ever(principal, tool)]

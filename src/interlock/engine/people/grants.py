@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 import msgspec
@@ -10,9 +11,10 @@ from interlock.approvals import IssuedGrant, StandingAnswer
 from interlock.capability import attenuate, compile_grants
 from interlock.engine.people.approval_desk import Desk
 from interlock.model.errors import UsageError
-from interlock.model.grant import GROUP, OPERATOR, Grant, Paths
+from interlock.model.grant import GROUP, OPERATOR, TOKEN, Grant, Paths
 
 TTL_MAX_MS: Final = 36_500 * 86_400_000
+_TOKEN_ID: Final = re.compile("token_[0-9a-f]{32}")
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +105,8 @@ def issue(desk: Desk, wish: Wish, *, by: str) -> Grant:
         if parent is None:
             raise UsageError(f"there is no grant `{wish.parent}`", code="not_found", hint="`interlock grants list`")
         above = parent.grant
+        if above.source == TOKEN:
+            raise UsageError(f"`{wish.parent}` is a grant token", hint="`interlock grants attenuate` narrows it")
         inherited = {
             "tools": wish.tools or above.tools,
             "state_keys": wish.state_keys or above.state_keys,
@@ -116,7 +120,13 @@ def issue(desk: Desk, wish: Wish, *, by: str) -> Grant:
 
 
 def revoke(desk: Desk, grant_id: str, *, by: str) -> list[str]:
-    """Revoke it; the ids that are revoked by that. Raises: UsageError `not_found`, or that of a configured grant."""
+    """Revoke it; the ids that are revoked by that. A grant token need not have been presented before.
+
+    Raises: UsageError `not_found`, or that of a configured grant.
+    """
+    if _TOKEN_ID.fullmatch(grant_id) and desk.issued.get(grant_id) is None:
+        desk.issued.revoke_unseen(grant_id, by)
+        return [grant_id]
     found = get(desk, grant_id)
     if isinstance(found, StandingAnswer):
         desk.store.standing.revoke(grant_id, by)

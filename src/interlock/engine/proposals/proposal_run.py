@@ -49,14 +49,16 @@ class ProposalRun:
         dry_run: bool = False,
         executor: ToolExecutor | None = None,
         allowance: Allowance,
+        token: str | None = None,
     ) -> None:
-        """Nothing has happened yet."""
+        """Nothing has happened yet. `token` is the id of the grant token that was presented with the proposal."""
         # What does not change.
         self.services = services
         self.files = files
         self.proposal = proposal
         self.graph = graph
         self.principal = principal
+        self.token = token
         self.dry_run = dry_run
         self.executor = executor
         self.allowance = allowance
@@ -85,7 +87,7 @@ class ProposalRun:
         """Keys under which results went into the cache."""
         self.cost = 0.0
         """What tools reported."""
-        self.judges: Judges = services.judges.current(principal.session)
+        self.judges: Judges = services.judges.current(principal.session, token)
         self.settled: dict[Registered | None, Decision] = {}
         """What the judges decide about every call of a tool, where the call cannot matter."""
         self.entailed: dict[int, frozenset[Write]] = {}
@@ -135,9 +137,15 @@ class ProposalRun:
         """The judges, after a look whether they were replaced or a grant was issued or revoked."""
         judges = self.judges
         if judges.replaced or (judges.issued and not self.services.judges.is_current(judges)):
-            judges = self.judges = self.services.judges.current(self.principal.session)
+            judges = self.judges = self.services.judges.current(self.principal.session, self.token)
             self.settled.clear()
         return judges
+
+    def grants_digest(self) -> str:
+        """What stands for the grants that count here in the key of a stored result: a changed grant is another key."""
+        if self.token is None:
+            return self.services.grant_of(self.principal.agent)
+        return self.judges_in_force().grants_digest(self.principal.agent)
 
     def record(self, step: int | None, index: int | None, event: Callable[[Recorder, Stamp], Event]) -> int | None:
         """Append the event that the function builds; its number. Nothing is built, and None returned, if nothing is recorded."""

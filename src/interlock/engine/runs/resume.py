@@ -145,6 +145,7 @@ class _Resumption:
             services.judges.current().principal(known.received.agent, proposal.session or run.session),
             dry_run=known.received.dry_run,
             allowance=run.allowance(proposal, dry_run=known.received.dry_run),
+            token=known.received.grant_token,
         )
         self._pool = WorkerPool(self._x, take_action)
 

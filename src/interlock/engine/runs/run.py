@@ -11,9 +11,11 @@ from typing import Final
 import msgspec
 
 from interlock._version import __version__
+from interlock.capability.tokens import GrantToken
 from interlock.engine.completion.commit import conclude, reject_all
 from interlock.engine.gate.sequence import take_action
 from interlock.engine.gate.verify import find_unrunnable, verify_proposal
+from interlock.engine.people.grant_tokens import present_token
 from interlock.engine.people.questions import OnQuestion, asking
 from interlock.engine.proposals.budget import Allowance
 from interlock.engine.proposals.decoding import ProposalLike, decode
@@ -203,22 +205,35 @@ class Run:
         executor: ToolExecutor | None = None,
         wait: bool = True,
         on_question: OnQuestion | None = None,
+        grant_token: str | None = None,
     ) -> ProposalResult:
-        """Take a proposal through the gate, in any form and with the options that `Runtime.execute` takes. Raises as `take`."""
-        await self.services.load_tools()
+        """Take a proposal through the gate, in any form and with the options that `Runtime.execute` takes.
+
+        Raises: as `take`, and UsageError for a grant token that is not accepted.
+        """
+        services = self.services
+        await services.load_tools()
         try:
             decoded = decode(proposal, self.services.limits)
         except ProposalError as error:
             self._reject(self.services.ids.new("prop"), error)
             raise
+        token = None
+        if grant_token is not None:
+            token = present_token(services.desk, services.signer, services.workspace_id, grant_token)
         asked = on_question or self.on_question
-        async with asking(self.services.desk, self.services.threads, wait=wait, on_question=asked):
-            return await self.take(decoded, dry_run=dry_run, executor=executor)
+        async with asking(services.desk, services.threads, wait=wait, on_question=asked):
+            return await self.take(decoded, dry_run=dry_run, executor=executor, token=token)
 
     async def take(
-        self, proposal: Proposal, *, dry_run: bool = False, executor: ToolExecutor | None = None
+        self,
+        proposal: Proposal,
+        *,
+        dry_run: bool = False,
+        executor: ToolExecutor | None = None,
+        token: GrantToken | None = None,
     ) -> ProposalResult:
-        """Take a proposal that `decode` gave through the gate.
+        """Take a proposal that `decode` gave through the gate; with a `token` that `present_token` gave, under it alone.
 
         Raises: ProposalError if it is malformed (nothing ran); StoreError if the journal or the database failed (what is on
         disk is the truth); CancelledError if the caller cancelled (the proposal can be resumed).
@@ -229,6 +244,13 @@ class Run:
                 f"`{OPERATOR}` is not an agent: it stands for the person at the command line",
                 path="$.agent",
                 hint="name the agent that proposes this, or leave `agent` out",
+            )
+        if token is not None and proposal.agent not in (None, "", token.root.agent):
+            raise ProposalError(
+                f"the grant token is of `{token.root.agent}`, the proposal of `{proposal.agent}`",
+                code="grant_token_agent",
+                path="$.agent",
+                hint="leave `agent` out: the token says who acts",
             )
         services.refresh()
         if not proposal.id:
@@ -242,7 +264,8 @@ class Run:
                 hint="give each proposal its own id, or leave it out",
             )
         self._proposals.add(proposal.id)
-        who = services.judges.current().principal(proposal.agent or self.agent, proposal.session or self.session)
+        agent = proposal.agent or self.agent if token is None else token.root.agent
+        who = services.judges.current().principal(agent, proposal.session or self.session)
         try:
             graph = verify_proposal(proposal, services.registry)  # 1
         except ProposalError as error:
@@ -257,9 +280,10 @@ class Run:
             dry_run=dry_run,
             executor=executor,
             allowance=self.allowance(proposal, dry_run=dry_run),
+            token=None if token is None else token.id,
         )
         if self.recorder is not None:
-            self._received(x)
+            self._received(x, None if token is None else token.digest)
         return await self.carry_on(WorkerPool(x, take_action))
 
     def allowance(self, proposal: Proposal, *, dry_run: bool) -> Allowance:
@@ -374,7 +398,7 @@ class Run:
                 )
             )
 
-    def _received(self, x: ProposalRun) -> None:
+    def _received(self, x: ProposalRun, token_digest: str | None) -> None:
         recorder = self.recorder
         assert recorder is not None
         document = msgspec.to_builtins(x.proposal)
@@ -387,6 +411,8 @@ class Run:
                 digest=kept.digest,
                 document=kept,
                 dry_run=x.dry_run,
+                grant_token=x.token,
+                grant_token_digest=token_digest,
                 **x.stamp(None, 1),
             )
         )

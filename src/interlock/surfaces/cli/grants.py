@@ -10,14 +10,22 @@ from typing import Any
 import click
 import msgspec
 
+from interlock.engine.local.clock import SystemClock
 from interlock.engine.people import grants as granting
 from interlock.engine.people.identity import identify, open_desk
-from interlock.model.errors import UsageError
-from interlock.model.units import duration_ms
 from interlock.surfaces.cli.app import Group
+from interlock.surfaces.cli.opening import runtime
 from interlock.surfaces.cli.output import Output, clean, table
 from interlock.surfaces.cli.proving import proof, proving
 from interlock.surfaces.cli.results import when
+from interlock.surfaces.cli.token_files import (
+    description,
+    hand_over,
+    read_grant_token,
+    restricting,
+    restriction_of,
+    ttl_ms_of,
+)
 
 
 @click.group(cls=Group)
@@ -71,14 +79,59 @@ def issue(
     out: Output, /, agent: str, token_file: Path | None, approver: str | None, ttl: str | None, **limits: Any
 ) -> None:
     """Give AGENT, or the agents of a group (`group:NAME`), a grant. What is not named is not granted."""
-    try:
-        ttl_ms = None if ttl is None else duration_ms(ttl)
-    except ValueError as error:
-        raise UsageError(f"`--ttl`: {error}") from None
+    ttl_ms = ttl_ms_of(ttl)
     with open_desk(Path(), os.environ) as desk:
         who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
         made = granting.issue(desk, granting.Wish(agent=agent, ttl_ms=ttl_ms, **limits), by=who.id)
     out.emit(made, lambda: [f"issued {clean(made.id)} to {clean(agent)}"])
+
+
+@grants.command("token")
+@click.argument("grant_id", metavar="GRANT")
+@click.option("--agent", metavar="NAME", help="Of which member, if the grant is one of a group.")
+@restricting
+@proving
+@click.pass_obj
+def token(
+    out: Output, /, grant_id: str, agent: str | None, file: Path | None, ttl: str | None, token_file: Path | None,
+    approver: str | None, **limits: Any,
+) -> None:  # fmt: skip
+    """Issue a token for GRANT: whoever has it can use the grant, or less of it, from another machine too.
+
+    It is a secret. The holder presents it with `interlock run --grant-token FILE`, and can narrow it with
+    `interlock grants attenuate` before handing it on. `interlock grants revoke` takes it back by its id.
+    """
+    ttl_ms = ttl_ms_of(ttl)
+    with runtime(out) as opened:
+        desk = opened.services.desk
+        assert desk is not None
+        who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
+        options = {} if ttl_ms is None else {"ttl_ms": ttl_ms}
+        made = opened.issue_token(grant_id, agent=agent, restriction=restriction_of(limits), by=who.id, **options)
+    hand_over(out, made.token, file)
+
+
+@grants.command("attenuate")
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@restricting
+@click.pass_obj
+def attenuate(out: Output, /, source: Path, file: Path | None, ttl: str | None, **limits: Any) -> None:
+    """Make a narrower token from the one in FILE. Needs no project and no connection; FILE stays as it is."""
+    from interlock.engine.people.grant_tokens import attenuate_token  # noqa: PLC0415 - start-up: it brings cryptography
+
+    ttl_ms = ttl_ms_of(ttl)
+    ends = None if ttl_ms is None else SystemClock().now_us() + ttl_ms * 1000
+    narrower = attenuate_token(read_grant_token(source), restriction_of(limits, ends))
+    hand_over(out, narrower, file)
+
+
+@grants.command("inspect")
+@click.argument("source", metavar="FILE", type=click.Path(path_type=Path))
+@click.pass_obj
+def inspect(out: Output, source: Path) -> None:
+    """Say what the token in FILE is for, without its secret. That it is whole is checked; who issued it is not."""
+    shown = description(read_grant_token(source))
+    out.emit(shown, lambda: _token_lines(shown))
 
 
 @grants.command("revoke")
@@ -92,6 +145,15 @@ def revoke(out: Output, grant_id: str, token_file: Path | None, approver: str | 
         revoked = granting.revoke(desk, grant_id, by=who.id)
     already = [f"{clean(grant_id)} was revoked already"]
     out.emit({"revoked": revoked}, lambda: [f"revoked {clean(one)}" for one in revoked] or already)
+
+
+def _token_lines(shown: dict[str, Any]) -> Iterable[str]:
+    blocks = shown.pop("blocks")
+    yield from _lines(shown)
+    for block in blocks:
+        yield f"block {clean(block['id'])}:"
+        kept = {k: v for k, v in block.items() if k not in ("id", "agent", "parent", "source") and v not in (None, [])}
+        yield from _lines(kept, "  ")
 
 
 def _table(found: granting.Listed) -> Iterable[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
@@ -19,6 +20,7 @@ from interlock.surfaces.cli.opening import at_terminal, runtime, undoing_runtime
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.plan_file import read_plan
 from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines, undo_lines, undo_outputs
+from interlock.surfaces.cli.token_files import read_grant_token
 
 if TYPE_CHECKING:
     from interlock.engine.runs.unknown_outcomes import Answer
@@ -36,6 +38,12 @@ WAIT_SAID_MS: Final = 1000
 @click.option("--dry-run", is_flag=True, help="Everything but effects: steps 1 to 7, asking nobody, spending nothing.")
 @click.option("--session", metavar="NAME", help="The session that the run belongs to.")
 @click.option("--agent", metavar="NAME", help="The agent that proposes this, whatever the plan says.")
+@click.option(
+    "--grant-token",
+    "token_file",
+    type=click.Path(path_type=Path),
+    help="A file with a grant token: the run has what the token allows, and nothing else.",
+)
 @click.option("--no-wait", is_flag=True, help="Do not wait for answers: exit with 3, and `interlock resume` goes on.")
 @click.option(
     "--set",
@@ -51,6 +59,7 @@ def run(
     dry_run: bool,
     session: str | None,
     agent: str | None,
+    token_file: Path | None,
     no_wait: bool,
     settings: Sequence[str],
 ) -> int:
@@ -61,9 +70,12 @@ def run(
     """
     flags = _flags(settings)
     proposal = read_plan(plan, agent=agent, session=session)
+    token = None if token_file is None else read_grant_token(token_file)
     with runtime(out, flags, offer_trust=plan != "-") as opened:
         _say_unfinished(out, opened)
-        result = _carry_out(out, opened, lambda: opened.execute(proposal, dry_run=dry_run), no_wait=no_wait)
+        result = _carry_out(
+            out, opened, lambda: opened.execute(proposal, dry_run=dry_run, grant_token=token), no_wait=no_wait
+        )
     out.emit(result, lambda: proposal_lines(out, result))
     _say_held(out, [result])
     return EXIT_CODES.get(result.status, FAILED)

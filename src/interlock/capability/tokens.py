@@ -1,0 +1,249 @@
+"""Grant tokens: a grant that is handed to a sub-agent on another machine, and narrowed by it without asking us.
+
+A token is a chain of DSSE envelopes. The first, signed with the state directory's key, names the grant, the agent and the
+workspace it is for. Each block names the public key that must sign the next one; the private half of the last goes with the
+token. So a holder can add a block and cannot take one away: for that it would need a key that its predecessor threw away. A
+block can only restrict: as a grant it is a child of the block before, and `compile_grants` asks all of them.
+
+Written as text a token is `igt1_` and the base64url of its JSON. It has exactly one spelling, and is a secret: whoever has it
+can use it. Its id (that of its last block) and its digest say nothing that could be used. Pure: time and keys are handed in.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Final, NoReturn, TypeVar
+
+import msgspec
+
+from interlock.model.canonical import canonical, digest, digest_bytes
+from interlock.model.errors import InterlockError, UsageError
+from interlock.model.grant import TOKEN, Grant, Paths, Restriction
+from interlock.signing import Envelope, Signer, verify
+
+PREFIX: Final = "igt1_"
+TOKEN_CHARS_MAX: Final = 64 * 1024
+BLOCKS_MAX: Final = 16
+_ROOT_TYPE: Final = "application/vnd.interlock.grant-token.v1+json"
+_BLOCK_TYPE: Final = "application/vnd.interlock.grant-token-block.v1+json"
+
+T = TypeVar("T")
+
+
+class GrantTokenError(UsageError):
+    """A grant token that is not accepted. Codes: `bad_grant_token`, `grant_token_audience`, `grant_token_expired`, ..."""
+
+    default_code = "bad_grant_token"
+
+
+class Root(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first block: what the issuer says."""
+
+    audience: str
+    """Id of the workspace where the token can be presented."""
+    grant: str
+    """Id of the grant that the token is for."""
+    agent: str
+    """As whom the holder acts."""
+    issued_at_us: int
+    restriction: Restriction
+    next_key: str
+    """`ed25519:HEX`, the key that signs the next block."""
+
+
+class Block(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A later block: what a holder took away before handing the token on."""
+
+    previous: str
+    """Id of the block before."""
+    restriction: Restriction
+    next_key: str
+
+
+class TokenText(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in the text: the chain, and the private key that belongs to its last `next_key`, in hex."""
+
+    blocks: tuple[Envelope, ...]
+    secret: str
+
+
+class GrantToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token that was read. Holds no secret, and nothing that would make another token of it."""
+
+    id: str
+    """Id of the last block, `token_` and 32 hex digits; revoking any block's id ends the token."""
+    digest: str
+    """Over all blocks, without the secret."""
+    root: Root
+    grants: tuple[Grant, ...]
+    """One for each block, each the child of the one before; the first is a child of `root.grant`."""
+
+    @property
+    def expires_at_us(self) -> int:
+        """From then on it is refused."""
+        return self.grants[-1].expires_at_us or 0
+
+
+def make_token(root: Root, issuer: Signer, holder: Signer) -> str:
+    """A fresh token, signed with the state directory's key; `holder` is a key that was made for it (`Signer.generate`).
+
+    `root.next_key` is set to that key. Raises: GrantTokenError if it does not expire, or a limit in it is senseless.
+    """
+    root = msgspec.structs.replace(root, restriction=_sensible(root.restriction), next_key=holder.keyid)
+    text = _write((_sign(issuer, _ROOT_TYPE, root),), holder)
+    read_token(text)
+    return text
+
+
+def attenuate_token(text: str, restriction: Restriction, holder: Signer) -> str:
+    """The token with one block more, which only takes away; `holder` is a key that was made for it (`Signer.generate`).
+
+    Needs neither Interlock's key nor its machine. Raises: GrantTokenError if `text` is not whole, or the block is too much.
+    """
+    before, content = _read(text, None)
+    block = Block(previous=before.id, restriction=_sensible(restriction), next_key=holder.keyid)
+    envelope = _sign(Signer.from_secret(content.secret), _BLOCK_TYPE, block)
+    narrower = _write((*content.blocks, envelope), holder)
+    read_token(narrower)
+    return narrower
+
+
+def read_token(text: str) -> GrantToken:
+    """What a token says of itself: shows that it is whole, and vouches for nothing. Raises: GrantTokenError."""
+    return _read(text, None)[0]
+
+
+def verify_token(text: str, *, key: str, audience: str, now_us: int) -> GrantToken:
+    """The token, if it is to be accepted at `now_us`. `key` is the `ed25519:HEX` of the only issuer that counts.
+
+    Raises: GrantTokenError: `bad_grant_token` if it was not made with `key` or was changed since, `grant_token_audience`,
+    `grant_token_expired`. Whether a block of it was revoked is for the caller to look up.
+    """
+    token, _ = _read(text, key)  # 1: every signature, from the issuer's key to the holder's
+    if token.root.audience != audience:  # 2
+        raise GrantTokenError(
+            "the grant token is for another workspace",
+            code="grant_token_audience",
+            hint="present it where it was issued",
+        )
+    if now_us >= token.expires_at_us:  # 3
+        raise GrantTokenError(
+            "the grant token has expired",
+            code="grant_token_expired",
+            hint="`interlock grants token` issues another",
+        )
+    return token
+
+
+def _read(text: str, key: str | None) -> tuple[GrantToken, TokenText]:
+    """Follow the chain of keys through the blocks. Without `key` the first block's own is taken, which proves nothing."""
+    content = _unwrap(text)
+    if not 0 < len(content.blocks) <= BLOCKS_MAX:
+        _refuse(f"it has no blocks, or more than {BLOCKS_MAX}")
+    first, *later = content.blocks
+    root, block_id = _open(first, _ROOT_TYPE, Root, key)
+    grants = [_as_grant(block_id, root.agent, root.grant, root.restriction, None)]
+    if grants[0].expires_at_us is None:
+        _refuse("it has no end")
+    ids, next_key = [block_id], root.next_key
+    for envelope in later:
+        block, block_id = _open(envelope, _BLOCK_TYPE, Block, next_key)
+        if block.previous != ids[-1]:
+            _refuse("a block belongs to another token")
+        grants.append(_as_grant(block_id, root.agent, ids[-1], block.restriction, grants[-1].expires_at_us))
+        ids.append(block_id)
+        next_key = block.next_key
+    try:
+        holder = Signer.from_secret(content.secret).keyid
+    except UsageError:
+        _refuse("it is damaged")
+    if holder != next_key:
+        _refuse("blocks were cut off")
+    return GrantToken(id=ids[-1], digest=digest("grant-token", ids), root=root, grants=tuple(grants)), content
+
+
+def _open(envelope: Envelope, kind: str, form: type[T], key: str | None) -> tuple[T, str]:
+    """The payload of an envelope that `key` signed, and the id of the block that it is."""
+    if len(envelope.signatures) != 1:
+        _refuse("a block has not exactly one signature")
+    try:
+        # What is signed is the payload; that the signature, too, has one spelling is for us to see to.
+        for encoded in (envelope.payload, envelope.signatures[0].sig):
+            if base64.b64encode(base64.b64decode(encoded, validate=True)).decode() != encoded:
+                _refuse("a block has a second spelling")
+        found = verify(msgspec.json.encode(envelope), kind, key=key or envelope.signatures[0].keyid)
+        block = msgspec.json.decode(found.payload, type=form)
+        if canonical(msgspec.to_builtins(block)) != found.payload:
+            _refuse("a block has a second spelling")
+    except GrantTokenError:
+        raise
+    except (InterlockError, msgspec.MsgspecError, ValueError):
+        _refuse("a signature is not good, or what it signs is not a block")
+    hex_digits = digest_bytes("grant-token-block", found.payload).removeprefix("sha256:")
+    return block, f"token_{hex_digits[:32]}"
+
+
+def _as_grant(block_id: str, agent: str, parent: str, limits: Restriction, expires_at_us: int | None) -> Grant:
+    """A block as a grant: what it does not name is open here, and as narrow as its parents make it."""
+
+    def given(globs: tuple[str, ...] | None, all_of_them: str) -> tuple[str, ...]:
+        return (all_of_them,) if globs is None else globs
+
+    ends = [at for at in (limits.expires_at_us, expires_at_us) if at is not None]
+    return Grant(
+        id=block_id,
+        agent=agent,
+        tools=given(limits.tools, "*"),
+        deny_tools=limits.deny_tools,
+        state_keys=given(limits.state_keys, "*"),
+        paths=Paths(read=given(limits.read, "**"), write=given(limits.write, "**")),
+        hosts=given(limits.hosts, "*:*"),
+        unscoped=given(limits.unscoped, "*"),
+        actions_max=limits.actions_max,
+        uses_max=limits.uses_max,
+        expires_at_us=min(ends) if ends else None,
+        parent=parent,
+        source=TOKEN,
+    )
+
+
+def _sensible(limits: Restriction) -> Restriction:
+    """The same, if every number in it is within its bounds."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(limits), Restriction)
+    except msgspec.ValidationError as error:
+        raise GrantTokenError(f"a restriction is senseless: {error}") from None
+
+
+def _sign(signer: Signer, kind: str, block: Root | Block) -> Envelope:
+    return msgspec.json.decode(signer.sign(kind, canonical(msgspec.to_builtins(block))), type=Envelope)
+
+
+def _write(blocks: tuple[Envelope, ...], holder: Signer) -> str:
+    return _wrap(TokenText(blocks=blocks, secret=holder.secret()))
+
+
+def _wrap(content: TokenText) -> str:
+    return PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(content)).decode().rstrip("=")
+
+
+def _unwrap(text: str) -> TokenText:
+    if len(text) > TOKEN_CHARS_MAX:
+        _refuse(f"it has more than {TOKEN_CHARS_MAX} characters")
+    if not text.startswith(PREFIX):
+        _refuse(f"it does not begin with `{PREFIX}`")
+    body = text.removeprefix(PREFIX)
+    try:
+        content = msgspec.json.decode(
+            base64.b64decode(body + "=" * (-len(body) % 4), b"-_", validate=True), type=TokenText
+        )
+    except (msgspec.MsgspecError, binascii.Error, ValueError):
+        _refuse("it is damaged")
+    if _wrap(content) != text:
+        _refuse("it is damaged")
+    return content
+
+
+def _refuse(why: str) -> NoReturn:
+    raise GrantTokenError(f"the grant token cannot be trusted: {why}", hint="ask for it again where it was issued")

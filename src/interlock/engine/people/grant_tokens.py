@@ -1,0 +1,140 @@
+"""Grant tokens: issued from a grant, narrowed by whoever holds one, and checked where they are presented.
+
+A token that was presented is known by its id from then on: its blocks stand in the table of grants, each the child of the one
+before, so that revocation, uses, expiry and a resume after a crash are those of every other grant. The token itself is kept
+nowhere.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from interlock.approvals import StandingAnswer
+from interlock.capability import compile_grants
+from interlock.capability.tokens import GrantToken, GrantTokenError, Root, make_token, read_token, verify_token
+from interlock.capability.tokens import attenuate_token as add_block
+from interlock.engine.people import grants as granting
+from interlock.engine.people.approval_desk import Desk
+from interlock.model.errors import ConfigurationError, UsageError
+from interlock.model.grant import GROUP, TOKEN, Grant, Restriction
+from interlock.signing import Signer
+
+TTL_MS: Final = 3_600_000
+TTL_MAX_MS: Final = 30 * 86_400_000
+
+
+class IssuedToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A fresh token. `token` is the secret itself; the rest may be shown to anyone."""
+
+    token: str
+    id: str
+    agent: str
+    grant: str
+    expires_at_us: int
+
+
+def issue_token(
+    desk: Desk,
+    signer: Signer | None,
+    audience: str,
+    grant_id: str,
+    *,
+    agent: str | None = None,
+    restriction: Restriction | None = None,
+    ttl_ms: int = TTL_MS,
+    by: str,
+) -> IssuedToken:
+    """Issue a token for a grant of an agent, or of a group (then `agent` says of which member). `audience` is the workspace.
+
+    It holds for `ttl_ms`, at most 30 days and no longer than the grant. Raises: UsageError if there is no such grant in force,
+    or the wish makes no sense; ConfigurationError for a bad glob.
+    """
+    signer = _required(signer)
+    grant = _grant_in_force(desk, grant_id)
+    if not 0 < ttl_ms <= TTL_MAX_MS:
+        raise UsageError("a grant token holds for more than no time and at most 30 days")
+    now_us = desk.store.time.now_us()
+    limits = restriction or Restriction()
+    ends = [now_us + ttl_ms * 1000, limits.expires_at_us, grant.expires_at_us]
+    limits = msgspec.structs.replace(limits, expires_at_us=min(end for end in ends if end is not None))
+    root = Root(
+        audience=audience,
+        grant=grant_id,
+        agent=_agent_of(desk, grant, agent),
+        issued_at_us=now_us,
+        restriction=limits,
+        next_key="",
+    )
+    text = make_token(root, signer, Signer.generate())
+    made = verify_token(text, key=signer.keyid, audience=audience, now_us=now_us)
+    compile_grants(made.grants)
+    desk.issued.present(made.grants, by=by)
+    return IssuedToken(token=text, id=made.id, agent=root.agent, grant=grant_id, expires_at_us=made.expires_at_us)
+
+
+def attenuate_token(token: str, restriction: Restriction) -> str:
+    """A narrower token made from `token`, which stays as it is. Needs no project, no key of Interlock's and no connection.
+
+    It allows what `token` allows and `restriction` does, and expires no later. Raises: GrantTokenError if `token` is damaged,
+    has 16 blocks already, or a limit is below 1; ConfigurationError for a bad glob.
+    """
+    narrower = add_block(token.strip(), restriction, Signer.generate())
+    compile_grants(read_token(narrower).grants)
+    return narrower
+
+
+def present_token(desk: Desk | None, signer: Signer | None, audience: str, token: str) -> GrantToken:
+    """Check a token that came with a proposal, and make its blocks known. Whatever is not certain is refused.
+
+    Raises: GrantTokenError `bad_grant_token`, `grant_token_audience`, `grant_token_expired`; UsageError `grant_token_revoked`,
+    or `not_available` in a runtime that keeps nothing; StoreError.
+    """
+    if desk is None:
+        raise UsageError("this runtime keeps nothing, so it has issued no grant token", code="not_available")
+    key = _required(signer).keyid
+    found = verify_token(token.strip(), key=key, audience=audience, now_us=desk.store.time.now_us())
+    try:
+        compile_grants(found.grants)
+    except ConfigurationError as error:
+        raise GrantTokenError(f"the grant token cannot be used: {error.message}") from None
+    desk.issued.present(found.grants)
+    return found
+
+
+def _required(signer: Signer | None) -> Signer:
+    if signer is None:
+        raise UsageError("this runtime has no key, so it has issued no grant token", code="not_available")
+    return signer
+
+
+def _grant_in_force(desk: Desk, grant_id: str) -> Grant:
+    found = granting.get(desk, grant_id)
+    if isinstance(found, StandingAnswer):
+        raise UsageError(
+            f"`{grant_id}` is an answer to a question, not a grant", hint="`interlock grants list` shows both"
+        )
+    grant = found.grant
+    if grant.source == TOKEN:
+        raise UsageError(f"`{grant_id}` is a grant token already", hint="`interlock grants attenuate` narrows it")
+    if found.revoked_at_us is not None:
+        raise UsageError(f"the grant `{grant_id}` was revoked", code="grant_revoked")
+    if grant.expires_at_us is not None and grant.expires_at_us <= desk.store.time.now_us():
+        raise UsageError(f"the grant `{grant_id}` has expired", code="grant_expired")
+    return grant
+
+
+def _agent_of(desk: Desk, grant: Grant, agent: str | None) -> str:
+    """As whom the holder acts: the agent of the grant, or a member of its group. A token never changes who acts."""
+    if not grant.agent.startswith(GROUP):
+        if agent not in (None, grant.agent):
+            raise UsageError(f"the grant is of `{grant.agent}`, so its token cannot be one of `{agent}`")
+        return grant.agent
+    members = desk.agent_groups.get(grant.agent.removeprefix(GROUP), ())
+    if agent not in members:
+        raise UsageError(
+            f"the grant is of a group: name one of its agents ({', '.join(members)})", hint="`--agent NAME`"
+        )
+    assert agent is not None
+    return agent
