@@ -19,6 +19,8 @@ from interlock.executors.git_remote import check_remote
 from interlock.executors.process import ProcessRunner
 from interlock.model.errors import ToolError
 
+HERE = {"address_judge": lambda _host: None, "resolver": lambda _host, _port: ["127.0.0.1"]}
+
 
 @pytest.fixture
 def runner(clock):
@@ -30,9 +32,7 @@ def runner(clock):
 @pytest.fixture
 def git(runner, workspace, context):
     """Loopback is let pass, and the name `repo.example` means this machine."""
-    return Git(
-        runner, workspace, context(), address_judge=lambda _host: None, resolver=lambda _host, _port: ["127.0.0.1"]
-    )
+    return Git(runner, workspace, context(), **HERE)
 
 
 @pytest.fixture
@@ -81,6 +81,30 @@ def advance(git, origin, name="a.txt", text="two\n"):
     git.plain("commit", "-qm", text, cwd=work)
     git.plain("push", "-q", "origin", "main", cwd=work)
     return git.plain("rev-parse", "HEAD", cwd=work)
+
+
+def test_a_pre_push_hook_is_asked_about_what_is_pushed(git, origin, daemon, runner, workspace, context):
+    git.clone(url=daemon, path="copy")
+    hook = git.root / "copy/.git/hooks/pre-push"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text('#!/bin/sh\necho "$1" > said; cat >> said; test ! -e stop\n')
+    hook.chmod(0o755)
+    assert git.push(url=daemon, path="copy")["hooks_not_run"] == ["pre-push"]
+    running = Git(runner, workspace, context(), hook_judge=lambda ctx, parameters: None, **HERE)
+    before = git.plain("rev-parse", "HEAD", cwd=git.root / "copy")
+    (git.root / "copy" / "b.txt").write_text("b")
+    git.add(path="copy", paths=["copy/b.txt"])
+    commit = git.commit(path="copy", message="second")["commit"]
+    stop = git.root / "copy/stop"
+    stop.touch()
+    assert refused(running.push, url=daemon, path="copy").code == "hook_failed"
+    assert git.plain("rev-parse", "main", cwd=origin[1]) == before
+    stop.unlink()
+    pushed = running.push(url=daemon, path="copy")
+    assert (pushed["updated"], pushed["hooks_run"]) == (True, [{"hook": "pre-push", "exit_code": 0}])
+    assert git.plain("rev-parse", "main", cwd=origin[1]) == commit
+    ref = "refs/heads/main"
+    assert (git.root / "copy/said").read_text() == f"{daemon}\n{ref} {commit} {ref} {before}\n"
 
 
 def test_clone_pull_push(git, origin, daemon, tmp_path):

@@ -36,6 +36,7 @@ from interlock.executors.modules import ModuleTools
 from interlock.executors.process import ProcessLimits, ProcessRunner
 from interlock.journal import Durability, RunIndex
 from interlock.model.clock import Clock
+from interlock.model.decision import Refusal
 from interlock.model.errors import ConfigurationError
 from interlock.model.hosts import Endpoint
 from interlock.model.tool import Binding, Context, RateLimit
@@ -367,7 +368,7 @@ def _register_builtins(services: Services, settings: Settings, closing: list[Cal
     found: list[Binding] = [
         *files.bindings(),
         *process.bindings(runner),
-        *git.bindings(runner),
+        *git.bindings(runner, hook_judge=_judge_hook if settings.git.hooks == "run" else None),
         *proc.bindings(protected=servers, redact=services.redactor.redact),
         *background.bindings(programs),
         *http.bindings(http.Fetcher(services.clock, may_redirect=_may_redirect)),
@@ -375,6 +376,12 @@ def _register_builtins(services: Services, settings: Settings, closing: list[Cal
     ]
     for binding in found:
         services.registry.register(_built_in(binding, settings))
+
+
+def _judge_hook(ctx: Context, parameters: dict[str, Any]) -> Refusal | None:
+    """A git hook is a program that the agent runs by its commit: the rules and grants decide as about an `exec`."""
+    assert isinstance(ctx, ActionContext)
+    return ctx.refusal_of("exec", parameters)
 
 
 def _may_redirect(ctx: Context, endpoint: Endpoint) -> bool:

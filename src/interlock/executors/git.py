@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from interlock.detect import address_is_private
+from interlock.executors.git_hooks import Judge as HookJudge
 from interlock.executors.git_remote import AddressJudge
 from interlock.executors.git_tools import COMMITS, GitTools
 from interlock.executors.git_user import user_directories
@@ -53,6 +54,10 @@ _CHANGED: Final = {
     "hunks": {"type": "array", "items": {"type": "object"}},
     "truncated": _FLAG,
 }
+_HOOKS: Final = {
+    "hooks_run": {"type": "array", "items": {"type": "object"}, "description": "`hook` and `exit_code` of each."},
+    "hooks_not_run": {"type": "array", "items": _TEXT, "description": "Hooks that git would have run."},
+}
 _COMMIT_ID: Final = {"type": ["string", "null"], "pattern": "^[0-9a-f]{40,64}$"}
 _MOVE: Final = {
     "type": "object",
@@ -79,13 +84,15 @@ def bindings(
     address_judge: AddressJudge = address_is_private,
     resolver: Resolver = system_resolver,
     environment: Mapping[str, str] | None = None,
+    hook_judge: HookJudge | None = None,
 ) -> list[Binding]:
     """`git.status`, `diff`, `log`, `add`, `commit`, `revert`, `clone`, `pull`, `push`.
 
-    `environment` says where the user's home is; `os.environ` unless given.
+    `hook_judge` is asked whether a hook may run; without it none does. `environment` says where the user's home is;
+    `os.environ` unless given.
     """
     directories = user_directories(os.environ if environment is None else environment)
-    tools = GitTools(runner, address_judge, resolver, directories)
+    tools = GitTools(runner, address_judge, resolver, directories, hook_judge)
     return [*_reading(tools), *_changing(tools), *_connecting(tools)]
 
 
@@ -148,6 +155,7 @@ def _changing(tools: GitTools) -> list[Binding]:
         "truncated": _FLAG,
         "path": _SHOWN_PATH,
         "undo": _MOVE,
+        **_HOOKS,
     }
     return [
         _binding(
@@ -160,14 +168,14 @@ def _changing(tools: GitTools) -> list[Binding]:
                 "paths": {**_paths("Files and directories to stage."), "minItems": 1},
                 "restore": {"type": "string", "pattern": "^[0-9a-f]{40,64}$", "description": "From its output."},
             },
-            {"staged": staged, "truncated": _FLAG, "restore": _TEXT, "path": _SHOWN_PATH},
+            {"staged": staged, "truncated": _FLAG, "restore": _TEXT, "path": _SHOWN_PATH, **_HOOKS},
             one_of=("paths", "restore"),
             compensation=_back("git.add", "restore"),
         ),
         _binding(
             "git.commit",
-            "Commit what is staged. Hooks do not run, nothing is signed. With `undo`: take an earlier commit back instead, by "
-            "moving the branch; index and files stay as they are.",
+            'Commit what is staged. Hooks run only with `[git] hooks = "run"`; nothing is signed. With `undo`: take an earlier '
+            "commit back instead, by moving the branch; index and files stay as they are.",
             tools.commit,
             {
                 "path": _repository(),
@@ -203,7 +211,7 @@ def _connecting(tools: GitTools) -> list[Binding]:
             "Clone a repository into a new directory. Submodules are not fetched.",
             tools.clone,
             {"url": _URL, "path": _path("write", "The directory to make."), "branch": _BRANCH},
-            {"path": _SHOWN_PATH, "commit": _NULLABLE, "branch": _NULLABLE},
+            {"path": _SHOWN_PATH, "commit": _NULLABLE, "branch": _NULLABLE, **_HOOKS},
             required=("url", "path"),
             open_world=True,
         ),
@@ -212,16 +220,16 @@ def _connecting(tools: GitTools) -> list[Binding]:
             "Fetch a branch and go forward to it; refused if that needs a merge.",
             tools.pull,
             {"url": _URL, "path": _repository(), "branch": _BRANCH},
-            {"commit": _TEXT, "before": _NULLABLE, "branch": _TEXT, "updated": _FLAG},
+            {"commit": _TEXT, "before": _NULLABLE, "branch": _TEXT, "updated": _FLAG, **_HOOKS},
             required=("url",),
             open_world=True,
         ),
         _binding(
             "git.push",
-            "Push a branch to the branch of the same name, never forced.",
+            'Push a branch to the branch of the same name, never forced. A `pre-push` hook runs only with `[git] hooks = "run"`.',
             tools.push,
             {"url": _URL, "path": _repository(), "branch": _BRANCH},
-            {"commit": _TEXT, "branch": _TEXT, "updated": _FLAG, "created": _FLAG},
+            {"commit": _TEXT, "branch": _TEXT, "updated": _FLAG, "created": _FLAG, **_HOOKS},
             required=("url",),
             open_world=True,
         ),

@@ -32,6 +32,8 @@ class Places(NamedTuple):
     prefix: Rel
     """Where in the working tree the workspace lies, if that begins above it."""
     git_dir: Path
+    common_dir: Path
+    """Another one than `git_dir` in a linked worktree."""
 
 
 def check_places(workspace: Workspace, answer: bytes) -> Places:
@@ -52,8 +54,8 @@ def check_places(workspace: Workspace, answer: bytes) -> Places:
             _check_outside(Path(os.fsdecode(directory)))
     if not _is_inside(workspace, git_dir):
         _check_agreed(top, git_dir, common, above=above)
-    here = Path(os.fsdecode(git_dir))
-    return Places((), root[len(names) :], here) if above else Places(_beneath(workspace, top), (), here)
+    own = Path(os.fsdecode(git_dir)), Path(os.fsdecode(common))
+    return Places((), root[len(names) :], *own) if above else Places(_beneath(workspace, top), (), *own)
 
 
 def _is_inside(workspace: Workspace, absolute: bytes) -> bool:

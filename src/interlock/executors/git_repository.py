@@ -23,7 +23,7 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -184,8 +184,13 @@ def pins_addresses(version: bytes) -> bool:
 class Repository:
     """An inspected repository. Make one by `open_repository`."""
 
-    def __init__(self, git: Git, ctx: Context, places: Places, user: UserSettings) -> None:
-        """Open its directories; git runs in its top, or in the workspace if that is only a part of it."""
+    def __init__(self, git: Git, ctx: Context, places: Places, user: UserSettings, hooks: Path) -> None:
+        """Open its directories; git runs in its top, or in the workspace if that is only a part of it.
+
+        `hooks` is where git would look for hooks.
+        """
+        self.hooks_directory = hooks
+        self.git_dir = places.git_dir
         self.git = git
         self.ctx = ctx
         self.user = user
@@ -333,13 +338,39 @@ async def open_repository(
             _refuse_setting(key)
     workspace.permit(found.top, "path", "read")  # a repository is read as a whole, wherever in it one begins
     start = workspace.open_directory(found.top)
+    own = {key.lower() for scope, key in zip(listed[::2], listed[1::2], strict=False) if scope != "command"}
     try:
         user = await read_user_settings(functools.partial(git.run, start), directories)
+        hooks = await _hooks_directory(functools.partial(git.run, start), workspace, found, user, own, directories)
     finally:
         os.close(start)
-    own = {key.lower() for key in listed[1::2]}
     git.settings |= {key: value for key, value in user.files.items() if key not in own}
-    return Repository(git, ctx, found, user)
+    return Repository(git, ctx, found, user, hooks)
+
+
+async def _hooks_directory(
+    run: Callable[..., Awaitable[ProcessResult]],
+    workspace: Workspace,
+    places: Places,
+    user: UserSettings,
+    own: Collection[str],
+    directories: tuple[Path, Path] | None,
+) -> Path:
+    """Where git would look for hooks: by the repository's `core.hooksPath`, the user's, or in git's own directory."""
+    value = user.hooks_path
+    for scope in ("--worktree", "--local") if "core.hookspath" in own else ():
+        result = await run(
+            "config", scope, "--includes", "--get", "core.hooksPath", read_only=True, expected=(0, 1, 128)
+        )
+        if result.exit_code == 0:
+            value = os.fsdecode(result.stdout.removesuffix(b"\n"))
+            break
+    if not value:
+        return places.common_dir / "hooks"
+    if value.startswith("~/") and directories is not None:
+        return directories[0] / value[2:]
+    top = Path(os.fsdecode(b"/".join((os.fsencode(workspace.root), *places.top))))
+    return Path(*top.parts[: len(top.parts) - len(places.prefix)], value)
 
 
 def check_ref(value: str, field: str = "ref") -> str:

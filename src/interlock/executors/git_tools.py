@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from interlock.executors import git_index, git_undo
 from interlock.executors import git_parse as parse
+from interlock.executors.git_hooks import Hooks
+from interlock.executors.git_hooks import Judge as HookJudge
 from interlock.executors.git_index import IndexCopy
 from interlock.executors.git_remote import AddressJudge, Remote, check_remote
 from interlock.executors.git_repository import Git, Repository, check_branch, check_ref, open_repository
@@ -50,12 +52,16 @@ class GitTools:
         judge: AddressJudge,
         resolver: Resolver,
         directories: tuple[Path, Path] | None = None,
+        hook_judge: HookJudge | None = None,
     ) -> None:
         """`judge` says why an address is private; `resolver` finds the addresses of a host.
+
+        `hook_judge` is asked whether a hook may run; without it none does.
 
         `directories` are where the user's configuration is (`git_user.user_directories`).
         """
         self._directories = directories
+        self._hook_judge = hook_judge
         self._runner = runner
         self._judge = judge
         self._resolver = resolver
@@ -129,6 +135,7 @@ class GitTools:
                 "truncated": staged.truncated,
                 "restore": record,
                 "path": to_json(repository.top),
+                **Hooks(repository, "add", self._runner, None).report(),
             }
 
     async def commit(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
@@ -136,6 +143,12 @@ class GitTools:
         async with self._repository(parameters, ctx) as repository:
             if "undo" in parameters:
                 return await _moved(repository, parameters["undo"], restore_files=False)
+            hooks = self._hooks(repository, "commit")
+            hooks.require_allowed()
+            await _refuse_outside(repository)
+            message = await hooks.before_commit(parameters["message"])
+        # Looked at again: a hook may have changed index, branch and configuration.
+        async with self._repository(parameters, ctx) as repository:
             concluded = git_undo.in_progress(repository)
             before = await repository.head()
             await _refuse_outside(repository)
@@ -147,14 +160,17 @@ class GitTools:
                 "--no-post-rewrite",
                 "--cleanup=whitespace",
                 "--file=-",
-                stdin=parameters["message"].encode(),
+                stdin=message.encode(),
                 **await _committing(repository, ctx),
             )
-            return await _committed(repository, before, concluded)
+            output = await _committed(repository, before, concluded)
+            await hooks.after_commit()
+            return {**output, **hooks.report()}
 
     async def revert(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`git.revert`: a new commit that takes another one back, or nothing at all; or take an earlier revert back."""
         async with self._repository(parameters, ctx) as repository:
+            hooks = Hooks(repository, "revert", self._runner, None).report()
             if "undo" in parameters:
                 return {**await _moved(repository, parameters["undo"], restore_files=True), "reverted": None}
             git_undo.need_rest(repository)  # what is given up below must be our own, not a person's
@@ -175,7 +191,7 @@ class GitTools:
                 if git_undo.in_progress(repository) is not None:
                     await repository.run("revert", "--abort", alone=False)
                 raise _conflict("the commit cannot be reverted on what is there", result)
-            return {**await _committed(repository, before, None), "reverted": commit}
+            return {**await _committed(repository, before, None), "reverted": commit, **hooks}
 
     async def clone(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`git.clone`: into a directory that does not exist yet."""
@@ -214,6 +230,7 @@ class GitTools:
                 "path": to_json(target),
                 "commit": await repository.head(),
                 "branch": await _branch(repository),
+                **Hooks(repository, "clone", self._runner, None).report(),
             }
 
     async def pull(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
@@ -251,15 +268,23 @@ class GitTools:
             )
             if result.exit_code != 0:
                 raise _conflict("the branch cannot simply go forward to what was fetched", result)
-            return {"commit": fetched, "before": before, "branch": branch, "updated": before != fetched}
+            hooks = Hooks(repository, "pull", self._runner, None).report()
+            return {"commit": fetched, "before": before, "branch": branch, "updated": before != fetched, **hooks}
 
     async def push(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`git.push`: one branch, never forced."""
         async with self._repository(parameters, ctx, connects=True) as repository:
             remote = await check_remote(parameters["url"], self._judge, self._resolver)
             branch = await self._branch(repository, parameters)
-            commit = await repository.commit_id(f"refs/heads/{branch}")
-            result = await self._push(repository, remote, f"refs/heads/{branch}:refs/heads/{branch}")
+            ref = f"refs/heads/{branch}"
+            commit = await repository.commit_id(ref)
+            hooks = self._hooks(repository, "push")
+            hooks.require_allowed()
+            if hooks.chosen:
+                await hooks.before_push(parameters["url"], ref, commit, await _remote_commit(repository, remote, ref))
+        # Looked at again, and what is pushed is the commit that the hook was asked about.
+        async with self._repository(parameters, ctx, connects=True) as repository:
+            result = await self._push(repository, remote, f"{commit}:{ref}")
             rows = [line.split("\t") for line in result.stdout.decode("utf-8", "replace").splitlines()]
             flags = [row[0] for row in rows if len(row) == 3]
             if result.exit_code != 0 or flags not in ([" "], ["*"], ["="]):
@@ -267,7 +292,11 @@ class GitTools:
             await repository.run(
                 "update-ref", git_undo.PUSHED + branch, commit
             )  # so that no undo takes it off the branch
-            return {"commit": commit, "branch": branch, "updated": flags != ["="], "created": flags == ["*"]}
+            moved = {"updated": flags != ["="], "created": flags == ["*"]}
+            return {"commit": commit, "branch": branch, **moved, **hooks.report()}
+
+    def _hooks(self, repository: Repository, tool: str) -> Hooks:
+        return Hooks(repository, tool, self._runner, self._hook_judge)
 
     @staticmethod
     async def _push(repository: Repository, remote: Remote, refspec: str) -> ProcessResult:
@@ -434,7 +463,25 @@ async def _moved(repository: Repository, move: dict[str, Any], *, restore_files:
         "truncated": False,
         "path": to_json(repository.top),
         "undo": back,
+        "hooks_run": [],
+        "hooks_not_run": [],
     }
+
+
+async def _remote_commit(repository: Repository, remote: Remote, ref: str) -> str | None:
+    """The commit that the other side's branch is at; None if it has none of that name."""
+    result = await repository.run(
+        "ls-remote",
+        "--",
+        remote.url,
+        ref,
+        read_only=True,
+        alone=False,
+        settings=remote.settings,
+        environment=remote.environment,
+    )
+    rows = [line.split("\t") for line in result.stdout.decode("utf-8", "replace").splitlines()]
+    return next((row[0] for row in rows if row[1:] == [ref]), None)
 
 
 def _conflict(what: str, result: ProcessResult) -> ToolError:

@@ -31,6 +31,8 @@ class UserSettings(msgspec.Struct, frozen=True):
     """`user.name` and `user.email`, if it has both."""
     files: dict[str, str] = {}
     """`core.excludesfile` and `core.attributesfile`: files that exist."""
+    hooks_path: str | None = None
+    """`core.hooksPath`, absolute. Git would look for hooks there."""
     not_read: tuple[str, ...] = ()
     """The names of what else is set."""
 
@@ -67,4 +69,7 @@ async def read_user_settings(run: Run, directories: tuple[Path, Path] | None) ->
             files[key] = os.fspath(path)
     rest = sorted(key for key in found if key not in (*_IDENTITY, *_FILES) and not key.startswith("include"))
     names = [key.encode("utf-8", "replace").decode() for key in rest[:_REPORTED_MAX]]
-    return UserSettings(identity if len(identity) == len(_IDENTITY) else {}, files, tuple(names))
+    hooks = found.get("core.hookspath")
+    if hooks is not None and hooks.startswith("~/"):
+        hooks = os.fspath(home / hooks[2:])
+    return UserSettings(identity if len(identity) == len(_IDENTITY) else {}, files, hooks, tuple(names))

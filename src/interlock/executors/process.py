@@ -24,7 +24,7 @@ from interlock.isolation.wire import Failure, Limits, Report, Request
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.limits import DEFAULT_LIMITS
-from interlock.model.tool import Binding, Context, Tool
+from interlock.model.tool import PROCESS_RAN, Binding, Context, Tool
 
 GRACE_MS: Final = 500
 """Between TERM and KILL."""
@@ -180,7 +180,7 @@ class ProcessRunner:
     async def _perform(
         self, request: Request, directory: int, stdin: bytes | None, ctx: Context, *, read_only: bool
     ) -> ProcessResult:
-        changed = None if read_only else "a process ran in the direct workspace"
+        changed = None if read_only else PROCESS_RAN
         try:
             async with recorded_changes(ctx, read_only=read_only):
                 outcome = await self._server.run(request, cwd=directory, stdin=stdin)

@@ -100,6 +100,8 @@ REASONS: Final[dict[str, str]] = {
     "undo_blocked": "Undo cannot restore a path because something else stands in its way; the message names it.",
     # step 9: git tools
     "git_failed": "Git reported a failure; its own words are in the output.",
+    "hook_failed": "A git hook ended with a failure, so the tool did nothing; the hook's own words are in the output.",
+    "hook_denied": "`[git] hooks` is `run`, and the rules or grants do not let the agent run the hook; nothing was done.",
     "git_missing": "Git is not installed, or too old.",
     "not_a_repository": "There is no git repository at that place in the workspace.",
     "git_config_refused": "The repository's configuration runs programs or leads elsewhere, and that cannot be switched off.",

@@ -161,6 +161,11 @@ class Context(Protocol):
         ...
 
 
+PROCESS_RAN = "a process ran in the direct workspace"
+"""The note of every process that may write. Where the tool's compensation has worked, that a process ran says nothing more; every
+other note does."""
+
+
 def checked_cost(cost: float) -> float:
     """A cost that a tool reports. Raises ValueError for what is no amount: it would switch a budget off, or fill it again."""
     if not 0 <= cost < inf:

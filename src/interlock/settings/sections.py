@@ -226,6 +226,18 @@ class ToolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     )
 
 
+class Git(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The git tools."""
+
+    hooks: Annotated[
+        Literal["skip", "run"],
+        Meta(
+            description="`run`: hooks of commits and pushes run as processes of their own, if the agent may `exec` them; one "
+            "that fails stops the tool. `skip`: none runs, and results name those that git would have run."
+        ),
+    ] = "skip"
+
+
 class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Python tools to load, and settings of tools by name."""
 
@@ -291,6 +303,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     guard: Guard = Guard()
     journal: Journal = Journal()
     tools: Tools = Tools()
+    git: Git = Git()
     mcp: Mcp = Mcp()
     capsules: Annotated[dict[Name, CapsuleSettings], Meta(description="Capsules by name.")] = {}
     telemetry: Telemetry = Telemetry()

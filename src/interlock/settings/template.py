@@ -20,10 +20,11 @@ from interlock.settings.decode import decode, description_of, fields_of, shown
 from interlock.settings.load import FILE, find
 from interlock.settings.sections import DEFAULTS, Amounts, Guard
 
-READ_ONLY: Final = ("fs.read", "fs.list", "fs.search", "proc.list")
+READ_ONLY: Final = ("fs.read", "fs.list", "fs.search", "proc.list", "proc.output", "proc.wait")
+_PROGRAMS: Final = ("proc.start", "proc.output", "proc.wait", "proc.stop")
 GIT_READ_ONLY: Final = ("git.status", "git.diff", "git.log")
 STATE: Final = ("state_read", "state_write", "assert")
-CHANGING: Final = ("fs.write", "fs.edit", "fs.move", "fs.delete", "shell", "exec")
+CHANGING: Final = ("fs.write", "fs.edit", "fs.move", "fs.delete", "shell", "exec", "proc.start", "proc.stop")
 GIT_CHANGING: Final = ("git.add", "git.commit", "git.revert")
 DENIED: Final = ("http.fetch", "proc.kill")
 GIT_DENIED: Final = ("git.push", "git.pull", "git.clone")
@@ -98,7 +99,7 @@ def render(project: Project, *, agent: str = "agent") -> str:
     allow = (*READ_ONLY, *(GIT_READ_ONLY if git else ()), *STATE)
     ask = (*CHANGING, *(GIT_CHANGING if git else ()))
     deny = (*(GIT_DENIED if git else ()), *DENIED)
-    tools = ("fs.*", *(["git.*"] if git else []), "shell", "exec", "proc.list")
+    tools = ("fs.*", *(["git.*"] if git else []), "shell", "exec", "proc.list", *_PROGRAMS)
     lines = [
         "# Interlock: what an agent may do in this project. Written by `interlock init`; found here: " + found + ".",
         "# After an edit: `interlock trust` shows the difference and records it; until then nothing runs.",
@@ -143,6 +144,7 @@ def render(project: Project, *, agent: str = "agent") -> str:
             "budget", "Upper bounds per session ([budget.run], [budget.agent] too); what is left out has none.", _BUDGET
         ),
         *_commented("isolation", "Walls around processes.", DEFAULTS.isolation),
+        *(_commented("git", "The git tools.", DEFAULTS.git) if git else ()),
         *_commented("guard", "Off unless a bound is set: on a machine busier than this, actions wait.", _GUARD),
         *_commented("journal", "The log of each run.", DEFAULTS.journal),
         *_TOOLS,

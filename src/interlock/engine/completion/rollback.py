@@ -28,6 +28,7 @@ from interlock.model.proposal import (
     ToolCompensation,
 )
 from interlock.model.result import ActionResult, NotUndone
+from interlock.model.tool import PROCESS_RAN
 from interlock.verify.graph import needs
 from interlock.verify.templates import fill
 from interlock.workspace import Entry, Origin, Restored
@@ -101,7 +102,9 @@ async def _take_back(
     if files.problem is not None:
         problems.append(NotUndone(action_id=action.id, reason="undo_conflict", detail=files.problem))
     notes = list(dict.fromkeys((*x.not_undoable.get(index, ()), *files.overwritten)))  # each attempt says them anew
-    if notes and not (tried and problem is None):
+    if tried and problem is None:
+        notes = [note for note in notes if note != PROCESS_RAN and note not in files.overwritten]
+    if notes:
         problems.extend(NotUndone(action_id=action.id, reason="not_exactly_undoable", detail=note) for note in notes)
     elif tool is not None and not tool.read_only and not files.touched and not tried:
         if row.status == "unknown_outcome":

@@ -6,13 +6,16 @@ import contextlib
 import threading
 from typing import Any
 
+from interlock.engine.judges.judges import Call
 from interlock.engine.judges.reach import Access, Reach
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.scoped_workspace import ScopedWorkspace
 from interlock.engine.record.recorder import Recorder
 from interlock.engine.tools.registry import Registered
+from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import ActionLog
+from interlock.model.proposal import Action
 from interlock.model.tool import checked_cost
 from interlock.telemetry import Snapshot
 from interlock.workspace.names import Rel, to_json
@@ -87,6 +90,29 @@ class ActionContext:
     def reach(self) -> Reach:
         """How far the agent's grants reach for what the tool finds while it runs."""
         return Reach(self.run.judges_in_force, self.agent, self.tool)
+
+    def refusal_of(self, tool: str, parameters: dict[str, Any]) -> Refusal | None:
+        """Why this agent may not make another call as a part of this one; None if the rules allow it without a question.
+
+        Steps 2, 3 and 5. A grant that counts its uses does not cover it: nothing would be counted.
+        """
+        run, found = self.run, self.run.services.registry.find(tool)
+        if found is None:
+            return Refusal("unknown_tool", f"there is no tool `{tool}` here")
+        judges = run.judges_in_force()
+        principal = judges.principal(self.agent, self.session)
+        action = Action(type="tool_call", id=self.action_id, tool=tool, parameters=parameters)
+        call = Call(principal, run.proposal, action, found, parameters, run.buffer)
+        now_us = judges.now_us()
+        refusal = judges.capability(call, now_us) or judges.parameters(call, now_us)
+        if refusal is not None:
+            return refusal
+        if judges.uses(principal, found, parameters):
+            return Refusal("capability_denied", f"the grant for `{tool}` counts its uses")
+        decision = judges.policies.decide(judges.request(call))
+        if decision.decision == "hold":
+            return Refusal("approval_required", "the rules say to ask, and nobody can be asked in the middle of a call")
+        return None if decision.decision == "allow" else Refusal(decision.reason or "policy_denied", decision.detail)
 
     def _check_path(self, place: Rel, field: str, access: Access | None, what: str) -> None:
         refusal = self.reach.path(to_json(place), field, access)

@@ -26,7 +26,7 @@ from interlock.model.errors import ConflictError, IntegrityError, InterlockError
 from interlock.model.events import StateChanged, UndoDone, UndoIntent
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action, ToolCompensation
-from interlock.model.tool import Binding, Context, Tool
+from interlock.model.tool import PROCESS_RAN, Binding, Context, Tool
 from interlock.state.store import Transition
 from interlock.verify.graph import needs
 from interlock.verify.references import References
@@ -254,8 +254,11 @@ class _Undo:
         compensated = await self._compensate(folded, known, action, done)
         touched = self._restore_files(folded, proposal_id, action.id, compensated)
         touched = self._restore_state(known, action.id) or touched
-        if compensated is None and done.not_undoable:
-            self._leave(action.id, "not_exactly_undoable", "; ".join(dict.fromkeys(done.not_undoable)))
+        notes = dict.fromkeys(done.not_undoable)
+        if compensated is not None:
+            notes.pop(PROCESS_RAN, None)
+        if notes:
+            self._leave(action.id, "not_exactly_undoable", "; ".join(notes))
         elif (
             compensated is None
             and not touched
