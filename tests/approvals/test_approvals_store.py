@@ -217,6 +217,7 @@ def test_an_edit_has_a_new_digest_voids_earlier_votes_and_counts_as_its_authors(
     assert edited.status == "pending"
     assert edited.digest == edited_digest(hold.digest, patch)
     assert edited.parameters == {"command": "make test"}
+    assert store.get(hold.id).summary == "run `make`: make test"
     stale = approve(store, hold, ALICE)
     assert stale.code == "changed"
     done = approve(store, edited, ALICE)

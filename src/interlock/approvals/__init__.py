@@ -22,6 +22,7 @@ from interlock.approvals.hold import (
     canonical_digest,
     edited_digest,
     merge_patch,
+    summary_line,
 )
 from interlock.approvals.notify import Notifications, Notifier, NotifyError
 from interlock.approvals.standing import StandingAnswer, StandingAnswers
@@ -57,4 +58,5 @@ __all__ = [
     "canonical_digest",
     "edited_digest",
     "merge_patch",
+    "summary_line",
 ]

@@ -6,6 +6,8 @@ stored. The raw parameters stay with whoever asked; the hold binds them by diges
 
 from __future__ import annotations
 
+import re
+import shlex
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -19,6 +21,10 @@ Status = Literal["pending", "approved", "denied", "expired", "cancelled"]
 Surface = Literal["tty", "cli", "rest", "web", "mcp", "chat", "python"]
 Choice = Literal["approve", "deny", "edit"]
 Scope = Literal["once", "session", "always"]
+
+_SAY_MOST = ("command", "argv", "path", "source", "url", "key", "message")
+_PLAIN = re.compile(r"(?:[\w.,/:=@%+-]|\[redacted:[a-z0-9-]+:[0-9a-f]{8}\])+", re.ASCII)
+"""A word that needs no quotes; a redacted one is easier to recognise without."""
 
 ANY_GROUP = "*"
 """In an approver's groups: a member of every group. For the local user while no approvers are configured."""
@@ -180,6 +186,19 @@ def _tail(tool: str, tool_version: str) -> bytes:
 def edited_digest(before: str, patch: dict[str, Any]) -> str:
     """The digest of a call after an approver's edit, which can be computed without the raw parameters."""
     return digest("approval_edit", {"before": before, "patch": patch})
+
+
+def summary_line(name: str, parameters: dict[str, Any]) -> str:
+    """One line that says what is asked for: the tool, and of the parameters as they are shown the one that says most."""
+    value = next((parameters[key] for key in _SAY_MOST if key in parameters), "")
+    if isinstance(value, list):  # an argument vector, as one would type it
+        value = " ".join(part if _PLAIN.fullmatch(part) else shlex.quote(part) for part in map(str, value))
+    return f"{name}: {value}" if value else name
+
+
+def edited_summary(before: str, parameters: dict[str, Any]) -> str:
+    """The line for a call after an approver's edit, so that who looks at the list sees what is approved now."""
+    return summary_line(before.partition(": ")[0], parameters)
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

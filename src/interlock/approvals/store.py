@@ -29,6 +29,7 @@ from interlock.approvals.hold import (
     Surface,
     Vote,
     edited_digest,
+    edited_summary,
     merge_patch,
 )
 from interlock.approvals.quorum import agreed_standing, refusal, satisfied
@@ -374,11 +375,13 @@ class ApprovalStore:
     def _edited(self, hold: Hold, patch: dict[str, Any]) -> Hold:
         parameters = merge_patch(hold.parameters, patch)
         self._check_fits(hold, parameters)
+        shown = self._redact(parameters)
         return msgspec.structs.replace(
             hold,
             digest=edited_digest(hold.digest, patch),
             edits=(*hold.edits, patch),
-            parameters=self._redact(parameters),
+            parameters=shown,
+            summary=self._redact(edited_summary(hold.summary, shown)),
         )
 
     def _check_fits(self, hold: Hold, edited: Any) -> None:

@@ -9,14 +9,12 @@ meanwhile, the question is asked anew.
 from __future__ import annotations
 
 import hashlib
-import re
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from interlock.approvals import FileShown, Hold, HoldRequest, canonical_digest, merge_patch
+from interlock.approvals import FileShown, Hold, HoldRequest, canonical_digest, merge_patch, summary_line
 from interlock.engine.judges.judges import state_schema
 from interlock.engine.proposals.action_run import ActionRun as Turn
 from interlock.engine.proposals.proposal_run import ProposalRun as Execution
@@ -30,9 +28,6 @@ from interlock.verify.paths import values_at
 if TYPE_CHECKING:
     from interlock.engine.people.approval_desk import Desk
     from interlock.workspace import Workspace
-
-_PLAIN = re.compile(r"(?:[\w.,/:=@%+-]|\[redacted:[a-z0-9-]+:[0-9a-f]{8}\])+", re.ASCII)
-"""A word that needs no quotes; a redacted one is easier to recognise without."""
 
 _REFUSALS = {"denied": "approval_denied", "expired": "approval_expired", "cancelled": "approval_cancelled"}
 
@@ -128,7 +123,7 @@ async def _new(turn: Turn, decision: Decision) -> Hold:
             tool=name,
             tool_version=version,
             kind="tool_call",
-            summary=_summary(name + _lifetime(turn), parameters),
+            summary=summary_line(name + _lifetime(turn), parameters),
             reason="; ".join(reasons),
             parameters=parameters,
             schema=_schema(turn),
@@ -172,15 +167,6 @@ def _schema(turn: Turn) -> dict[str, Any] | None:
     if turn.tool is None:
         return state_schema(turn.action).definition
     return None if turn.tool.schema is None else turn.tool.schema.definition
-
-
-def _summary(name: str, parameters: dict[str, Any]) -> str:
-    """One line that says what is asked for: the tool, and of the parameters as they are shown the one that says most."""
-    keys = ("command", "argv", "path", "source", "url", "key", "message")
-    value = next((parameters[key] for key in keys if key in parameters), "")
-    if isinstance(value, list):  # an argument vector, as one would type it
-        value = " ".join(part if _PLAIN.fullmatch(part) else shlex.quote(part) for part in map(str, value))
-    return f"{name}: {value}" if value else name
 
 
 def _compensation(turn: Turn) -> Any:
