@@ -258,6 +258,48 @@ def test_a_resolved_conflict_is_staged_and_unstaged_again(git):
     assert git.commit(message="merged")["commit"] == git.plain("rev-parse", "HEAD")
 
 
+def unmerged(git, how):
+    """`a.txt` in conflict, by a merge or by a stash that does not apply."""
+    (git.root / "a.txt").write_text("theirs\n")
+    if how == "merge":
+        git.plain("checkout", "-qb", "other")
+        git.plain("commit", "-qam", "theirs")
+        git.plain("checkout", "-q", "main")
+    else:
+        git.plain("stash", "-q")
+    (git.root / "a.txt").write_text("ours\n")
+    git.plain("commit", "-qam", "ours")
+    with pytest.raises(Exception, match=how):
+        git.plain(*(("merge", "-q", "other") if how == "merge" else ("stash", "pop")))
+    (git.root / "a.txt").write_text("ours\n")
+
+
+@pytest.mark.parametrize(
+    ("how", "then"),
+    [
+        ("merge", ("commit", "-qm", "merged")),
+        ("merge", ("merge", "--abort")),
+        ("merge", ("reset", "-q", "--hard")),
+        ("stash", ("commit", "-q", "--allow-empty", "-m", "mine")),
+    ],
+)
+def test_a_conflict_that_is_over_does_not_come_back(git, how, then):
+    unmerged(git, how)
+    added = git.add(paths=["a.txt"])
+    git.plain(*then)
+    error = cannot_undo(git, "add", added)
+    assert error.code == "undo_conflict"
+    assert "is over" in error.message
+
+
+@pytest.mark.parametrize("how", ["merge", "stash"])
+def test_a_conflict_that_goes_on_comes_back(git, how):
+    unmerged(git, how)
+    before = picture(git)
+    undo(git, "add", git.add(paths=["a.txt"]))
+    assert picture(git) == before
+
+
 def test_a_revert_is_taken_back_with_its_files_and_without_a_new_commit(git):
     (git.root / "a.txt").write_text("two\n")
     (git.root / "b").write_text("b")
@@ -335,13 +377,13 @@ def test_an_index_that_another_git_is_changing(git):
 def test_an_index_that_changes_meanwhile_is_not_replaced(git, monkeypatch):
     (git.root / "a.txt").write_text("two\n")
     (git.root / "b").write_text("b")
-    keep = git_index.keep_record
+    keep = git_index.write_record
 
     async def meanwhile(*arguments):
         git.plain("add", "b")
         return await keep(*arguments)
 
-    monkeypatch.setattr(git_index, "keep_record", meanwhile)
+    monkeypatch.setattr(git_index, "write_record", meanwhile)
     assert refused(git.add, paths=["a.txt"]).code == "file_changed"
     assert git.plain("diff", "--cached", "--name-only") == "b"
 

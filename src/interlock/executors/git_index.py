@@ -60,12 +60,18 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     version: int
     changes: tuple[Change, ...]
+    conflict: str | None = None
+    """Of what the unmerged entries were the conflicts (`git_undo.conflict_of`): they mean something only there. Null if none."""
+
+    @property
+    def unmerged(self) -> tuple[bytes, ...]:
+        """The paths that were, or would be, unmerged."""
+        return tuple(c.name for c in self.changes if any(e.split(" ")[2] != "0" for e in (*c.before, *c.after)))
 
     def reversed(self) -> Record:
         """The record of the change that takes this one back."""
-        return Record(
-            self.version, tuple(msgspec.structs.replace(c, before=c.after, after=c.before) for c in self.changes)
-        )
+        changes = tuple(msgspec.structs.replace(c, before=c.after, after=c.before) for c in self.changes)
+        return msgspec.structs.replace(self, changes=changes)
 
 
 class IndexCopy:
@@ -200,13 +206,15 @@ async def _listing(repository: Repository, *arguments: str, environment: Mapping
     return out
 
 
-async def keep_record(repository: Repository, before: Entries, after: Entries, head: Mapping[bytes, str]) -> str:
-    """Keep what a change did as a blob in the repository. Returns its id."""
+def make_record(before: Entries, after: Entries, head: Mapping[bytes, str]) -> Record:
+    """The record of a change; `head` is what the commit that is checked out holds."""
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    changes = [
-        Change(to_json(parts(name)), head.get(name), before.get(name, ()), after.get(name, ())) for name in changed
-    ]
-    return await write_record(repository, Record(_VERSION, tuple(changes)))
+    return Record(
+        _VERSION,
+        tuple(
+            Change(to_json(parts(name)), head.get(name), before.get(name, ()), after.get(name, ())) for name in changed
+        ),
+    )
 
 
 async def write_record(repository: Repository, record: Record) -> str:

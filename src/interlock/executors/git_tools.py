@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from interlock.executors import git_index, git_undo
 from interlock.executors import git_parse as parse
 from interlock.executors.git_hooks import Hooks
@@ -371,9 +373,12 @@ async def _stage(repository: Repository, paths: Sequence[str]) -> str:
         after = await git_index.entries(repository, copy.environment)
         await _refuse_filters(repository, copy, [name for name in after if after[name] != before.get(name)])
         head = await git_index.head_entries(repository, await repository.head())
-        record = await git_index.keep_record(repository, before, after, head)
+        record = git_index.make_record(before, after, head)
+        if record.unmerged:
+            record = msgspec.structs.replace(record, conflict=await git_undo.conflict_of(repository))
+        kept = await git_index.write_record(repository, record)
         copy.publish()
-        return record
+        return kept
 
 
 async def _refuse_filters(repository: Repository, copy: IndexCopy, staged: Sequence[bytes]) -> None:

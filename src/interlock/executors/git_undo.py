@@ -46,6 +46,23 @@ def in_progress(repository: Repository) -> str | None:
     return None
 
 
+async def conflict_of(repository: Repository) -> str:
+    """What unmerged entries of this moment are the conflicts of: the commit that is checked out, and what is in progress."""
+    found = [await repository.head() or "none"]
+    for name in _IN_PROGRESS:
+        try:
+            os.stat(name, dir_fd=repository.git_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        found.append(name.decode())
+        if name.endswith(b"_HEAD"):
+            other = await repository.run(
+                "rev-parse", "--verify", "--quiet", name.decode(), read_only=True, expected=(0, 1, 128)
+            )
+            found.append(other.stdout.decode("ascii", "replace").strip())
+    return " ".join(found)
+
+
 def need_rest(repository: Repository) -> None:
     """Refuse to work into something that somebody is in the middle of. Raises: ToolError `git_conflict`."""
     if (what := in_progress(repository)) is not None:
@@ -71,6 +88,8 @@ async def restore_index(repository: Repository, blob: str) -> str:
     with IndexCopy(repository) as copy:
         now = await git_index.entries(repository, copy.environment)
         head = await git_index.head_entries(repository, await repository.head())
+        if (unmerged := record.unmerged) and record.conflict != await conflict_of(repository):
+            raise conflict(f"the merge, or the like, that left {_named(unmerged)} unmerged is over")
         _compare(record.changes, now, head)
         await _need_other_copies(repository, copy, record.changes)
         await _apply(repository, copy, record.changes)
