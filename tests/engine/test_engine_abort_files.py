@@ -4,7 +4,7 @@ import asyncio
 
 from engine_world import binding, call, execute, write
 
-from interlock.engine.record.replay import FoldedRun
+from interlock.engine.record.replay import ReplayedRun
 from interlock.state.store import StateStore
 from interlock.workspace import undo
 
@@ -45,7 +45,7 @@ def test_undo_of_a_run_looks_each_thing_up_once(project, monkeypatch):
     )
     index = counted(monkeypatch, undo, "read_entries")
     histories = counted(monkeypatch, StateStore, "history")
-    decoded = counted(monkeypatch, FoldedRun, "proposal")
+    decoded = counted(monkeypatch, ReplayedRun, "proposal")
     result = asyncio.run(rt.undo(done.run_id))
     assert result.ok
     assert len(result.results[0].output["compensated"]) == 5

@@ -133,17 +133,17 @@ def test_a_journal_that_grew_since_it_was_read_is_not_run_from(held, monkeypatch
     project, rt, hold = held
     answer(rt, hold, "approve")
     other = project.open()
-    folded = recovery.FoldedRun
+    replayed = recovery.ReplayedRun
 
-    class Slow(folded):
+    class Slow(replayed):
         def __init__(self, directory, **options):
             super().__init__(directory, **options)
-            monkeypatch.setattr(recovery, "FoldedRun", folded)
+            monkeypatch.setattr(recovery, "ReplayedRun", replayed)
             thread = threading.Thread(target=lambda: asyncio.run(recovery.resume(other.services, hold.run)))
             thread.start()
             thread.join()
 
-    monkeypatch.setattr(recovery, "FoldedRun", Slow)
+    monkeypatch.setattr(recovery, "ReplayedRun", Slow)
     with pytest.raises(StoreError) as caught:
         asyncio.run(recovery.resume(rt.services, hold.run))
     assert caught.value.code == "run_locked"

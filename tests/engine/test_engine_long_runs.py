@@ -7,7 +7,7 @@ from engine_world import binding, call, expect, plan, write
 
 import interlock
 from interlock.engine import checkpoints
-from interlock.engine.record.replay import FoldedRun
+from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.runs import run as engine_run
 from interlock.journal import decode_head, read_head, verify_head
 from interlock.model.errors import UsageError
@@ -48,9 +48,9 @@ async def carry(rt, *plans):
 def test_a_proposal_that_is_over_is_counted_as_it_was_and_forgotten(project, number):
     run = asyncio.run(carry(project.open(*TOOLS), PLANS[number]))
     run.leave()
-    folded = FoldedRun(run.files.directory, open_only=True)
-    assert not folded.proposals
-    assert (folded.ended.counts, folded.ended.statuses) == (run.tally.counts, run.tally.statuses - {"interrupted"})
+    replayed = ReplayedRun(run.files.directory, open_only=True)
+    assert not replayed.proposals
+    assert (replayed.ended.counts, replayed.ended.statuses) == (run.tally.counts, run.tally.statuses - {"interrupted"})
     run.finish()
 
 
@@ -88,7 +88,7 @@ def test_the_readings_that_are_kept_while_folding_do_not_grow(project):
         run.recorder._sampled.clear()
         run.recorder.sampled(sample)
     run.finish()
-    assert len(FoldedRun(run.files.directory).samples) <= 9
+    assert len(ReplayedRun(run.files.directory).samples) <= 9
 
 
 def test_the_head_of_a_long_run_is_signed_on_the_way(project, monkeypatch):

@@ -9,7 +9,7 @@ import interlock
 from interlock.disk import Database, Disk
 from interlock.engine.inspect.history import History
 from interlock.engine.proposals import proposal_run
-from interlock.engine.record.replay import FoldedRun
+from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.runs import recover as unfinished
 from interlock.engine.runs.resume import resume
 from interlock.journal import TornIntent, scan
@@ -559,12 +559,12 @@ def test_an_intent_in_the_torn_tail_is_asked_about_until_the_action_was_tried_ag
 
     rt = project.open(binding("fail", fail))
     rt.services.jitter = lambda: 1.0
-    folded = FoldedRun(project.run_directory(asyncio.run(main())))
-    action = folded.proposals["p"].action("a")
+    replayed = ReplayedRun(project.run_directory(asyncio.run(main())))
+    action = replayed.proposals["p"].action("a")
     attempts = action.attempts
-    folded.add_torn([TornIntent("p", "a", attempts)])
+    replayed.add_torn([TornIntent("p", "a", attempts)])
     assert not action.open
-    folded.add_torn([TornIntent("p", "a", attempts + 1)])
+    replayed.add_torn([TornIntent("p", "a", attempts + 1)])
     assert (action.open, action.attempts) == (True, attempts + 1)
 
 

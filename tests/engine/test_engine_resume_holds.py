@@ -10,7 +10,7 @@ from engine_world import AGENT, binding
 
 import interlock
 from interlock.approvals import Approver
-from interlock.engine.record.replay import FoldedRun
+from interlock.engine.record.replay import ReplayedRun
 from interlock.journal import lock
 from interlock.model.errors import StoreError, UsageError
 
@@ -115,8 +115,8 @@ def test_a_run_that_is_not_over_ends_with_its_undo(held):
         assert caught.value.code == "run_finished"
         assert runtime.recover() == []
         assert runtime.services.index.get(run_id).status == "cancelled"
-        folded = FoldedRun(runtime.services.state_dir / "runs" / run_id)
-        [shown] = [folded.result(proposal) for proposal in folded.proposals]
+        replayed = ReplayedRun(runtime.services.state_dir / "runs" / run_id)
+        [shown] = [replayed.result(proposal) for proposal in replayed.proposals]
         assert shown.status == "cancelled"
         assert [(row.status, row.reason) for row in shown.results] == [
             ("succeeded", None), ("skipped", "cancelled"), ("skipped", "cancelled")
@@ -170,6 +170,6 @@ def test_a_run_that_cannot_be_ended_is_not_taken_back_and_can_be_resumed(held, m
             refused = asyncio.run(runtime.undo(run_id))
         assert (refused.status, refused.results[0].reason) == ("failed", "database_locked")
         assert (project.root / "a.txt").exists()
-        assert FoldedRun(runtime.services.state_dir / "runs" / run_id).finished is None
+        assert ReplayedRun(runtime.services.state_dir / "runs" / run_id).finished is None
         [again] = asyncio.run(runtime.resume(run_id))
         assert again.status == "held"

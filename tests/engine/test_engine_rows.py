@@ -6,7 +6,7 @@ import pytest
 from engine_world import binding, call, execute, expect, read, reasons, statuses, write
 
 import interlock
-from interlock.engine.record.replay import FoldedRun
+from interlock.engine.record.replay import ReplayedRun
 
 
 async def noop(parameters, ctx):
@@ -81,8 +81,8 @@ def test_the_journal_says_the_same(project):
         call("do", "c", dependencies=["h"]),
         order="free",
     )
-    folded = FoldedRun(project.run_directory(result.run_id))
-    (known,) = (folded.result(name) for name in folded.proposals)
+    replayed = ReplayedRun(project.run_directory(result.run_id))
+    (known,) = (replayed.result(name) for name in replayed.proposals)
     assert errors(known) == errors(result)
     assert statuses(known) == statuses(result)
     assert known.cost == result.cost

@@ -6,7 +6,7 @@ import msgspec
 from engine_world import binding, call, plan
 
 from interlock.engine.record.recorder import SAMPLES_KEPT
-from interlock.engine.record.replay import FoldedRun
+from interlock.engine.record.replay import ReplayedRun
 from interlock.journal import read
 from interlock.model import events as e
 from interlock.telemetry import Snapshot, diff, expand, report
@@ -45,12 +45,12 @@ def test_what_runs_show_prints_is_what_the_caller_got(project):
     actions = [call("step", parameters={"looks": True}), call("step"), call("step", parameters={"fails": 1})]
     with rt:
         result = asyncio.run(rt.execute(plan(*actions[:2], actions[2] | {"failure_behavior": "skip"})))
-    (proposal_id,) = FoldedRun(project.run_directory(result.run_id)).proposals
-    folded = FoldedRun(project.run_directory(result.run_id)).result(proposal_id)
-    assert [row.status for row in folded.results] == ["succeeded", "succeeded", "failed"]
-    for shown, row in zip(folded.results, result.results, strict=True):
+    (proposal_id,) = ReplayedRun(project.run_directory(result.run_id)).proposals
+    replayed = ReplayedRun(project.run_directory(result.run_id)).result(proposal_id)
+    assert [row.status for row in replayed.results] == ["succeeded", "succeeded", "failed"]
+    for shown, row in zip(replayed.results, result.results, strict=True):
         assert shown.telemetry == msgspec.json.decode(msgspec.json.encode(row.telemetry))
-    first = folded.results[0].telemetry
+    first = replayed.results[0].telemetry
     assert first["before"] != first["after"]
     assert first["change"]["interval_ms"] > 0
 
@@ -67,8 +67,8 @@ def test_an_action_that_lasts_as_long_as_readings_are_kept_names_one_that_is_the
     rt = project.open(binding("long", others))
     with rt:
         result = asyncio.run(rt.execute(plan(call("long"))))
-    folded = FoldedRun(project.run_directory(result.run_id))
-    assert [one.finished.status for one in folded.proposals.values()] == ["succeeded"]
+    replayed = ReplayedRun(project.run_directory(result.run_id))
+    assert [one.finished.status for one in replayed.proposals.values()] == ["succeeded"]
 
 
 def test_two_readings_that_are_one_differ_in_nothing_and_an_own_use_stays():

@@ -22,11 +22,12 @@ from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.engine.local.location import last_trusted_warning, locate, open_database
 from interlock.engine.local.machine import boot_id, redaction_key, user_name
 from interlock.engine.people.approval_desk import Desk
+from interlock.engine.proposals.budget import budget_of
 from interlock.engine.proposals.programs import OnRecord
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.runs import undo_tool
 from interlock.engine.runs.retention import keep_once_a_day
-from interlock.engine.runs.run import budget_of, close_programs
+from interlock.engine.runs.run import close_programs
 from interlock.engine.services import Hooks, Services
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
@@ -98,7 +99,7 @@ def embedded(
         if loaded.settings.guard.bounds():
             _measure(services, loaded.settings, loaded.root, clock, closing)
         if workspace is not None:
-            _furnish(services, loaded, env, closing, notify=True)
+            _equip(services, loaded, env, closing, notify=True)
         return Assembled(services, closing)
     except BaseException:
         while closing:
@@ -188,7 +189,7 @@ def open_project(
         services.hooks.warnings.extend((*warnings, *_foreign(env)))
         services.state_dir = home
         _measure(services, settings, loaded.root, clock, closing)
-        _furnish(services, loaded, env, closing, notify=unusable is None)
+        _equip(services, loaded, env, closing, notify=unusable is None)
         keep_once_a_day(services)
         return Assembled(services, closing)
     except BaseException:
@@ -197,10 +198,10 @@ def open_project(
         raise
 
 
-def _furnish(
+def _equip(
     services: Services, loaded: Loaded, env: Mapping[str, str], closing: list[Callable[[], None]], *, notify: bool
 ) -> None:
-    """Workspace, tools, and who is told of questions."""
+    """Open the workspace, register the tools, and set up the notifiers of questions."""
     settings = loaded.settings
     services.workspace = Workspace(loaded.root, protected=loaded.protected, disk=services.disk)
     closing.append(services.workspace.close)
@@ -265,7 +266,7 @@ def _services(
     root: Path | None,
     home: Path | None = None,
 ) -> Services:
-    """The services without hands. `root` is None where there is no workspace, `home` where nothing is kept."""
+    """The services before workspace and tools. `root` is None without a workspace, `home` where nothing is kept."""
     settings = loaded.settings
     registry = Registry()
     ids = SystemIds()

@@ -1,7 +1,7 @@
 """Continues runs whose process is gone, once the question they waited for is answered: what a server does in the background.
 
 An approval lets the run go on. A denial or an expiry ends it as its process would have: what was done is undone. A question
-that was withdrawn leaves the run alone, because whoever withdrew it stopped the run on purpose.
+that was withdrawn leaves the run alone: the run was stopped on purpose.
 
 The run's lock decides who continues it: a live process keeps it, and of two that try, one gets it. What a run asks anew is
 not waited for here; the answer brings it back.
@@ -22,12 +22,12 @@ from interlock.model.errors import InterlockError
 from interlock.model.result import ProposalResult
 
 LOOK_S: Final = 2.0
-"""So often it looks without being told: nobody tells when a process dies that holds a run."""
+"""Poll interval: a process that dies while it holds a run sends no notification."""
 
 _UNFINISHED: Final = ("running", "held", "interrupted")
 _ANSWERED: Final = ("approved", "denied", "expired")
 _LATER: Final = ("run_locked", "workspace_busy", "database_locked")
-"""Somebody else is at work: looked at again, until they are done or gone."""
+"""Another process is at work: try again later."""
 
 Report = Callable[[str, list[ProposalResult] | Exception], None]
 """Told of each run that was continued: its id, and what came of it. An id that is empty: no run could be looked at."""
@@ -78,7 +78,7 @@ class Continuing:
             self._tried[run_id] = answered
 
     def _due(self) -> list[tuple[str, frozenset[str]]]:
-        """Unfinished runs with an answer that nobody has acted on, oldest first."""
+        """Unfinished runs with an answer that no process has acted on, oldest first."""
         self._desk.store.expire()
         index = self._runtime.services.index
         rows = [row for status in _UNFINISHED for row in index.list_runs(status=status)]

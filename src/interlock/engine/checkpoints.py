@@ -1,6 +1,6 @@
 """Saving the state with the head of a run's journal, and going back to it: what `runs checkpoint` and `runs restore` do.
 
-A restore is a run of its own: what it changes is journaled, seen by others, and refused if somebody else writes meanwhile.
+A restore is a run of its own: what it changes is journaled, seen by others, and refused if the state is written meanwhile.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from pathlib import Path
 
 import msgspec
 
+from interlock.engine.completion.commit import committing
 from interlock.engine.runs.run import Run
 from interlock.engine.runtime import Runtime
 from interlock.engine.services import Services
 from interlock.journal import Head, decode_head, read_head, sign_head
 from interlock.model.canonical import digest_bytes
 from interlock.model.errors import IntegrityError, StoreError, UsageError
-from interlock.model.events import StateChanged, WorkspaceCommitted
+from interlock.model.events import StateChanged
 from interlock.model.grant import OPERATOR
 from interlock.signing import verify
 from interlock.state import checkpoint
@@ -69,7 +70,7 @@ def save(runtime: Runtime, run_id: str, file: Path) -> Saved:
         metadata={"agent": row.agent, "session": row.session, "status": row.status},
     )
     services.disk.write_atomic(file.absolute(), data + _signature(services, data))
-    _vouch(services, directory, head)
+    _sign_head_if_newer(services, directory, head)
     saved = checkpoint.load(data)
     return Saved(run_id=run_id, file=str(file), keys=len(saved.state), tools=len(saved.tools), seq=head.seq)
 
@@ -78,7 +79,7 @@ def restore(runtime: Runtime, file: Path, *, merge: bool = False) -> Restored:
     """Make the state the checkpoint's, in one transaction.
 
     Raises: UsageError (`not_found`, no checkpoint, another workspace's); IntegrityError if it was damaged or edited;
-    StateConflictError if somebody else wrote meanwhile: then nothing has changed.
+    StateConflictError if the state was written meanwhile: then nothing has changed.
     """
     services = runtime.services
     data, _, signature = _read(file).partition(b"\n")
@@ -109,31 +110,28 @@ def restore(runtime: Runtime, file: Path, *, merge: bool = False) -> Restored:
 
 
 def _commit(run: Run, buffer: Buffer, loaded: checkpoint.Checkpoint) -> None:
-    """Journal each change, then commit as a proposal would: the line that decides is on disk before the rows are written."""
-    services, recorder = run.services, run.recorder
-    seq, seal = 0, ""
-    with services.db.transaction():
-        services.store.check(buffer.read)
-        if recorder is not None:
-            for write in buffer.writes:
-                value = None if write.text is None else msgspec.json.decode(write.text)
-                before = services.store.get(write.key)
-                recorder.append(
-                    StateChanged(
-                        key=write.key,
-                        old_version=0 if before is None else before.version,
-                        new_version=1 if before is None else before.version + 1,
-                        value=recorder.keep(value),
-                        deleted=write.text is None,
-                        **recorder.stamp(step=10),
-                    )
-                )
-            keys = tuple(sorted({write.key for write in buffer.writes}))
-            seq = recorder.append(WorkspaceCommitted(keys=keys, **recorder.stamp(step=10)))
-            recorder.writer.flush()
-            seal = recorder.writer.head().seal
-            services.index.commit_point(recorder.writer.head())
-        buffer.commit(run=run.id, seq=seq, seal=seal or (loaded.journal.seal if loaded.journal else ""))
+    """Journal each change, then commit as a proposal does."""
+    seal = loaded.journal.seal if loaded.journal else ""
+    changes = None if run.recorder is None else lambda: _record_changes(run, buffer)
+    with committing(run.services, run.recorder, buffer, run.id, seal=seal, before=changes):
+        pass
+
+
+def _record_changes(run: Run, buffer: Buffer) -> None:
+    store, recorder = run.services.store, run.recorder
+    assert recorder is not None
+    for write in buffer.writes:
+        before = store.get(write.key)
+        recorder.append(
+            StateChanged(
+                key=write.key,
+                old_version=0 if before is None else before.version,
+                new_version=1 if before is None else before.version + 1,
+                value=recorder.keep(None if write.text is None else msgspec.json.decode(write.text)),
+                deleted=write.text is None,
+                **recorder.stamp(step=10),
+            )
+        )
 
 
 def _signature(services: Services, data: bytes) -> bytes:
@@ -157,7 +155,7 @@ def _check_signature(services: Services, data: bytes, signature: bytes) -> None:
         )
 
 
-def _vouch(services: Services, directory: Path, head: Head) -> None:
+def _sign_head_if_newer(services: Services, directory: Path, head: Head) -> None:
     signed = -1
     with contextlib.suppress(UsageError):  # none yet
         signed = decode_head(read_head(directory))[0].seq
@@ -173,7 +171,7 @@ def _runs(services: Services) -> Path:
 
 def _read(file: Path) -> bytes:
     try:
-        # O_NONBLOCK: whoever can write there can put a FIFO there, and opening one must not wait for a writer.
+        # O_NONBLOCK: an agent that can write there can put a FIFO there, and opening one must not wait for a writer.
         with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as opened:
             if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
                 raise UsageError("that is not a regular file", path=str(file))

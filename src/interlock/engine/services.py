@@ -136,7 +136,7 @@ class Services:
     signer: Signer | None = None
     """Signs the heads of finished runs."""
     desk: Desk | None = None
-    """Where questions are asked; None if nobody can be asked (nothing is kept)."""
+    """Where questions are asked; None in a runtime that keeps nothing, which can ask nobody."""
 
     async def load_tools(self) -> None:
         """Load the tool modules, once. A tool that the program registered stays, whenever it did. Raises ConfigurationError."""

@@ -12,13 +12,10 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from interlock.model.errors import ToolError
 from interlock.workspace.names import Rel
-
-if TYPE_CHECKING:
-    from interlock.workspace.tree import Workspace
 
 LOADED: Final[tuple[Rel, ...]] = ((b"interlock.toml",), (b"interlock.lock",), (b"policy",), (b".mcp.json",))
 """What is always protected. More is handed in: capsule manifests, Python tool modules, pyproject.toml where it is used."""
@@ -37,10 +34,26 @@ def related(one: Rel, other: Rel) -> bool:
     return all(a == b or fold(a) == fold(b) for a, b in zip(one, other, strict=False))
 
 
+class Tree(Protocol):
+    """What the guard asks of a workspace."""
+
+    def lstat(self, path: Rel) -> os.stat_result | None:
+        """What lies at a path, links not followed; None if nothing does."""
+        ...
+
+    def resolve(self, path: Rel, field: str = "path", *, follow: bool = True) -> Rel:
+        """The path without symbolic links. Raises: ToolError."""
+        ...
+
+    def walk(self, path: Rel, *, lenient: bool) -> Iterator[tuple[Rel, os.stat_result]]:
+        """Everything beneath a path."""
+        ...
+
+
 class Guard:
     """What is protected in a workspace right now. Make a new one for each change."""
 
-    def __init__(self, workspace: Workspace, protected: Iterable[Rel]) -> None:
+    def __init__(self, workspace: Tree, protected: Iterable[Rel]) -> None:
         """Look where the protected places are: as named, and where links among them lead."""
         self._workspace = workspace
         named = set(protected)
@@ -76,7 +89,7 @@ class Guard:
                 raise _refusal(field)
 
 
-def _without_links(workspace: Workspace, place: Rel) -> Iterator[Rel]:
+def _without_links(workspace: Tree, place: Rel) -> Iterator[Rel]:
     """Where a protected place is: the name itself, and what it leads to. What is not in the workspace needs no protection."""
     for follow in (True, False):
         try:

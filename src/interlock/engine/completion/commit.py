@@ -1,4 +1,4 @@
-"""How a proposal ends: its state is committed, or everything is taken back; then the result.
+"""How a proposal ends: its state is committed, or everything is rolled back; then the result.
 
 The commit is one transaction. Inside it the versions that the proposal read are checked, the journal line that decides is
 put on disk, and only then the rows are written: where the two disagree after a crash, the journal decides, and applying its
@@ -7,150 +7,193 @@ decision is idempotent by (run, seq).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
 
-from interlock.engine.completion.rollback import take_back
-from interlock.engine.proposals.proposal_run import ProposalRun as Execution
+from interlock.engine.completion.rollback import roll_back
+from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.record import rows
+from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.tally import cost_of
+from interlock.engine.services import Services
 from interlock.journal import scan
 from interlock.model.decision import Refusal
 from interlock.model.errors import IntegrityError
 from interlock.model.events import ActionRejected, ActionSkipped, ProposalFinished, StateRolledBack, WorkspaceCommitted
 from interlock.model.result import ActionResult, NotUndone, ProposalResult, RunStatus
+from interlock.state.buffer import Buffer
 from interlock.state.store import StateConflictError
 from interlock.verify.graph import state_reads
 
 _ABORTING: Final = frozenset({"aborted", "deadline_exceeded", "state_conflict"})
 
 
-async def conclude(x: Execution) -> ProposalResult:
-    """After the last action: commit or take back, and say what happened. Raises StoreError."""
+async def conclude(run: ProposalRun) -> ProposalResult:
+    """After the last action: commit or roll back, and return the result. Raises: StoreError."""
     not_undone: list[NotUndone] = []
-    if x.stop_reason not in _ABORTING and not x.dry_run and not held(x):
+    if run.stop_reason not in _ABORTING and not run.dry_run and not is_held(run):
         try:
-            commit(x)
+            commit(run)
         except StateConflictError as error:
-            x.stop_reason = "state_conflict"
-            _blame(x, error)
-    if x.stop_reason in _ABORTING:
-        withdraw(x)
-    fill(x)
-    if x.stop_reason in _ABORTING:
-        if x.recorder is not None:
-            x.recorder.append(StateRolledBack(**x.stamp(None, 10)))
-        not_undone = await take_back(x)
-    return await finish(x, not_undone)
+            run.stop_reason = "state_conflict"
+            _mark_conflict(run, error)
+    if run.stop_reason in _ABORTING:
+        cancel_questions(run)
+    fill_missing(run)
+    if run.stop_reason in _ABORTING:
+        run.record(10, None, lambda _, stamp: StateRolledBack(**stamp))
+        not_undone = await roll_back(run)
+    return await finish(run, not_undone)
 
 
-async def reject_all(x: Execution, refusal: Refusal, index: int | None = None) -> ProposalResult:
-    """The proposal as a whole is refused before anything ran; `index` names the action whose fault it is, if it is one's."""
-    now = x.clock.now_us()
-    for i, action in enumerate(x.proposal.actions):
+async def reject_all(run: ProposalRun, refusal: Refusal, index: int | None = None) -> ProposalResult:
+    """The proposal as a whole is refused before anything ran; `index` names the action whose fault it is, if there is one."""
+    at_us, step = run.clock.now_us(), 2 if index is None else 1
+    for i, action in enumerate(run.proposal.actions):
         if index is None or i == index:
-            row = ActionResult(
-                action_id=action.id, status="rejected", reason=refusal.reason, error=refusal.detail, timestamp=now
+            seq = run.record(
+                step,
+                i,
+                lambda recorder, stamp: ActionRejected(
+                    reason=refusal.reason, detail=recorder.text(refusal.detail), **stamp
+                ),
             )
+            row = rows.rejected(action.id, refusal.reason, refusal.detail, at_us=at_us, seq=seq)
         else:
-            detail = f"`{x.proposal.actions[index].id}` stopped the proposal: rejected, {refusal.reason}"
-            row = ActionResult(action_id=action.id, status="skipped", reason="aborted", error=detail, timestamp=now)
-        x.rows[i] = row
-        if x.recorder is not None:
-            stamp = x.stamp(i, 2 if index is None else 1)
-            row.seq = x.recorder.append(
-                ActionRejected(reason=refusal.reason, detail=x.recorder.text(refusal.detail), **stamp)
-                if row.status == "rejected"
-                else ActionSkipped(reason="aborted", detail=x.recorder.text(row.error or ""), **stamp)
-            )
-    x.stop_reason = "aborted"
-    return await finish(x, [])
+            detail = f"`{run.proposal.actions[index].id}` stopped the proposal: rejected, {refusal.reason}"
+            row = _skip(run, i, "aborted", detail, step)
+        run.rows[i] = row
+    run.stop_reason = "aborted"
+    return await finish(run, [])
 
 
-def held(x: Execution) -> bool:
-    """True if some action waits for a human: then nothing is committed yet, and the run is to be resumed."""
-    return any(row is not None and row.status == "held" for row in x.rows)
+def _skip(run: ProposalRun, index: int, reason: str, detail: str | None, step: int = 7) -> ActionResult:
+    """The row of an action that never started, and its event."""
+    seq = run.record(
+        step,
+        index,
+        lambda recorder, stamp: ActionSkipped(reason=reason, detail=recorder.text(detail or ""), **stamp),
+    )
+    return rows.skipped(run.proposal.actions[index].id, reason, detail, at_us=run.clock.now_us(), seq=seq)
 
 
-def withdraw(x: Execution) -> None:
-    """Take back the questions of a proposal that has come to its end without their answers."""
-    for index, row in enumerate(x.rows):
+def is_held(run: ProposalRun) -> bool:
+    """True if an action waits for a person: then nothing is committed yet, and the run is to be resumed."""
+    return any(row is not None and row.status == "held" for row in run.rows)
+
+
+def cancel_questions(run: ProposalRun) -> None:
+    """Cancel the questions of a proposal that ends without their answers."""
+    for index, row in enumerate(run.rows):
         if row is None or row.status != "held":
             continue
         hold = row.output.get("approval") if isinstance(row.output, dict) else None
-        if hold is not None and x.services.desk is not None:
-            x.services.desk.store.cancel(hold, "its proposal has ended")
-        x.rows[index] = None
+        if hold is not None and run.services.desk is not None:
+            run.services.desk.store.cancel(hold, "its proposal has ended")
+        run.rows[index] = None
 
 
-def commit(x: Execution) -> None:
+def commit(run: ProposalRun) -> None:
     """Step 10 for the proposal. Raises: StateConflictError (nothing was applied), StoreError."""
-    effects = any(tool is not None and not tool.read_only for tool in x.tools)
-    if not x.buffer.dirty and not x.results.pending and not (effects and x.buffer.read):
+    effects = any(tool is not None and not tool.read_only for tool in run.tools)
+    if not run.buffer.dirty and not run.results.pending and not (effects and run.buffer.read):
         return
-    services = x.services
+    owner = run.files.id if run.recorder is not None else f"{run.files.id}/{run.proposal.id}"
+    with committing(run.services, run.recorder, run.buffer, owner, proposal=run.proposal.id):
+        run.results.commit()
+
+
+@contextlib.contextmanager
+def committing(
+    services: Services,
+    recorder: Recorder | None,
+    buffer: Buffer,
+    owner: str,
+    *,
+    proposal: str | None = None,
+    seal: str = "",
+    before: Callable[[], None] | None = None,
+) -> Iterator[None]:
+    """Commit a buffer in one transaction, of which the block is the last part; the only place that commits state.
+
+    `before` may journal more ahead of the line that decides. `seal` stands in where nothing is recorded. Raises:
+    StateConflictError (nothing was applied), StoreError.
+    """
     with services.db.transaction():
-        services.store.check(x.buffer.read)
-        seq, seal = 0, ""
-        if x.recorder is not None:
-            keys = tuple(sorted({write.key for write in x.buffer.writes}))
-            seq = x.recorder.append(WorkspaceCommitted(keys=keys, **x.stamp(None, 10)))
-            x.recorder.writer.flush()
-            head = x.recorder.writer.head()
+        services.store.check(buffer.read)
+        seq = 0
+        if before is not None:
+            before()
+        if recorder is not None:
+            keys = tuple(sorted({write.key for write in buffer.writes}))
+            seq = recorder.append(WorkspaceCommitted(keys=keys, **recorder.stamp(proposal, step=10)))
+            recorder.writer.flush()
+            head = recorder.writer.head()
             seal = head.seal
             services.index.commit_point(head)
-        x.buffer.commit(run=f"{x.run.id}/{x.proposal.id}" if x.recorder is None else x.run.id, seq=seq, seal=seal)
-        x.results.commit()
+        buffer.commit(run=owner, seq=seq, seal=seal)
+        yield
 
 
-def reapply(x: Execution, committed: WorkspaceCommitted) -> None:
-    """The journal has decided that the proposal is committed, and the process died before (or after) the database heard it.
+def reapply(run: ProposalRun, committed: WorkspaceCommitted) -> None:
+    """Apply a commit that the journal has decided: the process died before (or after) the database was written.
 
     Raises: IntegrityError, StoreError.
     """
-    services, recorder = x.services, x.recorder
+    services, recorder = run.services, run.recorder
     assert recorder is not None
     recorder.writer.flush()
-    assert x.run.directory is not None
-    seal = scan(x.run.directory, at=committed.seq).seal_at
+    assert run.files.directory is not None
+    seal = scan(run.files.directory, at=committed.seq).seal_at
     if seal is None:  # a commit is flushed at once, so a batch ends with it
         raise IntegrityError(
-            f"the journal of run `{x.run.id}` was not written by Interlock: no seal ends at the commit, event {committed.seq}",
+            f"the journal of run `{run.files.id}` was not written by Interlock: "
+            f"no seal ends at the commit, event {committed.seq}",
             code="journal_corrupt",
         )
     with services.db.transaction():
         services.index.commit_point(recorder.writer.head())
-        services.store.apply(x.buffer.writes, run=x.run.id, seq=committed.seq, seal=seal)
-        x.results.commit()
+        services.store.apply(run.buffer.writes, run=run.files.id, seq=committed.seq, seal=seal)
+        run.results.commit()
 
 
-async def finish(x: Execution, not_undone: list[NotUndone]) -> ProposalResult:
+async def finish(run: ProposalRun, not_undone: list[NotUndone]) -> ProposalResult:
     """The result, and the event that says so; on disk before the caller sees it."""
-    rows = [row for row in x.rows if row is not None]
-    assert len(rows) == len(x.rows)
-    cost = cost_of(x.proposal.actions, rows, cost=x.cost)
-    status = status_of(x, rows)
-    if x.recorder is not None:
-        if status != "held":
-            fields = msgspec.to_builtins(cost)
-            left = [msgspec.structs.replace(one, detail=x.recorder.text(one.detail)) for one in not_undone]
-            x.recorder.append(ProposalFinished(status=status, cost=fields, not_undone=tuple(left), **x.stamp(None, 10)))
-        await x.recorder.writer.durable()
+    found = [row for row in run.rows if row is not None]
+    assert len(found) == len(run.rows)
+    cost = cost_of(run.proposal.actions, found, cost=run.cost)
+    status = status_of(run, found)
+    if status != "held":
+        run.record(
+            10,
+            None,
+            lambda recorder, stamp: ProposalFinished(
+                status=status,
+                cost=msgspec.to_builtins(cost),
+                not_undone=tuple(msgspec.structs.replace(one, detail=recorder.text(one.detail)) for one in not_undone),
+                **stamp,
+            ),
+        )
+    if run.recorder is not None:
+        await run.recorder.writer.durable()
     return ProposalResult(
-        run_id=x.run.id, proposal_id=x.proposal.id, status=status, results=rows, cost=cost, not_undone=not_undone
+        run_id=run.files.id, proposal_id=run.proposal.id, status=status, results=found, cost=cost, not_undone=not_undone
     )
 
 
-def status_of(x: Execution, rows: list[ActionResult]) -> RunStatus:
+def status_of(run: ProposalRun, found: list[ActionResult]) -> RunStatus:
     """The status of the proposal from its rows: `succeeded` only if every action did."""
-    statuses = {row.status for row in rows}
+    statuses = {row.status for row in found}
     if "skipped" in statuses:
-        statuses = {row.status for row in rows if row.reason != "reserved"}
-    if x.dry_run:
+        statuses = {row.status for row in found if row.reason != "reserved"}
+    if run.dry_run:
         if "rejected" in statuses or "held" in statuses:
             return "rejected" if "rejected" in statuses else "held"
-        return "failed" if x.stop_reason == "budget_exceeded" else "succeeded"
-    if statuses <= {"succeeded"} and x.stop_reason is None:
+        return "failed" if run.stop_reason == "budget_exceeded" else "succeeded"
+    if statuses <= {"succeeded"} and run.stop_reason is None:
         return "succeeded"
     if "held" in statuses:
         return "held"
@@ -166,36 +209,31 @@ def status_of(x: Execution, rows: list[ActionResult]) -> RunStatus:
     return "failed"
 
 
-def fill(x: Execution) -> None:
+def fill_missing(run: ProposalRun) -> None:
     """Give a row to every action that never got so far."""
-    waits = held(x) and x.stop_reason is None  # nothing is decided about these: a resumed run will start them
-    reason = "held" if waits else x.stop_reason or "aborted"
-    now = x.clock.now_us()
-    for index, row in enumerate(x.rows):
+    waits = is_held(run) and run.stop_reason is None  # nothing is decided about these: a resumed run will start them
+    reason = "held" if waits else run.stop_reason or "aborted"
+    for index, row in enumerate(run.rows):
         if row is not None:
             continue
-        why = "reserved" if index in x.graph.reserved else reason
-        new = x.rows[index] = ActionResult(
-            action_id=x.proposal.actions[index].id,
-            status="skipped",
-            reason=why,
-            error=x.why_stopped(why),
-            timestamp=now,
-        )
-        if x.recorder is not None and why != "reserved" and not waits:
-            detail = x.recorder.text(new.error or "")
-            new.seq = x.recorder.append(ActionSkipped(reason=why, detail=detail, **x.stamp(index, 7)))
+        why = "reserved" if index in run.graph.reserved else reason
+        detail = run.why_stopped(why)
+        if waits or why == "reserved":
+            name = run.proposal.actions[index].id
+            run.rows[index] = rows.skipped(name, why, detail, at_us=run.clock.now_us())
+        else:
+            run.rows[index] = _skip(run, index, why, detail)
 
 
-def _blame(x: Execution, error: StateConflictError) -> None:
-    """Somebody else changed what the proposal had read: the actions that looked at those keys carry the reason.
+def _mark_conflict(run: ProposalRun, error: StateConflictError) -> None:
+    """State that the proposal had read was changed from outside: the actions that read those keys carry the reason.
 
-    All of them do if none did itself (a policy looked at the key).
+    All of them do if none read it (a policy did).
     """
     keys = set(error.keys)
-    looked = [i for i in x.order_ended if not keys.isdisjoint(state_reads(x.proposal.actions[i]))]
-    for index in looked or x.order_ended:
-        row = x.rows[index]
+    readers = [i for i in run.order_ended if not keys.isdisjoint(state_reads(run.proposal.actions[i]))]
+    for index in readers or run.order_ended:
+        row = run.rows[index]
         if row is not None:
             row.reason = "state_conflict"
             row.error = error.message

@@ -1,32 +1,33 @@
-"""A call outside the scheduler: a compensation, a probe. It goes through steps 2 to 5 and has its own time-out."""
+"""Calls a tool outside the plan: a compensation, or a probe. It goes through the gate too, all but step 6."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar
 
+from interlock.engine.gate.admission import wait
 from interlock.engine.gate.entailed import judge_entailed
+from interlock.engine.gate.execute import execute
 from interlock.engine.gate.judgement import judge_call
 from interlock.engine.gate.verdict import Ask
 from interlock.engine.judges.judges import Call
-from interlock.engine.proposals.proposal_run import ProposalRun as Execution
+from interlock.engine.proposals.action_run import ActionRun
+from interlock.engine.proposals.attempt import Failure, Output
+from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.proposals.watchdog import Slot, Watchdog
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Refusal
-from interlock.model.errors import StoreError, ToolError
-from interlock.model.exceptions import describe, describe_exit, text_of
 from interlock.model.grant import Principal
 from interlock.model.proposal import Action
 from interlock.model.units import as_duration
 
 COMPENSATING: Final = -1
 """The number of the attempt under which a compensation changes files."""
-
 _LAST_LINES: Final = 3
-_SAID_CHARS_MAX: Final = 500
-
-IN_USE: Final = "what depended on it could not be taken back, so its compensation did not run"
+_LAST_CHARS_MAX: Final = 500
+T = TypeVar("T")
 
 
 class Answer:
@@ -42,107 +43,106 @@ class Answer:
 
     @property
     def reason(self) -> str:
-        """Why a compensation did not take its action back: a code for `not_undone`."""
+        """Why a compensation did not undo its action: a code for `not_undone`."""
         return self.code if self.code == "undo_conflict" else "compensation_failed"
 
 
-async def ask_tool(
-    x: Execution, index: int, name: str, parameters: dict[str, Any], as_agent: str | None = None
+class _Alone:
+    """The pool of a call outside the plan: nothing runs beside it."""
+
+    alone = True
+
+    async def wait_outside(self, answer: Awaitable[T]) -> T:
+        """Nothing else could take the place."""
+        return await answer
+
+
+async def call_tool(
+    run: ProposalRun, index: int, name: str, parameters: dict[str, Any], as_agent: str | None = None
 ) -> Answer:
     """Call a tool for the action at `index`, as the proposal's agent or as another one.
 
-    Raises StoreError only: everything else is the answer's problem.
+    Raises: StoreError, CancelledError and what else has to pass through; everything else is the answer's problem.
     """
-    tool = x.services.registry.find(name)
+    tool = run.services.registry.find(name)
     if tool is None:
         return Answer(problem=f"there is no tool `{name}`")
-    action = Action(type="tool_call", id=x.proposal.actions[index].id, tool=name, parameters=parameters)
-    who = x.who if as_agent is None else x.services.judges.current().principal(as_agent, x.who.session)
-    call = Call(who, x.proposal, action, tool, parameters, x.buffer)
-    verdict = judge_entailed(x, index, call, judge_call(x.services.judges.current(), call)).verdict
+    spec = Action(type="tool_call", id=run.proposal.actions[index].id, tool=name, parameters=parameters)
+    principal = run.principal
+    if as_agent is not None:
+        principal = run.services.judges.current().principal(as_agent, principal.session)
+    call = Call(principal, run.proposal, spec, tool, parameters, run.buffer)
+    verdict = judge_entailed(run, index, call, judge_call(run.services.judges.current(), call)).verdict
     if isinstance(verdict, Refusal):
         return Answer(problem=f"`{name}` was refused: {verdict.reason}: {verdict.detail}")
     if isinstance(verdict, Ask):
         return Answer(problem=f"`{name}` needs an approval of its own")
-    if (problem := _forbidden(x, call, tool)) or (problem := await _admitted(x, who, tool, parameters)):
+    if problem := _forbidden(run, call, tool):
         return Answer(problem=problem)
-    ctx = ActionContext(x, index, COMPENSATING, x.clock.mono_ns() + tool.timeout_ns, (tool, who.agent))
-    try:
-        output = await _call(x, tool, parameters, ctx)
-    except (StoreError, asyncio.CancelledError, KeyboardInterrupt, GeneratorExit):
-        ctx.cancelled = True
-        raise
-    except ToolError as error:
-        return Answer(problem=f"`{name}` failed: {_reason(error)}", code=error.code)
-    except TimeoutError:
-        ctx.cancelled = True  # a thread cannot be stopped, but told
-        return Answer(problem=f"`{name}` ran longer than its time-out of {as_duration(tool.timeout_ns // 1_000_000)}")
-    except SystemExit as error:
-        return Answer(problem=f"`{name}` failed: {describe_exit(error)}")
-    except BaseException as error:  # noqa: BLE001 - whatever a tool raises is its failure
-        return Answer(problem=f"`{name}` failed: {describe(error)}")
-    if isinstance(output, ToolError):
-        return Answer(problem=f"`{name}` failed: {_reason(output)}", code=output.code)
-    return Answer(output=output)
+    return await _execute(run, index, spec, tool, principal)
 
 
-def _reason(error: ToolError) -> str:
-    """What the tool says, with the last words of a process that it ran: these mostly say why."""
-    output = error.output if isinstance(error.output, dict) else {}
-    words = output.get("stderr")
-    if not isinstance(words, str) or output.get("stderr_encoding", "utf-8") != "utf-8":
-        return text_of(error)
-    lines = [line.strip() for line in words.splitlines() if line.strip()][-_LAST_LINES:]
-    said = " / ".join(lines)[-_SAID_CHARS_MAX:]
-    return f"{text_of(error)}: {said}" if said else text_of(error)
-
-
-async def _call(x: Execution, tool: Registered, parameters: dict[str, Any], ctx: ActionContext) -> Any:
-    """Call it, within its time-out. Raises what it raises; CancelledError only if the caller was cancelled."""
+async def _execute(run: ProposalRun, index: int, spec: Action, tool: Registered, principal: Principal) -> Answer:
+    """Steps 7 and 9, with the same time-out and the same check of the output as any other call."""
     task = asyncio.current_task()
     assert task is not None
-    before = task.cancelling()
+    watchdog = Watchdog(run.loop, run.clock)
+    action = ActionRun(run, Slot(task, watchdog, _Alone()), index)
+    action.spec, action.tool, action.parameters, action.executor = spec, tool, spec.parameters, None
+    if problem := await _admit(action, tool, principal):
+        return Answer(problem=problem)
+    attempt = ActionContext(run, index, COMPENSATING, call=(tool, principal.agent))
     try:
-        async with asyncio.timeout(tool.timeout_ns / 1e9) as limit:
-            if tool.mode == "thread":
-                output = await x.services.threads.run(asyncio.get_running_loop(), tool.function, parameters, ctx)
-            elif tool.mode == "inline":
-                output = tool.function(parameters, ctx)
-            else:
-                output = await cast("Awaitable[Any]", tool.function(parameters, ctx))
-    except asyncio.CancelledError:
-        if task.cancelling() > before:
-            raise
-        raise ToolError("something that it waited for was cancelled") from None
-    if limit.expired():  # it caught its cancellation and went on
-        raise TimeoutError
-    return output
+        result = await execute(action, attempt)
+    finally:
+        watchdog.close()
+    if isinstance(result, Output):
+        return Answer(output=result.value)
+    if result.raises is not None:
+        attempt.cancelled = True
+        raise result.raises
+    if result.reason == "timeout":
+        limit = as_duration(tool.timeout_ns // 1_000_000)
+        return Answer(problem=f"`{tool.name}` ran longer than its time-out of {limit}")
+    return Answer(problem=f"`{tool.name}` failed: {_describe(result)}", code=result.reason)
 
 
-def _forbidden(x: Execution, call: Call, tool: Registered) -> str | None:
-    """Why a policy about `Action::"compensate"` stands against the call. None of them has to permit it."""
-    judges = x.services.judges.current()
+def _describe(failure: Failure) -> str:
+    """The failure's message, with the last lines of a process that the tool ran: these mostly say why."""
+    output = failure.output if isinstance(failure.output, dict) else {}
+    text = output.get("stderr")
+    if not isinstance(text, str) or output.get("stderr_encoding", "utf-8") != "utf-8":
+        return failure.message
+    lines = [line.strip() for line in text.splitlines() if line.strip()][-_LAST_LINES:]
+    last = " / ".join(lines)[-_LAST_CHARS_MAX:]
+    return f"{failure.message}: {last}" if last else failure.message
+
+
+def _forbidden(run: ProposalRun, call: Call, tool: Registered) -> str | None:
+    """The policy about `Action::"compensate"` that objects to the call. None of them has to permit it."""
+    judges = run.services.judges.current()
     decision = judges.policies.decide(judges.request(call, action="compensate"))
-    # Denied only because nothing permits it: that is no policy against it. What could not be evaluated is.
+    # Denied only because nothing permits it: no policy objects. What could not be evaluated is an objection.
     unspoken = decision.decision == "deny" and decision.reason == "policy_denied" and not decision.policies
     if decision.decision == "allow" or (unspoken and not decision.errors):
         return None
     return f"`{tool.name}` was refused as a compensation: {decision.detail or 'it needs an approval of its own'}"
 
 
-async def _admitted(x: Execution, who: Principal, tool: Registered, parameters: dict[str, Any]) -> str | None:
-    """Step 7 for what is no action of the plan: uses of grants and the rate limit hold; why not, or None.
+async def _admit(action: ActionRun, tool: Registered, principal: Principal) -> str | None:
+    """Step 7 for a call outside the plan: uses of grants and the rate limit hold; why not, or None.
 
-    Budgets count it and do not stop it: what was done must be taken back even when all is spent.
+    Budgets count it and do not stop it: what was done must be undone even when all is spent.
     """
-    desk, judges = x.services.desk, x.services.judges.current()
-    choices = judges.uses(who, tool, parameters) if desk is not None and judges.issued else ()
+    run = action.run
+    desk, judges = run.services.desk, run.services.judges.current()
+    choices = judges.uses(principal, tool, action.parameters) if desk is not None and judges.issued else ()
     if choices and desk is not None and not any(not ids or desk.issued.use(ids) for ids in choices):
         return f"`{tool.name}` was refused: grant_used_up: the grants that allow it have no uses left"
     if tool.bucket is not None:
-        wait_ns = tool.bucket.acquire(x.clock.mono_ns(), tool.timeout_ns)
+        wait_ns = tool.bucket.acquire(run.clock.mono_ns(), tool.timeout_ns)
         if wait_ns is None:
             return f"`{tool.name}` was refused: rate_limited: its rate limit leaves no place within its time-out"
-        await asyncio.sleep(wait_ns / 1e9)
-    x.allowance.reserve(tool_calls=1)
+        await wait(action, wait_ns / 1e9)
+    run.allowance.reserve(tool_calls=1)
     return None

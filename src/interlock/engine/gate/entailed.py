@@ -17,7 +17,7 @@ import msgspec
 from interlock.engine.gate.verdict import Judged, verdict_of
 from interlock.engine.judges.judges import Call
 from interlock.engine.proposals.proposal_run import ProposalRun, Write
-from interlock.engine.record.replay import FoldedRun
+from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.tools.registry import Registered
 from interlock.model.canonical import canonical
 from interlock.model.decision import Decision, Refusal, Requirement
@@ -95,16 +95,16 @@ def entailed_writes(run: ProposalRun, principal: Principal, parameters: dict[str
     if services.state_dir is None:
         return []
     services.index.get(run_id)
-    folded = FoldedRun(services.state_dir / "runs" / run_id)
-    if any(known.received.agent != principal.agent for known in folded.proposals.values()):
+    replayed = ReplayedRun(services.state_dir / "runs" / run_id)
+    if any(known.received.agent != principal.agent for known in replayed.proposals.values()):
         raise UsageError("an agent takes back only what it did itself", code="undo_denied")
     removed: dict[str, bool] = {}
-    for entry in plan_undo(folded.directory):  # newest first: the oldest state of a path is what comes back
+    for entry in plan_undo(replayed.directory):  # newest first: the oldest state of a path is what comes back
         if action in (None, entry.action):
             removed[canonical(entry.path).decode()] = entry.before.kind == "absent"
     keys = {
         change.key: None
-        for known in folded.proposals.values()
+        for known in replayed.proposals.values()
         for owner, change in known.writes
         if action in (None, owner)
     }

@@ -232,7 +232,7 @@ def end_unadmitted(action: ActionRun, answer: Stored | Refusal | Exhausted | Adm
 
 
 def reject(action: ActionRun, refusal: Refusal) -> Ended:
-    """Steps 2 to 7 said no: the row is `rejected`, and `failure_behavior` decides what that means for the rest."""
+    """Steps 2 to 7 refused: the row is `rejected`, and `failure_behavior` decides what that means for the rest."""
     action.refund()
     seq = action.record(
         action.step,

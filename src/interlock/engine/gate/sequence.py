@@ -10,11 +10,12 @@ import asyncio
 
 from interlock.engine.gate import outcome
 from interlock.engine.gate.admission import ADMITTED, admit, needs_nothing, wait
-from interlock.engine.gate.approval import HeldError, ask, forget_if_changed
+from interlock.engine.gate.approval import ask
 from interlock.engine.gate.execute import execute, write_intent
 from interlock.engine.gate.judgement import judge, judge_again, judge_call
 from interlock.engine.gate.retry import next_delay
-from interlock.engine.gate.verdict import ALLOW, Ask, Verdict
+from interlock.engine.gate.shown_files import forget_if_changed
+from interlock.engine.gate.verdict import ALLOW, Ask, Held, Verdict
 from interlock.engine.proposals.action_run import ActionRun, Ended
 from interlock.engine.proposals.attempt import Failure
 from interlock.engine.proposals.references import fill_references
@@ -50,8 +51,6 @@ async def take_action(action: ActionRun) -> Ended:
             if ended := await _wait_for_retry(action, result, delay_ms):
                 return ended
             number, retries = number + 1, retries + 1
-    except HeldError as held:
-        return outcome.hold(action, held.hold.id, held.hold.summary)
     except asyncio.CancelledError:
         action.refund()
         if action.slot.stopped is None:
@@ -70,15 +69,17 @@ async def _pass(action: ActionRun, verdict: Verdict) -> Ended | None:
     """Steps 6 and 7, and steps 2 to 5 again after any wait. None if the action may be attempted."""
     while True:
         if isinstance(verdict, Ask):
-            refusal = await ask(action, verdict.decision)  # 6
-            verdict = judge_again(action) if refusal is None else refusal
+            answer = await ask(action, verdict.decision)  # 6
+            if isinstance(answer, Held):
+                return outcome.hold(action, answer.approval, answer.summary)
+            verdict = answer if isinstance(answer, Refusal) else judge_again(action)
             continue
         if isinstance(verdict, Refusal):
             return outcome.reject(action, verdict)
         waited_ns = action.waited_ns
-        answer = await admit(action)  # 7
-        if answer is not ADMITTED:
-            return outcome.end_unadmitted(action, answer)
+        admitted = await admit(action)  # 7
+        if admitted is not ADMITTED:
+            return outcome.end_unadmitted(action, admitted)
         if action.waited_ns == waited_ns:
             break
         if action.failed is None:  # else the action itself may have changed what was shown

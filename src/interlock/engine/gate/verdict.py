@@ -19,6 +19,13 @@ class Ask(NamedTuple):
     decision: Decision
 
 
+class Held(NamedTuple):
+    """The action waits for the answer to this approval, and no worker waits with it: the run can be resumed."""
+
+    approval: str
+    summary: str
+
+
 ALLOW: Final = Allow()
 Verdict = Allow | Ask | Refusal
 

@@ -109,9 +109,9 @@ def _machine() -> Iterator[Fact]:
     if git is None:
         yield _fact("machine", "git", "warning", "not installed: the git tools cannot work", "install git")
     else:
-        said = subprocess.run([git, "version"], capture_output=True, timeout=10, check=False).stdout
-        shown = said.decode(errors="replace").strip() or git
-        if pins_addresses(said):
+        version = subprocess.run([git, "version"], capture_output=True, timeout=10, check=False).stdout
+        shown = version.decode(errors="replace").strip() or git
+        if pins_addresses(version):
             yield _fact("machine", "git", "ok", shown)
         else:
             detail = (
@@ -222,12 +222,12 @@ def _runs(place: Place) -> Iterator[Fact]:
     if not total:
         yield _fact("runs", "unfinished", "ok", "none")
         return
-    told = ", ".join(f"{number} {status}" for status, number in count.items() if number)
-    yield _fact("runs", "unfinished", "warning", told, "interlock recover")
+    counts = ", ".join(f"{number} {status}" for status, number in count.items() if number)
+    yield _fact("runs", "unfinished", "warning", counts, "interlock recover")
 
 
 def _doors(place: Place | None) -> Iterator[Fact]:
-    """What no configuration of this version closes: said plainly, so that nobody relies on it."""
+    """What no configuration of this version closes: listed, so that no one relies on it."""
     section = "doors around Interlock"
     yield _fact(
         section, "own tools", "warning",

@@ -1,4 +1,4 @@
-"""What can be said of a proposal before it runs: is it well formed, what would the state be, what would the gate answer?
+"""What is known about a proposal before it runs: is it well formed, what would the state be, what would the gate answer?
 
 Nothing here runs a tool, asks anybody, spends anything or writes to a journal.
 """
@@ -96,7 +96,7 @@ class _Explaining:
         for index in self._graph.order:
             action = self._proposal.actions[index]
             found[index] = self._one(action)
-            self._suppose(action)
+            self._assume_success(action)
         return [found[index] for index in range(len(found))]
 
     def _one(self, action: Action) -> ActionExplanation:
@@ -132,9 +132,9 @@ class _Explaining:
 
     def _policy(self, call: Call) -> Explanation:
         """The policies that are about this action; the rest would only hide them."""
-        told = self._judges.policies.explain(self._judges.request(call))
-        about = tuple(policy for policy in told.policies if policy.result != "out of scope")
-        return msgspec.structs.replace(told, policies=about)
+        explained = self._judges.policies.explain(self._judges.request(call))
+        about = tuple(policy for policy in explained.policies if policy.result != "out of scope")
+        return msgspec.structs.replace(explained, policies=about)
 
     def _notes(self, action: Action, tool: Registered | None, parameters: dict[str, Any]) -> list[str]:
         """Step 7, as far as it can be seen from outside."""
@@ -156,7 +156,7 @@ class _Explaining:
             notes.append(f"it would wait for the machine: {reading.describe()}")
         return notes
 
-    def _suppose(self, action: Action) -> None:
+    def _assume_success(self, action: Action) -> None:
         """Take it that the action succeeds: its later ones see what it writes and claims."""
         value = action.parameters.get("value")
         if action.type == "state_write" and not self._references.any_in(value):

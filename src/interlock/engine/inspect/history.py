@@ -114,14 +114,14 @@ class History:
 
     def show(self, run_id: str) -> RunView:
         """A run and its results; what cannot be read is named, not raised. Raises: UsageError `not_found`."""
-        from interlock.engine.record.replay import FoldedRun  # noqa: PLC0415 - start-up: a list of runs needs none of it
+        from interlock.engine.record.replay import ReplayedRun  # noqa: PLC0415 - start-up: a list of runs needs none of it
 
         row = self.index.get(run_id)
         proposals: list[ProposalResult] = []
         problem = None
         try:
-            folded = FoldedRun(self.directory(run_id))
-            proposals = [folded.result(proposal_id) for proposal_id in folded.proposals]
+            replayed = ReplayedRun(self.directory(run_id))
+            proposals = [replayed.result(proposal_id) for proposal_id in replayed.proposals]
         except InterlockError as error:
             problem = error.as_dict()
         return RunView(run=row, proposals=proposals, problem=problem)
@@ -206,7 +206,7 @@ class History:
         return head.seq, verified.keyid
 
     def _check_signer(self, run_id: str, keyid: str | None) -> None:
-        """A head is good for nothing if just any key has signed it. Raises: IntegrityError `bad_signature`; StoreError."""
+        """A head proves nothing if just any key has signed it. Raises: IntegrityError `bad_signature`; StoreError."""
         from interlock.signing import PRIVATE_NAME, Signer  # noqa: PLC0415 - start-up, as above
 
         keys = self.place.state / "keys"

@@ -24,7 +24,7 @@ from interlock.engine.inspect.history import History
 from interlock.engine.judges.build import policy_of
 from interlock.engine.judges.judges import POLICY_ACTION, proposal_facts, read_keys
 from interlock.engine.local.clock import SystemClock
-from interlock.engine.record.replay import FoldedRun
+from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.tools.registry import Registry
 from interlock.executors.modules import ModuleTools
 from interlock.journal import read
@@ -219,7 +219,7 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
     """The first decision about each action of a run, with what it was asked about; None where that is not known any more."""
     directory = history.directory(run_id)
     try:
-        folded = FoldedRun(directory)
+        replayed = ReplayedRun(directory)
         decided = [event for event in read(directory) if isinstance(event, PolicyDecided)]
     except InterlockError:
         return  # a damaged journal answers nothing; `runs check` says more
@@ -228,13 +228,13 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
     documents: dict[str, tuple[Proposal, dict[str, Action], References]] = {}
     for event in decided:
         key = (event.proposal, event.action)
-        known = folded.proposals.get(event.proposal or "")
+        known = replayed.proposals.get(event.proposal or "")
         if key in seen or known is None or event.decision not in ("allow", "deny", "hold"):
             continue
         seen.add(key)
         try:
             if event.proposal not in documents:
-                whole = folded.proposal(known)
+                whole = replayed.proposal(known)
                 named = {action.id: action for action in whole.actions}
                 documents[event.proposal or ""] = whole, named, References(named)
         except IntegrityError:
@@ -242,12 +242,12 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
             continue
         proposal, by_id, references = documents[event.proposal or ""]
         action = by_id[event.action or ""]
-        parameters = _parameters(folded, known, action, references)
+        parameters = _parameters(replayed, known, action, references)
         if parameters is None:
             yield None
             continue
         state_action = action.type != "tool_call"
-        session = proposal.session or (folded.started.session if folded.started is not None else None)
+        session = proposal.session or (replayed.started.session if replayed.started is not None else None)
         request = Request(
             agent=known.received.agent,
             action=POLICY_ACTION[action.type] if state_action else action.tool or "",
@@ -268,7 +268,7 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
         )
 
 
-def _parameters(folded: FoldedRun, known: Any, action: Action, references: References) -> dict[str, Any] | None:
+def _parameters(replayed: ReplayedRun, known: Any, action: Action, references: References) -> dict[str, Any] | None:
     """As proposed; where an earlier output went into them, as they were when the action ran."""
     if not references.any_in(action.parameters):
         return action.parameters
@@ -276,7 +276,7 @@ def _parameters(folded: FoldedRun, known: Any, action: Action, references: Refer
     if kept is None:
         return None
     try:
-        value = folded.value(kept)
+        value = replayed.value(kept)
     except IntegrityError:
         return None
     return value if isinstance(value, dict) else None

@@ -17,7 +17,7 @@ from interlock.engine.kit.messages import CallText, ToolCall, read_message, resu
 from interlock.engine.kit.names import safe_names
 from interlock.engine.kit.toolset import reachable
 from interlock.engine.proposals.decoding import decode
-from interlock.engine.record.replay import FoldedRun
+from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.runs.resume import resume
 from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
@@ -151,8 +151,8 @@ class _Call(NamedTuple):
         except UsageError as error:
             if error.code != "run_finished":
                 raise
-            folded = FoldedRun(directory)
-            results = [folded.result(proposal) for proposal in folded.proposals]
+            replayed = ReplayedRun(directory)
+            results = [replayed.result(proposal) for proposal in replayed.proposals]
         except StoreError as error:
             if error.code != "run_locked":
                 raise

@@ -1,1 +1,1 @@
-"""The people around a run: who approves, who answers, who grants and who trusts."""
+"""The people around a run: who approves, who answers, and who grants."""

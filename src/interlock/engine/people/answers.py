@@ -42,7 +42,7 @@ class Answering:
         self._surface = surface
 
     def has_approvers(self) -> bool:
-        """False if nobody was given a token yet."""
+        """False if there is no approver with a token yet."""
         return bool(self._desk.approvers.all())
 
     def by_token(self, token: str, source: str) -> Approver:

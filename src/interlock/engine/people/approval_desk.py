@@ -1,4 +1,4 @@
-"""Where questions are asked: the store of approvals, who waits for the answers, and who is told."""
+"""Where questions are asked: the store of approvals, the waiters for answers, and the notifiers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Desk:
         ttl_max_ms: int | None = None,
         agent_groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`home` is the workspace's state directory; `user` whoever runs this process.
+        """`home` is the workspace's state directory; `user` is who runs this process.
 
         `ttl_ms` is how long a question waits whose policies do not say, `ttl_max_ms` the most that any may wait.
 
@@ -119,10 +119,10 @@ class Desk:
     def tell(self, hold: Hold, *, here: bool = True) -> None:
         """Tell everybody who wants to know; those in this process only if it waits `here`. Never waits, never raises."""
         if self._notifications is not None:
-            # They tell it outside of this machine, where nobody can answer: whatever may be a secret is taken out.
+            # They send it outside this machine, where it cannot be answered: everything that may be a secret is redacted.
             fields = ("summary", "reason", "parameters", "context")
-            told = {name: self._redactor.redact(getattr(hold, name)) for name in fields}
-            self._notifications.tell(msgspec.structs.replace(hold, **told))
+            redacted = {name: self._redactor.redact(getattr(hold, name)) for name in fields}
+            self._notifications.tell(msgspec.structs.replace(hold, **redacted))
         if not here:
             return
         asking = ASKING.get()
@@ -136,7 +136,7 @@ class Desk:
         return self._waiters.setdefault(loop, Waiter(self.store, self._wake))
 
     def close(self) -> None:
-        """Give what is being told a moment to arrive, and stop waiting."""
+        """Give notifications a moment to arrive, and stop waiting."""
         if self._notifications is not None:
             self._notifications.drain(2.0)
         for waiter in self._waiters.values():

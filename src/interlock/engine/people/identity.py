@@ -1,4 +1,4 @@
-"""Who answers: opening the workspace's desk from a command, and how somebody proves to be an approver.
+"""Who answers: opening the workspace's desk from a command, and how a person proves to be an approver.
 
 Being the user's own uid proves little, since an agent runs as that uid too. So once approvers are configured an answer needs
 a token, or a PIN that was typed at a terminal; only the prompt of the very run that asks needs neither. With no approvers the
@@ -34,7 +34,7 @@ _REFUSALS = {
 
 
 class Proof(NamedTuple):
-    """What somebody brings to show who they are: a token, or a name and a PIN. Nothing at all is a proof of nothing."""
+    """What a person brings as proof of identity: a token, or a name and a PIN, or nothing."""
 
     token: str | None = None
     name: str | None = None

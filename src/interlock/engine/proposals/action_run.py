@@ -44,6 +44,8 @@ class ActionRun:
         self.index = index
         self.spec: Action = run.proposal.actions[index]
         self.tool: Registered | None = run.tools[index]
+        self.executor = run.executor
+        """Runs the tool in place of its function; never a compensation."""
         self.proposed = parameters = self.spec.parameters
         """The parameters as proposed, references filled in."""
         self.parameters = run.edited.get(index, parameters) if run.edited else parameters
@@ -53,16 +55,6 @@ class ActionRun:
         """Set the parameters as proposed, once references are filled in."""
         self.proposed = parameters
         self.parameters = self.run.edited.get(self.index, parameters)
-
-    @property
-    def x(self) -> ProposalRun:
-        """The proposal."""
-        return self.run
-
-    @property
-    def action(self) -> Action:
-        """The action."""
-        return self.spec
 
     def call(self) -> Call:
         """The action as the judges see it."""

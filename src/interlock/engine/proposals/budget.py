@@ -7,6 +7,7 @@ database (`interlock.state.budgets`), so a step costs no transaction here.
 from __future__ import annotations
 
 from interlock.model.proposal import Budget
+from interlock.settings.sections import Amounts
 from interlock.state.budgets import SharedBudget
 
 
@@ -88,3 +89,22 @@ class Allowance:
                 self.exhausted = f"the proposal's budget of {limit} {name} is used up"
                 return False
         return True
+
+
+def tighter(a: Budget | None, b: Budget | None) -> Budget | None:
+    """The smaller of two budgets, field by field."""
+    if a is None or b is None:
+        return a or b
+    fields = {}
+    for name in Budget.__struct_fields__:
+        bounds = [bound for bound in (getattr(a, name), getattr(b, name)) if bound is not None]
+        fields[name] = min(bounds) if bounds else None
+    return Budget(**fields)
+
+
+def budget_of(amounts: Amounts) -> Budget | None:
+    """The budget that a section of the settings gives; None if it bounds nothing."""
+    budget = Budget(
+        actions=amounts.actions, tool_calls=amounts.tool_calls, duration_ms=amounts.duration_ms, cost=amounts.cost
+    )
+    return None if budget == Budget() else budget

@@ -11,7 +11,7 @@ from interlock.engine.judges.judges import Judges
 from interlock.engine.proposals.budget import Allowance
 from interlock.engine.proposals.watchdog import NEVER
 from interlock.engine.record.recorder import Recorder, Stamp
-from interlock.engine.record.replay import FoldedAction
+from interlock.engine.record.replay import ReplayedAction
 from interlock.engine.record.run_files import RunFiles
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered
@@ -82,7 +82,7 @@ class ProposalRun:
         self.edited: dict[int, dict[str, Any]] = {}
         """Parameters that an approver changed."""
         self.not_undoable: dict[int, list[str]] = {}
-        """What actions did that undo cannot exactly take back."""
+        """What actions did that cannot be undone exactly."""
         self.cached: dict[int, str] = {}
         """Keys under which results went into the cache."""
         self.cost = 0.0
@@ -94,17 +94,7 @@ class ProposalRun:
         """What else of an action was judged: an undo writes no more than that."""
         # What an earlier process did (after `resume`).
         self.attempts_before: dict[int, int] = {}
-        self.undone: dict[int, FoldedAction] = {}
-
-    @property
-    def run(self) -> RunFiles:
-        """The run."""
-        return self.files
-
-    @property
-    def who(self) -> Principal:
-        """Who acts."""
-        return self.principal
+        self.undone: dict[int, ReplayedAction] = {}
 
     def stop(self, reason: str) -> None:
         """Remember why nothing more may start; the first reason counts."""
@@ -169,6 +159,11 @@ class ProposalRun:
         """Let the journal write what was recorded, without waiting for it."""
         if self.recorder is not None:
             self.recorder.writer.kick()
+
+    def flush(self) -> None:
+        """Put what was recorded on disk, as far as the durability promises. Raises: StoreError."""
+        if self.recorder is not None:
+            self.recorder.writer.flush()
 
     def write_state(self, index: int, key: str, value: Any, *, delete: bool = False) -> None:
         """A write into the proposal's buffer that was observed, and its event (step 10)."""

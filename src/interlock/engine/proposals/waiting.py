@@ -1,4 +1,4 @@
-"""Whoever waits is told: for what, and how long at most. In the journal, and to the listeners of the runtime."""
+"""Reports every wait, its cause and its longest time, in the journal and to the listeners of the runtime."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ timer, only one comparison.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
 from interlock.model.clock import Clock
@@ -109,3 +109,37 @@ class Watchdog:
             following = min(following, slot.deadline)
         if following < NEVER:
             self.wake(following, now)
+
+
+class Deadline:
+    """The deadline of a whole proposal: a slot of the watchdog whose task, when it is cancelled, calls `passed`."""
+
+    def __init__(
+        self, watchdog: Watchdog, pool: Pool, loop: asyncio.AbstractEventLoop, passed: Callable[[], None]
+    ) -> None:
+        """Not armed."""
+        self._watchdog = watchdog
+        self._pool = pool
+        self._loop = loop
+        self._passed = passed
+        self._slot: Slot | None = None
+
+    def arm(self, deadline_ns: int, now_ns: int) -> None:
+        """Call `passed` at that time (monotonic nanoseconds), unless it is `NEVER` or `close` comes first."""
+        if deadline_ns == NEVER:
+            return
+        self._slot = Slot(self._loop.create_task(self._wait()), self._watchdog, self._pool)
+        self._slot.deadline = deadline_ns
+        self._watchdog.wake(deadline_ns, now_ns)
+
+    def close(self) -> None:
+        """Do not call it any more."""
+        if self._slot is not None:
+            self._slot.task.cancel()
+
+    async def _wait(self) -> None:
+        try:
+            await self._loop.create_future()
+        except asyncio.CancelledError:
+            if self._slot is not None and self._slot.expired:
+                self._passed()

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from interlock.engine.proposals.action_run import ActionRun, Ended
 from interlock.engine.proposals.proposal_run import ProposalRun
-from interlock.engine.proposals.watchdog import NEVER, Slot, Watchdog
+from interlock.engine.proposals.watchdog import Deadline, Slot, Watchdog
 from interlock.engine.record import rows
 from interlock.engine.scheduler import Outcome, Scheduler
 from interlock.model.errors import StoreError
@@ -44,7 +44,6 @@ class WorkerPool:
         self._returning: deque[asyncio.Future[None]] = deque()
         self._slots: list[Slot] = []
         self._watchdog = Watchdog(run.loop, run.clock)
-        self._deadline_slot: Slot | None = None
 
     # -- the life of the pool
 
@@ -53,8 +52,8 @@ class WorkerPool:
 
         `replay` are the outcomes that an earlier process came to, in their order.
         """
-        scheduler = self._scheduler
-        if self.run.stop_reason is not None:
+        run, scheduler = self.run, self._scheduler
+        if run.stop_reason is not None:
             scheduler.halt()
         ready, skipped = scheduler.start()
         self._skip(skipped, "dependency_failed")
@@ -68,7 +67,8 @@ class WorkerPool:
         assert task is not None
         slot = Slot(task, self._watchdog, self)
         self._slots.append(slot)
-        self._arm_deadline()
+        deadline = Deadline(self._watchdog, self, run.loop, lambda: self.stop("deadline_exceeded"))
+        deadline.arm(run.deadline_ns, run.clock.mono_ns())
         try:
             try:
                 await self._work(slot)
@@ -83,8 +83,7 @@ class WorkerPool:
             raise
         finally:
             self._watchdog.close()
-            if self._deadline_slot is not None:
-                self._deadline_slot.task.cancel()
+            deadline.close()
         if self._failure is not None:
             raise self._failure
 
@@ -273,20 +272,3 @@ class WorkerPool:
         if others:
             self._wake(len(self._idle))
             await asyncio.wait(others)
-
-    def _arm_deadline(self) -> None:
-        """The proposal's own deadline: a slot of the watchdog whose task, when cancelled, stops the rest."""
-        run = self.run
-        if run.deadline_ns == NEVER:
-            return
-        task = run.loop.create_task(self._on_deadline())
-        self._deadline_slot = Slot(task, self._watchdog, self)
-        self._deadline_slot.deadline = run.deadline_ns
-        self._watchdog.wake(run.deadline_ns, run.clock.mono_ns())
-
-    async def _on_deadline(self) -> None:
-        try:
-            await self.run.loop.create_future()
-        except asyncio.CancelledError:
-            if self._deadline_slot is not None and self._deadline_slot.expired:
-                self.stop("deadline_exceeded")

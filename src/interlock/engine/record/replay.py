@@ -1,6 +1,6 @@
-"""Folds a run's journal back into what the engine knew: the second reader of the events that `perform` and `ending` write.
+"""Replays a run's journal into what the engine knew: the reader of the events that `gate/` and `completion/` write.
 
-The order of things is not worked out again here: the outcomes are handed to the scheduler's own `step`, in the order in which
+The order of actions is not worked out again here: the outcomes are handed to the scheduler's own `step`, in the order in which
 the journal has them.
 """
 
@@ -30,7 +30,7 @@ _ENDED_WELL: Final = frozenset({"succeeded", "rolled_back", "compensated", "not_
 """Statuses of actions that had succeeded, whatever undo has made of them."""
 
 
-class FoldedAction:
+class ReplayedAction:
     """What the journal says about one action."""
 
     def __init__(self) -> None:
@@ -64,14 +64,14 @@ class FoldedAction:
         """True while that has no answer, as far as the journal knows."""
 
 
-class FoldedProposal:
+class ReplayedProposal:
     """What the journal says about one proposal."""
 
     def __init__(self, run_id: str, received: e.ProposalReceived) -> None:
         """As received."""
         self.run_id = run_id
         self.received = received
-        self.actions: dict[str, FoldedAction] = {}
+        self.actions: dict[str, ReplayedAction] = {}
         self.outcomes: list[tuple[str, Outcome | None]] = []
         """In the order of the journal; None where `failure_behavior` decides (see `replay`)."""
         self.writes: list[tuple[str, e.StateChanged]] = []
@@ -81,25 +81,25 @@ class FoldedProposal:
         self.spent_ms = 0.0
         self.spent_cost = 0.0
 
-    def action(self, action_id: str | None) -> FoldedAction:
+    def action(self, action_id: str | None) -> ReplayedAction:
         """The action of that id."""
-        return self.actions.setdefault(action_id or "", FoldedAction())
+        return self.actions.setdefault(action_id or "", ReplayedAction())
 
     def forget_writes(self, action_id: str) -> None:
         """Drop the state writes of an attempt that does not count: it is made again, or another call stands for it."""
         self.writes = [(owner, change) for owner, change in self.writes if owner != action_id]
 
     def only_read(self) -> set[str]:
-        """The actions that changed nothing, so that there was nothing to take back."""
+        """The actions that changed nothing, so that there was nothing to undo."""
         wrote = {action_id for action_id, _ in self.writes}
         return {name for name, known in self.actions.items() if known.read_only} - wrote
 
 
-class FoldedRun:
+class ReplayedRun:
     """What the journal says about a run."""
 
     def __init__(self, directory: Path, *, open_only: bool = False) -> None:
-        """Read and fold it. With `open_only`, a proposal that has ended is counted and forgotten: a run may have had any number.
+        """Read it. With `open_only`, a proposal that has ended is counted and forgotten: a run may have had any number.
 
         Raises: IntegrityError if it is damaged or holds kinds that this version does not know.
         """
@@ -109,7 +109,7 @@ class FoldedRun:
         """The proposals that were forgotten."""
         self.started: e.RunStarted | None = None
         self.finished: e.RunFinished | None = None
-        self.proposals: dict[str, FoldedProposal] = {}
+        self.proposals: dict[str, ReplayedProposal] = {}
         self.samples: dict[int, dict[str, Any]] = {}
         """The last readings of the machine by the number of their event: no event names an older one."""
         self._originals = Originals(directory)
@@ -136,7 +136,7 @@ class FoldedRun:
         return msgspec.json.decode(data)
 
     def add_torn(self, intents: Iterable[TornIntent]) -> None:
-        """Intents that recovery found behind the last seal: written, never sealed, so nobody knows what became of them."""
+        """Intents that recovery found behind the last seal: written but never sealed, so their outcome is unknown."""
         for intent in intents:
             if intent.proposal in self.proposals:
                 action = self.proposals[intent.proposal].action(intent.action)
@@ -146,28 +146,28 @@ class FoldedRun:
                     action.attempts = intent.attempt
                     action.open = True
 
-    def proposal(self, folded: FoldedProposal) -> Proposal:
+    def proposal(self, replayed: ReplayedProposal) -> Proposal:
         """The proposal itself, as it was received."""
-        return proposal_from_builtins(self.value(folded.received.document), limits=DEFAULT_LIMITS)
+        return proposal_from_builtins(self.value(replayed.received.document), limits=DEFAULT_LIMITS)
 
     def result(self, proposal_id: str) -> ProposalResult:
         """The result as far as the journal has it: what `runs show` prints."""
-        folded = self.proposals[proposal_id]
-        actions = self.proposal(folded).actions
-        found = [_shown_row(action.id, folded.actions.get(action.id)) for action in actions]
-        done = folded.finished
+        replayed = self.proposals[proposal_id]
+        actions = self.proposal(replayed).actions
+        found = [_shown_row(action.id, replayed.actions.get(action.id)) for action in actions]
+        done = replayed.finished
         if done is None and self.finished is not None:
             _abandoned(found)
         waits = any(row.status == "held" for row in found)
         end = done or self.finished
-        if done is not None and folded.rolled_back:
-            _taken_back(found, done.not_undone, folded.only_read())
+        if done is not None and replayed.rolled_back:
+            _taken_back(found, done.not_undone, replayed.only_read())
         return ProposalResult(
             run_id=self.directory.name,
             proposal_id=proposal_id,
             status=cast("RunStatus", end.status) if end is not None else "held" if waits else "interrupted",
             results=found,
-            cost=cost_of(actions, found, cost=folded.spent_cost)
+            cost=cost_of(actions, found, cost=replayed.spent_cost)
             if done is None
             else msgspec.convert(done.cost, Cost, strict=False),
             not_undone=[] if done is None else [NotUndone(**msgspec.to_builtins(n)) for n in done.not_undone],
@@ -180,7 +180,7 @@ class FoldedRun:
             case e.RunFinished():
                 self.finished = event
             case e.ProposalReceived():
-                self.proposals[event.proposal or ""] = FoldedProposal(self.directory.name, event)
+                self.proposals[event.proposal or ""] = ReplayedProposal(self.directory.name, event)
             case e.MachineSampled():
                 self.samples[event.seq] = event.sample
                 if len(self.samples) > SAMPLES_KEPT + 1:  # an action's own second reading may have come since
@@ -190,34 +190,34 @@ class FoldedRun:
             case _:
                 pass  # resumptions, proposals that were rejected before they were received, and those that are forgotten
 
-    def _take_of(self, folded: FoldedProposal, event: e.Event) -> None:
+    def _take_of(self, replayed: ReplayedProposal, event: e.Event) -> None:
         match event:
             case e.StateChanged():
-                folded.writes.append((event.action or "", event))
+                replayed.writes.append((event.action or "", event))
             case e.StateRolledBack():
-                folded.rolled_back = True
+                replayed.rolled_back = True
             case e.WorkspaceCommitted():
-                folded.committed = event
+                replayed.committed = event
             case e.ProposalFinished():
-                folded.finished = event
+                replayed.finished = event
                 if self._open_only:
                     self._forget(event)
             case _ if event.action is not None:
-                self._take_action(folded, folded.action(event.action), event)
+                self._take_action(replayed, replayed.action(event.action), event)
             case _:
                 pass
 
     def _forget(self, finished: e.ProposalFinished) -> None:
-        folded = self.proposals.pop(finished.proposal or "")
-        found = [_shown_row(name, action) for name, action in folded.actions.items()]
-        if folded.rolled_back:
-            _taken_back(found, finished.not_undone, folded.only_read())
+        replayed = self.proposals.pop(finished.proposal or "")
+        found = [_shown_row(name, action) for name, action in replayed.actions.items()]
+        if replayed.rolled_back:
+            _taken_back(found, finished.not_undone, replayed.only_read())
         # Actions that are reserved as compensations need not be mentioned in the journal.
-        silent = folded.received.action_count - len(found)
+        silent = replayed.received.action_count - len(found)
         found.extend(_shown_row("", None) for _ in range(silent))
         self.ended.add(cast("RunStatus", finished.status), found, len(finished.not_undone))
 
-    def _take_action(self, folded: FoldedProposal, action: FoldedAction, event: e.Event) -> None:
+    def _take_action(self, replayed: ReplayedProposal, action: ReplayedAction, event: e.Event) -> None:
         action_id = event.action or ""
         match event:
             case e.ActionIntent():
@@ -230,38 +230,38 @@ class FoldedRun:
             case e.ActionSucceeded() | e.ActionDeduplicated():
                 action.open = action.interrupted = False
                 if action.attempts and isinstance(event, e.ActionDeduplicated):
-                    folded.forget_writes(action_id)  # what it did came to nothing: another call has done it
+                    replayed.forget_writes(action_id)  # what it did came to nothing: another call has done it
                 action.row = row_of(event, self._view, self.samples)
                 action.not_undoable = getattr(event, "not_undoable", ())
-                folded.outcomes.append((action_id, Outcome.DONE))
-                folded.spent_ms += getattr(event, "duration_ms", 0.0)
-                folded.spent_cost += getattr(event, "cost", 0.0)
+                replayed.outcomes.append((action_id, Outcome.DONE))
+                replayed.spent_ms += getattr(event, "duration_ms", 0.0)
+                replayed.spent_cost += getattr(event, "cost", 0.0)
             case e.ActionFailed():
                 action.open = False
                 action.not_undoable = (*action.not_undoable, *event.not_undoable)
-                folded.spent_ms += event.duration_ms
-                folded.spent_cost += event.cost
+                replayed.spent_ms += event.duration_ms
+                replayed.spent_cost += event.cost
                 if event.final:
                     action.row = row_of(event, self._view, self.samples)
                     kept_on = event.reason == "budget_exceeded"
-                    folded.outcomes.append((action_id, Outcome.FAILED if kept_on else None))
+                    replayed.outcomes.append((action_id, Outcome.FAILED if kept_on else None))
             case e.ActionRejected() | e.ActionSkipped():
                 action.row = row_of(event, self._view, self.samples)
                 if action.row.status == "rejected":
-                    folded.outcomes.append((action_id, None))
+                    replayed.outcomes.append((action_id, None))
                 elif event.reason == "budget_exceeded":
-                    folded.outcomes.append((action_id, Outcome.FAILED))
+                    replayed.outcomes.append((action_id, Outcome.FAILED))
             case e.OutcomeSettled():
                 action.settled = event.decision
                 if event.decision == "again":
                     action.open = action.interrupted = False
-                    folded.forget_writes(action_id)
+                    replayed.forget_writes(action_id)
             case e.ActionUnknown() | e.ActionCancelled():
-                self._take_interruption(folded, action, event)
+                self._take_interruption(replayed, action, event)
             case _:
                 self._take_rest(action, event)
 
-    def _take_rest(self, action: FoldedAction, event: e.Event) -> None:
+    def _take_rest(self, action: ReplayedAction, event: e.Event) -> None:
         """The events that are not an action's outcome."""
         match event:
             case e.ActionHeld():
@@ -278,20 +278,20 @@ class FoldedRun:
                 pass
 
     def _take_interruption(
-        self, folded: FoldedProposal, action: FoldedAction, event: e.ActionUnknown | e.ActionCancelled
+        self, replayed: ReplayedProposal, action: ReplayedAction, event: e.ActionUnknown | e.ActionCancelled
     ) -> None:
         action.open = False
         row = row_of(event, self._view, self.samples)
         if isinstance(event, e.ActionUnknown) and event.reason == "timeout":
             # Final for the proposal that saw it: the thread of a time-out is never waited for or run again.
             action.row = row
-            folded.outcomes.append((event.action or "", None))
+            replayed.outcomes.append((event.action or "", None))
         else:
             action.interrupted = True
             action.stopped = row
 
     @staticmethod
-    def _take_undo(action: FoldedAction, event: e.UndoDone) -> None:
+    def _take_undo(action: ReplayedAction, event: e.UndoDone) -> None:
         action.undo_open = None
         if event.status == "redone":  # the undo was undone
             action.undone.pop(event.how, None)
@@ -316,7 +316,7 @@ class FoldedRun:
             return kept.view
 
 
-def _shown_row(action_id: str, known: FoldedAction | None) -> ActionResult:
+def _shown_row(action_id: str, known: ReplayedAction | None) -> ActionResult:
     """The row that an action has, or would have if its run stayed as it is."""
     if known is None:
         return rows.skipped(action_id, "interrupted")
@@ -331,7 +331,7 @@ def _shown_row(action_id: str, known: FoldedAction | None) -> ActionResult:
 
 
 def _abandoned(rows: list[ActionResult]) -> None:
-    """What had not begun when the run was taken back never will, whatever it waited for."""
+    """Actions that had not begun when the run was undone never will, whatever they waited for."""
     for row in rows:
         if row.status == "held" or (row.status == "skipped" and row.reason == "interrupted"):
             row.status, row.reason, row.error, row.output = "skipped", "cancelled", None, None

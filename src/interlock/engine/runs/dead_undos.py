@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from interlock.engine.gate.entailed import UNDO_TOOL
-from interlock.engine.record.replay import FoldedProposal, FoldedRun
+from interlock.engine.record.replay import ReplayedProposal, ReplayedRun
 from interlock.engine.runs.recover import OPEN_STATUSES, adopt_orphans, apply_commits
 from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
@@ -32,7 +32,7 @@ _CLOCK_SLACK_US: Final = 3_600_000_000
 class DeadUndo(NamedTuple):
     """An unfinished run whose process is gone, with actions that undo the same target."""
 
-    folded: FoldedRun
+    replayed: ReplayedRun
     actions: list[tuple[str, str]]
     """Proposal and action."""
     nothing_else: bool
@@ -56,25 +56,25 @@ def find_dead_undos(services: Services, target: str, action: str | None, *, own:
         directory = services.state_dir / "runs" / row.run_id
         with contextlib.suppress(InterlockError):
             report = recover(directory, services.disk)
-            folded = FoldedRun(directory, open_only=True)
-            folded.add_torn(report.intents)
-            apply_commits(services.db, folded)
-            actions = list(_undos_of(folded, target, action))
-            if actions and folded.finished is None:
-                found.append(DeadUndo(folded, actions, _is_nothing_else(folded, actions)))
+            replayed = ReplayedRun(directory, open_only=True)
+            replayed.add_torn(report.intents)
+            apply_commits(services.db, replayed)
+            actions = list(_undos_of(replayed, target, action))
+            if actions and replayed.finished is None:
+                found.append(DeadUndo(replayed, actions, _is_nothing_else(replayed, actions)))
     return found
 
 
-def _undos_of(folded: FoldedRun, target: str, action: str | None) -> Iterator[tuple[str, str]]:
-    for proposal_id, known in folded.proposals.items():
-        for one in folded.proposal(known).actions:
+def _undos_of(replayed: ReplayedRun, target: str, action: str | None) -> Iterator[tuple[str, str]]:
+    for proposal_id, known in replayed.proposals.items():
+        for one in replayed.proposal(known).actions:
             if one.type == "tool_call" and one.tool == UNDO_TOOL and _is_unsettled(known, one.id):
-                parameters = _parameters(folded, known, one)
+                parameters = _parameters(replayed, known, one)
                 if parameters.get("run") == target and action in (None, parameters.get("action")):
                     yield proposal_id, one.id
 
 
-def _is_unsettled(known: FoldedProposal, action_id: str) -> bool:
+def _is_unsettled(known: ReplayedProposal, action_id: str) -> bool:
     """True if the undo can still have an effect: it has no outcome, or state that is not committed.
 
     One that was not begun counts in a person's run only: an agent's plan may come to it later.
@@ -87,14 +87,14 @@ def _is_unsettled(known: FoldedProposal, action_id: str) -> bool:
     return done.row is None or done.row.status in ("succeeded", "not_undone")
 
 
-def _parameters(folded: FoldedRun, known: FoldedProposal, action: Action) -> dict[str, Any]:
+def _parameters(replayed: ReplayedRun, known: ReplayedProposal, action: Action) -> dict[str, Any]:
     done = known.actions.get(action.id)
-    value = folded.value(done.parameters) if done is not None and done.parameters is not None else action.parameters
+    value = replayed.value(done.parameters) if done is not None and done.parameters is not None else action.parameters
     return value if isinstance(value, dict) else {}
 
 
-def _is_nothing_else(folded: FoldedRun, actions: list[tuple[str, str]]) -> bool:
-    count = sum(known.received.action_count for known in folded.proposals.values())
+def _is_nothing_else(replayed: ReplayedRun, actions: list[tuple[str, str]]) -> bool:
+    count = sum(known.received.action_count for known in replayed.proposals.values())
     return count == len(actions)
 
 
@@ -120,27 +120,27 @@ def find_later_change(services: Services, paths: set[Rel], *, own: str) -> tuple
 def clear(services: Services, dead: DeadUndo) -> None:
     """Remove the temporary files that it left beside what it restored. Raises: ToolError, IntegrityError, StoreError."""
     for proposal, action in dead.actions:
-        clear_action(services, dead.folded, proposal, action)
+        clear_action(services, dead.replayed, proposal, action)
 
 
-def clear_action(services: Services, folded: FoldedRun, proposal: str, action: str) -> None:
+def clear_action(services: Services, replayed: ReplayedRun, proposal: str, action: str) -> None:
     """Remove the temporary files of one interrupted action. Raises: ToolError, IntegrityError, StoreError."""
     if services.workspace is not None:
-        entries = plan_undo(folded.directory, proposal=proposal, action=action)
-        discard_temporaries(services.workspace, folded.directory, entries)
+        entries = plan_undo(replayed.directory, proposal=proposal, action=action)
+        discard_temporaries(services.workspace, replayed.directory, entries)
 
 
 def settle(services: Services, dead: DeadUndo, source: str, output: dict[str, Any]) -> None:
     """Give the dead undo the outcome of the one that succeeded; `source` is that one's `run/proposal/action`.
 
-    A run that somebody has taken up meanwhile is left alone: it looks for itself before it touches anything.
+    A run that another process has resumed meanwhile is left alone: it looks again before it touches anything.
     """
-    folded = dead.folded
-    started = folded.started
+    replayed = dead.replayed
+    started = replayed.started
     assert started is not None
     with contextlib.suppress(StoreError, IntegrityError, UsageError):
-        at = services.index.check_not_behind(folded.directory).head.seq
-        run = Run.resume(services, folded.directory.name, agent=started.agent, session=started.session, at=at)
+        at = services.index.check_not_behind(replayed.directory).head.seq
+        run = Run.resume(services, replayed.directory.name, agent=started.agent, session=started.session, at=at)
         try:
             recorder = run.recorder
             assert recorder is not None
@@ -157,8 +157,8 @@ def settle(services: Services, dead: DeadUndo, source: str, output: dict[str, An
                     )
                 )
             if dead.nothing_else:
-                for proposal in folded.proposals:
-                    run.count(folded.result(proposal))
+                for proposal in replayed.proposals:
+                    run.count(replayed.result(proposal))
                 run.abandon()
             else:
                 run.leave()

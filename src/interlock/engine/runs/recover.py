@@ -1,6 +1,6 @@
 """Runs that are not over: their journals are put in order, and each is asked what it needs to go on.
 
-Nothing is run here. `resume` goes on; `recover RUN --action ID --as ...` settles what nobody but a human can know.
+Nothing is run here. `resume` goes on; `recover RUN --action ID --as ...` settles what only a person can know.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from interlock.disk import Database, Disk
 from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.engine.local.machine import boot_id
 from interlock.engine.people.approval_desk import Desk
-from interlock.engine.record.replay import FoldedProposal, FoldedRun
+from interlock.engine.record.replay import ReplayedProposal, ReplayedRun
 from interlock.engine.runs.unknown_outcomes import KIND, ask_outcome, is_unknown
 from interlock.journal import JournalWriter, RunIndex, RunRow, read, recover, scan, sign_head
 from interlock.journal.index import require_not_behind
@@ -72,7 +72,7 @@ def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
         if directory.name in known or not directory.name.startswith("run_"):
             continue
         if not os.path.lexists(directory / JOURNAL_NAME):
-            continue  # nothing was written; and whoever begins it just now needs its lock
+            continue  # nothing is written yet: the process that starts this run may need its lock
         try:
             recover(directory, disk)
             first = next(read(directory), None)
@@ -91,28 +91,28 @@ def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
                 index.add(row)
 
 
-def apply_commits(db: Database, folded: FoldedRun) -> None:
+def apply_commits(db: Database, replayed: ReplayedRun) -> None:
     """Apply the state that a dead run has committed in its journal, if the database did not hear of it.
 
     The journal decided before whatever is written from here on: applied later, it would take that away. Applying it again, as
     `resume` does, changes nothing. Raises: IntegrityError, StoreError.
     """
-    for known in folded.proposals.values():
-        if known.committed is None or folded.started is None:
+    for known in replayed.proposals.values():
+        if known.committed is None or replayed.started is None:
             continue
-        seal = scan(folded.directory, at=known.committed.seq).seal_at
+        seal = scan(replayed.directory, at=known.committed.seq).seal_at
         writes = [
             Write(
                 change.key,
-                None if change.deleted else encode(folded.value(change.value)),
+                None if change.deleted else encode(replayed.value(change.value)),
                 known.received.proposal,
                 owner,
             )
             for owner, change in known.writes
         ]
         if seal is not None and writes:  # without a seal `resume` says what is wrong with the journal
-            store = StateStore(db, folded.started.workspace, SystemClock())
-            store.apply(writes, run=folded.directory.name, seq=known.committed.seq or 0, seal=seal)
+            store = StateStore(db, replayed.started.workspace, SystemClock())
+            store.apply(writes, run=replayed.directory.name, seq=known.committed.seq or 0, seal=seal)
 
 
 def _recover_one(
@@ -122,31 +122,31 @@ def _recover_one(
     try:
         report = recover(directory, disk, at=row.seq)
         require_not_behind(row, report.status)
-        folded = FoldedRun(directory, open_only=True)
-        folded.add_torn(report.intents)
-        apply_commits(db, folded)
+        replayed = ReplayedRun(directory, open_only=True)
+        replayed.add_torn(report.intents)
+        apply_commits(db, replayed)
     except StoreError as error:
         if error.code == "run_locked":
-            return _told(row, "nothing", error.message, None)
-        # Told, and no more: a journal that the machine does not let us read stands in nobody else's way.
-        return _told(row, "repair", error.message, f"interlock runs check {row.run_id}")
+            return _report(row, "nothing", error.message, None)
+        # Only reported: an unreadable journal must not block other runs.
+        return _report(row, "repair", error.message, f"interlock runs check {row.run_id}")
     except IntegrityError as error:
-        return _told(row, "repair", error.message, f"interlock runs check {row.run_id}")
+        return _report(row, "repair", error.message, f"interlock runs check {row.run_id}")
     except UsageError:
-        return _told(row, "repair", "its journal is not there", f"interlock runs prune {row.run_id}")
-    if folded.finished is not None:
+        return _report(row, "repair", "its journal is not there", f"interlock runs prune {row.run_id}")
+    if replayed.finished is not None:
         # The process ended between its last event and its row: perhaps before it had signed, too.
         sign_head(directory, report.status.head, Signer.open(runs.parent.parent / "keys", disk), disk)
-        index.update(row.run_id, status=folded.finished.status, finished_us=folded.finished.ts)
+        index.update(row.run_id, status=replayed.finished.status, finished_us=replayed.finished.ts)
         return None
-    if not folded.proposals and not folded.ended.statuses:
+    if not replayed.proposals and not replayed.ended.statuses:
         with contextlib.suppress(StoreError):  # somebody else has just taken it up
             _end_empty(index, directory, disk, runs.parent.parent / "keys")
         return None
     if row.status == "running":
         index.update(row.run_id, status="interrupted")
         row = msgspec.structs.replace(row, status="interrupted")
-    return _need(db, row, folded, report.moved_bytes, desk)
+    return _need(db, row, replayed, report.moved_bytes, desk)
 
 
 def _end_empty(index: RunIndex, directory: Path, disk: Disk, keys: Path) -> None:
@@ -160,7 +160,7 @@ def _end_empty(index: RunIndex, directory: Path, disk: Disk, keys: Path) -> None
     index.update(directory.name, status="cancelled", finished_us=clock.now_us())
 
 
-def _need(db: Database, row: RunRow, folded: FoldedRun, moved: int, desk: Desk | None) -> Unfinished:
+def _need(db: Database, row: RunRow, replayed: ReplayedRun, moved: int, desk: Desk | None) -> Unfinished:
     resume = f"interlock resume {row.run_id}"
     unknown, waiting = [], []
     to_settle: dict[str, str | None] = {}
@@ -168,12 +168,12 @@ def _need(db: Database, row: RunRow, folded: FoldedRun, moved: int, desk: Desk |
     store = ApprovalStore(
         db, SystemClock(), SystemIds(), boot=boot_id(), redact=lambda value: value, changed=lambda: None
     )
-    for proposal_id, known in folded.proposals.items():
+    for proposal_id, known in replayed.proposals.items():
         for action_id, action in known.actions.items():
             if is_unknown(action):
                 unknown.append(action_id)
                 if action.needs_person or row.status == "held":
-                    to_settle |= _question(desk, store, folded, known, action_id)
+                    to_settle |= _question(desk, store, replayed, known, action_id)
             elif action.row is None and action.approval is not None:
                 hold = store.for_action(row.run_id, proposal_id, action_id)
                 if hold is not None and hold.status == "pending":
@@ -183,34 +183,34 @@ def _need(db: Database, row: RunRow, folded: FoldedRun, moved: int, desk: Desk |
         one = f"interlock recover {row.run_id} --action {names[0]} --as again|succeeded|failed|undo"
         detail = f"only a person can say what became of {_names(names)}"
         waiting += [hold for hold in to_settle.values() if hold is not None]
-        return _told(row, "settle", detail, one, actions=unknown, approvals=waiting, moved_bytes=moved)
+        return _report(row, "settle", detail, one, actions=unknown, approvals=waiting, moved_bytes=moved)
     if waiting:
         detail = "it waits for an answer" if len(waiting) == 1 else f"it waits for {len(waiting)} answers"
         command = f"interlock approvals show {waiting[0]}"
-        return _told(row, "answer", f"{detail}; then `{resume}`", command, approvals=waiting, moved_bytes=moved)
+        return _report(row, "answer", f"{detail}; then `{resume}`", command, approvals=waiting, moved_bytes=moved)
     if unknown:
         detail = f"its process ended while {_names(unknown)} ran"
     else:
         detail = (
             "its process ended in between two actions" if row.status == "interrupted" else "its questions are answered"
         )
-    return _told(row, "resume", detail, resume, actions=unknown, moved_bytes=moved)
+    return _report(row, "resume", detail, resume, actions=unknown, moved_bytes=moved)
 
 
 def _question(
-    desk: Desk | None, store: ApprovalStore, folded: FoldedRun, known: FoldedProposal, action_id: str
+    desk: Desk | None, store: ApprovalStore, replayed: ReplayedRun, known: ReplayedProposal, action_id: str
 ) -> dict[str, str | None]:
     """The action with the question about its outcome, asked now where there is a desk; nothing if that has its answer."""
     if desk is not None:
-        hold: Hold | None = ask_outcome(desk, folded, known, action_id)
+        hold: Hold | None = ask_outcome(desk, replayed, known, action_id)
     else:
-        hold = store.for_action(folded.directory.name, known.received.proposal or "", action_id, kind=KIND)
+        hold = store.for_action(replayed.directory.name, known.received.proposal or "", action_id, kind=KIND)
     if hold is not None and desk is not None and hold.status in ("approved", "denied"):
         return {}
     return {action_id: hold.id if hold is not None and hold.status == "pending" else None}
 
 
-def _told(
+def _report(
     row: RunRow,
     need: Need,
     detail: str,

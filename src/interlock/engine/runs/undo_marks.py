@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from interlock.engine.completion.undo import STEP
 from interlock.engine.services import Services
 from interlock.journal import JournalWriter, recover
 from interlock.model.events import UndoDone, UndoIntent
@@ -29,7 +30,7 @@ class UndoMarks:
         writer.append(
             UndoIntent(
                 how="compensation", detail=detail, proposal=proposal, action=action, ts=clock.now_us(),
-                mono=clock.mono_ns(), step=9,
+                mono=clock.mono_ns(), step=STEP,
             )
         )  # fmt: skip
         writer.flush()
@@ -41,7 +42,7 @@ class UndoMarks:
         writer.append(
             UndoDone(
                 how="compensation", status=status, problem=problem, proposal=proposal, action=action, ts=clock.now_us(),
-                mono=clock.mono_ns(), step=9,
+                mono=clock.mono_ns(), step=STEP,
             )
         )  # fmt: skip
         writer.flush()

@@ -1,7 +1,7 @@
-"""The tool `undo`: takes back what an earlier run did, one action or all of it, through the gate like any other action.
+"""The tool `undo`: undoes what an earlier run did, one action or all of it, through the gate like any other action.
 
 Files come back from that run's backups (and what is overwritten is backed up here, so an undo can be undone), compensable
-actions are compensated, state keys get their old values. Anything that somebody else changed since is a conflict, and then
+actions are compensated, state keys get their old values. Anything that was changed since is a conflict, and then
 nothing of that action is touched, unless forced.
 """
 
@@ -10,36 +10,42 @@ from __future__ import annotations
 import contextlib
 from bisect import bisect_left
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from interlock.engine.completion.compensation import COMPENSATING, IN_USE, ask_tool
+from interlock.engine.completion.undo import (
+    IN_USE,
+    Compensation,
+    changed_by_compensation,
+    compensate,
+    compensation_by_definition,
+    entries_to_restore,
+    find_compensation,
+    leftovers,
+    restore_files,
+)
 from interlock.engine.gate.entailed import UNDO_TOOL, require_judged
-from interlock.engine.proposals.proposal_run import ProposalRun as Execution
 from interlock.engine.proposals.tool_context import ActionContext
-from interlock.engine.record.replay import FoldedAction, FoldedProposal, FoldedRun
+from interlock.engine.record.replay import ReplayedAction, ReplayedProposal, ReplayedRun
 from interlock.engine.runs.dead_undos import DeadUndo, clear, find_dead_undos, find_later_change, settle
 from interlock.engine.runs.resume import abandon
 from interlock.engine.runs.undo_marks import UndoMarks
+from interlock.engine.services import Services
 from interlock.journal import recover
 from interlock.model.canonical import canonical
-from interlock.model.errors import ConflictError, IntegrityError, InterlockError, StoreError, ToolError, UsageError
-from interlock.model.events import StateChanged, UndoDone, UndoIntent
+from interlock.model.errors import IntegrityError, InterlockError, StoreError, ToolError, UsageError
+from interlock.model.events import StateChanged
 from interlock.model.grant import OPERATOR
-from interlock.model.proposal import Action, ToolCompensation
+from interlock.model.proposal import Action
 from interlock.model.tool import PROCESS_RAN, Binding, Context, Tool
 from interlock.state.store import Transition
 from interlock.verify.graph import needs
 from interlock.verify.references import References
-from interlock.verify.templates import fill
 from interlock.workspace import Entry, Origin, Restored
 from interlock.workspace.names import Rel, show, to_json
-from interlock.workspace.undo import UndoConflictError, find_conflicts, plan_by_action, plan_undo, restore
-
-if TYPE_CHECKING:
-    from interlock.engine.services import Services
+from interlock.workspace.undo import UndoConflictError, find_conflicts, plan_by_action, plan_undo
 
 _NEVER_UNDONE = frozenset({"not_exactly_undoable", "irreversible"})
-"""What nobody can take back is said, and is no failure of undo; everything else that is left is."""
+"""What cannot be undone at all is reported, and is not a failure of undo; everything else that is left is."""
 
 _SCHEMA = {
     "type": "object",
@@ -62,8 +68,8 @@ def binding(services: Services) -> Binding:
 
     async def undo(parameters: dict[str, Any], ctx: Context) -> Any:
         assert isinstance(ctx, ActionContext)
-        one = _Undo(services, ctx.run, ctx.index, parameters.get("force", False))
-        return await one.take_back(parameters["run"], parameters.get("action"))
+        one = _Undo(services, ctx, parameters.get("force", False))
+        return await one.undo(parameters["run"], parameters.get("action"))
 
     return Binding(
         tool=Tool(
@@ -80,25 +86,16 @@ def binding(services: Services) -> Binding:
     )
 
 
-class _Call(NamedTuple):
-    """One call of a compensation: as which agent, which tool, with what."""
-
-    agent: str
-    tool: str
-    parameters: dict[str, Any]
-    redoes: tuple[str, str, str] | None = None
-    """Run, proposal and action whose compensation it takes back, in an undo of an undo."""
-
-
 class _Undo:
     """One call of the tool."""
 
-    def __init__(self, services: Services, x: Execution, index: int, force: bool) -> None:
+    def __init__(self, services: Services, ctx: ActionContext, force: bool) -> None:
         self._services = services
-        self._x = x
-        self._index = index
-        self._resumed = x.attempts_before.get(index, 0) > 0
-        # Force was said about what lay there then: an undo that goes on after its process died looks for itself.
+        self._run = ctx.run
+        self._index = ctx.index
+        self._reach = ctx.reach
+        self._resumed = ctx.run.attempts_before.get(ctx.index, 0) > 0
+        # `force` was about what lay there then: an undo that is resumed after its process died looks again.
         self._force = force and not self._resumed
         self._restored: list[dict[str, Any]] = []
         self._compensated: list[dict[str, Any]] = []
@@ -115,18 +112,18 @@ class _Undo:
         self._in_use: set[tuple[str, str]] = set()
         """Proposal and id of actions that others depended on whose compensation has failed: they are not compensated."""
         self._marks: UndoMarks | None = None
-        self._others: dict[str, FoldedRun] = {}
+        self._others: dict[str, ReplayedRun] = {}
 
-    async def take_back(self, run_id: str, action: str | None) -> dict[str, Any]:
+    async def undo(self, run_id: str, action: str | None) -> dict[str, Any]:
         """Newest first, over the proposals of the run.
 
         A run that is not over ends with it. Raises: ToolError `undo_conflict` (nothing was touched), `undo_incomplete`,
         `undo_denied`, `nothing_to_undo`, `run_unfinished`.
         """
         services = self._services
-        folded = self._fold(run_id, action)
-        for proposal in reversed(folded.proposals.values()):
-            if proposal.received.agent != self._x.who.agent != OPERATOR:
+        replayed = self._fold(run_id, action)
+        for proposal in reversed(replayed.proposals.values()):
+            if proposal.received.agent != self._run.principal.agent != OPERATOR:
                 raise ToolError(
                     "an agent takes back only what it did itself",
                     code="undo_denied",
@@ -134,31 +131,31 @@ class _Undo:
                     retryable=False,
                     hint="a person can: `interlock undo`",
                 )
-        require_judged(self._x, self._index, {"run": run_id, "action": action})
+        require_judged(self._run, self._index, {"run": run_id, "action": action})
         chosen = [
             (proposal, one)
-            for proposal in reversed(folded.proposals.values())
-            for one in self._chosen(folded, proposal, action)
+            for proposal in reversed(replayed.proposals.values())
+            for one in self._chosen(replayed, proposal, action)
         ]
-        if not chosen and folded.finished is not None:
+        if not chosen and replayed.finished is not None:
             what = f"no action `{action}` that did something" if action else "nothing that could be taken back"
             raise ToolError(f"run `{run_id}` has {what}", code="nothing_to_undo", retryable=False)
         with contextlib.suppress(
             IntegrityError
         ):  # then each action reads its own lines, and those that are whole come back
-            self._entries = plan_by_action(folded.directory)
+            self._entries = plan_by_action(replayed.directory)
         dead = self._find_dead(run_id, action)
         if self._resumed:
-            self._look_for_later_runs(folded, chosen)
+            self._look_for_later_runs(replayed, chosen)
         if not self._force:
-            self._look_first(folded, chosen)
-        if folded.finished is None:
+            self._look_first(replayed, chosen)
+        if replayed.finished is None:
             with _as_tool_error():
-                abandon(services, folded)
-        self._marks = UndoMarks(services, folded.directory.parent)
+                abandon(services, replayed)
+        self._marks = UndoMarks(services, replayed.directory.parent)
         try:
             for proposal, one in chosen:
-                await self._take_back(folded, proposal, one)
+                await self._undo_action(replayed, proposal, one)
         finally:
             self._marks.close()
         services.idempotency.delete(run_id, action=action)
@@ -171,43 +168,43 @@ class _Undo:
                 f"`{left[0]['action']}` was not taken back: {left[0]['detail']}{more}",
                 code="undo_incomplete",
                 retryable=False,
-                output=self._said(),
+                output=self._output(),
             )
-        source = f"{self._x.run.id}/{self._x.proposal.id}/{self._x.proposal.actions[self._index].id}"
+        source = f"{self._run.files.id}/{self._run.proposal.id}/{self._run.proposal.actions[self._index].id}"
         for undo in dead:
-            settle(services, undo, source, self._said())
-        return self._said()
+            settle(services, undo, source, self._output())
+        return self._output()
 
     def _find_dead(self, run_id: str, action: str | None) -> list[DeadUndo]:
         """The undos of the same target whose process died, without the temporary files that they left. Raises: ToolError."""
         with _as_tool_error():
-            dead = find_dead_undos(self._services, run_id, action, own=self._x.run.id)
+            dead = find_dead_undos(self._services, run_id, action, own=self._run.files.id)
             for one in dead:
                 clear(self._services, one)
         return dead
 
-    def _fold(self, run_id: str, action: str | None) -> FoldedRun:
+    def _fold(self, run_id: str, action: str | None) -> ReplayedRun:
         """What is known about the run. Raises: ToolError."""
         services = self._services
         if services.state_dir is None:
             raise ToolError(
                 "this runtime keeps no journals, so nothing can be taken back", code="not_found", retryable=False
             )
-        if run_id == self._x.run.id:
+        if run_id == self._run.files.id:
             raise ToolError("a run cannot take itself back", code="usage", retryable=False)
         with _as_tool_error():
             services.index.get(run_id)
-            folded = FoldedRun(services.state_dir / "runs" / run_id)
-            if folded.finished is None:
-                _require_at_rest(services, folded, action)
-        return folded
+            replayed = ReplayedRun(services.state_dir / "runs" / run_id)
+            if replayed.finished is None:
+                _require_at_rest(services, replayed, action)
+        return replayed
 
-    def _look_for_later_runs(self, folded: FoldedRun, chosen: list[tuple[FoldedProposal, Action]]) -> None:
+    def _look_for_later_runs(self, replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Action]]) -> None:
         """Refuse to go on if another run has changed one of the files since this undo began. Raises: ToolError."""
-        run_id = folded.directory.name
-        paths = {entry.rel for entry in _entries_of(folded, chosen)}
+        run_id = replayed.directory.name
+        paths = {entry.rel for entry in _entries_of(replayed, chosen)}
         with _as_tool_error():
-            later = find_later_change(self._services, paths, own=self._x.run.id)
+            later = find_later_change(self._services, paths, own=self._run.files.id)
         if later is not None:
             raise ToolError(
                 f"run `{later[0]}` has changed `{show(later[1])}` since this undo began, so it does not go on",
@@ -216,17 +213,17 @@ class _Undo:
                 hint=f"look at it; if it is still to be taken back, begin anew: `interlock undo {run_id}`",
             )
 
-    def _look_first(self, folded: FoldedRun, chosen: list[tuple[FoldedProposal, Action]]) -> None:
-        """Refuse before anything is touched if somebody else changed a file since. Raises: ToolError `undo_conflict`."""
+    def _look_first(self, replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Action]]) -> None:
+        """Refuse before anything is touched if a file was changed since. Raises: ToolError `undo_conflict`."""
         workspace = self._services.workspace
         if workspace is None:
             return
-        conflicts = find_conflicts(workspace, folded.directory, _entries_of(folded, chosen))
+        conflicts = find_conflicts(workspace, replayed.directory, _entries_of(replayed, chosen))
         if conflicts:
             error = UndoConflictError(conflicts)
             raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint)
 
-    def _said(self) -> dict[str, Any]:
+    def _output(self) -> dict[str, Any]:
         return {
             "restored": self._restored,
             "compensated": self._compensated,
@@ -234,9 +231,9 @@ class _Undo:
             "not_undone": self._not_undone,
         }
 
-    def _chosen(self, folded: FoldedRun, known: FoldedProposal, action: str | None) -> list[Action]:
-        """The actions to take back, newest first: those that succeeded (or were left in the middle)."""
-        by_id = {a.id: a for a in folded.proposal(known).actions}
+    def _chosen(self, replayed: ReplayedRun, known: ReplayedProposal, action: str | None) -> list[Action]:
+        """The actions to undo, newest first: those that succeeded (or were left in the middle)."""
+        by_id = {a.id: a for a in replayed.proposal(known).actions}
         self._actions[known.received.proposal or ""] = by_id
         self._references[known.received.proposal or ""] = References(by_id)
         ended = [action_id for action_id, _ in known.outcomes]
@@ -245,27 +242,20 @@ class _Undo:
             by_id[a] for a in dict.fromkeys(reversed(ended)) if action in (None, a) and _did_something(known.actions[a])
         ]
 
-    async def _take_back(self, folded: FoldedRun, known: FoldedProposal, action: Action) -> None:
+    async def _undo_action(self, replayed: ReplayedRun, known: ReplayedProposal, action: Action) -> None:
         done = known.actions[action.id]
         proposal_id = known.received.proposal or ""
         tool = self._services.registry.find(done.tool)
         if action.type in ("state_read", "assertion") or (tool is not None and tool.read_only):
             return
-        compensated = await self._compensate(folded, known, action, done)
-        touched = self._restore_files(folded, proposal_id, action.id, compensated)
+        compensated = await self._compensate(replayed, known, action, done)
+        touched = self._restore_files(replayed, proposal_id, action.id, compensated)
         touched = self._restore_state(known, action.id) or touched
-        notes = dict.fromkeys(done.not_undoable)
+        notes = [*dict.fromkeys(done.not_undoable)]
         if compensated is not None:
-            notes.pop(PROCESS_RAN, None)
-        if notes:
-            self._leave(action.id, "not_exactly_undoable", "; ".join(notes))
-        elif (
-            compensated is None
-            and not touched
-            and (tool is None or tool.tool.reversibility != "reversible")
-            and done.tool
-        ):
-            self._leave(action.id, "irreversible", "it has no compensation")
+            notes = [note for note in notes if note != PROCESS_RAN]
+        for left in leftovers(action, tool, compensated=compensated, touched=touched, notes=notes):
+            self._leave(action.id, left.reason, left.detail)
 
     def _leave(self, action: str, reason: str, detail: str) -> None:
         entry = {"action": action, "reason": reason, "detail": detail}
@@ -275,14 +265,14 @@ class _Undo:
     # -- compensation
 
     async def _compensate(
-        self, folded: FoldedRun, known: FoldedProposal, action: Action, done: FoldedAction
+        self, replayed: ReplayedRun, known: ReplayedProposal, action: Action, done: ReplayedAction
     ) -> bool | None:
         """True or False: it was tried. None: there is no compensation."""
-        calls = self._compensations(folded, known, action, done)
+        calls = self._compensations(replayed, known, action, done)
         proposal = known.received.proposal or ""
         if calls and (proposal, action.id) in self._in_use:
+            self._keep_in_use(proposal, action)
             self._leave(action.id, "compensation_failed", IN_USE)
-            self._in_use.update((proposal, name) for name in needs(action, self._references[proposal]))
             return False
         if calls and done.undo_open == "compensation" and not self._force and not self._may_repeat(calls):
             detail = "an earlier undo died while it was compensated: look; `--force` compensates it again"
@@ -291,27 +281,24 @@ class _Undo:
         for call in calls:
             problem, reason = await self._compensate_by(known, action, call)
             if problem is not None:
+                self._keep_in_use(proposal, action)
                 self._leave(action.id, reason, problem)
-                self._in_use.update((proposal, name) for name in needs(action, self._references[proposal]))
                 return False
         return True if calls else None
 
-    async def _compensate_by(self, known: FoldedProposal, action: Action, call: _Call) -> tuple[str | None, str]:
-        """One call of a compensation, with its intent and its end in both journals. What went wrong (or None), and the reason."""
-        x, recorder, marks = self._x, self._x.recorder, self._marks
+    async def _compensate_by(
+        self, known: ReplayedProposal, action: Action, call: Compensation
+    ) -> tuple[str | None, str]:
+        """One call, with its intent and its end in both journals. What went wrong (or None), and the reason."""
+        run, marks = self._run, self._marks
         assert marks is not None
-        run_id, proposal, detail = known.run_id, known.received.proposal or "", f"`{call.tool}` for `{action.id}`"
+        run_id, proposal = known.run_id, known.received.proposal or ""
         try:
-            marks.begin(run_id, proposal, action.id, detail)
+            marks.begin(run_id, proposal, action.id, f"`{call.tool}` for `{action.id}`")
         except (StoreError, IntegrityError, UsageError) as error:
             return f"not compensated, because its run could not be told: {error.message}", error.code
-        if recorder is not None:
-            recorder.append(UndoIntent(how="compensation", detail=detail, **x.stamp(self._index, 9)))
-            await recorder.writer.durable()
-        answer = await ask_tool(x, self._index, call.tool, call.parameters, as_agent=call.agent)
+        answer = await compensate(run, self._index, call, action.id)
         problem = answer.problem
-        status = "compensated" if problem is None else "not_undone"
-        text = problem if problem is None or recorder is None else recorder.text(problem)
         if problem is None:
             self._compensated.append(
                 {
@@ -324,117 +311,110 @@ class _Undo:
                     "output": answer.output,
                 }
             )
-        if recorder is not None:
-            recorder.append(UndoDone(how="compensation", status=status, problem=text, **x.stamp(self._index, 9)))
+        text = problem if problem is None or run.recorder is None else run.recorder.text(problem)
         try:
             if problem is None and call.redoes is not None:
                 # What that undo had compensated is in force again, and may be undone again.
                 marks.end(*call.redoes, "redone")
-            marks.end(run_id, proposal, action.id, status, text)
+            marks.end(run_id, proposal, action.id, "compensated" if problem is None else "not_undone", text)
         except (StoreError, IntegrityError, UsageError) as error:
             return f"compensated, but its run could not be told: {error.message}", error.code
         return problem, answer.reason
 
-    def _may_repeat(self, calls: list[_Call]) -> bool:
+    def _may_repeat(self, calls: list[Compensation]) -> bool:
         tools = [self._services.registry.find(call.tool) for call in calls]
         return all(tool is not None and (tool.read_only or tool.tool.idempotent) for tool in tools)
 
+    def _keep_in_use(self, proposal: str, action: Action) -> None:
+        """What this action depended on is not compensated: the action could not be."""
+        self._in_use.update((proposal, name) for name in needs(action, self._references[proposal]))
+
     def _compensations(
-        self, folded: FoldedRun, known: FoldedProposal, action: Action, done: FoldedAction
-    ) -> list[_Call]:
-        """The calls that take a succeeded action back, newest first."""
-        agent = known.received.agent
+        self, replayed: ReplayedRun, known: ReplayedProposal, action: Action, done: ReplayedAction
+    ) -> list[Compensation]:
+        """The calls that undo a succeeded action, newest first."""
         if done.row is None or done.row.status not in ("succeeded", "failed", "not_undone"):
             return []
-        output = done.row.output
-        if done.row.status == "failed" and action.tool != "undo":
+        output, registry = done.row.output, self._services.registry
+        if done.row.status == "failed" and action.tool != UNDO_TOOL:
             return []
-        if action.tool == "undo" and isinstance(output, dict):
-            # An undo is undone by taking back the compensations it made.
-            made = output.get("compensated", [])
+        if action.tool == UNDO_TOOL and isinstance(output, dict):
+            # An undo is undone by undoing the compensations it made.
             return [
-                _Call(one["agent"], *call, (one["run"], one["proposal"], one["action"]))
-                for one in reversed(made)
-                if self._is_compensated(one) and (call := self._template(one["tool"], one["parameters"], one["output"]))
+                call._replace(agent=one["agent"], redoes=(one["run"], one["proposal"], one["action"]))
+                for one in reversed(output.get("compensated", []))
+                if self._is_compensated(one)
+                and (call := compensation_by_definition(registry, one["tool"], one["parameters"], one["output"]))
             ]
-        given = action.compensation
-        names = self._references[known.received.proposal or ""]
-        if isinstance(given, ToolCompensation):
-            return [_Call(agent, given.tool, names.resolve(given.parameters, _Outputs(known)))]
-        if given is not None:
-            other = self._actions[known.received.proposal or ""][given.action_id]
-            return [_Call(agent, other.tool, names.resolve(other.parameters, _Outputs(known)))] if other.tool else []
-        parameters = folded.value(done.parameters) if done.parameters is not None else action.parameters
-        call = self._template(action.tool or "", parameters, output)
-        return [_Call(agent, *call)] if call else []
+        proposal_id = known.received.proposal or ""
+        names, outputs = self._references[proposal_id], _Outputs(known)
+        call = find_compensation(
+            action,
+            replayed.value(done.parameters) if done.parameters is not None else action.parameters,
+            output,
+            others=self._actions[proposal_id],
+            registry=registry,
+            fill_references=lambda parameters: names.resolve(parameters, outputs),
+        )
+        return [] if call is None else [call._replace(agent=known.received.agent)]
 
     def _is_compensated(self, made: dict[str, Any]) -> bool:
-        """False if a compensation that an undo made was made good again since. What cannot be read counts as it was."""
+        """False if a compensation that an undo made was itself undone since. What cannot be read counts as it was."""
         run_id = made["run"]
         try:
             if run_id not in self._others:
                 assert self._services.state_dir is not None
-                self._others[run_id] = FoldedRun(self._services.state_dir / "runs" / run_id)
+                self._others[run_id] = ReplayedRun(self._services.state_dir / "runs" / run_id)
             row = self._others[run_id].proposals[made["proposal"]].actions[made["action"]].row
         except (InterlockError, KeyError):
             return True
         return row is None or row.status != "succeeded"
 
-    def _template(self, name: str, parameters: dict[str, Any], output: Any) -> tuple[str, dict[str, Any]] | None:
-        tool = self._services.registry.find(name)
-        if tool is None or tool.tool.compensation is None:
-            return None
-        template = tool.tool.compensation
-        return template.tool, fill(template.parameters, parameters, output)
-
     # -- files and state
 
-    def _restore_files(self, folded: FoldedRun, proposal_id: str, action_id: str, compensated: bool | None) -> bool:
+    def _restore_files(self, replayed: ReplayedRun, proposal_id: str, action_id: str, compensated: bool | None) -> bool:
         """True if the action itself had changed files (whether or not they could be put back).
 
         What its compensation has dealt with (`compensated`) stays as that left it. After one that failed, what the action's
         processes had changed stays too: half of their work would be neither the one state nor the other.
         """
-        x, workspace = self._x, self._services.workspace
-        if workspace is None or x.run.backups is None:
+        run, workspace = self._run, self._services.workspace
+        if workspace is None or run.files.backups is None:
             return False
         try:
             if self._entries is None:
-                entries = plan_undo(folded.directory, proposal=proposal_id, action=action_id)
+                entries = plan_undo(replayed.directory, proposal=proposal_id, action=action_id)
             else:
                 entries = self._entries.get((proposal_id, action_id), [])
         except IntegrityError as error:
             self._leave(action_id, error.code, error.message)
             return True
-        if compensated is False:
-            entries = [entry for entry in entries if entry.by == "action"]
-        elif compensated and entries and x.run.directory is not None:
-            made = {one.rel for one in plan_undo(x.run.directory) if one.attempt == COMPENSATING}
-            entries = [entry for entry in entries if entry.rel not in made]
+        entries = entries_to_restore(entries, compensated, self._changed_by_compensations)
         if not entries:
             return False
         touched = any(entry.by == "action" for entry in entries)
         if any(self._refused_path(entry.rel) for entry in entries):
             self._leave(action_id, "path_denied", "no grant of the agent allows `undo` to write there")
             return True
-        origin = Origin(x.proposal.id, x.proposal.actions[self._index].id, 1)
-        try:
-            done = restore(workspace, folded.directory, entries, x.run.backups, origin, force=self._force)
-        except (ConflictError, IntegrityError, ToolError) as error:
-            self._leave(action_id, error.code, error.message)
+        origin = Origin(run.proposal.id, run.proposal.actions[self._index].id, 1)
+        done = restore_files(run, replayed.directory, entries, origin, force=self._force)
+        if isinstance(done, InterlockError):
+            self._leave(action_id, done.code, done.message)
         else:
-            self._restored.extend(_restored(action_id, one, x.run.id) for one in done)
+            self._restored.extend(_restored(action_id, one, run.files.id) for one in done)
         return touched
+
+    def _changed_by_compensations(self) -> set[Rel]:
+        directory = self._run.files.directory
+        return set() if directory is None else changed_by_compensation(plan_undo(directory))
 
     def _refused_path(self, path: Rel) -> bool:
         """True if the grant that lets the agent call `undo` does not reach so far: it may have been another one then."""
-        x, tool = self._x, self._services.registry.by_name["undo"]
-        now = x.clock.now_us()
-        return x.judges_in_force().grants.path(x.who.agent, tool, to_json(path), "write", now) is not None
+        return self._reach.path(to_json(path), "path", "write") is not None
 
-    def _restore_state(self, known: FoldedProposal, action_id: str) -> bool:
+    def _restore_state(self, known: ReplayedProposal, action_id: str) -> bool:
         """Give the keys that the action wrote the values they had before it. True if it had written any."""
-        buffer = self._x.buffer
+        buffer = self._run.buffer
         proposal_id = known.received.proposal or ""
         if proposal_id not in self._writes:
             by_owner = self._writes[proposal_id] = {}
@@ -443,9 +423,8 @@ class _Undo:
         changes = self._writes[proposal_id].get(action_id, [])
         if not changes or known.committed is None:
             return bool(changes)
-        x = self._x
         for key in dict.fromkeys(change.key for change in reversed(changes)):
-            if x.judges_in_force().grants.state_key(x.who.agent, key, x.clock.now_us()) is not None:
+            if self._reach.state_key(key) is not None:
                 self._leave(action_id, "state_key_denied", f"no grant of the agent allows state `{key}`")
                 continue
             past = self._pasts.get(key)
@@ -458,23 +437,23 @@ class _Undo:
             before = past.before(mine[0].version)
             gone = before is None or before.deleted
             if now is None if gone else now is not None and before is not None and _is_same(now.value, before.value):
-                self._at[key] = mine[0].version - 1  # it is back already, whoever did that
+                self._at[key] = mine[0].version - 1  # it is back already
                 continue
             current = self._at.get(key) or (now.version if now is not None else past.versions[-1])
             between = mine[-1].version - mine[0].version >= len(mine)
             if (current != mine[-1].version or between) and not self._force:
                 self._leave(action_id, "state_conflict", f"state `{key}` was changed since")
                 continue
-            x.write_state(self._index, key, None if before is None else before.value, delete=gone)
+            self._run.write_state(self._index, key, None if before is None else before.value, delete=gone)
             self._at[key] = mine[0].version - 1
             self._state.append(key)
         return True
 
 
-def _entries_of(folded: FoldedRun, chosen: list[tuple[FoldedProposal, Action]]) -> list[Entry]:
+def _entries_of(replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Action]]) -> list[Entry]:
     """The recorded changes of these actions, newest first."""
     wanted = {(known.received.proposal, action.id) for known, action in chosen}
-    return [one for one in plan_undo(folded.directory) if (one.proposal, one.action) in wanted]
+    return [one for one in plan_undo(replayed.directory) if (one.proposal, one.action) in wanted]
 
 
 @contextlib.contextmanager
@@ -486,19 +465,19 @@ def _as_tool_error() -> Iterator[None]:
         raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint) from error
 
 
-def _require_at_rest(services: Services, folded: FoldedRun, action: str | None) -> None:
-    """A run that is not over is taken back as a whole: its process has ended, and it will not be resumed.
+def _require_at_rest(services: Services, replayed: ReplayedRun, action: str | None) -> None:
+    """A run that is not over is undone as a whole: its process has ended, and it will not be resumed.
 
     Raises: UsageError `run_unfinished`; StoreError `run_locked` if its process is alive; IntegrityError.
     """
-    run_id = folded.directory.name
+    run_id = replayed.directory.name
     if action is not None:
         raise UsageError(
             f"run `{run_id}` is not over, so it is taken back as a whole or not at all",
             code="run_unfinished",
             hint=f"`interlock resume {run_id}` finishes it; `interlock undo {run_id}` takes all of it back and ends it",
         )
-    folded.add_torn(recover(folded.directory, services.disk).intents)
+    replayed.add_torn(recover(replayed.directory, services.disk).intents)
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -508,15 +487,15 @@ def _is_same(one: Any, other: Any) -> bool:
 
 def _restored(action_id: str, one: Restored, run_id: str) -> dict[str, Any]:
     """For the output. `kept`: the backup of what a process, or a person while it ran, had left there: run and SHA-256."""
-    said: dict[str, Any] = {"action": action_id, "path": one.path, "how": one.how}
+    found: dict[str, Any] = {"action": action_id, "path": one.path, "how": one.how}
     if one.by_process and one.how != "unchanged":
-        said["by_process"] = True
+        found["by_process"] = True
         if one.kept is not None:
-            said["kept"] = f"{run_id}/backups/{one.kept}"
-    return said
+            found["kept"] = f"{run_id}/backups/{one.kept}"
+    return found
 
 
-def _did_something(done: FoldedAction) -> bool:
+def _did_something(done: ReplayedAction) -> bool:
     row = done.row
     if row is None:
         return done.interrupted or done.open
@@ -542,7 +521,7 @@ class _Past:
 class _Outputs:
     """References in an agent's compensation, looked up in the journal."""
 
-    def __init__(self, known: FoldedProposal) -> None:
+    def __init__(self, known: ReplayedProposal) -> None:
         self._known = known
 
     def __call__(self, action_id: str, path: tuple[str | int, ...]) -> Any:

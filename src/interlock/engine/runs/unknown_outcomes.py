@@ -14,7 +14,7 @@ from interlock.approvals import Approver, Hold, HoldRequest, Outcome, merge_patc
 from interlock.approvals.hold import Surface
 from interlock.disk import Disk
 from interlock.engine.people.approval_desk import Desk
-from interlock.engine.record.replay import FoldedAction, FoldedProposal, FoldedRun
+from interlock.engine.record.replay import ReplayedAction, ReplayedProposal, ReplayedRun
 from interlock.journal import recover
 from interlock.model.errors import UsageError
 
@@ -34,32 +34,32 @@ _WHY: Final = (
 )
 
 
-def is_unknown(action: FoldedAction) -> bool:
-    """True if the action was begun and nobody has said what became of it."""
+def is_unknown(action: ReplayedAction) -> bool:
+    """True if the action was begun and its outcome is not settled."""
     return action.row is None and (action.open or action.interrupted)
 
 
-def find_question(desk: Desk, folded: FoldedRun, known: FoldedProposal, action_id: str) -> Hold | None:
+def find_question(desk: Desk, replayed: ReplayedRun, known: ReplayedProposal, action_id: str) -> Hold | None:
     """The question about the last attempt of an action, if it was asked and neither expired nor was withdrawn."""
-    run, proposal = folded.directory.name, known.received.proposal or ""
+    run, proposal = replayed.directory.name, known.received.proposal or ""
     hold = desk.store.for_action(run, proposal, action_id, kind=KIND)
-    if hold is None or hold.asked_digest != _digest(desk, folded, known, action_id):
+    if hold is None or hold.asked_digest != _digest(desk, replayed, known, action_id):
         return None
     return None if hold.status in ("expired", "cancelled") else hold
 
 
-def ask_outcome(desk: Desk, folded: FoldedRun, known: FoldedProposal, action_id: str) -> Hold:
+def ask_outcome(desk: Desk, replayed: ReplayedRun, known: ReplayedProposal, action_id: str) -> Hold:
     """The question about the last attempt of an action; asked now if there is none. Raises: StoreError, UsageError."""
-    found = find_question(desk, folded, known, action_id)
+    found = find_question(desk, replayed, known, action_id)
     if found is not None:
         return found
-    action, started = known.action(action_id), folded.started
+    action, started = known.action(action_id), replayed.started
     what = f"`{action.tool}`" if action.tool else "the action"
     hold = desk.store.ask(
         HoldRequest(
             agent=known.received.agent,
             session=None if started is None else started.session,
-            run=folded.directory.name,
+            run=replayed.directory.name,
             proposal=known.received.proposal or "",
             action=action_id,
             tool=action.tool or "",
@@ -72,7 +72,7 @@ def ask_outcome(desk: Desk, folded: FoldedRun, known: FoldedProposal, action_id:
                 "attempt": action.attempts,
                 "parameters": None if action.parameters is None else action.parameters.view,
             },
-            digest=_digest(desk, folded, known, action_id),
+            digest=_digest(desk, replayed, known, action_id),
             ttl_ms=desk.ttl_ms,
             ttl_max_ms=desk.ttl_max_ms,
             started_by=desk.user,
@@ -115,11 +115,11 @@ def answer_outcome(
     Raises: UsageError `not_found` if the action has no unknown outcome; StoreError `run_locked` if the run's process is alive.
     """
     report = recover(directory, disk)
-    folded = FoldedRun(directory, open_only=True)
-    folded.add_torn(report.intents)
-    for known in folded.proposals.values():
+    replayed = ReplayedRun(directory, open_only=True)
+    replayed.add_torn(report.intents)
+    for known in replayed.proposals.values():
         if action_id in known.actions and is_unknown(known.actions[action_id]):
-            hold = ask_outcome(desk, folded, known, action_id)
+            hold = ask_outcome(desk, replayed, known, action_id)
             return desk.store.vote(hold.id, approver, surface, "edit", digest=hold.digest, patch={"outcome": answer})
     raise UsageError(
         f"run `{directory.name}` has no action `{action_id}` whose outcome is unknown",
@@ -128,7 +128,7 @@ def answer_outcome(
     )
 
 
-def _digest(desk: Desk, folded: FoldedRun, known: FoldedProposal, action_id: str) -> str:
+def _digest(desk: Desk, replayed: ReplayedRun, known: ReplayedProposal, action_id: str) -> str:
     attempt = known.action(action_id).attempts
-    where = f"{folded.directory.name}/{known.received.proposal}/{action_id}/{attempt}"
+    where = f"{replayed.directory.name}/{known.received.proposal}/{action_id}/{attempt}"
     return desk.call_digest(KIND, where, _AGAIN)

@@ -28,15 +28,15 @@ _held: ContextVar[str | None] = ContextVar("interlock_write_lease", default=None
 @contextlib.asynccontextmanager
 async def writing(pool: WorkerPool) -> AsyncIterator[None]:
     """Hold the workspace's lease for the block, if the proposal may write there. Raises: StoreError `workspace_busy`."""
-    x = pool.run
-    services = x.services
+    run = pool.run
+    services = run.services
     workspace_id = services.workspace_id
-    if services.workspace is None or x.dry_run or _held.get() == workspace_id or not _may_write(x):
+    if services.workspace is None or run.dry_run or _held.get() == workspace_id or not _may_write(run):
         yield
         return
-    lease = await _acquire(x)
+    lease = await _acquire(run)
     if lease is None:
-        x.stop("deadline_exceeded")
+        run.stop("deadline_exceeded")
         yield
         return
     token = _held.set(workspace_id)
@@ -49,28 +49,28 @@ async def writing(pool: WorkerPool) -> AsyncIterator[None]:
         lease.release()
 
 
-def _may_write(x: ProposalRun) -> bool:
-    return any(tool is not None and not tool.read_only for tool in x.tools)
+def _may_write(run: ProposalRun) -> bool:
+    return any(tool is not None and not tool.read_only for tool in run.tools)
 
 
-async def _acquire(x: ProposalRun) -> WriteLease | None:
+async def _acquire(run: ProposalRun) -> WriteLease | None:
     """The lease; None if the proposal's deadline passed meanwhile, and no earlier process began it."""
-    services = x.services
-    holder = f"{x.run.id} {x.proposal.id}"
-    end = x.clock.mono_ns() + services.lease_wait_ms * 1_000_000
-    told = False
+    services = run.services
+    holder = f"{run.files.id} {run.proposal.id}"
+    end = run.clock.mono_ns() + services.lease_wait_ms * 1_000_000
+    reported = False
     while True:
         try:
-            return WriteLease.attempt(services.db, services.workspace_id, holder, x.clock)
+            return WriteLease.attempt(services.db, services.workspace_id, holder, run.clock)
         except StoreError as error:
-            now = x.clock.mono_ns()
+            now = run.clock.mono_ns()
             if error.code != "workspace_busy" or now > end:
                 raise
-            if not told:
-                told = True
-                left_ms = (min(end, x.deadline_ns) - now) / 1e6
-                tell_waiting(x, None, "workspace", f"its turn to write in the workspace: {error.message}", left_ms)
-        if now > x.deadline_ns and not x.undone:
+            if not reported:
+                reported = True
+                left_ms = (min(end, run.deadline_ns) - now) / 1e6
+                tell_waiting(run, None, "workspace", f"its turn to write in the workspace: {error.message}", left_ms)
+        if now > run.deadline_ns and not run.undone:
             return None
         await asyncio.sleep(_POLL_SECONDS)
 

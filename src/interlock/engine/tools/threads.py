@@ -57,7 +57,7 @@ class DaemonThreads:
             try:
                 loop.call_soon_threadsafe(_settle, future, result, error)
             except RuntimeError:
-                return  # the loop is closed: nobody is there to be told
+                return  # the loop is closed: no action waits for the result
             del future, context, call, arguments, result, error
             with self._lock:
                 self._idle.append(inbox)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from interlock.engine.people import trust as project
+from interlock.engine import trust as project
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.surfaces.cli.app import Command
 from interlock.surfaces.cli.output import Output, clean

@@ -1,0 +1,175 @@
+"""The undo core: what undoes one action, for a proposal that is aborted (`rollback`) and for the tool `undo`.
+
+A compensation goes first, because it was the last thing to be right about the world and may need the files as the action left
+them; then files come back from backups. Each compensation has its own intent in the journal. What cannot be undone is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from interlock.engine.completion.compensation import COMPENSATING, Answer, call_tool
+from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.tools.registry import Registered, Registry
+from interlock.model.errors import ConflictError, IntegrityError, InterlockError, ToolError
+from interlock.model.events import UndoDone, UndoIntent
+from interlock.model.proposal import (
+    REVERSIBILITY_ORDER,
+    Action,
+    ActionCompensation,
+    Reversibility,
+    ToolCompensation,
+)
+from interlock.verify.templates import fill
+from interlock.workspace import Entry, Origin, Restored
+from interlock.workspace.names import Rel
+from interlock.workspace.undo import restore
+
+STEP: Final = 10
+"""The gate's step that every undo event carries."""
+IN_USE: Final = "what depended on it could not be taken back, so its compensation did not run"
+
+
+class Compensation(NamedTuple):
+    """The call that undoes an action; `agent` is who makes it, if not the proposal's own."""
+
+    tool: str
+    parameters: dict[str, Any]
+    agent: str | None = None
+    redoes: tuple[str, str, str] | None = None
+    """Run, proposal and action whose compensation it undoes, in an undo of an undo."""
+
+
+class Leftover(NamedTuple):
+    """Something that was not undone: a code of `REASONS`, and a sentence."""
+
+    reason: str
+    detail: str
+
+
+def find_compensation(
+    action: Action,
+    parameters: dict[str, Any],
+    output: Any,
+    *,
+    others: Mapping[str, Action],
+    registry: Registry,
+    fill_references: Callable[[dict[str, Any]], dict[str, Any]],
+) -> Compensation | None:
+    """The agent's compensation of a success, or else the one of the tool's definition; None if it has neither.
+
+    `parameters` are those that the action ran with; `others` are the actions of the proposal by id. Raises: ToolError
+    `reference_failed`.
+    """
+    given = action.compensation
+    if isinstance(given, ActionCompensation):
+        other = others[given.action_id]
+        return None if other.tool is None else Compensation(other.tool, fill_references(other.parameters))
+    if isinstance(given, ToolCompensation):
+        return Compensation(given.tool, fill_references(given.parameters))
+    return compensation_by_definition(registry, action.tool, parameters, output)
+
+
+def compensation_by_definition(
+    registry: Registry, name: str | None, parameters: dict[str, Any], output: Any
+) -> Compensation | None:
+    """The compensation that a tool's definition has for a call of it."""
+    tool = registry.find(name)
+    if tool is None or tool.tool.compensation is None:
+        return None
+    template = tool.tool.compensation
+    return Compensation(template.tool, fill(template.parameters, parameters, output))
+
+
+async def compensate(run: ProposalRun, index: int, call: Compensation, action_id: str | None = None) -> Answer:
+    """Make a compensating call, with its intent on disk before and its outcome after. Raises as `call_tool`.
+
+    `action_id` names the action of another run that it undoes.
+    """
+    detail = f"`{call.tool}`" if action_id is None else f"`{call.tool}` for `{action_id}`"
+    run.record(STEP, index, lambda _, stamp: UndoIntent(how="compensation", detail=detail, **stamp))
+    if run.recorder is not None:
+        await run.recorder.writer.durable()
+    answer = await call_tool(run, index, call.tool, call.parameters, call.agent)
+    record_done(run, index, "compensation", "compensated", answer.problem)
+    return answer
+
+
+def record_done(run: ProposalRun, index: int, how: str, status: str, problem: str | None) -> None:
+    """Journal what one part of an undo came to; `status` is that of a success."""
+    run.record(
+        STEP,
+        index,
+        lambda recorder, stamp: UndoDone(
+            how=how,
+            status=status if problem is None else "not_undone",
+            problem=None if problem is None else recorder.text(problem),
+            **stamp,
+        ),
+    )
+
+
+def entries_to_restore(
+    entries: Sequence[Entry], compensated: bool | None, changed: Callable[[], set[Rel]]
+) -> list[Entry]:
+    """The changes of an action that come back from backups; `compensated` is None if it has no compensation.
+
+    What its compensation has `changed` stays as that left it. After a compensation that failed, what the action's processes
+    changed stays too: half of their work would be neither the one state nor the other.
+    """
+    if compensated is None or not entries:
+        return list(entries)
+    if not compensated:
+        return [entry for entry in entries if entry.by == "action"]
+    dealt_with = changed()
+    return [entry for entry in entries if entry.rel not in dealt_with]
+
+
+def changed_by_compensation(entries: Sequence[Entry]) -> set[Rel]:
+    """The paths that compensations have changed."""
+    return {entry.rel for entry in entries if entry.attempt == COMPENSATING}
+
+
+def restore_files(
+    run: ProposalRun, directory: Path, entries: Sequence[Entry], origin: Origin, *, force: bool = False
+) -> list[Restored] | InterlockError:
+    """Put files back from the backups in `directory`; the error if they cannot be, and then nothing of them was touched."""
+    workspace, backups = run.services.workspace, run.files.backups
+    assert workspace is not None
+    assert backups is not None
+    try:
+        return restore(workspace, directory, list(entries), backups, origin, force=force)
+    except (ConflictError, IntegrityError, ToolError) as error:
+        return error
+
+
+def leftovers(
+    action: Action,
+    tool: Registered | None,
+    *,
+    compensated: bool | None,
+    touched: bool,
+    notes: Sequence[str],
+    succeeded: bool = True,
+) -> list[Leftover]:
+    """What stays after compensation and files; `notes` say what the action did that cannot exactly be undone.
+
+    `touched` if its files or state came back. `tool` is None for a state action, and where the tool is no longer registered.
+    """
+    if notes:
+        return [Leftover("not_exactly_undoable", note) for note in notes]
+    if compensated is not None or touched or action.type != "tool_call" or (tool is not None and tool.read_only):
+        return []
+    if tool is not None and reversibility(action, tool) == "reversible":
+        return []
+    detail = "it has no compensation" if succeeded else "it was stopped or failed on its way, and has no compensation"
+    return [Leftover("irreversible", detail)]
+
+
+def reversibility(action: Action, tool: Registered) -> Reversibility:
+    """The more cautious of what the tool is and what the agent claims."""
+    own: Reversibility = "reversible" if tool.read_only else tool.tool.reversibility
+    claimed = action.reversibility
+    return own if claimed is None else max(own, claimed, key=REVERSIBILITY_ORDER.index)

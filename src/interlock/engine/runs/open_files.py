@@ -1,0 +1,55 @@
+"""Opens and closes what a run has on disk: its journal with the run's lock, its backups, its share of the budgets."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+
+from interlock.engine.proposals.budget import budget_of
+from interlock.engine.record.recorder import Recorder
+from interlock.engine.record.run_files import RunFiles
+from interlock.engine.services import Services
+from interlock.journal import JournalWriter
+from interlock.model.errors import StoreError
+from interlock.workspace import Backups
+
+
+def open_files(services: Services, run_id: str, *, create: bool) -> RunFiles:
+    """The files of a run that is new (`create`) or resumed. Raises: StoreError `run_locked` and others."""
+    if services.durability == "off" or services.state_dir is None:
+        return RunFiles(run_id)
+    directory = services.state_dir / "runs" / run_id
+    writer = JournalWriter.open(
+        directory,
+        run_id=run_id,
+        disk=services.disk,
+        clock=services.clock,
+        durability=services.durability,
+        create=create,
+    )
+    recorder = Recorder(writer, services.redactor, services.clock, services.hooks.events)
+    backups = None if services.workspace is None else Backups(directory, services.disk, services.clock)
+    return RunFiles(run_id, directory, recorder, backups)
+
+
+def open_budget(services: Services, files: RunFiles, agent: str, session: str | None) -> RunFiles:
+    """The files, with what the run, its session and its agent may spend in all. A run without a session is one of its own."""
+    given = services.settings.budget
+    limits = {
+        f"session:{session or files.id}": budget_of(given),
+        f"run:{files.id}": budget_of(given.run),
+        f"agent:{agent}": budget_of(given.agent),
+    }
+    chosen = {scope: budget for scope, budget in limits.items() if budget is not None}
+    return replace(files, budget=services.budgets.open(chosen)) if chosen else files
+
+
+def release_files(files: RunFiles) -> None:
+    """Release the run's lock and everything else: the run could not begin. The reason is already on its way to the caller."""
+    with contextlib.suppress(StoreError):
+        if files.recorder is not None:
+            files.recorder.writer.close()
+        if files.budget is not None:
+            files.budget.close()
+    if files.backups is not None:
+        files.backups.close()

@@ -1,0 +1,113 @@
+"""The events of a run as a whole: its beginning, its resumptions, the proposals that it receives."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import msgspec
+
+from interlock._version import __version__
+from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.record.recorder import Recorder, Stamp
+from interlock.engine.services import Services
+from interlock.model.errors import ProposalError
+from interlock.model.events import (
+    FORMAT_VERSION,
+    ConfigurationChanged,
+    ProposalReceived,
+    ProposalRejected,
+    RunResumed,
+    RunStarted,
+)
+from interlock.model.proposal import ToolCompensation
+
+
+def record_start(services: Services, recorder: Recorder, run_id: str, agent: str, session: str | None) -> None:
+    """The first event of a journal. Raises: StoreError."""
+    recorder.append(
+        RunStarted(
+            ts=services.clock.now_us(),
+            mono=services.clock.mono_ns(),
+            version=FORMAT_VERSION,
+            run=run_id,
+            interlock=__version__,
+            workspace=services.workspace_id,
+            agent=agent,
+            session=session,
+            configuration=services.configuration,
+            durability=services.durability,
+            pid=os.getpid(),
+            boot=services.boot,
+        )
+    )
+    recorder.writer.flush()
+
+
+def record_resumption(services: Services, recorder: Recorder) -> None:
+    """Another process goes on with the run."""
+    recorder.append(
+        RunResumed(
+            ts=services.clock.now_us(),
+            mono=services.clock.mono_ns(),
+            pid=os.getpid(),
+            boot=services.boot,
+            configuration=services.configuration,
+        )
+    )
+
+
+def record_configuration(services: Services, recorder: Recorder, problem: str | None) -> None:
+    """The configuration was edited; with a `problem` the old rules stay in force."""
+    recorder.append(
+        ConfigurationChanged(
+            ts=services.clock.now_us(),
+            mono=services.clock.mono_ns(),
+            configuration=services.configuration,
+            problem=None if problem is None else recorder.text(problem),
+        )
+    )
+
+
+def record_received(run: ProposalRun, token_digest: str | None = None) -> None:
+    """A proposal is well formed: its document, without what the schemas of the tools mark as secret."""
+
+    def received(recorder: Recorder, stamp: Stamp) -> ProposalReceived:
+        kept = recorder.keep(msgspec.to_builtins(run.proposal), list(_secrets(run)))
+        return ProposalReceived(
+            source=run.proposal.source,
+            agent=run.principal.agent,
+            action_count=len(run.proposal.actions),
+            digest=kept.digest,
+            document=kept,
+            dry_run=run.dry_run,
+            grant_token=run.token,
+            grant_token_digest=token_digest,
+            **stamp,
+        )
+
+    run.record(1, None, received)
+    run.kick()
+
+
+def record_rejected(recorder: Recorder, proposal_id: str, error: ProposalError) -> None:
+    """A proposal is malformed. Raises: StoreError."""
+    recorder.append(
+        ProposalRejected(
+            code=error.code,
+            message=recorder.text(error.message),
+            path=error.path,
+            **recorder.stamp(proposal_id, step=1),
+        )
+    )
+    recorder.writer.flush()
+
+
+def _secrets(run: ProposalRun) -> Iterator[str]:
+    """Pointers to what the schemas of the tools mark as secret, in the document of the proposal."""
+    for index, action in enumerate(run.proposal.actions):
+        tool, given = run.tools[index], action.compensation
+        if tool is not None and tool.secrets:
+            yield from (f"/actions/{index}/parameters{pointer}" for pointer in tool.secrets)
+        if isinstance(given, ToolCompensation) and (other := run.services.registry.find(given.tool)) is not None:
+            yield from (f"/actions/{index}/compensation/parameters{pointer}" for pointer in other.secrets)
