@@ -79,11 +79,15 @@ def gone(pid):
     return state(pid) == b"X"
 
 
-def wait_state(pid, wanted):
+def wait_until(true):
     until = time.monotonic() + 10
-    while state(pid) != wanted:
+    while not true():
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def wait_state(pid, wanted):
+    wait_until(lambda: state(pid) == wanted)
 
 
 def test_a_server_outlives_its_action_and_each_event_loop(call):
@@ -98,6 +102,7 @@ def test_a_server_outlives_its_action_and_each_event_loop(call):
 def test_stop_ends_the_whole_tree_and_says_how(call, record):
     handle = call("start", command="setsid sleep 60 & echo $!; trap 'echo bye; exit 3' TERM; wait; wait")["handle"]
     child = int(call("wait", handle=handle, output="\n")["stdout"])
+    wait_until(lambda: os.getsid(child) == child)  # before that the group's SIGTERM ends it
     end = call("stop", handle=handle)
     assert (end["running"], end["stopped"], end["exit_code"], end["strays_ended"]) == (False, True, 3, 1)
     assert end["stdout"].endswith("bye\n")
