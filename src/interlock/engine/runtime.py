@@ -300,13 +300,12 @@ class Runtime:
         nothing else. The token is kept nowhere; its id and digest are journaled.
 
         Raises: ProposalError if it is malformed (nothing ran); UsageError for a token that is not accepted (`bad_grant_token`,
-        `grant_token_audience`, `grant_token_expired`, `grant_token_revoked`; nothing ran); StoreError if the machine did not
-        let us record it;
-        CancelledError if the caller cancelled (it can be resumed).
+        `grant_token_audience`, `grant_token_expired`, `grant_token_revoked`, `grant_token_agent`; nothing ran); StoreError if the
+        machine did not let us record it; CancelledError if the caller cancelled (it can be resumed).
         """
         await self._make_ready()
         decoded = decode(proposal, self.services.limits)
-        token = self._presented(grant_token)
+        token = self._presented(grant_token, decoded.agent)
         # `operator` is refused in `Run.take`: a run of that name would be the person's own.
         agent = token.root.agent if token is not None else None if decoded.agent == OPERATOR else decoded.agent
         run = Run.start(self.services, agent=agent, session=session or decoded.session, source=decoded.source)
@@ -384,18 +383,16 @@ class Runtime:
         """`execute_tool_calls` without an event loop. Raises UsageError if there is one running in this thread."""
         return self._sync.run("execute_tool_calls", lambda: self.execute_tool_calls(message, **options))
 
-    def _presented(self, grant_token: str | None) -> GrantToken | None:
+    def _presented(self, grant_token: str | None, agent: str | None) -> GrantToken | None:
         if grant_token is None:
             return None
         services = self.services
-        return present_token(services.desk, services.signer, services.workspace_id, grant_token)
+        return present_token(services.desk, services.signer, services.workspace_id, grant_token, agent=agent)
 
     def _caller(self, agent: str | None, session: str | None, grant_token: str | None) -> Caller:
-        token = self._presented(grant_token)
+        token = self._presented(grant_token, agent)
         if token is None:
             return Caller(agent or self.services.agent, session)
-        if agent not in (None, token.root.agent):
-            raise UsageError(f"the grant token is of `{token.root.agent}`, not of `{agent}`", code="grant_token_agent")
         return Caller(token.root.agent, session, token)
 
     @property

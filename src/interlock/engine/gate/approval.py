@@ -115,7 +115,8 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
             reason="; ".join(reasons),
             parameters=parameters,
             schema=_schema(action),
-            context={"source": run.proposal.source, "compensation": _compensation(action)},
+            context={"source": run.proposal.source, "compensation": _compensation(action)}
+            | ({} if run.token is None else {"grant": run.token}),
             digest=digest_of(action, canonical(action.parameters)),
             requirements=needs,
             files=files,

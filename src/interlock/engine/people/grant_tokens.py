@@ -85,11 +85,14 @@ def attenuate_token(token: str, restriction: Restriction) -> str:
     return narrower
 
 
-def present_token(desk: Desk | None, signer: Signer | None, audience: str, token: str) -> GrantToken:
+def present_token(
+    desk: Desk | None, signer: Signer | None, audience: str, token: str, *, agent: str | None
+) -> GrantToken:
     """Check a token that came with a proposal, and make its blocks known. Whatever is not certain is refused.
 
-    Raises: GrantTokenError `bad_grant_token`, `grant_token_audience`, `grant_token_expired`; UsageError `grant_token_revoked`,
-    or `not_available` in a runtime that keeps nothing; StoreError.
+    `agent` is whom the proposal names, if it names one. Raises: GrantTokenError `bad_grant_token`, `grant_token_audience`,
+    `grant_token_expired`, `grant_token_agent`; UsageError `grant_token_revoked`, or `not_available` in a runtime that keeps
+    nothing; StoreError.
     """
     if desk is None:
         raise UsageError("this runtime keeps nothing, so it has issued no grant token", code="not_available")
@@ -99,6 +102,12 @@ def present_token(desk: Desk | None, signer: Signer | None, audience: str, token
         compile_grants(found.grants)
     except ConfigurationError as error:
         raise GrantTokenError(f"the grant token cannot be used: {error.message}") from None
+    if agent not in (None, "", found.root.agent):
+        raise GrantTokenError(
+            f"the grant token is of `{found.root.agent}`, not of `{agent}`",
+            code="grant_token_agent",
+            hint="leave `agent` out: the token says who acts",
+        )
     desk.issued.present(found.grants)
     return found
 

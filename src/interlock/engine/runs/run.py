@@ -156,7 +156,9 @@ class Run:
             raise
         token = None
         if grant_token is not None:
-            token = present_token(services.desk, services.signer, services.workspace_id, grant_token)
+            token = present_token(
+                services.desk, services.signer, services.workspace_id, grant_token, agent=decoded.agent
+            )
         asked = on_question or self.on_question
         async with asking(services.desk, services.threads, wait=wait, on_question=asked):
             return await self.take(decoded, dry_run=dry_run, executor=executor, token=token)
@@ -169,7 +171,8 @@ class Run:
         executor: ToolExecutor | None = None,
         token: GrantToken | None = None,
     ) -> ProposalResult:
-        """Take a proposal that `decode` gave through the gate; with a `token` that `present_token` gave, under it alone.
+        """Take a proposal that `decode` gave through the gate; with a `token` that `present_token` gave, under it alone
+        and as its agent.
 
         Raises: ProposalError if it is malformed (nothing ran); StoreError if the journal or the database failed (what is on
         disk is the truth); CancelledError if the caller cancelled (the proposal can be resumed).
@@ -180,13 +183,6 @@ class Run:
                 f"`{OPERATOR}` is not an agent: it stands for the person at the command line",
                 path="$.agent",
                 hint="name the agent that proposes this, or leave `agent` out",
-            )
-        if token is not None and proposal.agent not in (None, "", token.root.agent):
-            raise ProposalError(
-                f"the grant token is of `{token.root.agent}`, the proposal of `{proposal.agent}`",
-                code="grant_token_agent",
-                path="$.agent",
-                hint="leave `agent` out: the token says who acts",
             )
         services.refresh()
         if not proposal.id:
