@@ -1,6 +1,7 @@
 """What the engine writes into the journal: each kind where it belongs, the intent before the effect, and no secret."""
 
 import asyncio
+import hashlib
 import json
 import threading
 
@@ -254,6 +255,40 @@ def test_nobody_who_has_the_journal_alone_can_confirm_a_guess_at_a_secret(projec
     ]
     assert not [guess for guess in guesses if guess.rpartition(":")[2] in text]
     assert project.journal(result.run_id)[0]["version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("returned", "hidden"),
+    [
+        (lambda text: {"size": 1, "sha256": sha256(text)}, True),
+        (lambda text: [f"sha256:{sha256(text)}"], True),
+        (lambda text: {"said": text, "of": sha256(text)}, True),
+        (lambda text: {"sha256": "short", "at": "1234567890"}, False),
+    ],
+)
+def test_no_hash_that_a_tool_gives_of_a_secret_confirms_a_guess(project, returned, hidden):
+    async def hashing(parameters, ctx):
+        return returned(parameters["content"])
+
+    async def failing(parameters, ctx):
+        raise interlock.ToolError("no", output=returned(parameters["content"]))
+
+    rt = project.open(binding("do", hashing), binding("fail", failing))
+    content = f"password: {SECRET}"
+    for tool in ("do", "fail"):
+        result = execute(rt, call(tool, "a", parameters={"content": content}))
+        assert result["a"].output == returned(content)
+        assert sha256(content) not in (project.run_directory(result.run_id) / "journal.ndjson").read_text()
+        kept = next(e for e in project.journal(result.run_id) if e["kind"] in ("action_succeeded", "action_failed"))
+        assert kept["output"].get("private", False) is hidden
+    clean = execute(rt, call("do", "a", parameters={"content": "clean"}))
+    assert clean["a"].output == returned("clean")
+    kept = next(e for e in project.journal(clean.run_id) if e["kind"] == "action_succeeded")
+    assert not kept["output"].get("private", False)
+
+
+def sha256(text):
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def received(project, result):

@@ -21,6 +21,8 @@ from interlock.detect.finding import Finding
 from interlock.detect.shapes import find_private_keys, find_tokens, may_hold_token
 
 DONE: Final = re.compile(r"\[redacted:[a-z0-9-]+:[0-9a-f]{8}\]")
+_HASH_BYTES: Final = re.compile(rb'"(?:[a-z0-9-]{2,12}:)?[0-9a-fA-F]{32,128}"')
+_HASH: Final = re.compile(r"(?:[a-z0-9-]{2,12}:)?[0-9a-fA-F]{32,128}")
 _NEVER_SECRET: Final = frozenset((type(None), bool, int, float))
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
@@ -125,6 +127,22 @@ class Redactor:
         """The value with only what marks lead to replaced."""
         for mark in marks:
             value = self._mark(value, [t.replace("~1", "/").replace("~0", "~") for t in mark.split("/")[1:]])
+        return value
+
+    def may_hold_hash(self, data: bytes) -> bool:
+        """False if no string in this JSON looks like the hash of something."""
+        return _HASH_BYTES.search(data) is not None
+
+    def hide_hashes(self, value: Any) -> Any:
+        """The JSON value with every string that is a hash (MD5 to SHA-512, in hex) replaced; the same object if there is none."""
+        if isinstance(value, str):
+            return self.fingerprint("hash", value) if _HASH.fullmatch(value) else value
+        if isinstance(value, dict):
+            members = {key: self.hide_hashes(old) for key, old in value.items()}
+            return members if any(members[key] is not value[key] for key in value) else value
+        if isinstance(value, (list, tuple)):
+            items = [self.hide_hashes(old) for old in value]
+            return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
         return value
 
     def _walk(self, value: Any, *, sift: bool = False) -> Any:

@@ -9,6 +9,7 @@ from interlock.engine.proposals.action_run import ActionRun, Ended
 from interlock.engine.proposals.attempt import Failure, Output
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.record import rows
+from interlock.engine.record.recorder import Recorder
 from interlock.engine.scheduler import Outcome
 from interlock.model.decision import Refusal
 from interlock.model.events import (
@@ -21,6 +22,7 @@ from interlock.model.events import (
     ActionUnknown,
     ActionValidated,
     EffectDivergence,
+    Kept,
 )
 from interlock.telemetry import report
 from interlock.verify.conditions import equal
@@ -76,7 +78,7 @@ def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple
                 duration_ms=failure.duration_ms,
                 waited_ms=action.waited_ms,
                 final=final,
-                output=None if failure.output is None else recorder.keep(failure.output),
+                output=None if failure.output is None else _keep(recorder, action, failure.output),
                 cost=attempt.cost,
                 posture=attempt.layers or {},
                 telemetry=journaled,
@@ -119,7 +121,7 @@ def _record_success(
         lambda recorder, stamp: ActionSucceeded(
             attempt=attempt.attempt,
             duration_ms=output.duration_ms,
-            output=recorder.keep(output.value),
+            output=_keep(recorder, action, output.value),
             waited_ms=action.waited_ns / 1e6,
             cost=attempt.cost,
             posture=attempt.layers or {},
@@ -130,6 +132,10 @@ def _record_success(
     )
     action.run.kick()
     return seq
+
+
+def _keep(recorder: Recorder, action: ActionRun, output: Any) -> Kept:
+    return recorder.keep_output(output, action.parameters, () if action.tool is None else action.tool.secrets)
 
 
 def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
@@ -311,7 +317,7 @@ def _take_stored(action: ActionRun, stored: Stored) -> Ended:
         7,
         lambda recorder, stamp: ActionDeduplicated(
             source=stored.source,
-            output=recorder.keep(stored.output),
+            output=_keep(recorder, action, stored.output),
             state_changes=recorder.shown(stored.state_changes),
             **stamp,
         ),

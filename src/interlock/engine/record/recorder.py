@@ -71,6 +71,19 @@ class Recorder:
             data = canonical(value)
         return self.writer.keep(data, self._redactor.redact(value, secrets, data), value)
 
+    def keep_output(self, value: Any, parameters: Any, secrets: Sequence[str] = ()) -> Kept:
+        """What an action with these parameters gave, as `keep`; if one of the two holds a secret, without hashes either.
+
+        The hash that `fs.write` gives of a file would let whoever has the journal try out what was taken out of its content.
+        """
+        data = canonical(value)
+        view = self._redactor.redact(value, (), data)
+        if self._redactor.may_hold_hash(data) and (
+            view is not value or self.shown(parameters, secrets) is not parameters
+        ):
+            view = self._redactor.hide_hashes(view)
+        return self.writer.keep(data, view, value)
+
     def shown(self, value: Any, secrets: Sequence[str] = ()) -> Any:
         """The redacted view of a value that is written as it is. Raises: CanonicalError."""
         return self._redactor.redact(value, secrets, canonical(value))
