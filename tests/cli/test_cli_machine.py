@@ -26,6 +26,24 @@ def test_doctor_says_what_is_here_and_what_is_not(cli):
     assert "doors around Interlock" in cli("doctor").out
 
 
+def test_doctor_begins_with_what_matters_and_its_remedy(cli):
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text() + "# an edit\n")
+    lines = cli("doctor").out.splitlines()
+    assert lines[0] == "no proposal runs until this is repaired"
+    assert lines[1].split(maxsplit=1)[0] == "problem"
+    assert "not trusted" in lines[1]
+    assert "interlock trust" in lines[2]
+    marks = [line.split()[0] for line in lines if line.startswith("  ") and not line.startswith("   ")]
+    assert marks == sorted(marks, key=["problem", "warning", "ok", "absent"].index)
+
+
+def test_doctor_says_in_one_line_what_is_absent(cli):
+    (absent,) = [line for line in cli("doctor").out.splitlines() if line.startswith("  absent")]
+    assert "L1, L2, L3" in absent
+    assert "interlock doctor --json" in absent
+
+
 def test_doctor_says_what_an_old_git_cannot_do(cli, tmp_path, monkeypatch):
     old = tmp_path / "bin" / "git"
     old.parent.mkdir()

@@ -253,6 +253,17 @@ def test_a_killed_run_is_found_before_the_next_one_and_resumed(cli):
     assert cli("recover").out == "no unfinished runs\n"
 
 
+def test_several_unfinished_runs_take_one_line(cli):
+    write = call("fs.move", source="a.txt", destination="b.txt")
+    (cli.root / "a.txt").write_text("1")
+    for _ in range(2):
+        assert cli("run", cli.plan(write), "--no-wait").code == 3
+    said = cli("run", cli.plan(READ, name="next.json"))
+    (line,) = [line for line in said.err.splitlines() if "unfinished" in line]
+    assert "2 runs (2 held)" in line
+    assert "`interlock recover`" in line
+
+
 def test_recover_needs_all_of_run_action_and_answer(cli):
     assert cli("recover", "--action", "a1", "--json").error["code"] == "usage"
     assert cli("recover", "run_none", "--json").error["code"] == "not_found"

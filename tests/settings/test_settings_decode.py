@@ -350,12 +350,12 @@ def test_the_digest_follows_the_meaning():
 
 # --- the published JSON Schema
 
-CHECKED_IN = Path(__file__).parents[2] / "docs/reference/interlock.schema.json"
+CHECKED_IN = Path(__file__).parents[2] / "src/interlock/settings/interlock.schema.json"
 
 
 def test_the_checked_in_schema_is_current():
     assert CHECKED_IN.read_text() == as_text(), (
-        "run: python -m interlock.settings.schema > docs/reference/interlock.schema.json"
+        "run: python -m interlock.settings.schema > src/interlock/settings/interlock.schema.json"
     )
 
 

@@ -1,19 +1,24 @@
-"""The JSON Schema of `interlock.toml`, for editors: `docs/reference/interlock.schema.json` is what `python -m` of this prints.
+"""The JSON Schema of `interlock.toml`, for editors. `interlock.schema.json` beside this module is what `python -m` of it prints.
 
-Made from the same types that decode the file, so the two cannot differ.
+It is generated from the types that decode the file, so the two cannot differ, and it ships with the package: `interlock init`
+names it in the first line of what it writes.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
 from interlock.model.units import DURATION_PATTERN, SIZE_PATTERN
 from interlock.settings.decode import fields_of, shown, unit_of
 from interlock.settings.sections import DURATION, Settings, Tools
+
+FILE: Final = Path(__file__).resolve().with_name("interlock.schema.json")
+"""The schema as it is installed."""
 
 _PATTERNS = {True: DURATION_PATTERN, False: SIZE_PATTERN}
 
@@ -34,6 +39,16 @@ def json_schema() -> dict[str, Any]:
         "description": "Configuration of Interlock. In pyproject.toml the same stands in [tool.interlock].",
         **schema,
     }
+
+
+def address(root: Path) -> str:
+    """What an editor finds the installed schema by, from a file in the project at `root`.
+
+    A relative path if the schema lies beneath the project (an environment such as `.venv`), because that also holds for a
+    copy of the project; else a `file://` URL, which holds on this machine only.
+    """
+    root = root.resolve()
+    return f"./{FILE.relative_to(root)}" if FILE.is_relative_to(root) else FILE.as_uri()
 
 
 def as_text() -> str:

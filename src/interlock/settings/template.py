@@ -18,6 +18,7 @@ import msgspec
 from interlock.model.errors import ConfigurationError, StoreError
 from interlock.settings.decode import decode, description_of, fields_of, shown
 from interlock.settings.load import FILE, find
+from interlock.settings.schema import address
 from interlock.settings.sections import DEFAULTS, Amounts, Guard
 
 READ_ONLY: Final = ("fs.read", "fs.list", "fs.search", "proc.list", "proc.output", "proc.wait")
@@ -92,8 +93,11 @@ def detect(root: Path) -> Project:
     )
 
 
-def render(project: Project, *, agent: str = "agent") -> str:
-    """The text of an `interlock.toml` for a project. It decodes, and sets nothing but rules and one grant."""
+def render(project: Project, *, agent: str = "agent", schema: str | None = None) -> str:
+    """The text of an `interlock.toml` for a project. It decodes, and sets nothing but rules and one grant.
+
+    `schema` is where editors find the JSON Schema of the file: they look for it in the first line.
+    """
     found = ", ".join((*project.languages, *(["git"] if project.git else []))) or "nothing that init knows"
     git = project.git
     allow = (*READ_ONLY, *(GIT_READ_ONLY if git else ()), *STATE)
@@ -101,6 +105,7 @@ def render(project: Project, *, agent: str = "agent") -> str:
     deny = (*(GIT_DENIED if git else ()), *DENIED)
     tools = ("fs.*", *(["git.*"] if git else []), "shell", "exec", "proc.list", *_PROGRAMS)
     lines = [
+        *([f"#:schema {schema}", ""] if schema is not None else []),
         "# Interlock: what an agent may do in this project. Written by `interlock init`; found here: " + found + ".",
         "# After an edit: `interlock trust` shows the difference and records it; until then nothing runs.",
         "# Commented lines are the defaults (in [budget] and [guard]: examples). `interlock doctor --config` shows each",
@@ -162,7 +167,7 @@ def write(root: Path, *, agent: str = "agent") -> Path:
     there = find(root)
     if there is not None and there.path.parent == root.resolve():
         raise _exists(there.path)
-    text = render(detect(root), agent=agent)
+    text = render(detect(root), agent=agent, schema=address(root))
     decode(tomllib.loads(text))  # a name that cannot be an agent's leaves no file behind
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from interlock.engine.inspect.doctor import Fact
 
 _MARKS = {
-    "ok": ("ok", "green"),
-    "warning": ("warning", "yellow"),
     "problem": ("problem", "red"),
+    "warning": ("warning", "yellow"),
+    "ok": ("ok", "green"),
     "absent": ("absent", "dim"),
+}
+_HEADINGS = {
+    "problem": "no proposal runs until this is repaired",
+    "warning": "worth knowing, and what to do about it",
+    "ok": "looked at",
 }
 
 
@@ -57,15 +62,24 @@ def _settings(settings: list[dict[str, Any]]) -> Iterable[str]:
 
 
 def _facts(out: Output, facts: list[Fact]) -> Iterable[str]:
-    section = ""
-    for fact in facts:
-        if fact.section != section:
-            section = fact.section
-            yield out.paint(section, "bold")
-        word, color = _MARKS[fact.status]
-        yield f"  {out.paint(f'{word:8}', color)} {clean(fact.name)}: {clean(fact.detail)}"
-        if fact.hint:
-            yield f"           {clean(fact.hint)}"
+    """What matters most comes first, each with its remedy; what this version or machine does not have takes one line."""
+    by_status = {status: [fact for fact in facts if fact.status == status] for status in _MARKS}
+    for status, heading in _HEADINGS.items():
+        if by_status[status]:
+            yield out.paint(heading, "bold")
+            for fact in by_status[status]:
+                yield from _fact(out, fact)
+    if by_status["absent"]:
+        word, color = _MARKS["absent"]
+        names = ", ".join(clean(fact.name) for fact in by_status["absent"])
+        yield f"  {out.paint(f'{word:8}', color)} {names}  (`interlock doctor --json` says what each is)"
+
+
+def _fact(out: Output, fact: Fact) -> Iterable[str]:
+    word, color = _MARKS[fact.status]
+    yield f"  {out.paint(f'{word:8}', color)} {clean(fact.section)}: {clean(fact.name)}: {clean(fact.detail)}"
+    if fact.hint:
+        yield f"           -> {clean(fact.hint)}"
 
 
 def _view(view: dict[str, Any]) -> Iterable[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -202,12 +203,16 @@ def _flags(settings: Sequence[str]) -> dict[str, str]:
 
 
 def _say_unfinished(out: Output, opened: Runtime) -> None:
-    """Before a new run the journals of dead ones are put in order; say so, and what they need."""
-    for one in opened.recover():
-        if one.need != "nothing":
-            out.note(
-                f"unfinished: {clean(one.run_id)}: {clean(one.detail)}" + (f"; `{one.command}`" if one.command else "")
-            )
+    """Recover the journals of dead runs before a new run, and say in one line that they are there."""
+    unfinished = [one for one in opened.recover() if one.need != "nothing"]
+    if len(unfinished) == 1:
+        (one,) = unfinished
+        command = f"; `{clean(one.command)}`" if one.command else ""
+        out.note(f"unfinished: {clean(one.run_id)}: {clean(one.detail)}{command}")
+    elif unfinished:
+        counts = Counter(one.status for one in unfinished)
+        parts = ", ".join(f"{number} {clean(status)}" for status, number in counts.items())
+        out.note(f"unfinished: {len(unfinished)} runs ({parts}); `interlock recover` says what each needs")
 
 
 def _say_held(out: Output, results: list[ProposalResult]) -> None:
