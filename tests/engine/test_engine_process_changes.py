@@ -309,3 +309,20 @@ def test_a_file_that_did_not_change_is_read_once_however_many_processes_run(rt, 
 def test_a_run_that_has_touched_nothing_records_nothing_about_its_processes(rt, project):
     result = execute(rt, shell("touch somewhere"))
     assert not (project.run_directory(result.run_id) / "backups" / "index.ndjson").exists()
+
+
+def test_a_fifo_that_a_process_made_is_named_and_forced_past(rt, root):
+    (root / "b.py").write_text("original\n")
+    result = execute(rt, fs_write("new/a.py"), fs_write("b.py", name="other"), shell("mkfifo new/pipe"))
+    (row,) = undo(rt, result.run_id).results
+    assert (row.status, row.reason) == ("failed", "undo_blocked")
+    assert row.error.startswith("`new/pipe` cannot be restored")
+    assert "caused by" not in row.error
+    assert (root / "b.py").read_text() == "x=1\n", "nothing was touched"
+    (row,) = undo(rt, result.run_id, force=True).results
+    assert row.reason == "undo_incomplete"
+    assert "`new/pipe` cannot be restored" in row.error
+    assert (root / "b.py").read_text() == "original\n"
+    (root / "new" / "pipe").unlink()
+    assert undo(rt, result.run_id).ok
+    assert not (root / "new").exists()

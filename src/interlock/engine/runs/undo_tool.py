@@ -32,7 +32,7 @@ from interlock.engine.runs.undo_marks import UndoMarks
 from interlock.engine.services import Services
 from interlock.journal import recover
 from interlock.model.canonical import canonical
-from interlock.model.errors import IntegrityError, InterlockError, StoreError, ToolError, UsageError
+from interlock.model.errors import ConflictError, IntegrityError, InterlockError, StoreError, ToolError, UsageError
 from interlock.model.events import StateChanged
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action
@@ -214,14 +214,14 @@ class _Undo:
             )
 
     def _look_first(self, replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Action]]) -> None:
-        """Refuse before anything is touched if a file was changed since. Raises: ToolError `undo_conflict`."""
+        """Refuse before anything is touched if a file was changed since. Raises: ToolError `undo_conflict`, `undo_blocked`."""
         workspace = self._services.workspace
         if workspace is None:
             return
-        conflicts = find_conflicts(workspace, replayed.directory, _entries_of(replayed, chosen))
-        if conflicts:
-            error = UndoConflictError(conflicts)
-            raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint)
+        with _as_tool_error():
+            conflicts = find_conflicts(workspace, replayed.directory, _entries_of(replayed, chosen))
+            if conflicts:
+                raise UndoConflictError(conflicts)
 
     def _output(self) -> dict[str, Any]:
         return {
@@ -461,7 +461,7 @@ def _as_tool_error() -> Iterator[None]:
     """What is wrong with the other run fails this action, and does not end the run that it is in."""
     try:
         yield
-    except (UsageError, IntegrityError, StoreError) as error:
+    except (UsageError, ConflictError, IntegrityError, StoreError) as error:
         raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint) from error
 
 
