@@ -348,3 +348,48 @@ def test_an_agents_undo_is_judged_under_its_token(project):
     result = run(rt, elsewhere, call("undo", "u", parameters={"run": written.run_id}))
     assert statuses(result) == ["rejected"]
     assert (project.root / "src/a.txt").exists()
+
+
+COMPENSATED = {
+    "compensation": {"type": "tool", "tool": "fs.write", "parameters": {"path": "docs/b.txt", "content": "b"}}
+}
+
+
+def test_a_compensation_stays_within_the_token_of_who_declared_it(project):
+    rt = project.open(binding("helper", nothing, open_world=False, reversibility="compensatable"))
+    token = rt.issue_token(ROOT, restriction=Restriction(tools=("helper",))).token
+    result = run(
+        rt,
+        token,
+        call("helper", "h", **COMPENSATED),
+        call("fs.read", "r", parameters={"path": "notes.txt"}, dependencies=["h"]),
+    )
+    assert reasons(result) == ["compensation_failed", "capability_denied"]
+    assert not (project.root / "docs").exists()
+
+
+def test_nor_does_the_persons_undo_lend_it_more(project):
+    rt = project.open(binding("helper", nothing, open_world=False, reversibility="compensatable"))
+    narrow = rt.issue_token(ROOT, restriction=Restriction(tools=("helper",))).token
+    wide = rt.issue_token(ROOT).token
+    under = {token: run(rt, token, call("helper", "h", **COMPENSATED)).run_id for token in (narrow, wide)}
+    left = asyncio.run(rt.undo(under[narrow])).not_undone
+    assert [one.reason for one in left] == ["compensation_failed"]
+    assert not (project.root / "docs").exists()
+    assert not asyncio.run(rt.undo(under[wide])).not_undone
+    assert (project.root / "docs/b.txt").read_text() == "b"
+
+
+def test_who_undoes_under_a_token_gains_nothing_by_the_grants_of_who_acted(project):
+    rt = project.open(binding("helper", nothing, open_world=False, reversibility="compensatable"))
+    (project.root / "interlock.toml").write_text(
+        TOML.replace('["fs.*", "helper"]', '["fs.*", "helper", "undo"]', 1).replace(
+            '"helper", "state', '"helper", "undo", "state'
+        )
+    )
+    project.trust()
+    rt = project.open(binding("helper", nothing, open_world=False, reversibility="compensatable"))
+    acted = execute(rt, call("helper", "h", **COMPENSATED), agent=AGENT)
+    token = rt.issue_token(ROOT, restriction=Restriction(tools=("undo",))).token
+    run(rt, token, call("undo", "u", parameters={"run": acted.run_id}))
+    assert not (project.root / "docs").exists()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final, TypeVar
 
 from interlock.engine.gate.admission import wait
@@ -11,7 +11,7 @@ from interlock.engine.gate.entailed import judge_entailed
 from interlock.engine.gate.execute import execute
 from interlock.engine.gate.judgement import judge_call
 from interlock.engine.gate.verdict import Ask
-from interlock.engine.judges.judges import Call
+from interlock.engine.judges.judges import Call, Judges
 from interlock.engine.proposals.action_run import ActionRun
 from interlock.engine.proposals.attempt import Failure, Output
 from interlock.engine.proposals.proposal_run import ProposalRun
@@ -58,9 +58,14 @@ class _Alone:
 
 
 async def call_tool(
-    run: ProposalRun, index: int, name: str, parameters: dict[str, Any], as_agent: str | None = None
+    run: ProposalRun,
+    index: int,
+    name: str,
+    parameters: dict[str, Any],
+    as_agent: str | None = None,
+    as_token: str | None = None,
 ) -> Answer:
-    """Call a tool for the action at `index`, as the proposal's agent or as another one.
+    """Call a tool for the action at `index`, as the proposal's agent or as another one, under its grant token if it had one.
 
     Raises: StoreError, CancelledError and what else has to pass through; everything else is the answer's problem.
     """
@@ -72,24 +77,40 @@ async def call_tool(
     if as_agent is not None:
         principal = run.services.judges.current().principal(as_agent, principal.session)
     call = Call(principal, run.proposal, spec, tool, parameters, run.buffer)
-    verdict = judge_entailed(run, index, call, judge_call(run.services.judges.current(), call)).verdict
-    if isinstance(verdict, Refusal):
-        return Answer(problem=f"`{name}` was refused: {verdict.reason}: {verdict.detail}")
-    if isinstance(verdict, Ask):
-        return Answer(problem=f"`{name}` needs an approval of its own")
+    judges = _judges_for(run, as_agent, as_token)
+    for one in judges:
+        verdict = judge_entailed(run, index, call, judge_call(one, call)).verdict
+        if isinstance(verdict, Refusal):
+            return Answer(problem=f"`{name}` was refused: {verdict.reason}: {verdict.detail}")
+        if isinstance(verdict, Ask):
+            return Answer(problem=f"`{name}` needs an approval of its own")
     if problem := _forbidden(run, call, tool):
         return Answer(problem=problem)
-    return await _execute(run, index, spec, tool, principal)
+    return await _execute(run, index, spec, tool, principal, judges)
 
 
-async def _execute(run: ProposalRun, index: int, spec: Action, tool: Registered, principal: Principal) -> Answer:
+def _judges_for(run: ProposalRun, as_agent: str | None, as_token: str | None) -> list[Judges]:
+    """All of these must allow the call.
+
+    What a proposal under a grant token declared is undone within that token, whoever undoes it; and who undoes under a token
+    gains nothing by the grants of who acted.
+    """
+    if as_agent is None:
+        return [run.services.judges.current(None if run.token is None else run.principal.session, run.token)]
+    judges = [run.services.judges.current(None, as_token)]
+    return judges if run.token is None else [*judges, run.judges_in_force()]
+
+
+async def _execute(
+    run: ProposalRun, index: int, spec: Action, tool: Registered, principal: Principal, judges: Sequence[Judges]
+) -> Answer:
     """Steps 7 and 9, with the same time-out and the same check of the output as any other call."""
     task = asyncio.current_task()
     assert task is not None
     watchdog = Watchdog(run.loop, run.clock)
     action = ActionRun(run, Slot(task, watchdog, _Alone()), index)
     action.spec, action.tool, action.parameters, action.executor = spec, tool, spec.parameters, None
-    if problem := await _admit(action, tool, principal):
+    if problem := await _admit(action, tool, principal, judges):
         return Answer(problem=problem)
     attempt = ActionContext(run, index, COMPENSATING, call=(tool, principal.agent))
     try:
@@ -129,16 +150,17 @@ def _forbidden(run: ProposalRun, call: Call, tool: Registered) -> str | None:
     return f"`{tool.name}` was refused as a compensation: {decision.detail or 'it needs an approval of its own'}"
 
 
-async def _admit(action: ActionRun, tool: Registered, principal: Principal) -> str | None:
+async def _admit(action: ActionRun, tool: Registered, principal: Principal, judges: Sequence[Judges]) -> str | None:
     """Step 7 for a call outside the plan: uses of grants and the rate limit hold; why not, or None.
 
     Budgets count it and do not stop it: what was done must be undone even when all is spent.
     """
     run = action.run
-    desk, judges = run.services.desk, run.services.judges.current()
-    choices = judges.uses(principal, tool, action.parameters) if desk is not None and judges.issued else ()
-    if choices and desk is not None and not any(not ids or desk.issued.use(ids) for ids in choices):
-        return f"`{tool.name}` was refused: grant_used_up: the grants that allow it have no uses left"
+    desk = run.services.desk
+    for one in judges:
+        choices = one.uses(principal, tool, action.parameters) if desk is not None and one.issued else ()
+        if choices and desk is not None and not any(not ids or desk.issued.use(ids) for ids in choices):
+            return f"`{tool.name}` was refused: grant_used_up: the grants that allow it have no uses left"
     if tool.bucket is not None:
         wait_ns = tool.bucket.acquire(run.clock.mono_ns(), tool.timeout_ns)
         if wait_ns is None:

@@ -33,11 +33,12 @@ IN_USE: Final = "what depended on it could not be taken back, so its compensatio
 
 
 class Compensation(NamedTuple):
-    """The call that undoes an action; `agent` is who makes it, if not the proposal's own."""
+    """The call that undoes an action; `agent` is who makes it, if not the proposal's own, under the grant token `token`."""
 
     tool: str
     parameters: dict[str, Any]
     agent: str | None = None
+    token: str | None = None
     redoes: tuple[str, str, str] | None = None
     """Run, proposal and action whose compensation it undoes, in an undo of an undo."""
 
@@ -92,7 +93,7 @@ async def compensate(run: ProposalRun, index: int, call: Compensation, action_id
     run.record(STEP, index, lambda _, stamp: UndoIntent(how="compensation", detail=detail, **stamp))
     if run.recorder is not None:
         await run.recorder.writer.durable()
-    answer = await call_tool(run, index, call.tool, call.parameters, call.agent)
+    answer = await call_tool(run, index, call.tool, call.parameters, call.agent, call.token)
     record_done(run, index, "compensation", "compensated", answer.problem)
     return answer
 

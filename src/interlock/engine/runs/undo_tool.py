@@ -306,6 +306,7 @@ class _Undo:
                     "proposal": known.received.proposal,
                     "action": action.id,
                     "agent": call.agent,
+                    "grant": call.token,
                     "tool": call.tool,
                     "parameters": call.parameters,
                     "output": answer.output,
@@ -341,7 +342,11 @@ class _Undo:
         if action.tool == UNDO_TOOL and isinstance(output, dict):
             # An undo is undone by undoing the compensations it made.
             return [
-                call._replace(agent=one["agent"], redoes=(one["run"], one["proposal"], one["action"]))
+                call._replace(
+                    agent=one["agent"],
+                    token=one.get("grant"),
+                    redoes=(one["run"], one["proposal"], one["action"]),
+                )
                 for one in reversed(output.get("compensated", []))
                 if self._is_compensated(one)
                 and (call := compensation_by_definition(registry, one["tool"], one["parameters"], one["output"]))
@@ -356,7 +361,8 @@ class _Undo:
             registry=registry,
             fill_references=lambda parameters: names.resolve(parameters, outputs),
         )
-        return [] if call is None else [call._replace(agent=known.received.agent)]
+        by = known.received
+        return [] if call is None else [call._replace(agent=by.agent, token=by.grant_token)]
 
     def _is_compensated(self, made: dict[str, Any]) -> bool:
         """False if a compensation that an undo made was itself undone since. What cannot be read counts as it was."""
