@@ -154,6 +154,8 @@ def test_every_decision_is_listed_and_short() -> None:
 
 def test_the_readme_shows_the_two_commands_at_once() -> None:
     beginning = "\n".join((docs_pages.ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:40])
-    assert "scripts/demo" in beginning
-    assert "interlock init" in beginning
+    assert "\nscripts/demo " in beginning
+    assert "\nscripts/test " in beginning
+    assert "ok: 8 executed" in beginning, "the first success"
+    assert "rejected: 0 executed" in beginning, "a refusal"
     assert "interlock run" in beginning
