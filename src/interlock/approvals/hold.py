@@ -22,7 +22,7 @@ Surface = Literal["tty", "cli", "rest", "web", "mcp", "chat", "python"]
 Choice = Literal["approve", "deny", "edit"]
 Scope = Literal["once", "session", "always"]
 
-_SAY_MOST = ("command", "argv", "path", "source", "url", "key", "message")
+_SAY_MOST = ("command", "argv", "path", "source", "url", "key", "run", "message")
 _PLAIN = re.compile(r"(?:[\w.,/:=@%+-]|\[redacted:[a-z0-9-]+:[0-9a-f]{8}\])+", re.ASCII)
 """A word that needs no quotes; a redacted one is easier to recognise without."""
 
