@@ -241,31 +241,40 @@ def crashed(project, root):
     return run_id
 
 
-def test_after_a_crash_undo_knows_that_a_process_was_running(project, root, crashed):
-    assert (root / "a.py").read_text() == "changed\n"
+def test_after_a_crash_undo_does_not_guess_whose_a_change_is(project, root, crashed):
+    (root / "mine.txt").write_text("a person's")
     rt = project.open()
     result = undo(rt, crashed)
-    assert (root / "a.py").read_text() == "original\n"
-    (named,) = [one for one in result.results[0].output["restored"] if "kept" in one]
-    assert kept(project, named["kept"]) == "changed\n"
-
-
-def test_after_a_crash_recovery_settles_it_and_a_later_edit_is_a_persons(project, root, crashed):
-    rt = project.open()
-    asyncio.run(rt.resume(crashed, {"shell": "succeeded"}, by="ann"))
+    assert result.results[0].reason == "undo_conflict"
+    assert "a process that ran when Interlock died" in result.results[0].error
     assert (root / "a.py").read_text() == "changed\n"
-    (root / "a.py").write_text("a person's\n")
-    assert undo(rt, crashed).results[0].reason == "undo_conflict"
-    (root / "a.py").write_text("changed\n")
-    undo(rt, crashed)
+    result = undo(rt, crashed, force=True)
+    assert (root / "a.py").read_text() == "original\n"
+    assert (root / "mine.txt").read_text() == "a person's"
+    assert asyncio.run(rt.undo(result.run_id)).status == "succeeded"
+    assert (root / "a.py").read_text() == "changed\n", "what was overwritten was kept"
+
+
+def test_after_a_crash_an_edit_of_what_the_process_had_left_alone_is_a_persons(project, root, crashed):
+    (root / "a.py").write_text("x=1\n")
+    rt = project.open()
+    assert undo(rt, crashed).status == "succeeded", "nothing but the run's own work is there"
     assert (root / "a.py").read_text() == "original\n"
 
 
-def test_after_a_crash_a_rollback_takes_it_back_too(project, root, crashed):
+def test_after_a_crash_and_recovery_a_change_is_still_left_to_the_person(project, root, crashed):
+    rt = project.open()
+    (root / "a.py").write_text("a person's, before recovery\n")
+    asyncio.run(rt.resume(crashed, {"shell": "succeeded"}, by="ann"))
+    assert undo(rt, crashed).results[0].reason == "undo_conflict"
+    assert (root / "a.py").read_text() == "a person's, before recovery\n"
+
+
+def test_after_a_crash_a_rollback_does_not_guess_either(project, root, crashed):
     rt = project.open()
     (result,) = asyncio.run(rt.resume(crashed, {"shell": "undo"}, by="ann"))
-    assert (root / "a.py").read_text() == "original\n"
-    assert result["write"].status == "rolled_back"
+    assert (root / "a.py").read_text() == "changed\n"
+    assert (result["write"].status, result["write"].reason) == ("not_undone", "undo_conflict")
 
 
 # -- bounds

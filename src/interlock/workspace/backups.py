@@ -232,12 +232,11 @@ class Backups:
             if changes:
                 self._disk.sync_data(index)
 
-    def end_left_process(self, origin: Origin, changes: Sequence[Change]) -> None:
-        """As `end_process`, for one of `left_processes`. Raises: StoreError."""
+    def end_left_process(self, origin: Origin) -> None:
+        """Record that one of `left_processes` has ended. Raises: StoreError."""
         with self._lock:
             index = self._open()
             self._left.remove(origin)
-            self._append(index, origin, changes, "process")
             self._write(index, [self._mark(origin, "ended")])
             self._disk.sync_data(index)
 

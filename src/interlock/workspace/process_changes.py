@@ -75,22 +75,14 @@ class ProcessWatch:
         return _told([*self._missed, *look.missed])
 
 
-def end_left_processes(workspace: Workspace, backups: Backups) -> None:
-    """Record what processes left whose end nobody saw, because Interlock died before it.
+def end_left_processes(backups: Backups) -> None:
+    """Close the windows of processes whose end was not recorded, because Interlock died before it.
 
-    From here on, what differs is somebody else's. Raises: StoreError, IntegrityError.
+    What they left is not recorded as theirs: a person may have changed it since. So it is a conflict for undo.
+    Raises: StoreError, IntegrityError.
     """
-    left = backups.left_processes()
-    if not left:
-        return
-    with workspace.changing():
-        look = _Look(workspace, backups, keep=False)
-        before = {path: last.node for path, last in backups.touched().states.items()}
-        now = look.at_all()
-        changes = list(_changes(backups, before, now, set(look.missed), None, whole=look.whole))
-        for origin in left:
-            backups.end_left_process(origin, changes)
-            changes = []
+    for origin in backups.left_processes():
+        backups.end_left_process(origin)
 
 
 def _changes(

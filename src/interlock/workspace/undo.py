@@ -22,7 +22,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from interlock.model.errors import ConflictError, IntegrityError, ToolError
+from interlock.model.errors import ConflictError, IntegrityError, InterlockError, ToolError
 from interlock.workspace import effects
 from interlock.workspace.backups import (
     Backups,
@@ -58,15 +58,24 @@ class UndoConflictError(ConflictError):
 
     default_code = "undo_conflict"
 
-    def __init__(self, conflicts: Sequence[Rel]) -> None:
-        """`conflicts` are the paths in question."""
+    def __init__(self, conflicts: Sequence[Rel], run: Path) -> None:
+        """`conflicts` are the paths in question, `run` the directory of the run that is undone."""
         self.conflicts = [to_json(path) for path in conflicts]
         names = ", ".join(f"`{show(path)}`" for path in conflicts[:_SHOWN_MAX])
         more = f" and {len(conflicts) - _SHOWN_MAX} more" if len(conflicts) > _SHOWN_MAX else ""
         super().__init__(
-            f"changed since by someone else: {names}{more}; that was left alone",
+            f"changed since by {_who(run)}: {names}{more}; that was left alone",
             hint="look at them; `--force` restores all the same and keeps a backup of what it overwrites",
         )
+
+
+def _who(run: Path) -> str:
+    """Who may have changed what the run did not record."""
+    try:
+        left = read_left_processes(run)
+    except InterlockError:
+        left = []
+    return "someone else, or by a process that ran when Interlock died" if left else "someone else"
 
 
 class _Chain(msgspec.Struct):
@@ -131,13 +140,13 @@ def restore(
         chains = _chains(reversed(entries))
         steps, conflicts = _compare_all(workspace, run, chains)
         if conflicts and not force:
-            raise UndoConflictError(conflicts)
+            raise UndoConflictError(conflicts, run)
         steps = _with_parents(workspace, steps)
         guard = workspace.guard()
         for step in steps:
             guard.check(step.path)
             _check_content(run, step.want)
-        _perform(workspace, run, _record(workspace, steps, backups, origin))
+        _perform(workspace, run, _record(workspace, run, steps, backups, origin))
         changed = {step.path for step in steps}
         return [
             *(step.told() for step in steps),
@@ -183,18 +192,14 @@ def _chains(entries: Iterable[Entry]) -> dict[Rel, _Chain]:
 
 
 def _compare_all(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tuple[list[_Step], list[Rel]]:
-    """What has to change, contents of directories included, and which of it somebody else has changed.
+    """What has to change, contents of directories included, and which of it somebody else may have changed.
 
-    Where Interlock died while a process of the run was running, whatever lies there now may be its work: no conflict.
+    That includes what lies there since Interlock died while a process of the run was running: the process may have written it,
+    or a person at any time after.
     """
     steps, conflicts = _compare(workspace, run, chains)
     steps, foreign = _with_contents(workspace, steps)
-    conflicts += foreign
-    if conflicts and read_left_processes(run):
-        theirs = {path for path in conflicts if path not in chains or not chains[path].broken}
-        steps = [msgspec.structs.replace(s, by_process=True) if s.path in theirs else s for s in steps]
-        conflicts = [path for path in conflicts if path not in theirs]
-    return steps, conflicts
+    return steps, conflicts + foreign
 
 
 def _compare(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tuple[list[_Step], list[Rel]]:
@@ -279,8 +284,8 @@ def _with_parents(workspace: Workspace, steps: list[_Step]) -> list[_Step]:
     return list(planned.values())
 
 
-def _record(workspace: Workspace, steps: list[_Step], backups: Backups, origin: Origin) -> list[_Prepared]:
-    """Back up what is going to be overwritten, all of it before the first change."""
+def _record(workspace: Workspace, run: Path, steps: list[_Step], backups: Backups, origin: Origin) -> list[_Prepared]:
+    """Back up what is going to be overwritten by the undo of `run`, all of it before the first change."""
     changes: list[Change] = []
     last: list[int] = []
     for step in steps:
@@ -288,7 +293,7 @@ def _record(workspace: Workspace, steps: list[_Step], backups: Backups, origin: 
         if seen.node.kind == "file":
             seen = workspace.examine(step.path, read=backups.keep)
             if seen != step.seen:
-                raise UndoConflictError([step.path])
+                raise UndoConflictError([step.path], run)
         if step.removes and step.want.kind != "absent":
             # For a moment nothing is there, and undo may be stopped in that moment: so it is a known state.
             changes += [Change(step.path, seen.node, ABSENT), Change(step.path, ABSENT, step.want)]

@@ -18,7 +18,7 @@ from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.watchdog import Slot, Watchdog
 from interlock.engine.tools.registry import Registered
-from interlock.model.decision import Refusal
+from interlock.model.decision import Decision, Refusal, Requirement
 from interlock.model.grant import Principal
 from interlock.model.proposal import Action
 from interlock.model.units import as_duration
@@ -64,8 +64,11 @@ async def call_tool(
     parameters: dict[str, Any],
     as_agent: str | None = None,
     as_token: str | None = None,
+    approved: Sequence[Requirement] = (),
 ) -> Answer:
     """Call a tool for the action at `index`, as the proposal's agent or as another one, under its grant token if it had one.
+
+    `approved` are requirements that were met by a person who was shown this call: a hold that asks for no more is met too.
 
     Raises: StoreError, CancelledError and what else has to pass through; everything else is the answer's problem.
     """
@@ -82,9 +85,9 @@ async def call_tool(
         verdict = judge_entailed(run, index, call, judge_call(one, call)).verdict
         if isinstance(verdict, Refusal):
             return Answer(problem=f"`{name}` was refused: {verdict.reason}: {verdict.detail}")
-        if isinstance(verdict, Ask):
+        if isinstance(verdict, Ask) and not _is_met(verdict.decision, approved):
             return Answer(problem=f"`{name}` needs an approval of its own")
-    if problem := _forbidden(run, call, tool):
+    if problem := _forbidden(run, call, tool, approved):
         return Answer(problem=problem)
     return await _execute(run, index, spec, tool, principal, judges)
 
@@ -139,13 +142,21 @@ def _describe(failure: Failure) -> str:
     return f"{failure.message}: {last}" if last else failure.message
 
 
-def _forbidden(run: ProposalRun, call: Call, tool: Registered) -> str | None:
+def _is_met(decision: Decision, approved: Sequence[Requirement]) -> bool:
+    """True if each approval that a decision requires was given: by the same group (or any, where any will do), and as many."""
+    return bool(decision.requirements) and all(
+        any(need.group in (None, given.group) and need.quorum <= given.quorum for given in approved)
+        for need in decision.requirements
+    )
+
+
+def _forbidden(run: ProposalRun, call: Call, tool: Registered, approved: Sequence[Requirement]) -> str | None:
     """The policy about `Action::"compensate"` that objects to the call. None of them has to permit it."""
     judges = run.services.judges.current()
     decision = judges.policies.decide(judges.request(call, action="compensate"))
     # Denied only because nothing permits it: no policy objects. What could not be evaluated is an objection.
     unspoken = decision.decision == "deny" and decision.reason == "policy_denied" and not decision.policies
-    if decision.decision == "allow" or (unspoken and not decision.errors):
+    if decision.decision == "allow" or (unspoken and not decision.errors) or _is_met(decision, approved):
         return None
     return f"`{tool.name}` was refused as a compensation: {decision.detail or 'it needs an approval of its own'}"
 

@@ -13,6 +13,7 @@ from interlock.engine.completion.undo import (
     IN_USE,
     STEP,
     Compensation,
+    approved_with,
     changed_by_compensation,
     compensate,
     entries_to_restore,
@@ -25,6 +26,7 @@ from interlock.engine.proposals.programs import record_ends
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.references import fill_references
 from interlock.engine.tools.registry import Registered
+from interlock.model.decision import Requirement
 from interlock.model.errors import IntegrityError, InterlockError, ToolError
 from interlock.model.events import UndoIntent
 from interlock.model.proposal import READING, Action
@@ -145,7 +147,10 @@ async def _compensate(
         if before is not None and before.undo_open == "compensation" and not _may_repeat(run, call.tool):
             detail = f"the process ended while `{call.tool}` was taking it back"
             return True, NotUndone(action_id=name, reason="unknown_outcome", detail=detail)
-        answer = await compensate(run, index, call)
+        approved: tuple[Requirement, ...] = ()
+        if call.by_definition:
+            approved = approved_with(run.services, run.files.id, run.proposal.id, name, call.tool)
+        answer = await compensate(run, index, call, approved)
         problem, reason = answer.problem, answer.reason
     return True, None if problem is None else NotUndone(action_id=name, reason=reason, detail=problem)
 

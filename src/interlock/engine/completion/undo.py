@@ -12,7 +12,9 @@ from typing import Any, Final, NamedTuple
 
 from interlock.engine.completion.compensation import COMPENSATING, Answer, call_tool
 from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered, Registry
+from interlock.model.decision import Requirement
 from interlock.model.errors import ConflictError, IntegrityError, InterlockError, ToolError
 from interlock.model.events import UndoDone, UndoIntent
 from interlock.model.proposal import (
@@ -41,6 +43,8 @@ class Compensation(NamedTuple):
     token: str | None = None
     redoes: tuple[str, str, str] | None = None
     """Run, proposal and action whose compensation it undoes, in an undo of an undo."""
+    by_definition: bool = False
+    """True if the tool's definition has it, and so whoever approved the action was shown all of it."""
 
 
 class Leftover(NamedTuple):
@@ -81,19 +85,36 @@ def compensation_by_definition(
     if tool is None or tool.tool.compensation is None:
         return None
     template = tool.tool.compensation
-    return Compensation(template.tool, fill(template.parameters, parameters, output))
+    return Compensation(template.tool, fill(template.parameters, parameters, output), by_definition=True)
 
 
-async def compensate(run: ProposalRun, index: int, call: Compensation, action_id: str | None = None) -> Answer:
+def approved_with(services: Services, run_id: str, proposal: str, action: str, tool: str) -> tuple[Requirement, ...]:
+    """Who approved an action with its compensation by `tool`, as requirements that were met.
+
+    Whoever approved the action was shown that compensation, as its tool's definition has it: they are authorised together.
+    Empty if the action was not approved by itself, or with another compensation.
+    """
+    if services.desk is None:
+        return ()
+    hold = services.desk.store.for_action(run_id, proposal, action)
+    if hold is None or hold.status != "approved" or hold.context.get("compensation") != tool:
+        return ()
+    return hold.requirements
+
+
+async def compensate(
+    run: ProposalRun, index: int, call: Compensation, approved: Sequence[Requirement], action_id: str | None = None
+) -> Answer:
     """Make a compensating call, with its intent on disk before and its outcome after. Raises as `call_tool`.
 
-    `action_id` names the action of another run that it undoes.
+    `approved` are the requirements that were met when the action was approved (`approved_with`); `action_id` names the action of
+    another run that it undoes.
     """
     detail = f"`{call.tool}`" if action_id is None else f"`{call.tool}` for `{action_id}`"
     run.record(STEP, index, lambda _, stamp: UndoIntent(how="compensation", detail=detail, **stamp))
     if run.recorder is not None:
         await run.recorder.writer.durable()
-    answer = await call_tool(run, index, call.tool, call.parameters, call.agent, call.token)
+    answer = await call_tool(run, index, call.tool, call.parameters, call.agent, call.token, approved)
     record_done(run, index, "compensation", "compensated", answer.problem)
     return answer
 

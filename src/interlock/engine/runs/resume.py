@@ -71,8 +71,8 @@ async def resume(
     )
     run.tally.join(replayed.ended)
     try:
-        if services.workspace is not None and run.files.backups is not None:
-            end_left_processes(services.workspace, run.files.backups)
+        if run.files.backups is not None:
+            end_left_processes(run.files.backups)
         results = [
             await _Resumption(run, replayed, known, answers or {}, by).go() for known in replayed.proposals.values()
         ]

@@ -15,6 +15,7 @@ from typing import Any
 from interlock.engine.completion.undo import (
     IN_USE,
     Compensation,
+    approved_with,
     changed_by_compensation,
     compensate,
     compensation_by_definition,
@@ -32,6 +33,7 @@ from interlock.engine.runs.undo_marks import UndoMarks
 from interlock.engine.services import Services
 from interlock.journal import recover
 from interlock.model.canonical import canonical
+from interlock.model.decision import Requirement
 from interlock.model.errors import ConflictError, IntegrityError, InterlockError, StoreError, ToolError, UsageError
 from interlock.model.events import StateChanged
 from interlock.model.grant import OPERATOR
@@ -221,7 +223,7 @@ class _Undo:
         with _as_tool_error():
             conflicts = find_conflicts(workspace, replayed.directory, _entries_of(replayed, chosen))
             if conflicts:
-                raise UndoConflictError(conflicts)
+                raise UndoConflictError(conflicts, replayed.directory)
 
     def _output(self) -> dict[str, Any]:
         return {
@@ -297,7 +299,10 @@ class _Undo:
             marks.begin(run_id, proposal, action.id, f"`{call.tool}` for `{action.id}`")
         except (StoreError, IntegrityError, UsageError) as error:
             return f"not compensated, because its run could not be told: {error.message}", error.code
-        answer = await compensate(run, self._index, call, action.id)
+        approved: tuple[Requirement, ...] = ()
+        if call.by_definition:
+            approved = approved_with(self._services, *(call.redoes or (run_id, proposal, action.id)), call.tool)
+        answer = await compensate(run, self._index, call, approved, action.id)
         problem = answer.problem
         if problem is None:
             self._compensated.append(

@@ -55,6 +55,8 @@ def hold_lines(out: Output, hold: Hold, *, full: bool = False) -> Iterator[str]:
         first, *rest = clean(shown, lines=True).split("\n")
         yield f"  {clean(name)} = {first}"
         yield from (f"      {line}" for line in rest)
+    if undone_by := hold.context.get("compensation") if isinstance(hold.context, dict) else None:
+        yield f"  undo:   by `{clean(str(undone_by))}`, which is approved with it"
     for file in hold.files if full else hold.files[:_FILES]:
         yield f"  file:   {clean(file.path)} ({'there already; asked again if it changes' if file.there else 'not there yet'})"
     if not full and len(hold.files) > _FILES:
