@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import functools
 import inspect
+import sys
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict, no_type_check
 
@@ -314,6 +315,33 @@ def never_called(function):
     return wrapper
 
 
+def through_exec(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        exec("kwargs['root'] = '/safe'")
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def through_locals(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        locals()["kwargs"]["root"] = "/safe"
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
+def through_the_frame(function):
+    @functools.wraps(function)
+    def wrapper(*args, **kwargs):
+        sys._getframe().f_locals["kwargs"]["root"] = "/safe"
+        return function(*args, **kwargs)
+
+    return wrapper
+
+
 class Traced:
     def __init__(self, function):
         functools.update_wrapper(self, function)
@@ -332,7 +360,8 @@ class Partial(functools.partial):
     "wrap",
     [
         first, set_default, merged, named, replaced, through_another, in_a_closure, overridable, renamed, only_keywords,
-        never_called, Traced, functools.singledispatch, Partial, lambda f: functools.partial(f, nothing=1),
+        never_called, through_exec, through_locals, through_the_frame,
+        Traced, functools.singledispatch, Partial, lambda f: functools.partial(f, nothing=1),
         lambda f: functools.partial(f, 1, 2, 3),
     ],
 )  # fmt: skip

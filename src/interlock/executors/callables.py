@@ -174,6 +174,13 @@ def _hints(function: types.FunctionType) -> dict[str, Any]:
         ) from None
 
 
+_REFLECTIVE: Final = frozenset(
+    ("exec", "eval", "compile", "locals", "vars", "dir", "_getframe", "currentframe", "stack", "settrace", "setprofile",
+     "f_locals", "__import__", "globals")
+)  # fmt: skip
+"""Names by which a wrapper's code could reach its arguments without naming them."""
+
+
 def _passes_on(function: types.FunctionType, own: tuple[Parameter, ...], behind: object) -> bool:
     """True if all that a wrapper does with its arguments is to call `behind(FIRST, *args, **kwargs)` with them.
 
@@ -188,6 +195,8 @@ def _passes_on(function: types.FunctionType, own: tuple[Parameter, ...], behind:
     if any(p.kind not in _POSITIONAL or p.default is not Parameter.empty for p in first):
         return False
     names = {p.name for p in own}
+    if _REFLECTIVE & {*function.__code__.co_names, *function.__code__.co_freevars}:
+        return False
     code = list(_tokens(function))
     if any(kind in _STORES and name in names for kind, name in code):
         return False
