@@ -86,6 +86,16 @@ def module_broken(root):
     (root / "greeting.py").write_text("def (")
 
 
+def module_a_fifo(root):
+    (root / "greeting.py").unlink()
+    os.mkfifo(root / "greeting.py")
+
+
+def module_a_device(root):
+    (root / "greeting.py").unlink()
+    (root / "greeting.py").symlink_to("/dev/zero")
+
+
 def module_gone(root):
     (root / "greeting.py").unlink()
 
@@ -98,6 +108,7 @@ def beside_the_module(root):
 BREAKERS = [
     pyproject_unclosed, pyproject_beside, toml_unclosed, toml_gone, toml_a_link, toml_a_directory, toml_edited,
     toml_not_available, policy_broken, policy_added, policies_gone, module_broken, module_gone, beside_the_module,
+    module_a_fifo, module_a_device,
 ]  # fmt: skip
 HARMLESS = {pyproject_unclosed}
 """Beside our own file it takes nothing away, so nothing has to be said."""

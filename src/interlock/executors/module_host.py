@@ -15,6 +15,7 @@ import inspect
 import json
 import os
 import signal
+import stat
 import sys
 import threading
 import traceback
@@ -135,7 +136,12 @@ class TrustedLoader(SourceLoader):
 
     def get_data(self, path: str | bytes) -> bytes:
         """The bytes of the source. Raises: ImportError if they are not the trusted ones."""
-        data = Path(os.fsdecode(path)).read_bytes()
+        # Not to wait where a FIFO lies, and not to read for ever where a link leads to a device.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise ImportError(f"`{self._name}` is not a regular file", name=self._name)
+            data = file.read()
         if hashlib.sha256(data).hexdigest() != self._sha256:
             raise ImportError(
                 f"`{self._name}` was changed since it was trusted; run `interlock trust`", name=self._name
