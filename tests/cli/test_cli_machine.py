@@ -20,10 +20,10 @@ def test_doctor_says_what_is_here_and_what_is_not(cli):
     assert found["project", "configuration"]["status"] == "ok"
     assert found["approvals", "approvers"]["status"] == "warning"
     assert found["runs", "unfinished"]["detail"] == "none"
-    doors = [fact for (section, _), fact in found.items() if section == "doors around Interlock"]
+    doors = [fact for (section, _), fact in found.items() if section == "gaps around Interlock"]
     assert doors
     assert all(fact["hint"] for fact in doors)
-    assert "doors around Interlock" in cli("doctor").out
+    assert "gaps around Interlock" in cli("doctor").out
 
 
 def test_doctor_begins_with_what_matters_and_its_remedy(cli):

@@ -1,4 +1,4 @@
-"""What `interlock doctor` finds out: what this machine offers, what is missing, and what stands open around Interlock.
+"""What `interlock doctor` finds out: what this machine offers, what is missing, and which gaps there are around Interlock.
 
 Everything is looked at, nothing is changed (but for the state directory, which is made if it is absent).
 """
@@ -228,10 +228,10 @@ def _runs(place: Place) -> Iterator[Fact]:
 
 def _doors(place: Place | None) -> Iterator[Fact]:
     """What no configuration of this version closes: listed, so that no one relies on it."""
-    section = "doors around Interlock"
+    section = "gaps around Interlock"
     yield _fact(
         section, "own tools", "warning",
-        "an agent's client may have a shell and an editor of its own: what it does with them is not seen here",
+        "an agent's client may have a shell and an editor of its own: Interlock does not see what it does with them",
         "switch them off in the client, so that Interlock is the only way",
     )  # fmt: skip
     yield _fact(

@@ -29,7 +29,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Set up": {
         "init": ("project", "Write a commented interlock.toml for this project, and trust it."),
         "trust": ("project", "Show what changed in the configuration, and trust it."),
-        "doctor": ("machine", "What this machine offers, what is missing, and what stands open."),
+        "doctor": ("machine", "What is wrong or open to attack here, and what this machine offers."),
         "completion": ("completion", "Print the completion script of a shell."),
     },
     "Run": {

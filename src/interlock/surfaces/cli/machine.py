@@ -1,4 +1,4 @@
-"""`interlock doctor` and `interlock telemetry`: this machine, and what stands open on it."""
+"""`interlock doctor` and `interlock telemetry`: this machine, and the gaps around Interlock."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HEADINGS = {
 @click.option("--config", is_flag=True, help="Print each setting with its value and where it came from.")
 @click.pass_obj
 def doctor(out: Output, config: bool) -> int:
-    """Say what this machine offers, what is missing and how to get it, and which doors around Interlock stand open.
+    """Say what keeps runs from starting, which gaps there are around Interlock, and what this machine offers, with remedies.
 
     Exit code: 1 if there is a problem that keeps runs from starting, else 0.
     """

@@ -23,7 +23,7 @@ _COLORS = {"+": "green", "-": "red", "@": "cyan"}
 def init(out: Output, agent: str) -> None:
     """Write a commented interlock.toml for this project, and trust it.
 
-    Read-only tools may run; what changes something asks first; what is hard to take back is denied.
+    Read-only tools may run; what changes something asks first; what is hard to undo is denied.
     """
     path = project.init(Path(), os.environ, agent=agent)
     steps = ["interlock doctor", "interlock run PLAN"]
@@ -32,8 +32,8 @@ def init(out: Output, agent: str) -> None:
         lambda: [
             f"wrote {clean(str(path))}, and trusted it",
             "next:",
-            "  interlock doctor      what this machine offers, and what stands open",
-            "  interlock run PLAN    take a proposal through the gate",
+            "  interlock doctor      what is wrong or open to attack here",
+            "  interlock run PLAN    carry out a proposal",
         ],
     )
 
