@@ -112,7 +112,7 @@ async def _execute(
     assert task is not None
     watchdog = Watchdog(run.loop, run.clock)
     action = ActionRun(run, Slot(task, watchdog, _Alone()), index)
-    action.spec, action.tool, action.parameters, action.executor = spec, tool, spec.parameters, None
+    action.spec, action.tool, action.parameters, action.in_plan = spec, tool, spec.parameters, False
     if problem := await _admit(action, tool, principal, judges):
         return Answer(problem=problem)
     attempt = ActionContext(run, index, COMPENSATING, call=(tool, principal.agent))

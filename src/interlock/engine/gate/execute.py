@@ -74,7 +74,7 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
 
     Raises: StoreError; GeneratorExit if the coroutine is closed. Everything else that the tool raises is its failure.
     """
-    tool, clock, slot = action.tool, action.run.clock, action.slot
+    run, tool, clock, slot = action.run, action.tool, action.run.clock, action.slot
     started = clock.mono_ns()
     _set_deadline(action, attempt, started)
     result: Output | Failure | None = None
@@ -82,7 +82,7 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
     try:
         if tool is None:
             value = _act_on_state(action)
-        elif tool.mode == "async" and action.executor is None:
+        elif tool.mode == "async" and (run.executor is None or not action.in_plan):
             value = await cast("Awaitable[Any]", tool.function(copy_parameters(action.parameters), attempt))
         else:
             value = await _call(action, tool, attempt)
@@ -103,7 +103,8 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
 
 def _set_deadline(action: ActionRun, attempt: ActionContext, now_ns: int) -> None:
     """The attempt ends at the tool's time-out, or the action's if that is shorter. An agent cannot extend it."""
-    slot, deadline = action.slot, now_ns + _timeout_ns(action)
+    slot = action.slot
+    deadline = now_ns + _timeout_ns(action)
     attempt.deadline_ns = slot.deadline = deadline
     if deadline < slot.watchdog.at:
         slot.watchdog.wake(deadline, now_ns)
@@ -117,8 +118,8 @@ def _timeout_ns(action: ActionRun) -> int:
 async def _call(action: ActionRun, tool: Registered, attempt: ActionContext) -> Any:
     """Call what is not simply awaited: an executor of the caller's, a function on the loop or on a thread."""
     run, parameters = action.run, copy_parameters(action.parameters)
-    if action.executor is not None:
-        return await action.executor.execute(tool.name, parameters, attempt)
+    if run.executor is not None and action.in_plan:
+        return await run.executor.execute(tool.name, parameters, attempt)
     if tool.mode == "inline":
         return tool.function(parameters, attempt)
     try:

@@ -6,7 +6,6 @@ from interlock.engine.gate.entailed import UNDO_TOOL, judge_entailed
 from interlock.engine.gate.verdict import ALLOW, Judged, Verdict, verdict_of
 from interlock.engine.judges.judges import Call, Judges
 from interlock.engine.proposals.action_run import ActionRun
-from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Decision, Refusal
 from interlock.model.events import PolicyDecided
 
@@ -35,10 +34,17 @@ def judge(action: ActionRun) -> Verdict:
     run, tool = action.run, action.tool
     if tool is None and action.spec.type == "tool_call":
         return Refusal("unknown_tool", run.services.registry.missing(action.spec.tool), "$.tool")
-    judges = run.judges_in_force()
+    judges = run.judges
+    if judges.replaced or judges.issued:
+        judges = run.judges_in_force()
     decision = run.settled.get(tool)
     verdict: Verdict = ALLOW
-    if decision is None or action.index in run.graph.stateful or not _fits(tool, action.parameters):
+    if (
+        decision is None
+        or tool is None
+        or action.index in run.graph.stateful
+        or not (tool.schema is None or tool.schema.is_valid(action.parameters))
+    ):
         judged = judge_call(judges, action.call())
         action.step, verdict, decision = judged
         if tool is not None and (settled := judges.settled(run.principal, tool)) is not None:
@@ -55,10 +61,6 @@ def judge_again(action: ActionRun) -> Verdict:
     """Steps 2 to 5 after a wait: the configuration may have been edited meanwhile."""
     action.run.services.refresh()
     return judge(action)
-
-
-def _fits(tool: Registered | None, parameters: dict[str, object]) -> bool:
-    return tool is not None and (tool.schema is None or tool.schema.is_valid(parameters))
 
 
 def _record(action: ActionRun, decision: Decision) -> None:

@@ -32,11 +32,30 @@ from interlock.verify.templates import fill
 
 
 def settle(action: ActionRun, attempt: ActionContext, result: Output | Failure) -> Ended:
-    """The end of the last attempt: journal it, and make the row."""
-    if isinstance(result, Output):
-        return _succeed(action, attempt, result)
-    if result.stopped:
-        return _stop(action, attempt, result)
+    """The end of the last attempt: outcome into the journal, effects of a success into the buffer, the row."""
+    if isinstance(result, Failure):
+        return _stop(action, attempt, result) if result.stopped else _fail(action, attempt, result)
+    run, spec, tool = action.run, action.spec, action.tool
+    telemetry = seq = None
+    if run.recorder is not None or attempt.usage:
+        telemetry, journaled = _telemetry(action, attempt)
+        seq = _record_success(action, attempt, result, journaled)
+    touches_state = tool is None or not tool.plain or spec.expected_effects
+    changes = _write_effects(action, result.value) if touches_state else {}
+    row = rows.succeeded(
+        spec.id, result.value, run.clock.now_us(), seq, attempt.attempt, result.duration_ms, action.waited_ns / 1e6,
+        changes, attempt.layers, telemetry,
+    )  # fmt: skip
+    if attempt.not_undoable:
+        run.not_undoable[action.index] = attempt.not_undoable
+    if attempt.cost or not run.allowance.free:
+        run.spend(result.duration_ms, attempt.cost)
+    if tool is not None and (spec.idempotent or tool.cache_ttl_ns):
+        remember(action, row)
+    return Ended(row, Outcome.DONE)
+
+
+def _fail(action: ActionRun, attempt: ActionContext, result: Failure) -> Ended:
     seq, telemetry = record_failure(action, result, final=True)
     row = rows.failed(
         action.spec.id,
@@ -89,28 +108,6 @@ def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple
     run.kick()
     run.spend(failure.duration_ms, attempt.cost)
     return seq, telemetry
-
-
-def _succeed(action: ActionRun, attempt: ActionContext, output: Output) -> Ended:
-    """A success: outcome into the journal, effects into the buffer, the row."""
-    run, spec, tool = action.run, action.spec, action.tool
-    telemetry = seq = None
-    if run.recorder is not None or attempt.usage:
-        telemetry, journaled = _telemetry(action, attempt)
-        seq = _record_success(action, attempt, output, journaled)
-    touches_state = tool is None or not tool.plain or spec.expected_effects
-    changes = _write_effects(action, output.value) if touches_state else {}
-    row = rows.succeeded(
-        spec.id, output.value, run.clock.now_us(), seq, attempt.attempt, output.duration_ms, action.waited_ns / 1e6,
-        changes, attempt.layers, telemetry,
-    )  # fmt: skip
-    if attempt.not_undoable:
-        run.not_undoable[action.index] = attempt.not_undoable
-    if attempt.cost or not run.allowance.free:
-        run.spend(output.duration_ms, attempt.cost)
-    if tool is not None and (spec.idempotent or tool.cache_ttl_ns):
-        remember(action, row)
-    return Ended(row, Outcome.DONE)
 
 
 def _record_success(

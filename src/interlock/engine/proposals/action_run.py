@@ -26,6 +26,8 @@ class ActionRun:
     waited_ns = 0
     admitted = False
     """True once step 7 has reserved budget and a place in the tool's rate limit for the coming attempt."""
+    in_plan = True
+    """False for a compensation or a probe, which no executor of the caller runs."""
     used = False
     """True once the action has used up what its grant counts."""
     failed: Failure | None = None
@@ -44,8 +46,6 @@ class ActionRun:
         self.index = index
         self.spec: Action = run.proposal.actions[index]
         self.tool: Registered | None = run.tools[index]
-        self.executor = run.executor
-        """Runs the tool in place of its function; never a compensation."""
         self.proposed = parameters = self.spec.parameters
         """The parameters as proposed, references filled in."""
         self.parameters = run.edited.get(index, parameters) if run.edited else parameters
@@ -68,7 +68,20 @@ class ActionRun:
 
     def record(self, step: int, event: Callable[[Recorder, Stamp], Event]) -> int | None:
         """Record an event about this action; see `ProposalRun.record`."""
-        return self.run.record(step, self.index, event)
+        run = self.run
+        recorder = run.recorder
+        if recorder is None:
+            return None
+        # The stamp of `run.stamp`, without its calls: every action records several events.
+        clock = run.clock
+        stamp: Stamp = {
+            "ts": clock.now_us(),
+            "mono": clock.mono_ns(),
+            "proposal": run.proposal.id,
+            "action": self.spec.id,
+            "step": step,
+        }
+        return recorder.append(event(recorder, stamp))
 
     def refund(self) -> None:
         """Give back what step 7 reserved: the attempt is not made."""
