@@ -1,6 +1,6 @@
 """What `interlock init` writes: a commented `interlock.toml` for the project it finds.
 
-Read-only tools run without asking; what changes something needs a person's yes; what is hard to take back is denied. Every
+Read-only tools run without asking; what changes something needs a person's approval; what is hard to undo is denied. Every
 default is there as a comment, so that the file is also the list of settings.
 """
 
@@ -119,8 +119,8 @@ def render(project: Project, *, agent: str = "agent", schema: str | None = None)
         "[rules]",
         "# These run without asking: they change nothing but Interlock's own key-value state.",
         f"allow = {_toml(allow)}",
-        "# A person must say yes to each of these calls; where nobody can be asked, they are denied.",
-        "# To let an agent work on its own, move what you trust it with to `allow`; `interlock undo` takes file changes back.",
+        "# A person must approve each of these calls; where nobody can be asked, they are denied.",
+        "# To let an agent work on its own, move what you trust it with to `allow`; `interlock undo` undoes file changes.",
         f"ask = {_toml(ask)}",
         "# These never run.",
         f"deny = {_toml(deny)}",
