@@ -120,7 +120,7 @@ def approve(
 @proving
 @click.pass_obj
 def deny(out: Output, hold_id: str, reason: str, token_file: Path | None, approver: str | None) -> None:
-    """Refuse a call. One denial denies, whoever else has approved."""
+    """Refuse a call. One denial denies, even if others have approved."""
     with open_desk(Path(), os.environ, warn=out.warn) as desk:
         outcome = _answer(desk, hold_id, "deny", token_file, approver, reason=reason)
     _said(out, outcome)
@@ -244,7 +244,7 @@ def _confirm_standing(out: Output, desk: Desk, hold_id: str, terms: Standing, *,
     where = f"session `{clean(hold.session or '')}`" if terms.scope == "session" else "any session"
     out.note(
         f"this lets agent `{clean(hold.agent)}` call `{clean(hold.tool)}` in {where} without asking,"
-        f" {terms.uses} times, for {as_duration(terms.ttl_ms)}; `interlock grants revoke` takes it back"
+        f" {terms.uses} times, for {as_duration(terms.ttl_ms)}; `interlock grants revoke` revokes it"
     )
     if not yes and (not sys.stdin.isatty() or not click.confirm("Approve on these terms?", err=True)):
         raise UsageError("nobody said yes to the wider scope", hint="`--yes` says it without asking")

@@ -18,7 +18,7 @@ from interlock.surfaces.cli.results import when
 
 @click.group(cls=Group)
 def approvers() -> None:
-    """Who may answer. With nobody here, the user of this machine may, from any shell."""
+    """Who may answer. Without approvers, any process of your user may."""
 
 
 @approvers.command("list")

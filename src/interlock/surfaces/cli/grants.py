@@ -96,10 +96,10 @@ def token(
     out: Output, /, grant_id: str, agent: str | None, file: Path | None, ttl: str | None, token_file: Path | None,
     approver: str | None, **limits: Any,
 ) -> None:  # fmt: skip
-    """Issue a token for GRANT: whoever has it can use the grant, or less of it, from another machine too.
+    """Issue a token for GRANT: its holder can use the grant, or less of it, from another machine too.
 
     It is a secret. The holder presents it with `interlock run --grant-token FILE`, and can narrow it with
-    `interlock grants attenuate` before handing it on. `interlock grants revoke` takes it back by its id.
+    `interlock grants attenuate` before handing it on. `interlock grants revoke` revokes it by its id.
     """
     ttl_ms = ttl_ms_of(ttl)
     with runtime(out) as opened:

@@ -36,7 +36,7 @@ WAIT_SAID_MS: Final = 1000
 
 @click.command(cls=Command)
 @click.argument("plan", type=click.Path())
-@click.option("--dry-run", is_flag=True, help="Everything but effects: steps 1 to 7, asking nobody, spending nothing.")
+@click.option("--dry-run", is_flag=True, help="Steps 1 to 7 only: nothing runs, no one is asked, no budget is spent.")
 @click.option("--session", metavar="NAME", help="The session that the run belongs to.")
 @click.option("--agent", metavar="NAME", help="The agent that proposes this, whatever the plan says.")
 @click.option(

@@ -46,7 +46,7 @@ _BEARER: Final = re.compile(r"bearer +([A-Za-z0-9._~+/-]{1,512}=*) *\Z", re.IGNO
 _HOLD_ID: Final = re.compile(r"hold_[0-9a-f]{32}\Z")
 _SAID: Final = {
     "agent_may_not_approve": "an agent never answers its own questions",
-    "separation": "whoever started the run may not answer its questions",
+    "separation": "the person who started the run may not answer its questions",
     "not_in_group": "you belong to none of the groups that may answer this question",
     "changed": "the question is no longer the one that you answered",
 }
