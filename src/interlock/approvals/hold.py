@@ -6,8 +6,6 @@ stored. The raw parameters stay with whoever asked; the hold binds them by diges
 
 from __future__ import annotations
 
-import re
-import shlex
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -15,16 +13,13 @@ import msgspec
 
 from interlock.model.canonical import canonical, digest, digest_bytes
 from interlock.model.decision import Requirement
+from interlock.model.summary import main_parameter
 
 Kind = Literal["tool_call", "unknown_outcome", "delegate", "schedule", "other"]
 Status = Literal["pending", "approved", "denied", "expired", "cancelled"]
 Surface = Literal["tty", "cli", "rest", "web", "mcp", "chat", "python"]
 Choice = Literal["approve", "deny", "edit"]
 Scope = Literal["once", "session", "always"]
-
-_SAY_MOST = ("command", "argv", "path", "source", "url", "key", "run", "message")
-_PLAIN = re.compile(r"(?:[\w.,/:=@%+-]|\[redacted:[a-z0-9-]+:[0-9a-f]{8}\])+", re.ASCII)
-"""A word that needs no quotes; a redacted one is easier to recognise without."""
 
 ANY_GROUP = "*"
 """In an approver's groups: a member of every group. For the local user while no approvers are configured."""
@@ -190,10 +185,8 @@ def edited_digest(before: str, patch: dict[str, Any]) -> str:
 
 def summary_line(name: str, parameters: dict[str, Any]) -> str:
     """One line that says what is asked for: the tool, and of the parameters as they are shown the one that says most."""
-    value = next((parameters[key] for key in _SAY_MOST if key in parameters), "")
-    if isinstance(value, list):  # an argument vector, as one would type it
-        value = " ".join(part if _PLAIN.fullmatch(part) else shlex.quote(part) for part in map(str, value))
-    return f"{name}: {value}" if value else name
+    said = main_parameter(parameters)
+    return f"{name}: {said}" if said else name
 
 
 def edited_summary(before: str, parameters: dict[str, Any]) -> str:

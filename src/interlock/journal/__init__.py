@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from interlock.journal.index import RunIndex, RunRow, SessionRow
     from interlock.journal.private import delete_private, read_private
     from interlock.journal.pruning import keep, prune
-    from interlock.journal.reader import Corruption, JournalStatus, Torn, read, scan
+    from interlock.journal.reader import Corruption, JournalStatus, Tail, Torn, read, scan
     from interlock.journal.recovery import RecoveryReport, TornIntent, intents_in_torn_tail, recover
     from interlock.journal.sealing import Head
     from interlock.journal.writer import Durability, JournalWriter
@@ -31,6 +31,7 @@ _HOMES = {
     "RunIndex": "index",
     "RunRow": "index",
     "SessionRow": "index",
+    "Tail": "reader",
     "Torn": "reader",
     "TornIntent": "recovery",
     "decode_head": "heads",
@@ -57,6 +58,7 @@ __all__ = [
     "RunIndex",
     "RunRow",
     "SessionRow",
+    "Tail",
     "Torn",
     "TornIntent",
     "decode_head",

@@ -159,14 +159,21 @@ class RunIndex:
         session: str | None = None,
         status: str | None = None,
         agent: str | None = None,
+        since_us: int | None = None,
         limit: int | None = None,
     ) -> list[RunRow]:
-        """Runs, newest first, filtered by what is given; all of them without a `limit`."""
-        wanted = {"session": session, "status": status, "agent": agent}
-        given = {name: value for name, value in wanted.items() if value is not None}
-        where = "where " + " and ".join(f"{name} = ?" for name in given) if given else ""
+        """Runs, newest first, filtered by what is given; all of them without a `limit`.
+
+        `since_us` leaves out those that had ended before it (microseconds since the epoch).
+        """
+        wanted = {"session = ?": session, "status = ?": status, "agent = ?": agent}
+        given: dict[str, tuple[Any, ...]] = {text: (value,) for text, value in wanted.items() if value is not None}
+        if since_us is not None:
+            given["coalesce(finished_us, ?) >= ?"] = (since_us, since_us)
+        where = "where " + " and ".join(given) if given else ""
         tail, cut = ("", ()) if limit is None else (" limit ?", (limit,))
-        return self._rows(f"{where} order by started_us desc, run_id desc{tail}", (*given.values(), *cut))
+        parameters = tuple(value for values in given.values() for value in values)
+        return self._rows(f"{where} order by started_us desc, run_id desc{tail}", (*parameters, *cut))
 
     def ids(self) -> set[str]:
         """The ids of all runs."""

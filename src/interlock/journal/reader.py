@@ -94,9 +94,10 @@ class Chain:
         """Why what follows is no valid batch; None at a clean end."""
 
     def batches(self, file: BinaryIO) -> Iterator[Batch]:
-        """Each valid batch, from the start of the file to the first bytes that do not continue the chain."""
+        """Each valid batch, from `offset`, where the file must stand, to the first bytes that do not continue the chain."""
         lines: list[bytes] = []
         size = 0
+        self.problem = None
         while line := file.readline(BATCH_BYTES_MAX + 1):
             if not line.endswith(b"\n"):
                 self.problem = "it ends inside a line"
@@ -157,6 +158,33 @@ def read(run_dir: Path, *, start: int = 0) -> Iterator[Event | Unknown]:
             line_number = chain.line + 1
         if chain.problem is not None and _whole_batch_after(file, chain.offset):
             raise corrupt(run_dir, Corruption(chain.offset, chain.line + 1, chain.problem))
+
+
+class Tail:
+    """Reads a journal as it grows: each call of `read_new` checks and gives only what was sealed since the one before."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Before the first event; nothing is opened yet."""
+        self._run_dir = run_dir
+        self._chain = Chain(run_dir.name)
+        self._size = 0
+
+    def read_new(self) -> Iterator[Event | Unknown]:
+        """The events that were sealed since. Raises as `read`."""
+        chain = self._chain
+        with _open(self._run_dir) as file:
+            size = file.seek(0, 2)
+            if size == self._size:
+                return
+            file.seek(chain.offset)
+            line_number = chain.line + 1
+            for batch in chain.batches(file):
+                for number, line in enumerate(batch.lines):
+                    yield _decode_event(line, batch.seal.first + number, line_number + number, self._run_dir)
+                line_number = chain.line + 1
+            if chain.problem is not None and _whole_batch_after(file, chain.offset):
+                raise corrupt(self._run_dir, Corruption(chain.offset, chain.line + 1, chain.problem))
+            self._size = size
 
 
 def scan(run_dir: Path, *, at: int | None = None) -> JournalStatus:

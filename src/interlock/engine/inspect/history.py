@@ -90,10 +90,15 @@ class History:
         session: str | None = None,
         status: str | None = None,
         agent: str | None = None,
+        since_us: int | None = None,
         limit: int | None = None,
     ) -> list[RunRow]:
-        """Runs, newest first; all of them without a `limit`."""
-        return self.index.list_runs(session=session, status=status, agent=agent, limit=limit)
+        """Runs, newest first; all of them without a `limit`. `since_us` leaves out those that had ended before it."""
+        return self.index.list_runs(session=session, status=status, agent=agent, since_us=since_us, limit=limit)
+
+    def run(self, run_id: str) -> RunRow:
+        """One run. Raises: UsageError `not_found`."""
+        return self.index.get(run_id)
 
     def sessions(self) -> list[SessionRow]:
         """Sessions, the one with the newest run first."""

@@ -44,6 +44,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "explain": ("plans", "Say for each action what the gate would answer, and why."),
     },
     "Look back": {
+        "log": ("log", "Show what was done, a line an action, across all runs."),
         "runs": ("runs", "List, show, check and prune runs."),
         "sessions": ("sessions", "List and show sessions."),
     },

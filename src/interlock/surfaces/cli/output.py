@@ -33,6 +33,8 @@ class Output:
         """For people, in colours where there is a terminal."""
         self.json = False
         self.quiet = False
+        self.unread = False
+        """True once the reader of the output went away."""
         self._unsaid: list[Callable[[], Iterable[str]]] = []
         self.no_color = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
         for stream in (sys.stdout, sys.stderr):
@@ -51,6 +53,22 @@ class Output:
         elif text is not None:
             for line in text():
                 self.write(sys.stdout, line)
+
+    def emit_list(self, documents: Iterable[Any], text: Callable[[Any], str], *, lines: bool = False) -> None:
+        """Print an answer of any length, item by item: a line each, with `--json` a list (or `lines` of documents)."""
+        first = True
+        for document in documents:
+            if self.json:
+                before = "" if lines else "[" if first else ","
+                said = _as_json(document, indent=False)
+                self.write(sys.stdout, before + (_printable(said) if sys.stdout.isatty() else said))
+            elif not self.quiet:
+                self.write(sys.stdout, text(document))
+            first = False
+            if self.unread:
+                return
+        if self.json and not lines:
+            self.write(sys.stdout, "[]" if first else "]")
 
     def explain_failure(self) -> None:
         """The command failed: what `--quiet` left out of the answer says why, on standard error."""
@@ -102,6 +120,7 @@ class Output:
         except OSError as error:
             if error.errno not in {errno.EPIPE, errno.EIO}:
                 raise
+            self.unread = True
             # What else is written goes nowhere, and the interpreter's own flush at exit finds nothing to complain about.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -148,8 +167,11 @@ def _as_json(document: Any, *, indent: bool) -> str:
         text = (msgspec.json.format(data, indent=2) if indent else data).decode()
     except UnicodeEncodeError:  # a lone surrogate somewhere: JSON can only have it as an escape
         text = json.dumps(msgspec.to_builtins(document), indent=2 if indent else None)
-    if not indent:
-        return text
+    return _printable(text) if indent else text
+
+
+def _printable(text: str) -> str:
+    """JSON with everything that could steer a terminal as an escape."""
     return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
 
 

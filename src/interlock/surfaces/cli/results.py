@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from interlock.model.result import ActionResult, ProposalResult
 from interlock.surfaces.cli.output import Output, brief, clean
 from interlock.workspace.names import show, stored
+
+if TYPE_CHECKING:
+    from interlock.engine.inspect.actions import ActionLine
 
 MARKS = {
     "succeeded": ("ok", "green"),
@@ -29,10 +32,15 @@ EXIT_CODES = {"succeeded": 0, "held": 3}
 """Exit code of a proposal by its status; every other one is 1."""
 
 
-def proposal_lines(out: Output, result: ProposalResult) -> Iterator[str]:
-    """The rows, what could not be undone, and the status."""
+def proposal_lines(
+    out: Output, result: ProposalResult, described: Mapping[str, ActionLine] | None = None, *, outputs: bool = True
+) -> Iterator[str]:
+    """The rows, what could not be undone, and the status.
+
+    `described` says of actions, by id, what they were about and what became of them since; without `outputs` those are left out.
+    """
     for row in result.results:
-        yield from _row(out, row)
+        yield from _row(out, row, (described or {}).get(row.action_id), outputs=outputs)
     for left in result.not_undone:
         yield _left(out, left.action_id, left.reason, left.detail)
     yield _summary(out, result)
@@ -76,9 +84,12 @@ def _summary(out: Output, result: ProposalResult) -> str:
     return f"{out.paint(*_mark(result.status))}: {counted}, {cost.total_duration_ms:.0f} ms; run {clean(result.run_id)}"
 
 
-def _row(out: Output, row: ActionResult) -> Iterator[str]:
-    word, color = _mark(row.status)
+def _row(out: Output, row: ActionResult, described: ActionLine | None = None, *, outputs: bool = True) -> Iterator[str]:
+    undone = None if described is None else described.undone
+    word, color = _mark(undone or row.status)
     line = f"{out.paint(f'{word:12}', color)} {clean(row.action_id)}"
+    if described is not None:
+        line += f"  {brief(f'{described.tool} {described.about}'.strip(), 80)}"
     if row.deduplicated_from:
         line += f"  (stored result of {clean(row.deduplicated_from)})"
     elif row.duration_ms >= 1:
@@ -87,11 +98,14 @@ def _row(out: Output, row: ActionResult) -> Iterator[str]:
         line += f"  {row.attempts} attempts"
     if row.reason:
         line += f"  {clean(row.reason)}"
+    if undone:
+        assert described is not None
+        line += f"  by {clean(described.undone_by or '')}"
     yield line
     if row.error:
         yield f"{'':12} {brief(row.error, 200)}"
         yield from (out.paint(f"{'':12} | {brief(said, 200)}", "dim") for said in _last_words(row.output))
-    elif row.status == "succeeded" and row.output is not None:
+    elif outputs and row.status == "succeeded" and row.output is not None:
         yield out.paint(f"{'':12} {brief(row.output)}", "dim")
 
 

@@ -94,18 +94,25 @@ def resume(out: Output, run_id: str, no_wait: bool) -> int:
 
 
 @click.command(cls=Command)
-@click.argument("run_id", metavar="RUN", type=RUN)
+@click.argument("run_id", metavar="[RUN]", required=False, type=RUN)
 @click.option("--action", metavar="ID", help="Only this action of the run.")
 @click.option("--force", is_flag=True, help="Also where others changed the files since; what is overwritten is kept.")
 @click.pass_obj
-def undo(out: Output, run_id: str, action: str | None, force: bool) -> int:
+def undo(out: Output, run_id: str | None, action: str | None, force: bool) -> int:
     """Take back what a run did: files, state, and what has a compensation. An undo is a run, and can be undone.
+
+    Without RUN, at a terminal: shows what undoing the newest run would take back, and asks.
 
     Exit code: 0 if all came back that has a way back, 1 if something was in the way, such as a change that somebody made since.
     """
+    if run_id is None:
+        from interlock.surfaces.cli.undo_preview import choose_run  # noqa: PLC0415 - only then
+
+        run_id = choose_run(out, action)
+    chosen = run_id
     with undoing_runtime(out) as opened:
-        opened.require_run(run_id)
-        result = _carry_out(out, opened, lambda: opened.undo(run_id, action, force=force))
+        opened.require_run(chosen)
+        result = _carry_out(out, opened, lambda: opened.undo(chosen, action, force=force))
     out.emit(result, lambda: undo_lines(out, result))
     reasons = {left["reason"] for output in undo_outputs(result) for left in output["not_undone"]}
     if not force and {"undo_conflict", "state_conflict"} & {*reasons, *(row.reason for row in result.results)}:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import msgspec
 
-from interlock.engine.inspect.history import Check, RunRow, RunView
+from interlock.engine.inspect.history import Check
 from interlock.model.errors import IntegrityError, InterlockError, UsageError
 from interlock.model.result import RunStatus
 from interlock.surfaces.cli.app import Group
-from interlock.surfaces.cli.ids import RUN
+from interlock.surfaces.cli.ids import RUN, TOOL
+from interlock.surfaces.cli.looking import choice, choosing
 from interlock.surfaces.cli.opening import history, undoing_runtime
-from interlock.surfaces.cli.output import Output, clean, table
-from interlock.surfaces.cli.results import proposal_lines, when
+from interlock.surfaces.cli.output import Output, clean
+from interlock.surfaces.cli.run_views import ShownRun, described_runs, lines_of, run_table
 
 
 @click.group(cls=Group)
@@ -28,26 +30,55 @@ def runs() -> None:
 @runs.command("list")
 @click.option("--session", metavar="NAME", help="Only of this session.")
 @click.option("--status", type=click.Choice(["running", *get_args(RunStatus)]), help="Only with this status.")
-@click.option("--agent", metavar="NAME", help="Only of this agent.")
+@choosing
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=1_000, show_default=True, help="At most so many.")
 @click.pass_obj
-def list_runs(out: Output, session: str | None, status: str | None, agent: str | None, limit: int) -> None:
-    """List runs, newest first."""
+def list_runs(
+    out: Output,
+    session: str | None,
+    status: str | None,
+    since: str | None,
+    agent: str | None,
+    tool: str | None,
+    grep: str | None,
+    limit: int,
+) -> None:
+    """List runs, newest first, each with its first action. With --tool or --grep: those that have such an action."""
+    chosen = choice(since, agent, tool, grep)
     with history() as past:
-        rows = past.runs(session=session, status=status, agent=agent, limit=limit + 1)
-    out.emit(rows[:limit], lambda: run_table(rows[:limit]))
-    if len(rows) > limit:
+        rows = past.runs(
+            session=session, status=status, agent=agent, since_us=chosen.since_us,
+            limit=None if chosen.needs_actions else limit + 1,
+        )  # fmt: skip
+        found = list(islice(described_runs(past, rows, chosen), limit + 1))
+    out.emit([one.as_dict() for one in found[:limit]], lambda: run_table(found[:limit]))
+    if len(found) > limit:
         out.note(f"these are the newest {limit}; there are more, which `--limit` shows")
 
 
 @runs.command("show")
 @click.argument("run_id", metavar="RUN", type=RUN)
+@click.option("--action", metavar="ID", help="Only this action, with its parameters and all of its output.")
+@click.option("--tool", metavar="TOOL", type=TOOL, help="Only actions of this tool; `git.*` are all of git.")
+@click.option("--grep", metavar="PATTERN", help="Only actions in whose tool, parameters or error this is found.")
 @click.pass_obj
-def show_run(out: Output, run_id: str) -> int:
-    """Show what a run did: each proposal with the result of each action."""
+def show_run(out: Output, run_id: str, action: str | None, tool: str | None, grep: str | None) -> int:
+    """Show what a run did: each proposal with the result of each action, and what was undone since.
+
+    Parameters are shown as the journal has them, which is redacted; outputs as they were, while their originals are kept.
+    """
+    chosen = choice(None, None, tool, grep)
     with history() as past:
         view = past.show(run_id)
-    out.emit(view.as_dict(), lambda: _show(out, view))
+        lines = lines_of(past, view.run)
+    shown = ShownRun(view, lines, action, chosen)
+    if action is not None and not shown.proposals:
+        raise UsageError(
+            f"run `{run_id}` has no action `{action}`",
+            code="not_found",
+            hint=f"`interlock runs show {run_id}` lists them",
+        )
+    out.emit(shown.as_dict(), lambda: shown.text(out))
     return 0 if view.problem is None else IntegrityError.exit_code
 
 
@@ -170,35 +201,6 @@ def ask(question: str) -> None:
     """Ask before something that cannot be taken back. Raises: UsageError if nobody says yes."""
     if not os.isatty(0) or not click.confirm(question, err=True):
         raise UsageError("nobody said yes", hint="`--yes` says it without asking")
-
-
-def run_table(rows: list[RunRow]) -> Iterable[str]:
-    """Runs, one a line."""
-    if not rows:
-        return ["no runs"]
-    return table(
-        ("RUN", "STARTED", "STATUS", "AGENT", "SESSION", "ACTIONS"),
-        ((r.run_id, when(r.started_us), r.status, r.agent, r.session, _counted(r)) for r in rows),
-    )
-
-
-def _counted(row: RunRow) -> str:
-    """Succeeded of all actions; nothing before a process has counted them, which it does at the end of each proposal."""
-    return f"{row.succeeded}/{row.actions}" if row.actions or row.status not in ("running", "interrupted") else ""
-
-
-def _show(out: Output, view: RunView) -> Iterable[str]:
-    row = view.run
-    yield f"{out.paint(clean(row.run_id), 'bold')}  {row.status}, agent {clean(row.agent)}, from {clean(row.source)}"
-    ended = f", ended {when(row.finished_us)}" if row.finished_us else ""
-    session = f", session {clean(row.session)}" if row.session else ""
-    yield f"started {when(row.started_us)}{ended}{session}"
-    for result in view.proposals:
-        yield ""
-        yield clean(result.proposal_id)
-        yield from proposal_lines(out, result)
-    if view.problem is not None:
-        yield out.paint("damaged: ", "red") + clean(view.problem["message"])
 
 
 def _check(out: Output, found: Check) -> Iterable[str]:

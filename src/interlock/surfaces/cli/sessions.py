@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from interlock.surfaces.cli.app import Group
+from interlock.surfaces.cli.looking import Choice
 from interlock.surfaces.cli.opening import history
 from interlock.surfaces.cli.output import Output, table
 from interlock.surfaces.cli.results import when
-from interlock.surfaces.cli.runs import run_table
+from interlock.surfaces.cli.run_views import described_runs, run_table
 
 
 @click.group(cls=Group)
@@ -41,5 +42,5 @@ def list_sessions(out: Output) -> None:
 def show_session(out: Output, name: str) -> None:
     """Show the runs of a session, newest first; failed ones too."""
     with history() as past:
-        rows = past.session(name)
-    out.emit({"session": name, "runs": rows}, lambda: run_table(rows))
+        rows = list(described_runs(past, past.session(name), Choice()))
+    out.emit({"session": name, "runs": [row.as_dict() for row in rows]}, lambda: run_table(rows))

@@ -1,0 +1,285 @@
+"""The actions of runs, one after the other, for people who look back: which tool, what it was about, and what came of it.
+
+Reads journals as they are: redacted views, and no originals. Only the actions of proposals that are open are in memory, so a
+run may be of any length.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from interlock.journal import read
+from interlock.journal.index import RunRow
+from interlock.model import events as e
+from interlock.model.summary import main_parameter
+
+UNDONE_STATUSES: Final = frozenset({"rolled_back", "compensated", "not_undone"})
+_PROPOSAL: Final = "(proposal)"
+_OUTCOMES: Final[dict[type[e.Event], str]] = {
+    e.ActionSucceeded: "succeeded",
+    e.ActionDeduplicated: "succeeded",
+    e.ActionFailed: "failed",
+    e.ActionRejected: "rejected",
+    e.ActionSkipped: "skipped",
+    e.ActionUnknown: "unknown_outcome",
+    e.ActionCancelled: "cancelled",
+}
+"""The events that say what came of an action, and the status they stand for."""
+
+
+class ActionLine(msgspec.Struct, kw_only=True):
+    """One action of a run."""
+
+    run_id: str
+    agent: str
+    session: str | None = None
+    proposal_id: str = ""
+    action_id: str = ""
+    tool: str = ""
+    """Its tool, or the type of an action that has none (`state_write`)."""
+    about: str = ""
+    """The command, path, address or key that it was about, redacted; empty if the journal does not have it."""
+    parameters: Any = None
+    """Redacted; null if they were too large for the journal."""
+    status: str = "skipped"
+    """A status of results, `running`, or that of an aborted proposal: `rolled_back`, `compensated`, `not_undone`."""
+    reason: str | None = None
+    error: str | None = None
+    at_us: int = 0
+    """When the outcome was known; of an action without one, when it was last heard of."""
+    duration_ms: float = 0.0
+    seq: int | None = None
+    """The event of the outcome in the run's journal."""
+    answered: str | None = None
+    """What a person, or the time-out of the question, said: `approved by ann`."""
+    changed: bool = False
+    """False if it changed nothing, so that there is nothing to undo."""
+    not_undoable: tuple[str, ...] = ()
+    """What it did that cannot exactly be undone."""
+    undone: str | None = None
+    """What a later undo made of it: `rolled_back`, `compensated`, `not_undone`."""
+    undone_by: str | None = None
+    """The run of that undo."""
+
+    @property
+    def shown_status(self) -> str:
+        """The status after every later undo."""
+        return self.undone or self.status
+
+
+class RunLines:
+    """Turns the events of one run into lines: when its proposal ends, or at once if it is followed `live`."""
+
+    def __init__(self, run: RunRow, *, live: bool = False) -> None:
+        """Before the first event."""
+        self._run = run
+        self._live = live
+        self._open: dict[str, _Open] = {}
+
+    def take(self, event: e.Event | e.Unknown) -> list[ActionLine]:
+        """The lines that an event completes. Followed live, an action has another one when its proposal is undone."""
+        match event:
+            case e.ProposalReceived():
+                self._open[event.proposal or ""] = _Open(self._run, event)
+            case e.ProposalRejected():
+                return [self._refused(event)]
+            case e.ProposalFinished():
+                done = self._open.pop(event.proposal or "", None)
+                if done is not None:
+                    changed = done.finish(event)
+                    return changed if self._live else done.ended()
+            case e.Unknown():
+                pass
+            case _ if event.proposal in self._open:
+                line = self._open[event.proposal].take(event)
+                return [msgspec.structs.replace(line)] if line is not None and self._live else []
+        return []
+
+    def rest(self) -> list[ActionLine]:
+        """The lines of proposals that have not ended: what came of actions so far, and which still wait or run."""
+        return [line for proposal in self._open.values() for line in proposal.unfinished()]
+
+    def _refused(self, event: e.ProposalRejected) -> ActionLine:
+        return ActionLine(
+            run_id=self._run.run_id, agent=self._run.agent, session=self._run.session, proposal_id=event.proposal or "",
+            tool=_PROPOSAL, status="rejected", reason=event.code, error=event.message, at_us=event.ts, seq=event.seq,
+        )  # fmt: skip
+
+
+class _Open:
+    """A proposal that has not ended."""
+
+    def __init__(self, run: RunRow, received: e.ProposalReceived) -> None:
+        self._run = run
+        self._received = received
+        self._lines: dict[str, ActionLine] = {}
+        self._waiting: set[str] = set()
+        self._running: set[str] = set()
+        self._wrote: set[str] = set()
+        self._rolled_back = False
+        self._planned = _planned(received.document.view)
+
+    def take(self, event: e.Event) -> ActionLine | None:
+        """The action's line if the event says what came of it, or that it waits."""
+        action_id = event.action
+        if action_id is None:
+            self._rolled_back = self._rolled_back or isinstance(event, e.StateRolledBack)
+            return None
+        line = self._line(action_id)
+        status = _OUTCOMES.get(type(event))
+        if status is not None:
+            return self._end(line, event, status)
+        match event:
+            case e.ActionIntent():
+                line.tool = event.tool or line.tool
+                line.changed = not event.read_only
+                self._running.add(action_id)
+                line.at_us = event.ts
+                if event.parameters is not None and event.parameters.view is not None:
+                    line.parameters = event.parameters.view
+                    line.about = about(line.parameters)
+            case e.ActionHeld():
+                self._waiting.add(action_id)
+                line.status, line.reason, line.at_us = "held", "held", event.ts
+                return line
+            case e.HoldResolved():
+                self._waiting.discard(action_id)
+                line.answered = event.decision + (f" by {event.approver}" if event.approver else "")
+            case e.StateChanged():
+                self._wrote.add(action_id)
+            case e.UndoDone():
+                line.undone = "not_undone" if event.problem is not None else event.status
+                line.error = event.problem or line.error
+        return None
+
+    def _end(self, line: ActionLine, event: e.Event, status: str) -> ActionLine | None:
+        if isinstance(event, e.ActionFailed):
+            line.not_undoable = (*line.not_undoable, *event.not_undoable)
+            if not event.final:
+                return None
+        self._running.discard(line.action_id)
+        self._waiting.discard(line.action_id)
+        line.status, line.at_us, line.seq = status, event.ts, event.seq
+        line.reason = getattr(event, "reason", None)
+        line.error = getattr(event, "error", None) or getattr(event, "detail", None)
+        line.duration_ms = getattr(event, "duration_ms", 0.0)
+        if isinstance(event, e.ActionSucceeded):
+            line.not_undoable = event.not_undoable
+        elif isinstance(event, e.ActionDeduplicated):
+            line.changed, line.error = False, f"stored result of {event.source}"
+        elif status in ("rejected", "skipped"):
+            line.changed = False
+        return line
+
+    def finish(self, finished: e.ProposalFinished) -> list[ActionLine]:
+        """Say of each action whether the end of the proposal took it back; returns those of which it did."""
+        left = {one.action_id: one for one in reversed(finished.not_undone)} if self._rolled_back else {}
+        changed = []
+        for action_id, line in self._lines.items():
+            line.changed = line.changed or action_id in self._wrote
+            undone, line.undone = line.undone, None
+            if not self._rolled_back or line.status != "succeeded":
+                continue
+            if action_id in left:
+                line.status, line.reason = "not_undone", left[action_id].reason
+            elif line.changed:
+                line.status = undone if undone in UNDONE_STATUSES else "rolled_back"
+            if line.status != "succeeded":
+                changed.append(msgspec.structs.replace(line, at_us=finished.ts))
+        return changed
+
+    def ended(self) -> list[ActionLine]:
+        """Every line, in the order in which the outcomes were known."""
+        return sorted(self._lines.values(), key=lambda line: (line.at_us, -1 if line.seq is None else line.seq))
+
+    def unfinished(self) -> list[ActionLine]:
+        """The same for a run that has not ended, or whose process was killed."""
+        for action_id in self._running - self._waiting:
+            line = self._lines[action_id]
+            live = self._run.status == "running"
+            line.status, line.reason = ("running", None) if live else ("unknown_outcome", "interrupted")
+        for action_id, line in self._lines.items():
+            line.changed = line.changed or action_id in self._wrote
+            line.undone = None
+        return [line for line in self.ended() if line.at_us]
+
+    def _line(self, action_id: str) -> ActionLine:
+        line = self._lines.get(action_id)
+        if line is None:
+            tool, parameters = self._planned.get(action_id, ("", None))
+            line = self._lines[action_id] = ActionLine(
+                run_id=self._run.run_id, agent=self._received.agent, session=self._run.session,
+                proposal_id=self._received.proposal or "", action_id=action_id, tool=tool, about=about(parameters),
+                parameters=parameters,
+            )  # fmt: skip
+        return line
+
+
+def about(parameters: Any) -> str:
+    """The parameter that says most: a command as one would type it, a path, an address, a key."""
+    if not isinstance(parameters, dict):
+        return ""
+    said = main_parameter(parameters) or str(parameters.get("run") or "")  # an undo is about a run
+    destination = parameters.get("destination")
+    return f"{said} -> {destination}" if said and isinstance(destination, str) and said != destination else said
+
+
+def run_lines(directory: Any, run: RunRow) -> Iterator[ActionLine]:
+    """The lines of one run. Raises: UsageError `not_found` without a journal; IntegrityError after what is whole; StoreError."""
+    lines = RunLines(run)
+    for event in read(directory):
+        yield from lines.take(event)
+    yield from lines.rest()
+
+
+def first_action(directory: Any, run: RunRow) -> ActionLine | None:
+    """What a run began with, read from the beginning of its journal; None if it had no action. Raises as `run_lines`."""
+    lines = RunLines(run)
+    for event in read(directory):
+        if isinstance(event, e.ProposalReceived):
+            for action_id, (tool, parameters) in _planned(event.document.view).items():
+                return ActionLine(
+                    run_id=run.run_id, agent=event.agent, action_id=action_id, tool=tool, about=about(parameters)
+                )
+        found = lines.take(event)
+        if found:
+            return found[0]
+        if isinstance(event, e.ActionIntent):
+            return next((line for line in lines.rest()), None)
+    return None
+
+
+def merge_by_time(runs: Iterable[tuple[RunRow, Iterator[ActionLine]]]) -> Iterator[ActionLine]:
+    """The lines of many runs in the order of time. `runs` come oldest first; each is opened when the lines reach its start."""
+    active: list[tuple[int, int, ActionLine, Iterator[ActionLine]]] = []
+    waiting = iter(enumerate(runs))
+    following = next(waiting, None)
+    while active or following is not None:
+        while following is not None and (not active or following[1][0].started_us <= active[0][0]):
+            number, (_, lines) = following
+            _push(active, number, lines)
+            following = next(waiting, None)
+        if active:
+            _, number, line, lines = heapq.heappop(active)
+            yield line
+            _push(active, number, lines)
+
+
+def _push(active: list[Any], number: int, lines: Iterator[ActionLine]) -> None:
+    line = next(lines, None)
+    if line is not None:
+        heapq.heappush(active, (line.at_us, number, line, lines))
+
+
+def _planned(document: Any) -> dict[str, tuple[str, Any]]:
+    """Tool and parameters of each action as proposed; nothing where the proposal was too large for the journal."""
+    actions = document.get("actions") if isinstance(document, dict) else None
+    found: dict[str, tuple[str, Any]] = {}
+    for action in actions if isinstance(actions, list) else []:
+        if isinstance(action, dict) and isinstance(action.get("id"), str):
+            found[action["id"]] = (str(action.get("tool") or action.get("type") or ""), action.get("parameters"))
+    return found

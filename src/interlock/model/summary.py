@@ -1,0 +1,19 @@
+"""What a call is about, on one line: the parameter that says most, as people would type it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any, Final
+
+_SAY_MOST: Final = ("command", "argv", "path", "source", "url", "key", "message")
+_PLAIN: Final = re.compile(r"(?:[\w.,/:=@%+-]|\[redacted:[a-z0-9-]+:[0-9a-f]{8}\])+", re.ASCII)
+"""A word that needs no quotes; a redacted one is easier to recognise without."""
+
+
+def main_parameter(parameters: dict[str, Any]) -> str:
+    """Of the parameters the one that says most; empty if none of those that do is there."""
+    value = next((parameters[key] for key in _SAY_MOST if key in parameters), "")
+    if isinstance(value, list):  # an argument vector, as one would type it
+        value = " ".join(part if _PLAIN.fullmatch(part) else shlex.quote(part) for part in map(str, value))
+    return str(value) if value else ""

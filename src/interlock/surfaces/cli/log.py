@@ -1,0 +1,134 @@
+"""`interlock log`: what happened across all runs, a line an action."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from interlock.model.errors import InterlockError
+from interlock.surfaces.cli.app import Command
+from interlock.surfaces.cli.looking import action_line, choice, choosing, line_width
+from interlock.surfaces.cli.opening import history
+from interlock.surfaces.cli.output import Output
+
+if TYPE_CHECKING:
+    from interlock.engine.inspect.actions import ActionLine, RunLines
+    from interlock.engine.inspect.history import History, RunRow
+    from interlock.journal import Tail
+
+_POLL_SECONDS: Final = 0.5
+"""How often `--follow` looks whether journals have grown: a writer in another process sends no notification."""
+
+
+@click.command(cls=Command)
+@choosing
+@click.option("--session", metavar="NAME", help="Only of this session.")
+@click.option("--follow", "-f", is_flag=True, help="Go on, and show each action when it ends, until Ctrl-C.")
+@click.pass_obj
+def log(
+    out: Output,
+    since: str | None,
+    agent: str | None,
+    tool: str | None,
+    grep: str | None,
+    session: str | None,
+    follow: bool,
+) -> int:
+    """Show what was done, across all runs: a line an action, oldest first, with what was undone since.
+
+    With --json: one list, or with --follow a document a line. Exit code: 4 if a journal is damaged.
+    """
+    chosen = choice(since, agent, tool, grep)
+    width = line_width()
+    problems: list[InterlockError] = []
+    with history() as past:
+        rows = past.runs(session=session, since_us=chosen.since_us)  # not by agent: an action has its own
+        over = [row for row in rows if not follow or row.finished_us is not None]
+        lines = past_lines(past, over[::-1], problems)
+        if follow:
+            lines = _and_new(past, lines, rows, session, problems)
+        try:
+            out.emit_list(
+                (line for line in lines if chosen.wants(line)),
+                lambda line: action_line(out, line, width=width),
+                lines=follow,
+            )
+        except KeyboardInterrupt:
+            if not follow:
+                raise
+    for problem in problems:
+        out.warn(problem.message)
+    return problems[0].exit_code if problems else 0
+
+
+def past_lines(past: History, rows: list[RunRow], problems: list[InterlockError]) -> Iterator[ActionLine]:
+    """The actions of runs (oldest first) in the order of time, with what was undone since; damage goes to `problems`."""
+    from interlock.engine.inspect.actions import merge_by_time, run_lines  # noqa: PLC0415 - start-up
+    from interlock.engine.inspect.undone import find_undos  # noqa: PLC0415 - start-up
+
+    undos = find_undos(past.place.runs, past.runs(since_us=rows[0].started_us) if rows else [])
+
+    def of(row: RunRow) -> Iterator[ActionLine]:
+        try:
+            for line in run_lines(past.place.runs / row.run_id, row):
+                yield undos.mark(line)
+        except InterlockError as error:
+            if error.code != "not_found":  # a run with `durability = "off"` has no journal, and so nothing to show
+                problems.append(error)
+
+    return merge_by_time((row, of(row)) for row in rows)
+
+
+def _and_new(
+    past: History,
+    lines: Iterator[ActionLine],
+    rows: list[RunRow],
+    session: str | None,
+    problems: list[InterlockError],
+) -> Iterator[ActionLine]:
+    """What there is, and then, without an end, what comes: a line when an action ends, waits, or is undone with its proposal."""
+    yield from lines
+    over = {row.run_id for row in rows if row.finished_us is not None}
+    followed: dict[str, _Followed] = {}
+    newest_us = 0
+    while True:
+        for row in reversed(rows):
+            newest_us = max(newest_us, row.started_us)
+            if row.run_id in followed:
+                followed[row.run_id].over = row.finished_us is not None
+            elif row.run_id not in over:
+                followed[row.run_id] = _Followed(past, row)
+        for run_id, run in list(followed.items()):
+            try:
+                yield from run.read_new()
+            except InterlockError as error:
+                if error.code == "not_found" and not run.over:  # its first event is about to be written
+                    continue
+                run.over = True
+                problems.append(error)
+            if run.over:  # what the index says was read before the journal was
+                del followed[run_id]
+                over.add(run_id)
+        time.sleep(_POLL_SECONDS)
+        rows = past.runs(session=session, since_us=newest_us)
+        over.intersection_update(row.run_id for row in rows)
+
+
+class _Followed:
+    """A run whose journal still grows."""
+
+    def __init__(self, past: History, row: RunRow) -> None:
+        from interlock.engine.inspect.actions import RunLines  # noqa: PLC0415 - start-up
+        from interlock.journal import Tail  # noqa: PLC0415 - start-up
+
+        self.over = row.finished_us is not None
+        self._tail: Tail = Tail(past.place.runs / row.run_id)
+        self._lines: RunLines = RunLines(row, live=True)
+
+    def read_new(self) -> Iterator[ActionLine]:
+        """The lines since the last time. Raises as `Tail.read_new`."""
+        for event in self._tail.read_new():
+            yield from self._lines.take(event)

@@ -1,0 +1,190 @@
+"""Runs as `runs list`, `runs show` and `undo` present them: with what each action was about and what became of it since."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from interlock.engine.inspect.history import History, RunRow, RunView
+from interlock.model.errors import InterlockError
+from interlock.model.result import ActionResult, ProposalResult
+from interlock.surfaces.cli.looking import SHORT_ID, Choice, line_width
+from interlock.surfaces.cli.output import Output, clean, table
+from interlock.surfaces.cli.results import proposal_lines, when
+
+if TYPE_CHECKING:
+    from interlock.engine.inspect.actions import ActionLine
+
+_FIRST_WIDTH: Final = 24
+"""Columns that the first action of a run has at least."""
+Lines = Mapping[tuple[str, str], "ActionLine"]
+"""By proposal and action."""
+
+
+class ListedRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run in a list."""
+
+    run: RunRow
+    first: ActionLine | None = None
+    """Its first action, or the first one that was asked for."""
+    undone_by: str | None = None
+    """The run that took it back as a whole."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As one JSON object, the run's own fields first."""
+        first = self.first
+        return {
+            **msgspec.to_builtins(self.run),
+            "first_tool": None if first is None else first.tool,
+            "first_about": None if first is None else first.about,
+            "undone_by": self.undone_by,
+        }
+
+
+def described_runs(past: History, rows: list[RunRow], chosen: Choice) -> Iterator[ListedRun]:
+    """Runs with their first action (of those that are chosen); without one that is chosen, they are left out."""
+    from interlock.engine.inspect.actions import first_action, run_lines  # noqa: PLC0415 - start-up
+    from interlock.engine.inspect.undone import find_undos  # noqa: PLC0415 - start-up
+
+    oldest = min((row.started_us for row in rows), default=0)
+    undos = find_undos(past.place.runs, past.runs(since_us=oldest) if rows else [])
+    for row in rows:
+        directory = past.place.runs / row.run_id
+        first = None
+        try:
+            if chosen.needs_actions:
+                first = next((line for line in run_lines(directory, row) if chosen.wants(line)), None)
+            else:
+                first = first_action(directory, row)
+        except InterlockError:
+            pass  # the list shows what the index has; `runs check` says what is wrong with a journal
+        if first is not None or not chosen.needs_actions:
+            yield ListedRun(run=row, first=first, undone_by=undos.of_run(row.run_id))
+
+
+def run_table(rows: list[ListedRun]) -> Iterable[str]:
+    """Runs, one a line."""
+    if not rows:
+        return ["no runs"]
+    head = ("RUN", "STARTED", "STATUS", "AGENT", "SESSION", "ACTIONS")
+    cells = [
+        (r.run_id[:SHORT_ID], when(r.started_us), _status(one), r.agent, r.session, _counted(r))
+        for one in rows
+        for r in (one.run,)
+    ]
+    lines = list(table((*head, ""), ((*row, "") for row in cells)))
+    widest = max(len(line) for line in lines) + 2
+    room = max(_FIRST_WIDTH, line_width() - widest)
+    firsts = ["FIRST", *(_first(one.first, room) for one in rows)]
+    return [f"{line.ljust(widest)}{first}".rstrip() for line, first in zip(lines, firsts, strict=True)]
+
+
+def _status(one: ListedRun) -> str:
+    return f"{one.run.status}, undone" if one.undone_by else one.run.status
+
+
+def _first(line: ActionLine | None, room: int) -> str:
+    text = "" if line is None else clean(f"{line.tool} {line.about}".strip())
+    return text if len(text) <= room else text[: room - 3] + "..."
+
+
+def _counted(row: RunRow) -> str:
+    """Succeeded of all actions; nothing before a process has counted them, which it does at the end of each proposal."""
+    return f"{row.succeeded}/{row.actions}" if row.actions or row.status not in ("running", "interrupted") else ""
+
+
+def lines_of(past: History, run: RunRow) -> dict[tuple[str, str], ActionLine]:
+    """The actions of a run, with what was undone since. What cannot be read is left out."""
+    from interlock.engine.inspect.actions import run_lines  # noqa: PLC0415 - start-up
+    from interlock.engine.inspect.undone import find_undos  # noqa: PLC0415 - start-up
+
+    undos = find_undos(past.place.runs, past.runs(since_us=run.started_us))
+    found: dict[tuple[str, str], ActionLine] = {}
+    try:
+        for line in run_lines(past.place.runs / run.run_id, run):
+            found[line.proposal_id, line.action_id] = undos.mark(line)
+    except InterlockError:
+        pass  # the view that is shown beside these names the problem
+    return found
+
+
+class ShownRun:
+    """A run as `runs show` presents it: all of it, or the actions that were asked for."""
+
+    def __init__(self, view: RunView, lines: Lines, action: str | None, chosen: Choice) -> None:
+        """`lines` are those of the run."""
+        self._view = view
+        self._lines = lines
+        self._action = action
+        self.proposals: list[tuple[ProposalResult, list[ActionResult]]] = []
+        """The proposals, each with the rows that are shown."""
+        filtered = action is not None or chosen.needs_actions
+        for proposal in view.proposals:
+            rows = [
+                row
+                for row in proposal.results
+                if action in (None, row.action_id)
+                and ((line := self._line(proposal, row)) is None or chosen.wants(line))
+                and not (line is None and chosen.needs_actions)
+            ]
+            if rows or not filtered:
+                self.proposals.append((proposal, rows))
+
+    def _line(self, proposal: ProposalResult, row: ActionResult) -> ActionLine | None:
+        return self._lines.get((proposal.proposal_id, row.action_id))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As one JSON object: that of the view, each row with `tool`, `about`, `parameters`, `undone` and `undone_by`."""
+        proposals = []
+        for proposal, rows in self.proposals:
+            document = msgspec.to_builtins(msgspec.structs.replace(proposal, results=[]))
+            document["results"] = [self._row(proposal, row) for row in rows]
+            proposals.append(document)
+        return {**self._view.as_dict(), "proposals": proposals}
+
+    def _row(self, proposal: ProposalResult, row: ActionResult) -> dict[str, Any]:
+        line = self._line(proposal, row)
+        more = {name: getattr(line, name, None) for name in ("tool", "about", "parameters", "undone", "undone_by")}
+        return {**{name: getattr(row, name) for name in row.__struct_fields__}, **more}
+
+    def text(self, out: Output) -> Iterator[str]:
+        """As lines for people."""
+        row = self._view.run
+        yield f"{out.paint(clean(row.run_id), 'bold')}  {row.status}, agent {clean(row.agent)}, from {clean(row.source)}"
+        ended = f", ended {when(row.finished_us)}" if row.finished_us else ""
+        session = f", session {clean(row.session)}" if row.session else ""
+        yield f"started {when(row.started_us)}{ended}{session}"
+        for proposal, rows in self.proposals:
+            yield ""
+            yield clean(proposal.proposal_id)
+            lines = {one.action_id: line for one in rows if (line := self._line(proposal, one)) is not None}
+            shown = msgspec.structs.replace(proposal, results=rows)
+            yield from proposal_lines(out, shown, lines, outputs=self._action is None)
+            if self._action is not None:
+                for one in rows:
+                    yield from _full(out, one, lines.get(one.action_id))
+        if self._view.problem is not None:
+            yield out.paint("damaged: ", "red") + clean(self._view.problem["message"])
+
+
+def _full(out: Output, row: ActionResult, line: ActionLine | None) -> Iterator[str]:
+    """The parameters and the whole output; text stays as it is, line for line."""
+    if line is not None and line.parameters is not None:
+        yield from _value(out, "parameters", line.parameters)
+    if row.output is not None:
+        yield from _value(out, "output", row.output)
+
+
+def _value(out: Output, name: str, value: Any) -> Iterator[str]:
+    fields = value if isinstance(value, dict) else {"": value}
+    for key, one in fields.items():
+        title = f"{name} {clean(str(key))}".strip()
+        text = one if isinstance(one, str) else json.dumps(one, indent=2, ensure_ascii=False)
+        if "\n" not in text:
+            yield f"{out.paint(title + ':', 'bold')} {clean(text)}"
+        else:
+            yield out.paint(title + ":", "bold")
+            yield from (f"  {line}" for line in clean(text, lines=True).removesuffix("\n").split("\n"))

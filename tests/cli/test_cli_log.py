@@ -1,0 +1,253 @@
+"""The record answers "what did it do last night?": `log`, the filters of `runs list` and `show`, and bare `undo`."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import pytest
+from cli_driving import call
+from test_cli_terminal import Terminal
+
+SECRET = "sk-proj-" + "Zq8vT1" * 8
+
+
+def write(path, content="x\n"):
+    return call("fs.write", path=path, content=content)
+
+
+def state(key, value=1):
+    return {"type": "state_write", "parameters": {"key": key, "value": value}}
+
+
+def test_the_log_has_a_line_an_action_across_runs_in_the_order_of_time(cli):
+    first = cli.run(write("a"), call("shell", command="echo hi"))["run_id"]
+    second = cli.run(call("fs.read", path="a"), call("fs.move", source="a", destination="b"), flags=("--no-wait",))
+    lines = cli("log", "--json").json
+    assert [(line["run_id"], line["tool"], line["about"], line["status"]) for line in lines] == [
+        (first, "fs.write", "a", "succeeded"),
+        (first, "shell", "echo hi", "succeeded"),
+        (second["run_id"], "fs.read", "a", "succeeded"),
+        (second["run_id"], "fs.move", "a -> b", "held"),
+    ]
+    assert [line["at_us"] for line in lines] == sorted(line["at_us"] for line in lines)
+    text = cli("log").out.splitlines()
+    assert len(text) == 4
+    assert "fs.move a -> b" in text[3]
+
+
+def test_a_line_of_the_log_is_at_most_100_columns(cli):
+    cli.run(call("shell", command=f"echo {'long ' * 60}\necho \x1b[31mred"), call("fs.read", path="missing" * 20))
+    lines = cli("log").out.splitlines()
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 100
+    assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--tool", "fs.*"), ["a", "secret/.env"]),
+        (("--grep", r"\.ENV"), ["secret/.env"]),
+        (("--grep", "needle"), ["a"]),
+        (("--agent", "nobody"), []),
+        (("--agent", "coder", "--tool", "shell"), ["true"]),
+        (("--since", "1h"), ["a", "true", "secret/.env"]),
+        (("--since", "2999-01-01"), []),
+    ],
+)
+def test_the_log_is_filtered(cli, flags, expected):
+    cli.run(write("a", "needle"), call("shell", command="true"), write("secret/.env"))
+    assert [line["about"] for line in cli("log", "--json", *flags).json] == expected
+
+
+@pytest.mark.parametrize("flags", [("--since", "yesterdayish"), ("--grep", "(")])
+def test_a_filter_that_cannot_be_read_is_the_users_fault(cli, flags):
+    for command in (("log",), ("runs", "list")):
+        error = cli(*command, *flags, "--json").error
+        assert error["code"] == "usage"
+        assert flags[0] in error["message"]
+
+
+def test_what_was_undone_since_is_marked_until_the_undo_is_undone(cli):
+    run_id = cli.run(write("a"), state("k"), call("fs.list"))["run_id"]
+    marks = lambda: [line["undone"] for line in cli("log", "--json").json if line["run_id"] == run_id]
+    assert marks() == [None, None, None]
+    undo = cli("undo", run_id, "--json").json["run_id"]
+    assert marks() == ["rolled_back", "rolled_back", None]
+    assert {line["undone_by"] for line in cli("log", "--json").json} == {None, undo}
+    shown = cli("runs", "show", run_id, "--json").json["proposals"][0]["results"]
+    assert [row["undone_by"] for row in shown] == [undo, undo, None]
+    assert "undone       a1  fs.write a" in cli("runs", "show", run_id).out
+    assert [row["undone_by"] for row in cli("runs", "list", "--json").json] == [None, undo]
+    assert "succeeded, undone" in cli("runs", "list").out
+    cli("undo", undo)
+    assert marks() == [None, None, None]
+    assert [row["undone_by"] is None for row in cli("runs", "list", "--json").json] == [True, False, True]
+
+
+def test_an_undo_of_one_action_marks_that_one(cli):
+    run_id = cli.run(write("a"), write("b"))["run_id"]
+    cli("undo", run_id, "--action", "a2")
+    assert [line["undone"] for line in cli("log", "--json").json][:2] == [None, "rolled_back"]
+    assert cli("runs", "list", "--json").json[1]["undone_by"] is None
+
+
+def test_what_an_undo_could_not_take_back_is_not_marked_as_undone(cli):
+    run_id = cli.run(call("shell", command="true"))["run_id"]
+    cli("undo", run_id)
+    assert cli("log", "--json").json[0]["undone"] == "not_undone"
+
+
+def test_an_aborted_proposal_was_taken_back_by_itself(cli):
+    cli.run(write("a"), call("fs.list"), call("fs.read", path="missing"))
+    assert [line["status"] for line in cli("log", "--json").json] == ["rolled_back", "succeeded", "failed"]
+
+
+def test_a_rejected_proposal_is_in_the_log(cli):
+    cli("run", cli.plan(call("nothing")))
+    (line,) = cli("log", "--json").json
+    assert line["status"] == "rejected"
+    assert "nothing" in line["error"]
+
+
+def test_what_the_journal_has_redacted_stays_redacted(cli):
+    run_id = cli.run(write("a", f"token = {SECRET}\n"), call("shell", command=f"echo {SECRET}"))["run_id"]
+    shown = [
+        cli("log", "--json").out,
+        cli("log").out,
+        cli("runs", "list").out,
+        cli("runs", "show", run_id, "--action", "a1").out,
+    ]
+    assert SECRET not in "".join(shown)
+    assert cli("log", "--json", "--grep", SECRET[:12]).json == []
+
+
+def test_a_proposal_that_is_too_large_for_the_journal_is_named_by_its_intents(cli):
+    cli.run(write("big", "x" * 300_000), call("fs.read", path="big"))
+    assert [line["tool"] for line in cli("log", "--json").json] == ["fs.write", "fs.read"]
+
+
+def test_a_damaged_journal_hides_no_other_run(cli):
+    first, second = (cli.run(write(name))["run_id"] for name in "ab")
+    (path,) = (cli.root.parent / "state").glob(f"*/runs/{first}/journal.ndjson")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"proposal_received", b"proposal_deceived", 1))
+    said = cli("log")
+    assert said.code == 4
+    assert second[:12] in said.out
+    assert "damaged" in said.err
+
+
+def test_runs_are_listed_with_their_first_action_and_by_what_they_did(cli):
+    first = cli.run(write("a"), call("shell", command="true"))["run_id"]
+    second = cli.run(call("fs.list"))["run_id"]
+    rows = cli("runs", "list", "--json").json
+    assert [(row["run_id"], row["first_tool"], row["first_about"]) for row in rows] == [
+        (second, "fs.list", ""),
+        (first, "fs.write", "a"),
+    ]
+    assert [row["run_id"] for row in cli("runs", "list", "--json", "--tool", "shell").json] == [first]
+    assert cli("runs", "list", "--json", "--tool", "shell").json[0]["first_about"] == "true"
+    assert cli("runs", "list", "--json", "--grep", "nowhere").json == []
+    assert cli("runs", "list", "--json", "--since", "2999-01-01").json == []
+    assert "fs.write a" in cli("runs", "list").out
+
+
+def test_show_has_the_full_output_of_one_action(cli):
+    run_id = cli.run(call("shell", command="seq 500"), call("fs.list"))["run_id"]
+    said = cli("runs", "show", run_id, "--action", "a1").out
+    assert "  1\n  2\n  3\n" in said
+    assert "  500\n" in said
+    assert "seq 500" in said
+    assert "fs.list" not in said
+    (row,) = cli("runs", "show", run_id, "--action", "a1", "--json").json["proposals"][0]["results"]
+    assert (row["tool"], row["parameters"], row["output"]["stdout"][:4]) == ("shell", {"command": "seq 500"}, "1\n2\n")
+    assert cli("runs", "show", run_id, "--action", "a9", "--json").error["code"] == "not_found"
+
+
+def test_show_is_filtered_by_tool_and_by_text(cli):
+    run_id = cli.run(write("a"), call("shell", command="echo needle"))["run_id"]
+    for flags in (("--tool", "shell"), ("--grep", "needle")):
+        (row,) = cli("runs", "show", run_id, "--json", *flags).json["proposals"][0]["results"]
+        assert row["action_id"] == "a2", flags
+
+
+def test_the_log_is_followed_as_actions_end(cli):
+    cli.run(write("before"))
+    with cli.start("log", "--follow", "--json") as following:
+        try:
+            assert json.loads(following.stdout.readline())["about"] == "before"
+            cli.run(write("after"), call("fs.read", path="missing"))
+            seen = [json.loads(following.stdout.readline()) for _ in range(3)]
+        finally:
+            following.send_signal(signal.SIGINT)
+        assert following.wait(timeout=20) == 0
+        assert following.stderr.read() == b""
+    assert [(line["about"], line["status"]) for line in seen] == [
+        ("after", "succeeded"),
+        ("missing", "failed"),
+        ("after", "rolled_back"),
+    ]
+
+
+def test_following_ends_when_nobody_reads_any_more(cli):
+    cli.run(write("a"))
+    with cli.start("log", "--follow") as following:
+        following.stdout.readline()
+        following.stdout.close()
+        cli.run(write("b"))
+        assert following.wait(timeout=20) == 0
+
+
+def test_bare_undo_without_a_terminal_says_to_name_a_run(cli):
+    cli.run(write("a"))
+    said = cli.real("undo", "--json")
+    assert (said.code, said.error["code"]) == (2, "usage")
+    assert "undo last" in said.error["hint"]
+    assert (cli.root / "a").exists()
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2)])
+def test_bare_undo_shows_what_it_would_take_back_and_asks(cli, answer, code):
+    cli.run(write("old"))
+    run_id = cli.run(write("a"), call("shell", command="echo hi"), call("fs.list"))["run_id"]
+    terminal = Terminal(cli, "undo")
+    try:
+        seen = terminal.wait_for("Undo this run?")
+        terminal.type(f"{answer}\r")
+        ended, _ = terminal.end()
+    finally:
+        terminal.close()
+    assert run_id in seen
+    assert "fs.write a" in seen
+    assert "shell echo hi" in seen
+    assert "cannot be undone: " in seen
+    assert "fs.list" not in seen
+    assert ended == code
+    assert (cli.root / "a").exists() == (answer == "n")
+    assert (cli.root / "old").exists()
+
+
+def test_bare_undo_of_a_run_that_did_nothing_says_so(cli):
+    cli.run(call("fs.list"))
+    terminal = Terminal(cli, "undo")
+    try:
+        terminal.wait_for("nothing that could be undone")
+        assert terminal.end()[0] == 2
+    finally:
+        terminal.close()
+
+
+def test_a_run_that_went_on_since_it_was_shown_is_not_undone(cli):
+    run_id = cli.run(write("a"), write("b"))["run_id"]
+    terminal = Terminal(cli, "undo")
+    try:
+        terminal.wait_for("Undo this run?")
+        cli("undo", run_id, "--action", "a2")
+        terminal.type("y\r")
+        terminal.wait_for("since it was shown")
+        assert terminal.end()[0] == 2
+    finally:
+        terminal.close()
+    assert (cli.root / "a").exists()
