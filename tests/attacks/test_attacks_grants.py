@@ -201,3 +201,35 @@ def test_no_spelling_of_a_path_slips_a_rule(victim, path):
 def test_no_spelling_of_a_host_slips_a_rule(victim, url):
     rt = victim(DOCS_ONLY % RULE, FILES).open()
     assert reasons(execute(rt, call("http.fetch", parameters={"url": url})))[0] in ("policy_denied", "host_denied")
+
+
+@pytest.mark.parametrize(
+    ("module", "written"),
+    [
+        ("tl/my.py", "tl/my/__init__.py"),
+        ("tl/my.py", "tl/my.so"),
+        ("tl/my.py", "tl/__init__.py"),
+        ("tl/my.py", "tl.py"),
+        ("tl/my/__init__.py", "tl/my.py"),
+        ("src/tl/my.py", "tl/my.py"),
+        ("src/tl/my.py", "tl/__init__.py"),
+    ],
+)
+def test_no_file_beside_a_tool_module_can_stop_the_next_run(victim, module, written):
+    toml = """
+agent = "coder"
+[rules]
+allow = ["*"]
+[grants.coder]
+tools = ["*"]
+unscoped = ["hello"]
+paths = { write = ["**"] }
+[tools]
+modules = ["tl.my"]
+"""
+    project = victim(toml, {module: "import interlock\n\n@interlock.tool\ndef hello() -> str:\n    return 'hello'\n"})
+    rt = project.open()
+    assert reasons(execute(rt, call("fs.write", parameters={"path": written, "content": "x"}))) == ["path_denied"]
+    assert reasons(execute(rt, call("fs.write", parameters={"path": "tl_other/my.py", "content": "x"}))) == [None]
+    rt.close()
+    assert statuses(execute(project.open(), call("hello"))) == ["succeeded"]

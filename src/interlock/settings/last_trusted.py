@@ -16,7 +16,7 @@ from interlock.model.canonical import digest
 from interlock.model.errors import ConfigurationError
 from interlock.settings.decode import decode, dotted
 from interlock.settings.load import FILE, PYPROJECT, Loaded
-from interlock.settings.named import named_directories
+from interlock.settings.named import protected_names
 from interlock.settings.overlay import overlay
 from interlock.settings.sections import DEFAULTS, Settings
 from interlock.settings.source import parse_toml
@@ -44,9 +44,7 @@ def load_last_trusted(root: Path, *, env: Mapping[str, str], trust: TrustStore) 
         files=files,
         modules=dict(_modules(settings.tools.modules, names)),
         policies=tuple(_policies(settings, names)),
-        protected=tuple(
-            dict.fromkeys((*(n for n in names if not n.startswith(("/", "../"))), *named_directories(settings, root)))
-        ),
+        protected=protected_names(names, settings, root),
         digest=digest("configuration", {"settings": settings.as_dict(), "files": {f.name: f.digest for f in files}}),
         sources=overrides,
         overrides=frozenset(overrides),

@@ -17,7 +17,7 @@ import msgspec
 from interlock.model.canonical import digest
 from interlock.model.errors import ConfigurationError
 from interlock.settings.decode import Locate, Place, decode, dotted, fields_of, shown
-from interlock.settings.named import Named, named_directories, named_files
+from interlock.settings.named import Named, named_files, protected_names
 from interlock.settings.overlay import overlay
 from interlock.settings.sections import Settings
 from interlock.settings.source import locator, parse_toml, read_bytes, utf8
@@ -60,9 +60,8 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def protected(self) -> tuple[str, ...]:
-        """What was read, and directories of patterns, relative to the root: no agent may write there."""
-        inside = (f.name for f in self.files if not f.name.startswith(("/", "../")))
-        return tuple(dict.fromkeys((*inside, *named_directories(self.settings, self.root))))
+        """What was read, and where a new file would be read too, relative to the root: no agent may write there."""
+        return protected_names((file.name for file in self.files), self.settings, self.root)
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from interlock.model.errors import ConfigurationError
 from interlock.settings.decode import Locate, Place, dotted
 from interlock.settings.sections import Settings
+
+
+_SUFFIXES: Final = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
+"""Of the files that Python takes for a module."""
 
 
 class Named(msgspec.Struct, frozen=True):
@@ -40,8 +46,29 @@ def named_files(settings: Settings, root: Path, locate: Locate) -> Iterator[Name
         yield from _module(module, root, ("tools", "modules", index), locate)
 
 
-def named_directories(settings: Settings, root: Path) -> Iterator[str]:
-    """The directories in which a new file would be read too: those of patterns, relative to the root."""
+def protected_names(names: Iterable[str], settings: Settings, root: Path) -> tuple[str, ...]:
+    """What no agent may write, relative to the root: the files `names` that were read, and where a new one would be read too."""
+    inside = [name for name in names if not name.startswith(("/", "../"))]
+    modules = (each for module in settings.tools.modules for each in _module_names(module, inside))
+    return tuple(dict.fromkeys((*inside, *_directories(settings, root), *modules)))
+
+
+def _module_names(module: str, read: Sequence[str]) -> Iterator[str]:
+    """Every file that would be taken for a module or a package above it, beside or instead of what was read.
+
+    With such a file the project does not start: which of two is meant must not depend on who wrote last.
+    """
+    parts = module.split(".")
+    for base in ("", "src/"):
+        prefixes = [f"{base}{'/'.join(parts[:length])}" for length in range(1, len(parts) + 1)]
+        for prefix in prefixes:
+            yield from (f"{stem}{suffix}" for stem in (prefix, f"{prefix}/__init__") for suffix in _SUFFIXES)
+        if {f"{prefixes[-1]}.py", f"{prefixes[-1]}/__init__.py"} & {*read}:
+            return  # what lies further along is never looked at
+
+
+def _directories(settings: Settings, root: Path) -> Iterator[str]:
+    """The directories of patterns, relative to the root."""
     for pattern in settings.policy.files:
         directory = _directory(pattern, root)
         if "*" in pattern and directory.is_relative_to(root):
@@ -100,4 +127,4 @@ def _module(module: str, root: Path, place: Place, locate: Locate) -> Iterator[N
 
 def _sources(target: Path) -> list[Path]:
     found = [path for path in (target / "__init__.py", target.with_name(target.name + ".py")) if os.path.lexists(path)]
-    return found + [path for path in target.parent.glob(f"{target.name}.*so") if path.name.split(".")[0] == target.name]
+    return found + [path for suffix in EXTENSION_SUFFIXES if os.path.lexists(path := Path(f"{target}{suffix}"))]
