@@ -19,6 +19,7 @@ from interlock.surfaces.cli.ids import RUN, TOOL
 from interlock.surfaces.cli.looking import choice, choosing
 from interlock.surfaces.cli.opening import history, undoing_runtime
 from interlock.surfaces.cli.output import Output, clean
+from interlock.surfaces.cli.report import report
 from interlock.surfaces.cli.run_views import ShownRun, described_runs, lines_of, run_table
 
 
@@ -213,3 +214,6 @@ def _check(out: Output, found: Check) -> Iterable[str]:
     for problem in found.problems:
         yield f"  {out.paint(problem['code'], 'red')}: {clean(problem['message'])}"
         yield from (f"    {clean(problem[key])}" for key in ("path", "hint") if key in problem)
+
+
+runs.add_command(report)

@@ -1,0 +1,112 @@
+"""`runs report`: a run as one page that loads nothing and hides nothing."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+from cli_driving import call
+
+SECRET = "sk-proj-" + "Zq8vT1" * 8
+VOID = {"meta", "br"}
+
+
+class Page(HTMLParser):
+    """Checks that every element is closed, and keeps the text and the tags."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text, self.attributes = [], set(), "", []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def report(cli, run_id="last"):
+    assert cli("runs", "report", run_id, "--output", "r.html").code == 0
+    text = (cli.root / "r.html").read_text()
+    (cli.root / "r.html").unlink()
+    return text, Page(text)
+
+
+def test_a_report_has_actions_answers_and_differences(cli):
+    (cli.root / "a").write_text("one\ntwo\n")
+    cli.run(
+        call("fs.write", path="a", content="one\nthree\n"),
+        call("fs.move", source="a", destination="b"),
+        flags=("--no-wait",),
+    )
+    (hold,) = cli("approvals", "list", "--json").json
+    assert cli("approvals", "deny", hold["id"]).code == 0
+    run_id = cli("runs", "list", "--json").json[0]["run_id"]
+    cli("resume", run_id)
+    _, page = report(cli, run_id)
+    for text in (run_id, "fs.write", "fs.move", "a -> b", "denied by", "Time line", "-two", "+three", "and put back"):
+        assert text in page.text, text
+
+
+def test_a_report_of_an_undone_run_says_so_and_still_has_the_differences(cli):
+    run_id = cli.run(call("fs.write", path="a", content="new text\n"))["run_id"]
+    undo = cli("undo", run_id, "--json").json["run_id"]
+    _, page = report(cli, run_id)
+    assert f"Undone by run {undo}" in page.text
+    assert "+new text" in page.text
+
+
+def test_what_an_agent_wrote_is_text_and_nothing_else(cli):
+    attack = "<script>alert(1)</script><img src=x onerror=y>&\u202e"
+    (cli.root / "attack").mkdir()
+    cli.run(
+        call("fs.write", path="attack/<b>x", content=attack + "\n"),
+        call("shell", command=f"echo '{attack}'"),
+        session="<i>",
+    )
+    text, page = report(cli)
+    assert not page.tags & {"script", "img", "link", "iframe", "form", "a"}
+    assert "<script>alert(1)</script>" in page.text
+    assert "\u202e" not in text
+    assert not [name for name, _ in page.attributes if name in ("src", "href") or name.startswith("on")]
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert "default-src 'none'" in text
+    assert "width=device-width" in text
+    assert "@media print" in text
+
+
+def test_a_secret_is_neither_in_parameters_nor_outputs_nor_differences(cli):
+    (cli.root / "a").write_text(f"key = {SECRET}\n")
+    cli.run(
+        call("fs.read", path="a"),
+        call("shell", command=f"echo {SECRET}"),
+        call("fs.write", path="a", content=f"key = {SECRET}\nmore\n"),
+    )
+    text, page = report(cli)
+    assert SECRET not in text
+    assert "+more" in page.text
+
+
+def test_a_file_that_exists_is_not_overwritten(cli):
+    run_id = cli.run(call("fs.list"))["run_id"]
+    assert cli("runs", "report", run_id).out == f"wrote {run_id}.html\n"
+    (cli.root / "mine").write_text("mine")
+    said = cli("runs", "report", run_id, "--output", "mine", "--json")
+    assert (said.code, said.error["code"]) == (2, "already_exists")
+    assert (cli.root / "mine").read_text() == "mine"
+
+
+def test_a_damaged_record_is_reported_as_far_as_it_goes(cli):
+    run_id = cli.run(call("fs.list"))["run_id"]
+    (path,) = (cli.root.parent / "state").glob(f"*/runs/{run_id}/journal.ndjson")
+    path.write_bytes(path.read_bytes().replace(b"action_succeeded", b"action_succeedeD", 1))
+    assert cli("runs", "report", run_id, "--output", "r.html").code == 4
+    assert "could not be read to its end" in (cli.root / "r.html").read_text()
