@@ -14,7 +14,6 @@ from interlock.model.errors import ConfigurationError
 from interlock.settings.decode import Locate, Place, dotted
 from interlock.settings.sections import Settings
 
-
 _SUFFIXES: Final = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 """Of the files that Python takes for a module."""
 
