@@ -93,6 +93,21 @@ def detect(root: Path) -> Project:
     )
 
 
+_DENY_PARAM_AND_POLICY: Final = (
+    "# Calls can also be denied by what a parameter looks like. This is a safety net, not a wall: a command can be",
+    "# written in many ways.",
+    "[[rules.deny_param]]",
+    'tool = "shell"',
+    'param = "command"',
+    'like = "*rm -rf /*"',
+    "",
+    "# Policies in the Cedar language, for what rules cannot say.",
+    "#[policy]",
+    '#files = ["policy/*.cedar"]',
+    "",
+)
+
+
 def render(project: Project, *, agent: str = "agent", schema: str | None = None) -> str:
     """The text of an `interlock.toml` for a project. It decodes, and sets nothing but rules and one grant.
 
@@ -115,7 +130,8 @@ def render(project: Project, *, agent: str = "agent", schema: str | None = None)
         f"agent = {_toml(agent)}",
         "",
         "# Deny wins over ask, ask over allow; what no rule names is denied.",
-        "# Entries are tool names, globs (`fs.*`), tags (`tag:read_only`), or state_read, state_write, assert.",
+        "# Entries are tool names, globs (`fs.*`), tags (`tag:read_only`), state_read, state_write, assert,",
+        "# commands (`shell(pytest *)`), and under ask and deny also paths (`path(~/.ssh/**)`).",
         "[rules]",
         "# These run without asking: they change nothing but Interlock's own key-value state.",
         f"allow = {_toml(allow)}",
@@ -125,17 +141,7 @@ def render(project: Project, *, agent: str = "agent", schema: str | None = None)
         "# These never run.",
         f"deny = {_toml(deny)}",
         "",
-        "# Calls can also be denied by what a parameter looks like. This is a safety net, not a wall: a command can be",
-        "# written in many ways.",
-        "[[rules.deny_param]]",
-        'tool = "shell"',
-        'param = "command"',
-        'like = "*rm -rf /*"',
-        "",
-        "# Policies in the Cedar language, for what rules cannot say.",
-        "#[policy]",
-        '#files = ["policy/*.cedar"]',
-        "",
+        *_DENY_PARAM_AND_POLICY,
         "# What the agent can reach at all, whatever the rules say. Without a grant: nothing.",
         "# Paths are relative to this directory; `interlock.toml` and what else Interlock reads is never writable.",
         f"[grants.{_key(agent)}]",
