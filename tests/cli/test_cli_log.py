@@ -123,9 +123,14 @@ def test_what_the_journal_has_redacted_stays_redacted(cli):
     assert cli("log", "--json", "--grep", SECRET[:12]).json == []
 
 
-def test_a_proposal_that_is_too_large_for_the_journal_is_named_by_its_intents(cli):
-    cli.run(write("big", "x" * 300_000), call("fs.read", path="big"))
-    assert [line["tool"] for line in cli("log", "--json").json] == ["fs.write", "fs.read"]
+def test_a_proposal_that_is_too_large_for_the_journal_has_its_tools(cli):
+    cli.run(write("big", "x" * 300_000), state("k"), call("fs.read", path="missing"))
+    assert [(line["tool"], line["about"]) for line in cli("log", "--json").json] == [
+        ("fs.write", ""),
+        ("state_write", "k"),
+        ("fs.read", "missing"),
+    ]
+    assert cli("runs", "list", "--json").json[0]["first_tool"] == "fs.write"
 
 
 def test_a_damaged_journal_hides_no_other_run(cli):

@@ -1,6 +1,7 @@
 """The actions of runs, one after the other, for people who look back: which tool, what it was about, and what came of it.
 
-Reads journals as they are: redacted views, and no originals. Only the actions of proposals that are open are in memory, so a
+Reads journals as they are: redacted views. Of the original of a proposal that was too large for the journal it takes the names of
+tools and no value. Only the actions of proposals that are open are in memory, so a
 run may be of any length.
 """
 
@@ -8,13 +9,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
 from interlock.journal import read
 from interlock.journal.index import RunRow
+from interlock.journal.private import Originals
 from interlock.model import events as e
+from interlock.model.errors import InterlockError
 from interlock.model.summary import main_parameter
 
 UNDONE_STATUSES: Final = frozenset({"rolled_back", "compensated", "not_undone"})
@@ -71,12 +75,25 @@ class ActionLine(msgspec.Struct, kw_only=True):
         return self.undone or self.status
 
 
+class _Named(msgspec.Struct):
+    """What names an action of a proposal: nothing else of it is decoded."""
+
+    id: str = ""
+    type: str = ""
+    tool: str | None = None
+
+
+class _Names(msgspec.Struct):
+    actions: list[_Named] = []
+
+
 class RunLines:
     """Turns the events of one run into lines: when its proposal ends, or at once if it is followed `live`."""
 
-    def __init__(self, run: RunRow, *, live: bool = False) -> None:
-        """Before the first event."""
+    def __init__(self, run: RunRow, directory: Path, *, live: bool = False) -> None:
+        """Before the first event; `directory` is the run's."""
         self._run = run
+        self._originals = Originals(directory)
         self._live = live
         self._open: dict[str, _Open] = {}
 
@@ -84,7 +101,7 @@ class RunLines:
         """The lines that an event completes. Followed live, an action has another one when its proposal is undone."""
         match event:
             case e.ProposalReceived():
-                self._open[event.proposal or ""] = _Open(self._run, event)
+                self._open[event.proposal or ""] = _Open(self._run, event, _planned(event.document, self._originals))
             case e.ProposalRejected():
                 return [self._refused(event)]
             case e.ProposalFinished():
@@ -113,7 +130,7 @@ class RunLines:
 class _Open:
     """A proposal that has not ended."""
 
-    def __init__(self, run: RunRow, received: e.ProposalReceived) -> None:
+    def __init__(self, run: RunRow, received: e.ProposalReceived, planned: dict[str, tuple[str, Any]]) -> None:
         self._run = run
         self._received = received
         self._lines: dict[str, ActionLine] = {}
@@ -121,7 +138,7 @@ class _Open:
         self._running: set[str] = set()
         self._wrote: set[str] = set()
         self._rolled_back = False
-        self._planned = _planned(received.document.view)
+        self._planned = planned
 
     def take(self, event: e.Event) -> ActionLine | None:
         """The action's line if the event says what came of it, or that it waits."""
@@ -228,20 +245,20 @@ def about(parameters: Any) -> str:
     return f"{said} -> {destination}" if said and isinstance(destination, str) and said != destination else said
 
 
-def run_lines(directory: Any, run: RunRow) -> Iterator[ActionLine]:
+def run_lines(directory: Path, run: RunRow) -> Iterator[ActionLine]:
     """The lines of one run. Raises: UsageError `not_found` without a journal; IntegrityError after what is whole; StoreError."""
-    lines = RunLines(run)
+    lines = RunLines(run, directory)
     for event in read(directory):
         yield from lines.take(event)
     yield from lines.rest()
 
 
-def first_action(directory: Any, run: RunRow) -> ActionLine | None:
+def first_action(directory: Path, run: RunRow) -> ActionLine | None:
     """What a run began with, read from the beginning of its journal; None if it had no action. Raises as `run_lines`."""
-    lines = RunLines(run)
+    lines = RunLines(run, directory)
     for event in read(directory):
         if isinstance(event, e.ProposalReceived):
-            for action_id, (tool, parameters) in _planned(event.document.view).items():
+            for action_id, (tool, parameters) in _planned(event.document, Originals(directory)).items():
                 return ActionLine(
                     run_id=run.run_id, agent=event.agent, action_id=action_id, tool=tool, about=about(parameters)
                 )
@@ -275,9 +292,16 @@ def _push(active: list[Any], number: int, lines: Iterator[ActionLine]) -> None:
         heapq.heappush(active, (line.at_us, number, line, lines))
 
 
-def _planned(document: Any) -> dict[str, tuple[str, Any]]:
-    """Tool and parameters of each action as proposed; nothing where the proposal was too large for the journal."""
-    actions = document.get("actions") if isinstance(document, dict) else None
+def _planned(kept: e.Kept, originals: Originals) -> dict[str, tuple[str, Any]]:
+    """Tool and parameters of each action as proposed; of a proposal that was too large for the journal the tools alone."""
+    if kept.view is None and kept.private:
+        try:
+            data = originals.get(kept.digest)
+            names = _Names() if data is None else msgspec.json.decode(data, type=_Names)
+        except (msgspec.MsgspecError, InterlockError):
+            return {}  # the intents name the tools of what ran
+        return {one.id: (one.tool or one.type, None) for one in names.actions}
+    actions = kept.view.get("actions") if isinstance(kept.view, dict) else None
     found: dict[str, tuple[str, Any]] = {}
     for action in actions if isinstance(actions, list) else []:
         if isinstance(action, dict) and isinstance(action.get("id"), str):

@@ -125,8 +125,9 @@ class _Followed:
         from interlock.journal import Tail  # noqa: PLC0415 - start-up
 
         self.over = row.finished_us is not None
-        self._tail: Tail = Tail(past.place.runs / row.run_id)
-        self._lines: RunLines = RunLines(row, live=True)
+        directory = past.place.runs / row.run_id
+        self._tail: Tail = Tail(directory)
+        self._lines: RunLines = RunLines(row, directory, live=True)
 
     def read_new(self) -> Iterator[ActionLine]:
         """The lines since the last time. Raises as `Tail.read_new`."""
