@@ -84,6 +84,7 @@ def operations(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("fault", ["crash", "failed", "full"])
 @pytest.mark.parametrize("survives", [0, 0.5])
 def test_a_fault_at_each_operation(tmp_path, fault, survives):

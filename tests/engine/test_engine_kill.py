@@ -7,6 +7,7 @@ import undo_kill_loop
 from kill_loop import rounds
 
 
+@pytest.mark.timeout(240)
 def test_25_kills():
     seed = random.randrange(1 << 30)
     figures = rounds(25, seed)
