@@ -1,8 +1,8 @@
 """The only module that may fsync, rename, lock a file, or open SQLite.
 
-Everything durable goes through a `Disk`, so that tests can hand in one that fails or tears at the nth operation
-(`interlock.testing.CrashingDisk`). Every OSError and every SQLite error becomes a `StoreError` with a stable code that says
-what the machine refused.
+All durable I/O goes through a `Disk`, so that tests can pass one that fails or tears at the nth operation
+(`interlock.testing.CrashingDisk`). Every OSError and every SQLite error becomes a `StoreError` with a stable code for what
+the machine refused.
 """
 
 from __future__ import annotations
@@ -27,9 +27,15 @@ from interlock.model.errors import StoreError, UsageError
 _CODES: Final[dict[int, tuple[str, str]]] = {
     errno.ENOSPC: ("disk_full", "free some space on that file system, then run `interlock recover`"),
     errno.EDQUOT: ("disk_full", "raise the quota or free some space, then run `interlock recover`"),
-    errno.EROFS: ("read_only", "the file system is read-only: set INTERLOCK_STATE_DIR to a place that can be written"),
-    errno.EACCES: ("permission_denied", "make the directory yours, or set INTERLOCK_STATE_DIR to one that is"),
-    errno.EPERM: ("permission_denied", "make the directory yours, or set INTERLOCK_STATE_DIR to one that is"),
+    errno.EROFS: ("read_only", "the file system is read-only: set INTERLOCK_STATE_DIR to a writable directory"),
+    errno.EACCES: (
+        "permission_denied",
+        "change the directory's owner, or set INTERLOCK_STATE_DIR to a directory of your own",
+    ),
+    errno.EPERM: (
+        "permission_denied",
+        "change the directory's owner, or set INTERLOCK_STATE_DIR to a directory of your own",
+    ),
     errno.EMFILE: ("too_many_files", "raise the limit of open files (ulimit -n)"),
     errno.ENFILE: ("too_many_files", "the machine has no file handles left"),
     errno.EIO: ("disk_failed", "the device reports an error: check it before anything else"),
@@ -62,7 +68,7 @@ class Disk:
     """The real disk. Each method is one operation that can fail, so a test can make the nth one fail."""
 
     def open_append(self, path: Path, mode: int = 0o600) -> int:
-        """A descriptor for appending; the file is made if absent. A symbolic link, and a FIFO nobody reads, are refused."""
+        """Open a file for appending; it is created if absent. A symbolic link, and a FIFO nobody reads, are refused."""
         flags = os.O_NONBLOCK | os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         return int(self._do(f"open {path}", os.open, path, flags, mode))
 
@@ -142,13 +148,13 @@ class Disk:
             with contextlib.suppress(_FlagUnknownError):
                 self._do("rename", _rename, source_directory, source, directory, name, _RENAME_NOREPLACE)
                 return
-            # Some network file systems do not know the flag; a look before leaves them a small window.
+            # Some network file systems do not know the flag; checking first leaves a small race there.
             if _taken(directory, name):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         self._do("rename", lambda: os.rename(source, name, src_dir_fd=source_directory, dst_dir_fd=directory))
 
     def swap_at(self, directory: int, one: bytes, other: bytes) -> bool:
-        """Let two names in an open directory change places, in one step. False where the file system cannot do that."""
+        """Atomically swap two names in an open directory. False if the file system cannot do that."""
         try:
             self._do("rename", _rename, directory, one, directory, other, _RENAME_EXCHANGE)
         except _FlagUnknownError:
@@ -216,11 +222,11 @@ def _taken(directory: int, name: bytes) -> bool:
 class Database:
     """One SQLite file (WAL), shared by processes; one connection, shared by threads under a lock.
 
-    Rooms own their tables: each calls `migrate` with its own name. SQL stays in the subset that SQLite and Postgres share.
+    Each room owns its tables, and calls `migrate` with its own name. SQL stays in the subset that SQLite and Postgres share.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False, busy_ms: int = 5_000, synchronous: str = "FULL") -> None:
-        """Open the file, making it (0600) unless `read_only`; `:memory:` lives and dies with this object. Raises StoreError."""
+        """Open the file, making it (0600) unless `read_only`; `:memory:` exists only in this object. Raises StoreError."""
         self.path = path
         self._lock = threading.RLock()
         self._depth = 0
@@ -238,7 +244,7 @@ class Database:
             self._connection.execute("pragma foreign_keys = on")
 
     def _to_wal(self, busy_ms: int) -> None:
-        # SQLite does not call its busy handler here: of two processes that open a new file at once, one would fail at once.
+        # SQLite does not call its busy handler here, so of two processes that open a new file together one would fail.
         give_up = time.monotonic() + busy_ms / 1000
         while True:
             try:
@@ -278,9 +284,9 @@ class Database:
     def transaction(self, *, lasting: bool = True) -> Iterator[None]:
         """`begin immediate` ... `commit`; rolled back if the block raises. Nested blocks join the outer one.
 
-        What need not outlive the machine's power (a lease: its holder does not either) is not `lasting`: other processes
-        see it at once, and it is on disk with the next transaction that is.
-        Never `await` inside: another task of the same thread would join a transaction that is not its own.
+        With `lasting=False`, for data that need not survive a power failure (such as a lease, whose holder does not either),
+        other processes see the change at once, and it is on disk with the next lasting transaction. Never `await` inside:
+        another task of the same thread would join a transaction that is not its own.
         """
         with self._lock:
             if self._depth:
@@ -294,7 +300,7 @@ class Database:
                 with _sqlite("begin"):
                     if not lasting:
                         self._connection.execute("pragma synchronous = normal")
-                    self._depth = 1  # before it begins: Ctrl-C in between must roll it back, too
+                    self._depth = 1  # set before it begins, so that Ctrl-C in between also rolls it back
                     self._connection.execute("begin immediate")
                 yield
                 with _sqlite("commit"):
@@ -341,9 +347,9 @@ def _sqlite(what: str) -> Iterator[None]:
             hint="try again; `interlock doctor` names it",
         ) from error
     except (apsw.FullError, apsw.IOError) as error:
-        # There may be no room even for the WAL's index, which readers need as well.
+        # There may be no space even for the WAL's index, which readers need as well.
         if isinstance(error, apsw.IOError) and getattr(error, "extendedresult", 0) != apsw.SQLITE_IOERR_SHMSIZE:
-            hint = "see whether the disk is full or failing: `interlock doctor` says what is left"
+            hint = "check whether the disk is full or failing; `interlock doctor` shows the free space"
             raise StoreError(f"{what}: {error}", code="store", hint=hint) from error
         raise StoreError(f"{what}: disk full", code="disk_full", hint=_CODES[errno.ENOSPC][1]) from error
     except apsw.ConnectionClosedError as error:
@@ -353,7 +359,7 @@ def _sqlite(what: str) -> Iterator[None]:
     except (apsw.CorruptError, apsw.NotADBError) as error:
         raise StoreError(f"{what}: the database is damaged: {error}", code="database_damaged") from error
     except (apsw.CantOpenError, apsw.PermissionsError, apsw.AuthError) as error:
-        hint = "see whether the disk is full or failing: `interlock doctor` says what is left"
+        hint = "check whether the disk is full or failing; `interlock doctor` shows the free space"
         raise StoreError(f"{what}: {error}", code="store", hint=hint) from error
     except OSError as error:
         raise store_error(error, what) from error

@@ -254,7 +254,7 @@ def test_a_dead_notifier_delays_neither_the_question_nor_the_others(store):
     assert living.told == [h.id for h in holds]
     assert len(dead.told) == 3, "after that it is left alone"
     assert [p for who, p in problems(store) if who == "dead"] == ["did not return within its time limit"] * 3 + [
-        "left alone after it hung"
+        "disabled after it hung"
     ] * 2
     stop.set()
 
@@ -316,7 +316,7 @@ def test_a_notifier_that_falls_behind_loses_some_and_that_is_recorded(store, mon
     go.set()
     assert told.drain(10)
     assert notifier.told == [holds[0].id, holds[1].id]
-    assert problems(store) == [("recording", "the queue was full; this and maybe others were dropped")]
+    assert problems(store) == [("recording", "the queue was full; this notification and maybe others were dropped")]
 
 
 def test_a_command_that_is_not_there_is_not_tried_again():

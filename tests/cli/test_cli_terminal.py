@@ -99,9 +99,9 @@ def test_what_was_cut_is_shown_before_it_can_be_approved(cli, terminal):
     shell.wait_for("NOT ALL of this question is shown")
     shell.wait_for("[s]how?")
     shell.type("a\n")
-    shell.wait_for("not taken: not all of it was shown yet")
+    shell.wait_for("not accepted: part of the question has not been shown")
     shell.type('e {"destination": "c.txt"}\n')
-    shell.wait_for("not taken: not all of it was shown yet")
+    shell.wait_for("not accepted: part of the question has not been shown")
     assert not (cli.root / "c.txt").exists()
     shell.type("s\n")
     shell.wait_for("digest:")
@@ -131,7 +131,7 @@ def test_a_denial_with_a_reason_and_an_edit(cli, terminal, move):
     shell = terminal("run", move)
     shell.wait_for("[s]how?")
     shell.type('e {"destination": \n')
-    shell.wait_for("that is no JSON")
+    shell.wait_for("this is not JSON")
     shell.type('e {"destination": "c.txt"}\n')
     assert shell.end()[0] == 0
     assert (cli.root / "c.txt").exists()
@@ -152,7 +152,7 @@ def test_what_another_approver_has_edited_is_shown_before_it_can_be_approved(cli
     shell.wait_for("[s]how?")
     hold = cli("approvals", "list", "--json").json[0]
     assert cli("approvals", "edit", hold["id"], '{"destination": "c.txt"}', "--token-file", "bob").code == 0
-    shell.wait_for("it was edited")
+    shell.wait_for("the question was edited")
     shell.wait_for("destination = c.txt")
     shell.wait_for("[s]how?")
     assert cli("approvals", "show", hold["id"], "--json").json["status"] == "pending"
@@ -182,7 +182,7 @@ def test_an_edit_that_does_not_fit_is_told_and_asked_about_again(cli, terminal, 
     shell = terminal("run", move)
     shell.wait_for("[s]how?")
     shell.type('e {"destination": 5}\n')
-    shell.wait_for("not taken: $.destination")
+    shell.wait_for("not accepted: $.destination")
     shell.wait_for("[s]how?")
     os.write(shell._master, b"a \xff\n")
     assert shell.end()[0] == 0
@@ -195,7 +195,7 @@ def test_who_may_not_answer_is_told_why_and_the_question_stays(cli, terminal, mo
     shell = terminal("run", move)
     shell.wait_for("[s]how?")
     shell.type("a\n")
-    shell.wait_for("not taken: whoever started the run may not answer its questions")
+    shell.wait_for("not accepted: the user who started the run may not answer its questions")
     shell.wait_for("[s]how?")
     assert len(cli("approvals", "list", "--json").json) == 1
 

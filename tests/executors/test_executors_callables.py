@@ -366,7 +366,7 @@ class Partial(functools.partial):
     ],
 )  # fmt: skip
 def test_what_cannot_be_seen_through_is_refused(wrap):
-    with pytest.raises(InvalidToolError, match="cannot be known what"):
+    with pytest.raises(InvalidToolError, match="cannot be determined"):
         bind(wrap(read))
     with pytest.raises(InvalidToolError):
         define(wrap(read), name="t")

@@ -85,7 +85,7 @@ def test_a_second_writer_in_the_same_process_is_refused_too(run_dir: Path):
 def test_the_lock_says_when_only_a_child_of_the_writer_is_left(run_dir: Path):
     with open_writer(run_dir):
         (run_dir / "lock").write_text("1 0\n")  # as if pid 1 had been another process when the lock was taken
-        with pytest.raises(StoreError, match="a child that process 1 left behind"):
+        with pytest.raises(StoreError, match="a child process of process 1"):
             open_writer(run_dir, create=False)
 
 

@@ -211,7 +211,7 @@ def test_rules_about_commands_become_cedar() -> None:
         "\n"
         '@id("ask:shell:unclear")\n'
         "@hold\n"
-        '@reason("what this command runs, reads or writes cannot be told in advance, so no rule about commands fits it")\n'
+        '@reason("what this command runs, reads or writes cannot be determined in advance, so no rule about commands applies")\n'
         'forbid(principal, action == Action::"shell", resource)\n'
         "when { !context.command.plain };\n"
     )
@@ -220,10 +220,10 @@ def test_rules_about_commands_become_cedar() -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        (Rules(allow=("fs.read(x)",)), "rules.allow[0]: `fs.read` runs no command line, so `fs.read(x)` means nothing"),
+        (Rules(allow=("fs.read(x)",)), "rules.allow[0]: `fs.read` runs no command line, so `fs.read(x)` never applies"),
         (
             Rules(allow=("path(x)",)),
-            "rules.allow[0]: a `path(...)` rule can only ask or deny: what may be reached is granted",
+            "rules.allow[0]: a `path(...)` rule can only ask or deny; use a grant to allow paths",
         ),
         (Rules(deny=("path(a/../b)",)), "a path glob has a `..` segment"),
         (Rules(deny=("path(a**)",)), "`**` must be a whole segment of a path glob"),

@@ -144,7 +144,7 @@ def test_a_failing_case_says_what_differs() -> None:
         == "expected deny, got allow; expected the policies big, got all; expected the reason held, got None"
     )
     (result,) = run_cases(POLICIES, read_cases([{"action": "shell", "expect": "allow", "approved": ["nope"]}], "c"))
-    assert "`approved` names `nope`, which is no policy" in result.message
+    assert "`approved` names `nope`, which is not a policy" in result.message
 
 
 @pytest.mark.parametrize(

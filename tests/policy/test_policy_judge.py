@@ -299,7 +299,7 @@ def test_a_hold_of_reads_asks_about_looking_though_no_policy_permits_to_read() -
     found = policies.reads(asked, ["asked", "other"])
     assert found is not None
     assert (found.decision, found.policies, found.requirements[0].group) == ("hold", ("ask-read",), "sec")
-    assert found.requirements[0].reason == "it looks at state key `asked`"
+    assert found.requirements[0].reason == "it reads state key `asked`"
     approved = msgspec.structs.replace(asked, discharged=frozenset({found.requirements[0].content}))
     assert policies.reads(approved, ["asked"]) is None
     denied = policies.reads(approved, ["asked", "secret"])
@@ -313,9 +313,7 @@ def test_a_question_about_many_keys_is_short() -> None:
         @id("ask-read") @hold @reason("state is private") forbid(principal, action == Action::"state_read", resource);""")
     found = policies.reads(request("pay", {"amount": 1, "to": "x"}), [f"key{number}" for number in range(1_000)])
     assert found is not None
-    assert [each.reason for each in found.requirements] == [
-        "it looks at state key `key0` and 999 more: state is private"
-    ]
+    assert [each.reason for each in found.requirements] == ["it reads state key `key0` and 999 more: state is private"]
     assert len(found.detail) < 200
 
 

@@ -64,7 +64,7 @@ PERMIT = "permit(principal, action, resource);"
         ),
         ("@hodl permit(principal, action, resource);", "unknown annotation `@hodl`; did you mean `hold`?"),
         ('@hold("ops") permit(principal, action, resource);', "`@hold` belongs on a forbid"),
-        ('@quorum("2") forbid(principal, action, resource);', "`@quorum` means nothing without `@hold`"),
+        ('@quorum("2") forbid(principal, action, resource);', "`@quorum` has no meaning without `@hold`"),
         ('@hold("a")\n@quorum("0") forbid(principal, action, resource);', "p.cedar:2: `@quorum` must be a number"),
         ('@hold("a") @quorum("two") forbid(principal, action, resource);', "`@quorum` must be a number"),
         ('@hold("a") @quorum("٢") forbid(principal, action, resource);', "`@quorum` must be a number"),
@@ -87,7 +87,7 @@ PERMIT = "permit(principal, action, resource);"
         ),
         (
             "forbid(principal, action, resource)\n when { context.params has any && [context.params.any].isEmpty() };",
-            "p.cedar:2: the type of `context.params.any` cannot be told",
+            "p.cedar:2: the type of `context.params.any` cannot be determined",
         ),
         (
             'forbid(principal, action == Action::"shell", resource) when { context.params.env["__entity"] == "x" };',
@@ -154,14 +154,14 @@ def test_an_id_stands_once_in_all_files() -> None:
     with pytest.raises(ConfigurationError) as caught:
         load([("a.cedar", f'@id("x")\n{PERMIT}'), ("b.cedar", f'\n@id("x") {PERMIT}')], world=WORLD)
     assert caught.value.path == "b.cedar:2"
-    assert "b.cedar:2: the id `x` stands at a.cedar:1 already" in caught.value.message
+    assert "b.cedar:2: the id `x` is already used at a.cedar:1" in caught.value.message
 
 
 def test_a_policy_without_id_is_named_by_its_content() -> None:
     one, other = judge(PERMIT), judge("// a comment\npermit (principal,action,  resource)\n;")
     assert one.policies[0].content == other.policies[0].content
     assert one.policies[0].id == one.policies[0].content[:19]
-    assert "the same policy stands at p.cedar:1 already" in problems(f"{PERMIT}\n{PERMIT}")
+    assert "the same policy is already used at p.cedar:1" in problems(f"{PERMIT}\n{PERMIT}")
 
 
 def test_annotations_are_part_of_what_an_approval_discharges() -> None:
@@ -205,7 +205,7 @@ def test_an_open_schema_takes_the_type_at_which_policies_use_it() -> None:
 def test_one_state_key_has_one_type() -> None:
     text = """forbid(principal, action == Action::"pay", resource) when { context.state has n && context.state.n > 3 };
         forbid(principal, action == Action::"shell", resource) when { context.state has n && context.state.n == "x" };"""
-    assert "`context.state.n` is used at different types, at p.cedar:1 and p.cedar:2" in problems(text)
+    assert "`context.state.n` is used with different types, at p.cedar:1 and p.cedar:2" in problems(text)
 
 
 def test_a_tool_cannot_have_the_name_of_something_else() -> None:
@@ -279,8 +279,8 @@ def test_a_case_with_a_misspelt_flag_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("EXAMPLE.org:443", "the host `EXAMPLE.org:443` is always asked about as `example.org:443`: write that"),
-        ("127.1:80", "the host `127.1:80` is always asked about as `127.0.0.1:80`: write that"),
+        ("EXAMPLE.org:443", "the host `EXAMPLE.org:443` always appears as `example.org:443` in requests: write that"),
+        ("127.1:80", "the host `127.1:80` always appears as `127.0.0.1:80` in requests: write that"),
         ("*.example.org:443", "the host `*.example.org:443` is not a host name"),
     ],
 )

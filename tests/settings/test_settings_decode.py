@@ -163,7 +163,7 @@ def test_settings_cannot_be_changed():
         ("[[approvals.notify]]\nkind='bell'\n[[approvals.notify]]\nkin='bell'", "interlock.toml:4: approvals.notify[1].kin",
          "did you mean `kind`?"),
         ("[mcp.servers.x]\ncommand=['a']\nenvs=[]", "interlock.toml:3: mcp.servers.x.envs", "did you mean `env`?"),
-        ("xyzzy = 1", "interlock.toml:1: xyzzy", "known here: agent, rules"),
+        ("xyzzy = 1", "interlock.toml:1: xyzzy", "known keys: agent, rules"),
     ],
 )  # fmt: skip
 def test_an_unknown_key_is_an_error_with_its_line_and_the_nearest_name(text, path, hint):

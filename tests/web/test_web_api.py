@@ -16,7 +16,7 @@ from interlock.engine.people.answers import Answering
 from interlock.engine.people.approval_desk import Desk
 from interlock.model.codes import ERROR_CODES, REASONS
 from interlock.model.decision import Requirement
-from interlock.surfaces.web import wrapping
+from interlock.surfaces.web import middleware
 from interlock.surfaces.web.app import build
 from interlock.testing import FakeClock
 
@@ -451,7 +451,7 @@ def test_a_body_comes_as_it_is(world, coding):
     assert world.desk.store.get(hold.id) == hold
 
 
-@pytest.mark.parametrize("length", [str(wrapping.BODY_BYTES_MAX + 1), "99999999999999", "9" * 40])
+@pytest.mark.parametrize("length", [str(middleware.BODY_BYTES_MAX + 1), "99999999999999", "9" * 40])
 def test_a_body_that_is_announced_as_too_large_is_not_waited_for(world, length):
     async def never():
         raise AssertionError("the body was asked for")
@@ -463,7 +463,7 @@ def test_a_body_that_is_announced_as_too_large_is_not_waited_for(world, length):
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(world, monkeypatch):
-    monkeypatch.setattr(wrapping, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(middleware, "BODY_SECONDS", 0.05)
 
     async def slow():
         yield b"{"

@@ -141,7 +141,7 @@ def test_serve_continues_an_approved_run_whose_process_was_killed(project, rt):
     assert (project.root / "b.txt").read_text() == "hello"
     assert len(rt.services.desk.store.of_run(first.run)) == 2
     _, _, log = server.stop()
-    assert f"continued run {first.run}: succeeded" in log
+    assert f"resumed run {first.run}: succeeded" in log
 
 
 def test_serve_continues_what_was_answered_before_it_started(project, rt):

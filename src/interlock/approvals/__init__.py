@@ -1,9 +1,9 @@
-"""Remembers questions and answers, grants and approvers, across processes and restarts (step 6).
+"""Stores questions and answers, grants and approvers, across processes and restarts (step 6).
 
 - `store.ApprovalStore`: questions; `wait.Waiter`: waiting for their answers; `standing`: answers for more than one call
-- `notify.Notifications` and `notifiers`: telling people
+- `notify.Notifications` and `notifiers`: notifications
 - `approvers.Approvers`: who may answer, tokens and PINs
-- `grants.GrantStore`: issued grants, and the use counts of all
+- `grants.GrantStore`: issued grants, and the use counts of all grants
 - `time.SharedTime`, `audit.Audit`: the time and the record that all of them share
 """
 

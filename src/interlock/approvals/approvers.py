@@ -1,8 +1,8 @@
-"""Who may answer, and how they prove it: named approvers with a token, and a PIN if they like.
+"""Who may answer, and how they prove it: named approvers with a token and an optional PIN.
 
 An agent runs as the user's own uid, so being that uid proves nothing. A token has 256 bits and is stored as SHA-256; a PIN is
 short and is stored with scrypt. Failures are counted in the database, for all processes, and an attempt counts as a
-failure from before it is checked until it has succeeded, so that many at once buy nothing.
+failure from before it is checked until it has succeeded, so that parallel attempts gain nothing.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _SCHEMA: Final = (
 
 FAILURES_MAX: Final = 5
 FAILURES_WINDOW_US: Final = 15 * 60 * 1_000_000
-"""So many failures of one source (a remote address, an approver's PIN) within this time, and it has to wait."""
+"""After this many failures of one source (a remote address, an approver's PIN) within the window, it has to wait."""
 
 PIN_FAILURES_MAX: Final = 50
-"""So many failures of one PIN since it was last right, however slowly, and it is worth nothing: four digits are soon guessed."""
+"""After this many failures since a PIN was last right, however slow, the PIN is locked: four digits are soon guessed."""
 PIN_CHARS_MIN: Final = 4
 _SCRYPT_N, _SCRYPT_R, _SCRYPT_P = 2**14, 8, 1  # 16 MiB, some 50 ms: OWASP's minimum for interactive use
 
 
 class AccessError(UsageError):
-    """The caller did not prove to be an approver. Codes: `unauthenticated` (401), `too_many_failures` (429)."""
+    """The caller could not prove to be an approver. Codes: `unauthenticated` (401), `too_many_failures` (429)."""
 
     default_code = "unauthenticated"
 
@@ -78,7 +78,7 @@ class Approvers:
         database.migrate("approvers", _SCHEMA)
 
     def add(self, name: str, *, display: str = "", groups: Sequence[str] = (), pin: str | None = None) -> str:
-        """Add an approver; returns the token, which is shown this once and not kept.
+        """Add an approver; returns the token, which is not stored.
 
         Raises: UsageError if the name is taken or empty, a group has no name, or the PIN too short.
         """
@@ -105,7 +105,7 @@ class Approvers:
         return token
 
     def remove(self, name: str) -> bool:
-        """Remove an approver: its token is worth nothing from now on. False if there is none of that name."""
+        """Remove an approver, whose token stops working at once. False if there is no such approver."""
         with self._database.transaction():
             now = self._time.tick()
             self._database.execute("delete from approvers_attempts where source = ?", (f"pin:{name}",))
@@ -116,7 +116,7 @@ class Approvers:
             return removed
 
     def all(self) -> list[ApproverRow]:
-        """Every approver, by name. None at all: the local user may answer, and `doctor` warns."""
+        """All approvers, by name. If there are none, the local user may answer, and `doctor` warns."""
         rows = self._database.execute(
             "select name, display, groups, pin_hash, created_at_us from approvers order by name"
         )
@@ -128,7 +128,7 @@ class Approvers:
         ]
 
     def by_token(self, token: str, source: str) -> Approver:
-        """The approver whose token this is. `source` names where the attempt comes from, for counting failures.
+        """The approver with this token. `source` identifies the origin of the attempt, for counting failures.
 
         Raises: AccessError.
         """
@@ -137,16 +137,16 @@ class Approvers:
         for name, display, groups, stored in self._database.execute(
             "select name, display, groups, token_hash from approvers"
         ):
-            if hmac.compare_digest(stored, given):  # no early end: the time does not tell which one it was
+            if hmac.compare_digest(stored, given):  # no early exit, so that the time does not reveal which one matched
                 found = Approver(id=name, display=display, groups=self._groups(name, groups))
         if found is None:
-            # Nobody guesses 256 bits; so a right token is never turned away because others failed from the same address.
+            # 256 bits cannot be guessed, so a right token is never refused because of failures from the same address.
             self._begin_attempt(source)
             raise AccessError("the token is not that of an approver", hint="`interlock approvers add` makes one")
         return found
 
     def by_pin(self, name: str, pin: str) -> Approver:
-        """The approver of that name, if the PIN is right. Raises AccessError, the same for a wrong name and a wrong PIN."""
+        """The approver with this name and PIN. Raises AccessError, the same for a wrong name and a wrong PIN."""
         attempt = self._begin_attempt(f"pin:{name}")
         rows = self._database.execute(
             "select display, groups, pin_salt, pin_hash from approvers where name = ?", (name,)
@@ -154,7 +154,7 @@ class Approvers:
         display, groups, salt, stored = rows[0] if rows else (name, "[]", "", "")
         right = hmac.compare_digest(_pin_hash(pin, salt), stored)
         if not right or not stored:
-            raise AccessError("name or PIN is wrong, or no PIN was set")
+            raise AccessError("the name or PIN is wrong, or no PIN was set")
         self._end_attempt(attempt)
         return Approver(id=name, display=display, groups=self._groups(name, groups))
 
@@ -177,7 +177,7 @@ class Approvers:
             )
             if rows[0][0] >= PIN_FAILURES_MAX:
                 raise AccessError(
-                    "the PIN was wrong too often since it was last right: it is not taken any more",
+                    "the PIN is locked: it was wrong too often since it was last right",
                     code="too_many_failures",
                     hint="use the token; `interlock approvers remove` and `add` give a new PIN",
                 )
@@ -192,7 +192,7 @@ class Approvers:
         return attempt
 
     def _end_attempt(self, attempt: str) -> None:
-        """It was right: it is no failure, and those of the same source that are long ago count no more."""
+        """The attempt succeeded: remove it, and old failures of the same source."""
         self._database.execute(
             "delete from approvers_attempts where id = ?1 or (at_us <= ?2 and source ="
             " (select source from approvers_attempts where id = ?1))",

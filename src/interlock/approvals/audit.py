@@ -1,6 +1,6 @@
 """What happened to questions, approvers and grants: an append-only table, written in the same transaction as what it records.
 
-If the record cannot be written, what it would have recorded does not happen.
+If the record cannot be written, the recorded change does not happen either.
 """
 
 # ruff: noqa: S608 -- only constants of this module are put into SQL text; every value is bound

@@ -1,7 +1,7 @@
-"""Issued grants, and the use counts of all of them: what must hold across processes.
+"""Issued grants, and the use counts of all grants, shared by all processes.
 
-Grants of the configuration stand in their file; they come here only to have their uses counted (`count`). Grants issued by
-a person, a parent agent or an approval live here. A revoked grant takes its children with it.
+Grants of the configuration are defined in their file, and only counted here (`count`). Grants issued by a person, a parent
+agent or an approval are stored here. Revoking a grant revokes its children.
 """
 # ruff: noqa: S608 -- only constants of this module are put into SQL text; every value is bound
 
@@ -37,15 +37,15 @@ _TOKEN_KEPT_US: Final = 7 * 86_400 * 1_000_000
 
 
 class IssuedGrant(msgspec.Struct, frozen=True, kw_only=True):
-    """A grant and what has become of it."""
+    """A grant and its status."""
 
     grant: Grant
     session: str | None
-    """The only session it is for; None for all."""
+    """The session it is limited to; None for all."""
     issued_at_us: int
     issued_by: str
     uses_left: int | None
-    """None: not counted."""
+    """None if uses are not counted."""
     revoked_at_us: int | None
     revoked_by: str | None
 
@@ -62,13 +62,13 @@ class GrantStore:
         database.migrate("grants", _SCHEMA)
 
     def revision(self) -> int:
-        """Changes whenever a grant is issued or revoked: compile the grants anew when it is not the one compiled from."""
+        """Changes whenever a grant is issued or revoked; then compile the grants again."""
         return int(self._database.execute("select revision from grants_revision where one = 1")[0][0])
 
     def issue(self, grant: Grant, *, by: str, session: str | None = None) -> Grant:
-        """Issue a grant under a fresh id, which the returned one has. A child must be attenuated already.
+        """Issue a grant under a new id and return it. A child must be attenuated already.
 
-        Raises: UsageError if its parent was revoked or is not known (`not_found`), or a limit in it is senseless.
+        Raises: UsageError if its parent is revoked or unknown (`not_found`), or a limit is invalid.
         """
         if (grant.uses_max is not None and grant.uses_max < 1) or (
             grant.actions_max is not None and grant.actions_max < 1
@@ -119,11 +119,10 @@ class GrantStore:
             self._changed(now, "grant_revoked", token_id, by, {})
 
     def count(self, grants: Iterable[Grant]) -> None:
-        """Make the configuration's grants known, so that their uses count and children can be made of them.
+        """Register the configuration's grants, so that their uses are counted and children can be made of them.
 
-        A grant whose `uses_max` has changed starts counting anew; one that is no longer there is revoked with its children. One
-        that a person revoked stays so until its definition changes.
-        Call it when the configuration is loaded.
+        A changed `uses_max` restarts the count; a grant that is no longer configured is revoked with its children. One that a
+        person revoked stays revoked until its definition changes. Call it when the configuration is loaded.
         """
         wanted = {g.id: g for g in grants}
         with self._database.transaction():
@@ -152,7 +151,7 @@ class GrantStore:
     def use(self, grant_ids: Sequence[str]) -> bool:
         """Take one use of each of these grants (`Compiled.counted`: a grant and its ancestors), of all or of none.
 
-        False if one is used up, expired, revoked, or not known.
+        False if one is used up, expired, revoked or unknown.
         """
         with self._database.transaction():
             now = self.time.tick()
@@ -171,7 +170,7 @@ class GrantStore:
         return True
 
     def revoke(self, grant_id: str, by: str) -> tuple[str, ...]:
-        """Revoke a grant and everything that was made from it, effective at once; the ids that this revoked."""
+        """Revoke a grant and its descendants, effective at once; returns the revoked ids."""
         with self._database.transaction():
             now = self.time.tick()
             revoked = self._revoke(grant_id, by, now)
@@ -189,7 +188,7 @@ class GrantStore:
         return _issued(rows[0]) if rows else None
 
     def load(self, session: str | None, token: str | None = None) -> tuple[list[Grant], list[Grant]]:
-        """What to compile for a session: the grants in force, and the revoked ones (to name the reason of a refusal).
+        """The grants to compile for a session: those in force, and the revoked ones (to explain refusals).
 
         With `token` (the id of its last block) the blocks of that token are among them, and never those of others.
         """

@@ -1,7 +1,7 @@
-"""What a question is made of: the request, the hold, its votes, who may answer, and what answering leads to.
+"""The data of holds: the request, the hold, its votes, who may answer, and the outcome of an answer.
 
 Everything in a `Hold` may be shown: parameters, context, summary and reasons went through the redactor before they were
-stored. The raw parameters stay with whoever asked; the hold binds them by digest.
+stored. The raw parameters stay with the asking run; the hold is bound to them by digest.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ Choice = Literal["approve", "deny", "edit"]
 Scope = Literal["once", "session", "always"]
 
 ANY_GROUP = "*"
-"""In an approver's groups: a member of every group. For the local user while no approvers are configured."""
+"""Pseudo-group of a member of every group: the local user while no approvers are configured."""
 
 
 class FileShown(msgspec.Struct, frozen=True, kw_only=True):
-    """A file that the question shows, as it was then. If it has changed when the answer comes, the question is asked anew."""
+    """A file shown in a question, as it was then. If it has changed by the time of the answer, the question is asked again."""
 
     path: str
     digest: str | None
     """`sha256:...` of the place, the kind and the content; None if it could not be read."""
     there: bool = True
-    """Whether there was anything at that place."""
+    """True if something existed at the path."""
 
 
 class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody asks. `parameters` and `context` are raw: the store redacts them and keeps only the redacted form."""
+    """A question to ask. `parameters` and `context` are raw: the store redacts them and keeps only the redacted form."""
 
     agent: str
     summary: str
     digest: str
-    """`action_digest` of the call that waits."""
+    """`action_digest` of the waiting call."""
     run: str = ""
     proposal: str = ""
     action: str = ""
@@ -52,22 +52,22 @@ class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     parameters: Any = None
     schema: dict[str, Any] | None = None
-    """JSON Schema that the parameters must fit after an edit too; None if anything does."""
+    """JSON Schema that edited parameters must match; None for no check."""
     context: Any = None
     requirements: tuple[Requirement, ...] = ()
-    """None at all: one approver of any group."""
+    """Empty: one approver of any group."""
     files: tuple[FileShown, ...] = ()
     ttl_ms: int = 600_000
-    """For requirements that have no time of their own. Of several requirements, the shortest time counts."""
+    """For requirements without their own time limit. Of several requirements, the shortest limit applies."""
     ttl_max_ms: int | None = None
-    """An upper bound on all of them."""
+    """An upper bound on all time limits."""
     started_by: str | None = None
     separation: bool = False
-    """Whoever started the run may not answer."""
+    """The user who started the run may not answer."""
 
 
 class Approver(msgspec.Struct, frozen=True, kw_only=True):
-    """Who answers. Made by a surface, after it has checked token, PIN or terminal."""
+    """A person who answers. Made by a surface after checking token, PIN or terminal."""
 
     id: str
     display: str = ""
@@ -75,7 +75,7 @@ class Approver(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """The terms of an answer that holds for more than this one call; shown before the approver agrees."""
+    """The terms of an answer for more than this one call; shown before the approver agrees."""
 
     scope: Scope = "once"
     ttl_ms: int = 8 * 3_600_000
@@ -86,7 +86,7 @@ ONCE = Standing()
 
 
 class Vote(msgspec.Struct, frozen=True, kw_only=True):
-    """One approver's answer. `digest` is what they had before them; only votes for the current digest count."""
+    """One approver's answer. `digest` identifies what they were shown; only votes for the current digest count."""
 
     approver: str
     display: str
@@ -100,7 +100,7 @@ class Vote(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """A question as it stands. `status` takes the time into account: a pending row whose time is over reads `expired`."""
+    """A stored question. `status` takes the time into account: a pending row past its time limit reads `expired`."""
 
     id: str
     seq: int
@@ -130,23 +130,23 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     decided_at_us: int | None = None
     decision_reason: str = ""
     edits: tuple[dict[str, Any], ...] = ()
-    """Merge patches (RFC 7396) to the raw parameters, in order. They are what the approver typed, not redacted."""
+    """Merge patches (RFC 7396) to the raw parameters, in order. They are unredacted approver input."""
     consumed_by: str | None = None
     standing_id: str | None = None
     votes: tuple[Vote, ...] = ()
 
     @property
     def discharged(self) -> frozenset[str]:
-        """Content hashes of the hold policies that this approval takes out; empty unless approved."""
+        """Content hashes of the hold policies that this approval discharges; empty unless approved."""
         return frozenset(r.content for r in self.requirements) if self.status == "approved" else frozenset()
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of an attempt to answer (or cancel).
+    """The outcome of an attempt to answer (or cancel).
 
-    `resolved`: this answer decided. `recorded`: it counts, more are needed. `already_resolved`: `hold.status` won before.
+    `resolved`: this answer decided. `recorded`: it counts, more are needed. `already_resolved`: `hold.status` came first.
     `not_found`: no such id. The rest are refusals: `agent_may_not_approve`, `separation`, `not_in_group`, and `changed`
-    (the question is no longer the one that was answered: show it again).
+    (the question has changed since it was shown: show it again).
     """
 
     code: Literal[
@@ -163,18 +163,18 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def action_digest(tool: str, tool_version: str, parameters: Any) -> str:
-    """What an approval is bound to: the tool, its exact definition, and the raw parameters."""
+    """The digest that an approval is bound to: over the tool, its exact definition, and the raw parameters."""
     return canonical_digest(tool, tool_version, canonical(parameters))
 
 
 def canonical_digest(tool: str, tool_version: str, parameters: bytes) -> str:
-    """`action_digest` where the parameters' canonical JSON is there already."""
+    """`action_digest` from the parameters' canonical JSON."""
     return digest_bytes("approval", b'{"parameters":%b%b' % (parameters, _tail(tool, tool_version)))
 
 
 @lru_cache(maxsize=4096)
 def _tail(tool: str, tool_version: str) -> bytes:
-    """What stands behind the parameters in the canonical JSON of a call."""
+    """The part of a call's canonical JSON after the parameters."""
     return b"," + canonical({"tool": tool, "tool_version": tool_version})[1:]
 
 

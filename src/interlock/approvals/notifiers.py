@@ -34,8 +34,8 @@ class TerminalBell:
         """`terminal` is the device to write to."""
         self._terminal = terminal
 
-    def notify(self, hold: Hold, timeout_s: float) -> None:  # noqa: ARG002 # a bell says nothing and takes no time
-        """Write one BEL. A process without a terminal has nobody to ring for, which is no failure."""
+    def notify(self, hold: Hold, timeout_s: float) -> None:  # noqa: ARG002 # a bell carries no text and takes no time
+        """Write one BEL. Doing nothing without a terminal is not a failure."""
         with contextlib.suppress(OSError):
             fd = os.open(self._terminal, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
@@ -45,7 +45,7 @@ class TerminalBell:
 
 
 class Webhook:
-    """Posts the question as JSON in the shape that Slack's incoming webhooks take, signed.
+    """Posts the question as signed JSON in the format of Slack's incoming webhooks.
 
     `X-Interlock-Signature: v1=<hex>` is HMAC-SHA256 with the shared secret over `v1:<timestamp>:<body>`, where the timestamp
     (seconds since the epoch) is `X-Interlock-Timestamp`. A receiver should refuse old timestamps. Redirects are not followed.
@@ -54,7 +54,7 @@ class Webhook:
     def __init__(self, url: str, secret: bytes | None, time: SharedTime, *, name: str = "webhook") -> None:
         """`url` may hold a token (Slack's do) and is never repeated in a message. Raises ConfigurationError.
 
-        Without a `secret` nothing is signed: for a URL that is itself the secret.
+        Without a `secret`, for a URL that is itself secret, posts are not signed.
         """
         parts = _web_address(url)
         if parts is None:
@@ -68,7 +68,7 @@ class Webhook:
         self._time = time
 
     def notify(self, hold: Hold, timeout_s: float) -> None:
-        """Post it. Raises NotifyError, permanent for an answer that says the request is wrong."""
+        """Post it. Raises NotifyError, permanent for a response that reports a bad request."""
         body = msgspec.json.encode(slack_message(hold))
         timestamp = str(self._time.now_us() // 1_000_000)
         headers = {
@@ -97,13 +97,13 @@ class Webhook:
 
 
 class Command:
-    """Runs a program with the question as JSON on its standard input. No shell; nothing of the hold in its arguments.
+    """Runs a program with the question as JSON on standard input. No shell, and nothing from the hold in its arguments.
 
-    It runs in `/`: an agent writes in the workspace, and must not leave there what this program would pick up by a relative name.
+    It runs in `/`, because an agent could leave files in the workspace that the program would load by a relative name.
     """
 
     def __init__(self, argv: Sequence[str], environment: Mapping[str, str], *, name: str = "command") -> None:
-        """`environment` is all that the program gets. Raises ConfigurationError for a program that cannot be found."""
+        """`environment` is the program's whole environment. Raises ConfigurationError for a program that cannot be found."""
         if not argv or ("/" in argv[0] and not argv[0].startswith("/")):
             raise ConfigurationError("a notifying command needs a program: a name or an absolute path")
         self.name = name
@@ -111,7 +111,7 @@ class Command:
         self._environment = dict(environment)
 
     def notify(self, hold: Hold, timeout_s: float) -> None:
-        """Run it to its end. Raises NotifyError; permanent if the program cannot be started."""
+        """Run the program to its end. Raises NotifyError; permanent if the program cannot be started."""
         try:
             process = subprocess.Popen(
                 self._argv,
@@ -138,11 +138,11 @@ class Command:
 
 
 def _web_address(url: str) -> SplitResult | None:
-    """The parts of a URL that can be posted to."""
+    """The parts of a valid webhook URL."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:  # a port or an IPv6 address that is none
+    except ValueError:  # an invalid port or IPv6 address
         return None
     return parts if good and url.isascii() and url.isprintable() and " " not in url else None
 
@@ -153,7 +153,7 @@ def signature(secret: bytes, timestamp: str, body: bytes) -> str:
 
 
 def summary_of(hold: Hold) -> dict[str, Any]:
-    """What a notifier tells: enough to find and judge the question, and nothing raw."""
+    """The content of a notification: enough to find and judge the question, without raw values."""
     return {
         "id": hold.id,
         "agent": hold.agent,

@@ -1,8 +1,8 @@
-"""Tells people that a question waits: terminal bell, webhook, command, or anything with the `Notifier` shape.
+"""Notifies people of a waiting question: terminal bell, webhook, command, or any `Notifier`.
 
-Telling runs beside the question, never in its way: each notifier has a queue and a daemon thread of its own, a time limit
-for each try, and a few tries. One that fails, hangs or falls behind is recorded in the audit table and delays nothing; after
-`HUNG_MAX` hung tries it is left alone. Notifiers get redacted holds only.
+Notification never delays the question: each notifier has its own queue and daemon thread, a time limit for each attempt, and
+a few attempts. A failure, a hang or a full queue is recorded in the audit table; after `HUNG_MAX` hung attempts the notifier
+is disabled. Notifiers get redacted holds only.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ class NotifyError(InterlockError):
 
 
 class Notifier(Protocol):
-    """What tells somebody. `interlock.testing.notifiers` has the tests that each must pass."""
+    """Notifies people. `interlock.testing.notifiers` has the tests that every notifier must pass."""
 
     name: str
-    """Shown in the audit table; no secret."""
+    """Shown in the audit table; must not hold secrets."""
 
     def notify(self, hold: Hold, timeout_s: float) -> None:
-        """Tell about one question, within the time limit. Called on a thread of its own. Raises NotifyError."""
+        """Notify about one question, within the time limit. Called on a separate thread. Raises NotifyError."""
         ...
 
 
 class Notifications:
-    """Hands each new question to every notifier."""
+    """Passes each new question to every notifier."""
 
     def __init__(
         self,
@@ -60,22 +60,22 @@ class Notifications:
         timeout_s: float = TIMEOUT_S,
         back_off_s: float = BACK_OFF_S,
     ) -> None:
-        """Threads are started with the first question."""
+        """Threads start with the first question."""
         self._audit = audit
         self._time = time
         self._desks = [_Desk(n, timeout_s, back_off_s, self._record) for n in notifiers]
 
     def tell(self, hold: Hold) -> None:
-        """Tell everybody, soon. Returns at once and never raises."""
+        """Queue a notification for every notifier. Returns at once and never raises."""
         for desk in self._desks:
             desk.put(hold)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until everything was delivered or given up; False if that takes too long. For the end of a process."""
+        """At the end of a process, wait until every notification was delivered or given up; False if that takes too long."""
         return all(desk.idle.wait(timeout_s) for desk in self._desks)
 
     def _record(self, hold: Hold, name: str, problem: str) -> None:
-        # On a thread that nobody joins: a database that cannot take the record must not end the telling.
+        # This thread is never joined, and a failing database must not end the notifications.
         with contextlib.suppress(Exception):
             self._audit.write(self._time.now_us(), "notify_failed", hold.id, who=name, detail={"problem": problem})
 
@@ -99,7 +99,7 @@ class _Desk:
         self.idle.set()
 
     def put(self, hold: Hold) -> None:
-        """Queue one; if the queue is full it is dropped, and that is recorded by the thread when it gets there."""
+        """Queue a notification; if the queue is full it is dropped, which the thread records later."""
         with self._lock:
             self.idle.clear()
             try:
@@ -116,8 +116,10 @@ class _Desk:
             hold = self._queue.get()
             dropped, self._dropped = self._dropped, None
             if dropped is not None:
-                self._record(dropped, self._notifier.name, "the queue was full; this and maybe others were dropped")
-            problem = "left alone after it hung" if self._hung >= HUNG_MAX else self._deliver(hold)
+                self._record(
+                    dropped, self._notifier.name, "the queue was full; this notification and maybe others were dropped"
+                )
+            problem = "disabled after it hung" if self._hung >= HUNG_MAX else self._deliver(hold)
             if problem is not None:
                 self._record(hold, self._notifier.name, problem)
             with self._lock:
@@ -125,7 +127,7 @@ class _Desk:
                     self.idle.set()
 
     def _deliver(self, hold: Hold) -> str | None:
-        """Try a few times; what went wrong the last time, or None."""
+        """Make a few attempts; returns the last problem, or None."""
         problem: str | None = None
         for attempt in range(TRIES):
             if attempt:
@@ -136,7 +138,7 @@ class _Desk:
         return problem
 
     def _try(self, hold: Hold) -> tuple[str | None, bool]:
-        """One try on a thread of its own, which is left behind if it does not come back in time."""
+        """One attempt on a separate thread, which is abandoned if it does not return in time."""
         result: list[tuple[str | None, bool]] = []
 
         def run() -> None:
@@ -150,7 +152,7 @@ class _Desk:
 
         thread = threading.Thread(target=run, name=f"interlock-notify-{self._notifier.name}-try", daemon=True)
         thread.start()
-        thread.join(self._timeout_s * 1.2 + 0.05)  # a little more than the notifier was told
+        thread.join(self._timeout_s * 1.2 + 0.05)  # slightly more than the notifier's own limit
         if result:
             self._hung = 0
             return result[0]

@@ -1,4 +1,4 @@
-"""Who may answer a question, and when enough of them have. Pure."""
+"""Who may answer a question, and when it has enough answers. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WIDTH: dict[Scope, int] = {"once": 0, "session": 1, "always": 2}
 
 
 def refusal(hold: Hold, approver: Approver) -> Literal["agent_may_not_approve", "separation", "not_in_group"] | None:
-    """Why this approver may not answer this question at all; None if they may."""
+    """The reason why this approver may not answer this question; None if they may."""
     if approver.id.casefold() == hold.agent.casefold():
         return "agent_may_not_approve"
     if hold.separation and approver.id == hold.started_by:
@@ -33,7 +33,7 @@ def satisfied(hold: Hold, votes: Sequence[Vote]) -> bool:
 
 
 def agreed_standing(hold: Hold, votes: Sequence[Vote]) -> Standing:
-    """The narrowest terms that those who approved agreed to."""
+    """The narrowest of the terms that the approvers agreed to."""
     terms = [v.standing for v in votes if v.decision != "deny" and v.digest == hold.digest]
     return Standing(
         scope=min((t.scope for t in terms), key=_WIDTH.__getitem__, default="once"),

@@ -1,7 +1,7 @@
-"""Answers that hold for more than one call: minted with an approval of scope `session` or `always`, counted, revocable.
+"""Standing answers, for more than one call: issued with an approval of scope `session` or `always`, counted, revocable.
 
-A standing answer takes out the very hold policies (by content hash) that its approval took out, for the same agent and the
-same tool in the same version, in the same session or any. A changed policy or tool is another one, and asks again.
+A standing answer discharges the same hold policies (by content hash) as its approval, for the same agent and tool version, in
+the same session or any. A changed policy or tool asks again.
 """
 
 # ruff: noqa: S608 -- only constants of this module are put into SQL text; every value is bound
@@ -67,7 +67,7 @@ class StandingAnswers:
         database.migrate("approvals_standing", _SCHEMA)
 
     def mint(self, hold: Hold, terms: Standing, now_us: int, who: str) -> str:
-        """Make one from an approved hold; called inside the transaction that approves."""
+        """Issue one for an approved hold; called inside the transaction that approves."""
         made = self.preview(hold, terms, now_us, self._ids.new("standing"))
         self._database.execute(
             f"insert into approvals_standing ({_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, null)",
@@ -77,7 +77,7 @@ class StandingAnswers:
         return made.id
 
     def preview(self, hold: Hold, terms: Standing, now_us: int, standing_id: str = "") -> StandingAnswer:
-        """What an approval on these terms would mint: to be shown before the approver agrees."""
+        """The standing answer that an approval on these terms would issue, to show before the approver agrees."""
         return StandingAnswer(
             id=standing_id,
             hold=hold.id,
@@ -94,11 +94,13 @@ class StandingAnswers:
     def use(
         self, agent: str, session: str | None, tool: str, tool_version: str, contents: Iterable[str]
     ) -> tuple[str, ...] | None:
-        """Take one use of the answers that together take out all of `contents`; their ids, or None (and nothing is used)."""
+        """Take one use of the answers that together discharge all of `contents`; returns their ids, or None (and uses
+        nothing).
+        """
         missing = set(contents) or {""}
         used: list[str] = []
         if not self._alive(agent, session, tool, tool_version):
-            return None  # the usual case costs no write lock
+            return None  # the usual case takes no write lock
         with self._database.transaction():
             now = self._time.tick()
             for answer in self._alive(agent, session, tool, tool_version):
@@ -115,7 +117,7 @@ class StandingAnswers:
         return tuple(used)
 
     def revoke(self, standing_id: str, who: str) -> bool:
-        """Take one back, effective at once. False if there is no such answer or it was revoked before."""
+        """Revoke one, effective at once. False if there is no such answer or it was revoked before."""
         with self._database.transaction():
             now = self._time.tick()
             self._database.execute(
@@ -128,7 +130,7 @@ class StandingAnswers:
             return revoked
 
     def all(self) -> list[StandingAnswer]:
-        """All of them, oldest first."""
+        """All standing answers, oldest first."""
         rows = self._database.execute(f"select {_COLUMNS} from approvals_standing order by created_at_us, id")
         return [_answer(row) for row in rows]
 

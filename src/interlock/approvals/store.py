@@ -1,8 +1,8 @@
-"""Questions and answers in the database: a question that survives, and an answer that is given exactly once.
+"""Questions and answers in the database: questions survive a crash, and each is decided exactly once.
 
-A hold is a row before anyone is told of it. Every change is one transaction that reads the row, decides, writes the row
-and its audit record; SQLite's write lock makes it a compare-and-set across processes. A question whose time is over is
-expired for everybody who reads it, whether or not someone has written that down yet.
+A hold is stored before anyone is notified. Every change is one transaction that reads the row, decides, writes the row
+and its audit record; SQLite's write lock makes it a compare-and-set across processes. A question past its time limit reads as
+expired, whether or not that has been recorded yet.
 """
 
 # ruff: noqa: S608 -- only constants of this module are put into SQL text; every value is bound
@@ -69,11 +69,11 @@ EXPIRE_AT_ONCE: Final = 500
 _IDS_PER_QUERY: Final = 500
 
 Redact = Callable[[Any], Any]
-"""Gives a JSON value with secrets taken out; must not change its input."""
+"""Returns a JSON value with secrets redacted; must not change its input."""
 
 
 class _Question(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a row that no query looks into."""
+    """The part of a row that no query filters by."""
 
     kind: Kind
     tool: str
@@ -95,7 +95,7 @@ class ApprovalStore:
     def __init__(
         self, database: Database, clock: Clock, ids: Ids, *, boot: str, redact: Redact, changed: Callable[[], None]
     ) -> None:
-        """`changed` is called after each commit that somebody may be waiting for (see `wait.WakeFile.ring`)."""
+        """`changed` is called after each commit that a waiter may need to see (see `wait.WakeFile.ring`)."""
         self._database = database
         self._ids = ids
         self._redact = redact
@@ -106,7 +106,7 @@ class ApprovalStore:
         database.migrate("approvals", _SCHEMA)
 
     def ask(self, request: HoldRequest) -> Hold:
-        """Write a question down; its time runs from here. Raises StoreError, UsageError."""
+        """Store a question, whose time limit starts now. Raises StoreError, UsageError."""
         if request.separation and not request.started_by:
             raise UsageError("`separation` needs to know who started the run")
         own = [request.ttl_ms if r.ttl_ms is None else r.ttl_ms for r in request.requirements]
@@ -166,12 +166,12 @@ class ApprovalStore:
         patch: dict[str, Any] | None = None,
         standing: Standing = ONCE,
     ) -> Outcome:
-        """Answer a question. `digest` is that of the hold as the approver saw it; a deny counts whatever it was.
+        """Answer a question. `digest` is that of the hold as the approver saw it; a denial counts for any digest.
 
-        One deny denies. An edit replaces the parameters (`patch` is a JSON merge patch), takes back all earlier approvals
-        and counts as its author's. A later answer of the same approver replaces an earlier one.
+        One denial is final. An edit replaces the parameters (`patch` is a JSON merge patch), voids all earlier approvals and
+        counts as its author's approval. A later answer of the same approver replaces an earlier one.
 
-        Raises: StoreError, UsageError for a patch or standing terms that make no sense (`invalid_parameters` if the edited
+        Raises: StoreError, UsageError for an invalid patch or standing terms (`invalid_parameters` if the edited
         parameters do not fit the tool). Then nothing has happened, and the question is still open.
         """
         _check(decision, patch, standing)
@@ -190,7 +190,7 @@ class ApprovalStore:
             if standing.scope == "session" and hold.session is None:
                 raise UsageError("this question belongs to no session: answer it `once` or `always`")
             if standing.scope != "once" and hold.kind == "unknown_outcome":
-                raise UsageError("what became of one call says nothing about others: answer it `once`")
+                raise UsageError("the outcome of one call says nothing about others: answer it `once`")
             if patch is not None:
                 hold = self._edited(hold, patch)
                 detail["digest"] = hold.digest
@@ -213,10 +213,11 @@ class ApprovalStore:
         return Outcome(code="recorded" if hold.status == "pending" else "resolved", hold=hold)
 
     def record_look(self, hold_id: str, approver: Approver, surface: Surface, *, digest: str) -> Outcome:
-        """Record that an approver is about to see the original of what a question hides; `recorded` if they may.
+        """Record that an approver is about to see the values that a question hides; `recorded` if they may.
 
-        Only who may answer may look, only while the question is open, and at what they have before them: `digest` is that of
-        the hold as they saw it. Call it before anything is shown. Raises: StoreError, and then nothing may be shown.
+        Only those who may answer may look, only while the question is open, and only at the version they were shown: `digest`
+        is that of the hold as they saw it. Call it before anything is shown. Raises: StoreError, and then nothing may be
+        shown.
         """
         with self._database.transaction():
             now = self.time.tick()
@@ -252,9 +253,9 @@ class ApprovalStore:
         return Outcome(code="resolved", hold=hold)
 
     def expire(self) -> int:
-        """Write down which questions' time is over. They were expired before; this is for the record.
+        """Record which questions have expired. They read as expired before that, too.
 
-        Returns how many: at most `EXPIRE_AT_ONCE`, the longest overdue first, so that nobody waits long for the write lock.
+        Returns how many: at most `EXPIRE_AT_ONCE`, the longest overdue first, so that the write lock is held only briefly.
         """
         due = "status = 'pending' and expires_at_us <= ?"
         if not self._database.execute(f"select 1 from approvals where {due} limit 1", (self.time.now_us(),)):
@@ -276,8 +277,8 @@ class ApprovalStore:
     def consume(self, hold_id: str, digest: str, by: str) -> bool:
         """Use an approval for the call `by` (`run/proposal/action`) with this digest.
 
-        The first call that asks gets it, and gets it again for its retries and after a crash; nobody else does. False also
-        if it is not approved or the digest is another.
+        The first call that asks gets it, and gets it again for retries and after a crash; no other call does. Also False if
+        it is not approved or the digest differs.
         """
         with self._database.transaction():
             self._database.execute(
@@ -300,7 +301,7 @@ class ApprovalStore:
         return self._row(hold_id, self.time.now_us())
 
     def find(self, text: str) -> str:
-        """The id of a question from any unambiguous beginning of it, or of the newest open one for `last`.
+        """The id of a question from any unambiguous prefix, or of the newest open one for `last`.
 
         Raises: UsageError `not_found`, `ambiguous_id`.
         """
@@ -348,7 +349,7 @@ class ApprovalStore:
         return [_hold(row, now) for row in rows]
 
     def for_action(self, run: str, proposal: str, action: str, *, kind: Kind = "tool_call") -> Hold | None:
-        """The latest question of that kind about an action: what `resume` finds again."""
+        """The latest question of that kind about an action, which `resume` looks for."""
         rows = self._database.execute(
             f"select {_COLUMNS} from approvals where run = ? and proposal = ? and action = ? order by seq desc",
             (run, proposal, action),
@@ -385,9 +386,9 @@ class ApprovalStore:
         )
 
     def _check_fits(self, hold: Hold, edited: Any) -> None:
-        """Refuse an edit that the gate would refuse, while the question can still be answered. Raises: UsageError.
+        """Refuse an edit that the gate would refuse, while the question is still open. Raises: UsageError.
 
-        What was redacted may not fit either; that is nothing that the edit did.
+        Redacted values may not match the schema either; those errors are ignored.
         """
         stored = self._database.execute("select schema from approvals where id = ?", (hold.id,))[0][0]
         if stored is None:
@@ -404,7 +405,7 @@ class ApprovalStore:
                 )
 
     def _count(self, hold: Hold, vote: Vote, now: int) -> Hold:
-        """Decide if this vote decides."""
+        """Decide the question if this vote completes it."""
         if vote.decision == "deny":
             return self._decide(hold, "denied", now, vote.reason, vote.approver)
         if not satisfied(hold, hold.votes):
@@ -420,7 +421,7 @@ class ApprovalStore:
         return msgspec.structs.replace(hold, status=status, decided_at_us=now, decision_reason=reason)
 
     def _save(self, hold: Hold) -> None:
-        """Write what may change, only over a row that is still pending: the compare-and-set."""
+        """Write the mutable columns, only if the row is still pending: the compare-and-set."""
         question = msgspec.convert(hold, _Question, from_attributes=True)
         self._database.execute(
             "update approvals set digest = ?, status = ?, decided_at_us = ?, decision_reason = ?, standing_id = ?,"
@@ -443,13 +444,13 @@ class ApprovalStore:
 
 def _check(decision: Choice, patch: dict[str, Any] | None, standing: Standing) -> None:
     if (decision == "edit") != (patch is not None) or patch == {}:
-        raise UsageError("an edit, and nothing else, comes with a patch that changes something")
+        raise UsageError("an edit needs a patch that changes something, and no other answer takes one")
     if patch is not None and len(canonical(patch)) > DEFAULT_LIMITS.parameters_bytes:
         raise UsageError(f"the patch is over {DEFAULT_LIMITS.parameters_bytes} bytes")
     if standing.scope != "once" and (standing.ttl_ms <= 0 or standing.uses <= 0):
         raise UsageError("a standing answer needs a time to live and a number of uses above zero")
     if standing.ttl_ms > STANDING_DAYS_MAX * 86_400_000 or standing.uses > STANDING_USES_MAX:
-        raise UsageError(f"a standing answer holds for {STANDING_DAYS_MAX} days and {STANDING_USES_MAX} uses at most")
+        raise UsageError(f"a standing answer is limited to {STANDING_DAYS_MAX} days and {STANDING_USES_MAX} uses")
 
 
 def _hold(row: tuple[Any, ...], now: int) -> Hold:

@@ -1,9 +1,9 @@
-"""The time that approvals live by: one clock for all processes on a database, which never goes back.
+"""The time that approvals use: one clock for all processes on a database, which never goes back.
 
-A wall clock can be set back, by an administrator or by NTP, and would then give every question more time. So the database
-remembers, with each write, what time it was and what the machine's monotonic clock said. From then on the time is at least
-that plus what the monotonic clock has counted since (it is the same for all processes of a boot); after a reboot, at least
-that. A wall clock that jumps ahead is believed: questions expire early, which denies.
+A wall clock can be set back, by an administrator or by NTP, and would then extend every time limit. So the database stores,
+with each write, the time and the machine's monotonic clock. From then on the time is at least the stored time plus the
+monotonic time since (the same for all processes of a boot); after a reboot, at least the stored time. A wall clock that jumps
+ahead is believed: questions expire early, which denies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SCHEMA: Final = (
 
 
 class SharedTime:
-    """The time, as `Clock.now_us` gives it, but not going back."""
+    """`Clock.now_us`, but monotonic across processes and reboots."""
 
     def __init__(self, database: Database, clock: Clock, boot: str) -> None:
         """`boot` identifies the machine's boot (the kernel's boot id): monotonic times of two boots do not compare."""
@@ -41,7 +41,7 @@ class SharedTime:
         return int(max(wall, then + elapsed))
 
     def tick(self) -> int:
-        """The time, remembered: to be called first in every transaction that writes."""
+        """Store and return the time. Call it first in every transaction that writes."""
         now = self.now_us()
         self._database.execute(
             "insert into approvals_time values (1, ?, ?, ?) on conflict (one) do update"

@@ -1,8 +1,8 @@
-"""Waiting for an answer that another process gives, without a busy loop.
+"""Waits for an answer from another process, without a busy loop.
 
-Whoever changes a question touches one file in the state directory after the commit; whoever waits watches that file's
-directory with inotify and looks into the database when it moves. Once a second, and when the question's time is over, it
-looks in any case: a touch can be lost (its writer killed in between, a file system that does not notify).
+A process that changes a question touches a file in the state directory after the commit; a waiting process watches that
+file's directory with inotify and reads the database after a touch. It also reads once a second, and when the question
+expires, because a touch can be lost (the writer was killed, or the file system does not notify).
 
 inotify(7) is called through ctypes: the standard library has no binding.
 """
@@ -29,7 +29,7 @@ _IN_CLOEXEC, _IN_NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
 
 
 class WakeFile:
-    """The file that is touched. `directory` should hold nothing that is written for other reasons."""
+    """The file to touch. `directory` should hold nothing that is written for other reasons."""
 
     def __init__(self, directory: Path) -> None:
         """Make the directory (0700) if it is not there."""
@@ -37,7 +37,7 @@ class WakeFile:
         self.path = directory / "approvals"
 
     def ring(self) -> None:
-        """Touch it. A failure is no error: those who wait look by themselves within `POLL_S`."""
+        """Touch the file. A failure is ignored, because waiters poll every `POLL_S`."""
         with contextlib.suppress(OSError):
             fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
@@ -47,7 +47,7 @@ class WakeFile:
 
 
 class _Question:
-    """A question that somebody here waits for."""
+    """A question that this process waits for."""
 
     def __init__(self, expires_at_us: int) -> None:
         self.expires_at_us = expires_at_us
@@ -59,13 +59,13 @@ class _Question:
 
 
 class Waiter:
-    """All waiting of one event loop: one inotify descriptor, one timer, one query, however many questions.
+    """All waits of one event loop: one inotify descriptor, one timer, one query for any number of questions.
 
-    Close it at the end; one that is forgotten closes its descriptor when it and its loop are gone.
+    Close it at the end; an unclosed one closes its descriptor when it and its loop are collected.
     """
 
     def __init__(self, store: ApprovalStore, wake_file: WakeFile) -> None:
-        """Nothing is opened before the first `wait_answered`."""
+        """Nothing is opened until the first `wait_answered`."""
         self._store = store
         self._wake_file = wake_file
         self._questions: dict[str, _Question] = {}
@@ -77,7 +77,7 @@ class Waiter:
     async def wait_answered(self, hold_id: str) -> Hold:
         """Wait until the question is no longer pending; expiry is an answer too (`status == "expired"`).
 
-        A caller that is cancelled withdraws its question, unless it is answered already.
+        A cancelled caller withdraws its question, unless it has been answered.
 
         Raises: UsageError (`not_found`); StoreError if the database cannot be read, to every waiter.
         """
@@ -93,7 +93,7 @@ class Waiter:
             self._look()
             return await future
         except asyncio.CancelledError:
-            # If this cannot be written the question stays open, nobody acts on its answer, and it expires.
+            # If this cannot be written, the question stays open and expires; its answer has no effect.
             with contextlib.suppress(StoreError):
                 self._store.cancel(hold_id, "the caller was cancelled")
             raise
@@ -107,7 +107,7 @@ class Waiter:
 
     @property
     def notified(self) -> bool:
-        """True once inotify tells us; False before the first wait, or if answers are only seen within `POLL_S`."""
+        """True if inotify works; False before the first wait, or if answers are only seen by polling every `POLL_S`."""
         return self._watch is not None
 
     def close(self) -> None:
@@ -140,14 +140,14 @@ class Waiter:
         self._look()
 
     def _look(self) -> None:
-        """Read which of the questions are answered, tell those who wait, and set the timer anew."""
+        """Read which questions are answered, wake their waiters, and reset the timer."""
         if self._loop is None or not self._questions:
             return
         now = 0
         try:
             now = self._store.time.now_us()
             if any(q.expires_at_us <= now for q in self._questions.values()):
-                with contextlib.suppress(StoreError):  # over is over: this only writes it down
+                with contextlib.suppress(StoreError):  # they read as expired already: this only records it
                     self._store.expire()
             for hold in self._store.answered(list(self._questions)):
                 _settle(self._questions[hold.id], hold)
@@ -156,7 +156,7 @@ class Waiter:
                 for question in self._questions.values():
                     _settle(question, error)
                 return
-            # Somebody else is at work: the timer looks again.
+            # The database is busy: the timer tries again.
         soonest = min((q.expires_at_us for q in self._questions.values() if not q.done), default=now)
         if self._timer is not None:
             self._timer.cancel()
@@ -173,7 +173,9 @@ def _settle(question: _Question, answer: Hold | StoreError) -> None:
 
 
 def watch_directory(path: Path) -> int | None:
-    """An inotify descriptor that becomes readable when a file in the directory is made or touched; None if there is none."""
+    """An inotify descriptor that becomes readable when a file in the directory is made or touched; None if inotify is not
+    available.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     fd = libc.inotify_init1(_IN_CLOEXEC | _IN_NONBLOCK)
     if fd < 0:

@@ -1,4 +1,4 @@
-"""Finds the paths and hosts among a call's arguments, by the marks of the tool's schema, and brings them to one spelling."""
+"""Finds the paths and hosts in a call's arguments, by the marks of the tool's schema, and normalises them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from interlock.model.hosts import PORTS, Endpoint, endpoint
 from interlock.model.pointers import values_at
 
 Defaults = Mapping[tuple[str, ...], Any]
-"""What a parameter is if it is left out, by its path, outer ones first; `*` is every element of an array."""
+"""The default of an omitted parameter by its path, outer ones first; `*` is every element of an array."""
 Access = Literal["read", "write"]
 Marks = Sequence[tuple[str, str]]
 """Pairs of a pointer pattern (RFC 6901, `*` for every element) and `path.read`, `path.write`, `host`, `secret` or `command`."""
 
 NOT_REACHED: Final = frozenset(("secret", "command", "environment"))
-"""Marks of what is neither a path nor a host."""
+"""Marks other than paths and hosts."""
 
 Reach = tuple[str, Access, str] | tuple[str, Literal["host"], Endpoint]
-"""Where it stands (`$.parameters.path`), how it is touched, and what it is."""
+"""Its place (`$.parameters.path`), the kind of access, and the path or host."""
 
 
 def reaches(marks: Marks, parameters: Any, root: str | None) -> list[Reach] | Refusal:
-    """Every path and host that a call names; a Refusal if one cannot be read with certainty."""
+    """Every path and host that a call names; a Refusal if one is ambiguous."""
     found: list[Reach] = []
     for pattern, mark in marks:
         if mark in NOT_REACHED:
@@ -37,7 +37,7 @@ def reaches(marks: Marks, parameters: Any, root: str | None) -> list[Reach] | Re
                     found.append((where, "host", endpoint(value)))
                 elif mark == "path.read":
                     found.append((where, "read", workspace_path(value, root)))
-                else:  # `path.write`, and whatever a later mark may mean
+                else:  # `path.write`, and any later mark
                     found.append((where, "write", workspace_path(value, root)))
             except ValueError as error:
                 return Refusal(reason, f"the argument {error}", where)
@@ -45,10 +45,10 @@ def reaches(marks: Marks, parameters: Any, root: str | None) -> list[Reach] | Re
 
 
 def spelled(marks: Marks, parameters: dict[str, Any], root: str | None, defaults: Defaults) -> dict[str, Any]:
-    """The parameters as they are judged: every path and host in its one spelling, and `defaults` for what is left out.
+    """The parameters as judged: every path and host in normal form, and `defaults` for omitted ones.
 
-    Otherwise a rule about `secrets/*` would not see `./secrets/x`, and neither grant nor rule would see what a tool takes
-    when nothing is named. What cannot be read stays as it is: step 3 refuses it.
+    Otherwise a rule about `secrets/*` would miss `./secrets/x`, and neither grants nor rules would see a tool's defaults.
+    Invalid values are left unchanged, and step 3 refuses them.
     """
     out = parameters
     for path, value in defaults.items():
@@ -61,7 +61,7 @@ def spelled(marks: Marks, parameters: dict[str, Any], root: str | None, defaults
 
 
 def _filled(node: Any, path: Sequence[str], value: Any) -> Any:
-    """A copy of `node` with `value` at a path, wherever all but the last name is there and that is not; else the same object."""
+    """A copy of `node` with `value` at a path, wherever only the last name is missing; otherwise the same object."""
     name, rest = path[0], path[1:]
     if isinstance(node, dict):
         if name not in node:
@@ -75,7 +75,7 @@ def _filled(node: Any, path: Sequence[str], value: Any) -> Any:
 
 
 def _rewritten(node: Any, tokens: Sequence[str], spell: Callable[[Any], Any]) -> Any:
-    """A copy of `node` with what lies at a pointer pattern spelled anew; the same object if nothing changes."""
+    """A copy of `node` with the values at a pointer pattern normalised; the same object if nothing changes."""
     if isinstance(node, dict) and tokens:
         names = list(node) if tokens[0] == "*" else [tokens[0]] if tokens[0] in node else []
         new = {name: _rewritten(node[name], tokens[1:], spell) for name in names}

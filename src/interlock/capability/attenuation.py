@@ -1,4 +1,4 @@
-"""Handing on less: a child's grant is the intersection of what was asked for and what the parent has."""
+"""Attenuation: a child's grant is the intersection of the request and the parent's grant."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Covers = Callable[[str, str], bool]
 def attenuate(parent: Grant, child: Grant) -> Grant:
     """The child's grant, never more than the parent's, with `parent` set.
 
-    It denies what either denies. Globs are narrowed where one side covers the other. Where an intersection cannot be written as
-    a glob (`a*` with `*b`) the child's glob stays: the answer is exact all the same, because `compile_grants` asks both.
+    It denies what either denies. Globs are narrowed if one side covers the other. If an intersection cannot be written as a
+    glob (`a*` with `*b`), the child's glob is kept; the result is still exact, because `compile_grants` checks both.
 
     Raises: ConfigurationError for a bad glob or host pattern.
     """
@@ -54,7 +54,7 @@ def _meet(parent: tuple[str, ...], child: tuple[str, ...], covers: Covers) -> tu
 
 
 def _may_overlap(a: str, b: str) -> bool:
-    """Neither covers the other: then they share something only if both have wildcards, or one asks for a tag."""
+    """For two globs of which neither covers the other: True if both have wildcards, or one matches by tag."""
     wild = [any(c in g for c in "*?") or g.startswith(TAG) for g in (a, b)]
     return all(wild) or a.startswith(TAG) or b.startswith(TAG)
 

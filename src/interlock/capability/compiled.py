@@ -1,4 +1,4 @@
-"""One grant, compiled: its globs as matchers, its limits as plain numbers. A child also asks its parents."""
+"""One compiled grant: its globs as matchers, its limits as plain numbers. A child also checks its parents."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ TAG = "tag:"
 
 
 class Compiled:
-    """A grant's answers. `chain` is the grant itself and its ancestors; all of them must say yes."""
+    """The checks of a grant. `chain` is the grant itself and its ancestors; all of them must allow."""
 
     def __init__(self, grant: Grant) -> None:
-        """Compile. Raises ConfigurationError for a glob or host pattern that means nothing."""
+        """Compile. Raises ConfigurationError for an invalid glob or host pattern."""
         self.grant = grant
         self.chain: tuple[Compiled, ...] = (self,)
         self.allowed = _tool_matcher(grant.tools)
@@ -34,26 +34,26 @@ class Compiled:
         self.expires_at_us = min((g for c in self.chain if (g := c.grant.expires_at_us) is not None), default=None)
         self.actions_max = min((g for c in self.chain if (g := c.grant.actions_max) is not None), default=None)
         self.counted = tuple(c.grant.id for c in self.chain if c.grant.uses_max is not None)
-        """Ids of the grants of the chain whose uses an action takes one of."""
+        """Ids of the grants in the chain from which an action takes one use."""
 
     def tool(self, tool: Tool) -> bool:
-        """May this tool be called at all?"""
+        """True if this tool may be called."""
         return all(c.allowed(tool) and not c.denied(tool) for c in self.chain)
 
     def denies(self, tool: Tool) -> bool:
-        """Does `deny_tools`, of the grant or of one that it was made from, name this tool?"""
+        """True if `deny_tools` of the grant or an ancestor names this tool."""
         return any(c.denied(tool) for c in self.chain)
 
     def unscoped(self, tool: Tool) -> bool:
-        """May this tool be called although nothing says what it reaches?"""
+        """True if this tool may be called although it marks no paths or hosts."""
         return all(c.unscoped_names(tool.name) for c in self.chain)
 
     def key(self, key: str) -> bool:
-        """May this state key be read and written?"""
+        """True if this state key may be read and written."""
         return all(c.keys(key) for c in self.chain)
 
     def reach(self, reach: Reach) -> bool:
-        """May this path or host be touched?"""
+        """True if this path or host may be accessed."""
         if reach[1] == "host":
             return all(c.hosts(reach[2]) for c in self.chain)
         if reach[1] == "read":
@@ -62,7 +62,7 @@ class Compiled:
 
 
 def _tool_matcher(globs: Iterable[str]) -> Callable[[Tool], bool]:
-    """Whether a tool is meant by one of these globs over names, or has one of the tags."""
+    """A test whether a tool matches one of these globs over names, or has one of the tags."""
     globs = tuple(globs)
     names = name_matcher(g for g in globs if not g.startswith(TAG))
     tags = frozenset(g.removeprefix(TAG) for g in globs if g.startswith(TAG))

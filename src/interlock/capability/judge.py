@@ -1,10 +1,10 @@
-"""Compiled grants: may this agent use this tool, this key, these paths and hosts? Nothing granted, nothing allowed.
+"""Compiled grants: which tools, keys, paths and hosts an agent may use. What is not granted is denied.
 
-Several grants of one agent add up, but one call must fit one grant as a whole: a tool of one grant never gets the paths of
-another. A grant with a parent is the intersection of both; a parent that is not there (revoked) leaves nothing.
+Several grants of one agent add up, but each call must fit a single grant: a tool of one grant never gets the paths of
+another. A grant with a parent is the intersection of both; a missing (revoked) parent leaves nothing.
 
 A tool that reaches the world (`open_world`) and marks neither path nor host must be named in the grant's `unscoped`.
-Tools that run behind walls (`isolation`, which only our own executors set) need not: the grant becomes the walls.
+Isolated tools (`isolation`, which only our own executors set) need not: the grant configures the isolation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MISSING = Refusal("grant_missing", "the agent has no grant, so nothing is allow
 
 
 class Capability:
-    """The compiled grants of a run. Immutable: after a grant was issued or revoked, compile anew."""
+    """The compiled grants of a run. Immutable: compile again after a grant is issued or revoked."""
 
     def __init__(
         self,
@@ -43,11 +43,11 @@ class Capability:
         self._tools: dict[tuple[str, int], tuple[Tool, tuple[Compiled, ...], Refusal | None, bool]] = {}
 
     def spelled(self, marks: Marks, parameters: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
-        """The parameters of a call as it is judged, by capability and policy alike; see `arguments.spelled`."""
+        """The parameters of a call as capability and policy judge them; see `arguments.spelled`."""
         return spelled(marks, parameters, self._root, defaults) if marks or defaults else parameters
 
     def proposal(self, agent: str, action_count: int) -> Refusal | None:
-        """May the agent propose that many actions at once? The most generous of its grants counts."""
+        """Check the number of actions in a proposal. The most generous of the agent's grants counts."""
         grants = self._by_agent.get(agent, ())
         if not grants:
             return _revoked("this proposal") if agent in self._revoked else _MISSING
@@ -58,18 +58,18 @@ class Capability:
         return Refusal("too_many_actions", f"{action_count} actions, but the grant allows {most} in one proposal")
 
     def tool(self, agent: str, tool: Tool, now_us: int) -> Refusal | None:
-        """May the agent call this tool at all (step 2)?"""
+        """Check whether the agent may call this tool (step 2)."""
         _, grants, refusal, static = self._entry(agent, tool)
         if static or refusal is not None:
             return refusal
         return None if _alive(grants, now_us) else _expired(f"the tool `{tool.name}`")
 
     def tool_is_static(self, agent: str, tool: Tool) -> bool:
-        """True if `tool` gives the same answer at any time, and allowed calls take no use of a counted grant."""
+        """True if `tool` always gives the same result, and allowed calls take no use of a counted grant."""
         return self._entry(agent, tool)[3]
 
     def state_key(self, agent: str, key: str, now_us: int) -> Refusal | None:
-        """May the agent read and write this state key? Asked for reads, writes, assertions and expected effects alike."""
+        """Check whether the agent may use this state key, for reads, writes, assertions and expected effects alike."""
         grants = self._by_agent.get(agent, ())
         fitting = [g for g in grants if g.key(key)]
         what = f"the state key `{key}`"
@@ -82,7 +82,9 @@ class Capability:
     def arguments(
         self, agent: str, tool: Tool, marks: Marks, parameters: Mapping[str, Any], now_us: int
     ) -> Refusal | None:
-        """May the agent call this tool with these paths and hosts (step 3)? `marks` are those of the tool's schema."""
+        """Check whether the agent may call this tool with these paths and hosts (step 3). `marks` are those of the tool's
+        schema.
+        """
         if not marks and not _needs_naming(tool):
             return self.tool(agent, tool, now_us)
         fitting = self.candidates(agent, tool, marks, parameters, now_us)
@@ -91,7 +93,7 @@ class Capability:
     def candidates(
         self, agent: str, tool: Tool, marks: Marks, parameters: Mapping[str, Any], now_us: int
     ) -> tuple[Compiled, ...] | Refusal:
-        """The grants that allow this very call, those without a use count first.
+        """The grants that allow this call, those without a use count first.
 
         The engine takes the first whose `counted` ids it can all use (`GrantStore.use`); an empty `counted` costs nothing.
         """
@@ -114,7 +116,7 @@ class Capability:
         return fitting or _denied(grants, found)
 
     def path(self, agent: str, tool: Tool, path: Any, access: Access, now_us: int) -> Refusal | None:
-        """May this tool, called by this agent, touch this path? For what turns up only when it runs (links, recursion)."""
+        """Check a path that a tool finds only while it runs (links, recursion)."""
         grants = _alive(self._entry(agent, tool)[1], now_us)
         try:
             reach: Reach = ("$", access, workspace_path(path, self._root))
@@ -144,7 +146,7 @@ class Capability:
         return tool, fitting, None, static
 
     def _forbidden(self, reach: Reach) -> Refusal | None:
-        """What the loader reads is no agent's to write, nor is a directory that holds it to be replaced."""
+        """Refuse writes to files that the loader reads, and replacing a directory that holds one."""
         if reach[1] != "write":
             return None
         path = reach[2]
@@ -169,11 +171,11 @@ def compile_grants(
     `only` is the id of the one grant that counts, the last block of a token that was presented: all others merely bound it.
     Its agent must still be that of the grant which the token was made from, or in its group.
 
-    `revoked` grants allow nothing; they only let a refusal say so. `groups` maps an agent to its groups: a grant whose
+    `revoked` grants allow nothing; they only explain a refusal. `groups` maps an agent to its groups: a grant whose
     agent is `group:NAME` is for their members. `protected` are path globs that no agent may write (what the loader reads).
-    `root` is the absolute path of the workspace, if absolute arguments beneath it shall be understood.
+    `root` is the absolute path of the workspace, to allow absolute arguments beneath it.
 
-    Raises: ConfigurationError for a bad glob or host pattern, two grants with one id, or parents that go in a circle.
+    Raises: ConfigurationError for a bad glob or host pattern, two grants with one id, or parents that form a cycle.
     """
     compiled: dict[str, Compiled] = {}
     for grant in grants:
@@ -220,7 +222,7 @@ def _holds(token: Compiled, groups: Mapping[str, Sequence[str]]) -> bool:
 def _by_agent(
     grants: Mapping[str, list[Compiled]], groups: Mapping[str, Sequence[str]]
 ) -> dict[str, tuple[Compiled, ...]]:
-    """Each agent's grants and those of its groups, the ones that cost nothing first."""
+    """Each agent's grants and those of its groups, uncounted ones first."""
     out: dict[str, tuple[Compiled, ...]] = {}
     for agent in {*(name for name in grants if not name.startswith(GROUP)), *groups}:
         found = [*grants.get(agent, ()), *(g for name in groups.get(agent, ()) for g in grants.get(GROUP + name, ()))]
@@ -236,7 +238,7 @@ def _ancestors(one: Compiled, compiled: Mapping[str, Compiled]) -> list[Compiled
     parent = one.grant.parent
     while parent is not None:
         if parent in seen:
-            raise ConfigurationError(f"the parents of grant `{one.grant.id}` go in a circle")
+            raise ConfigurationError(f"the parents of grant `{one.grant.id}` form a cycle")
         seen.add(parent)
         if parent not in compiled:
             return None
@@ -246,7 +248,7 @@ def _ancestors(one: Compiled, compiled: Mapping[str, Compiled]) -> list[Compiled
 
 
 def _needs_naming(tool: Tool) -> bool:
-    """True if only marks or `unscoped` can let this tool through."""
+    """True if the tool needs marks or an `unscoped` entry."""
     return tool.open_world and tool.isolation in {None, "none"}
 
 
@@ -270,7 +272,7 @@ def _alive(grants: Sequence[Compiled], now_us: int) -> tuple[Compiled, ...]:
 
 
 def _denied(grants: Sequence[Compiled], found: Sequence[Reach]) -> Refusal:
-    """Name the first argument that no grant allows; if each is allowed by some grant, say that none allows them together."""
+    """The refusal that names the first argument no grant allows, or says that no single grant allows all of them."""
     for where, access, subject in found:
         if not any(g.reach((where, access, subject)) for g in grants):  # type: ignore[arg-type]
             what = {

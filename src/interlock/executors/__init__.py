@@ -1,1 +1,1 @@
-"""Touches the world: Python functions, processes, and the built-in tools. Each hands `Binding`s to the engine."""
+"""Executors perform actions: Python functions, processes, and the built-in tools. Each gives the engine its `Binding`s."""

@@ -2,7 +2,7 @@
 
 A program is known by a handle, and only to the agent that started it: in the run that it was started in, or, if the action's
 `invocation_mode` is `session`, in every run of that session in this runtime. It has the walls of a process action, and ends with
-its run or session, and with the runtime, however that ends. A `Listener` is told of starts and ends, and puts them on record.
+its run or session, and with the runtime, however that ends. A `Listener` receives starts and ends, and records them.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ from interlock.model.errors import ToolError
 from interlock.model.tool import Binding, Context, Tool
 
 KEPT_BYTES: Final = 256 * 1024
-"""Of each output stream, the last ones."""
+"""Bytes kept of each output stream: the last ones."""
 RUNNING_MAX: Final = 32
-"""Programs that a runtime has running at once."""
+"""Maximum number of programs that a runtime runs at once."""
 ENDED_KEPT: Final = 64
-"""Programs that have ended and can still be asked about."""
+"""How many ended programs are remembered."""
 _LOOK_S: Final = (0.02, 0.25)
-"""The pauses between two looks of `proc.wait`: the first, and the longest."""
+"""Poll interval of `proc.wait`: the first, and the longest."""
 _MARGIN_NS: Final = 100_000_000
-"""`proc.wait` gives up so long before its deadline, to be able to say what it saw."""
-_CHANGED: Final = "a program that lives on ran in the direct workspace"
+"""How long before its deadline `proc.wait` gives up, to leave time to report what it saw."""
+_CHANGED: Final = "a background program ran in the direct workspace"
 
 
 class Program(msgspec.Struct, eq=False):
-    """A program that was started."""
+    """A started program."""
 
     handle: str
     agent: str
     run: str
     proposal: str
     session: str | None
-    """The session that it lives as long as; None if it lives as long as its run."""
+    """The session that it ends with; None if it ends with its run."""
     process: Background
     told: bool = False
-    """True once its end is on record."""
+    """True once its end has been recorded."""
 
 
 class End(msgspec.Struct, frozen=True):
@@ -64,14 +64,14 @@ class End(msgspec.Struct, frozen=True):
     why: str
     """`exited`, `stopped`, `process_limit`, `proposal_aborted`, `run_ended`, `session_ended`, `lost`."""
     outcome: Outcome | None
-    """None if its supervisor was killed, or could not say."""
+    """None if its supervisor was killed, or did not know."""
 
 
 class Listener(Protocol):
-    """Is told what goes on record. Called on the thread of the event loop."""
+    """Receives what is to be recorded. Called on the event loop's thread."""
 
     def started(self, program: Program, ctx: Context) -> None:
-        """A program runs now."""
+        """A program has started."""
         ...
 
     def ended(self, program: Program, end: End, ctx: Context) -> None:
@@ -80,7 +80,7 @@ class Listener(Protocol):
 
 
 class Programs:
-    """Those of one runtime. Used from several event loops."""
+    """The background programs of one runtime. Safe to use from several event loops."""
 
     def __init__(self, runner: ProcessRunner, clock: Clock, listener: Listener) -> None:
         """`runner` starts them."""
@@ -99,10 +99,10 @@ class Programs:
             session = ctx.session
             if session is None:
                 raise ToolError(
-                    "this run belongs to no session that the program could live as long as",
+                    "the run has no session that the program could end with",
                     code="session_missing",
                     retryable=False,
-                    hint="name one (`--session NAME`), or leave `invocation_mode` out: as long as the run",
+                    hint="name one (`--session NAME`), or leave `invocation_mode` out: the program then ends with the run",
                 )
         self._make_room()
         process = await self._runner.start(
@@ -140,7 +140,7 @@ class Programs:
                 return shown
             if outcome.report["ended"]:
                 raise ToolError(
-                    "the program ended and had not printed the text",
+                    "the program ended without printing the text",
                     code="process_ended",
                     retryable=False,
                     output=shown,
@@ -167,15 +167,15 @@ class Programs:
     # -- ends
 
     def end_proposal(self, run: str, proposal: str) -> list[tuple[Program, End]]:
-        """End what an aborted proposal has started, and say how each ended that was not on record. Blocks shortly."""
+        """End the programs of an aborted proposal; returns the ends not recorded yet. Blocks briefly."""
         return self._end("proposal_aborted", lambda one: (one.run, one.proposal) == (run, proposal))
 
     def end_run(self, run: str) -> list[tuple[Program, End]]:
-        """The same for a run that is over, but for what lives as long as its session."""
+        """The same for a run that is over, except for programs that end with its session."""
         return self._end("run_ended", lambda one: one.run == run and one.session is None)
 
     def close(self) -> list[tuple[Program, End]]:
-        """The same for all that there is: the runtime ends, and with it every session in it."""
+        """The same for all programs: the runtime ends, and every session with it."""
         return self._end("session_ended", lambda _: True)
 
     def _end(self, why: str, which: Callable[[Program], bool]) -> list[tuple[Program, End]]:
@@ -184,7 +184,7 @@ class Programs:
             for one in chosen:
                 del self._programs[one.handle]
         for one in chosen:
-            one.process.ask_to_end()  # all at once: each has its grace at the same time
+            one.process.ask_to_end()  # all at once, so that their grace periods overlap
         ends = []
         for one in chosen:
             end = End("lost", None)
@@ -206,11 +206,11 @@ class Programs:
             program = self._programs.get(handle)
         if program is None or program.agent != ctx.agent or not _in_scope(program, ctx):
             raise ToolError(
-                "there is no program of that handle here",
+                "there is no program with that handle here",
                 code="process_unknown",
                 path="$.parameters.handle",
                 retryable=False,
-                hint="a program ends with the run (or session) that started it, and is its agent's alone",
+                hint="a program ends with the run (or session) that started it, and only its agent may use it",
             )
         return program
 
@@ -232,7 +232,7 @@ class Programs:
             self._listener.ended(program, _end_of(outcome, why), ctx)
 
     def _make_room(self) -> None:
-        """Forget what ended long ago. Raises: ToolError `process_limit` if too many run."""
+        """Forget the oldest ended programs. Raises: ToolError `process_limit` if too many run."""
         with self._lock:
             ended = [one for one in self._programs.values() if one.told]
             for one in ended[: max(0, len(ended) - ENDED_KEPT + 1)]:
@@ -241,10 +241,10 @@ class Programs:
             running = len(self._programs) - sum(one.told for one in self._programs.values())
         if running >= RUNNING_MAX:
             raise ToolError(
-                f"{running} programs run already that were started by `proc.start`",
+                f"{running} programs started by `proc.start` are running already",
                 code="process_limit",
                 retryable=False,
-                hint="stop one by `proc.stop`",
+                hint="stop one with `proc.stop`",
             )
 
 
@@ -255,7 +255,7 @@ def _in_scope(program: Program, ctx: Context) -> bool:
 
 
 def _handle(ctx: Context) -> str:
-    """Another one for each attempt of each action of each run, so that an old handle never names a new program."""
+    """A handle: unique to the attempt, action and run, so that an old handle never names a new program."""
     parts = (ctx.run_id, ctx.proposal_id, ctx.action_id, str(ctx.attempt))
     return "proc-" + hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
@@ -270,7 +270,7 @@ def _end_of(outcome: Outcome, why: str) -> End:
 
 
 def _shown(outcome: Outcome, parameters: dict[str, Any]) -> dict[str, Any]:
-    """What the tools return: how the program is, and what it printed from the offsets on that the call names."""
+    """What the tools return: the program's status, and its output from the offsets in the call."""
     report = outcome.report
     shown: dict[str, Any] = {
         "running": not report["ended"],
@@ -288,7 +288,7 @@ def _shown(outcome: Outcome, parameters: dict[str, Any]) -> dict[str, Any]:
         part = data[begin - first :]
         text, encoding = text_or_base64(part, cut=True)
         if encoding == "utf-8":
-            part = text.encode()  # a character that is only half there comes with the next call
+            part = text.encode()  # an incomplete character is left for the next call
         shown |= {name: text, f"{name}_encoding": encoding, f"{name}_from": begin, f"{name}_next": begin + len(part)}
     return shown
 
@@ -315,7 +315,7 @@ def bindings(programs: Programs) -> list[Binding]:
             tool=_asking(
                 "proc.output",
                 "What a program that `proc.start` started has printed, and whether it still runs. The last 256 KiB of each "
-                "stream are kept; `stdout_next` and `stderr_next` say from where on to ask the next time.",
+                "stream are kept; `stdout_next` and `stderr_next` are the offsets for the next call.",
                 {},
             ),
             function=programs.output,
@@ -324,7 +324,7 @@ def bindings(programs: Programs) -> list[Binding]:
             tool=_asking(
                 "proc.wait",
                 "Wait until a program that `proc.start` started has ended, or (`output`) has printed a text. Fails after its "
-                "time-out, and leaves the program alone.",
+                "time-out, and leaves the program running.",
                 {
                     "output": {
                         "type": "string",
@@ -340,7 +340,7 @@ def bindings(programs: Programs) -> list[Binding]:
             tool=Tool(
                 name="proc.stop",
                 description="End a program that `proc.start` started, with all its processes: SIGTERM, and SIGKILL after half "
-                "a second. Says what it printed last. Not a failure if it has ended before.",
+                "a second. Returns its last output. Not a failure if it had already ended.",
                 parameters=_object({"handle": _HANDLE, **_OFFSETS}, "handle"),
                 open_world=False,
                 idempotent=False,
@@ -375,7 +375,7 @@ _OFFSETS: Final[dict[str, Any]] = {
         "type": "integer",
         "minimum": 0,
         "default": 0,
-        "description": f"Leave out what {name} had before this byte.",
+        "description": f"Skip the bytes of {name} before this offset.",
     }
     for name in ("stdout", "stderr")
 }

@@ -1,13 +1,14 @@
-"""What a callable really takes: seen through partials, methods, callable objects and decorators, or refused.
+"""Finds the parameters a callable really takes, looking through partials, methods, callable objects and decorators; refuses
+the rest.
 
 A tool's schema and its path and host marks come from the parameters of the function that does the work. A wrapper whose effect on
-the arguments cannot be known could lose a mark, or let an agent replace an argument that was bound. So each layer is followed
-only if what it does is certain:
+the arguments cannot be known could lose a mark, or let an agent replace an argument that was bound. So a layer is followed
+only if its effect is certain:
 
 - `functools.partial`: bound arguments are taken out; no caller may give them.
 - methods and callable objects: the instance is taken out.
 - `functools.wraps`: the wrapper either calls the function with exactly `*args, **kwargs` (its compiled code is read), or it
-  names its parameters, and each is one of the function's. What it does not name is its own to fill in.
+  names its parameters, and each is one of the function's. Parameters that it does not name are filled in by the wrapper.
 - `functools.cache` and `lru_cache`.
 
 Everything else raises InvalidToolError.
@@ -35,7 +36,7 @@ _SILENT: Final = frozenset(("PUSH_NULL", "NOP", "CACHE", "PRECALL", "EXTENDED_AR
 
 
 class InvalidToolError(InterlockError):
-    """A function cannot be a tool as it is written."""
+    """The function cannot be made into a tool."""
 
     exit_code = 2
     fault: Fault = "user"
@@ -43,22 +44,22 @@ class InvalidToolError(InterlockError):
 
 
 class Target(NamedTuple):
-    """What a callable takes, and the function that it comes down to."""
+    """A callable's parameters, and the innermost function that it calls."""
 
     function: Callable[..., Any]
-    """The innermost function: its name, docstring and declaration are those of the tool."""
+    """The innermost function, which gives the tool its name, docstring and declaration."""
     parameters: tuple[Parameter, ...]
-    """What a caller may give, in order."""
+    """The parameters that a caller may pass, in order."""
     hints: dict[str, Any]
     """Name to type, `Annotated` included."""
     hidden: frozenset[str]
-    """Names that are bound or filled in: no caller may give them."""
+    """Names that are bound or filled in, which no caller may pass."""
     is_async: bool
     """True if a call has to be awaited."""
 
 
 def resolve(function: Any) -> Target:
-    """See through a callable. Raises: InvalidToolError if a layer hides what becomes of the arguments."""
+    """Find a callable's parameters. Raises: InvalidToolError if a layer hides what happens to the arguments."""
     if type(function) is functools.partial:
         return _bound(function)
     if isinstance(function, types.MethodType):
@@ -68,7 +69,7 @@ def resolve(function: Any) -> Target:
     if inspect.isclass(function) or not callable(function):
         raise InvalidToolError(f"a `{type(function).__name__}` is not a function", hint="write `@tool` or `@tool(...)`")
     if hasattr(function, "__signature__"):
-        raise _opaque(function, "`__signature__` says other parameters than its code has")
+        raise _opaque(function, "`__signature__` lists other parameters than its code has")
     if inspect.isfunction(function):
         return _wrapper(function) if "__wrapped__" in vars(function) else _plain(function)
     if inspect.isroutine(function):
@@ -77,7 +78,7 @@ def resolve(function: Any) -> Target:
 
 
 def title(function: Any) -> str:
-    """What to call a callable in a message."""
+    """The name of a callable in messages."""
     return getattr(function, "__qualname__", None) or type(function).__qualname__
 
 
@@ -91,16 +92,16 @@ def _builtin(function: Any) -> Target:
     try:
         parameters = tuple(inspect.signature(function).parameters.values())
     except ValueError:
-        raise _opaque(function, "it does not say what parameters it takes") from None
+        raise _opaque(function, "it does not declare its parameters") from None
     return Target(function, parameters, {}, frozenset(), is_async=False)
 
 
 def _object(function: Any) -> Target:
     call = getattr(type(function), "__call__", None)  # noqa: B004 - what is called is the class's, not the instance's
     if isinstance(function, functools.partial) or hasattr(function, "__wrapped__") or not inspect.isfunction(call):
-        raise _opaque(function, f"a `{type(function).__name__}` does not say what it does with the arguments")
+        raise _opaque(function, f"a `{type(function).__name__}` does not declare what it does with the arguments")
     if hasattr(call, "__signature__"):
-        raise _opaque(function, "`__signature__` says other parameters than its code has")
+        raise _opaque(function, "`__signature__` lists other parameters than its code has")
     found = _without_first(resolve(call))
     return found._replace(function=function, is_async=found.is_async or inspect.iscoroutinefunction(function))
 
@@ -140,18 +141,18 @@ def _wrapper(function: types.FunctionType) -> Target:
     kinds = {parameter.kind for parameter in own}
     if kinds & {Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD}:
         if not _passes_on(function, own, function.__wrapped__):  # type: ignore[attr-defined]
-            raise _opaque(
-                function, "its decorator does more with `*args, **kwargs` than call the function with exactly these"
-            )
+            raise _opaque(function, "its decorator does more than pass `*args, **kwargs` on to the function unchanged")
         return behind._replace(is_async=is_async)
     known = {parameter.name: parameter for parameter in behind.parameters}
     inner = inspect.unwrap(function)
     for parameter in own:
         if parameter.name not in known:
-            raise _opaque(function, f"the function behind its decorator has no parameter `{parameter.name}`")
+            raise _opaque(function, f"the wrapped function has no parameter `{parameter.name}`")
         theirs = getattr(inner, "__annotations__", {}).get(parameter.name)
         if function.__annotations__.get(parameter.name) != theirs:
-            raise _opaque(function, f"its decorator gives `{parameter.name}` another type than the function behind it")
+            raise _opaque(
+                function, f"its decorator declares another type for `{parameter.name}` than the wrapped function"
+            )
     names = {parameter.name for parameter in own}
     return Target(
         behind.function, own, behind.hints, behind.hidden | {name for name in known if name not in names}, is_async
@@ -164,7 +165,7 @@ def _own_parameters(function: types.FunctionType) -> tuple[Parameter, ...]:
 
 def _hints(function: types.FunctionType) -> dict[str, Any]:
     if getattr(function, "__no_type_check__", False):
-        raise _opaque(function, "`typing.no_type_check` takes its types away")
+        raise _opaque(function, "`typing.no_type_check` hides its types")
     try:
         return typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError, AttributeError, SyntaxError) as error:
@@ -182,10 +183,10 @@ _REFLECTIVE: Final = frozenset(
 
 
 def _passes_on(function: types.FunctionType, own: tuple[Parameter, ...], behind: object) -> bool:
-    """True if all that a wrapper does with its arguments is to call `behind(FIRST, *args, **kwargs)` with them.
+    """True if a wrapper uses its arguments only to call `behind(FIRST, *args, **kwargs)`.
 
-    Read from the compiled code, which is what runs: any other use of `args` or `kwargs`, and any assignment to a parameter, is
-    more than passing on.
+    Decided from the compiled code, which is what runs: any other use of `args` or `kwargs`, or any assignment to a parameter,
+    makes it False.
     """
     if len(own) < 2:
         return False
@@ -213,7 +214,7 @@ def _passes_on(function: types.FunctionType, own: tuple[Parameter, ...], behind:
 
 
 def _tokens(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """The instructions of a function's own code, as (kind, argument), without what only some versions of Python have."""
+    """The instructions of a function's own code, as (kind, argument), without those that only some Python versions have."""
     for step in dis.get_instructions(function):
         name = step.opname
         if name in _SILENT:
@@ -233,7 +234,7 @@ def _tokens(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
 
 
 def _is(function: types.FunctionType, token: tuple[str, Any], behind: object) -> bool:
-    """True if what an instruction loads is the function behind the wrapper."""
+    """True if an instruction loads the wrapped function."""
     kind, name = token
     if kind == "LOAD_DEREF":
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
@@ -247,4 +248,4 @@ def _is(function: types.FunctionType, token: tuple[str, Any], behind: object) ->
 
 
 def _opaque(function: Any, why: str) -> InvalidToolError:
-    return InvalidToolError(f"it cannot be known what `{title(function)}` takes: {why}", hint=_HINT)
+    return InvalidToolError(f"the parameters of `{title(function)}` cannot be determined: {why}", hint=_HINT)

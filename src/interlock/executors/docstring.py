@@ -1,6 +1,6 @@
-"""Reads what a docstring says: its first paragraph, and its parameters in Google, NumPy or Sphinx style.
+"""Parses docstrings: the first paragraph, and parameter descriptions in Google, NumPy or Sphinx style.
 
-Only what a model needs to call a tool; whatever does not look like one of the three styles is simply no description.
+Only what a model needs to call a tool. Text in any other style is ignored.
 Formats: Google Python Style Guide 3.8; numpydoc, "Sections"; Sphinx, "Info field lists".
 """
 

@@ -1,6 +1,6 @@
-"""Which encoding a text has, and text in it and back: for files, and for what a web server sends.
+"""Detects text encodings, and decodes and encodes text: for files and HTTP bodies.
 
-An encoding is recognised by its byte order mark, or given by name; nothing is guessed. The mark is kept apart from the text.
+An encoding is detected from a byte order mark, or given by name, never guessed. The mark is kept apart from the text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ ENCODINGS: Final = (
     "utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "latin-1", "iso8859-15", "cp1250", "cp1251", "cp1252",
     "koi8-r", "shift_jis", "euc_jp", "gb18030", "big5", "euc_kr",
 )  # fmt: skip
-"""What a call can name."""
+"""The encodings that a call can name."""
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -37,7 +37,7 @@ def marked(start: bytes) -> Mark:
 
 
 def whole_characters(data: bytes, encoding: str, *, final: bool) -> tuple[str, int]:
-    """The text of `data`, and how many of its bytes that is: a character cut in two at the end is left out unless `final`.
+    """Decode `data`; returns the text and how many bytes it used. An incomplete last character is left out unless `final`.
 
     Raises: UnicodeDecodeError.
     """
@@ -47,7 +47,7 @@ def whole_characters(data: bytes, encoding: str, *, final: bool) -> tuple[str, i
 
 
 def character_start(before: bytes, after: bytes, encoding: str, offset: int) -> int:
-    """How many bytes before `offset` the character begins that lies across it: 0 to 3.
+    """How many bytes before `offset` the character that spans it begins: 0 to 3.
 
     `before` are up to three bytes before the offset, `after` those from it on.
     """

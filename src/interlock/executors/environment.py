@@ -1,13 +1,13 @@
-"""The environment of a child: an allow list, never what the parent happens to have.
+"""The environment of child processes: an allow list, never the parent's own environment.
 
 A child gets these and nothing else:
 
 - `PATH` of Interlock, its relative and empty entries dropped
 - `LANG`, `LANGUAGE`, `LC_*`, `TZ`, `USER`, `LOGNAME` as Interlock has them; `LANG` is `C.UTF-8` where it has none
-- `TERM=dumb`: no terminal is there
+- `TERM=dumb`, since there is no terminal
 - `HOME`: a fresh, empty directory, private to the action and removed after it
-- what the call's `env` names, except what the dynamic loader or a shell reads before the program; step 5 of the gate asks about
-  variables that are not known to be harmless
+- what the call's `env` names, except what the dynamic loader or a shell reads before the program; step 5 of the gate requires
+  approval for variables not known to be harmless
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def requested_environment(wanted: Mapping[str, str]) -> dict[str, str]:
     for name, value in wanted.items():
         if not _NAME.match(name) or "\0" in value:
             raise ToolError(
-                "`env` has a name that is no variable name, or a value with a NUL character",
+                "`env` has an invalid variable name, or a value with a NUL character",
                 code="invalid_parameters",
                 path="$.parameters.env",
                 retryable=False,
@@ -51,6 +51,6 @@ def requested_environment(wanted: Mapping[str, str]) -> dict[str, str]:
                 code="environment_denied",
                 path="$.parameters.env",
                 retryable=False,
-                hint="leave it out, or set it inside the command, where rules and people can see it",
+                hint="leave it out, or set it inside the command, where policies and approvers see it",
             )
     return dict(wanted)

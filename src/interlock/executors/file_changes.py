@@ -1,8 +1,9 @@
-"""`fs.write`, `fs.edit`, `fs.delete` and `fs.move`: changes of files, each backed up before it is made.
+"""`fs.write`, `fs.edit`, `fs.delete` and `fs.move`: file changes, each backed up first.
 
-All four go the same way: find the place without links, refuse what is protected, look at what is there (keeping its content),
-record what is there and what will be, and only then change it, in one atomic step that is refused if somebody else was
-quicker. Set-id bits do not survive a change of content; a file whose own permissions refuse writing is not replaced.
+All four take the same steps: resolve the path without links, refuse protected paths, examine what is there (and back up its
+content), record the states before and after, and only then make the change in one atomic step, which is refused if the file
+was changed meanwhile. Set-id bits do not survive a change of content; a file whose own permissions refuse writing is not
+replaced.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from interlock.workspace.tree import changed, hash_file, read_chunks, refused
 
 EDIT_BYTES_MAX: Final = 16 * 1024 * 1024
 
-_CONTENT_MODE: Final = 0o1777  # what stays of a mode when the content is new
+_CONTENT_MODE: Final = 0o1777  # mode bits kept when the content changes
 
 
 def write(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
@@ -88,10 +89,10 @@ def delete(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
                 code="directory_not_empty",
                 path="$.parameters.path",
                 retryable=False,
-                hint="`recursive` removes it with all that is in it",
+                hint="set `recursive` to remove it with its contents",
             )
         ledger = _Ledger(ctx)
-        # What is in a directory goes before the directory itself.
+        # Remove the contents before the directory.
         seen = [(place, ledger.examine(place, "path")) for place in reversed(found)]
         if not ctx.dry_run:
             ledger.record([Change(place, one.node, ABSENT) for place, one in seen])
@@ -116,7 +117,7 @@ def move(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         workspace.guard().check(destination, "destination")
         if workspace.lstat(destination, "destination") is not None:
             raise ToolError(
-                "destination: something of that name exists already",
+                "destination: the name exists already",
                 code="already_exists",
                 path="$.parameters.destination",
                 retryable=False,
@@ -146,7 +147,7 @@ def move(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 
 
 class _Ledger:
-    """Where one call's changes are recorded: in the run's backups, or nowhere with durability `off` and in a dry run."""
+    """Records one call's changes in the run's backups; records nothing with durability `off` or in a dry run."""
 
     def __init__(self, ctx: Context) -> None:
         self.ctx = ctx
@@ -154,19 +155,19 @@ class _Ledger:
         self._backups = None if ctx.dry_run else ctx.backups
 
     def keep(self, fd: int) -> tuple[str, int]:
-        """Back a content up; digest and size."""
+        """Back up a content; returns its digest and size."""
         if self._backups is None:
             return hash_file(fd, self.go_on)
         sha256, size = self._backups.keep(fd, self.go_on)
         return sha256, size
 
     def examine(self, path: Rel, field: str) -> Seen:
-        """What lies at a path, its content kept."""
+        """Examine a path, and back up its content."""
         self.go_on()
         return self.workspace.examine(path, field, read=self.keep)
 
     def record(self, changes: Sequence[Change]) -> bytes:
-        """Write the changes down before they are made; the temporary name to make the last one through."""
+        """Record changes before they are made; returns the temporary name for the last one."""
         ctx = self.ctx
         self.go_on()
         if self._backups is None:
@@ -176,12 +177,14 @@ class _Ledger:
         return bytes(self._backups.temporary(entries[-1]))
 
     def go_on(self) -> None:
-        """Stop while nothing is changed yet: a thread cannot be ended, and undo must not come before the change."""
+        """Raise if the action was stopped, as long as nothing has changed: a thread cannot be killed, and undo must not run
+        before the change.
+        """
         if self.ctx.cancelled:
             raise ToolError("stopped before anything was changed", code="cancelled", retryable=False)
 
     def missing_parents(self, path: Rel, field: str) -> list[Change]:
-        """The directories that have to be made above a path."""
+        """The missing directories above a path."""
         made = Node("dir", mode=0o777 & ~self.workspace.umask)
         missing = itertools.takewhile(
             lambda parent: self.workspace.lstat(parent, field) is None,
@@ -205,7 +208,7 @@ class _Ledger:
 
 
 def _put(ledger: _Ledger, path: Rel, seen: Seen, content: Iterable[bytes], sha256: str, size: int) -> Node:
-    """Give a file its new content, of which digest and size are known."""
+    """Write a file's new content, of known digest and size."""
     workspace, before = ledger.workspace, seen.node
     mode = 0o666 & ~workspace.umask if before.mode is None else before.mode & _CONTENT_MODE
     kept = None if seen.identity is None else before.attributes or {}
@@ -239,7 +242,7 @@ def _append(ledger: _Ledger, path: Rel, seen: Seen, data: bytes) -> Node:
 
 
 def _tree(workspace: Workspace, path: Rel, field: str) -> list[Rel]:
-    """What lies at a path and beneath it, top first, every part of it such as may be changed. Raises: ToolError."""
+    """Everything at and beneath a path, top first, after checking that each part may be changed. Raises: ToolError."""
     guard = workspace.guard()
     guard.check(path, field)
     found = []
@@ -260,7 +263,7 @@ def _need_file(workspace: Workspace, path: Rel, seen: Seen) -> None:
     if seen.node.kind == "absent":
         return
     if seen.node.kind != "file":
-        raise ToolError("path: it is a directory", code="not_a_file", path="$.parameters.path", retryable=False)
+        raise ToolError("path: the path is a directory", code="not_a_file", path="$.parameters.path", retryable=False)
     if not workspace.may_write(path):
         raise ToolError(
             "path: the file's own permissions refuse writing",
@@ -287,7 +290,7 @@ def _whole(workspace: Workspace, path: Rel) -> bytes:
 
 
 def _need_directory_behind_slash(workspace: Workspace, path: Rel, given: Any, field: str) -> None:
-    """Raises: ToolError if what is deleted or moved is no directory, and the call names one (`x/`)."""
+    """Raises: ToolError if the call names a directory (`x/`) and the path is not one."""
     seen = workspace.lstat(path)
     if seen is not None and not stat.S_ISDIR(seen.st_mode):
         need_file_name(given, field)
@@ -313,7 +316,7 @@ def _edits(parameters: dict[str, Any]) -> list[Edit]:
 
 
 class _Text(NamedTuple):
-    """A file's content as text, and how to write it back."""
+    """A file's content as text, with what is needed to encode it again."""
 
     text: str
     mark: bytes
@@ -321,9 +324,9 @@ class _Text(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes, given: str | None) -> _Text:
-        """The text of a file whose encoding is `given`, or recognised by its byte order mark, or UTF-8.
+        """Decode a file: in the encoding `given`, else that of its byte order mark, else UTF-8.
 
-        Bytes that are not UTF-8 stand for themselves where no encoding is known: they can stay, but not be replaced.
+        If no encoding is known, bytes that are not UTF-8 are kept as they are: they survive an edit but cannot be replaced.
         Raises: ToolError `encoding_invalid`.
         """
         mark, found = marked(data)
@@ -342,7 +345,7 @@ class _Text(NamedTuple):
         return cls(text, mark, found or "utf-8")
 
     def encode(self, text: str) -> bytes:
-        """The bytes of the new text. Raises: ToolError `encoding_invalid` for a character that the encoding does not have."""
+        """Encode the new text. Raises: ToolError `encoding_invalid` for a character that the encoding lacks."""
         try:
             return self.mark + text.encode(self.encoding, "surrogateescape" if self.encoding == "utf-8" else "strict")
         except UnicodeEncodeError as error:
@@ -355,13 +358,13 @@ class _Text(NamedTuple):
 
 
 def _mark_of(workspace: Workspace, path: Rel) -> Mark:
-    """The byte order mark of the file that is there; none if there is no file."""
+    """The byte order mark of the present file; none if there is no file."""
     seen = workspace.lstat(path)
     if seen is None or not stat.S_ISREG(seen.st_mode):
         return marked(b"")
     try:
         fd = workspace.open_file(path)
-    except ToolError:  # not readable: what follows says so, if it matters
+    except ToolError:  # unreadable: the next steps report that if it matters
         return marked(b"")
     try:
         return marked(os.pread(fd, MARK_BYTES, 0))
@@ -370,7 +373,9 @@ def _mark_of(workspace: Workspace, path: Rel) -> Mark:
 
 
 def _content(parameters: dict[str, Any], present: Mark) -> bytes:
-    """The bytes to write. Where the call names no encoding, that of the present file's byte order mark stays, mark and all."""
+    """The bytes to write. Without an encoding in the call, the byte order mark of the present file is kept, and its encoding
+    used.
+    """
     text: str = parameters["content"]
     encoding = parameters.get("encoding")
     if encoding is None:
@@ -382,5 +387,5 @@ def _content(parameters: dict[str, Any], present: Mark) -> bytes:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise ToolError(
-            "content: it is not base64", code="encoding_invalid", path="$.parameters.content", retryable=False
+            "content: the text is not base64", code="encoding_invalid", path="$.parameters.content", retryable=False
         ) from None

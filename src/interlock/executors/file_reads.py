@@ -1,4 +1,4 @@
-"""`fs.read` and `fs.list`: looking at files beneath the workspace, within limits."""
+"""`fs.read` and `fs.list`: read files beneath the workspace, within limits."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from interlock.workspace.tree import Workspace, hash_file, refused
 
 READ_BYTES: Final = 1024 * 1024
 READ_BYTES_MAX: Final = 4 * 1024 * 1024
-"""So that the output stays within `Limits.output_bytes` however its characters are escaped."""
+"""Keeps the output within `Limits.output_bytes` even if every character is escaped."""
 HASHED_BYTES_MAX: Final = 256 * 1024 * 1024
 """Larger files have no `sha256` in the output: reading all of them would take longer than the time-out."""
 ENTRIES_MAX: Final = 10_000
 
 _TYPES: Final = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symlink"}
-# Control characters that no text file has; each would be six bytes in JSON.
+# Control characters that text files do not contain; each would take six bytes in JSON.
 _BINARY: Final = bytes({*range(0x20), 0x7F} - set(b"\t\n\r\f\b\x1b"))
 _NO_BINARY: Final = dict.fromkeys(_BINARY)
 _GLOBS_MAX: Final = 256
@@ -67,14 +67,14 @@ def read(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 def _page(
     before: bytes, data: bytes, offset: int, most: int, encoding: str, *, end: bool
 ) -> tuple[str, str, int, int] | None:
-    """A page that begins and ends with whole characters: text, encoding, where it begins, where the next one does.
+    """A page of whole characters: text, encoding, its offset, and the offset of the next page.
 
-    `data` has up to three bytes more than the page, so that one character always fits. None if this is no text.
+    `data` has up to three bytes more than the page, so that one character always fits. None if it is not text.
     """
     back = character_start(before, data, encoding, offset)
     data = before[len(before) - back :] + data
     start = offset - back
-    if start == 0:  # the mark is no part of the text, and `fs.edit` and `fs.write` keep it
+    if start == 0:  # the mark is not part of the text; `fs.edit` and `fs.write` keep it
         start = len(marked(data).mark)
         data = data[start:]
     last = end and len(data) <= most
@@ -95,11 +95,11 @@ def need_file_name(path: Any, field: str = "path") -> None:
     """Raises: ToolError `not_a_file` for a path that ends with `/`, which names a directory."""
     try:
         text = path if isinstance(path, str) else base64.b64decode(path["b64"]).decode("utf-8", "surrogateescape")
-    except ValueError:  # `locate` says what is wrong with it
+    except ValueError:  # `locate` reports what is wrong
         return
     if text.endswith(("/", "/.")):
         raise ToolError(
-            f"{field}: it ends with `/`, which names a directory",
+            f"{field}: the path ends with `/`, which names a directory",
             code="not_a_file",
             path=f"$.parameters.{field}",
             retryable=False,
@@ -113,7 +113,7 @@ def list_(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     base = workspace.locate(parameters.get("path", "."))
     wanted = matcher(parameters.get("glob"), base)
     if parameters.get("recursive", False) or "/" in parameters.get("glob", ""):
-        # Without a glob every name counts, so no more of a directory than the limit is ever needed.
+        # Without a glob every name matches, so reading up to the limit is enough.
         found = workspace.walk(base, lenient=True, most=None if "glob" in parameters else ENTRIES_MAX + 1)
     else:
         names = workspace.names(base, most=None if "glob" in parameters else ENTRIES_MAX + 1)
@@ -122,7 +122,7 @@ def list_(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     entries: list[dict[str, Any]] = []
     for path, seen in found:
         if path == base and not stat.S_ISDIR(seen.st_mode):
-            raise ToolError("path: it is not a directory", code="not_a_directory", path="$.parameters.path")
+            raise ToolError("path: the path is not a directory", code="not_a_directory", path="$.parameters.path")
         matches = path != base and wanted(path)
         if ctx.cancelled or (matches and len(entries) == ENTRIES_MAX):
             return {"entries": entries, "truncated": True}
@@ -132,7 +132,7 @@ def list_(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 
 
 def matcher(glob: str | None, base: Rel) -> Callable[[Rel], bool]:
-    """Whether a path beneath `base` is wanted. A glob without `/` is about the last name, at any depth.
+    """A test whether a path beneath `base` matches. A glob without `/` applies to the last name, at any depth.
 
     Raises: ToolError `pattern_invalid`.
     """
@@ -157,7 +157,7 @@ def matcher(glob: str | None, base: Rel) -> Callable[[Rel], bool]:
 
 
 def _alternatives(glob: str) -> list[str]:
-    """What `{a,b}` stands for, each written out. Raises: ConfigurationError if that is too many."""
+    """The globs that `{a,b}` expands to. Raises: ConfigurationError if there are too many."""
     found = [glob]
     while any(_BRACES.search(each) for each in found):
         found = [

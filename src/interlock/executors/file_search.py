@@ -1,9 +1,9 @@
 """`fs.search`: lines that match a regular expression, in the files beneath a path.
 
-Patterns are Python's `re`. They are matched in a process of their own (`search_worker.py`), which is killed when one piece
-of text takes too long or the action is stopped: see there for why. Each line is matched by itself, its first 4 MiB (`truncated`
-says if there was more of one); a byte order mark is not a part of the first. Files with a NUL byte in their first 8 KiB are
-binary and left out, and so are directories named `.git`.
+Patterns are Python's `re`. They are matched in a process of their own (`search_worker.py`), which is killed when one piece of
+text takes too long or the action is stopped; that file explains why. Each line is matched by itself, up to 4 MiB of it
+(`truncated` tells whether a line was longer); a byte order mark is not part of the first line. Files with a NUL byte in their
+first 8 KiB are binary and left out, and so are directories named `.git`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 _FRAME_BYTES: Final = 256 * 1024
 _PROBE_BYTES: Final = 8 * 1024
 _POLL_MS: Final = 50
-_SILENT_POLLS_MAX: Final = 100  # five seconds for one frame, which takes milliseconds
+_SILENT_POLLS_MAX: Final = 100  # for one frame, which normally takes milliseconds
 _WORKER: Final = Path(__file__).with_name("search_worker.py")
 _SKIPPED: Final = frozenset((b".git",))
 
@@ -99,11 +99,11 @@ class _Worker:
                 code="pattern_invalid",
                 path="$.parameters.pattern",
                 retryable=False,
-                hint="the pattern is a Python regular expression; escape what is meant literally",
+                hint="the pattern is a Python regular expression; escape characters that are meant literally",
             )
 
     def match(self, lines: bytes, most: int) -> list[tuple[int, int, str]]:
-        """Of the lines that match: index, column of the match (from 1), and the line, or the part of it around the match.
+        """The matching lines: index, column of the match (from 1), and the line, or the part of it around the match.
 
         Raises: ToolError `pattern_too_slow`, `cancelled`.
         """
@@ -139,13 +139,13 @@ class _Worker:
                 code="pattern_too_slow",
                 path="$.parameters.pattern",
                 retryable=False,
-                hint="avoid repeats within repeats such as `(a+)+`, or search a smaller part",
+                hint="avoid nested repeats such as `(a+)+`, or search a smaller part",
             )
         return json.loads(answer)
 
 
 def _frames(workspace: Workspace, path: Rel, *, named: bool) -> Iterator[tuple[int, bytes, bool]]:
-    """The lines of a text file in pieces, each with the number of its first line (from 1), and whether one was too long.
+    """A text file's lines in pieces, each with the number of its first line (from 1) and whether a line was too long.
 
     A file that cannot be read is left out, unless it is the one that was `named`.
     """

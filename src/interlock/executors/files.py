@@ -1,6 +1,6 @@
-"""The built-in file tools: their definitions, as the engine's registry takes them.
+"""The definitions of the built-in file tools.
 
-What they do is in `file_reads.py`, `file_search.py` and `file_changes.py`. All of them work beneath `ctx.workspace`.
+Their functions are in `file_reads.py`, `file_search.py` and `file_changes.py`. All of them work beneath `ctx.workspace`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ _PATH_FORMS: Final = [
     {"type": "string", "minLength": 1},
     {
         "type": "object",
-        "properties": {
-            "b64": {"type": "string", "description": "The name's bytes in base64, where they are not UTF-8."}
-        },
+        "properties": {"b64": {"type": "string", "description": "The name's bytes in base64, if they are not UTF-8."}},
         "required": ["b64"],
         "additionalProperties": False,
     },
@@ -29,21 +27,21 @@ _FLAG: Final = {"type": "boolean", "default": False}
 _SHA256: Final = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _TEXT_ENCODING: Final = {
     "enum": list(ENCODINGS),
-    "description": "The file's encoding, where it has no byte order mark and is not UTF-8.",
+    "description": "The file's encoding, if it has no byte order mark and is not UTF-8.",
 }
 _OLD: Final = {
     "type": "string",
     "minLength": 1,
-    "description": "The text to replace. LF matches the file's own line ends.",
+    "description": "The text to replace. LF matches the file's own line endings.",
 }
-_NEW: Final = {"type": "string", "description": "What stands there then, with the file's line ends."}
-_TIMES: Final = {"type": "integer", "minimum": 1, "default": 1, "description": "How often `old` occurs."}
+_NEW: Final = {"type": "string", "description": "The replacement, written with the file's line endings."}
+_TIMES: Final = {"type": "integer", "minimum": 1, "default": 1, "description": "How many times `old` occurs."}
 _EDITS_MAX: Final = 1_000
 _MATCH: Final = {
     "path": _NAME,
     "line": _COUNT,
-    "column": {**_COUNT, "description": "Of the match in the line, in characters, from 1."},
-    "text": {"type": "string", "description": "The line; of a long one the part around the match."},
+    "column": {**_COUNT, "description": "Column of the match in the line, in characters, from 1."},
+    "text": {"type": "string", "description": "The line, or the part around the match if it is long."},
 }
 _GLOB: Final = {
     "type": "string",
@@ -67,7 +65,7 @@ def _reading() -> list[Binding]:
             file_reads.read,
             {
                 "path": _path("read", "The file; a link inside the workspace is followed."),
-                "offset": {**_COUNT, "default": 0, "description": "Bytes to pass over."},
+                "offset": {**_COUNT, "default": 0, "description": "Number of bytes to skip."},
                 "max_bytes": {
                     "type": "integer",
                     "minimum": 1,
@@ -80,16 +78,19 @@ def _reading() -> list[Binding]:
             {
                 "content": _TEXT,
                 "encoding": {"enum": [*ENCODINGS, "base64"]},
-                "offset": {**_COUNT, "description": "Where in the file `content` begins: at a whole character."},
+                "offset": {
+                    **_COUNT,
+                    "description": "Offset in the file where `content` begins, at a character boundary.",
+                },
                 "next_offset": {
                     "type": ["integer", "null"],
                     "description": "`offset` of the next page; null at the end.",
                 },
-                "size": {**_COUNT, "description": "Bytes of the whole file."},
-                "truncated": {"type": "boolean", "description": "There is more after what was read."},
+                "size": {**_COUNT, "description": "Size of the whole file, in bytes."},
+                "truncated": {"type": "boolean", "description": "True if there is more after what was read."},
                 "sha256": {
                     "type": ["string", "null"],
-                    "description": f"Of the whole file; null above {file_reads.HASHED_BYTES_MAX} bytes.",
+                    "description": f"SHA-256 of the whole file; null above {file_reads.HASHED_BYTES_MAX} bytes.",
                 },
             },
         ),
@@ -144,7 +145,7 @@ def _changing() -> list[Binding]:
                 "content": _TEXT,
                 "encoding": {
                     "enum": [*ENCODINGS, "base64"],
-                    "description": "Unless given: that of a byte order mark in the present file, which is kept, else UTF-8.",
+                    "description": "By default that of the present file's byte order mark, which is kept, else UTF-8.",
                 },
                 "append": _FLAG,
             },
@@ -166,7 +167,7 @@ def _changing() -> list[Binding]:
                     "minItems": 1,
                     "maxItems": _EDITS_MAX,
                     "items": _object({"old": _OLD, "new": _NEW, "count": _TIMES}, ["old", "new"]),
-                    "description": "Several replacements instead of `old` and `new`, each made in what the one before left.",
+                    "description": "Several replacements instead of `old` and `new`, applied in order.",
                 },
                 "encoding": _TEXT_ENCODING,
             },
@@ -175,22 +176,22 @@ def _changing() -> list[Binding]:
         ),
         _binding(
             "fs.delete",
-            "Delete a file, a link, or a directory (with all that is in it only if `recursive`).",
+            "Delete a file, a link, or a directory (with its contents only if `recursive`).",
             file_changes.delete,
-            {"path": _path("write", "What to delete; a link itself, not what it leads to."), "recursive": _FLAG},
+            {"path": _path("write", "What to delete; a link itself, not its target."), "recursive": _FLAG},
             ["path"],
-            {"deleted": {**_COUNT, "description": "How many files, links and directories."}},
+            {"deleted": {**_COUNT, "description": "Number of files, links and directories."}},
         ),
         _binding(
             "fs.move",
             "Rename a file, a link or a directory. Nothing is overwritten; missing directories are made.",
             file_changes.move,
             {
-                "source": _path("write", "What to move; a link itself, not what it leads to."),
-                "destination": _path("write", "Its new path, where nothing may be."),
+                "source": _path("write", "What to move; a link itself, not its target."),
+                "destination": _path("write", "Its new path, which must not exist."),
             },
             ["source", "destination"],
-            {"moved": {**_COUNT, "description": "How many files, links and directories."}},
+            {"moved": {**_COUNT, "description": "Number of files, links and directories."}},
         ),
     ]
 

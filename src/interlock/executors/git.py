@@ -1,7 +1,7 @@
-"""The git tools: their definitions, as the engine's registry takes them. What they do is in `git_tools.py`.
+"""The definitions of the git tools. Their functions are in `git_tools.py`.
 
-Whatever connects to something takes the URL as a parameter, always, so that the grant's hosts and the policies see it: a
-remote's name would be looked up in a file that the agent can write.
+Every tool that connects takes the URL as a parameter, so that grants and policies see the host: a remote's name would be
+resolved through a file that the agent can write.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
 _FLAG: Final = {"type": "boolean"}
 _SHOWN_PATH: Final = {"anyOf": _PATH_FORMS}
-_REPOSITORY: Final = "A directory of the repository; its top has to be readable."
+_REPOSITORY: Final = "A directory of the repository, whose top must be readable."
 _REF: Final = {
     "type": "string",
     "minLength": 1,
@@ -41,7 +41,7 @@ _BRANCH: Final = {
     "type": "string",
     "minLength": 1,
     "maxLength": 200,
-    "description": "The one checked out unless given.",
+    "description": "By default the one checked out.",
 }
 _CHANGED: Final = {
     "path": _SHOWN_PATH,
@@ -69,12 +69,12 @@ _MOVE: Final = {
     },
     "required": ["ref", "from", "to", "concluded"],
     "additionalProperties": False,
-    "description": "The branch, and the commits to move it between; from the output.",
+    "description": "The branch, and the commits to move it between; from the output of the earlier call.",
 }
 _URL: Final = {
     "type": "string",
     "x-interlock": "host",
-    "description": "http, https, ssh or git; no credentials, no remote's name.",
+    "description": "http, https, ssh or git; no credentials, and not the name of a remote.",
 }
 
 
@@ -100,7 +100,7 @@ def _reading(tools: GitTools) -> list[Binding]:
     return [
         _binding(
             "git.status",
-            "What is checked out, and what is changed and staged. Of a submodule only its commit is looked at.",
+            "Show what is checked out, changed and staged. Only the commit of a submodule is compared.",
             tools.status,
             {"path": _repository()},
             {
@@ -115,7 +115,7 @@ def _reading(tools: GitTools) -> list[Binding]:
                 "not_read": {
                     "type": "array",
                     "items": _TEXT,
-                    "description": "Settings of the user's own git configuration that are not used here.",
+                    "description": "Settings of the user's git configuration that these tools ignore.",
                 },
             },
             read_only=True,
@@ -132,12 +132,12 @@ def _reading(tools: GitTools) -> list[Binding]:
         ),
         _binding(
             "git.log",
-            "Commits, newest first.",
+            "List commits, newest first.",
             tools.log,
             {
                 "path": _repository(),
                 "ref": _REF,
-                "paths": _paths("Only commits that touch these."),
+                "paths": _paths("Only commits that touch these paths."),
                 "max_count": {"type": "integer", "minimum": 1, "maximum": 1000, "default": COMMITS},
             },
             {"commits": {"type": "array", "items": {"type": "object"}}, "truncated": _FLAG},
@@ -166,7 +166,11 @@ def _changing(tools: GitTools) -> list[Binding]:
             {
                 "path": _repository(),
                 "paths": {**_paths("Files and directories to stage."), "minItems": 1},
-                "restore": {"type": "string", "pattern": "^[0-9a-f]{40,64}$", "description": "From its output."},
+                "restore": {
+                    "type": "string",
+                    "pattern": "^[0-9a-f]{40,64}$",
+                    "description": "From the output of the earlier call.",
+                },
             },
             {"staged": staged, "truncated": _FLAG, "restore": _TEXT, "path": _SHOWN_PATH, **_HOOKS},
             one_of=("paths", "restore"),
@@ -200,7 +204,7 @@ def _changing(tools: GitTools) -> list[Binding]:
 
 
 def _back(tool: str, field: str) -> CompensationTemplate:
-    """Each of these tools takes back what it did: by what its output says, in the repository that it was done in."""
+    """The compensation: each of these tools undoes its own call, given that call's output and repository."""
     return CompensationTemplate(tool=tool, parameters={field: f"$output.{field}", "path": "$output.path"})
 
 
@@ -210,14 +214,14 @@ def _connecting(tools: GitTools) -> list[Binding]:
             "git.clone",
             "Clone a repository into a new directory. Submodules are not fetched.",
             tools.clone,
-            {"url": _URL, "path": _path("write", "The directory to make."), "branch": _BRANCH},
+            {"url": _URL, "path": _path("write", "The directory to create."), "branch": _BRANCH},
             {"path": _SHOWN_PATH, "commit": _NULLABLE, "branch": _NULLABLE, **_HOOKS},
             required=("url", "path"),
             open_world=True,
         ),
         _binding(
             "git.pull",
-            "Fetch a branch and go forward to it; refused if that needs a merge.",
+            "Fetch a branch and fast-forward to it; refused if that would need a merge.",
             tools.pull,
             {"url": _URL, "path": _repository(), "branch": _BRANCH},
             {"commit": _TEXT, "before": _NULLABLE, "branch": _TEXT, "updated": _FLAG, **_HOOKS},

@@ -1,10 +1,11 @@
 """The index of a repository (git's staging area): what is in it, and how the git tools change it.
 
-A change is made in a private copy and then put in place by compare and swap, under git's own lock (`index.lock`), only if the
-index is still the one that was copied. So a change is whole or not there at all, and what anybody else staged meanwhile stays.
+A change is made in a private copy, which then replaces the index by compare and swap, under git's own lock (`index.lock`),
+only if the index has not changed since it was copied. So a change is atomic, and never overwrites what others staged
+meanwhile.
 
 What one change did to the index is kept as a *record*: a blob in the repository that holds each path's entries before and
-after, and its entry in `HEAD`. `git_undo.py` takes a change back by its record.
+after, and its entry in `HEAD`. `git_undo.py` undoes a change from its record.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ _EMPTY_BLOBS: Final = (
     b"e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
     b"473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
 )
-"""What an entry that is only intended to be added (`git add -N`) holds, in SHA-1 and SHA-256."""
+"""The blob id of an intent-to-add entry (`git add -N`), in SHA-1 and SHA-256."""
 _VERSION: Final = 1
 
 Entries = dict[bytes, tuple[str, ...]]
-"""By path (as git has it, from the top of the repository): `MODE ID STAGE FLAGS`, one a stage. Flags, or `-` for none:
+"""By path (as git writes it, from the top of the repository): `MODE ID STAGE FLAGS`, one per stage. Flags, or `-` for none:
 `a` assume-unchanged, `s` skip-worktree, `n` intent-to-add."""
 
 
@@ -51,7 +52,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
     @property
     def name(self) -> bytes:
-        """The path as git has it."""
+        """The path as git writes it."""
         return b"/".join(stored(self.path))
 
 
@@ -69,13 +70,13 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return tuple(c.name for c in self.changes if any(e.split(" ")[2] != "0" for e in (*c.before, *c.after)))
 
     def reversed(self) -> Record:
-        """The record of the change that takes this one back."""
+        """The record of the change that undoes this one."""
         changes = tuple(msgspec.structs.replace(c, before=c.after, after=c.before) for c in self.changes)
         return msgspec.structs.replace(self, changes=changes)
 
 
 class IndexCopy:
-    """A private copy of the index, for one change. A context manager: the copy is gone afterwards."""
+    """A private copy of the index, for one change. A context manager that removes the copy at the end."""
 
     def __init__(self, repository: Repository) -> None:
         """Copy nothing yet."""
@@ -92,7 +93,7 @@ class IndexCopy:
                 for name in ("index", "base"):
                     path = Path(self._directory, name)
                     path.write_bytes(self._base)
-                    # Git compares a file's time with the index's: a younger index would hide a change of that moment.
+                    # Git compares a file's time with the index's: a newer index would hide a change made at the same time.
                     os.utime(path, ns=times)
         except BaseException:
             self.__exit__()
@@ -104,16 +105,16 @@ class IndexCopy:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What makes git work on the copy."""
+        """The environment in which git works on the copy."""
         return {"GIT_INDEX_FILE": f"{self._directory}/index"}
 
     @property
     def environment_before(self) -> dict[str, str]:
-        """What makes git look at the index as it was copied."""
+        """The environment in which git reads the index as it was copied."""
         return {"GIT_INDEX_FILE": f"{self._directory}/base"}
 
     def publish(self) -> None:
-        """Make the copy the index. Raises: ToolError `file_changed` if the index is not the one that was copied."""
+        """Replace the index by the copy. Raises: ToolError `file_changed` if the index has changed since it was copied."""
         workspace, directory = self._repository.ctx.workspace, self._repository.git_fd
         path = Path(self._directory, "index")
         times = path.stat()
@@ -121,7 +122,7 @@ class IndexCopy:
         try:
             lock = os.open(b"index.lock", flags, 0o666 & ~workspace.umask, dir_fd=directory)
         except FileExistsError:
-            raise _changed("another git is changing the index at this moment") from None
+            raise _changed("another git process is changing the index") from None
         except OSError as error:
             raise StoreError(f"git's index cannot be locked: {os.strerror(error.errno or 0)}", code="store") from error
         try:
@@ -145,7 +146,7 @@ class IndexCopy:
             raise
 
     def _read(self) -> tuple[bytes, tuple[int, int]] | None:
-        """The index's bytes and times; None if there is none yet."""
+        """The index's bytes and times; None if there is no index yet."""
         try:
             fd = os.open(b"index", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._repository.git_fd)
         except FileNotFoundError:
@@ -156,7 +157,7 @@ class IndexCopy:
 
 
 async def entries(repository: Repository, environment: Mapping[str, str]) -> Entries:
-    """What is in the index that `environment` names. Raises: ToolError `limit_exceeded`."""
+    """The entries of the index that `environment` names. Raises: ToolError `limit_exceeded`."""
     data = await _listing(repository, "ls-files", "-s", "-v", "-z", "--full-name", environment=environment)
     found: Entries = {}
     empty = False
@@ -174,7 +175,7 @@ async def entries(repository: Repository, environment: Mapping[str, str]) -> Ent
 
 
 async def _intended(repository: Repository, environment: Mapping[str, str]) -> set[bytes]:
-    """The paths that are only intended to be added: git shows them as staged or not, as it is asked to."""
+    """The intent-to-add paths: git shows them as staged or not, depending on an option."""
     shown = []
     for how in ("--ita-invisible-in-index", "--ita-visible-in-index"):
         data = await _listing(
@@ -187,7 +188,7 @@ async def _intended(repository: Repository, environment: Mapping[str, str]) -> s
 
 
 async def head_entries(repository: Repository, tree: str | None) -> dict[bytes, str]:
-    """What a commit or tree holds: `MODE ID` by path; nothing for None."""
+    """The entries of a commit or tree: `MODE ID` by path; empty for None."""
     if tree is None:
         return {}
     found = {}
@@ -201,7 +202,7 @@ async def head_entries(repository: Repository, tree: str | None) -> dict[bytes, 
 async def _listing(repository: Repository, *arguments: str, environment: Mapping[str, str] | None = None) -> bytes:
     result = await repository.run(*arguments, read_only=True, environment=environment, output_bytes_max=LISTING_BYTES)
     if result.truncated:
-        raise ToolError("the repository has more files than can be looked at", code="limit_exceeded", retryable=False)
+        raise ToolError("the repository has too many files to examine", code="limit_exceeded", retryable=False)
     out: bytes = result.stdout
     return out
 
@@ -225,14 +226,14 @@ async def write_record(repository: Repository, record: Record) -> str:
 
 
 async def read_record(repository: Repository, blob: str) -> Record:
-    """Read a record again. Raises: ToolError `ref_invalid` if it is not there (any more), or is not one."""
+    """Read a record. Raises: ToolError `ref_invalid` if it is missing, or is not a record."""
     result = await repository.run(
         "cat-file", "blob", blob, read_only=True, expected=(0, 128), output_bytes_max=LISTING_BYTES
     )
     record = _decode(result.stdout) if result.exit_code == 0 and not result.truncated else None
     if record is None:
         raise ToolError(
-            "restore: the record of what was staged is not in the repository (any more)",
+            "restore: the record of what was staged is no longer in the repository",
             code="ref_invalid",
             path="$.parameters.restore",
             retryable=False,
@@ -251,7 +252,7 @@ def _decode(data: bytes) -> Record | None:
 
 
 def above_and_below(names: Iterator[bytes] | set[bytes], taken: set[bytes]) -> set[bytes]:
-    """Those of `taken` that are a directory above, or lie beneath, one of `names`: git would remove them to make room."""
+    """The paths of `taken` that are above or beneath one of `names`: git would remove them to make room."""
     wanted = set(names)
     above = {b"/".join(path[:depth]) for path in map(_split, wanted) for depth in range(1, len(path))}
     return {name for name in taken if name in above or any(up in wanted for up in _parents(name))} - wanted
@@ -269,4 +270,4 @@ def _parents(name: bytes) -> Iterator[bytes]:
 
 
 def _changed(what: str) -> ToolError:
-    return ToolError(what, code="file_changed", retryable=True, hint="nothing was changed: try it again")
+    return ToolError(what, code="file_changed", retryable=True, hint="nothing was changed; try again")

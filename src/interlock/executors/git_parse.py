@@ -1,8 +1,8 @@
-"""Git's machine-readable outputs, taken apart. Pure: bytes in, JSON values out.
+"""Parses git's machine-readable output. Pure: bytes in, JSON values out.
 
 Sources: git-status(1) "Porcelain Format Version 2", git-diff(1) "Generating patch text with -p", git-log(1) "PRETTY FORMATS".
-Output that was cut off by a limit is parsed as far as it is whole. Paths are given as workspace-relative JSON paths: `top` is
-the repository's directory beneath the workspace.
+Output that was cut off by a limit is parsed up to its last complete record. Paths are given as workspace-relative JSON paths:
+`top` is the repository's directory beneath the workspace.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STATES: Final = {
 }
 _FIELDS: Final = {b"1": 7, b"2": 8, b"u": 9}
 _AHEAD_BEHIND: Final = re.compile(r"\+(\d+) -(\d+)")
-_SECONDS: Final = re.compile(r"[0-9]{1,10}")  # what stays below 2^53 in microseconds, and any real clock
+_SECONDS: Final = re.compile(r"[0-9]{1,10}")  # stays below 2^53 in microseconds, and beyond any real clock
 _HUNK: Final = re.compile(rb"@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _ESCAPE: Final = re.compile(rb"\\([0-7]{3}|.)", re.DOTALL)
 _ESCAPES: Final = {
@@ -40,14 +40,14 @@ LOG_FORMAT: Final = "%H%x00%P%x00%an%x00%ae%x00%at%x00%ct%x00%B"
 
 
 def place(name: bytes, top: Rel) -> NameJson:
-    """A path of git's (relative to the repository) as a path in the workspace."""
+    """Convert a path from git (relative to the repository) to a path in the workspace."""
     return to_json((*top, *parts(name)))
 
 
 def status(data: bytes, top: Rel, above: int = 0) -> dict[str, Any]:
-    """`git status --porcelain=v2 --branch -z`; the first `above` names of each path are not in the workspace.
+    """`git status --porcelain=v2 --branch -z`; the first `above` names of each path lie outside the workspace.
 
-    `{branch, commit, upstream, ahead, behind, entries: [{path, index, worktree, from?}]}`; what git cannot say is null.
+    `{branch, commit, upstream, ahead, behind, entries: [{path, index, worktree, from?}]}`; what git does not know is null.
     """
 
     def shown(name: bytes) -> NameJson:
@@ -153,7 +153,7 @@ def _raw_rows(raw: bytes, top: Rel) -> dict[bytes, dict[str, Any]]:
 
 
 def _bounded(hunks: list[dict[str, Any]], most: int) -> tuple[list[dict[str, Any]], int, bool]:
-    """Hunks of at most so many characters, how many they are, and whether lines were left out."""
+    """Hunks up to a number of characters, their size, and whether lines were left out."""
     kept: list[dict[str, Any]] = []
     size = 0
     for hunk in hunks:
@@ -187,7 +187,7 @@ def _patches(data: bytes) -> dict[bytes, tuple[list[dict[str, Any]], bool]]:
 
 
 def _micros(seconds: str) -> int:
-    """A commit's time; whoever made it chose it, so it may be anything."""
+    """A commit's time in microseconds. The committer chooses it, so it may be out of range."""
     return int(seconds) * 1_000_000 if _SECONDS.fullmatch(seconds) else 0
 
 
@@ -203,7 +203,7 @@ def _hunk(hunks: list[dict[str, Any]], found: re.Match[bytes], lines: Iterator[b
     }
     hunks.append(hunk)
     old, new = old_lines, new_lines
-    # The counts say where the hunk ends: its lines may look like anything, like a header too.
+    # The counts tell where the hunk ends, because a line may look like a header.
     while old > 0 or new > 0:
         line = next(lines, None)
         if line is None:
@@ -228,7 +228,7 @@ def _header(rest: bytes, out: dict[str, Any]) -> None:
 
 
 def _unquote(text: bytes) -> bytes:
-    """A name as git quotes it in C style, or as it is."""
+    """Decode a name that git may have quoted in C style."""
     if not (len(text) >= 2 and text.startswith(b'"') and text.endswith(b'"')):
         return text
 
@@ -240,5 +240,5 @@ def _unquote(text: bytes) -> bytes:
 
 
 def records(data: bytes) -> list[bytes]:
-    """The NUL-terminated records of any output with `-z`; a last one that was cut off is left out."""
+    """The NUL-terminated records of output with `-z`, without an incomplete last one."""
     return data.split(b"\0")[:-1]

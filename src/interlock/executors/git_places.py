@@ -1,10 +1,10 @@
-"""Where a repository lies, and the walls around that.
+"""Where a repository lies, and the checks on its location.
 
-Three layouts are worked on. The usual one is a working tree in the workspace, with git's own directory in it. In a workspace
+Three layouts are supported. The usual one is a working tree in the workspace, with git's own directory in it. In a workspace
 that is a part of a repository, the working tree begins above it, and in a linked worktree (`git worktree add`) git's own
 directory is elsewhere: then the repository's own metadata is read and written where it lies, and nothing else outside of the
-workspace. That only counts if the other side agrees, because an agent can write a `.git` file: the directory is the user's
-own, and is that of the working tree above, or names this worktree as one of its own.
+workspace. An agent can write a `.git` file, so the outside directory must confirm the link: it must belong to the user, and
+be the git directory of the working tree above, or list this worktree as its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from interlock.workspace import Workspace
 from interlock.workspace.names import Rel, parts
 
 _NOT_WRITTEN: Final = frozenset((b"config", b"description", b"hooks", b"info", b"lfs", b"modules", b"worktrees"))
-"""In git's directory: what none of the tools writes to, so links there do no harm (hooks are often links)."""
+"""Parts of git's directory that no tool writes to, so links there are harmless (hooks are often links)."""
 
 
 class Places(NamedTuple):
@@ -37,7 +37,7 @@ class Places(NamedTuple):
 
 
 def check_places(workspace: Workspace, answer: bytes) -> Places:
-    """The places of what `git rev-parse --show-toplevel --git-dir --git-common-dir` found.
+    """Check the directories that `git rev-parse --show-toplevel --git-dir --git-common-dir` printed.
 
     Raises: ToolError `path_outside_workspace`, `git_config_refused`.
     """
@@ -46,7 +46,7 @@ def check_places(workspace: Workspace, answer: bytes) -> Places:
     names = parts(top)
     above = len(names) < len(root) and root[: len(names)] == names
     if above and _is_inside(workspace, git_dir):
-        _refuse_place("its working tree begins above the workspace, and git's own directory does not")
+        _refuse_place("the working tree begins above the workspace, but git's own directory does not")
     for directory in dict.fromkeys((git_dir, common)):
         if _is_inside(workspace, directory):
             _check_own_files(workspace, _beneath(workspace, directory))
@@ -67,12 +67,12 @@ def _beneath(workspace: Workspace, absolute: bytes) -> Rel:
     """Where one of git's own absolute paths lies in the workspace."""
     names, top = parts(absolute), parts(os.fsencode(workspace.root))
     if names[: len(top)] != top or workspace.resolve(names[len(top) :]) != names[len(top) :]:
-        _refuse_place("its directories are not all inside the workspace")
+        _refuse_place("the repository's directories are not all inside the workspace")
     return names[len(top) :]
 
 
 def _check_agreed(top: bytes, git_dir: bytes, common: bytes, *, above: bool) -> None:
-    """Git's own directory lies outside: it has to be that of this working tree by its own word, not only by ours."""
+    """Git's own directory lies outside: check that it names this working tree itself."""
     own = os.path.join(top, b".git")  # noqa: PTH118 - bytes
     if above and git_dir == own == common:
         return
@@ -124,7 +124,7 @@ def _check_own_files(workspace: Workspace, directory: Rel) -> None:
 
 @contextlib.contextmanager
 def _vanished() -> Iterator[None]:
-    """Another git may be at work, and what it has made and removed again is none of our concern."""
+    """Ignore files that vanish meanwhile: another git process may be at work."""
     try:
         yield
     except ToolError as error:
@@ -144,7 +144,7 @@ def _refuse_place(why: str) -> NoReturn:
 
 def _refuse_files(what: str) -> NoReturn:
     raise ToolError(
-        f"git's own directory has {what}, by which git reads or writes in other places",
+        f"git's own directory has {what}, through which git reads or writes elsewhere",
         code="git_config_refused",
         path="$.parameters.path",
         retryable=False,

@@ -1,7 +1,7 @@
-"""Where the git tools connect to: a checked URL, and an address that was judged.
+"""Where the git tools connect to: a checked URL and a checked address.
 
-Git is told to connect to the very address that was looked up and judged here, so that a name which changes its answer in
-between gains nothing: by `http.curloptResolve`, by ssh's `HostName`, and by writing the address into a `git://` URL. Redirects
+Git is made to connect to the address that was resolved and checked here, so that a name that resolves differently a moment
+later gains nothing: by `http.curloptResolve`, by ssh's `HostName`, and by writing the address into a `git://` URL. Redirects
 are not followed, and no transport but the URL's own is allowed, helpers such as `ext::` included.
 """
 
@@ -27,7 +27,7 @@ _USER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
 class Remote(NamedTuple):
-    """What to hand to git."""
+    """The arguments and environment for git."""
 
     url: str
     settings: dict[str, str]
@@ -44,11 +44,11 @@ async def check_remote(url: str, judge: AddressJudge, resolver: Resolver) -> Rem
         raise _refused(f"it {error}") from None
     scheme = split.scheme.lower()
     if scheme not in _SCHEMES or not _SAFE.fullmatch(url) or there.port is None:
-        raise _refused("it is not an http, https, ssh or git URL in plain characters")
+        raise _refused("the URL is not an http, https, ssh or git URL in plain characters")
     if password is not None or (user is not None and (scheme != "ssh" or not _USER.fullmatch(user))):
-        raise _refused("it holds credentials, which would be written down")
+        raise _refused("the URL holds credentials, which would be recorded")
     if split.query or split.fragment or not split.path.strip("/") or split.path.startswith("/-"):
-        raise _refused("it does not name a repository")
+        raise _refused("the URL does not name a repository")
     address = await _judged(there.host, there.port, judge, resolver)
     host = f"[{there.host}]" if ":" in there.host else there.host
     literal = f"[{address}]" if ":" in address else address
@@ -71,7 +71,7 @@ async def check_remote(url: str, judge: AddressJudge, resolver: Resolver) -> Rem
 
 
 async def _judged(host: str, port: int, judge: AddressJudge, resolver: Resolver) -> str:
-    """An address of the host, none of whose addresses is private."""
+    """Resolve a host to an address. Raises: ToolError if any of its addresses is private."""
     if judge(host) is not None:
         raise _private()
     addresses: Sequence[str]
@@ -95,7 +95,7 @@ def _private() -> ToolError:
         code="private_address",
         path="$.parameters.url",
         retryable=False,
-        hint="this tool reaches public addresses only; what a rule lets `exec` run may reach others",
+        hint="this tool reaches public addresses only; a program that the rules allow `exec` to run may reach others",
     )
 
 

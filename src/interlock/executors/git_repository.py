@@ -1,21 +1,21 @@
-"""A git repository in the workspace, and the only way in which the git tools run git.
+"""A git repository in the workspace, and the only way that the git tools run git.
 
 A repository's own files can make git run programs: hooks, `core.fsmonitor`, filters, merge and diff drivers, `core.sshCommand`
-and more, all in a `.git` that an agent may be able to write. So before each tool's work the repository is looked at with
-commands that run nothing, and then:
+and more, all in a `.git` that an agent may be able to write. So before each call the repository is inspected with git
+commands that start no other program, and then:
 
 - what can be switched off from the command line is switched off (`_SETTINGS`), hooks included;
-- a configuration that runs programs or leads elsewhere in a way that cannot be switched off is refused (`_REFUSED`), because to
-  ignore it would give wrong results (git-lfs, for example): such a repository is worked on by `shell` or `exec`;
+- a configuration that runs programs or leads elsewhere in a way that cannot be switched off is refused (`_REFUSED`), because
+  ignoring it would give wrong results (git-lfs, for example): such a repository needs `shell` or `exec`;
 - the system's configuration is not read, of the user's only what runs nothing (`git_user.py`), and nothing of `GIT_*` comes
   from outside;
 - where the repository lies is checked (`git_places.py`): one that borrows objects from another, or has symbolic links where git
   writes, is refused;
-- git finds no other git to start (`_ALONE`), unless the tool needs one: in a submodule it would look at files by filters of
-  that submodule's own configuration, and for a missing object it would connect to wherever the configuration says;
+- git cannot start another git (`_ALONE`) unless the tool needs that: in a submodule it would run filters from that
+  submodule's configuration, and for a missing object it would connect to a host from the configuration;
 - no transport is allowed but the one that a tool was given the URL for.
 
-A process that runs beside us could still change the configuration between look and use; it could run programs itself as well.
+A concurrent process could still change the configuration between check and use, but such a process can run programs anyway.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from interlock.workspace.names import Rel, parts, refusal
 
 OUTPUT_BYTES: Final = 1024 * 1024
 _PINS: Final = (2, 37)
-"""The first git that knows `http.curloptResolve`; older ones would ignore it without a word."""
+"""The first git with `http.curloptResolve`; older ones silently ignore it."""
 
 _SETTINGS: Final = {
     "core.hooksPath": "/dev/null",
@@ -67,7 +67,7 @@ _SETTINGS: Final = {
     "gc.auto": "0",
     "safe.directory": "*",
 }
-"""`safe.directory`: that the repository belongs to another user has no meaning where none of its configuration runs."""
+"""`safe.directory`: ownership by another user does not matter, because none of the repository's configuration runs."""
 
 _RUNS: Final = re.compile(r"filter\..*\.(clean|smudge|process)|merge\..*\.driver|hook\..*\.command", re.DOTALL)
 _LEADS_ELSEWHERE: Final = re.compile(
@@ -75,7 +75,7 @@ _LEADS_ELSEWHERE: Final = re.compile(
     r"|url\..*|credential\..*|https?\..*|(fetch|transfer)\.bundleuri|bundle\..*",
     re.DOTALL,
 )
-"""Refused only where git connects to something. A remote may have a URL for its name, and then goes before that URL."""
+"""Refused only if git connects. A remote may be named like a URL, and then takes precedence over that URL."""
 
 _REF: Final = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9_./@{}~^+=-]{0,255}")
 _BRANCH: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./@+=-]{0,199}")
@@ -100,10 +100,10 @@ _ALONE: Final = {"PATH": "/nonexistent", "GIT_EXEC_PATH": "/nonexistent"}
 
 
 class Git:
-    """Runs git for one call of a tool."""
+    """Runs git for one tool call."""
 
     def __init__(self, runner: ProcessRunner, ctx: Context) -> None:
-        """`runner` starts the processes. `settings` is added to from the user's configuration, once that was read."""
+        """`runner` starts the processes. `settings` is extended by the user's configuration once that is read."""
         self._runner = runner
         self._ctx = ctx
         self.settings: dict[str, str] = {}
@@ -120,7 +120,7 @@ class Git:
         expected: Sequence[int] = (0,),
         output_bytes_max: int = OUTPUT_BYTES,
     ) -> ProcessResult:
-        """Run `git ARGUMENTS` in an open directory; not `alone`, it may start other programs of git and ssh.
+        """Run `git ARGUMENTS` in an open directory. Unless `alone`, it may start git's other programs and ssh.
 
         Raises: ToolError `git_failed`, `git_missing`, `timeout` and the runner's.
         """
@@ -154,7 +154,7 @@ class Git:
         if result.exit_code not in expected:
             if b"' in submodule " in result.stderr:
                 raise ToolError(
-                    "git would have to look into a submodule, by the configuration that lies there",
+                    "git would have to inspect a submodule, using the submodule's own configuration",
                     code="git_config_refused",
                     retryable=False,
                     hint="name the files to stage, stage something before you commit, or run git by `exec`",
@@ -164,11 +164,13 @@ class Git:
         return result
 
     async def _need_pinning(self, directory: int) -> None:
-        """An older git would look the host's name up by itself, and might get another answer than the one that was judged."""
+        """Raises: ToolError for a git that cannot be pinned: it would resolve the host again, perhaps to another address than
+        the checked one.
+        """
         result = await self.run(directory, "version", read_only=True)
         if not pins_addresses(result.stdout):
             raise ToolError(
-                "git is too old to be held to the address that was judged",
+                "git is too old to be pinned to the checked address",
                 code="git_missing",
                 retryable=False,
                 hint="install git 2.37 or a later one, or use an ssh URL",
@@ -176,7 +178,7 @@ class Git:
 
 
 def pins_addresses(version: bytes) -> bool:
-    """True if a git, by what `git version` prints, can be held to the address that was judged where it speaks http(s)."""
+    """True if this git (the output of `git version`) can be pinned to a checked address over http(s)."""
     found = re.match(rb"git version (\d+)\.(\d+)", version)
     return found is not None and (int(found[1]), int(found[2])) >= _PINS
 
@@ -185,7 +187,7 @@ class Repository:
     """An inspected repository. Make one by `open_repository`."""
 
     def __init__(self, git: Git, ctx: Context, places: Places, user: UserSettings, hooks: Path) -> None:
-        """Open its directories; git runs in its top, or in the workspace if that is only a part of it.
+        """Open its directories. Git runs in the top directory, or in the workspace if that is only a part of the repository.
 
         `hooks` is where git would look for hooks.
         """
@@ -205,11 +207,11 @@ class Repository:
 
     @property
     def scope(self) -> tuple[str, ...]:
-        """Arguments that keep a command to the workspace, where the repository begins above it."""
+        """Arguments that limit a command to the workspace, if the repository begins above it."""
         return ("--", ".") if self.prefix else ("--",)
 
     async def run(self, *arguments: str, **options: Any) -> ProcessResult:
-        """See `Git.run`; in the repository's top directory."""
+        """Run git in the repository's top directory; see `Git.run`."""
         return await self.git.run(self._fd, *arguments, **options)
 
     async def text(self, *arguments: str) -> str:
@@ -226,7 +228,7 @@ class Repository:
         return result.stdout.decode().strip()
 
     async def head(self) -> str | None:
-        """The id of the commit that is checked out; None where the branch has none yet."""
+        """The id of the commit that is checked out; None if the branch has no commit yet."""
         result = await self.run("rev-parse", "--verify", "--quiet", "HEAD", read_only=True, expected=(0, 1, 128))
         return result.stdout.decode().strip() if result.exit_code == 0 else None
 
@@ -236,7 +238,7 @@ class Repository:
         return result.stdout.decode("utf-8", "surrogateescape").strip() if result.exit_code == 0 else None
 
     def place(self, name: bytes) -> Rel:
-        """Where in the workspace a path of git's lies."""
+        """Convert a path from git to a path in the workspace."""
         names = parts(name)
         if names[: len(self.prefix)] != self.prefix:
             raise ToolError(
@@ -248,11 +250,11 @@ class Repository:
         return (*self.top, *names[len(self.prefix) :])
 
     def from_here(self, name: bytes) -> bytes:
-        """A path of git's as git takes it on its standard input: from the directory that git runs in."""
+        """Convert a path from git to one relative to the directory that git runs in, as its standard input needs."""
         return b"/".join(self.place(name)[len(self.top) :])
 
     def exists(self, name: bytes, *, blocked: bool = False) -> bool:
-        """True if something lies at a path of git's; `blocked` is the answer where a file or a link is on the way to it."""
+        """True if something exists at a path from git. Returns `blocked` if a file or link is in the way."""
         try:
             return self.ctx.workspace.lstat(self.place(name)) is not None
         except ToolError as error:
@@ -261,11 +263,11 @@ class Repository:
             return blocked
 
     def path(self, value: Any, field: str) -> str:
-        """A path parameter as git takes it, relative to the repository. Raises: ToolError."""
+        """Convert a path parameter to one relative to the repository. Raises: ToolError."""
         found: Rel = self.ctx.workspace.locate(value, field, follow=False)
         if found[: len(self.top)] != self.top:
             raise ToolError(
-                f"{field}: it is outside the repository",
+                f"{field}: the path is outside the repository",
                 code="path_outside_workspace",
                 path=f"$.parameters.{field}",
                 retryable=False,
@@ -273,7 +275,7 @@ class Repository:
         return os.fsdecode(b"/".join(found[len(self.top) :]) or b".")
 
     def check_changes(self, changed: Sequence[bytes]) -> None:
-        """Refuse to let git write what the loader reads or no grant allows. Raises: ToolError."""
+        """Refuse changes to protected paths and to paths that no grant allows. Raises: ToolError."""
         workspace: Workspace = self.ctx.workspace
         guard = workspace.guard()
         for name in changed:
@@ -282,7 +284,7 @@ class Repository:
             workspace.permit(place, "path", "write")
 
     def close(self) -> None:
-        """Let go of the directories."""
+        """Close the directories."""
         os.close(self._fd)
         os.close(self.git_fd)
 
@@ -295,9 +297,9 @@ async def open_repository(
     connects: bool = False,
     directories: tuple[Path, Path] | None = None,
 ) -> Repository:
-    """The repository that a path in the workspace is in, after a look at it that runs nothing of its own.
+    """Open the repository that contains a path, after inspecting it without running any of its programs.
 
-    `connects`: the tool is going to connect to a remote. `directories` are where the user's configuration is.
+    `connects`: the tool will connect to a remote. `directories` hold the user's configuration.
     Raises: ToolError `not_a_repository`, `git_config_refused`, `path_outside_workspace`.
     """
     workspace: Workspace = ctx.workspace
@@ -328,7 +330,7 @@ async def open_repository(
         os.close(start)
     if configuration.truncated:
         raise ToolError(
-            "the repository's configuration is too large to be looked at", code="git_config_refused", retryable=False
+            "the repository's configuration is too large to check", code="git_config_refused", retryable=False
         )
     listed = configuration.stdout.decode("utf-8", "replace").split("\0")
     for scope, key in zip(listed[::2], listed[1::2], strict=False):
@@ -336,7 +338,7 @@ async def open_repository(
             continue  # our own `-c`
         if _RUNS.fullmatch(key.lower()) or (connects and _LEADS_ELSEWHERE.fullmatch(key.lower())):
             _refuse_setting(key)
-    workspace.permit(found.top, "path", "read")  # a repository is read as a whole, wherever in it one begins
+    workspace.permit(found.top, "path", "read")  # reading covers the whole repository
     start = workspace.open_directory(found.top)
     own = {key.lower() for scope, key in zip(listed[::2], listed[1::2], strict=False) if scope != "command"}
     try:
@@ -374,16 +376,16 @@ async def _hooks_directory(
 
 
 def check_ref(value: str, field: str = "ref") -> str:
-    """A commit's name as an agent may write it: no option, no path, no range. Raises: ToolError `ref_invalid`."""
+    """Check a commit name from an agent: not an option, a path or a range. Raises: ToolError `ref_invalid`."""
     if not _REF.fullmatch(value) or ".." in value:
-        raise _bad_ref("it is not the name of a commit", field)
+        raise _bad_ref("the text is not the name of a commit", field)
     return value
 
 
 def check_branch(value: str, field: str = "branch") -> str:
-    """A branch's name: nothing that a refspec or a revision gives a meaning to. Raises: ToolError `ref_invalid`."""
+    """Check a branch name: no characters with a meaning in refspecs or revisions. Raises: ToolError `ref_invalid`."""
     if not _BRANCH.fullmatch(value) or ".." in value or "//" in value or value.endswith((".lock", "/", ".")):
-        raise _bad_ref("it is not the name of a branch", field)
+        raise _bad_ref("the text is not the name of a branch", field)
     return value
 
 

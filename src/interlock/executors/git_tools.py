@@ -1,8 +1,8 @@
-"""What the git tools do. Definitions are in `git.py`, the way git is run in `git_repository.py`.
+"""The functions of the git tools. Their definitions are in `git.py`; `git_repository.py` runs git.
 
-Each of `git.add`, `git.commit` and `git.revert` also takes back what it did (`git_undo.py`): a grant to commit is all that the
-undo of a commit needs. `git.pull` only ever goes forward (fetch, then fast-forward). What git would write to is asked for
-first and refused if the loader reads it.
+Each of `git.add`, `git.commit` and `git.revert` also undoes its own calls (`git_undo.py`), so undoing a commit needs only a
+grant to commit. `git.pull` only fast-forwards. The paths that git would write are determined first, and protected ones
+refused.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from interlock.workspace.names import to_json
 
 COMMITS: Final = 20
 FILES: Final = 10_000
-"""Of one diff."""
+"""Limit of one diff."""
 _SUBMODULES: Final = ("--ignore-submodules=dirty",)
-"""A submodule counts as changed if another commit is checked out in it: to look further, git would run by its configuration."""
+"""A submodule counts as changed only if another commit is checked out in it: for more, git would use the submodule's
+configuration."""
 _PLAIN: Final = (
     *_SUBMODULES,
     "--no-color",
@@ -46,7 +47,7 @@ _PLAIN: Final = (
 
 
 class GitTools:
-    """The functions of the tools. One for a runtime; keeps nothing from one call to the next."""
+    """The functions of the tools. One per runtime; stateless between calls."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class GitTools:
         directories: tuple[Path, Path] | None = None,
         hook_judge: HookJudge | None = None,
     ) -> None:
-        """`judge` says why an address is private; `resolver` finds the addresses of a host.
+        """`judge` returns why an address is private; `resolver` finds the addresses of a host.
 
         `hook_judge` is asked whether a hook may run; without it none does.
 
@@ -89,7 +90,7 @@ class GitTools:
         """`git.diff`."""
         async with self._repository(parameters, ctx) as repository:
             ref = self._ref(parameters)
-            # An unmerged file has no version in the index to compare with: ours takes its place.
+            # The index has no merged version of an unmerged file, so compare with ours.
             side = ("--cached",) if parameters.get("staged", False) else () if ref else ("--ours",)
             which = _within(repository, parameters)
             raw, numstat, patch = [
@@ -124,7 +125,7 @@ class GitTools:
             return {"commits": commits[:most], "truncated": result.truncated or len(commits) > most}
 
     async def add(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """`git.add`: stage paths, or take an earlier `git.add` back."""
+        """`git.add`: stage paths, or undo an earlier `git.add`."""
         async with self._repository(parameters, ctx) as repository:
             record = (
                 await git_undo.restore_index(repository, parameters["restore"])
@@ -141,7 +142,7 @@ class GitTools:
             }
 
     async def commit(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """`git.commit`: what is staged; or take an earlier commit back."""
+        """`git.commit`: commit what is staged, or undo an earlier commit."""
         async with self._repository(parameters, ctx) as repository:
             if "undo" in parameters:
                 return await _moved(repository, parameters["undo"], restore_files=False)
@@ -170,12 +171,12 @@ class GitTools:
             return {**output, **hooks.report()}
 
     async def revert(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """`git.revert`: a new commit that takes another one back, or nothing at all; or take an earlier revert back."""
+        """`git.revert`: make a commit that reverts another one, or change nothing; or undo an earlier revert."""
         async with self._repository(parameters, ctx) as repository:
             hooks = Hooks(repository, "revert", self._runner, None).report()
             if "undo" in parameters:
                 return {**await _moved(repository, parameters["undo"], restore_files=True), "reverted": None}
-            git_undo.need_rest(repository)  # what is given up below must be our own, not a person's
+            git_undo.need_rest(repository)  # the abort below must not hit an operation that a person has in progress
             commit = await repository.commit_id(parameters["commit"])
             changed = await git_undo.changed_paths(repository, commit, await git_undo.first_parent(repository, commit))
             repository.check_changes([name for _, name in changed])
@@ -192,18 +193,18 @@ class GitTools:
             if result.exit_code != 0:
                 if git_undo.in_progress(repository) is not None:
                     await repository.run("revert", "--abort", alone=False)
-                raise _conflict("the commit cannot be reverted on what is there", result)
+                raise _conflict("the commit cannot be reverted without conflicts", result)
             return {**await _committed(repository, before, None), "reverted": commit, **hooks}
 
     async def clone(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """`git.clone`: into a directory that does not exist yet."""
+        """`git.clone`: clone into a directory that does not exist yet."""
         workspace = ctx.workspace
         remote = await check_remote(parameters["url"], self._judge, self._resolver)
         target = workspace.locate(parameters["path"], follow=False)
         workspace.guard().check(target)
         if workspace.lstat(target) is not None:
             raise ToolError(
-                "path: something of that name exists already",
+                "path: the name exists already",
                 code="already_exists",
                 path="$.parameters.path",
                 retryable=False,
@@ -236,7 +237,7 @@ class GitTools:
             }
 
     async def pull(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """`git.pull`: fetch a branch, and go forward to it."""
+        """`git.pull`: fetch a branch, and fast-forward to it."""
         async with self._repository(parameters, ctx, connects=True) as repository:
             remote = await check_remote(parameters["url"], self._judge, self._resolver)
             branch = await self._branch(repository, parameters)
@@ -265,16 +266,16 @@ class GitTools:
                 "--no-verify-signatures",
                 "--no-overwrite-ignore",
                 fetched,
-                alone=before is not None,  # into nothing, merge starts read-tree
+                alone=before is not None,  # with no commit yet, merge starts read-tree
                 expected=(0, 1, 128),
             )
             if result.exit_code != 0:
-                raise _conflict("the branch cannot simply go forward to what was fetched", result)
+                raise _conflict("the branch cannot be fast-forwarded to what was fetched", result)
             hooks = Hooks(repository, "pull", self._runner, None).report()
             return {"commit": fetched, "before": before, "branch": branch, "updated": before != fetched, **hooks}
 
     async def push(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """`git.push`: one branch, never forced."""
+        """`git.push`: push one branch, never with force."""
         async with self._repository(parameters, ctx, connects=True) as repository:
             remote = await check_remote(parameters["url"], self._judge, self._resolver)
             branch = await self._branch(repository, parameters)
@@ -290,10 +291,8 @@ class GitTools:
             rows = [line.split("\t") for line in result.stdout.decode("utf-8", "replace").splitlines()]
             flags = [row[0] for row in rows if len(row) == 3]
             if result.exit_code != 0 or flags not in ([" "], ["*"], ["="]):
-                raise _conflict("the other side did not take the branch", result)
-            await repository.run(
-                "update-ref", git_undo.PUSHED + branch, commit
-            )  # so that no undo takes it off the branch
+                raise _conflict("the remote refused the branch", result)
+            await repository.run("update-ref", git_undo.PUSHED + branch, commit)  # so undo keeps it
             moved = {"updated": flags != ["="], "created": flags == ["*"]}
             return {"commit": commit, "branch": branch, **moved, **hooks.report()}
 
@@ -339,7 +338,7 @@ class GitTools:
         branch = parameters.get("branch") or await _branch(repository)
         if branch is None:
             raise ToolError(
-                "branch: no branch is checked out, so it has to be named",
+                "branch: no branch is checked out, so name one",
                 code="ref_invalid",
                 path="$.parameters.branch",
                 retryable=False,
@@ -348,7 +347,7 @@ class GitTools:
 
 
 def _within(repository: Repository, parameters: dict[str, Any]) -> tuple[str, ...]:
-    """The paths that a command is kept to, with the `--` before them."""
+    """Arguments that limit a command to paths, including the `--`."""
     paths = _paths(repository, parameters)
     return ("--", *paths) if paths else repository.scope
 
@@ -363,7 +362,7 @@ async def _branch(repository: Repository) -> str | None:
 
 
 async def _stage(repository: Repository, paths: Sequence[str]) -> str:
-    """Stage paths. Returns the id of the record of what that did to the index."""
+    """Stage paths. Returns the id of the record of the index change."""
     names = b"\0".join(os.fsencode(path) for path in paths)
     with IndexCopy(repository) as copy:
         before = await git_index.entries(repository, copy.environment)
@@ -382,7 +381,7 @@ async def _stage(repository: Repository, paths: Sequence[str]) -> str:
 
 
 async def _refuse_filters(repository: Repository, copy: IndexCopy, staged: Sequence[bytes]) -> None:
-    """Refuse to stage what an attribute asks a filter for (git-lfs): without its program the content is wrong."""
+    """Refuse to stage files with a `filter` attribute (git-lfs): without the filter program the content would be wrong."""
     if not staged:
         return
     attributes = await repository.run(
@@ -401,12 +400,12 @@ async def _refuse_filters(repository: Repository, copy: IndexCopy, staged: Seque
             "a file has a `filter` attribute (git-lfs?), whose program is not run here; nothing was staged",
             code="git_config_refused",
             retryable=False,
-            hint="add it by `exec`",
+            hint="stage it with `exec`",
         )
 
 
 async def _committing(repository: Repository, ctx: Context) -> dict[str, Any]:
-    """Options for a command that commits: who commits, and that the reflog says which run made it."""
+    """Options for a command that commits: the identity, and a reflog message that names the run."""
     return {
         "settings": {**await _identity(repository, ctx), "core.logAllRefUpdates": "true"},
         "environment": {"GIT_REFLOG_ACTION": f"{git_undo.MADE_BY}{ctx.run_id}"},
@@ -414,7 +413,7 @@ async def _committing(repository: Repository, ctx: Context) -> dict[str, Any]:
 
 
 async def _identity(repository: Repository, ctx: Context) -> dict[str, str]:
-    """Who commits: the repository's own `user`, or the user's, or else the agent."""
+    """The committer: the repository's `user`, else the user's own, else the agent."""
     found = await repository.run("config", "--get", "user.email", read_only=True, expected=(0, 1))
     if found.exit_code == 0:
         return {}
@@ -424,7 +423,7 @@ async def _identity(repository: Repository, ctx: Context) -> dict[str, str]:
 
 
 async def _refuse_outside(repository: Repository) -> None:
-    """Refuse to commit what is staged in other parts of the repository. Raises: ToolError `path_outside_workspace`."""
+    """Refuse to commit if other parts of the repository have staged changes. Raises: ToolError `path_outside_workspace`."""
     if repository.prefix:
         staged = await repository.run(
             "diff", "--cached", "--name-only", "--no-renames", "--no-ext-diff", *_SUBMODULES, "-z", read_only=True,

@@ -1,8 +1,8 @@
-"""How the git tools take a change back: the index by its record, a commit by moving the branch.
+"""How the git tools undo a change: the index from its record, a commit by moving the branch.
 
-Both are compare and swap: what is there now must be what the change left, or nothing at all is touched (`undo_conflict`). The
-working tree belongs to people: taking back `git.add` and `git.commit` never writes to it. Only `git.revert` changed files, and
-`restore_files` gives back those that are still exactly as it left them. Each direction is the other's undo.
+Both are compare and swap: the present state must be what the change left, or nothing is touched (`undo_conflict`). Undoing
+`git.add` and `git.commit` never writes to the working tree, which belongs to people. Only `git.revert` changed files, and
+`restore_files` restores those that are exactly as it left them. Each direction is the other's undo.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from interlock.model.errors import ToolError
 from interlock.workspace.names import parts, show
 
 PUSHED: Final = "refs/interlock/pushed/"
-"""Where `git.push` notes what it has published: a push to a URL leaves no trace of its own in the repository."""
+"""Where `git.push` records what it published: git itself keeps no record of a push to a URL."""
 MADE_BY: Final = "interlock "
-"""How the line in the reflog begins of a commit that one of the git tools made."""
+"""The prefix of the reflog line of commits made by the git tools."""
 _IN_PROGRESS: Final = {
     b"MERGE_HEAD": "merge",
     b"CHERRY_PICK_HEAD": "cherry-pick",
@@ -36,7 +36,7 @@ _SHOWN: Final = 10
 
 
 def in_progress(repository: Repository) -> str | None:
-    """What somebody is in the middle of, for people (`merge`); None if nothing."""
+    """The operation in progress, for people (`merge`); None if there is none."""
     for name, what in _IN_PROGRESS.items():
         try:
             os.stat(name, dir_fd=repository.git_fd, follow_symlinks=False)
@@ -64,7 +64,7 @@ async def conflict_of(repository: Repository) -> str:
 
 
 def need_rest(repository: Repository) -> None:
-    """Refuse to work into something that somebody is in the middle of. Raises: ToolError `git_conflict`."""
+    """Refuse to work while an operation is in progress. Raises: ToolError `git_conflict`."""
     if (what := in_progress(repository)) is not None:
         raise ToolError(
             f"a {what} is in progress in this repository; nothing was changed",
@@ -78,13 +78,13 @@ def need_rest(repository: Repository) -> None:
 
 
 async def restore_index(repository: Repository, blob: str) -> str:
-    """Take a change of the index back by its record. Returns the id of the record of that.
+    """Undo an index change from its record. Returns the id of the record of the undo.
 
-    Raises: ToolError `undo_conflict` if one of the paths is not as the change left it; then nothing was touched.
+    Raises: ToolError `undo_conflict` if a path is not as the change left it; then nothing was touched.
     """
     record = await git_index.read_record(repository, blob)
     for change in record.changes:
-        repository.place(change.name)  # raises for what is outside of the workspace
+        repository.place(change.name)  # raises for paths outside the workspace
     with IndexCopy(repository) as copy:
         now = await git_index.entries(repository, copy.environment)
         head = await git_index.head_entries(repository, await repository.head())
@@ -95,7 +95,7 @@ async def restore_index(repository: Repository, blob: str) -> str:
         await _apply(repository, copy, record.changes)
         wanted = {**now, **{change.name: change.before for change in record.changes}}
         if await git_index.entries(repository, copy.environment) != {k: v for k, v in wanted.items() if v}:
-            raise conflict("git could not put the entries of the index back as they were")
+            raise conflict("git could not restore the entries of the index")
         again = await git_index.write_record(repository, record.reversed())
         copy.publish()
     return again
@@ -116,9 +116,9 @@ def _compare(changes: Sequence[Change], now: Entries, head: dict[bytes, str]) ->
 
 
 async def _need_other_copies(repository: Repository, copy: IndexCopy, changes: Sequence[Change]) -> None:
-    """Refuse if what goes out of the index is nowhere else: not in the file (any more), nor in the commit or what comes back.
+    """Refuse if a content removed from the index exists nowhere else: not in the file, the commit, or the restored entries.
 
-    Who has staged or committed a file takes its content to be safe, and may have changed or deleted the file since.
+    A person who staged a file relies on its content being safe, and may have changed or deleted the file since.
     """
     dropped = {c.name for c in changes if _contents(c.after) - _contents(c.before) - _contents((c.head or "",))}
     if not dropped:
@@ -133,7 +133,7 @@ async def _need_other_copies(repository: Repository, copy: IndexCopy, changes: S
 
 
 def _contents(entries: Sequence[str]) -> set[str]:
-    """`MODE ID` of entries that hold something: what is only intended to be added does not."""
+    """`MODE ID` of entries with a content, which intent-to-add entries lack."""
     return {" ".join(entry.split(" ")[:2]) for entry in entries if "n" not in entry[-2:]}
 
 
@@ -156,7 +156,7 @@ async def _apply(repository: Repository, copy: IndexCopy, changes: Sequence[Chan
     if intended := flagged.pop("n", []):
         missing = [name for name in intended if not repository.exists(name)]
         if missing:
-            raise conflict(f"it was to be added, and is gone: {_named(missing)}")
+            raise conflict(f"these intent-to-add files are gone: {_named(missing)}")
         await repository.run(
             "add", "--intent-to-add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul",
             stdin=b"\0".join(repository.from_here(name) for name in intended), environment=copy.environment,
@@ -173,7 +173,7 @@ async def _apply(repository: Repository, copy: IndexCopy, changes: Sequence[Chan
 
 
 async def move_branch(repository: Repository, move: dict[str, Any], *, restore_files: bool) -> dict[str, Any]:
-    """Move what is checked out from one commit to its parent, or back. Returns the move that takes this one back.
+    """Move what is checked out from one commit to its parent, or back. Returns the move that undoes this one.
 
     `move` is `{ref, from, to, concluded}`: `ref` is the branch (null if none was checked out), `from` and `to` are commits
     (null where the branch has none yet). The index stays as it is; so does the working tree, unless `restore_files`.
@@ -190,9 +190,9 @@ async def move_branch(repository: Repository, move: dict[str, Any], *, restore_f
         raise conflict(f"a {what} is in progress")
     forward = target is not None and await _parents(repository, target) == ([] if source is None else [source])
     if not forward and (source is None or await _parents(repository, source) != ([] if target is None else [target])):
-        raise ToolError("the one commit is not the parent of the other", code="ref_invalid", retryable=False)
+        raise ToolError("neither commit is the parent of the other", code="ref_invalid", retryable=False)
     child = target if forward else source
-    there = source if restore_files else child  # what the index holds of it: it moves only together with the files
+    there = source if restore_files else child  # the index entries move only together with the files
     changed = await changed_paths(repository, None if forward and source is None else source, target)
     staged = await repository.run(
         "diff", "--cached", "--name-only", "--no-renames", "--no-ext-diff", "--ignore-submodules=dirty", "-z", there,
@@ -211,14 +211,14 @@ async def move_branch(repository: Repository, move: dict[str, Any], *, restore_f
 
 
 async def _need_own(repository: Repository, commit: str) -> None:
-    """Only a commit that these tools made, and that nobody else can have, is taken off a branch."""
+    """Refuse to remove a commit from a branch unless these tools made it and it was not published."""
     log = await repository.run(
         "log", "-g", "-z", "--format=tformat:%H %gs", f"--max-count={_REFLOG}", "HEAD", "--", read_only=True,
         expected=(0, 128), output_bytes_max=git_index.LISTING_BYTES,
     )  # fmt: skip
     mark = f"{commit} {MADE_BY}".encode()
     if not any(line.startswith(mark) for line in log.stdout.split(b"\0")):
-        raise conflict("the reflog does not say that a run of Interlock made the commit")
+        raise conflict("the reflog does not show that an Interlock run made the commit")
     published = await repository.run(
         "for-each-ref", "--count=1", f"--contains={commit}", "--format=%(refname)", "refs/remotes", PUSHED,
         read_only=True,
@@ -250,9 +250,9 @@ async def _move_with_files(
     target: str | None,
     changed: list[tuple[str, bytes]],
 ) -> None:
-    """Move index, files and branch, all or nothing. Git refuses (and so do we) where a file is not as `source` has it."""
+    """Move index, files and branch, all or nothing. Refused if a file differs from its version in `source`."""
     if source is None or target is None:
-        raise ToolError("a revert is between two commits", code="ref_invalid", retryable=False)
+        raise ToolError("undoing a revert needs two commits", code="ref_invalid", retryable=False)
     repository.check_changes([name for _, name in changed])
     refuse_overwrites(repository, changed, "undo_conflict")
     look = await repository.run("read-tree", "-n", "-m", "-u", source, target, expected=(0, 1, 128))
@@ -271,12 +271,12 @@ async def _parents(repository: Repository, commit: str) -> list[str]:
 
 
 async def first_parent(repository: Repository, commit: str) -> str | None:
-    """The commit before; None for a first commit."""
+    """The first parent; None for a root commit."""
     return next(iter(await _parents(repository, commit)), None)
 
 
 async def changed_paths(repository: Repository, source: str | None, target: str | None) -> list[tuple[str, bytes]]:
-    """Status letter (`A`, `M`, `D`, `T`) and path of what differs between two commits; None is an empty tree.
+    """The status letter (`A`, `M`, `D`, `T`) and path of each difference between two commits; None is an empty tree.
 
     Raises: ToolError `limit_exceeded`.
     """
@@ -288,25 +288,25 @@ async def changed_paths(repository: Repository, source: str | None, target: str 
         output_bytes_max=git_index.LISTING_BYTES,
     )  # fmt: skip
     if result.truncated:
-        raise ToolError("the change touches more files than can be checked", code="limit_exceeded", retryable=False)
+        raise ToolError("the change touches too many files to check", code="limit_exceeded", retryable=False)
     fields = parse.records(result.stdout)
     return [(status.decode(), name) for status, name in zip(fields[::2], fields[1::2], strict=True)]
 
 
 def refuse_overwrites(repository: Repository, changed: Sequence[tuple[str, bytes]], code: str = "git_conflict") -> None:
-    """Refuse a change that would write over files that git does not keep: it lets ignored ones go without a word."""
+    """Refuse a change that would overwrite files outside git: git overwrites ignored files silently."""
     taken = [name for status, name in changed if status == "A" and repository.exists(name, blocked=True)]
     if taken:
         raise ToolError(
-            f"files that are not in the repository are where it would write: {_named(taken)}; nothing was changed",
+            f"the change would overwrite files that are not in the repository: {_named(taken)}; nothing was changed",
             code=code,
             retryable=False,
-            hint="move them out of the way",
+            hint="move them elsewhere",
         )
 
 
 def conflict(why: str) -> ToolError:
-    """The refusal of an undo, nothing having been touched."""
+    """The refusal of an undo that touched nothing."""
     return ToolError(f"{why}; nothing was touched", code="undo_conflict", retryable=False)
 
 

@@ -1,7 +1,7 @@
-"""The user's own git configuration: what of it the git tools take over.
+"""The user's own git configuration: the part that the git tools use.
 
-It can make git run programs, so git does not read it for its work. Its harmless part is handed over: who commits, which files
-are ignored, and attributes. The names of the other settings are reported (`git.status`, `not_read`).
+It can make git run programs, so git does not read it. Only its harmless part is passed on: identity, ignored files, and
+attributes. The names of the other settings are reported (`git.status`, `not_read`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from interlock.executors.process import ProcessResult
 
 _IDENTITY: Final = ("user.name", "user.email")
 _FILES: Final = {"core.excludesfile": "ignore", "core.attributesfile": "attributes"}
-"""Settings that name a file, and its usual name in the configuration directory."""
+"""Settings that name a file, with the default file name in the configuration directory."""
 _REPORTED_MAX: Final = 100
 
 Run = Callable[..., Awaitable[ProcessResult]]
 
 
 class UserSettings(msgspec.Struct, frozen=True):
-    """What the user's configuration says."""
+    """The settings used from the user's configuration."""
 
     identity: dict[str, str] = {}
     """`user.name` and `user.email`, if it has both."""
@@ -34,7 +34,7 @@ class UserSettings(msgspec.Struct, frozen=True):
     hooks_path: str | None = None
     """`core.hooksPath`, absolute. Git would look for hooks there."""
     not_read: tuple[str, ...] = ()
-    """The names of what else is set."""
+    """The names of all other settings."""
 
 
 def user_directories(environment: Mapping[str, str]) -> tuple[Path, Path] | None:
@@ -47,7 +47,7 @@ def user_directories(environment: Mapping[str, str]) -> tuple[Path, Path] | None
 
 
 async def read_user_settings(run: Run, directories: tuple[Path, Path] | None) -> UserSettings:
-    """Read them. `run` runs a git command in the repository, without the user's configuration."""
+    """Read the settings. `run` runs a git command in the repository, without the user's configuration."""
     if directories is None:
         return UserSettings()
     home, config = directories

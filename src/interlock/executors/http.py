@@ -1,12 +1,12 @@
-"""`http.fetch`: one HTTP request by the runtime itself, kept away from addresses that only this machine can reach.
+"""`http.fetch`: one HTTP request by the runtime itself, which refuses addresses that are not public.
 
-The name is resolved once, every address that it has is judged, and the connection goes to an address that was judged: a
-name that changes its answer in between gains nothing. Proxies from the environment are not used. Content encodings are not asked
-for; gzip and deflate that come all the same are undone. The body is read, and expands, up to a limit.
+The name is resolved once, every address is checked, and the connection goes to a checked address, so a name that resolves
+differently a moment later gains nothing. Proxies from the environment are not used. No content encoding is requested; gzip
+and deflate are decoded if they come anyway. Reading and decompression stop at a limit.
 
-Redirects are followed at most five times, each as a new request through the same checks, never from https to http. The
-gate has allowed the host and port of `url` only: a redirect to others is followed if `may_redirect` says so, and otherwise
-handed back as the answer, so that the agent can propose it. Credentials never go to another origin.
+At most five redirects are followed, each as a new request through the same checks, never from https to http. The gate allowed
+only the host and port of `url`: a redirect elsewhere is followed if `may_redirect` agrees, and otherwise returned as the
+result, so that the agent can propose it. Credentials never go to another origin.
 
 The tool is declared by its most cautious use (irreversible, not read-only): one definition covers every method.
 """
@@ -49,18 +49,18 @@ _META: Final = re.compile(r"""<meta[^>]{0,200}charset\s*=\s*["']?([A-Za-z0-9._:-
 _META_BYTES: Final = 4096
 _PROVISIONAL_MAX: Final = 20
 _ASCII: Final = "".join(chr(c) for c in range(0x21, 0x7F))
-# What frames the message or belongs to the connection is ours to say.
+# Headers that frame the message or belong to the connection are set here only.
 _OUR_HEADERS: Final = frozenset(
     ("host", "content-length", "transfer-encoding", "connection", "keep-alive", "upgrade", "te", "trailer", "expect")
 )
 _CREDENTIAL_HEADERS: Final = frozenset(("authorization", "cookie", "cookie2"))
 
 MayRedirect = Callable[[Context, Endpoint], bool]
-"""May this action be redirected to this host, which the gate has not seen?"""
+"""Decides whether an action may be redirected to a host that the gate has not seen."""
 
 
 class _Target(NamedTuple):
-    """A URL, taken apart."""
+    """A parsed URL."""
 
     url: str
     scheme: str
@@ -86,7 +86,7 @@ class _Request(NamedTuple):
 
 
 class Fetcher:
-    """Makes requests. One for a runtime; it keeps nothing from one call to the next."""
+    """Makes requests. One per runtime; stateless between calls."""
 
     def __init__(
         self,
@@ -97,9 +97,9 @@ class Fetcher:
         body_bytes_max: int = BODY_BYTES_MAX,
         resolver: Resolver = system_resolver,
     ) -> None:
-        """`allow_private` are `host:port` patterns (as in grants) that may lie on private addresses.
+        """`allow_private` are `host:port` patterns (as in grants) that may resolve to private addresses.
 
-        Raises: ConfigurationError for a pattern that is none.
+        Raises: ConfigurationError for an invalid pattern.
         """
         self._clock = clock
         self._private_allowed = endpoint_matcher(allow_private)
@@ -109,7 +109,7 @@ class Fetcher:
         self._tls: ssl.SSLContext | None = None
 
     def fetch(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """The function of `http.fetch`. Blocks, at most until a little before the context's deadline.
+        """The function of `http.fetch`. Blocks until shortly before the context's deadline at most.
 
         Raises: ToolError `invalid_parameters`, `private_address`, `redirect_refused`, `connection_failed`, `timeout`,
         `cancelled`.
@@ -129,7 +129,7 @@ class Fetcher:
             passed.append(request.target.url)
 
     def _exchange(self, request: _Request, ctx: Context, patience: Patience) -> tuple[dict[str, Any], str | None]:
-        """One request and its answer, with the address to go on to if it is a redirect."""
+        """One request and its response, with the next URL if it is a redirect."""
         target = request.target
         channel = Channel.connect(self._judged(target, patience), target.port, patience)
         try:
@@ -141,7 +141,7 @@ class Fetcher:
             raise
         except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a chunk of negative length
             safe = request.method in _SAFE_METHODS or channel.sent_bytes == 0
-            note = "" if safe else "; whether the server acted on the request is not known"
+            note = "" if safe else "; whether the server acted on the request is unknown"
             raise ToolError(
                 f"the exchange with `{target.host}` failed: {describe(error)}{note}",
                 code="connection_failed",
@@ -152,12 +152,12 @@ class Fetcher:
             ctx.resources({"sent_bytes": channel.sent_bytes, "received_bytes": channel.received_bytes})
 
     def _judged(self, target: _Target, patience: Patience) -> list[Address]:
-        """The addresses to connect to. Raises: ToolError `private_address` if any of them is not an ordinary public one."""
+        """The addresses to connect to. Raises: ToolError `private_address` if any of them is not public."""
         if self._private_allowed(Endpoint(target.host, target.port)):
             return patience.resolve(self._resolver, target.host, target.port)
         reason = address_is_private(target.host)
         addresses = [] if reason else patience.resolve(self._resolver, target.host, target.port)
-        # One bad address is enough: a name that is half public is how such checks are got around.
+        # One bad address is enough: a name with mixed addresses is a known way around such checks.
         for address in addresses:
             reason = reason or classify(address)
         if reason:
@@ -165,7 +165,7 @@ class Fetcher:
                 f"`{target.host}` is or resolves to an address that is not public ({reason})",
                 code="private_address",
                 retryable=False,
-                hint="this tool reaches public addresses only; what a rule lets `exec` run may reach others",
+                hint="this tool reaches public addresses only; a program that the rules allow `exec` to run may reach others",
             )
         return addresses
 
@@ -173,7 +173,7 @@ class Fetcher:
         target = request.target
         wire = http.client.HTTPConnection(target.host, target.port)
         wire.response_class = _Response
-        wire.sock = channel  # it uses sendall, makefile and close only
+        wire.sock = channel  # http.client only calls sendall, makefile and close
         wire.putrequest(request.method, target.path, skip_host=True, skip_accept_encoding=True)
         wire.putheader("Host", target.authority)
         for name, value in request.headers.items():
@@ -207,7 +207,7 @@ class Fetcher:
         return answer, location
 
     def _body(self, response: http.client.HTTPResponse) -> tuple[bytes, bool]:
-        """The body up to the limit. What comes after is not read: the connection is closed."""
+        """Read the body up to the limit. The rest is not read; the connection is closed."""
         parts: list[bytes] = []
         size = 0
         while size <= self._body_bytes_max:
@@ -221,14 +221,14 @@ class Fetcher:
         return b"".join(parts)[: self._body_bytes_max], True
 
     def _redirected(self, request: _Request, status: int, location: str, ctx: Context) -> _Request | None:
-        """The request that a redirect leads to; None if it is for the agent to propose."""
+        """The request that a redirect leads to; None if the agent has to propose it."""
         here = request.target
         # http.client reads headers as Latin-1; in a URL, other than ASCII bytes are percent-encoded UTF-8.
         path = quote(location.encode("latin-1", "replace"), safe=_ASCII)
         try:
             joined = urljoin(here.url, path)
         except ValueError:
-            raise ToolError("redirected to what is no URL", code="redirect_refused", retryable=False) from None
+            raise ToolError("redirected to an invalid URL", code="redirect_refused", retryable=False) from None
         try:
             there = _target(joined)
         except ValueError as error:
@@ -236,7 +236,7 @@ class Fetcher:
         if here.scheme == "https" and there.scheme == "http":
             raise ToolError("redirected from https to http", code="redirect_refused", retryable=False)
         if (there.host, there.port) != (here.host, here.port):
-            # Private addresses are refused before anyone is asked; and once more, resolved, when the connection is made.
+            # Refuse literal private addresses before asking anyone; resolved addresses are checked again on connecting.
             if address_is_private(there.host) and not self._private_allowed(Endpoint(there.host, there.port)):
                 raise ToolError("redirected to an address that is not public", code="private_address", retryable=False)
             if self._may_redirect is None or not self._may_redirect(ctx, Endpoint(there.host, there.port)):
@@ -267,7 +267,7 @@ def _target(url: str) -> _Target:
     if not separator or scheme not in _DEFAULT_PORTS:
         raise ValueError("is not an http or https URL")
     if len(url) > _URL_CHARS_MAX or _URL_UNSAFE.search(url):
-        raise ValueError("is too long or holds a character that does not belong there")
+        raise ValueError("is too long or holds an invalid character")
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in authority:
         raise ValueError("holds a user name or password: put credentials into a header")
@@ -290,11 +290,11 @@ def _request(parameters: dict[str, Any]) -> _Request:
         raise _invalid(f"more than {_HEADERS_MAX} headers")
     for name, value in headers.items():
         if not _HEADER_NAME.fullmatch(name):
-            raise _invalid("`headers` has a name that is no header name")
+            raise _invalid("`headers` has an invalid header name")
         if not _HEADER_VALUE.fullmatch(value):
-            raise _invalid(f"the header `{name}` holds a character that does not belong there, or is too long")
+            raise _invalid(f"the header `{name}` holds an invalid character, or is too long")
         if name.lower() in _OUR_HEADERS or name.lower().startswith("proxy-"):
-            raise _invalid(f"the header `{name}` is not for the caller to set")
+            raise _invalid(f"the header `{name}` cannot be set by the caller")
     method = parameters.get("method", "GET")
     body = parameters.get("body")
     if body is None:
@@ -313,7 +313,7 @@ def _invalid(message: str) -> ToolError:
 
 
 def _headers(response: http.client.HTTPResponse) -> dict[str, str]:
-    """Names in lower case; repeated ones joined by `, `, cookies (which hold commas) by line breaks."""
+    """Header names in lower case; repeated values joined by `, `, or by line breaks for cookies, which hold commas."""
     out: dict[str, str] = {}
     for name, value in response.getheaders():
         key = name.lower()
@@ -323,9 +323,9 @@ def _headers(response: http.client.HTTPResponse) -> dict[str, str]:
 
 
 def _expanded(data: bytes, coding: str | None, most: int, *, cut: bool) -> tuple[bytes, bool]:
-    """The body without its gzip or deflate coding, up to a limit; as it is if it has another one, or is not what it says."""
+    """Decode gzip or deflate, up to a limit; returns the body unchanged for another coding or invalid data."""
     windows = {"gzip": (31,), "x-gzip": (31,), "deflate": (15, -15)}.get((coding or "").strip().lower(), ())
-    for window in windows:  # `deflate` is zlib's format, and bare deflate from some servers
+    for window in windows:  # `deflate` means zlib's format, but some servers send raw deflate
         stream = zlib.decompressobj(window)
         try:
             out = stream.decompress(data, most)
@@ -336,7 +336,7 @@ def _expanded(data: bytes, coding: str | None, most: int, *, cut: bool) -> tuple
 
 
 def _text(data: bytes, media: str, *, cut: bool) -> tuple[str, str, str | None]:
-    """The body, how it is written (`utf-8` for text, else `base64`), and the charset that it came in (None if it is no text).
+    """The body as text, its encoding (`utf-8` for text, else `base64`), and its original charset (None if it is not text).
 
     The charset is that of the byte order mark, else of the header, else of an HTML page's `<meta>`, else UTF-8.
     """
@@ -347,7 +347,7 @@ def _text(data: bytes, media: str, *, cut: bool) -> tuple[str, str, str | None]:
         )
         charset = named[1].lower() if named else "utf-8"
     try:
-        "x".encode(charset, "replace")  # raises LookupError for the codecs that are not for text
+        "x".encode(charset, "replace")  # raises LookupError for codecs that are not text encodings
         text, _ = whole_characters(data[len(mark) :], charset, final=not cut)
     except (UnicodeError, LookupError):
         return base64.b64encode(data).decode(), "base64", None
@@ -355,7 +355,7 @@ def _text(data: bytes, media: str, *, cut: bool) -> tuple[str, str, str | None]:
 
 
 class _Response(http.client.HTTPResponse):
-    """An answer after the provisional ones: `http.client` passes over 100 only, and takes 102 and 103 for the answer."""
+    """A response that skips all provisional ones: `http.client` skips only 100, and takes 102 and 103 for the final response."""
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(_PROVISIONAL_MAX):
@@ -363,12 +363,12 @@ class _Response(http.client.HTTPResponse):
             if not 101 < status < 200:
                 return version, status, reason
             http.client.parse_headers(self.fp)
-        raise http.client.HTTPException("too many provisional answers")
+        raise http.client.HTTPException("too many provisional responses")
 
 
 _TOOL: Final = Tool(
     name="http.fetch",
-    description="Make an HTTP request to a public address. Redirects to other hosts are handed back, not followed.",
+    description="Make an HTTP request to a public address. Redirects to other hosts are returned, not followed.",
     parameters={
         "type": "object",
         "properties": {
@@ -385,7 +385,7 @@ _TOOL: Final = Tool(
                         "additionalProperties": False,
                     },
                 ],
-                "description": "Text, sent as UTF-8, or bytes as `{b64}`. Give the Content-Type as a header.",
+                "description": "Text, sent as UTF-8, or bytes as `{b64}`. Set Content-Type in `headers`.",
             },
         },
         "required": ["url"],

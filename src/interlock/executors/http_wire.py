@@ -1,7 +1,7 @@
-"""A connection that keeps to one deadline for everything: looking up, connecting, TLS, sending and each byte received.
+"""A connection with a single deadline for name resolution, connecting, TLS, sending and receiving.
 
-A server that sends a byte a second never runs into a time-out per operation, so the sockets here never block: every wait
-is cut into slices, and after each of them the deadline and the cancellation are looked at.
+A server that sends a byte a second never runs into a time-out per operation, so the sockets here never block: every wait is
+cut into slices, and the deadline and cancellation are checked after each.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 Address = IPv4Address | IPv6Address
 Resolver = Callable[[str, int], Sequence[str]]
-"""Host and port to the addresses to try, in order. Raises OSError if the name does not resolve."""
+"""Resolves host and port to the addresses to try, in order. Raises OSError if the name does not resolve."""
 
 _SLICE_MS: Final = 100
 _MARGIN_NS: Final = 200_000_000
-"""We give up a little before the engine does: a thread that is given up on leaves an unknown outcome behind."""
+"""How long to give up before the engine does, because an abandoned thread leaves an unknown outcome."""
 _CONNECT_SHARE: Final = 3
-"""With several addresses, none may use up more than a third of the time that is left."""
+"""With several addresses, each may use at most a third of the remaining time."""
 
 
 def system_resolver(host: str, port: int) -> list[str]:
@@ -46,17 +46,17 @@ def system_resolver(host: str, port: int) -> list[str]:
 
 
 class Patience:
-    """How long a call may go on: until its deadline, or until it is cancelled."""
+    """The time limit of a call: its deadline or its cancellation."""
 
     def __init__(self, ctx: Context, clock: Clock) -> None:
-        """Of this attempt."""
+        """For one attempt."""
         self._ctx = ctx
         self._clock = clock
         left_ns = ctx.deadline_ns - clock.mono_ns()
         self._until_ns = ctx.deadline_ns - min(_MARGIN_NS, left_ns // 4)
 
     def left_ms(self) -> int:
-        """Milliseconds that are left, at least 1. Raises ToolError `timeout` or `cancelled`."""
+        """The remaining milliseconds, at least 1. Raises ToolError `timeout` or `cancelled`."""
         if self._ctx.cancelled:
             raise ToolError("the call was cancelled", code="cancelled", retryable=False)
         left_ns = self._until_ns - self._clock.mono_ns()
@@ -78,7 +78,7 @@ class Patience:
                 return False
 
     def resolve(self, resolver: Resolver, host: str, port: int) -> list[Address]:
-        """The addresses of a host. A resolver cannot be interrupted: it runs on a thread that is left behind if need be.
+        """The addresses of a host. A resolver cannot be interrupted, so it runs on a thread that may be abandoned.
 
         Raises: ToolError `connection_failed` if there are none; as `left_ms` does.
         """
@@ -86,9 +86,9 @@ class Patience:
 
         def ask() -> None:
             try:
-                # A zone (`fe80::1%eth0`) is no part of the address that is judged.
+                # A zone (`fe80::1%eth0`) is not part of the address to check.
                 answers.put([ip_address(text.partition("%")[0]) for text in resolver(host, port)])
-            except Exception as error:  # noqa: BLE001 - it is raised again where somebody waits for it
+            except Exception as error:  # noqa: BLE001 - raised again in the waiting thread
                 answers.put(error)
 
         threading.Thread(target=ask, name="interlock-resolve", daemon=True).start()
@@ -105,7 +105,7 @@ class Patience:
 
 
 class Channel:
-    """A connected socket, perhaps with TLS, in the shape that `http.client` wants: `sendall`, `makefile`, `close`."""
+    """A connected socket, perhaps with TLS, with the methods that `http.client` calls: `sendall`, `makefile`, `close`."""
 
     def __init__(self, sock: socket.socket, patience: Patience) -> None:
         """Take over a connected socket."""
@@ -116,7 +116,7 @@ class Channel:
 
     @classmethod
     def connect(cls, addresses: Sequence[Address], port: int, patience: Patience) -> Channel:
-        """Connect to the first of the addresses that answers; they are what was checked, no name is looked up again.
+        """Connect to the first address that answers. The addresses were checked; no name is resolved again.
 
         Raises: ToolError `connection_failed`; as `Patience.left_ms` does.
         """
@@ -159,7 +159,7 @@ class Channel:
             view = view[count:]
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        """What comes in."""
+        """A reader of the incoming bytes."""
         return io.BufferedReader(_Incoming(self))
 
     def receive_into(self, buffer: WriteableBuffer) -> int:
@@ -169,14 +169,14 @@ class Channel:
         return count
 
     def close(self) -> None:
-        """What `http.client` calls when it has no more requests; the answer is still to be read, so nothing happens."""
+        """Does nothing: `http.client` calls it after the last request, when the response is still to be read."""
 
     def disconnect(self) -> None:
-        """Close the socket, whatever is still on its way."""
+        """Close the socket, dropping data in flight."""
         self._sock.close()
 
     def _retry(self, call: Callable[[], _T], events: int) -> _T:
-        """Call until it does not block. `events` is what a plain socket waits for; TLS says itself."""
+        """Repeat a call until it does not block. `events` is what a plain socket waits for; TLS reports its own."""
         while True:
             self._patience.left_ms()
             try:
@@ -191,7 +191,7 @@ class Channel:
 
 
 class _Incoming(io.RawIOBase):
-    """The raw side of what `http.client` reads from. Closing it leaves the socket open, as `makefile` has it."""
+    """The raw stream that `http.client` reads from. Closing it leaves the socket open, as with `makefile`."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class _Incoming(io.RawIOBase):
 
 
 def _connect(sock: socket.socket, where: tuple[str, int], patience: Patience, most_ms: int) -> str:
-    """Connect within a time; why it did not work, or an empty string."""
+    """Connect within a time; returns why it failed, or an empty string."""
     sock.setblocking(False)
     error = sock.connect_ex(where)
     if error == errno.EINPROGRESS:
@@ -219,7 +219,7 @@ def _connect(sock: socket.socket, where: tuple[str, int], patience: Patience, mo
 
 
 def describe(error: Exception) -> str:
-    """What went wrong, in a few words that hold nothing of the other side's bytes."""
+    """Describe an error briefly, without any bytes from the server."""
     if isinstance(error, ssl.SSLError):
         return (error.reason or "protocol error").replace("_", " ").lower()
     if isinstance(error, OSError) and error.errno:

@@ -1,10 +1,10 @@
-"""What `Annotated` says of a type: understood, or refused. A constraint that is dropped in silence is a hole.
+"""Reads the metadata of `Annotated`, and refuses what it does not understand: a silently dropped constraint would be a hole.
 
-`msgspec.Meta` is the schema's own language. The constraints of `annotated_types` are translated into it. Types of pydantic, and
-types with its `Field`, are pydantic's to read (`pydantic_types`). Inside classes annotations cannot be rewritten, so there only
-`msgspec.Meta` is understood unless pydantic reads the whole.
+`msgspec.Meta` is the schema's own language. The constraints of `annotated_types` are translated into it. Pydantic types, and
+types with its `Field`, are read by pydantic (`pydantic_types`). Inside classes annotations cannot be rewritten, so there only
+`msgspec.Meta` is understood, unless pydantic reads the whole type.
 
-Nothing is imported for this: an object of a library exists only where the library does.
+No library is imported for this: an object of a library can exist only if the library is loaded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LENGTHS: Final = {"MinLen": "min_length", "MaxLen": "max_length"}
 
 
 class Mark:
-    """Says to pydantic what a `msgspec.Meta` beside it says to msgspec: which kind of parameter this is."""
+    """Tells pydantic what the `msgspec.Meta` beside it tells msgspec: the kind of a parameter."""
 
     def __init__(self, kind: str) -> None:
         """`kind` is a value of `x-interlock`."""
@@ -38,21 +38,21 @@ class Mark:
 
 
 class NotUnderstoodError(Exception):
-    """An annotation says something that neither the schema nor the conversion would hold to."""
+    """An annotation that neither the schema nor the conversion would enforce."""
 
 
 class Found(NamedTuple):
-    """Something in a type tree: metadata of an `Annotated`, or a class."""
+    """An item of a type tree: metadata of an `Annotated`, or a class."""
 
     item: Any
     beside: tuple[Any, ...]
     """The other metadata of the same `Annotated`."""
     owner: str | None
-    """`Class.field` if it stands in a class."""
+    """`Class.field` if it is inside a class."""
 
 
 def translate(kind: Any) -> Any:
-    """The type in msgspec's language. Raises: NotUnderstoodError."""
+    """Translate a type into msgspec's terms. Raises: NotUnderstoodError."""
     for found in walk(kind):
         if found.owner is not None and not isinstance(found.item, type) and not _known(found.item):
             raise NotUnderstoodError(
@@ -62,14 +62,14 @@ def translate(kind: Any) -> Any:
 
 
 def is_pydantic(kind: Any) -> bool:
-    """True if pydantic has to read the type, because something of it occurs there."""
+    """True if pydantic has to read the type, because the type contains something of pydantic's."""
     if "pydantic" not in sys.modules:
         return False
     return any(_of_pydantic(found.item) for found in walk(kind))
 
 
 def check_for_pydantic(kind: Any) -> None:
-    """Raises: NotUnderstoodError if a type that pydantic reads says something that pydantic ignores."""
+    """Raises: NotUnderstoodError if a type that pydantic reads has metadata that pydantic ignores."""
     for found in walk(kind):
         item = found.item
         if isinstance(item, type) or _of_pydantic(item) or _module(item) == "annotated_types" or _is_text(item):
@@ -81,7 +81,7 @@ def check_for_pydantic(kind: Any) -> None:
 
 
 def descriptions(kind: Any) -> list[str]:
-    """Texts among the outermost metadata."""
+    """The descriptions (plain strings) in the outermost metadata."""
     found = []
     for item in getattr(kind, "__metadata__", ()):
         text = item if isinstance(item, str) else getattr(item, "documentation", getattr(item, "description", None))
@@ -91,7 +91,7 @@ def descriptions(kind: Any) -> list[str]:
 
 
 def walk(kind: Any) -> Iterator[Found]:
-    """All classes and metadata in a type, those of the fields of its classes too. Each class is entered once."""
+    """All classes and metadata in a type, including the fields of its classes. Each class is entered once."""
     seen: set[int] = set()
     stack: list[tuple[Any, str | None]] = [(kind, None)]
     while stack:
@@ -116,7 +116,7 @@ def walk(kind: Any) -> Iterator[Found]:
 
 
 def _fields(cls: type) -> dict[str, Any]:
-    """The types of a class's fields, with their metadata; empty for what has none."""
+    """The types of a class's fields, with their metadata; empty for a class without fields."""
     models = getattr(cls, "__pydantic_fields__", None)
     if isinstance(models, dict):
         return {
@@ -181,7 +181,7 @@ def _annotated(base: Any, metadata: tuple[Any, ...]) -> Any:
 
 
 def _flat(metadata: tuple[Any, ...]) -> Iterator[Any]:
-    """`Interval` and `Len` stand for several constraints."""
+    """Expand `Interval` and `Len`, which combine several constraints."""
     for item in metadata:
         if _module(item) == "annotated_types" and type(item).__name__ in ("Interval", "Len"):
             yield from item
@@ -190,7 +190,7 @@ def _flat(metadata: tuple[Any, ...]) -> Iterator[Any]:
 
 
 def _alias(kind: Any) -> Any:
-    """What a `type X = ...` or a `NewType` stands for, or None."""
+    """The target of a `type X = ...` or a `NewType`, or None."""
     if isinstance(kind, typing.NewType):
         return kind.__supertype__
     return getattr(kind, "__value__", None) if type(kind).__name__ == "TypeAliasType" else None
@@ -215,5 +215,5 @@ def _of_pydantic(item: Any) -> bool:
 
 
 def _same_mark(meta: msgspec.Meta, beside: tuple[Any, ...]) -> bool:
-    """True if the Meta is no more than a mark that a `Mark` beside it repeats."""
+    """True if the Meta holds only a mark that a `Mark` beside it repeats."""
     return any(isinstance(item, Mark) and meta == msgspec.Meta(extra_json_schema={MARK: item.kind}) for item in beside)

@@ -1,9 +1,10 @@
 """The process that Python tool modules run in: imports them once, then forks for each call.
 
 It is a fork server (`interlock.isolation.server`) that performs function calls in place of programs, so a call has the
-walls, limits, capture and end of any process action, and the code of a project is never in the process that holds keys.
+isolation, limits, capture and termination of any process action, and a project's code never runs in the process that holds
+keys.
 
-A call writes JSON lines to descriptor 3: what it says through its context, and last `{"result": ...}` or `{"error": ...}`.
+A call writes JSON lines to descriptor 3: calls of its context, and last `{"result": ...}` or `{"error": ...}`.
 """
 
 from __future__ import annotations
@@ -42,24 +43,24 @@ _IMPORT_S: Final = 60
 
 
 class Setup(TypedDict):
-    """What the host is started with."""
+    """The arguments of the host process."""
 
     modules: list[str]
     project: str
     trusted: dict[str, tuple[str, str]] | None
-    """Module to its file and the SHA-256 (hex) of the bytes that the user trusted: nothing else is run under that name."""
+    """Module to its file and the SHA-256 (hex) of the bytes that the user trusted: nothing else runs under that name."""
 
 
 def main() -> None:
     """Import the modules and serve. Arguments: the Setup as JSON, the runtime's process id, the package's directory."""
     setup: Setup = json.loads(sys.argv[1])
-    # Behind everything installed: a file of the project can then never pass itself off as a library.
+    # After everything installed, so that a project file can never shadow a library.
     sys.path += [d for d in (setup["project"], f"{setup['project']}/src") if Path(d).is_dir()]
     os.chdir(setup["project"])
-    if setup["trusted"] is not None:  # empty if every module is installed: then no file of the project is trusted
+    if setup["trusted"] is not None:  # empty if every module is installed, so no project file is trusted
         sys.meta_path[:0] = [TrustedFinder(setup["trusted"]), ProjectFinder(Path(setup["project"]))]
     host = Host()
-    signal.alarm(_IMPORT_S)  # nobody watches yet: an import that hangs must not outlive its runtime for ever
+    signal.alarm(_IMPORT_S)  # nothing supervises the host yet, so limit an import that hangs
     for module in setup["modules"]:
         host.load(module)
     signal.alarm(0)
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 class TrustedFinder(MetaPathFinder):
-    """Finds the configured modules at the files that were trusted, before anything else is asked."""
+    """Finds the configured modules in their trusted files, ahead of all other finders."""
 
     def __init__(self, files: dict[str, tuple[str, str]]) -> None:
         """`files` as in Setup."""
@@ -86,10 +87,10 @@ class TrustedFinder(MetaPathFinder):
 
 
 class ProjectFinder(MetaPathFinder):
-    """Refuses every other module of the project: an agent may be able to write it, and importing it would run it.
+    """Refuses all other modules of the project: an agent may be able to write them, and importing runs them.
 
-    Whoever else finds modules is asked, so that those of the project are recognised however they are found (an editable
-    installation, for example). What is installed in an environment beneath the project is not the project's own.
+    It asks the other finders, so that the project's modules are recognised however they are found (for example through an
+    editable install). Packages installed in an environment beneath the project are not the project's own.
     """
 
     def __init__(self, project: Path) -> None:
@@ -99,7 +100,7 @@ class ProjectFinder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The spec that the finders after this one have. Raises: ImportError if it is of the project."""
+        """The spec from the finders after this one. Raises: ImportError if the module belongs to the project."""
         if fullname.partition(".")[0] == "interlock":
             return None
         for finder in sys.meta_path[sys.meta_path.index(self) + 1 :]:
@@ -107,7 +108,7 @@ class ProjectFinder(MetaPathFinder):
             if spec is not None:
                 if spec.has_location and spec.origin is not None and self._is_own(Path(spec.origin)):
                     raise ImportError(
-                        f"`{fullname}` is a file of the project and not trusted; name it in `tools.modules` too",
+                        f"`{fullname}` is an untrusted file of the project; name it in `tools.modules` too",
                         name=fullname,
                     )
                 return spec
@@ -121,7 +122,9 @@ class ProjectFinder(MetaPathFinder):
 
 
 class TrustedLoader(SourceLoader):
-    """Runs a module's source if it is still what was trusted. No byte code is looked at: it could be anybody's."""
+    """Runs a module's source if it still has its trusted content. Byte code is never used, because anyone could have written
+    it.
+    """
 
     def __init__(self, name: str, file: str, sha256: str) -> None:
         """For one module."""
@@ -135,7 +138,7 @@ class TrustedLoader(SourceLoader):
         return self._file
 
     def get_data(self, path: str | bytes) -> bytes:
-        """The bytes of the source. Raises: ImportError if they are not the trusted ones."""
+        """The source. Raises: ImportError if it is not the trusted content."""
         # Not to wait where a FIFO lies, and not to read for ever where a link leads to a device.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         with os.fdopen(fd, "rb") as file:
@@ -150,7 +153,7 @@ class TrustedLoader(SourceLoader):
 
 
 class Said(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """One line of a call: what its context was told, or (the last line) how it ended."""
+    """One message from a call: a call of its context, or (the last) its result."""
 
     result: Any = msgspec.UNSET
     error: dict[str, Any] | None = None
@@ -164,15 +167,15 @@ class Said(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Host:
-    """The tools of the loaded modules, and what went wrong while loading."""
+    """The tools of the loaded modules, and the problems found while loading."""
 
     def __init__(self) -> None:
-        """Nothing is loaded."""
+        """Start with no module loaded."""
         self.bindings: dict[str, Binding] = {}
         self.problems: list[dict[str, str]] = []
 
     def load(self, name: str) -> None:
-        """Import a module and take its tools; a problem is kept for whoever asks for the list."""
+        """Import a module and collect its tools; a problem is kept for the list request."""
         try:
             module = importlib.import_module(name)
             for function in _declared(module):
@@ -182,7 +185,7 @@ class Host:
                 self.bindings[binding.tool.name] = binding
         except InterlockError as error:
             self._problem(name, error.message)
-        except BaseException as error:  # noqa: BLE001 - whatever a module raises is told to the one who named it
+        except BaseException as error:  # noqa: BLE001 - anything a module raises is reported to the user who configured it
             traceback.print_exc()
             self._problem(name, describe(error))
 
@@ -203,7 +206,7 @@ class Host:
         except SystemExit as error:
             output = {"exit_code": exit_code(error)}
             say(Said(error={"code": "tool_error", "message": describe_exit(error), "output": output}))
-        except BaseException as error:  # noqa: BLE001 - whatever a tool raises is the action's failure
+        except BaseException as error:  # noqa: BLE001 - anything a tool raises is the action's failure
             traceback.print_exc()
             say(Said(error={"code": "tool_error", "message": describe(error)}))
 
@@ -214,7 +217,7 @@ class Host:
                 "the tool's module has changed since it was loaded",
                 code="tool_changed",
                 retryable=False,
-                hint="start Interlock again to load it anew",
+                hint="restart Interlock to reload it",
             )
         result = binding.function(call["parameters"], ModuleContext(call["context"], say))
         return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
@@ -227,7 +230,7 @@ class ModuleContext:
     """The `interlock.Context` of a function in a module host. It has no workspace object: the working directory is its root."""
 
     cancelled = False
-    """Never true: a cancelled call's process is ended."""
+    """Always false: the process of a cancelled call is killed."""
 
     def __init__(self, fields: dict[str, Any], say: _Channel) -> None:
         """`fields` are the plain values of the context in the runtime."""
@@ -249,7 +252,7 @@ class ModuleContext:
         self._say(Said(log=message))
 
     def progress(self, done: float, total: float | None = None) -> None:
-        """Say how far the work is."""
+        """Report progress."""
         self._say(Said(progress=(done, total)))
 
     def report_cost(self, cost: float) -> None:
@@ -261,16 +264,16 @@ class ModuleContext:
         self._say(Said(posture=layers))
 
     def not_exactly_undoable(self, what: str) -> None:
-        """Say what undo cannot take back."""
+        """Report an effect that undo cannot exactly reverse."""
         self._say(Said(not_undoable=what))
 
     def resources(self, usage: dict[str, int | float]) -> None:
-        """Attach measured use."""
+        """Attach measured resource use."""
         self._say(Said(resources=usage))
 
 
 class _Absent:
-    """Stands where a context of the runtime's own process has an object that cannot be had from here."""
+    """Placeholder for an object of the context that is available only in the runtime's own process."""
 
     def __getattr__(self, name: str) -> Any:
         raise ToolError(
@@ -299,7 +302,7 @@ async def _awaited(value: Any) -> Any:
 
 
 def _declared(module: ModuleType) -> list[Callable[..., Any]]:
-    """The tools that the module, or a module below it, declares; those it imported from elsewhere belong to others."""
+    """The tools declared by the module or its submodules, without those imported from elsewhere."""
     name = module.__name__
     own = [f for f in vars(module).values() if inspect.isroutine(f) and hasattr(f, ATTRIBUTE)]
     return [f for f in dict.fromkeys(own) if f.__module__ == name or f.__module__.startswith(f"{name}.")]

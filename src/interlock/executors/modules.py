@@ -1,6 +1,6 @@
 """Python tool modules named in the configuration (`[tools] modules`): loaded in a host process, called by JSON.
 
-The runtime's own process never imports them. See `module_host` for the other end.
+The runtime's own process never imports them. `module_host` is the other end.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from interlock.model.tool import Binding, Context, Tool
 _IMPORT_S: Final = 30
 _PRINTED_BYTES: Final = 16 * 1024
 _CHANNEL_BYTES: Final = DEFAULT_LIMITS.output_bytes + 1024 * 1024
-"""A result at its limit, and room for what the tool says on the way."""
+"""A result of maximum size, and room for the tool's other messages."""
 
 _BOOT: Final = """
 import os, sys
@@ -52,7 +52,7 @@ _decode: Final = msgspec.json.Decoder(Said).decode
 
 
 class ModuleTools:
-    """The modules of one project, in their host. Close it."""
+    """The tool modules of one project and their host process. Must be closed."""
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class ModuleTools:
         parent_environment: Mapping[str, str] | None = None,
         limits: ProcessLimits | None = None,
     ) -> None:
-        """Start nothing yet. `project` is where the modules are looked for, and its `src` (behind what is installed).
+        """Does not start the host yet. Modules are looked for in `project` and its `src`, after installed packages.
 
-        `trusted` maps a module to its file and the SHA-256 (hex) of its trusted bytes: nothing else is run under that name, and
-        no other file of the project (None: whatever is found is run).
+        `trusted` maps a module to its file and the SHA-256 (hex) of its trusted bytes: nothing else is run under that name,
+        and no other file of the project (None: anything that is found may run).
         """
         self._clock = clock
         self._project = project
@@ -100,7 +100,7 @@ class ModuleTools:
             raise ConfigurationError(
                 f"importing the tool modules took longer than {_IMPORT_S} s",
                 path="$.tools.modules",
-                hint="a module must only define things when it is imported",
+                hint="importing a module must only define things",
             ) from None
         finally:
             os.close(cwd)
@@ -155,7 +155,7 @@ class ModuleTools:
         return channel.answer(outcome)
 
     async def _run(self, request: Request, cwd: int, channel: _Messages) -> Outcome:
-        """One call to the host; what it says arrives in `channel` while it runs."""
+        """One call to the host; its messages arrive through `channel` while it runs."""
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
         loop = asyncio.get_running_loop()
@@ -193,7 +193,7 @@ class ModuleTools:
 
 
 class _Messages:
-    """What a call says, line by line. Everything but the answer goes to the context at once."""
+    """The messages of a call, line by line. All but the result are passed to the context at once."""
 
     def __init__(self, ctx: Context | None) -> None:
         self._ctx = ctx
@@ -207,14 +207,14 @@ class _Messages:
         return None if self._answer.result is msgspec.UNSET else self._answer.result
 
     def read(self, fd: int) -> bool:
-        """Take what is there; False at the end or when there is nothing."""
+        """Read what is available; False at the end or if there is nothing."""
         try:
             data = os.read(fd, 256 * 1024)
         except BlockingIOError:
             return False
         self._read_bytes += len(data)
         if self._read_bytes > _CHANNEL_BYTES:
-            self._pending.clear()  # read on, keep nothing: the call fails as too large
+            self._pending.clear()  # keep reading but store nothing: the call fails as too large
             return bool(data)
         self._pending += data
         if b"\n" in data:
@@ -225,7 +225,7 @@ class _Messages:
         return bool(data)
 
     def answer(self, outcome: Outcome) -> Any:
-        """The call's result. Raises: the ToolError it ended with, or one that says that it gave none."""
+        """The call's result. Raises: the ToolError it ended with, or one for a missing result."""
         if self._read_bytes > _CHANNEL_BYTES:
             raise ToolError(
                 f"the tool returned more than {DEFAULT_LIMITS.output_bytes} bytes",
@@ -252,7 +252,7 @@ class _Messages:
     def _take(self, line: bytes) -> None:
         try:
             said = _decode(line)
-        except msgspec.DecodeError:  # the tool's code can write here too: what is no message is none
+        except msgspec.DecodeError:  # the tool's code can write here too, so ignore what is not a message
             return
         if said.error is not None or said.result is not msgspec.UNSET:
             self._answer = said
@@ -266,7 +266,7 @@ def _tell(ctx: Context, said: Said) -> None:
     if said.progress is not None:
         ctx.progress(*said.progress)
     if said.cost:
-        with contextlib.suppress(ValueError):  # no amount, written past the context: it must not cost us the answer
+        with contextlib.suppress(ValueError):  # an invalid cost, written past the context, must not lose the result
             ctx.report_cost(said.cost)
     if said.posture:
         ctx.posture(**said.posture)

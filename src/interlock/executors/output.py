@@ -1,10 +1,10 @@
-"""Turns what a Python tool returned into a JSON value, by fixed rules, or says why it cannot.
+"""Converts a Python tool's return value to JSON by fixed rules, or explains why it cannot.
 
 dataclass, msgspec.Struct, pydantic model, Mapping: object. list, tuple: array. set: array, sorted by its canonical form.
 Enum: its value.
 datetime, date, time: ISO 8601. timedelta, Decimal, UUID: text as msgspec writes it. Path: text. bytes, and a path that is
-not UTF-8: `{"b64": "..."}`. Everything else is refused, and so is what JSON readers disagree about: NaN, infinities,
-integers beyond 2^53 - 1, lone surrogates, keys that are no text.
+not UTF-8: `{"b64": "..."}`. Everything else is refused, as is what JSON readers disagree about: NaN, infinities, integers
+beyond 2^53 - 1, lone surrogates, keys that are not text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import enum
 import inspect
 import math
 import os
-import uuid  # noqa: TID251 - the type of a value, no source of ids
+import uuid  # noqa: TID251 - the type of a value, not a source of ids
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any, Final
@@ -34,7 +34,7 @@ _DEPTH_MAX: Final = DEFAULT_LIMITS.depth
 
 
 def to_json(value: Any) -> Any:
-    """The JSON value for what a tool returned; the same object if it is one already.
+    """Convert a tool's return value to JSON; returns the same object if it is JSON already.
 
     Raises: the ToolError itself if a tool returned one; ToolError `invalid_output`, naming the place but not the value.
     """
@@ -61,7 +61,7 @@ def _is_json(value: Any, depth: int) -> bool:
 
 
 def _are_json(values: Iterable[Any], depth: int) -> bool:
-    # ASCII text, the most common by far, is looked at here: a call for each would be most of the time.
+    # Check ASCII text, by far the most common value, inline: a function call for each would dominate.
     return all((value.__class__ is str and value.isascii()) or _is_json(value, depth) for value in values)
 
 
@@ -109,7 +109,7 @@ def _container(value: Any, path: str, depth: int) -> Any:
     fields = _fields(value)
     if fields is None:
         if inspect.iscoroutine(value):
-            value.close()  # nobody will await it
+            value.close()  # avoids the "never awaited" warning
         raise _refused(path, f"is a `{type(value).__name__}`, which has no JSON form")
     result: dict[str, Any] = {}
     for key, item in fields.items():

@@ -1,7 +1,7 @@
 """Tools for the machine's processes: `proc.list` and `proc.kill`.
 
-A process is named by its number and its start time (clock ticks since boot, field 22 of /proc/PID/stat; proc(5)), so a
-number that was given to another process meanwhile is never signalled: the pidfd is opened first and the time read after.
+A process is identified by its pid and start time (clock ticks since boot, field 22 of /proc/PID/stat; proc(5)), so a reused
+pid is never signalled: the pidfd is opened first and the time read after.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ class Process(msgspec.Struct, frozen=True):
 
 
 def read_process(pid: int) -> Process | None:
-    """What /proc says of a process; None if there is none."""
+    """Read a process from /proc; None if there is no such process."""
     try:
         line = Path(f"/proc/{pid}/stat").read_bytes()
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         uid = Path(f"/proc/{pid}").stat().st_uid
     except (FileNotFoundError, ProcessLookupError):
         return None
-    except PermissionError:  # hidepid: other users' processes are none of ours
+    except PermissionError:  # hidepid hides other users' processes
         return None
-    # pid (name) state ppid ...: the name may hold anything, parentheses too
+    # pid (name) state ppid ...: the name may hold any characters, including parentheses
     opened, closed = line.index(b"("), line.rindex(b")")
     fields = line[closed + 2 :].split()
     ticks = os.sysconf("SC_CLK_TCK")
@@ -80,7 +80,7 @@ def read_process(pid: int) -> Process | None:
 
 
 def processes() -> Iterator[Process]:
-    """All processes that can be seen, by number."""
+    """All visible processes, by pid."""
     for pid in sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()):
         found = read_process(pid)
         if found is not None:
@@ -90,12 +90,12 @@ def processes() -> Iterator[Process]:
 def bindings(*, protected: Callable[[], Iterable[int]], redact: Callable[[Any], Any]) -> list[Binding]:
     """`proc.list` and `proc.kill`.
 
-    `protected` gives the process ids of Interlock's own fork servers; `redact` replaces the secrets in a JSON value, for
-    other processes' arguments are full of them.
+    `protected` gives the pids of Interlock's own fork servers; `redact` replaces secrets in a JSON value, because other
+    processes' arguments often hold them.
     """
 
     def list_(parameters: dict[str, Any], _ctx: Context) -> dict[str, Any]:
-        # Redacted before it is filtered, or a filter could be used to guess what was taken out.
+        # Redact before filtering, or a filter could be used to guess redacted values.
         rows = redact([msgspec.to_builtins(process) for process in processes()])
         needle = parameters.get("filter", "").lower()
         return {"processes": [r for r in rows if needle in " ".join((r["name"], *r["command"])).lower()]}
@@ -130,13 +130,13 @@ def _open(pid: int) -> int:
 
 
 def _check(pid: int, start_time: int, servers: set[int]) -> None:
-    """Is it the process that was meant, and one that may be signalled? Raises: ToolError."""
+    """Check that this is the intended process, and that it may be signalled. Raises: ToolError."""
     process = read_process(pid)
     if process is None:
         raise _gone()
     if process.start_time != start_time:
         raise ToolError(
-            "the number belongs to another process now",
+            "the pid now belongs to another process",
             code="process_changed",
             path="$.parameters.start_time",
             retryable=False,
@@ -151,11 +151,11 @@ def _check(pid: int, start_time: int, servers: set[int]) -> None:
             retryable=False,
         )
     if process.uid != os.geteuid():
-        raise _foreign()  # root could; it would hardly ever be meant
+        raise _foreign()  # root could, but rarely intends to
 
 
 def _own_line() -> set[int]:
-    """Ourselves, and all that we descend from."""
+    """The pids of this process and its ancestors."""
     line: set[int] = set()
     pid = os.getpid()
     while pid > 0 and pid not in line:
@@ -175,7 +175,7 @@ def _send(pidfd: int, name: str) -> None:
 
 
 async def _wait_ended(pidfd: int, seconds: float) -> bool:
-    """True once the process has ended; False if it takes longer."""
+    """Wait for a process to end; False if it takes too long."""
     loop = asyncio.get_running_loop()
     ended = loop.create_future()
     loop.add_reader(pidfd, lambda: None if ended.done() else ended.set_result(None))
@@ -205,7 +205,7 @@ def _text(data: bytes) -> str:
 
 _LIST: Final = Tool(
     name="proc.list",
-    description="List processes; with `filter` those whose name or command line has it (in any case).",
+    description="List processes; with `filter` only those whose name or command line contains it (ignoring case).",
     parameters={
         "type": "object",
         "properties": {"filter": {"type": "string", "maxLength": 256}},
@@ -219,12 +219,12 @@ _LIST: Final = Tool(
 )
 _KILL: Final = Tool(
     name="proc.kill",
-    description="Signal a process that `proc.list` showed, named by its number and its start time.",
+    description="Signal a process from `proc.list`, identified by its pid and start time.",
     parameters={
         "type": "object",
         "properties": {
             "pid": {"type": "integer", "minimum": 1, "maximum": 2**22},
-            "start_time": {"type": "integer", "minimum": 0, "description": "As `proc.list` shows it."},
+            "start_time": {"type": "integer", "minimum": 0, "description": "As `proc.list` returns it."},
             "signal": {"type": "string", "enum": list(_SIGNALS), "default": "SIGTERM"},
         },
         "required": ["pid", "start_time"],

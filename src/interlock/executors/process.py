@@ -1,7 +1,7 @@
-"""Runs programs: `ProcessRunner`, which `shell`, `exec` and the git tools share, and those first two tools.
+"""Runs programs: `ProcessRunner`, shared by `shell`, `exec` and the git tools, and the tools `shell` and `exec`.
 
-A program starts from the fork server behind layer L0 and its whole process tree is gone when the call returns, however it
-ends. Until more layers are built the posture says plainly that they are absent.
+A program starts from the fork server under isolation layer L0, and its whole process tree is gone when the call returns,
+however it ends. The posture reports the layers that are absent.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ GRACE_MS: Final = 500
 
 
 class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a process action is held to unless the configuration says otherwise."""
+    """The default limits of a process action."""
 
     memory_bytes: int = 1024**3
-    """Of each process: writable private memory."""
+    """Writable private memory of each process."""
     processes: int = 64
-    """Of the whole tree at once."""
+    """Processes of the whole tree at once."""
     file_bytes: int = 16 * 1024**3
-    """No file may be written beyond this size."""
+    """Maximum size of a written file."""
     open_files: int = 65_536
 
 
@@ -49,19 +49,19 @@ class ProcessResult(msgspec.Struct, frozen=True, kw_only=True):
     signal: str | None
     """For example `SIGKILL`."""
     stdout: bytes
-    """The first `output_bytes_max` bytes; what came after has been read and dropped."""
+    """The first `output_bytes_max` bytes; the rest was read and dropped."""
     stderr: bytes
     truncated: bool
     timed_out: bool
     duration_ms: float
     strays_killed: int
-    """Processes that the program had left behind."""
+    """Number of processes that the program left behind."""
     resources: dict[str, int | float]
     """`cpu_user_ms`, `cpu_system_ms`, `cpu_ms`, `memory_bytes`, `read_bytes`, `written_bytes` of the whole tree."""
 
 
 class ProcessRunner:
-    """Starts programs for tools. One for a runtime; safe to use from several event loops."""
+    """Starts programs for tools. One per runtime; safe to use from several event loops."""
 
     def __init__(
         self,
@@ -73,10 +73,10 @@ class ProcessRunner:
         passed: Sequence[str] = (),
         home_files: Sequence[str] = (),
     ) -> None:
-        """Start nothing yet. `parent_environment` is `os.environ` unless given.
+        """Does not start the fork server yet. `parent_environment` is `os.environ` unless given.
 
-        `passed` are the names of variables that every program gets as the parent has them, `home_files` names of files in the
-        parent's HOME of which it finds copies in its own.
+        `passed` names variables that every program inherits from the parent; `home_files` names files in the parent's HOME
+        that are copied into the program's own.
         """
         self._clock = clock
         self._server = server or ForkServer()
@@ -89,7 +89,7 @@ class ProcessRunner:
 
     @property
     def server(self) -> ForkServer:
-        """The fork server, for those who have to leave it alone (`proc.kill`) or to close it."""
+        """The fork server, for `proc.kill`, which must not signal it, and for closing it."""
         return self._server
 
     async def run(
@@ -108,8 +108,8 @@ class ProcessRunner:
         """Run a program to its end and return how it ended, a failure included.
 
         `cwd` is a directory descriptor, or a path beneath the workspace (None: its root). `env` is added to the allow-listed
-        base environment. The program is looked for in the base PATH. It ends at the context's deadline, or after
-        `timeout_ms` if that is sooner; then `timed_out` is set. With `read_only` the caller vouches that nothing is changed.
+        base environment. The program is looked up in the base PATH. It ends at the context's deadline, or after
+        `timeout_ms` if that is sooner; then `timed_out` is set. With `read_only` the caller guarantees that nothing changes.
 
         Raises: ToolError `spawn_failed`; `process_lost`, `process_limit`; and, when the awaiting task is cancelled,
         `timeout` (the deadline has passed) or `cancelled`, with the partial output, once the tree is gone.
@@ -136,9 +136,9 @@ class ProcessRunner:
         stdin: bytes | None = None,
         output_bytes_max: int,
     ) -> background.Background:
-        """Start a program that lives on after this action; the last `output_bytes_max` bytes of each stream are kept.
+        """Start a program that outlives this action; the last `output_bytes_max` bytes of each stream are kept.
 
-        Everything else is as in `run`, but that no time-out ends it. Raises: ToolError `spawn_failed`, `process_lost`.
+        Everything else is as in `run`, except that no time-out ends it. Raises: ToolError `spawn_failed`, `process_lost`.
         """
         request = self._request(argv, env, None)
         request["keep_bytes"], request["keep_last"] = output_bytes_max, True
@@ -155,7 +155,7 @@ class ProcessRunner:
         self._server.close()
 
     def _request(self, argv: Sequence[str], env: Mapping[str, str] | None, limits: ProcessLimits | None) -> Request:
-        """What both have in common. Raises: ToolError `invalid_parameters`."""
+        """The request that `run` and `start` share. Raises: ToolError `invalid_parameters`."""
         if not argv or not argv[0] or any("\0" in part for part in argv):
             raise ToolError(
                 "the program is missing (its name is empty), or an argument holds a NUL character",
@@ -205,14 +205,14 @@ class ProcessRunner:
 
 
 def open_cwd(ctx: Context, path: str | dict[str, str] | None = None) -> int:
-    """A descriptor of a directory beneath the workspace (its root unless given). Raises: ToolError of the workspace."""
+    """Open a directory beneath the workspace (its root unless given). Raises: ToolError of the workspace."""
     workspace = ctx.workspace
     where = () if path is None else workspace.locate(path, "cwd")
     return int(workspace.open_directory(where, "cwd"))
 
 
 def account(report: Report, ctx: Context, *, changed: str | None) -> None:
-    """Tell the context what protected an action that ran, what it used, and what of it (`changed`) cannot be undone."""
+    """Report to the context an action's posture, its resource use, and, if `changed`, what cannot be undone."""
     ctx.posture(**posture())
     ctx.resources(_resources(report))
     if changed is not None:
@@ -226,7 +226,7 @@ def check_processes(report: Report, output: Any) -> None:
     """Raises: ToolError `process_limit`, with `output`, if the tree was ended for having too many processes."""
     if report["stopped"] == "processes":
         raise ToolError(
-            "the action had more processes at once than its limit; all of them were ended",
+            "the action exceeded its limit of processes; all of them were killed",
             code="process_limit",
             retryable=False,
             output=output,
@@ -235,7 +235,7 @@ def check_processes(report: Report, output: Any) -> None:
 
 
 def wire_limits(limits: ProcessLimits) -> Limits:
-    """The limits as the supervisor takes them."""
+    """Convert the limits to the supervisor's form."""
     return {
         "memory_bytes": limits.memory_bytes,
         "file_bytes": limits.file_bytes,
@@ -245,13 +245,15 @@ def wire_limits(limits: ProcessLimits) -> Limits:
 
 
 def spawn_error(failure: Failure) -> ToolError:
-    """Says why nothing was started. `output.why` is stable; the program's name is a parameter and never in the message."""
+    """The error for a program that could not start. `output.why` is stable; the message never holds the program's name, which
+    is a parameter.
+    """
     step, number = failure["step"], failure["errno"]
     why, message, hint = "failed", f"the program could not be started ({step}): {os.strerror(number)}", None
     match step, number:
         case "exec", errno.ENOENT:
             why, message = "not_found", "the program was not found"
-            hint = "programs are looked for in Interlock's PATH; a script also needs the interpreter in its first line"
+            hint = "programs are looked up in Interlock's PATH; for a script, the interpreter in its first line must exist too"
         case "exec", errno.EACCES:
             why, message = "not_executable", "the program was found, but may not be executed"
             hint = "it is a directory, has no execute permission, or its file system forbids execution"
@@ -259,14 +261,14 @@ def spawn_error(failure: Failure) -> ToolError:
             why, message = "not_a_program", "the file is not a program that this machine can run"
             hint = "a script needs a first line such as `#!/bin/sh`"
         case "exec", errno.E2BIG:
-            why, message = "too_long", "arguments and environment together are longer than the kernel takes"
-            hint = "hand the data over by `stdin` or a file"
+            why, message = "too_long", "arguments and environment together exceed the kernel's limit"
+            hint = "pass the data through `stdin` or a file"
         case "cwd", _:
             why, message = "bad_cwd", f"the working directory could not be entered: {os.strerror(number)}"
         case "home", _:
             why, message = "no_home", f"the action's own HOME could not be made in /tmp: {os.strerror(number)}"
         case "fork", _:
-            why, message = "no_process", f"the machine has no process left: {os.strerror(number)}"
+            why, message = "no_process", f"the machine's process limit is reached: {os.strerror(number)}"
     return ToolError(
         message,
         code="spawn_failed",
@@ -316,7 +318,7 @@ def result_as_json(result: ProcessResult) -> dict[str, Any]:
     """The output of `shell` and `exec`.
 
     `stdout` and `stderr` are text where the bytes are UTF-8 (`*_encoding` is `utf-8`), else standard base64 (`base64`).
-    `strays_ended` counts the processes that the program had left behind, and that ended with it.
+    `strays_ended` counts the processes that the program left behind and that were killed.
     """
     stdout, stdout_encoding = text_or_base64(result.stdout, cut=result.truncated)
     stderr, stderr_encoding = text_or_base64(result.stderr, cut=result.truncated)
@@ -334,11 +336,11 @@ def result_as_json(result: ProcessResult) -> dict[str, Any]:
 
 
 def text_or_base64(data: bytes, *, cut: bool) -> tuple[str, str]:
-    """Bytes as JSON has them, and in which encoding. `cut`: the end of the last character may be missing."""
+    """Convert bytes to JSON text; returns the text and its encoding. `cut`: the last character may be incomplete."""
     try:
         return data.decode(), "utf-8"
     except UnicodeDecodeError as error:
-        # A limit may fall into the middle of a character: that alone does not make the text binary.
+        # A limit may cut a character in two; that alone does not make the text binary.
         if cut and error.reason == "unexpected end of data" and error.end == len(data):
             return data[: error.start].decode(), "utf-8"
     return base64.b64encode(data).decode(), "base64"
@@ -383,14 +385,14 @@ COMMAND: Final = {
     "type": "string",
     "minLength": 1,
     "x-interlock": "command",
-    "description": "What /bin/sh -c gets.",
+    "description": "The argument of `/bin/sh -c`.",
 }
 _ARGV: Final = {
     "type": "array",
     "items": {"type": "string"},
     "minItems": 1,
     "x-interlock": "command",
-    "description": "The program, by path or looked for in PATH, and its arguments.",
+    "description": "The program, as a path or a name in PATH, and its arguments.",
 }
 PLACE: Final[dict[str, Any]] = {
     "cwd": {
@@ -402,13 +404,13 @@ PLACE: Final[dict[str, Any]] = {
         "type": "object",
         "additionalProperties": {"type": "string"},
         "x-interlock": "environment",
-        "description": "Variables added to the clean environment; asked about unless they are known to be harmless.",
+        "description": "Variables added to the clean environment; need approval unless known to be harmless.",
     },
 }
-"""Where a program runs, and with what: parameters of every tool that starts one."""
+"""Parameters of every tool that starts a program: directory, environment and so on."""
 _SHARED: Final[dict[str, Any]] = {
     **PLACE,
-    "stdin": {"type": "string", "description": "What the process reads from its standard input, as UTF-8."},
+    "stdin": {"type": "string", "description": "Standard input of the process, as UTF-8."},
     "check": {"type": "boolean", "default": True, "description": "A non-zero exit fails the action (the default)."},
 }
 

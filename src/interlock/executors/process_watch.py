@@ -1,4 +1,4 @@
-"""Around a process in the direct workspace: what it changed where its run has been is recorded, so that undo knows it."""
+"""Records what a process in the direct workspace changed at paths that its run has touched, so that undo can restore them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @contextlib.asynccontextmanager
 async def recorded_changes(ctx: Context, *, read_only: bool = False) -> AsyncIterator[None]:
-    """Run the process inside the block. Nothing is looked at for one that changes nothing, or where no backups are kept.
+    """Run the process inside the block. Records nothing for a read-only process, or if no backups are kept.
 
     Raises: StoreError, IntegrityError `backup_damaged`; before the process starts, CancelledError too.
     """
@@ -34,7 +34,7 @@ async def recorded_changes(ctx: Context, *, read_only: bool = False) -> AsyncIte
 
 
 async def _to_its_end(work: Callable[[], T]) -> T:
-    """Do it on a thread, and do not leave before it is done. Raises what it raises; CancelledError afterwards."""
+    """Run a function on a thread and wait for its end even if cancelled. Raises what it raises; CancelledError afterwards."""
     done = asyncio.ensure_future(asyncio.to_thread(work))
     cancelled: asyncio.CancelledError | None = None
     while not done.done():

@@ -1,7 +1,7 @@
-"""Types of pydantic as parameters and results, where the tool's own module has imported it.
+"""Pydantic types as parameters and results, for tool modules that import pydantic.
 
-pydantic reads its types whole, in its own language: schema, conversion and result. What its schema says is checked in step 3 like
-any other; what only code can check (a validator) fails with the call, naming the field.
+Pydantic provides the schema, the conversion and the result of its types. The schema is checked in step 3 like any other; a
+check that only code can make (a validator) fails the call and names the field.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from interlock.model.values import step
 
 _FORMS: Final = {"date": "date", "date-time": "date-time", "time": "time", "duration": "duration", "uuid": "uuid"}
 _OF_THE_AUTHOR: Final = ("value_error", "assertion_error")
-"""Kinds of error whose text the validator wrote: it may hold the value."""
+"""Kinds of error whose text comes from the validator and may hold the value."""
 
 
 def schema_of(kind: Any, prefix: str, *, output: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The schema of a type and its definitions, which are named behind `prefix`. Raises: TypeError."""
+    """The schema of a type and its definitions, whose names follow `prefix`. Raises: TypeError."""
     from pydantic import TypeAdapter  # noqa: PLC0415 - optional
     from pydantic.errors import PydanticUserError  # noqa: PLC0415 - optional
 
@@ -38,9 +38,10 @@ def schema_of(kind: Any, prefix: str, *, output: bool = False) -> tuple[dict[str
 
 
 def converter(name: str, kind: Any, whole: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """What turns the JSON value of a parameter into the type, or raises ToolError `invalid_parameters`. Raises: TypeError.
+    """A function that converts a parameter's JSON value to the type, or raises ToolError `invalid_parameters`. Raises:
+    TypeError.
 
-    `whole` makes integers of numbers such as 3.0, which are the same in JSON.
+    `whole` turns numbers such as 3.0 into integers, because JSON does not distinguish them.
     """
     from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - optional
     from pydantic.errors import PydanticUserError  # noqa: PLC0415 - optional
@@ -52,14 +53,14 @@ def converter(name: str, kind: Any, whole: Callable[[Any], Any]) -> Callable[[An
 
     def convert(value: Any) -> Any:
         try:
-            # As JSON: strict types take the text of a date there, which they do not as a Python value.
+            # As JSON: strict types accept the text of a date there, but not as a Python value.
             return adapter.validate_json(msgspec.json.encode(whole(value)))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            why = "a validator refuses it" if first["type"] in _OF_THE_AUTHOR else first["msg"]
+            why = "a validator refused it" if first["type"] in _OF_THE_AUTHOR else first["msg"]
             path = "".join(step(part) if isinstance(part, str) else f"[{part}]" for part in first["loc"])
             raise ToolError(
-                f"the parameter is not what its type says: {why}",
+                f"the parameter does not match its type: {why}",
                 code="invalid_parameters",
                 retryable=False,
                 path=f"$.{name}{path}",
@@ -69,7 +70,7 @@ def converter(name: str, kind: Any, whole: Callable[[Any], Any]) -> Callable[[An
 
 
 def _tighten(schema: Any) -> None:
-    """Close objects, mark secrets, and say what form texts have."""
+    """Close objects, mark secrets, and add the forms of texts."""
     if isinstance(schema, list):
         for each in schema:
             _tighten(each)

@@ -1,7 +1,7 @@
 """Python functions as tools: `@interlock.tool` declares one, `bind` makes it callable for the engine.
 
-Everything that can be worked out from the function is worked out once, when it is declared or bound; a call then only
-spreads the parameters, converts those that need it, and checks that the output is JSON.
+Everything that depends only on the function is computed once, when it is declared or bound; a call then passes the
+parameters, converts those that need it, and checks that the output is JSON.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ __all__ = ["Host", "InvalidToolError", "PathRead", "PathWrite", "Secret", "bind"
 F = TypeVar("F", bound=Callable[..., Any])
 
 ATTRIBUTE: Final = "__interlock_tool__"
-"""Where a declared function carries its `Tool`."""
+"""The attribute in which a declared function carries its `Tool`."""
 
 
 @overload
@@ -66,14 +66,14 @@ def tool(
     returns: Any = None,
 ) -> Callable[[F], F]: ...
 def tool(function: Any = None, /, **options: Any) -> Any:
-    """Declare a function to be a tool: `@tool`, or `@tool(read_only=True, timeout="10s")`.
+    """Declare a function as a tool: `@tool`, or `@tool(read_only=True, timeout="10s")`.
 
-    The function stays what it was, and carries its definition as `__interlock_tool__`. Name, description and schema come
+    The function is unchanged, and carries its definition as `__interlock_tool__`. Name, description and schema come
     from its name, docstring and type hints unless given. Durations (`timeout`, `cache_ttl`, `per` of a rate limit) carry
     units. `returns` is a type or a JSON Schema that outputs are checked against. The other options are the fields of
     `interlock.model.tool.Tool`; a read-only tool is not destructive and reversible unless said otherwise.
 
-    Raises: InvalidToolError (`invalid_tool`) if the function cannot be a tool as it is written.
+    Raises: InvalidToolError (`invalid_tool`) if the function cannot be made into a tool.
     """
     if function is None:
         return functools.partial(_declare, options=options)
@@ -81,7 +81,7 @@ def tool(function: Any = None, /, **options: Any) -> Any:
 
 
 def define(function: Callable[..., Any], **options: Any) -> Tool:
-    """The definition that `tool(**options)` would give the function, which stays as it is. Raises InvalidToolError."""
+    """The definition that `tool(**options)` would give the function, without changing it. Raises InvalidToolError."""
     return _definition(function, options)
 
 
@@ -91,14 +91,14 @@ def bind(
     *,
     observe: Callable[[Any, Context], None] | None = None,
 ) -> Binding:
-    """Make a callable callable for the engine: a declared one, or any with the definition given or worked out.
+    """Bind a callable for the engine: a declared one, or any with a definition given or derived.
 
-    A method is bound through its instance (`bind(thing.method)`). A partial, or what a decorator made, has the definition of the
-    function behind it, with the parameters that are left. A definition that is given says what the tool is; if it has the open
-    schema, the parameters are the function's own. `observe` is told what each call returned, before it becomes JSON.
+    A method is bound through its instance (`bind(thing.method)`). A partial or decorated function has the definition of the
+    wrapped function, with the remaining parameters. A given definition takes precedence; if it has the open schema, the
+    parameters are the function's own. `observe` is called with each return value before it becomes JSON.
 
-    Raises: InvalidToolError, also if it cannot be known what the callable does with its arguments, or if the definition lacks a
-    path, host or secret mark that the function has.
+    Raises: InvalidToolError, also if the callable's use of its arguments cannot be determined, or the definition lacks a
+    path, host or secret mark of the function.
     """
     target = resolve(function)
     if _wants_self(function):
@@ -121,7 +121,7 @@ def bind(
             hint="add it, or leave `parameters` out",
         )
     if signature.is_async and definition.inline:
-        raise InvalidToolError("an async function cannot be `inline`", hint="it runs on the loop anyway")
+        raise InvalidToolError("an async function cannot be `inline`", hint="it already runs on the event loop")
     mode: Mode = "async" if signature.is_async else "inline" if definition.inline else "thread"
     return Binding(tool=definition, function=_adapter(_by_name(function, signature), signature, observe), mode=mode)
 
@@ -162,7 +162,7 @@ def _definition(function: Callable[..., Any], options: dict[str, Any], *, skip_f
     try:
         definition = msgspec.convert({key: value for key, value in fields.items() if value is not None}, Tool)
     except msgspec.ValidationError as error:
-        raise InvalidToolError(f"`{name}` is not declared as it should be: {error}") from None
+        raise InvalidToolError(f"`{name}` is not declared correctly: {error}") from None
     Schema.compile(definition.parameters)
     marks(definition.parameters)
     if definition.returns is not None:
@@ -210,7 +210,7 @@ def _is_name(name: str) -> bool:
 
 
 def _wants_self(function: Any) -> bool:
-    """True for a function in a class body that has not been bound to an instance."""
+    """True for a method that is not bound to an instance."""
     if not inspect.isfunction(function):
         return False
     outer = function.__qualname__.rpartition(".")[0]
@@ -228,7 +228,7 @@ def _wants_self(function: Any) -> bool:
 def _adapter(
     function: Callable[..., Any], signature: Signature, observe: Callable[[Any, Context], None] | None
 ) -> Function:
-    """The one shape that the engine calls, around a function whose parameters go by name."""
+    """Adapts a function with named parameters to the signature that the engine calls."""
     is_plain = not (signature.converters or signature.context or signature.hidden or signature.rest)
 
     def finish(result: Any, ctx: Context) -> Any:
@@ -253,12 +253,12 @@ def _adapter(
 
 
 def _prepared(params: dict[str, Any], ctx: Context, signature: Signature) -> dict[str, Any]:
-    """Parameters as the function takes them. Raises: ToolError `invalid_parameters`."""
+    """Convert parameters to the function's types. Raises: ToolError `invalid_parameters`."""
     named = params.copy()
     for name in signature.hidden:
-        if name in named:  # the schema refuses it too; one that was given with the tool may not
+        if name in named:  # the derived schema refuses it too, but a schema given with the tool may not
             raise ToolError(
-                f"`{name}` is bound already and cannot be given",
+                f"`{name}` is bound already and cannot be passed",
                 code="invalid_parameters",
                 path=f"$.{name}",
                 retryable=False,
@@ -276,7 +276,7 @@ def _prepared(params: dict[str, Any], ctx: Context, signature: Signature) -> dic
 
 
 def _converted(convert: Converter, name: str, value: Any) -> Any:
-    """One of the parameters that only `**kwargs` names; an error says which."""
+    """Convert a parameter that only `**kwargs` takes; an error names it."""
     try:
         return convert(value)
     except ToolError as error:
@@ -285,7 +285,7 @@ def _converted(convert: Converter, name: str, value: Any) -> Any:
 
 
 def _by_name(function: Callable[..., Any], signature: Signature) -> Callable[..., Any]:
-    """The function, with its positional-only parameters taken by name."""
+    """Wrap a function so that its positional-only parameters can be passed by name."""
     positional_only = signature.positional_only
     if not positional_only:
         return function

@@ -1,4 +1,4 @@
-"""The process in which `fs.search` matches: a bad pattern stops this process, and nothing else.
+"""The process in which `fs.search` matches, so that a bad pattern stops only this process.
 
 Python's `re` backtracks, cannot be interrupted and holds the interpreter lock, so a pattern such as `(a+)+$` would stop the
 whole runtime. This file is run as a script, without site packages, environment or files: it reads text from standard input
@@ -14,7 +14,7 @@ import resource
 import sys
 
 MEMORY_BYTES = 512 * 1024 * 1024
-CPU_SECONDS = 120  # ends the process even if nobody is there any more to kill it
+CPU_SECONDS = 120  # ends the process even if its parent is gone
 TEXT_CHARS_MAX = 500
 TEXT_CHARS_BEFORE = 200
 
@@ -36,7 +36,7 @@ def main() -> None:
             text = row.removesuffix("\r")
             match = search(text)
             if match is not None:
-                # a part of a long line that has the match in it
+                # the part of a long line around the match
                 start = max(0, min(match.start() - TEXT_CHARS_BEFORE, len(text) - TEXT_CHARS_MAX))
                 found.append((index, match.start() + 1, text[start : start + TEXT_CHARS_MAX]))
                 if len(found) == frame["most"]:

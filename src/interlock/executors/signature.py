@@ -1,7 +1,7 @@
-"""From a function's signature to a JSON Schema and to the conversions that its parameters need.
+"""Derives a JSON Schema, and the conversions that parameters need, from a function's signature.
 
-`callables` says what the function takes, `metadata` and `type_schemas` what its types demand; what they do not understand is
-refused when the tool is declared. Only parameters whose type differs from what JSON gives are converted at a call.
+`callables` finds the parameters, `metadata` and `type_schemas` the constraints of their types; what they do not understand is
+refused when the tool is declared. Only parameters whose type is not a plain JSON type are converted at a call.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PathWrite = Annotated[str, msgspec.Meta(extra_json_schema={MARK: "path.write"}),
 Host = Annotated[str, msgspec.Meta(extra_json_schema={MARK: "host"}), Mark("host")]
 """A parameter that names a host (`name:port` or a URL): checked against the grant's `hosts`."""
 Secret = Annotated[str, msgspec.Meta(extra_json_schema={MARK: "secret"}), Mark("secret")]
-"""A parameter that is masked in journals, questions and messages."""
+"""A parameter that is redacted in journals, questions and messages."""
 
 Converter = Callable[[Any], Any]
 
@@ -45,25 +45,25 @@ _HINT: Final = (
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
-    """What the executor needs to know about a function, worked out once."""
+    """What the executor needs to know about a function, computed once."""
 
     schema: dict[str, Any]
     parameters: tuple[Parameter, ...]
-    """What a caller may give, in order, and the context."""
+    """The parameters that a caller may pass, in order, and the context."""
     positional_only: tuple[tuple[str, Any], ...]
     """Names with their defaults (`inspect.Parameter.empty` for none), in order."""
     context: str | None
     """Name of the parameter that takes the context."""
     hidden: frozenset[str]
-    """Names that no caller may give: bound arguments, and what a decorator fills in."""
+    """Names that no caller may pass: bound arguments, and those a decorator fills in."""
     converters: tuple[tuple[str, Converter], ...]
     rest: Converter | None
-    """What converts the parameters that only `**kwargs` names; None if they need none, or there are none."""
+    """Converts the parameters that only `**kwargs` takes; None if there are none, or they need no conversion."""
     is_async: bool
 
 
 def read(target: Target, *, skip_first: bool = False) -> Signature:
-    """Read what a callable takes; `skip_first` leaves out `self`. Raises InvalidToolError naming the parameter."""
+    """Read a callable's signature; `skip_first` leaves out `self`. Raises InvalidToolError naming the parameter."""
     parameters = list(target.parameters)[skip_first:]
     takes, context, rest = _sorted_out(parameters, target.hints)
     kinds = {name: target.hints.get(name, Any) for name in (*takes, *([rest.name] if rest else []))}
@@ -74,7 +74,7 @@ def read(target: Target, *, skip_first: bool = False) -> Signature:
     for name, schema in schemas.items():
         _describe(schema, takes[name], kinds[name], described.get(name))
     properties: dict[str, Any] = dict(schemas)
-    if rest is not None:  # else every name that is not declared is refused anyway
+    if rest is not None:  # otherwise undeclared names are refused anyway
         properties |= {
             name: False for name in (*target.hidden, *([context.name] if context else [])) if name not in takes
         }
@@ -98,7 +98,7 @@ def read(target: Target, *, skip_first: bool = False) -> Signature:
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
-    """The schema of what a tool returns, as a document of its own. Raises InvalidToolError."""
+    """The schema of a tool's result, as a separate document. Raises InvalidToolError."""
     schemas, definitions = _schemas({"returns": _reader("returns", kind)}, output=True)
     return schemas["returns"] | ({"$defs": definitions} if definitions else {})
 
@@ -133,7 +133,7 @@ def _checked(parameter: Parameter, hints: dict[str, Any]) -> Any:
         raise InvalidToolError(f"`**{name}` cannot be the context", path=name, hint="write `ctx: interlock.Context`")
     if isinstance(default, dataclasses.Field) or type(default).__name__ == "FieldInfo":
         raise InvalidToolError(
-            f"the default of `{name}` is a `{type(default).__name__}`, which a function does not read",
+            f"the default of `{name}` is a `{type(default).__name__}`, which a plain function ignores",
             path=name,
             hint="write `Annotated[TYPE, Field(...)] = DEFAULT`",
         )
@@ -141,7 +141,7 @@ def _checked(parameter: Parameter, hints: dict[str, Any]) -> Any:
 
 
 class _Reader(typing.NamedTuple):
-    """How a parameter is read: its type in the language of who reads it, and the conversion (None if it needs none)."""
+    """How a parameter is read: its type as msgspec or pydantic takes it, and the conversion (None if it needs none)."""
 
     kind: Any
     by_pydantic: bool
@@ -190,7 +190,7 @@ def _describe(schema: dict[str, Any], parameter: Parameter, kind: Any, text: str
 
 
 def _check_defaults(schema: dict[str, Any], takes: dict[str, Parameter]) -> None:
-    """A default is judged as if it were written; one that the gate cannot see would pass it. Raises InvalidToolError."""
+    """Check a default as if the caller had written it, because the gate never sees defaults. Raises InvalidToolError."""
     unseen = {
         name
         for name, parameter in takes.items()
@@ -218,7 +218,7 @@ def _converter(name: str, kind: Any) -> Converter | None:
         except (msgspec.ValidationError, ValueError, TypeError) as error:
             where = str(error).rpartition(" - at `$")[2].rstrip("`") if " - at `$" in str(error) else ""
             raise ToolError(
-                "the parameter is not what its type says",
+                "the parameter does not match its type",
                 code="invalid_parameters",
                 retryable=False,
                 path=f"$.{name}{where}",
@@ -228,7 +228,7 @@ def _converter(name: str, kind: Any) -> Converter | None:
 
 
 def _is_plain(kind: Any, above: frozenset[Any]) -> bool:
-    """True if JSON already gives what the type means. `above` are the classes that the type is part of."""
+    """True if the JSON value needs no conversion to the type. `above` are the classes that contain the type."""
     origin = typing.get_origin(kind)
     if origin is Annotated:
         return _is_plain(kind.__origin__, above)

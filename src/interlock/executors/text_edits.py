@@ -1,8 +1,8 @@
-"""Replacing text in a text: what `fs.edit` does between reading a file and writing it.
+"""Text replacement for `fs.edit`, between reading the file and writing it.
 
-An agent writes lines with LF. They match whatever ends the file's lines have (CRLF, LF, both mixed; CR where the file has no LF),
-and what is written gets the ends that were there: of the same line where it has not changed, else those most used around it.
-An `old` that itself holds a CR is matched, and its `new` written, exactly as given.
+An agent writes lines with LF. They match any line endings in the file (CRLF, LF, both mixed; CR if the file has no LF). An
+unchanged line keeps its ending; a new line gets the most common one around it. An `old` that itself holds a CR is matched,
+and its `new` written, exactly as given.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Edit(NamedTuple):
 
 
 def apply(text: str, edits: Sequence[Edit]) -> str:
-    """The text after all the edits, each made in what the one before it left.
+    """Apply the edits in order; returns the new text.
 
-    Raises: ToolError `edit_mismatch`, `edit_unchanged`: then none counts.
+    Raises: ToolError `edit_mismatch`, `edit_unchanged`; then no edit is applied.
     """
     for edit in edits:
         text = _apply(text, edit)
@@ -44,7 +44,7 @@ def apply(text: str, edits: Sequence[Edit]) -> str:
 def _apply(text: str, edit: Edit) -> str:
     if edit.old == edit.new:
         raise ToolError(
-            "`old` and `new` are the same: nothing would change",
+            "`old` and `new` are the same, so nothing would change",
             code="edit_unchanged",
             path=f"{edit.where}.new",
             retryable=False,
@@ -67,7 +67,7 @@ def _apply(text: str, edit: Edit) -> str:
 
 
 class _Plain(NamedTuple):
-    """A text with LF for every line end; `ends` are the original ones and `places` where they are; `usual` is the most used."""
+    """A text with LF line endings; `ends` are the original ones, `places` their positions, `usual` the most common one."""
 
     text: str
     places: list[int]
@@ -75,7 +75,7 @@ class _Plain(NamedTuple):
     usual: str
 
     def original(self, place: int) -> int:
-        """The place in the original text: each CRLF before it was one character longer."""
+        """Convert a position to the original text, where each CRLF is one character longer."""
         return place + sum(len(end) - 1 for end in self.ends[: bisect.bisect_left(self.places, place)])
 
 
@@ -91,7 +91,7 @@ def _plain(text: str) -> _Plain:
 
 
 def _with_ends(old: str, new: str, plain: _Plain, place: int) -> str:
-    """The new text with the file's line ends: each unchanged line keeps its own."""
+    """Restore the file's line endings in the new text: each unchanged line keeps its own."""
     if not plain.ends or "\n" not in new:
         return new if plain.usual in {"\n", ""} else new.replace("\n", plain.usual)
     first = bisect.bisect_left(plain.places, place)
@@ -108,7 +108,9 @@ def _with_ends(old: str, new: str, plain: _Plain, place: int) -> str:
 
 
 def _mismatch(text: str, old: str, places: Sequence[int], edit: Edit) -> ToolError:
-    """Says at which lines `old` is, or what is nearest to it. The lines themselves are in the output, not in the message."""
+    """The error that names the lines of `old`, or the nearest ones. The lines themselves are in the output, not in the
+    message.
+    """
     output: dict[str, Any] = {"occurrences": len(places)}
     if places:
         breaks = [match.start() for match in re.finditer("\n", text)]
@@ -116,7 +118,7 @@ def _mismatch(text: str, old: str, places: Sequence[int], edit: Edit) -> ToolErr
         output["lines"] = lines
         listed = ", ".join(map(str, lines)) + (" ..." if len(places) > len(lines) else "")
         message = f"`old` occurs {len(places)} times, at line {listed}, and `count` is {edit.times}"
-        hint = "give more of the text around the place, or the right `count`"
+        hint = "give more of the surrounding text, or the right `count`"
     else:
         nearest = _nearest(text, old)
         output["nearest"] = [{"line": line, "text": found} for line, found in nearest]
@@ -124,12 +126,12 @@ def _mismatch(text: str, old: str, places: Sequence[int], edit: Edit) -> ToolErr
         message = f"`old` occurs 0 times, and `count` is {edit.times}" + (
             f"; the nearest is at line {near}" if near else ""
         )
-        hint = "compare it with the lines in `output.nearest`: white space counts; or read the file again"
+        hint = "compare it with the lines in `output.nearest`(white space matters), or read the file again"
     return ToolError(message, code="edit_mismatch", path=f"{edit.where}.old", retryable=False, output=output, hint=hint)
 
 
 def _nearest(text: str, old: str) -> list[tuple[int, str]]:
-    """The lines most like the first one of `old` that says anything, with their numbers."""
+    """The lines most like the first non-blank line of `old`, with their numbers."""
     wanted = next((line.strip() for line in old.split("\n") if line.strip()), "")[:_LINE_CHARS_MAX]
     numbers: dict[str, list[int]] = {}
     lines = text.split("\n")[:_LINES_COMPARED_MAX]

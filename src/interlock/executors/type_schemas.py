@@ -1,8 +1,8 @@
-"""From Python types to JSON Schema, saying all that the conversion of a value demands.
+"""Translates Python types to JSON Schema, including everything that the conversion of a value requires.
 
-Written over `msgspec.inspect` because msgspec's own schemas leave out what JSON Schema cannot say by itself: what form the
-text of a date, a UUID or a decimal has, and what the keys of `dict[int, ...]` are. What passes this schema converts, so it
-is checked where parameters are checked (step 3, `verify`, an approver's edit) and not first in the tool.
+Built on `msgspec.inspect`, because msgspec's own schemas leave out what JSON Schema cannot express: the form of dates, UUIDs
+and decimals, and the keys of `dict[int, ...]`. A value that passes this schema converts, so errors appear where parameters
+are checked (step 3, `verify`, an approver's edit), not in the tool.
 
 Objects made from classes are closed: an unknown field is refused. A set takes repeated elements.
 """
@@ -44,15 +44,15 @@ _HASHABLE: Final = (
 
 
 class Schemas:
-    """The schemas of some types, which share the definitions of their classes."""
+    """The schemas of several types with shared class definitions."""
 
     def __init__(self) -> None:
-        """No type yet."""
+        """Start without types."""
         self.definitions: dict[str, Any] = {}
         self._names: dict[Any, str] = {}
 
     def of(self, kind: Any) -> dict[str, Any]:
-        """The schema of a type. Raises: TypeError, RecursionError or NotImplementedError for one that has none."""
+        """The schema of a type. Raises: TypeError, RecursionError or NotImplementedError for a type without one."""
         return self._schema(kinds.type_info(kind))
 
     def _schema(self, info: kinds.Type) -> dict[str, Any]:
@@ -107,11 +107,11 @@ class Schemas:
         return self._text(info) or self._container(info)
 
     def _text(self, info: kinds.Type) -> dict[str, Any]:
-        """The schema of what JSON has as text of a certain form; empty for all else."""
+        """The schema of types that JSON holds as text of a certain form; empty for all others."""
         match info:
             case kinds.BytesType() | kinds.ByteArrayType() | kinds.MemoryViewType():
                 if info.min_length is not None or info.max_length is not None:
-                    raise TypeError("the length of bytes cannot be said of their base64 text; take a `str`")
+                    raise TypeError("a length limit on bytes does not apply to their base64 text; use a `str`")
                 return {"type": "string", "contentEncoding": "base64", KEYWORD: "base64"}
             case kinds.DateTimeType(tz=tz) | kinds.TimeType(tz=tz):
                 name = "date-time" if isinstance(info, kinds.DateTimeType) else "time"
@@ -131,7 +131,7 @@ class Schemas:
             case kinds.SetType() | kinds.FrozenSetType():
                 _check_hashable(info.item_type)
                 if info.min_length is not None:
-                    raise TypeError("the least size of a set cannot be checked, because elements may be repeated")
+                    raise TypeError("the minimum size of a set cannot be checked, because elements may be repeated")
                 return {"type": "array", **self._items(info), **_bounds(info, _ITEMS)}
             case kinds.CollectionType():
                 return {"type": "array", **self._items(info), **_bounds(info, _ITEMS)}
@@ -143,7 +143,7 @@ class Schemas:
                     "type": "array", **least, "minItems": required, "maxItems": len(fields),
                 }  # fmt: skip
             case kinds.StructType() if info.array_like:
-                raise TypeError(f"`{info.cls.__name__}` is `array_like`; take a tuple")
+                raise TypeError(f"`{info.cls.__name__}` is `array_like`; use a tuple")
             case kinds.StructType() | kinds.DataclassType() | kinds.TypedDictType():
                 return self._record(info)
         if not hasattr(info, "key_type"):
@@ -162,12 +162,12 @@ class Schemas:
         return schema
 
     def _key(self, info: kinds.Type) -> dict[str, Any]:
-        """What the names of an object's members are; they are always text."""
+        """The schema of an object's keys, which are always text."""
         extra: dict[str, Any] = {}
         while isinstance(info, kinds.Metadata):
             extra, info = {**(info.extra_json_schema or {}), **extra}, info.type
         if "x-interlock" in extra:
-            raise TypeError("a mark cannot stand on the keys of a mapping; take a list of pairs")
+            raise TypeError("the keys of a mapping cannot have a mark; use a list of pairs")
         if isinstance(info, kinds.AnyType):
             return {}
         if isinstance(info, kinds.StrType):
@@ -181,7 +181,7 @@ class Schemas:
             return {KEYWORD: form}
         if text := self._text(info):
             return {KEYWORD: text[KEYWORD]}
-        raise TypeError("keys of a mapping are text, numbers without bounds, dates, UUIDs, `Literal` or `Enum`")
+        raise TypeError("keys of a mapping must be text, numbers without bounds, dates, UUIDs, `Literal` or `Enum`")
 
     def _record(self, info: Any) -> dict[str, Any]:
         properties: dict[str, Any] = {}
@@ -209,7 +209,7 @@ class Schemas:
 
 
 def as_json(value: Any) -> Any:
-    """A default as the schema shows it; `msgspec.UNSET` for one that has no JSON form."""
+    """A default value as JSON; `msgspec.UNSET` if it has no JSON form."""
     try:
         shown = msgspec.to_builtins(value, enc_hook=_encode, str_keys=True)
         canonical(shown)
@@ -236,7 +236,7 @@ def _null_last(info: kinds.Type) -> bool:
 
 def _name(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise TypeError("a key of a mapping is text or a number")
+        raise TypeError("a key of a mapping must be text or a number")
     return str(value)
 
 
@@ -256,7 +256,7 @@ def _check_hashable(info: Any) -> None:
     inner: Iterable[Any]
     match info:
         case kinds.AnyType():
-            raise TypeError("a set needs to say what its elements are, because some cannot be in one")
+            raise TypeError("declare the element type of a set, because not all elements can be in one")
         case kinds.UnionType():
             inner = info.types
         case kinds.TupleType():

@@ -1,9 +1,9 @@
-"""Remembers what happened: a run's write-ahead log, its seals, recovery, and the list of runs.
+"""Journals: a run's write-ahead log, its seals, recovery, and the list of runs.
 
-The journal of a run is the truth about it. One process writes it (`JournalWriter`), anybody may read it (`read`, `scan`), and
-after a crash it is put in order first (`recover`).
+The journal of a run is its authoritative record. One process writes it (`JournalWriter`), any process may read it (`read`,
+`scan`), and after a crash it is recovered first (`recover`).
 
-Names are loaded when they are first used: the list of runs needs neither keys nor an event loop.
+Exported names are imported on first use, because the list of runs needs neither keys nor an event loop.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load an exported name from the file where it lives."""
+    """Import an exported name from its module."""
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module `interlock.journal` has no attribute `{name}`")

@@ -1,4 +1,4 @@
-"""The one thread that waits for slow disks, so that the event loop need not. Started when first needed."""
+"""The thread that waits for slow disks instead of the event loop. Started when first needed."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ Job = Callable[[], None]
 
 
 class Flusher:
-    """Runs jobs one after the other on a daemon thread. Jobs must not raise: they keep their failure themselves."""
+    """Runs jobs one after the other on a daemon thread. Jobs must not raise; they store their own failure."""
 
     def __init__(self) -> None:
-        """No thread yet."""
+        """Starts no thread yet."""
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def submit(self, job: Job) -> None:
-        """Run a job after those submitted before."""
+        """Queue a job."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="interlock-journal", daemon=True)
             self._thread.start()
         self._jobs.put(job)
 
     def close(self) -> None:
-        """Finish what was submitted and end the thread."""
+        """Finish the queued jobs and end the thread."""
         if self._thread is not None:
             self._jobs.put(None)
             self._thread.join()

@@ -1,7 +1,7 @@
-"""Signed heads: a small statement of where a journal stands, which can be kept or published elsewhere.
+"""Signed heads: a small statement of a journal's position, which can be stored or published elsewhere.
 
-The chain of seals shows damage and edits by whoever cannot rewrite all of it. Who holds the file and the key can write another
-history; a head that was signed by a key held elsewhere, or that lies elsewhere, shows that too.
+The chain of seals reveals damage and partial edits. Someone with both the file and the key could rewrite the whole history; a
+head signed by a key held elsewhere, or stored elsewhere, reveals that too.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ HEAD_TYPE: Final = "application/vnd.interlock.journal-head.v1+json"
 
 
 def sign_head(run_dir: Path, head: Head, signer: Signer, disk: Disk) -> bytes:
-    """Sign a head and keep it beside the journal (at the end of a run, and at checkpoints). Returns the DSSE envelope."""
+    """Sign a head and store it beside the journal (at the end of a run, and at checkpoints). Returns the DSSE envelope."""
     envelope = signer.sign(HEAD_TYPE, canonical(msgspec.to_builtins(head)))
     disk.write_atomic(run_dir / HEAD_NAME, envelope + b"\n")
     return envelope
 
 
 def read_head(run_dir: Path) -> bytes:
-    """The signed head that lies beside the journal. Raises: UsageError `not_found` if none was signed yet; StoreError."""
+    """The signed head beside the journal. Raises: UsageError `not_found` if none was signed yet; StoreError."""
     try:
         with open_regular(run_dir / HEAD_NAME) as file:
             return file.read().rstrip(b"\n")
@@ -42,7 +42,7 @@ def read_head(run_dir: Path) -> bytes:
 
 
 def decode_head(envelope: bytes, *, key: str | None = None) -> tuple[Head, Verified]:
-    """What a signed head says, and who signed. `key` as in `signing.verify`. Raises: IntegrityError `bad_signature`."""
+    """The content of a signed head, and its signer. `key` as in `signing.verify`. Raises: IntegrityError `bad_signature`."""
     verified = verify(envelope, HEAD_TYPE, key=key)
     try:
         return msgspec.json.decode(verified.payload, type=Head), verified
@@ -51,7 +51,7 @@ def decode_head(envelope: bytes, *, key: str | None = None) -> tuple[Head, Verif
 
 
 def verify_head(run_dir: Path, envelope: bytes, *, key: str | None = None) -> tuple[Head, Verified]:
-    """Check that a journal is whole and goes through a signed head.
+    """Check that a journal is intact and contains a signed head.
 
     Raises: IntegrityError (`bad_signature`; `journal_corrupt`; `journal_truncated`; `journal_rewritten`); UsageError.
     """

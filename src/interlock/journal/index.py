@@ -1,7 +1,7 @@
-"""The list of runs in the workspace's database: what `runs list` and `sessions` show, and how far each journal had come.
+"""The list of runs in the workspace's database: what `runs list` and `sessions` show, and the position of each journal.
 
 A row is a convenience, and can be rebuilt from the journal, with one exception: the commit point. Every commit to the database
-stores where the journal stood (`commit_point`); a journal that does not reach that point any more was truncated or rewritten.
+stores the journal's position (`commit_point`); a journal that no longer contains that point was truncated or rewritten.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     source: str
     status: str = "running"
-    """A RunStatus, or `running` while no process has said how it ended."""
+    """A RunStatus, or `running` until a process records how it ended."""
     started_us: int
     finished_us: int | None = None
     actions: int = 0
@@ -62,12 +62,12 @@ class RunRow(msgspec.Struct, frozen=True, kw_only=True):
     skipped: int = 0
     not_undone: int = 0
     seq: int | None = None
-    """Where the journal stood at the last commit to the database; null before the first."""
+    """The journal's position at the last commit to the database; null before the first."""
     seal: str | None = None
 
 
 class SessionRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A session: its runs counted, and when they began and ended."""
+    """A session: the number of its runs, and when they began and ended."""
 
     session: str
     runs: int
@@ -84,12 +84,12 @@ class RunIndex:
     """The table `runs`."""
 
     def __init__(self, database: Database) -> None:
-        """Bring the table up to date."""
+        """Migrate the table."""
         self._database = database
         database.migrate("journal", _MIGRATIONS)
 
     def add(self, row: RunRow) -> None:
-        """Enter a run. Raises: UsageError `run_exists`."""
+        """Add a run. Raises: UsageError `run_exists`."""
         with self._database.transaction():
             if self._rows("where run_id = ?", (row.run_id,)):
                 raise UsageError(f"run `{row.run_id}` exists already", code="run_exists", hint="use another run id")
@@ -98,7 +98,7 @@ class RunIndex:
             self._database.execute(f"insert into runs ({_COLUMNS}) values ({places})", values)  # noqa: S608 - constants
 
     def update(self, run_id: str, *, status: str, finished_us: int | None = None, **counts: int) -> None:
-        """Say how a run stands; `counts` are the row's counters, set as given. Raises: UsageError `not_found`."""
+        """Update a run's status; `counts` are the row's counters. Raises: UsageError `not_found`."""
         assert set(counts) <= set(_COUNTS), counts
         assignments = "".join(f", {name} = ?" for name in counts)
         with self._database.transaction():
@@ -109,7 +109,7 @@ class RunIndex:
             )
 
     def commit_point(self, head: Head) -> None:
-        """Store where the journal stands. Call it in the transaction that commits what the journal says up to there."""
+        """Store the journal's position. Call it in the transaction that commits the journal's content up to there."""
         with self._database.transaction():
             self.get(head.run)
             self._database.execute(
@@ -117,10 +117,10 @@ class RunIndex:
             )
 
     def check_not_behind(self, run_dir: Path) -> JournalStatus:
-        """Scan a run's journal and compare it with the commit point. To be called before a run is taken up again.
+        """Scan a run's journal and compare it with the commit point. Call it before a run is resumed.
 
         Raises: IntegrityError (`journal_corrupt`; `journal_truncated` if it ends before the point; `journal_rewritten` if it
-        says something else there); UsageError `not_found`.
+        differs there); UsageError `not_found`.
         """
         row = self.get(run_dir.name)
         status = scan(run_dir, at=row.seq)
@@ -137,7 +137,7 @@ class RunIndex:
         return rows[0]
 
     def find(self, text: str) -> str:
-        """The id of a run from any unambiguous beginning of it (with or without `run_`), or of the newest one for `last`.
+        """The id of a run from any unambiguous prefix (with or without `run_`), or of the newest one for `last`.
 
         Raises: UsageError `not_found`, `ambiguous_id`.
         """
@@ -162,7 +162,7 @@ class RunIndex:
         since_us: int | None = None,
         limit: int | None = None,
     ) -> list[RunRow]:
-        """Runs, newest first, filtered by what is given; all of them without a `limit`.
+        """Runs, newest first, filtered by the given values; all of them without a `limit`.
 
         `since_us` leaves out those that had ended before it (microseconds since the epoch).
         """
@@ -195,7 +195,7 @@ class RunIndex:
         return rows
 
     def delete(self, run_id: str) -> None:
-        """Forget a run; nothing if it is not there."""
+        """Delete a run; does nothing if it is missing."""
         self._database.execute("delete from runs where run_id = ?", (run_id,))
 
     def _rows(self, rest: str, parameters: tuple[Any, ...]) -> list[RunRow]:
@@ -204,23 +204,23 @@ class RunIndex:
 
 
 def require_not_behind(row: RunRow, status: JournalStatus) -> None:
-    """Raise unless a journal, scanned with `at=row.seq`, goes through the run's commit point. Raises: IntegrityError."""
+    """Raise unless a journal, scanned with `at=row.seq`, contains the run's commit point. Raises: IntegrityError."""
     if row.seq is not None:
         require_reached(status, row.seq, row.seal, "the database")
 
 
 def require_reached(status: JournalStatus, seq: int, seal: str | None, who: str) -> None:
-    """Raise unless a journal, scanned with `at=seq`, has the seal at `seq` that `who` says it had. Raises: IntegrityError."""
+    """Raise unless a journal, scanned with `at=seq`, has the seal at `seq` that `who` recorded. Raises: IntegrityError."""
     if status.head.seq < seq:
         raise IntegrityError(
-            f"the journal of run `{status.head.run}` ends at event {status.head.seq}, but {who} knows it up to {seq}:"
+            f"the journal of run `{status.head.run}` ends at event {status.head.seq}, but {who} recorded it up to {seq}:"
             " it was truncated",
             code="journal_truncated",
-            hint="restore the journal from a backup; it will not be written any more",
+            hint="restore the journal from a backup; Interlock no longer writes to it",
         )
     if status.seal_at != seal:
         raise IntegrityError(
             f"the journal of run `{status.head.run}` is not the one that {who} recorded at event {seq}: it was rewritten",
             code="journal_rewritten",
-            hint="restore the journal from a backup; it will not be written any more",
+            hint="restore the journal from a backup; Interlock no longer writes to it",
         )

@@ -1,4 +1,4 @@
-"""One live writer a run: a lock on a file in the run's directory, which also tells people who holds it."""
+"""One live writer per run: a lock on a file in the run's directory, which also names its holder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LOCK_NAME: Final = "lock"
 
 
 def take(run_dir: Path, disk: Disk) -> int:
-    """Take the run's lock; it lasts until the descriptor is closed or the process is gone.
+    """Take the run's lock, which is held until the descriptor is closed or the process is gone.
 
-    The file holds `PID STARTED` (`STARTED` in clock ticks since boot, so that a reused pid is told apart). Raises: UsageError
+    The file holds `PID STARTED` (`STARTED` in clock ticks since boot, so that a reused pid is detected). Raises: UsageError
     `not_found` without such a run; StoreError `run_locked` naming the pid.
     """
     if not run_dir.is_dir():
@@ -37,7 +37,7 @@ def take(run_dir: Path, disk: Disk) -> int:
 
 @contextmanager
 def held(run_dir: Path, disk: Disk) -> Iterator[None]:
-    """Hold the run's lock for the length of a block. Raises as `take` does."""
+    """Hold the run's lock for the duration of a block. Raises as `take` does."""
     fd = take(run_dir, disk)
     try:
         yield
@@ -51,8 +51,8 @@ def _locked(run_dir: Path, path: Path) -> StoreError:
         pid, started = path.read_text().split()
     who = f"process {pid}" if pid else "another process"
     if pid and _started(pid) != started:
-        # The lock outlives its taker only through a child that inherited the descriptor.
-        who = f"a child that process {pid} left behind"
+        # The lock outlives its holder only through a child that inherited the descriptor.
+        who = f"a child process of process {pid}"
     return StoreError(
         f"run `{run_dir.name}` is being written by {who}",
         code="run_locked",

@@ -1,10 +1,10 @@
-"""Originals that must not stand in the journal: too large, or redacted there. 0600, never exported, gone after `keep`.
+"""Originals that must not be in the journal: too large, or redacted there. Mode 0600, never exported, deleted after `keep`.
 
-Each writer of a run appends to a pack of its own, `private/originals-EPOCH.pack`; a record is one header line
+Each writer of a run appends to its own pack, `private/originals-EPOCH.pack`; a record is one header line
 `{"digest":"sha256:...","bytes":N}`, N bytes, a newline. The first record of a pack is `{"digest":"key","bytes":32}`: the key of
-the run, under which the digests of redacted values are made (`hmac-sha256:...`). It goes with the originals. A pack of a writer
-that died may end in half a record: nobody ever appends to it again, so there is nothing to repair. An original is written and
-synced before the event that names it.
+the run, under which the digests of redacted values are made (`hmac-sha256:...`). It is deleted with the originals. The pack
+of a dead writer may end in a partial record, but is never appended to again, so it needs no repair. An original is written
+and synced before the event that names it.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class _Record(NamedTuple):
 
 
 class Pack:
-    """The pack that one writer appends to; the file is made when the first original comes."""
+    """The pack that one writer appends to; the file is created with the first original."""
 
     def __init__(self, run_dir: Path, epoch: int, disk: Disk) -> None:
-        """Nothing is touched yet."""
+        """Touches no file yet."""
         self._run_dir = run_dir
         self._key: bytes | None = None
         self._path = run_dir / PRIVATE_NAME / f"originals-{epoch:04d}.pack"
@@ -60,7 +60,7 @@ class Pack:
         return self._key
 
     def write(self, originals: Sequence[tuple[str, bytes]]) -> None:
-        """Append originals (digest, canonical bytes) in one write; an original that is there twice is written once."""
+        """Append originals (digest, canonical bytes) in one write; a repeated original is written once."""
         if self._fd < 0:
             self._disk.make_directory(self._path.parent)
             self._fd = self._disk.open_append(self._path)
@@ -72,7 +72,7 @@ class Pack:
         self._disk.write(self._fd, b"".join(records))
 
     def sync(self) -> None:
-        """Make what was written durable."""
+        """Make the written originals durable."""
         if self._fd >= 0:
             self._disk.sync_data(self._fd)
 
@@ -84,26 +84,26 @@ class Pack:
 
 
 class Originals:
-    """Finds the originals of one run. Remembers where each lies, so that looking up many is one pass over the packs, not many."""
+    """Finds the originals of one run. Remembers the place of each, so that many look-ups take one pass over the packs."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Nothing is read yet."""
+        """Reads nothing yet."""
         self._run_dir = run_dir
         self._sizes: dict[Path, int] = {}
         self._places: dict[str, list[_Record]] = {}
         self._damaged: bool | None = None
 
     def get(self, digest: str) -> bytes | None:
-        """The canonical bytes of an original by its digest (what = `value`); None if it is not there (any more).
+        """The canonical bytes of an original by its digest (what = `value`); None if it is missing or was deleted.
 
-        Raises: IntegrityError `private_damaged` if it is there but damaged, or may lie behind damage; StoreError.
+        Raises: IntegrityError `private_damaged` if it is damaged, or may be in a damaged part; StoreError.
         """
         data = self._find(digest)
-        if data is None and self._look():  # its writer is alive, and has written since
+        if data is None and self._look():  # its writer may be alive, and have written since
             data = self._find(digest)
         if data is None and self._any_damage():
             raise IntegrityError(
-                f"the original `{digest}` of run `{self._run_dir.name}` is not there, and what is there is damaged",
+                f"the original `{digest}` of run `{self._run_dir.name}` is missing, and the stored originals are damaged",
                 code="private_damaged",
                 hint="the journal itself is not affected: it holds the digest and the redacted view",
             )
@@ -113,7 +113,7 @@ class Originals:
         return next((data for record in self._places.get(digest, ()) if (data := _content(record)) is not None), None)
 
     def _look(self) -> bool:
-        """Go through the packs, if they are not what they were the last time."""
+        """Scan the packs if they have changed since the last scan."""
         packs = sorted((self._run_dir / PRIVATE_NAME).glob("originals-*.pack"))
         sizes = {path: _size(path) for path in packs}
         if sizes == self._sizes:
@@ -122,7 +122,7 @@ class Originals:
         for path in packs:
             for record in _records(path):
                 places.setdefault(record.digest, []).append(record)
-        self._sizes, self._places, self._damaged = sizes, places, None  # only now: what cannot be read is no look
+        self._sizes, self._places, self._damaged = sizes, places, None  # a failed read is no scan
         return True
 
     def _any_damage(self) -> bool:
@@ -132,12 +132,14 @@ class Originals:
 
 
 def read_private(run_dir: Path, digest: str) -> bytes | None:
-    """One original. Raises as `Originals.get` does."""
+    """Read one original. Raises as `Originals.get` does."""
     return Originals(run_dir).get(digest)
 
 
 def run_key(run_dir: Path) -> bytes | None:
-    """The key under which digests of redacted values of a run are made; None if there is none (any more). Raises StoreError."""
+    """The key under which digests of redacted values of a run are made; None if there is none or it was deleted. Raises
+    StoreError.
+    """
     for path in sorted((run_dir / PRIVATE_NAME).glob("originals-*.pack")):
         first = next(_records(path), None)
         if first is not None and first.whole and first.key is not None:
@@ -146,12 +148,12 @@ def run_key(run_dir: Path) -> bytes | None:
 
 
 def delete_private(run_dir: Path, disk: Disk) -> None:
-    """Delete all originals of a run; the journal stays whole, since it holds only their digests."""
+    """Delete all originals of a run; the journal stays valid, because it holds only their digests."""
     disk.remove_tree(run_dir / PRIVATE_NAME)
 
 
 def _records(path: Path) -> Iterator[_Record]:
-    """Where each record lies; the last one is not `whole` if the rest of the pack cannot be read."""
+    """The position of each record; the last one is not `whole` if the rest of the pack cannot be read."""
     try:
         with open_regular(path) as file:
             key: bytes | None = None
@@ -179,7 +181,7 @@ def _records(path: Path) -> Iterator[_Record]:
 
 
 def _content(record: _Record) -> bytes | None:
-    """The bytes of a record; None if they are not those that its header names."""
+    """The bytes of a record; None if they do not match its header."""
     data = _bytes(record)
     if data is None or record.digest == _KEY:
         return data if data is not None and len(data) == _KEY_BYTES else None

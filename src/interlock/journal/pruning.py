@@ -1,4 +1,6 @@
-"""Forgetting: `keep` deletes originals and backups after a while, `prune` whole runs when told to. Never of a live run."""
+"""Retention: `keep` deletes originals and backups after a time, `prune` deletes whole runs on request. Neither touches a live
+run.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ _TRASH: Final = ".pruned-"
 def keep(runs_dir: Path, index: RunIndex, disk: Disk, *, before_us: int) -> list[str]:
     """Delete private originals and backups of the runs that ended before a time; returns the ids of those runs.
 
-    A run counts from its start if nobody said when it ended. Runs that are held or alive are left alone. Raises: StoreError.
+    A run without a recorded end counts from its start. Runs that are held or alive are left alone. Raises: StoreError.
     """
     done = []
     for path in sorted(runs_dir.iterdir() if runs_dir.is_dir() else ()):
@@ -28,7 +30,7 @@ def keep(runs_dir: Path, index: RunIndex, disk: Disk, *, before_us: int) -> list
         try:
             row = index.get(path.name)
         except UsageError:
-            continue  # it is just being made
+            continue  # it is just being created
         if (row.finished_us or row.started_us) >= before_us or row.status == "held":
             continue
         try:
@@ -44,13 +46,13 @@ def keep(runs_dir: Path, index: RunIndex, disk: Disk, *, before_us: int) -> list
 
 
 def prune(runs_dir: Path, index: RunIndex, disk: Disk, run_ids: Iterable[str]) -> None:
-    """Remove runs entirely: journal, layers, originals, backups, row. Can be called again after a crash.
+    """Remove runs entirely: journal, layers, originals, backups, row. Can be repeated after a crash.
 
     Raises: UsageError `not_found`; StoreError `run_locked` for a live run (those named before it are gone by then).
     """
     for run_id in run_ids:
         if run_id in ("", ".", "..") or "/" in run_id:
-            raise UsageError("that is no run id", code="not_found")
+            raise UsageError("that is not a run id", code="not_found")
         path, trash = runs_dir / run_id, runs_dir / f"{_TRASH}{run_id}"
         if path.is_dir():
             with lock.held(path, disk):
@@ -58,6 +60,6 @@ def prune(runs_dir: Path, index: RunIndex, disk: Disk, run_ids: Iterable[str]) -
                 disk.rename(path, trash)
                 disk.sync_directory(runs_dir)
         elif not trash.exists():
-            index.get(run_id)  # raises if there is nothing of that name at all
+            index.get(run_id)  # raises if there is no such run at all
         disk.remove_tree(trash)
         index.delete(run_id)

@@ -1,7 +1,7 @@
 """Reads a journal back: events in order up to the last valid seal, one batch in memory at a time.
 
-What follows the last valid seal is a *torn tail* if no batch after it is whole: a writer died there. If a whole batch does come
-later, then something in between was damaged: *corruption*, which is told apart because nothing may be written after it.
+What follows the last valid seal is a *torn tail* if no later batch is whole: a writer died there. If a later batch is whole,
+something in between was damaged: *corruption*. The distinction matters because nothing may be written after corruption.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KINDS: Final = frozenset(str(kind.__struct_config__.tag) for kind in AnyEvent.__
 
 
 class Torn(msgspec.Struct, frozen=True):
-    """What lies behind the last valid seal: where it begins and how long it is."""
+    """The bytes after the last valid seal: their offset and length."""
 
     offset: int
     bytes: int
@@ -56,18 +56,18 @@ class JournalStatus(msgspec.Struct, frozen=True, kw_only=True):
     torn: Torn | None = None
     corruption: Corruption | None = None
     unknown_kinds: tuple[str, ...] = ()
-    """Kinds that this version does not know."""
+    """Event kinds that this version does not know."""
     seal_at: str | None = None
     """Digest of the seal whose last event is the `at` of the scan, if there is one."""
 
     @property
     def events(self) -> int:
-        """How many events are sealed."""
+        """The number of sealed events."""
         return self.head.seq + 1
 
     @property
     def refuse_resume(self) -> bool:
-        """True if the run must not be resumed: what an unknown event means for it cannot be known."""
+        """True if the run must not be resumed, because it has events that this version does not understand."""
         return bool(self.unknown_kinds) or self.corruption is not None
 
 
@@ -79,7 +79,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Chain:
-    """Walks the batches of a journal and checks each seal. Afterwards its fields say where and why the walk stopped."""
+    """Walks the batches of a journal and checks each seal. Afterwards its fields tell where and why the walk stopped."""
 
     def __init__(self, run_id: str) -> None:
         """Start before the first batch."""
@@ -91,7 +91,7 @@ class Chain:
         self.line = 0
         """Lines up to the last valid seal."""
         self.problem: str | None = None
-        """Why what follows is no valid batch; None at a clean end."""
+        """Why the next bytes are not a valid batch; None at a clean end."""
 
     def batches(self, file: BinaryIO) -> Iterator[Batch]:
         """Each valid batch, from `offset`, where the file must stand, to the first bytes that do not continue the chain."""
@@ -100,13 +100,13 @@ class Chain:
         self.problem = None
         while line := file.readline(BATCH_BYTES_MAX + 1):
             if not line.endswith(b"\n"):
-                self.problem = "it ends inside a line"
+                self.problem = "the journal ends inside a line"
                 return
             if not line.startswith(SEAL_PREFIX):
                 lines.append(line)
                 size += len(line)
                 if size > BATCH_BYTES_MAX:
-                    self.problem = "there is no seal where one must be"
+                    self.problem = "a seal is missing"
                     return
                 continue
             seal = self._check(line, lines, size)
@@ -119,7 +119,7 @@ class Chain:
             yield Batch(seal, lines)
             lines, size = [], 0
         if lines:
-            self.problem = "it ends inside a batch"
+            self.problem = "the journal ends inside a batch"
 
     def _check(self, line: bytes, lines: list[bytes], size: int) -> Seal | None:
         seal = _decode_seal(line)
@@ -128,13 +128,13 @@ class Chain:
         elif seal.prev != self.head.seal and not (self.seals == 0 and seal.prev in self._older):
             self.problem = "a seal does not follow the one before"
         elif not lines or seal.first != self.head.seq + 1 or seal.last - seal.first + 1 != len(lines):
-            self.problem = "a seal does not count its events right"
+            self.problem = "a seal has a wrong number of events"
         elif seal.epoch not in (self.head.epoch, self.head.epoch + 1) or seal.epoch < 1:
-            self.problem = "a seal does not count its writers right"
+            self.problem = "a seal has a wrong writer count"
         elif seal.bytes != size or seal.digest != seal_digest(
             seal.prev, seal.first, seal.last, seal.epoch, b"".join(lines)
         ):
-            self.problem = "a batch is not what its seal says"
+            self.problem = "a batch does not match its seal"
         else:
             return seal
         return None
@@ -143,7 +143,7 @@ class Chain:
 def read(run_dir: Path, *, start: int = 0) -> Iterator[Event | Unknown]:
     """The sealed events from sequence number `start` on; events before it are verified but not decoded.
 
-    Ends quietly at a torn tail (`scan` tells of it). Raises: UsageError `not_found` without such a run; IntegrityError
+    Ends silently at a torn tail (`scan` reports it). Raises: UsageError `not_found` without such a run; IntegrityError
     `journal_corrupt`, after the last event that can be trusted, if the journal is damaged there; StoreError.
     """
     chain = Chain(run_dir.name)
@@ -188,7 +188,7 @@ class Tail:
 
 
 def scan(run_dir: Path, *, at: int | None = None) -> JournalStatus:
-    """Check every seal and say where the journal stands, without decoding events. Raises: UsageError, StoreError.
+    """Check every seal and return the journal's position, without decoding events. Raises: UsageError, StoreError.
 
     With `at`, the status also holds the digest of the seal that ends at that sequence number.
     """
@@ -257,7 +257,7 @@ def _decode_event(line: bytes, seq: int, line_number: int, run_dir: Path) -> Eve
 
 
 def _whole_batch_after(file: BinaryIO, start: int) -> bool:
-    """Does a seal come at or after `start` that is right about the bytes before it? Then a writer got past this point."""
+    """True if a seal at or after `start` matches the bytes before it, which shows that a writer got past this point."""
     offset = start
     while True:
         file.seek(offset)

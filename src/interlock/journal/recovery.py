@@ -1,9 +1,9 @@
-"""Puts the journal of a dead writer in order: the torn tail is moved aside, and what it still tells is reported.
+"""Recovers the journal of a dead writer: moves the torn tail aside, and reports the intents in it.
 
 `journal.torn` is a sequence of records: one header line `{"kind":"torn","offset","bytes","digest"}` (where the bytes stood in the
-journal; digest of what = `torn`), the bytes, a newline. It is replaced as a whole before the journal is cut, so a crash at any
-step leaves either the old state or the tail in both places; a second recovery then finds it there and only cuts. Each recovery
-reports from the file, not from what it just did: an intent stays reported until the journal holds an outcome for it.
+journal; digest of what = `torn`), the bytes, a newline. It is replaced as a whole before the journal is truncated, so a crash
+at any step leaves either the old state or the tail in both places; a second recovery then only truncates. Each recovery
+reports from the file, not from its own actions: an intent stays reported until the journal holds an outcome for it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OUTCOMES: Final = (ActionSucceeded, ActionFailed, ActionUnknown, ActionCancelle
 
 
 class TornIntent(msgspec.Struct, frozen=True):
-    """An intent that was never sealed: whether its action happened is not known."""
+    """An intent that was never sealed: whether its action happened is unknown."""
 
     proposal: str | None
     action: str | None
@@ -43,16 +43,16 @@ class TornIntent(msgspec.Struct, frozen=True):
 
 
 class RecoveryReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What `recover` found."""
+    """The result of `recover`."""
 
     status: JournalStatus
-    """The journal as it is now: whole."""
+    """The status of the recovered journal."""
     moved_bytes: int
     """Length of the torn tail that this call moved to `journal.torn`; 0 if there was none."""
     intents: tuple[TornIntent, ...]
     """Intents in `journal.torn` without an outcome in the journal: each counts as `unknown_outcome`."""
     unreadable_lines: int
-    """Lines in `journal.torn` that are no event (any more) to this version. Any of them may have been an intent."""
+    """Lines in `journal.torn` that this version cannot decode as events. Any of them may have been an intent."""
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="torn"):
@@ -81,7 +81,7 @@ def recover(run_dir: Path, disk: Disk, *, at: int | None = None) -> RecoveryRepo
 
 
 def intents_in_torn_tail(run_dir: Path) -> tuple[TornIntent, ...]:
-    """The intents behind the last valid seal, of a journal that was not recovered yet. Changes nothing."""
+    """The intents after the last valid seal of a journal that is not recovered yet. Changes nothing."""
     torn = scan(run_dir).torn
     if torn is None:
         return ()
@@ -129,14 +129,14 @@ def _tails(run_dir: Path) -> Iterator[bytes]:
                 f"`{TORN_NAME}` of run `{run_dir.name}` is damaged at byte {start}",
                 code="journal_corrupt",
                 path=str(run_dir / TORN_NAME),
-                hint="restore it from a backup, or move it away if you know what the run's last actions did",
+                hint="restore the file from a backup, or move it away if you know what the run's last actions did",
             )
         yield tail
         start = end + header.bytes + 1
 
 
 def _events(tail: bytes) -> Iterator[Event | Unknown | None]:
-    """The events in a torn tail; None for a line that is no event. Seals say nothing here."""
+    """The events in a torn tail; None for a line that is not an event. Seals are ignored."""
     for line in tail.split(b"\n"):
         if not line or line.startswith(SEAL_PREFIX):
             continue

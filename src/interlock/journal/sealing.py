@@ -1,10 +1,10 @@
-r"""The journal's format: names of files, how a batch is encoded, and what a seal covers. Shared by writer and reader.
+r"""The journal's format: file names, the encoding of a batch, and the coverage of a seal. Shared by writer and reader.
 
 A journal is a sequence of batches. A batch is event lines and one seal line. The digest of a seal is
 
     sha256("interlock.seal.v1\n" + PREV + " " + FIRST + " " + LAST + " " + BYTES + " " + EPOCH + "\n" + the event lines)
 
-with the four numbers in decimal and PREV as it stands in the line (`sha256:` + hex), so that no byte of a batch and no field of
+with the four numbers in decimal and PREV as written in the line (`sha256:` + hex), so that no byte of a batch and no field of
 its seal can change unnoticed. PREV of the first seal is `digest("genesis", {"run": RUN ID, "version": VERSION})`; the
 run's directory is named by its id.
 """
@@ -28,13 +28,13 @@ SEAL_PREFIX: Final = b'{"kind":"seal",'
 BATCH_EVENTS_MAX: Final = 1024
 """The writer seals at least this often, so that a reader, which holds one batch at a time, needs bounded memory."""
 BATCH_BYTES_MAX: Final = 32 * 1024 * 1024
-"""No batch is longer; a reader takes anything longer for damage."""
+"""Maximum size of a batch; a reader treats a longer one as damage."""
 
 _encoder = msgspec.json.Encoder()
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a journal stands: what heads are signed over and what commits to the database are tied to."""
+    """A journal's position, which heads sign and database commits refer to."""
 
     run: str
     seq: int
@@ -57,14 +57,14 @@ def seal_digest(prev: str, first: int, last: int, epoch: int, lines: bytes) -> s
 
 
 def seal_line(seal: Seal) -> bytes:
-    """The one encoding of a seal; a reader accepts no other."""
+    """The only encoding of a seal that a reader accepts."""
     return _encoder.encode(seal) + b"\n"
 
 
 def encode_batches(events: Sequence[Event], first: int) -> Iterator[tuple[int, bytes]]:
     """Split events, numbered from `first`, into batches within the bounds: event count and lines. Raises: StoreError."""
     if events and (events[0].seq, events[-1].seq) != (first, first + len(events) - 1):
-        raise StoreError(f"event {first} was lost on its way to the journal", code="internal")
+        raise StoreError(f"event {first} was lost on the way to the journal", code="internal")
     if len(events) <= BATCH_EVENTS_MAX:
         yield from _bounded(events)
         return
@@ -88,7 +88,7 @@ def _encode(events: Sequence[Event]) -> bytes:
     try:
         return _encoder.encode_lines(events)
     except UnicodeEncodeError:
-        # A tool's text can hold lone surrogates (undecodable bytes of a file name). One must not stop a whole run.
+        # A tool's text can hold lone surrogates (from undecodable file names), which must not stop the run.
         return _encoder.encode_lines([_well_formed(event) for event in events])
 
 

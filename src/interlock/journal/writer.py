@@ -1,10 +1,10 @@
-"""Writes a run's journal: events are collected in memory, and one flush puts all of them on disk under one seal.
+"""Writes a run's journal: events are collected in memory, and a flush writes all of them under one seal.
 
 Everything but `_commit` runs on one thread, that of the event loop. `append` costs a fraction of a microsecond and encodes
-nothing. `durable` is the group commit: everybody who waits shares one write and one fdatasync. Where the disk is quick the flush
-runs right on the loop, because a hop to another thread costs more than it saves; where it is slow, the flusher thread waits.
+nothing. `durable` is the group commit: all waiters share one write and one fdatasync. On a fast disk the flush runs on the
+loop itself, because a hop to another thread costs more than it saves; on a slow one the flusher thread waits.
 
-A failure to write or sync is final. Nothing is tried again on that file (after a failed fsync the kernel may have dropped the
+A failure to write or sync is final. Nothing is retried on that file (after a failed fsync the kernel may have dropped the
 pages and would report success); the writer is poisoned, and every later call raises the same error.
 """
 
@@ -37,7 +37,7 @@ Durability = Literal["full", "batch", "off"]
 INLINE_ALONE_NS: Final = 2_000_000
 """With one waiter, a flush runs on the loop if syncing takes less than this on average (measured: a hop costs 60 us)."""
 INLINE_COMPANY_NS: Final = 500_000
-"""With more, the loop has other things to do meanwhile."""
+"""The limit with more waiters, when the loop has other work to do."""
 INLINE_ORIGINALS_BYTES: Final = 256 * 1024
 BATCH_SYNC_AFTER_S: Final = 0.003
 """Durability `batch` promises 5 ms; the rest is for the sync itself."""
@@ -45,7 +45,7 @@ _NOT_KEPT: Final = Kept(digest="", bytes=0)
 
 
 class _Work:
-    """What one flush puts on disk, and who waits for it."""
+    """The work of one flush, and its waiters."""
 
     __slots__ = ("end", "events", "finished", "loop", "originals", "waiters")
 
@@ -63,7 +63,7 @@ class _Work:
         self.end = end
         self.loop = loop
         self.finished: threading.Event | None = None
-        """Set when the flusher thread is through with it; None if the flush runs on the loop."""
+        """Set when the flusher thread has finished; None if the flush runs on the loop."""
 
 
 class JournalWriter:
@@ -93,8 +93,8 @@ class JournalWriter:
         self._flight: _Work | None = None
         self._scheduled: asyncio.AbstractEventLoop | None = None
         self._kicked: asyncio.AbstractEventLoop | None = None
-        self._company = False  # did several wait for the last flush?
-        self._again = False  # did somebody kick while a flush was under way?
+        self._company = False  # did the last flush have several waiters?
+        self._again = False  # was `kick` called during a flush?
         self._this_turn: asyncio.AbstractEventLoop | None = None  # was there an inline flush in this turn of the loop?
         self._flusher = Flusher()
         self._sync_ns = 0.0
@@ -104,10 +104,10 @@ class JournalWriter:
     def open(
         cls, run_dir: Path, *, run_id: str, disk: Disk, clock: Clock, durability: Durability = "full", create: bool
     ) -> Self:
-        """Become the run's writer; `create` makes the run, otherwise it is taken up where its last seal stands.
+        """Become the run's writer. `create` makes a new run; otherwise writing continues after the last seal.
 
         `run_dir` is named `run_id`. With durability `off` nothing is touched. Raises: UsageError (`run_exists`,
-        `not_found`); StoreError (`run_locked` and what disks do); IntegrityError (`journal_corrupt`, or `needs_recovery` if
+        `not_found`); StoreError (`run_locked` and disk errors); IntegrityError (`journal_corrupt`, or `needs_recovery` if
         the last writer left a torn tail: `recover` first).
         """
         if run_dir.name != run_id:
@@ -135,7 +135,7 @@ class JournalWriter:
         return cls(run_dir, disk, clock, durability, head, (lock_fd, fd))
 
     def append(self, event: Event) -> int:
-        """Take an event into the journal and return its number; on disk after the next flush. Do not change it afterwards.
+        """Add an event to the journal and return its number; on disk after the next flush. Do not modify it afterwards.
 
         Raises: the StoreError that ended the journal.
         """
@@ -149,11 +149,11 @@ class JournalWriter:
         return seq
 
     def keep(self, data: bytes, view: Any, value: Any) -> Kept:
-        """A value as events hold it: `data` its canonical JSON, `view` the redacted value (`value` itself if nothing was).
+        """The `Kept` form of a value: `data` is its canonical JSON, `view` the redacted value (or `value` itself).
 
         The view goes into the event unless it is over 64 KiB (`Limits.inline_value_bytes`); the original goes to `private/`
-        with the next flush if the event does not hold it. The view is encoded here: what the caller does to the value
-        later cannot get into the journal. With durability `off` nothing is computed.
+        with the next flush if the event does not hold it. The view is encoded here, so later changes to the value do not
+        affect the journal. With durability `off` nothing is computed.
         """
         if self._off:
             return _NOT_KEPT
@@ -163,7 +163,7 @@ class JournalWriter:
         redacted = shown != data
         inline = len(shown) <= DEFAULT_LIMITS.inline_value_bytes
         private = not inline or redacted
-        run_key = self._pack.key if private else b""  # made here and not by the flush, which is on another thread
+        run_key = self._pack.key if private else b""  # created here, because the flush may run on another thread
         key = keyed_digest(run_key, "value", data) if redacted else digest_bytes("value", data)
         if private:
             self._originals.append((key, data))
@@ -173,9 +173,9 @@ class JournalWriter:
     async def durable(self, *, alone: bool = False) -> None:
         """Return once everything appended so far is as durable as the level promises.
 
-        `alone` says that the caller has no company: nobody else could append before the loop's next turn, so there is
-        nothing to gain from waiting for it. `full`: on disk. `batch`: written, which a killed process survives, and on disk
-        within 5 ms. `off`: at once. Raises: StoreError, the same for everybody from then on.
+        `alone` promises that nothing else appends before the loop's next turn, so there is no reason to wait for it. `full`:
+        on disk. `batch`: written, which a killed process survives, and on disk within 5 ms. `off`: at once. Raises:
+        StoreError, the same one on every later call.
         """
         if self._failure is not None:
             raise self._failure
@@ -183,7 +183,7 @@ class JournalWriter:
             return
         loop = asyncio.get_running_loop()
         if self._flight is not None and self._flight.loop is not loop:
-            self._settle_flight()  # its loop was closed and will not tell us
+            self._settle_flight()  # its loop was closed, so its callback never runs
         if self._flight is None and not self._waiters and not self._company:
             if (alone or self._this_turn is not loop) and self._quick(1):
                 if not alone:
@@ -191,7 +191,7 @@ class JournalWriter:
                     loop.call_soon(self._turn_over)
                 self._run_inline()
                 return
-            # The second caller within one turn of the loop: let the others of this turn come along.
+            # The second caller within one turn of the loop: wait for the others of this turn.
             self._company = True
         waiter = loop.create_future()
         if self._flight is not None and self._flight.end >= self._next:
@@ -202,10 +202,10 @@ class JournalWriter:
         await waiter
 
     def kick(self) -> None:
-        """Start a flush soon (from the event loop), for events that nobody waits for. A failure shows in the next call.
+        """Start a flush soon (from the event loop), for events without a waiter. The next call raises a failure.
 
-        Not in the next turn of the loop but in the one after it: until then whoever goes on may have something to flush that
-        has to be waited for, and takes these events along.
+        It starts in the second turn of the loop, because by then another caller may flush with a waiter, and include these
+        events.
         """
         if self._pending and self._failure is None:
             loop = asyncio.get_running_loop()
@@ -227,13 +227,13 @@ class JournalWriter:
             raise self._failure
 
     def head(self) -> Head:
-        """Where the journal stands on disk; events behind it are not sealed yet."""
+        """The journal's position on disk; later events are not sealed yet."""
         return self._head
 
     def close(self) -> None:
         """Flush, give up the lock. A second call does nothing.
 
-        Raises: StoreError, after everything was released, if not everything that was appended is on disk.
+        Raises: StoreError, after releasing everything, if some appended events are not on disk.
         """
         if self._closed:
             return
@@ -272,7 +272,7 @@ class JournalWriter:
             self._schedule(loop)
 
     def _turn(self) -> None:
-        """All tasks that were ready in this turn of the loop have appended by now: one flush for them."""
+        """Flush once for all tasks that were ready in this turn of the loop."""
         self._scheduled = None
         if self._flight is not None:
             self._again = True  # when it has landed
@@ -295,10 +295,10 @@ class JournalWriter:
         work.finished = finished = threading.Event()
 
         def job() -> None:
-            with contextlib.suppress(BaseException):  # kept in _failure: on this thread nobody hears it
+            with contextlib.suppress(BaseException):  # kept in _failure: this thread has no caller to raise to
                 self._commit(work)
             finished.set()
-            with contextlib.suppress(RuntimeError):  # the loop was closed: whoever comes next settles the flight
+            with contextlib.suppress(RuntimeError):  # the loop was closed: the next caller settles the flush
                 loop.call_soon_threadsafe(self._landed, work)
 
         self._flusher.submit(job)
@@ -333,7 +333,7 @@ class JournalWriter:
         self._this_turn = None
 
     def _quick(self, waiters: int) -> bool:
-        """Is the flush short enough to run on the loop?"""
+        """True if the flush is short enough to run on the loop."""
         if self.durability == "batch":
             return True
         limit = INLINE_ALONE_NS if waiters <= 1 else INLINE_COMPANY_NS
@@ -369,7 +369,7 @@ class JournalWriter:
             if self.durability == "batch" and not self._unsynced:
                 self._unsynced = True
                 self._flusher.submit(self._sync_later)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it ends this journal; nothing is swallowed
+        except Exception as error:  # noqa: BLE001 - any error ends this journal; none is swallowed
             self._poison(error)
         except BaseException:
             self._poison(StoreError("the flush of the journal was interrupted"))
@@ -397,12 +397,12 @@ class JournalWriter:
         self._sync_batch()
 
     def _sync_batch(self) -> None:
-        """Sync what durability `batch` wrote. Cleared first: what is written meanwhile asks for a sync of its own."""
+        """Sync the writes of durability `batch`. The flag is cleared first, so that a write meanwhile requests another sync."""
         self._unsynced = False
         try:
             self._pack.sync()
             self._disk.sync_data(self._fd)
-        except BaseException as error:  # noqa: BLE001 - kept for the next call: on a thread nobody hears it
+        except BaseException as error:  # noqa: BLE001 - kept for the next call: this thread has no caller
             self._poison(error)
 
     def _poison(self, error: BaseException) -> None:
@@ -428,7 +428,7 @@ def _require_whole(run_dir: Path) -> Head:
         raise corrupt(run_dir, status.corruption)
     if status.torn is not None:
         raise IntegrityError(
-            f"the last process of run `{run_dir.name}` died while it wrote",
+            f"the last process of run `{run_dir.name}` died while writing",
             code="needs_recovery",
             hint="run `interlock recover`",
         )

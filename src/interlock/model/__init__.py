@@ -1,1 +1,1 @@
-"""Names the data: no I/O, no clock, nothing of ours imported."""
+"""Defines the data: no I/O, no clock, no imports from other rooms."""

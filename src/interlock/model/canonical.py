@@ -1,7 +1,7 @@
 r"""Canonical JSON (RFC 8785, "JCS") and the digests over it.
 
-Every digest in Interlock is `sha256("interlock.<what>.v1\n" + canonical)`, so that a digest of one kind can never be
-taken for one of another. Strings are compared by UTF-16 code units, numbers are written as ECMAScript does.
+Every digest in Interlock is `sha256("interlock.<what>.v1\n" + canonical)`, so that digests of
+different kinds can never be confused. Strings are compared by UTF-16 code units, numbers are written as ECMAScript does.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def canonical(value: Any) -> bytes:
     """
     try:
         if _plain(value):
-            # No floats, and only ASCII keys: there msgspec's sorted output and RFC 8785 agree byte for byte.
+            # Without floats, and with ASCII keys only, msgspec's sorted output and RFC 8785 agree byte for byte.
             return _fast(value)
         return _slow(value).encode("utf-8", "strict")
     except UnicodeEncodeError:
@@ -55,7 +55,9 @@ def digest_bytes(what: str, data: bytes) -> str:
 
 
 def keyed_digest(key: bytes, what: str, data: bytes) -> str:
-    """`hmac-sha256:` + hex: a digest that only who has the key can compare with a guess, for bytes that hold secrets."""
+    """`hmac-sha256:` + hex: a digest that can be compared with a guess only by a holder of the key, for bytes that hold
+    secrets.
+    """
     return "hmac-sha256:" + hmac.digest(key, _domain(what) + data, "sha256").hex()
 
 
@@ -74,7 +76,7 @@ def _plain(value: Any) -> bool:
             raise CanonicalError(f"integer beyond +-(2^53 - 1): it has {value.bit_length()} bits")
         return True
     if cls is dict:
-        for k, v in value.items():  # loops: a generator each would take longer than what it does
+        for k, v in value.items():  # plain loops: generators would cost more than the work itself
             if k.__class__ is not str or not k.isascii() or not (v.__class__ in _ATOMS or _plain(v)):
                 return False
         return True

@@ -1,4 +1,4 @@
-"""What the rest of the house takes instead of `time` and `uuid`: a clock and a source of ids, handed in."""
+"""The clock and id source that the other rooms take as parameters, instead of using `time` and `uuid`."""
 
 from __future__ import annotations
 

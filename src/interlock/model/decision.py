@@ -1,4 +1,4 @@
-"""What judges answer: allowed, refused with a code, or held for a human."""
+"""The answers of judges: allowed, refused with a code, or held for a person."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Refusal(msgspec.Struct, frozen=True):
-    """A no: a code of `interlock.model.codes.REASONS`, a sentence for people, and where (`$.parameters.path`)."""
+    """A refusal: a code of `interlock.model.codes.REASONS`, a sentence for people, and a place (`$.parameters.path`)."""
 
     reason: str
     detail: str
@@ -19,7 +19,7 @@ class Requirement(msgspec.Struct, frozen=True, kw_only=True):
     """One unmet `@hold` forbid: which group must approve, how many of them, within what time, and why."""
 
     policy: str
-    """The policy's id as people know it (`@id`, or a short content hash)."""
+    """The policy's id for people (`@id`, or a short content hash)."""
     content: str
     """Content hash of the policy: what an approval discharges."""
     group: str | None = None
@@ -43,7 +43,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(msgspec.Struct, kw_only=True):
-    """What the policy judge is asked. Everything it may look at, and nothing else."""
+    """A request to the policy judge: everything that policies can see."""
 
     agent: str
     action: str

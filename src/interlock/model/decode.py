@@ -1,8 +1,8 @@
-"""From bytes to a proposal, strictly: one error that names the field, before anything runs.
+"""Decodes bytes to a proposal, strictly: a single error that names the field, before anything runs.
 
-The document is parsed without tolerance (`interlock.model.values`), given its shape (msgspec: no unknown field, no
-coercion), and then looked through action by action for what types cannot say: limits, names, and what each type of
-action takes as parameters. Whether ids are unique and references lead somewhere is the graph's business (`interlock.verify`).
+The document is parsed strictly (`interlock.model.values`), converted to structs (msgspec: no unknown field, no coercion), and
+then checked action by action for what types cannot express: limits, names, and the parameters of each type of action.
+`interlock.verify` checks that ids are unique and references resolve.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def decode_proposal(
 ) -> Proposal:
     """The proposal in a JSON (RFC 8259) or YAML (`interlock.model.yaml`) document.
 
-    Actions without `id` get `a1`, `a2`, ... by their place. Raises: ProposalError, whose `path` is the field
-    (`$.actions[3].parameters.x`), or line and column where the text itself is wrong.
+    Actions without `id` get `a1`, `a2`, ... by position. Raises: ProposalError, whose `path` is the field
+    (`$.actions[3].parameters.x`), or line and column for a syntax error.
     """
     name, most = ("proposal_bytes", limits.proposal_bytes) if format == "json" else ("yaml_bytes", limits.yaml_bytes)
     if len(data) > most:
         raise _limit(f"the document has {len(data)} bytes, more than {most}", name)
     document = parse_json(data) if format == "json" else yaml.parse_yaml(data, limits)
-    # In JSON each value but the first begins its container or follows a comma: mostly that says enough.
+    # In JSON each value but the first opens its container or follows a comma, so this bound usually suffices.
     few = format == "json" and data.count(b",") + data.count(b"[") + data.count(b"{") < limits.values
     if not few and count_exceeds(document, limits.values):
         raise _limit(f"the document holds more than {limits.values} values", "values")
@@ -97,9 +97,9 @@ def decode_value(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
 def proposal_from_builtins(document: Proposal | Mapping[str, Any], limits: Limits = DEFAULT_LIMITS) -> Proposal:
     """The proposal in a Python value: a mapping shaped like the JSON document, or a `Proposal` made by hand.
 
-    The value is copied. Tuples, enums, dates and dataclasses become what JSON has for them. Raises: ProposalError.
+    The value is copied. Tuples, enums, dates and dataclasses become their JSON form. Raises: ProposalError.
     """
-    value = plain(document, limits)  # an empty id in a struct is the default, and left out
+    value = plain(document, limits)  # an empty id in a struct is the default, so it is omitted
     return _proposal(value, limits, measure=True)
 
 
@@ -123,7 +123,7 @@ def _proposal(document: Any, limits: Limits, *, measure: bool) -> Proposal:
 
 
 def _give_ids(actions: list[Any]) -> None:
-    """Name the unnamed by their place, so that `$a1.output` is the first action's whoever has an id of its own."""
+    """Name actions without an id by position, so that `$a1.output` is the first action's even if others have ids."""
     missing = [i for i, a in enumerate(actions) if a.__class__ is dict and "id" not in a]
     if not missing:
         return
@@ -158,7 +158,7 @@ def _check_proposal(proposal: Proposal, limits: Limits) -> None:
 
 
 def _check_action(action: Action, index: int, limits: Limits, measure: bool) -> None:
-    """Look at one action. Paths are only put together for an error: this runs once per action of every proposal."""
+    """Check one action. Paths are built only for an error, because this runs once per action of every proposal."""
     name = action.id
     if not name or name[0] == "$" or len(name) > limits.id_chars or not name.isprintable():
         _name(name, f"$.actions[{index}].id", limits.id_chars, "id_chars")
@@ -192,7 +192,7 @@ def _check_parameters(parameters: dict[str, Any], index: int, limits: Limits, me
 
 
 def _is_flat(values: dict[str, Any]) -> bool:
-    """True if no value is a container or a number that needs a closer look: most objects, and all there is to check then."""
+    """True if no value is a container or needs a range check: true for most objects, which then need no other check."""
     for value in values.values():
         cls = value.__class__
         if cls not in _ATOMS and (cls is not int or not -INTEGER_MAX <= value <= INTEGER_MAX):
@@ -228,7 +228,7 @@ def _check_state_action(action: Action, path: str, limits: Limits) -> None:
         raise ProposalError(f"a {action.type} needs a `key`, a string", path=f"{path}.parameters.key")
     _name(key, f"{path}.parameters.key", limits.key_chars, "key_chars")
     if key.startswith("$"):
-        # It could be a reference, and then nobody would know beforehand which key is read or written.
+        # A reference would hide which key is read or written until the action runs.
         raise ProposalError("a state key does not begin with `$`", path=f"{path}.parameters.key")
 
 
@@ -312,7 +312,7 @@ def _name(value: str, path: str, most: int, limit: str) -> None:
     if len(value) > most:
         raise _limit(f"{len(value)} characters, more than {most}", limit, path)
     if not value.isprintable():
-        raise ProposalError("it holds control or invisible characters", path=path)
+        raise ProposalError("the name holds control or invisible characters", path=path)
 
 
 def _count(items: tuple[Any, ...], path: str, most: int, limit: str) -> None:
@@ -322,11 +322,11 @@ def _count(items: tuple[Any, ...], path: str, most: int, limit: str) -> None:
 
 def _range(value: int, path: str, least: int, most: int, limit: str | None = None) -> None:
     if value < least:
-        raise ProposalError(f"it must be {least} or more", path=path)
+        raise ProposalError(f"the number must be {least} or more", path=path)
     if value > most:
         if limit is None:
             raise ProposalError("the integer is beyond +-(2^53 - 1)", path=path)
-        raise _limit(f"it may be at most {most}", limit, path)
+        raise _limit(f"the number must be {most} or less", limit, path)
 
 
 def _limit(message: str, limit: str, path: str | None = None) -> ProposalError:
@@ -334,7 +334,7 @@ def _limit(message: str, limit: str, path: str | None = None) -> ProposalError:
 
 
 def _shape_error(text: str) -> ProposalError:
-    """The error for msgspec's "MESSAGE - at `PATH`", with a hint where one can be given. Values are left out."""
+    """The error for msgspec's "MESSAGE - at `PATH`", with a hint if possible, and without values."""
     found = _MSGSPEC_PATH.search(text)
     path, message = (found[1], text[: found.start()]) if found else ("$", text)
     if unknown := _UNKNOWN_FIELD.match(message):
@@ -348,7 +348,7 @@ def _shape_error(text: str) -> ProposalError:
     if message.startswith("Invalid"):
         choices = _CHOICES.get("compensation" if ".compensation." in path else _field(path), ())
         hint = "one of " + ", ".join(f"`{choice}`" for choice in choices) if choices else None
-        return ProposalError("this value is not one that the field may have", path=path, hint=hint)
+        return ProposalError("the value is not one of the field's values", path=path, hint=hint)
     return ProposalError(message[:1].lower() + message[1:], path=path)
 
 

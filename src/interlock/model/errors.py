@@ -2,7 +2,7 @@
 
 An error carries fields, so that nobody needs to parse its text: `code` (stable, snake_case), `message` (one line, user
 input in backticks), `path` (where: a field path such as `$.actions[3].tool`, or `file:line`), `hint` (what to do next) and
-`fault` (who has to act). Messages never hold secrets, parameter values of an agent, or a traceback.
+`fault` (who has to act). Messages never hold secrets, an agent's parameter values, or a traceback.
 
 A surface turns an error into `{"error": {"code", "message", "path?", "hint?"}}` and the exit code of its class.
 """
@@ -34,7 +34,7 @@ class InterlockError(Exception):
         self.path = path
         self.hint = hint
         for label, value in (("where", path), ("do", hint)):
-            if value is not None:  # a traceback shows notes, so that a program that catches nothing says them too
+            if value is not None:  # as notes, so that an uncaught error's traceback shows them too
                 self.add_note(f"{label}: {value}")
 
     def as_dict(self) -> dict[str, str]:
@@ -48,7 +48,7 @@ class InterlockError(Exception):
 
 
 class UsageError(InterlockError):
-    """The caller asked for something that cannot be: a bad flag, a missing file, an unknown run."""
+    """The caller asked for something impossible: a bad flag, a missing file, an unknown run."""
 
     exit_code = 2
     fault: Fault = "user"
@@ -56,7 +56,7 @@ class UsageError(InterlockError):
 
 
 class ConfigurationError(InterlockError):
-    """`interlock.toml`, a policy or another file that the loader reads is wrong or not trusted."""
+    """`interlock.toml`, a policy or another file that the loader reads is invalid or not trusted."""
 
     exit_code = 2
     fault: Fault = "user"
@@ -72,7 +72,7 @@ class ProposalError(InterlockError):
 
 
 class StoreError(InterlockError):
-    """The machine did not let us remember: disk full, read-only, locked, failed fsync. Nothing was acknowledged."""
+    """The machine could not store something: disk full, read-only, locked, failed fsync. Nothing was acknowledged."""
 
     exit_code = 5
     fault: Fault = "machine"
@@ -80,7 +80,7 @@ class StoreError(InterlockError):
 
 
 class IntegrityError(InterlockError):
-    """A journal, an archive or the database does not say what it must: damaged, truncated or edited."""
+    """A journal, an archive or the database is damaged, truncated or edited."""
 
     exit_code = 4
     fault: Fault = "machine"
@@ -88,7 +88,7 @@ class IntegrityError(InterlockError):
 
 
 class ConflictError(InterlockError):
-    """Somebody else changed what this step started from: a file since the backup, a hold that was resolved."""
+    """Another process or person changed what this step started from: a file since its backup, a hold that was resolved."""
 
     exit_code = 1
     fault: Fault = "user"
@@ -98,10 +98,11 @@ class ConflictError(InterlockError):
 class HeldError(InterlockError):
     """A call waits for a person.
 
-    `held`: for an approval, and the caller said not to wait; nothing of it has run. Answer with `runtime.approvals` or `interlock
-    approvals`; then the same call with the same `call_id`, or `await runtime.resume(error.run_id)`, goes on.
+    `held`: it waits for an approval, and the caller asked not to wait; nothing of the call has run. Answer with
+    `runtime.approvals` or `interlock approvals`; then the same call with the same `call_id`, or `await
+    runtime.resume(error.run_id)`, goes on.
 
-    `unknown_outcome`: an earlier process ended while the call ran, and only a person can say what became of it.
+    `unknown_outcome`: an earlier process ended during the call, and only a person can say what happened.
     """
 
     exit_code = 3
@@ -125,7 +126,7 @@ class HeldError(InterlockError):
 
 
 class ToolError(InterlockError):
-    """What a tool raises (or returns) to say that it failed.
+    """Raised (or returned) by a tool to report its failure.
 
     `output` is kept and returned with the failed action (for example the exit code and the standard error of a command).
     `retryable=False` stops `failure_behavior: retry` at once.

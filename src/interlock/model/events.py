@@ -1,13 +1,13 @@
-"""The events of a run's journal: one small struct a kind, one tagged union.
+"""The events of a run's journal: one small struct per kind, one tagged union.
 
 Format version history:
 1 (2026-11): first.
 
 On disk an event is one line of JSON: `{"kind", "seq", "ts", "mono", "proposal"?, "action"?, "step"?, ...}`, absent fields
 left out. `seq` counts from 0 in the run; `ts` is microseconds since the epoch; `mono` is nanoseconds of the writer's
-monotonic clock; `step` is the number of the gate's step. A reader shows an unknown kind (`Unknown`) but refuses to resume
-over it. Values are redacted before they come here: a `Kept` holds the view, and the digest under which the original lies
-in the run's `private/` directory if it is not the same as the view.
+monotonic clock; `step` is the number of the gate's step. A reader shows an unknown kind (`Unknown`) but refuses to resume the
+run. Values are redacted before they are put into events: a `Kept` holds the view, and the digest under which the original
+lies in the run's `private/` directory if it is not the same as the view.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ READABLE_VERSIONS: Final = (1, 2)
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A value as a journal keeps it."""
+    """A value as the journal stores it."""
 
     digest: str
     """Of the original's canonical JSON (what = `value`): `sha256:...`, or `hmac-sha256:...` under the run's key if the view is
-    redacted, so that nobody who has only the journal can confirm a guess at what was taken out."""
+    redacted, so that a reader of the journal alone cannot confirm a guess of the redacted text."""
     bytes: int
     """Length of the original's canonical JSON."""
     view: Any = None
@@ -38,7 +38,7 @@ class Kept(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class Event(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="kind"):
-    """What every kind has."""
+    """The fields of every kind."""
 
     seq: int = -1
     ts: int
@@ -49,7 +49,7 @@ class Event(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_fiel
 
 
 class RunStarted(Event, kw_only=True, tag="run_started"):
-    """First event of a run. `boot` tells whether the `pid` can still mean the same process."""
+    """First event of a run. `boot` tells whether `pid` can still be the same process."""
 
     version: int = 1
     """Of the format. Left out in version 1, so that is what its absence means."""
@@ -66,7 +66,7 @@ class RunStarted(Event, kw_only=True, tag="run_started"):
 
 
 class RunResumed(Event, kw_only=True, tag="run_resumed"):
-    """A later process took the run up again."""
+    """A later process resumed the run."""
 
     pid: int = 0
     boot: str = ""
@@ -74,15 +74,15 @@ class RunResumed(Event, kw_only=True, tag="run_resumed"):
 
 
 class ConfigurationChanged(Event, kw_only=True, tag="configuration_changed"):
-    """The files were edited while the run was open. With a `problem` the old rules stay in force."""
+    """The configuration was edited during the run. With a `problem`, the old one stays in force."""
 
     configuration: str
-    """Digest of the configuration in force from here on."""
+    """Digest of the configuration in force from now on."""
     problem: str | None = None
 
 
 class RunFinished(Event, kw_only=True, tag="run_finished"):
-    """The run is over: nothing may be appended but undo records."""
+    """The run has ended: only undo records may be appended."""
 
     status: str
 
@@ -102,7 +102,7 @@ class ProposalReceived(Event, kw_only=True, tag="proposal_received"):
 
 
 class ProposalRejected(Event, kw_only=True, tag="proposal_rejected"):
-    """Step 1 refused: no action was looked at."""
+    """Step 1 refused: no action was examined."""
 
     code: str
     message: str
@@ -126,7 +126,7 @@ class PolicyDecided(Event, kw_only=True, tag="policy_decided"):
 
 
 class ActionHeld(Event, kw_only=True, tag="action_held"):
-    """Step 5 said hold, and the question is in the database. `parameters` are those that it is about."""
+    """Step 5 held the action, and the question is in the database. `parameters` are those in question."""
 
     approval: str
     parameters: Kept | None = None
@@ -139,7 +139,7 @@ class HoldResolved(Event, kw_only=True, tag="hold_resolved"):
     decision: str
     approver: str | None = None
     parameters: Kept | None = None
-    """Set when an approver edited the parameters: these hold from here on."""
+    """Set if an approver edited the parameters: these are used from now on."""
 
 
 class ActionDeduplicated(Event, kw_only=True, tag="action_deduplicated"):
@@ -152,7 +152,7 @@ class ActionDeduplicated(Event, kw_only=True, tag="action_deduplicated"):
 
 
 class ActionWaiting(Event, kw_only=True, tag="action_waiting"):
-    """Step 6 or 7 has to wait: for `what`, at most so long. `reading` is the guard's. Without an action the proposal waits."""
+    """Step 6 or 7 waits for `what`, at most this long. `reading` is the guard's. Without an action the whole proposal waits."""
 
     cause: str
     what: str = ""
@@ -168,7 +168,7 @@ class ActionSkipped(Event, kw_only=True, tag="action_skipped"):
 
 
 class ActionValidated(Event, kw_only=True, tag="action_validated"):
-    """Steps 2 to 7 are passed."""
+    """Steps 2 to 7 passed."""
 
 
 class MachineSampled(Event, kw_only=True, tag="machine_sampled"):
@@ -190,7 +190,7 @@ class ActionIntent(Event, kw_only=True, tag="action_intent"):
     read_only: bool = False
     idempotent: bool = False
     recoverable: bool = False
-    """True if the tool's files can be put back, or it has a probe: then an unknown outcome may need no person."""
+    """True if the tool's files can be restored, or it has a probe: then an unknown outcome may be settled without a person."""
 
 
 class ActionRetrying(Event, kw_only=True, tag="action_retrying"):
@@ -213,7 +213,7 @@ class ActionSucceeded(Event, kw_only=True, tag="action_succeeded"):
     """`before` and `after` are numbers of `machine_sampled` events; `change` is left out where they are the same one."""
     not_undoable: tuple[str, ...] = ()
     resolved_by: str | None = None
-    """Set when not the tool said so: `probe`, or the name of the human who settled an unknown outcome."""
+    """Set if the tool did not report this itself: `probe`, or the name of the person who settled an unknown outcome."""
 
 
 class ActionFailed(Event, kw_only=True, tag="action_failed"):
@@ -242,9 +242,9 @@ class ActionUnknown(Event, kw_only=True, tag="action_unknown_outcome"):
 
 
 class OutcomeSettled(Event, kw_only=True, tag="outcome_settled"):
-    """How an unknown outcome is taken from here on: `again` (the action runs once more), `succeeded`, `failed` or `undo`.
+    """How an unknown outcome was settled: `again` (the action runs once more), `succeeded`, `failed` or `undo`.
 
-    `by` is what decided: `read_only`, `idempotent`, `reversible`, `probe`, or the name of the human.
+    `by` is what decided: `read_only`, `idempotent`, `reversible`, `probe`, or the name of the person.
     """
 
     decision: str
@@ -252,7 +252,7 @@ class OutcomeSettled(Event, kw_only=True, tag="outcome_settled"):
 
 
 class ActionCancelled(Event, kw_only=True, tag="action_cancelled"):
-    """The action was stopped while it ran. `duration_ms` counts until the stop."""
+    """The action was stopped while it ran. `duration_ms` is the time until the stop."""
 
     attempt: int
     reason: str
@@ -261,15 +261,15 @@ class ActionCancelled(Event, kw_only=True, tag="action_cancelled"):
 
 
 class ActionLog(Event, kw_only=True, tag="action_log"):
-    """A line that the tool wrote for people."""
+    """A line logged by the tool for people."""
 
     message: str
 
 
 class ProcessStarted(Event, kw_only=True, tag="process_started"):
-    """A program lives on after the action that started it, whose intent has the command line.
+    """A program outlives the action that started it; that action's intent has the command line.
 
-    One without a `process_ended` ended with its runtime, which was killed.
+    Without a `process_ended`, it ended when its runtime was killed.
     """
 
     handle: str
@@ -279,7 +279,7 @@ class ProcessStarted(Event, kw_only=True, tag="process_started"):
 
 
 class ProcessEnded(Event, kw_only=True, tag="process_ended"):
-    """Such a program has ended; `action` is the one that stopped it, or found that it had ended.
+    """A background program has ended; `action` is the one that stopped it, or found that it had ended.
 
     `why` is `exited` (by itself), `stopped`, `process_limit`, `proposal_aborted`, `run_ended`, `session_ended`, or `lost`: its
     supervisor was killed, and the program with it.
@@ -307,7 +307,7 @@ class StateChanged(Event, kw_only=True, tag="state_changed"):
 
 
 class EffectDivergence(Event, kw_only=True, tag="effect_divergence"):
-    """What the agent claimed (`expected_effects`) and what was observed are not the same."""
+    """The agent's claim (`expected_effects`) differs from what was observed."""
 
     key: str
 
@@ -320,7 +320,7 @@ class UndoIntent(Event, kw_only=True, tag="undo_intent"):
 
 
 class UndoDone(Event, kw_only=True, tag="undo_done"):
-    """The step is over; `problem` says why it did not work."""
+    """The undo step has ended; `problem` says why it failed."""
 
     how: str
     status: str
@@ -339,7 +339,7 @@ class WorkspaceCommitted(Event, kw_only=True, tag="workspace_committed"):
 
 
 class ProposalFinished(Event, kw_only=True, tag="proposal_finished"):
-    """The proposal is over."""
+    """The proposal has ended."""
 
     status: str
     cost: dict[str, float]
@@ -347,7 +347,7 @@ class ProposalFinished(Event, kw_only=True, tag="proposal_finished"):
 
 
 class Unknown(msgspec.Struct, kw_only=True):
-    """An event of a kind that this version does not know: shown, never resumed over."""
+    """An event kind that this version does not know: shown, but the run is not resumed."""
 
     kind: str
     seq: int

@@ -1,6 +1,6 @@
-"""What an exception of a tool says, for people: all of its text, within a bound.
+"""Describes a tool's exceptions for people: the full text, up to a limit.
 
-The text is the tool's: it is redacted before it is journaled or shown.
+The text comes from the tool, so it is redacted before it is journaled or shown.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def describe(error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """The text of an exception, whatever its class makes of it."""
+    """The text of an exception, even if its `__str__` is broken."""
     try:
         text = str(error.message if isinstance(error, InterlockError) else error)
     except Exception:  # noqa: BLE001 - a class whose `__str__` is broken
@@ -43,7 +43,7 @@ def exit_code(error: SystemExit) -> int:
 
 
 def describe_exit(error: SystemExit) -> str:
-    """What a function did that called `sys.exit` (or let argparse do it)."""
+    """Describe a function's call of `sys.exit` (often by argparse)."""
     said = f": {text_of(error).strip()[:CHARS_MAX]}" if isinstance(error.code, str) else ""
     return f"the function ended itself with exit code {exit_code(error)} (`SystemExit`){said}"
 

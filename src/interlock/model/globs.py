@@ -1,4 +1,4 @@
-"""Globs over names and over workspace paths, and the one spelling of a path that everybody compares.
+"""Globs over names and over workspace paths, and the normal form in which paths are compared.
 
 Two small languages, both case-sensitive, both matched in time proportional to pattern times subject:
 
@@ -6,8 +6,8 @@ Two small languages, both case-sensitive, both matched in time proportional to p
 - *paths* (relative to the workspace): `*` and `?` stay within one segment, `**` is a whole segment and stands for zero or
   more of them (`src/**` is `src` and everything below it). Dot files are ordinary files. Brackets are ordinary characters.
 
-Capability asks them about arguments; isolation and the workspace ask them about what a process touched: the answer must be
-the same, so the matcher lies here.
+Capability matches arguments; isolation and the workspace match what a process touched. The results must agree, so there is
+one matcher.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 class PathOutsideError(ValueError):
-    """A path argument that cannot be inside the workspace, however the tree looks."""
+    """A path argument that cannot be inside the workspace, whatever the tree holds."""
 
 
 def name_matcher(globs: Iterable[str]) -> Callable[[str], bool]:
-    """A function that says whether a name matches one of the globs. None at all match if there are no globs."""
+    """A test whether a name matches one of the globs. Nothing matches an empty list."""
     kept = tuple(globs)
     if any(g.strip("*") == "" and g for g in kept):
         return lambda _name: True
@@ -47,7 +47,8 @@ def name_matcher(globs: Iterable[str]) -> Callable[[str], bool]:
 def name_covers(outer: str, inner: str) -> bool:
     """True only if every name that `inner` matches is matched by `outer` too.
 
-    A star in `inner`, read as a plain character, can only fall on a star of `outer`; whatever it stands for, that star takes.
+    A star in `inner`, read as a plain character, can only match a star of `outer`, and that star matches anything the inner
+    star does.
     """
     return re.compile(_regex(outer), re.DOTALL).match(inner) is not None
 
@@ -72,7 +73,7 @@ class PathGlob:
             raise ConfigurationError(f"{wrong}: `{glob}`", hint="for example `src/**` or `**/*.py`")
         self._any = self.segments == ("**",)
         self._match = tuple(None if s == "**" else re.compile(_regex(s, "."), re.DOTALL).match for s in self.segments)
-        # For `covers` a question mark must not take a star: the star may stand for nothing or for a lot.
+        # For `covers`, a question mark must not match a star, which may stand for any number of characters.
         self._cover = tuple(
             None if s == "**" else re.compile(_regex(s, "[^*]"), re.DOTALL).match for s in self.segments
         )
@@ -82,17 +83,17 @@ class PathGlob:
         return self._any or _match_segments(self._match, _segments(path))
 
     def matches_segments(self, segments: Sequence[str]) -> bool:
-        """`matches`, for who has taken the path apart already."""
+        """`matches`, for a path that is already split."""
         return self._any or _match_segments(self._match, segments)
 
     def covers(self, inner: PathGlob) -> bool:
-        """True only if every path that `inner` matches is matched by this glob too. (False does not mean the contrary.)"""
+        """True only if every path that `inner` matches is matched by this glob too. (False does not prove the opposite.)"""
         return _match_segments(self._cover, inner.segments, covering=True)
 
     def within(self, path: str) -> bool:
-        """Whether what this glob matches lies at or below `path`, so that replacing `path` would replace it.
+        """True if this glob's matches lie at or below `path`, so that replacing `path` would replace them.
 
-        Only the segments before the first `**` are looked at: `**/x` is within no directory in particular.
+        Only the segments before the first `**` count: `**/x` is within no directory in particular.
         """
         subject = _segments(path)
         definite = list(itertools.takewhile(lambda m: m is not None, self._match))
@@ -100,7 +101,7 @@ class PathGlob:
 
 
 def path_matcher(globs: Iterable[str]) -> Callable[[str], bool]:
-    """A function that says whether a normal path matches one of the globs. Raises ConfigurationError."""
+    """A test whether a normal path matches one of the globs. Raises ConfigurationError."""
     compiled = [PathGlob(g) for g in globs]
     if any(g.segments == ("**",) for g in compiled):
         return lambda _path: True
@@ -113,21 +114,21 @@ def path_matcher(globs: Iterable[str]) -> Callable[[str], bool]:
 
 
 def workspace_path(value: Any, root: str | None = None) -> str:
-    """The normal spelling of a path argument, relative to the workspace: no `.`, `..`, double or trailing slash.
+    """The normal form of a path argument, relative to the workspace: no `.`, `..`, double or trailing slash.
 
     `value` is a string or `{"b64": "..."}` (names that are not UTF-8; they come back with surrogate escapes, as from
-    `os.fsdecode`). An absolute path is accepted only beneath `root`. The workspace itself is `"."`. A tool must open what this
-    returns, not what it was given: where `a` is a link, the kernel takes `a/../b` elsewhere.
+    `os.fsdecode`). An absolute path is accepted only beneath `root`. The workspace itself is `"."`. A tool must open the
+    returned path, not the argument: if `a` is a link, the kernel resolves `a/../b` elsewhere.
 
     Raises: ValueError (PathOutsideError if it leaves), with a reason that does not repeat the path.
     """
     if isinstance(value, str) and len(value) < PATH_BYTES_MAX and _PLAIN.fullmatch(value):
-        return value  # what nearly all paths look like; the rest of this function says the same, more slowly
+        return value  # fast path for nearly all paths; the rest of this function gives the same result
     text = _text(value)
     if "\0" in text:
         raise ValueError("holds a null character")
     if len(text.encode("utf-8", "surrogateescape")) > PATH_BYTES_MAX:
-        raise ValueError("is longer than the kernel takes")
+        raise ValueError("is longer than the kernel allows")
     if text.startswith("~"):
         raise ValueError("starts with `~`, which some programs expand: write `./~...`")
     if _SCHEME.match(text):
@@ -183,9 +184,9 @@ def _text(value: Any) -> str:
 
 
 def _regex(glob: str, one: str = "") -> str:
-    """A regular expression without backtracking: each literal between two stars is taken at its first place.
+    """A regular expression without backtracking: each literal between two stars is matched at its first occurrence.
 
-    `one` is what a question mark becomes; if empty, it is an ordinary character.
+    `one` is the translation of a question mark; if empty, it is an ordinary character.
     """
     pieces = ["".join(one if c == "?" and one else re.escape(c) for c in p) for p in re.split(r"\*+", glob)]
     if len(pieces) == 1:
@@ -197,7 +198,7 @@ def _regex(glob: str, one: str = "") -> str:
 def _match_segments(
     pattern: Sequence[Callable[[str], object] | None], subject: Sequence[str], *, covering: bool = False
 ) -> bool:
-    """Wildcard matching over segments, `None` being `**`; only the last `**` ever needs to be taken back."""
+    """Wildcard matching over segments, `None` being `**`; only the last `**` ever needs backtracking."""
     p = s = 0
     star = -1
     taken = 0

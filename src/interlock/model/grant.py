@@ -8,10 +8,10 @@ import msgspec
 from msgspec import Meta
 
 GROUP: Final = "group:"
-"""A grant whose agent is `group:NAME` is for the members of that group. No agent's own name begins so."""
+"""A grant whose agent is `group:NAME` applies to the members of that group. No agent's own name has this prefix."""
 
 OPERATOR: Final = "operator"
-"""The principal of a person at the command line. No agent has this name, and no proposal may name it."""
+"""The principal of a person at the command line. No agent has this name, and no proposal may use it."""
 
 
 TOKEN: Final = "token"  # noqa: S105 - the name of a source
@@ -30,7 +30,7 @@ class Paths(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Grant(msgspec.Struct, frozen=True, kw_only=True):
     """Names an agent (or a group of agents, `group:NAME`) and what it may reach.
 
-    Everything absent is denied; attenuation can only make it smaller.
+    Everything that is not listed is denied; attenuation can only narrow a grant.
     """
 
     id: str
@@ -38,13 +38,13 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     tools: tuple[str, ...] = ()
     """Globs over tool names; `tag:NAME` matches by tag."""
     deny_tools: tuple[str, ...] = ()
-    """What of `tools` is taken out again, in the same form; a child denies what its parents deny, too."""
+    """Exceptions from `tools`, in the same form; a child also denies what its parents deny."""
     state_keys: tuple[str, ...] = ("**",)
     paths: Paths = Paths(read=("**",), write=("**",))
     hosts: tuple[str, ...] = ()
     """`name:port`, `*.example.org:443`."""
     unscoped: tuple[str, ...] = ()
-    """Globs of tools that mark no paths or hosts and are allowed all the same."""
+    """Globs of tools that are allowed although they mark no paths or hosts."""
     actions_max: int | None = None
     expires_at_us: int | None = None
     uses_max: int | None = None
@@ -74,7 +74,7 @@ class Restriction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """Who is acting: an agent, its groups, the session it works in."""
+    """The acting agent, its groups and its session."""
 
     agent: str
     groups: tuple[str, ...] = ()

@@ -1,9 +1,9 @@
-"""Hosts and ports: the one spelling that grants, the egress proxy and messages compare.
+"""Hosts and ports in the normal form that grants, the egress proxy and messages compare.
 
 An *endpoint* is what an agent names: `example.org:443`, `[::1]:80`, or a URL. A *pattern* is what a grant allows:
-`name:port`, `*.example.org:443` (any depth below, never `example.org` itself), `*:443`, `name:*`. Whatever two programs might
+`name:port`, `*.example.org:443` (any depth below, never `example.org` itself), `*:443`, `name:*`. What two programs might
 read differently (user names that look like hosts, backslashes, percent signs, letters that IDNA 2003 and 2008 map
-differently) is refused, not guessed. Names are only compared, never looked up.
+differently) is refused. Names are only compared, never resolved.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PORTS: Final = {
     "amqp": 5672,
     "amqps": 5671,
 }
-"""The port of a URL that names none (IANA's registry). An unknown scheme needs a port."""
+"""The default port by URL scheme (IANA's registry). An unknown scheme needs a port."""
 
 _TEXT_CHARS_MAX: Final = 16_384
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)")
@@ -47,7 +47,7 @@ _NUMBER = re.compile(r"0[xX][0-9A-Fa-f]*|[0-9]+")
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """A host in its normal spelling (lower case, A-labels, canonical address without brackets) and a port.
+    """A host in normal form (lower case, A-labels, canonical address without brackets) and a port.
 
     `port` is None where the text names none and no scheme implies one: only a pattern for every port matches that.
     """
@@ -86,7 +86,7 @@ def endpoint(value: Any) -> Endpoint:
 
 
 def host_name(text: str) -> str:
-    """The normal spelling of a host: an address as `ipaddress` writes it (mapped IPv4 as IPv4), else A-labels.
+    """The normal form of a host: an address as `ipaddress` writes it (mapped IPv4 as IPv4), else A-labels.
 
     Raises: ValueError.
     """
@@ -105,7 +105,7 @@ def host_name(text: str) -> str:
 
 
 def endpoint_matcher(patterns: Iterable[str]) -> Callable[[Endpoint], bool]:
-    """A function that says whether an endpoint matches one of the patterns. Raises ConfigurationError."""
+    """A test whether an endpoint matches one of the patterns. Raises ConfigurationError."""
     exact: set[tuple[str, int | None]] = set()
     below: list[tuple[str, int | None]] = []
     for pattern in patterns:
@@ -190,7 +190,7 @@ def _ipv6(text: str) -> str:
     except ValueError:
         raise ValueError("is not an IPv6 address") from None
     if address.scope_id:
-        raise ValueError("has a zone, which means something on one machine only")
+        raise ValueError("has a zone, which is meaningful on one machine only")
     return str(address.ipv4_mapped or address)
 
 
@@ -223,7 +223,7 @@ def _is_address(host: str) -> bool:
 
 
 def _a_labels(text: str) -> str:
-    """IDNA, only where all versions agree: what does not survive the way there and back is refused (`ß`, joiners, wide forms)."""
+    """IDNA, only where all versions agree: what does not survive a round trip is refused (`ß`, joiners, wide forms)."""
     try:
         encoded = text.encode("idna")
         back = encoded.decode("idna")

@@ -1,4 +1,4 @@
-"""Ids as people type them: whole, or any beginning that only one thing has."""
+"""Ids as people type them: in full, or an unambiguous prefix."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 from interlock.model.errors import UsageError
 
 CANDIDATES_MAX: Final = 3
-"""How many ids the error about an ambiguous beginning names; a keeper need not look for more than one beyond that."""
+"""How many ids the error about an ambiguous prefix lists; a store need only look for one more."""
 
 
 def choose_id(text: str, found: Sequence[str], *, what: str, hint: str) -> str:
-    """The one id that `text` means, of those that begin with it. `what` is such as `run`.
+    """The id that `text` means, among the ids with that prefix. `what` is for example `run`.
 
     Raises: UsageError `not_found`, `ambiguous_id`.
     """
@@ -24,7 +24,7 @@ def choose_id(text: str, found: Sequence[str], *, what: str, hint: str) -> str:
         named = ", ".join(f"`{each}`" for each in found[:CANDIDATES_MAX])
         more = ", and others" if len(found) > CANDIDATES_MAX else ""
         raise UsageError(
-            f"`{text}` is the beginning of more than one {what}: {named}{more}",
+            f"`{text}` is a prefix of more than one {what}: {named}{more}",
             code="ambiguous_id",
             hint="type more of the id",
         )

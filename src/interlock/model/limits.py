@@ -1,4 +1,4 @@
-"""Every limit on what an agent or a tool may hand us, in one object, with the unit in the name."""
+"""Every limit on input from an agent or a tool, in one object, with the unit in the name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     proposal_bytes: int = 32 * 1024 * 1024
     values: int = 2_000_000
-    """Of a document, containers included: 32 MiB of nested empty arrays would take 1.2 GiB parsed, and as much per copy."""
+    """Values of a document, containers included: 32 MiB of nested empty arrays would take 1.2 GiB parsed, and as much per
+    copy."""
     actions: int = 100_000
     parameters_bytes: int = 1024 * 1024
     depth: int = 64

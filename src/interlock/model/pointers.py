@@ -1,4 +1,4 @@
-"""The values of a call's parameters that a pointer pattern names: RFC 6901, with `*` for every element or key."""
+"""Finds the values in a call's parameters that match a pointer pattern: RFC 6901, with `*` for every element or key."""
 
 from __future__ import annotations
 

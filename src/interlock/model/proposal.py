@@ -16,7 +16,7 @@ FailureBehavior = Literal["abort", "retry", "skip"]
 Operator = Literal["eq", "neq", "gt", "lt", "gte", "lte", "exists", "not_exists", "contains"]
 
 REVERSIBILITY_ORDER: Final[tuple[Reversibility, ...]] = ("reversible", "compensable", "irreversible")
-"""From the least to the most cautious: where action and tool disagree, the later one holds."""
+"""From the least to the most cautious: if action and tool disagree, the later one applies."""
 
 
 class Precondition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -31,7 +31,7 @@ class Precondition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Assumption(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the agent believed about a state key when it planned; checked with the preconditions."""
+    """What the agent assumed about a state key when it planned; checked with the preconditions."""
 
     key: str
     expected_value: Any = msgspec.UNSET
@@ -41,7 +41,7 @@ class Assumption(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class ToolCompensation(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="tool"
 ):
-    """Undo by calling a tool. Parameters may refer to `$ID.output` of the action that is compensated."""
+    """Undo by calling a tool. Parameters may refer to `$ID.output` of the compensated action."""
 
     tool: str
     parameters: dict[str, Any] = {}
@@ -75,7 +75,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 INVOCATION_MODES: Final = ("one_shot", "run", "session")
-"""How long what an action starts may live: no longer than the action, or as long as its run or session."""
+"""How long a program that an action starts may live: until the end of the action, its run or its session."""
 
 
 class Action(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -93,7 +93,7 @@ class Action(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown
     write_set: tuple[str, ...] = ()
     assumptions: tuple[Assumption, ...] = ()
     reversibility: Reversibility | None = None
-    """The agent's claim; absent means the tool's. Where both are there, the more cautious holds."""
+    """The agent's claim; absent means the tool's. If both are given, the more cautious one applies."""
     compensation: Compensation | None = None
     idempotent: bool = False
     max_retries: int = 3
@@ -105,7 +105,7 @@ class Action(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What an agent proposes: actions, and how they hang together. `id` may be empty; the engine then gives one."""
+    """What an agent proposes: actions and how they depend on each other. If `id` is empty, the engine makes one."""
 
     actions: tuple[Action, ...]
     id: str = ""

@@ -1,4 +1,4 @@
-"""Results: what a caller gets back, one row per action in declared order."""
+"""Results that a caller gets back: one row per action, in declared order."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ActionResult(msgspec.Struct, gc=False):
     waited_ms: float = 0.0
     """Waiting for holds, rate limits, the guard and back-off."""
     timestamp: int = 0
-    """When the outcome was known, integer microseconds since the epoch."""
+    """Time of the outcome, integer microseconds since the epoch."""
     seq: int | None = None
     """Journal sequence of the outcome event; null with durability `off`."""
     deduplicated_from: str | None = None
@@ -44,7 +44,7 @@ class ActionResult(msgspec.Struct, gc=False):
 
 
 class CallResult(ActionResult, gc=False, kw_only=True):
-    """What came of one call (`Runtime.call`): its row, with the tool and the run, which can be undone."""
+    """The result of one call (`Runtime.call`): its row, with the tool and the run, which can be undone."""
 
     tool: str
     """The tool's own name (`fs.read`)."""
@@ -57,7 +57,7 @@ class CallResult(ActionResult, gc=False, kw_only=True):
         return self.status == "succeeded"
 
     def for_model(self) -> str:
-        """The result as text for a model: what the tool returned, or everything that went wrong and what was kept of it."""
+        """The result as text for a model: the tool's output, or the whole failure with its partial output."""
         if self.ok:
             return self.output if isinstance(self.output, str) else format_result(self) or "Done; nothing was returned."
         text = f"[{self.status.upper()}] {self.reason}: {self.error or ''}".rstrip(": ")
@@ -79,7 +79,7 @@ class Cost(msgspec.Struct, kw_only=True):
 
 
 class NotUndone(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that undo could not take back, and why."""
+    """An effect that could not be undone, and why."""
 
     action_id: str
     reason: str

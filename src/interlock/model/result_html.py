@@ -15,7 +15,7 @@ _HEAD: Final = ("action", "status", "output", "ms")
 
 
 class Row(Protocol):
-    """What is shown of a row."""
+    """The shown part of a row."""
 
     action_id: str
     status: Any
@@ -26,7 +26,7 @@ class Row(Protocol):
 
 
 def rows_html(rows: Sequence[Row], *, title: str = "", note: str = "") -> str:
-    """A table, a row for each action."""
+    """A table with a row for each action."""
     head = "".join(f"<th>{name}</th>" for name in _HEAD)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in _cells(row))}</tr>" for row in rows)
     caption = f"<caption>{_text(title)} <small>{_text(note)}</small></caption>" if title else ""

@@ -1,4 +1,4 @@
-"""JSON Schemas of tools: compiled once, safe against hostile definitions, and silent about offending values.
+"""JSON Schemas of tools: compiled once, safe against hostile definitions, with errors that never repeat values.
 
 A definition may come from an MCP server, a capsule or a decorator, so it is treated as hostile: references stay inside the
 document (`#...`; anything else is refused before a validator is built, and the validator's retriever always refuses too),

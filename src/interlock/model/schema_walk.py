@@ -1,4 +1,5 @@
-"""Walks over JSON Schemas without running them: is the structure harmless, and which arguments are marked as paths or hosts?
+"""Walks over JSON Schemas without validating: checks that the structure is harmless, and finds arguments marked as paths or
+hosts.
 
 Both follow the same table of which keyword holds subschemas and where in the value they apply. What the table does not name
 (`const`, `enum`, `default`, `examples`, unknown keywords) is data, never a schema.
@@ -14,10 +15,10 @@ from urllib.parse import unquote
 from interlock.model.errors import Fault, InterlockError
 
 MARKS: Final = frozenset(("path.read", "path.write", "host", "secret", "command", "environment"))
-"""What `x-interlock` may say about a property (engine.md, Tool)."""
+"""The values of `x-interlock` on a property."""
 
 SUBSCHEMAS_MAX: Final = 200_000
-"""Subschemas of one schema, counted again at each reference: `$defs` that double at each level stay below it or are refused."""
+"""Maximum subschemas of one schema, counted again at each reference, so that `$defs` that double at each level are refused."""
 
 _REFERENCE_DEPTH_MAX: Final = 200
 _DEFAULT_SCHEMAS_MAX: Final = 10_000
@@ -44,10 +45,10 @@ def marks(definition: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """All `x-interlock` marks of a schema, references followed, as (pointer pattern, mark), sorted.
 
     A pointer pattern is a JSON Pointer (RFC 6901) in which `*` stands for every element or key: `/files/*/path`. A mark on
-    `additionalProperties` covers the declared properties beside it too: rather one check too many.
+    `additionalProperties` also covers the declared properties beside it: one check too many is harmless.
 
     Raises: SchemaError for an unknown mark, and for one that cannot be tied to arguments (on property names, in a
-    recursive schema, or in a place that no argument reaches): a mark that is ignored would be a hole.
+    recursive schema, or in a place that no argument reaches): an ignored mark would be a hole.
     """
     found: set[tuple[str, str]] = set()
     seen: set[int] = set()
@@ -73,18 +74,19 @@ def marks(definition: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         stack.extend((_resolve(definition, ref), pointer, below) for ref in _references(node))
     for node, path in _everything(definition):
         if "x-interlock" in node and id(node) not in seen:
-            raise SchemaError("an x-interlock mark stands where no argument reaches it", path=path)
+            raise SchemaError("an x-interlock mark is in a place that no argument reaches", path=path)
     return tuple(sorted(found))
 
 
 def defaults(definition: dict[str, Any]) -> dict[tuple[str, ...], Any]:
-    """What a schema says of properties that are left out: default by path (`*` for every element), outer ones first.
+    """The defaults of omitted properties by path (`*` for every element), outer ones first.
 
-    Null says nothing. Where a value may have one of several forms nothing is known; one that may only be null besides has one.
+    A null default counts as none. A value with several possible forms has no known defaults, unless null is the only
+    alternative.
     """
     found: dict[tuple[str, ...], Any] = {}
-    # A node, the path to what it describes, and the nodes above it on this way: a recursive schema is read once. Those that
-    # are near come first: many that name each other are beyond the budget, and must not keep it from what lies beside them.
+    # A node, the path to what it describes, and the nodes above it on this way: a recursive schema is read once. Near nodes
+    # come first, so that many mutual references cannot use up the budget before their siblings.
     queue: deque[tuple[Any, tuple[str, ...], frozenset[int]]] = deque([(definition, (), frozenset())])
     budget = _DEFAULT_SCHEMAS_MAX
     while queue and budget:
@@ -106,7 +108,7 @@ def defaults(definition: dict[str, Any]) -> dict[tuple[str, ...], Any]:
 
 
 def check_structure(definition: dict[str, Any], *, depth_max: int) -> None:
-    """Refuse a schema before any validator sees it, if a validator could be hurt by it.
+    """Refuse a schema that could harm a validator, before any validator sees it.
 
     Raises: SchemaError for nesting beyond `depth_max`, a reference that leaves the document, an embedded `$id` or
     `$schema` (they change what `#` means), and references that multiply or nest beyond the limits.
@@ -156,7 +158,7 @@ def _applied(node: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _everything(definition: Any) -> Iterator[tuple[dict[str, Any], str]]:
-    """Each subschema written in the document with its place, used or not. References are not followed."""
+    """Every subschema in the document with its place, used or not. References are not followed."""
     stack: list[tuple[Any, str]] = [(definition, "#")]
     while stack:
         node, path = stack.pop()
@@ -170,7 +172,7 @@ def _everything(definition: Any) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _expanded(root: Any, node: Any, done: dict[int, int], depth: int) -> int:
-    """How many subschemas one value can meet at `node`, references followed; a circle counts once (validators remember)."""
+    """How many subschemas can apply to one value at `node`, references followed; a cycle counts once (validators remember)."""
     if depth > _REFERENCE_DEPTH_MAX:
         raise SchemaError(f"references nest deeper than {_REFERENCE_DEPTH_MAX}", path="$")
     if not isinstance(node, dict):

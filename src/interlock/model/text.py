@@ -1,4 +1,4 @@
-"""Bytes of a text that somebody wrote with an editor: UTF-8, with or without a byte order mark (BOM)."""
+"""Decodes text files written by people: UTF-8, with or without a byte order mark (BOM)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def without_bom(data: bytes) -> bytes:
 
 
 def decode_utf8(data: bytes) -> str:
-    """The text without its byte order mark. Raises: UnicodeDecodeError; `why_not_utf8` says what is wrong in words."""
+    """The text without its byte order mark. Raises: UnicodeDecodeError; `why_not_utf8` describes the error."""
     return without_bom(data).decode()
 
 
@@ -30,12 +30,12 @@ def starts_foreign(data: bytes) -> bool:
 
 
 def why_not_utf8(data: bytes) -> str:
-    """Why these bytes are not UTF-8, for a person: the encoding that their byte order mark names, or the first wrong byte."""
+    """Explain why these bytes are not UTF-8: the encoding that their byte order mark names, or the first invalid byte."""
     for mark, name in _OTHERS:
         if data.startswith(mark):
             return f"not UTF-8: it begins with the byte order mark of {name}; save it as UTF-8"
     try:
         data.decode()
     except UnicodeDecodeError as error:
-        return f"not UTF-8: byte {error.start} is wrong"
+        return f"not UTF-8: byte {error.start} is invalid"
     return "not UTF-8"

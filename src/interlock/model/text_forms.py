@@ -1,7 +1,8 @@
-"""The JSON Schema keyword `x-interlock-form`: text that stands for a value JSON has no type for.
+"""The JSON Schema keyword `x-interlock-form`: text that represents a type that JSON lacks.
 
-JSON Schema's own `format` is only an annotation, and validators disagree about it. This keyword is checked with the parser that
-later converts the value, so what passes here converts. It is written by the schemas of Python functions; the forms are below.
+JSON Schema's own `format` is only an annotation, and validators disagree about it. This keyword is checked with the parser
+that later converts the value, so a value that passes also converts. The schemas of Python functions use it; the forms are
+below.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ FORMS: Final[dict[str, tuple[Any, str]]] = {
     "integer": (dict[int, Any], "a whole number"),
     "number": (dict[float, Any], "a number"),
 }
-"""Form to the type that reads it and what to tell the caller. The last two are of property names, which are always text."""
+"""Form to the type that parses it and its description. The last two are for property names, which are always text."""
 
 _OF_NAMES: Final = ("integer", "number")
 
 
 class Form:
-    """The keyword, in the shape that `jsonschema_rs` calls."""
+    """The keyword, as `jsonschema_rs` calls it."""
 
     def __init__(self, _parent: object, form: object, _path: object) -> None:
-        """Raises: ValueError for a form that is not known: a check that is ignored would be a hole."""
+        """Raises: ValueError for an unknown form, because an ignored check would be a hole."""
         if not isinstance(form, str) or form not in FORMS:
             raise ValueError(f"`{KEYWORD}` names a form that is not known")
         self._type, self._what = FORMS[form]

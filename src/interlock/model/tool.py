@@ -1,4 +1,4 @@
-"""Tools: what can be called, what it promises, and how a call reaches it."""
+"""Tools: their definition, their declared properties, and how they are called."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from interlock.model.canonical import digest
 from interlock.model.proposal import Reversibility
 
 Mode = Literal["async", "thread", "inline"]
-"""How a binding's function is called: awaited on the loop, on a daemon thread, or plainly on the loop (`inline`)."""
+"""How a binding's function is called: awaited on the loop, on a daemon thread, or directly on the loop (`inline`)."""
 
 
 def open_schema() -> dict[str, Any]:
@@ -28,19 +28,19 @@ class RateLimit(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class CompensationTemplate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The call that takes a call of this tool back. `$parameters.x` and `$output.y` in `parameters` are replaced."""
+    """The call that undoes a call of this tool. `$parameters.x` and `$output.y` in `parameters` are replaced."""
 
     tool: str
     parameters: dict[str, Any] = {}
 
 
 class Tool(msgspec.Struct, frozen=True, kw_only=True):
-    """The definition of a tool. `version` is the digest of everything else: a changed definition is another tool."""
+    """The definition of a tool. `version` is the digest of everything else, so a changed definition is another tool."""
 
     name: str
     description: str = ""
     parameters: dict[str, Any] = msgspec.field(default_factory=open_schema)
-    """JSON Schema 2020-12. `x-interlock: path.read | path.write | host | secret | command` marks what a property means."""
+    """JSON Schema 2020-12. `x-interlock: path.read | path.write | host | secret | command` marks the kind of a property."""
     returns: dict[str, Any] | None = None
     read_only: bool = False
     destructive: bool = True
@@ -49,7 +49,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     compensation: CompensationTemplate | None = None
     idempotent: bool = False
     effects: dict[str, Any] = {}
-    """State keys the operator vouches that a success sets; values may hold `$parameters.x` and `$output.y`."""
+    """State keys that a success sets, as declared by the operator; values may hold `$parameters.x` and `$output.y`."""
     probe: str | None = None
     """Name of a read-only tool that takes the same parameters and returns `{"happened": true|false}`."""
     cache_ttl_ms: int | None = None
@@ -57,7 +57,7 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     timeout_ms: int = 30_000
     inline: bool = False
     invocation_modes: tuple[str, ...] = ("one_shot",)
-    """What an action that calls it may have as `invocation_mode`."""
+    """The allowed values of `invocation_mode` in an action that calls the tool."""
     isolation: str | None = None
     tags: tuple[str, ...] = ()
 
@@ -69,12 +69,12 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def version(self) -> str:
-        """`sha256:...` over the canonical definition. Computed anew each time: keep it where it is needed often."""
+        """`sha256:...` over the canonical definition. Computed on each access, so keep it if it is needed often."""
         return digest("tool", self.definition())
 
 
 class Context(Protocol):
-    """What a tool may ask of the runtime while it runs (`ctx: interlock.Context`). One per attempt."""
+    """The runtime's interface for a running tool (`ctx: interlock.Context`). One per attempt."""
 
     @property
     def run_id(self) -> str:
@@ -108,7 +108,7 @@ class Context(Protocol):
 
     @property
     def invocation_mode(self) -> str:
-        """The action's: `one_shot`, or how long what it starts is to live (`run`, `session`)."""
+        """The action's `invocation_mode`: `one_shot`, or how long a program that it starts lives (`run`, `session`)."""
         ...
 
     @property
@@ -123,17 +123,17 @@ class Context(Protocol):
 
     @property
     def backups(self) -> Any:
-        """`interlock.workspace.Backups` of the run: to be called before a file is changed. None with durability `off`."""
+        """`interlock.workspace.Backups` of the run: call it before changing a file. None with durability `off`."""
         ...
 
     @property
     def deadline_ns(self) -> int:
-        """Monotonic nanoseconds (`Clock.mono_ns`) at which this attempt will be stopped."""
+        """Monotonic nanoseconds (`Clock.mono_ns`) at which this attempt is stopped."""
         ...
 
     @property
     def cancelled(self) -> bool:
-        """True once the action was cancelled or timed out; a plain `def` tool should look at it now and then."""
+        """True once the action was cancelled or timed out; a plain `def` tool should check it now and then."""
         ...
 
     def log(self, message: str) -> None:
@@ -141,7 +141,7 @@ class Context(Protocol):
         ...
 
     def progress(self, done: float, total: float | None = None) -> None:
-        """Say how far the work is; shown at a terminal, not journaled."""
+        """Report progress; shown at a terminal, not journaled."""
         ...
 
     def report_cost(self, cost: float) -> None:
@@ -153,7 +153,7 @@ class Context(Protocol):
         ...
 
     def not_exactly_undoable(self, what: str) -> None:
-        """Say that this action did something that undo cannot exactly take back (shown in `not_undone`)."""
+        """Declare an effect that undo cannot exactly reverse (shown in `not_undone`)."""
         ...
 
     def resources(self, usage: dict[str, int | float]) -> None:
@@ -167,18 +167,18 @@ other note does."""
 
 
 def checked_cost(cost: float) -> float:
-    """A cost that a tool reports. Raises ValueError for what is no amount: it would switch a budget off, or fill it again."""
+    """Check a cost that a tool reports. Raises ValueError for an invalid amount, which could disable a budget or refill it."""
     if not 0 <= cost < inf:
         raise ValueError("a cost is a finite number, 0 or more")
     return float(cost)
 
 
 Function = Callable[[dict[str, Any], Context], Any | Awaitable[Any]]
-"""The one shape that the engine calls: parameters (already checked against the schema) and the context."""
+"""The signature that the engine calls: parameters (already checked against the schema) and the context."""
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
-    """A tool with the function that performs it: what executors hand to the engine's registry."""
+    """A tool with its function, which executors register with the engine."""
 
     tool: Tool
     function: Function
@@ -186,7 +186,7 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolExecutor(Protocol):
-    """Performs calls by name: what `rt.execute(..., executor=)` takes. Parameters are checked before it is called."""
+    """Performs calls by name, for `rt.execute(..., executor=)`. Parameters are checked before it is called."""
 
     async def execute(self, tool: str, parameters: dict[str, Any], ctx: Context) -> Any:
         """Perform the call and return a JSON value. Raises ToolError (or anything) to fail."""

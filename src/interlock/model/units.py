@@ -30,12 +30,12 @@ def size_bytes(text: str) -> int:
 
 
 def as_duration(milliseconds: int) -> str:
-    """The shortest text that `duration_ms` reads as this: `600000` is `10m`."""
+    """The shortest text that `duration_ms` parses to this value: `600000` is `10m`."""
     return _text(milliseconds, {unit: MS_PER_UNIT[unit] for unit in ("d", "h", "m", "s", "ms")})
 
 
 def as_size(count: int) -> str:
-    """The shortest text in powers of 1024 that `size_bytes` reads as this: `1073741824` is `1GiB`."""
+    """The shortest text in powers of 1024 that `size_bytes` parses to this value: `1073741824` is `1GiB`."""
     return _text(count, {unit: BYTES_PER_UNIT[unit] for unit in ("TiB", "GiB", "MiB", "KiB", "B")})
 
 

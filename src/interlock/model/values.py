@@ -1,8 +1,8 @@
-"""JSON values, strictly: what is refused in any document, whoever sends it.
+"""Strict JSON values: the checks that apply to every document, regardless of its sender.
 
 `parse_json` turns bytes into builtins and refuses duplicate keys, NaN, lone surrogates and text after the value.
-`check_value` walks what was parsed and refuses what JSON readers disagree about: infinities (`1e400`), integers beyond
-2^53 - 1, and nesting deeper than `Limits.depth`. `plain` does the same for a Python value of a library user.
+`check_value` walks the parsed value and refuses what JSON readers disagree about: infinities (`1e400`), integers beyond
+2^53 - 1, and nesting deeper than `Limits.depth`. `plain` does the same for a library user's Python value.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ def parse_json(data: bytes) -> Any:
             ) from None
         if what.startswith("Detected duplicate key"):
             name = what.removeprefix('Detected duplicate key "').removesuffix('"')
-            raise ProposalError(f"the key {quoted(name)} stands twice in one object", path=where) from None
+            raise ProposalError(f"the key {quoted(name)} occurs twice in one object", path=where) from None
         raise ProposalError(f"not JSON: {what}", path=where) from None
 
 
 def check_value(value: Any, path: str, limits: Limits, *, reserved: bool = False, foreign: bool = False) -> None:
-    """Refuse what is no plain JSON value; `path` names the value in the error.
+    """Refuse a value that is not plain JSON; `path` names the value in the error.
 
     A container directly at `path` has depth 1. With `reserved`, the keys in `RESERVED` are refused at any depth; with
-    `foreign`, the value does not come from `parse_json`, so keys, types and strings are looked at too.
+    `foreign`, the value does not come from `parse_json`, so keys, types and strings are checked too.
     Raises: ProposalError (`malformed_proposal`, `limit_exceeded`).
     """
-    # As the only item of a list that has depth 0, a value needs no rule of its own.
+    # Wrapped in a list of depth 0, the top value needs no special case.
     found = _search([value], limits.depth, reserved, foreign)
     if found:
         keys = reversed(found.keys[:-1])
@@ -68,7 +68,7 @@ def check_value(value: Any, path: str, limits: Limits, *, reserved: bool = False
 
 
 class _Found:
-    """Something wrong, and the keys that lead to it, innermost first."""
+    """A problem, and the keys that lead to it, innermost first."""
 
     def __init__(self, problem: str, *keys: str | int, code: str | None = None) -> None:
         self.problem = problem
@@ -77,7 +77,7 @@ class _Found:
 
 
 def _search(container: Any, depth_left: int, reserved: bool, foreign: bool) -> _Found | None:
-    """Recursion is bounded by the depth limit, and a path is only put together on the way back from an error."""
+    """Find the first problem. The depth limit bounds the recursion, and a path is built only while an error propagates."""
     items: Iterable[tuple[Any, Any]]
     if container.__class__ is dict:
         if reserved and not RESERVED.isdisjoint(container):
@@ -105,7 +105,7 @@ def _search(container: Any, depth_left: int, reserved: bool, foreign: bool) -> _
 
 
 def _problem(item: Any) -> str | None:
-    """What is wrong with a value that is no container."""
+    """The problem with a scalar value, or None."""
     match item:
         case None | bool():
             return None
@@ -120,7 +120,7 @@ def _problem(item: Any) -> str | None:
 
 
 def plain(value: Any, limits: Limits) -> Any:
-    """A Python value as plain JSON builtins, copied: structs, enums, tuples and dates become what JSON has for them.
+    """A Python value as plain JSON builtins, copied: structs, enums, tuples and dates become their JSON form.
 
     Raises: ProposalError, as `check_value` does, and for objects that have no JSON form.
     """
@@ -152,7 +152,7 @@ def _lists(value: Any) -> Any:
 
 
 def count_exceeds(value: Any, most: int) -> bool:
-    """Whether a parsed document holds more values than that, containers included."""
+    """True if a parsed document holds more values than the limit, containers included."""
     count = 1
     stack = [value]
     while stack and count <= most:
@@ -165,7 +165,7 @@ def count_exceeds(value: Any, most: int) -> bool:
 
 
 def quoted(name: str) -> str:
-    """A name that somebody sent, in backticks: cut to 80 characters, with nothing in it that could steer a terminal."""
+    """A name from user input, in backticks: cut to 80 characters, with terminal control characters escaped."""
     text = name if len(name) <= 80 else name[:80] + "..."
     return "`" + (text if text.isprintable() else json.dumps(text)[1:-1]) + "`"
 

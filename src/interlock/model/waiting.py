@@ -1,4 +1,4 @@
-"""What a listener is told of something that waits."""
+"""The notice that a listener gets when something waits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
-    """Something waits from now on."""
+    """An action or proposal has begun to wait."""
 
     run_id: str
     action_id: str | None
@@ -16,4 +16,4 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     """What it waits for, as a phrase for people: `an answer to appr_1`."""
     wait_max_ms: float
-    """How long at most; then it goes on, or is refused."""
+    """The longest wait; afterwards it continues or is refused."""

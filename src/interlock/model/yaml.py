@@ -1,8 +1,8 @@
-"""YAML as another way to write JSON, and nothing more.
+"""YAML, restricted to what JSON can express.
 
-What is plain text stays text: `no`, `on`, `~`, `2026-01-01`, `010`, `1_000`, `12:30:00` are strings. Only `true`, `false`,
-`null` and numbers as JSON writes them are anything else. Anchors, aliases, tags, merge keys, several documents and
-duplicate keys are refused. libyaml's events are read one by one, so nothing is expanded and memory stays in proportion.
+Plain scalars are strings: `no`, `on`, `~`, `2026-01-01`, `010`, `1_000`, `12:30:00` are strings. The only exceptions are
+`true`, `false`, `null` and JSON numbers. Anchors, aliases, tags, merge keys, several documents and duplicate keys are
+refused. libyaml's events are processed one by one, so nothing is expanded and memory use stays proportional.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from interlock.model.values import parse_json, quoted
 
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?\Z")
 _WORDS: Final = {"true": True, "false": False, "null": None}
-# YAML 1.1 folds these into spaces inside quotes; JSON takes them as they are. Nobody writes them on purpose.
+# YAML 1.1 folds these into spaces inside quotes, JSON keeps them. They are hardly ever intended, so refuse them.
 _LINE_BREAKS: Final = re.compile("[\x85\u2028\u2029]")
 
 
 def parse_yaml(data: bytes, limits: Limits) -> Any:
-    """The value of a YAML document (UTF-8) that means the same to a JSON reader.
+    """The JSON value of a YAML document (UTF-8).
 
     Raises: ProposalError (`malformed_proposal`, `limit_exceeded`) whose path is `line L, column C`.
     """
@@ -112,7 +112,7 @@ def _key(event: Any, container: dict[str, Any]) -> str:
     if name == "<<" and not event.style:
         raise _error("merge keys (`<<`) are not accepted", event)
     if name in container:
-        raise _error(f"the key {quoted(name)} stands twice in one mapping", event)
+        raise _error(f"the key {quoted(name)} occurs twice in one mapping", event)
     return name
 
 

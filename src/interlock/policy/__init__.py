@@ -1,6 +1,6 @@
-"""The policy judge: Cedar policies, compiled to Python closures. Answers "allow, deny or hold, and why?"
+"""The policy judge: Cedar policies, compiled to Python closures. Decides whether to allow, deny or hold a call, and why.
 
-Pure: policy text, rules and the world they speak about come in, answers go out.
+Pure: takes policy text, rules and a description of the world, and returns decisions.
 """
 
 from interlock.policy.cases import Case, CaseResult, read_cases, run_cases

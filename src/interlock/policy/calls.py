@@ -1,11 +1,11 @@
-"""What policies see of a call besides its parameters: the commands of a command line, and the paths that are named.
+"""What policies see of a call besides its parameters: the commands of a command line, and the named paths.
 
 A call that runs a command line is judged once for each simple command in it. Cedar has no "for all", and a permit of one
-command must not let another through that stands beside it: so `context.command` is one simple command, and the strictest
-answer holds. Each command needs a permit, and one forbid is enough.
+command must not let another one beside it through. So `context.command` is one simple command, and the strictest decision
+applies. Each command needs a permit, and one forbid is enough.
 
-`context.paths` holds those of the path globs that policies mention (`context.paths.contains("~/.ssh/**")`) which a path of
-the call matches: a parameter that is marked as a path, or a word of the command. Links are not followed.
+`context.paths` holds the path globs mentioned by policies (`context.paths.contains("~/.ssh/**")`) that match a path of the
+call: a parameter marked as a path, or a word of the command. Links are not followed.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ class Paths:
     """The path globs that policies mention."""
 
     def __init__(self, globs: Iterable[str], root: str, home: str) -> None:
-        """`root` is the workspace, `home` what `~` stands for; both absolute. Raises: ConfigurationError for a bad glob."""
+        """`root` is the workspace, `home` the value of `~`; both absolute. Raises: ConfigurationError for a bad glob."""
         self._root = root
         self._home = home
         self._globs = [(glob, PathGlob(self._absolute(glob, glob=True))) for glob in globs]
 
     def matched(self, paths: Iterable[str], directory: str) -> list[str]:
-        """The globs that one of these paths matches; relative ones start at `directory`, which starts at the root."""
+        """The globs that match one of these paths. Relative paths start at `directory`, which is relative to the root."""
         found: dict[str, None] = {}
         for path in paths:
             full = self._absolute(posixpath.join(directory, path) if not _HOME.match(path) else path)
             segments = full.split("/") if full else []
-            # `~/.ssh/**` is about the directory too: a program that gets it reads what is in it
+            # `~/.ssh/**` includes the directory itself: a program that gets it can read its contents
             found.update((glob, None) for glob, compiled in self._globs if compiled.matches_segments(segments))
         return list(found)
 
@@ -80,7 +80,7 @@ def contexts(context: Context, request: Request, action: ActionType | None, path
 
 
 def record(command: Command) -> dict[str, Any]:
-    """A command as `context.command` has it."""
+    """A command in the form of `context.command`."""
     return {
         "program": command.program,
         "name": command.name,
@@ -95,7 +95,7 @@ def record(command: Command) -> dict[str, Any]:
 
 
 def _words(command: Command) -> Iterator[str]:
-    """Everything in a command that may be a path: words, values of options, targets of redirections."""
+    """Everything in a command that may be a path: words, option values, redirection targets."""
     for word in (*command.words, *(each.partition(" ")[2] for each in command.redirections)):
         yield word
         prefix = _VALUE.match(word)
@@ -104,7 +104,7 @@ def _words(command: Command) -> Iterator[str]:
 
 
 def _parse(value: Any) -> CommandLine:
-    """A command line of a type that is not known is unclear: no permit about commands lets it through."""
+    """Parse a command line. One of an unknown type is unclear, so no permit for commands covers it."""
     if isinstance(value, str):
         return parse_shell(value)
     if isinstance(value, list) and all(isinstance(word, str) for word in value):

@@ -1,4 +1,4 @@
-"""Tables of cases for `interlock policy test`: a request and the answer that it must get.
+"""Tables of cases for `interlock policy test`: requests and their expected decisions.
 
 The data of a file is `{"cases": [...]}` or the list itself. A case:
 
@@ -35,17 +35,17 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     action: str
     name: str = ""
     agent: str | None = None
-    """The project's default agent, if left out."""
+    """The project's default agent if omitted."""
     groups: tuple[str, ...] = ()
     resource: str | None = None
-    """The state key, host or tool that a built-in action is about; for a tool it is the tool."""
+    """The state key, host or tool of a built-in action; for a tool call it is the tool."""
     parameters: dict[str, Any] = {}
     state: dict[str, Any] = {}
     session: dict[str, Any] = {}
     proposal: dict[str, Any] = msgspec.field(default_factory=_PROPOSAL.copy)
     flags: tuple[str, ...] = ()
     approved: tuple[str, ...] = ()
-    """Ids of `@hold` policies that a human has approved."""
+    """Ids of `@hold` policies that a person has approved."""
     policies: tuple[str, ...] | None = None
     reason: str | None = None
 
@@ -55,7 +55,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
-    """How a case went; `message` says what differs, and is empty if nothing does."""
+    """The result of a case; `message` says what differs, and is empty if the case passed."""
 
     name: str
     passed: bool
@@ -73,7 +73,7 @@ def read_cases(data: Any, name: str) -> tuple[Case, ...]:
             f"the cases cannot be read: {message[:1].lower()}{message[1:]}",
             code="policy",
             path=f"{name}:{path.strip('`')}" if path else name,
-            hint="a case has `action`, `expect` and what the request holds; the guide to policies lists the fields",
+            hint="a case has `action`, `expect` and the fields of the request; the guide to policies lists them",
         ) from None
     for at, case in enumerate(cases):
         if about(case.action, case.resource, case.parameters)[0] is None:
@@ -90,7 +90,7 @@ def read_cases(data: Any, name: str) -> tuple[Case, ...]:
 
 
 def run_cases(judge: PolicyJudge, cases: tuple[Case, ...]) -> tuple[CaseResult, ...]:
-    """Ask each case and compare."""
+    """Judge each case and compare."""
     names = Counter(case.name or f"case {at}" for at, case in enumerate(cases, 1))
     contents = {policy.id: policy.content for policy in judge.policies}
     results = []
@@ -122,7 +122,7 @@ def _request(case: Case, contents: dict[str, str]) -> Request:
 
 
 def _differences(case: Case, decision: Decision, contents: dict[str, str]) -> list[str]:
-    found = [f"`approved` names `{name}`, which is no policy" for name in case.approved if name not in contents]
+    found = [f"`approved` names `{name}`, which is not a policy" for name in case.approved if name not in contents]
     if decision.decision != case.expect:
         why = f" ({decision.detail})" if decision.detail else ""
         found.append(f"expected {case.expect}, got {decision.decision}{why}")

@@ -1,7 +1,7 @@
-"""From Cedar's syntax tree (`cedarpy.pst`) to Python closures.
+"""Compiles Cedar's syntax tree (`cedarpy.pst`) to Python closures.
 
-A policy becomes a list of conjuncts (its clauses taken apart at `&&`), each a closure, and marked with whether it looks at
-the context. What does not is decided once for a principal, action and resource, and never again (see `index`).
+A policy becomes a list of conjuncts (its clauses split at `&&`), each a closure with a flag that tells whether it uses the
+context. One that does not is decided only once for a principal, action and resource (see `index`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from interlock.policy.terms import EvaluationError, Uid, key
 
 
 class NotCoveredError(Exception):
-    """The expression uses something that only the reference engine evaluates."""
+    """The expression needs the reference engine."""
 
 
 class Conjunct(msgspec.Struct, frozen=True):
@@ -26,13 +26,13 @@ class Conjunct(msgspec.Struct, frozen=True):
 
     test: Closure
     dynamic: bool
-    """True if it looks at the context."""
+    """True if it uses the context."""
     expr: pst.Expr | None = None
-    """What `test` was compiled from; None if that is not one condition."""
+    """The source of `test`; None if that is not a single condition."""
 
 
 def uid(node: pst.EntityUid) -> Uid:
-    """The entity that a literal names."""
+    """The entity named by a literal."""
     return Uid(str(node.type), node.id)
 
 
@@ -46,7 +46,7 @@ def conjuncts(policy: pst.Template) -> tuple[Conjunct, ...]:
 
 
 def _parts(clause: pst.Clause) -> Iterator[pst.Expr]:
-    """The clause's conjuncts: `a && b` is a, then b. The recursion is bounded by the tree's depth limit (100)."""
+    """The clause's conjuncts: `a && b` is a, then b. The tree's depth limit (100) bounds the recursion."""
     if isinstance(clause, pst.Unless):
         yield pst.UnaryOp(op="not", arg=clause.expr)
         return
@@ -60,7 +60,7 @@ def _parts(clause: pst.Clause) -> Iterator[pst.Expr]:
 
 
 def mentions_context(node: Any) -> bool:
-    """True if `context` occurs anywhere below."""
+    """True if `context` occurs anywhere in the expression."""
     return any(isinstance(below, pst.Var) and below.name == "context" for below in walk(node))
 
 
@@ -215,7 +215,7 @@ def _attribute(node: pst.GetAttr) -> Closure:
 
 def _has(base: pst.Expr, names: tuple[str, ...]) -> Closure:
     if len(names) != 1:
-        # `a has b.c` comes from the parser as `a has b && a.b has c`
+        # the parser turns `a has b.c` into `a has b && a.b has c`
         raise NotCoveredError("has")
     if isinstance(base, pst.GetAttr) and base.base == pst.Var("context"):
         return operators.context_has(base.attr, names[0])

@@ -1,8 +1,8 @@
-"""What each action's context must hold: the uses of all policies, resolved against the shapes of the actions.
+"""Determines what each action's context must hold, by resolving the uses of all policies against the shapes of the actions.
 
-The result, for each action, is the pruned shape (the Cedar schema is made of it) and the converter that fills exactly that
-part from a request. Names that no schema has, types that cannot be told and types that contradict each other are problems
-of the policies, found here, with file and line.
+The result, for each action, is the pruned shape (from which the Cedar schema is made) and the converter that fills exactly
+that part from a request. Unknown names, undetermined types and contradictory types are reported here as problems of the
+policies, with file and line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SHARED: Final = {"state", "session"}
 COMMAND: Final = "command"
 PATHS: Final = "paths"
 DERIVED: Final = frozenset((COMMAND, PATHS))
-"""Parts of a context that are worked out from the parameters: see `calls`."""
+"""Parts of a context that are computed from the parameters: see `calls`."""
 
 RESERVED: Final = ("__entity", "__extn", "__expr")
 
@@ -38,14 +38,14 @@ class Context(msgspec.Struct, frozen=True):
 
 
 class _Node(msgspec.Struct):
-    """A mentioned place: used as a value, only asked for, or only passed through."""
+    """A mentioned place: used as a value, only tested with `has`, or only passed through."""
 
     children: dict[str, _Node] = {}
     value: bool = False
 
 
 class _Missing(msgspec.Struct, frozen=True):
-    """An action has `path` but for its last name; `shape` is what is there."""
+    """An action that lacks only the last name of `path`; `shape` is the shape of its parent."""
 
     action: str
     path: tuple[str, ...]
@@ -53,7 +53,7 @@ class _Missing(msgspec.Struct, frozen=True):
 
     @property
     def message(self) -> str:
-        """What to tell the author."""
+        """The message for the author."""
         parent = f"`{'.'.join(('context', *self.path[:-1]))}` of `{self.action}`"
         name = self.path[-1]
         if isinstance(self.shape, Fields):
@@ -62,17 +62,17 @@ class _Missing(msgspec.Struct, frozen=True):
 
     @property
     def closeness(self) -> float:
-        """How much the name looks like one that is there: the action that was probably meant has the nearest."""
+        """The similarity of the name to an existing one: highest for the action that was probably meant."""
         there = self.shape.fields if isinstance(self.shape, Fields) else ()
         return max((SequenceMatcher(None, self.path[-1], name).ratio() for name in there), default=0.0)
 
 
 _Wanted = dict[tuple[str, tuple[str, ...]], dict[Shape | None, tuple[str, str]]]
-"""For an action (or "") and a path: the shapes wanted there, each with the place and the id of the first policy."""
+"""For an action (or "") and a path: the required shapes, each with the place and the id of the first policy."""
 
 
 class Resolver:
-    """Takes the uses of every policy, then answers with each action's context."""
+    """Collects the uses of every policy, then computes each action's context."""
 
     def __init__(self, actions: dict[str, ActionType]) -> None:
         self._actions = actions
@@ -83,18 +83,18 @@ class Resolver:
         """Ids of the policies that have problems."""
 
     def add(self, policy: Policy, uses: Iterable[Use], applicable: Iterable[ActionType]) -> None:
-        """Note the uses of a policy that is about these actions."""
+        """Record the uses of a policy for these actions."""
         about = list(applicable)
         for use in uses:
             place = policy.statement.place_of(use.path[-1]) if use.path else policy.statement.place
             wrong: str | None = None
             if not use.path or (use.path in {("state",), ("session",)} and use.value):
-                wrong = f"`{'.'.join(('context', *use.path))}` cannot be used as a whole; name what you need of it"
+                wrong = f"`{'.'.join(('context', *use.path))}` cannot be used as a whole; name the part you need"
             elif any(name in RESERVED for name in use.path):
                 wrong = f"`{use.path[-1]}` is a reserved name"
             else:
                 noted = [(action.name, self._note(use, action, (place, policy.id))) for action in about]
-                # `compensate` takes what every tool takes: a name that only it could have is nobody's
+                # `compensate` has the parameters of every tool, so a name that only it has is unknown
                 missing = [lacks for name, lacks in noted if name != COMPENSATE] or [lacks for _, lacks in noted]
                 everywhere = [lacks for lacks in missing if lacks is not None]
                 if missing and len(everywhere) == len(missing):
@@ -103,7 +103,7 @@ class Resolver:
                 self._problem(wrong, (place, policy.id))
 
     def _note(self, use: Use, action: ActionType, origin: tuple[str, str]) -> _Missing | None:
-        """Note one use for one action; answers with what the action does not have."""
+        """Record one use for one action; returns what the action lacks."""
         shape: Shape = action.context
         node = self._trees.setdefault(action.name, _Node())
         for depth, name in enumerate(use.path):
@@ -113,7 +113,7 @@ class Resolver:
             else:
                 below = UNKNOWN if isinstance(shape, Unknown) else None
             if below is None:
-                # What exists above the name is noted all the same: another action has the name, and a `has` asks here.
+                # Record the existing part of the path too: another action may have the name, and `has` tests for it here.
                 return _Missing(action.name, use.path[: depth + 1], shape)
             shape = below
             node = node.children.setdefault(name, _Node())
@@ -146,7 +146,7 @@ class Resolver:
         if not node.children and not isinstance(shape, Fields):
             return BOOL, present
         if not isinstance(shape, Fields):
-            # left open by the schema, and the policies look inside: a record of what they name
+            # left open by the schema, but policies look inside: a record of the names they use
             shape = Fields(rest=UNKNOWN)
         fields: dict[str, Field] = {}
         parts: list[tuple[str, bool, Converter]] = []
@@ -168,10 +168,10 @@ class Resolver:
             self._problem(f"{what} has no declared fields, so it cannot be compared as a whole", *wanted.values())
         elif len(told) > 1:
             places = " and ".join(place for place, _ in told.values())
-            self._problem(f"{what} is used at different types, at {places}; it can only have one", *told.values())
+            self._problem(f"{what} is used with different types, at {places}; it can have only one", *told.values())
         elif not told:
             self._problem(
-                f"the type of {what} cannot be told: its schema leaves it open, and no policy compares it"
+                f"the type of {what} cannot be determined: its schema leaves it open, and no policy compares it"
                 " with a literal",
                 *wanted.values(),
             )
@@ -183,13 +183,13 @@ class Resolver:
         return shape
 
     def _problem(self, message: str, *origins: tuple[str, str]) -> None:
-        """Note a problem at the first of these places, and that the policies there cannot be used."""
+        """Report a problem at the first of these places, and mark the policies there as unusable."""
         self.problems.append(Problem(origins[0][0], message))
         self.faulty.update(name for _, name in origins)
 
 
 def fill(context: Context, request: Any) -> dict[str, Any]:
-    """The context of a request, but for what is `DERIVED` from its parameters. Raises: values.RefusedError."""
+    """The context of a request, except the parts `DERIVED` from its parameters. Raises: values.RefusedError."""
     out: dict[str, Any] = {}
     for name, convert in context.parts:
         if name not in DERIVED:

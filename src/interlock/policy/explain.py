@@ -1,7 +1,7 @@
-"""Why an answer is what it is: each policy with its scope and its conditions, one by one, as the author wrote them.
+"""Explains a decision: each policy with its scope and its conditions, one by one, as the author wrote them.
 
-The conditions are compiled from their own text, one at a time, so that an explanation does not lean on the shortcuts by
-which decisions are fast. Texts come from the policies; values of the request are never shown.
+The conditions are compiled from their own text, one at a time, so that an explanation does not depend on the optimisations of
+decisions. Texts come from the policies; values of the request are never shown.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Result = Literal["true", "false", "error", "not reached"]
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """One condition of a policy, and whether its text is true: the author's text, for an `unless` too not negated."""
+    """One condition of a policy, and whether its text is true. The text is the author's, not negated even for an `unless`."""
 
     text: str
     line: int
@@ -35,14 +35,14 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PolicyExplanation(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one policy."""
+    """The result of one policy."""
 
     id: str
     place: str
     effect: Literal["permit", "forbid"]
     result: Literal["matched", "no match", "error", "discharged", "out of scope", "not evaluated"]
     why: str
-    """One line for people."""
+    """An explanation in one line."""
     conditions: tuple[Condition, ...] = ()
 
 
@@ -61,7 +61,7 @@ def explain(
     context: dict[str, Any] | None,
     discharged: frozenset[str],
 ) -> Explanation:
-    """Explain a decision. `context` is None if the request was refused before any policy was looked at."""
+    """Explain a decision. `context` is None if the request was refused before any policy was evaluated."""
     return Explanation(
         decision=decision,
         policies=tuple(_explain(policy, action, s, context, is_discharged(policy, discharged)) for policy in policies),
@@ -75,11 +75,11 @@ def _explain(
     if outside:
         return _told(policy, "out of scope", f"it is about another {outside}")
     if discharged:
-        return _told(policy, "discharged", "a human has approved what it holds")
+        return _told(policy, "discharged", "a person has approved the hold")
     if context is None:
         return _told(policy, "not evaluated", "the request was refused first")
     conditions = _conditions(policy, s, context)
-    # A `when` stands in the way if its text is false, an `unless` if it is true.
+    # A `when` fails if its text is false, an `unless` if it is true.
     last = next((each for each in conditions if each.result in {"error", "true" if each.unless else "false"}), None)
     if last is None:
         return _told(policy, "matched", "every condition is met" if conditions else "it has no conditions", conditions)
@@ -102,7 +102,7 @@ def _told(policy: Policy, result: Any, why: str, conditions: tuple[Condition, ..
 
 
 def _outside(policy: Policy, action: ActionType | None, s: Situation) -> str | None:
-    """Which part of the scope does not match."""
+    """The part of the scope that does not match."""
     if action is None or not applicable(policy.tree, (action,)):
         return "action"
     if not in_scope(policy.tree.principal, s.principal, s):

@@ -33,7 +33,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def decimal(text: str) -> Decimal:
-    """Parse a decimal such as `-12.5`: one to four digits after the point, which must be there."""
+    """Parse a decimal such as `-12.5`: the point is required, with one to four digits after it."""
     match = _DECIMAL.fullmatch(text)
     if match is None:
         raise EvaluationError("the text is not a decimal")
@@ -52,7 +52,7 @@ def parse_datetime(text: str) -> Datetime:
         raise EvaluationError("the text is not a datetime")
     year, month, day, hour, minute, second, ms, sign, off_h, off_m = match.groups()
     try:
-        # the year 0 is in Cedar's calendar but not in Python's: 400 years later the calendar is the same
+        # Cedar's calendar has a year 0 and Python's does not, so shift by 400 years, a full calendar cycle
         days = (datetime(int(year) + 400, int(month), int(day), tzinfo=UTC) - _EPOCH).days - 146_097
     except ValueError:
         if int(year) < 9600:
@@ -68,7 +68,7 @@ def parse_datetime(text: str) -> Datetime:
 
 
 def _late_days(year: int, month: int, day: int) -> int:
-    """Days since the epoch for a year that, 400 years on, would leave Python's calendar."""
+    """Days since the epoch for a year whose shift by 400 years would leave Python's calendar."""
     try:
         return (datetime(year, month, day, tzinfo=UTC) - _EPOCH).days
     except ValueError:

@@ -1,8 +1,8 @@
-"""Which policies could match: found by action, principal and resource, and decided as far as those three decide them.
+"""Finds the policies that could match by action, principal and resource, and evaluates them as far as those three allow.
 
-For a given principal, action and resource the scope of a policy is true or false, and so is every condition that does not
-look at the context. `Index.residue` does that work once, and what it leaves, a handful of closures over the context, is kept
-by the judge for every later request of that kind.
+For a given principal, action and resource, the scope of a policy and every condition without the context are constant.
+`Index.residue` evaluates them once, and the judge keeps the rest, a few closures over the context, for later requests of that
+kind.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ class Compiled(msgspec.Struct, frozen=True):
 
 
 class Residue(msgspec.Struct, frozen=True):
-    """A policy for one principal, action and resource: `tests` are what is left; none left means that it matches."""
+    """A policy for one principal, action and resource: `tests` are the remaining conditions; if there are none, it matches."""
 
     policy: Policy
     tests: tuple[Closure, ...]
     conditions: tuple[pst.Expr | None, ...] = ()
-    """What each test was compiled from, where that is one condition."""
+    """The source of each test, if that is a single condition."""
 
     @property
     def settled(self) -> bool:
-        """True if nothing that is left looks at the context."""
+        """True if no remaining test uses the context."""
         return not self.tests or isinstance(self.tests[0], _Error)
 
 
 class _Error:
-    """A closure that always fails."""
+    """A closure that always raises the same error."""
 
     def __init__(self, error: EvaluationError) -> None:
         self._text = str(error)
@@ -59,7 +59,7 @@ class Index:
     def __init__(self, policies: Sequence[Compiled], actions: dict[str, ActionType]) -> None:
         self._tables: dict[str, dict[tuple[Uid | None, Uid | None], list[Compiled]]] = {name: {} for name in actions}
         self.forbidding: set[str] = set()
-        """The actions that some forbid is about."""
+        """The actions that a forbid covers."""
         for compiled in policies:
             tree = compiled.policy.tree
             where = (_named(tree.principal), _named(tree.resource))
@@ -90,7 +90,7 @@ class Index:
 
 
 def applicable(tree: pst.Template, actions: Iterable[ActionType]) -> list[ActionType]:
-    """The actions that the scope of a policy admits, by their name, groups and type of resource."""
+    """The actions in the scope of a policy, by their name, groups and type of resource."""
     kinds = _resource_types(tree.resource)
     return [
         action for action in actions if (kinds is None or action.resource_type in kinds) and _acts(tree.action, action)
@@ -131,7 +131,7 @@ def _named(scope: Scope) -> Uid | None:
 
 
 def in_scope(scope: Scope, who: Uid, s: Situation) -> bool:
-    """True if the scope of a policy admits this principal or resource."""
+    """True if this principal or resource is in the scope of a policy."""
     match scope:
         case pst.ScopeEq(entity=pst.EntityUid() as entity):
             return uid(entity) == who
@@ -146,7 +146,7 @@ def in_scope(scope: Scope, who: Uid, s: Situation) -> bool:
 
 
 def reduce(compiled: Compiled, s: Situation) -> Residue | None:
-    """Decide what does not look at the context. None if the policy cannot match and cannot fail."""
+    """Evaluate the conditions without the context. None if the policy can neither match nor fail."""
     left: list[Conjunct] = []
     for conjunct in compiled.conjuncts:
         if conjunct.dynamic:
@@ -162,7 +162,7 @@ def reduce(compiled: Compiled, s: Situation) -> Residue | None:
         if not value:
             if not left:
                 return None
-            # an earlier condition may still fail, and in a forbid that denies: keep those
+            # keep earlier conditions that may fail, because an error in a forbid denies
             left.append(Conjunct(_never, dynamic=False))
             break
     return Residue(compiled.policy, tuple(each.test for each in left), tuple(each.expr for each in left))

@@ -1,7 +1,7 @@
 """The policy judge: allow, deny or hold, and why.
 
 Default deny; a matching forbid wins over any permit; an error in a forbid denies (`policy_error`), an error in a permit makes
-it not match and is reported. If every forbid that matches carries `@hold`, and a permit matches, the answer is to ask.
+it not match and is reported. If every matching forbid has `@hold`, and a permit matches, the decision is to hold.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _UNKNOWN: Final = "`{}` is not known to the policies that are in force"
 
 
 class _Bucket(msgspec.Struct):
-    """What is left of the policies for one principal, action and resource."""
+    """The remaining policies for one principal, action and resource."""
 
     situation: Situation
     forbids: tuple[Residue, ...]
@@ -42,17 +42,17 @@ class _Bucket(msgspec.Struct):
     context: Context
     match_forbids: Match = no_match
     match_permits: Match = no_match
-    """What is evaluated: a bit for each of `forbids` and `permits` that matches."""
+    """Evaluates them: returns a bit for each of `forbids` and `permits` that matches."""
     constant: Decision | None = None
-    """The answer, if it depends on nothing else (and on no approval)."""
+    """The decision, if it depends on nothing else (not even on approvals)."""
     asked: int = 0
-    """How often the answer was worked out, up to `NARROW_AFTER`."""
+    """How often the decision was computed, up to `NARROW_AFTER`."""
     outcomes: dict[tuple[int, int], Decision] = {}
-    """The answers given so far, by the forbids and permits that matched (as bits)."""
+    """Earlier decisions, by the forbids and permits that matched (as bits)."""
 
 
 class PolicyJudge:
-    """A compiled policy set. Immutable but for its memory of earlier work; safe to share between threads."""
+    """A compiled policy set. Immutable except for its caches; safe to share between threads."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class PolicyJudge:
     ) -> None:
         self.policies = tuple(policies)
         self.warnings = tuple(warnings)
-        """Names in rules and policies that nothing has in this process."""
+        """Names in rules and policies that match nothing in this process."""
         self._by_id = {each.id: each for each in self.policies}
         self.world = world
         self._actions = actions
@@ -79,21 +79,21 @@ class PolicyJudge:
         self._buckets: dict[Any, _Bucket] = {}
         shapes = [context.shape.fields for context in contexts.values()]
         self.wants_flags: bool = any("flags" in fields for fields in shapes)
-        """True if a policy looks at `context.flags`; otherwise detectors need not run."""
+        """True if a policy uses `context.flags`; otherwise detectors need not run."""
         self.state_keys: frozenset[str] = frozenset(
             key for fields in shapes if "state" in fields for key in getattr(fields["state"].shape, "fields", ())
         )
-        """The state keys whose observed values a request must carry, where they exist."""
+        """The state keys whose observed values a request must include, if they exist."""
         self.guards_reads: bool = "state_read" in index.forbidding
-        """True if a forbid is about reading state; otherwise `reads` need not be asked."""
+        """True if a forbid covers reading state; otherwise `reads` need not be called."""
 
     def decide(self, request: Request) -> Decision:
-        """The answer to a request. Never raises for what a request holds."""
+        """The decision on a request. Never raises because of a request's content."""
         answer = self._of_policies(request)
         return answer if answer.decision == "deny" else together(answer, self._of_variables(request))
 
     def _of_variables(self, request: Request) -> Decision | None:
-        """A question about environment variables that may make programs run code that the call does not show."""
+        """The hold for environment variables that may make programs run code that the call does not show."""
         action = self._actions.get(request.action)
         given = None if action is None or action.environment is None else request.parameters.get(action.environment)
         unknown = unknown_variables(given, self.world.env_allow) if isinstance(given, dict) else ()
@@ -112,10 +112,11 @@ class PolicyJudge:
         return strictest([_answer(bucket, each, request.discharged) for each in found])
 
     def reads(self, request: Request, keys: Iterable[str]) -> Decision | None:
-        """What stands against an action's looking at these state keys besides: a denial, a hold, or None.
+        """The objection to an action's reading of these state keys: a denial, a hold, or None.
 
-        For preconditions, assumptions, dependencies and assertions: their outcome says something about a value. A forbid of
-        `state_read` stops them too, and one that cannot be evaluated; no permit is needed beyond that for the action.
+        For preconditions, assumptions, dependencies and assertions, whose outcome reveals something about a value. A forbid
+        of `state_read` also applies to them, as does one that cannot be evaluated; no permit is needed besides the action's
+        own.
         """
         if not self.guards_reads:
             return None
@@ -124,14 +125,14 @@ class PolicyJudge:
         for key in sorted(set(keys)):
             answer = self._look(request, key)
             if answer.decision == "deny":
-                return msgspec.structs.replace(answer, detail=f"it looks at state key `{key}`: {answer.detail}")
+                return msgspec.structs.replace(answer, detail=f"it reads state key `{key}`: {answer.detail}")
             errors.update(dict.fromkeys(answer.errors if answer.requirements else ()))
             for each in answer.requirements:
                 found.setdefault(each.content, (each, []))[1].append(key)
         return _asked(found, tuple(errors)) if found else None
 
     def _look(self, request: Request, key: str) -> Decision:
-        """The answer to looking at one state key, which lacks nothing if all it lacks is a permit."""
+        """The objection to reading one state key, ignoring a missing permit."""
         asked = msgspec.structs.replace(
             request, action="state_read", resource_type="StateKey", resource=key, parameters={"key": key}
         )
@@ -152,22 +153,22 @@ class PolicyJudge:
         resource_type: Literal["Tool", "StateKey", "Host"] = "Tool",
         groups: tuple[str, ...] = (),
     ) -> Decision | None:
-        """The answer, if it is the same whatever the parameters, state, session, flags and approvals are; else None."""
+        """The decision, if it is the same for all parameters, state, session, flags and approvals; else None."""
         return self._bucket(
             Request(agent=agent, action=action, resource_type=resource_type, resource=resource, groups=groups)
         ).constant
 
     def may_allow(self, agent: str, tool: str, *, groups: tuple[str, ...] = ()) -> bool:
-        """False if every call of the tool by the agent is denied, whatever parameters, state, session and approvals are."""
+        """False if every call of the tool by the agent is denied, for all parameters, state, session and approvals."""
         bucket = self._bucket(Request(agent=agent, action=tool, resource_type="Tool", resource=tool, groups=groups))
         if bucket.constant is not None:
             return bucket.constant.decision != "deny"
-        # What is settled either matches always (no tests are left) or always fails, which permits nothing.
+        # A settled policy always matches (no tests are left) or always fails, which permits nothing.
         denied = any(each.settled and (each.tests or each.policy.hold is None) for each in bucket.forbids)
         return not denied and any(not (each.settled and each.tests) for each in bucket.permits)
 
     def explain(self, request: Request) -> Explanation:
-        """The answer, and for each policy whether it matched and which of its conditions was false."""
+        """The decision, and for each policy whether it matched and which of its conditions was false."""
         bucket = self._bucket(request)
         context: dict[str, Any] | None = {}
         decision = self.decide(request)
@@ -176,7 +177,7 @@ class PolicyJudge:
                 found = list(contexts(bucket.context, request, self._actions.get(request.action), self._paths))
             except RefusedError:
                 context = None
-            else:  # of several commands, the one that decided
+            else:  # of several commands, the deciding one
                 answers = (_answer(bucket, each, request.discharged).decision for each in found)
                 decisive = (each for each, answer in zip(found, answers, strict=True) if answer == decision.decision)
                 context = next(decisive, found[0])
@@ -229,11 +230,11 @@ class PolicyJudge:
 
 
 def _asked(found: dict[str, tuple[Requirement, list[str]]], errors: tuple[str, ...]) -> Decision:
-    """A question about the keys that an action looks at: whoever answers is told of one for each policy, and of how many more."""
+    """The hold for the keys that an action reads. It names one key per policy, and the number of others."""
     requirements = []
     for requirement, keys in found.values():
         more = f" and {len(keys) - 1} more" if len(keys) > 1 else ""
-        why = f"it looks at state key `{keys[0]}`{more}" + (f": {requirement.reason}" if requirement.reason else "")
+        why = f"it reads state key `{keys[0]}`{more}" + (f": {requirement.reason}" if requirement.reason else "")
         requirements.append(msgspec.structs.replace(requirement, reason=why))
     return Decision(
         decision="hold",
@@ -261,13 +262,13 @@ def _answer(bucket: _Bucket, context: dict[str, Any], discharged: frozenset[str]
     s = bucket.situation
     if bucket.asked < NARROW_AFTER:
         bucket.asked += 1
-        if bucket.asked >= NARROW_AFTER:  # worth its preparation only if the like is asked again and again
+        if bucket.asked >= NARROW_AFTER:  # worth the preparation only for frequent requests
             bucket.match_forbids, bucket.match_permits = narrowed(bucket.forbids), narrowed(bucket.permits)
     if not discharged:
         try:
             hits = (bucket.match_forbids(context, s), bucket.match_permits(context, s))
         except EvaluationError:
-            # one of them fails: below, each is evaluated for itself
+            # one of them fails: below, each is evaluated separately
             pass
         else:
             known = bucket.outcomes.get(hits)

@@ -1,6 +1,6 @@
-"""From the user's files and rules to a `PolicyJudge`, or to one error that lists everything that is wrong.
+"""Loads the user's files and rules into a `PolicyJudge`, or raises one error that lists every problem.
 
-A set is built anew and entirely; a caller that reloads keeps the old judge until `load` has returned.
+A set is always built from scratch; a caller that reloads keeps the old judge until `load` returns.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NO_RULES = Rules()
 
 
 def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World | None = None) -> PolicyJudge:
-    """Build the judge of the policy files (name, text), the short rules and the world they speak about.
+    """Build the judge from the policy files (name, text), the short rules and the world that they refer to.
 
     Raises: PolicyConfigurationError naming every problem with its place; its `path` is the first one's.
     """
@@ -42,7 +42,7 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
     checked = short.check(rules, known, groups)
     problems = [*check_tools(world, groups), *(each for each in checked if not isinstance(each, Absence))]
     warnings = [each for each in checked if isinstance(each, Absence)]
-    # a rule that is wrong would be reported a second time, as the policy it became
+    # an invalid rule would be reported again as the policy it became
     texts = [*files] if problems else [*short.statements(rules), *files]
     policies = _parse(texts, problems)
     absent = [
@@ -68,7 +68,7 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
         resolver.add(policy, looked_at, applicable(policy.tree, known.values()))
     contexts = resolver.contexts()
     problems.extend(resolver.problems)
-    # a policy about a group that is empty today (no tool has the tag) is sound, and Cedar has no action to check it with
+    # a policy for an empty group (no tool has the tag) is valid, but Cedar has no action to check it with
     empty = groups.difference(group for action in known.values() for group in action.groups)
     sound = [policy for policy in named if policy.id not in resolver.faulty and not _only_about(policy, empty)]
     problems.extend(_types(sound, cedar_schema(known, groups, contexts)))
@@ -93,9 +93,9 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
 def _with(
     absent: Sequence[Absence], world: World, policies: list[Policy]
 ) -> tuple[World, dict[str, ActionType], set[str], list[Policy]]:
-    """A world that has what policies name and nothing has, its actions and groups, and the policies about what there is.
+    """A world extended by the names that exist only in policies, its actions and groups, and the policies about existing names.
 
-    A policy that names a tool that exists too must hold for that one, so the others have to exist for it.
+    A policy that also names an existing tool must be valid for it, so its other names have to exist.
     """
     tools, more = set(), set()
     for each in absent:
@@ -126,7 +126,7 @@ def _parse(texts: Iterable[tuple[str, str]], problems: list[Problem]) -> list[Po
             if other is not policy:
                 where = other.statement.place
                 what = f"the id `{policy.id}`" if "id" in policy.tree.annotations else "the same policy"
-                problems.append(Problem(statement.place_of(policy.id), f"{what} stands at {where} already"))
+                problems.append(Problem(statement.place_of(policy.id), f"{what} is already used at {where}"))
     return list(found.values())
 
 
@@ -139,7 +139,7 @@ def _only_about(policy: Policy, groups: set[str]) -> bool:
 
 
 def _types(policies: Sequence[Policy], schema: dict[str, Any]) -> list[Problem]:
-    """What Cedar's own type checker says."""
+    """The problems that Cedar's own type checker finds."""
     if not policies:
         return []
     result = cedarpy.validate_policies("\n".join(policy.statement.text for policy in policies), schema)
@@ -152,7 +152,7 @@ def _types(policies: Sequence[Policy], schema: dict[str, Any]) -> list[Problem]:
         statement = policies[int(number)].statement
         message = error.error.removeprefix(f"for policy `{error.policy_id}`, ")
         found[Problem(_place(message, statement.place, statement.place_of), message)] = None
-    # what is wrong with a policy for one action is mostly wrong for all of them
+    # a problem of a policy usually applies to all its actions
     once = {
         (problem.place, problem.message.partition(" in context for Action::")[0]): problem
         for problem in reversed(found)
@@ -201,5 +201,5 @@ def _error(problems: Sequence[Problem]) -> PolicyConfigurationError:
         f"the policies cannot be used ({count}): {listed}",
         problems=problems,
         path=problems[0].place,
-        hint="correct the policies; `interlock policy check` checks them again. A set that was in force stays so",
+        hint="correct the policies, then run `interlock policy check`; a set already in force stays in force",
     )

@@ -1,4 +1,4 @@
-"""Names in policies that name nothing: a tool, server, agent, group or entity type that does not exist."""
+"""Checks names in policies: a tool, server, agent, group or entity type that does not exist."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SETS: Final = (
 
 
 class Names:
-    """What exists in a world, by entity type."""
+    """The names that exist in a world, by entity type."""
 
     def __init__(self, world: World, actions: dict[str, ActionType], groups: set[str]) -> None:
         """`groups` are the action groups."""
@@ -45,14 +45,14 @@ class Names:
             "Tool": {tool.name for tool in world.tools},
             "Server": {group.removeprefix("server:") for group in groups if group.startswith("server:")},
             "Group": None if agents is None else {group for each in agents.values() for group in each},
-            # any name can be an agent (proposals name their own), a state key or a host
+            # agents (named by proposals), state keys and hosts can have any name
             "Agent": None,
             "StateKey": None,
             "Host": None,
         }
 
     def check(self, policy: Policy) -> list[Problem]:
-        """The names in a policy that name nothing."""
+        """The unknown names in a policy."""
         found: list[Problem] = []
         for uid in sorted(pst.entity_uids(policy.tree), key=str):
             kind = str(uid.type)
@@ -90,12 +90,12 @@ class Names:
 
 
 def path_globs(policies: Iterable[Policy]) -> set[str]:
-    """The path globs that policies look for in `context.paths`."""
+    """The path globs that policies test in `context.paths`."""
     return {name for policy in policies for what, name in _words(policy.tree) if what == _PATHS}
 
 
 def _path_glob(glob: str) -> str | None:
-    """What is wrong with a path glob."""
+    """The problem with a path glob, or None."""
     try:
         Paths((glob,), "/", "/")
     except ConfigurationError as error:
@@ -104,18 +104,18 @@ def _path_glob(glob: str) -> str | None:
 
 
 def _host(name: str) -> str | None:
-    """Why a host of this name would never be asked about."""
+    """The reason why no request names a host in this form, or None."""
     try:
         one = host_id(name)
     except ValueError as error:
         return f"the host `{name}` {error}"
-    return None if one == name else f"the host `{name}` is always asked about as `{one}`: write that"
+    return None if one == name else f"the host `{name}` always appears as `{one}` in requests: write that"
 
 
 def _words(tree: pst.Template) -> Iterator[tuple[str, str]]:
-    """What a policy looks for in `context.flags`, `context.paths` and `resource.tags`.
+    """The literals that a policy tests in `context.flags`, `context.paths` and `resource.tags`.
 
-    Syntax that is not known is reported by `load`.
+    `load` reports unknown syntax.
     """
     with suppress(NotCoveredError):
         for node in (node for clause in tree.clauses for node in walk(clause.expr)):
@@ -129,7 +129,7 @@ def _words(tree: pst.Template) -> Iterator[tuple[str, str]]:
 
 
 def check_tools(world: World, groups: set[str]) -> list[Problem]:
-    """Tools whose name is taken: by another tool, a built-in action, or a group of actions."""
+    """Tools whose name is already used by another tool, a built-in action, or a group of actions."""
     found: list[Problem] = []
     seen: set[str] = set()
     for tool in world.tools:

@@ -1,13 +1,13 @@
-"""Which of many policies about one call can match at all: found by what their conditions need of one value.
+"""Narrows many policies to those that can match a call, by what their conditions require of one value.
 
-A policy whose condition needs `context.params.path like "*secret*"`, `context.params.to == "eve"` or `context.params has x` is
-false where that is not so, whatever else it says. Policies that need something of the same place are asked together: one
-search for all their texts, one look-up among all their constants. Only those that it leaves are evaluated, by their own
-closures, so what this module knows decides how fast an answer is, and never which.
+A policy whose condition needs `context.params.path like "*secret*"`, `context.params.to == "eve"` or `context.params has x`
+is false if that requirement is not met, whatever its other conditions. Policies with a requirement on the same place are
+tested together: one search for all their texts, one look-up among all their constants. Only the remaining ones are evaluated,
+by their own closures, so this module affects the speed of a decision, never its result.
 
-That must hold for errors too: a condition is only passed over where Cedar would not come to evaluate anything that can fail.
-So a need counts only if nothing but `has` guards on the way to its place stands before it, and where the way is not as the
-guards say, the policies are evaluated.
+That includes errors: a condition may be skipped only if Cedar would evaluate nothing that can fail. So a requirement counts
+only if it is preceded by nothing but `has` guards on the path to its place, and if the path differs from what the guards
+expect, the policies are evaluated.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from interlock.policy.uses import path_of
 from interlock.policy.verdict import matching
 
 FEW: Final = 4
-"""So many policies are evaluated one by one: asking first would cost as much."""
+"""Up to this many policies are evaluated one by one, because narrowing would cost as much."""
 
 Path = tuple[str, ...]
 Member = tuple[int, tuple[Closure, ...]]
@@ -58,11 +58,11 @@ def no_match(_c: dict[str, Any], _s: Situation) -> int:
 
 
 class Need(msgspec.Struct, frozen=True):
-    """What a policy needs of the value at `path`: that it is there, one of `keys`, beyond a bound, or holds a text."""
+    """A policy's requirement on the value at `path`: that it exists, is one of `keys`, exceeds a bound, or contains a text."""
 
     path: Path
     absent: tuple[bool, ...]
-    """For each name of the path: True if the policy is false, without an error, where that name is not there."""
+    """For each name of the path: True if the policy is false, without an error, when that name is missing."""
     kind: str
     texts: tuple[str, ...] = ()
     keys: tuple[Any, ...] = ()
@@ -76,13 +76,13 @@ class _Group(msgspec.Struct, frozen=True):
 
 
 def one_by_one(residues: Sequence[Residue]) -> Match:
-    """A function that gives a bit for each policy that matches. It raises EvaluationError if one of them fails."""
+    """A function that returns a bit for each matching policy. It raises EvaluationError if one of them fails."""
     tests = tuple(each.tests for each in residues)
     return (lambda c, s: matching(tests, c, s)) if tests else no_match
 
 
 def narrowed(residues: Sequence[Residue], few: int = FEW) -> Match:
-    """The same function, which leaves out what cannot match."""
+    """The same function, which skips policies that cannot match."""
     together: dict[tuple[Path, tuple[bool, ...], str], list[tuple[Need, Member]]] = {}
     rest: list[Member] = []
     for at, residue in enumerate(residues):
@@ -136,7 +136,7 @@ def _hits(members: Members, c: dict[str, Any], s: Situation) -> int:
 
 
 def _need(conditions: Sequence[pst.Expr | None]) -> Need | None:
-    """What the conditions of a policy, which are evaluated in this order, need before anything in them can fail."""
+    """The requirement of a policy's conditions, in evaluation order, before anything in them can fail."""
     guards: list[Path] = []
     for condition in conditions:
         if isinstance(condition, pst.HasAttr) and len(condition.attrs) == 1:
@@ -160,7 +160,7 @@ def _absent(path: Path, guards: Sequence[Path]) -> tuple[bool, ...]:
 
 
 def _of_value(condition: pst.Expr) -> tuple[Path, str, tuple[str, ...], tuple[Any, ...]] | None:
-    """The place in the context that a condition is about, and what it needs there."""
+    """The place in the context that a condition tests, and its requirement there."""
     match condition:
         case pst.Like(base=base, pattern=pattern):
             path = path_of(base)

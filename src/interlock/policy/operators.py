@@ -1,4 +1,4 @@
-"""Closures for Cedar's operators: each function here takes the closures of its operands and makes one of the whole.
+"""Closures for Cedar's operators: each function here combines the closures of its operands into one.
 
 A closure is called with the context record and the `Situation` (who, what, on what), and returns a term (see `terms`) or
 raises EvaluationError, exactly where Cedar has a value or an error.
@@ -26,7 +26,7 @@ from interlock.policy.terms import (
 
 
 class Entity(msgspec.Struct, frozen=True):
-    """What is known of an entity: everything it is in (transitively), its attributes and its tags."""
+    """An entity's data: everything it is in (transitively), its attributes and its tags."""
 
     ancestors: frozenset[Uid] = frozenset()
     attributes: dict[str, Any] = {}
@@ -43,7 +43,7 @@ class Situation(msgspec.Struct):
     local: dict[Uid, Entity] = {}
 
     def entity(self, uid: Uid) -> Entity | None:
-        """What is known of an entity, or None."""
+        """An entity's data, or None."""
         return self.local.get(uid) or self.entities.get(uid)
 
 
@@ -70,7 +70,7 @@ def negate(arg: Closure) -> Closure:
 
 
 def both(left: Closure, right: Closure) -> Closure:
-    """`a && b`: the right side is not looked at if the left is false."""
+    """`a && b`: the right side is not evaluated if the left is false."""
 
     def run(c: dict[str, Any], s: Situation) -> bool:
         value = left(c, s)
@@ -86,7 +86,7 @@ def both(left: Closure, right: Closure) -> Closure:
 
 
 def either(left: Closure, right: Closure) -> Closure:
-    """`a || b`: the right side is not looked at if the left is true."""
+    """`a || b`: the right side is not evaluated if the left is true."""
 
     def run(c: dict[str, Any], s: Situation) -> bool:
         value = left(c, s)
@@ -375,7 +375,7 @@ def context_path(names: tuple[str, ...]) -> Closure:
         try:
             return c[first][second]
         except (KeyError, TypeError):
-            # missing, or not a record: the slow way has the right error
+            # missing, or not a record: the general function raises the right error
             return slow(c, s)
 
     return run

@@ -1,7 +1,7 @@
-"""One policy: its text, its syntax tree, its id, and the annotations that make a forbid a question to a human.
+"""One policy: its text, its syntax tree, its id, and the annotations that turn a forbid into a hold.
 
-`@id("name")`, `@hold("group")`, `@quorum("2")`, `@ttl("10m")` and `@reason("...")` mean something to Interlock; any other
-annotation is an error, because a misspelt `@hold` would be a plain forbid and a misspelt `@quorum` one vote.
+`@id("name")`, `@hold("group")`, `@quorum("2")`, `@ttl("10m")` and `@reason("...")` are Interlock's annotations; any other one
+is an error, because a misspelt `@hold` would be a plain forbid and a misspelt `@quorum` one vote.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ID = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something wrong with the policies: where (`file:line`) and what."""
+    """A problem with the policies: its place (`file:line`) and a message."""
 
     place: str
     message: str
@@ -38,7 +38,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Absence(Problem, frozen=True):
-    """A name of a tool, tag or server that nothing has in this process: another one may register it, so it is a warning."""
+    """An unknown tool, tag or server in this process. Another process may register it, so it is a warning."""
 
     kind: str
     """`Action`, `Tool`, `Server` or `tag`."""
@@ -54,7 +54,7 @@ class PolicyError(Exception):
 
 
 class Hold(msgspec.Struct, frozen=True):
-    """What `@hold` and its companions say: who must approve, how many, within what time."""
+    """The content of `@hold` and its companions: who must approve, how many, within what time."""
 
     group: str | None
     quorum: int
@@ -62,14 +62,14 @@ class Hold(msgspec.Struct, frozen=True):
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """A parsed statement. `content` is the hash that an approval discharges: any change of the text is another policy."""
+    """A parsed statement. `content` is the hash that an approval discharges: any change of the text makes another policy."""
 
     id: str
     content: str
     forbid: bool
     hold: Hold | None
     reason: str
-    """What `@reason` says, or nothing; it is shown with every answer that this policy decides."""
+    """The text of `@reason`, or empty; shown with every decision of this policy."""
     tree: pst.Template
     statement: Statement
 
@@ -113,7 +113,7 @@ def _syntax_message(message: str) -> str:
 
 
 def _syntax_place(statement: Statement, message: str) -> str:
-    """Where the parser stumbled: the token that its message names, if it stands only once."""
+    """The place of a syntax error: the token in the parser's message, if it occurs only once."""
     named = re.search(r"unexpected token `(.+?)`", message)
     if named:
         lines = [token.line for token in statement.tokens if token.text == named[1]]
@@ -126,7 +126,7 @@ def _hold(statement: Statement, tree: pst.Template, notes: dict[str, str]) -> Ho
     if "hold" not in notes:
         for name in ("quorum", "ttl"):
             if name in notes:
-                raise PolicyError(statement.place_of(name), f"`@{name}` means nothing without `@hold`")
+                raise PolicyError(statement.place_of(name), f"`@{name}` has no meaning without `@hold`")
         return None
     if tree.effect == "permit":
         raise PolicyError(statement.place_of("hold"), "`@hold` belongs on a forbid: forbidden unless approved")
@@ -152,6 +152,6 @@ def _ttl_ms(statement: Statement, text: str) -> int:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` if something known is spelt nearly so, else nothing."""
+    """`; did you mean ...?` if a known name is similar, else empty."""
     found = get_close_matches(name, sorted(known), n=1, cutoff=0.6)
     return f"; did you mean `{found[0]}`?" if found else ""

@@ -1,6 +1,6 @@
-"""The reference engine, `cedarpy`, for the policies that our compiler does not cover (today: those with `ip`).
+"""The reference engine, `cedarpy`, for policies that our compiler does not cover (currently those with `ip`).
 
-One policy at a time, so that everything else stays fast. The answer is the same as a closure's: True, False or an error.
+One policy at a time, so that all others stay fast. The result is the same as a closure's: True, False or an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from interlock.policy.values import RefusedError, to_json
 
 
 def compile_policy(tree: pst.Template, text: str, reference: Reference) -> tuple[Conjunct, ...]:
-    """Compile a policy's conditions, or leave it to the reference engine as a whole."""
+    """Compile a policy's conditions, or delegate the whole policy to the reference engine."""
     if not any(_inspects_address(node) for clause in tree.clauses for node in walk(clause.expr)):
         with contextlib.suppress(NotCoveredError):
             return conjuncts(tree)
@@ -30,12 +30,12 @@ def compile_policy(tree: pst.Template, text: str, reference: Reference) -> tuple
 
 
 def _inspects_address(node: pst.Expr) -> bool:
-    """True for the attribute `ip` of a host, which is an address that we keep only as text."""
+    """True for the attribute `ip` of a host, an address that is kept only as text."""
     return isinstance(node, pst.GetAttr) and node.attr == "ip" and path_of(node) is None
 
 
 class Reference:
-    """Evaluates single policies among the entities that all requests share."""
+    """Evaluates single policies with the entities that all requests share."""
 
     def __init__(self, entities: dict[Uid, Entity]) -> None:
         self._entities = entities
@@ -45,7 +45,7 @@ class Reference:
         return cedarpy.Entities.from_json_str(entities_json(self._entities))
 
     def test(self, policy: str) -> Closure:
-        """A closure that says whether this policy (its text) matches. Raises: ValueError if it cannot be parsed."""
+        """A closure that tells whether this policy (given as text) matches. Raises: ValueError if it cannot be parsed."""
         parsed = cedarpy.PolicySet.from_str(policy)
 
         def run(c: dict[str, Any], s: Situation) -> bool:
@@ -53,10 +53,10 @@ class Reference:
                 context = to_json(c)
                 known = self._shared.with_added_json_str(entities_json(s.local)) if s.local else self._shared
             except (RefusedError, ValueError):
-                raise EvaluationError("the request cannot be put to the reference engine") from None
+                raise EvaluationError("the request cannot be expressed for the reference engine") from None
             answer = cedarpy.is_authorized({**request_json(s), "context": context}, parsed, known)
             if answer.diagnostics.errors or answer.decision is cedarpy.Decision.NoDecision:
-                # the engine's own text may hold values, so it is not passed on
+                # the engine's own message may hold values, so it is dropped
                 raise EvaluationError("the reference engine reports an evaluation error")
             return bool(answer.diagnostics.reasons)
 
@@ -79,7 +79,7 @@ def entities_json(entities: dict[Uid, Entity]) -> str:
 
 
 def request_json(s: Situation) -> dict[str, Any]:
-    """Cedar's JSON for who, what and on what."""
+    """Cedar's JSON for principal, action and resource."""
     return {"principal": uid_json(s.principal), "action": uid_json(s.action), "resource": uid_json(s.resource)}
 
 

@@ -1,4 +1,4 @@
-"""`interlock policy replay`: what an edited policy set would have answered to the requests of past runs."""
+"""`interlock policy replay`: what an edited policy set would have decided about the requests of past runs."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Answer = Literal["allow", "deny", "hold"]
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):
-    """A request of a past run and the answer it got. `request.discharged` is empty: the question is the first answer."""
+    """A request of a past run and its decision. `request.discharged` is empty, because only the first decision is replayed."""
 
     run: str
     action: str
     request: Request
     answer: Answer
     reads: tuple[str, ...] = ()
-    """State keys that the action looked at besides (`PolicyJudge.reads`)."""
+    """State keys that the action also read (`PolicyJudge.reads`)."""
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True):
-    """A request that would now be answered differently."""
+    """A request with a different decision now."""
 
     run: str
     action: str
@@ -36,7 +36,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
-    """What changes, in the order of the past requests."""
+    """The changes, in the order of the past requests."""
 
     requests: int
     changes: tuple[Change, ...]
@@ -53,7 +53,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def replay(judge: PolicyJudge, past: Iterable[Past]) -> Replay:
-    """Ask each past request again."""
+    """Judge each past request again."""
     changes: list[Change] = []
     count = 0
     for each in past:

@@ -2,9 +2,9 @@
 
 An entry is the name of a tool or of a built-in action (`state_write` ...), a glob over tool names (`fs.*`; `*` stands for any
 text; `*` alone is every tool, and the actions on state), `tag:NAME`, commands of a tool that runs command lines
-(`shell(git diff *)`), or `path(GLOB)`. An allowed entry is a permit, a denied one a forbid, and one to ask about is both: a
-permit, and a forbid with `@hold`. A glob is a condition on `resource.name`, so that it holds for tools that appear later too;
-which tools it means is settled once for each tool (see `index`), not at each decision.
+(`shell(git diff *)`), or `path(GLOB)`. An `allow` entry is a permit, a `deny` entry a forbid, and an `ask` entry both: a
+permit, and a forbid with `@hold`. A glob is a condition on `resource.name`, so that it also applies to tools registered
+later; it is matched once per tool (see `index`), not at each decision.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ FILE: Final = "rules"
 PATH: Final = "path"
 _SPECIAL: Final = re.compile(r"([^()\s]+)\((.+)\)", re.DOTALL)
 _WHY: Final = {
-    "plain": "what this command runs, reads or writes cannot be told in advance, so no rule about commands fits it",
-    "literal": "what this command runs cannot be told in advance, and there are rules about commands",
+    "plain": "what this command runs, reads or writes cannot be determined in advance, so no rule about commands applies",
+    "literal": "what this command runs cannot be determined in advance, and there are rules about commands",
 }
 
 
 class DenyParam(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Deny calls of `tool` whose string parameter `param` is like the pattern (as Cedar's `like` reads it)."""
+    """Deny calls of `tool` whose string parameter `param` matches the pattern (as Cedar's `like`)."""
 
     tool: str
     param: str
@@ -38,7 +38,7 @@ class DenyParam(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The short rules, as `[rules]` has them."""
+    """The short rules, as in `[rules]`."""
 
     allow: tuple[str, ...] = ()
     ask: tuple[str, ...] = ()
@@ -47,12 +47,12 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 def to_cedar(rules: Rules) -> str:
-    """The Cedar text of short rules: a policy or two for each entry, with an id that says which."""
+    """The Cedar text of short rules: one or two policies per entry, with an id that names the entry."""
     return "\n".join(text for _, text in statements(rules))
 
 
 def statements(rules: Rules) -> list[tuple[str, str]]:
-    """The Cedar text of each entry, with its place (`rules.ask[0]`). An entry that is listed again adds nothing."""
+    """The Cedar text of each entry, with its place (`rules.ask[0]`). A repeated entry adds nothing."""
     found: dict[str, str] = {}
     for at, entry in enumerate(rules.allow):
         found.setdefault(_policy("permit", f"allow:{entry}", entry), f"{FILE}.allow[{at}]")
@@ -87,7 +87,7 @@ def _policy(effect: str, name: str, entry: str, *, notes: Iterable[str] = (), co
         scope = f'action in Action::"{CALL}"'
         if entry.strip("*"):
             wanted.insert(0, f"resource.name like {pattern(entry)}")
-        elif not wanted:  # a condition on parameters is about tools
+        elif not wanted:  # a condition on parameters applies to tools only
             scope = f"action in [{', '.join(f'Action::{quote(name)}' for name in (CALL, *ON_STATE))}]"
     else:
         scope = f"action == Action::{quote(entry)}"
@@ -96,16 +96,16 @@ def _policy(effect: str, name: str, entry: str, *, notes: Iterable[str] = (), co
 
 
 def parse_entry(entry: str) -> tuple[str, str] | None:
-    """`shell(git push *)` as the tool and its pattern, `path(~/.ssh/**)` as `path` and its glob; None for another entry."""
+    """Split `shell(git push *)` into tool and pattern, `path(~/.ssh/**)` into `path` and glob; None for other entries."""
     found = _SPECIAL.fullmatch(entry)
     return (found[1], found[2]) if found else None
 
 
 def _command(text: str, *, strict: bool) -> str:
-    """The condition that a command is of a pattern.
+    """The condition that a command matches a pattern.
 
-    A permit (`strict`) looks at the program as it is written and takes nothing but plain words; a rule that asks or denies
-    also looks at the program's name alone, wherever it lies.
+    A permit (`strict`) compares the program as written and accepts only plain words; an `ask` or `deny` rule also compares
+    the program's base name.
     """
 
     def like(where: str) -> str:
@@ -121,7 +121,7 @@ def _command(text: str, *, strict: bool) -> str:
 
 
 def _unclear(rules: Rules) -> Iterable[tuple[str, str]]:
-    """For each tool with rules about commands: what cannot be told in advance is asked about."""
+    """For each tool with rules about commands: a hold for command lines that cannot be analysed."""
     lists = (("allow", rules.allow), ("ask", rules.ask), ("deny", rules.deny))
     entries = [(f"{FILE}.{kind}[{at}]", kind, each) for kind, listed in lists for at, each in enumerate(listed)]
     tools: dict[str, tuple[str, bool]] = {}
@@ -141,13 +141,13 @@ def _unclear(rules: Rules) -> Iterable[tuple[str, str]]:
 
 
 def pattern(text: str) -> str:
-    """A Cedar pattern literal: `*` stands for any text, a star after a backslash for a star, the rest for itself."""
+    r"""A Cedar pattern literal: `*` matches any text, `\*` a star, and every other character itself."""
     stars = text.split("\\*")
     return '"' + "\\*".join(quote(part)[1:-1] for part in stars) + '"'
 
 
 def check(rules: Rules, actions: dict[str, ActionType], groups: set[str]) -> list[Problem]:
-    """Entries that mean nothing; an Absence for an unknown tool or tag, and a glob that no tool matches."""
+    """Invalid entries; an Absence for an unknown tool or tag, and for a glob that no tool matches."""
     found: list[Problem] = []
     lists: list[tuple[str, Iterable[str]]] = [
         ("allow", rules.allow),
@@ -166,7 +166,7 @@ def check(rules: Rules, actions: dict[str, ActionType], groups: set[str]) -> lis
 
 
 def _special(kind: str, entry: str, actions: dict[str, ActionType]) -> str | None:
-    """What is wrong with an entry about commands or paths."""
+    """The problem with an entry about commands or paths."""
     special = parse_entry(entry)
     if special is None:
         return None
@@ -174,10 +174,10 @@ def _special(kind: str, entry: str, actions: dict[str, ActionType]) -> str | Non
     if kind == "deny_param":
         return "`deny_param` takes the name of a tool"
     if tool == PATH:
-        return "a `path(...)` rule can only ask or deny: what may be reached is granted" if kind == "allow" else None
+        return "a `path(...)` rule can only ask or deny; use a grant to allow paths" if kind == "allow" else None
     action = actions.get(tool)
     if action is not None and action.command is None:
-        return f"`{tool}` runs no command line, so `{entry}` means nothing"
+        return f"`{tool}` runs no command line, so `{entry}` never applies"
     if text != text.strip():
         return f"the pattern of `{entry}` starts or ends with a space"
     return None

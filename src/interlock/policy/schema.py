@@ -1,6 +1,6 @@
 """The Cedar schema (JSON form) of a world: what `cedarpy.validate_policies` checks types against.
 
-Each action has its own context, holding just what policies mention of it. Source of the format: the Cedar documentation,
+Each action has its own context, with only the parts that policies mention. Source of the format: the Cedar documentation,
 "JSON schema format".
 """
 
@@ -46,5 +46,5 @@ def _type(shape: Shape) -> dict[str, Any]:
             attributes = {name: {**_type(field.shape), "required": field.required} for name, field in fields.items()}
             return {"type": "Record", "attributes": attributes}
         case _:
-            # nothing can be done with an entity of this type, so a policy that uses the value is refused
+            # an entity of this type supports no operation, so a policy that uses the value is refused
             return {"type": "Entity", "name": "Group"}

@@ -1,9 +1,9 @@
 """The Cedar types of a tool's parameters, from its JSON Schema.
 
-The type comes from the schema and never from a value, so an agent cannot choose it: a schema `number` is a decimal whatever
-number is sent, an `integer` a Long, an array a Set, an object with properties a record, and `null` is the same as absent.
+The type comes from the schema, never from a value, so an agent cannot choose it: a schema `number` is always a decimal, an
+`integer` a Long, an array a Set, an object with properties a record, and `null` is the same as absent.
 
-What a schema leaves open (no type, several types, an object without properties) is an `Unknown`: its type is the one at
+What a schema leaves open (no type, several types, an object without properties) is an `Unknown`: its type is the one with
 which the policies use it (see `uses`), and a value of any other type is refused.
 """
 
@@ -17,7 +17,7 @@ Scalar = Literal["Bool", "Long", "String", "decimal"]
 
 
 class Atom(msgspec.Struct, frozen=True):
-    """A value without parts."""
+    """A scalar value."""
 
     name: Scalar
 
@@ -29,18 +29,18 @@ class Many(msgspec.Struct, frozen=True):
 
 
 class Unknown(msgspec.Struct, frozen=True):
-    """Left open by the schema."""
+    """A type that the schema leaves open."""
 
 
 class Field(msgspec.Struct, frozen=True):
-    """A record's attribute. One that may be null is not required: null means absent."""
+    """A record's attribute. One that may be null is not required, because null means absent."""
 
     shape: Shape
     required: bool = False
 
 
 class Fields(msgspec.Struct, frozen=True):
-    """A record. `rest` is the shape of attributes that are not listed, or None if those are mistakes."""
+    """A record. `rest` is the shape of attributes that are not listed, or None if unlisted names are errors."""
 
     fields: dict[str, Field] = {}
     rest: Shape | None = None
@@ -67,14 +67,14 @@ def parameters(schema: dict[str, Any]) -> Fields:
 
 
 class _Reader:
-    """Reads one schema document; `$ref`s into the document are followed, within a budget of schemas looked at."""
+    """Reads one schema document; local `$ref`s are followed, within a budget of visited schemas."""
 
     def __init__(self, root: dict[str, Any]) -> None:
         self._root = root
         self._left = SCHEMAS_MAX
 
     def shape(self, schema: Any, depth: int) -> Shape:
-        """The shape of a (sub)schema, without null. What is too deep or recursive is left open."""
+        """The shape of a (sub)schema, without null. A schema that is too deep or recursive is left open."""
         self._left -= 1
         if not isinstance(schema, dict) or depth > DEPTH_MAX or self._left < 0:
             return UNKNOWN
@@ -92,7 +92,7 @@ class _Reader:
         return UNKNOWN
 
     def _indirect(self, schema: dict[str, Any], depth: int) -> Shape:
-        """The shape of a schema that says nothing about its type itself."""
+        """The shape of a schema without a type of its own."""
         if "$ref" in schema:
             return self.shape(self._resolve(schema["$ref"]), depth + 1)
         parts: list[Any] = next((p for w in ("anyOf", "oneOf", "allOf") if isinstance(p := schema.get(w), list)), [])
@@ -135,7 +135,7 @@ class _Reader:
         if isinstance(more, dict) and more:
             return Fields(fields=fields, rest=self.shape(more, depth + 1))
         if fields or more is False:
-            # Names that are not listed are mistakes of a policy, even where the schema would let an agent send them.
+            # Unlisted names are errors in a policy, even if the schema allows an agent to send them.
             return Fields(fields=fields)
         return OPEN
 
@@ -150,7 +150,7 @@ class _Reader:
 
 
 def _kinds(schema: dict[str, Any], *, nulls: bool = False) -> set[str]:
-    """The JSON types that a schema's `type`, `enum` or `const` lets through, `null` only if asked for."""
+    """The JSON types that a schema's `type`, `enum` or `const` allows, with `null` only on request."""
     kind = schema.get("type")
     if isinstance(kind, str):
         found = {kind}

@@ -1,6 +1,6 @@
-"""Policy text into statements, each with the line where it stands.
+"""Splits policy text into statements with their lines.
 
-Cedar's parser does not say where a policy stood, so we split the text ourselves: a statement ends at a `;` outside strings
+Cedar's parser does not report positions, so the text is split here: a statement ends at a `;` outside strings
 and comments. Tokens also give explanations the text of a clause, and errors the line of a word. Source of the token
 rules: the Cedar language reference, "Grammar".
 """
@@ -25,7 +25,7 @@ _CLOSE = frozenset(")]}")
 _CHAINING = frozenset(("&&", "||", "+", "-", "*", ".", "!", "if"))
 _BRACKET_WEIGHT = 5
 NESTING_MAX = 1000
-"""Cedar's parser takes some stack for each bracket and each operator of a chain, and ends the process when there is no more."""
+"""Nesting limit. Cedar's parser uses stack for each bracket and each operator of a chain, and aborts the process on overflow."""
 
 
 class Token(msgspec.Struct, frozen=True):
@@ -91,7 +91,7 @@ def tokens(text: str) -> Iterator[Token]:
 
 
 def split(file: str, text: str) -> list[Statement]:
-    """The statements of a file, in order. What follows the last `;` is a statement too, which Cedar will refuse."""
+    """The statements of a file, in order. Text after the last `;` is also a statement, which Cedar refuses."""
     found: list[Statement] = []
     current: list[Token] = []
     for token in tokens(text):
@@ -105,7 +105,7 @@ def split(file: str, text: str) -> list[Statement]:
 
 
 def too_deep(statement: Statement) -> Token | None:
-    """The token at which brackets and chains of operators nest deeper than the parser can surely take; None if none does."""
+    """The token at which brackets and operator chains nest deeper than is safe for the parser; None if none does."""
     open_, here, total = [0], 0, 0
     for token in statement.tokens:
         if token.kind == "string":
@@ -153,7 +153,7 @@ def clauses(statement: Statement) -> list[Clause]:
 
 
 def _conditions(statement: Statement, keyword: str, body: list[Token]) -> Iterator[Clause]:
-    """Take a `when` apart at its top-level `&&`, unless an `||` or `if` binds more loosely than that."""
+    """Split a `when` at its top-level `&&`, unless it has a top-level `||` or `if`, which bind more loosely."""
     cuts: list[int] = []
     depth = 0
     for at, token in enumerate(body):

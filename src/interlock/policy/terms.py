@@ -1,8 +1,8 @@
-"""The values that Cedar expressions have while we evaluate them, and what equality means between them.
+"""The values of Cedar expressions during evaluation, and their equality.
 
 A Cedar Bool, Long and String is a Python `bool`, `int` and `str`; a record is a `dict`; an entity is a `Uid`; a decimal,
-datetime or duration is one of the structs below. A set is a `frozenset` of *keys* (see `key`): Cedar never takes an element
-out of a set again, so the keys are all that is needed, and membership is one hash lookup.
+datetime or duration is one of the structs below. A set is a `frozenset` of *keys* (see `key`): Cedar never extracts an
+element from a set, so the keys suffice, and membership is one hash lookup.
 
 Python says `True == 1`; Cedar does not. Every comparison therefore goes through `equal` or `key`.
 """
@@ -20,7 +20,7 @@ LONG_MAX: Final = 2**63 - 1
 class EvaluationError(Exception):
     """An expression has no value: an attribute is missing, a type is wrong, an integer overflows.
 
-    The text never holds a value of the request, only names that stand in the policy and names of types.
+    The text never holds a value of the request, only names in the policy and names of types.
     """
 
 
@@ -59,7 +59,7 @@ class Address(msgspec.Struct, frozen=True):
 
 
 class RecordKey(msgspec.Struct, frozen=True):
-    """What a record is inside a set."""
+    """The form of a record inside a set."""
 
     fields: frozenset[tuple[str, Any]]
 
@@ -73,7 +73,7 @@ _FALSE: Final = _BoolKey(False)
 
 
 def key(value: Any) -> Any:
-    """The hashable stand-in of a value: two values are equal in Cedar exactly if their keys are equal in Python."""
+    """The hashable key of a value: two values are equal in Cedar exactly if their keys are equal in Python."""
     cls = type(value)
     if cls is bool:
         return _TRUE if value else _FALSE
@@ -121,7 +121,7 @@ def type_name(value: Any) -> str:
 
 
 def mistyped(expected: str, value: Any) -> EvaluationError:
-    """The error of an operator that was given a value of another type."""
+    """The error for an operand of the wrong type."""
     return EvaluationError(f"type error: expected {expected}, saw {type_name(value)}")
 
 

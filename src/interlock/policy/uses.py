@@ -1,8 +1,8 @@
-"""Which parts of the context a policy looks at, and at which types.
+"""Finds which parts of the context a policy uses, and with which types.
 
-Only what policies mention is ever converted from a request (see `values`), so a parameter that no policy looks at can be
-anything. Where a schema leaves a type open, the way in which the policies use the value decides: `context.state["n"] > 5`
-makes it a Long, and then a request whose value is something else is refused.
+Only what policies mention is ever converted from a request (see `values`), so a parameter that no policy uses can have any
+value. If a schema leaves a type open, the policies' use of the value decides: `context.state["n"] > 5` makes it a Long, and
+then a request whose value is something else is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SYMMETRIC: Final = {"eq", "not_eq", "contains_all", "contains_any"}
 
 
 class Use(msgspec.Struct, frozen=True):
-    """A path beneath the context. `value` is false where only `has` looks at it; `shape` is None where the use is silent."""
+    """A path beneath the context. `value` is False if only `has` tests it; `shape` is None if the use does not determine it."""
 
     path: tuple[str, ...]
     value: bool
@@ -67,7 +67,7 @@ def _uses(node: pst.Expr, wanted: Shape | None) -> Iterator[Use]:
 
 
 def _wanted(node: pst.Expr, outer: Shape | None) -> tuple[Shape | None, ...]:
-    """The shapes at which an expression uses its operands."""
+    """The shapes that an expression requires of its operands."""
     match node:
         case pst.UnaryOp(op=op):
             return (BOOL if op in _BOOLEAN else LONG if op in _LONGS else None,)
@@ -97,7 +97,7 @@ def _operands(op: str, left: pst.Expr, right: pst.Expr) -> tuple[Shape | None, S
 
 
 def shape_of(node: pst.Expr) -> Shape | None:
-    """The shape of an expression that shows it without a schema, else None."""
+    """The shape of an expression if it is known without a schema, else None."""
     match node:
         case pst.BoolLit() | pst.HasAttr() | pst.Like() | pst.Is():
             return BOOL

@@ -1,4 +1,4 @@
-"""From the JSON values of a request to Cedar terms, by the type that the schema (or the policies' use) gives.
+"""Converts the JSON values of a request to Cedar terms, by the type from the schema (or the policies' use).
 
 Nothing is guessed from a value. What cannot be represented at its type is refused, and a refused request is denied: an
 integer outside a Long, a number with more than four digits after the point, a string where a number belongs, an object
@@ -18,13 +18,15 @@ Converter = Callable[[Any], Any]
 
 
 class RefusedError(Exception):
-    """The request holds a value that cannot be what the policies take it for. The text names the place, never the value."""
+    """The request holds a value that does not have the type that policies expect. The message names the place, never the
+    value.
+    """
 
 
 def converter(shape: Shape, place: str, *, whole: bool = True) -> Converter:
-    """The function that makes a term of a JSON value other than null.
+    """A function that converts a JSON value other than null to a term.
 
-    `whole=False` is for a record of which policies look only at the listed attributes, so that others do not matter.
+    `whole=False` is for a record of which policies use only the listed attributes, so that others are ignored.
     """
     match shape:
         case Atom(name="String"):
@@ -44,7 +46,7 @@ def converter(shape: Shape, place: str, *, whole: bool = True) -> Converter:
 
 
 def present(_value: Any) -> bool:
-    """The converter of an attribute that policies only ask for with `has`."""
+    """The converter of an attribute that policies only test with `has`."""
     return True
 
 
@@ -68,7 +70,7 @@ def _bool(place: str) -> Converter:
 
 def _long(place: str) -> Converter:
     def convert(value: Any) -> int:
-        # JSON Schema calls 5.0 an integer, and so do we
+        # as in JSON Schema, 5.0 is an integer
         if type(value) is float and value.is_integer():
             value = int(value)
         if type(value) is not int:
@@ -85,7 +87,7 @@ def _decimal(place: str) -> Converter:
         if type(value) is int:
             units = value * 10_000
         elif type(value) is float:
-            # the shortest decimal that reads back as this double: what stood in the JSON text, up to trailing zeros
+            # the shortest decimal that parses to this double: the JSON text, up to trailing zeros
             exact = decimal.Decimal(repr(value))
             if not exact.is_finite() or exact.adjusted() > 15:
                 raise RefusedError(f"`{place}` is out of the range of a decimal")
@@ -119,7 +121,7 @@ def _record(shape: Fields, place: str, whole: bool) -> Converter:
 
 
 def record(fields: tuple[tuple[str, bool, Converter], ...], place: str, *, closed: bool = False) -> Converter:
-    """The converter of a record from (name, required, converter) of its attributes. `closed`: no others may be there."""
+    """The converter of a record from (name, required, converter) of its attributes. `closed`: no others are allowed."""
     known = frozenset(name for name, _, _ in fields)
 
     def convert(value: Any) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def _opaque(place: str) -> Converter:
 
 
 _ESCAPES: Final = {"__entity", "__extn", "__expr"}
-"""Keys that mean something else in Cedar's JSON; no record of ours may have one."""
+"""Keys with a special meaning in Cedar's JSON, which no record may have."""
 
 
 def to_json(term: Any) -> Any:

@@ -1,4 +1,4 @@
-"""From the policies that matched, and those that failed, to one answer."""
+"""Combines the policies that matched, and those that failed, into one decision."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from interlock.policy.policies import Policy
 from interlock.policy.terms import EvaluationError, mistyped
 
 VARIABLES: Final = "isolation.env_allow"
-"""What asks about environment variables, where policies have their id: the setting that answers it for good."""
+"""The name used in place of a policy id in holds for environment variables: the setting that allows them permanently."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What became of some policies: `hits` has a bit for each that matched, `errors` a text for each that failed."""
+    """The result of evaluating policies: `hits` has a bit for each that matched, `errors` a text for each that failed."""
 
     hits: int = 0
     errors: dict[int, str] = {}
 
 
 def run(residues: Sequence[Residue], context: dict[str, Any], s: Situation) -> Outcome:
-    """Evaluate policies, each for itself: one that fails does not stop the others."""
+    """Evaluate policies separately: a failing one does not stop the others."""
     hits = 0
     errors = {}
     for at, residue in enumerate(residues):
@@ -65,7 +65,7 @@ def verdict(
     of_permits: Outcome,
     discharged: frozenset[str],
 ) -> Decision:
-    """The answer. Holds that an approval discharged are taken out, whatever became of them; nothing else can be."""
+    """The decision. Holds that an approval discharged are ignored, whether they matched or failed; nothing else is."""
     matched = [each.policy for each in _hits(forbids, of_forbids) if not is_discharged(each.policy, discharged)]
     failed = {
         forbids[at].policy.id: text
@@ -93,7 +93,7 @@ def verdict(
 
 
 def held(policies: Sequence[Policy], errors: tuple[str, ...]) -> Decision:
-    """The answer if nothing stands against it but these holds."""
+    """The decision if only these holds prevent an allow."""
     return Decision(
         decision="hold",
         policies=_names(policies),
@@ -105,9 +105,9 @@ def held(policies: Sequence[Policy], errors: tuple[str, ...]) -> Decision:
 
 
 def together(decision: Decision, reads: Decision | None) -> Decision:
-    """The answer to an action, with that to the reads that come with it (`PolicyJudge.reads`): the stricter one holds.
+    """The decision on an action combined with that on its reads (`PolicyJudge.reads`): the stricter one applies.
 
-    If one of them asks, its requirements are asked together with those of the other.
+    If both are holds, their requirements are combined.
     """
     if reads is None or decision.decision == "deny":
         return decision
@@ -125,7 +125,7 @@ def together(decision: Decision, reads: Decision | None) -> Decision:
 
 
 def asked_about_variables(names: Sequence[str], discharged: frozenset[str]) -> Decision | None:
-    """The question whether a call may set these environment variables; None if an approval discharged it."""
+    """The hold for a call that sets these environment variables; None if an approval discharged it."""
     content = digest("variables", list(names))
     if content in discharged:
         return None
@@ -141,9 +141,9 @@ def asked_about_variables(names: Sequence[str], discharged: frozenset[str]) -> D
 
 
 def strictest(answers: Sequence[Decision]) -> Decision:
-    """The answer to a call that runs several commands, each with its own: every one must be allowed.
+    """The decision on a call that runs several commands, from the decision on each: all must be allowed.
 
-    `answers` is not empty. The first denial counts; questions are asked together.
+    `answers` is not empty. The first denial applies; holds are combined.
     """
     count = len(answers)
     denied = next((at for at, answer in enumerate(answers) if answer.decision == "deny"), None)
@@ -164,7 +164,7 @@ def _numbered(answer: Decision, at: int, count: int) -> Decision:
 
 
 def is_discharged(policy: Policy, discharged: frozenset[str]) -> bool:
-    """True if this is a hold that a human has approved."""
+    """True if this is a hold that a person has approved."""
     return policy.hold is not None and policy.content in discharged
 
 

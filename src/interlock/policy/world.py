@@ -1,8 +1,8 @@
-"""What policies can talk about: agents and their groups, actions and their groups, tools, servers, state keys, hosts.
+"""What policies can refer to: agents and their groups, actions and their groups, tools, servers, state keys, hosts.
 
 Actions: each tool is one, `Action::"fs.read"`, in `Action::"call"`, in `Action::"server:NAME"` and in `Action::"tag:TAG"` for
-each of its tags (those it lists, and `read_only`, `destructive`, `open_world`, `idempotent` where they are true). Besides
-there are the five built-in actions of `BUILT_IN`. A tool's server is what stands before the `/` in its name, else `local`.
+each of its tags (those it lists, and `read_only`, `destructive`, `open_world`, `idempotent` where they are true). There are
+also the five built-in actions of `BUILT_IN`. A tool's server is the part of its name before the `/`, else `local`.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ BUILT_IN: Final[dict[str, tuple[str, Fields]]] = {
     COMPENSATE: ("Tool", OPEN),
     "connect": ("Host", Fields()),
 }
-"""The actions that are no tools: the type of their resource and the shape of their parameters."""
+"""The actions that are not tools: the type of their resource and the shape of their parameters."""
 ON_STATE: Final = tuple(name for name, (resource, _) in BUILT_IN.items() if resource == "StateKey")
-"""Those that a proposal names itself."""
+"""The ones that a proposal can name."""
 
 _TEXT: Final = Field(Atom("String"), required=True)
 _FLAG: Final = Field(Atom("Bool"), required=True)
@@ -84,25 +84,25 @@ PROPOSAL: Final = Fields({"id": _TEXT, "source": _TEXT, "action_count": Field(At
 
 
 class World(msgspec.Struct, frozen=True, kw_only=True):
-    """What exists, as handed in at load."""
+    """What exists, as given at load."""
 
     tools: tuple[Tool, ...] = ()
     agents: dict[str, tuple[str, ...]] | None = None
-    """The agents that are in groups, and those; None if they are not known, and then names of groups are not checked."""
+    """The agents in groups, and their groups; None if unknown, and then group names are not checked."""
     approval_groups: frozenset[str] | None = None
-    """The groups that can answer a hold; None if they are not known, and then `@hold` groups are not checked."""
+    """The groups that can answer a hold; None if unknown, and then `@hold` groups are not checked."""
     pinned: frozenset[str] = frozenset()
     """Names of the tools whose definition is pinned in `interlock.lock`."""
     root: str = "/"
-    """The directory that relative paths are relative to: the workspace."""
+    """The base of relative paths: the workspace."""
     home: str = "/"
-    """What `~` stands for."""
+    """The value of `~`."""
     env_allow: tuple[str, ...] = ()
-    """Environment variables that a call may set without a question, besides those known to be harmless."""
+    """Environment variables that a call may set without approval, besides those known to be harmless."""
 
 
 class ActionType(msgspec.Struct, frozen=True):
-    """An action as the schema knows it: its groups, the type of its resource, the shape of its context."""
+    """An action in the schema: its groups, the type of its resource, the shape of its context."""
 
     name: str
     groups: tuple[str, ...]
@@ -117,7 +117,7 @@ class ActionType(msgspec.Struct, frozen=True):
 
 
 def about(action: str, resource: str | None, parameters: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """The resource of a request that somebody wrote down, and its parameters: for state, each has the key of the other.
+    """Complete the resource and parameters of a handwritten request: for state actions, each is derived from the other.
 
     None where a built-in action needs a resource and none is named.
     """
@@ -142,7 +142,7 @@ def tags_of(tool: Tool) -> tuple[str, ...]:
 
 
 def actions(world: World) -> dict[str, ActionType]:
-    """Every action that can be asked about, by name. A tool must not have the name of a built-in action or a group."""
+    """Every action that requests can name, by name. A tool must not have the name of a built-in action or a group."""
     found = {
         name: ActionType(name, (), resource_type, _context(shape)) for name, (resource_type, shape) in BUILT_IN.items()
     }
@@ -238,7 +238,9 @@ def situation(world: World, shared: dict[Uid, Entity], request: Request) -> Situ
 
 
 def host_id(text: str) -> str:
-    """The id of a host's entity: one spelling, so that `EXAMPLE.org.` and `0x7f.1` slip no policy. Raises: ValueError."""
+    """The id of a host's entity: in normal form, so that `EXAMPLE.org.` and `0x7f.1` cannot evade a policy. Raises:
+    ValueError.
+    """
     there = endpoint(text)
     return there.host if there.port is None else str(there)
 

@@ -1,4 +1,4 @@
-"""Remembers what the user decided: configuration found, decoded, overridden only to tighten, and trusted."""
+"""Loads the user's configuration: found, decoded, overridden only to tighten, and trusted."""
 
 from interlock.settings.decode import decode
 from interlock.settings.last_trusted import load_last_trusted

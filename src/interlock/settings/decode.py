@@ -1,7 +1,7 @@
-"""From a table (parsed TOML, or given in code) to `Settings`, strictly: one error that names the field and never its value.
+"""Decodes a table (parsed TOML, or given in code) to `Settings`, strictly: one error that names the field, never its value.
 
-Unknown keys, wrong types, numbers without a unit and values that look like a secret are errors. The first one found is
-raised, in the order of the file.
+Unknown keys, wrong types, numbers without a unit and values that look like a secret are errors. The first error in the file
+is raised.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Place = tuple[str | int, ...]
 """Keys from the top of the configuration: `("rules", "allow", 2)`."""
 
 Locate = Callable[[Place], str]
-"""Says where a place stands for people: `interlock.toml:12: rules.allow[2]`."""
+"""Describes a place for people: `interlock.toml:12: rules.allow[2]`."""
 
 S = TypeVar("S")
 
@@ -40,19 +40,19 @@ _UNITS: Final = {DURATION: duration_ms, SIZE: size_bytes}
 
 
 def dotted(place: Place) -> str:
-    """A place as people write it: `rules.allow[2]`, `tools["a b"].timeout`."""
+    """A place in dotted form: `rules.allow[2]`, `tools["a b"].timeout`."""
     return "".join(map(step, place)).removeprefix(".") or "(top)"
 
 
 def decode(table: Mapping[str, Any], *, locate: Locate = dotted) -> Settings:
-    """The settings of a table. Raises ConfigurationError whose path is what `locate` says of the field."""
+    """The settings of a table. Raises ConfigurationError, whose path is `locate` of the field."""
     settings: Settings = _Decoder(locate).section(table, Settings, ())
     _check(settings, locate)
     return settings
 
 
 def decode_text(hint: Any, text: str, place: Place, *, locate: Locate) -> Any:
-    """One setting from the text of an environment variable or a flag: lists are separated by commas."""
+    """Decode one setting from an environment variable or a flag; list items are separated by commas."""
     plain = _plain(hint)[0]
     value: Any = text
     if typing.get_origin(plain) is tuple:
@@ -68,13 +68,13 @@ def decode_text(hint: Any, text: str, place: Place, *, locate: Locate) -> Any:
 
 
 def fields_of(section: type) -> dict[str, tuple[str, Any]]:
-    """Key in the file to (field name, type) of a section."""
+    """The fields of a section: key in the file to (field name, type)."""
     hints = typing.get_type_hints(section, include_extras=True)
     return {f.encode_name: (f.name, hints[f.name]) for f in msgspec.structs.fields(section)}
 
 
 def shown(value: Any, hint: Any) -> Any:
-    """A value as the file would have it: durations and sizes with their unit, structs as tables."""
+    """A value as written in the file: durations and sizes with their unit, structs as tables."""
     unit = unit_of(hint)
     if unit is not None and value is not None:
         return as_duration(value) if unit == DURATION else as_size(value)
@@ -94,7 +94,7 @@ class _Decoder:
         known = fields_of(section)
         values: dict[str, Any] = {}
         if section is Tools:
-            # Settings of single tools stand directly in the table, beside `modules`.
+            # Settings of single tools are directly in the table, beside `modules`.
             named = {key: value for key, value in table.items() if key != "modules"}
             table = {key: value for key, value in table.items() if key == "modules"}
             values["by_name"] = self._tools(named, known["by_name"][1], place)
@@ -110,7 +110,7 @@ class _Decoder:
 
     def _unknown(self, key: Any, known: Mapping[str, Any], place: Place) -> ConfigurationError:
         near = difflib.get_close_matches(str(key), known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
+        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
         return self._error("unknown key", (*place, str(key)), hint)
 
     def _tools(self, named: Mapping[str, Any], hint: Any, place: Place) -> Any:
@@ -142,7 +142,7 @@ class _Decoder:
 
     def _leaf(self, value: Any, hint: Any, plain: Any, optional: bool, place: Place) -> Any:
         if optional and value is None:
-            raise self._error("leave the key out instead of giving it no value", place)
+            raise self._error("omit the key instead of giving it no value", place)
         if isinstance(value, str) and not value.isprintable():
             raise self._error("holds a control character or an invisible one", place)
         try:
@@ -186,12 +186,12 @@ class _Decoder:
             raise self._error(
                 f"the value looks like a secret ({found[0].kind})",
                 place,
-                "secrets are not written here: put it into an environment variable, and revoke the one that stood here",
+                "secrets do not belong here: use an environment variable, and revoke the secret that was here",
             )
 
 
 def _plain(hint: Any) -> tuple[Any, bool]:
-    """A type without its annotations and without `None`, and whether there was one."""
+    """A type without its annotations and without `None`, and whether `None` was allowed."""
     optional = False
     while True:
         if typing.get_origin(hint) is Annotated:
@@ -204,7 +204,7 @@ def _plain(hint: Any) -> tuple[Any, bool]:
 
 
 def unit_of(hint: Any) -> str | None:
-    """The unit of a duration or size: annotations may be nested and may stand inside `... | None`."""
+    """The unit of a duration or size. Annotations may be nested, or inside `... | None`."""
     if typing.get_origin(hint) is Annotated:
         for note in hint.__metadata__:
             if isinstance(note, msgspec.Meta) and note.extra and "unit" in note.extra:
@@ -216,13 +216,13 @@ def unit_of(hint: Any) -> str | None:
 
 
 def description_of(hint: Any) -> str:
-    """What a setting means."""
+    """The description of a setting."""
     notes = getattr(hint, "__metadata__", ())
     return next((n.description for n in reversed(notes) if isinstance(n, msgspec.Meta) and n.description), "")
 
 
 def _check(settings: Settings, locate: Locate) -> None:
-    """What types cannot say."""
+    """Check what types cannot express."""
 
     def error(message: str, *at: str | int, hint: str | None = None) -> ConfigurationError:
         return ConfigurationError(f"`{dotted(at)}`: {message}", path=locate(at), hint=hint)
@@ -241,7 +241,7 @@ def _check(settings: Settings, locate: Locate) -> None:
         if not _VARIABLE.fullmatch(name):
             raise error("expected the name of an environment variable", "isolation", "env_allow", index)
         if is_loaded_first(name):
-            hint = "set it inside the command, where rules and people can see it"
+            hint = "set it inside the command, where policies and approvers see it"
             raise error("this variable is never passed on", "isolation", "env_allow", index, hint=hint)
     _check_agents(settings, error)
 
@@ -253,16 +253,16 @@ def _check_agents(settings: Settings, error: Callable[..., ConfigurationError]) 
         named |= {("groups", name, index): member for index, member in enumerate(members)}
     for at, agent in named.items():
         if agent.startswith(GROUP):
-            raise error(f"the name of an agent does not begin with `{GROUP}`", *at, hint="groups do not hold groups")
-        if agent == OPERATOR:  # an agent of that name could undo whatever a person can
-            raise error("that is not an agent: it stands for the person at the command line", *at)
+            raise error(f"the name of an agent does not begin with `{GROUP}`", *at, hint="groups cannot contain groups")
+        if agent == OPERATOR:  # an agent with that name could undo anything that a person can
+            raise error("this name is not an agent's: it means the person at the command line", *at)
     for agent, grant in settings.grants.items():
         if agent == OPERATOR:
-            raise error("that is not an agent: it stands for the person at the command line", "grants", agent)
+            raise error("this name is not an agent's: it means the person at the command line", "grants", agent)
         group = agent.removeprefix(GROUP)
         if group != agent and group not in settings.groups:
             near = difflib.get_close_matches(group, settings.groups, n=1)
-            hint = f"did you mean `{GROUP}{near[0]}`?" if near else "name its agents in [groups]"
+            hint = f"did you mean `{GROUP}{near[0]}`?" if near else "list its agents in [groups]"
             raise error("there is no such group of agents", "grants", agent, hint=hint)
         checks: list[tuple[Callable[[str], object], tuple[str, ...], Place]] = [
             (PathGlob, grant.paths.read, ("paths", "read")),
@@ -278,7 +278,7 @@ def _check_agents(settings: Settings, error: Callable[..., ConfigurationError]) 
 
 
 def _server_problem(server: McpServer) -> tuple[str, *Place] | None:
-    """What is wrong, and where in the server's table."""
+    """The problem with a server, and its place in the table."""
     if bool(server.command) == (server.url is not None):
         return ("needs either `command` or `url`",)
     if server.url is not None and not _is_url(server.url):

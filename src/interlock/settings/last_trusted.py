@@ -1,7 +1,7 @@
-"""The configuration as it was last trusted, from the copies that the record of trust keeps: no file of the project is read.
+"""The configuration as last trusted, from the copies in the trust record; no file of the project is read.
 
-For the ways back (undo, answering, looking): they must work while the files are broken, edited or gone, whoever did that. No
-agent's proposal is carried out under it.
+Used by undo, approvals and inspection, which must work while the files are broken, edited or missing, even through an agent.
+No agent's proposal runs under it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _SOURCE: Final = "as last trusted"
 
 
 def load_last_trusted(root: Path, *, env: Mapping[str, str], trust: TrustStore) -> Loaded:
-    """What was last trusted for the project at `root`, overridden by the environment; the defaults if that is nothing usable.
+    """The configuration last trusted for the project at `root`, overridden by the environment; the defaults if it is unusable.
 
-    Raises: ConfigurationError `override_loosens` and others from the environment; StoreError and IntegrityError from the record
-    of trust.
+    Raises: ConfigurationError `override_loosens` and others from the environment; StoreError and IntegrityError from the
+    trust record.
     """
     files = trust.last_trusted(root)
     settings = _decode(files)
@@ -52,7 +52,7 @@ def load_last_trusted(root: Path, *, env: Mapping[str, str], trust: TrustStore) 
 
 
 def _decode(files: Iterable[SourceFile]) -> Settings | None:
-    """The settings in the trusted copies; None if there are none that this version can read."""
+    """The settings in the trusted copies; None if this version cannot read them."""
     for file in files:
         if file.name in (FILE, PYPROJECT):
             try:
@@ -71,7 +71,7 @@ def _policies(settings: Settings, names: list[str]) -> Iterator[str]:
 
 
 def _modules(wanted: Iterable[str], names: list[str]) -> Iterator[tuple[str, str]]:
-    """Each tool module and the packages above it, with the trusted file that it was."""
+    """Each tool module and its parent packages, with their trusted files."""
     for module in wanted:
         parts = module.split(".")
         for length in range(1, len(parts) + 1):

@@ -1,7 +1,7 @@
-"""Finds the configuration, reads each file once, decodes, checks trust, and applies what may only tighten.
+"""Finds the configuration, reads each file once, decodes it, checks trust, and applies overrides that may only tighten.
 
-The order: find the file; read it and everything else that the loader reads; decode; compare those very bytes with what was
-trusted; then environment, then flags.
+The order: find the file; read it and every other file the loader needs; decode; compare the same bytes with the trusted
+copies; apply the environment, then flags.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PYPROJECT: Final = "pyproject.toml"
 TABLE: Final = ("tool", "interlock")
 FILES_MAX: Final = 1_000
 GIVEN: Final = "settings="
-"""The source of settings that a program handed over."""
+"""The source name of settings passed by a program."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -39,7 +39,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class Gathered(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the loader read, decoded and not yet trusted."""
+    """Everything the loader read, decoded but not yet checked for trust."""
 
     root: Path
     """The project: the directory of the file, links resolved."""
@@ -47,16 +47,16 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     files: tuple[SourceFile, ...]
     modules: Mapping[str, str]
-    """Dotted name of each tool module, and of the packages above it, to its name in `files`; packages come first.
+    """Dotted name of each tool module and parent package to its name in `files`; packages come first.
 
-    Whoever runs them must run these bytes: on disk a cached `.pyc` or a file beside it could stand in for the source.
+    Run exactly these bytes: on disk, a cached `.pyc` or a sibling file could replace the source.
     """
     policies: tuple[str, ...]
-    """Which of the `files` are policies: all that `policy.files` names, whatever they are called."""
+    """The `files` that are policies: all that `policy.files` names, regardless of their extension."""
     written: frozenset[Place]
-    """The places that the file sets."""
+    """The settings that the file sets."""
     locate: Locate
-    """Says on which line of the file a place is set."""
+    """Finds the line of the file on which a place is set."""
 
     @property
     def protected(self) -> tuple[str, ...]:
@@ -76,13 +76,13 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     policies: tuple[str, ...]
     """As in `Gathered`."""
     protected: tuple[str, ...]
-    """What no agent may write, relative to the root, beside the names that are always protected."""
+    """Paths that no agent may write, relative to the root, besides the names that are always protected."""
     digest: str
-    """Over the settings in force and every file: what a run journals."""
+    """Digest of the settings in force and every file, which a run journals."""
     sources: Mapping[Place, str]
-    """Where each setting came from that is not a default."""
+    """The source of each setting that is not a default."""
     overrides: frozenset[Place]
-    """The places that the environment or a flag has set."""
+    """The settings set by the environment or a flag."""
 
     def text(self, name: str) -> str:
         """The text of a file that was read (a policy, by its name in `files`). Raises ConfigurationError, KeyError."""
@@ -103,8 +103,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
 def find(start: Path) -> Found | None:
     """The nearest configuration, from `start` upwards; None if there is none.
 
-    Raises: ConfigurationError if a directory has both kinds, or the file cannot be read. A `pyproject.toml` that cannot be read
-    is passed over beside an `interlock.toml`.
+    Raises: ConfigurationError if a directory has both kinds, or the file cannot be read. An unreadable `pyproject.toml`
+    beside an `interlock.toml` is ignored.
     """
     start = start.resolve()
     for directory in (start, *start.parents):
@@ -114,10 +114,10 @@ def find(start: Path) -> Found | None:
         except ConfigurationError:
             if own is None:
                 raise
-            project = None  # broken, as any editor leaves it for a moment: it takes nothing away from our own file
+            project = None  # temporarily broken, as while being edited, which must not affect interlock.toml
         if own is not None and project is not None:
             raise ConfigurationError(
-                f"both `{FILE}` and `[tool.interlock]` in `{PYPROJECT}` are here",
+                f"both `{FILE}` and `[tool.interlock]` in `{PYPROJECT}` exist here",
                 path=str(directory),
                 hint="keep one of them",
             )
@@ -129,20 +129,20 @@ def find(start: Path) -> Found | None:
 
 
 def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = ()) -> Gathered:
-    """Read and decode everything that the loader reads, trusted or not: what `interlock trust` shows and records.
+    """Read and decode every file of the loader, trusted or not. `interlock trust` shows and records the result.
 
-    `extra` names more files beside the configuration (`interlock.lock`, `.mcp.json`), for those who will use them.
+    `extra` names more files beside the configuration (`interlock.lock`, `.mcp.json`).
     Raises: ConfigurationError.
     """
     found = _explicit(explicit) if explicit is not None else find(start)
     if found is None:
         raise ConfigurationError(
-            f"no `{FILE}` here or above", path=str(start.resolve()), hint="`interlock init` writes one"
+            f"no `{FILE}` in this directory or above", path=str(start.resolve()), hint="`interlock init` writes one"
         )
     table = parse_toml(found.data, found.path.name)
     if found.path.name == PYPROJECT:
         table = table["tool"]["interlock"]
-        # Only the table is ours: a new dependency in the same file is no change of what was trusted.
+        # Only our table counts: a new dependency in the same file does not affect trust.
         seen = SourceFile(PYPROJECT, _as_text(table))
         locate = locator(found.data, PYPROJECT, TABLE)
     else:
@@ -154,7 +154,7 @@ def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = 
 def _gather(
     table: Mapping[str, Any], path: Path, seen: Sequence[SourceFile], locate: Locate, extra: Sequence[str] = ()
 ) -> Gathered:
-    """Decode a table and read every file that it names. `path` is, or would be, the configuration file."""
+    """Decode a table and read every file that it names. `path` is the configuration file, which need not exist."""
     root = path.parent
     settings = decode(table, locate=locate)
     files = {file.name: file for file in seen}
@@ -196,8 +196,8 @@ def load(
 ) -> Loaded:
     """The configuration in force for a project.
 
-    Raises: ConfigurationError: `configuration`, `untrusted_configuration`, `override_loosens`; StoreError and
-    IntegrityError from the record of trust.
+    Raises: ConfigurationError: `configuration`, `untrusted_configuration`, `override_loosens`; StoreError and IntegrityError
+    from the trust record.
     """
     gathered = gather(start, explicit=explicit, extra=extra)
     trust.require(gathered.root, gathered.files)
@@ -205,9 +205,9 @@ def load(
 
 
 def given(table: Mapping[str, Any], root: Path | None, *, env: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
-    """The same for settings that a program hands over instead of a file: what they name is read beneath `root`.
+    """The same for settings passed by a program instead of a file. Files that they name are read beneath `root`.
 
-    The program vouches for the files that it names, so they need not have been trusted. Raises: ConfigurationError, also if
+    The program trusts the files it names, so the trust record is not checked. Raises: ConfigurationError, also if
     there are files to read and no `root` to find them in.
     """
     if root is None:
@@ -216,7 +216,7 @@ def given(table: Mapping[str, Any], root: Path | None, *, env: Mapping[str, str]
             if part if key is None or not isinstance(part, Mapping) else part.get(key):
                 name = section if key is None else f"{section}.{key}"
                 raise ConfigurationError(
-                    f"`{name}` names files, and there is no workspace to find them in",
+                    f"`{name}` names files, but there is no workspace to find them in",
                     path=name,
                     hint="open the runtime with `workspace=`",
                 )
@@ -225,7 +225,7 @@ def given(table: Mapping[str, Any], root: Path | None, *, env: Mapping[str, str]
 
 
 def _loaded(gathered: Gathered, name: str, env: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
-    """What is in force once the environment and the flags have tightened it. `name` is the source of what it sets."""
+    """Apply the environment and flags. `name` is the source of the settings in the file."""
     settings, overrides = overlay(gathered.settings, env, flags)
     return Loaded(
         settings=settings,
@@ -268,7 +268,7 @@ def _explicit(path: Path) -> Found:
 
 
 def _pyproject(path: Path) -> bytes | None:
-    """The bytes of a pyproject.toml that has our table. Others, links among them, are nobody's business here."""
+    """The bytes of a pyproject.toml with our table. Others, including links, are ignored."""
     if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises in a directory that cannot be searched
         return None
     data = read_bytes(path, follow=True)
@@ -299,7 +299,7 @@ def _written(value: Any, place: Place) -> Iterator[Place]:
 
 
 def _leaves(value: Any, hint: Any, place: Place) -> Iterator[tuple[Place, Any]]:
-    """Each setting with its value as the file would have it."""
+    """Each setting with its value as written in the file."""
     if isinstance(value, msgspec.Struct):
         for key, (name, field) in fields_of(type(value)).items():
             yield from _leaves(getattr(value, name), field, place if name == "by_name" else (*place, key))
@@ -311,7 +311,7 @@ def _leaves(value: Any, hint: Any, place: Place) -> Iterator[tuple[Place, Any]]:
 
 
 def _source(place: Place, sources: Mapping[Place, str]) -> str:
-    """The source of the place itself or of the longest part of it."""
+    """The source of a place, or of its longest known prefix."""
     for length in range(len(place), 0, -1):
         if place[:length] in sources:
             return sources[place[:length]]

@@ -1,4 +1,4 @@
-"""Which other files the settings name: policies, capsule manifests, the sources of tool modules. Looks, does not read."""
+"""Finds the other files that the settings name: policies, capsule manifests, the sources of tool modules. Reads no file."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class Named(msgspec.Struct, frozen=True):
 
 
 def named_files(settings: Settings, root: Path, locate: Locate) -> Iterator[Named]:
-    """Every file that the settings name, whether or not it is there; patterns give those that are.
+    """Every file that the settings name, even if it is missing; patterns give existing files.
 
-    Raises: ConfigurationError for a pattern that cannot be, and for a module that is not there or not clear.
+    Raises: ConfigurationError for an invalid pattern, and for a missing or ambiguous module.
     """
     for index, pattern in enumerate(settings.policy.files):
         place: Place = ("policy", "files", index)
@@ -82,19 +82,19 @@ def _check_pattern(pattern: str, root: Path, place: Place, locate: Locate) -> No
     above, _, last = pattern.rpartition("/")
     wrong = None
     if "*" in above or "**" in last:
-        wrong = "`*` may stand only in the last part of a path"
+        wrong = "`*` is allowed only in the last part of a path"
     elif root.is_relative_to(_directory(pattern, root)):
-        # No agent may write where a new file would be read, and the whole project cannot be forbidden.
+        # Agents may not write where a new file would be read, and that cannot be the whole project.
         wrong = "a pattern needs a directory of its own"
     elif not _directory(pattern, root).is_dir():
-        # It may be empty; but a misspelt one would leave out the policies that forbid.
+        # It may be empty, but a misspelt directory would silently drop forbid policies.
         wrong = "there is no such directory"
     if wrong is not None:
         raise ConfigurationError(f"`{dotted(place)}`: {wrong}", path=locate(place), hint="for example `policy/*.cedar`")
 
 
 def _listed(directory: Path, pattern: str) -> list[Path]:
-    # As in a shell, `*` takes no hidden names: editors leave locks and copies under them.
+    # As in a shell, `*` does not match hidden names, which editors use for locks and copies.
     return sorted(path for path in directory.glob(pattern) if not path.name.startswith("."))
 
 
@@ -104,9 +104,9 @@ def _module(module: str, root: Path, place: Place, locate: Locate) -> Iterator[N
     for base in (root, root / "src"):
         found = _sources(base.joinpath(*parts))
         if len(found) > 1 or any(path.suffix != ".py" for path in found):
-            # Python would take one of them; which one must not depend on who wrote a file last.
+            # Python would import one of them, and a newly written file must not change which.
             raise ConfigurationError(
-                f"`{dotted(place)}`: more than one file could be this module, or it is a binary",
+                f"`{dotted(place)}`: more than one file could be this module, or the module is binary",
                 path=locate(place),
                 hint=f"keep one of: {', '.join(sorted(path.relative_to(root).as_posix() for path in found))}",
             )

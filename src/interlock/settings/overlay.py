@@ -1,7 +1,7 @@
 """Environment variables and flags over the file: they may tighten the configuration, never loosen it.
 
-`RULES` says for each setting what tighter means. A setting that is not in it can be set in the file only: for it there is no
-order of tighter and looser, or an outsider has no business with it.
+`RULES` defines for each setting what tighter means. A setting without a rule can be set in the file only: it has no order of
+tighter and looser, or must not be changed from outside.
 """
 
 from __future__ import annotations
@@ -21,33 +21,34 @@ from interlock.settings.decode import Place, decode_text, fields_of
 from interlock.settings.sections import Settings
 
 NOT_SETTINGS: Final = frozenset(("INTERLOCK_STATE_DIR", "INTERLOCK_APPROVER_TOKEN", "INTERLOCK_DEBUG"))
-"""Variables of Interlock that are no settings."""
+"""Variables of Interlock that are not settings."""
 
 _PREFIX: Final = "INTERLOCK_"
 _KUBERNETES: Final = re.compile(
     r"INTERLOCK_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"
 )
 _BUILT_IN_ACTIONS: Final = frozenset(("state_read", "state_write", "assert", "compensate", "connect"))
-"""Entries of `[rules]` that are no tools; a glob over tool names does not cover them, and `*` alone those on state."""
+"""Entries of `[rules]` that are not tools. A glob over tool names does not cover them, except that `*` alone covers those on
+state."""
 _ON_STATE: Final = frozenset(("state_read", "state_write", "assert"))
 
 Rule = Callable[[Any, Any, Settings], Any]
-"""(present value, wanted value, settings before this layer) to the new value; LooserError if that would be looser."""
+"""(present value, wanted value, settings before this layer) to the new value. Raises LooserError if that would be looser."""
 
 
 class LooserError(Exception):
-    """The wanted value is looser."""
+    """The requested value is looser."""
 
 
 def smaller(old: Any, new: Any, _settings: Settings) -> Any:
-    """At most as much; no bound at all is the most."""
+    """A smaller or equal bound; no bound is the loosest."""
     if old is not None and (new is None or new > old):
         raise LooserError
     return new
 
 
 def later(*order: Any) -> Rule:
-    """At least as far along the given order, from loose to strict."""
+    """The same or a stricter value in the given order, from loose to strict."""
 
     def rule(old: Any, new: Any, _settings: Settings) -> Any:
         if order.index(new) < order.index(old):
@@ -58,33 +59,33 @@ def later(*order: Any) -> Rule:
 
 
 def added(old: tuple[str, ...], new: tuple[str, ...], _settings: Settings) -> tuple[str, ...]:
-    """What the file has, and more."""
+    """The file's entries, and more."""
     return tuple(dict.fromkeys((*old, *new)))
 
 
 def fewer(old: tuple[str, ...], new: tuple[str, ...], _settings: Settings) -> tuple[str, ...]:
-    """Some of what the file has."""
+    """A subset of the file's entries."""
     if not set(new) <= set(old):
         raise LooserError
     return new
 
 
 def allowed(old: tuple[str, ...], new: tuple[str, ...], _settings: Settings) -> tuple[str, ...]:
-    """Only entries that the file's entries cover."""
+    """Only entries covered by the file's entries."""
     if not all(_covered(entry, old) for entry in new):
         raise LooserError
     return new
 
 
 def asked(old: tuple[str, ...], new: tuple[str, ...], settings: Settings) -> tuple[str, ...]:
-    """What the file asks for, and entries that it allows: to ask for what is denied would be looser."""
+    """The file's `ask` entries, and entries that it allows. Asking for a denied tool would be looser."""
     if not all(_covered(entry, (*old, *settings.rules.allow)) for entry in new):
         raise LooserError
     return tuple(dict.fromkeys((*old, *new)))
 
 
 def nothing(old: Any, new: Any, _settings: Settings) -> Any:
-    """Only off: anything else would send data to where the file does not."""
+    """Only off: another value would send data to a destination that the file does not name."""
     if new not in (None, old):
         raise LooserError
     return new
@@ -126,11 +127,11 @@ RULES: Final[dict[str, Rule]] = {
 def overlay(settings: Settings, env: Mapping[str, str], flags: Mapping[str, Any]) -> tuple[Settings, dict[Place, str]]:
     """Apply `INTERLOCK_<SECTION>_<KEY>` of the environment, then flags (`{"budget.actions": "10"}`).
 
-    A flag is text, as in the environment, or a list of texts. Returns the settings and, for each changed place, where it
-    came from (`environment INTERLOCK_BUDGET_ACTIONS`, `flag budget.actions`).
+    A flag is text, as in the environment, or a list of texts. Returns the settings and the source of each changed place
+    (`environment INTERLOCK_BUDGET_ACTIONS`, `flag budget.actions`).
 
     Raises: ConfigurationError `override_loosens` for a looser value and for a setting that only the file may set;
-    `configuration` for an unknown name or a value that cannot be.
+    `configuration` for an unknown name or an invalid value.
     """
     sources: dict[Place, str] = {}
     for layer in (_from_environment(env), _from_flags(flags)):
@@ -150,7 +151,7 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
         if name not in known:
             if is_foreign(name):
                 continue
-            # A misspelt variable that is ignored would leave the door open that somebody meant to close.
+            # Ignoring a misspelt variable would silently drop a restriction.
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean `{near[0]}`?" if near else "unset it, or see `interlock doctor --config`"
             raise ConfigurationError("the environment variable names no setting", path=f"environment {name}", hint=hint)
@@ -158,14 +159,14 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
 
 
 def foreign_variables(env: Mapping[str, str]) -> list[str]:
-    """The variables that begin as ours do and mean nothing here, but for those that Kubernetes sets for each service."""
+    """The variables that have our prefix but no meaning here, except those that Kubernetes sets for each service."""
     known = {_variable(key) for key in _known()}
     ours = (name for name in sorted(env) if name.startswith(_PREFIX) and name not in NOT_SETTINGS and name not in known)
     return [name for name in ours if is_foreign(name) and not _KUBERNETES.fullmatch(name)]
 
 
 def is_foreign(name: str) -> bool:
-    """True if a variable is somebody else's: it names no section of ours, and is not close to any setting's."""
+    """True if a variable belongs to another program: it names none of our sections, and resembles no setting."""
     own = name.removeprefix(_PREFIX)
     known = [_variable(key).removeprefix(_PREFIX) for key in _known()]
     sections = {key.partition("_")[0] for key in known}
@@ -195,7 +196,7 @@ def _apply(settings: Settings, before: Settings, place: Place, text: str, source
         owners.append(getattr(owners[-1], str(section)))
     name, hint = fields_of(type(owners[-1]))[str(last)]
     old = getattr(owners[-1], name)
-    # An empty value turns a setting off, where it has an off: a rule decides whether that is tighter.
+    # An empty value turns an optional setting off; its rule decides whether that is tighter.
     empty = text == "" and type(None) in typing.get_args(getattr(hint, "__origin__", hint))
     wanted = None if empty else decode_text(hint, text, place, locate=lambda _place: source)
     try:
@@ -214,14 +215,14 @@ def _apply(settings: Settings, before: Settings, place: Place, text: str, source
 
 
 def _covered(entry: str, by: tuple[str, ...]) -> bool:
-    """True only if every call that `entry` means is meant by one entry of `by` as well."""
+    """True only if every call that `entry` covers is also covered by one entry of `by`."""
     if entry in by:
         return True
     if entry in _ON_STATE:
         return any(not other.strip("*") for other in by)
     if entry.startswith("tag:") or entry in _BUILT_IN_ACTIONS:
         return False
-    tool = entry.partition("(")[0]  # `shell(ls *)` is less than `shell`
+    tool = entry.partition("(")[0]  # `shell(ls *)` is narrower than `shell`
     return tool in by or any(
         "*" in other and "(" not in other and not other.startswith("tag:") and name_covers(other, tool) for other in by
     )
@@ -233,7 +234,7 @@ def _variable(key: str) -> str:
 
 @functools.cache
 def _known() -> tuple[str, ...]:
-    """The keys of all settings that have a fixed name."""
+    """The keys of all settings with a fixed name."""
     return tuple(".".join(place) for place in _places(Settings, ()))
 
 

@@ -30,13 +30,13 @@ def json_schema() -> dict[str, Any]:
     for section in _sections(Settings):
         _with_units(definitions[section.__name__]["properties"], section)
     tools = definitions[Tools.__name__]
-    # Settings of single tools stand directly in `[tools]`, beside `modules`.
+    # Settings of single tools are directly in `[tools]`, beside `modules`.
     tools["additionalProperties"] = tools["properties"].pop("by_name")["additionalProperties"]
     _without_null(schema)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "interlock.toml",
-        "description": "Configuration of Interlock. In pyproject.toml the same stands in [tool.interlock].",
+        "description": "Configuration of Interlock. In pyproject.toml the same keys are in [tool.interlock].",
         **schema,
     }
 
@@ -71,7 +71,7 @@ def _with_units(properties: dict[str, Any], section: type) -> None:
 
 
 def _without_null(node: Any) -> None:
-    """TOML has no null: what is optional is left out."""
+    """Remove null from a type: TOML has none, and optional keys are omitted."""
     if isinstance(node, dict):
         if node.get("default", 0) is None:
             del node["default"]
@@ -85,7 +85,7 @@ def _without_null(node: Any) -> None:
 
 
 def _sections(top: type) -> list[type]:
-    """All Struct classes beneath `top`, itself among them."""
+    """`top` and all Struct classes beneath it."""
     _, components = msgspec.json.schema_components([top])
     found: list[type] = []
     stack: list[Any] = [top]

@@ -1,4 +1,4 @@
-"""Every setting there is: its type, its default, and what it means. The only place where defaults of settings stand.
+"""All settings: type, default and description. Defaults are defined only here.
 
 In the file, durations and sizes are text with a unit (`"10m"`, `"1GiB"`) and their keys have no unit in the name; here
 they are integers and have one (`ttl` becomes `ttl_ms`, `memory` becomes `memory_bytes`). Descriptions end up in the JSON
@@ -28,12 +28,12 @@ SizeBytes = Annotated[int, Meta(gt=0, le=INTEGER_MAX, extra={"unit": SIZE})]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 Features = Container[str]
-"""What this version can do, of: `policy`, `approvals`, `isolation.ns`, `isolation.nons`, `workspace.layer`, `mcp`, `capsules`,
-`otel`, `modules`."""
+"""The features of this version, among: `policy`, `approvals`, `isolation.ns`, `isolation.nons`, `workspace.layer`, `mcp`,
+`capsules`, `otel`, `modules`."""
 
 
 class DenyParam(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Deny calls of one tool by what a parameter looks like."""
+    """Deny calls of one tool by the text of a parameter."""
 
     tool: Annotated[Name, Meta(description="Name of the tool, or a glob over names.")]
     param: Annotated[Name, Meta(description="Name of a string parameter.")]
@@ -41,17 +41,17 @@ class DenyParam(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Short rules; they become Cedar. Deny wins over ask, ask over allow; what no rule names is denied."""
+    """Short rules, which become Cedar. Deny wins over ask, ask over allow; a tool that no rule names is denied."""
 
     allow: Annotated[
         tuple[Name, ...], Meta(description="Tools that run without asking: names, globs, `tag:NAME`.")
     ] = ()
     ask: Annotated[
         tuple[Name, ...],
-        Meta(description="Tools that a person must approve, call by call; where nobody can be asked, they are denied."),
+        Meta(description="Tools that a person must approve, call by call; denied if no one can be asked."),
     ] = ()
     deny: Annotated[tuple[Name, ...], Meta(description="Tools that never run.")] = ()
-    deny_param: Annotated[tuple[DenyParam, ...], Meta(description="Calls denied by what a parameter looks like.")] = ()
+    deny_param: Annotated[tuple[DenyParam, ...], Meta(description="Calls denied by the text of a parameter.")] = ()
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -61,11 +61,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class GrantSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one agent, or each agent of a group (`group:NAME`), may reach at all. An agent without a grant may do nothing."""
+    """What one agent, or each agent of a group (`group:NAME`), may reach. An agent without a grant may do nothing."""
 
     tools: Annotated[tuple[Name, ...], Meta(description="Globs over tool names; `tag:NAME` matches by tag.")] = ()
     deny_tools: Annotated[
-        tuple[Name, ...], Meta(description="What of `tools` is taken out again; `tag:NAME` matches by tag.")
+        tuple[Name, ...], Meta(description="Exceptions from `tools`; `tag:NAME` matches by tag.")
     ] = ()
     state_keys: Annotated[tuple[Name, ...], Meta(description="Globs over state keys.")] = ("**",)
     paths: Annotated[Paths, Meta(description="Globs over paths in the workspace, for reading and for writing.")] = (
@@ -73,27 +73,27 @@ class GrantSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     )
     hosts: Annotated[tuple[Name, ...], Meta(description="`name:port`, `*.example.org:443`.")] = ()
     unscoped: Annotated[
-        tuple[Name, ...], Meta(description="Tools that mark no paths or hosts, and are allowed all the same.")
+        tuple[Name, ...], Meta(description="Tools that are allowed although they mark no paths or hosts.")
     ] = ()
     actions_max: Annotated[
-        Count | None, Meta(description="Actions in one proposal; a larger one is rejected whole.")
+        Count | None, Meta(description="Maximum number of actions in one proposal; a larger one is rejected whole.")
     ] = None
-    uses_max: Annotated[Count | None, Meta(description="How often the grant may be used.")] = None
+    uses_max: Annotated[Count | None, Meta(description="Maximum number of uses.")] = None
     expires_at: Annotated[
         Annotated[dt.datetime, Meta(tz=True)] | None,
-        Meta(description="From then on it grants nothing (with time zone)."),
+        Meta(description="When the grant expires (with time zone)."),
     ] = None
 
 
 class Notify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One way to tell people that something waits for them."""
+    """A way to notify people of held actions."""
 
-    kind: Annotated[Literal["bell", "webhook", "command"], Meta(description="What to do when something is held.")]
-    url: Annotated[Name | None, Meta(description="For a webhook: where to post.")] = None
+    kind: Annotated[Literal["bell", "webhook", "command"], Meta(description="The kind of notification.")]
+    url: Annotated[Name | None, Meta(description="For a webhook: the address to post to.")] = None
     url_env: Annotated[
         Name | None,
         Meta(
-            description="Instead of `url`: environment variable with the address, where that is a secret, as Slack's is."
+            description="Instead of `url`: environment variable with the address, if the address is a secret, as Slack's is."
         ),
     ] = None
     secret_env: Annotated[
@@ -101,7 +101,7 @@ class Notify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(description="For a webhook: environment variable with the secret that signs the post. `url` needs it."),
     ] = None
     command: Annotated[tuple[str, ...], Meta(description="For a command: its arguments.")] = ()
-    timeout_ms: Annotated[DurationMs, Meta(description="How long one try may take.")] = field(
+    timeout_ms: Annotated[DurationMs, Meta(description="Time limit of one attempt.")] = field(
         default=10_000, name="timeout"
     )
 
@@ -110,22 +110,22 @@ class Approvals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Questions to people, and who may answer them."""
 
     ttl_ms: Annotated[
-        DurationMs, Meta(description="How long a question waits whose policy has no `@ttl`; then it is denied.")
+        DurationMs, Meta(description="How long a question waits if its policy has no `@ttl`; then it is denied.")
     ] = field(default=600_000, name="ttl")
-    separation: Annotated[bool, Meta(description="Whoever started a run may not approve its actions.")] = False
+    separation: Annotated[bool, Meta(description="The user who started a run may not approve its actions.")] = False
     groups: Annotated[dict[Name, tuple[Name, ...]], Meta(description="Groups of approvers.")] = {}
-    notify: Annotated[tuple[Notify, ...], Meta(description="Whom to tell.")] = ()
+    notify: Annotated[tuple[Notify, ...], Meta(description="Whom to notify.")] = ()
 
 
 class Amounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Upper bounds of what may be spent; what is left out has none."""
+    """Upper bounds of what may be spent; an omitted one is unlimited."""
 
-    actions: Annotated[Count | None, Meta(description="Tries of actions: an action and each of its retries.")] = None
+    actions: Annotated[Count | None, Meta(description="Attempts: an action and each of its retries.")] = None
     tool_calls: Annotated[Count | None, Meta(description="Tool calls, retries included.")] = None
     duration_ms: Annotated[DurationMs | None, Meta(description="Summed execution time.")] = field(
         default=None, name="duration"
     )
-    cost: Annotated[Annotated[float, Meta(ge=0)] | None, Meta(description="Cost that tools report.")] = None
+    cost: Annotated[Annotated[float, Meta(ge=0)] | None, Meta(description="Cost reported by tools.")] = None
 
 
 class Budget(Amounts, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -137,7 +137,7 @@ class Budget(Amounts, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The walls around processes."""
+    """The isolation of processes."""
 
     profile: Annotated[
         Literal["none", "nons", "ns"],
@@ -146,14 +146,15 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         ),
     ] = "none"
     require: Annotated[
-        tuple[Literal["fs", "net", "record"], ...], Meta(description="Walls without which nothing may start.")
+        tuple[Literal["fs", "net", "record"], ...],
+        Meta(description="Isolation layers without which nothing may start."),
     ] = ()
     workspace: Annotated[
         Literal["direct", "layer"],
         Meta(description="Work on the files themselves (with backups), or on a layer above them."),
     ] = "direct"
     commit: Annotated[
-        Literal["auto", "ask", "never"], Meta(description="What becomes of a layer when its proposal succeeded.")
+        Literal["auto", "ask", "never"], Meta(description="What happens to a layer when its proposal succeeds.")
     ] = "auto"
     env_allow: Annotated[
         tuple[Name, ...],
@@ -164,12 +165,12 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = ()
     env: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], ...],
-        Meta(description="Names of environment variables that processes are given as Interlock has them."),
+        Meta(description="Names of environment variables that processes inherit from Interlock."),
     ] = ()
     home: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^(?!/)(?!.*(?:^|/)\.\.?(?:/|$)).+[^/]$")], ...],
         Meta(
-            description="Files of your home directory that each process finds in its own, such as `.gitconfig`: copies."
+            description="Files of your home directory, such as `.gitconfig`, that are copied into each process's own."
         ),
     ] = ()
     memory_bytes: Annotated[SizeBytes, Meta(description="Memory of one process action.")] = field(
@@ -182,10 +183,10 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Guard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The resource guard: above these, actions that change something wait. A bound that is left out is not watched."""
+    """The resource guard: above these bounds, actions that change something wait. An omitted bound is not checked."""
 
-    cpu: Annotated[Fraction | None, Meta(description="Share of CPU in use by others.")] = None
-    memory: Annotated[Fraction | None, Meta(description="Share of memory in use by others.")] = None
+    cpu: Annotated[Fraction | None, Meta(description="Share of CPU used by other processes.")] = None
+    memory: Annotated[Fraction | None, Meta(description="Share of memory used by other processes.")] = None
     disk: Annotated[Fraction | None, Meta(description="Share of the workspace's disk in use.")] = None
     zombies: Annotated[Count | None, Meta(description="Zombie processes.")] = None
     wait_ms: Annotated[DurationMs, Meta(description="How long an action waits before it is rejected.")] = field(
@@ -213,14 +214,14 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class RateLimitSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A token bucket."""
 
-    calls: Annotated[int, Meta(ge=1, le=INTEGER_MAX, description="Calls in that time.")]
+    calls: Annotated[int, Meta(ge=1, le=INTEGER_MAX, description="Calls in `per`.")]
     per_ms: Annotated[DurationMs, Meta(description="That time.")] = field(name="per")
 
 
 class ToolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What differs from the tool's own definition."""
+    """Overrides of a tool's own definition."""
 
-    rate_limit: Annotated[RateLimitSettings | None, Meta(description="How often it may be called.")] = None
+    rate_limit: Annotated[RateLimitSettings | None, Meta(description="The rate limit.")] = None
     timeout_ms: Annotated[DurationMs | None, Meta(description="Execution time of one call.")] = field(
         default=None, name="timeout"
     )
@@ -243,10 +244,10 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     modules: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")], ...],
-        Meta(description="Python modules beneath the project whose `@interlock.tool` functions are offered."),
+        Meta(description="Python modules beneath the project that provide `@interlock.tool` functions."),
     ] = ()
     by_name: Annotated[dict[Name, ToolSettings], Meta(description="Settings of one tool.")] = {}
-    """In the file these stand directly in `[tools]`: `[tools."shell"]`."""
+    """In the file these are directly in `[tools]`: `[tools."shell"]`."""
 
 
 class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -254,7 +255,7 @@ class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     command: Annotated[tuple[str, ...], Meta(description="Program and arguments of a stdio server.")] = ()
     url: Annotated[Name | None, Meta(description="Address of an HTTP server.")] = None
-    env: Annotated[tuple[Name, ...], Meta(description="Names of environment variables that the server is given.")] = ()
+    env: Annotated[tuple[Name, ...], Meta(description="Names of environment variables that the server inherits.")] = ()
 
 
 class Mcp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -270,24 +271,24 @@ class CapsuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where measurements go."""
+    """Where measurements are sent."""
 
     otel: Annotated[Name | None, Meta(description="URL of an OpenTelemetry collector (OTLP over HTTP).")] = None
 
 
 class Unavailable(msgspec.Struct, frozen=True):
-    """A setting that asks for something this version does not have."""
+    """A setting that asks for something this version lacks."""
 
     path: str
     message: str
     refuse: bool
-    """True if going on without it would protect less than was asked for; else a warning is enough."""
+    """True if continuing without it would protect less than requested; otherwise a warning is enough."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole configuration, as decoded and overridden."""
 
-    agent: Annotated[Name, Meta(description="The principal of proposals that name none.")] = "agent"
+    agent: Annotated[Name, Meta(description="The agent of proposals that name none.")] = "agent"
     rules: Rules = Rules()
     policy: Policy = Policy()
     groups: Annotated[
@@ -309,7 +310,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     telemetry: Telemetry = Telemetry()
 
     def grant(self, agent: str) -> Grant | None:
-        """The configured grant of an agent (`id` is `configuration:AGENT`), or None: then nothing is allowed."""
+        """The configured grant of an agent (`id` is `configuration:AGENT`); None means that nothing is allowed."""
         found = self.grants.get(agent)
         if found is None:
             return None
@@ -329,7 +330,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         )
 
     def groups_by_agent(self) -> dict[str, tuple[str, ...]]:
-        """Each agent that is in a group with its groups, in the order of the file."""
+        """Each agent in a group with its groups, in the order of the file."""
         found: dict[str, dict[str, None]] = {}
         for name, members in self.groups.items():
             for agent in members:
@@ -351,7 +352,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return digest("settings", self.as_dict())
 
     def unavailable(self, features: Features) -> list[Unavailable]:
-        """What these settings ask for and `features` does not have. Nothing that is asked for is silently ignored."""
+        """The settings that need something missing from `features`. No setting is silently ignored."""
         isolation, found = self.isolation, []
         asked: list[tuple[bool, str, str, str, bool]] = [
             (bool(self.policy.files), "policy", "policy.files", "Cedar policies are", True),

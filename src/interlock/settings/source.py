@@ -1,6 +1,6 @@
-"""Reads the files that configuration comes from: once, regular files only, no links, within a limit, UTF-8.
+"""Reads configuration files: once, regular files only, no links, within a limit, UTF-8.
 
-Also parses TOML and says on which line a setting stands.
+Also parses TOML and finds the line of a setting.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _KEY: Final = re.compile(r""""((?:[^"\\]|\\.)*)"|'([^']*)'|([A-Za-z0-9_-]+)""")
 def read_bytes(path: Path, *, bytes_max: int = DEFAULT_LIMITS.config_bytes, follow: bool = False) -> bytes | None:
     """The bytes of a regular file, or None if there is no such file.
 
-    Raises: ConfigurationError for a symbolic link (unless `follow`), what is no regular file, and more than `bytes_max` bytes.
+    Raises: ConfigurationError for a symbolic link (unless `follow`), for anything but a regular file, and for more than
+    `bytes_max` bytes.
     """
     try:
         # O_NONBLOCK: opening a FIFO must not wait for a writer.
@@ -36,7 +37,7 @@ def read_bytes(path: Path, *, bytes_max: int = DEFAULT_LIMITS.config_bytes, foll
         return None
     except OSError as error:
         if os.path.islink(path):  # noqa: PTH114 - Path.is_symlink raises for names that are too long
-            hint = "replace the link by the file it points to: a link can be turned elsewhere after it was trusted"
+            hint = "replace the link by the file it points to: a link can be redirected after it was trusted"
             raise _unreadable(path, "is a symbolic link", hint) from None
         raise _unreadable(path, f"cannot be read: {os.strerror(error.errno or 0)}") from None
     except ValueError:
@@ -81,9 +82,9 @@ def parse_toml(data: bytes, name: str) -> dict[str, Any]:
 
 
 def locator(data: bytes, name: str, prefix: Place = ()) -> Locate:
-    """A function that names a setting's place: `interlock.toml:12: rules.allow[2]`; without the line if it is not found.
+    """A function that describes a setting's place: `interlock.toml:12: rules.allow[2]`; without the line if it is not found.
 
-    Only looks at lines, so a line of a multi-line string that looks like a key can mislead it: it is a help, no parser.
+    Works line by line, so a line of a multi-line string that looks like a key can mislead it: it is a hint, not a parser.
     """
 
     def locate(place: Place) -> str:
@@ -94,7 +95,7 @@ def locator(data: bytes, name: str, prefix: Place = ()) -> Locate:
 
 
 def _find(text: str, place: Place) -> int | None:
-    """The line of the longest part of the place that is written down."""
+    """The line of the longest prefix of the place in the file."""
     best, best_length = None, 0
     table: Place = ()
     seen: dict[Place, int] = {}

@@ -1,4 +1,4 @@
-"""What `interlock init` writes: a commented `interlock.toml` for the project it finds.
+"""Generates the commented `interlock.toml` that `interlock init` writes for a project.
 
 Read-only tools run without asking; what changes something needs a person's approval; what is hard to undo is denied. Every
 default is there as a comment, so that the file is also the list of settings.
@@ -45,7 +45,7 @@ _BUILD_FILES: Final = {
 }
 _BUDGET: Final = Amounts(actions=500, tool_calls=300, duration_ms=7_200_000, cost=5.0)
 _GUARD: Final = Guard(cpu=0.9, memory=0.9, disk=0.95, zombies=100)
-"""Examples, as there are no bounds by default."""
+"""Examples, because there are no bounds by default."""
 
 _GROUPS: Final = (
     '# Groups of agents: each member has the group\'s grant too, and policies may say `principal in Group::"helpers"`.',
@@ -67,23 +67,23 @@ _PACKAGE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
 
 
 class Project(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found in a directory."""
+    """The project found in a directory."""
 
     languages: tuple[str, ...]
     git: bool
     writable: tuple[str, ...]
-    """Globs that an agent will probably have to write."""
+    """Globs that an agent will probably need to write."""
 
 
 def detect(root: Path) -> Project:
-    """Look at a directory: languages by their build files, git, and which directories hold sources."""
+    """Detect languages by their build files, git, and the directories with sources."""
     languages = tuple(name for name, files in _LANGUAGES.items() if any((root / file).is_file() for file in files))
     directories = [name for name in _SOURCES if (root / name).is_dir()]
     if "python" in languages:
         packages = (path.parent.name for path in sorted(root.glob("*/__init__.py")))
         directories += [name for name in packages if _PACKAGE.match(name) and name not in directories]
-    # Sources that lie flat in the project's own directory cannot be told from the rest: then everything (but what the
-    # loader reads) is writable, and the rules still ask about each change.
+    # Sources directly in the project's directory cannot be told from other files: then
+    # everything (except what the loader reads) is writable, and the rules still ask about each change.
     writable = ["**"]
     if directories:
         writable = [f"{name}/**" for name in directories]
@@ -94,7 +94,7 @@ def detect(root: Path) -> Project:
 
 
 _DENY_PARAM_AND_POLICY: Final = (
-    "# Calls can also be denied by what a parameter looks like. This is a safety net, not a wall: a command can be",
+    "# Calls can also be denied by the text of a parameter. This is a safety net, not a wall: a command can be",
     "# written in many ways.",
     "[[rules.deny_param]]",
     'tool = "shell"',
@@ -109,7 +109,7 @@ _DENY_PARAM_AND_POLICY: Final = (
 
 
 def render(project: Project, *, agent: str = "agent", schema: str | None = None) -> str:
-    """The text of an `interlock.toml` for a project. It decodes, and sets nothing but rules and one grant.
+    """The text of an `interlock.toml` for a project. It sets only rules and one grant.
 
     `schema` is where editors find the JSON Schema of the file: they look for it in the first line.
     """
@@ -126,7 +126,7 @@ def render(project: Project, *, agent: str = "agent", schema: str | None = None)
         "# Commented lines are the defaults (in [budget] and [guard]: examples). `interlock doctor --config` shows each",
         "# value and where it came from.",
         "",
-        "# The agent's name, where a proposal gives none.",
+        "# The agent's name for proposals that give none.",
         f"agent = {_toml(agent)}",
         "",
         "# Deny wins over ask, ask over allow; what no rule names is denied.",
@@ -142,8 +142,8 @@ def render(project: Project, *, agent: str = "agent", schema: str | None = None)
         f"deny = {_toml(deny)}",
         "",
         *_DENY_PARAM_AND_POLICY,
-        "# What the agent can reach at all, whatever the rules say. Without a grant: nothing.",
-        "# Paths are relative to this directory; `interlock.toml` and what else Interlock reads is never writable.",
+        "# What the agent can reach, regardless of the rules. Without a grant: nothing.",
+        "# Paths are relative to this directory; `interlock.toml` and the other files that Interlock loads are never writable.",
         f"[grants.{_key(agent)}]",
         f"tools = {_toml(tools)}",
         f'paths = {{ read = ["**"], write = {_toml(project.writable)} }}',
@@ -152,7 +152,9 @@ def render(project: Project, *, agent: str = "agent", schema: str | None = None)
         *_GROUPS,
         *_commented("approvals", "Questions to people.", DEFAULTS.approvals),
         *_commented(
-            "budget", "Upper bounds per session ([budget.run], [budget.agent] too); what is left out has none.", _BUDGET
+            "budget",
+            "Upper bounds per session ([budget.run], [budget.agent] too); an omitted one is unlimited.",
+            _BUDGET,
         ),
         *_commented("isolation", "Walls around processes.", DEFAULTS.isolation),
         *(_commented("git", "The git tools.", DEFAULTS.git) if git else ()),
@@ -166,7 +168,7 @@ def render(project: Project, *, agent: str = "agent", schema: str | None = None)
 def write(root: Path, *, agent: str = "agent") -> Path:
     """Write `interlock.toml` for the project at `root` and return its path. Never overwrites.
 
-    Raises: ConfigurationError if there is a configuration already, or the agent cannot have that name;
+    Raises: ConfigurationError if there is a configuration already, or the agent's name is not allowed;
     StoreError if it cannot be written.
     """
     path = root / FILE
@@ -174,7 +176,7 @@ def write(root: Path, *, agent: str = "agent") -> Path:
     if there is not None and there.path.parent == root.resolve():
         raise _exists(there.path)
     text = render(detect(root), agent=agent, schema=address(root))
-    decode(tomllib.loads(text))  # a name that cannot be an agent's leaves no file behind
+    decode(tomllib.loads(text))  # an invalid agent name leaves no file behind
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:

@@ -1,8 +1,8 @@
-"""Which configuration the user has seen: the files that the loader read, compared with the copies that were trusted.
+"""Trust: compares the files that the loader read with the copies that the user trusted.
 
 `trust.json` in the state directory keeps, for each project, the trusted text of each file, so that the difference can be
-shown. What is compared are the bytes that were read and are handed on: nothing is read a second time. A file that was
-trusted and is gone is a change too: it may have held the rule that forbids.
+shown. The comparison uses the bytes that the loader passes on; nothing is read a second time. A missing trusted file is a
+change too, because it may have held a forbidding rule.
 
 Format version history of trust.json:
 1 (2026-11): first.
@@ -25,13 +25,13 @@ from interlock.model.errors import ConfigurationError, IntegrityError, StoreErro
 FILE: Final = "trust.json"
 FORMAT_VERSION: Final = 1
 LINES_MATCHED_MAX: Final = 20_000
-"""More lines are not matched one by one: that takes time with the square of their number."""
+"""Files with more lines are not diffed line by line, because that takes quadratic time."""
 
 Status = Literal["new", "changed", "removed"]
 
 
 class SourceFile(msgspec.Struct, frozen=True):
-    """A file that the loader read, with the bytes that it uses."""
+    """A file that the loader read, with its content."""
 
     name: str
     """Relative to the project's root, or absolute if it lies outside."""
@@ -44,7 +44,7 @@ class SourceFile(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """How a file differs from what was trusted."""
+    """The difference of a file from its trusted copy."""
 
     name: str
     status: Status
@@ -63,40 +63,40 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrustStore:
-    """The record of trust in one state directory."""
+    """The trust record in one state directory."""
 
     def __init__(self, directory: Path, disk: Disk) -> None:
-        """`directory` is the state directory; it is made when something is recorded."""
+        """`directory` is the state directory, created when something is recorded."""
         self._path = directory / FILE
         self._disk = disk
 
     def check(self, root: Path, files: Sequence[SourceFile]) -> list[Change]:
-        """What differs from what was trusted for the project at `root`; empty if nothing does. Raises IntegrityError."""
+        """The differences from what was trusted for the project at `root`; empty if there are none. Raises IntegrityError."""
         return [
             Change(name, status, _diff(name, before, after))
             for name, status, before, after in self._compared(root, files)
         ]
 
     def require(self, root: Path, files: Sequence[SourceFile]) -> None:
-        """Raises ConfigurationError `untrusted_configuration` unless all is as it was trusted."""
+        """Raises ConfigurationError `untrusted_configuration` unless every file is as trusted."""
         what = ", ".join(f"{name} ({status})" for name, status, _, _ in self._compared(root, files))
         if what:
             raise ConfigurationError(
                 f"the configuration is not trusted: {what}",
                 code="untrusted_configuration",
                 path=str(root),
-                hint="look at it and run `interlock trust`",
+                hint="review it and run `interlock trust`",
             )
 
     def last_trusted(self, root: Path) -> tuple[SourceFile, ...]:
         """The files that were last trusted for the project at `root`, in their order. Raises: IntegrityError, StoreError."""
         trusted = self._read().projects.get(_project(root), {})
         files = (SourceFile(name, one.text.encode()) for name, one in trusted.items())
-        # A file that was not UTF-8 is kept as text for people only.
+        # The kept text of a file that was not UTF-8 is for display only.
         return tuple(file for file in files if file.digest == trusted[file.name].digest)
 
     def record(self, root: Path, files: Sequence[SourceFile]) -> None:
-        """Trust these files, exactly these, for the project at `root`. Durable once it returns. Raises StoreError."""
+        """Trust exactly these files for the project at `root`. Durable once it returns. Raises StoreError."""
         self._disk.make_directory(self._path.parent)
         lock = self._disk.lock(self._path.with_name(FILE + ".lock"), wait=True)
         assert lock is not None
@@ -136,7 +136,7 @@ class TrustStore:
             raise IntegrityError(
                 f"{FILE} is damaged or of another version",
                 path=str(self._path),
-                hint="move it away; `interlock trust` then starts anew",
+                hint="move it away; `interlock trust` then starts a new one",
             )
         return document
 
@@ -173,5 +173,5 @@ def _replaced(old: list[str], new: list[str], old_head: str, new_head: str) -> I
 
 
 def _visible(line: str) -> str:
-    """Nothing in a file may steer the terminal or hide from the eye that is asked to trust it."""
+    """Escape control and invisible characters, so that a file cannot control the terminal or hide text from the reviewer."""
     return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in line)

@@ -1,1 +1,1 @@
-"""Remembers keys and values, and the results of calls, across runs of a workspace."""
+"""Stores keys and values, and the results of calls, across runs of a workspace."""

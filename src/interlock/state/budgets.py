@@ -1,12 +1,12 @@
-"""Budgets shared by processes: what a proposal, a run, a session and an agent may spend in all.
+"""Budgets shared by processes: what a proposal, a run, a session and an agent may spend in total.
 
-The database holds one number per scope and kind: what has been *taken*. A process takes a block, spends it in memory
-without a transaction per action, and gives the rest back. Blocks shrink as a budget nears its end, so that processes do not
-starve each other. A process that dies gives nothing back: what it held counts as spent, so a crash can cost a few
-actions of a budget and never overspends it.
+The database holds one number per scope and kind: what has been *taken*. A process takes a block, spends it in memory without
+a transaction per action, and returns the rest. Blocks shrink as a budget runs out, so that processes do not starve each
+other. A process that dies returns nothing: its block counts as spent, so a crash can waste a few actions of a budget but
+never overspends it.
 
 `actions` and `tool_calls` are exact: an action that does not fit is not started. `duration_ms` and `cost` are known only
-afterwards: nothing is started once they are reached, and what was running by then is counted and may go beyond.
+afterwards: nothing is started once they are reached, and actions already running are counted and may exceed them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KINDS: Final[tuple[Kind, ...]] = ("actions", "tool_calls", "duration_ms", "cost"
 BLOCK_MAX: Final = 64
 """Actions or tool calls that a process takes at once, at most."""
 BLOCK_SHARE: Final = 1 / 16
-"""Of what is left, a process takes at most this much (but what it needs now)."""
+"""The largest share of the rest that a process takes (but at least what it needs now)."""
 
 _SCHEMA: Final = (
     """create table budgets (
@@ -43,7 +43,7 @@ class Exhausted(msgspec.Struct, frozen=True):
 
 
 class _Purse:
-    """What this process holds of one scope and kind; below zero only until the debt is paid, in the same call."""
+    """The block that this process holds of one scope and kind; below zero only until the debt is paid, in the same call."""
 
     __slots__ = ("exact", "held", "kind", "limit", "scope")
 
@@ -77,7 +77,7 @@ class BudgetStore:
         return SharedBudget(self._database, limits)
 
     def spent(self, scope: str) -> dict[Kind, float]:
-        """What is taken of a scope: spent, or held by a process that is running or died."""
+        """What is taken from a scope: spent, or held by a process that is running or died."""
         rows = dict(self._database.execute("select kind, taken from budgets where scope = ?", (scope,)))
         return {kind: float(rows.get(kind, 0)) for kind in KINDS}
 
@@ -97,10 +97,10 @@ class SharedBudget:
         self._timed = [p for p in self._purses if not p.exact]
         self._known: dict[tuple[int, int], _Needs] = {}
         self.exhausted: Exhausted | None = None
-        """Why the last `reserve` said no."""
+        """Why the last `reserve` failed."""
 
     def reserve(self, actions: int = 1, tool_calls: int = 1) -> bool:
-        """Reserve before dispatch, once per attempt: all that is asked for in every scope, or nothing and False.
+        """Reserve before dispatch, once per attempt: the whole request in every scope, or nothing and False.
 
         Raises: StoreError.
         """
@@ -116,12 +116,12 @@ class SharedBudget:
         return True
 
     def refund(self, actions: int = 1, tool_calls: int = 1) -> None:
-        """Give back a reservation of which nothing ran."""
+        """Return a reservation that was not used."""
         for purse, amount in self._needs(actions, tool_calls):
             purse.held += amount
 
     def settle(self, duration_ms: float = 0, cost: float = 0) -> None:
-        """Count what an attempt took. Raises StoreError."""
+        """Count what an attempt spent. Raises StoreError."""
         debts = []
         for purse in self._timed:
             purse.held -= duration_ms if purse.kind == "duration_ms" else cost
@@ -130,17 +130,17 @@ class SharedBudget:
         self._pay(debts)
 
     def release(self) -> None:
-        """Give back what is held and not spent, for others to use; the budget stays open. Call it before a long wait."""
+        """Return unspent blocks, for others to use; the budget stays open. Call it before a long wait."""
         self._pay([p for p in self._purses if p.held])
 
     close = release
 
     def preview(self) -> SharedBudget:
-        """The same budgets as they stand now, to be spent in memory only: what a dry run asks."""
+        """A copy of these budgets that is spent in memory only, for a dry run."""
         return _Preview(self._database, self._purses)
 
     def _needs(self, actions: int, tool_calls: int) -> _Needs:
-        """What a reservation takes from each purse; nothing from those of time and cost, but they must not be empty."""
+        """What a reservation takes from each purse. Time and cost give nothing, but must not be empty."""
         found = self._known.get((actions, tool_calls))
         if found is None:
             amounts = {"actions": float(actions), "tool_calls": float(tool_calls)}
@@ -150,7 +150,7 @@ class SharedBudget:
         return found
 
     def _take(self, needs: _Needs) -> Exhausted | None:
-        """Fill every purse that lacks something from the database; none of them if one cannot be filled."""
+        """Fill every short purse from the database, or none if one cannot be filled."""
         filled: _Needs = []
         with self._database.transaction():
             for purse, need in needs:
@@ -167,7 +167,7 @@ class SharedBudget:
         return None
 
     def _pay(self, purses: list[_Purse]) -> None:
-        """Bring the database to what was really spent: what is held goes back, a debt is taken."""
+        """Settle with the database: return what is held, and take what is owed."""
         if not purses:
             return
         with self._database.transaction():
@@ -190,7 +190,7 @@ class SharedBudget:
 
 
 class _Preview(SharedBudget):
-    """Holds all that is left, and takes and pays nothing."""
+    """Holds everything that is left, and never uses the database."""
 
     def __init__(self, database: Database, purses: list[_Purse]) -> None:
         super().__init__(database, {})
@@ -207,7 +207,7 @@ class _Preview(SharedBudget):
 
 
 def _block(purse: _Purse, missing: float, free: float) -> float | None:
-    """How much to take: what is missing, or a share of what is left (whole, if it is counted). None: there is not enough."""
+    """How much to take: what is missing, or a share of the rest (a whole number for counts). None if there is not enough."""
     if purse.exact:
         return None if free < missing else max(missing, min(BLOCK_MAX, int(free * BLOCK_SHARE)))
     return None if free <= 0 else free * BLOCK_SHARE

@@ -1,4 +1,4 @@
-"""A proposal's own view of the state: what it wrote over what the store held when it first looked.
+"""A proposal's own view of the state: its own writes over the store as of its first read.
 
 Reads are consistent: after the first one, commits of others are not seen. Each key read from the store is remembered with
 its version, and the commit checks them. Writing a key without reading it checks nothing: such writes never conflict.
@@ -20,7 +20,7 @@ class Buffer:
     """One proposal's reads and writes. For one thread; values are copied in and out."""
 
     def __init__(self, store: StateStore, proposal: str | None = None) -> None:
-        """An empty buffer. The store is looked at when the first key is read."""
+        """An empty buffer. The store is read with the first key."""
         self._store = store
         self._proposal = proposal
         self._as_of: int | None = None
@@ -31,7 +31,7 @@ class Buffer:
         self._writes: list[Write] = []
 
     def get(self, key: str) -> Entry | None:
-        """The observed value: the proposal's own last write, or else the store's. None if absent."""
+        """The observed value: the proposal's own last write, else the store's. None if absent."""
         found = self._own.get(key)
         if found is None:
             found = self._from_store(key)
@@ -39,18 +39,18 @@ class Buffer:
         return None if found[0] is None else Entry(msgspec.json.decode(found[0]), found[1])
 
     def claimed(self, key: str) -> Entry | None:
-        """As `get`, but a claim that is newer than the last write comes first."""
+        """As `get`, but a claim newer than the last write takes precedence."""
         claim = self._claims.get(key)
         if claim is None:
             return self.get(key)
         return Entry(msgspec.json.decode(claim), self._version(key))
 
     def has(self, key: str) -> bool:
-        """True if `claimed` would find something. A claim alone is no look at the store."""
+        """True if `claimed` would find something. For a claim, the store is not read."""
         return key in self._claims or self.get(key) is not None
 
     def write(self, key: str, value: Any, action: str | None = None) -> tuple[int, int]:
-        """Set a key. Returns the versions before and after, as they will be if nobody else writes the key first.
+        """Set a key. Returns the versions before and after, as they will be if no other proposal writes the key first.
 
         Raises: CanonicalError if the value is not JSON.
         """
@@ -61,7 +61,7 @@ class Buffer:
         return self._put(key, None, action)
 
     def expect(self, key: str, version: int) -> None:
-        """Make the commit fail unless the store still has this version of the key then: it was looked at by a process before."""
+        """Make the commit fail unless the store still has this version of the key, which an earlier process read."""
         self._read.setdefault(key, version)
 
     def claim(self, key: str, value: Any) -> None:

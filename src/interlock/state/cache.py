@@ -1,7 +1,7 @@
 """Results of calls to tools with `cache_ttl_ms`, in memory, for this process (step 7).
 
-Keyed like the idempotency store (`interlock.state.idempotency.call_key`), so no agent sees what another one was allowed to
-fetch. Bounded in entries and size; the least recently used goes first. Values are copied in and out.
+Keyed like the idempotency store (`interlock.state.idempotency.call_key`), so that no agent sees what another one was allowed
+to fetch. Bounded in entries and size; the least recently used goes first. Values are copied in and out.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ResultCache:
         self._lock = threading.Lock()
 
     def get(self, key: str) -> Hit | None:
-        """The cached output, unless its time is over."""
+        """The cached output, unless it has expired."""
         with self._lock:
             found = self._entries.get(key)
             if found is None:
@@ -52,7 +52,7 @@ class ResultCache:
         return Hit(msgspec.json.decode(found.text))
 
     def put(self, key: str, output: Any, ttl_ms: int) -> None:
-        """Keep an output for `ttl_ms`. One larger than the whole cache is not kept. Raises: CanonicalError."""
+        """Store an output for `ttl_ms`. One larger than the whole cache is not stored. Raises: CanonicalError."""
         text = encode(output)
         with self._lock:
             self._drop(key)
@@ -64,13 +64,13 @@ class ResultCache:
                 self._chars -= len(self._entries.popitem(last=False)[1].text)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         with self._lock:
             self._entries.clear()
             self._chars = 0
 
     def delete(self, key: str) -> None:
-        """Forget an output."""
+        """Remove an output."""
         with self._lock:
             self._drop(key)
 

@@ -1,4 +1,4 @@
-"""Tool calls of models by the id that the model's vendor gave them, so that a message that is carried out twice runs once.
+"""Tool calls of models by their vendor's id, so that a message that is executed twice runs once.
 
 A call is claimed, with the id of its run, before the run begins; its outcome is added at the end. A claim without an outcome is
 a call that is held, still runs, or whose process ended: the journal of its run says which.
@@ -14,7 +14,7 @@ from interlock.disk import Database
 from interlock.model.clock import Clock
 
 TTL_US: Final = 7 * 24 * 60 * 60 * 1_000_000
-"""So long an outcome is kept. Claims without one stay: the answer to a question may take its time."""
+"""How long an outcome is kept. Claims without one stay, because an answer may take long."""
 
 _SCHEMA: Final = (
     """
@@ -28,7 +28,7 @@ _SCHEMA: Final = (
 
 
 class Claim(NamedTuple):
-    """A call that was begun. `outcome` is the JSON text of its result, None if it has none yet."""
+    """A started call. `outcome` is the JSON text of its result, None if it has none yet."""
 
     run: str
     outcome: str | None
@@ -63,18 +63,18 @@ class CallStore:
         return Claim(*rows[0])
 
     def finish(self, key: str, run_id: str, outcome: str) -> None:
-        """Add the outcome, unless another run has the call by now."""
+        """Add the outcome, unless another run has claimed the call since."""
         self._db.execute(
             "update calls set outcome = ?, at_us = ? where workspace = ? and key = ? and run = ?",
             (outcome, self._clock.now_us(), self._workspace, key, run_id),
         )
 
     def forget(self, key: str, run_id: str) -> None:
-        """Give up the claim of a run that did nothing: the call may be made again."""
+        """Drop the claim of a run that did nothing, so that the call can be made again."""
         self._db.execute(
             "delete from calls where workspace = ? and key = ? and run = ?", (self._workspace, key, run_id)
         )
 
     def forget_run(self, run_id: str) -> None:
-        """The run was taken back: its outcome is no longer true."""
+        """Delete the outcomes of an undone run, which are no longer valid."""
         self._db.execute("delete from calls where workspace = ? and run = ?", (self._workspace, run_id))

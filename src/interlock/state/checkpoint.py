@@ -1,7 +1,7 @@
-"""A checkpoint file: the state, the tools and the head of the journal at one moment, to go back to later.
+"""A checkpoint file: the state, the tools and the head of the journal at one moment, to restore later.
 
-Format history: 1: first. The file is one line of JSON with its own digest. It holds state values in clear: whoever
-writes it makes it 0600.
+Format history: 1: first. The file is one line of JSON with its own digest. It holds unredacted state values, so the writer
+must give it mode 0600.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from interlock.state.store import StateStore
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the journal stood: the last event under the last seal, and that seal's digest."""
+    """The journal's position: the last sealed event, and the digest of its seal."""
 
     seq: int
     seal: str
@@ -31,7 +31,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the file holds."""
+    """The content of the file."""
 
     format: Literal["interlock.checkpoint"] = "interlock.checkpoint"
     version: Literal[1] = 1
@@ -71,7 +71,7 @@ def save(
 
 
 def load(data: bytes) -> Checkpoint:
-    """The checkpoint in a file. Raises: UsageError if it is none, IntegrityError if it was damaged or edited."""
+    """The checkpoint in a file. Raises: UsageError if it is not a checkpoint, IntegrityError if it was damaged or edited."""
     try:
         value = msgspec.json.decode(data)
         if not isinstance(value, dict) or value.get("format") != "interlock.checkpoint":
@@ -87,10 +87,10 @@ def load(data: bytes) -> Checkpoint:
 
 
 def restore(buffer: Buffer, store: StateStore, checkpoint: Checkpoint, *, merge: bool = False) -> None:
-    """Write into a buffer what makes the state the checkpoint's; the caller commits it like any other change.
+    """Write the checkpoint's state into a buffer; the caller commits it like any other change.
 
-    Keys that differ are written; keys that the checkpoint does not have are removed, or left alone with `merge`. Versions go
-    on counting. A commit of somebody else in between makes the commit conflict. Raises: StoreError.
+    Keys that differ are written; keys that the checkpoint lacks are removed, or kept with `merge`. Versions keep counting. A
+    commit by another proposal in between makes this commit conflict. Raises: StoreError.
     """
     for key, saved in checkpoint.state.items():
         now = buffer.get(key)

@@ -1,8 +1,8 @@
 """Results of idempotent calls, so that the same call is not made twice within a day (step 7).
 
-Only successes of proposals that were committed are stored: until then a proposal's own results wait in its `Results`, which
-abort drops. Undo of a run, a proposal or an action deletes what it had stored. A changed tool definition is another
-tool, a changed grant another key: neither ever sees the old result.
+Only successes of proposals that were committed are stored: until then they are kept in the proposal's `Results`, which an
+abort drops. Undo of a run, a proposal or an action deletes what it had stored. A changed tool definition or grant gives
+another key, so neither sees the old result.
 
 Schema history: 1: first.
 """
@@ -56,7 +56,7 @@ class Stored(NamedTuple):
 def call_key(
     *, workspace: str, agent: str, grant: str, tool: str, tool_version: str, parameters: dict[str, Any]
 ) -> str:
-    """What makes two calls the same call. `grant` is the id of the grant that allows it. Raises: CanonicalError."""
+    """The key that identical calls share. `grant` is the id of the grant that allows the call. Raises: CanonicalError."""
     return digest("idempotency", [workspace, agent, grant, tool, tool_version, parameters])
 
 
@@ -72,7 +72,7 @@ class IdempotencyStore:
         db.migrate("idempotency", _SCHEMA)
 
     def get(self, key: str) -> Stored | None:
-        """The stored result, unless it is older than the time to live."""
+        """The stored result, unless it has expired."""
         rows = self.db.execute(
             "select run, proposal, action, output, state_changes from idempotency"
             " where workspace = ? and key = ? and expires_at_us > ?",
@@ -119,7 +119,7 @@ class IdempotencyStore:
 
 
 class Results:
-    """One proposal's results on the way to the store: its own calls find them at once, others after the commit."""
+    """One proposal's results: its own calls see them at once, other proposals after the commit."""
 
     def __init__(self, store: IdempotencyStore) -> None:
         """Nothing yet."""
@@ -127,7 +127,7 @@ class Results:
         self._own: dict[str, Stored] = {}
 
     def get(self, key: str) -> Stored | None:
-        """The proposal's own result, or else the stored one."""
+        """The proposal's own result, else the stored one."""
         return self._own.get(key) or self._store.get(key)
 
     def put(self, key: str, result: Stored) -> None:
@@ -140,6 +140,6 @@ class Results:
         return bool(self._own)
 
     def commit(self) -> None:
-        """Store them; part of an outer transaction if there is one."""
+        """Store the results, in the outer transaction if there is one."""
         if self._own:
             self._store.put(self._own)

@@ -1,7 +1,7 @@
-"""A token bucket over a clock that is handed in (step 7).
+"""A token bucket over a given clock (step 7).
 
 Callers reserve: `acquire` takes the next free place at once and says how long to wait for it. So places are given in the
-order of asking, nobody polls, and nobody overtakes. This is the generic cell rate algorithm (ITU-T I.371), which is a token
+order of requests, without polling or overtaking. This is the generic cell rate algorithm (ITU-T I.371), which is a token
 bucket that keeps one number: the time at which the bucket would be full again. All arithmetic is on integers.
 """
 
@@ -28,8 +28,8 @@ class TokenBucket:
     def acquire(self, now_ns: int, wait_max_ns: int | None = None) -> int | None:
         """Take the next token; returns nanoseconds to wait before using it (0: now).
 
-        Returns None, and takes nothing, if the wait would be longer than `wait_max_ns`. `now_ns` is monotonic time; a
-        clock that stands or goes back never gives tokens away.
+        Returns None, and takes nothing, if the wait would be longer than `wait_max_ns`. `now_ns` is monotonic time; a clock
+        that stops or goes back never adds tokens.
         """
         with self._lock:
             return self._acquire(now_ns, wait_max_ns)

@@ -1,8 +1,8 @@
 """The state of a workspace: a versioned key-value store that its runs share.
 
-Nobody writes to it directly. A proposal works on a `Buffer` (`interlock.state.buffer`): it reads the store as it was at the
+Nothing writes to it directly. A proposal works on a `Buffer` (`interlock.state.buffer`): it reads the store as it was at the
 first read, and its writes stay in the buffer until one transaction checks that what was read has not changed and applies
-them. A key's version counts its writes and deletions from 1 and never goes back; a key that never was has version 0.
+them. A key's version counts its writes and deletions from 1 and never goes back; a key that never existed has version 0.
 
 Schema history: 1: first.
 """
@@ -48,7 +48,7 @@ class Entry(NamedTuple):
 
 
 class Write(NamedTuple):
-    """A change that waits to be applied. `text` is JSON; `None` removes the key."""
+    """A pending change. `text` is JSON; `None` removes the key."""
 
     key: str
     text: str | None
@@ -57,7 +57,7 @@ class Write(NamedTuple):
 
 
 class Transition(msgspec.Struct, frozen=True, kw_only=True):
-    """A change that was applied. `number` counts the changes of the workspace from 1."""
+    """An applied change. `number` counts the changes of the workspace from 1."""
 
     number: int
     key: str
@@ -73,21 +73,21 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Commit(NamedTuple):
-    """What the database remembers of a commit: the place in the run's journal that decided it."""
+    """The database's record of a commit: the position in the run's journal that decided it."""
 
     seq: int
     seal: str
 
 
 class StateConflictError(ConflictError):
-    """Keys that a proposal had read were changed by somebody else before it could commit. Nothing was applied."""
+    """Keys that a proposal had read were changed before it could commit. Nothing was applied."""
 
     default_code = "state_conflict"
 
     def __init__(self, keys: list[str]) -> None:
         """Name the keys."""
         names = ", ".join(f"`{key}`" for key in keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")
-        super().__init__(f"changed by somebody else since this proposal read it: {names}", hint="propose it again")
+        super().__init__(f"changed since this proposal read it: {names}", hint="propose it again")
         self.keys = keys
 
 
@@ -172,9 +172,9 @@ class StateStore:
     def apply(self, writes: Iterable[Write], *, run: str, seq: int, seal: str) -> list[Transition]:
         """Apply writes in order, in one transaction, once: a second call for the same (run, seq) changes nothing.
 
-        Returns the changes made then. Nothing is checked: the journal has decided already, at event `seq` under the seal
-        whose digest is `seal`. Raises: IntegrityError if (run, seq) was applied under another seal, which means that the
-        journal is not the one it was.
+        Returns the changes made then. Nothing is checked, because the journal has already decided, at event `seq` under the
+        seal whose digest is `seal`. Raises: IntegrityError if (run, seq) was applied under another seal, which means that the
+        journal was replaced.
         """
         with self.db.transaction():
             done = self.applied(run, seq)
@@ -200,7 +200,7 @@ class StateStore:
         return rows[0][0] if rows else None
 
     def last_commit(self, run: str) -> Commit | None:
-        """The last place of a run's journal that the database knows of: a journal that ends before it was truncated."""
+        """The last recorded position of a run's journal; a journal that ends earlier was truncated."""
         rows = self.db.execute(
             "select seq, seal from state_commits where workspace = ? and run = ? order by seq desc limit 1",
             (self.workspace, run),
@@ -208,7 +208,7 @@ class StateStore:
         return Commit(*rows[0]) if rows else None
 
     def prune(self, before_us: int) -> int:
-        """Forget changes older than `before_us` but for the newest of each key; returns how many."""
+        """Delete changes older than `before_us`, except the newest of each key; returns how many."""
         with self.db.transaction():
             self.db.execute(
                 "delete from state_transitions where workspace = ? and at_us < ? and number not in"
@@ -254,9 +254,9 @@ class StateStore:
 
 
 def encode(value: Any) -> str:
-    """The JSON text under which a value is kept; decoding gives the same value. Raises: CanonicalError for what is not JSON.
+    """The JSON text of a stored value; decoding gives the same value. Raises: CanonicalError for what is not JSON.
 
-    Not the canonical text itself: that writes 1e20 as an integer, which would come back as one beyond 2^53 - 1.
+    Not the canonical text, which writes 1e20 as an integer; decoding would then exceed 2^53 - 1.
     """
     canonical(value)
     return msgspec.json.encode(value).decode()

@@ -1,1 +1,3 @@
-"""Doors: each talks to a person or a protocol. They translate and render; they decide nothing, and never import each other."""
+"""Surfaces: each talks to a person or a protocol. They translate and render; they make no decisions, and never import each
+other.
+"""

@@ -1,4 +1,4 @@
-"""Remembers files: the tree beneath its root, backups before each change, undo, and who may write."""
+"""Files of the workspace: the tree beneath its root, backups before each change, undo, and the write lease."""
 
 from interlock.workspace.backups import Backups, Change, Entry, Origin, read_entries
 from interlock.workspace.lease import WriteLease

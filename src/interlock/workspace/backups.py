@@ -1,12 +1,13 @@
-"""What undo needs, written durably before each change: `runs/<run id>/backups/`.
+"""The data that undo needs, written durably before each change: `runs/<run id>/backups/`.
 
 `index.ndjson` has one line per changed path: `{"v": 1, "digest": ..., "entry": {...}}`, the digest being over the bytes of
-`entry` (domain `backup`). An entry says what was there and what the change is going to leave there, which is known beforehand
-because changes are atomic. Contents lie beside it, named by their SHA-256. A line counts once it is complete: a torn last one
-belongs to a change that never began, and is cut off when the run goes on.
+`entry` (domain `backup`). An entry holds the states before and after the change; the latter is known beforehand because
+changes are atomic. Contents are stored beside the index, named by their SHA-256. Only complete lines count: a torn last one
+belongs to a change that never began, and is cut off when the run resumes.
 
-A process changes files without saying so. So a line with `"v": 2` stands where one began and where it ended, and what is found
-different afterwards is an entry `by` the process. What is recorded in between has `during`: there a process may have been first.
+A process changes files without recording it. So lines with `"v": 2` mark the start and end of each process, and differences
+found afterwards become entries `by` the process. Entries recorded in between have `during`, because the process may have
+changed the path first.
 
 Format version history:
 1 (2026-11): first.
@@ -40,7 +41,7 @@ _SINGLE_SYNCS_MAX: Final = 8  # above this many new contents, one syncfs is chea
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Whose change it is."""
+    """The origin of a change."""
 
     proposal: str
     action: str
@@ -48,7 +49,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What is about to happen at a path. A content in `before` must have gone through `Backups.keep`."""
+    """A planned change of a path. A content in `before` must have gone through `Backups.keep`."""
 
     path: Rel
     before: Node
@@ -56,7 +57,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 By = Literal["action", "process", "other"]
-"""Who made a recorded change: an action itself, a process that an action started, or somebody outside the run."""
+"""Who made a recorded change: an action, a process that an action started, or someone outside the run."""
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -64,7 +65,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
     seq: int
     ts: int
-    """Wall clock, microseconds."""
+    """Wall-clock time in microseconds."""
     proposal: str
     action: str
     attempt: int
@@ -77,12 +78,12 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def rel(self) -> Rel:
-        """The path beneath the root, free of links when it was recorded."""
+        """The path beneath the root, without links when it was recorded."""
         return stored(self.path)
 
 
 class ProcessMark(msgspec.Struct, frozen=True):
-    """A process of an action began, or ended. Without the second, Interlock died meanwhile."""
+    """The start or end of an action's process. If the end is missing, Interlock died meanwhile."""
 
     seq: int
     ts: int
@@ -93,32 +94,32 @@ class ProcessMark(msgspec.Struct, frozen=True):
 
     @property
     def origin(self) -> Origin:
-        """Whose process it is."""
+        """The action that started the process."""
         return Origin(self.proposal, self.action, self.attempt)
 
 
 class LastState(NamedTuple):
-    """What the run last recorded of a path, and the number of that entry."""
+    """The last recorded state of a path, and the number of that entry."""
 
     seq: int
     node: Node
 
 
 class Touched(msgspec.Struct):
-    """What a run and its processes have touched: the last state of each path, and the directories that they made."""
+    """What a run and its processes have touched: the last state of each path, and the directories that they created."""
 
     states: dict[Rel, LastState] = {}
     made: set[Rel] = set()
 
     def add(self, entry: Entry) -> None:
-        """Take an entry into account."""
+        """Add an entry."""
         self.states[entry.rel] = LastState(entry.seq, entry.after)
         if entry.before.kind != "dir" and entry.after.kind == "dir":
             self.made.add(entry.rel)
 
 
 class _Running(msgspec.Struct):
-    """A process that runs, and whether the index says so yet: it must before anything else is recorded."""
+    """A running process, and whether the index has its start mark, which must precede every other line."""
 
     origin: Origin
     marked: bool = False
@@ -134,7 +135,7 @@ class Backups:
     """The backups of one run, for its one writer. Safe for threads."""
 
     def __init__(self, run: Path, disk: Disk, clock: Clock) -> None:
-        """`run` is the run's directory; nothing is made before the first change."""
+        """`run` is the run's directory; nothing is created before the first change."""
         self.run = run
         self.directory = run / "backups"
         self._disk = disk
@@ -148,13 +149,13 @@ class Backups:
         self._running: dict[int, _Running] = {}
         self._left: list[Origin] = []
         self.looks: dict[Rel, Seen] = {}
-        """What was found at a path, and can be recognised by its identity: saves `ProcessWatch` reading it again."""
+        """States found at paths, by identity, so that `ProcessWatch` need not read them again."""
 
     def keep(self, fd: int, go_on: Callable[[], None] | None = None) -> tuple[str, int]:
-        """Copy the content of an open file (a reflink where that is possible). SHA-256 in hex, and size in bytes.
+        """Copy the content of an open file (a reflink if possible). Returns SHA-256 in hex, and size in bytes.
 
-        The copy becomes part of the backups with the next `record`. `go_on` is called now and then, and may raise to stop a
-        long copy. Raises: StoreError.
+        The copy becomes part of the backups with the next `record`. `go_on` is called regularly, and may raise to stop a long
+        copy. Raises: StoreError.
         """
         with self._lock:
             self._open()
@@ -177,7 +178,7 @@ class Backups:
             return sha256, size
 
     def record(self, origin: Origin, changes: Sequence[Change], *, by: By = "action") -> list[Entry]:
-        """Write the changes down; on disk once this returns, and only then may they be made. Raises: StoreError."""
+        """Record changes, durably once this returns; only then may they be made. Raises: StoreError."""
         with self._lock:
             index = self._open()
             self._store_kept()
@@ -196,9 +197,9 @@ class Backups:
             return self._touched
 
     def begin_process(self, origin: Origin, edited: Sequence[Change]) -> int:
-        """A process of an action begins; `edited` is what somebody else had changed before it did. On disk once this returns.
+        """Record the start of an action's process; `edited` are changes by others before it. Durable once this returns.
 
-        Where nothing was touched yet, nothing is written before there is something to record. Returns a number that is greater
+        If the run has touched nothing yet, the mark is written with the next record. Returns a number that is greater
         than that of every entry so far, and names the process to `end_process`. Raises: StoreError, IntegrityError.
         """
         with self._lock:
@@ -217,7 +218,7 @@ class Backups:
             return number
 
     def end_process(self, number: int, changes: Sequence[Change]) -> None:
-        """It has ended, and left these changes. Raises: StoreError."""
+        """Record the end of a process, and its changes. Raises: StoreError."""
         with self._lock:
             running = self._running[number]
             if not running.marked and not changes:
@@ -227,7 +228,7 @@ class Backups:
             self._mark_running(index)
             del self._running[number]
             self._append(index, running.origin, changes, "process")
-            # A mark alone is not synced: if the machine stops before it is on disk, the process counts as interrupted.
+            # A mark alone is not synced: if it is lost in a crash, the process counts as interrupted.
             self._write(index, [self._mark(running.origin, "ended")])
             if changes:
                 self._disk.sync_data(index)
@@ -241,14 +242,14 @@ class Backups:
             self._disk.sync_data(index)
 
     def left_processes(self) -> list[Origin]:
-        """Processes whose end nobody recorded, because Interlock died before it. Raises: IntegrityError, StoreError."""
+        """Processes without a recorded end, because Interlock died first. Raises: IntegrityError, StoreError."""
         with self._lock:
             if self._index is None and (self.directory / "index.ndjson").exists():
                 self._open()
             return list(self._left)
 
     def has(self, sha256: str) -> bool:
-        """True if that content is kept."""
+        """True if the content is stored."""
         return sha256 in self._kept or self.content(sha256).exists()
 
     def now_ns(self) -> int:
@@ -256,7 +257,7 @@ class Backups:
         return self._clock.now_us() * 1000
 
     def content(self, sha256: str) -> Path:
-        """Where a content lies."""
+        """The path of a stored content."""
         return self.directory / sha256
 
     def temporary(self, entry: Entry) -> bytes:
@@ -264,14 +265,14 @@ class Backups:
         return temporary_name(self.run, entry)
 
     def close(self) -> None:
-        """Let go of the index."""
+        """Close the index."""
         with self._lock:
             if self._index is not None:
                 os.close(self._index)
                 self._index = None
 
     def _append(self, index: int, origin: Origin, changes: Sequence[Change], by: By) -> list[Entry]:
-        """Lines for changes, not yet on disk."""
+        """Write lines for changes, without syncing."""
         if not changes:
             return []
         self._mark_running(index)
@@ -314,7 +315,7 @@ class Backups:
                     self._touched.add(line)
 
     def _open(self) -> int:
-        """The index, open for appending behind its last complete line."""
+        """Open the index for appending after its last complete line."""
         if self._index is not None:
             return self._index
         self._disk.make_directory(self.directory)
@@ -355,7 +356,7 @@ class Backups:
         return digest.hexdigest(), size
 
     def _store_kept(self) -> None:
-        """Sync the new contents, and only then give them their names: a name always means a whole content."""
+        """Sync the new contents before renaming them, so that a name always means a complete content."""
         if not self._kept:
             return
         together = len(self._kept) > _SINGLE_SYNCS_MAX
@@ -377,7 +378,7 @@ class Backups:
 def read_entries(run: Path, *, proposal: str | None = None, action: str | None = None) -> list[Entry]:
     """The entries of a run, or of a proposal or an action of it, oldest first. A torn last line is left out.
 
-    Lines of other actions are passed over unread, so this is quick on a long index.
+    Lines of other actions are skipped without decoding, so this is fast on a long index.
     Raises: IntegrityError `backup_damaged`, StoreError.
     """
     wanted = {"proposal": proposal, "action": action}
@@ -390,7 +391,7 @@ def read_entries(run: Path, *, proposal: str | None = None, action: str | None =
 
 
 def read_left_processes(run: Path) -> list[Origin]:
-    """Processes of a run whose end nobody recorded. Raises: IntegrityError `backup_damaged`, StoreError."""
+    """Processes of a run without a recorded end. Raises: IntegrityError `backup_damaged`, StoreError."""
     left: dict[Origin, int] = {}
     for line, _ in _read(run / "backups" / "index.ndjson", [b'"process":']):
         if isinstance(line, ProcessMark):
@@ -399,7 +400,7 @@ def read_left_processes(run: Path) -> list[Origin]:
 
 
 def _count(left: dict[Origin, int], mark: ProcessMark) -> None:
-    """Keep the number of processes of each action that have begun and not ended."""
+    """Count each action's processes that have begun and not ended."""
     number = left.get(mark.origin, 0) + (1 if mark.process == "began" else -1)
     if number > 0:
         left[mark.origin] = number
@@ -419,7 +420,7 @@ def _encode(line: Entry | ProcessMark) -> bytes:
 
 
 def _read(path: Path, needles: Sequence[bytes] = ()) -> Iterator[tuple[Entry | ProcessMark, int]]:
-    """Each entry or mark whose line holds all `needles`, and the offset behind its line."""
+    """Each entry or mark whose line holds all `needles`, and the offset after its line."""
     offset = number = 0
     with contextlib.suppress(FileNotFoundError), _machine(f"read {path}"), _opened(path) as lines:
         for line in lines:
@@ -454,7 +455,7 @@ def _decode(line: bytes, place: str) -> Entry | ProcessMark:
 
 
 def _cloned(out: int, fd: int) -> bool:
-    """Share the blocks of `fd` with `out` (btrfs, XFS, bcachefs); False where that cannot be."""
+    """Share the blocks of `fd` with `out` (btrfs, XFS, bcachefs); False if that is not possible."""
     try:
         fcntl.ioctl(out, _FICLONE, fd)
     except OSError:

@@ -1,9 +1,9 @@
-"""The one primitive on which all file access stands: open a path beneath a directory without following any symbolic link.
+"""The primitive of all file access: open a path beneath a directory without following any symbolic link.
 
 Two implementations with the same contract and the same tests: `OpenAt2` (one system call, Linux 5.6) and `Walk` (a descent by
-`O_NOFOLLOW`, one name at a time, where openat2 is lacking or filtered). Symbolic links that stay inside are followed one floor
-up, in `tree.py`, by expanding them into a path without links and opening that: so a link that is swapped in between check
-and use makes the open fail, and never lands elsewhere.
+`O_NOFOLLOW`, one name at a time, where openat2 is missing or filtered). Links that stay inside are followed by `tree.py`,
+which expands them into a path without links and opens that. So a link swapped in between check and use makes the open fail,
+and never leads elsewhere.
 
 Source: openat2(2), `struct open_how` in linux/openat2.h.
 """
@@ -39,7 +39,7 @@ class Beneath(Protocol):
 
 
 class _OpenHow(ctypes.Structure):
-    _fields_ = [  # the shape that ctypes asks for
+    _fields_ = [  # the form that ctypes requires
         ("flags", ctypes.c_uint64),
         ("mode", ctypes.c_uint64),
         ("resolve", ctypes.c_uint64),
@@ -84,7 +84,7 @@ class OpenAt2:
 
 
 class Walk:
-    """By one `openat(O_NOFOLLOW)` a name."""
+    """By one `openat(O_NOFOLLOW)` per name."""
 
     def open(self, directory: int, names: Rel, flags: int, mode: int = 0) -> int:
         """See `Beneath.open`."""
@@ -104,7 +104,7 @@ class Walk:
 
 
 def best(directory: int) -> Beneath:
-    """The implementation that works here: found by doing, since a filter may refuse what the kernel has."""
+    """The implementation that works here, found by trying, because a seccomp filter may refuse what the kernel supports."""
     try:
         os.close(OpenAt2().open(directory, (), os.O_PATH))
     except OSError as error:
@@ -115,7 +115,7 @@ def best(directory: int) -> Beneath:
 
 
 def _piece(names: Rel) -> tuple[Rel, bytes]:
-    """The names that are left, and the first ones as a path that one call takes."""
+    """Split off as many first names as one call can take as a path; returns the rest and that path."""
     if not names:
         return (), b"."
     count, size = 1, len(names[0])

@@ -1,11 +1,11 @@
-"""The changes themselves: each is one atomic step at a path without links, and durable once it returns.
+"""File changes: each is one atomic step at a path without links, and durable once it returns.
 
-Who makes thousands of them hands in a set, `later`: what would be synced for each change is noted there, and synced at once by
-`sync_directories`; contents are synced together by `put_files`. A sync costs more than all the rest of a change.
+A caller that makes thousands of changes passes a set, `later`, which collects the directories to sync; `sync_directories`
+then syncs them together, and `put_files` syncs contents together. A sync costs more than the rest of a change.
 
-Every change says what it expects to find (an `Identity`, or None for nothing). If something else lies there by then, the
-change is refused with `file_changed`, so that what a backup holds is what was replaced. Set-id bits are never given to new
-content; undo gives back what was there.
+Every change states what it expects to find (an `Identity`, or None for nothing). If something else is there, the change is
+refused with `file_changed`, so that the backup holds exactly what was replaced. Set-id bits are never given to new content;
+undo restores them.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from interlock.workspace.tree import Workspace, changed, refused, write_chunks
 
 
 class NewFile(NamedTuple):
-    """A file that is to be made, or to replace one, through `temporary` beside it.
+    """A file to create or replace, through `temporary` beside it.
 
-    `owner` is kept if it is not ours (or refused). `expect` is what lies there; None for nothing. Without `attributes` it has
-    what its directory gives to new files.
+    `owner` is kept if it is not ours (or refused). `expect` is what is there; None for nothing. Without `attributes` it gets
+    the defaults of its directory.
     """
 
     path: Rel
@@ -53,7 +53,7 @@ def put_file(workspace: Workspace, file: NewFile, *, field: str = "path") -> Non
 
 
 def put_files(workspace: Workspace, files: Sequence[NewFile], later: set[Rel]) -> None:
-    """Make or replace files: all contents are made durable by one syncfs a file system, and only then get their names."""
+    """Make or replace files: all contents are made durable by one syncfs per file system, and only then renamed."""
     devices: dict[int, int] = {}
     staged: list[NewFile] = []
     try:
@@ -78,7 +78,7 @@ def put_files(workspace: Workspace, files: Sequence[NewFile], later: set[Rel]) -
 
 
 def _written(workspace: Workspace, directory: int, file: NewFile) -> int:
-    """The temporary of a file, complete and open, but not durable yet."""
+    """The temporary file, complete and open, but not durable yet."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = os.open(file.temporary, flags, 0o600, dir_fd=directory)
     try:
@@ -111,7 +111,7 @@ def put_link(
 def put_directory(
     workspace: Workspace, path: Rel, *, mode: int, field: str = "path", later: set[Rel] | None = None
 ) -> None:
-    """Make a directory where nothing is, usable by us until `set_mode`."""
+    """Make a directory where nothing exists, accessible to us until `set_mode`."""
     with _parent(workspace, path, field) as directory:
         os.mkdir(path[-1], 0o700, dir_fd=directory)
         fd = os.open(path[-1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
@@ -140,7 +140,7 @@ def set_mode(
 def remove(
     workspace: Workspace, path: Rel, *, expect: Identity, field: str = "path", later: set[Rel] | None = None
 ) -> None:
-    """Remove a file or link as it was seen, or an empty directory (whatever became of its times)."""
+    """Remove a file or link if it is unchanged, or an empty directory (regardless of its times)."""
     with _parent(workspace, path, field) as directory:
         if stat.S_ISDIR(os.stat(path[-1], dir_fd=directory, follow_symlinks=False).st_mode):
             os.rmdir(path[-1], dir_fd=directory)
@@ -158,7 +158,7 @@ def remove_empty_directory(workspace: Workspace, path: Rel) -> None:
 
 
 def sync_directories(workspace: Workspace, later: set[Rel]) -> None:
-    """Make the names in these directories durable; those that have been removed since need nothing."""
+    """Make the names in these directories durable, ignoring removed ones."""
     for path in sorted(later):
         try:
             fd = workspace.open_directory(path)
@@ -175,7 +175,7 @@ def sync_directories(workspace: Workspace, later: set[Rel]) -> None:
 
 
 def move(workspace: Workspace, source: Rel, destination: Rel, *, expect: Identity, fields: tuple[str, str]) -> None:
-    """Rename what was seen at `source` to `destination`, where nothing may be. A directory takes along what is in it."""
+    """Rename the unchanged `source` to `destination`, which must not exist. A directory moves with its contents."""
     with _parent(workspace, source, fields[0]) as before, _parent(workspace, destination, fields[1]) as after:
         _check(before, source[-1], expect, fields[0])
         workspace.disk.rename_at(before, source[-1], after, destination[-1], replace=False)
@@ -189,7 +189,7 @@ def discard_temporary(workspace: Workspace, path: Rel, temporary: bytes) -> None
     try:
         found = workspace.lstat(beside)
     except ToolError:
-        return  # where it lay is no directory any more
+        return  # its directory no longer exists
     if found is not None and not stat.S_ISDIR(found.st_mode):
         remove(workspace, beside, expect=identity(found))
 
@@ -220,17 +220,17 @@ def _put(
 
 
 def _replace(workspace: Workspace, directory: int, temporary: bytes, name: bytes, expect: Identity, field: str) -> None:
-    """Put the temporary in the place of what is expected there, and of nothing else: what comes out is looked at once more."""
+    """Replace the expected file, and nothing else, by the temporary: the replaced file is checked once more."""
     disk = workspace.disk
     ours = os.stat(temporary, dir_fd=directory, follow_symlinks=False).st_ino
     if not disk.swap_at(directory, temporary, name):
-        disk.rename_at(directory, temporary, directory, name)  # there a save of that very moment is lost
+        disk.rename_at(directory, temporary, directory, name)  # there, a concurrent save at this moment is lost
         return
     # The times of the inode itself change with its name.
     if identity(os.stat(temporary, dir_fd=directory, follow_symlinks=False))[:4] != expect[:4]:
         disk.swap_at(directory, temporary, name)
         if os.stat(temporary, dir_fd=directory, follow_symlinks=False).st_ino != ours:
-            disk.swap_at(directory, temporary, name)  # theirs was replaced meanwhile, by something that is theirs too
+            disk.swap_at(directory, temporary, name)  # their file was replaced meanwhile by another of theirs
         raise changed(field)
     os.unlink(temporary, dir_fd=directory)
 
@@ -244,7 +244,7 @@ def _sync(workspace: Workspace, directory: int, path: Rel, later: set[Rel] | Non
 
 @contextlib.contextmanager
 def _parent(workspace: Workspace, path: Rel, field: str) -> Iterator[int]:
-    """The directory that holds `path`, open; what the file system refuses in the block becomes a ToolError."""
+    """Open the directory that holds `path`; a refusal by the file system in the block becomes a ToolError."""
     fd = workspace.open_directory(path[:-1], field)
     try:
         with refused(field):

@@ -1,8 +1,8 @@
-"""Who may write in a workspace: one proposal at a time where the tree is the user's own (`direct` mode).
+"""The write lease: in `direct` mode, one proposal at a time may write in a workspace.
 
-A lease is a row in the workspace's database, not a file lock: it names its holder to whoever has to wait, and it outlives
-no process. A holder on this boot and in this pid namespace counts as long as its process lives; of any other holder (a
-container that shares the state directory) only the expiry is known.
+A lease is a row in the workspace's database, not a file lock: it names its holder to those who wait, and ends with its
+process. A holder on this boot and in this pid namespace counts as long as its process lives; any other holder (in a container
+that shares the state directory) counts until its expiry.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _POLL_SECONDS: Final = 0.02
 
 
 class WriteLease:
-    """The right to write in a workspace. Give it back with `release`, or use it in a `with` block."""
+    """The right to write in a workspace. Release it with `release`, or use it in a `with` block."""
 
     def __init__(self, database: Database, workspace: str, holder: str, clock: Clock) -> None:
         """Made by `acquire` and `attempt`."""
@@ -47,7 +47,7 @@ class WriteLease:
         """The lease, after waiting up to `wait_ms` for it (this blocks; on an event loop, poll `attempt`).
 
         `holder` is for people and unique to the proposal, for example `run_... prop_...`.
-        Raises: StoreError `workspace_busy`, naming who has it.
+        Raises: StoreError `workspace_busy`, naming the holder.
         """
         for _ in range(round(wait_ms / 1000 / _POLL_SECONDS)):
             with contextlib.suppress(_BusyError):
@@ -77,7 +77,7 @@ class WriteLease:
         return cls(database, workspace, holder, clock)
 
     def renew(self) -> None:
-        """Move the expiry on; call it every 20 s while the proposal runs. Raises: StoreError if the lease was lost."""
+        """Extend the expiry; call it every 20 s while the proposal runs. Raises: StoreError if the lease was lost."""
         with self._database.transaction(lasting=False):
             self._database.execute(
                 "update workspace_leases set expires_us = ? where workspace = ? and holder = ? and pid = ?",
@@ -90,7 +90,7 @@ class WriteLease:
                 )
 
     def release(self) -> None:
-        """Give the lease back; nothing if it was lost."""
+        """Release the lease; does nothing if it was lost."""
         with self._database.transaction(lasting=False):
             self._database.execute(
                 "delete from workspace_leases where workspace = ? and holder = ? and pid = ?",
@@ -126,6 +126,6 @@ def _started(pid: int) -> str:
 
 @cache
 def _place() -> str:
-    """Where a pid means something: this boot, in this pid namespace."""
+    """The scope in which a pid is meaningful: this boot and pid namespace."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{boot} {Path('/proc/self/ns/pid').readlink()}"

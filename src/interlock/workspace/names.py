@@ -1,4 +1,4 @@
-"""How a path is written and taken apart.
+"""The forms of paths, and their parsing.
 
 In JSON a path is a string, or `{"b64": "..."}` (standard base64) where it is not UTF-8. Inside this room a path beneath the
 workspace's root is a `Rel`: a tuple of names as bytes, without `/`, `.`, `..` or empty names; `()` is the root.
@@ -22,7 +22,8 @@ Rel = tuple[bytes, ...]
 
 
 def parse(value: Any, root: str, field: str = "path") -> Rel:
-    """The path beneath `root` that a parameter names, spelled as capability compared it (`model.globs.workspace_path`).
+    """The path beneath `root` that a parameter names, in the normal form that capability compared
+    (`model.globs.workspace_path`).
 
     Raises: ToolError `path_outside_workspace` or `path_invalid`; `field` is the parameter's name.
     """
@@ -44,35 +45,35 @@ def parse(value: Any, root: str, field: str = "path") -> Rel:
 
 
 def to_json(path: Rel) -> NameJson:
-    """A path as JSON, in a spelling that `parse` takes back. The root is `.`."""
+    """A path as JSON, in a form that `parse` accepts. The root is `.`."""
     raw = b"/".join(path) or b"."
-    # What programs might expand, or take for a URL, is only taken with `./` before it.
+    # `parse` accepts what programs might expand, or mistake for a URL, only with a leading `./`.
     if raw.startswith(b"~") or (len(path) > 1 and path[0].endswith(b":")):
         raw = b"./" + raw
     return _json(raw)
 
 
 def stored(value: NameJson) -> Rel:
-    """The path that `to_json` wrote into one of our own records. Raises: ValueError if it is not one."""
+    """Parse a path that `to_json` wrote into a record. Raises: ValueError if it is invalid."""
     raw = value.encode() if isinstance(value, str) else base64.b64decode(value["b64"], validate=True)
     names = () if raw == b"." else tuple(raw.removeprefix(b"./").split(b"/"))
     if any(name in (b"", b".", b"..") or b"\0" in name for name in names):
-        raise ValueError("a stored path is not in its plain form")
+        raise ValueError("a stored path is not in normal form")
     return names
 
 
 def link_to_json(target: bytes) -> NameJson:
-    """The text of a symbolic link as JSON: not a path of ours, so nothing about it is changed."""
+    """The target of a symbolic link as JSON, unchanged, because it need not be a workspace path."""
     return _json(target)
 
 
 def link_stored(value: NameJson) -> bytes:
-    """The text of a symbolic link that `link_to_json` wrote."""
+    """Parse a link target that `link_to_json` wrote."""
     return value.encode() if isinstance(value, str) else base64.b64decode(value["b64"], validate=True)
 
 
 def parts(raw: bytes) -> tuple[bytes, ...]:
-    """The names in a link's text, without empty ones and `.`; `..` stays, for the one who can see what it means."""
+    """The names in a link's target, without empty ones and `.`; `..` is kept, because only the caller can resolve it."""
     return tuple(name for name in raw.split(b"/") if name not in (b"", b"."))
 
 
@@ -85,27 +86,27 @@ def show(path: Rel) -> str:
 _ERRNO: Final[dict[int, tuple[str, str]]] = {
     errno.ENOENT: ("not_found", "there is no such file or directory"),
     errno.ENOTDIR: ("not_a_directory", "a part of the path is not a directory"),
-    errno.EISDIR: ("not_a_file", "it is a directory"),
-    errno.EEXIST: ("already_exists", "something of that name exists already"),
+    errno.EISDIR: ("not_a_file", "the path is a directory"),
+    errno.EEXIST: ("already_exists", "the name exists already"),
     errno.ENOTEMPTY: ("directory_not_empty", "the directory is not empty"),
     errno.ELOOP: ("path_changed", "a part of the path became a symbolic link while it was used"),
-    errno.ENAMETOOLONG: ("path_invalid", "a name in the path is longer than the file system takes"),
-    errno.EINVAL: ("path_invalid", "the file system does not take that name or operation"),
-    errno.EILSEQ: ("path_invalid", "the file system does not take that name"),
+    errno.ENAMETOOLONG: ("path_invalid", "a name in the path is too long for the file system"),
+    errno.EINVAL: ("path_invalid", "the file system does not support that name or operation"),
+    errno.EILSEQ: ("path_invalid", "the file system does not allow that name"),
     errno.EXDEV: ("cross_device", "source and destination are on different file systems"),
-    errno.EACCES: ("access_denied", "the file system does not allow it for this user"),
-    errno.EPERM: ("access_denied", "the file system does not allow it for this user"),
+    errno.EACCES: ("access_denied", "the file system does not permit this for the user"),
+    errno.EPERM: ("access_denied", "the file system does not permit this for the user"),
     errno.EROFS: ("access_denied", "the file system is read-only"),
     errno.ENOSPC: ("workspace_full", "the workspace's file system has no space left"),
     errno.EDQUOT: ("workspace_full", "the disk quota is used up"),
-    errno.EFBIG: ("workspace_full", "the file would be larger than the file system takes"),
+    errno.EFBIG: ("workspace_full", "the file would be too large for the file system"),
     errno.ETXTBSY: ("file_busy", "the file is in use"),
     errno.EBUSY: ("file_busy", "the file is in use"),
 }
 
 
 def refusal(error: OSError, field: str = "path") -> ToolError:
-    """The ToolError for what the file system said. Never names the path: that is an agent's parameter."""
+    """The ToolError for a file system error. Never names the path, which is an agent's parameter."""
     code, text = _ERRNO.get(error.errno or 0, ("file_failed", os.strerror(error.errno or 0)))
     return ToolError(f"{field}: {text}", code=code, path=f"$.parameters.{field}")
 

@@ -1,4 +1,4 @@
-"""What can stand at a path: a file, a directory, a symbolic link, or nothing. The data that backups and undo speak about."""
+"""The state of a path: a file, a directory, a symbolic link, or nothing. The data of backups and undo."""
 
 from __future__ import annotations
 
@@ -28,18 +28,17 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     sha256: str | None = None
     """Hex digest of a file's content."""
     target: NameJson | None = None
-    """Text of a symbolic link."""
+    """Target of a symbolic link."""
     mtime_ns: int | None = None
     owner: tuple[int, int] | None = None
-    """Numeric user and group of what is there; absent for what a change is going to produce."""
+    """Numeric user and group of an existing node; absent for the planned result of a change."""
     attributes: dict[str, str] | None = None
-    """Extended attributes of what is there, values in base64: the user's own (`user.*`) and access control lists."""
+    """Extended attributes of an existing node, values in base64: the user's own (`user.*`) and access control lists."""
 
     def same(self, other: Node) -> bool:
-        """True if the two say the same about kind, content, permissions and target.
+        """True if both have the same kind, content, permissions and target.
 
-        Times, owner and extended attributes do not count; nor do a directory's bits for its owner, which undo has to widen
-        while it works.
+        Times, owner and extended attributes are ignored, as are a directory's owner bits, which undo widens while it works.
         """
         if self.kind == "dir":
             return other.kind == "dir" and (self.mode or 0) | 0o700 == (other.mode or 0) | 0o700
@@ -50,7 +49,7 @@ ABSENT: Final = Node("absent")
 
 
 class Identity(NamedTuple):
-    """Tells whether what lies at a path is still the very thing that was looked at, unchanged."""
+    """Detects whether a path still has the same, unchanged file as when it was examined."""
 
     device: int
     inode: int
@@ -60,28 +59,28 @@ class Identity(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What was found at a path, and how to recognise it again. The identity is None for nothing."""
+    """The state found at a path, and its identity (None for nothing)."""
 
     node: Node
     identity: Identity | None
 
 
 def identity(found: os.stat_result) -> Identity:
-    """The identity in a stat."""
+    """The identity from a stat."""
     return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def attributes(fd: int) -> dict[str, str] | None:
-    """What `Node.attributes` holds, of an open file or directory; None for none, or where there cannot be any."""
+    """The `Node.attributes` of an open file or directory; None if there are none or they are not supported."""
     found = {}
-    with contextlib.suppress(OSError):  # not on this file system, or gone between list and read
+    with contextlib.suppress(OSError):  # not supported by this file system, or removed between list and read
         for name in filter(_is_kept, os.listxattr(fd)):
             found[name] = base64.b64encode(os.getxattr(fd, name)).decode()
     return found or None
 
 
 def set_attributes(fd: int, wanted: dict[str, str]) -> None:
-    """Give an open file or directory these attributes, and take away others of the same sorts. Raises: OSError."""
+    """Set the attributes of an open file or directory, and remove others of the same kinds. Raises: OSError."""
     values = {name: base64.b64decode(value) for name, value in wanted.items()}
     try:
         for name in filter(_is_kept, os.listxattr(fd)):
@@ -95,12 +94,14 @@ def set_attributes(fd: int, wanted: dict[str, str]) -> None:
 
 
 def _is_kept(name: str) -> bool:
-    """Others are the system's (`security.*`: a capability is for the old content only) or not ours to set (`trusted.*`)."""
+    """True if an attribute is restored. Others belong to the system (`security.*`: a capability is for the old content only)
+    or cannot be set (`trusted.*`).
+    """
     return name.startswith(("user.", "system.posix_acl_"))
 
 
 def kind_of(found: os.stat_result, field: str = "path") -> Kind:
-    """The kind in a stat. Raises: ToolError `special_file` for a FIFO, socket or device."""
+    """The kind from a stat. Raises: ToolError `special_file` for a FIFO, socket or device."""
     if stat.S_ISREG(found.st_mode):
         return "file"
     if stat.S_ISDIR(found.st_mode):
@@ -108,7 +109,7 @@ def kind_of(found: os.stat_result, field: str = "path") -> Kind:
     if stat.S_ISLNK(found.st_mode):
         return "symlink"
     raise ToolError(
-        f"{field}: it is a FIFO, a socket or a device, which file tools do not touch",
+        f"{field}: the path is a FIFO, a socket or a device, which file tools do not touch",
         code="special_file",
         path=f"$.parameters.{field}",
         retryable=False,

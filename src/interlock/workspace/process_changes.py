@@ -1,13 +1,14 @@
-"""What a process changed in the places that its run has touched, found by comparing them before it starts and after it ended.
+"""Finds what a process changed at paths that its run has touched, by comparing them before it starts and after it ends.
 
-A process changes files without recording them. The run's own processes are part of the run, and a person's edit is not: so what
-differs at the end from what was there at the beginning is recorded as the process's change, and what differs at the beginning
-from what the run had last left there is recorded as somebody else's. What a person edits while a process runs cannot be told from
-the process's work; undo keeps what it overwrites, and names it.
+A process changes files without recording them. The run's own processes are part of the run, and a person's edit is not: so a
+difference between start and end is recorded as the process's change, and a difference between the run's last state and the
+start is recorded as someone else's. A person's edit while a process runs cannot be told from the process's work; undo keeps
+and names what it overwrites.
 
-Compared are the paths that the run has recorded, and everything beneath the directories that it made (a Python import puts
-`__pycache__` there). Contents are kept before the process starts, since it may overwrite them. A path whose identity (inode,
-size, times) is as it was at the last look is not read again: a look costs a `stat` for each path, and what changed is read once.
+It compares the paths that the run has recorded, and everything beneath the directories that it created (a Python import puts
+`__pycache__` there). Contents are backed up before the process starts, because it may overwrite them. A path whose identity
+(inode, size, times) is unchanged since the last scan is not read again, so a scan costs one `stat` per path, and changed
+files are read once.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ from interlock.workspace.tree import Workspace, hash_file
 
 PATHS_MAX: Final = 10_000
 BYTES_MAX: Final = 256 * 1024 * 1024
-"""Read for one look: what lies beyond is not compared, and said."""
+"""Maximum bytes read in one scan: the rest is not compared, which is reported."""
 _SETTLED_NS: Final = 50_000_000
-"""A file that changed less than this before a look may change again without new times: the kernel's clock is coarse."""
+"""A file changed less than this before a scan may change again without new times, because the kernel's clock is coarse."""
 _SHOWN_MAX: Final = 3
 
 
 class ProcessWatch:
-    """Compares for one process. `begin` before it starts, `end` once it is gone, whatever became of it. Both may take a while."""
+    """Compares for one process. Call `begin` before it starts, and `end` once it is gone, even after a failure. Both may be
+    slow.
+    """
 
     def __init__(self, workspace: Workspace, backups: Backups, origin: Origin) -> None:
-        """`origin` is the action whose process it is. The workspace is looked at whatever the agent's grants are."""
+        """`origin` is the action that started the process. The scan ignores the agent's grants."""
         self._workspace = workspace
         self._backups = backups
         self._origin = origin
@@ -44,7 +47,9 @@ class ProcessWatch:
         self._whole = True
 
     def begin(self) -> None:
-        """Look, and record what somebody else has changed since. Durable once it returns. Raises: StoreError, IntegrityError."""
+        """Scan, and record changes by others since the last state. Durable once it returns. Raises: StoreError,
+        IntegrityError.
+        """
         backups = self._backups
         with self._workspace.changing():
             look = _Look(self._workspace, backups, keep=True)
@@ -59,9 +64,9 @@ class ProcessWatch:
             self._number = backups.begin_process(self._origin, edited)
 
     def end(self) -> str | None:
-        """Look again, and record the differences. Durable once it returns.
+        """Scan again, and record the differences. Durable once it returns.
 
-        Returns what could not be compared, in a sentence; None for nothing. Raises: StoreError, IntegrityError.
+        Returns a sentence about what could not be compared; None if everything was. Raises: StoreError, IntegrityError.
         """
         if self._number is None:
             return None
@@ -88,9 +93,9 @@ def end_left_processes(backups: Backups) -> None:
 def _changes(
     backups: Backups, before: dict[Rel, Node], now: dict[Rel, Node], missed: set[Rel], began: int | None, *, whole: bool
 ) -> Iterator[Change]:
-    """What differs. Where an action of the run recorded something since `began`, from that on.
+    """The differences, starting from the last state that an action of the run recorded since `began`.
 
-    Unless both looks were `whole`, what only one of them found may have been there all the time.
+    Unless both scans were `whole`, a path that only one of them found may have existed all the time.
     """
     states = backups.touched().states
     for path in sorted(before.keys() | now.keys() if whole else before.keys() & now.keys()):
@@ -104,10 +109,10 @@ def _changes(
 
 
 class _Look:
-    """One look at everything that the run has touched, within the limits."""
+    """One scan of everything that the run has touched, within the limits."""
 
     def __init__(self, workspace: Workspace, backups: Backups, *, keep: bool) -> None:
-        """With `keep`, contents go into the backups."""
+        """With `keep`, contents are backed up."""
         self._workspace = workspace
         self._backups = backups
         self._read: Callable[[int], tuple[str, int]] = backups.keep if keep else hash_file
@@ -118,10 +123,12 @@ class _Look:
         self.whole = True
         """False once something beneath a directory was left out."""
         self.missed: list[Rel] = []
-        """Paths that were not compared: of special files, of files that cannot be read, or beyond the limits."""
+        """Paths that were not compared: special files, unreadable files, or beyond the limits."""
 
     def at_all(self, more: dict[Rel, Node] | None = None) -> dict[Rel, Node]:
-        """What lies at each path that the run has touched, beneath the directories that it made, and at each of `more`."""
+        """The state of each path that the run has touched, of paths beneath directories that it created, and of each of
+        `more`.
+        """
         touched = self._backups.touched()
         for path in (*touched.states, *(more or ())):
             self._take(path)
@@ -133,7 +140,7 @@ class _Look:
         return self._found
 
     def _take_all(self, made: Rel) -> None:
-        """What lies beneath a directory that the run made."""
+        """Scan beneath a directory that the run created."""
         try:
             for path, _ in self._workspace.walk(made, lenient=True):
                 if not self._take(path):
@@ -171,7 +178,7 @@ class _Look:
                 return known.node
         self._bytes += found.st_size if stat.S_ISREG(found.st_mode) else 0
         if self._bytes > BYTES_MAX:
-            raise ToolError("there is more than is compared", code="file_too_large")
+            raise ToolError("the paths exceed the comparison limit", code="file_too_large")
         seen = self._workspace.examine(path, read=self._read)
         if seen.identity is not None and seen.identity.ctime_ns < self._now_ns - _SETTLED_NS:
             looks[path] = seen
@@ -184,4 +191,4 @@ def _told(missed: list[Rel]) -> str | None:
     paths = list(dict.fromkeys(missed))
     names = ", ".join(f"`{show(path)}`" for path in paths[:_SHOWN_MAX])
     more = " and others" if len(paths) > _SHOWN_MAX else ""
-    return f"what a process did to {names}{more} was not compared: too much, or not readable"
+    return f"what a process did to {names}{more} was not compared: too large, or not readable"

@@ -1,8 +1,8 @@
-"""What an agent may never write: the files that Interlock's own loader reads.
+"""Protected paths, which no agent may write: the files that Interlock's own loader reads.
 
 A target is refused if it is such a file, lies beneath such a directory, or is a directory above one (deleting or renaming it
-would take the protected file along). Names are compared as the laxest file systems do: without case, without invisible
-characters, without trailing dots and spaces. What names cannot tell, identity does: hard links, short names, bind mounts.
+would also move the protected file). Names are compared as the most permissive file systems do: without case, invisible
+characters, trailing dots and spaces. Hard links, short names and bind mounts are detected by identity.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from interlock.model.errors import ToolError
 from interlock.workspace.names import Rel
 
 LOADED: Final[tuple[Rel, ...]] = ((b"interlock.toml",), (b"interlock.lock",), (b"policy",), (b".mcp.json",))
-"""What is always protected. More is handed in: capsule manifests, Python tool modules, pyproject.toml where it is used."""
+"""Paths that are always protected. Callers add more: capsule manifests, Python tool modules, pyproject.toml where it is used."""
 
 
 @functools.lru_cache(maxsize=4096)
 def fold(name: bytes) -> str:
-    """A name as the laxest file systems compare it (casefolding ext4, HFS+, VFAT)."""
+    """A name as the most permissive file systems compare it (casefolding ext4, HFS+, VFAT)."""
     text = unicodedata.normalize("NFKD", name.decode("utf-8", "surrogateescape")).casefold()
     text = unicodedata.normalize("NFKD", text)
     return "".join(c for c in text if unicodedata.category(c) != "Cf").rstrip(". ") or text
@@ -51,10 +51,10 @@ class Tree(Protocol):
 
 
 class Guard:
-    """What is protected in a workspace right now. Make a new one for each change."""
+    """The currently protected files of a workspace. Make a new one for each change."""
 
     def __init__(self, workspace: Tree, protected: Iterable[Rel]) -> None:
-        """Look where the protected places are: as named, and where links among them lead."""
+        """Find the protected paths: as named, and the targets of links among them."""
         self._workspace = workspace
         named = set(protected)
         real = {there for place in named for there in _without_links(workspace, place)}
@@ -77,7 +77,7 @@ class Guard:
                 return
 
     def check_identity(self, found: os.stat_result, field: str = "path") -> None:
-        """Refuse a protected file or directory by whatever name it was found. Raises: ToolError `path_protected`."""
+        """Refuse a protected file or directory, whatever its name. Raises: ToolError `path_protected`."""
         one = (found.st_dev, found.st_ino)
         if one in self._ids:
             raise _refusal(field)
@@ -90,7 +90,7 @@ class Guard:
 
 
 def _without_links(workspace: Tree, place: Rel) -> Iterator[Rel]:
-    """Where a protected place is: the name itself, and what it leads to. What is not in the workspace needs no protection."""
+    """The paths to protect: the name itself, and its target. Targets outside the workspace need no protection."""
     for follow in (True, False):
         try:
             real = workspace.resolve(place, follow=follow)
@@ -105,9 +105,9 @@ def _without_links(workspace: Tree, place: Rel) -> Iterator[Rel]:
 
 def _refusal(field: str) -> ToolError:
     return ToolError(
-        f"{field}: this is read by Interlock's loader, or holds what is, and no agent may change it",
+        f"{field}: Interlock's loader reads this path or something beneath it, and no agent may change it",
         code="path_protected",
         path=f"$.parameters.{field}",
         retryable=False,
-        hint="a human edits it, and then runs `interlock trust`",
+        hint="a person can edit it, and then run `interlock trust`",
     )

@@ -1,7 +1,7 @@
-"""Where Interlock keeps its state, and under which id it knows a workspace.
+"""Where Interlock keeps its state, and the ids of workspaces.
 
-`<state dir>/registry.json` maps a directory (path, device, inode, birth time) to an id. The directory itself is what counts,
-so a project that is moved keeps its history, and another one that is put in its place, or gets its inode, does not inherit it.
+`<state dir>/registry.json` maps a directory (path, device, inode, birth time) to an id. The id belongs to the directory
+itself, so a moved project keeps its history, and another one that takes its place or inode does not inherit it.
 
 Format version history:
 1 (2026-11): first.
@@ -77,7 +77,7 @@ def state_directory(env: Mapping[str, str], disk: Disk) -> Path:
 
 
 def check_apart(state: Path, root: Path) -> None:
-    """Refuse a state directory inside the workspace and the contrary, through links, mounts and spellings too.
+    """Refuse a state directory inside the workspace, or the reverse, even through links, mounts and other spellings.
 
     Raises: ConfigurationError `state_dir_in_workspace` or `workspace_in_state_dir`.
     """
@@ -96,7 +96,7 @@ def check_apart(state: Path, root: Path) -> None:
 
 
 class Registry:
-    """The workspaces that a state directory knows."""
+    """The known workspaces of a state directory."""
 
     def __init__(self, state: Path, disk: Disk, clock: Clock, ids: Ids) -> None:
         """`state` is from `state_directory`."""
@@ -121,7 +121,7 @@ class Registry:
         return file.workspaces
 
     def knows(self, directory: Path) -> bool:
-        """True if that directory is a known workspace. Raises: IntegrityError `registry_damaged`, StoreError."""
+        """True if the directory is a known workspace. Raises: IntegrityError `registry_damaged`, StoreError."""
         try:
             found = directory.stat()
         except OSError:
@@ -130,7 +130,7 @@ class Registry:
         return _find(self.workspaces(), path, found.st_dev, found.st_ino, _birth_ns(directory)) is not None
 
     def workspace_id(self, root: Path) -> str:
-        """The id of the workspace at `root`, a new one if it is not known; `<state dir>/<id>` is its directory.
+        """The id of the workspace at `root`, or a new one; `<state dir>/<id>` is its directory.
 
         Raises: ConfigurationError (see `check_apart`), UsageError `workspace_missing`, IntegrityError, StoreError.
         """
@@ -161,12 +161,14 @@ class Registry:
         return IntegrityError(
             f"`{self._path}` cannot be read",
             code="registry_damaged",
-            hint="put it back from a backup; without it every workspace is a new one",
+            hint="restore the file from a backup; without it every workspace counts as new",
         )
 
 
 def _find(known: list[Known], path: str, device: int, inode: int, birth_ns: str) -> int | None:
-    """The same directory, by identity; at its old path the device is not asked, since its number may change at a reboot."""
+    """Find the same directory, by identity. At its old path the device is not compared, because its number may change at a
+    reboot.
+    """
     for i, one in enumerate(known):
         if (one.device, one.inode, one.birth_ns) == (device, inode, birth_ns) and (
             birth_ns != "0" or one.path == path or not Path(one.path).exists()
@@ -179,7 +181,9 @@ def _find(known: list[Known], path: str, device: int, inode: int, birth_ns: str)
 
 
 def _birth_ns(path: Path) -> str:
-    """When a directory was made, nanoseconds; "0" if the C library or the file system does not know. Source: statx(2)."""
+    """A directory's creation time in nanoseconds; "0" if the C library or the file system does not provide it. Source:
+    statx(2).
+    """
     if not hasattr(_libc, "statx"):
         return "0"
     buffer = ctypes.create_string_buffer(_STATX_BYTES)

@@ -1,8 +1,8 @@
-"""A directory tree that is reached only beneath its root.
+"""A directory tree that is accessed only beneath its root.
 
 Every access starts at the root's descriptor and goes through `beneath.py`, which follows no symbolic link. Links that stay
-inside are followed by `resolve`, which turns a path into one without links; that path is then opened. So `resolve` may be
-raced, and the worst that comes of it is an error.
+inside are followed by `resolve`, which turns a path into one without links; that path is then opened. So a race with
+`resolve` can cause at most an error.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LEFT_OUT: Final = frozenset(("not_found", "not_a_directory", "path_changed", "a
 class Workspace:
     """Files beneath one root. Paths are `Rel`s, made from parameters by `locate`; safe for threads.
 
-    `protected` are paths that no agent may change, beside the ones that are always protected.
+    `protected` are paths that no agent may change, besides the ones that are always protected.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Workspace:
         self.protected = (*protect.LOADED, *(self.parse(p, "protected") for p in protected))
 
     def close(self) -> None:
-        """Let go of the root."""
+        """Close the root."""
         os.close(self.fd)
 
     def __enter__(self) -> Self:
@@ -70,12 +70,12 @@ class Workspace:
 
     @contextlib.contextmanager
     def changing(self) -> Iterator[None]:
-        """Held from the look before a change until after it: one change at a time in this process."""
+        """A lock held from the examination before a change until after it, so that this process makes one change at a time."""
         with self._changing:
             yield
 
     def parse(self, value: Any, field: str = "path") -> Rel:
-        """The path a parameter names, as written: links in it are not looked at. Raises: ToolError."""
+        """The path a parameter names, as written, without resolving links. Raises: ToolError."""
         return parse(value, os.fspath(self.root), field)
 
     def locate(self, value: Any, field: str = "path", *, follow: bool = True) -> Rel:
@@ -85,7 +85,7 @@ class Workspace:
     def resolve(self, path: Rel, field: str = "path", *, follow: bool = True) -> Rel:
         """The same place without any symbolic link in its path; the last name is followed only if `follow`.
 
-        Names that do not exist stay as they are. Raises: ToolError `path_outside_workspace`, `symlink_loop`,
+        Missing names are kept as they are. Raises: ToolError `path_outside_workspace`, `symlink_loop`,
         `not_a_directory`.
         """
         pending = list(reversed(path))
@@ -93,7 +93,7 @@ class Workspace:
         links = 0
         while pending:
             name = pending.pop()
-            if name == b"..":  # only ever from a link's text
+            if name == b"..":  # only ever from a link's target
                 if not real:
                     raise _outside(field)
                 real.pop()
@@ -120,26 +120,26 @@ class Workspace:
         return tuple(real)
 
     def permit(self, path: Rel, field: str = "path", access: Literal["read", "write"] | None = None) -> None:
-        """Raises ToolError `path_denied` where whoever works here may not reach that place; here everything may be reached.
+        """Raises ToolError `path_denied` if the agent may not reach the path; this base class allows every path.
 
-        For what a tool comes upon by itself. Without `access`, what the parameter `field` is marked for.
+        For paths that a tool finds by itself. Without `access`, the access that the parameter `field` is marked for.
         """
 
     def guard(self) -> protect.Guard:
-        """Knows what no agent may change: ask it before each change."""
+        """The guard of protected paths, to check before each change."""
         return protect.Guard(self, self.protected)
 
     def open(self, path: Rel, flags: int, field: str = "path") -> int:
-        """A descriptor of a path without links. Raises: ToolError."""
+        """Open a path without links. Raises: ToolError."""
         with refused(field):
             return self._beneath.open(self.fd, path, flags)
 
     def open_directory(self, path: Rel, field: str = "path") -> int:
-        """A descriptor of a directory, good for listing, for what is in it, and for `Disk.sync`."""
+        """Open a directory for listing, for access to its entries, and for `Disk.sync`."""
         return self.open(path, os.O_RDONLY | os.O_DIRECTORY, field)
 
     def open_file(self, path: Rel, field: str = "path") -> int:
-        """A descriptor for reading a regular file; never hangs on a FIFO. Raises: ToolError."""
+        """Open a regular file for reading; never blocks on a FIFO. Raises: ToolError."""
         found = self.lstat(path, field)
         if found is None:
             raise refusal(OSError(errno.ENOENT, ""), field)
@@ -153,7 +153,7 @@ class Workspace:
         return fd
 
     def lstat(self, path: Rel, field: str = "path") -> os.stat_result | None:
-        """The stat of what lies at a path without links before its last name; None for nothing. Raises: ToolError."""
+        """The lstat of a path without links before its last name; None for nothing. Raises: ToolError."""
         try:
             fd = self._beneath.open(self.fd, path, os.O_PATH)
         except FileNotFoundError:
@@ -166,7 +166,7 @@ class Workspace:
             os.close(fd)
 
     def examine(self, path: Rel, field: str = "path", read: Callable[[int], tuple[str, int]] | None = None) -> Seen:
-        """What lies at a path without links, content digest included.
+        """The state of a path without links, including its content digest.
 
         `read` takes a descriptor and gives digest and size; the default only hashes. Raises: ToolError, `file_changed` if the
         file changed while it was read.
@@ -179,7 +179,7 @@ class Workspace:
         mode = stat.S_IMODE(found.st_mode)
         if kind == "dir":
             kept = None
-            with contextlib.suppress(ToolError):  # closed to us: then its mode is all we can give back
+            with contextlib.suppress(ToolError):  # not accessible: then only its mode can be restored
                 fd = self.open_directory(path, field)
                 try:
                     kept = attributes(fd)
@@ -204,7 +204,7 @@ class Workspace:
         return Seen(node, identity(found))
 
     def read_link(self, path: Rel, field: str = "path") -> bytes:
-        """The text of a symbolic link."""
+        """The target of a symbolic link."""
         fd = self.open(path, os.O_PATH, field)
         try:
             with refused(field):
@@ -213,7 +213,7 @@ class Workspace:
             os.close(fd)
 
     def names(self, path: Rel, field: str = "path", *, most: int | None = None) -> list[bytes]:
-        """The names in a directory, sorted; only the first `most` of them, in memory for those."""
+        """The first `most` names in a directory, sorted, in memory for that many only."""
         fd = self.open_directory(path, field)
         try:
             with refused(field), os.scandir(fd) as entries:
@@ -231,10 +231,10 @@ class Workspace:
         lenient: bool = False,
         skip: frozenset[bytes] = frozenset(),
     ) -> Iterator[tuple[Rel, os.stat_result]]:
-        """What lies at a path and beneath it, a directory before what is in it, names sorted; links are not followed.
+        """Walk a path and everything beneath it, a directory before its contents, names sorted; links are not followed.
 
-        Of each directory only the first `most` names are looked at, and those in `skip` not at all. `lenient` leaves out
-        what vanishes meanwhile, and what is in a directory that cannot be read. Raises: ToolError.
+        Only the first `most` names of each directory are visited, and none in `skip`. `lenient` skips what vanishes
+        meanwhile, and unreadable directories. Raises: ToolError.
         """
         pending = [path]
         while pending:
@@ -250,7 +250,7 @@ class Workspace:
                     pending.extend((*here, name) for name in reversed(names) if name not in skip)
 
     def may_write(self, path: Rel) -> bool:
-        """Whether the permissions of the file itself let us write it: replacing it by rename asks only the directory's."""
+        """True if the file's own permissions allow writing; replacing it by rename would check only the directory's."""
         directory = self.open_directory(path[:-1])
         try:
             return os.access(path[-1], os.W_OK, dir_fd=directory, effective_ids=True, follow_symlinks=False)
@@ -258,7 +258,7 @@ class Workspace:
             os.close(directory)
 
     def _inside(self, text: bytes, field: str) -> tuple[bytes, ...]:
-        """The names beneath the root of an absolute link's text."""
+        """The names beneath the root of an absolute link target."""
         names, top = parts(text), parts(os.fsencode(self.root))
         if names[: len(top)] != top:
             raise _outside(field)
@@ -275,13 +275,13 @@ class Workspace:
 
 @contextlib.contextmanager
 def refused(field: str) -> Iterator[None]:
-    """Turn what the file system says in the block into a ToolError."""
+    """Turn a file system error in the block into a ToolError."""
     try:
         yield
     except OSError as error:
         raise refusal(error, field) from error
     except StoreError as error:
-        # Disk speaks of the state directory; here it worked on the user's tree.
+        # Disk errors are worded for the state directory, but this is the user's tree.
         if isinstance(error.__cause__, OSError):
             raise refusal(error.__cause__, field) from error
         raise
@@ -299,12 +299,12 @@ def _left_out(mild: bool) -> Iterator[None]:
 def changed(field: str) -> ToolError:
     """The ToolError for something that another program changed meanwhile."""
     return ToolError(
-        f"{field}: another program changed it meanwhile", code="file_changed", path=f"$.parameters.{field}"
+        f"{field}: another program changed the file meanwhile", code="file_changed", path=f"$.parameters.{field}"
     )
 
 
 def read_chunks(fd: int, go_on: Callable[[], None] | None = None) -> Iterator[bytes]:
-    """A file's content from its start, in pieces; `go_on` is called before each, and may raise."""
+    """A file's content from its start, in chunks; `go_on` is called before each, and may raise."""
     offset = 0
     while True:
         if go_on is not None:

@@ -1,15 +1,15 @@
-"""Take recorded changes back: contents, modes, links, creations, deletions and moves, exactly.
+"""Undoes recorded changes: contents, modes, links, creations, deletions and moves, exactly.
 
-Undo works by state, not by steps. All chosen entries of a path form a chain of states; what lies there now must be one of
-them, and the first one is what comes back. If something else lies there, or somebody changed the path between two entries,
-that is a conflict, and nothing at all is restored (unless forced). So undo may be stopped anywhere and begun again: a path
-that is back already needs nothing.
+Undo works by state, not by steps. The selected entries of a path form a chain of states; the present state must be one of
+them, and the first one is restored. If the present state is another, or someone changed the path between two entries, that is
+a conflict, and nothing is restored (unless forced). So undo may be stopped anywhere and repeated: a restored path needs
+nothing.
 
-What a process of the run left is one of its states (see `process_changes`): it is overwritten like any other, and since a person
-may have edited the same file while the process ran, what is overwritten there is named (`Restored.kept`).
+What a process of the run left is one of these states (see `process_changes`) and is overwritten like any other. A person may
+have edited the same file while the process ran, so what is overwritten there is reported (`Restored.kept`).
 
-Before the first change everything that undo will overwrite is backed up into the run that undoes, as for any other change:
-undo can be undone. All access is beneath the root and follows no link, so a link put in the way is an error, not an escape.
+Before the first change, everything that undo will overwrite is backed up into the undoing run, as for any other change, so
+undo can be undone. All access is beneath the root and follows no link, so a link in the way causes an error, not an escape.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ _TOGETHER: Final = 64  # files that lie under their temporary names at once
 
 
 class Restored(msgspec.Struct, frozen=True):
-    """What became of one path."""
+    """The result for one path."""
 
     path: NameJson
     how: Literal["restored", "removed", "unchanged"]
     by_process: bool = False
-    """True if what lay there was, or may have been, the work of a process of the run."""
+    """True if the overwritten state was, or may have been, written by a process of the run."""
     kept: str | None = None
-    """Then, for a file: the SHA-256 (hex) of what was overwritten, which names its backup in the run that undid it."""
+    """Then, for a file: the SHA-256 (hex) of the overwritten content, which names its backup in the undoing run."""
 
 
 class UndoConflictError(ConflictError):
-    """Somebody else changed what undo would restore. Nothing was restored."""
+    """What undo would restore was changed by someone else. Nothing was restored."""
 
     default_code = "undo_conflict"
 
@@ -64,8 +64,8 @@ class UndoConflictError(ConflictError):
         names = ", ".join(f"`{show(path)}`" for path in conflicts[:_SHOWN_MAX])
         more = f" and {len(conflicts) - _SHOWN_MAX} more" if len(conflicts) > _SHOWN_MAX else ""
         super().__init__(
-            f"changed since by {_who(run)}: {names}{more}; that was left alone",
-            hint="look at them; `--force` restores all the same and keeps a backup of what it overwrites",
+            f"changed since by {_who(run)}: {names}{more}; nothing was changed there",
+            hint="look at them; `--force` restores anyway and keeps a backup of what it overwrites",
         )
 
 
@@ -81,9 +81,9 @@ def _who(run: Path) -> str:
 class _Chain(msgspec.Struct):
     states: list[Node]
     broken: bool = False
-    """Somebody else changed the path between two of the entries: what they left is in no chain, so it would be lost."""
+    """Someone else changed the path between two of the entries; their state is not in the chain, so it would be lost."""
     processes: list[Node] = []
-    """Those of the states that are, or may be, the work of a process."""
+    """The states that are, or may be, the work of a process."""
 
 
 class _Step(msgspec.Struct, frozen=True):
@@ -94,7 +94,9 @@ class _Step(msgspec.Struct, frozen=True):
 
     @property
     def removes(self) -> bool:
-        """True if what is there has to go first: a rename can replace anything but a directory, and by no directory."""
+        """True if the present node must be removed first: a rename cannot replace a directory, or put a directory in place of
+        another node.
+        """
         return self.seen.node.kind != "absent" and (
             self.want.kind == "absent" or (self.seen.node.kind == "dir") != (self.want.kind == "dir")
         )
@@ -111,7 +113,7 @@ class _Prepared(NamedTuple):
 
 
 def plan_undo(run: Path, *, proposal: str | None = None, action: str | None = None) -> list[Entry]:
-    """The entries to take back, newest first: of a whole run, of one proposal, or of one action of it.
+    """The entries to undo, newest first: of a whole run, of one proposal, or of one of its actions.
 
     Raises: IntegrityError `backup_damaged`, StoreError.
     """
@@ -129,11 +131,11 @@ def plan_by_action(run: Path, *, proposal: str | None = None) -> dict[tuple[str,
 def restore(
     workspace: Workspace, run: Path, entries: Sequence[Entry], backups: Backups, origin: Origin, *, force: bool = False
 ) -> list[Restored]:
-    """Take `entries` (of `run`, newest first) back. `backups` and `origin` are of the run that undoes.
+    """Undo `entries` (of `run`, newest first). `backups` and `origin` are those of the undoing run.
 
-    Raises: UndoConflictError (nothing was done), ConflictError `undo_blocked` (nothing was done, and force does not help),
-    IntegrityError `backup_damaged` or `backup_missing` (nothing was done), ToolError `path_protected` and what the file
-    system refuses (what was done stays; undo may be begun again).
+    Raises: UndoConflictError (nothing was done), ConflictError `undo_blocked` (nothing was done, even with `force`),
+    IntegrityError `backup_damaged` or `backup_missing` (nothing was done), ToolError `path_protected` and file system errors
+    (what was done remains; undo may be repeated).
     """
     with workspace.changing():
         discard_temporaries(workspace, run, entries)
@@ -162,7 +164,7 @@ def discard_temporaries(workspace: Workspace, run: Path, entries: Iterable[Entry
 
 
 def find_conflicts(workspace: Workspace, run: Path, entries: Sequence[Entry]) -> list[Rel]:
-    """The paths that somebody else changed since `entries` (newest first) were recorded: what `restore` would refuse.
+    """The paths changed by others since `entries` (newest first) were recorded, which `restore` would refuse.
 
     Changes nothing. Raises: as `restore`.
     """
@@ -174,7 +176,7 @@ def _chains(entries: Iterable[Entry]) -> dict[Rel, _Chain]:
     """The known states of each path, oldest first.
 
     An entry starts at one of the states before it: usually the last; an earlier one if the change after that never happened
-    (the process died, the disk was full) or was taken back.
+    (the process died, the disk was full) or was undone.
     """
     chains: dict[Rel, _Chain] = {}
     for entry in entries:
@@ -203,14 +205,14 @@ def _compare_all(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> 
 
 
 def _compare(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tuple[list[_Step], list[Rel]]:
-    """What has to change, and which of it somebody else has changed."""
+    """The required changes, and which of the paths others have changed."""
     steps, conflicts = [], []
     history: dict[Rel, _Chain] | None = None
     for path, chain in chains.items():
         seen = _examine(workspace, path)
         want = chain.states[0]
         if seen.node.same(want):
-            # A content that was written once more is the same, and its time is another one.
+            # Rewriting the same content changes only its time.
             if (want.kind == "dir" and seen.node.mode != want.mode) or (
                 want.kind == "file" and seen.node.mtime_ns != want.mtime_ns
             ):
@@ -226,9 +228,9 @@ def _compare(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tupl
 
 
 def _is_gone(node: Node, chain: _Chain, history: _Chain) -> bool:
-    """True if the run itself knows what is there from before these entries: then their change is taken back already.
+    """True if the present state is one from before these entries, so that they are undone already.
 
-    So undo of many actions, one after another, may be stopped anywhere and begun again with the first one.
+    So undo of many actions, one after another, may be stopped anywhere and repeated from the first one.
     """
     states = history.states
     first = next(i for i, state in enumerate(states) if state.same(chain.states[0]))
@@ -236,19 +238,19 @@ def _is_gone(node: Node, chain: _Chain, history: _Chain) -> bool:
 
 
 def _examine(workspace: Workspace, path: Rel) -> Seen:
-    """What lies at a path. Beneath something that is no directory (any more) lies nothing."""
+    """Examine a path. Beneath something that is not a directory there is nothing."""
     try:
         return workspace.examine(path)
     except ToolError as error:
         if error.code in ("not_a_directory", "path_changed"):
             return Seen(ABSENT, None)
         if error.code == "special_file":
-            raise _blocked(path, "it is a FIFO, a socket or a device now") from error
+            raise _blocked(path, "it is now a FIFO, a socket or a device") from error
         raise
 
 
 def _with_contents(workspace: Workspace, steps: list[_Step]) -> tuple[list[_Step], list[Rel]]:
-    """Steps for what others have put into directories that undo removes, and the paths of those."""
+    """Steps for what others put into directories that undo removes, and those paths."""
     removed = {step.path for step in steps if step.want.kind == "absent"}
     more: list[_Step] = []
     for step in steps:
@@ -264,7 +266,7 @@ def _with_contents(workspace: Workspace, steps: list[_Step]) -> tuple[list[_Step
 
 
 def _with_parents(workspace: Workspace, steps: list[_Step]) -> list[_Step]:
-    """Steps for directories that are missing on the way. Raises: ConflictError if something else stands there."""
+    """Steps for missing parent directories. Raises: ConflictError if something else is there."""
     planned = {step.path: step for step in steps}
     for step in steps:
         if step.want.kind == "absent":
@@ -280,7 +282,7 @@ def _with_parents(workspace: Workspace, steps: list[_Step]) -> list[_Step]:
                     want = Node("dir", mode=0o777 & ~workspace.umask)
                     planned[parent], kind = _Step(parent, seen, want), "dir"
             if kind != "dir":
-                raise _blocked(parent, "it is no directory any more, and there was something in it")
+                raise _blocked(parent, "it is no longer a directory, and it had contents")
     return list(planned.values())
 
 
@@ -295,7 +297,7 @@ def _record(workspace: Workspace, run: Path, steps: list[_Step], backups: Backup
             if seen != step.seen:
                 raise UndoConflictError([step.path], run)
         if step.removes and step.want.kind != "absent":
-            # For a moment nothing is there, and undo may be stopped in that moment: so it is a known state.
+            # For a moment nothing is there, and undo may be stopped then, so "nothing" is a known state too.
             changes += [Change(step.path, seen.node, ABSENT), Change(step.path, ABSENT, step.want)]
         else:
             changes.append(Change(step.path, seen.node, step.want))
@@ -305,7 +307,7 @@ def _record(workspace: Workspace, run: Path, steps: list[_Step], backups: Backup
 
 
 def _perform(workspace: Workspace, run: Path, steps: list[_Prepared]) -> None:
-    """Remove from the bottom up, make from the top down, then close the directories."""
+    """Remove from the bottom up, create from the top down, then restore the modes of directories."""
     deep_first = sorted(steps, key=lambda p: len(p.step.path), reverse=True)
     later: set[Rel] = set()
     try:
@@ -341,7 +343,7 @@ def _new_file(run: Path, step: _Step, temporary: bytes, expect: Identity | None)
 
 
 def _attributes(want: Node) -> dict[str, str] | None:
-    """The extended attributes to give back; None for a directory that was not looked at, but is missing on the way."""
+    """The extended attributes to restore; None for a missing parent directory that was not examined."""
     return None if want.owner is None else want.attributes or {}
 
 
@@ -355,7 +357,7 @@ def _put_files(workspace: Workspace, files: list[effects.NewFile], later: set[Re
 
 
 def _content(run: Path, want: Node) -> Iterator[bytes]:
-    """A kept content, checked while it is read: the error comes before the file gets its name."""
+    """A stored content, checked while it is read, so that an error comes before the file gets its name."""
     assert want.sha256 is not None
     digest = hashlib.sha256()
     try:
@@ -365,21 +367,21 @@ def _content(run: Path, want: Node) -> Iterator[bytes]:
                 yield chunk
     except FileNotFoundError:
         raise IntegrityError(
-            f"the backup `{want.sha256}` of run `{run.name}` is not kept any more", code="backup_missing"
+            f"the backup `{want.sha256}` of run `{run.name}` is no longer stored", code="backup_missing"
         ) from None
     if digest.hexdigest() != want.sha256:
         raise IntegrityError(f"the backup `{want.sha256}` of run `{run.name}` is damaged", code="backup_damaged")
 
 
 def _check_content(run: Path, want: Node) -> None:
-    """Read it once before anything is changed: a damaged backup must not stop undo half way."""
+    """Check a content before anything is changed, because a damaged backup must not stop undo half way."""
     if want.kind == "file":
         for _ in _content(run, want):
             pass
 
 
 def _may_give(owner: tuple[int, int] | None) -> bool:
-    """True if the kernel lets us give a file to that user and group."""
+    """True if this process may give a file to that user and group."""
     if owner is None or os.geteuid() == 0:
         return True
     return owner[0] == os.geteuid() and owner[1] in (os.getegid(), *os.getgroups())
@@ -389,5 +391,5 @@ def _blocked(path: Rel, why: str) -> ConflictError:
     return ConflictError(
         f"`{show(path)}` cannot be restored: {why}",
         code="undo_blocked",
-        hint="move it out of the way and undo again",
+        hint="move it elsewhere and undo again",
     )

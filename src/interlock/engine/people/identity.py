@@ -27,7 +27,7 @@ from interlock.settings.sections import DEFAULTS
 
 _REFUSALS = {
     "agent_may_not_approve": "an agent never answers its own questions",
-    "separation": "whoever started the run may not answer its questions",
+    "separation": "the user who started the run may not answer its questions",
     "not_in_group": "this question is for other groups of approvers",
     "changed": "the question is no longer the one that was shown",
 }

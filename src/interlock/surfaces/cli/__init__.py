@@ -1,5 +1,5 @@
 """The command line: `interlock`.
 
 `main` starts; `app` is the tree of commands, which are imported when they are used; `output` prints; one file per family of
-commands, which parse, call the engine, and hand what it answers to a renderer.
+commands, which parse, call the engine, and pass its answer to a renderer.
 """

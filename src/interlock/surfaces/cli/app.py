@@ -33,15 +33,15 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "completion": ("completion", "Print the completion script of a shell."),
     },
     "Run": {
-        "run": ("running", "Take a proposal through the gate."),
+        "run": ("running", "Run a proposal through the gate."),
         "resume": ("running", "Finish a run that was interrupted, or that waited for an answer."),
-        "recover": ("recovering", "Put unfinished runs in order, and settle unknown outcomes."),
+        "recover": ("recovering", "Recover unfinished runs, and settle unknown outcomes."),
         "undo": ("running", "Undo what a run did."),
     },
     "Look ahead": {
         "verify": ("plans", "Check a proposal without running anything."),
-        "simulate": ("plans", "Say what the state would be after a proposal."),
-        "explain": ("plans", "Say for each action what the gate would answer, and why."),
+        "simulate": ("plans", "Predict the state after a proposal."),
+        "explain": ("plans", "Show how the gate would decide each action, and why."),
     },
     "Look back": {
         "log": ("log", "Show what was done, a line an action, across all runs."),
@@ -50,21 +50,21 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Answer": {
         "approvals": ("approvals", "Questions that wait for an answer."),
-        "approvers": ("approvers", "Who may answer."),
+        "approvers": ("approvers", "Manage who may answer."),
         "serve": ("interlock.surfaces.web.command", "Serve questions and answers over HTTP."),
     },
     "Rules": {
         "policy": ("policy", "Show, check, test and explain the policies."),
-        "grants": ("grants", "What agents may reach."),
-        "tools": ("tools", "The tools there are."),
+        "grants": ("grants", "Manage what agents may reach."),
+        "tools": ("tools", "List the available tools."),
     },
     "Machine": {
-        "telemetry": ("machine", "A snapshot of this machine."),
-        "keys": ("keys", "The signing key."),
+        "telemetry": ("machine", "Take a snapshot of this machine."),
+        "keys": ("keys", "Show the signing key."),
     },
 }
-"""The commands, under the headings of the help. For each: the module, beside this one or of another door, that has it (as a
-`click` command of that name), and its one-line help."""
+"""The commands, under the headings of the help. For each: the module that defines it as a `click` command of that name (in
+this package or in another surface), and its one-line help."""
 COMMANDS: Final = {name: found for group in GROUPS.values() for name, found in group.items()}
 
 
@@ -77,7 +77,7 @@ def _set(field: str) -> Callable[[click.Context, click.Parameter, bool], None]:
 
 
 def _common() -> list[click.Parameter]:
-    """The options that every command and every group takes, so that their place on the line does not matter."""
+    """The options that every command and group takes, so that they may stand anywhere on the line."""
     return [
         click.Option(
             ["--json"], is_flag=True, expose_value=False, callback=_set("json"), help="Print exactly one JSON document."
@@ -99,12 +99,14 @@ class Command(click.Command):
     """A command with the common options."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As click's, with more parameters."""
+        """Like click's, plus the common options."""
         super().__init__(*args, **kwargs)
         self.params += _common()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As click's. Only the name of a file may be bytes that are no text: all else is kept or sent as text."""
+        """Like click's, and refuse arguments that are not UTF-8, except file names: everything else is stored or sent as
+        text.
+        """
         rest = super().parse_args(ctx, args)
         for parameter in self.params:
             given = ctx.params.get(parameter.name or "")
@@ -127,14 +129,14 @@ class Group(click.Group):
     command_class = Command
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As click's, with more parameters."""
+        """Like click's, plus the common options."""
         super().__init__(*args, **kwargs)
         self.params += _common()
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click's, and a misspelt command is told which one may have been meant."""
+        """Like click's, and suggest the nearest command for a misspelt one."""
         name = args[0]
         if not name.startswith("-") and self.get_command(ctx, name) is None:
             near = difflib.get_close_matches(name[:80], self.list_commands(ctx), n=1)
@@ -143,7 +145,7 @@ class Group(click.Group):
 
 
 class _Root(Group):
-    """The top: imports a command's module when the command is used."""
+    """The root group: imports a command's module when the command is used."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -156,7 +158,7 @@ class _Root(Group):
         module = import_module(found[0] if foreign else f"interlock.surfaces.cli.{found[0]}")
         command = getattr(module, name)
         assert isinstance(command, click.Command)
-        if foreign:  # another door's: it does not know our options
+        if foreign:  # from another surface, so it lacks the common options
             command = copy.copy(command)
             command.params = [*command.params, *_common()]
         return command
@@ -189,10 +191,10 @@ root = _Root(
 
 
 def run(argv: list[str]) -> int:
-    """Run the command line; returns the exit code. Whatever goes wrong is said, and nothing is raised."""
+    """Run the command line; returns the exit code. Every error is printed, none is raised."""
     out = Output()
     before = argv[: argv.index("--")] if "--" in argv else argv
-    out.json = "--json" in before  # an error in parsing must be a document too
+    out.json = "--json" in before  # a parse error must be a JSON document too
     try:
         _need_directory(before)
         code = root.main(argv, prog_name="interlock", standalone_mode=False, obj=out)
@@ -208,13 +210,13 @@ def run(argv: list[str]) -> int:
         code = _fail(out, error)
     except BrokenPipeError:
         code = 0
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a defect is said in one line, without a traceback
+    except Exception as error:  # noqa: BLE001 - the last line of defence: report a defect in one line, without a traceback
         code = _internal(out, error)
     return code if isinstance(code, int) else 0
 
 
 def _need_directory(argv: list[str]) -> None:
-    """Raises: UsageError if the directory that the command was started in has been removed; help needs none."""
+    """Raises: UsageError if the current directory has been removed. Only `--help` works without one."""
     try:
         os.getcwd()  # noqa: PTH109 - only whether there is one
     except FileNotFoundError:
@@ -252,9 +254,9 @@ def _usage_missing(error: click.exceptions.NoArgsIsHelpError) -> UsageError:
 
 def _internal(out: Output, error: Exception) -> int:
     where = traceback.extract_tb(error.__traceback__)[-1]
-    # Not the error's own text: it may hold what an agent sent.
+    # Never the error's own text, which may hold agent input.
     text = f"an unexpected {type(error).__name__} at {os.path.basename(where.filename)}:{where.lineno}"  # noqa: PTH119 - a name
-    out.error(InterlockError(text, hint="report this; INTERLOCK_DEBUG=1 prints where it comes from"))
+    out.error(InterlockError(text, hint="report this; INTERLOCK_DEBUG=1 prints a traceback"))
     _trace()
     return INTERNAL
 

@@ -1,4 +1,4 @@
-"""`interlock approvals`: seeing and answering questions from another terminal than the run's."""
+"""`interlock approvals`: show and answer questions from a terminal other than the run's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.holds import hold_lines
 from interlock.surfaces.cli.ids import HOLD
 from interlock.surfaces.cli.output import Output, brief, clean, table
-from interlock.surfaces.cli.proving import proof, proving
+from interlock.surfaces.cli.proof import proof, proving
 from interlock.surfaces.cli.results import when
 
 _STATUSES = ("pending", "approved", "denied", "expired", "cancelled", "all")
@@ -36,7 +36,9 @@ def approvals() -> None:
 
 @approvals.command("list")
 @click.option("--status", type=click.Choice(_STATUSES), default="pending", show_default=True, help="Which questions.")
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1_000, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=1_000, show_default=True, help="Maximum number to show."
+)
 @click.pass_obj
 def list_approvals(out: Output, status: str, limit: int) -> None:
     """List questions in the order in which they were asked."""
@@ -52,7 +54,7 @@ def list_approvals(out: Output, status: str, limit: int) -> None:
 @click.option(
     "--original",
     is_flag=True,
-    help="With nothing hidden: for who may answer, with the same proof; it is put on record.",
+    help="Show hidden values too. Needs the same proof as an answer, and is recorded.",
 )
 @proving
 @click.pass_obj
@@ -68,24 +70,24 @@ def show_approval(out: Output, hold_id: str, original: bool, token_file: Path | 
 
 @approvals.command("approve")
 @click.argument("hold_id", metavar="APPROVAL", type=HOLD)
-@click.option("--reason", default="", help="Why; kept with the answer.")
-@click.option("--digest", help="The question as `show` has it; needed once somebody has edited it.")
+@click.option("--reason", default="", help="The reason; kept with the answer.")
+@click.option("--digest", help="The digest that `show` prints; needed once the question has been edited.")
 @click.option(
     "--scope",
     type=click.Choice(["once", "session", "always"]),
     default="once",
     show_default=True,
-    help="For this call, or for all such calls of this agent in the session, or in any.",
+    help="Approve this call only, or all such calls of this agent in this session, or in any session.",
 )
-@click.option("--ttl", default="8h", show_default=True, help="How long a wider scope holds.")
+@click.option("--ttl", default="8h", show_default=True, help="How long a wider scope is valid.")
 @click.option(
     "--uses",
     type=click.IntRange(1, 1_000_000_000),
     default=100,
     show_default=True,
-    help="How many calls a wider scope is for.",
+    help="How many calls a wider scope allows.",
 )
-@click.option("--yes", "-y", is_flag=True, help="Do not ask before a wider scope.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation of a wider scope.")
 @proving
 @click.pass_obj
 def approve(
@@ -100,7 +102,7 @@ def approve(
     token_file: Path | None,
     approver: str | None,
 ) -> None:
-    """Let a call go on, exactly as it was shown."""
+    """Approve a call exactly as it was shown."""
     try:
         standing = Standing(scope=scope, ttl_ms=duration_ms(ttl), uses=uses)
     except ValueError as error:
@@ -111,26 +113,26 @@ def approve(
         outcome = _answer(
             desk, hold_id, "approve", token_file, approver, reason=reason, digest=digest, standing=standing
         )
-    _said(out, outcome)
+    _note_outcome(out, outcome)
 
 
 @approvals.command("deny")
 @click.argument("hold_id", metavar="APPROVAL", type=HOLD)
-@click.option("--reason", default="", help="Why; the agent is told.")
+@click.option("--reason", default="", help="The reason; passed on to the agent.")
 @proving
 @click.pass_obj
 def deny(out: Output, hold_id: str, reason: str, token_file: Path | None, approver: str | None) -> None:
     """Refuse a call. One denial denies, even if others have approved."""
     with open_desk(Path(), os.environ, warn=out.warn) as desk:
         outcome = _answer(desk, hold_id, "deny", token_file, approver, reason=reason)
-    _said(out, outcome)
+    _note_outcome(out, outcome)
 
 
 @approvals.command("edit")
 @click.argument("hold_id", metavar="APPROVAL", type=HOLD)
 @click.argument("patch")
-@click.option("--reason", default="", help="Why; kept with the answer.")
-@click.option("--digest", help="The question as `show` has it; needed once somebody has edited it.")
+@click.option("--reason", default="", help="The reason; kept with the answer.")
+@click.option("--digest", help="The digest that `show` prints; needed once the question has been edited.")
 @proving
 @click.pass_obj
 def edit(
@@ -142,7 +144,7 @@ def edit(
     token_file: Path | None,
     approver: str | None,
 ) -> None:
-    """Change a call's parameters and approve it so. PATCH is a JSON merge patch, such as '{"path": "b.txt"}'."""
+    """Change a call's parameters and approve the changed call. PATCH is a JSON merge patch, such as '{"path": "b.txt"}'."""
     try:
         value = decode_value(patch.encode("utf-8", "surrogateescape"))
     except ProposalError as error:
@@ -151,16 +153,19 @@ def edit(
         raise UsageError("PATCH must be an object", hint="""such as '{"path": "b.txt"}'""")
     with open_desk(Path(), os.environ, warn=out.warn) as desk:
         outcome = _answer(desk, hold_id, "edit", token_file, approver, reason=reason, digest=digest, patch=value)
-    _said(out, outcome)
+    _note_outcome(out, outcome)
 
 
 @approvals.command("watch")
-@click.option("--count", type=click.IntRange(1), help="End after so many questions.")
+@click.option("--count", type=click.IntRange(1), help="Stop after this many questions.")
 @click.pass_obj
 def watch(out: Output, count: int | None) -> None:
     """Show questions as they are asked, until Ctrl-C. With --json: one list at the end (give --count)."""
     if out.json and count is None:
-        raise UsageError("with `--json` there is one document at the end", hint="say when: `--count 1`")
+        raise UsageError(
+            "`--json` needs the number of questions to wait for",
+            hint="give it, such as `--count 1`",
+        )
     seen: list[Hold] = []
     with open_desk(Path(), os.environ, trusted=False) as desk:
         answering, after = Answering(desk, "cli"), 0
@@ -185,7 +190,7 @@ def watch(out: Output, count: int | None) -> None:
 
 
 def _wait(changes: int | None) -> None:
-    """Until something changed, or a second is over: telling is not certain on every file system."""
+    """Wait for a change, at most a second: notification is not reliable on every file system."""
     ready, _, _ = select.select([] if changes is None else [changes], [], [], _LOOK_S)
     if ready and changes is not None:
         os.read(changes, 65_536)
@@ -211,9 +216,9 @@ def _answer(
     patch: dict[str, Any] | None = None,
     standing: Standing | None = None,
 ) -> Outcome:
-    """Give an answer as whoever the caller proves to be. Without a digest it is for the question as it was first asked.
+    """Give an answer as the approver that the caller proves to be. Without a digest it applies to the question as first asked,
 
-    So what another approver has made of it is never approved unseen.
+    so an edit by another approver is never approved unseen.
     """
     hold = _hold(desk, hold_id)
     who = _who(desk, token_file, name)
@@ -239,7 +244,7 @@ def _who(desk: Desk, token_file: Path | None, name: str | None) -> Approver:
 
 
 def _confirm_standing(out: Output, desk: Desk, hold_id: str, terms: Standing, *, yes: bool) -> None:
-    """A wider answer is shown before it is given."""
+    """Ask for confirmation of a wider scope, and show its terms. Raises: UsageError if there is no terminal to ask at."""
     hold = _hold(desk, hold_id)
     where = f"session `{clean(hold.session or '')}`" if terms.scope == "session" else "any session"
     out.note(
@@ -247,10 +252,10 @@ def _confirm_standing(out: Output, desk: Desk, hold_id: str, terms: Standing, *,
         f" {terms.uses} times, for {as_duration(terms.ttl_ms)}; `interlock grants revoke` revokes it"
     )
     if not yes and (not sys.stdin.isatty() or not click.confirm("Approve on these terms?", err=True)):
-        raise UsageError("nobody said yes to the wider scope", hint="`--yes` says it without asking")
+        raise UsageError("the wider scope was not confirmed", hint="`--yes` confirms it without asking")
 
 
-def _said(out: Output, outcome: Outcome) -> None:
+def _note_outcome(out: Output, outcome: Outcome) -> None:
     hold = outcome.hold
     assert hold is not None
     document = {"code": outcome.code, "approval": hold}

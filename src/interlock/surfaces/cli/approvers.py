@@ -1,4 +1,4 @@
-"""`interlock approvers`: who may answer, and how they prove it."""
+"""`interlock approvers`: who may answer, and how they prove who they are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from interlock.engine.people.identity import identify, open_desk
 from interlock.model.errors import UsageError
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.output import Output, clean, table
-from interlock.surfaces.cli.proving import proof, proving
+from interlock.surfaces.cli.proof import proof, proving
 from interlock.surfaces.cli.results import when
 
 
@@ -42,8 +42,10 @@ def list_approvers(out: Output) -> None:
 
 @approvers.command("add")
 @click.argument("name")
-@click.option("--group", "groups", multiple=True, metavar="GROUP", help="A group to belong to; may be repeated.")
-@click.option("--display", default="", help="How to name them to people.")
+@click.option(
+    "--group", "groups", multiple=True, metavar="GROUP", help="A group that the approver belongs to; may be repeated."
+)
+@click.option("--display", default="", help="The name to display.")
 @click.option("--pin", is_flag=True, help="Ask for a PIN to set, for answers at a terminal.")
 @proving
 @click.pass_obj
@@ -58,7 +60,7 @@ def add(
 ) -> None:
     """Add an approver. Prints their token, this once.
 
-    Once there are approvers, adding and removing them needs the proof of one.
+    Once there are approvers, adding or removing one needs the token or PIN of an existing one.
     """
     with open_desk(Path(), os.environ) as desk:
         identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
@@ -75,7 +77,7 @@ def add(
 @proving
 @click.pass_obj
 def remove(out: Output, name: str, token_file: Path | None, approver: str | None) -> None:
-    """Remove an approver: their token and PIN are worth nothing from now on."""
+    """Remove an approver. Their token and PIN stop working at once."""
     with open_desk(Path(), os.environ, warn=out.warn) as desk:
         identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
         if not desk.approvers.remove(name):
@@ -93,5 +95,5 @@ def _new_pin() -> str:
 
     first = getpass.getpass("new PIN: ")
     if getpass.getpass("again: ") != first:
-        raise UsageError("the two PINs are not the same")
+        raise UsageError("the two PINs differ")
     return first

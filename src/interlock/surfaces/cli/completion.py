@@ -1,4 +1,4 @@
-"""`interlock completion`: what a shell needs to complete commands, options, runs, questions and tools."""
+"""`interlock completion`: shell completion of commands, options, runs, questions and tools."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from interlock.surfaces.cli.app import Command, root
 from interlock.surfaces.cli.output import Output
 
 VARIABLE: Final = "_INTERLOCK_COMPLETE"
-"""With this variable set, `interlock` answers a shell that completes, and does nothing else."""
+"""With this variable set, `interlock` only answers the shell's completion request."""
 _SHELLS: Final[dict[str, type[ShellComplete]]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
 
 

@@ -1,4 +1,4 @@
-"""How the events of a journal look to people: time, number, step, action, what happened."""
+"""Renders journal events for people: time, number, step, action, what happened."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COLORS = {
 
 
 def as_builtins(event: Event | Unknown) -> dict[str, Any]:
-    """An event as the journal has it."""
+    """An event as the journal stores it."""
     if isinstance(event, Unknown):
         return {"kind": event.kind, "seq": event.seq, **event.fields}
     value = msgspec.to_builtins(event)
@@ -33,7 +33,7 @@ def as_builtins(event: Event | Unknown) -> dict[str, Any]:
 
 
 def event_line(out: Output, event: Event | Unknown) -> str:
-    """One line."""
+    """The event on one line."""
     fields = as_builtins(event)
     kind = str(fields["kind"])
     moment = fields.get("ts")
@@ -50,7 +50,7 @@ def event_line(out: Output, event: Event | Unknown) -> str:
 
 
 def _view(value: Any) -> Any:
-    """Of a kept value its redacted view, or else how large it is."""
+    """The redacted view of a stored value, or its size if it has none."""
     if isinstance(value, dict) and {"digest", "bytes"} <= value.keys():
         return value["view"] if "view" in value else f"({value['bytes']} bytes)"
     return value

@@ -1,4 +1,4 @@
-"""`interlock grants`: what agents may reach beside the configuration, and answers that hold for more than one call."""
+"""`interlock grants`: what agents may reach beyond the configuration, and answers that cover more than one call."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from interlock.engine.local.clock import SystemClock
 from interlock.engine.people import grants as granting
 from interlock.engine.people.identity import identify, open_desk
 from interlock.surfaces.cli.app import Group
-from interlock.surfaces.cli.opening import runtime
+from interlock.surfaces.cli.open_project import runtime
 from interlock.surfaces.cli.output import Output, clean, table
-from interlock.surfaces.cli.proving import proof, proving
+from interlock.surfaces.cli.proof import proof, proving
 from interlock.surfaces.cli.results import when
 from interlock.surfaces.cli.token_files import (
     description,
@@ -30,12 +30,12 @@ from interlock.surfaces.cli.token_files import (
 
 @click.group(cls=Group)
 def grants() -> None:
-    """What agents may reach: grants of the configuration, issued ones, and standing answers."""
+    """Manage what agents may reach: grants from the configuration, issued grants, and standing answers."""
 
 
 @grants.command("list")
-@click.option("--agent", metavar="NAME", help="Only of this agent, and of its groups.")
-@click.option("--all", "everything", is_flag=True, help="Revoked ones too.")
+@click.option("--agent", metavar="NAME", help="Only those of this agent and its groups.")
+@click.option("--all", "everything", is_flag=True, help="Include revoked ones.")
 @click.pass_obj
 def list_grants(out: Output, agent: str | None, everything: bool) -> None:
     """List grants and standing answers, oldest first."""
@@ -60,19 +60,17 @@ def show_grant(out: Output, grant_id: str) -> None:
 @grants.command("issue")
 @click.argument("agent")
 @click.option("--tool", "tools", multiple=True, metavar="GLOB", help="Tools, such as `fs.*` or `tag:read_only`.")
-@click.option("--deny-tool", "deny_tools", multiple=True, metavar="GLOB", help="What of these is taken out again.")
+@click.option("--deny-tool", "deny_tools", multiple=True, metavar="GLOB", help="Tools to exclude from these.")
 @click.option("--read", multiple=True, metavar="GLOB", help="Paths that may be read.")
 @click.option("--write", multiple=True, metavar="GLOB", help="Paths that may be written.")
 @click.option("--host", "hosts", multiple=True, metavar="NAME:PORT", help="Hosts that may be reached.")
 @click.option("--state-key", "state_keys", multiple=True, metavar="GLOB", help="State keys.")
-@click.option(
-    "--unscoped", multiple=True, metavar="GLOB", help="Tools that mark no paths or hosts, allowed all the same."
-)
-@click.option("--actions-max", type=click.IntRange(1, 1_000_000_000), help="Actions in one proposal.")
-@click.option("--uses", type=click.IntRange(1, 1_000_000_000), help="How often it may be used.")
-@click.option("--ttl", metavar="DURATION", help="How long it holds, such as `2h`.")
+@click.option("--unscoped", multiple=True, metavar="GLOB", help="Tools to allow although they mark no paths or hosts.")
+@click.option("--actions-max", type=click.IntRange(1, 1_000_000_000), help="Maximum number of actions in one proposal.")
+@click.option("--uses", type=click.IntRange(1, 1_000_000_000), help="Maximum number of uses.")
+@click.option("--ttl", metavar="DURATION", help="How long it is valid, such as `2h`.")
 @click.option("--session", metavar="NAME", help="Only in this session.")
-@click.option("--parent", metavar="GRANT", help="Make it a child of this grant: never more than that.")
+@click.option("--parent", metavar="GRANT", help="Make it a child of this grant, which it can never exceed.")
 @proving
 @click.pass_obj
 def issue(
@@ -139,7 +137,7 @@ def inspect(out: Output, source: Path) -> None:
 @proving
 @click.pass_obj
 def revoke(out: Output, grant_id: str, token_file: Path | None, approver: str | None) -> None:
-    """Take a grant (and its children) or a standing answer back, effective at once."""
+    """Revoke a grant (and its children) or a standing answer, effective at once."""
     with open_desk(Path(), os.environ, warn=out.warn) as desk:
         who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
         revoked = granting.revoke(desk, grant_id, by=who.id)

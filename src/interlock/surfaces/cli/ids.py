@@ -1,4 +1,4 @@
-"""Ids as people type them: a run or a question by its id, by any unambiguous beginning of it, or as `last`."""
+"""Ids as people type them: a run or a question by its id, by any unambiguous prefix of it, or as `last`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from interlock.model.errors import InterlockError
-from interlock.surfaces.cli.opening import history
+from interlock.surfaces.cli.open_project import history
 
 _OFFERED = 50
 """How many ids a completion offers, newest first."""
@@ -29,7 +29,7 @@ class RunId(click.ParamType[str]):
             return past.find(value)
 
     def shell_complete(self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The newest runs whose id begins so. Nothing where there is no project: a completion must not print errors."""
+        """The newest runs whose id has this prefix; none outside a project, because a completion must not print errors."""
         try:
             with history() as past:
                 rows = past.runs(limit=1_000)
@@ -55,7 +55,7 @@ class HoldId(click.ParamType[str]):
             return desk.store.find(value)
 
     def shell_complete(self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The open questions whose id begins so."""
+        """The open questions whose id has this prefix."""
         from interlock.engine.people.identity import open_desk  # noqa: PLC0415 - start-up
 
         try:
@@ -68,12 +68,12 @@ class HoldId(click.ParamType[str]):
 
 
 class ToolName(click.ParamType[str]):
-    """The name of a tool. Any text is one: a rule can be about a tool that is not there yet."""
+    """The name of a tool. Any text is accepted, because a rule can name a tool that does not exist yet."""
 
     name = "tool"
 
     def shell_complete(self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The built-in tools whose name begins so."""
+        """The built-in tools whose name has this prefix."""
         from interlock.engine.runtime import Runtime  # noqa: PLC0415 - start-up
 
         try:

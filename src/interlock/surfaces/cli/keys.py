@@ -14,12 +14,12 @@ from interlock.surfaces.cli.output import Output
 
 @click.group(cls=Group)
 def keys() -> None:
-    """The signing key of this state directory."""
+    """Show the signing key of this state directory."""
 
 
 @keys.command("show")
 @click.pass_obj
 def show(out: Output) -> None:
-    """Print the public key, to be kept where agents cannot write. The private one never leaves its file."""
+    """Print the public key. Keep it where agents cannot write. The private key never leaves its file."""
     keyid, pem, path = public_key(Path(), os.environ)
     out.emit({"keyid": keyid, "public_key": pem, "path": path}, lambda: [keyid, pem.rstrip("\n")])

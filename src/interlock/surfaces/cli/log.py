@@ -11,7 +11,7 @@ import click
 from interlock.model.errors import InterlockError
 from interlock.surfaces.cli.app import Command
 from interlock.surfaces.cli.looking import action_line, choice, choosing, line_width
-from interlock.surfaces.cli.opening import history
+from interlock.surfaces.cli.open_project import history
 from interlock.surfaces.cli.output import Output
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _POLL_SECONDS: Final = 0.5
 
 @click.command(cls=Command)
 @choosing
-@click.option("--session", metavar="NAME", help="Only of this session.")
+@click.option("--session", metavar="NAME", help="Only runs of this session.")
 @click.option("--follow", "-f", is_flag=True, help="Go on, and show each action when it ends, until Ctrl-C.")
 @click.pass_obj
 def log(

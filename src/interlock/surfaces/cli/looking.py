@@ -58,7 +58,7 @@ def choosing(command: _F) -> _F:
     for option in (
         click.option("--grep", metavar="PATTERN", help="Only actions in whose tool, parameters or error this is found."),
         click.option("--tool", metavar="TOOL", type=TOOL, help="Only actions of this tool; `git.*` are all of git."),
-        click.option("--agent", metavar="NAME", help="Only of this agent."),
+        click.option("--agent", metavar="NAME", help="Only runs of this agent."),
         click.option("--since", metavar="WHEN", help="Not before: 12h (ago), 2d, 2026-11-26, 2026-11-26T22:00."),
     ):  # fmt: skip
         command = option(command)

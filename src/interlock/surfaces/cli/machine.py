@@ -34,7 +34,7 @@ _HEADINGS = {
 def doctor(out: Output, config: bool) -> int:
     """Say what keeps runs from starting, which gaps there are around Interlock, and what this machine offers, with remedies.
 
-    Exit code: 1 if there is a problem that keeps runs from starting, else 0.
+    Exit code: 1 if a problem prevents runs from starting, else 0.
     """
     from interlock.engine.inspect import doctor as engine  # noqa: PLC0415 - start-up
 

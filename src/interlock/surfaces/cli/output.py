@@ -1,4 +1,4 @@
-"""What the commands print: exactly one JSON document with `--json`, else text for people that cannot steer their terminal.
+"""What the commands print: exactly one JSON document with `--json`, else text for people, free of terminal control characters.
 
 Standard output carries the answer, standard error everything else (errors, notes, progress, questions).
 """
@@ -19,18 +19,18 @@ from interlock.model.errors import Fault, InterlockError
 _COLORS: Final = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2", "bold": "1"}
 _FAULTS: Final[dict[Fault, str]] = {
     "user": "",
-    "agent": "The proposal is at fault, not this machine.",
+    "agent": "The fault is in the proposal, not in this machine.",
     "tool": "",
-    "machine": "This is about the machine, not about your input.",
-    "interlock": "This is a defect of Interlock: please report it.",
+    "machine": "The fault is in this machine, not in your input.",
+    "interlock": "This is a bug in Interlock: please report it.",
 }
 
 
 class Output:
-    """How one command speaks. The options of the command line set its fields."""
+    """The output of one command. The command-line options set its fields."""
 
     def __init__(self) -> None:
-        """For people, in colours where there is a terminal."""
+        """Text for people, in colours at a terminal."""
         self.json = False
         self.quiet = False
         self.unread = False
@@ -38,14 +38,14 @@ class Output:
         self._unsaid: list[Callable[[], Iterable[str]]] = []
         self.no_color = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
         for stream in (sys.stdout, sys.stderr):
-            # A name or an agent's text that the terminal's encoding does not have is no reason to fail.
+            # Do not fail on characters that the terminal's encoding lacks.
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")
 
     # -- the answer
 
     def emit(self, document: Any, text: Callable[[], Iterable[str]] | None = None) -> None:
-        """Print the answer: `document` with `--json`, else the lines that `text` gives (with `--quiet` only if it fails)."""
+        """Print the answer: `document` with `--json`, else the lines from `text` (with `--quiet` only after a failure)."""
         if self.json:
             self.write(sys.stdout, _as_json(document, indent=sys.stdout.isatty()))
         elif text is not None and self.quiet:
@@ -71,14 +71,14 @@ class Output:
             self.write(sys.stdout, "[]" if first else "]")
 
     def explain_failure(self) -> None:
-        """The command failed: what `--quiet` left out of the answer says why, on standard error."""
+        """After a failure, print to standard error the part of the answer that `--quiet` left out: it says why."""
         for text in self._unsaid:
             for line in text():
                 self.write(sys.stderr, line)
         self._unsaid.clear()
 
     def raw(self, text: str) -> None:
-        """Print text that is itself the answer (a document, a policy): also with `--quiet`."""
+        """Print text that is itself the answer (a document, a policy), even with `--quiet`."""
         self.write(sys.stdout, clean(text, lines=True).removesuffix("\n"))
 
     # -- beside the answer
@@ -89,11 +89,11 @@ class Output:
             self.write(sys.stderr, text)
 
     def warn(self, text: str) -> None:
-        """A warning: like a note, and marked as one."""
+        """A note marked as a warning."""
         self.note(self.paint("warning: ", "yellow", sys.stderr) + clean(text))
 
     def error(self, error: InterlockError) -> None:
-        """Print an error: as the one document with `--json`, else what failed, where, whose fault it is and what to do."""
+        """Print an error: as a JSON document with `--json`, else what failed, where, whose fault it is and what to do."""
         if self.json:
             self.write(sys.stdout, _as_json({"error": error.as_dict()}, indent=sys.stdout.isatty()))
             return
@@ -106,14 +106,14 @@ class Output:
     # -- how
 
     def paint(self, text: str, color: str, stream: TextIO | None = None) -> str:
-        """Text in a colour, where the stream is a terminal and colours are wanted."""
+        """The text in a colour, if the stream is a terminal and colours are on."""
         stream = sys.stdout if stream is None else stream
         if self.no_color or not stream.isatty():
             return text
         return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
 
     def write(self, stream: TextIO, line: str) -> None:
-        """Write a line. A reader that went away (`| head`), or a closed terminal, ends the writing, not the command."""
+        """Write a line. If the reader is gone (`| head`, a closed terminal), stop writing, but let the command finish."""
         try:
             stream.write(line + "\n")
             stream.flush()
@@ -121,20 +121,20 @@ class Output:
             if error.errno not in {errno.EPIPE, errno.EIO}:
                 raise
             self.unread = True
-            # What else is written goes nowhere, and the interpreter's own flush at exit finds nothing to complain about.
+            # Discard further output, so that the interpreter's flush at exit does not fail either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def clean(text: str, *, lines: bool = False) -> str:
-    """Text with everything that could steer a terminal or hide from the eye shown as an escape.
+    """The text with control and invisible characters escaped.
 
-    Line breaks and tabs stay if `lines` is true.
+    Line breaks and tabs are kept if `lines` is true.
     """
     if text.isascii() and text.isprintable():
         return text
     from interlock.detect import find_unseen  # noqa: PLC0415 - start-up: most text is plain
 
-    # Fillers and selectors count as printable, and are not seen.
+    # Python calls fillers and variation selectors printable, but they are invisible.
     unseen = {i for found in find_unseen(text) for i in range(found.start, found.end)}
     return "".join(
         c if (lines and c in "\n\t") or (c.isprintable() and i not in unseen) else _escape(c)
@@ -150,7 +150,7 @@ def brief(value: Any, width: int = 100) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
-    """Rows as aligned columns under a head; the last column is not padded. Cells are cleaned."""
+    """Rows as aligned columns under a header; the last column is not padded. Cells are cleaned."""
     cells = [[*head], *([clean("" if cell is None else str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     for row in cells:
@@ -165,7 +165,7 @@ def _as_json(document: Any, *, indent: bool) -> str:
     try:
         data = msgspec.json.encode(document)
         text = (msgspec.json.format(data, indent=2) if indent else data).decode()
-    except UnicodeEncodeError:  # a lone surrogate somewhere: JSON can only have it as an escape
+    except UnicodeEncodeError:  # a lone surrogate: JSON can express it only as an escape
         text = json.dumps(msgspec.to_builtins(document), indent=2 if indent else None)
     return _printable(text) if indent else text
 
@@ -176,5 +176,5 @@ def _printable(text: str) -> str:
 
 
 def _json_escape(character: str) -> str:
-    """Outside of strings a document has only ASCII, so this stands inside one."""
+    """A JSON document is ASCII outside strings, so this character is inside one."""
     return json.dumps(character)[1:-1]

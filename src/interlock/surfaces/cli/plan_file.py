@@ -1,4 +1,4 @@
-"""Reading a proposal: a file or `-` for standard input, JSON or YAML by its name, or else by how it begins."""
+"""Reading a proposal: a file or `-` for standard input, JSON or YAML by its file name, else by its first characters."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ _NAMES: dict[str, Literal["json", "yaml"]] = {".json": "json", ".yaml": "yaml", 
 
 
 def read_plan(name: str, *, agent: str | None = None, session: str | None = None) -> Proposal:
-    """The proposal in a file (`-`: standard input), for another agent or session if they are given.
+    """The proposal in a file (`-`: standard input), with its agent or session replaced if they are given.
 
     Raises: UsageError if it cannot be read; ProposalError if it is malformed.
     """
     data = _read(name)
     if not without_bom(data).strip():
         where = "standard input" if name == "-" else name
-        raise ProposalError("the plan is empty", path=where, hint="a proposal has at least `actions`, in JSON or YAML")
-    proposal = decode_proposal(data, format=_NAMES.get(Path(name).suffix.lower()) or _sniffed(data))
+        raise ProposalError(
+            "the plan is empty", path=where, hint="give a proposal with at least `actions`, in JSON or YAML"
+        )
+    proposal = decode_proposal(data, format=_NAMES.get(Path(name).suffix.lower()) or _detect_format(data))
     changes = {key: value for key, value in (("agent", agent), ("session", session)) if value is not None}
     for key, value in changes.items():
         if not value or not value.isprintable() or len(value) > DEFAULT_LIMITS.name_chars:
@@ -36,7 +38,7 @@ def read_plan(name: str, *, agent: str | None = None, session: str | None = None
 
 
 def _read(name: str) -> bytes:
-    """At most one byte more than a proposal may have: the decoder says the rest."""
+    """Read at most one byte more than the limit, so that the decoder can report an oversized proposal."""
     most = DEFAULT_LIMITS.proposal_bytes + 1
     try:
         if name == "-":
@@ -53,8 +55,8 @@ def _read(name: str) -> bytes:
             hint="name a file with a proposal in JSON or YAML, or `-` for standard input",
         ) from None
     except ValueError:
-        raise UsageError("no file can have this name", path=name) from None
+        raise UsageError("this is not a possible file name", path=name) from None
 
 
-def _sniffed(data: bytes) -> Literal["json", "yaml"]:
+def _detect_format(data: bytes) -> Literal["json", "yaml"]:
     return "json" if without_bom(data).lstrip()[:1] in (b"{", b"[", b"") else "yaml"

@@ -1,4 +1,4 @@
-"""`interlock verify`, `simulate` and `explain`: looking at a proposal without running it."""
+"""`interlock verify`, `simulate` and `explain`: inspect a proposal without running it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from interlock.model.proposal import Proposal
 from interlock.surfaces.cli.app import FAILED, Command
-from interlock.surfaces.cli.opening import runtime
+from interlock.surfaces.cli.open_project import runtime
 from interlock.surfaces.cli.output import Output, brief, clean
 from interlock.surfaces.cli.plan_file import read_plan
 
@@ -28,7 +28,7 @@ _ANSWERS = {"allow": "green", "ask": "yellow", "reject": "red", "unknown": "cyan
 def verify(out: Output, plan: str) -> int:
     """Check a proposal without running anything: unknown tools, parameters, edges, conditions, limits.
 
-    Exit code: 0 if it is valid (warnings do not count), 1 if an action cannot run as it stands, 2 if it is malformed.
+    Exit code: 0 if it is valid (warnings do not count), 1 if an action cannot run as written, 2 if it is malformed.
     """
     from interlock.engine.inspect.explain import verify as check  # noqa: PLC0415 - start-up
 
@@ -41,9 +41,9 @@ def verify(out: Output, plan: str) -> int:
 @click.argument("plan", type=click.Path())
 @click.pass_obj
 def simulate(out: Output, plan: str) -> int:
-    """Say what the state would be after a proposal, and which actions cannot run. Runs no tool.
+    """Predict the state after a proposal, and which actions cannot run. Runs no tool.
 
-    Exit code: 0 if every action could run, 1 if one cannot.
+    Exit code: 0 if every action could run, 1 if any could not.
     """
     from interlock.engine.inspect.explain import simulate as play  # noqa: PLC0415 - start-up
 
@@ -54,13 +54,13 @@ def simulate(out: Output, plan: str) -> int:
 
 @click.command(cls=Command)
 @click.argument("plan", type=click.Path())
-@click.option("--agent", metavar="NAME", help="As if this agent proposed it.")
-@click.option("--session", metavar="NAME", help="As if it belonged to this session.")
+@click.option("--agent", metavar="NAME", help="Explain it as if this agent had proposed it.")
+@click.option("--session", metavar="NAME", help="Explain it as part of this session.")
 @click.pass_obj
 def explain(out: Output, plan: str, agent: str | None, session: str | None) -> int:
-    """Say for each action what steps 2 to 7 of the gate would answer, and which policies decide. Asks nobody.
+    """Show how steps 2 to 7 of the gate would decide each action, and which policies apply. Asks no one.
 
-    Exit code: 0 if nothing would be rejected, 1 if something would, 3 if something would be asked.
+    Exit code: 0 if nothing would be rejected, 1 if an action would be, 3 if an action would need approval.
     """
     from interlock.engine.inspect.explain import explain as tell  # noqa: PLC0415 - start-up
 
@@ -91,7 +91,7 @@ def _simulation(out: Output, found: engine.Simulation) -> Iterable[str]:
     for key, value in found.state.items():
         yield f"{clean(key)} = {brief(value)}"
     for key in found.unknown:
-        yield f"{clean(key)} = {out.paint('(only a tool can tell)', 'dim')}"
+        yield f"{clean(key)} = {out.paint('(known only after the tool runs)', 'dim')}"
     for one in found.dropped:
         yield f"{out.paint('cannot run:', 'red')} {clean(one.action_id)}: {clean(one.detail)} ({one.reason})"
 

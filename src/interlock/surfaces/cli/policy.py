@@ -1,4 +1,4 @@
-"""`interlock policy`: what the rules are, whether they are sound, and what they answer."""
+"""`interlock policy`: what the policies are, whether they are valid, and what they decide."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from interlock.model.text import without_bom
 from interlock.model.yaml import parse_yaml
 from interlock.surfaces.cli.app import FAILED, Group
 from interlock.surfaces.cli.ids import RUN, TOOL
-from interlock.surfaces.cli.opening import history
+from interlock.surfaces.cli.open_project import history
 from interlock.surfaces.cli.output import Output, clean, table
 
 if TYPE_CHECKING:
@@ -28,13 +28,13 @@ _COLORS = {"allow": "green", "hold": "yellow", "deny": "red"}
 
 @click.group(cls=Group)
 def policy() -> None:
-    """Show, check, test and explain the policies, as they stand in the files: trusted or not."""
+    """Show, check, test and explain the policies as they are in the files, trusted or not."""
 
 
 @policy.command("show")
 @click.pass_obj
 def show(out: Output) -> None:
-    """Print the Cedar policies that decide: what the short rules became, and the files."""
+    """Print the Cedar policies in effect: those generated from the short rules, and those in files."""
     found = _policies(out)
     document = {
         "trusted": found.trusted,
@@ -69,18 +69,18 @@ def check(out: Output) -> None:
         "trusted": found.trusted,
     }  # fmt: skip
     for pattern in found.unmatched:
-        out.warn(f"no file fits `{clean(pattern)}` of `policy.files`")
+        out.warn(f"no file matches `{clean(pattern)}` of `policy.files`")
     for warning in found.judge.warnings:
         out.warn(clean(str(warning)))
-    text = f"sound: {document['policies']} policies, checked against {found.tools} tools"
-    out.emit(document, lambda: [text, *([] if found.trusted else ["not in force yet: `interlock trust`"])])
+    text = f"valid: {document['policies']} policies, checked against {found.tools} tools"
+    out.emit(document, lambda: [text, *([] if found.trusted else ["not in force yet; run `interlock trust`"])])
 
 
 @policy.command("test")
 @click.argument("cases", type=click.Path(path_type=Path))
 @click.pass_obj
 def test(out: Output, cases: Path) -> int:
-    """Run a table of cases (YAML or JSON). Exit code 1 if one does not get the expected answer."""
+    """Run a table of cases (YAML or JSON). Exit code 1 if a case does not get the expected decision."""
     data = _read(cases)
     results = _policies(out).test(data, str(cases))
     failed = sum(not result.passed for result in results)
@@ -92,16 +92,16 @@ def test(out: Output, cases: Path) -> int:
 
 @policy.command("explain")
 @click.argument("action", type=TOOL)
-@click.option("--agent", metavar="NAME", help="Who asks; the configuration's `agent` if left out.")
+@click.option("--agent", metavar="NAME", help="The agent that asks; by default the configuration's `agent`.")
 @click.option("--parameters", default="{}", metavar="JSON", help="The call's parameters.")
-@click.option("--resource", metavar="NAME", help="For a built-in action such as state_write: the key or host.")
+@click.option("--resource", metavar="NAME", help="The key or host, for a built-in action such as state_write.")
 @click.option("--session", metavar="NAME", help="The session.")
 @click.option("--state", default="{}", metavar="JSON", help="Values of state keys.")
 @click.pass_obj
 def explain(
     out: Output, action: str, agent: str | None, parameters: str, resource: str | None, session: str | None, state: str
 ) -> None:
-    """Say what the policies answer to a call of ACTION (a tool, or state_read, state_write, assert), and why."""
+    """Show how the policies decide a call of ACTION (a tool, or state_read, state_write, assert), and why."""
     values = [_object(name, text) for name, text in (("parameters", parameters), ("state", state))]
     found = _policies(out).explain(
         action, agent=agent, parameters=values[0], resource=resource, session=session, state=values[1]
@@ -113,22 +113,22 @@ def explain(
 @click.argument("run_ids", nargs=-1, metavar="[RUN]...", type=RUN)
 @click.pass_obj
 def replay(out: Output, run_ids: tuple[str, ...]) -> None:
-    """Ask the questions of past runs again, and say what the policies as they are now would have answered differently."""
+    """Judge the calls of past runs again, and show which the current policies would have decided differently."""
     from interlock.engine.inspect.policy_check import replay_runs  # noqa: PLC0415 - start-up
 
     found = _policies(out)
     with history() as past:
-        told = replay_runs(found, past, run_ids)
-    out.emit(told, lambda: _replayed(out, told))
+        replayed = replay_runs(found, past, run_ids)
+    out.emit(replayed, lambda: _replay_lines(out, replayed))
 
 
 def _policies(out: Output) -> Policies:
-    from interlock.engine.inspect.policy_check import read_policies  # noqa: PLC0415 - start-up: it brings every tool with it
+    from interlock.engine.inspect.policy_check import read_policies  # noqa: PLC0415 - start-up: it imports every tool
 
     found = read_policies(Path(), os.environ)
     if found.left_out:
         names = ", ".join(map(clean, found.left_out))
-        out.warn(f"tools of {names} are left out: their code is not trusted, so it is not run")
+        out.warn(f"tools of {names} are left out: their code is not trusted, so it does not run")
     return found
 
 
@@ -182,12 +182,12 @@ def _explanation(out: Output, found: Explanation) -> Iterable[str]:
             yield f"    {word} {{ {clean(condition.text)} }}: {condition.result}"
 
 
-def _replayed(out: Output, told: Replayed) -> Iterable[str]:
-    yield told.summary
-    if told.changes:
+def _replay_lines(out: Output, replayed: Replayed) -> Iterable[str]:
+    yield replayed.summary
+    if replayed.changes:
         yield from table(
             ("RUN", "ACTION", "WAS", "WOULD BE", "BY"),
-            ((c.run, c.action, c.before, c.after.decision, " ".join(c.after.policies)) for c in told.changes),
+            ((c.run, c.action, c.before, c.after.decision, " ".join(c.after.policies)) for c in replayed.changes),
         )
-    if told.left_out:
-        yield out.paint(f"{told.left_out} decisions left out: what they were about is not kept any more", "dim")
+    if replayed.left_out:
+        yield out.paint(f"{replayed.left_out} decisions left out: their parameters are no longer stored", "dim")

@@ -1,4 +1,4 @@
-"""Progress while a run works: one line on standard error that is written over, at a terminal only."""
+"""Progress while a run works: one line on standard error that is redrawn in place, at a terminal only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ERASE: Final = "\r\x1b[K"
 
 
 class Progress:
-    """Counts what a run's events say. The questions of a prompt hide it as long as they are asked."""
+    """Counts a run's events. A prompt hides it while it asks a question."""
 
     def __init__(self, out: Output) -> None:
         """Draws nothing unless standard error is a terminal."""
@@ -46,7 +46,7 @@ class Progress:
         self._lock = threading.RLock()
 
     def on_event(self, event: Event) -> None:
-        """A listener of the engine's."""
+        """The engine's event listener."""
         action = event.action or ""
         match event:
             case ProposalReceived():
@@ -65,14 +65,14 @@ class Progress:
                 pass
 
     def on_progress(self, action: str, done: float, total: float | None) -> None:
-        """A watcher of the engine's: what a tool says of itself."""
+        """The engine's progress listener: what a tool reports."""
         share = f"{done:g}" if not total else f"{100 * done / total:.0f} %"
         self._now[action] = f"{self._now.get(action, '').partition(': ')[0]}: {share}"
 
     def on_waiting(self, waiting: Waiting) -> None:
-        """What waits is shown as waiting, until it goes on."""
+        """Show the action as waiting until it continues."""
         if waiting.action_id is not None:
-            self._now[waiting.action_id] = f"waits for {waiting.what}"
+            self._now[waiting.action_id] = f"waiting for {waiting.what}"
 
     async def draw(self) -> None:
         """Draw until cancelled."""
@@ -89,7 +89,7 @@ class Progress:
             self.show()
 
     def hide(self) -> None:
-        """Take the line away until `show`."""
+        """Erase the line until `show` is called."""
         with self._lock:
             self._hidden += 1
             if self._drawn:
@@ -98,7 +98,7 @@ class Progress:
                 self._drawn = False
 
     def show(self) -> None:
-        """Let it be drawn again."""
+        """Allow drawing again."""
         with self._lock:
             self._hidden -= 1
 

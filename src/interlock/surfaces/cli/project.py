@@ -12,13 +12,13 @@ from interlock.engine import trust as project
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.surfaces.cli.app import Command
 from interlock.surfaces.cli.output import Output, clean
-from interlock.surfaces.cli.proving import proof, proving
+from interlock.surfaces.cli.proof import proof, proving
 
 _COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
 
 @click.command(cls=Command)
-@click.option("--agent", default="agent", show_default=True, help="The agent's name, where a proposal gives none.")
+@click.option("--agent", default="agent", show_default=True, help="The agent's name for proposals that give none.")
 @click.pass_obj
 def init(out: Output, agent: str) -> None:
     """Write a commented interlock.toml for this project, and trust it.
@@ -45,7 +45,7 @@ def init(out: Output, agent: str) -> None:
 def trust(out: Output, yes: bool, token_file: Path | None, approver: str | None) -> int:
     """Show what changed in the configuration since it was trusted, and trust it.
 
-    Covers interlock.toml and everything else that Interlock's loader reads. Until it is trusted, nothing runs.
+    Covers interlock.toml and everything else that Interlock loads. Until it is trusted, nothing runs.
     """
     reviewed = project.review(Path(), os.environ)
     document = {
@@ -60,9 +60,9 @@ def trust(out: Output, yes: bool, token_file: Path | None, approver: str | None)
     if not yes:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise UsageError(
-                "nobody is here to say yes",
+                "there is no terminal to confirm at",
                 path=str(reviewed.root),
-                hint="look at the difference, then `interlock trust --yes`",
+                hint="read the differences, then run `interlock trust --yes`",
             )
         if not click.confirm("Trust this?", err=True):
             raise ConfigurationError("not trusted", code="untrusted_configuration", path=str(reviewed.root))
@@ -74,7 +74,7 @@ def trust(out: Output, yes: bool, token_file: Path | None, approver: str | None)
 def ask_to_trust(out: Output) -> bool:
     """At a terminal, before a run: show the difference and ask. True if it is trusted now."""
     reviewed = project.review(Path(), os.environ)
-    out.write(sys.stderr, "The configuration is not trusted as it is. What is different:")
+    out.write(sys.stderr, "The current configuration is not trusted. The differences:")
     show(out, reviewed)
     if not click.confirm("Trust this?", err=True):
         return False

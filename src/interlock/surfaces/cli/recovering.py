@@ -1,4 +1,4 @@
-"""`interlock recover`: unfinished runs, and unknown outcomes that only a human can settle."""
+"""`interlock recover`: unfinished runs, and unknown outcomes that only a person can settle."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import click
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.surfaces.cli.app import Command
 from interlock.surfaces.cli.ids import RUN
-from interlock.surfaces.cli.opening import history, runtime
+from interlock.surfaces.cli.open_project import history, runtime
 from interlock.surfaces.cli.output import Output, clean
-from interlock.surfaces.cli.proving import proof, proving
+from interlock.surfaces.cli.proof import proof, proving
 from interlock.surfaces.cli.results import when
-from interlock.surfaces.cli.running import carry_on, show_resumed
+from interlock.surfaces.cli.running import resume_run, show_resumed
 
 if TYPE_CHECKING:
     from interlock.engine.people.approval_desk import Desk
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 @click.command(cls=Command)
 @click.argument("run_id", metavar="[RUN]", required=False, type=RUN)
-@click.option("--action", metavar="ID", help="The action whose outcome is not known.")
+@click.option("--action", metavar="ID", help="The action whose outcome is unknown.")
 @click.option(
     "--as",
     "answer",
     type=click.Choice(["again", "succeeded", "failed", "undo"]),
-    help="What became of it: run it again, take it as succeeded or failed, or undo the proposal.",
+    help="How to settle it: run it again, count it as succeeded or failed, or undo the proposal.",
 )
-@click.option("--no-wait", is_flag=True, help="Do not wait for answers: exit with 3.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for answers; exit with code 3.")
 @proving
 @click.pass_obj
 def recover(
@@ -46,10 +46,10 @@ def recover(
     token_file: Path | None,
     approver: str | None,
 ) -> int:
-    """Put the journals of unfinished runs in order, and say what each needs.
+    """Recover the journals of unfinished runs, and show what each run needs.
 
-    With RUN, --action and --as: settle an outcome that only a person can know, with the proof that an approval needs, and
-    go on with that run.
+    With RUN, --action and --as: settle an outcome that only a person can know (this needs the same proof as an approval), and
+    continue that run.
     """
     if run_id is not None and action is not None and answer is not None:
         return _settle(out, run_id, action, answer, token_file, approver, no_wait=no_wait)
@@ -72,7 +72,7 @@ def recover(
 
 @contextmanager
 def _desk() -> Iterator[Desk | None]:
-    """Where what is not known is asked; None if the configuration, which says who may answer, cannot be used."""
+    """The desk that asks about unknown outcomes; None if the configuration, which says who may answer, is unusable."""
     from interlock.engine.people.identity import open_desk  # noqa: PLC0415 - start-up
 
     with ExitStack() as stack:
@@ -104,7 +104,7 @@ def _settle(
         assert desk is not None, "a project has one"
         who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
         require(answer_outcome(desk, services.disk, directory, action, answer, who, "cli"), run_id)
-        results = carry_on(out, opened, run_id, {}, no_wait=no_wait)
+        results = resume_run(out, opened, run_id, {}, no_wait=no_wait)
     return show_resumed(out, run_id, results)
 
 
@@ -114,7 +114,7 @@ def _lines(out: Output, one: Unfinished) -> list[str]:
         f"  {clean(one.detail)}",
     ]
     if one.moved_bytes:
-        lines.append(f"  {one.moved_bytes} bytes that were never sealed lie in journal.torn now")
+        lines.append(f"  {one.moved_bytes} bytes without a seal were moved to journal.torn")
     if one.command:
         lines.append(f"  {clean(one.command)}")
     return lines

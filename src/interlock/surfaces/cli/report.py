@@ -11,7 +11,7 @@ from interlock.disk import store_error
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.surfaces.cli.app import Command
 from interlock.surfaces.cli.ids import RUN
-from interlock.surfaces.cli.opening import history
+from interlock.surfaces.cli.open_project import history
 from interlock.surfaces.cli.output import Output, clean
 
 

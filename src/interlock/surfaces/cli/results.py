@@ -1,4 +1,4 @@
-"""How results look to people: one line an action, and what became of the whole."""
+"""Renders results for people: one line per action, and the overall status."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ MARKS = {
 }
 _LAST_LINES = 3
 EXIT_CODES = {"succeeded": 0, "held": 3}
-"""Exit code of a proposal by its status; every other one is 1."""
+"""Exit code by proposal status; 1 for every other status."""
 
 
 def proposal_lines(
     out: Output, result: ProposalResult, described: Mapping[str, ActionLine] | None = None, *, outputs: bool = True
 ) -> Iterator[str]:
-    """The rows, what could not be undone, and the status.
+    """The lines of a proposal: its actions, what could not be undone, and the status.
 
     `described` says of actions, by id, what they were about and what became of them since; without `outputs` those are left out.
     """
@@ -47,14 +47,14 @@ def proposal_lines(
 
 
 def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
-    """What an undo took back, one line each, what it had to leave, and the status."""
+    """The lines of an undo: what was undone, what could not be, and the status."""
     for row in result.results:
         if row.status != "succeeded":
             yield from _row(out, row)
     for done in undo_outputs(result):
         for one in done["restored"]:
             line = f"{out.paint(one['how'].ljust(12), 'green')} {_path(one['path'])}  ({clean(one['action'])})"
-            yield line + (f"  what a process had left is kept: {clean(one['kept'])}" if one.get("kept") else "")
+            yield line + (f"  what a process left there is kept: {clean(one['kept'])}" if one.get("kept") else "")
         for one in done["compensated"]:
             yield f"{out.paint('compensated'.ljust(12), 'green')} {clean(one['action'])}  {clean(one['tool'])}"
         for key in done["state"]:
@@ -70,7 +70,9 @@ def _path(path: Any) -> str:
 
 
 def undo_outputs(result: ProposalResult) -> list[dict[str, Any]]:
-    """What the tool `undo` said: `restored`, `compensated`, `state`, `not_undone`. A failure has it too, if it did something."""
+    """The outputs of the tool `undo`: `restored`, `compensated`, `state`, `not_undone`. A failed undo that did something has
+    them too.
+    """
     return [row.output for row in result.results if isinstance(row.output, dict) and "restored" in row.output]
 
 
@@ -104,13 +106,13 @@ def _row(out: Output, row: ActionResult, described: ActionLine | None = None, *,
     yield line
     if row.error:
         yield f"{'':12} {brief(row.error, 200)}"
-        yield from (out.paint(f"{'':12} | {brief(said, 200)}", "dim") for said in _last_words(row.output))
+        yield from (out.paint(f"{'':12} | {brief(line, 200)}", "dim") for line in _last_lines(row.output))
     elif outputs and row.status == "succeeded" and row.output is not None:
         yield out.paint(f"{'':12} {brief(row.output)}", "dim")
 
 
-def _last_words(output: Any) -> list[str]:
-    """The last lines that a process that failed wrote: mostly they say why."""
+def _last_lines(output: Any) -> list[str]:
+    """The last lines that a failed process wrote: they usually say why."""
     if not isinstance(output, dict):
         return []
     for name in ("stderr", "stdout"):
@@ -125,7 +127,7 @@ def _mark(status: str) -> tuple[str, str]:
 
 
 def when(us: int | None) -> str:
-    """A moment, in this machine's time zone."""
+    """A time in this machine's time zone."""
     if us is None:
         return ""
     moment = dt.datetime.fromtimestamp(us / 1e6, tz=dt.UTC).astimezone()

@@ -66,7 +66,7 @@ def described_runs(past: History, rows: list[RunRow], chosen: Choice) -> Iterato
 
 
 def run_table(rows: list[ListedRun]) -> Iterable[str]:
-    """Runs, one a line."""
+    """Runs, one per line."""
     if not rows:
         return ["no runs"]
     head = ("RUN", "STARTED", "STATUS", "AGENT", "SESSION", "ACTIONS")
@@ -92,7 +92,7 @@ def _first(line: ActionLine | None, room: int) -> str:
 
 
 def _counted(row: RunRow) -> str:
-    """Succeeded of all actions; nothing before a process has counted them, which it does at the end of each proposal."""
+    """Succeeded actions out of all; empty until the first proposal has ended, when they are counted."""
     return f"{row.succeeded}/{row.actions}" if row.actions or row.status not in ("running", "interrupted") else ""
 
 

@@ -1,4 +1,4 @@
-"""`interlock run`, `resume` and `undo`: what takes proposals through the gate."""
+"""`interlock run`, `resume` and `undo`: run proposals through the gate."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from interlock.model.events import RunStarted
 from interlock.model.result import ProposalResult
 from interlock.surfaces.cli.app import FAILED, Command
 from interlock.surfaces.cli.ids import RUN
-from interlock.surfaces.cli.interrupting import interrupted, run_interruptibly
-from interlock.surfaces.cli.opening import at_terminal, runtime, undoing_runtime
+from interlock.surfaces.cli.open_project import at_terminal, runtime, undoing_runtime
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.plan_file import read_plan
 from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines, undo_lines, undo_outputs
+from interlock.surfaces.cli.signals import interrupted, run_interruptibly
 from interlock.surfaces.cli.token_files import read_grant_token
 
 if TYPE_CHECKING:
@@ -31,27 +31,29 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 WAIT_SAID_MS: Final = 1000
-"""Waits that can be longer than this are said in a line of their own."""
+"""Waits that can be longer than this get a line of their own."""
 
 
 @click.command(cls=Command)
 @click.argument("plan", type=click.Path())
 @click.option("--dry-run", is_flag=True, help="Steps 1 to 7 only: nothing runs, no one is asked, no budget is spent.")
 @click.option("--session", metavar="NAME", help="The session that the run belongs to.")
-@click.option("--agent", metavar="NAME", help="The agent that proposes this, whatever the plan says.")
+@click.option("--agent", metavar="NAME", help="The agent that proposes this; overrides the plan.")
 @click.option(
     "--grant-token",
     "token_file",
     type=click.Path(path_type=Path),
     help="A file with a grant token: the run has what the token allows, and nothing else.",
 )
-@click.option("--no-wait", is_flag=True, help="Do not wait for answers: exit with 3, and `interlock resume` goes on.")
+@click.option(
+    "--no-wait", is_flag=True, help="Do not wait for answers; exit with code 3. `interlock resume` continues."
+)
 @click.option(
     "--set",
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Tighten a setting for this run, such as budget.actions=10; it can never be loosened.",
+    help="Tighten a setting for this run, such as budget.actions=10. Loosening is refused.",
 )
 @click.pass_obj
 def run(
@@ -64,46 +66,46 @@ def run(
     no_wait: bool,
     settings: Sequence[str],
 ) -> int:
-    """Take a proposal through the gate. PLAN is a file in JSON or YAML, or - for standard input.
+    """Run a proposal through the gate. PLAN is a file in JSON or YAML, or - for standard input.
 
-    Exit code: 0 if every action succeeded, 1 if one did not, 2 if the proposal or the configuration is wrong, 3 if an action
-    waits for an answer.
+    Exit code: 0 if every action succeeded, 1 if one did not, 2 if the proposal or the configuration is invalid, 3 if an
+    action waits for an answer.
     """
     flags = _flags(settings)
     proposal = read_plan(plan, agent=agent, session=session)
     token = None if token_file is None else read_grant_token(token_file)
     with runtime(out, flags, offer_trust=plan != "-") as opened:
-        _say_unfinished(out, opened)
-        result = _carry_out(
+        _note_unfinished(out, opened)
+        result = _run_at_terminal(
             out, opened, lambda: opened.execute(proposal, dry_run=dry_run, grant_token=token), no_wait=no_wait
         )
     out.emit(result, lambda: proposal_lines(out, result))
-    _say_held(out, [result])
+    _note_held(out, [result])
     return EXIT_CODES.get(result.status, FAILED)
 
 
 @click.command(cls=Command)
 @click.argument("run_id", metavar="RUN", type=RUN)
-@click.option("--no-wait", is_flag=True, help="Do not wait for answers: exit with 3.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for answers; exit with code 3.")
 @click.pass_obj
 def resume(out: Output, run_id: str, no_wait: bool) -> int:
     """Finish a run that was interrupted, or that waited for an answer. Finished actions never run again."""
     with runtime(out, offer_trust=True) as opened:
-        results = carry_on(out, opened, run_id, {}, no_wait=no_wait)
+        results = resume_run(out, opened, run_id, {}, no_wait=no_wait)
     return show_resumed(out, run_id, results)
 
 
 @click.command(cls=Command)
 @click.argument("run_id", metavar="[RUN]", required=False, type=RUN)
-@click.option("--action", metavar="ID", help="Only this action of the run.")
-@click.option("--force", is_flag=True, help="Also where others changed the files since; what is overwritten is kept.")
+@click.option("--action", metavar="ID", help="Undo only this action of the run.")
+@click.option("--force", is_flag=True, help="Also overwrite files that were changed since; their content is kept.")
 @click.pass_obj
 def undo(out: Output, run_id: str | None, action: str | None, force: bool) -> int:
-    """Take back what a run did: files, state, and what has a compensation. An undo is a run, and can be undone.
+    """Undo what a run did: files, state, and actions with a compensation. An undo is itself a run, and can be undone.
 
     Without RUN, at a terminal: shows what undoing the newest run would take back, and asks.
 
-    Exit code: 0 if all came back that has a way back, 1 if something was in the way, such as a change that somebody made since.
+    Exit code: 0 if everything that can be undone was, 1 if something prevented it, such as a later change.
     """
     if run_id is None:
         from interlock.surfaces.cli.undo_preview import choose_run  # noqa: PLC0415 - only then
@@ -112,26 +114,26 @@ def undo(out: Output, run_id: str | None, action: str | None, force: bool) -> in
     chosen = run_id
     with undoing_runtime(out) as opened:
         opened.require_run(chosen)
-        result = _carry_out(out, opened, lambda: opened.undo(chosen, action, force=force))
+        result = _run_at_terminal(out, opened, lambda: opened.undo(chosen, action, force=force))
     out.emit(result, lambda: undo_lines(out, result))
     reasons = {left["reason"] for output in undo_outputs(result) for left in output["not_undone"]}
     if not force and {"undo_conflict", "state_conflict"} & {*reasons, *(row.reason for row in result.results)}:
-        out.note("`--force` overwrites what was changed since, and keeps it: that undo can be undone too")
+        out.note("`--force` overwrites later changes but keeps their content, so that undo can be undone too")
     return EXIT_CODES.get(result.status, FAILED)
 
 
 # -- shared with `recover`
 
 
-def carry_on(
+def resume_run(
     out: Output, opened: Runtime, run_id: str, answers: Mapping[str, Answer], *, no_wait: bool, by: str = ""
 ) -> list[ProposalResult]:
     """Resume a run, with answers to unknown outcomes."""
-    return _carry_out(out, opened, lambda: opened.resume(run_id, answers, by=by), no_wait=no_wait, run_id=run_id)
+    return _run_at_terminal(out, opened, lambda: opened.resume(run_id, answers, by=by), no_wait=no_wait, run_id=run_id)
 
 
 def show_resumed(out: Output, run_id: str, results: list[ProposalResult]) -> int:
-    """Print what came of a resumed run; returns the exit code."""
+    """Print the results of a resumed run; returns the exit code."""
     statuses = [result.status for result in results]
     status = next((s for s in statuses if s != "succeeded"), "succeeded")
     if "held" in statuses:
@@ -143,25 +145,25 @@ def show_resumed(out: Output, run_id: str, results: list[ProposalResult]) -> int
             [line for result in results for line in proposal_lines(out, result)] or ["there was nothing left to do"]
         ),
     )
-    _say_held(out, results)
+    _note_held(out, results)
     return EXIT_CODES.get(status, FAILED)
 
 
 # -- inside
 
 
-def _carry_out(
+def _run_at_terminal(
     out: Output, opened: Runtime, work: Callable[[], Awaitable[T]], *, no_wait: bool = False, run_id: str | None = None
 ) -> T:
-    """Run with progress, with questions at the terminal, and with Ctrl-C."""
+    """Run with progress, questions at the terminal, and Ctrl-C handling."""
     from interlock.surfaces.cli.progress import Progress  # noqa: PLC0415 - start-up
-    from interlock.surfaces.cli.prompting import Prompt, how_to_answer  # noqa: PLC0415 - start-up
+    from interlock.surfaces.cli.prompt import Prompt, how_to_answer  # noqa: PLC0415 - start-up
 
     progress = Progress(out)
     started = [] if run_id is None else [run_id]
     opened.subscribe(events=progress.on_event, progress=progress.on_progress)
     opened.subscribe(events=lambda event: started.append(event.run) if isinstance(event, RunStarted) else None)
-    opened.on_waiting(lambda waiting: _say_waiting(out, progress, waiting))
+    opened.on_waiting(lambda waiting: _note_waiting(out, progress, waiting))
     desk = opened.approval_desk
     if desk is not None:
         desk.wait = not no_wait
@@ -188,14 +190,14 @@ def _carry_out(
         raise interrupted(started[0]) from None
 
 
-def _say_waiting(out: Output, progress: Progress, waiting: Waiting) -> None:
-    """Questions are asked by the prompt; of short waits the line of progress says enough."""
+def _note_waiting(out: Output, progress: Progress, waiting: Waiting) -> None:
+    """Print a line for a long wait. The prompt covers questions, and the progress line covers short waits."""
     progress.on_waiting(waiting)
     if waiting.cause != "approval" and waiting.wait_max_ms >= WAIT_SAID_MS:
         who = "" if waiting.action_id is None else f"`{waiting.action_id}` "
         seconds = waiting.wait_max_ms / 1000
         progress.hide()
-        out.note(clean(f"{who}waits for {waiting.what}; at most {seconds:.0f} s"))
+        out.note(clean(f"{who}waiting for {waiting.what}; at most {seconds:.0f} s"))
         progress.show()
 
 
@@ -209,7 +211,7 @@ def _flags(settings: Sequence[str]) -> dict[str, str]:
     return flags
 
 
-def _say_unfinished(out: Output, opened: Runtime) -> None:
+def _note_unfinished(out: Output, opened: Runtime) -> None:
     """Recover the journals of dead runs before a new run, and say in one line that they are there."""
     unfinished = [one for one in opened.recover() if one.need != "nothing"]
     if len(unfinished) == 1:
@@ -222,7 +224,7 @@ def _say_unfinished(out: Output, opened: Runtime) -> None:
         out.note(f"unfinished: {len(unfinished)} runs ({parts}); `interlock recover` says what each needs")
 
 
-def _say_held(out: Output, results: list[ProposalResult]) -> None:
+def _note_held(out: Output, results: list[ProposalResult]) -> None:
     for result in results:
         for row in result.results:
             if row.status != "held":
@@ -233,6 +235,8 @@ def _say_held(out: Output, results: list[ProposalResult]) -> None:
                 out.note(
                     f"`interlock recover {result.run_id} --action {clean(row.action_id)} --as again|succeeded|failed|undo`"
                 )
-        if any(row.status == "held" and row.reason == "held" for row in result.results):  # `recover` goes on by itself
+        if any(
+            row.status == "held" and row.reason == "held" for row in result.results
+        ):  # `recover` continues the run itself
             out.note(f"then `interlock resume {result.run_id}`")
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""`interlock runs`: looking back, checking journals, keeping and forgetting."""
+"""`interlock runs`: list and show runs, check journals, save checkpoints, prune."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from interlock.model.result import RunStatus
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.ids import RUN, TOOL
 from interlock.surfaces.cli.looking import choice, choosing
-from interlock.surfaces.cli.opening import history, undoing_runtime
+from interlock.surfaces.cli.open_project import history, undoing_runtime
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.report import report
 from interlock.surfaces.cli.run_views import ShownRun, described_runs, lines_of, run_table
@@ -29,10 +29,12 @@ def runs() -> None:
 
 
 @runs.command("list")
-@click.option("--session", metavar="NAME", help="Only of this session.")
-@click.option("--status", type=click.Choice(["running", *get_args(RunStatus)]), help="Only with this status.")
+@click.option("--session", metavar="NAME", help="Only runs of this session.")
+@click.option("--status", type=click.Choice(["running", *get_args(RunStatus)]), help="Only runs with this status.")
 @choosing
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1_000, show_default=True, help="At most so many.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=1_000, show_default=True, help="Maximum number to show."
+)
 @click.pass_obj
 def list_runs(
     out: Output,
@@ -85,10 +87,10 @@ def show_run(out: Output, run_id: str, action: str | None, tool: str | None, gre
 
 @runs.command("log")
 @click.argument("run_id", metavar="RUN", type=RUN)
-@click.option("--from", "start", type=click.IntRange(0), default=0, help="From this event on.")
+@click.option("--from", "start", type=click.IntRange(0), default=0, help="Start at this event.")
 @click.pass_obj
 def log(out: Output, run_id: str, start: int) -> int:
-    """Show the events of a run's journal, in order. With --json they are one list."""
+    """Show the events of a run's journal, in order. With --json: one list."""
     from interlock.surfaces.cli.events import as_builtins, event_line  # noqa: PLC0415 - start-up
 
     damage: InterlockError | None = None
@@ -117,7 +119,7 @@ def log(out: Output, run_id: str, start: int) -> int:
 def check(out: Output, run_id: str) -> int:
     """Check every seal of a run's journal, and compare it with the database and its signed head.
 
-    Exit code: 0 if all is whole, 4 if something is damaged, truncated or rewritten.
+    Exit code: 0 if the journal is intact, 4 if it is damaged, truncated or rewritten.
     """
     with history() as past:
         found = past.check(run_id)
@@ -141,11 +143,11 @@ def head(out: Output, run_id: str) -> None:
 @runs.command("checkpoint")
 @click.argument("run_id", metavar="RUN", type=RUN)
 @click.option(
-    "--output", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where to write it."
+    "--output", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The file to write."
 )
 @click.pass_obj
 def checkpoint(out: Output, run_id: str, output: Path) -> None:
-    """Save the state, the tools and the head of a run's journal. The file holds values in clear (mode 0600)."""
+    """Save the state, the tools and the head of a run's journal. The file holds unredacted values (mode 0600)."""
     from interlock.engine import checkpoints  # noqa: PLC0415 - start-up
 
     with undoing_runtime(out) as opened:
@@ -155,10 +157,10 @@ def checkpoint(out: Output, run_id: str, output: Path) -> None:
 
 @runs.command("restore")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--merge", is_flag=True, help="Leave keys alone that the checkpoint does not have.")
+@click.option("--merge", is_flag=True, help="Keep state keys that the checkpoint lacks.")
 @click.pass_obj
 def restore(out: Output, file: Path, merge: bool) -> None:
-    """Make the state what it was at a checkpoint, exactly (or merged). Itself a run."""
+    """Restore the state of a checkpoint, exactly or merged. The restore is itself a run."""
     from interlock.engine import checkpoints  # noqa: PLC0415 - start-up
 
     with undoing_runtime(out) as opened:
@@ -167,30 +169,30 @@ def restore(out: Output, file: Path, merge: bool) -> None:
         done,
         lambda: [
             f"{done.written} keys written, {done.removed} removed; run {done.run_id}",
-            *(f"tool {clean(name)} is another one now" for name in done.tools_changed),
+            *(f"tool {clean(name)} has changed since the checkpoint" for name in done.tools_changed),
         ],
     )
 
 
 @runs.command("prune")
 @click.argument("run_ids", nargs=-1, metavar="[RUN]...", type=RUN)
-@click.option("--older-than", metavar="DURATION", help="Every run that ended longer ago, such as 30d.")
+@click.option("--older-than", metavar="DURATION", help="Remove every run that ended longer ago than this, such as 30d.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def prune(out: Output, run_ids: tuple[str, ...], older_than: str | None, yes: bool) -> None:
-    """Remove runs entirely: journal, originals, backups. They can neither be shown nor undone afterwards."""
+    """Remove runs entirely: journal, originals, backups. They can no longer be shown or undone."""
     from interlock.engine.local.clock import SystemClock  # noqa: PLC0415 - start-up
     from interlock.model.units import duration_ms  # noqa: PLC0415 - start-up
 
     if bool(run_ids) == (older_than is not None):
-        raise UsageError("name runs, or `--older-than`, and not both", hint="such as `--older-than 30d`")
+        raise UsageError("give either run ids or `--older-than`", hint="such as `--older-than 30d`")
     with history() as past:
         chosen = list(run_ids)
         if older_than is not None:
             try:
                 age_ms = duration_ms(older_than)
             except ValueError as error:
-                raise UsageError(f"`--older-than` is no duration: {error}", hint="such as `30d`") from None
+                raise UsageError(f"`--older-than` is not a duration: {error}", hint="such as `30d`") from None
             chosen = past.finished_before(SystemClock().now_us() - age_ms * 1000)
         if chosen and not yes:
             ask(f"Remove {len(chosen)} run{'s' if len(chosen) != 1 else ''} for good?")
@@ -199,16 +201,16 @@ def prune(out: Output, run_ids: tuple[str, ...], older_than: str | None, yes: bo
 
 
 def ask(question: str) -> None:
-    """Ask before something that cannot be taken back. Raises: UsageError if nobody says yes."""
+    """Ask for confirmation of something irreversible. Raises: UsageError if it is not given."""
     if not os.isatty(0) or not click.confirm(question, err=True):
-        raise UsageError("nobody said yes", hint="`--yes` says it without asking")
+        raise UsageError("this was not confirmed", hint="`--yes` confirms it without asking")
 
 
 def _check(out: Output, found: Check) -> Iterable[str]:
     word = out.paint("whole", "green") if found.ok else out.paint("damaged", "red")
     yield f"{word}: {found.events} events under {found.seals} seals, {found.bytes} bytes"
     if found.torn_bytes:
-        yield f"  {found.torn_bytes} bytes behind the last seal, left by a writer that died: `interlock recover`"
+        yield f"  {found.torn_bytes} bytes after the last seal, left by a process that died; run `interlock recover`"
     if found.signed_up_to is not None:
         yield f"  signed up to event {found.signed_up_to} by {clean(found.signed_by or '')}"
     for problem in found.problems:

@@ -6,7 +6,7 @@ import click
 
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.looking import Choice
-from interlock.surfaces.cli.opening import history
+from interlock.surfaces.cli.open_project import history
 from interlock.surfaces.cli.output import Output, table
 from interlock.surfaces.cli.results import when
 from interlock.surfaces.cli.run_views import described_runs, run_table

@@ -34,8 +34,10 @@ def restricting(command: Callable[..., Any]) -> Callable[..., Any]:
             "--unscoped", multiple=True, metavar="GLOB", help="Of tools that mark no paths or hosts only these."
         ),
         click.option("--no", "nothing", multiple=True, type=click.Choice(_WHOLE), help="Nothing of this kind at all."),
-        click.option("--actions-max", type=click.IntRange(1, 1_000_000_000), help="Actions in one proposal."),
-        click.option("--uses", "uses_max", type=click.IntRange(1, 1_000_000_000), help="How often it may be used."),
+        click.option(
+            "--actions-max", type=click.IntRange(1, 1_000_000_000), help="Maximum number of actions in one proposal."
+        ),
+        click.option("--uses", "uses_max", type=click.IntRange(1, 1_000_000_000), help="Maximum number of uses."),
         click.option("--ttl", metavar="DURATION", help="How long it holds, such as `10m`; else an hour, or as before."),
         click.option(
             "--out",

@@ -1,4 +1,4 @@
-"""`interlock tools`: what can be called."""
+"""`interlock tools`: the tools that can be called."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import msgspec
 
 from interlock.model.tool import Tool
 from interlock.surfaces.cli.app import Group
-from interlock.surfaces.cli.opening import runtime
+from interlock.surfaces.cli.open_project import runtime
 from interlock.surfaces.cli.output import Output, brief, table
 
 
 @click.group(cls=Group)
 def tools() -> None:
-    """The tools there are: built in, and those of the configured modules."""
+    """List the tools: the built-in ones, and those of the configured modules."""
 
 
 @tools.command("list")
 @click.pass_obj
 def list_tools(out: Output) -> None:
-    """List the tools with what they declare of themselves. With --json: the whole definitions, and their versions."""
+    """List the tools with their declared properties. With --json: full definitions and versions."""
     with runtime(out) as opened:
         asyncio.run(opened.prepare())
         found = opened.tools()

@@ -11,7 +11,7 @@ from interlock.engine.inspect.actions import ActionLine
 from interlock.engine.inspect.history import RunRow
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.surfaces.cli.looking import action_line, line_width
-from interlock.surfaces.cli.opening import at_terminal, history
+from interlock.surfaces.cli.open_project import at_terminal, history
 from interlock.surfaces.cli.output import Output, brief, clean
 from interlock.surfaces.cli.results import when
 from interlock.surfaces.cli.run_views import lines_of

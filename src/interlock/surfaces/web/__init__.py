@@ -1,9 +1,9 @@
 """REST: questions and answers over HTTP, for approvers who hold a token.
 
-- `server`: listens, serves, continues runs, stops cleanly
+- `server`: listens, serves, resumes runs, stops cleanly
 - `app`: the routes, and what each of them does
-- `wrapping`: what holds for every request, whatever its route
-- `bodies` and `decoding`: the shape of requests and answers, and how strictly they are read
-- `openapi`: the document that says all this to programs
+- `middleware`: what applies to every request, regardless of route
+- `bodies` and `decoding`: the shapes of requests and responses, and their strict decoding
+- `openapi`: the machine-readable description
 - `command`: `interlock serve`
 """

@@ -1,8 +1,8 @@
 """The routes of `/api/v1`, and what each of them does.
 
-Only bearer tokens are accepted, never cookies, and no answer allows another origin to read it (no CORS): a page in somebody's
-browser has nothing that it could send along, so there is no request to forge. The right to see questions is that of
-every approver; what they may answer is decided in the transaction that counts the answer.
+Only bearer tokens are accepted, never cookies, and no response allows another origin to read it (no CORS): a web page has no
+credentials to send along, so requests cannot be forged. Every approver may see the questions; what they may answer is decided
+in the transaction that counts the answer.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from interlock.surfaces.web.bodies import (
     OriginalBody,
 )
 from interlock.surfaces.web.decoding import decode_body, decode_query
-from interlock.surfaces.web.wrapping import APPROVER, STATUS, Wrapping, handlers, read_body, reply, source_of
+from interlock.surfaces.web.middleware import APPROVER, STATUS, Middleware, handlers, read_body, reply, source_of
 
 Body = ApproveBody | EditBody | DenyBody
 T = TypeVar("T")
@@ -48,18 +48,18 @@ _SAID: Final = {
     "agent_may_not_approve": "an agent never answers its own questions",
     "separation": "the person who started the run may not answer its questions",
     "not_in_group": "you belong to none of the groups that may answer this question",
-    "changed": "the question is no longer the one that you answered",
+    "changed": "the question has changed since you were shown it",
 }
 _HINTS: Final = {
-    "not_in_group": "`requirements` of the question names the groups",
-    "changed": "look at it again, and answer with its new `digest`",
+    "not_in_group": "the question's `requirements` name the groups",
+    "changed": "read it again, and answer with its new `digest`",
 }
 
 
 def build(
     answering: Answering, clock: Clock, hosts: Callable[[str], bool], refresh: Callable[[], None] = lambda: None
-) -> Wrapping:
-    """The application. `hosts` says whether a Host header (without port) names this server; see `wrapping`.
+) -> Middleware:
+    """The application. `hosts` says whether a Host header (without port) names this server; see `middleware`.
 
     `refresh` is called before each request that needs a token: an edited configuration says who is in which group.
     """
@@ -79,7 +79,7 @@ def build(
         exception_handlers=handlers(),
     )
     app.router.redirect_slashes = False
-    return Wrapping(app, clock, hosts)
+    return Middleware(app, clock, hosts)
 
 
 async def _health(_request: Request) -> Response:
@@ -101,7 +101,7 @@ class _Api:
         await self._authenticate(request)
         query = decode_query(request.query_params.multi_items(), ListQuery)
         status = None if query.status == "all" else query.status
-        # One more than is shown: that tells whether there is more.
+        # Fetch one more than is shown, to know whether there are more.
         holds = await self._call(self._answering.holds, status, after=query.after, limit=query.limit + 1)
         shown = holds[: query.limit]
         rows = tuple(msgspec.convert(hold, ApprovalRow, from_attributes=True) for hold in shown)
@@ -124,7 +124,7 @@ class _Api:
         return reply(Original(approval=outcome.hold, parameters=parameters))
 
     def answering(self, choice: Choice, shape: type[Body]) -> Callable[[Request], Awaitable[Response]]:
-        """The route that gives one kind of answer."""
+        """The route for one kind of answer."""
 
         async def answer(request: Request) -> Response:
             approver = await self._authenticate(request)
@@ -145,12 +145,12 @@ class _Api:
         return answer
 
     async def _authenticate(self, request: Request) -> Approver:
-        """Who is asking. A request without a token is no attempt to guess one, so it is not counted as a failure."""
+        """The approver behind a request. A request without a token is not a guess, so it is not counted as a failure."""
         given = request.headers.getlist("authorization")
         bearer = _BEARER.match(given[0]) if len(given) == 1 else None
         if bearer is None:
             raise UsageError(
-                "this needs an approver's token",
+                "an approver's token is required",
                 code="unauthenticated",
                 hint="send `Authorization: Bearer TOKEN`; `interlock approvers add` makes one",
             )
@@ -161,7 +161,7 @@ class _Api:
 
     @staticmethod
     async def _call(function: Callable[..., T], /, *arguments: object, **named: object) -> T:
-        """Off the event loop: the database may be locked by another process for seconds."""
+        """Call a function off the event loop: the database may be locked by another process for seconds."""
         return await asyncio.to_thread(function, *arguments, **named)
 
 
@@ -177,7 +177,7 @@ def _unknown() -> UsageError:
 
 
 def _standing(body: Body) -> Standing | None:
-    """The terms that the body states. There are no defaults: what is minted is what the approver wrote."""
+    """The terms in the body. There are no defaults, so that an approver states every term of a standing answer."""
     if isinstance(body, DenyBody):
         return None
     if body.scope == "once":
@@ -186,7 +186,8 @@ def _standing(body: Body) -> Standing | None:
         return None
     if body.ttl_ms is None or body.uses is None:
         raise UsageError(
-            f"the scope `{body.scope}` needs `ttl_ms` and `uses`: how long it holds, and how often", path="$.scope"
+            f"the scope `{body.scope}` needs `ttl_ms` and `uses`: how long it is valid, and for how many calls",
+            path="$.scope",
         )
     return Standing(scope=body.scope, ttl_ms=body.ttl_ms, uses=body.uses)
 

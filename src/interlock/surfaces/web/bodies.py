@@ -1,7 +1,7 @@
-"""What requests and answers look like: the structs that decode bodies, and that the OpenAPI document is generated from.
+"""The shapes of requests and responses: the structs that decode bodies and from which the OpenAPI document is generated.
 
-Times are integer microseconds since the epoch, durations integer milliseconds. Everything in an `Approval` may be shown to
-an approver: secrets were taken out before it was stored.
+Times are integer microseconds since the epoch, durations integer milliseconds. Everything in an `Approval` may be shown to an
+approver: secrets were redacted before it was stored.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ Digest = Annotated[
     str,
     Meta(
         pattern="^(hmac-)?sha256:[0-9a-f]{64}$",
-        description="`digest` of the question as it was shown. If the question has changed since, the answer is 409 `changed`.",
+        description="`digest` of the question as it was shown. If the question has changed since, the response is 409 `changed`.",
     ),
 ]
-Reason = Annotated[str, Meta(max_length=2_000, description="Why; kept with the answer, and told to the agent.")]
+Reason = Annotated[
+    str, Meta(max_length=2_000, description="The reason; kept with the answer, and passed on to the agent.")
+]
 Patch = Annotated[
     dict[str, Any],
     Meta(min_length=1, description="JSON merge patch (RFC 7396) to the parameters of the call."),
@@ -33,35 +35,37 @@ Patch = Annotated[
 
 
 class ApproveBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `approve`. A scope other than `once` mints a standing answer, and says how long and how often it holds."""
+    """Body of `approve`. A scope other than `once` issues a standing answer, and needs its duration and number of uses."""
 
     digest: Digest
     reason: Reason = ""
     scope: Annotated[
-        Scope, Meta(description="`once`: this call; `session`, `always`: calls of this tool that ask the same.")
+        Scope, Meta(description="`once`: this call; `session`, `always`: later calls of this tool that ask the same.")
     ] = "once"
     ttl_ms: Annotated[
-        Annotated[int, Meta(ge=1, le=365 * DAY_MS)] | None, Meta(description="With `session` and `always`: how long.")
+        Annotated[int, Meta(ge=1, le=365 * DAY_MS)] | None,
+        Meta(description="With `session` and `always`: how long it is valid."),
     ] = None
     uses: Annotated[
-        Annotated[int, Meta(ge=1, le=1_000_000)] | None, Meta(description="With `session` and `always`: how often.")
+        Annotated[int, Meta(ge=1, le=1_000_000)] | None,
+        Meta(description="With `session` and `always`: how many uses it allows."),
     ] = None
 
 
 class EditBody(ApproveBody, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `edit`: approve the call with other parameters. Earlier approvals do not count for them."""
+    """Body of `edit`: approve the call with other parameters. Earlier approvals do not count for the changed call."""
 
     patch: Patch
 
 
 class OriginalBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `original`: a request to see what the question hides. It is put on record before anything is shown."""
+    """Body of `original`: a request to see what the question hides. It is recorded before anything is shown."""
 
     digest: Digest
 
 
 class DenyBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of `deny`. A denial counts whatever the question has become meanwhile, so the digest may be left out."""
+    """Body of `deny`. A denial counts even if the question has changed, so the digest may be left out."""
 
     digest: Digest | None = None
     reason: Reason = ""
@@ -74,11 +78,11 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Literal["pending", "approved", "denied", "expired", "cancelled", "all"], Meta(description="Which questions.")
     ] = "pending"
     after: Annotated[int, Meta(ge=0, le=INTEGER_MAX, description="Only questions with a higher `seq`.")] = 0
-    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX, description="At most so many.")] = 100
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX, description="Maximum number to show.")] = 100
 
 
 class ApprovalRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A question in the list: without parameters, context, files and votes, which can be large."""
+    """A question in the list, without parameters, context, files and votes, which can be large."""
 
     id: str
     seq: int
@@ -100,10 +104,10 @@ class ApprovalRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApprovalPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of the list, in order of creation."""
+    """A page of the list, in order of creation."""
 
     approvals: tuple[ApprovalRow, ...]
-    next_after: Annotated[int | None, Meta(description="`after` of the next part; null if this was the last.")]
+    next_after: Annotated[int | None, Meta(description="`after` for the next page; null on the last page.")]
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +118,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Original(msgspec.Struct, frozen=True, kw_only=True):
-    """The parameters of the call with nothing hidden. Secrets stand in it in clear."""
+    """The unredacted parameters of the call, secrets included."""
 
     approval: Hold
     parameters: Any
@@ -132,11 +136,11 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     code: Annotated[str, Meta(description="Stable; `docs/reference/codes.md` explains each.")]
     message: str
     path: Annotated[str | UnsetType, Meta(description="The field at fault, such as `$.scope` or `?limit`.")] = UNSET
-    hint: Annotated[str | UnsetType, Meta(description="What to do next.")] = UNSET
+    hint: Annotated[str | UnsetType, Meta(description="What to do about it.")] = UNSET
 
 
 class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Every answer that is no success. A 409 carries the question as it is now: who decided, and what."""
+    """Every response that is not a success. A 409 carries the current question: who decided, and what."""
 
     error: ErrorDetail
     approval: Hold | UnsetType = UNSET

@@ -1,4 +1,4 @@
-"""`interlock serve`. The tree of commands names this module as text; how it speaks is handed over in click's context."""
+"""`interlock serve`. The command tree refers to this module by name, and passes the output functions in click's context."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from interlock.surfaces.web import server
 
 
 class Speaks(Protocol):
-    """What the command line hands over: how to print the answer, and what stands beside it."""
+    """What the command line passes in: how to print the answer and warnings."""
 
     quiet: bool
 
@@ -28,13 +28,13 @@ class Speaks(Protocol):
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=server.PORT, show_default=True, help="Port; 0 takes a free one."
 )
-@click.option("--allow-remote", is_flag=True, help="Let other machines in. There is no TLS.")
+@click.option("--allow-remote", is_flag=True, help="Accept connections from other machines. There is no TLS.")
 @click.option(
     "--continue/--no-continue",
     "continue_runs",
     default=True,
     show_default=True,
-    help="Continue runs whose process is gone, once their question is answered.",
+    help="Resume runs whose process is gone, once their question is answered.",
 )
 @click.pass_obj
 def serve(out: Speaks, host: str, port: int, *, allow_remote: bool, continue_runs: bool) -> None:

@@ -1,4 +1,6 @@
-"""From bytes and query strings to the structs of `bodies`, strictly; an error names the field and never repeats its value."""
+"""Decodes bytes and query strings into the structs of `bodies`, strictly. An error names the field and never repeats its
+value.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ _NAMED: Final = re.compile(r"Object (contains unknown|missing required) field `(
 
 
 def decode_body(data: bytes, shape: type[T]) -> T:
-    """The body, which is a JSON object of that shape. Raises: UsageError `malformed_request`, or `limit_exceeded`."""
+    """Decode a JSON object of the given type. Raises: UsageError `malformed_request`, or `limit_exceeded`."""
     try:
         value = parse_json(data)
         check_value(value, "$", DEFAULT_LIMITS)
@@ -35,12 +37,12 @@ def decode_body(data: bytes, shape: type[T]) -> T:
 
 
 def decode_query(pairs: Sequence[tuple[str, str]], shape: type[T]) -> T:
-    """The query string's pairs. Raises: UsageError `malformed_request`, with a path such as `?limit`."""
+    """Decode a query string. Raises: UsageError `malformed_request`, with a path such as `?limit`."""
     values: dict[str, Any] = {}
     for name, text in pairs:
         if name in values:
-            raise UsageError("it is given twice", code=CODE, path="?" + quoted(name).strip("`"))
-        # Only plain digits are a number here: `int` would take spaces, underscores and other scripts' digits too.
+            raise UsageError("the parameter is given twice", code=CODE, path="?" + quoted(name).strip("`"))
+        # Accept plain digits only: `int` would take spaces, underscores and other scripts' digits too.
         values[name] = int(text) if re.fullmatch(r"[0-9]{1,16}", text) else text
     try:
         return msgspec.convert(values, shape)
@@ -58,5 +60,5 @@ def _explain(text: str) -> tuple[str, str]:
         what = "unknown field" if named[1] == "contains unknown" else "the field is missing:"
         return f"{what} {quoted(name)}", path + step(name)
     if message.startswith("Invalid"):
-        return "this value is not one that the field may have", path
+        return "the value is not one of the field's values", path
     return message[:1].lower() + message[1:], path

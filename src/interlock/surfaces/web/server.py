@@ -1,7 +1,7 @@
-"""Listens, serves the application, continues runs beside it, and stops cleanly on SIGINT, SIGTERM or SIGHUP.
+"""Listens, serves the application, resumes runs beside it, and stops cleanly on SIGINT, SIGTERM or SIGHUP.
 
-Loopback unless told otherwise: there is no TLS here, so over a network a token would travel in the clear. One process, one
-event loop; what asks the database runs in threads.
+Binds to loopback by default: there is no TLS, so over a network a token would travel in the clear. One process, one event
+loop; database calls run in threads.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from interlock.engine.runtime import Runtime
 from interlock.model.errors import InterlockError, StoreError, UsageError
 from interlock.model.result import ProposalResult
 from interlock.surfaces.web.app import build
-from interlock.surfaces.web.wrapping import log
+from interlock.surfaces.web.middleware import log
 
 PORT: Final = 7417
 CONNECTIONS_MAX: Final = 256
 SHUTDOWN_S: Final = 5
 HEADER_BYTES_MAX: Final = 16 * 1024
 REQUEST_SECONDS = 10.0
-"""So long may a connection take to send the head of a request, and so long to take an answer that does not fit its buffer."""
+"""How long a connection may take to send the head of a request, or to read a response that does not fit its buffer."""
 
 Say = Callable[[str], None]
 
@@ -48,22 +48,22 @@ def run(
     ready: Say,
     warn: Say,
 ) -> None:
-    """Serve until a signal comes. `port` 0 takes a free one; `ready` is told the URL once connections are accepted.
-    The log goes to standard error; with `quiet` only what is wrong.
+    """Serve until a signal comes. `port` 0 takes a free one; `ready` is called with the URL once connections are accepted.
+    The log goes to standard error; with `quiet` only warnings and errors.
 
     Raises: UsageError if `host` is not loopback and `allow_remote` is false, or if there is no state to serve; StoreError if
     the address cannot be listened on.
     """
     desk = runtime.approval_desk
     if desk is None:
-        raise UsageError("this runtime keeps nothing, so there is nothing to serve")
+        raise UsageError("this runtime stores nothing, so there is nothing to serve")
     listening = _listen(host, port, allow_remote=allow_remote)
     with contextlib.closing(listening), _logging(quiet=quiet):
         answering = Answering(desk, "rest")
         if not _is_loopback(listening.getsockname()[0]):
             warn("there is no TLS: tokens travel in the clear; put a proxy with TLS in front, or use an SSH tunnel")
         if not answering.has_approvers():
-            warn("no approver has a token yet, so nobody can answer here; `interlock approvers add` makes one")
+            warn("no approver has a token yet, so no one can answer here; `interlock approvers add` makes one")
         app = build(answering, runtime.clock, _names(listening, host), runtime.refresh)
         config = uvicorn.Config(
             app,
@@ -71,7 +71,7 @@ def run(
             ws="none",
             lifespan="off",
             interface="asgi3",
-            proxy_headers=False,  # anybody could say who they are
+            proxy_headers=False,  # other machines could claim to be this user
             server_header=False,
             access_log=False,
             log_config=None,
@@ -80,12 +80,12 @@ def run(
             timeout_graceful_shutdown=SHUTDOWN_S,
         )
         server = _Server(config, lambda: ready(_url(listening)))
-        with _stopped_by_signals(server):
-            asyncio.run(_serve(server, listening, Continuing(runtime, _told) if continue_runs else None))
+        with _stop_on_signals(server):
+            asyncio.run(_serve(server, listening, Continuing(runtime, _log_resumed) if continue_runs else None))
 
 
 class Connection(H11Protocol):
-    """A connection that is closed if nothing comes of it: uvicorn waits for ever, and a few hundred would lock others out."""
+    """A connection that is closed when idle: uvicorn would wait for ever, and a few hundred idle ones would lock others out."""
 
     _overdue: asyncio.TimerHandle | None = None
     _stuck: asyncio.TimerHandle | None = None
@@ -94,7 +94,7 @@ class Connection(H11Protocol):
         """Wait for the first request."""
         super().connection_made(transport)
         if len(self.connections) > 2 * CONNECTIONS_MAX:
-            transport.abort()  # before there are no file descriptors left for anything else
+            transport.abort()  # before the process runs out of file descriptors
         self._expect_request()
 
     def on_response_complete(self) -> None:
@@ -103,18 +103,18 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """The other side does not read."""
+        """The client has stopped reading."""
         super().pause_writing()
         self._stuck = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """The client reads again."""
         if self._stuck is not None:
             self._stuck.cancel()
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is waited for any more."""
+        """Cancel the timer."""
         for timer in (self._overdue, self._stuck):
             if timer is not None:
                 timer.cancel()
@@ -126,14 +126,14 @@ class Connection(H11Protocol):
         self._overdue = self.loop.call_later(REQUEST_SECONDS, self._give_up)
 
     def _give_up(self) -> None:
-        # A request that is being answered has its own limits, and its end is waited for.
+        # A request in progress has its own limits, so let it finish.
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
             self.transport.close()
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, telling when it accepts connections."""
+    """Uvicorn, with a callback once it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -151,7 +151,7 @@ async def _serve(server: _Server, listening: socket.socket, continuing: Continui
     try:
         await asyncio.wait({serving, work} if work else {serving}, return_when=asyncio.FIRST_COMPLETED)
         if not serving.done():
-            # The background work ends only by a defect: better no server than one that silently does half of its job.
+            # The background task ends only by a bug. Stop, rather than silently doing half of the job.
             server.should_exit = True
         await serving
     finally:
@@ -162,10 +162,10 @@ async def _serve(server: _Server, listening: socket.socket, continuing: Continui
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP (unless `nohup` has it ignored) stop the server, also before it has started.
+def _stop_on_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Stop the server on SIGINT, SIGTERM and SIGHUP (unless `nohup` ignores it), even before it has started.
 
-    Uvicorn raises the first two once more when it is done.
+    Uvicorn raises SIGINT and SIGTERM again when it has shut down.
     """
 
     def stop(_number: int, _frame: object) -> None:
@@ -186,13 +186,13 @@ def _listen(host: str, port: int, *, allow_remote: bool) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise UsageError(f"`{host}` is no address to listen on: {error}", path="--host") from None
+        raise UsageError(f"`{host}` is not an address to listen on: {error}", path="--host") from None
     family, kind, protocol, _, address = found[0]
     if not _is_loopback(str(address[0])) and not allow_remote:
         raise UsageError(
             f"`{host}` can be reached from other machines, and there is no TLS",
             path="--host",
-            hint="leave `--host` out, or say `--allow-remote` too if that is what you want",
+            hint="leave `--host` out, or add `--allow-remote` if you mean it",
         )
     listening = socket.socket(family, kind, protocol)
     try:
@@ -214,9 +214,9 @@ def _is_loopback(address: str) -> bool:
 
 
 def _names(listening: socket.socket, host: str) -> Callable[[str], bool]:
-    """Which Host headers name this server: what it listens on, and `localhost` for loopback.
+    """A test for Host headers that name this server: its address, and `localhost` for loopback.
 
-    Where other machines may ask, any plain address does, because rebinding needs a name, and so does this machine's own.
+    If other machines may connect, every plain IP address counts (rebinding needs a name), and this machine's own name.
     """
     bound = str(listening.getsockname()[0])
     names = {host.lower(), bound}
@@ -239,18 +239,18 @@ def _url(listening: socket.socket) -> str:
     return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
-def _told(run_id: str, came: list[ProposalResult] | Exception) -> None:
+def _log_resumed(run_id: str, came: list[ProposalResult] | Exception) -> None:
     if isinstance(came, InterlockError):
-        log.warning("run %s cannot be continued: %s (%s)", run_id or "-", came.message, came.code)
+        log.warning("run %s cannot be resumed: %s (%s)", run_id or "-", came.message, came.code)
     elif isinstance(came, Exception):
-        log.error("a defect of Interlock; run %s cannot be continued", run_id, exc_info=came)
+        log.error("a bug in Interlock: run %s cannot be resumed", run_id, exc_info=came)
     else:
-        log.info("continued run %s: %s", run_id, ", ".join(result.status for result in came) or "nothing left to do")
+        log.info("resumed run %s: %s", run_id, ", ".join(result.status for result in came) or "nothing left to do")
 
 
 @contextlib.contextmanager
 def _logging(*, quiet: bool) -> Iterator[None]:
-    """The log goes to standard error while we serve; uvicorn's own only where something is wrong."""
+    """Log to standard error while serving; from uvicorn only warnings and errors."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     loggers = ((log, logging.WARNING if quiet else logging.INFO), (logging.getLogger("uvicorn.error"), logging.WARNING))

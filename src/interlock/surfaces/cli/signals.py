@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and SIGHUP while a run works: the first stops it cleanly, so that it can be resumed; the second leaves at once.
+"""Ctrl-C, SIGTERM and SIGHUP during a run: the first stops it cleanly, so that it can be resumed; the second exits at once.
 
-SIGHUP comes when the terminal is closed, often twice (from the kernel and from the shell): it never counts as the second.
+SIGHUP arrives when the terminal closes, often twice (from the kernel and the shell), so it never counts as the second.
 Under `nohup`, where it is ignored, it stays ignored.
 """
 
@@ -23,7 +23,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class InterruptedRunError(UsageError):
-    """The run was stopped from outside, and can be resumed. Exit code 1: an action did not succeed."""
+    """The run was stopped by a signal, and can be resumed. Exit code 1: an action did not succeed."""
 
     exit_code = 1
     default_code = "interrupted"
@@ -46,7 +46,7 @@ def run_interruptibly(out: Output, work: Coroutine[Any, Any, T]) -> T:
                 with contextlib.suppress(OSError):  # the terminal may be gone
                     os.write(sys.stderr.fileno(), b"\nleaving at once\n")
                 os._exit(128 + number)
-            out.note("\nstopping; once more leaves at once")
+            out.note("\nstopping; press Ctrl-C again to exit at once")
             loop.call_soon_threadsafe(task.cancel)
 
         heard = [n for n in _SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
@@ -62,5 +62,5 @@ def run_interruptibly(out: Output, work: Coroutine[Any, Any, T]) -> T:
 
 
 def interrupted(run_id: str) -> InterruptedRunError:
-    """The error that says how to go on."""
-    return InterruptedRunError(f"run `{run_id}` was stopped", hint=f"`interlock resume {run_id}` goes on from there")
+    """The error that says how to resume the run."""
+    return InterruptedRunError(f"run `{run_id}` was stopped", hint=f"`interlock resume {run_id}` continues it")

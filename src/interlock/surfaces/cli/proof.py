@@ -1,4 +1,4 @@
-"""Showing who one is: a token from a file or the environment, or a PIN typed at a terminal."""
+"""How a caller proves who they are: a token from a file or the environment, or a PIN typed at a terminal."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ TOKEN_VARIABLE = "INTERLOCK_APPROVER_TOKEN"  # noqa: S105 - the name of a variab
 
 
 def proving(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options `--token-file` and `--approver`, for commands that somebody has to answer for."""
+    """The options `--token-file` and `--approver`, for commands that an approver must authorize."""
     command = click.option(
-        "--approver", metavar="NAME", help="Who you are, if not the user of this shell; asks for the PIN."
+        "--approver",
+        metavar="NAME",
+        help="Your approver name, if you are not the user of this shell; asks for the PIN.",
     )(command)
     return click.option(
         "--token-file",
@@ -29,7 +31,7 @@ def proving(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def proof(token_file: Path | None, approver: str | None, *, needed: bool) -> Proof:
-    """What the caller brings. Asks for the PIN at a terminal, if a proof is `needed`. Raises: UsageError."""
+    """The caller's proof of identity. Asks for a PIN at a terminal if a proof is `needed`. Raises: UsageError."""
     if token_file is not None:
         try:
             return Proof(token=token_file.read_text(encoding="utf-8-sig").strip())

@@ -1,7 +1,7 @@
-"""Questions at the terminal that started the run: approve, deny, edit, show. Any other surface may answer first.
+"""Questions at the terminal that started the run: approve, deny, edit, show. Another surface may answer first.
 
-The prompt is a thread of its own, so that the run goes on meanwhile; while it waits for a line it looks, twice a second,
-whether somebody else has answered.
+The prompt has its own thread, so that the run continues; while it waits for a line it checks twice a second whether the
+question has been answered elsewhere.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Prompt:
     """Asks the desk's questions one after the other."""
 
     def __init__(self, out: Output, desk: Desk, progress: Progress) -> None:
-        """Listens to the desk from now on."""
+        """Start to listen to the desk."""
         self._out = out
         self._desk = desk
         self._answering = Answering(desk, "tty")
@@ -41,7 +41,7 @@ class Prompt:
         self._queue: queue.SimpleQueue[Hold] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._cut = False
-        """True while a part of the question was not shown yet."""
+        """True until all of the question has been shown."""
         desk.listeners.append(self._ask)
 
     def _ask(self, hold: Hold) -> None:
@@ -56,14 +56,14 @@ class Prompt:
             self._progress.hide()
             try:
                 if not self._one(hold.id):
-                    return  # standard input is at its end: nobody is here
+                    return  # standard input has ended, so no one can answer here
             except InterlockError as error:
                 self._out.error(error)
             finally:
                 self._progress.show()
 
     def _one(self, hold_id: str) -> bool:
-        """Ask until it is answered, here or elsewhere. False if nobody can answer here any more."""
+        """Ask until the question is answered, here or elsewhere. False if standard input has ended."""
         shown = self._show(self._current(hold_id))
         while True:
             self._say(_HELP % ("[o]riginal, " if hidden(shown) else ""), end="")
@@ -72,17 +72,17 @@ class Prompt:
                 self._say(f"\nanswered elsewhere: {hold.status}")
                 return True
             if hold.digest != shown.digest:
-                self._say("\nit was edited; what is asked now:")
+                self._say("\nthe question was edited; it now reads:")
                 shown = self._show(hold)
                 continue
             if not line:
-                self._say("\nnobody answers here; " + how_to_answer(hold))
+                self._say("\nno answer can be given here; " + how_to_answer(hold))
                 return False
             if self._take(hold, line.strip()):
                 return True
 
     def _show(self, hold: Hold) -> Hold:
-        """Show a question. What was typed before is no answer to it."""
+        """Show a question. Discard what was typed before: it cannot be an answer to it."""
         for line in hold_lines(self._out, hold):
             self._say(line)
         self._cut = is_cut(hold)
@@ -91,7 +91,7 @@ class Prompt:
         return hold
 
     def _take(self, hold: Hold, line: str) -> bool:
-        """Act on a line. True if the question is answered."""
+        """Act on a typed line. True if the question is answered."""
         word, _, rest = line.partition(" ")
         patch: dict[str, Any] | None = None
         match word.lower():
@@ -107,7 +107,7 @@ class Prompt:
                 self._show_more(hold, shown)
                 return False
         if choice != "deny" and self._cut:
-            self._say("not taken: not all of it was shown yet; [s]how shows all of it, then answer")
+            self._say("not accepted: part of the question has not been shown; type `s` to see all of it, then answer")
             return False
         try:
             outcome = self._answering.answer(
@@ -120,7 +120,7 @@ class Prompt:
             )
         except UsageError as error:
             where = f"{clean(error.path)}: " if error.path else ""
-            self._say(f"not taken: {where}{clean(error.message)}")
+            self._say(f"not accepted: {where}{clean(error.message)}")
             return False
         if outcome.code == "resolved":
             self._say(f"{outcome.hold.status if outcome.hold else 'answered'}")
@@ -131,7 +131,7 @@ class Prompt:
         try:
             require(outcome, hold.id)
         except InterlockError as error:
-            self._say(f"not taken: {clean(error.message)}")
+            self._say(f"not accepted: {clean(error.message)}")
         return outcome.code == "already_resolved"
 
     def _show_more(self, hold: Hold, word: str) -> None:
@@ -143,7 +143,7 @@ class Prompt:
             self._cut = False
 
     def _show_original(self, hold: Hold) -> None:
-        """The question with nothing hidden; the record of it comes first."""
+        """Show the question with hidden values, after recording that they are shown."""
         try:
             outcome, parameters = self._answering.original(hold.id, at_own_terminal(self._desk), digest=hold.digest)
             require(outcome, hold.id)
@@ -155,22 +155,22 @@ class Prompt:
         self._cut = False
 
     def _patch(self, text: str) -> dict[str, Any] | None:
-        """The merge patch on the line (or on the next one)."""
+        """The merge patch on this line, or on the next one."""
         if not text:
-            self._say('what to change, as JSON, such as {"path": "b.txt"} (null removes): ', end="")
+            self._say('the changes as JSON, such as {"path": "b.txt"} (null removes): ', end="")
             text = _line()
         try:
             patch = decode_value(text.encode("utf-8", "surrogateescape"))
         except InterlockError as error:
-            self._say(f"that is no JSON: {clean(error.message)}")
+            self._say(f"this is not JSON: {clean(error.message)}")
             return None
         if not isinstance(patch, dict) or not patch:
-            self._say("that changes nothing: an object with what to change is needed")
+            self._say("this changes nothing: give an object with the changes")
             return None
         return patch
 
     def _read(self, shown: Hold) -> tuple[Hold, str]:
-        """The next line (empty at the end of input), or the question that somebody else has answered or edited."""
+        """The next line (empty at the end of input), or the question if it was answered or edited elsewhere."""
         while True:
             ready, _, _ = select.select([sys.stdin], [], [], _LOOK_S)
             hold = self._current(shown.id)
@@ -191,10 +191,10 @@ class Prompt:
 
 
 def _line() -> str:
-    """A line of standard input. A slip on the keyboard, which may be no text at all, must not end the asking."""
+    """A line of standard input. A typing error, such as bytes that are not UTF-8, must not end the prompt."""
     return sys.stdin.buffer.readline().decode(errors="backslashreplace")
 
 
 def how_to_answer(hold: Hold) -> str:
-    """What to type elsewhere to answer a question."""
+    """The command that answers a question from elsewhere."""
     return f"answer with `interlock approvals approve {hold.id}` (or deny, edit, show)"

@@ -1,7 +1,8 @@
-"""What holds for every request, whatever its route: the Host header, limits, headers of answers, errors as JSON, the access log.
+"""What applies to every request, regardless of route: the Host header, limits, response headers, errors as JSON, the access
+log.
 
 The Host header must name this server, or a page could point a name of its own at the loopback address and read answers as
-its own origin (DNS rebinding). The log has who, what and how long; never a header, a query or a body.
+its own origin (DNS rebinding). The log has who, what and how long, never a header, a query or a body.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ STATUS: Final[Mapping[str, int]] = {
     "invalid_parameters": 422,
     "too_many_failures": 429,
 }
-"""Status codes by error code; those of `StoreError` are 503, and whatever else there is is 500."""
+"""HTTP status by error code. A `StoreError` is 503, everything else 500."""
 
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -67,13 +68,13 @@ _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?\Z",
 def reply(
     body: msgspec.Struct | dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """An answer with a JSON body."""
+    """A response with a JSON body."""
     content = msgspec.json.encode(body)
     return Response(content, status, {**_HEADERS, **(headers or {})}, media_type="application/json")
 
 
 def error_reply(error: InterlockError, headers: Mapping[str, str] | None = None) -> Response:
-    """An error as an answer."""
+    """An error as a response."""
     status = STATUS.get(error.code, 503 if isinstance(error, StoreError) else 500)
     more = dict(headers or {})
     if status == 401:
@@ -86,14 +87,14 @@ def error_reply(error: InterlockError, headers: Mapping[str, str] | None = None)
 
 
 def handlers() -> dict[Any, ExceptionHandler]:
-    """How exceptions of routes become answers."""
-    return {InterlockError: _interlock, HTTPException: _http, ClientDisconnect: _gone, Exception: _defect}
+    """The handlers that turn exceptions of routes into responses."""
+    return {InterlockError: _interlock, HTTPException: _http, ClientDisconnect: _client_gone, Exception: _defect}
 
 
 def source_of(request: Request) -> str:
-    """Where a request comes from, for counting failures: an address, or the /64 of an IPv6 address.
+    """The source of a request, for counting failures: an IPv4 address, or the /64 of an IPv6 address.
 
-    Whoever has one IPv6 address usually has all of its /64. What proxies say about it is not believed.
+    A client with one IPv6 address usually has all of its /64. Proxy headers are not trusted.
     """
     host = request.client.host if request.client is not None else ""
     try:
@@ -106,13 +107,13 @@ def source_of(request: Request) -> str:
 
 
 async def read_body(request: Request) -> bytes:
-    """The body of a request, if it is JSON, not too large, and there in time. Raises UsageError."""
+    """The body of a request. Raises UsageError if it is not JSON, too large, or late."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media != "application/json":
         raise UsageError("the body must be `application/json`", code="media_type")
     codings = ",".join(request.headers.getlist("content-encoding")).split(",")
     if {coding.strip().lower() for coding in codings} - {"", "identity"}:
-        raise UsageError("the body must be plain: no `Content-Encoding` is taken", code="media_type")
+        raise UsageError("the body must be sent without `Content-Encoding`", code="media_type")
     if _announced(request) > BODY_BYTES_MAX:
         raise UsageError(f"the body is over {BODY_BYTES_MAX} bytes", code="body_too_large")
     data = bytearray()
@@ -128,13 +129,13 @@ async def read_body(request: Request) -> bytes:
 
 
 def _announced(request: Request) -> int:
-    """How large a request says that its body is; 0 if it does not say. The protocol has refused what is not a number."""
+    """The `Content-Length`; 0 without one. The HTTP parser has already refused values that are not numbers."""
     length = request.headers.get("content-length", "0")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else BODY_BYTES_MAX + 1
 
 
-class Wrapping:
-    """The application as the server sees it."""
+class Middleware:
+    """The application with its middleware, as the server calls it."""
 
     def __init__(self, app: ASGIApp, clock: Clock, hosts: Callable[[str], bool]) -> None:
         """`hosts` says whether a Host header, without its port and in lower case, names this server."""
@@ -144,7 +145,7 @@ class Wrapping:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3)."""
-        assert scope["type"] == "http", scope["type"]  # the server is started without lifespan and web sockets
+        assert scope["type"] == "http", scope["type"]  # lifespan and web sockets are switched off
         started, status = self._clock.mono_ns(), 0
 
         async def sending(message: Message) -> None:
@@ -153,14 +154,14 @@ class Wrapping:
             await send(message)
 
         try:
-            if self._names_us(scope):
+            if self._is_host_of_server(scope):
                 await self._app(scope, receive, sending)
             else:
                 refused = UsageError("the Host header does not name this server", code="host_refused")
                 await error_reply(refused)(scope, receive, sending)
         except Exception:
-            # Starlette has answered with `_defect` and raised it again, for us to log.
-            log.exception("a defect of Interlock in %s %s", scope["method"], _path(scope))
+            # Starlette has responded through `_defect`, and raises the error again so that it can be logged.
+            log.exception("a bug in Interlock: %s %s", scope["method"], _path(scope))
         finally:
             took_ms = (self._clock.mono_ns() - started) / 1e6
             client = scope.get("client") or ("-", 0)
@@ -169,7 +170,7 @@ class Wrapping:
                 client[0], scope.get(APPROVER, "-"), scope["method"], _path(scope), status, took_ms,
             )  # fmt: skip
 
-    def _names_us(self, scope: Scope) -> bool:
+    def _is_host_of_server(self, scope: Scope) -> bool:
         given = [value for name, value in scope["headers"] if name == b"host"]
         if len(given) != 1:
             return False
@@ -183,7 +184,7 @@ class Wrapping:
 
 
 def _path(scope: Scope) -> str:
-    """The path as it was sent: percent-encoded, so that nobody writes lines of their own into the log."""
+    """The path as it was sent: percent-encoded, so that a client cannot forge log lines."""
     raw: bytes = scope.get("raw_path") or b"?"
     return raw[:256].decode("latin-1").encode("unicode_escape").decode("ascii")
 
@@ -192,7 +193,7 @@ async def _interlock(_request: Request, error: Exception) -> Response:
     assert isinstance(error, InterlockError)
     if error.code in STATUS:
         return error_reply(error)
-    # The message may name files of this machine, which are the business of whoever reads the log.
+    # The message may name files of this machine, so it goes to the log only.
     log.error("%s: %s", error.code, error.message)
     return error_reply(type(error)((ERROR_CODES | REASONS)[error.code], code=error.code))
 
@@ -200,13 +201,15 @@ async def _interlock(_request: Request, error: Exception) -> Response:
 async def _http(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        return error_reply(UsageError("this method is not for that path", code="method_not_allowed"), error.headers)
-    return error_reply(UsageError("there is nothing of that name", code="not_found"), error.headers)
+        return error_reply(
+            UsageError("this path does not support the method", code="method_not_allowed"), error.headers
+        )
+    return error_reply(UsageError("there is no such path", code="not_found"), error.headers)
 
 
-async def _gone(_request: Request, _error: Exception) -> Response:
-    return Response(status_code=400)  # nobody will read it
+async def _client_gone(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=400)  # the client is gone
 
 
 async def _defect(_request: Request, _error: Exception) -> Response:
-    return error_reply(InterlockError("a defect of Interlock; the server's log has more"))
+    return error_reply(InterlockError("a bug in Interlock; see the server's log"))

@@ -1,4 +1,4 @@
-"""Opening the project that the command line stands in: with its tools, or with nothing but its history or its desk."""
+"""Opens the project of the current directory: with its tools, or only its history or its approval desk."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def history() -> History:
 
 @contextmanager
 def runtime(out: Output, flags: Mapping[str, str] | None = None, *, offer_trust: bool = False) -> Iterator[Runtime]:
-    """The runtime of this project. Says what the configuration asks for and is not there.
+    """The runtime of this project. Warns about what the configuration asks for and is missing.
 
-    With `offer_trust` an untrusted configuration is shown at a terminal, and trusted if the person says so.
+    With `offer_trust`, an untrusted configuration is shown at a terminal, and trusted if the person agrees.
     """
-    from interlock.engine.runtime import Runtime  # noqa: PLC0415 - start-up: it brings every tool with it
+    from interlock.engine.runtime import Runtime  # noqa: PLC0415 - start-up: it imports every tool
 
     try:
         opened = Runtime.open(flags=flags)
@@ -47,7 +47,7 @@ def runtime(out: Output, flags: Mapping[str, str] | None = None, *, offer_trust:
 
 @contextmanager
 def undoing_runtime(out: Output) -> Iterator[Runtime]:
-    """The runtime of this project for a way back: it needs no configuration that can be used, and says what is wrong with it."""
+    """The runtime of this project for undo: works without a usable configuration, and warns about what is wrong with it."""
     from interlock.engine.runtime import Runtime  # noqa: PLC0415 - as above
 
     with Runtime.open_for_undo() as opened:
@@ -62,5 +62,5 @@ def _warn(out: Output, opened: Runtime) -> None:
 
 
 def at_terminal() -> bool:
-    """True if a person can be asked: the questions go to standard error, the answers come from standard input."""
+    """True if a person can be asked: questions go to standard error, answers come from standard input."""
     return sys.stdin.isatty() and sys.stderr.isatty()
