@@ -118,7 +118,7 @@ def test_without_a_command_the_help_is_shown(bare):
 def test_an_error_says_what_where_and_what_to_do(bare):
     said = bare("runs", "list")
     assert (said.code, said.out) == (2, "")
-    assert "no `interlock.toml` in this directory or above (configuration)" in said.err
+    assert "no `interlock.toml` in this directory or any parent (configuration)" in said.err
     assert str(bare.root) in said.err
     assert "interlock init" in said.err
 

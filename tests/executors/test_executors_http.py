@@ -505,7 +505,7 @@ def test_an_answer_that_is_broken_is_a_failed_exchange(answer: bytes) -> None:
         posted = refused(local(), f"http://first.example:{port}/", method="POST", body="x")
     assert (error.code, error.retryable) == ("connection_failed", True)
     assert (posted.code, posted.retryable) == ("connection_failed", False)
-    assert "not known" in posted.message
+    assert "is unknown" in posted.message
 
 
 @pytest.fixture(scope="module")

@@ -370,7 +370,7 @@ def with_helper(project, clock, context):
 
 
 def test_a_file_of_the_project_that_is_not_trusted_is_not_imported(with_helper):
-    with pytest.raises(ConfigurationError, match="`helper` is a file of the project and not trusted"):
+    with pytest.raises(ConfigurationError, match="`helper` is an untrusted file of the project"):
         with_helper("greeter")
 
 
@@ -380,7 +380,7 @@ def test_where_every_module_is_installed_no_file_of_the_project_is_trusted(proje
     )
     tools = ModuleTools(["missing"], project, clock, trusted={}, parent_environment={})
     try:
-        with pytest.raises(ConfigurationError, match="`missing` is a file of the project and not trusted"):
+        with pytest.raises(ConfigurationError, match="`missing` is an untrusted file of the project"):
             asyncio.run(tools.load())
     finally:
         tools.close()
@@ -400,7 +400,7 @@ def test_a_project_that_lies_beneath_site_packages_has_files_of_its_own(tmp_path
     finder = ProjectFinder(project)
     sys.meta_path.insert(0, finder)
     try:
-        with pytest.raises(ImportError, match="not trusted"):
+        with pytest.raises(ImportError, match="untrusted"):
             finder.find_spec("own_of_project", [str(project)])
         assert finder.find_spec("installed_there", [str(installed)]) is not None
     finally:

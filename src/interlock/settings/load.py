@@ -128,6 +128,13 @@ def find(start: Path) -> Found | None:
     return None
 
 
+def no_configuration(start: Path) -> ConfigurationError:
+    """The error of a command that needs a configuration and finds none from `start` on."""
+    return ConfigurationError(
+        f"no `{FILE}` in this directory or any parent", path=str(start), hint="`interlock init` writes one"
+    )
+
+
 def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = ()) -> Gathered:
     """Read and decode every file of the loader, trusted or not. `interlock trust` shows and records the result.
 
@@ -136,9 +143,7 @@ def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = 
     """
     found = _explicit(explicit) if explicit is not None else find(start)
     if found is None:
-        raise ConfigurationError(
-            f"no `{FILE}` in this directory or above", path=str(start.resolve()), hint="`interlock init` writes one"
-        )
+        raise no_configuration(start.resolve())
     table = parse_toml(found.data, found.path.name)
     if found.path.name == PYPROJECT:
         table = table["tool"]["interlock"]

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from interlock.disk import Database, Disk, open_regular, store_error
 from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.model.errors import ConfigurationError, IntegrityError
-from interlock.settings.load import FILE, PYPROJECT, find
+from interlock.settings.load import FILE, PYPROJECT, find, no_configuration
 from interlock.workspace.registry import Registry, state_directory
 
 MARK_NAME: Final = "database.id"
@@ -113,7 +113,7 @@ def _configuration(start: Path, registry: Registry) -> Path:
     """The configuration file, or where it would be in the nearest known workspace."""
     try:
         found = find(start)
-        problem = ConfigurationError(f"no `{FILE}` here or above", path=str(start), hint="`interlock init` writes one")
+        problem = no_configuration(start)
     except ConfigurationError as error:
         found, problem = None, error
     if found is not None:
