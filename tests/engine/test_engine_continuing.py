@@ -11,8 +11,9 @@ from engine_world import TOML, call, plan
 from interlock.approvals import Approver
 from interlock.engine.background_resume import Continuing
 from interlock.engine.runs import resume as recovery
+from interlock.engine.runs.write_lease import open_queue
 from interlock.model.errors import StoreError
-from interlock.workspace.lease import WriteLease
+from interlock.workspace import EVERYTHING
 
 ASK = TOML.replace('allow = ["*", ', 'ask = ["fs.write"]\nallow = ["fs.read", ') % ""
 WRITE = plan(call("fs.write", "w", parameters={"path": "a.txt", "content": "x"}))
@@ -157,7 +158,7 @@ def test_a_run_that_may_not_write_now_is_not_over(held):
     project, rt, hold = held
     answer(rt, hold, "approve")
     rt.services.lease_wait_ms = 1
-    lease = WriteLease.attempt(rt.services.db, rt.services.workspace_id, "somebody else", rt.services.clock)
+    lease = open_queue(rt.services).attempt(EVERYTHING, "somebody else")
     assert look(rt) == []
     assert status(rt, hold) == "interrupted"
     assert "run_finished" not in project.kinds(hold.run)
@@ -165,19 +166,19 @@ def test_a_run_that_may_not_write_now_is_not_over(held):
     assert look(rt) == [(hold.run, ["succeeded"])]
 
 
-def test_a_fresh_run_that_may_not_write_now_can_be_resumed(new_project):
+def test_a_fresh_run_that_may_not_write_now_is_over(new_project):
+    """Nothing was done, and its caller lives: it is not left behind as interrupted."""
     project = new_project()
     rt = project.open()
     rt.services.lease_wait_ms = 1
-    lease = WriteLease.attempt(rt.services.db, rt.services.workspace_id, "somebody else", rt.services.clock)
-    with pytest.raises(StoreError) as caught:
-        asyncio.run(rt.execute(WRITE))
-    assert caught.value.code == "workspace_busy"
-    lease.release()
+    open_queue(rt.services).attempt(EVERYTHING, "somebody else", doing="`build` (`shell`)")
+    (row,) = asyncio.run(rt.execute(WRITE)).results
+    assert (row.status, row.reason) == ("rejected", "workspace_busy")
+    assert "`somebody else`" in row.error
+    assert "`build` (`shell`)" in row.error
     (run_id,) = project.runs()
-    assert rt.services.index.get(run_id).status == "interrupted"
-    (result,) = asyncio.run(recovery.resume(rt.services, run_id))
-    assert result.status == "succeeded"
+    assert rt.services.index.get(run_id).status == "rejected"
+    assert rt.recover() == []
 
 
 def test_the_background_work_hears_of_an_answer_and_stops_when_it_is_cancelled(held):

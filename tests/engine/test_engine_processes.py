@@ -8,7 +8,6 @@ import time
 import pytest
 from engine_world import binding, call, execute, statuses
 
-import interlock
 from interlock.engine.runs import write_lease as engine_writing
 from interlock.model.errors import StoreError
 
@@ -39,10 +38,9 @@ def holder(project):
 def test_who_writes_waits_for_the_other_process_and_is_told_who_it_is(project, holder):
     rt = project.open(binding("noop", noop))
     rt.services.lease_wait_ms = 100
-    with pytest.raises(interlock.StoreError) as caught:
-        execute(rt, call("noop"))
-    assert caught.value.code == "workspace_busy"
-    assert str(holder.pid) in caught.value.message
+    (row,) = execute(rt, call("noop")).results
+    assert (row.status, row.reason) == ("rejected", "workspace_busy")
+    assert str(holder.pid) in row.error
 
 
 def test_readers_do_not_wait(project, holder):
@@ -135,11 +133,12 @@ def test_a_hundred_thousand_that_depend_on_each_other(embedded):
 
 def test_a_database_that_is_locked_once_does_not_stop_who_is_writing(project, monkeypatch):
     """The lease is renewed long before it runs out: another try comes in time. Twice in a row is too often."""
-    monkeypatch.setattr(engine_writing, "_RENEW_SECONDS", 0.01)
+    monkeypatch.setattr(engine_writing, "_TICK_S", 0.01)
+    monkeypatch.setattr(engine_writing, "_RENEW_S", 0.0)
     locked = StoreError("locked", code="database_locked")
     answers = []
 
-    def renew(self):
+    def renew(self, doing=None, since_us=None):
         if answer := answers.pop(0) if answers else None:
             raise answer
 

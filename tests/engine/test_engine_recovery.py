@@ -12,9 +12,10 @@ from interlock.engine.proposals import proposal_run
 from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.runs import recover as unfinished
 from interlock.engine.runs.resume import resume
+from interlock.engine.runs.write_lease import open_queue
 from interlock.journal import TornIntent, scan
 from interlock.model.errors import StoreError, UsageError
-from interlock.workspace.lease import WriteLease
+from interlock.workspace import EVERYTHING
 
 CHILD = """
     marks = project.root.parent / "marks"
@@ -190,7 +191,7 @@ def test_files_are_put_back_only_by_who_may_write_there(crash, monkeypatch):
     rt = crash.project.open()
     services = rt.services
     services.lease_wait_ms = 30
-    lease = WriteLease.attempt(services.db, services.workspace_id, "somebody else", services.clock)
+    lease = open_queue(services).attempt(EVERYTHING, "somebody else")
     with pytest.raises(interlock.StoreError) as caught:
         asyncio.run(resume(services, crash.run_id))
     assert caught.value.code == "workspace_busy"

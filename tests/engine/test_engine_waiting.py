@@ -87,5 +87,7 @@ def test_a_turn_to_write_is_told(project):
     assert execute(second, call("do"), write("k", 1)).ok
     other.join()
     (one,) = told
-    assert (one.action_id, one.cause) == (None, "workspace")
-    assert 0 < one.wait_max_ms <= 30_000
+    assert (one.action_id, one.cause, one.doing) == ("a1", "workspace", "`a1` (`long`)")
+    assert one.holder.split()[0] in first.services.index.ids()
+    assert 0 < one.since_us <= first.services.clock.now_us()
+    assert 0 < one.wait_max_ms <= 600_000

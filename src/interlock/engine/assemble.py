@@ -346,6 +346,7 @@ def _measure(
     guard = settings.guard
     services.sampler = sampler
     services.guard_wait_ms = guard.wait_ms
+    services.lease_wait_ms = settings.workspace.wait_ms
     if guard.bounds():
         limits = GuardLimits(cpu=guard.cpu, memory=guard.memory, disk=guard.disk, zombies=guard.zombies)
         services.guard = ResourceGuard(limits, sampler, clock)

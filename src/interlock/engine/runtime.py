@@ -207,7 +207,9 @@ class Runtime:
         """Replace a tool's rate limit. Raises UsageError `not_found`."""
         registered = self._registered(tool)
         limited = msgspec.structs.replace(registered.tool, rate_limit=RateLimit(calls=calls, per_ms=per_ms))
-        self._register(Binding(tool=limited, function=registered.function, mode=registered.mode))
+        self._register(
+            Binding(tool=limited, function=registered.function, mode=registered.mode, writes=registered.writes)
+        )
 
     def on_waiting(self, listener: Callable[[Waiting], None]) -> None:
         """Be told of everything that waits, as it begins to: for what, and how long at most. Must return at once.

@@ -127,8 +127,8 @@ class Services:
     guard: ResourceGuard | None = None
     guard_wait_ms: int = 30_000
     sampler: Sampler | None = None
-    lease_wait_ms: int = 30_000
-    """How long a proposal waits for its turn to write in the workspace."""
+    lease_wait_ms: int = 600_000
+    """How long an action of a proposal without a deadline waits for its turn to write in the workspace."""
     limits: Limits = DEFAULT_LIMITS
     concurrency_max: int = 32
     budget: Budget | None = None

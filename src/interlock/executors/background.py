@@ -319,6 +319,7 @@ def bindings(programs: Programs) -> list[Binding]:
                 {},
             ),
             function=programs.output,
+            writes="nothing",
         ),
         Binding(
             tool=_asking(
@@ -335,6 +336,7 @@ def bindings(programs: Programs) -> list[Binding]:
                 },
             ),
             function=programs.wait,
+            writes="nothing",
         ),
         Binding(
             tool=Tool(
@@ -347,6 +349,7 @@ def bindings(programs: Programs) -> list[Binding]:
                 tags=("process",),
             ),
             function=programs.stop,
+            writes="nothing",
         ),
     ]
 

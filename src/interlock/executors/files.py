@@ -216,7 +216,7 @@ def _binding(
         reversibility="reversible",
         tags=("files", "read_only") if read_only else ("files",),
     )
-    return Binding(tool=tool, function=function, mode="thread")
+    return Binding(tool=tool, function=function, mode="thread", writes="nothing" if read_only else "marked")
 
 
 def _path(access: str, description: str) -> dict[str, Any]:

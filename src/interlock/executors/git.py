@@ -271,7 +271,7 @@ def _binding(
         isolation="process",
         tags=("git", "read_only") if read_only else ("git",),
     )
-    return Binding(tool=tool, function=function)
+    return Binding(tool=tool, function=function, writes="nothing" if read_only else "anywhere")
 
 
 def _path(access: str, description: str) -> dict[str, Any]:

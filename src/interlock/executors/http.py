@@ -402,4 +402,4 @@ def bindings(fetcher: Fetcher) -> list[Binding]:
     """The tool `http.fetch`: `{url, method?, headers?, body?}` to
     `{status, url, headers, body, body_encoding: utf-8 | base64, charset, truncated, redirects[]}`.
     """
-    return [Binding(tool=_TOOL, function=fetcher.fetch, mode="thread")]
+    return [Binding(tool=_TOOL, function=fetcher.fetch, mode="thread", writes="nothing")]

@@ -113,8 +113,8 @@ def bindings(*, protected: Callable[[], Iterable[int]], redact: Callable[[Any], 
         return {"pid": pid, "signal": name, "ended": ended}
 
     return [
-        Binding(tool=_LIST, function=list_, mode="thread"),
-        Binding(tool=_KILL, function=kill, mode="async"),
+        Binding(tool=_LIST, function=list_, mode="thread", writes="nothing"),
+        Binding(tool=_KILL, function=kill, mode="async", writes="nothing"),
     ]
 
 

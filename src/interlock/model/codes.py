@@ -47,6 +47,7 @@ REASONS: Final[dict[str, str]] = {
     "budget_exceeded": "A budget (actions, tool calls, duration or cost) is used up.",
     "rate_limited": "Waiting for the tool's rate limit would exceed the deadline.",
     "resource_guard": "The machine exceeded its CPU, memory, disk or zombie limit for longer than the guard waits.",
+    "workspace_busy": "Others were writing in this workspace for as long as one waits; the message names them.",
     # step 9
     "tool_failed": "The tool reported a failure.",
     "tool_error": "The tool raised an unexpected exception.",
@@ -189,7 +190,6 @@ ERROR_CODES: Final[dict[str, str]] = {
     "body_late": "The body of a request did not arrive in time.",
     "extra_missing": "A setting or command needs an optional extra that is not installed; the hint names the command.",
     "workspace_missing": "The workspace's directory does not exist or cannot be opened.",
-    "workspace_busy": "Another proposal is writing in this workspace; the message names it.",
     "state_dir_in_workspace": "The state directory lies inside the workspace, where agents could write it.",
     "workspace_in_state_dir": "The workspace lies inside the state directory.",
     "registry_damaged": "The list of workspaces in the state directory is damaged.",

@@ -177,12 +177,19 @@ Function = Callable[[dict[str, Any], Context], Any | Awaitable[Any]]
 """The signature that the engine calls: parameters (already checked against the schema) and the context."""
 
 
+Writes = Literal["anywhere", "marked", "nothing"]
+"""What a call may write in the workspace: anything, the parameters that its schema marks `path.write` and no other path, or
+nothing."""
+
+
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
     """A tool with its function, which executors register with the engine."""
 
     tool: Tool
     function: Function
     mode: Mode = "async"
+    writes: Writes = "anywhere"
+    """Calls that may write the same files wait for each other. Say less than `anywhere` only if the function can do no more."""
 
 
 class ToolExecutor(Protocol):

@@ -17,3 +17,9 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     """What it waits for, as a phrase for people: `an answer to appr_1`."""
     wait_max_ms: float
     """The longest wait; afterwards it continues or is refused."""
+    holder: str | None = None
+    """For `workspace`: run and proposal of who writes there now."""
+    doing: str | None = None
+    """What that one does, for people: an action and its tool."""
+    since_us: int | None = None
+    """When that began, microseconds since the epoch."""

@@ -118,6 +118,7 @@ RULES: Final[dict[str, Rule]] = {
     "guard.disk": smaller,
     "guard.zombies": smaller,
     "guard.wait": smaller,
+    "workspace.wait": smaller,
     "journal.durability": later("off", "batch", "full"),
     "tools.modules": fewer,
     "telemetry.otel": nothing,

@@ -199,6 +199,18 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return {name: bound for name, bound in found.items() if bound is not None}
 
 
+class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How proposals share the workspace."""
+
+    wait_ms: Annotated[
+        DurationMs,
+        Meta(
+            description="How long an action waits for its turn to write, behind those that write the same files. A proposal with "
+            "a deadline waits until that instead."
+        ),
+    ] = field(default=600_000, name="wait")
+
+
 class Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The write-ahead log of each run."""
 
@@ -302,6 +314,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     budget: Budget = Budget()
     isolation: Isolation = Isolation()
     guard: Guard = Guard()
+    workspace: WorkspaceSettings = WorkspaceSettings()
     journal: Journal = Journal()
     tools: Tools = Tools()
     git: Git = Git()

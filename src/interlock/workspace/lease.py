@@ -1,24 +1,34 @@
-"""The write lease: in `direct` mode, one proposal at a time may write in a workspace.
+"""The write lease: who may write in a workspace now, and a fair queue of those who wait for it.
 
-A lease is a row in the workspace's database, not a file lock: it names its holder to those who wait, and ends with its
-process. A holder on this boot and in this pid namespace counts as long as its process lives; any other holder (in a container
-that shares the state directory) counts until its expiry.
+A writer claims paths (or all of the workspace). It has the lease as soon as no earlier claim that overlaps with its own is left:
+so writers of different paths work side by side, and all others one after the other, first come, first served.
+
+The queue is a table of the workspace's database, in which a ticket holds both places in it: to hold the lease is to have no
+earlier overlapping ticket. A ticket ends with its process. A process on this boot and in this pid namespace counts as long as it
+lives; any other (in a container that shares the state directory) until its ticket expires, unless it renews it.
+
+Nobody polls to get on: whoever gives the lease back wakes those whose turn it has become, through a FIFO that each of them has
+made, and the death of a holder wakes the first who waits for it (pidfd). A slow timer is left for file systems without FIFOs.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import itertools
 import os
-import time
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from interlock.disk import Database
 from interlock.model.clock import Clock
 from interlock.model.errors import StoreError
+from interlock.workspace.claims import Claim
 
-_TABLE: Final = """
+_TABLES: Final = (
+    """
 create table workspace_leases (
     workspace text primary key,
     holder text not null,
@@ -27,91 +37,339 @@ create table workspace_leases (
     place text not null,
     expires_us bigint not null
 )
-"""
-_LEASE_US: Final = 60_000_000
-_POLL_SECONDS: Final = 0.02
+""",
+    """
+drop table workspace_leases;
+create table workspace_turns (
+    ticket bigint not null,
+    workspace text not null,
+    holder text not null,
+    doing text not null,
+    since_us bigint not null,
+    claim text not null,
+    wake text not null,
+    pid integer not null,
+    started text not null,
+    place text not null,
+    expires_us bigint not null,
+    primary key (workspace, ticket)
+)
+""",
+)
+EXPIRES_US: Final = 60_000_000
+"""How long a ticket of a process that cannot be looked at counts without being renewed."""
+RENEW_S: Final = 20.0
+_FIRST_LOOK_S: Final = 0.1
+_LOOK_S: Final = 1.0
+_LOOK_MEMORY_S: Final = 0.02
+"""Without a directory for FIFOs the database is in memory, and only tasks of one program share it."""
+
+_COLUMNS: Final = "ticket, holder, doing, since_us, claim, wake, pid, started, place, expires_us"
+_numbers = itertools.count(1)
+
+
+class Turn(NamedTuple):
+    """A ticket, as others see it."""
+
+    ticket: int
+    holder: str
+    """Run and proposal."""
+    doing: str
+    """What it does, for people: an action and its tool."""
+    since_us: int
+    """When that began, microseconds since the epoch."""
+    claim: Claim
+    wake: str
+    pid: int
+    started: str
+    place: str
+    expires_us: int
+
+    def is_alive(self, now_us: int) -> bool:
+        """True if its process lives, or may."""
+        return _started(self.pid) == self.started if self.place == _place() else now_us < self.expires_us
+
+
+OnWait = Callable[[Turn], None]
+"""Told who is before, again and again while one waits: at least once a second."""
 
 
 class WriteLease:
-    """The right to write in a workspace. Release it with `release`, or use it in a `with` block."""
+    """The right to write what was claimed. Made by `LeaseQueue.acquire`; give it back with `release`."""
 
-    def __init__(self, database: Database, workspace: str, holder: str, clock: Clock) -> None:
-        """Made by `acquire` and `attempt`."""
-        self._database = database
-        self._clock = clock
-        self.workspace = workspace
+    def __init__(self, queue: LeaseQueue, ticket: int, holder: str, claim: Claim) -> None:
+        """Made by `LeaseQueue`."""
+        self._queue = queue
+        self.ticket = ticket
         self.holder = holder
+        self.claim = claim
 
-    @classmethod
-    def acquire(cls, database: Database, workspace: str, holder: str, clock: Clock, *, wait_ms: int = 0) -> WriteLease:
-        """The lease, after waiting up to `wait_ms` for it (this blocks; on an event loop, poll `attempt`).
-
-        `holder` is for people and unique to the proposal, for example `run_... prop_...`.
-        Raises: StoreError `workspace_busy`, naming the holder.
-        """
-        for _ in range(round(wait_ms / 1000 / _POLL_SECONDS)):
-            with contextlib.suppress(_BusyError):
-                return cls.attempt(database, workspace, holder, clock)
-            time.sleep(_POLL_SECONDS)
-        return cls.attempt(database, workspace, holder, clock)
-
-    @classmethod
-    def attempt(cls, database: Database, workspace: str, holder: str, clock: Clock) -> WriteLease:
-        """The lease, if it is free or its holder is dead. Raises: StoreError `workspace_busy`."""
-        database.migrate("workspace", [_TABLE])
-        with database.transaction(lasting=False):
-            rows = database.execute(
-                "select holder, pid, started, place, expires_us from workspace_leases where workspace = ?", (workspace,)
+    def renew(self, doing: str | None = None, since_us: int | None = None) -> None:
+        """Extend the expiry (every `RENEW_S`), and say what is done now. Raises: StoreError if the lease was lost."""
+        if not self._queue.renew(self.ticket, doing, since_us):
+            raise _BusyError(
+                f"`{self.holder}` lost its right to write in this workspace",
+                hint="another machine or container took over because it was not renewed in time",
             )
-            if rows and _alive(*rows[0][1:], now_us=clock.now_us()):
-                raise _BusyError(
-                    f"`{rows[0][0]}` (process {rows[0][1]}) is writing in this workspace",
-                    hint="wait until it is finished, or stop it: `interlock runs list` shows it, and `interlock approvals list`"
-                    " whether it waits for an answer",
-                )
-            database.execute("delete from workspace_leases where workspace = ?", (workspace,))
-            database.execute(
-                "insert into workspace_leases values (?, ?, ?, ?, ?, ?)",
-                (workspace, holder, os.getpid(), _started(os.getpid()), _place(), clock.now_us() + _LEASE_US),
-            )
-        return cls(database, workspace, holder, clock)
-
-    def renew(self) -> None:
-        """Extend the expiry; call it every 20 s while the proposal runs. Raises: StoreError if the lease was lost."""
-        with self._database.transaction(lasting=False):
-            self._database.execute(
-                "update workspace_leases set expires_us = ? where workspace = ? and holder = ? and pid = ?",
-                (self._clock.now_us() + _LEASE_US, self.workspace, self.holder, os.getpid()),
-            )
-            if self._database.changes != 1:
-                raise _BusyError(
-                    f"`{self.holder}` lost its right to write in this workspace",
-                    hint="another machine or container took over because it was not renewed in time",
-                )
 
     def release(self) -> None:
-        """Release the lease; does nothing if it was lost."""
+        """Give the lease back, and wake those whose turn it is now; does nothing if it was lost. Raises: StoreError."""
+        self._queue.remove(self.ticket)
+
+
+class LeaseQueue:
+    """The lease and the queue for it, of one workspace. Safe for threads and event loops."""
+
+    def __init__(self, database: Database, workspace: str, clock: Clock, directory: Path | None) -> None:
+        """`directory` (made if absent) is for the FIFOs of those who wait; None for a database in memory."""
+        self._database = database
+        self._workspace = workspace
+        self._clock = clock
+        self._directory = directory
+        database.migrate("workspace", _TABLES)
+
+    async def acquire(
+        self,
+        claim: Claim,
+        holder: str,
+        *,
+        doing: str = "",
+        until_ns: int | None = None,
+        on_wait: OnWait | None = None,
+    ) -> WriteLease:
+        """The lease, once it is this one's turn. `holder` is for people and unique to a proposal: `run_... prop_...`.
+
+        `until_ns` is a time of the monotonic clock after which one waits no longer. Raises: StoreError `workspace_busy`,
+        naming who is before; CancelledError, having left the queue.
+        """
+        wake = f"{os.getpid()}-{next(_numbers)}"
+        ticket, before = self._enqueue(claim, holder, doing, wake)
+        lease = WriteLease(self, ticket, holder, claim)
+        if before is None:
+            return lease
+        try:
+            await self._wait(lease, doing, wake, until_ns, on_wait)
+        except BaseException:
+            self.remove(lease.ticket)
+            raise
+        return lease
+
+    def attempt(self, claim: Claim, holder: str, *, doing: str = "") -> WriteLease:
+        """The lease if nobody is before. Raises: StoreError `workspace_busy`."""
+        ticket, before = self._enqueue(claim, holder, doing, "")
+        if before is not None:
+            self.remove(ticket)
+            raise _busy(before)
+        return WriteLease(self, ticket, holder, claim)
+
+    def turns(self) -> list[Turn]:
+        """All tickets of living processes, the first first."""
+        now_us = self._clock.now_us()
+        return [turn for turn in self._read() if turn.is_alive(now_us)]
+
+    def renew(self, ticket: int, doing: str | None, since_us: int | None) -> bool:
+        """See `WriteLease.renew`. False if there is no such ticket any more."""
         with self._database.transaction(lasting=False):
             self._database.execute(
-                "delete from workspace_leases where workspace = ? and holder = ? and pid = ?",
-                (self.workspace, self.holder, os.getpid()),
+                "update workspace_turns set expires_us = ?, doing = coalesce(?, doing), since_us = coalesce(?, since_us)"
+                " where workspace = ? and ticket = ? and pid = ?",
+                (self._clock.now_us() + EXPIRES_US, doing, since_us, self._workspace, ticket, os.getpid()),
             )
+            return self._database.changes == 1
+
+    def remove(self, ticket: int) -> None:
+        """Take a ticket out, and wake those who waited for nobody else. Raises: StoreError."""
+        with self._database.transaction(lasting=False):
+            self._database.execute(
+                "delete from workspace_turns where workspace = ? and ticket = ? and pid = ?",
+                (self._workspace, ticket, os.getpid()),
+            )
+            rest = self._read()
+        for turn in _first_of(rest):
+            self._ring(turn)
+
+    # -- inside
+
+    def _enqueue(self, claim: Claim, holder: str, doing: str, wake: str) -> tuple[int, Turn | None]:
+        """A new ticket, and who is before."""
+        with self._database.transaction(lasting=False):
+            rows = self._read()
+            now_us = self._clock.now_us()
+            before = self._first_before(rows, claim, now_us)
+            ticket = rows[-1].ticket + 1 if rows else 1
+            self._database.execute(
+                f"insert into workspace_turns (workspace, {_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                (
+                    self._workspace, ticket, holder, doing, now_us, claim.encode(), wake, os.getpid(), _started(os.getpid()),
+                    _place(), now_us + EXPIRES_US,
+                ),
+            )  # fmt: skip
+        return ticket, before
+
+    async def _wait(
+        self, lease: WriteLease, doing: str, wake: str, until_ns: int | None, on_wait: OnWait | None
+    ) -> None:
+        with _Bell(None if self._directory is None else self._directory / wake) as bell:
+            renewed_us, look_s = self._clock.now_us(), _FIRST_LOOK_S
+            while True:
+                before = self._look(lease, doing, wake)
+                now_us, now_ns = self._clock.now_us(), self._clock.mono_ns()
+                if before is None:
+                    if self.renew(lease.ticket, doing, now_us):
+                        return
+                    continue  # taken for dead in this very moment
+                if until_ns is not None and now_ns >= until_ns:
+                    raise _busy(before)
+                if on_wait is not None:
+                    on_wait(before)
+                if now_us - renewed_us >= RENEW_S * 1e6:
+                    renewed_us = now_us
+                    self.renew(lease.ticket, None, None)
+                left_s = look_s if until_ns is None else min(look_s, (until_ns - now_ns) / 1e9)
+                bell.watch(before)
+                await bell.wait(max(0.001, left_s))
+                look_s = _LOOK_S
+
+    def _look(self, lease: WriteLease, doing: str, wake: str) -> Turn | None:
+        """Who is before, now."""
+        rows = self._read()
+        if all(row.ticket != lease.ticket for row in rows):
+            # It expired: this process was stopped for so long that others had to take it for dead.
+            lease.ticket, before = self._enqueue(lease.claim, lease.holder, doing, wake)
+            return before
+        earlier = [row for row in rows if row.ticket < lease.ticket]
+        now_us = self._clock.now_us()
+        before = next((row for row in earlier if row.claim.overlaps(lease.claim)), None)
+        if before is None or before.is_alive(now_us):
+            return before
+        with self._database.transaction(lasting=False):
+            return self._first_before([row for row in self._read() if row.ticket < lease.ticket], lease.claim, now_us)
+
+    def _first_before(self, rows: list[Turn], claim: Claim, now_us: int) -> Turn | None:
+        """The first ticket that overlaps and counts; those of the dead before it are removed. Call it in a transaction."""
+        for row in rows:
+            if not row.claim.overlaps(claim):
+                continue
+            if row.is_alive(now_us):
+                return row
+            self._database.execute(
+                "delete from workspace_turns where workspace = ? and ticket = ?", (self._workspace, row.ticket)
+            )
+            if self._directory is not None and row.wake:
+                (self._directory / row.wake).unlink(missing_ok=True)
+        return None
+
+    def _read(self) -> list[Turn]:
+        rows = self._database.execute(
+            f"select {_COLUMNS} from workspace_turns where workspace = ? order by ticket",  # noqa: S608 - constants
+            (self._workspace,),
+        )
+        return [Turn._make((*row[:4], Claim.decode(row[4]), *row[5:])) for row in rows]
+
+    def _ring(self, turn: Turn) -> None:
+        if self._directory is None or not turn.wake:
+            return
+        # It may have had its turn long since, or be just about to make its FIFO; it looks after that once more.
+        with contextlib.suppress(OSError):
+            fd = os.open(self._directory / turn.wake, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.write(fd, b"!")
+            finally:
+                os.close(fd)
+
+
+class _Bell:
+    """Wakes one task: through a FIFO, at the death of a process, or after a time."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._loop = asyncio.get_running_loop()
+        self._rung = asyncio.Event()
+        self._fd: int | None = None
+        self._pidfd: int | None = None
+        self._watched: tuple[int, str] | None = None
 
     def __enter__(self) -> Self:
+        if self._path is not None:
+            with contextlib.suppress(OSError):  # a file system without FIFOs: the timer has to do
+                self._path.parent.mkdir(mode=0o700, exist_ok=True)
+                os.mkfifo(self._path, 0o600)
+                # For writing too: without a writer a FIFO is always readable.
+                self._fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+                self._loop.add_reader(self._fd, self._on_ring)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.release()
+        self._unwatch()
+        if self._fd is not None:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def watch(self, turn: Turn) -> None:
+        """Wake when that process dies."""
+        who = (turn.pid, turn.started)
+        if who == self._watched or turn.place != _place() or turn.pid == os.getpid():
+            return
+        self._unwatch()
+        with contextlib.suppress(OSError):
+            self._pidfd = os.pidfd_open(turn.pid)
+            self._watched = who
+            self._loop.add_reader(self._pidfd, self._on_death)
+
+    async def wait(self, seconds: float) -> None:
+        """Wait for any of it."""
+        if self._fd is None:
+            seconds = min(seconds, _LOOK_MEMORY_S) if self._path is None else seconds
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._rung.wait()
+        self._rung.clear()
+
+    def _unwatch(self) -> None:
+        if self._pidfd is not None:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+        self._pidfd = self._watched = None
+
+    def _on_ring(self) -> None:
+        assert self._fd is not None
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._fd, 4096)
+        self._rung.set()
+
+    def _on_death(self) -> None:
+        self._unwatch()
+        self._rung.set()
 
 
 class _BusyError(StoreError):
     default_code = "workspace_busy"
 
 
-def _alive(pid: int, started: str, place: str, expires_us: int, *, now_us: int) -> bool:
-    if place == _place():
-        return _started(pid) == started
-    return now_us < expires_us
+def describe(turn: Turn, now_us: int) -> str:
+    """What a ticket's process does, for people."""
+    doing = f" runs {turn.doing}" if turn.doing else " is writing"
+    seconds = max(0, now_us - turn.since_us) // 1_000_000
+    return f"`{turn.holder}` (process {turn.pid}){doing}, for {seconds} s so far, and writes {turn.claim}"
+
+
+def _busy(before: Turn) -> StoreError:
+    doing = f" runs {before.doing} and" if before.doing else ""
+    return _BusyError(
+        f"`{before.holder}` (process {before.pid}){doing} is writing in this workspace",
+        hint="wait until it is finished, or stop it: `interlock runs list` shows it",
+    )
+
+
+def _first_of(rows: list[Turn]) -> Iterator[Turn]:
+    """Those who wait for nobody, as far as the table says."""
+    for number, row in enumerate(rows):
+        if row.wake and not any(earlier.claim.overlaps(row.claim) for earlier in rows[:number]):
+            yield row
+        if row.claim.everything:
+            return  # all that follow wait for this one
 
 
 def _started(pid: int) -> str:

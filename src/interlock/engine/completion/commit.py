@@ -45,6 +45,8 @@ async def conclude(run: ProposalRun) -> ProposalResult:
     fill_missing(run)
     if run.stop_reason in _ABORTING:
         run.record(10, None, lambda _, stamp: StateRolledBack(**stamp))
+        if run.turn is not None and any(row is not None and row.attempts for row in run.rows):
+            await run.turn.take_for_undo()
         not_undone = await roll_back(run)
     return await finish(run, not_undone)
 

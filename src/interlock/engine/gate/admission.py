@@ -6,6 +6,8 @@ Every wait here is outside execution time, is journaled with its cause, and make
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from interlock.engine.proposals.action_run import ActionRun
@@ -52,7 +54,9 @@ def needs_nothing(action: ActionRun) -> bool:
     if not tool.plain or (action.spec.idempotent and tool.tool.idempotent):
         return False
     guard = run.services.guard
-    return tool.read_only or guard is None or guard.check() is None
+    if not (tool.read_only or guard is None or guard.check() is None):
+        return False
+    return run.turn is None or run.turn.try_enter(action)
 
 
 async def admit(action: ActionRun) -> Admitted | Stored | Refusal | Exhausted:
@@ -63,7 +67,7 @@ async def admit(action: ActionRun) -> Admitted | Stored | Refusal | Exhausted:
     if tool is not None and action.spec.idempotent and tool.tool.idempotent and (stored := _from_store(action)):
         return stored
     if action.admitted:
-        return ADMITTED
+        return await _take_turn(action) or ADMITTED
     if not run.allowance.reserve(tool_calls=0 if tool is None else 1):
         return Exhausted(run.allowance.exhausted)
     action.admitted = True
@@ -77,6 +81,8 @@ async def admit(action: ActionRun) -> Admitted | Stored | Refusal | Exhausted:
     if refusal is None and not tool.read_only and run.services.guard is not None:
         refusal = await _wait_for_machine(action)
     if refusal is None:
+        refusal = await _take_turn(action)
+    if refusal is None:
         return ADMITTED
     action.step = 7
     return refusal
@@ -84,12 +90,31 @@ async def admit(action: ActionRun) -> Admitted | Stored | Refusal | Exhausted:
 
 async def wait(action: ActionRun, seconds: float) -> None:
     """Sleep outside execution time: counted as waited, ended by cancellation."""
-    clock = action.run.clock
+    with waiting(action):
+        await asyncio.sleep(seconds)
+
+
+@contextlib.contextmanager
+def waiting(action: ActionRun) -> Iterator[None]:
+    """The block waits: its time is counted as waited, and others may write in the workspace meanwhile."""
+    clock, turn = action.run.clock, action.run.turn
     before = clock.mono_ns()
     try:
-        await asyncio.sleep(seconds)
+        with contextlib.nullcontext() if turn is None else turn.pause(action):
+            yield
     finally:
         action.waited_ns += clock.mono_ns() - before
+
+
+async def _take_turn(action: ActionRun) -> Refusal | None:
+    """Wait for the proposal's turn to write in the workspace: last, because what is taken here keeps others waiting."""
+    turn = action.run.turn
+    if turn is None or action.tool is None or action.in_turn:
+        return None
+    refusal = None if turn.try_enter(action) else await turn.enter(action)
+    if refusal is not None:
+        action.step = 7
+    return refusal
 
 
 def _use_grant(action: ActionRun, tool: Registered) -> Refusal | None:
@@ -128,11 +153,8 @@ async def _wait_for_machine(action: ActionRun) -> Refusal | None:
         return None
     what, wait_ms = f"the machine: {reading.describe()}", run.services.guard_wait_ms
     tell_waiting(run, action.index, "resource_guard", what, wait_ms, reading=reading.as_dict())
-    before = run.clock.mono_ns()
-    try:
+    with waiting(action):
         reading = await guard.wait(run.services.guard_wait_ms)
-    finally:
-        action.waited_ns += run.clock.mono_ns() - before
     return None if reading is None else Refusal("resource_guard", reading.describe())
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from interlock.approvals import Hold, HoldRequest, canonical_digest, merge_patch, summary_line
+from interlock.engine.gate.admission import waiting
 from interlock.engine.gate.shown_files import changed_since, forget_if_changed, paths_of, read_files
 from interlock.engine.gate.verdict import ALLOW, Allow, Held
 from interlock.engine.judges.judges import state_schema
@@ -165,11 +166,8 @@ async def _wait_answered(action: ActionRun, desk: Desk, hold: Hold) -> Hold:
     left_ms = max(0, hold.expires_at_us - desk.store.time.now_us()) / 1000
     tell_waiting(run, action.index, "approval", f"an answer to `{hold.id}`", left_ms, step=6)
     run.allowance.release()
-    before = run.clock.mono_ns()
-    try:
+    with waiting(action):
         return await action.slot.pool.wait_outside(desk.waiter(run.loop).wait_answered(hold.id))
-    finally:
-        action.waited_ns += run.clock.mono_ns() - before
 
 
 async def _apply(action: ActionRun, desk: Desk, hold: Hold) -> Allow | Refusal:

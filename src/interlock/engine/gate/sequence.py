@@ -14,7 +14,7 @@ from interlock.engine.gate.approval import ask
 from interlock.engine.gate.execute import execute, write_intent
 from interlock.engine.gate.judgement import judge, judge_again, judge_call
 from interlock.engine.gate.retry import next_delay
-from interlock.engine.gate.shown_files import forget_if_changed
+from interlock.engine.gate.shown_files import forget_if_changed, pin_again
 from interlock.engine.gate.verdict import ALLOW, Ask, Held, Verdict
 from interlock.engine.proposals.action_run import ActionRun, Ended
 from interlock.engine.proposals.attempt import Failure
@@ -63,6 +63,9 @@ async def take_action(action: ActionRun) -> Ended:
     except ConflictError as error:  # the state was changed from outside while this proposal read it
         action.step = 2
         return outcome.reject(action, Refusal(error.code, error.message))
+    finally:
+        if action.in_turn and run.turn is not None:
+            run.turn.leave(action)
 
 
 async def _pass(action: ActionRun, verdict: Verdict) -> Ended | None:
@@ -82,8 +85,7 @@ async def _pass(action: ActionRun, verdict: Verdict) -> Ended | None:
             return outcome.end_unadmitted(action, admitted)
         if action.waited_ns == waited_ns:
             break
-        if action.failed is None:  # else the action itself may have changed what was shown
-            await forget_if_changed(action)
+        await forget_if_changed(action)
         verdict = judge_again(action)
     if action.run.dry_run:
         return outcome.dry_run(action)
@@ -97,7 +99,9 @@ async def _wait_for_retry(action: ActionRun, failure: Failure, delay_ms: int) ->
     number = failure.attempt.attempt + 1
     action.record(9, lambda _, stamp: ActionRetrying(attempt=number, delay_ms=delay_ms, **stamp))
     tell_waiting(action.run, action.index, "retry", f"its try number {number}", delay_ms)
+    await pin_again(action)  # the attempt itself may have changed what was shown; from now on it is somebody else
     await wait(action, delay_ms / 1000)
+    await forget_if_changed(action)
     return await _pass(action, judge_again(action))
 
 

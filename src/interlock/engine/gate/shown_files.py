@@ -83,6 +83,15 @@ def changed_since(last: Hold | None, files: tuple[FileShown, ...]) -> list[str]:
 
 async def forget_if_changed(action: ActionRun) -> None:
     """Withdraw the approval if a file is no longer the one that was shown: the action is judged without it, and asked again."""
+    if not action.shown:
+        return
     there = await _look_at(action.run, [path for path, _ in action.shown])
     if any(seen != digest for (seen, _), (_, digest) in zip(there, action.shown, strict=True)):
         action.discharged, action.shown = frozenset(), ()
+
+
+async def pin_again(action: ActionRun) -> None:
+    """Expect from now on what lies there now."""
+    if action.shown:
+        there = await _look_at(action.run, [path for path, _ in action.shown])
+        action.shown = tuple((path, digest) for (path, _), (digest, _) in zip(action.shown, there, strict=True))

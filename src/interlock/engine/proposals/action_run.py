@@ -26,6 +26,8 @@ class ActionRun:
     waited_ns = 0
     admitted = False
     """True once step 7 has reserved budget and a place in the tool's rate limit for the coming attempt."""
+    in_turn = False
+    """True while the action may be writing in the workspace."""
     in_plan = True
     """False for a compensation or a probe, which no executor of the caller runs."""
     used = False

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from interlock.engine.judges.judges import Judges
 from interlock.engine.proposals.budget import Allowance
 from interlock.engine.proposals.watchdog import NEVER
+from interlock.engine.proposals.write_turn import WriteTurn
 from interlock.engine.record.recorder import Recorder, Stamp
 from interlock.engine.record.replay import ReplayedAction
 from interlock.engine.record.run_files import RunFiles
@@ -69,6 +70,8 @@ class ProposalRun:
         self.thread = threading.get_ident()
         self.tools: list[Registered | None] = services.registry.find_all(a.tool for a in proposal.actions)
         # What is known so far.
+        self.turn: WriteTurn | None = None
+        """The turn to write in the workspace; None if the proposal needs none."""
         self.rows: list[ActionResult | None] = [None] * len(proposal.actions)
         self.order_ended: list[int] = []
         """Actions in the order in which they ended: undo goes backwards through it."""

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.model.events import ActionWaiting
 from interlock.model.waiting import Waiting
+
+
+class Behind(NamedTuple):
+    """Who writes in the workspace now: see `Waiting`."""
+
+    holder: str | None = None
+    doing: str | None = None
+    since_us: int | None = None
 
 
 def tell_waiting(
@@ -16,6 +26,7 @@ def tell_waiting(
     *,
     step: int = 7,
     reading: dict[str, float] | None = None,
+    behind: Behind | None = None,
 ) -> None:
     """Say that the action at `index` (or the proposal) waits from now on."""
     if cause != "retry":  # which has an event of its own
@@ -29,6 +40,10 @@ def tell_waiting(
         run.kick()
     if run.services.hooks.waits:
         action_id = None if index is None else run.proposal.actions[index].id
-        waiting = Waiting(run_id=run.files.id, action_id=action_id, cause=cause, what=what, wait_max_ms=wait_max_ms)
+        holder, doing, since_us = behind or Behind()
+        waiting = Waiting(
+            run_id=run.files.id, action_id=action_id, cause=cause, what=what, wait_max_ms=wait_max_ms, holder=holder,
+            doing=doing, since_us=since_us,
+        )  # fmt: skip
         for listener in tuple(run.services.hooks.waits):
             listener(waiting)

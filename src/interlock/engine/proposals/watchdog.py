@@ -133,9 +133,10 @@ class Deadline:
         self._watchdog.wake(deadline_ns, now_ns)
 
     def close(self) -> None:
-        """Do not call it any more."""
-        if self._slot is not None:
-            self._slot.task.cancel()
+        """Do not call it any more, not even if it is just about to be called."""
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            slot.task.cancel()
 
     async def _wait(self) -> None:
         try:

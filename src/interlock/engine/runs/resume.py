@@ -151,7 +151,7 @@ class _Resumption:
             reapply(run, known.committed)
             fill_missing(run)
             return self._count(await finish(run, []))
-        async with writing(self._pool):  # settling an outcome puts files back, as undo does
+        async with writing(self._pool, settle=True):  # settling an outcome puts files back, as undo does
             return await self._go_on()
 
     async def _go_on(self) -> ProposalResult:

@@ -1,89 +1,263 @@
-"""One proposal at a time may write in a workspace that is worked on directly; readers are free.
+"""A proposal's turn to write in a workspace that is worked on directly; readers are free.
 
-The lease is a row in the database, so it holds across processes. A proposal that a tool makes while it runs (nested
-execution) works under the lease of the proposal that the tool belongs to, or it would wait for itself.
+Every call of a proposal that may write is made in the proposal's turn. The turn is taken in step 7 of the first of them, as a
+lease on all the paths that the proposal may write (see `workspace/lease`), and kept until the proposal is over, but not over
+a wait: when nothing of the proposal runs and one of its actions waits for an answer, for the guard, for a rate limit or for
+its next attempt, the lease goes back, and others write. After the wait the action takes it again, last in step 7, and what
+steps 2 to 7 say holds for what lies there then.
+
+A proposal that a tool makes while it runs (nested execution) works under the turn of the proposal that the tool belongs to, or
+it would wait for itself. That turn is not given back while the nested one waits: what the tool does meanwhile is not known.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from typing import Final
 
 from interlock.engine.proposals.proposal_run import ProposalRun
-from interlock.engine.proposals.waiting import tell_waiting
+from interlock.engine.proposals.waiting import Behind, tell_waiting
+from interlock.engine.proposals.watchdog import NEVER
 from interlock.engine.proposals.worker_pool import WorkerPool
+from interlock.engine.proposals.write_turn import Caller
+from interlock.engine.runs.write_claims import claim_of, claim_of_action, claim_of_undo
+from interlock.engine.services import Services
+from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError
-from interlock.workspace.lease import WriteLease
+from interlock.workspace.claims import EVERYTHING, Claim
+from interlock.workspace.lease import RENEW_S, LeaseQueue, Turn, WriteLease, describe
 
-_POLL_SECONDS: Final = 0.02
-_RENEW_SECONDS: Final = 20.0
+_TICK_S: Final = 0.25
+"""How often a holder looks whether it is time to renew, and whether something new is worth telling those who wait."""
+_RENEW_S: Final = RENEW_S
+_TOLD_AFTER_NS: Final = 100_000_000
+"""A shorter wait is not told."""
+_TOLD_AGAIN_NS: Final = 5_000_000_000
 
-_held: ContextVar[str | None] = ContextVar("interlock_write_lease", default=None)
-"""Id of the workspace whose lease the current task works under."""
+_current: ContextVar[_Turn | None] = ContextVar("interlock_write_turn", default=None)
+"""The turn that the current task works under."""
+
+
+def open_queue(services: Services) -> LeaseQueue:
+    """The queue of those who want to write in the workspace of these services."""
+    directory = None if services.state_dir is None else services.state_dir / "turns"
+    return LeaseQueue(services.db, services.workspace_id, services.clock, directory)
 
 
 @contextlib.asynccontextmanager
-async def writing(pool: WorkerPool) -> AsyncIterator[None]:
-    """Hold the workspace's lease for the block, if the proposal may write there. Raises: StoreError `workspace_busy`."""
+async def writing(pool: WorkerPool, *, settle: bool = False) -> AsyncIterator[None]:
+    """Let the proposal take turns at writing for the block, if it may write in the workspace.
+
+    With `settle` it has its turn at once, to put files back. Raises: StoreError, with `settle` also `workspace_busy`.
+    """
     run = pool.run
-    services = run.services
-    workspace_id = services.workspace_id
-    if services.workspace is None or run.dry_run or _held.get() == workspace_id or not _may_write(run):
+    if run.turn is not None or run.services.workspace is None or run.dry_run or _is_nested(run) or not _may_write(run):
         yield
         return
-    lease = await _acquire(run)
-    if lease is None:
-        run.stop("deadline_exceeded")
-        yield
-        return
-    token = _held.set(workspace_id)
-    renewal = asyncio.create_task(_renew(pool, lease))
+    turn = run.turn = _Turn(run, pool.fail)
+    token = _current.set(turn)
     try:
+        if settle:
+            await turn.take_to_settle()
         yield
     finally:
-        renewal.cancel()
-        _held.reset(token)
-        lease.release()
+        _current.reset(token)
+        run.turn = None
+        turn.close()
+
+
+def _is_nested(run: ProposalRun) -> bool:
+    outer = _current.get()
+    return outer is not None and outer.holds and outer.workspace_id == run.services.workspace_id
 
 
 def _may_write(run: ProposalRun) -> bool:
-    return any(tool is not None and not tool.read_only for tool in run.tools)
+    return any(tool is not None and not tool.read_only and tool.writes != "nothing" for tool in run.tools)
 
 
-async def _acquire(run: ProposalRun) -> WriteLease | None:
-    """The lease; None if the proposal's deadline passed meanwhile, and no earlier process began it."""
-    services = run.services
-    holder = f"{run.files.id} {run.proposal.id}"
-    end = run.clock.mono_ns() + services.lease_wait_ms * 1_000_000
-    reported = False
-    while True:
+class _Turn:
+    """The turn of one proposal, on one event loop."""
+
+    def __init__(self, run: ProposalRun, fail: Callable[[BaseException], None]) -> None:
+        self.workspace_id = run.services.workspace_id
+        self._run = run
+        self._fail = fail
+        self._queue = open_queue(run.services)
+        self._lease: WriteLease | None = None
+        self._interrupted = False
+        """True once the lease was given back before the end: others may have built on what the proposal had made."""
+        self._inside: dict[int, Caller] = {}
+        """The actions that may be writing now."""
+        self._waiting = 0
+        self._taking = asyncio.Lock()
+        self._emptied = asyncio.Event()
+        self._tick: asyncio.TimerHandle | None = None
+        self._told: Caller | None = None
+        self._renewed_ns = 0
+        self._renewal_missed = False
+
+    @property
+    def holds(self) -> bool:
+        """True while others may not write."""
+        return self._lease is not None
+
+    # -- what the steps ask (`WriteTurn`)
+
+    def try_enter(self, action: Caller) -> bool:
+        """See `WriteTurn`."""
+        lease = self._lease
+        if action.tool is None or not action.tool.touches_files:
+            return True
+        if lease is None or not (lease.claim.everything or self._is_covered(lease.claim, action)):
+            return False
+        action.in_turn = True
+        self._inside[action.index] = action
+        return True
+
+    async def enter(self, action: Caller) -> Refusal | None:
+        """See `WriteTurn`."""
+        clock = self._run.clock
+        before_ns = clock.mono_ns()
+        waited = self._taking.locked()
         try:
-            return WriteLease.attempt(services.db, services.workspace_id, holder, run.clock)
+            async with self._taking:
+                while not self.try_enter(action):
+                    waited = await self._retake(action) or waited
         except StoreError as error:
-            now = run.clock.mono_ns()
-            if error.code != "workspace_busy" or now > end:
+            if error.code != "workspace_busy":
                 raise
-            if not reported:
-                reported = True
-                left_ms = (min(end, run.deadline_ns) - now) / 1e6
-                tell_waiting(run, None, "workspace", f"its turn to write in the workspace: {error.message}", left_ms)
-        if now > run.deadline_ns and not run.undone:
-            return None
-        await asyncio.sleep(_POLL_SECONDS)
+            waited = True
+            seconds = (clock.mono_ns() - before_ns) / 1e9
+            return Refusal("workspace_busy", f"{error.message}; it waited {seconds:.3g} s for its turn")
+        finally:
+            if waited or action.shown:  # what was shown is compared once more, now that nobody else may change it
+                action.waited_ns += max(1, clock.mono_ns() - before_ns)
+        return None
 
+    def leave(self, action: Caller) -> None:
+        """See `WriteTurn`."""
+        action.in_turn = False
+        self._inside.pop(action.index, None)
+        if not self._inside:
+            self._emptied.set()
+            self._give_back_if_all_wait()
 
-async def _renew(pool: WorkerPool, lease: WriteLease) -> None:
-    missed = False
-    while True:
-        await asyncio.sleep(_RENEW_SECONDS)
+    @contextlib.contextmanager
+    def pause(self, action: Caller) -> Iterator[None]:
+        """See `WriteTurn`."""
+        if action.in_turn:
+            self.leave(action)
+        self._waiting += 1
         try:
-            lease.renew()
-            missed = False
-        except StoreError as error:
-            if error.code != "database_locked" or missed:
-                pool.fail(error)
+            self._give_back_if_all_wait()
+            yield
+        finally:
+            self._waiting -= 1
+
+    async def take_for_undo(self) -> None:
+        """See `WriteTurn`."""
+        claim = claim_of_undo(self._run, interrupted=self._interrupted)
+        async with self._taking:
+            if self._lease is not None and self._lease.claim.covers(claim):
                 return
-            missed = True  # the lease lasts long enough for another try
+            self._give_back()
+            await self._take(claim, None, "undoing what it did", None)
+
+    async def take_to_settle(self) -> None:
+        """Take the turn to put files back after a crash. Raises: StoreError `workspace_busy`."""
+        until_ns = self._run.clock.mono_ns() + self._run.services.lease_wait_ms * 1_000_000
+        await self._take(EVERYTHING, None, "settling what an ended process left", until_ns)
+
+    def close(self) -> None:
+        """The proposal is over."""
+        self._give_back()
+
+    # -- inside
+
+    def _is_covered(self, claim: Claim, action: Caller) -> bool:
+        # Only what was not known when the claim was made can lie outside of it.
+        if action.index not in self._run.edited and action.index not in self._run.graph.referring:
+            return True
+        return claim.covers(claim_of_action(self._run, action.tool, action.parameters))
+
+    async def _retake(self, action: Caller) -> bool:
+        """Take the lease for all that is left to do. True if there was somebody to wait for."""
+        waited = False
+        while self._inside:  # under a lease that does not cover this action
+            self._emptied.clear()
+            waited = True
+            await self._emptied.wait()
+        self._give_back()
+        mine = claim_of_action(self._run, action.tool, action.parameters)
+        claim = claim_of(self._run).joined(mine)
+        doing = f"`{action.spec.id}` (`{action.spec.tool}`)"
+        waited = await self._take(claim, action.index, doing, self._patience_ns()) or waited
+        self._told = action
+        if not claim.covers(claim_of(self._run).joined(mine)):
+            # A link or a directory was changed before it was ours: again, for where it leads now.
+            self._give_back()
+        return waited
+
+    async def _take(self, claim: Claim, index: int | None, doing: str, until_ns: int | None) -> bool:
+        """Wait for the lease. True if there was somebody to wait for."""
+        run = self._run
+        began_ns, told_ns, told, waited = run.clock.mono_ns(), 0, ("", ""), False
+
+        def on_wait(turn: Turn) -> None:
+            nonlocal told_ns, told, waited
+            waited = True
+            now_ns, now = run.clock.mono_ns(), (turn.holder, turn.doing)
+            if now_ns - began_ns < _TOLD_AFTER_NS or told == now or (told_ns and now_ns - told_ns < _TOLD_AGAIN_NS):
+                return
+            told_ns, told = now_ns, now
+            left_ms = ((run.deadline_ns if until_ns is None else until_ns) - now_ns) / 1e6
+            what = f"its turn to write in the workspace: {describe(turn, run.clock.now_us())}"
+            behind = Behind(turn.holder, turn.doing or None, turn.since_us)
+            tell_waiting(run, index, "workspace", what, left_ms, behind=behind)
+
+        holder = f"{run.files.id} {run.proposal.id}"
+        self._lease = await self._queue.acquire(claim, holder, doing=doing, until_ns=until_ns, on_wait=on_wait)
+        self._renewed_ns, self._renewal_missed, self._told = run.clock.mono_ns(), False, None
+        self._tick = run.loop.call_later(_TICK_S, self._on_tick)
+        return waited
+
+    def _patience_ns(self) -> int | None:
+        """When an action gives up; None for a proposal with a deadline: the pool stops it then."""
+        run = self._run
+        return None if run.deadline_ns != NEVER else run.clock.mono_ns() + run.services.lease_wait_ms * 1_000_000
+
+    def _give_back_if_all_wait(self) -> None:
+        if self._waiting and not self._inside and self._lease is not None and not self._taking.locked():
+            self._interrupted = True
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.release()
+
+    def _on_tick(self) -> None:
+        """Renew the lease, and tell those who wait what takes so long."""
+        lease, run = self._lease, self._run
+        if lease is None:
+            return
+        longest = next(iter(self._inside.values()), None)
+        now_ns = run.clock.mono_ns()
+        news = longest is not None and longest is not self._told
+        try:
+            if news or now_ns - self._renewed_ns >= _RENEW_S * 1e9:
+                doing = None if longest is None or not news else f"`{longest.spec.id}` (`{longest.spec.tool}`)"
+                lease.renew(doing, run.clock.now_us() if doing else None)
+                self._renewed_ns, self._renewal_missed, self._told = now_ns, False, longest
+        except StoreError as error:
+            if error.code != "database_locked" or self._renewal_missed:
+                self._fail(error)
+                return
+            self._renewal_missed = True  # the lease lasts long enough for another try
+        self._tick = run.loop.call_later(_TICK_S, self._on_tick)

@@ -23,7 +23,8 @@ class Registered:
 
     __slots__ = (
         "bucket", "cache_ttl_ns", "defaults", "function", "inline", "marks", "mode", "name", "plain", "read_only", "returns",
-        "schema", "secrets", "timeout_ns", "tool", "version",
+        "schema", "secrets", "timeout_ns", "tool", "touches_files", "version",
+        "writes",
     )  # fmt: skip
 
     def __init__(self, binding: Binding) -> None:
@@ -38,6 +39,9 @@ class Registered:
         self.schema: Schema | None = None if tool.parameters == open_schema() else Schema.compile(tool.parameters)
         self.returns: Schema | None = None if tool.returns is None else Schema.compile(tool.returns)
         self.marks = tuple(marks(tool.parameters))
+        self.writes = binding.writes
+        self.touches_files = binding.writes != "nothing" or any(mark.startswith("path.") for _, mark in self.marks)
+        """False if a call has nothing to do with the files of the workspace."""
         self.defaults = defaults(tool.parameters)
         """What a parameter is if it is left out, by its path: judged as if it were written."""
         self.secrets = tuple(pointer for pointer, mark in self.marks if mark == "secret")

@@ -1,0 +1,126 @@
+"""What a writer claims of a workspace: paths with everything beneath them, or all of it.
+
+Two claims overlap if one of them names a path that the other names too, or a directory above it. Only writers whose claims do
+not overlap work side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final, Self
+
+import msgspec
+
+from interlock.model.errors import ToolError
+from interlock.workspace.names import NameJson, Rel, show, stored, to_json
+from interlock.workspace.tree import Workspace
+
+PATHS_MAX: Final = 100
+"""A claim of more paths is a claim of everything: comparing it would cost more than waiting."""
+_SHOWN_MAX: Final = 3
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """`paths` with all that lies beneath them; None for the whole workspace."""
+
+    paths: frozenset[Rel] | None = None
+
+    @classmethod
+    def of(cls, paths: Iterable[Rel]) -> Self:
+        """The claim of these paths; of everything if there are more than `PATHS_MAX`, or the root is among them."""
+        found = frozenset(paths)
+        return cls(None if len(found) > PATHS_MAX or () in found else found)
+
+    @property
+    def everything(self) -> bool:
+        """True for the whole workspace."""
+        return self.paths is None
+
+    def overlaps(self, other: Claim) -> bool:
+        """True if there may be a path that both write."""
+        if self.paths == frozenset() or other.paths == frozenset():
+            return False
+        if self.paths is None or other.paths is None:
+            return True
+        return _any_beneath(self.paths, other.paths) or _any_beneath(other.paths, self.paths)
+
+    def covers(self, other: Claim) -> bool:
+        """True if each path of the other is one of this claim, or beneath one."""
+        if self.paths is None:
+            return True
+        return other.paths is not None and all(_is_beneath(path, self.paths) for path in other.paths)
+
+    def joined(self, other: Claim) -> Claim:
+        """What both claim together."""
+        return Claim() if self.paths is None or other.paths is None else Claim.of(self.paths | other.paths)
+
+    def encode(self) -> str:
+        """As text for the database."""
+        names = None if self.paths is None else [to_json(path) for path in sorted(self.paths)]
+        return msgspec.json.encode(names).decode()
+
+    @classmethod
+    def decode(cls, text: str) -> Self:
+        """The claim that `encode` wrote. One that cannot be read counts as a claim of everything."""
+        try:
+            names = msgspec.json.decode(text, type=list[NameJson] | None)
+            return cls(None if names is None else frozenset(stored(name) for name in names))
+        except (msgspec.MsgspecError, ValueError):
+            return cls(None)
+
+    def __str__(self) -> str:
+        """For people."""
+        if self.paths is None:
+            return "the whole workspace"
+        more = f" and {len(self.paths) - _SHOWN_MAX} more" if len(self.paths) > _SHOWN_MAX else ""
+        return ", ".join(f"`{show(path)}`" for path in sorted(self.paths)[:_SHOWN_MAX]) + more
+
+
+EVERYTHING: Final = Claim()
+NOTHING: Final = Claim(frozenset())
+
+
+def claimed_by_writing(workspace: Workspace, path: Rel) -> set[Rel]:
+    """What a change at a path may touch: the path as it is written, where its links lead, the links themselves (another who
+    moved one of them would lead the change elsewhere), and instead of each its highest directory that is still to be made.
+    """
+    links: set[Rel] = set()
+    found = {path, *links}
+    for follow in (False, True):
+        try:
+            found.add(_Following(workspace, links.add).resolve(path, follow=follow))
+        except ToolError:
+            continue  # the tool will meet the same, and report it
+    return {_to_be_made(workspace, one) for one in found | links}
+
+
+class _Following(Workspace):
+    """A workspace that reports each link that it follows."""
+
+    def __init__(self, base: Workspace, followed: Callable[[Rel], None]) -> None:
+        self.__dict__.update(base.__dict__)
+        self._followed = followed
+
+    def read_link(self, path: Rel, field: str = "path") -> bytes:
+        """As `Workspace.read_link`."""
+        self._followed(path)
+        return super().read_link(path, field)
+
+
+def _to_be_made(workspace: Workspace, path: Rel) -> Rel:
+    """The path, or its highest parent that is missing: who makes a file makes its directories too."""
+    for end in range(1, len(path)):
+        try:
+            if workspace.lstat(path[:end]) is None:
+                return path[:end]
+        except ToolError:
+            return path
+    return path
+
+
+def _any_beneath(paths: frozenset[Rel], roots: frozenset[Rel]) -> bool:
+    return any(_is_beneath(path, roots) for path in paths)
+
+
+def _is_beneath(path: Rel, roots: frozenset[Rel]) -> bool:
+    return any(path[:end] in roots for end in range(len(path) + 1))
