@@ -1,0 +1,334 @@
+"""One action's network: accepts what its programs try, and connects what is allowed.
+
+A client that is slow or says nothing holds up only itself: each has a task of its own and a time to name its server in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Coroutine
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, Final
+
+from interlock.isolation.egress import dns
+from interlock.isolation.egress.dial import Dialer, RefusedError, UnreachableError
+from interlock.isolation.egress.http_proxy import ESTABLISHED, read_request, refusal, send_body
+from interlock.isolation.egress.ledger import Ledger
+from interlock.isolation.egress.names import Names
+from interlock.isolation.egress.relay import Client, Flow
+from interlock.isolation.egress.sniff import Flight, begins_tls, read_flight
+from interlock.isolation.egress.wire import Kind, Via
+from interlock.model.hosts import Endpoint, host_name
+
+HELLO_S: Final = 10.0
+"""So long a client may take to say what it wants."""
+CONNECTIONS_MAX: Final = 2048
+_FINISH_S: Final = 2.0
+"""What programs had sent before they ended is passed on for so long."""
+_QUERIES: Final = 64
+_QUERY_BYTES: Final = 4096
+_REVERSE: Final = (".in-addr.arpa", ".ip6.arpa")
+_PAUSE_S: Final = 0.05
+
+
+class Network:
+    """The listeners of one action, and everything that goes on behind them."""
+
+    def __init__(self, listeners: list[tuple[Kind, int, socket.socket]], dialer: Dialer, ledger: Ledger) -> None:
+        """Takes over the listeners. `open` begins to serve them."""
+        self._listeners = listeners
+        self._dialer = dialer
+        self._ledger = ledger
+        self._names = Names()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._accepting: list[asyncio.Task[None]] = []
+        self._flows: set[Flow] = set()
+        self._loop = asyncio.get_running_loop()
+
+    def open(self) -> None:
+        """Serve."""
+        for kind, port, sock in self._listeners:
+            if kind == "dns":
+                self._loop.add_reader(sock, self._answer_queries, sock)
+            else:
+                self._accepting.append(asyncio.create_task(self._accept(kind, port, sock)))
+
+    async def close(self) -> None:
+        """The programs are gone. Pass on what they had sent, for a short while, and drop the rest."""
+        for kind, port, sock in self._listeners:
+            if kind == "dns":
+                self._answer_queries(
+                    sock
+                )  # asked and not waited for: a name that was asked for is recorded all the same
+            else:
+                self._accept_waiting(kind, port, sock)
+        self._stop_listening()
+        until = time.monotonic() + _FINISH_S
+        while self._unsent() and time.monotonic() < until:  # noqa: ASYNC110 - a hundred connections tell it one by one
+            await asyncio.sleep(_PAUSE_S)
+        await self.drop()
+
+    async def drop(self) -> None:
+        """End everything at once."""
+        self._stop_listening()
+        waiting = list(self._tasks)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    def _unsent(self) -> bool:
+        """True while some connection has not passed on all that its client sent."""
+        return len(self._tasks) > sum(flow.client_done for flow in self._flows)
+
+    def _stop_listening(self) -> None:
+        for task in self._accepting:
+            task.cancel()
+        for kind, _, sock in self._listeners:
+            if kind == "dns":
+                self._loop.remove_reader(sock)
+            sock.close()
+        self._accepting.clear()
+        self._listeners.clear()
+
+    async def _accept(self, kind: Kind, port: int, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = await self._loop.sock_accept(listener)
+            except OSError:  # no descriptor is left, or the client was gone before: others may still be served
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            self._serve(kind, port, sock)
+
+    def _accept_waiting(self, kind: Kind, port: int, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = listener.accept()
+                sock.setblocking(False)
+                self._serve(kind, port, sock)
+
+    def _serve(self, kind: Kind, port: int, sock: socket.socket) -> None:
+        """Begin to serve a connection."""
+        if len(self._tasks) >= CONNECTIONS_MAX:
+            there = Endpoint(_reached(sock)[0].compressed, port) if kind == "transparent" else Endpoint("proxy", port)
+            self._ledger.refused(there, "transparent", "too_many_connections")
+            Client(sock).reset()
+            return
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client = Client(sock)
+        work: Coroutine[Any, Any, None]
+        match kind:
+            case "proxy":
+                work = self._serve_proxy(client)
+            case "dns_tcp":
+                work = self._serve_dns(client)
+            case _:
+                work = self._serve_transparent(client)
+        task = asyncio.create_task(_guarded(work, client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- the HTTP proxy
+
+    async def _serve_proxy(self, client: Client) -> None:
+        async with asyncio.timeout(HELLO_S):
+            try:
+                head = await client.head()
+                if head is None:
+                    return
+                asked = read_request(head)
+            except ValueError as error:
+                await client.send(refusal(400, "Bad Request", "invalid_request", str(error)))
+                return
+        via: Via = "connect" if asked.head is None else "http"
+        try:
+            server, address = await self._connect(asked.there, via)
+        except RefusedError as error:
+            await client.send(refusal(403, "Forbidden", error.reason, str(error)))
+            return
+        except UnreachableError as error:
+            await client.send(refusal(502, "Bad Gateway", "connection_failed", str(error)))
+            return
+        if asked.head is None:
+            await client.send(ESTABLISHED)
+            await self._tunnel(client, server, asked.there, via, address)
+            return
+        with server, self._flow(client, server, asked.there, via, address) as flow:
+            await flow.send(asked.head)
+            await _both(send_body(flow, asked.body), flow.receive_rest(), flow)
+
+    # -- programs that know no proxy
+
+    async def _serve_transparent(self, client: Client) -> None:
+        """The address that the program connected to says what it wants; for one that is not ours, its first bytes do."""
+        address, port = _reached(client.sock)
+        name = self._names.name(address)
+        if name is None:
+            name = await self._name_of(client, address, port)
+        there = Endpoint(name, port)
+        try:
+            server, connected = await self._connect(there, "transparent")
+        except (RefusedError, UnreachableError) as error:
+            if (flight := read_flight(client.read)) is not None and flight.protocol == "http":
+                reason = error.reason if isinstance(error, RefusedError) else "connection_failed"
+                await client.send(refusal(403, "Forbidden", reason, str(error)))
+            else:
+                client.reset()
+            return
+        await self._tunnel(client, server, there, "transparent", connected)
+
+    async def _name_of(self, client: Client, address: IPv4Address | IPv6Address, port: int) -> str:
+        """The host meant by an address that has no name here: itself if it is allowed, or `localhost`, or what the client says.
+
+        A name that the client says is resolved like any other: the address is not used.
+        """
+        literal = address.compressed
+        for host in (literal, "localhost") if address.is_loopback else (literal,):
+            if self._dialer.rules.allows(Endpoint(host, port)):
+                return host
+        flight = await _flight_of(client)
+        return literal if flight is None or flight.name is None else flight.name
+
+    # -- what both have in common
+
+    async def _connect(self, there: Endpoint, via: Via) -> tuple[socket.socket, str]:
+        """A connection to a checked address. Records what does not come about. Raises: RefusedError, UnreachableError."""
+        try:
+            server, address = await self._dialer.connect(there)
+        except RefusedError as error:
+            self._ledger.refused(there, via, error.reason)
+            raise
+        except UnreachableError:
+            self._ledger.refused(there, via, "connection_failed", outcome="failed")
+            raise
+        return server, address.compressed
+
+    async def _tunnel(self, client: Client, server: socket.socket, there: Endpoint, via: Via, address: str) -> None:
+        """Both directions, once the server that the client names in its first bytes is known to be the one it reached."""
+        with server, self._flow(client, server, there, via, address) as flow:
+            await _both(self._send_checked(flow, there, via), flow.receive_rest(), flow)
+
+    async def _send_checked(self, flow: Flow, there: Endpoint, via: Via) -> None:
+        if not flow.client.read and not await flow.client.more():
+            flow.client_done = True
+            flow.end_sending()
+            return
+        flight = await _flight_of(flow.client)
+        if flight is None and begins_tls(flow.client.read):
+            raise ValueError("a hello that does not end")
+        if flight is not None and flight.name is not None and flight.name != there.host:
+            named = Endpoint(flight.name, there.port)
+            if _is_name(there.host) and not self._dialer.rules.allows(named):
+                self._ledger.refused(named, via, "server_name_mismatch", sni=flight.name)
+                raise ValueError("the client names another server than the one that it asked for")
+            flow.sni = flight.name
+        await flow.send_rest()
+
+    @contextlib.contextmanager
+    def _flow(self, client: Client, server: socket.socket, there: Endpoint, via: Via, address: str) -> Any:
+        flow = Flow(client, server)
+        began = time.monotonic()
+        self._flows.add(flow)
+        try:
+            yield flow
+        finally:
+            self._flows.discard(flow)
+            ms = (time.monotonic() - began) * 1000
+            self._ledger.connected(there, via, address, flow.sni, (flow.sent, flow.received), ms)
+
+    # -- names
+
+    def _answer_queries(self, sock: socket.socket) -> None:
+        for _ in range(_QUERIES):
+            try:
+                data, ancillary, _, sender = sock.recvmsg(_QUERY_BYTES, 256)
+            except OSError:
+                return
+            if (answer := self._answer(data)) is not None:
+                try:
+                    sock.sendmsg([answer], ancillary, 0, sender)  # from the address that was asked
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        sock.sendto(answer, sender)
+
+    async def _serve_dns(self, client: Client) -> None:
+        while True:
+            async with asyncio.timeout(HELLO_S):
+                while len(client.read) < 2 or len(client.read) < 2 + int.from_bytes(client.read[:2], "big"):
+                    if not await client.more():
+                        return
+            size = 2 + int.from_bytes(client.read[:2], "big")
+            data, client.read = client.read[2:size], client.read[size:]
+            if (answer := self._answer(data)) is not None:
+                await client.send(len(answer).to_bytes(2, "big") + answer)
+
+    def _answer(self, data: bytes) -> bytes | None:
+        query = dns.read_query(data)
+        if query is None:
+            return None
+        if query.problem is not None:
+            return dns.answer(query, query.problem)
+        try:
+            name = host_name(query.name)
+        except ValueError:
+            return dns.answer(query, dns.NAME_ERROR)
+        if not self._dialer.rules.knows(name):
+            if not name.endswith(_REVERSE):
+                self._ledger.refused(Endpoint(name, None), "dns", "host_denied")
+            return dns.answer(query, dns.NAME_ERROR)
+        if query.kind != dns.A:
+            return dns.answer(query, dns.NO_ERROR)
+        address = self._names.address(name)
+        return dns.answer(query, dns.SERVER_FAILURE if address is None else dns.NO_ERROR, address)
+
+
+async def _guarded(work: Coroutine[Any, Any, None], client: Client) -> None:
+    """A connection's end, however it comes about: it is the program's own matter, and nobody else's."""
+    try:
+        await work
+    except (OSError, ValueError):  # TimeoutError is an OSError
+        client.reset()
+    finally:
+        client.sock.close()
+
+
+async def _flight_of(client: Client) -> Flight | None:
+    """What the client's first bytes are; None if it does not send them in time, or ends before."""
+    try:
+        async with asyncio.timeout(HELLO_S):
+            while (flight := read_flight(client.read)) is None:
+                if not await client.more():
+                    return None
+    except TimeoutError:
+        return None
+    return flight
+
+
+async def _both(sending: Coroutine[Any, Any, None], receiving: Coroutine[Any, Any, None], flow: Flow) -> None:
+    """Both directions until both have ended, or one has failed. Raises: OSError, ValueError."""
+    tasks = [asyncio.ensure_future(sending), asyncio.ensure_future(receiving)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        flow.client_done = True
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _reached(sock: socket.socket) -> tuple[IPv4Address | IPv6Address, int]:
+    """The address and port that a client connected to."""
+    host, port, *_ = sock.getsockname()
+    address = ip_address(host.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address, port
+
+
+def _is_name(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return True
+    return False

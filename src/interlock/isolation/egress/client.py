@@ -1,0 +1,376 @@
+"""The runtime's end of the egress proxy: started when a program first uses the network, replaced if it dies.
+
+One `Egress` serves any number of event loops and threads. Until a program tries to connect somewhere, an action costs the
+runtime one descriptor that it waits on, and no process at all: listeners keep what comes until the proxy takes them over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple, cast
+
+from interlock.isolation.egress.rules import transparent_ports
+from interlock.isolation.egress.wire import (
+    LISTENERS_MAX,
+    MESSAGE_BYTES,
+    OPEN,
+    PORTS_MAX,
+    Box,
+    Kind,
+    Record,
+    decode,
+    encode,
+)
+from interlock.isolation.wire import memory_file
+from interlock.model.errors import ToolError
+from interlock.model.hosts import Endpoint
+
+_CLOSE_S: Final = 5.0
+"""So long the proxy may take for its last message: it passes on for two seconds what programs had sent."""
+_RETRY_S: Final = 0.002
+_REAP_MS: Final = 1_000
+_RECORD_FIELDS: Final = frozenset(Record.__annotations__)
+
+_BOOT: Final = """
+import sys, types
+for name in ("interlock", "interlock.isolation", "interlock.detect", "interlock.model"):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [sys.argv[2] + name[len("interlock"):].replace(".", "/")]
+from interlock.isolation.egress.server import main
+main()
+"""
+"""Imports what the proxy needs, without each package's `__init__`, which would bring the whole runtime."""
+
+Ask = Callable[[Endpoint], str | None]
+"""What policies say about a connection: the reason code of a refusal, or None. Called on the action's event loop."""
+
+
+class Policy(NamedTuple):
+    """What an action may reach: see `wire.Box`."""
+
+    hosts: tuple[tuple[str, ...], ...] = ()
+    private: tuple[str, ...] = ()
+    ask: Ask | None = None
+
+
+class Traffic(NamedTuple):
+    """What an action did on the network."""
+
+    records: tuple[Record, ...] = ()
+    dropped: int = 0
+    """Attempts that are in no record."""
+    lost: bool = False
+    """True if the proxy died: then programs lost their connections, and what they had sent is not known."""
+
+
+def egress_command() -> list[str]:
+    """How to start the proxy; the runtime's process id and the directory of the package follow as arguments."""
+    return [sys.executable, "-I", "-c", _BOOT]
+
+
+class Egress:
+    """The proxy process and the way to it. Nothing is started yet. Close it: the process ends then, or with ours."""
+
+    def __init__(self, command: Sequence[str] | None = None) -> None:
+        """`command` starts the proxy."""
+        self._command = list(command) if command is not None else egress_command()
+        self._lock = threading.Lock()
+        self._channel: socket.socket | None = None
+        self._pid: int | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The proxy's process id; None if it is not running."""
+        return self._pid
+
+    def watch(self, policy: Policy) -> Watch:
+        """A new action's network. Call it on the action's event loop, before the action starts.
+
+        Raises: ToolError `spawn_failed` if the runtime has no descriptors left.
+        """
+        return Watch(self, policy)
+
+    async def hand_over(self, control: socket.socket, box: Box, descriptors: Sequence[int]) -> None:
+        """Give an action to the proxy, which is started if need be. Raises: ToolError `spawn_failed`."""
+        try:
+            body = memory_file("box", json.dumps(box).encode())
+        except OSError as error:
+            raise _no_proxy(error) from error
+        try:
+            for _ in range(2):  # one that has died is replaced
+                channel = self._connect()
+                try:
+                    await _send(channel, [control.fileno(), body, *descriptors])
+                except (BrokenPipeError, ConnectionResetError):
+                    self._forget(channel)
+                else:
+                    return
+            raise _no_proxy(None)
+        finally:
+            os.close(body)
+
+    def close(self) -> None:
+        """End the proxy. Connections of actions that still run end with it."""
+        with self._lock:
+            channel, self._channel = self._channel, None
+            pid, self._pid = self._pid, None
+        if channel is not None:
+            channel.close()
+        if pid is not None:
+            _reap(pid, _REAP_MS)
+
+    def _connect(self) -> socket.socket:
+        with self._lock:
+            if self._channel is None:
+                self._start()
+            assert self._channel is not None
+            return self._channel
+
+    def _start(self) -> None:
+        package = str(Path(__file__).parents[2])
+        environment: Mapping[str, str] = {"LC_ALL": "C.UTF-8"}
+        if "LD_LIBRARY_PATH" in os.environ:  # a Python built with a shared library may not start without it
+            environment = {**environment, "LD_LIBRARY_PATH": os.environ["LD_LIBRARY_PATH"]}
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            raise _no_proxy(error) from error
+        ours.setblocking(False)
+        with theirs:
+            try:
+                pid = os.posix_spawn(
+                    self._command[0],
+                    [*self._command, str(os.getpid()), package],
+                    environment,
+                    file_actions=[
+                        (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
+                        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+                    ],
+                    setsid=True,
+                    setsigmask=[],
+                    setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
+                )
+            except OSError as error:
+                ours.close()
+                raise _no_proxy(error) from error
+        self._channel, self._pid = ours, pid
+
+    def _forget(self, channel: socket.socket) -> None:
+        with self._lock:
+            if self._channel is not channel:
+                return
+            pid, self._channel, self._pid = self._pid, None, None
+        channel.close()
+        if pid is not None:
+            _reap(pid, 0)
+
+
+class Watch:
+    """One action's network, from before its program starts until `finish` (or `drop`)."""
+
+    def __init__(self, egress: Egress, policy: Policy) -> None:
+        """Use `Egress.watch`."""
+        self._egress = egress
+        self._policy = policy
+        self._loop = asyncio.get_running_loop()
+        self._records: list[Record] = []
+        self._dropped = 0
+        self._lost = False
+        self._kinds: list[tuple[Kind, int]] = []
+        self._descriptors: list[int] = []
+        self._control: socket.socket | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._closed = self._loop.create_future()
+        with contextlib.ExitStack() as stack:
+            try:
+                ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                stack.callback(ours.close)
+                stack.callback(theirs.close)
+                self._first = select.epoll()
+            except OSError as error:
+                raise _no_proxy(error) from error
+            stack.pop_all()
+        ours.setblocking(False)
+        self._arrival = ours
+        self.inside = theirs
+        """What `listeners.open_listeners` gets, inside the action's network namespace. Closed by us."""
+        self.ports = transparent_ports(policy.hosts, PORTS_MAX)
+        """The ports of its transparent listeners, besides 80 and 443."""
+        self._loop.add_reader(ours, self._arrive)
+
+    async def finish(self) -> Traffic:
+        """The action's processes are gone: what they did. Call it once. Raises: CancelledError; then all is dropped."""
+        try:
+            self._arrive()
+            if self._opening is None and self._descriptors and self._first.poll(0):
+                self._wake()
+            if self._opening is not None:
+                await self._opening
+            if self._control is not None:
+                with contextlib.suppress(OSError):
+                    await self._loop.sock_sendall(self._control, encode({"say": "close"}))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_CLOSE_S):
+                        await asyncio.shield(self._closed)
+                self._lost = self._lost or not self._closed.done()
+            return Traffic(tuple(self._records), self._dropped, self._lost)
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """Close everything at once. May be called again."""
+        if self._opening is not None:
+            self._opening.cancel()
+        self._stop_arrival()
+        self.inside.close()
+        if not self._first.closed:
+            self._loop.remove_reader(self._first)
+            self._first.close()
+        if self._control is not None:
+            self._loop.remove_reader(self._control)
+            self._control.close()
+            self._control = None
+        self._close_listeners()
+
+    def _arrive(self) -> None:
+        """The action's network namespace is there, and so are its listeners: wait until one of them is used."""
+        if self._arrival.fileno() < 0:
+            return
+        try:
+            message, descriptors, flags, _ = socket.recv_fds(
+                self._arrival, MESSAGE_BYTES, LISTENERS_MAX, socket.MSG_CMSG_CLOEXEC
+            )
+        except BlockingIOError:
+            return
+        except OSError:
+            message, descriptors, flags = b"", [], 0
+        self._stop_arrival()
+        self._descriptors = descriptors
+        if not message or flags & socket.MSG_CTRUNC:
+            self._close_listeners()  # without a namespace there is no network; without all of its listeners, less of it
+            return
+        self._kinds = json.loads(message)
+        for descriptor in descriptors:
+            self._first.register(descriptor, select.EPOLLIN)
+        self._loop.add_reader(self._first, self._wake)
+
+    def _stop_arrival(self) -> None:
+        if self._arrival.fileno() >= 0:
+            self._loop.remove_reader(self._arrival)
+            self._arrival.close()
+
+    def _wake(self) -> None:
+        """A program has used the network for the first time."""
+        self._loop.remove_reader(self._first)
+        self._opening = self._loop.create_task(self._open())
+
+    async def _open(self) -> None:
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError:
+            self._fail()
+            return
+        ours.setblocking(False)
+        self._control = ours
+        box: Box = {
+            "listeners": self._kinds,
+            "hosts": [list(patterns) for patterns in self._policy.hosts],
+            "private": list(self._policy.private),
+            "ask": self._policy.ask is not None,
+        }
+        try:
+            with theirs:
+                await self._egress.hand_over(theirs, box, self._descriptors)
+        except (ToolError, OSError):
+            self._fail()
+            return
+        self._close_listeners()  # the proxy has them: should it die, nothing listens any more
+        self._loop.add_reader(ours, self._receive)
+
+    def _receive(self) -> None:
+        assert self._control is not None
+        while True:
+            try:
+                data = self._control.recv(MESSAGE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._loop.remove_reader(self._control)
+                self._fail()
+                return
+            message = decode(data)
+            match message["say"]:
+                case "record":
+                    self._records.append(cast("Record", {name: message[name] for name in _RECORD_FIELDS}))
+                case "ask":
+                    self._answer(message["id"], Endpoint(message["host"], message["port"]))
+                case "closed":
+                    self._dropped += message["dropped"]
+                    if not self._closed.done():
+                        self._closed.set_result(None)
+
+    def _answer(self, number: int, there: Endpoint) -> None:
+        assert self._control is not None
+        try:
+            refusal = "policy_error" if self._policy.ask is None else self._policy.ask(there)
+        except Exception:  # noqa: BLE001 - a judge that fails must not allow
+            refusal = "policy_error"
+        with contextlib.suppress(OSError):  # unanswered is refused
+            self._control.send(encode({"say": "answer", "id": number, "refusal": refusal}))
+
+    def _fail(self) -> None:
+        """The proxy is not there, or no longer: no program gets out."""
+        self._close_listeners()
+        if not self._closed.done():
+            self._lost = True
+            self._closed.set_result(None)
+
+    def _close_listeners(self) -> None:
+        descriptors, self._descriptors = self._descriptors, []
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+async def _send(channel: socket.socket, descriptors: list[int]) -> None:
+    while True:
+        try:
+            socket.send_fds(channel, [OPEN], descriptors)
+        except BlockingIOError:
+            await asyncio.sleep(_RETRY_S)
+        else:
+            return
+
+
+def _reap(pid: int, wait_ms: int) -> None:
+    """Collect the proxy; killed if it does not go by itself."""
+    with contextlib.suppress(ChildProcessError, ProcessLookupError):  # somebody else's SIGCHLD handler was quicker
+        pidfd = os.pidfd_open(pid)
+        try:
+            poller = select.poll()
+            poller.register(pidfd, select.POLLIN)
+            if not poller.poll(wait_ms):
+                os.kill(pid, signal.SIGKILL)
+        finally:
+            os.close(pidfd)
+        os.waitpid(pid, 0)
+
+
+def _no_proxy(error: OSError | None) -> ToolError:
+    why = "it ended at once" if error is None else os.strerror(error.errno or 0)
+    return ToolError(
+        f"the egress proxy could not be started: {why}",
+        code="spawn_failed",
+        hint="nothing has left the action's network; more open files may be needed (ulimit -n)",
+    )

@@ -1,0 +1,128 @@
+"""Makes the sockets that are the only way out of a network namespace. Runs inside it, with CAP_NET_ADMIN. Standard library only.
+
+Every address becomes a local one (`local default dev lo`, for IPv4 and IPv6), so a program that ignores proxy variables, or
+asks a name server of its own, reaches the same listeners, and the address that it asked for is the socket's own name.
+Everything else is refused at once instead of running into a time-out. Listening sockets stay in their namespace when they
+are passed to another process: no bridge and no process of ours inside is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import struct
+from collections.abc import Iterable
+from typing import Final
+
+from interlock.isolation.egress.wire import Kind
+
+PROXY_PORT: Final = 3128
+DNS_PORT: Final = 53
+WEB_PORTS: Final = (80, 443)
+IPV6_RECVPKTINFO: Final = 49
+IP_PKTINFO: Final = 8
+_BACKLOG: Final = 1024
+_IP_FREEBIND: Final = 15
+_IPV6_FREEBIND: Final = 78
+
+_NEWLINK, _NEWROUTE, _ERROR = 16, 24, 2
+_REQUEST_ACKNOWLEDGED: Final = 0x1 | 0x4
+_CREATE: Final = 0x400
+_INTERFACE_UP: Final = 1
+_TABLE_LOCAL, _PROTOCOL_STATIC, _SCOPE_HOST, _TYPE_LOCAL = 255, 4, 254, 2
+_OUT_INTERFACE: Final = 4
+
+Listener = tuple[Kind, int, socket.socket]
+"""The kind, the port, the socket."""
+
+
+def open_listeners(channel: int, ports: Iterable[int]) -> None:
+    """Make the listeners of this network namespace and pass them to the runtime on the socket `channel`, which is closed.
+
+    Raises: OSError.
+    """
+    made = open_network(ports)
+    try:
+        with socket.socket(fileno=channel) as sock:
+            kinds = [(kind, port) for kind, port, _ in made]
+            socket.send_fds(sock, [json.dumps(kinds).encode()], [listener.fileno() for *_, listener in made])
+    finally:
+        for *_, listener in made:
+            listener.close()
+
+
+def open_network(ports: Iterable[int] = ()) -> list[Listener]:
+    """Raise the loopback interface of this (new, empty) network namespace and make its listeners.
+
+    Transparent listeners are made for 80, 443 and each of `ports`. Raises: OSError; then nothing is left open.
+    """
+    with contextlib.ExitStack() as stack:
+        version = _configure()
+        made: list[Listener] = [
+            ("proxy", PROXY_PORT, _stream(socket.AF_INET, "127.0.0.1", PROXY_PORT, stack)),
+            ("dns", DNS_PORT, _datagram(version, stack)),
+            ("dns_tcp", DNS_PORT, _stream(version, "", DNS_PORT, stack)),
+        ]
+        others = [port for port in dict.fromkeys((*WEB_PORTS, *ports)) if port not in (PROXY_PORT, DNS_PORT)]
+        made += [("transparent", port, _stream(version, "", port, stack)) for port in others]
+        stack.pop_all()
+    return made
+
+
+def _configure() -> socket.AddressFamily:
+    """Bring `lo` up with all addresses; returns the family of the listeners: IPv6 serves both, where the kernel has it."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as netlink:
+        index = socket.if_nametoindex("lo")
+        _ask(netlink, _NEWLINK, 0, struct.pack("=BBHiII", socket.AF_UNSPEC, 0, 0, index, _INTERFACE_UP, _INTERFACE_UP))
+        _ask(netlink, _NEWROUTE, _CREATE, _local_route(socket.AF_INET, index))
+        try:
+            _ask(netlink, _NEWROUTE, _CREATE, _local_route(socket.AF_INET6, index))
+        except OSError as error:
+            if error.errno not in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.ENODEV, errno.EINVAL):
+                raise
+            return socket.AF_INET  # the kernel has no IPv6, or it is switched off
+    return socket.AF_INET6
+
+
+def _local_route(family: int, index: int) -> bytes:
+    route = struct.pack("=BBBBBBBBI", family, 0, 0, 0, _TABLE_LOCAL, _PROTOCOL_STATIC, _SCOPE_HOST, _TYPE_LOCAL, 0)
+    return route + struct.pack("=HHI", 8, _OUT_INTERFACE, index)
+
+
+def _ask(netlink: socket.socket, kind: int, flags: int, body: bytes) -> None:
+    """One request to the kernel. Raises: OSError if it refuses."""
+    netlink.send(struct.pack("=IHHII", 16 + len(body), kind, flags | _REQUEST_ACKNOWLEDGED, 1, 0) + body)
+    answer = netlink.recv(4096)
+    (answered,) = struct.unpack_from("=H", answer, 4)
+    (number,) = struct.unpack_from("=i", answer, 16)
+    if answered == _ERROR and number:
+        raise OSError(-number, os.strerror(-number))
+
+
+def _stream(family: int, host: str, port: int, stack: contextlib.ExitStack) -> socket.socket:
+    made = stack.enter_context(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK))
+    _accept_both(made)
+    made.bind((host, port))
+    made.listen(_BACKLOG)
+    return made
+
+
+def _datagram(family: int, stack: contextlib.ExitStack) -> socket.socket:
+    """A socket that tells for each query which address it was sent to: the answer must come from there."""
+    made = stack.enter_context(socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK))
+    _accept_both(made)
+    made.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+    made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+        made.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+    made.bind(("", DNS_PORT))
+    return made
+
+
+def _accept_both(made: socket.socket) -> None:
+    if made.family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
