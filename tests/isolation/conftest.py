@@ -36,6 +36,9 @@ class Bench:
             "keep_last": False,
             "limits": LIMITS,
             "call": None,
+            "walls": None,
+            "directory": "",
+            "descriptors": [],
         }
         request["limits"] = {**LIMITS, **changes.pop("limits", {})}
         return {**request, **changes}

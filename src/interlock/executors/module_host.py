@@ -31,6 +31,7 @@ from typing import Any, Final, TypedDict
 import msgspec
 
 from interlock.executors.python import ATTRIBUTE, bind
+from interlock.isolation.launcher import Launcher
 from interlock.isolation.server import serve
 from interlock.isolation.wire import Request
 from interlock.model.errors import InterlockError, ToolError
@@ -52,8 +53,9 @@ class Setup(TypedDict):
 
 
 def main() -> None:
-    """Import the modules and serve. Arguments: the Setup as JSON, the runtime's process id, the package's directory."""
+    """Import the modules and serve. Arguments: the Setup as JSON, then those of every fork server."""
     setup: Setup = json.loads(sys.argv[1])
+    launcher = Launcher(json.loads(sys.argv[4]))
     # After everything installed, so that a project file can never shadow a library.
     sys.path += [d for d in (setup["project"], f"{setup['project']}/src") if Path(d).is_dir()]
     os.chdir(setup["project"])
@@ -64,7 +66,7 @@ def main() -> None:
     for module in setup["modules"]:
         host.load(module)
     signal.alarm(0)
-    serve(int(sys.argv[2]), host.perform)
+    serve(int(sys.argv[2]), host.perform, launcher)
 
 
 class TrustedFinder(MetaPathFinder):

@@ -29,7 +29,7 @@ from interlock.executors.process import (
 )
 from interlock.executors.process_watch import recorded_changes
 from interlock.isolation.client import ForkServer, Outcome, Stopped
-from interlock.isolation.wire import Request
+from interlock.isolation.wire import CHANNEL, Request
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError, ToolError
 from interlock.model.limits import DEFAULT_LIMITS
@@ -167,7 +167,7 @@ class ModuleTools:
         loop.add_reader(reader, read)
         try:
             try:
-                return await self._server.run(request, cwd=cwd, channel=writer)
+                return await self._server.run(request, cwd=cwd, descriptors={CHANNEL: writer})
             finally:
                 os.close(writer)
         finally:
@@ -189,6 +189,9 @@ class ModuleTools:
             "keep_last": False,
             "limits": wire_limits(self._limits),
             "call": call,
+            "walls": None,
+            "directory": "",
+            "descriptors": [],
         }
 
 

@@ -175,6 +175,9 @@ class ProcessRunner:
             "keep_last": False,
             "limits": wire_limits(limits or self._limits),
             "call": None,
+            "walls": None,
+            "directory": "",
+            "descriptors": [],
         }
 
     async def _perform(

@@ -14,6 +14,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from interlock.isolation.client import ForkServer, NotStarted, Outcome, decode, receive
@@ -31,12 +32,19 @@ _SWEEP_S: Final = 8.0
 _TURN_S: Final = 0.005
 
 
-async def start(server: ForkServer, request: Request, *, cwd: int, stdin: bytes | None = None) -> Background:
-    """Start a program that lives on; returns once it runs, or has run. `cwd` and `stdin` as for `ForkServer.run`.
+async def start(
+    server: ForkServer,
+    request: Request,
+    *,
+    cwd: int,
+    stdin: bytes | None = None,
+    descriptors: Mapping[str, int] | None = None,
+) -> Background:
+    """Start a program that lives on; returns once it runs, or has run. The rest as for `ForkServer.run`.
 
     Raises: NotStarted; ToolError `spawn_failed`, `process_lost`. Nothing is left running then, nor after a cancellation.
     """
-    control, supervisor = await server.start(request, cwd=cwd, stdin=stdin)
+    control, supervisor = await server.start(request, cwd=cwd, stdin=stdin, descriptors=descriptors)
     program = Background(control, supervisor, request["grace_ms"] / 1000)
     try:
         outcome = await asyncio.to_thread(program.look, _START_S)  # answered only once the program was executed

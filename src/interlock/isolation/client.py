@@ -27,14 +27,15 @@ from interlock.isolation.tree import end_children_of, pid_of
 from interlock.isolation.wire import (
     LATE,
     MESSAGE_BYTES,
-    RUN,
     STARTED,
     STOP,
     Failure,
+    Launch,
     Report,
     Request,
     memory_file,
     read_memory_file,
+    run_message,
 )
 from interlock.model.errors import ToolError
 
@@ -93,12 +94,19 @@ def fork_server_command() -> list[str]:
 class ForkServer:
     """A fork server and the way to it. Made anew after a crash, for the next action.
 
-    `command` starts it (its first further argument is our process id, then the directory of the package), `environment` is all it
-    gets. Close it: its process ends then, or with ours.
+    `command` starts it (its further arguments are our process id, the directory of the package, and `launch` as JSON),
+    `environment` is all it gets. Close it: its process ends then, or with ours.
     """
 
-    def __init__(self, command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> None:
-        """Start nothing yet."""
+    def __init__(
+        self,
+        command: Sequence[str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        *,
+        launch: Launch | None = None,
+    ) -> None:
+        """Start nothing yet. `launch` says which walls there will be; none unless given."""
+        self._launch: Launch = launch or {"namespaces": False, "shown": []}
         self._command = list(command) if command is not None else fork_server_command()
         self._environment = {"LC_ALL": "C.UTF-8"} if environment is None else dict(environment)
         if "LD_LIBRARY_PATH" in os.environ:  # a Python built with a shared library may not start without it
@@ -113,12 +121,17 @@ class ForkServer:
         return self._pid
 
     async def run(
-        self, request: Request, *, cwd: int, stdin: bytes | None = None, channel: int | None = None
+        self,
+        request: Request,
+        *,
+        cwd: int,
+        stdin: bytes | None = None,
+        descriptors: Mapping[str, int] | None = None,
     ) -> Outcome:
         """Perform one request and return when its process tree is gone.
 
         `cwd` is a directory descriptor (O_PATH will do), `stdin` what the program can read (nothing: /dev/null),
-        `channel` a descriptor that a function call gets as number 3. All stay the caller's.
+        `descriptors` what the walls or a function call need, by name. All stay the caller's.
 
         Raises: ToolError `spawn_failed` if no process could be had; `process_lost` if supervisor or server were killed.
         Stopped if the awaiting task was cancelled: the tree is gone by then. CancelledError if nothing had been started, or
@@ -132,7 +145,7 @@ class ForkServer:
             ours.setblocking(False)
             with ours:
                 with theirs:
-                    await self._submit(theirs, request, cwd, stdin, channel)
+                    await self._submit(theirs, request, cwd, stdin, descriptors or {})
                 with _Watch(ours, request) as watch:
                     outcome = await watch.wait_ended()
             if outcome is not None:
@@ -140,7 +153,14 @@ class ForkServer:
             # The server was killed before it took the request up: nothing has run, so a new one may.
         raise _no_server()
 
-    async def start(self, request: Request, *, cwd: int, stdin: bytes | None = None) -> tuple[socket.socket, int]:
+    async def start(
+        self,
+        request: Request,
+        *,
+        cwd: int,
+        stdin: bytes | None = None,
+        descriptors: Mapping[str, int] | None = None,
+    ) -> tuple[socket.socket, int]:
         """Hand a request over and return once its supervisor has started: the action's socket, and the supervisor's pidfd.
 
         The caller watches over it; closing the socket ends the tree. See `background`, which is where to call it from.
@@ -154,7 +174,7 @@ class ForkServer:
             ours.setblocking(False)
             try:
                 with theirs:
-                    await self._submit(theirs, request, cwd, stdin, None)
+                    await self._submit(theirs, request, cwd, stdin, descriptors or {})
                 await _wait_readable(ours)
                 message, fds = receive(ours)
                 if message == STARTED and fds:
@@ -180,9 +200,15 @@ class ForkServer:
             _reap(pid, _CLOSE_MS)
 
     async def _submit(
-        self, control: socket.socket, request: Request, cwd: int, stdin: bytes | None, channel: int | None
+        self,
+        control: socket.socket,
+        request: Request,
+        cwd: int,
+        stdin: bytes | None,
+        descriptors: Mapping[str, int],
     ) -> None:
         """Send a request; a server that has died is replaced by a new one."""
+        request = {**request, "directory": _path_of(cwd, request), "descriptors": list(descriptors)}
         with contextlib.ExitStack() as stack:
             try:
                 body = memory_file("request", json.dumps(request).encode())
@@ -191,14 +217,14 @@ class ForkServer:
                 stack.callback(os.close, source)
             except OSError as error:
                 raise _no_descriptors(error) from error
-            fds = [control.fileno(), body, cwd, source, *([] if channel is None else [channel])]
+            message, fds = run_message(request), [control.fileno(), body, cwd, source, *descriptors.values()]
             server = self._connect()
             try:
-                await _send(server, fds)
+                await _send(server, message, fds)
             except (BrokenPipeError, ConnectionResetError):
                 self._forget(server)
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then the caller sees the end of file
-                    await _send(self._connect(), fds)
+                    await _send(self._connect(), message, fds)
 
     def _connect(self) -> socket.socket:
         """The socket of the running server, starting one if need be."""
@@ -219,7 +245,7 @@ class ForkServer:
             try:
                 pid = os.posix_spawn(
                     self._command[0],
-                    [*self._command, str(os.getpid()), package],
+                    [*self._command, str(os.getpid()), package, json.dumps(self._launch)],
                     self._environment,
                     file_actions=[
                         (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
@@ -253,10 +279,17 @@ def _nothing() -> int:
     return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
-async def _send(server: socket.socket, fds: list[int]) -> None:
+def _path_of(cwd: int, request: Request) -> str:
+    """Where the process finds its working directory: beneath a layer's root the kernel names paths as within the layer."""
+    path = os.readlink(f"/proc/self/fd/{cwd}")
+    walls = request["walls"]
+    return walls["workspace"] + path.rstrip("/") if walls is not None and walls["layer"] else path
+
+
+async def _send(server: socket.socket, message: bytes, fds: list[int]) -> None:
     while True:
         try:
-            socket.send_fds(server, [RUN], fds)
+            socket.send_fds(server, [message], fds)
         except BlockingIOError:  # hundreds of requests are queued: let the server catch up
             await asyncio.sleep(0.002)
         except OSError as error:

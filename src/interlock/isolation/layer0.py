@@ -6,23 +6,21 @@ working directory, limits, no_new_privs, death signal. A step that fails is an e
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 import resource
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+from interlock.isolation import syscalls
 from interlock.isolation.wire import Limits
 
-_libc = ctypes.CDLL(None, use_errno=True)
+T = TypeVar("T")
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
-_PR_SET_NO_NEW_PRIVS = 38
-_SYS_CLOSE_RANGE = 436  # the same number on every architecture
-_LAST_DESCRIPTOR = 0xFFFFFFFF
+_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
+"""The two that Python ignores; ignoring survives exec."""
 
 
 class RefusedError(Exception):
@@ -35,11 +33,6 @@ class RefusedError(Exception):
         self.number = number
 
 
-def become_subreaper() -> None:
-    """Orphaned descendants become children of this process, so that none can get away by forking twice."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
 def resume_on(socket: int) -> None:
     """Have the kernel send SIGCONT to this process when something arrives on `socket`, or when its other end closes.
 
@@ -50,37 +43,62 @@ def resume_on(socket: int) -> None:
     fcntl.fcntl(socket, fcntl.F_SETFL, fcntl.fcntl(socket, fcntl.F_GETFL) | os.O_ASYNC)
 
 
-def enter(*, parent: int, cwd: int, descriptors: Sequence[int], spare: int, limits: Limits) -> None:
+def enter(
+    *, parent: int, cwd: int, descriptors: Sequence[int], spare: int, limits: Limits, path: str | None = None
+) -> None:
     """Raise the walls of L0 around this process, which was forked by `parent`.
 
+    The directory `cwd` is entered; by `path`, if that is given, as `enter_directory` does.
     `descriptors` become 0, 1, 2 ...; everything else is closed but `spare`, which must be 10 or higher and closes on exec.
     Raises: RefusedError.
     """
     try:
         os.setsid()
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        syscalls.die_with_parent()
         if os.getppid() != parent:
             os._exit(1)  # the parent died before the death signal was set
-        _limit(limits)
-        _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+        limit(limits)
+        syscalls.forbid_new_privileges()
     except (OSError, ValueError) as error:
         raise RefusedError("walls", getattr(error, "errno", None) or errno.EINVAL) from error
-    try:
-        os.fchdir(cwd)
-    except OSError as error:
-        raise RefusedError("cwd", error.errno or errno.EINVAL) from error
+    if path is not None:
+        enter_directory(cwd, path)
+    else:
+        try:
+            os.fchdir(cwd)
+        except OSError as error:
+            raise RefusedError("cwd", error.errno or errno.EINVAL) from error
+    place(descriptors, spare)
+
+
+def place(descriptors: Sequence[int], spare: int) -> None:
+    """Give descriptors the numbers 0, 1, 2 ..., and close everything else but `spare`. Raises: RefusedError."""
     try:
         for target, fd in enumerate(descriptors):
             if fd == target:
                 os.set_inheritable(fd, True)
             else:
                 os.dup2(fd, target)
-        _close(len(descriptors), spare - 1)
-        _close(spare + 1, _LAST_DESCRIPTOR)
+        syscalls.close_range(len(descriptors), spare - 1)
+        syscalls.close_range(spare + 1)
     except OSError as error:
         raise RefusedError("walls", error.errno or errno.EINVAL) from error
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # the two that Python ignores; ignoring survives exec
+    for number in _DEFAULT_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
+
+
+def enter_directory(opened: int, path: str) -> None:
+    """Enter the directory at `path`, reached anew within this process's root: by `opened`, from outside, `..` would lead out.
+
+    Raises: RefusedError if there is none, or another one than `opened`.
+    """
+    try:
+        os.chdir(path)
+        wanted, found = os.fstat(opened), os.stat(".")
+    except OSError as error:
+        raise RefusedError("cwd", error.errno or errno.EINVAL) from error
+    if (wanted.st_dev, wanted.st_ino) != (found.st_dev, found.st_ino):
+        raise RefusedError("cwd", errno.ESTALE)
 
 
 def execute(argv: list[str], environment: dict[str, str], search: str) -> None:
@@ -88,12 +106,29 @@ def execute(argv: list[str], environment: dict[str, str], search: str) -> None:
 
     Raises: RefusedError, with the errno that says most (EACCES rather than ENOENT).
     """
+    _first_that_runs(argv, search, lambda path: os.execve(path, argv, environment))  # noqa: S606 - no shell is the point
+
+
+def spawn(argv: list[str], environment: dict[str, str], search: str, descriptors: Sequence[int]) -> int:
+    """Start the program as a child in a session of its own, looked up as by `execute`; returns its pid.
+
+    It has `descriptors` as 0, 1, 2, and no other: all of ours close on exec. Raises: RefusedError.
+    """
+    actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(descriptors)]
+
+    def start(path: str) -> int:
+        return os.posix_spawn(path, argv, environment, file_actions=actions, setsid=True, setsigdef=_DEFAULT_SIGNALS)
+
+    return _first_that_runs(argv, search, start)
+
+
+def _first_that_runs(argv: list[str], search: str, run: Callable[[str], T]) -> T:
     name = argv[0]
     candidates = [name] if "/" in name else [f"{d}/{name}" for d in search.split(":") if d.startswith("/")]
     worst = errno.ENOENT
     for path in candidates:
         try:
-            os.execve(path, argv, environment)  # noqa: S606 - no shell is the point
+            return run(path)
         except ValueError as error:  # an empty name, a NUL, a variable's name with `=`, text that no file system has
             raise RefusedError("exec", errno.EINVAL) from error
         except OSError as error:
@@ -113,7 +148,8 @@ def machine_tasks() -> int | None:
         return None
 
 
-def _limit(limits: Limits) -> None:
+def limit(limits: Limits) -> None:
+    """Set the limits that the kernel holds each process to. Raises: OSError, ValueError."""
     wanted = {
         resource.RLIMIT_DATA: (limits["memory_bytes"], limits["memory_bytes"]),
         resource.RLIMIT_FSIZE: (limits["file_bytes"], limits["file_bytes"]),
@@ -131,24 +167,3 @@ def _limit(limits: Limits) -> None:
         _, ceiling = resource.getrlimit(what)
         soft, hard = pair if ceiling == resource.RLIM_INFINITY else (min(pair[0], ceiling), min(pair[1], ceiling))
         resource.setrlimit(what, (soft, hard))
-
-
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, ctypes.c_ulong(value), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def _close(first: int, last: int) -> None:
-    """Close a range of descriptors. os.closerange would try each number up to the limit where libc is old."""
-    if first > last:
-        return
-    arguments = (ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(0))
-    if _libc.syscall(ctypes.c_long(_SYS_CLOSE_RANGE), *arguments) < 0:  # kernels before 5.9, and old seccomp profiles
-        for name in os.listdir("/proc/self/fd"):
-            if first <= int(name) <= last:
-                try:
-                    os.close(int(name))
-                except OSError as error:
-                    if error.errno != errno.EBADF:  # the descriptor of the listing itself
-                        raise

@@ -21,10 +21,12 @@ import sys
 import time
 from typing import Final
 
-from interlock.isolation.layer0 import become_subreaper, resume_on
+from interlock.isolation import syscalls
+from interlock.isolation.launcher import Launcher
+from interlock.isolation.layer0 import RefusedError, resume_on
 from interlock.isolation.supervisor import Perform, execute_program, supervise
 from interlock.isolation.tree import end_children_of, kill_children, reap
-from interlock.isolation.wire import RUN
+from interlock.isolation.wire import RUN, RUN_CONFINED, RUN_INSIDE, RUN_INSIDE_ONLINE
 
 _SWEEP_S: Final = 5.0
 _OWN_END_S: Final = 1.0
@@ -32,11 +34,11 @@ _OWN_END_S: Final = 1.0
 
 
 def main() -> None:
-    """Serve programs. Standard input is the socket; the one argument is the process id of the runtime."""
-    serve(int(sys.argv[1]), execute_program)
+    """Serve programs. Standard input is the socket; the arguments are as in `client.ForkServer`."""
+    serve(int(sys.argv[1]), execute_program, Launcher(json.loads(sys.argv[3])))
 
 
-def serve(runtime_pid: int, perform: Perform) -> None:
+def serve(runtime_pid: int, perform: Perform, launcher: Launcher) -> None:
     """Serve the runtime on descriptor 0 until either goes; returns when no supervisor is left."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -53,18 +55,19 @@ def serve(runtime_pid: int, perform: Perform) -> None:
         return
     if os.getppid() != runtime_pid:
         return
-    become_subreaper()
+    syscalls.become_subreaper()
     resume_on(channel.fileno())
     gc.collect()
     gc.freeze()
-    Server(channel, runtime, perform).loop()
+    Server(channel, runtime, perform, launcher).loop()
 
 
 class Server:
     """The supervisors that are running, and the loop that waits for new work and for their end."""
 
-    def __init__(self, channel: socket.socket, runtime: int, perform: Perform) -> None:
+    def __init__(self, channel: socket.socket, runtime: int, perform: Perform, launcher: Launcher) -> None:
         """`runtime` is a pidfd."""
+        self.launcher = launcher
         self.channel = channel
         self.runtime = runtime
         self.perform = perform
@@ -117,20 +120,22 @@ class Server:
         message, fds, flags, _ = socket.recv_fds(self.channel, 64, 8, socket.MSG_CMSG_CLOEXEC)
         if not message:
             return False
-        assert message == RUN
+        assert message in {RUN, RUN_CONFINED, RUN_INSIDE, RUN_INSIDE_ONLINE}
         try:
-            self._fork(fds, cut=bool(flags & socket.MSG_CTRUNC))
+            self._fork(message, fds, cut=bool(flags & socket.MSG_CTRUNC))
+        except RefusedError as refused:
+            self._refuse(fds[0], refused.step, refused.number)
         except OSError as error:
             if fds:
-                self._refuse(fds[0], error.errno or errno.EAGAIN)
+                self._refuse(fds[0], "fork", error.errno or errno.EAGAIN)
         for fd in fds:
             os.close(fd)
         return True
 
-    def _fork(self, fds: list[int], *, cut: bool) -> None:
+    def _fork(self, message: bytes, fds: list[int], *, cut: bool) -> None:
         if cut:
             raise OSError(errno.EMFILE, "no room for the descriptors of a request")
-        pid = os.fork()
+        pid = self.launcher.fork(message)
         if pid == 0:
             self._become_supervisor(fds)
         try:
@@ -148,7 +153,7 @@ class Server:
             self.channel.close()
             for pidfd in self.supervisors.values():
                 os.close(pidfd)
-            code = supervise(fds, self.runtime, self.perform)
+            code = supervise(fds, self.runtime, self.perform, self.launcher)
         except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
             sys.excepthook(*sys.exc_info())
         finally:
@@ -168,8 +173,8 @@ class Server:
             self.sweep_until = 0.0
 
     @staticmethod
-    def _refuse(control: int, number: int) -> None:
-        """The machine has no process left for a supervisor: say so in its place."""
-        report = json.dumps({"failure": {"step": "fork", "errno": number}}).encode()
+    def _refuse(control: int, step: str, number: int) -> None:
+        """There can be no supervisor: say so in its place."""
+        report = json.dumps({"failure": {"step": step, "errno": number}}).encode()
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(control)) as answer:
             answer.send(report)

@@ -24,11 +24,24 @@ import stat
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
-from interlock.isolation.layer0 import RefusedError, become_subreaper, enter, execute, machine_tasks, resume_on
+from interlock.isolation import root, syscalls, walls
+from interlock.isolation.launcher import Launcher
+from interlock.isolation.layer0 import (
+    RefusedError,
+    enter,
+    enter_directory,
+    execute,
+    limit,
+    machine_tasks,
+    place,
+    resume_on,
+    spawn,
+)
 from interlock.isolation.tree import outgrows, reap, sweep
 from interlock.isolation.wire import (
+    CHANNEL,
     LATE,
     OUTPUT,
     STARTED,
@@ -56,23 +69,26 @@ def execute_program(request: Request) -> None:
     execute(request["argv"], request["environment"], request["search"])
 
 
-def supervise(descriptors: list[int], runtime: int, perform: Perform) -> int:
+def supervise(descriptors: list[int], runtime: int, perform: Perform, launcher: Launcher) -> int:
     """Carry out one request and report; returns the exit status of this process, 0 if its tree is gone.
 
-    `descriptors` as in `wire`; `runtime` is a pidfd of the runtime.
+    `descriptors` as in `wire`; `runtime` is a pidfd of the runtime, `launcher` what the server has prepared.
     """
     control = socket.socket(fileno=descriptors[0])
-    become_subreaper()
+    syscalls.become_subreaper()
     resume_on(control.fileno())
     try:
         request: Request = json.loads(read_memory_file(descriptors[1]))
         os.close(descriptors[1])
-        supervisor = Supervisor(control, runtime, request)
+        supervisor = Supervisor(control, runtime, request, launcher)
+        named = dict(zip(request["descriptors"], descriptors[4:], strict=True))
     except (OSError, ValueError) as error:
         _answer(control, _failed("request", getattr(error, "errno", None) or errno.EINVAL), None)
         return 0
+    inside = supervisor.inside
     try:
-        home = _make_home(request["home_files"]) if request["home"] else None
+        home = _make_home(request["home_files"]) if request["home"] and not inside else None
+        files = _read_files(request["home_files"]) if request["home"] and inside else {}
     except OSError as error:
         _answer(control, _failed("home", error.errno or errno.EINVAL), None)
         return 0
@@ -84,7 +100,10 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform) -> int:
         except (BrokenPipeError, ConnectionResetError):  # the runtime went away before anything was started
             return 0
         try:
-            supervisor.start(descriptors[2], descriptors[3:], perform)
+            if inside:
+                supervisor.start_inside(descriptors[2], descriptors[3], named, files, perform)
+            else:
+                supervisor.start(descriptors[2], descriptors[3], named, perform)
         except RefusedError as refused:
             sweep(_SWEEP_S)
             _answer(control, _failed(refused.step, refused.number), None)
@@ -101,11 +120,15 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform) -> int:
 class Supervisor:
     """The poll loop around one program."""
 
-    def __init__(self, control: socket.socket, runtime: int, request: Request) -> None:
+    def __init__(self, control: socket.socket, runtime: int, request: Request, launcher: Launcher) -> None:
         """Nothing is started yet."""
         self.control = control
         self.runtime = runtime
         self.request = request
+        self.walls = request["walls"]
+        self.inside = self.walls is not None and self.walls["profile"] == "ns"
+        """True if this process is pid 1 of the action's own namespaces, behind the same walls as the program."""
+        self.launcher = launcher
         self.status: int | None = None
         self.stopped: str | None = None
         self.began = self.counted = time.monotonic()
@@ -119,14 +142,9 @@ class Supervisor:
         self.totals: dict[int, int] = {}
         self.tasks_before = machine_tasks()
 
-    def start(self, cwd: int, rest: list[int], perform: Perform) -> None:
-        """Fork the payload. `rest` is standard input and perhaps a channel. Raises: RefusedError."""
-        readers, writers = [], []
-        for _ in range(2):
-            reader, writer = os.pipe()
-            os.set_blocking(reader, False)
-            readers.append(reader)
-            writers.append(writer)
+    def start(self, cwd: int, stdin: int, named: dict[str, int], perform: Perform) -> None:
+        """Fork the payload, which raises its walls itself. Raises: RefusedError."""
+        readers, writers = _output_pipes()
         trouble, spare = os.pipe()
         # Out of the way of the numbers that the payload's descriptors get.
         high = fcntl.fcntl(spare, fcntl.F_DUPFD_CLOEXEC, 10)
@@ -138,25 +156,80 @@ class Supervisor:
         except OSError as error:
             raise RefusedError("fork", error.errno or errno.EAGAIN) from error
         if self.pid == 0:
-            wanted = [rest[0], writers[0], writers[1], *rest[1:]]
-            self._payload(me, cwd, wanted, high, perform)
-        for fd in (*writers, high, cwd, *rest):
+            channel = [named[CHANNEL]] if CHANNEL in named else []
+            self._payload(me, cwd, [stdin, *writers, *channel], high, perform)
+        for fd in (*writers, high, cwd, stdin, *named.values()):
             os.close(fd)
         with open(trouble, "rb") as file:
             said = file.read()  # end of file when exec closes the other end
         if said:
             step, _, number = said.partition(b" ")
             raise RefusedError(step.decode(), int(number))
+        self._watch_program(readers)
+
+    def start_inside(
+        self, cwd: int, stdin: int, named: dict[str, int], home_files: dict[str, bytes], perform: Perform
+    ) -> None:
+        """As pid 1: raise the walls around this process, then start the program behind them. Raises: RefusedError."""
+        assert self.walls is not None
+        readers, writers = _output_pipes()
+        walls.enter_namespaces(self.walls, named)
+        if self.request["home"]:
+            self.request["environment"]["HOME"] = root.HOME
+            try:
+                root.make_home(home_files)
+            except OSError as error:
+                raise RefusedError("home", error.errno or errno.EINVAL) from error
+        enter_directory(cwd, self.request["directory"])
+        try:
+            limit(self.request["limits"])
+            # Before the program lives: a process of the same user could write into the memory of one that can be traced.
+            syscalls.set_dumpable(dumpable=False)
+        except (OSError, ValueError) as error:
+            raise RefusedError("walls", getattr(error, "errno", None) or errno.EINVAL) from error
+        walls.confine_inside(self.walls)
+        if self.request["call"] is None:
+            environment, search = self.request["environment"], self.request["search"]
+            self.pid = spawn(self.request["argv"], environment, search, [stdin, *writers])
+        else:
+            self.pid = os.fork()
+            if self.pid == 0:
+                self._call([stdin, *writers, named[CHANNEL]], perform)
+        for fd in (*writers, cwd, stdin, *named.values()):
+            os.close(fd)
+        self._watch_program(readers)
+
+    def _watch_program(self, readers: list[int]) -> None:
         self.program = os.pidfd_open(self.pid)
         self.outputs = {fd: bytearray() for fd in readers}
         self.totals = dict.fromkeys(readers, 0)
+
+    def _call(self, wanted: list[int], perform: Perform) -> None:
+        """What the forked child of pid 1 does: call the function. Never returns."""
+        code = 127
+        try:
+            os.setsid()
+            syscalls.set_dumpable(dumpable=True)
+            high = fcntl.fcntl(wanted[0], fcntl.F_DUPFD_CLOEXEC, 10)
+            place(wanted, high)
+            os.close(high)
+            perform(self.request)
+            code = 0
+        except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
+            sys.excepthook(*sys.exc_info())
+        finally:
+            _leave(code)
 
     def _payload(self, parent: int, cwd: int, wanted: list[int], trouble: int, perform: Perform) -> None:
         """What the forked child does; never returns."""
         code = 127
         try:
             try:
-                enter(parent=parent, cwd=cwd, descriptors=wanted, spare=trouble, limits=self.request["limits"])
+                path = self.request["directory"] if self.launcher.moved else None
+                limits = self.request["limits"]
+                enter(parent=parent, cwd=cwd, path=path, descriptors=wanted, spare=trouble, limits=limits)
+                if self.walls is not None and self.walls["profile"] == "nons":
+                    walls.confine_alone(self.walls, self.launcher.readable, self.request["environment"])
                 if self.request["call"] is not None:
                     os.close(trouble)
                 perform(self.request)
@@ -166,10 +239,7 @@ class Supervisor:
         except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
             sys.excepthook(*sys.exc_info())
         finally:
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+            _leave(code)
 
     def watch(self) -> None:
         """Wait until the program has ended, or its tree has been asked to and had its grace."""
@@ -317,6 +387,24 @@ class Supervisor:
         return outgrows(limit)
 
 
+def _output_pipes() -> tuple[list[int], list[int]]:
+    """Reading and writing ends for the two output streams; ours do not block."""
+    readers, writers = [], []
+    for _ in range(2):
+        reader, writer = os.pipe()
+        os.set_blocking(reader, False)
+        readers.append(reader)
+        writers.append(writer)
+    return readers, writers
+
+
+def _leave(code: int) -> NoReturn:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 def _send_started(control: socket.socket) -> None:
     """From here on the runtime can end this process and its children itself."""
     pidfd = os.pidfd_open(os.getpid())
@@ -343,22 +431,20 @@ def _make_home(files: dict[str, str]) -> str:
     path = f"/tmp/interlock-home-{os.urandom(8).hex()}"  # noqa: S108 - made by us, exclusively, with 64 random bits
     os.mkdir(path, 0o700)
     try:
-        for name, source in files.items():
-            _copy_file(source, os.path.join(path, name))
+        root.write_files(path, _read_files(files))
     except OSError:
         _remove_home(path)
         raise
     return path
 
 
-def _copy_file(source: str, target: str) -> None:
-    try:
-        data = _read_file(source)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
-    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
+def _read_files(files: dict[str, str]) -> dict[str, bytes]:
+    """The contents of those that are there. Raises OSError."""
+    found = {}
+    for name, source in files.items():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found[name] = _read_file(source)
+    return found
 
 
 def _read_file(source: str) -> bytes:

@@ -3,8 +3,8 @@
 Every message is one datagram on a SOCK_SEQPACKET socket pair; bodies of any size travel as JSON in a sealed memory file,
 passed by descriptor. Nothing is ever pickled.
 
-Runtime to server, once per action: `RUN` with the descriptors `control, body, cwd, stdin` and, for a function call,
-`channel`. From then on the runtime speaks with that action's supervisor on `control`:
+Runtime to server, once per action: `run_message` with the descriptors `control, body, cwd, stdin` and those that the request's
+`descriptors` names, in that order. From then on the runtime speaks with that action's supervisor on `control`:
 
     supervisor: STARTED + its pidfd     about to start the program: before this, nothing has run
     runtime:    STOP                    end the tree: TERM, grace, KILL
@@ -19,9 +19,20 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 RUN = b"run"
+RUN_CONFINED = b"run confined"
+RUN_INSIDE = b"run inside"
+RUN_INSIDE_ONLINE = b"run inside online"
+"""What the server must know before it forks: whether the program is confined without namespaces, or the supervisor starts in
+namespaces of its own; the last form leaves it the machine's network.
+"""
+CHANNEL = "channel"
+ROOT = "root"
+EGRESS = "egress"
+"""Names of the descriptors that may come with a request: what a function call writes its messages to; the merged root of a
+workspace layer; the socket on which listeners are passed out."""
 STARTED = b"started"
 STOP = b"stop"
 LATE = b"late"
@@ -40,6 +51,35 @@ class Limits(TypedDict):
     open_files: int
     processes: int
     """Of the whole tree, counted by the supervisor; beyond it the tree is ended."""
+
+
+Profile = Literal["ns", "nons", "none"]
+"""`ns`: namespaces, seccomp, Landlock. `nons`: Landlock and seccomp. `none`: a clean environment and limits."""
+Network = Literal["none", "proxied", "host"]
+"""`none`: no way out. `proxied`: a network namespace whose only listeners are ours. `host`: the machine's network, for a
+program that connects to an address which was judged before (the git tools)."""
+
+
+class Bind(TypedDict):
+    """A path of the machine that the process sees too, at the same place."""
+
+    path: str
+    writable: bool
+
+
+class Walls(TypedDict):
+    """A `spec.WallSpec` on the wire."""
+
+    profile: Profile
+    workspace: str
+    layer: bool
+    writable: list[str]
+    protected: list[str]
+    hidden: list[str]
+    binds: list[Bind]
+    network: Network
+    egress: Any
+    tmp_bytes: int
 
 
 class Request(TypedDict):
@@ -61,10 +101,27 @@ class Request(TypedDict):
     """Keep the last so many bytes, not the first."""
     limits: Limits
     call: Any
+    walls: Walls | None
+    """None: layer L0 alone."""
+    directory: str
+    """The absolute path of the working directory, for a process that has a root of its own."""
+    descriptors: list[str]
+    """The names of the descriptors after the first four: `CHANNEL`, and `ROOT`, `EGRESS`."""
+
+
+class Launch(TypedDict):
+    """How a fork server is set up, as its third argument."""
+
+    namespaces: bool
+    """Its actions may have namespaces of their own (profile `ns`)."""
+    shown: list[str]
+    """Directories of the machine that walled actions are shown, read-only, besides the system's."""
 
 
 class Failure(TypedDict):
-    """Why nothing was started: the step (`request`, `home`, `fork`, `walls`, `cwd`, `exec`) and the errno."""
+    """Why nothing was started: the step (`request`, `home`, `fork`, `walls`, `cwd`, `exec`; of the walls `namespaces`, `network`,
+    `root`, `capabilities`, `landlock`, `seccomp`) and the errno.
+    """
 
     step: str
     errno: int
@@ -95,6 +152,16 @@ class Report(TypedDict):
     stderr_kept: int
     stdout_bytes: int
     stderr_bytes: int
+
+
+def run_message(request: Request) -> bytes:
+    """The datagram that announces a request."""
+    walls = request["walls"]
+    if walls is None or walls["profile"] == "none":
+        return RUN
+    if walls["profile"] == "nons":
+        return RUN_CONFINED
+    return RUN_INSIDE_ONLINE if walls["network"] == "host" else RUN_INSIDE
 
 
 def memory_file(name: str, *parts: bytes | bytearray) -> int:

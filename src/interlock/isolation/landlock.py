@@ -1,0 +1,61 @@
+"""Layer L2: which files a process may reach, by Landlock. Standard library only.
+
+Allow lists: what no rule names cannot be opened. The same lists serve with namespaces (a second wall around the same places)
+and without (the only one).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from typing import Final
+
+from interlock.isolation import syscalls
+
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
+REMOVE_DIR, REMOVE_FILE = 16, 32
+MAKE_CHAR, MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM = 64, 128, 256, 512, 1024, 2048, 4096
+REFER, TRUNCATE, IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+
+_RIGHTS: Final = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 4: (1 << 15) - 1, 5: (1 << 16) - 1}
+"""The rights that each ABI knows; later ones added none for files."""
+_ON_FILES: Final = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
+_READ: Final = EXECUTE | READ_FILE | READ_DIR
+_DEVICE: Final = READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV
+_SCOPED: Final = 3
+"""Signals and abstract sockets stay among the walled processes (ABI 6)."""
+_NETWORK: Final = 3
+"""bind and connect of TCP (ABI 4)."""
+
+
+def confine(
+    *, read: Sequence[str], write: Sequence[str], devices: Sequence[str], network: bool, version: int | None = None
+) -> None:
+    """Put this thread, and all that it starts, behind the walls. Paths that do not exist are left out.
+
+    `write` may be read, written, and everything but device files made in it; `network` leaves TCP alone. With every version
+    the kernel's own is asked unless given. Raises OSError: then nothing is in force.
+    """
+    abi = syscalls.landlock_version() if version is None else version
+    rights = _RIGHTS.get(abi, _RIGHTS[5] if abi > 5 else 0)
+    scoped, tcp = (_SCOPED if abi >= 6 else 0), (0 if network or abi < 4 else _NETWORK)
+    ruleset = syscalls.landlock_ruleset(rights, tcp, scoped, abi)
+    try:
+        for paths, wanted in (
+            (read, _READ),
+            (write, rights & ~(MAKE_CHAR | MAKE_BLOCK)),
+            (devices, _DEVICE),
+        ):
+            for fd in syscalls.open_paths(paths).values():
+                try:
+                    own = wanted & rights
+                    if not stat.S_ISDIR(os.fstat(fd).st_mode):
+                        own &= _ON_FILES
+                    syscalls.landlock_allow(ruleset, fd, own)
+                finally:
+                    os.close(fd)
+        syscalls.forbid_new_privileges()
+        syscalls.landlock_restrict(ruleset)
+    finally:
+        os.close(ruleset)

@@ -1,0 +1,247 @@
+"""Layer L3: the root that a process sees. Standard library only.
+
+Built in two steps. The launcher, in a user and mount namespace of its own, prepares once what every action shares: the system's
+directories and tool chains, read-only, /etc without its secrets, a few devices. Each action, in a mount namespace copied from
+that, adds what is its own: the workspace, /tmp, /proc, and makes the result its root. Nothing else of the machine's files is
+left in the namespace then, so there is no path to it.
+
+Only mounts are made, never files in directories of the machine: whatever way the action ends, nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from interlock.isolation import syscalls
+from interlock.isolation.syscalls import (
+    MOUNT_ATTR_NODEV,
+    MOUNT_ATTR_NOSUID,
+    MOUNT_ATTR_RDONLY,
+    MS_BIND,
+    MS_NODEV,
+    MS_NOEXEC,
+    MS_NOSUID,
+    MS_RDONLY,
+    MS_REC,
+    MS_SLAVE,
+)
+from interlock.isolation.wire import Bind, Walls
+
+SYSTEM: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/nix/store")
+"""What every process may read."""
+DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+HOME: Final = "/tmp/home"  # noqa: S108 - in the action's own /tmp
+PREPARED: Final = "/sys"
+"""Where the launcher prepares the root, in its own mount namespace: a directory that every Linux has and no action is shown."""
+_ETC_ENTRIES_MAX: Final = 20_000
+_PRIVATE: Final = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
+
+
+def prepare(read: Sequence[str]) -> None:
+    """In the launcher: enter a user and a mount namespace, and prepare the shared part of the root. Raises OSError.
+
+    `read` are directories to show besides `SYSTEM`: tool chains, and the Python that Interlock runs on.
+    """
+    uid, gid, secrets = os.getuid(), os.getgid(), tuple(secret_files("/etc"))
+    syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
+    syscalls.map_ids(uid, gid)
+    syscalls.mount(None, "/", None, MS_REC | MS_SLAVE)
+    syscalls.mount("tmpfs", PREPARED, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=16m")
+    for directory in ("dev", "dev/pts", "dev/shm", "proc", "tmp", "run", "var", "var/tmp", ".empty"):
+        os.mkdir(f"{PREPARED}/{directory}")
+    os.symlink("../run", f"{PREPARED}/var/run")
+    for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
+        os.symlink(f"/proc/self/fd{target}", f"{PREPARED}/dev/{name}")
+    os.symlink("pts/ptmx", f"{PREPARED}/dev/ptmx")
+    for name in DEVICES:
+        _show(f"/dev/{name}", MOUNT_ATTR_NOSUID)
+    for path in (*SYSTEM, *read):
+        _show(path, _PRIVATE | MOUNT_ATTR_RDONLY)
+    for path in secrets:
+        _hide(PREPARED + path)
+
+
+def enter(walls: Walls, layer: int | None) -> None:
+    """In the action: add what is its own, and make the result its root. Leaves the process in `/`. Raises OSError.
+
+    `layer` is the merged root of a workspace layer, to be mounted in place of the workspace's directory.
+    """
+    for directory in ("tmp", "dev/shm"):
+        options = f"mode=1777,size={walls['tmp_bytes']}"
+        syscalls.mount("tmpfs", f"{PREPARED}/{directory}", "tmpfs", MS_NOSUID | MS_NODEV, options)
+    syscalls.mount(f"{PREPARED}/tmp", f"{PREPARED}/var/tmp", None, MS_BIND)  # noqa: S108
+    syscalls.mount(
+        "devpts", f"{PREPARED}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620"
+    )
+    syscalls.mount("proc", f"{PREPARED}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY)
+    _add_workspace(walls, layer)
+    for bind in walls["binds"]:
+        _add_bind(bind)
+    os.chdir(PREPARED)
+    syscalls.pivot_root(".", ".")
+    syscalls.umount(".")
+    os.chdir("/")
+    syscalls.set_mount("/", MOUNT_ATTR_RDONLY, recursive=False)
+
+
+def make_home(files: dict[str, bytes]) -> None:
+    """A fresh home in the action's own /tmp. Raises OSError."""
+    os.mkdir(HOME, 0o700)
+    write_files(HOME, files)
+
+
+def write_files(directory: str, files: dict[str, bytes]) -> None:
+    """Write new files, named by relative paths, only for this user. Raises OSError."""
+    for name, data in files.items():
+        target = os.path.join(directory, name)
+        os.makedirs(os.path.dirname(target), 0o700, exist_ok=True)
+        with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+
+
+def secret_files(top: str) -> Iterator[str]:
+    """What this user can read beneath `top` and not everyone can: passwords, keys. Directories stand for all beneath them."""
+    pending, seen = [top], 0
+    while pending:
+        directory = pending.pop()
+        try:
+            entries = list(os.scandir(directory))
+        except OSError:
+            continue
+        for entry in entries:
+            seen += 1
+            if seen > _ETC_ENTRIES_MAX:
+                raise OSError(errno.E2BIG, f"too many files beneath {top}")
+            found = entry.stat(follow_symlinks=False)
+            if stat.S_ISLNK(found.st_mode):
+                continue
+            wanted = 0o005 if stat.S_ISDIR(found.st_mode) else 0o004
+            if found.st_mode & wanted != wanted:
+                if os.access(entry.path, os.R_OK):
+                    yield entry.path
+            elif stat.S_ISDIR(found.st_mode):
+                pending.append(entry.path)
+
+
+def _show(path: str, attributes: int) -> None:
+    """Bind a path of the machine at the same place of the prepared root; what does not exist is left out."""
+    path = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+    target = PREPARED + path
+    if os.path.lexists(target):  # beneath something that is shown already
+        return
+    if os.path.islink(path):
+        _make_directory(os.path.dirname(target))
+        os.symlink(os.readlink(path), target)
+        path = os.path.realpath(path)
+        target = PREPARED + path
+        if os.path.lexists(target):
+            return
+    if os.path.exists(path):
+        _bind(path, target)
+        syscalls.set_mount(target, attributes)
+
+
+def _bind(path: str, target: str) -> None:
+    if os.path.isdir(path):
+        _make_directory(target)
+    else:
+        _make_directory(os.path.dirname(target))
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    syscalls.mount(path, target, None, MS_BIND | MS_REC)
+
+
+def _make_directory(target: str) -> None:
+    """Make a directory of the prepared root, and those above it. Raises OSError if a link leads out of the prepared root."""
+    if os.path.realpath(target) != target:
+        raise OSError(errno.ELOOP, f"a symbolic link on the way to {target}")
+    os.makedirs(target, exist_ok=True)
+
+
+def _add_workspace(walls: Walls, layer: int | None) -> None:
+    top = PREPARED + walls["workspace"]
+    _make_directory(top)
+    if layer is None:
+        syscalls.mount(walls["workspace"], top, None, MS_BIND | MS_REC)
+    else:
+        syscalls.attach_tree(layer, top)
+    whole = "" in walls["writable"]
+    syscalls.set_mount(top, _PRIVATE | (0 if whole else MOUNT_ATTR_RDONLY))
+    pinned: set[str] = set()
+    if not whole:
+        for path in walls["writable"]:
+            if _pin(top, path, pinned):
+                syscalls.set_mount(f"{top}/{path}", 0, clear=MOUNT_ATTR_RDONLY)
+    for path in walls["protected"]:
+        if _pin(top, path, pinned):
+            syscalls.set_mount(f"{top}/{path}", MOUNT_ATTR_RDONLY)
+    for path in walls["hidden"]:
+        inside = path.startswith(f"{walls['workspace']}/")
+        if not inside or _pin(top, path[len(walls["workspace"]) + 1 :], pinned):
+            _hide(PREPARED + path)
+
+
+def _pin(top: str, path: str, pinned: set[str]) -> bool:
+    """Make a path beneath `top`, and each directory on the way to it, a mount: what is a mount cannot be renamed or removed.
+
+    False if there is no such file, or only by way of a symbolic link. Raises OSError.
+    """
+    names = path.split("/")
+    for place in ("/".join(names[: depth + 1]) for depth in range(len(names))):
+        if place in pinned:
+            continue
+        directory = os.open(top, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fd = syscalls.open_beneath(directory, place, os.O_PATH)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                return False
+            raise
+        finally:
+            os.close(directory)
+        try:
+            syscalls.mount(f"/proc/self/fd/{fd}", f"/proc/self/fd/{fd}", None, MS_BIND | MS_REC)
+            pinned.add(place)
+        finally:
+            os.close(fd)
+    return True
+
+
+def _add_bind(bind: Bind) -> None:
+    path = bind["path"]
+    target = PREPARED + path
+    _bind(path, target)
+    syscalls.set_mount(target, _PRIVATE | (0 if bind["writable"] else MOUNT_ATTR_RDONLY))
+
+
+def _hide(target: str) -> None:
+    if os.path.isdir(target):
+        syscalls.mount(f"{PREPARED}/.empty", target, None, MS_BIND)
+        syscalls.set_mount(target, _PRIVATE | MOUNT_ATTR_RDONLY)
+    elif os.path.lexists(target):
+        syscalls.mount("/dev/null", target, None, MS_BIND)
+
+
+def readable(read: Iterable[str]) -> list[str]:
+    """What a process without a root of its own may read: the same places, /etc entry by entry without its secrets."""
+    secrets = set(secret_files("/etc"))
+    entries = [f"/etc/{name}" for name in os.listdir("/etc") if not any(_related(f"/etc/{name}", s) for s in secrets)]
+    inner = [p for s in secrets for p in _siblings(s, secrets)]
+    return [*(p for p in SYSTEM if p != "/etc"), *entries, *inner, *read]
+
+
+def _related(path: str, secret: str) -> bool:
+    return secret == path or secret.startswith(f"{path}/")
+
+
+def _siblings(secret: str, secrets: set[str]) -> Iterator[str]:
+    """Beside a secret in a directory of /etc: everything that holds none."""
+    directory = os.path.dirname(secret)
+    if directory != "/etc":
+        for name in os.listdir(directory):
+            path = f"{directory}/{name}"
+            if not any(_related(path, one) for one in secrets):
+                yield path

@@ -1,0 +1,153 @@
+"""Layer L1: which system calls a walled process may make, as a table, and the BPF program made of it.
+
+The table denies; what it does not name is allowed, because programs need more calls than anyone lists, and the other layers
+hold without it. Standard library only. Pure: `program` is the same on every machine, `load` puts it in force.
+
+Order of the program: the architecture (killed if foreign: `int 0x80` would have other numbers), x32 (ENOSYS), the calls of
+`DENIED` (EPERM), those of `MISSING` (ENOSYS, so that libc takes the older way that can be checked), then arguments.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import Final, Literal, NamedTuple
+
+from interlock.isolation import syscalls
+
+DENIED: Final[dict[str, str]] = {
+    "mounts": "mount umount2 pivot_root chroot fsopen fsconfig fsmount fspick move_mount open_tree open_tree_attr mount_setattr",
+    "namespaces": "setns unshare",
+    "other processes": "ptrace process_vm_readv process_vm_writev kcmp pidfd_getfd process_madvise process_mrelease",
+    "kernel code": "bpf init_module finit_module delete_module kexec_load kexec_file_load perf_event_open",
+    "wide attack surface": "io_uring_setup io_uring_enter io_uring_register userfaultfd lookup_dcookie nfsservctl modify_ldt "
+    "uselib vmsplice",
+    "keys of the user": "add_key request_key keyctl",
+    "files by handle": "open_by_handle_at name_to_handle_at fanotify_init",
+    "the machine": "swapon swapoff reboot acct quotactl quotactl_fd settimeofday clock_settime clock_adjtime adjtimex iopl "
+    "ioperm syslog vhangup sethostname setdomainname ustat",
+    "memory of other nodes": "move_pages migrate_pages mbind set_mempolicy set_mempolicy_home_node",
+    "other security modules": "lsm_set_self_attr",
+}
+"""Refused with EPERM, by the reason for it."""
+MISSING: Final = ("clone3", "memfd_secret")
+"""Refused with ENOSYS. clone3's flags lie behind a pointer that no filter can read."""
+
+Sockets = Literal["pairs", "internet", "all"]
+FAMILIES: Final[dict[str, tuple[int, ...]]] = {"pairs": (), "internet": (2, 10, 16), "all": (1, 2, 10, 16)}
+"""Address families that `socket` may name, of AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK.
+
+AF_UNIX only behind a root of its own: nothing else keeps a process from the sockets of the host (docker's, for example).
+Never AF_VSOCK, AF_ALG, AF_PACKET ...: a network namespace does not confine them.
+"""
+_TYPES: Final = (1, 2)
+"""SOCK_STREAM and SOCK_DGRAM of AF_INET and AF_INET6; AF_UNIX may have SOCK_SEQPACKET too."""
+_PROTOCOLS: Final = (0, 1, 6, 17, 58)
+"""Any, ICMP, TCP, UDP, ICMPv6: not MPTCP (262), SCTP and other code that hardly any program needs."""
+
+_NAMESPACES: Final = 0x7E020000
+"""All CLONE_NEW* that clone can take."""
+_TERMINAL: Final = (0x5412, 0x541C)
+"""TIOCSTI and TIOCLINUX: typing into the terminal of somebody else."""
+_ADDR_NO_RANDOMIZE_OK: Final = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
+"""What `personality` may set: nothing, no address randomisation, and the 2.6 uname; or only ask."""
+
+_AUDIT: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_LOAD, _EQUAL, _GREATER, _SET, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
+_KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
+_NUMBER_AT, _ARCH_AT, _ARGUMENTS_AT = 0, 4, 16
+
+
+class Instruction(NamedTuple):
+    """One BPF instruction: code, jump if true, jump if false, operand."""
+
+    code: int
+    true: int
+    false: int
+    operand: int
+
+
+def program(sockets: Sockets, machine: str = syscalls.MACHINE) -> list[Instruction]:
+    """The filter for one of `syscalls.MACHINES`."""
+    numbers = syscalls.numbers(machine)
+    code = [_load(_ARCH_AT), Instruction(_EQUAL, 1, 0, _AUDIT[machine]), _answer(_KILL), _load(_NUMBER_AT)]
+    if machine == "x86_64":
+        code += [Instruction(_GREATER, 0, 1, 0x40000000), _answer(_ERRNO | errno.ENOSYS)]
+    for names, number in ((" ".join(DENIED.values()).split(), errno.EPERM), (MISSING, errno.ENOSYS)):
+        for name in names:
+            if name in numbers:
+                code += [Instruction(_EQUAL, 0, 1, numbers[name]), _answer(_ERRNO | number)]
+    code += _checked(numbers["clone"], _clone())
+    code += _checked(numbers["ioctl"], _terminal())
+    code += _checked(numbers["personality"], _personality())
+    code += _checked(numbers["socket"], _socket(sockets))
+    code += _checked(numbers["socketpair"], _family((1,)))
+    return [*code, _answer(_ALLOW)]
+
+
+def assemble(instructions: list[Instruction]) -> bytes:
+    """The program as the kernel takes it."""
+    return b"".join(struct.pack("<HBBI", *one) for one in instructions)
+
+
+def load(sockets: Sockets) -> None:
+    """Put the filter in force for this thread and all that it starts; no new privileges come with it. Raises OSError."""
+    syscalls.forbid_new_privileges()
+    syscalls.load_filter(assemble(program(sockets)))
+
+
+def _load(offset: int) -> Instruction:
+    return Instruction(_LOAD, 0, 0, offset)
+
+
+def _argument(index: int) -> Instruction:
+    """The lower half: the kernel takes these arguments as 32-bit integers."""
+    return _load(_ARGUMENTS_AT + 8 * index)
+
+
+def _answer(value: int) -> Instruction:
+    return Instruction(_RETURN, 0, 0, value)
+
+
+def _checked(number: int, checks: list[Instruction]) -> list[Instruction]:
+    """Checks for one call; they fall through at their end if it is allowed."""
+    body = [*checks, _answer(_ALLOW)]
+    return [Instruction(_EQUAL, 0, len(body), number), *body]
+
+
+def _one_of(values: tuple[int, ...], refusal: int) -> list[Instruction]:
+    """Fall through if the loaded value is among `values`, else refuse."""
+    tests = [Instruction(_EQUAL, len(values) - index, 0, value) for index, value in enumerate(values)]
+    return [*tests, _answer(_ERRNO | refusal)]
+
+
+def _clone() -> list[Instruction]:
+    return [_argument(0), Instruction(_SET, 0, 1, _NAMESPACES), _answer(_ERRNO | errno.EPERM)]
+
+
+def _terminal() -> list[Instruction]:
+    code = [_argument(1)]
+    for command in _TERMINAL:
+        code += [Instruction(_EQUAL, 0, 1, command), _answer(_ERRNO | errno.EPERM)]
+    return code
+
+
+def _personality() -> list[Instruction]:
+    return [_argument(0), *_one_of(_ADDR_NO_RANDOMIZE_OK, errno.EPERM)]
+
+
+def _family(families: tuple[int, ...]) -> list[Instruction]:
+    return [_argument(0), *_one_of(families, errno.EAFNOSUPPORT)]
+
+
+def _socket(sockets: Sockets) -> list[Instruction]:
+    families = FAMILIES[sockets]
+    code = _family(families)
+    if not families:
+        return code
+    # Netlink: NETLINK_ROUTE only, which `ip`, Go and Node read addresses with.
+    netlink = [_argument(2), *_one_of((0,), errno.EPROTONOSUPPORT), _answer(_ALLOW)]
+    code += [_argument(0), Instruction(_EQUAL, 0, len(netlink), 16), *netlink]
+    code += [_argument(0), Instruction(_EQUAL, 0, 1, 1), _answer(_ALLOW)]
+    code += [_argument(1), Instruction(_AND, 0, 0, 0xF), *_one_of(_TYPES, errno.ESOCKTNOSUPPORT)]
+    return [*code, _argument(2), *_one_of(_PROTOCOLS, errno.EPROTONOSUPPORT)]

@@ -1,0 +1,61 @@
+"""What stands around one process action: the interface between those who know what is allowed and the launcher that builds it.
+
+A `WallSpec` is made in the runtime (by the executors, from the grant and the settings; the workspace layer and the egress proxy
+add their descriptors), travels as JSON with its descriptors beside it, and is carried out by `walls` in the process that it is
+for. Nothing in it is secret.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from interlock.isolation.wire import EGRESS, ROOT, Bind, Network, Profile, Walls
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WallSpec:
+    """The walls around one action. Paths are absolute unless said otherwise."""
+
+    profile: Profile
+    workspace: str
+    """The workspace's root: the same path inside as outside."""
+    root: int | None = None
+    """The merged root of a workspace layer: a directory descriptor that is mounted at `workspace` in place of the directory
+    there. Stays the caller's. None: the directory itself (`direct`)."""
+    writable: tuple[str, ...] = ("",)
+    """Paths beneath the workspace (relative; "" is all of it) that may be written; the rest of it is read-only."""
+    protected: tuple[str, ...] = ()
+    """Paths beneath the workspace (relative) that are never written: what the loader reads."""
+    hidden: tuple[str, ...] = ()
+    """Paths that are empty inside, should they lie beneath something that is seen: the state directory."""
+    binds: tuple[Bind, ...] = ()
+    """What is seen besides the system's own directories and the workspace."""
+    network: Network = "none"
+    egress: int | None = None
+    """With `proxied`: one end of a socket (SOCK_SEQPACKET) on which the listeners of the new network namespace are passed out
+    before the program starts (`walls._enter_network`). Stays the caller's."""
+    egress_plan: Any = None
+    """A JSON value for whoever makes the listeners: ports, for example."""
+    tmp_bytes: int = 1024**3
+    """Size of the private /tmp (and of /dev/shm)."""
+
+    def wire(self) -> Walls:
+        """The JSON form, without the descriptors."""
+        return {
+            "profile": self.profile,
+            "workspace": self.workspace,
+            "layer": self.root is not None,
+            "writable": list(self.writable),
+            "protected": list(self.protected),
+            "hidden": list(self.hidden),
+            "binds": list(self.binds),
+            "network": self.network,
+            "egress": self.egress_plan,
+            "tmp_bytes": self.tmp_bytes,
+        }
+
+    def descriptors(self) -> dict[str, int]:
+        """The descriptors that go with it, by name (`ROOT`, `EGRESS`)."""
+        given = {ROOT: self.root, EGRESS: self.egress}
+        return {name: fd for name, fd in given.items() if fd is not None}

@@ -1,0 +1,135 @@
+"""The filter, run instruction by instruction as the kernel does, for both architectures."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+import pytest
+
+from interlock.isolation import seccomp, syscalls
+
+AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+ALLOW, KILL = "allow", "kill"
+
+
+def run(program, machine, number, *arguments, arch=None):
+    """What the filter answers: `allow`, `kill`, or the errno's name."""
+    data = struct.pack("<iIQ6Q", number, arch or AUDIT[machine], 0, *(*arguments, *[0] * (6 - len(arguments))))
+    accumulator, at = 0, 0
+    while True:
+        code, true, false, operand = program[at]
+        at += 1
+        match code:
+            case 0x20:
+                (accumulator,) = struct.unpack_from("<I", data, operand)
+            case 0x54:
+                accumulator &= operand
+            case 0x15:
+                at += true if accumulator == operand else false
+            case 0x35:
+                at += true if accumulator >= operand else false
+            case 0x45:
+                at += true if accumulator & operand else false
+            case 0x06:
+                if operand == 0x80000000:
+                    return KILL
+                return ALLOW if operand == 0x7FFF0000 else errno.errorcode[operand & 0xFFFF]
+
+
+@pytest.fixture(params=syscalls.MACHINES)
+def ask(request):
+    """Ask the filter of one architecture about a call by name."""
+    numbers = syscalls.numbers(request.param)
+
+    def asked(name, *arguments, sockets="all"):
+        if name not in numbers:
+            pytest.skip(f"no {name} on {request.param}")
+        return run(seccomp.program(sockets, request.param), request.param, numbers[name], *arguments)
+
+    return asked
+
+
+@pytest.mark.parametrize("name", sorted(set(" ".join(seccomp.DENIED.values()).split())))
+def test_every_call_of_the_table_is_refused(ask, name):
+    assert ask(name) == "EPERM"
+
+
+@pytest.mark.parametrize(
+    "name", ["read", "write", "openat", "execve", "connect", "sendto", "sendmsg", "bind", "listen", "accept4"]
+)
+def test_what_programs_live_on_is_allowed(ask, name):
+    assert ask(name) == ALLOW
+
+
+@pytest.mark.parametrize("name", seccomp.MISSING)
+def test_what_no_filter_can_read_seems_not_to_exist(ask, name):
+    assert ask(name) == "ENOSYS"
+
+
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        (("clone", 0x01200011), ALLOW),  # fork
+        (("clone", 0x003D0F00), ALLOW),  # a thread
+        (("clone", 0x10000011), "EPERM"),  # a user namespace
+        (("clone", 0x00020011), "EPERM"),
+        (("clone", 0x40000011), "EPERM"),
+        (("ioctl", 0, 0x5401), ALLOW),
+        (("ioctl", 0, 0x5412), "EPERM"),  # TIOCSTI
+        (("ioctl", 0, 0x1_0000_5412), "EPERM"),  # the kernel looks at the lower half only
+        (("ioctl", 0, 0x541C), "EPERM"),
+        (("personality", 0xFFFFFFFF), ALLOW),
+        (("personality", 0x400000), "EPERM"),  # READ_IMPLIES_EXEC
+        (("socket", 1, 1, 0), ALLOW),
+        (("socket", 2, 1, 0), ALLOW),
+        (("socket", 10, 0x80802, 17), ALLOW),
+        (("socket", 2, 1, 262), "EPROTONOSUPPORT"),  # MPTCP
+        (("socket", 2, 3, 1), "ESOCKTNOSUPPORT"),  # raw
+        (("socket", 2, 5, 132), "ESOCKTNOSUPPORT"),
+        (("socket", 16, 3, 0), ALLOW),  # netlink: routes
+        (("socket", 16, 3, 12), "EPROTONOSUPPORT"),  # netlink: netfilter
+        (("socket", 17, 3, 0), "EAFNOSUPPORT"),  # packets
+        (("socket", 38, 5, 0), "EAFNOSUPPORT"),  # AF_ALG
+        (("socket", 40, 1, 0), "EAFNOSUPPORT"),  # AF_VSOCK
+        (("socketpair", 1, 1, 0), ALLOW),
+        (("socketpair", 16, 3, 0), "EAFNOSUPPORT"),
+    ],
+)
+def test_arguments_decide(ask, call, answer):
+    assert ask(*call) == answer
+
+
+@pytest.mark.parametrize("family", [1, 2, 10, 16, 17, 38, 40])
+def test_without_a_root_of_its_own_a_process_makes_no_socket(ask, family):
+    assert ask("socket", family, 1, 0, sockets="pairs") == "EAFNOSUPPORT"
+    assert ask("socketpair", 1, 1, 0, sockets="pairs") == ALLOW
+
+
+def test_git_may_connect_but_not_to_sockets_of_the_machine(ask):
+    assert ask("socket", 2, 1, 6, sockets="internet") == ALLOW
+    assert ask("socket", 1, 1, 0, sockets="internet") == "EAFNOSUPPORT"
+
+
+@pytest.mark.parametrize("machine", syscalls.MACHINES)
+def test_another_architecture_is_killed(machine):
+    program = seccomp.program("all", machine)
+    assert run(program, machine, 1, arch=0x40000003) == KILL  # i386: int 0x80
+
+
+def test_x32_calls_seem_not_to_exist():
+    program = seccomp.program("all", "x86_64")
+    assert run(program, "x86_64", 0x40000000 + 39) == "ENOSYS"
+
+
+@pytest.mark.parametrize("machine", syscalls.MACHINES)
+@pytest.mark.parametrize("sockets", seccomp.FAMILIES)
+def test_the_program_is_one_that_the_kernel_takes(machine, sockets):
+    """No jump is further than a byte can say, or past the end; the last instruction answers."""
+    program = seccomp.program(sockets, machine)
+    assert len(program) < 4096
+    for at, (code, true, false, _) in enumerate(program):
+        assert max(true, false) < 256
+        assert at + 1 + max(true, false) < len(program) or code == 0x06
+    assert program[-1].code == 0x06
+    assert len(seccomp.assemble(program)) == 8 * len(program)
