@@ -6,6 +6,7 @@ import dataclasses
 import datetime as dt
 import decimal
 import enum
+import re
 import uuid
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NewType, TypedDict, TypeVar
@@ -229,7 +230,7 @@ def even(n: int) -> bool:
         (Annotated[dt.datetime, at.Timezone("Europe/Zurich")], "`Timezone`"),
         (complex, None),
     ],
-    ids=str,
+    ids=lambda value: re.sub(" at 0x[0-9a-f]+", "", str(value)),
 )
 def test_what_is_not_understood_is_refused_naming_the_parameter(annotation, why):
     if annotation == dict[bytes, int]:  # base64 names: fine
