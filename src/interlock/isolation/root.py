@@ -37,6 +37,14 @@ DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
 HOME: Final = "/tmp/home"  # noqa: S108 - in the action's own /tmp
 PREPARED: Final = "/sys"
 """Where the launcher prepares the root, in its own mount namespace: a directory that every Linux has and no action is shown."""
+RESOLVER: Final = {
+    "/etc/resolv.conf": "nameserver 127.0.0.1\n",
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\n",
+    "/etc/hosts": "127.0.0.1 localhost box\n::1 localhost ip6-localhost ip6-loopback\n",
+}
+"""How names are found inside: by the egress proxy's stub and by nothing else. The machine's own `/etc/hosts` would give a name an
+address before the proxy is asked about the name; the proxy reads it.
+"""
 _ETC_ENTRIES_MAX: Final = 20_000
 _PRIVATE: Final = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
 
@@ -63,6 +71,8 @@ def prepare(read: Sequence[str]) -> None:
         _show(path, _PRIVATE | MOUNT_ATTR_RDONLY)
     for path in secrets:
         _hide(PREPARED + path)
+    for number, (path, text) in enumerate(RESOLVER.items()):
+        _replace(path, text, f"{PREPARED}/.resolver{number}")
 
 
 def enter(walls: Walls, layer: int | None) -> None:
@@ -223,6 +233,26 @@ def _hide(target: str) -> None:
         syscalls.set_mount(target, _PRIVATE | MOUNT_ATTR_RDONLY)
     elif os.path.lexists(target):
         syscalls.mount("/dev/null", target, None, MS_BIND)
+
+
+def _replace(path: str, text: str, spare: str) -> None:
+    """Show another text in place of a file of the machine. One that does not exist, or is not shown, is left alone.
+
+    /etc is the machine's own directory, read-only here, so nothing can be added to it; what its link leads to in /run can.
+    """
+    real = os.path.realpath(path)
+    target = PREPARED + real
+    if not os.path.exists(target):
+        if not real.startswith("/run/"):
+            return
+        _make_directory(os.path.dirname(target))
+        spare = target
+    with os.fdopen(os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "w") as file:
+        file.write(text)
+    os.chmod(spare, 0o644)
+    if spare != target:
+        syscalls.mount(spare, target, None, MS_BIND)
+        syscalls.set_mount(target, _PRIVATE | MOUNT_ATTR_RDONLY)
 
 
 def readable(read: Iterable[str]) -> list[str]:

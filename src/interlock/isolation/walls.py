@@ -11,11 +11,13 @@ what came before. A step that fails is an error: nothing runs behind half a wall
 from __future__ import annotations
 
 import errno
+import os
 from typing import Final
 
 from interlock.isolation import landlock, root, seccomp, syscalls
+from interlock.isolation.egress.listeners import open_listeners
 from interlock.isolation.layer0 import RefusedError
-from interlock.isolation.wire import ROOT, Network, Walls
+from interlock.isolation.wire import EGRESS, ROOT, Network, Walls
 
 NAMESPACES: Final = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
 _DEVICES: Final = tuple(f"/dev/{name}" for name in (*root.DEVICES, "ptmx", "pts"))
@@ -31,7 +33,7 @@ def enter_namespaces(walls: Walls, descriptors: dict[str, int]) -> None:
     """As pid 1 of new namespaces: set up the network, and take the root. Raises: RefusedError naming the step."""
     try:
         syscalls.call("sethostname", _HOST_NAME, len(_HOST_NAME))
-        _enter_network(walls)
+        _enter_network(walls, descriptors)
     except OSError as error:
         raise RefusedError("network", error.errno or errno.EINVAL) from error
     try:
@@ -86,12 +88,12 @@ def _filter(sockets: seccomp.Sockets) -> None:
         raise RefusedError("seccomp", error.errno or errno.EINVAL) from error
 
 
-def _enter_network(walls: Walls) -> None:
+def _enter_network(walls: Walls, descriptors: dict[str, int]) -> None:
     match walls["network"]:
         case "none":
             syscalls.raise_loopback()
         case "proxied":
-            raise OSError(errno.ENOSYS, "the egress proxy is not part of this version")
+            open_listeners(os.dup(descriptors[EGRESS]), walls["egress"]["ports"])
         case "host":
             pass
 

@@ -28,12 +28,15 @@ _BACKLOG: Final = 1024
 _IP_FREEBIND: Final = 15
 _IPV6_FREEBIND: Final = 78
 
-_NEWLINK, _NEWROUTE, _ERROR = 16, 24, 2
+_NEWLINK, _NEWADDRESS, _NEWROUTE, _ERROR = 16, 20, 24, 2
 _REQUEST_ACKNOWLEDGED: Final = 0x1 | 0x4
 _CREATE: Final = 0x400
 _INTERFACE_UP: Final = 1
 _TABLE_LOCAL, _PROTOCOL_STATIC, _SCOPE_HOST, _TYPE_LOCAL = 255, 4, 254, 2
 _OUT_INTERFACE: Final = 4
+_IF_ADDRESS, _IF_LOCAL = 1, 2
+_OWN_ADDRESS: Final = "198.19.255.254"
+"""Beside 127.0.0.1, because resolvers take a machine with nothing else for one without IPv4 (`AI_ADDRCONFIG`)."""
 
 Listener = tuple[Kind, int, socket.socket]
 """The kind, the port, the socket."""
@@ -77,6 +80,7 @@ def _configure() -> socket.AddressFamily:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0) as netlink:
         index = socket.if_nametoindex("lo")
         _ask(netlink, _NEWLINK, 0, struct.pack("=BBHiII", socket.AF_UNSPEC, 0, 0, index, _INTERFACE_UP, _INTERFACE_UP))
+        _ask(netlink, _NEWADDRESS, _CREATE, _own_address(index))
         _ask(netlink, _NEWROUTE, _CREATE, _local_route(socket.AF_INET, index))
         try:
             _ask(netlink, _NEWROUTE, _CREATE, _local_route(socket.AF_INET6, index))
@@ -85,6 +89,12 @@ def _configure() -> socket.AddressFamily:
                 raise
             return socket.AF_INET  # the kernel has no IPv6, or it is switched off
     return socket.AF_INET6
+
+
+def _own_address(index: int) -> bytes:
+    packed = socket.inet_aton(_OWN_ADDRESS)
+    attributes = b"".join(struct.pack("=HH", 8, kind) + packed for kind in (_IF_LOCAL, _IF_ADDRESS))
+    return struct.pack("=BBBBI", socket.AF_INET, 32, 0, _SCOPE_HOST, index) + attributes
 
 
 def _local_route(family: int, index: int) -> bytes:
