@@ -31,10 +31,10 @@ _IN_CLOEXEC, _IN_NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
 class WakeFile:
     """The file to touch. `directory` should hold nothing that is written for other reasons."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, name: str = "approvals") -> None:
         """Make the directory (0700) if it is not there."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.path = directory / "approvals"
+        self.path = directory / name
 
     def ring(self) -> None:
         """Touch the file. A failure is ignored, because waiters poll every `POLL_S`."""

@@ -22,6 +22,7 @@ from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.engine.local.location import last_trusted_warning, locate, open_database
 from interlock.engine.local.machine import boot_id, redaction_key, user_name
 from interlock.engine.people.approval_desk import Desk
+from interlock.engine.people.stop_requests import WAKE_NAME, StopListener
 from interlock.engine.proposals.budget import budget_of
 from interlock.engine.proposals.programs import OnRecord
 from interlock.engine.proposals.tool_context import ActionContext
@@ -36,6 +37,7 @@ from interlock.executors.environment import child_environment
 from interlock.executors.modules import ModuleTools
 from interlock.executors.process import ProcessLimits, ProcessRunner
 from interlock.journal import Durability, RunIndex
+from interlock.journal.stops import StopStore
 from interlock.model.clock import Clock
 from interlock.model.decision import Refusal
 from interlock.model.errors import ConfigurationError
@@ -184,10 +186,13 @@ def open_project(
                 lambda: load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust),
                 lambda fresh: _maker_of(fresh, services),
                 lambda fresh: _adopt(fresh, services.desk),
+                clock,
             )
         services.signer = Signer.open(state / "keys", disk)
         services.hooks.warnings.extend((*warnings, *_foreign(env)))
         services.state_dir = home
+        services.stops = StopListener(StopStore(db, clock), home / "wake" / WAKE_NAME, services.hooks.runs)
+        closing.append(services.stops.close)
         _measure(services, settings, loaded.root, clock, closing)
         _equip(services, loaded, env, closing, notify=unusable is None)
         keep_once_a_day(services)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -24,6 +25,8 @@ from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.runs.recover import Unfinished, recover_all
 from interlock.engine.runs.resume import resume
 from interlock.engine.runs.run import Run
+from interlock.engine.runs.stop import StopReport
+from interlock.engine.runs.stop_runs import stop_runs
 from interlock.engine.runs.unknown_outcomes import Answer
 from interlock.engine.services import Services
 from interlock.engine.sync_runner import SyncRunner
@@ -438,6 +441,27 @@ class Runtime:
             return result
         finally:
             run.finish()
+
+    async def stop(
+        self,
+        run_id: str | None = None,
+        *,
+        reason: str = "",
+        by: str | None = None,
+        wait_ms: int = 10_000,
+        kill: bool = False,
+    ) -> list[StopReport]:
+        """Stop a run, whatever process or thread carries it; None stops all that are active. What is done stays done.
+
+        Waits up to `wait_ms` until nothing of it is running any more; with `kill` a process that does not stop it is killed
+        then. `by` is who the journal names, by default the user. A stopped run is over: `undo` undoes what it did. Raises:
+        UsageError `not_found`, `run_finished`; StoreError.
+        """
+        return await stop_runs(self.services, run_id, reason=reason, by=by, wait_ms=wait_ms, kill=kill)
+
+    def stop_sync(self, run_id: str | None = None, **options: Any) -> list[StopReport]:
+        """`stop` from a thread without an event loop."""
+        return asyncio.run(self.stop(run_id, **options))
 
     def recover(self) -> list[Unfinished]:
         """Put the journals of runs whose process ended in order, newest run first, and say what each needs to go on.

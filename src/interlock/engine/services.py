@@ -11,11 +11,13 @@ from interlock.detect import Redactor
 from interlock.disk import Database, Disk
 from interlock.engine.judges.in_force import JudgeMaker, JudgesInForce
 from interlock.engine.people.approval_desk import Desk
+from interlock.engine.people.stop_requests import StopListener
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors.background import Programs
 from interlock.isolation.client import ForkServer
 from interlock.journal import Durability, RunIndex
+from interlock.journal.stops import StopAnswer, StopRequest
 from interlock.model.clock import Clock, Ids
 from interlock.model.errors import ConfigurationError
 from interlock.model.events import Event
@@ -39,10 +41,33 @@ Progress = Callable[[str, float, float | None], None]
 
 
 class OpenRun(Protocol):
-    """What services know of a run: it is told when the configuration changes."""
+    """What services know of a run: it is told when the configuration changes, and when it is to stop."""
+
+    id: str
+
+    def stop(self, request: StopRequest) -> None:
+        """Stop what it does, from any thread."""
+        ...
+
+    @property
+    def stop_answer(self) -> StopAnswer | None:
+        """Set once it was stopped, and nothing of it is running any more."""
+        ...
 
     def configuration_changed(self, problem: str | None) -> None:
         """The files were edited; with a `problem` the old rules stay in force."""
+        ...
+
+
+class Reload(Protocol):
+    """Takes an edited and trusted configuration into force."""
+
+    def __call__(self, services: Services) -> None:
+        """Look now; a few `stat` calls."""
+        ...
+
+    def if_due(self, services: Services) -> None:
+        """Look, unless that was done a moment ago."""
         ...
 
 
@@ -115,8 +140,8 @@ class Services:
     """Interlock's own fork servers, which no action may kill."""
     make_undo_judges: JudgeMaker | None = None
     """Builds judges that let the person undo and allow nothing else: for when the rules cannot be used."""
-    reload: Callable[[Services], None] | None = None
-    """Takes an edited and trusted configuration into force; None if there is no file."""
+    reload: Reload | None = None
+    """None if there is no file."""
     load_more: Callable[[], Awaitable[list[Binding]]] | None = None
     """Gives the tools of the modules, which takes an event loop; None once that is done. See `load_tools`."""
     recovered: bool = False
@@ -137,6 +162,8 @@ class Services:
     """Signs the heads of finished runs."""
     desk: Desk | None = None
     """Where questions are asked; None in a runtime that keeps nothing, which can ask nobody."""
+    stops: StopListener | None = None
+    """Finds the requests of other processes to stop a run; None in a runtime that keeps nothing."""
 
     async def load_tools(self) -> None:
         """Load the tool modules, once. A tool that the program registered stays, whenever it did. Raises ConfigurationError."""
@@ -162,6 +189,11 @@ class Services:
         """Look whether the configuration was edited. Called before each proposal and after each wait; a few `stat` calls."""
         if self.reload is not None:
             self.reload(self)
+
+    def refresh_if_due(self) -> None:
+        """As `refresh`, but at most every 100 ms. Called before each action, where mostly it only compares two numbers."""
+        if self.reload is not None:
+            self.reload.if_due(self)
 
     def machine(self) -> Snapshot | None:
         """The last reading of the machine, or None where nothing is measured."""

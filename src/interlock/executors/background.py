@@ -62,7 +62,7 @@ class End(msgspec.Struct, frozen=True):
     """How a program ended."""
 
     why: str
-    """`exited`, `stopped`, `process_limit`, `proposal_aborted`, `run_ended`, `session_ended`, `lost`."""
+    """`exited`, `stopped`, `process_limit`, `proposal_aborted`, `run_stopped`, `run_ended`, `session_ended`, `lost`."""
     outcome: Outcome | None
     """None if its supervisor was killed, or did not know."""
 
@@ -173,6 +173,10 @@ class Programs:
     def end_run(self, run: str) -> list[tuple[Program, End]]:
         """The same for a run that is over, except for programs that end with its session."""
         return self._end("run_ended", lambda one: one.run == run and one.session is None)
+
+    def stop_run(self, run: str) -> list[tuple[Program, End]]:
+        """The same for all that a run has started: a person stopped it."""
+        return self._end("run_stopped", lambda one: one.run == run)
 
     def close(self) -> list[tuple[Program, End]]:
         """The same for all programs: the runtime ends, and every session with it."""

@@ -28,7 +28,7 @@ def take(run_dir: Path, disk: Disk) -> int:
         raise _locked(run_dir, path)
     try:
         disk.truncate(fd, 0)
-        disk.write(fd, f"{os.getpid()} {_started('self')}\n".encode())
+        disk.write(fd, f"{os.getpid()} {started_of('self')}\n".encode())
     except BaseException:
         os.close(fd)
         raise
@@ -50,7 +50,7 @@ def _locked(run_dir: Path, path: Path) -> StoreError:
     with suppress(OSError, ValueError):
         pid, started = path.read_text().split()
     who = f"process {pid}" if pid else "another process"
-    if pid and _started(pid) != started:
+    if pid and started_of(pid) != started:
         # The lock outlives its holder only through a child that inherited the descriptor.
         who = f"a child process of process {pid}"
     return StoreError(
@@ -60,7 +60,7 @@ def _locked(run_dir: Path, path: Path) -> StoreError:
     )
 
 
-def _started(pid: str) -> str:
+def started_of(pid: str) -> str:
     """Start time of a process, field 22 of proc(5) `stat`; empty if there is no such process."""
     try:
         stat = Path("/proc", pid, "stat").read_text()

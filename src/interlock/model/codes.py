@@ -114,6 +114,7 @@ REASONS: Final[dict[str, str]] = {
     "dependency_failed": "An action that this one depends on did not succeed.",
     "aborted": "An earlier action failed and its failure behaviour is to abort.",
     "cancelled": "The caller cancelled, the process was asked to stop, or the run was undone before its end.",
+    "stopped": "A person stopped the run, as with `interlock stop`; the row says who, and why.",
     "interrupted": "The process ended before the action was finished.",
     "unknown_outcome": "The process died between intent and outcome; whether the action happened is unknown.",
     "store_failed": "The journal or the database could not be written; no further action was started.",

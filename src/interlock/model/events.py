@@ -81,6 +81,14 @@ class ConfigurationChanged(Event, kw_only=True, tag="configuration_changed"):
     problem: str | None = None
 
 
+class StopRequested(Event, kw_only=True, tag="stop_requested"):
+    """A person stops the run: what runs is cancelled, and nothing more starts. Without a proposal, nothing was running."""
+
+    by: str
+    surface: str
+    reason: str = ""
+
+
 class RunFinished(Event, kw_only=True, tag="run_finished"):
     """The run has ended: only undo records may be appended."""
 
@@ -355,8 +363,8 @@ class Unknown(msgspec.Struct, kw_only=True):
 
 
 AnyEvent = (
-    RunStarted | RunResumed | ConfigurationChanged | RunFinished | ProposalReceived | ProposalRejected | MachineSampled
-    | ActionRejected | PolicyDecided | ActionHeld | HoldResolved | ActionDeduplicated | ActionWaiting
+    RunStarted | RunResumed | ConfigurationChanged | StopRequested | RunFinished | ProposalReceived | ProposalRejected
+    | MachineSampled | ActionRejected | PolicyDecided | ActionHeld | HoldResolved | ActionDeduplicated | ActionWaiting
     | ActionSkipped | ActionValidated | ActionIntent | ActionRetrying | OutcomeSettled | ActionSucceeded
     | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | ProcessStarted | ProcessEnded | StateChanged | EffectDivergence
     | UndoIntent | UndoDone | StateRolledBack | WorkspaceCommitted | ProposalFinished

@@ -34,13 +34,14 @@ _ABORTING: Final = frozenset({"aborted", "deadline_exceeded", "state_conflict"})
 async def conclude(run: ProposalRun) -> ProposalResult:
     """After the last action: commit or roll back, and return the result. Raises: StoreError."""
     not_undone: list[NotUndone] = []
-    if run.stop_reason not in _ABORTING and not run.dry_run and not is_held(run):
+    waits = is_held(run) and run.stop_reason != "stopped"
+    if run.stop_reason not in _ABORTING and not run.dry_run and not waits:
         try:
             commit(run)
         except StateConflictError as error:
             run.stop_reason = "state_conflict"
             _mark_conflict(run, error)
-    if run.stop_reason in _ABORTING:
+    if run.stop_reason in _ABORTING or run.stop_reason == "stopped":
         cancel_questions(run)
     fill_missing(run)
     if run.stop_reason in _ABORTING:
@@ -195,8 +196,10 @@ def status_of(run: ProposalRun, found: list[ActionResult]) -> RunStatus:
         if "rejected" in statuses or "held" in statuses:
             return "rejected" if "rejected" in statuses else "held"
         return "failed" if run.stop_reason == "budget_exceeded" else "succeeded"
-    if statuses <= {"succeeded"} and run.stop_reason is None:
+    if statuses <= {"succeeded"} and run.stop_reason in (None, "stopped"):
         return "succeeded"
+    if run.stop_reason == "stopped":
+        return "cancelled"
     if "held" in statuses:
         return "held"
     if "rejected" in statuses and not statuses & {

@@ -75,6 +75,7 @@ async def call_tool(
     tool = run.services.registry.find(name)
     if tool is None:
         return Answer(problem=f"there is no tool `{name}`")
+    run.services.refresh_if_due()
     spec = Action(type="tool_call", id=run.proposal.actions[index].id, tool=name, parameters=parameters)
     principal = run.principal
     if as_agent is not None:

@@ -224,10 +224,15 @@ def _stopped(
     if raises is None and by_us is None:
         raises = asyncio.CancelledError()
     unknown = started and _runs_on(action)
+    why = action.run.why_stopped(by_us)
     return Failure(
         attempt,
         reason or by_us or "cancelled",
-        "its thread cannot be stopped" if unknown else "",
+        f"{why}; its thread cannot be stopped"
+        if unknown and why
+        else "its thread cannot be stopped"
+        if unknown
+        else "",
         retryable=False,
         output=output,
         status="unknown_outcome" if unknown else "cancelled",

@@ -34,6 +34,8 @@ def judge(action: ActionRun) -> Verdict:
     run, tool = action.run, action.tool
     if tool is None and action.spec.type == "tool_call":
         return Refusal("unknown_tool", run.services.registry.missing(action.spec.tool), "$.tool")
+    if run.services.reload is not None:  # spares a call where there is no file
+        run.services.refresh_if_due()
     judges = run.judges
     if judges.replaced or judges.issued:
         judges = run.judges_in_force()

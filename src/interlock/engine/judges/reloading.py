@@ -1,21 +1,27 @@
-"""An edited and trusted configuration takes effect on a running process; a broken or untrusted edit changes nothing and says so.
+"""An edited and trusted configuration takes effect on a running process, before its next action.
 
 Rules, policies and grants are taken over. What processes and tools were set up with (isolation, tools, journal, telemetry)
-stays as it was at the start.
+stays as it was at the start. An edit that is broken or not trusted changes nothing, neither for looser nor for stricter, and
+that is announced: what was last trusted stays in force (ADR 46).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from interlock.engine.judges.in_force import JudgeMaker, JudgesInForce
 from interlock.engine.tools.registry import Registry
+from interlock.model.clock import Clock
 from interlock.model.errors import InterlockError
 from interlock.settings import Loaded
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
+LOOK_NS: Final = 100_000_000
+"""Before an action the files are looked at if the last look is at least so long ago."""
+_SAME_TICK_NS: Final = 50_000_000
+"""A file that changed so recently could change again without another time stamp (the kernel's clock has ticks)."""
 
 
 class Reloadable(Protocol):
@@ -36,7 +42,7 @@ class Reloadable(Protocol):
 
 
 class Reloader:
-    """Watches the files of one configuration, by their times, sizes and inodes."""
+    """Watches the files of one configuration, by the times of their last change, their sizes and inodes."""
 
     def __init__(
         self,
@@ -45,8 +51,10 @@ class Reloader:
         load: Callable[[], Loaded],
         make_judges: Callable[[Loaded], JudgeMaker],
         adopt: Callable[[Loaded], None],
+        clock: Clock,
     ) -> None:
         """`trust_file` is watched too: trusting an edit is what puts it into force. `adopt` takes over the rest."""
+        self._clock = clock
         self._load = load
         self._make_judges = make_judges
         self._adopt = adopt
@@ -54,13 +62,22 @@ class Reloader:
         self._paths = _paths(loaded)
         self._digest = loaded.digest
         self._maker: JudgeMaker | None = None
-        self._seen = self._look()
+        self._problem: str | None = None
+        """What was announced last about an edit that is not in force."""
+        self._due_ns = 0
+        self._seen: Fingerprint = ()
+        self._note(self._look())
+
+    def if_due(self, services: Reloadable) -> None:
+        """Look, unless the last look was less than `LOOK_NS` ago: what the gate calls before each action."""
+        if self._clock.mono_ns() >= self._due_ns or services.judges.make is not self._maker is not None:
+            self(services)
 
     def __call__(self, services: Reloadable) -> None:
         """Look, and take an edit over if there is one. Never raises for what was written into the files."""
         now = self._look()
         if now != self._seen:
-            self._seen = now
+            self._note(now)
             self._take(services)
         if self._maker is not None and services.judges.make is not self._maker:  # another fork may have looked first
             services.judges.make = self._maker
@@ -72,6 +89,7 @@ class Reloader:
         try:
             loaded = self._load()
             if loaded.digest == self._digest:
+                self._problem = None
                 return
             maker = self._make_judges(loaded)
             if services.tools_loaded:  # before that not all tools are known, and nothing is judged
@@ -81,14 +99,23 @@ class Reloader:
             if error.code == "database_locked":
                 self._seen = ()  # the next look tries it again
             where = f" ({error.path})" if error.path else ""
-            services.announce_configuration(f"the edited configuration is not in force{where}: {error.message}")
+            problem = f"the edited configuration is not in force{where}: {error.message}; what was last trusted stays in force"
+            if problem != self._problem:
+                self._problem = problem
+                services.announce_configuration(problem)
             return
         self._adopt(loaded)
-        self._maker, self._digest = maker, loaded.digest
+        self._maker, self._digest, self._problem = maker, loaded.digest, None
         self._paths = _paths(loaded)
-        self._seen = self._look()
+        self._note(self._look())
+
+    def _note(self, seen: Fingerprint) -> None:
+        """Remember what was seen, unless it is so recent that another edit might look the same."""
+        now_ns = self._clock.now_us() * 1000
+        self._seen = () if any(0 <= now_ns - changed < _SAME_TICK_NS for _, changed, _, _ in seen) else seen
 
     def _look(self) -> Fingerprint:
+        self._due_ns = self._clock.mono_ns() + LOOK_NS
         return tuple(_fingerprint(path) for path in (*self._paths, self._trust_file))
 
 
@@ -103,4 +130,4 @@ def _fingerprint(path: Path) -> tuple[str, int, int, int]:
         found = path.stat()
     except OSError:
         return str(path), 0, 0, 0
-    return str(path), found.st_mtime_ns, found.st_size, found.st_ino
+    return str(path), found.st_ctime_ns, found.st_size, found.st_ino

@@ -39,6 +39,9 @@ class Write(NamedTuple):
 class ProposalRun:
     """One proposal while it runs, on one loop."""
 
+    stopped_text: str | None = None
+    """Who stopped the run, and why."""
+
     def __init__(
         self,
         services: Services,
@@ -76,7 +79,7 @@ class ProposalRun:
         self.order_ended: list[int] = []
         """Actions in the order in which they ended: undo goes backwards through it."""
         self.stop_reason: str | None = None
-        """Why nothing more may start: `aborted`, `budget_exceeded`, `deadline_exceeded`, `cancelled`, `store_failed`."""
+        """Why nothing more may start: `aborted`, `budget_exceeded`, `deadline_exceeded`, `stopped`, `cancelled` ..."""
         self.stopped_by: int | None = None
         """The action whose failure or refusal stopped the proposal."""
         self.buffer = Buffer(services.store, proposal.id)
@@ -112,6 +115,8 @@ class ProposalRun:
                 return f"`{by.action_id}` stopped the proposal: {by.status}, {by.reason}"
             case "deadline_exceeded" if self.proposal.deadline_ms is not None:
                 return f"the proposal's deadline of {as_duration(self.proposal.deadline_ms)} was over"
+            case "stopped":
+                return self.stopped_text
             case "budget_exceeded":
                 return self.allowance.exhausted or None
         return None

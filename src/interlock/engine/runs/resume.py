@@ -32,6 +32,7 @@ from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
 from interlock.journal import recover
 from interlock.journal.index import require_not_behind
+from interlock.journal.stops import StopRequest
 from interlock.model.errors import IntegrityError, ToolError, UsageError
 from interlock.model.events import StateChanged
 from interlock.model.result import ProposalResult
@@ -66,6 +67,11 @@ async def resume(
         raise IntegrityError(f"run `{run_id}` has no beginning", code="journal_corrupt")
     if replayed.finished is not None:
         raise UsageError(f"run `{run_id}` is finished: {replayed.finished.status}", code="run_finished")
+    request = None if services.stops is None else services.stops.store.get(run_id)
+    if request is not None:  # its process ended before it had stopped
+        abandon(services, replayed, stop=request)
+        ended = ReplayedRun(directory)
+        return [ended.result(proposal) for proposal in ended.proposals]
     run = Run.resume(
         services, run_id, agent=replayed.started.agent, session=replayed.started.session, at=report.status.head.seq
     )
@@ -86,8 +92,8 @@ async def resume(
     return results
 
 
-def abandon(services: Services, replayed: ReplayedRun) -> None:
-    """End a run that is not over, and withdraw its questions: a run that is being undone is not resumed.
+def abandon(services: Services, replayed: ReplayedRun, *, stop: StopRequest | None = None) -> None:
+    """End a run that is not over, and withdraw its questions: a run that is being undone, or was stopped, is not resumed.
 
     Raises: IntegrityError if the journal was truncated; StoreError `run_locked` if its process is alive.
     """
@@ -96,9 +102,14 @@ def abandon(services: Services, replayed: ReplayedRun) -> None:
     run_id, started = replayed.directory.name, replayed.started
     run = Run.resume(services, run_id, agent=started.agent, session=started.session, at=at)
     try:
+        if stop is not None:
+            run.stop(stop)
+            if run.files.backups is not None:
+                end_left_processes(run.files.backups)
         if services.desk is not None:
+            why = "the run is undone" if stop is None else stop.text
             for hold in services.desk.store.of_run(run_id):
-                services.desk.store.cancel(hold.id, "the run is undone")
+                services.desk.store.cancel(hold.id, why)
         for proposal in replayed.proposals:
             run.count(replayed.result(proposal))
         run.abandon()

@@ -30,11 +30,13 @@ from interlock.engine.runs.run_events import (
     record_resumption,
     record_start,
 )
+from interlock.engine.runs.stop_switch import StopSwitch
 from interlock.engine.runs.write_lease import writing
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
 from interlock.executors.background import Programs
 from interlock.journal import JournalWriter, RunRow, sign_head
+from interlock.journal.stops import StopAnswer, StopRequest
 from interlock.model.errors import InterlockError, ProposalError, StoreError
 from interlock.model.events import (
     RunFinished,
@@ -61,6 +63,7 @@ class Run:
         """Asked about held actions of `execute`, unless a call brings its own."""
         self.files = RunFiles(run_id)
         self.tally = Tally()
+        self.switch = StopSwitch(services, run_id)
         self._signed_to = 0
         self._proposals: set[str] = set()
 
@@ -85,11 +88,26 @@ class Run:
         with run._or_nothing():
             run.files = open_files(services, run.id, create=True)
             run.files = open_budget(services, run.files, run.agent, session)
-            services.hooks.runs.add(run)
+            run._open()
             if run.recorder is not None:
                 record_start(services, run.recorder, run.id, run.agent, session)
                 run._enter(source)
         return run
+
+    def _open(self) -> None:
+        """From now on it is told of changes and of requests to stop."""
+        self.services.hooks.runs.add(self)
+        if self.services.stops is not None:
+            self.services.stops.listen()
+
+    def stop(self, request: StopRequest) -> None:
+        """Stop what it does, and whatever begins from now on; from any thread."""
+        self.switch.pull(request)
+
+    @property
+    def stop_answer(self) -> StopAnswer | None:
+        """What was stopped; None until nothing of the run is running any more."""
+        return self.switch.answer
 
     def _enter(self, source: str) -> None:
         """Enter the run in the index."""
@@ -128,7 +146,7 @@ class Run:
                 # The lock was free only because another process has already finished: what was read is out of date.
                 raise StoreError(f"run `{run_id}` has just been continued by another process", code="run_locked")
             run.files = open_budget(services, run.files, agent, session)
-            services.hooks.runs.add(run)
+            run._open()
             record_resumption(services, run.recorder)
             services.index.update(run_id, status="running")
         return run
@@ -229,9 +247,11 @@ class Run:
         unrunnable = None if replay else find_unrunnable(run)
         if unrunnable is None:
             try:
-                async with writing(pool):
-                    await pool.drive(replay)
-                    result = await conclude(run)
+                with self.switch.over(pool):
+                    async with writing(pool):
+                        await pool.drive(replay)
+                        self.switch.release(pool)
+                        result = await conclude(run)
             except BaseException:
                 # Cancelled, or the machine did not let us: `finish` must not say that the run is over.
                 self.leave()
@@ -256,13 +276,16 @@ class Run:
     def finish(self) -> None:
         """End the run: its last event, and its place in the index. Raises StoreError."""
         self.services.hooks.runs.discard(self)
+        if self.switch.request is not None and not self.tally.statuses:
+            self.nothing_began()
         status = self.status
         programs = self.services.programs
         ends = [] if programs is None else programs.end_run(self.id)
         try:
             if self.recorder is not None:
                 with self.recorder.writer:
-                    record_ends(self.recorder, ends)
+                    self.switch.record(self.recorder)
+                    record_ends(self.recorder, [*self.switch.ends, *ends])
                     self._seal(status, self.recorder.writer)
         except StoreError:
             if status != "interrupted":  # else the reason is already on its way to the caller

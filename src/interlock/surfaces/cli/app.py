@@ -35,6 +35,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Run": {
         "run": ("running", "Run a proposal through the gate."),
         "resume": ("running", "Finish a run that was interrupted, or that waited for an answer."),
+        "stop": ("stop", "Stop what runs now, whatever process carries it."),
         "recover": ("recovering", "Recover unfinished runs, and settle unknown outcomes."),
         "undo": ("running", "Undo what a run did."),
     },

@@ -20,6 +20,10 @@ class RunId(click.ParamType[str]):
 
     name = "run"
 
+    def __init__(self, statuses: tuple[str, ...] = ()) -> None:
+        """`statuses` of the runs that completion offers; all without."""
+        self._statuses = statuses
+
     def convert(self, value: str, _parameter: click.Parameter | None, ctx: click.Context | None) -> str:
         """The whole id."""
         if ctx is not None and ctx.resilient_parsing:
@@ -35,7 +39,8 @@ class RunId(click.ParamType[str]):
                 rows = past.runs(limit=1_000)
         except InterlockError:
             return []
-        found = [row for row in rows if row.run_id.startswith(incomplete)][:_OFFERED]
+        wanted = [row for row in rows if not self._statuses or row.status in self._statuses]
+        found = [row for row in wanted if row.run_id.startswith(incomplete)][:_OFFERED]
         return [CompletionItem(row.run_id, help=f"{row.status}, {row.agent}") for row in found]
 
 
@@ -92,5 +97,6 @@ def _require_text(kind: click.ParamType[str], value: str) -> None:
 
 
 RUN = RunId()
+ACTIVE_RUN = RunId(("running", "held", "interrupted"))
 HOLD = HoldId()
 TOOL = ToolName()

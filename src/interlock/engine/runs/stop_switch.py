@@ -1,0 +1,131 @@
+"""Stops what a run is doing, at the request of a person, in the process that carries it.
+
+What was running is cancelled, and stands as far as it came: nothing is undone, because an undo would start more (ADR 46).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+
+from interlock.engine.proposals.worker_pool import WorkerPool
+from interlock.engine.record.recorder import Recorder
+from interlock.engine.services import Services
+from interlock.executors.background import End, Program
+from interlock.journal.stops import StopAnswer, StoppedAction, StopRequest
+from interlock.model.errors import StoreError
+from interlock.model.events import StopRequested
+from interlock.model.result import ActionResult
+
+
+class StopSwitch:
+    """The proposals of one run that can be stopped. `pull` may be called from any thread, everything else on the loop."""
+
+    def __init__(self, services: Services, run_id: str) -> None:
+        """Nothing runs yet, and nothing is to be stopped."""
+        self.request: StopRequest | None = None
+        self._ends: list[tuple[Program, End]] = []
+        self._ending = threading.Lock()
+        self.answer: StopAnswer | None = None
+        """Set once nothing of the run is running any more."""
+        self._recorded = False
+        self._services = services
+        self._run_id = run_id
+        self._lock = threading.Lock()
+        self._pools: list[WorkerPool] = []
+        self._rows: list[tuple[WorkerPool, Sequence[ActionResult | None]]] = []
+
+    def pull(self, request: StopRequest) -> None:
+        """Stop what runs, and whatever begins from now on. Only the first request counts."""
+        with self._lock:
+            if self.request is not None:
+                return
+            self.request = request
+            pools = tuple(self._pools)
+        for pool in pools:
+            with contextlib.suppress(RuntimeError):  # its loop was closed: nothing runs there any more
+                pool.run.loop.call_soon_threadsafe(self._stop, pool)
+        self._end_programs()
+        self._answer_if_over()
+
+    @contextlib.contextmanager
+    def over(self, pool: WorkerPool) -> Iterator[None]:
+        """The proposal can be stopped, from here on until `release` or the end of the block."""
+        with self._lock:
+            self._pools.append(pool)
+            asked = self.request is not None
+        if asked:
+            self._stop(pool)
+        try:
+            yield
+        finally:
+            self.release(pool)
+            self._answer_if_over()
+
+    def release(self, pool: WorkerPool) -> None:
+        """What ends a proposal (its commit, its rollback) is not stopped."""
+        with self._lock:
+            if pool not in self._pools:
+                return
+            self._pools.remove(pool)
+            if self.request is not None and pool.run.stop_reason == "stopped":
+                self._rows.append((pool, pool.run.rows))
+
+    def _stop(self, pool: WorkerPool) -> None:
+        request = self.request
+        if request is None or pool not in self._pools:
+            return
+        pool.run.stopped_text = request.text
+        if pool.run.recorder is not None:
+            self.record(pool.run.recorder, pool.run.proposal.id)
+        pool.stop("stopped")
+
+    def record(self, recorder: Recorder, proposal: str | None = None) -> None:
+        """Write down who stopped the run, and why, unless that was done. Raises StoreError."""
+        request = self.request
+        if request is not None and not self._recorded:
+            self._recorded = True
+            recorder.append(stop_requested(recorder, request, proposal))
+
+    def _answer_if_over(self) -> None:
+        with self._lock:
+            if self.request is None or self._pools:
+                return
+        self._end_programs()  # an action may have started one while it was being stopped
+        with self._lock:
+            self.answer = self._sum_up()
+        stops = self._services.stops
+        if stops is not None:
+            with contextlib.suppress(StoreError):  # who asked sees the end of the run, or says that there was no answer
+                stops.store.done(self._run_id, self.answer)
+
+    @property
+    def ends(self) -> list[tuple[Program, End]]:
+        """The background programs that were ended, to be recorded. Waits for those that are just being ended."""
+        with self._ending:
+            return list(self._ends)
+
+    def _end_programs(self) -> None:
+        if self._services.programs is not None:
+            with self._ending:
+                self._ends += self._services.programs.stop_run(self._run_id)
+
+    def _sum_up(self) -> StopAnswer:
+        stopped: dict[tuple[str, str], StoppedAction] = {}
+        not_begun = 0
+        for pool, rows in self._rows:
+            actions = pool.run.proposal.actions
+            for action, row in zip(actions, rows, strict=True):
+                if row is not None and row.reason == "stopped" and row.status != "skipped":
+                    stopped[pool.run.proposal.id, action.id] = StoppedAction(action.id, action.tool, row.status)
+                elif row is None or row.reason == "stopped":
+                    not_begun += 1
+        return StopAnswer(tuple(stopped.values()), not_begun, len(self._ends))
+
+
+def stop_requested(recorder: Recorder, request: StopRequest, proposal: str | None = None) -> StopRequested:
+    """The event."""
+    return StopRequested(
+        by=request.by, surface=request.surface, reason=recorder.text(request.reason), **recorder.stamp(proposal)
+    )
