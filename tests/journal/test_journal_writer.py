@@ -305,12 +305,12 @@ def test_kick_flushes_what_nobody_waits_for(run_dir: Path, clock: type[FakeClock
     async def main(writer: JournalWriter) -> None:
         for count in (1, 2, 3):
             writer.append(log("x"))
-            writer.kick()
+            writer.kick(asyncio.get_running_loop())
             while scan(run_dir).events < count:
                 await asyncio.sleep(0.001)
         for _ in range(20):  # while a flush is under way, too
             writer.append(log("y"))
-            writer.kick()
+            writer.kick(asyncio.get_running_loop())
             await asyncio.sleep(0)
         while scan(run_dir).events < 23:
             await asyncio.sleep(0.001)
@@ -343,7 +343,7 @@ def test_a_cancelled_waiter_takes_nobody_along(run_dir: Path, clock: type[FakeCl
 def test_one_writer_serves_one_loop_after_the_other(run_dir: Path, clock: type[FakeClock]):
     async def abandon(writer: JournalWriter) -> None:
         writer.append(intent("a"))
-        writer.kick()
+        writer.kick(asyncio.get_running_loop())
         await asyncio.sleep(0)  # the loop is closed with a flush scheduled or under way
 
     async def wait(writer: JournalWriter) -> None:
@@ -365,7 +365,7 @@ def test_a_loop_that_stopped_before_it_flushed_holds_nobody_up(run_dir: Path):
 
     async def stop(writer: JournalWriter) -> None:
         writer.append(log("x"))
-        writer.kick()
+        writer.kick(asyncio.get_running_loop())
         loop.stop()
         await asyncio.sleep(60)
 
@@ -470,7 +470,7 @@ def test_a_failure_is_final_and_everybody_hears_it(
         with pytest.raises(StoreError) as caught:
             call()
         assert caught.value is errors[0]
-    writer.kick()
+    writer.kick(asyncio.get_running_loop())
     with pytest.raises(StoreError):
         writer.close()
     assert len(disk.operations) == made  # nothing was tried again
@@ -510,7 +510,7 @@ def test_a_failure_of_a_flush_that_nobody_waited_for_shows_in_the_next_call(run_
 
     async def main() -> None:
         writer.append(log("x"))
-        writer.kick()
+        writer.kick(asyncio.get_running_loop())
         await asyncio.sleep(0.01)
         writer.append(log("y"))
 

@@ -50,7 +50,10 @@ class Compiled:
 
     def key(self, key: str) -> bool:
         """True if this state key may be read and written."""
-        return all(c.keys(key) for c in self.chain)
+        for c in self.chain:  # noqa: SIM110 - asked for every key of every action
+            if not c.keys(key):
+                return False
+        return True
 
     def reach(self, reach: Reach) -> bool:
         """True if this path or host may be accessed."""

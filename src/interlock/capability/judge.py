@@ -71,13 +71,18 @@ class Capability:
     def state_key(self, agent: str, key: str, now_us: int) -> Refusal | None:
         """Check whether the agent may use this state key, for reads, writes, assertions and expected effects alike."""
         grants = self._by_agent.get(agent, ())
-        fitting = [g for g in grants if g.key(key)]
+        fits = False
+        for grant in grants:
+            if grant.key(key):
+                fits = True
+                if grant.expires_at_us is None or now_us < grant.expires_at_us:
+                    return None
         what = f"the state key `{key}`"
-        if not fitting:
+        if not fits:
             if any(g.key(key) for g in self._revoked.get(agent, ())):
                 return _revoked(what)
             return Refusal("state_key_denied", f"no grant of the agent allows {what}") if grants else _MISSING
-        return None if _alive(fitting, now_us) else _expired(what)
+        return _expired(what)
 
     def arguments(
         self, agent: str, tool: Tool, marks: Marks, parameters: Mapping[str, Any], now_us: int

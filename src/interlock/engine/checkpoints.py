@@ -122,15 +122,15 @@ def _record_changes(run: Run, buffer: Buffer) -> None:
     assert recorder is not None
     for write in buffer.writes:
         before = store.get(write.key)
-        recorder.append(
+        recorder.record(
             StateChanged(
                 key=write.key,
                 old_version=0 if before is None else before.version,
                 new_version=1 if before is None else before.version + 1,
                 value=recorder.keep(None if write.text is None else msgspec.json.decode(write.text)),
                 deleted=write.text is None,
-                **recorder.stamp(step=10),
-            )
+            ),
+            step=10,
         )
 
 

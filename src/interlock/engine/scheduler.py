@@ -23,6 +23,7 @@ class Outcome(IntEnum):
 
 
 _WAITING, _DOOMED, _ENDED = 0, 1, 2
+_DONE = Outcome.DONE
 
 
 class Scheduler:
@@ -60,7 +61,7 @@ class Scheduler:
         self.remaining -= 1
         ready: list[int] = []
         skipped: list[int] = []
-        if outcome is Outcome.DONE:
+        if outcome is _DONE:
             waits = self._waits
             for j in self._dependents[action]:
                 k = j if j >= 0 else ~j

@@ -11,7 +11,7 @@ run's directory is named by its id.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -61,13 +61,17 @@ def seal_line(seal: Seal) -> bytes:
     return _encoder.encode(seal) + b"\n"
 
 
-def encode_batches(events: Sequence[Event], first: int) -> Iterator[tuple[int, bytes]]:
+def encode_batches(events: Sequence[Event], first: int) -> Iterable[tuple[int, bytes]]:
     """Split events, numbered from `first`, into batches within the bounds: event count and lines. Raises: StoreError."""
     if events and (events[0].seq, events[-1].seq) != (first, first + len(events) - 1):
         raise StoreError(f"event {first} was lost on the way to the journal", code="internal")
     if len(events) <= BATCH_EVENTS_MAX:
-        yield from _bounded(events)
-        return
+        lines = _encode(events)
+        return ((len(events), lines),) if len(lines) <= BATCH_BYTES_MAX else _bounded(events)
+    return _split(events)
+
+
+def _split(events: Sequence[Event]) -> Iterator[tuple[int, bytes]]:
     for start in range(0, len(events), BATCH_EVENTS_MAX):
         yield from _bounded(events[start : start + BATCH_EVENTS_MAX])
 

@@ -137,12 +137,14 @@ class JournalWriter:
     def append(self, event: Event) -> int:
         """Add an event to the journal and return its number; on disk after the next flush. Do not modify it afterwards.
 
-        Raises: the StoreError that ended the journal.
+        Here it gets its number, and its times if it has none. Raises: the StoreError that ended the journal.
         """
         if self._failure is not None:
             raise self._failure
         seq = self._next
         event.seq = seq
+        if event.ts < 0:
+            event.ts, event.mono = self._clock.now_us(), self._clock.mono_ns()
         self._next = seq + 1
         if not self._off:
             self._pending.append(event)
@@ -181,14 +183,16 @@ class JournalWriter:
             raise self._failure
         if self._off or self._done >= self._next:
             return
+        if alone and self._flight is None and not self._waiters and not self._company and self._quick(1):
+            self._run_inline()
+            return
         loop = asyncio.get_running_loop()
         if self._flight is not None and self._flight.loop is not loop:
             self._settle_flight()  # its loop was closed, so its callback never runs
         if self._flight is None and not self._waiters and not self._company:
-            if (alone or self._this_turn is not loop) and self._quick(1):
-                if not alone:
-                    self._this_turn = loop
-                    loop.call_soon(self._turn_over)
+            if self._this_turn is not loop and self._quick(1):
+                self._this_turn = loop
+                loop.call_soon(self._turn_over)
                 self._run_inline()
                 return
             # The second caller within one turn of the loop: wait for the others of this turn.
@@ -201,17 +205,15 @@ class JournalWriter:
             self._schedule(loop)
         await waiter
 
-    def kick(self) -> None:
-        """Start a flush soon (from the event loop), for events without a waiter. The next call raises a failure.
+    def kick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start a flush soon (from this event loop), for events without a waiter. The next call raises a failure.
 
         It starts in the second turn of the loop, because by then another caller may flush with a waiter, and include these
         events.
         """
-        if self._pending and self._failure is None:
-            loop = asyncio.get_running_loop()
-            if self._kicked is not loop:
-                self._kicked = loop
-                loop.call_soon(self._next_turn, loop)
+        if self._kicked is not loop and self._pending and self._failure is None:
+            self._kicked = loop
+            loop.call_soon(self._next_turn, loop)
 
     def flush(self) -> None:
         """Put everything appended so far on disk (durability `batch` included) before returning. Raises: StoreError."""

@@ -77,7 +77,12 @@ def _plain(value: Any) -> bool:
         return True
     if cls is dict:
         for k, v in value.items():  # plain loops: generators would cost more than the work itself
-            if k.__class__ is not str or not k.isascii() or not (v.__class__ in _ATOMS or _plain(v)):
+            if k.__class__ is not str or not k.isascii():
+                return False
+            cls = v.__class__
+            if cls in _ATOMS or (cls is int and -INTEGER_MAX <= v <= INTEGER_MAX):
+                continue
+            if not _plain(v):
                 return False
         return True
     if cls is list or cls is tuple:

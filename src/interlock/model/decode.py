@@ -172,8 +172,12 @@ def _check_action(action: Action, index: int, limits: Limits, measure: bool) -> 
             raise ProposalError("a tool_call needs a `tool`", path=f"$.actions[{index}].tool")
         if not tool or len(tool) > limits.name_chars or not tool.isprintable():
             _name(tool, f"$.actions[{index}].tool", limits.name_chars, "name_chars")
-    if action.parameters:
-        _check_parameters(action.parameters, index, limits, measure)
+    parameters = action.parameters
+    if parameters:
+        if not (RESERVED.isdisjoint(parameters) and _is_flat(parameters)):
+            check_value(parameters, f"$.actions[{index}].parameters", limits, reserved=True)
+        if measure:
+            _measure(parameters, f"$.actions[{index}].parameters", limits)
     if action.dependencies:
         _check_names(action.dependencies, index, "dependencies", "id_chars", limits)
     if action.timeout_ms is not None or action.max_retries != 3 or action.invocation_mode != "one_shot":
@@ -182,13 +186,6 @@ def _check_action(action: Action, index: int, limits: Limits, measure: bool) -> 
         _check_keys(action, index, limits)
     if action.expected_effects or action.metadata or action.compensation is not None:
         _check_claims(action, index, limits)
-
-
-def _check_parameters(parameters: dict[str, Any], index: int, limits: Limits, measure: bool) -> None:
-    if not (RESERVED.isdisjoint(parameters) and _is_flat(parameters)):
-        check_value(parameters, f"$.actions[{index}].parameters", limits, reserved=True)
-    if measure:
-        _measure(parameters, f"$.actions[{index}].parameters", limits)
 
 
 def _is_flat(values: dict[str, Any]) -> bool:
@@ -287,16 +284,18 @@ def _check_claims(action: Action, index: int, limits: Limits) -> None:
                 _name(key, f"$.actions[{index}].expected_effects{step(key)}", limits.key_chars, "key_chars")
     if action.metadata:
         check_value(action.metadata, f"$.actions[{index}].metadata", limits)
-    where = f"$.actions[{index}].compensation" if action.compensation is not None else ""
-    match action.compensation:
+    if action.compensation is not None:
+        _check_compensation(action.compensation, f"$.actions[{index}].compensation", limits)
+
+
+def _check_compensation(given: ToolCompensation | ActionCompensation, where: str, limits: Limits) -> None:
+    match given:
         case ToolCompensation(tool=tool, parameters=parameters):
             _name(tool, f"{where}.tool", limits.name_chars, "name_chars")
             check_value(parameters, f"{where}.parameters", limits, reserved=True)
             _measure(parameters, f"{where}.parameters", limits)
         case ActionCompensation(action_id=name):
             _name(name, f"{where}.action_id", limits.id_chars, "id_chars")
-        case None:
-            pass
 
 
 def _measure(parameters: dict[str, Any], path: str, limits: Limits) -> None:

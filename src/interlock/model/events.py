@@ -41,8 +41,8 @@ class Event(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_fiel
     """The fields of every kind."""
 
     seq: int = -1
-    ts: int
-    mono: int
+    ts: int = -1
+    mono: int = -1
     proposal: str | None = None
     action: str | None = None
     step: int | None = None

@@ -12,12 +12,15 @@ Everything is linear in actions and edges (a heap adds a logarithm only where a 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Final
 
 from interlock.model.errors import ProposalError
 from interlock.model.proposal import Action, ActionCompensation, Proposal, ToolCompensation
 from interlock.model.tool import Tool
 from interlock.verify.references import References, has_dollar
+
+_NO_REFERENCES: Final = References(())
 
 
 class Graph:
@@ -37,7 +40,7 @@ class Graph:
         """An empty graph of `size` actions."""
         self.size = size
         self.index: dict[str, int] = {}
-        self.references = References(())
+        self.references = _NO_REFERENCES
         self.waits: list[int] = [0] * size
         self.needs: list[set[int] | None] = [None] * size
         """The actions without whose success an action cannot run."""
@@ -221,24 +224,22 @@ def _order_edges(graph: Graph, proposal: Proposal, tools: Mapping[str, Tool], ne
         if i in reserved:
             continue
         tool = tools.get(action.tool) if action.tool else None
-        before: set[int] = set()
-        sources: set[int] = set()
+        before = places.before(action, tool, i) if declared and action.type != "state_read" else ()
+        known: Collection[int] = needs[i] or ()
         if _touches_state(action, tool):
             graph.stateful.add(i)
-            keys.add(action, tool, i, sources, before)
-        if declared and action.type != "state_read":
-            places.add(action, tool, i, before)
-        known = needs[i] or ()
-        for j in sources:
-            if j != i and j not in known:
-                waits[i] += 1
-                dependents[j].append(i)
+            sources, earlier = keys.add(action, tool, i)
+            before = earlier.union(before)
+            for j in sources:
+                if j not in known:
+                    waits[i] += 1
+                    dependents[j].append(i)
+            if sources:
+                known = needs[i] = sources.union(known)
         for j in before:
-            if j != i and j not in known and j not in sources:
+            if j not in known:
                 waits[i] += 1
                 dependents[j].append(~i)
-        if sources - {i}:
-            needs[i] = (sources - {i}).union(known)
 
 
 def _touches_state(action: Action, tool: Tool | None) -> bool:
@@ -257,20 +258,20 @@ class _Places:
     __slots__ = ("_last", "_readers")
 
     def __init__(self) -> None:
-        self._last = -1
+        self._last: tuple[int, ...] = ()
         self._readers: list[int] = []
 
-    def add(self, action: Action, tool: Tool | None, i: int, before: set[int]) -> None:
-        """Put into `before` what must have ended."""
-        if self._last >= 0:
-            before.add(self._last)
+    def before(self, action: Action, tool: Tool | None, i: int) -> Collection[int]:
+        """The actions that must have ended before this one, each once. Call it once an action, in order."""
+        last = self._last
         if tool and tool.read_only:
             self._readers.append(i)
-            return
-        if action.type == "tool_call":  # what only state is about changes nothing that a tool has read
-            before.update(self._readers)
-            self._readers = []
-        self._last = i
+            return last
+        self._last = (i,)
+        if not self._readers or action.type != "tool_call":  # an action on state changes nothing that a tool has read
+            return last
+        readers, self._readers = self._readers, []
+        return (*last, *readers)
 
 
 class _Keys:
@@ -282,13 +283,15 @@ class _Keys:
         self._writers: dict[str, int] = {}
         self._readers: dict[str, list[int]] = {}
 
-    def add(self, action: Action, tool: Tool | None, i: int, sources: set[int], before: set[int]) -> None:
-        """Put into `sources` whose values the action uses, and into `before` what else must have ended.
+    def add(self, action: Action, tool: Tool | None, i: int) -> tuple[set[int], set[int]]:
+        """The actions whose values this one uses, and those that must have ended besides (some are in both).
 
         A condition is judged against the state that there is: a writer that failed keeps no assertion and no precondition from
         being looked at, or what they guard would run unguarded.
         """
         writers, readers = self._writers, self._readers
+        sources: set[int] = set()
+        before: set[int] = set()
         for key in _values_used(action):  # read after write
             if (writer := writers.get(key)) is not None:
                 sources.add(writer)
@@ -301,10 +304,13 @@ class _Keys:
                 before.add(writer)
             before.update(readers.pop(key, ()))  # write after read
             writers[key] = i
+        sources.discard(i)
+        before.discard(i)
+        return sources, before
 
 
 def _values_used(action: Action) -> tuple[str, ...]:
     """State keys without whose value the action is not what its author meant."""
     if action.type == "state_read":
         return (*action.state_dependencies, *action.read_set, action.parameters["key"])
-    return (*action.state_dependencies, *action.read_set)
+    return action.state_dependencies + action.read_set

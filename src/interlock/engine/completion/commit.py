@@ -45,7 +45,7 @@ async def conclude(run: ProposalRun) -> ProposalResult:
         cancel_questions(run)
     fill_missing(run)
     if run.stop_reason in _ABORTING:
-        run.record(10, None, lambda _, stamp: StateRolledBack(**stamp))
+        run.record(10, None, lambda _: StateRolledBack())
         if run.turn is not None and any(row is not None and row.attempts for row in run.rows):
             await run.turn.take_for_undo()
         not_undone = await roll_back(run)
@@ -60,8 +60,9 @@ async def reject_all(run: ProposalRun, refusal: Refusal, index: int | None = Non
             seq = run.record(
                 step,
                 i,
-                lambda recorder, stamp: ActionRejected(
-                    reason=refusal.reason, detail=recorder.text(refusal.detail), **stamp
+                lambda recorder: ActionRejected(
+                    reason=refusal.reason,
+                    detail=recorder.text(refusal.detail),
                 ),
             )
             row = rows.rejected(action.id, refusal.reason, refusal.detail, at_us=at_us, seq=seq)
@@ -78,14 +79,14 @@ def _skip(run: ProposalRun, index: int, reason: str, detail: str | None, step: i
     seq = run.record(
         step,
         index,
-        lambda recorder, stamp: ActionSkipped(reason=reason, detail=recorder.text(detail or ""), **stamp),
+        lambda recorder: ActionSkipped(reason=reason, detail=recorder.text(detail or "")),
     )
     return rows.skipped(run.proposal.actions[index].id, reason, detail, at_us=run.clock.now_us(), seq=seq)
 
 
 def is_held(run: ProposalRun) -> bool:
     """True if an action waits for a person: then nothing is committed yet, and the run is to be resumed."""
-    return any(row is not None and row.status == "held" for row in run.rows)
+    return "held" in {row.status for row in run.rows if row is not None}
 
 
 def cancel_questions(run: ProposalRun) -> None:
@@ -101,9 +102,10 @@ def cancel_questions(run: ProposalRun) -> None:
 
 def commit(run: ProposalRun) -> None:
     """Step 10 for the proposal. Raises: StateConflictError (nothing was applied), StoreError."""
-    effects = any(tool is not None and not tool.read_only for tool in run.tools)
-    if not run.buffer.dirty and not run.results.pending and not (effects and run.buffer.read):
-        return
+    if not run.buffer.dirty and not run.results.pending:
+        effects = run.buffer.read and any(tool is not None and not tool.read_only for tool in run.tools)
+        if not effects:
+            return
     owner = run.files.id if run.recorder is not None else f"{run.files.id}/{run.proposal.id}"
     with committing(run.services, run.recorder, run.buffer, owner, proposal=run.proposal.id):
         run.results.commit()
@@ -132,7 +134,7 @@ def committing(
             before()
         if recorder is not None:
             keys = tuple(sorted({write.key for write in buffer.writes}))
-            seq = recorder.append(WorkspaceCommitted(keys=keys, **recorder.stamp(proposal, step=10)))
+            seq = recorder.record(WorkspaceCommitted(keys=keys), proposal, step=10)
             recorder.writer.flush()
             head = recorder.writer.head()
             seal = head.seal
@@ -173,11 +175,10 @@ async def finish(run: ProposalRun, not_undone: list[NotUndone]) -> ProposalResul
         run.record(
             10,
             None,
-            lambda recorder, stamp: ProposalFinished(
+            lambda recorder: ProposalFinished(
                 status=status,
                 cost=msgspec.to_builtins(cost),
                 not_undone=tuple(msgspec.structs.replace(one, detail=recorder.text(one.detail)) for one in not_undone),
-                **stamp,
             ),
         )
     if run.recorder is not None:
@@ -216,11 +217,12 @@ def status_of(run: ProposalRun, found: list[ActionResult]) -> RunStatus:
 
 def fill_missing(run: ProposalRun) -> None:
     """Give a row to every action that never got so far."""
+    missing = [index for index, row in enumerate(run.rows) if row is None]
+    if not missing:
+        return
     waits = is_held(run) and run.stop_reason is None  # nothing is decided about these: a resumed run will start them
     reason = "held" if waits else run.stop_reason or "aborted"
-    for index, row in enumerate(run.rows):
-        if row is not None:
-            continue
+    for index in missing:
         why = "reserved" if index in run.graph.reserved else reason
         detail = run.why_stopped(why)
         if waits or why == "reserved":

@@ -197,7 +197,7 @@ def _restore_files(run: ProposalRun, index: int, entries: list[Entry] | None, co
         return _Files()
     touched = any(entry.by == "action" for entry in entries)
     detail = f"{len(entries)} changes"
-    run.record(STEP, index, lambda _, stamp: UndoIntent(how="files", detail=detail, **stamp))
+    run.record(STEP, index, lambda _: UndoIntent(how="files", detail=detail))
     recorder.writer.flush()
     restored = restore_files(run, files.directory, entries, Origin(run.proposal.id, action, 0))
     problem = restored.message if isinstance(restored, InterlockError) else None

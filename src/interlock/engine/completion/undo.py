@@ -111,7 +111,7 @@ async def compensate(
     another run that it undoes.
     """
     detail = f"`{call.tool}`" if action_id is None else f"`{call.tool}` for `{action_id}`"
-    run.record(STEP, index, lambda _, stamp: UndoIntent(how="compensation", detail=detail, **stamp))
+    run.record(STEP, index, lambda _: UndoIntent(how="compensation", detail=detail))
     if run.recorder is not None:
         await run.recorder.writer.durable()
     answer = await call_tool(run, index, call.tool, call.parameters, call.agent, call.token, approved)
@@ -124,11 +124,10 @@ def record_done(run: ProposalRun, index: int, how: str, status: str, problem: st
     run.record(
         STEP,
         index,
-        lambda recorder, stamp: UndoDone(
+        lambda recorder: UndoDone(
             how=how,
             status=status if problem is None else "not_undone",
             problem=None if problem is None else recorder.text(problem),
-            **stamp,
         ),
     )
 

@@ -131,8 +131,9 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
     secrets = () if action.tool is None else action.tool.secrets
     action.record(
         6,
-        lambda recorder, stamp: ActionHeld(
-            approval=hold.id, parameters=recorder.keep(action.parameters, secrets), **stamp
+        lambda recorder: ActionHeld(
+            approval=hold.id,
+            parameters=recorder.keep(action.parameters, secrets),
         ),
     )
     run.flush()
@@ -182,7 +183,7 @@ async def _apply(action: ActionRun, desk: Desk, hold: Hold) -> Allow | Refusal:
     if hold.status != "approved":
         action.record(
             6,
-            lambda _, stamp: HoldResolved(approval=hold.id, decision=hold.status, approver=approver, **stamp),
+            lambda _: HoldResolved(approval=hold.id, decision=hold.status, approver=approver),
         )
         who = f" by `{approver}`" if approver and hold.status == "denied" else ""
         why = f": {hold.decision_reason}" if hold.decision_reason and hold.status == "denied" else ""
@@ -196,12 +197,11 @@ async def _apply(action: ActionRun, desk: Desk, hold: Hold) -> Allow | Refusal:
         run.edited[action.index] = action.parameters
     action.record(
         6,
-        lambda recorder, stamp: HoldResolved(
+        lambda recorder: HoldResolved(
             approval=hold.id,
             decision="approved",
             approver=approver,
             parameters=recorder.keep(action.parameters) if hold.edits else None,
-            **stamp,
         ),
     )
     if hold.edits:

@@ -41,20 +41,17 @@ async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | N
     if recorder is None:
         return None
     data = canonical(action.parameters)
-    action.record(
-        8,
-        lambda recorder, stamp: ActionIntent(
-            attempt=attempt.attempt,
-            tool=tool.name if tool is not None else None,
-            version=tool.version if tool is not None else None,
-            digest=digest_of(action, data),
-            parameters=recorder.keep(action.parameters, tool.secrets if tool is not None else (), data),
-            read_only=tool is None or tool.read_only,
-            idempotent=tool is not None and tool.tool.idempotent,
-            recoverable=tool is not None and (tool.tool.reversibility == "reversible" or tool.tool.probe is not None),
-            **stamp,
-        ),
+    intent = ActionIntent(
+        attempt=attempt.attempt,
+        tool=tool.name if tool is not None else None,
+        version=tool.version if tool is not None else None,
+        digest=digest_of(action, data),
+        parameters=recorder.keep(action.parameters, tool.secrets if tool is not None else (), data),
+        read_only=tool is None or tool.read_only,
+        idempotent=tool is not None and tool.tool.idempotent,
+        recoverable=tool is not None and (tool.tool.reversibility == "reversible" or tool.tool.probe is not None),
     )
+    recorder.record(intent, run.proposal.id, action.spec.id, 8)
     if tool is None or tool.read_only:
         return None
     attempt.before = run.services.machine()
@@ -76,7 +73,9 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
     """
     run, tool, clock, slot = action.run, action.tool, action.run.clock, action.slot
     started = clock.mono_ns()
-    _set_deadline(action, attempt, started)
+    deadline = attempt.deadline_ns = slot.deadline = started + _timeout_ns(action)
+    if deadline < slot.watchdog.at:
+        slot.watchdog.wake(deadline)
     result: Output | Failure | None = None
     value = None
     try:
@@ -92,7 +91,7 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
         result = _failure(action, attempt, error)
     slot.ended_ns = clock.mono_ns()
     slot.deadline = NEVER
-    late = slot.expired > 0 or slot.ended_ns > attempt.deadline_ns
+    late = slot.expired > 0 or slot.ended_ns > deadline
     if slot.expired or slot.stopped is not None:
         slot.acknowledge()
     if result is None:
@@ -101,16 +100,8 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
     return result
 
 
-def _set_deadline(action: ActionRun, attempt: ActionContext, now_ns: int) -> None:
-    """The attempt ends at the tool's time-out, or the action's if that is shorter. An agent cannot extend it."""
-    slot = action.slot
-    deadline = now_ns + _timeout_ns(action)
-    attempt.deadline_ns = slot.deadline = deadline
-    if deadline < slot.watchdog.at:
-        slot.watchdog.wake(deadline, now_ns)
-
-
 def _timeout_ns(action: ActionRun) -> int:
+    """An attempt ends at the tool's time-out, or the action's if that is shorter. An agent cannot extend it."""
     timeout_ns, own_ms = STATE_NS if action.tool is None else action.tool.timeout_ns, action.spec.timeout_ms
     return timeout_ns if own_ms is None else min(timeout_ns, own_ms * 1_000_000)
 

@@ -6,7 +6,7 @@ from interlock.engine.gate.entailed import UNDO_TOOL, judge_entailed
 from interlock.engine.gate.verdict import ALLOW, Judged, Verdict, verdict_of
 from interlock.engine.judges.judges import Call, Judges
 from interlock.engine.proposals.action_run import ActionRun
-from interlock.model.decision import Decision, Refusal
+from interlock.model.decision import Refusal
 from interlock.model.events import PolicyDecided
 
 
@@ -55,7 +55,8 @@ def judge(action: ActionRun) -> Verdict:
         judged = Judged(action.step, verdict, decision)
         action.step, verdict, decision = judge_entailed(run, action.index, action.call(), judged)
     if decision is not None and run.recorder is not None:
-        _record(action, decision)
+        decided = PolicyDecided(decision=decision.decision, policies=decision.policies, errors=decision.errors)
+        run.recorder.record(decided, run.proposal.id, action.spec.id, 5)
     return verdict
 
 
@@ -63,12 +64,3 @@ def judge_again(action: ActionRun) -> Verdict:
     """Steps 2 to 5 after a wait: the configuration may have been edited meanwhile."""
     action.run.services.refresh()
     return judge(action)
-
-
-def _record(action: ActionRun, decision: Decision) -> None:
-    action.record(
-        5,
-        lambda _, stamp: PolicyDecided(
-            decision=decision.decision, policies=decision.policies, errors=decision.errors, **stamp
-        ),
-    )

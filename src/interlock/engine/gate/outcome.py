@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 from interlock.engine.gate.admission import Admitted, Exhausted, Stored, remember
 from interlock.engine.proposals.action_run import ActionRun, Ended
@@ -28,18 +29,22 @@ from interlock.telemetry import report
 from interlock.verify.conditions import equal
 from interlock.verify.templates import fill
 
+_DONE: Final = Outcome.DONE
+
 # -- step 10
 
 
 def settle(action: ActionRun, attempt: ActionContext, result: Output | Failure) -> Ended:
     """The end of the last attempt: outcome into the journal, effects of a success into the buffer, the row."""
-    if isinstance(result, Failure):
+    if type(result) is not Output:
+        assert isinstance(result, Failure)
         return _stop(action, attempt, result) if result.stopped else _fail(action, attempt, result)
     run, spec, tool = action.run, action.spec, action.tool
     telemetry = seq = None
     if run.recorder is not None or attempt.usage:
         telemetry, journaled = _telemetry(action, attempt)
-        seq = _record_success(action, attempt, result, journaled)
+        if run.recorder is not None:
+            seq = _record_success(run.recorder, action, attempt, result, journaled)
     touches_state = tool is None or not tool.plain or spec.expected_effects
     changes = _write_effects(action, result.value) if touches_state else {}
     row = rows.succeeded(
@@ -52,7 +57,7 @@ def settle(action: ActionRun, attempt: ActionContext, result: Output | Failure) 
         run.spend(result.duration_ms, attempt.cost)
     if tool is not None and (spec.idempotent or tool.cache_ttl_ns):
         remember(action, row)
-    return Ended(row, Outcome.DONE)
+    return Ended(row, _DONE)
 
 
 def _fail(action: ActionRun, attempt: ActionContext, result: Failure) -> Ended:
@@ -83,14 +88,16 @@ def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple
     if failure.status == "unknown_outcome":
         seq = action.record(
             10,
-            lambda _, stamp: ActionUnknown(
-                attempt=attempt.attempt, reason=failure.reason, detail=failure.message, **stamp
+            lambda _: ActionUnknown(
+                attempt=attempt.attempt,
+                reason=failure.reason,
+                detail=failure.message,
             ),
         )
     else:
         seq = action.record(
             10,
-            lambda recorder, stamp: ActionFailed(
+            lambda recorder: ActionFailed(
                 attempt=attempt.attempt,
                 reason=failure.reason,
                 error=recorder.text(failure.message),
@@ -102,7 +109,6 @@ def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple
                 posture=attempt.layers or {},
                 telemetry=journaled,
                 not_undoable=tuple(map(recorder.text, attempt.not_undoable or ())),
-                **stamp,
             ),
         )
     run.kick()
@@ -111,23 +117,20 @@ def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple
 
 
 def _record_success(
-    action: ActionRun, attempt: ActionContext, output: Output, telemetry: dict[str, Any] | None
-) -> int | None:
-    seq = action.record(
-        10,
-        lambda recorder, stamp: ActionSucceeded(
-            attempt=attempt.attempt,
-            duration_ms=output.duration_ms,
-            output=_keep(recorder, action, output.value),
-            waited_ms=action.waited_ns / 1e6,
-            cost=attempt.cost,
-            posture=attempt.layers or {},
-            telemetry=telemetry,
-            not_undoable=tuple(map(recorder.text, attempt.not_undoable or ())),
-            **stamp,
-        ),
+    recorder: Recorder, action: ActionRun, attempt: ActionContext, output: Output, telemetry: dict[str, Any] | None
+) -> int:
+    event = ActionSucceeded(
+        attempt=attempt.attempt,
+        duration_ms=output.duration_ms,
+        output=_keep(recorder, action, output.value),
+        waited_ms=action.waited_ns / 1e6,
+        cost=attempt.cost,
+        posture=attempt.layers or {},
+        telemetry=telemetry,
+        not_undoable=tuple(map(recorder.text, attempt.not_undoable)) if attempt.not_undoable else (),
     )
-    action.run.kick()
+    seq = recorder.record(event, action.run.proposal.id, action.spec.id, 10)
+    recorder.writer.kick(action.run.loop)
     return seq
 
 
@@ -142,19 +145,20 @@ def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
     if unknown:
         seq = action.record(
             10,
-            lambda _, stamp: ActionUnknown(
-                attempt=attempt.attempt, reason=failure.reason, detail=failure.message, **stamp
+            lambda _: ActionUnknown(
+                attempt=attempt.attempt,
+                reason=failure.reason,
+                detail=failure.message,
             ),
         )
     else:
         seq = action.record(
             10,
-            lambda recorder, stamp: ActionCancelled(
+            lambda recorder: ActionCancelled(
                 attempt=attempt.attempt,
                 reason=failure.reason,
                 detail=recorder.text(error or ""),
                 duration_ms=failure.duration_ms,
-                **stamp,
             ),
         )
     run.kick()
@@ -192,13 +196,14 @@ def _write_effects(action: ActionRun, output: Any) -> dict[str, Any]:
         # Only conditions of this proposal see claims; they never reach the store.
         if key not in observed:
             run.buffer.claim(key, claimed)
-        if not (key in observed and equal(observed[key], claimed)):
-            _record_divergence(action, key)
+        elif equal(observed[key], claimed):
+            continue
+        action.record(10, partial(_diverged, key=key))
     return observed
 
 
-def _record_divergence(action: ActionRun, key: str) -> None:
-    action.record(10, lambda _, stamp: EffectDivergence(key=key, **stamp))
+def _diverged(_: Recorder, *, key: str) -> EffectDivergence:
+    return EffectDivergence(key=key)
 
 
 def _telemetry(action: ActionRun, attempt: ActionContext) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
@@ -212,9 +217,11 @@ def _telemetry(action: ActionRun, attempt: ActionContext) -> tuple[dict[str, Any
         return found, found
     recorder, after = run.recorder, run.services.sampler.latest()
     shown = report(before, after, own)
-    numbers: dict[str, Any] = {"before": recorder.sampled(before), "after": recorder.sampled(after)}
-    if after is not before:
-        numbers["change"] = shown["change"]
+    seq = recorder.sampled(before)
+    if after is before:
+        numbers: dict[str, Any] = {"before": seq, "after": seq}
+    else:
+        numbers = {"before": seq, "after": recorder.sampled(after), "change": shown["change"]}
     if own:
         numbers["own"] = own
     return shown, numbers
@@ -239,7 +246,7 @@ def reject(action: ActionRun, refusal: Refusal) -> Ended:
     action.refund()
     seq = action.record(
         action.step,
-        lambda recorder, stamp: ActionRejected(reason=refusal.reason, detail=recorder.text(refusal.detail), **stamp),
+        lambda recorder: ActionRejected(reason=refusal.reason, detail=recorder.text(refusal.detail)),
     )
     row = rows.rejected(
         action.spec.id,
@@ -257,7 +264,7 @@ def skip(
     action: ActionRun, reason: str, detail: str = "", outcome: Outcome = Outcome.FAILED, stop: str | None = None
 ) -> Ended:
     """The action will not run, which is not its failure: a budget is used up, or this is a dry run."""
-    seq = action.record(7, lambda _, stamp: ActionSkipped(reason=reason, detail=detail, **stamp))
+    seq = action.record(7, lambda _: ActionSkipped(reason=reason, detail=detail))
     row = rows.skipped(
         action.spec.id,
         reason,
@@ -303,7 +310,7 @@ def dry_run(action: ActionRun) -> Ended:
         run.buffer.write(action.parameters["key"], action.parameters.get("value"), action.spec.id)
     for key, value in action.spec.expected_effects.items():
         run.buffer.claim(key, value)
-    action.record(7, lambda _, stamp: ActionValidated(**stamp))
+    action.record(7, lambda _: ActionValidated())
     return skip(action, "dry_run", "it would run", Outcome.DONE)
 
 
@@ -312,11 +319,10 @@ def _take_stored(action: ActionRun, stored: Stored) -> Ended:
     action.refund()
     seq = action.record(
         7,
-        lambda recorder, stamp: ActionDeduplicated(
+        lambda recorder: ActionDeduplicated(
             source=stored.source,
             output=_keep(recorder, action, stored.output),
             state_changes=recorder.shown(stored.state_changes),
-            **stamp,
         ),
     )
     row = rows.succeeded(
@@ -340,8 +346,10 @@ def _exhaust(action: ActionRun, detail: str) -> Ended:
     number = failure.attempt.attempt
     seq = action.record(
         7,
-        lambda recorder, stamp: ActionFailed(
-            attempt=number, reason="budget_exceeded", error=recorder.text(error), **stamp
+        lambda recorder: ActionFailed(
+            attempt=number,
+            reason="budget_exceeded",
+            error=recorder.text(error),
         ),
     )
     row = rows.failed(

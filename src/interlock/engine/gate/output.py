@@ -17,6 +17,8 @@ _ATOMS = frozenset((str, int, bool, float, type(None)))
 
 def check_output(action: ActionRun, attempt: ActionContext, value: Any) -> Output | Failure:
     """The output as a copy (later changes by the tool are not seen), or why it cannot be used."""
+    if value is None and (action.tool is None or action.tool.returns is None):
+        return Output(value)
     limit = action.run.services.limits.output_bytes
     if isinstance(value, ToolError):
         return failure_of(action, attempt, value)
@@ -48,13 +50,17 @@ def failure_of(action: ActionRun, attempt: ActionContext, error: ToolError) -> F
 
 def copy_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     """A copy for the tool: its changes are not seen by the next attempt, a compensation, or the caller."""
-    return {k: v if v.__class__ in _ATOMS else copy_value(v) for k, v in parameters.items()}
+    copied = parameters.copy()
+    for key, value in parameters.items():
+        if value.__class__ not in _ATOMS:
+            copied[key] = copy_value(value)
+    return copied
 
 
 def copy_value(value: Any) -> Any:
     """A deep copy of a JSON value."""
     if isinstance(value, dict):
-        return copy_parameters(value)
+        return {k: v if v.__class__ in _ATOMS else copy_value(v) for k, v in value.items()}
     return [copy_value(item) for item in value] if isinstance(value, list | tuple) else value
 
 

@@ -17,7 +17,7 @@ from interlock.engine.gate.retry import next_delay
 from interlock.engine.gate.shown_files import forget_if_changed, pin_again
 from interlock.engine.gate.verdict import ALLOW, Ask, Held, Verdict
 from interlock.engine.proposals.action_run import ActionRun, Ended
-from interlock.engine.proposals.attempt import Failure
+from interlock.engine.proposals.attempt import Failure, Output
 from interlock.engine.proposals.references import fill_references
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.waiting import tell_waiting
@@ -43,10 +43,8 @@ async def take_action(action: ActionRun) -> Ended:
             attempt = ActionContext(run, action.index, number)
             stopped = await write_intent(action, attempt) if run.recorder is not None else None  # 8
             result = stopped or await execute(action, attempt)  # 9
-            delay_ms = next_delay(action, result, retries) if isinstance(result, Failure) else None
-            if delay_ms is None:
+            if type(result) is Output or (delay_ms := next_delay(action, result, retries)) is None:
                 return outcome.settle(action, attempt, result)  # 10
-            assert isinstance(result, Failure)
             outcome.record_failure(action, result, final=False)
             if ended := await _wait_for_retry(action, result, delay_ms):
                 return ended
@@ -97,7 +95,7 @@ async def _wait_for_retry(action: ActionRun, failure: Failure, delay_ms: int) ->
     """Wait before the next attempt, then take steps 2 to 7 again. None if it may be made."""
     action.failed = failure
     number = failure.attempt.attempt + 1
-    action.record(9, lambda _, stamp: ActionRetrying(attempt=number, delay_ms=delay_ms, **stamp))
+    action.record(9, lambda _: ActionRetrying(attempt=number, delay_ms=delay_ms))
     tell_waiting(action.run, action.index, "retry", f"its try number {number}", delay_ms)
     await pin_again(action)  # the attempt itself may have changed what was shown; from now on it is somebody else
     await wait(action, delay_ms / 1000)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, cast
 
 from interlock.engine.people.answers import Answering, Choice, Hold
 from interlock.engine.people.approval_desk import ASKING, Asking, Desk
@@ -26,24 +25,38 @@ OnQuestion = Callable[[Hold], Reply | Awaitable[Reply]]
 """Called with each question. An async function runs on the event loop, a plain one on a thread: it may call `input()`."""
 
 
-@asynccontextmanager
-async def asking(
-    desk: Desk | None, threads: DaemonThreads, *, wait: bool, on_question: OnQuestion | None
-) -> AsyncIterator[None]:
-    """The work inside is asked about in this way. With `wait=False` nobody is asked here: a held action is left open.
+_WAIT: Final = Asking(wait=True, tell=None)
+
+
+class asking:  # noqa: N801 - used like a function; a class, because every proposal enters one and a generator costs more
+    """Ask about the work inside in this way. With `wait=False` nothing is asked here: a held action is left open.
 
     Raises: what `on_question` raised; the question is then withdrawn, so the action is rejected.
     """
-    questions = None if on_question is None or desk is None or not wait else _Questions(desk, threads, on_question)
-    token = ASKING.set(Asking(wait=wait, tell=None if questions is None else questions.tell))
-    try:
-        yield
-    finally:
-        ASKING.reset(token)
+
+    __slots__ = ("_asking", "_questions", "_token")
+
+    def __init__(
+        self, desk: Desk | None, threads: DaemonThreads, *, wait: bool, on_question: OnQuestion | None
+    ) -> None:
+        """Nothing is asked before the block is entered."""
+        self._questions: _Questions | None = None
+        if on_question is not None and desk is not None and wait:
+            self._questions = _Questions(desk, threads, on_question)
+            self._asking = Asking(wait=True, tell=self._questions.tell)
+        else:
+            self._asking = _WAIT if wait else Asking(wait=False, tell=None)
+
+    async def __aenter__(self) -> None:
+        self._token = ASKING.set(self._asking)
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        ASKING.reset(self._token)
+        questions = self._questions
         if questions is not None:
             await questions.close()
-    if questions is not None and questions.failure is not None:
-        raise questions.failure
+            if questions.failure is not None and error is None:
+                raise questions.failure
 
 
 class _Questions:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from interlock.engine.judges.judges import Call
 from interlock.engine.proposals.attempt import Failure
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.watchdog import Slot
-from interlock.engine.record.recorder import Recorder, Stamp
+from interlock.engine.record.recorder import Recorder
 from interlock.engine.scheduler import Outcome
 from interlock.engine.tools.registry import Registered
 from interlock.model.events import Event
@@ -68,22 +70,12 @@ class ActionRun:
         """Time spent waiting outside execution, in milliseconds."""
         return self.waited_ns / 1e6
 
-    def record(self, step: int, event: Callable[[Recorder, Stamp], Event]) -> int | None:
+    def record(self, step: int, build: Callable[[Recorder], Event]) -> int | None:
         """Record an event about this action; see `ProposalRun.record`."""
-        run = self.run
-        recorder = run.recorder
+        recorder = self.run.recorder
         if recorder is None:
             return None
-        # The stamp of `run.stamp`, without its calls: every action records several events.
-        clock = run.clock
-        stamp: Stamp = {
-            "ts": clock.now_us(),
-            "mono": clock.mono_ns(),
-            "proposal": run.proposal.id,
-            "action": self.spec.id,
-            "step": step,
-        }
-        return recorder.append(event(recorder, stamp))
+        return recorder.record(build(recorder), self.run.proposal.id, self.spec.id, step)
 
     def refund(self) -> None:
         """Give back what step 7 reserved: the attempt is not made."""
@@ -92,29 +84,16 @@ class ActionRun:
             self.run.allowance.refund(tool_calls=0 if self.tool is None else 1)
 
 
-class Ended:
-    """How an action's way ended; the pool writes it down.
+class Ended(msgspec.Struct, eq=False):
+    """How an action's way ended; the pool writes it down."""
 
-    `outcome` is what the scheduler is told; None if it is told nothing: the action is held, or it was stopped.
-    """
-
-    __slots__ = ("outcome", "raises", "row", "stop", "undoable")
-
-    def __init__(
-        self,
-        row: ActionResult | None,
-        outcome: Outcome | None = None,
-        *,
-        undoable: bool = False,
-        stop: str | None = None,
-        raises: BaseException | None = None,
-    ) -> None:
-        """`row` is None if nothing happened. `undoable` puts an action without outcome into the order of undo.
-
-        `stop` is a reason for which nothing more may start; `raises` passes through once the row is written.
-        """
-        self.row = row
-        self.outcome = outcome
-        self.undoable = undoable
-        self.stop = stop
-        self.raises = raises
+    row: ActionResult | None
+    """None if nothing happened."""
+    outcome: Outcome | None = None
+    """What the scheduler is told; None if it is told nothing: the action is held, or it was stopped."""
+    undoable: bool = False
+    """True puts an action without outcome into the order of undo."""
+    stop: str | None = None
+    """A reason for which nothing more may start."""
+    raises: BaseException | None = None
+    """Passes through once the row is written."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, final
+
+import msgspec
 
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.model.result import Status
 
 
-class Output:
-    """What a tool returned, checked and copied."""
+@final
+class Output(msgspec.Struct, eq=False):
+    """What a tool returned, checked and copied: a JSON value."""
 
-    __slots__ = ("duration_ms", "value")
-
-    def __init__(self, value: Any) -> None:
-        """A JSON value."""
-        self.value = value
-        self.duration_ms = 0.0
+    value: Any
+    duration_ms: float = 0.0
 
 
 class Failure:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterable
 
 from interlock.engine.proposals.tool_context import ActionContext
-from interlock.engine.record.recorder import Recorder, Stamp
+from interlock.engine.record.recorder import Recorder
 from interlock.executors.background import End, Program
 from interlock.executors.process import signal_name
 from interlock.model.errors import StoreError
@@ -23,11 +23,10 @@ class OnRecord:
         ctx.run.record(
             9,
             ctx.index,
-            lambda _, stamp: ProcessStarted(
+            lambda _: ProcessStarted(
                 handle=program.handle,
                 agent=program.agent,
                 until="run" if program.session is None else "session",
-                **stamp,
             ),
         )
 
@@ -35,7 +34,7 @@ class OnRecord:
         """`process_ended`, by an action."""
         assert isinstance(ctx, ActionContext)
         agent = ctx.agent if end.why == "stopped" else None
-        ctx.run.record(9, ctx.index, lambda _, stamp: _event(program, end, agent, stamp))
+        ctx.run.record(9, ctx.index, lambda _: _event(program, end, agent))
 
 
 def record_ends(recorder: Recorder | None, ends: Iterable[tuple[Program, End]]) -> None:
@@ -43,13 +42,13 @@ def record_ends(recorder: Recorder | None, ends: Iterable[tuple[Program, End]]) 
     for program, end in ends:
         if recorder is not None:
             with contextlib.suppress(StoreError):  # the next flush meets the same disk and says so
-                recorder.append(_event(program, end, None, recorder.stamp(program.proposal)))
+                recorder.record(_event(program, end), program.proposal)
 
 
-def _event(program: Program, end: End, agent: str | None, stamp: Stamp) -> ProcessEnded:
+def _event(program: Program, end: End, agent: str | None = None) -> ProcessEnded:
     report = None if end.outcome is None else end.outcome.report
     if report is None:
-        return ProcessEnded(handle=program.handle, why=end.why, agent=agent, **stamp)
+        return ProcessEnded(handle=program.handle, why=end.why, agent=agent)
     return ProcessEnded(
         handle=program.handle,
         why=end.why,
@@ -58,5 +57,4 @@ def _event(program: Program, end: End, agent: str | None, stamp: Stamp) -> Proce
         signal=signal_name(report["signal"]),
         strays_ended=report["strays_killed"],
         duration_ms=report["duration_ms"],
-        **stamp,
     )

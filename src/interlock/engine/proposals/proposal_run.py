@@ -11,7 +11,7 @@ from interlock.engine.judges.judges import Judges
 from interlock.engine.proposals.budget import Allowance
 from interlock.engine.proposals.watchdog import NEVER
 from interlock.engine.proposals.write_turn import WriteTurn
-from interlock.engine.record.recorder import Recorder, Stamp
+from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.replay import ReplayedAction
 from interlock.engine.record.run_files import RunFiles
 from interlock.engine.services import Services
@@ -145,28 +145,19 @@ class ProposalRun:
             return self.services.grant_of(self.principal.agent)
         return self.judges_in_force().grants_digest(self.principal.agent)
 
-    def record(self, step: int | None, index: int | None, event: Callable[[Recorder, Stamp], Event]) -> int | None:
-        """Append the event that the function builds; its number. Nothing is built, and None returned, if nothing is recorded."""
-        recorder = self.recorder
+    def record(self, step: int | None, index: int | None, build: Callable[[Recorder], Event]) -> int | None:
+        """Record the event that the function builds; its number. Nothing is built, and None returned, if nothing is recorded."""
+        recorder, proposal = self.recorder, self.proposal
         if recorder is None:
             return None
-        return recorder.append(event(recorder, self.stamp(index, step)))
-
-    def stamp(self, index: int | None, step: int | None) -> Stamp:
-        """The common fields of an event, as of now."""
-        proposal, clock = self.proposal, self.clock
-        return {
-            "ts": clock.now_us(),
-            "mono": clock.mono_ns(),
-            "proposal": proposal.id,
-            "action": None if index is None else proposal.actions[index].id,
-            "step": step,
-        }
+        return recorder.record(
+            build(recorder), proposal.id, None if index is None else proposal.actions[index].id, step
+        )
 
     def kick(self) -> None:
         """Let the journal write what was recorded, without waiting for it."""
         if self.recorder is not None:
-            self.recorder.writer.kick()
+            self.recorder.writer.kick(self.loop)
 
     def flush(self) -> None:
         """Put what was recorded on disk, as far as the durability promises. Raises: StoreError."""
@@ -180,8 +171,12 @@ class ProposalRun:
         self.record(
             10,
             index,
-            lambda recorder, stamp: StateChanged(
-                key=key, old_version=old, new_version=new, value=recorder.keep(value), deleted=delete, **stamp
+            lambda recorder: StateChanged(
+                key=key,
+                old_version=old,
+                new_version=new,
+                value=recorder.keep(value),
+                deleted=delete,
             ),
         )
 

@@ -6,11 +6,12 @@ import contextlib
 import threading
 from typing import Any
 
+import msgspec
+
 from interlock.engine.judges.judges import Call
 from interlock.engine.judges.reach import Access, Reach
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.scoped_workspace import ScopedWorkspace
-from interlock.engine.record.recorder import Recorder
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError, ToolError
@@ -21,34 +22,35 @@ from interlock.telemetry import Snapshot
 from interlock.workspace.names import Rel, to_json
 
 
-class ActionContext:
-    """The `Context` of one attempt. Cheap to make: what tools rarely ask for is worked out when they ask."""
+class ActionContext(msgspec.Struct, eq=False):
+    """The `Context` of attempt number `attempt` (from 1) of the action at `index`.
 
-    cancelled = False
-    cost = 0.0
+    Cheap to make: what tools rarely ask for is worked out when they ask.
+    """
+
+    run: ProposalRun
+    index: int
+    attempt: int
+    deadline_ns: int = 0
+    call: tuple[Registered, str] | None = None
+    """The tool and the agent of a compensation, which need not be those of the action."""
+    cancelled: bool = False
+    cost: float = 0.0
     layers: dict[str, str] | None = None
     not_undoable: list[str] | None = None
     usage: dict[str, int | float] | None = None
     before: Snapshot | None = None
     """The reading of the machine before the tool was called; None if it cannot have an effect."""
 
-    def __init__(
-        self,
-        run: ProposalRun,
-        index: int,
-        attempt: int,
-        deadline_ns: int = 0,
-        call: tuple[Registered, str] | None = None,
-    ) -> None:
-        """A context for attempt number `attempt` (from 1) of the action at `index`.
+    @property
+    def tool(self) -> Registered | None:
+        """The tool that is called; None for an action on state."""
+        return self.run.tools[self.index] if self.call is None else self.call[0]
 
-        `call` are the tool and the agent of a compensation, which need not be those of the action.
-        """
-        self.run = run
-        self.tool, self.agent = (run.tools[index], run.principal.agent) if call is None else call
-        self.index = index
-        self.attempt = attempt
-        self.deadline_ns = deadline_ns
+    @property
+    def agent(self) -> str:
+        """The acting agent."""
+        return self.run.principal.agent if self.call is None else self.call[1]
 
     @property
     def run_id(self) -> str:
@@ -131,13 +133,12 @@ class ActionContext:
         recorder = run.recorder
         if recorder is None:
             return
-        stamp = recorder.stamp(self.proposal_id, self.action_id, 9)
-        event = ActionLog(message=recorder.text(str(message)), **stamp)
+        line = recorder.text(str(message))
         if threading.get_ident() == run.thread:
-            recorder.append(event)
+            run.record(9, self.index, lambda _: ActionLog(message=line))
         else:  # the journal belongs to the loop; what a thread says after the loop was closed is dropped
             with contextlib.suppress(RuntimeError):
-                run.loop.call_soon_threadsafe(_append, recorder, event)
+                run.loop.call_soon_threadsafe(_log, run, self.index, line)
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Report how far the work is to those who watch; not journaled."""
@@ -163,6 +164,6 @@ class ActionContext:
             total[name] = max(total.get(name, 0), value) if name == "memory_bytes" else total.get(name, 0) + value
 
 
-def _append(recorder: Recorder, event: ActionLog) -> None:
+def _log(run: ProposalRun, index: int, line: str) -> None:
     with contextlib.suppress(StoreError):  # the journal is closed, or has failed: the run reports that itself
-        recorder.append(event)
+        run.record(9, index, lambda _: ActionLog(message=line))

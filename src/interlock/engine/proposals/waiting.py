@@ -33,8 +33,11 @@ def tell_waiting(
         run.record(
             step,
             index,
-            lambda recorder, stamp: ActionWaiting(
-                cause=cause, what=recorder.text(what), wait_max_ms=wait_max_ms, reading=reading or {}, **stamp
+            lambda recorder: ActionWaiting(
+                cause=cause,
+                what=recorder.text(what),
+                wait_max_ms=wait_max_ms,
+                reading=reading or {},
             ),
         )
         run.kick()

@@ -66,7 +66,7 @@ class Slot:
 class Watchdog:
     """Cancels the task of each slot whose deadline has passed."""
 
-    __slots__ = ("_clock", "_handle", "_loop", "_slots", "at")
+    __slots__ = ("_armed", "_clock", "_handle", "_loop", "_slots", "at")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         """No slots, no timer."""
@@ -75,7 +75,9 @@ class Watchdog:
         self._slots: list[Slot] = []
         self.at = NEVER
         """When the timer fires (monotonic nanoseconds)."""
-        self._handle: asyncio.TimerHandle | None = None
+        self._handle: asyncio.Handle | None = None
+        self._armed = False
+        """False while the timer is not set, but is going to be at the loop's next turn."""
 
     def add(self, slot: Slot) -> None:
         """Watch a slot."""
@@ -87,13 +89,24 @@ class Watchdog:
             self._handle.cancel()
         self._slots.clear()
 
-    def wake(self, at: int, now: int) -> None:
-        """Set the timer to an earlier time (monotonic nanoseconds)."""
-        if self._handle is not None:
-            self._handle.cancel()
+    def wake(self, at: int) -> None:
+        """Set the timer to an earlier time (monotonic nanoseconds).
+
+        It is set at the loop's next turn, before which it could not fire: most proposals of quick tools are over by then.
+        """
         self.at = at
+        if self._handle is not None:
+            if not self._armed:
+                return
+            self._handle.cancel()
+        self._armed = False
+        self._handle = self._loop.call_soon(self._arm)
+
+    def _arm(self) -> None:
         # Slightly late rather than early: a timer that fires too soon would have to be set again.
-        self._handle = self._loop.call_later(max(0, at - now) / 1e9 + 0.0005, self._fire)
+        seconds = max(0, self.at - self._clock.mono_ns()) / 1e9 + 0.0005
+        self._armed = True
+        self._handle = self._loop.call_later(seconds, self._fire)
 
     def _fire(self) -> None:
         now = self._clock.mono_ns()
@@ -108,7 +121,7 @@ class Watchdog:
                 slot.task.cancel()
             following = min(following, slot.deadline)
         if following < NEVER:
-            self.wake(following, now)
+            self.wake(following)
 
 
 class Deadline:
@@ -124,13 +137,13 @@ class Deadline:
         self._passed = passed
         self._slot: Slot | None = None
 
-    def arm(self, deadline_ns: int, now_ns: int) -> None:
+    def arm(self, deadline_ns: int) -> None:
         """Call `passed` at that time (monotonic nanoseconds), unless it is `NEVER` or `close` comes first."""
         if deadline_ns == NEVER:
             return
         self._slot = Slot(self._loop.create_task(self._wait()), self._watchdog, self._pool)
         self._slot.deadline = deadline_ns
-        self._watchdog.wake(deadline_ns, now_ns)
+        self._watchdog.wake(deadline_ns)
 
     def close(self) -> None:
         """Do not call it any more, not even if it is just about to be called."""

@@ -21,6 +21,7 @@ from interlock.model.errors import StoreError
 from interlock.model.events import ActionSkipped
 
 T = TypeVar("T")
+_ABORT = Outcome.ABORT
 _SLICE_NS = 1_000_000
 """A worker lets the event loop run at least this often."""
 
@@ -68,7 +69,7 @@ class WorkerPool:
         slot = Slot(task, self._watchdog, self)
         self._slots.append(slot)
         deadline = Deadline(self._watchdog, self, run.loop, lambda: self.stop("deadline_exceeded"))
-        deadline.arm(run.deadline_ns, run.clock.mono_ns())
+        deadline.arm(run.deadline_ns)
         try:
             try:
                 await self._work(slot)
@@ -96,6 +97,10 @@ class WorkerPool:
             if slot.task is not me and slot.stopped is None and not slot.task.done():
                 slot.stopped = reason
                 slot.task.cancel()
+
+    def close(self) -> None:
+        """The proposal is over. A slot knows its pool: without that circle, everything that it used is freed at once."""
+        self._slots.clear()
 
     def drain(self, reason: str) -> None:
         """Nothing more may start; what runs may finish."""
@@ -159,7 +164,7 @@ class WorkerPool:
                 self._ready.extend(ready)
             else:
                 self._follow(ready, skipped)
-            if outcome is Outcome.ABORT:
+            if outcome is _ABORT:
                 if run.stop_reason is None:
                     run.stopped_by = index
                 self.stop("aborted")
@@ -189,7 +194,7 @@ class WorkerPool:
         return self.run.record(
             7,
             index,
-            lambda recorder, stamp: ActionSkipped(reason=reason, detail=recorder.text(why), **stamp),
+            lambda recorder: ActionSkipped(reason=reason, detail=recorder.text(why)),
         )
 
     @property
@@ -207,16 +212,11 @@ class WorkerPool:
             self._start_more()
 
     async def _work(self, slot: Slot) -> None:
-        run, ready, scheduler, clock, take_action = (
-            self.run,
-            self._ready,
-            self._scheduler,
-            self.run.clock,
-            self._take_action,
-        )
+        run, ready, scheduler, take_action = self.run, self._ready, self._scheduler, self._take_action
+        clock = run.clock
         turn = clock.mono_ns() + _SLICE_NS
         while True:
-            while ready and not scheduler.halted and not self._full:
+            while ready and not scheduler.halted and not (self._waited and self._full):
                 index = ready.popleft()
                 if ready:
                     self._start_more()

@@ -1,4 +1,4 @@
-"""Writes the events of one run into its journal: stamped, with values redacted and kept.
+"""Writes the events of one run into its journal, with values redacted and kept. The only way to record an event.
 
 With durability `off` there is no recorder, and no event is built: `ProposalRun.record` takes a function that builds one.
 """
@@ -6,47 +6,43 @@ With durability `off` there is no recorder, and no event is built: `ProposalRun.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypedDict
+from typing import Any, Final
+
+import msgspec
 
 from interlock.detect import Redactor
 from interlock.journal import JournalWriter
-from interlock.model.canonical import canonical
-from interlock.model.clock import Clock
+from interlock.model.canonical import canonical, digest_bytes
 from interlock.model.events import Event, Kept, MachineSampled
 from interlock.telemetry import Snapshot
 
 SAMPLES_KEPT: Final = 8
 """How many readings of the machine are remembered as written. An action that runs longer than that has its first reading
 written again: an event names one of the last `SAMPLES_KEPT`, or the one before them if its second reading was just written."""
-
-
-class Stamp(TypedDict):
-    """The fields that every event has."""
-
-    ts: int
-    mono: int
-    proposal: str | None
-    action: str | None
-    step: int | None
+_NOTHING: Final = Kept(digest=digest_bytes("value", b"null"), bytes=4, view=msgspec.Raw(b"null"))
+"""What a tool returned that returned nothing."""
 
 
 class Recorder:
     """Appends to one journal, and tells listeners (progress, spans) about each event."""
 
-    __slots__ = ("_listeners", "_redactor", "_sampled", "clock", "writer")
+    __slots__ = ("_listeners", "_redactor", "_sampled", "writer")
 
-    def __init__(
-        self, writer: JournalWriter, redactor: Redactor, clock: Clock, listeners: Sequence[Callable[[Event], None]]
-    ) -> None:
+    def __init__(self, writer: JournalWriter, redactor: Redactor, listeners: Sequence[Callable[[Event], None]]) -> None:
         """`listeners` are called on the loop with every event; they must be quick and must not raise."""
         self.writer = writer
-        self.clock = clock
         self._redactor = redactor
         self._listeners = listeners
         self._sampled: list[tuple[Snapshot, int]] = []
 
-    def append(self, event: Event) -> int:
-        """Append an event; returns its sequence number. On disk only after `writer.durable()`."""
+    def record(
+        self, event: Event, proposal: str | None = None, action: str | None = None, step: int | None = None
+    ) -> int:
+        """Append an event about a proposal, an action and a step of the gate (None: about the run as a whole).
+
+        Returns its sequence number. On disk only after `writer.durable()`. Raises: StoreError.
+        """
+        event.proposal, event.action, event.step = proposal, action, step
         seq = self.writer.append(event)
         for listener in self._listeners:
             listener(event)
@@ -54,12 +50,11 @@ class Recorder:
 
     def sampled(self, sample: Snapshot) -> int:
         """The number of the event that holds a reading of the machine, which is written once however many actions name it."""
-        for known, seq in self._sampled:
+        for known, seq in self._sampled:  # the newest is first, and nearly always the one
             if known is sample:
                 return seq
-        event = MachineSampled(ts=self.clock.now_us(), mono=self.clock.mono_ns(), sample=sample.view)
-        seq = self.append(event)
-        self._sampled = [*self._sampled[-SAMPLES_KEPT + 1 :], (sample, seq)]
+        seq = self.record(MachineSampled(sample=sample.view))
+        self._sampled = [(sample, seq), *self._sampled[: SAMPLES_KEPT - 1]]
         return seq
 
     def keep(self, value: Any, secrets: Sequence[str] = (), data: bytes | None = None) -> Kept:
@@ -76,6 +71,8 @@ class Recorder:
 
         The hash that `fs.write` gives of a file would let whoever has the journal try out what was taken out of its content.
         """
+        if value is None:
+            return _NOTHING
         data = canonical(value)
         view = self._redactor.redact(value, (), data)
         if self._redactor.may_hold_hash(data) and (
@@ -91,13 +88,3 @@ class Recorder:
     def text(self, text: str) -> str:
         """Text for people, with secret shapes replaced and cut to what a journal line should hold."""
         return self._redactor.redact_text(text if len(text) <= 8192 else text[:8192] + "...")
-
-    def stamp(self, proposal: str | None = None, action: str | None = None, step: int | None = None) -> Stamp:
-        """The common fields of an event, as of now."""
-        return {
-            "ts": self.clock.now_us(),
-            "mono": self.clock.mono_ns(),
-            "proposal": proposal,
-            "action": action,
-            "step": step,
-        }

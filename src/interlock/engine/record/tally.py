@@ -14,23 +14,22 @@ def cost_of(actions: Sequence[Action], rows: Sequence[ActionResult], *, cost: fl
     `tool_calls` counts each try of a call that began, as the budgets do: five tries of one action are five.
     """
     spent = Cost(cost=cost)
+    calls = retries = executed = 0
     duration_ms = 0.0
     for action, row in zip(actions, rows, strict=True):
-        status = row.status
-        if row.deduplicated_from is None:
-            spent.tool_calls += row.attempts if action.type == "tool_call" else 0
-            spent.retries += max(0, row.attempts - 1)
-        if status == "succeeded" and row.deduplicated_from is None:
-            spent.actions_executed += 1
-            duration_ms += row.duration_ms
-        elif status == "skipped":
+        status, fresh = row.status, row.deduplicated_from is None
+        if fresh and (attempts := row.attempts):
+            calls += attempts if action.type == "tool_call" else 0
+            retries += attempts - 1
+        if status == "skipped":
             spent.actions_skipped += 1
         elif status == "rejected":
             spent.actions_rejected += 1
-        elif status != "held" and row.deduplicated_from is None:
-            spent.actions_executed += 1
+        elif status != "held" and fresh:
+            executed += 1
             duration_ms += row.duration_ms
-    spent.total_duration_ms = duration_ms
+    spent.tool_calls, spent.retries = calls, retries
+    spent.actions_executed, spent.total_duration_ms = executed, duration_ms
     return spent
 
 

@@ -145,17 +145,8 @@ def settle(services: Services, dead: DeadUndo, source: str, output: dict[str, An
             recorder = run.recorder
             assert recorder is not None
             for proposal, action in dead.actions:
-                recorder.append(
-                    ActionDeduplicated(
-                        source=source,
-                        output=recorder.keep(output),
-                        proposal=proposal,
-                        action=action,
-                        ts=services.clock.now_us(),
-                        mono=services.clock.mono_ns(),
-                        step=10,
-                    )
-                )
+                done = ActionDeduplicated(source=source, output=recorder.keep(output))
+                recorder.record(done, proposal, action, 10)
             if dead.nothing_else:
                 for proposal in replayed.proposals:
                     run.count(replayed.result(proposal))

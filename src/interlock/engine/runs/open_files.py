@@ -27,7 +27,7 @@ def open_files(services: Services, run_id: str, *, create: bool) -> RunFiles:
         durability=services.durability,
         create=create,
     )
-    recorder = Recorder(writer, services.redactor, services.clock, services.hooks.events)
+    recorder = Recorder(writer, services.redactor, services.hooks.events)
     backups = None if services.workspace is None else Backups(directory, services.disk, services.clock)
     return RunFiles(run_id, directory, recorder, backups)
 

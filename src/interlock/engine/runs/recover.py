@@ -153,7 +153,7 @@ def _end_empty(index: RunIndex, directory: Path, disk: Disk, keys: Path) -> None
     """End a run whose process died before its first proposal: nothing began, so there is nothing to go on with."""
     clock = SystemClock()
     with JournalWriter.open(directory, run_id=directory.name, disk=disk, clock=clock, create=False) as writer:
-        writer.append(RunFinished(status="cancelled", ts=clock.now_us(), mono=clock.mono_ns()))
+        writer.append(RunFinished(status="cancelled"))
         writer.flush()
         head = writer.head()
     sign_head(directory, head, Signer.open(keys, disk), disk)

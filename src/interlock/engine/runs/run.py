@@ -256,6 +256,7 @@ class Run:
                 # Cancelled, or the machine did not let us: `finish` must not say that the run is over.
                 self.leave()
                 raise
+            pool.close()
         else:
             result = await reject_all(run, *unrunnable)
         self.count(result)
@@ -301,7 +302,7 @@ class Run:
         services = self.services
         if status not in ("held", "interrupted"):
             assert self.recorder is not None
-            self.recorder.append(RunFinished(status=status, ts=services.clock.now_us(), mono=services.clock.mono_ns()))
+            self.recorder.record(RunFinished(status=status))
         writer.flush()
         if services.signer is not None and self.files.directory is not None:
             sign_head(self.files.directory, writer.head(), services.signer, services.disk)

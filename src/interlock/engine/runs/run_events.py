@@ -9,7 +9,7 @@ import msgspec
 
 from interlock._version import __version__
 from interlock.engine.proposals.proposal_run import ProposalRun
-from interlock.engine.record.recorder import Recorder, Stamp
+from interlock.engine.record.recorder import Recorder
 from interlock.engine.services import Services
 from interlock.model.errors import ProposalError
 from interlock.model.events import (
@@ -25,10 +25,8 @@ from interlock.model.proposal import ToolCompensation
 
 def record_start(services: Services, recorder: Recorder, run_id: str, agent: str, session: str | None) -> None:
     """The first event of a journal. Raises: StoreError."""
-    recorder.append(
+    recorder.record(
         RunStarted(
-            ts=services.clock.now_us(),
-            mono=services.clock.mono_ns(),
             version=FORMAT_VERSION,
             run=run_id,
             interlock=__version__,
@@ -46,23 +44,13 @@ def record_start(services: Services, recorder: Recorder, run_id: str, agent: str
 
 def record_resumption(services: Services, recorder: Recorder) -> None:
     """Another process goes on with the run."""
-    recorder.append(
-        RunResumed(
-            ts=services.clock.now_us(),
-            mono=services.clock.mono_ns(),
-            pid=os.getpid(),
-            boot=services.boot,
-            configuration=services.configuration,
-        )
-    )
+    recorder.record(RunResumed(pid=os.getpid(), boot=services.boot, configuration=services.configuration))
 
 
 def record_configuration(services: Services, recorder: Recorder, problem: str | None) -> None:
     """The configuration was edited; with a `problem` the old rules stay in force."""
-    recorder.append(
+    recorder.record(
         ConfigurationChanged(
-            ts=services.clock.now_us(),
-            mono=services.clock.mono_ns(),
             configuration=services.configuration,
             problem=None if problem is None else recorder.text(problem),
         )
@@ -72,7 +60,7 @@ def record_configuration(services: Services, recorder: Recorder, problem: str | 
 def record_received(run: ProposalRun, token_digest: str | None = None) -> None:
     """A proposal is well formed: its document, without what the schemas of the tools mark as secret."""
 
-    def received(recorder: Recorder, stamp: Stamp) -> ProposalReceived:
+    def received(recorder: Recorder) -> ProposalReceived:
         kept = recorder.keep(msgspec.to_builtins(run.proposal), list(_secrets(run)))
         return ProposalReceived(
             source=run.proposal.source,
@@ -83,23 +71,17 @@ def record_received(run: ProposalRun, token_digest: str | None = None) -> None:
             dry_run=run.dry_run,
             grant_token=run.token,
             grant_token_digest=token_digest,
-            **stamp,
         )
 
-    run.record(1, None, received)
-    run.kick()
+    if run.recorder is not None:
+        run.record(1, None, received)
+        run.kick()
 
 
 def record_rejected(recorder: Recorder, proposal_id: str, error: ProposalError) -> None:
     """A proposal is malformed. Raises: StoreError."""
-    recorder.append(
-        ProposalRejected(
-            code=error.code,
-            message=recorder.text(error.message),
-            path=error.path,
-            **recorder.stamp(proposal_id, step=1),
-        )
-    )
+    event = ProposalRejected(code=error.code, message=recorder.text(error.message), path=error.path)
+    recorder.record(event, proposal_id, step=1)
     recorder.writer.flush()
 
 

@@ -102,7 +102,7 @@ class Settlement:
         action = run.proposal.actions[index]
         if desk is not None:
             withdraw_question(desk, run.files.id, run.proposal.id, action.id)
-        run.record(10, index, lambda _, stamp: OutcomeSettled(decision=decision, by=by, **stamp))
+        run.record(10, index, lambda _: OutcomeSettled(decision=decision, by=by))
         if decision == "succeeded":
             self._succeed(index, by)
         elif decision != "again":
@@ -115,8 +115,11 @@ class Settlement:
         seq = run.record(
             10,
             index,
-            lambda recorder, stamp: ActionSucceeded(
-                attempt=attempts, duration_ms=0.0, output=recorder.keep(None), resolved_by=by, **stamp
+            lambda recorder: ActionSucceeded(
+                attempt=attempts,
+                duration_ms=0.0,
+                output=recorder.keep(None),
+                resolved_by=by,
             ),
         )
         self._known.outcomes.append((name, Outcome.DONE))
@@ -129,8 +132,11 @@ class Settlement:
         seq = run.record(
             10,
             index,
-            lambda _, stamp: ActionFailed(
-                attempt=attempts, reason="unknown_outcome", error=error, resolved_by=by, **stamp
+            lambda _: ActionFailed(
+                attempt=attempts,
+                reason="unknown_outcome",
+                error=error,
+                resolved_by=by,
             ),
         )
         self._known.outcomes.append((name, outcome))

@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from interlock.engine.completion.undo import STEP
+from interlock.engine.record.recorder import Recorder
 from interlock.engine.services import Services
 from interlock.journal import JournalWriter, recover
-from interlock.model.events import UndoDone, UndoIntent
+from interlock.model.events import Event, UndoDone, UndoIntent
 
 
 class UndoMarks:
@@ -21,42 +22,29 @@ class UndoMarks:
         """`runs` is the directory of the runs."""
         self._services = services
         self._runs = runs
-        self._writers: dict[str, JournalWriter] = {}
+        self._recorders: dict[str, Recorder] = {}
 
     def begin(self, run_id: str, proposal: str, action: str, detail: str) -> None:
         """A compensation is about to run; on disk once this returns. Raises: StoreError, IntegrityError, UsageError."""
-        clock = self._services.clock
-        writer = self._writer(run_id)
-        writer.append(
-            UndoIntent(
-                how="compensation", detail=detail, proposal=proposal, action=action, ts=clock.now_us(),
-                mono=clock.mono_ns(), step=STEP,
-            )
-        )  # fmt: skip
-        writer.flush()
+        self._record(run_id, proposal, action, UndoIntent(how="compensation", detail=detail))
 
     def end(self, run_id: str, proposal: str, action: str, status: str, problem: str | None = None) -> None:
         """It is over: `compensated`, `not_undone`, or `redone` for what was made good again. Raises as `begin`."""
-        clock = self._services.clock
-        writer = self._writer(run_id)
-        writer.append(
-            UndoDone(
-                how="compensation", status=status, problem=problem, proposal=proposal, action=action, ts=clock.now_us(),
-                mono=clock.mono_ns(), step=STEP,
-            )
-        )  # fmt: skip
-        writer.flush()
+        self._record(run_id, proposal, action, UndoDone(how="compensation", status=status, problem=problem))
 
     def close(self) -> None:
         """Let go of the journals. Raises StoreError."""
-        while self._writers:
-            self._writers.popitem()[1].close()
+        while self._recorders:
+            self._recorders.popitem()[1].writer.close()
 
-    def _writer(self, run_id: str) -> JournalWriter:
-        if run_id not in self._writers:
+    def _record(self, run_id: str, proposal: str, action: str, event: Event) -> None:
+        recorder = self._recorders.get(run_id)
+        if recorder is None:
             services, directory = self._services, self._runs / run_id
             recover(directory, services.disk)
-            self._writers[run_id] = JournalWriter.open(
+            writer = JournalWriter.open(
                 directory, run_id=run_id, disk=services.disk, clock=services.clock, create=False
             )
-        return self._writers[run_id]
+            recorder = self._recorders[run_id] = Recorder(writer, services.redactor, ())
+        recorder.record(event, proposal, action, STEP)
+        recorder.writer.flush()
