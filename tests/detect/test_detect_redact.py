@@ -3,6 +3,8 @@
 # One line a strategy.
 # ruff: noqa: E501
 
+import hashlib
+import hmac
 import json
 import re
 import time
@@ -185,3 +187,11 @@ def test_hostile_text_is_searched_in_about_linear_time(name: str) -> None:
     began = time.perf_counter()
     redactor.redact_text(text)
     assert time.perf_counter() - began < 10
+
+
+@pytest.mark.parametrize("length", [16, 64, 65, 200])
+def test_a_keyed_digest_is_hmac_sha256(length: int) -> None:
+    """It is built from two hashes, for speed; what comes out is the standard's."""
+    key = bytes(range(length))
+    expected = hmac.new(key, b"sha256:abc", hashlib.sha256).hexdigest()
+    assert Redactor(key).keyed("sha256:abc") == f"hmac-sha256:{expected}"

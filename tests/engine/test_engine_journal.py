@@ -153,18 +153,18 @@ def everything_in(project, run_id, *, but=("private", "backups")):
 
 def test_what_a_thread_logs_is_written_by_the_loop_and_before_its_outcome(project, monkeypatch):
     """A line between a commit and its seal would be sealed with it: resume and `runs check` look for a seal that ends there."""
-    append, writers, loose = Recorder.append, set(), []
+    record, writers, loose = Recorder.record, set(), []
 
-    def watched(self, event):
+    def watched(self, *event):
         writers.add(threading.get_ident())
-        return append(self, event)
+        return record(self, *event)
 
     def say(parameters, ctx):
         loose.append(ctx)
         for number in range(3):
             ctx.log(f"line {number}")
 
-    monkeypatch.setattr(Recorder, "append", watched)
+    monkeypatch.setattr(Recorder, "record", watched)
     rt = project.open(binding("say", say, mode="thread"))
     result = execute(rt, call("say"))
     assert writers == {threading.get_ident()}

@@ -1,6 +1,7 @@
 """A run may carry any number of proposals: what is over is counted and forgotten, and its head is signed on the way."""
 
 import asyncio
+import gc
 
 import pytest
 from engine_world import binding, call, expect, plan, write
@@ -127,3 +128,22 @@ def test_a_restore_that_fails_is_not_listed_as_a_success(project, tmp_path, monk
     with pytest.raises(StateConflictError):
         checkpoints.restore(rt, tmp_path / "c.json")
     assert rt.services.index.list_runs()[0].status == "failed"
+
+
+def test_what_a_proposal_used_is_freed_without_the_garbage_collector(embedded):
+    """A circle would keep the rows and outputs of every proposal until the collector runs, and make it run more often."""
+    rt = embedded()
+
+    async def story():
+        run = rt.start_run()
+        await run.execute(plan(call("nothing")))
+        gc.collect()
+        gc.disable()
+        try:
+            await run.execute(plan(call("nothing")))
+            return gc.collect()
+        finally:
+            gc.enable()
+            run.finish()
+
+    assert asyncio.run(story()) == 0
