@@ -470,7 +470,11 @@ def test_a_failure_is_final_and_everybody_hears_it(
         with pytest.raises(StoreError) as caught:
             call()
         assert caught.value is errors[0]
-    writer.kick(asyncio.get_running_loop())
+
+    async def kick() -> None:
+        writer.kick(asyncio.get_running_loop())
+
+    run(kick())
     with pytest.raises(StoreError):
         writer.close()
     assert len(disk.operations) == made  # nothing was tried again
