@@ -86,7 +86,8 @@ class StopSwitch:
         request = self.request
         if request is not None and not self._recorded:
             self._recorded = True
-            recorder.append(stop_requested(recorder, request, proposal))
+            reason = recorder.text(request.reason)
+            recorder.record(StopRequested(by=request.by, surface=request.surface, reason=reason), proposal)
 
     def _answer_if_over(self) -> None:
         with self._lock:
@@ -122,10 +123,3 @@ class StopSwitch:
                 elif row is None or row.reason == "stopped":
                     not_begun += 1
         return StopAnswer(tuple(stopped.values()), not_begun, len(self._ends))
-
-
-def stop_requested(recorder: Recorder, request: StopRequest, proposal: str | None = None) -> StopRequested:
-    """The event."""
-    return StopRequested(
-        by=request.by, surface=request.surface, reason=recorder.text(request.reason), **recorder.stamp(proposal)
-    )
