@@ -17,6 +17,7 @@ from interlock.capability.tokens import GrantToken
 from interlock.engine.assemble import adjusted, embedded, open_project
 from interlock.engine.kit.calls import Caller, call, execute_tool_calls
 from interlock.engine.kit.toolset import Format, definitions
+from interlock.engine.local.machine import user_name
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.approvals import Approvals
 from interlock.engine.people.grant_tokens import TTL_MS, IssuedToken, issue_token, present_token
@@ -27,6 +28,7 @@ from interlock.engine.runs.resume import resume
 from interlock.engine.runs.run import Run
 from interlock.engine.runs.stop import StopReport
 from interlock.engine.runs.stop_runs import stop_runs
+from interlock.engine.runs.undo_target import stop_target
 from interlock.engine.runs.unknown_outcomes import Answer
 from interlock.engine.services import Services
 from interlock.engine.sync_runner import SyncRunner
@@ -411,7 +413,8 @@ class Runtime:
         """Take back what a run did (or one action of it), as the person at the command line; itself a run, and undoable.
 
         Depends neither on the rules nor on the tool modules: with rules that cannot be used, only compensations (which they
-        judge) are left undone. Raises: as `execute`.
+        judge) are left undone. A run that still waits, for an answer for example, is asked to stop first. Raises: as `execute`;
+        StoreError `run_locked` if the run is at work (`stop` it first).
         """
         if not self.services.recovered:
             self.recover()
@@ -420,6 +423,8 @@ class Runtime:
         except ConfigurationError as error:  # what has to be compensated by their tools is then in `not_undone`
             self.services.hooks.notify(f"undo goes on without the tool modules: {error.message}")
         services = self.services.for_undo()
+        if action_id is None:
+            await stop_target(services, run_id, by=user_name())
         parameters = {"run": run_id, "force": force} | ({} if action_id is None else {"action": action_id})
         run = Run.start(services, agent=OPERATOR, source="undo")
         try:
