@@ -66,7 +66,9 @@ def asked(request, new_project):
 
 def approve(standing, patch=None):
     def answer(store, hold):
-        store.vote(hold.id, ME, "cli", "edit" if patch else "approve", digest=hold.digest, patch=patch, standing=standing)
+        store.vote(
+            hold.id, ME, "cli", "edit" if patch else "approve", digest=hold.digest, patch=patch, standing=standing
+        )
 
     return answer
 
