@@ -8,6 +8,8 @@ import pytest
 
 pytest.importorskip("opentelemetry.sdk", reason="the extra `otel` is not installed")
 
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -15,24 +17,26 @@ from opentelemetry.trace import StatusCode
 
 from interlock.model import events as e
 from interlock.model.errors import ConfigurationError
-from interlock.telemetry import Spans
+from interlock.telemetry import Export
+from interlock.telemetry.metrics import DURATION_BOUNDS_S
 
 SECRET = "not for export"
 
 
 class Journal:
-    """Makes events as the engine would, a second apart, and gives them to `Spans`."""
+    """Makes events as the engine would, a second apart, and gives them to `Export`."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(self.exporter))
-        self.spans = Spans(provider)
+        self.reader = InMemoryMetricReader()
+        self.spans = Export(provider, MeterProvider([self.reader]))
         self.ts = 1_700_000_000_000_000
 
     def __call__(self, kind: type, **fields: Any) -> None:
         self.ts += 1_000_000
-        self.spans(kind(ts=self.ts, mono=0, **fields))
+        self.spans("run_1", kind(ts=self.ts, mono=0, **fields))
 
     def start(self, proposal: str = "p1", actions: tuple[tuple[str, str], ...] = (("a1", "tool_call"),)) -> None:
         view = {"actions": [{"id": i, "type": t, "parameters": {"x": SECRET}} for i, t in actions]}
@@ -177,8 +181,8 @@ def test_proposals_side_by_side_are_kept_apart(journal: Journal) -> None:
     journal.finish()
     roots = [s for s in journal.exporter.get_finished_spans() if s.name == "proposal.execute"]
     assert len({s.context.trace_id for s in roots}) == 2
-    assert not journal.spans._actions
-    assert not journal.spans._types
+    assert not journal.spans._spans._actions
+    assert not journal.spans._spans._types
 
 
 def test_what_is_open_at_the_end_is_ended_as_unknown(journal: Journal) -> None:
@@ -190,6 +194,26 @@ def test_what_is_open_at_the_end_is_ended_as_unknown(journal: Journal) -> None:
     )
 
 
+def test_metrics_go_to_the_sdk_too(journal: Journal) -> None:
+    journal.start()
+    journal.intent()
+    journal(e.ActionSucceeded, proposal="p1", action="a1", attempt=1, duration_ms=250.0, output=KEPT)
+    journal.finish()
+    found = {
+        metric.name: metric
+        for resource in journal.reader.get_metrics_data().resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    }
+    assert set(found) == {
+        "gen_ai.execute_tool.duration", "gen_ai.invoke_agent.duration", "interlock.actions", "interlock.proposals",
+    }  # fmt: skip
+    (point,) = found["gen_ai.execute_tool.duration"].data.data_points
+    assert (found["gen_ai.execute_tool.duration"].unit, point.count, point.sum) == ("s", 1, 0.25)
+    assert point.explicit_bounds == DURATION_BOUNDS_S
+    assert dict(point.attributes) == {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "fs.read"}
+
+
 def test_closing_ends_what_is_open(journal: Journal) -> None:
     journal.start()
     journal.spans.close()
@@ -197,9 +221,9 @@ def test_closing_ends_what_is_open(journal: Journal) -> None:
 
 
 def test_a_collector_that_is_not_there_does_not_hold_up_the_run() -> None:
-    spans = Spans.to("http://127.0.0.1:9")
-    spans(e.ProposalRejected(ts=1, mono=0, proposal="p", code="duplicate_id", message="x"))
-    spans(e.RunFinished(ts=2, mono=0, status="failed"))
+    spans = Export.to("http://127.0.0.1:9")
+    spans("run_1", e.ProposalRejected(ts=1, mono=0, proposal="p", code="duplicate_id", message="x"))
+    spans("run_1", e.RunFinished(ts=2, mono=0, status="failed"))
     began = time.monotonic()
     spans.close()
     assert time.monotonic() - began < 15
@@ -208,6 +232,6 @@ def test_a_collector_that_is_not_there_does_not_hold_up_the_run() -> None:
 def test_a_missing_extra_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(ConfigurationError) as caught:
-        Spans.to("http://127.0.0.1:4318")
+        Export.to("http://127.0.0.1:4318")
     assert (caught.value.code, caught.value.path) == ("extra_missing", "telemetry.otel")
     assert "pip install interlock[otel]" in caught.value.hint

@@ -1,20 +1,27 @@
-"""Measures the machine: snapshots once a second, the resource guard, an action's own use, OpenTelemetry spans."""
+"""Measures the machine: snapshots once a second, the resource guard, an action's own use; spans and metrics of what was done."""
 
 from interlock.telemetry.guard import GuardLimits, Reading, ResourceGuard
-from interlock.telemetry.otel import Spans
+from interlock.telemetry.metrics import MetricPoint, Metrics
+from interlock.telemetry.otel import Export
 from interlock.telemetry.own import Meter
 from interlock.telemetry.sampler import Sampler
 from interlock.telemetry.snapshot import Snapshot, diff, expand, report
+from interlock.telemetry.spans import SpanRecord, Spans, spans_of
 
 __all__ = [
+    "Export",
     "GuardLimits",
     "Meter",
+    "MetricPoint",
+    "Metrics",
     "Reading",
     "ResourceGuard",
     "Sampler",
     "Snapshot",
+    "SpanRecord",
     "Spans",
     "diff",
     "expand",
     "report",
+    "spans_of",
 ]

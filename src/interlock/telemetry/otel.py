@@ -1,53 +1,46 @@
-"""OpenTelemetry spans, derived from a run's events: nothing is measured twice, and no tool is called differently for it.
-
-    proposal.execute                one a proposal; root
-      action.{type}                 one an action; ok if it succeeded, error if it failed or was rejected, else unset
-        execute_tool {tool}         one an attempt
-
-Names and attributes follow the semantic conventions for generative AI (`gen_ai.operation.name`, `gen_ai.tool.name`,
-`gen_ai.tool.call.id`, `gen_ai.agent.name`, `gen_ai.conversation.id`) and `interlock.*` for the rest. Parameters and outputs
-never become attributes. Needs the extra `otel`.
-"""
+"""Hands spans and metrics to the OpenTelemetry SDK. Needs the extra `otel`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from interlock.model import events as e
 from interlock.model.errors import ConfigurationError
+from interlock.model.events import Event
+from interlock.telemetry.metrics import DURATION_BOUNDS_S, UNITS, Attributes, Metrics
+from interlock.telemetry.spans import Key, Span, Spans, SpanStatus
 
 if TYPE_CHECKING:
+    from opentelemetry.metrics import Histogram
+    from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Span
+    from opentelemetry.trace import Span as SdkSpan
 
 _NS_PER_US: Final = 1000
 _SEND_S: Final = 2
+"""A collector that is away may cost the end of a run so long, and its exit nothing."""
 
 
-class Spans:
-    """Takes events in the order of the journal (of any number of proposals) and ends spans with their own time stamps."""
+class Export:
+    """Takes the events of any number of runs, each run's in order, and gives their spans and metrics to the SDK."""
 
-    def __init__(self, provider: TracerProvider) -> None:
-        """Spans go to a tracer provider of the OpenTelemetry SDK."""
-        from opentelemetry import trace  # noqa: PLC0415 - an optional extra
-
-        self._trace = trace
-        self._provider = provider
-        self._tracer = provider.get_tracer("interlock")
-        self._run: dict[str, Any] = {}
-        self._proposals: dict[str, Span] = {}
-        self._actions: dict[tuple[str, str], Span] = {}
-        self._attempts: dict[tuple[str, str], Span] = {}
-        self._types: dict[tuple[str, str], str] = {}
+    def __init__(self, tracers: TracerProvider, meters: MeterProvider | None = None) -> None:
+        """Spans go to a tracer provider of the SDK, metrics to a meter provider (None: there are none)."""
+        self._tracers = tracers
+        self._meters = meters
+        self._spans = Spans(_Tracer(tracers))
+        self._metrics = None if meters is None else Metrics(_Meters(meters))
 
     @classmethod
-    def to(cls, endpoint: str) -> Spans:
-        """Spans to an OTLP collector over HTTP, for example `http://127.0.0.1:4318`.
+    def to(cls, endpoint: str) -> Export:
+        """To an OTLP collector over HTTP, for example `http://127.0.0.1:4318`.
 
         Raises ConfigurationError `extra_missing` if the extra is not installed.
         """
         try:
+            from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter  # noqa: PLC0415
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+            from opentelemetry.sdk.metrics import MeterProvider  # noqa: PLC0415
+            from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader  # noqa: PLC0415
             from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
             from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
             from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
@@ -58,172 +51,99 @@ class Spans:
                 path="telemetry.otel",
                 hint="run `pip install interlock[otel]`, or remove the setting",
             ) from None
-        # A collector that is away may cost the end of a run two seconds, and its exit nothing.
-        provider = TracerProvider(resource=Resource.create({"service.name": "interlock"}), shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + "/v1/traces", timeout=_SEND_S)
-        provider.add_span_processor(BatchSpanProcessor(exporter))
-        return cls(provider)
+        base, resource = endpoint.rstrip("/"), Resource.create({"service.name": "interlock"})
+        tracers = TracerProvider(resource=resource, shutdown_on_exit=False)
+        spans = OTLPSpanExporter(endpoint=f"{base}/v1/traces", timeout=_SEND_S)
+        tracers.add_span_processor(BatchSpanProcessor(spans))
+        metrics = OTLPMetricExporter(endpoint=f"{base}/v1/metrics", timeout=_SEND_S)
+        reader = PeriodicExportingMetricReader(metrics, export_timeout_millis=_SEND_S * 1000)
+        return cls(tracers, MeterProvider([reader], resource=resource, shutdown_on_exit=False))
 
-    def __call__(self, event: e.Event) -> None:
-        """Take the next event."""
-        match event:
-            case e.RunStarted():
-                self._run = {"interlock.run.id": event.run, "gen_ai.agent.name": event.agent}
-                if event.session:
-                    self._run["gen_ai.conversation.id"] = event.session
-            case e.ProposalReceived():
-                self._begin_proposal(event)
-            case e.ProposalRejected():
-                self._begin_proposal(event)
-                self._end_proposal(event, "rejected", event.code)
-            case e.ProposalFinished():
-                self._end_proposal(event, event.status, event.status)
-            case e.RunFinished():
-                self._end_open(event.ts)
-            case _ if event.proposal is not None and event.action is not None:
-                self._action(event, (event.proposal, event.action))
-            case _:
-                pass  # nothing that a span shows
+    def __call__(self, run_id: str, event: Event) -> None:
+        """Take the next event of a run."""
+        self._spans(run_id, event)
+        if self._metrics is not None:
+            self._metrics(run_id, event)
 
     def close(self) -> None:
-        """End what is still open, and give the exporter two seconds to send what it has. Nothing may come after."""
-        self._end_open(None)
-        self._provider.force_flush(_SEND_S * 1000)
-        self._provider.shutdown()
+        """End what is still open, and give the exporters two seconds to send what they have. Nothing may come after."""
+        self._spans.close()
+        self._tracers.force_flush(_SEND_S * 1000)
+        self._tracers.shutdown()
+        if self._meters is not None:
+            self._meters.shutdown(_SEND_S * 1000)
 
-    def _end_open(self, ts: int | None) -> None:
-        """End what is still open; its status stays unset, because nobody knows."""
-        for spans in (self._attempts, self._actions, self._proposals):
-            for span in spans.values():
-                span.end(None if ts is None else ts * _NS_PER_US)
-            spans.clear()
-        self._types.clear()
 
-    def _begin_proposal(self, event: e.ProposalReceived | e.ProposalRejected) -> None:
-        attributes = {
-            **self._run,
-            "gen_ai.operation.name": "invoke_agent",
-            "interlock.proposal.id": event.proposal or "",
-        }
-        if isinstance(event, e.ProposalReceived):
-            attributes |= {
-                "gen_ai.agent.name": event.agent,
-                "interlock.source": event.source,
-                "interlock.action_count": event.action_count,
-                "interlock.dry_run": event.dry_run,
-            }
-            self._remember_types(event)
-        self._proposals[event.proposal or ""] = self._tracer.start_span(
-            "proposal.execute",
-            context=self._trace.set_span_in_context(self._trace.INVALID_SPAN),
-            start_time=event.ts * _NS_PER_US,
-            attributes=attributes,
-        )
+class _Tracer:
+    """Makes spans of the SDK, which gives them ids of its own."""
 
-    def _remember_types(self, event: e.ProposalReceived) -> None:
-        view = event.document.view
-        actions = view.get("actions", ()) if isinstance(view, dict) else ()
-        for action in actions:
-            if isinstance(action, dict) and action.get("id") and action.get("type"):
-                self._types[event.proposal or "", action["id"]] = str(action["type"])
+    def __init__(self, provider: TracerProvider) -> None:
+        from opentelemetry import trace  # noqa: PLC0415 - an optional extra
 
-    def _end_proposal(self, event: e.Event, status: str, description: str) -> None:
-        proposal = event.proposal or ""
-        for spans in (self._attempts, self._actions):
-            for key in [k for k in spans if k[0] == proposal]:
-                spans.pop(key).end(event.ts * _NS_PER_US)
-        for key in [k for k in self._types if k[0] == proposal]:
-            del self._types[key]
-        span = self._proposals.pop(proposal, None)
-        if span is not None:
-            span.set_attribute("interlock.status", status)
-            good = {"succeeded": True, "failed": False, "rejected": False}.get(status)
-            self._end(span, event.ts, good, description)
+        self._trace = trace
+        self._tracer = provider.get_tracer("interlock")
 
-    def _action(self, event: e.Event, key: tuple[str, str]) -> None:
-        match event:
-            case e.ActionIntent():
-                self._begin_attempt(event, key)
-            case e.ActionSucceeded():
-                self._end_attempt(event, key, True)
-                self._end_action(event, key, True, "succeeded")
-            case e.ActionDeduplicated():
-                self._end_action(event, key, True, "succeeded")
-            case e.ActionFailed():
-                self._end_attempt(event, key, False, event.reason)
-                if event.final:
-                    self._end_action(event, key, False, "failed", event.reason)
-            case e.ActionRejected():
-                self._end_action(event, key, False, "rejected", event.reason)
-            case e.ActionSkipped():
-                self._end_action(event, key, None, "skipped", event.reason)
-            case e.ActionCancelled() | e.ActionUnknown():
-                status = "cancelled" if isinstance(event, e.ActionCancelled) else "unknown_outcome"
-                self._end_attempt(event, key, None)
-                self._end_action(event, key, None, status, event.reason)
-            case e.ActionHeld() | e.HoldResolved() | e.ActionWaiting() | e.ActionRetrying() | e.PolicyDecided():
-                self._open_action(event, key).add_event(
-                    str(event.__struct_config__.tag), timestamp=event.ts * _NS_PER_US
-                )
-            case _:
-                pass  # undo, logs and state: the journal has them
+    def start(
+        self,
+        key: Key,  # noqa: ARG002 - the SDK makes ids of its own
+        name: str,
+        parent: Span | None,
+        at_us: int,
+        attributes: dict[str, str | int | bool],
+    ) -> Span:
+        assert parent is None or isinstance(parent, _Span)
+        above = self._trace.INVALID_SPAN if parent is None else parent.sdk
+        context = self._trace.set_span_in_context(above)
+        sdk = self._tracer.start_span(name, context=context, start_time=at_us * _NS_PER_US, attributes=attributes)
+        return _Span(sdk, self._trace)
 
-    def _open_action(self, event: e.Event, key: tuple[str, str]) -> Span:
-        span = self._actions.get(key)
-        if span is None:
-            parent = self._proposals.get(key[0], self._trace.INVALID_SPAN)
-            span = self._actions[key] = self._tracer.start_span(
-                f"action.{self._types.get(key, 'unknown')}",
-                context=self._trace.set_span_in_context(parent),
-                start_time=event.ts * _NS_PER_US,
-                attributes={**self._run, "interlock.proposal.id": key[0], "interlock.action.id": key[1]},
-            )
-        return span
 
-    def _begin_attempt(self, event: e.ActionIntent, key: tuple[str, str]) -> None:
-        action = self._open_action(event, key)
-        if event.tool is None:
-            return
-        action.update_name("action.tool_call")
-        self._attempts[key] = self._tracer.start_span(
-            f"execute_tool {event.tool}",
-            context=self._trace.set_span_in_context(action),
-            start_time=event.ts * _NS_PER_US,
-            attributes={
-                **self._run,
-                "gen_ai.operation.name": "execute_tool",
-                "gen_ai.tool.name": event.tool,
-                "gen_ai.tool.type": "function",
-                "gen_ai.tool.call.id": key[1],
-                "interlock.proposal.id": key[0],
-                "interlock.attempt": event.attempt,
-                "interlock.read_only": event.read_only,
-            },
-        )
+class _Span:
+    """A span of the SDK."""
 
-    def _end_attempt(self, event: e.Event, key: tuple[str, str], good: bool | None, reason: str = "") -> None:
-        span = self._attempts.pop(key, None)
-        if span is not None:
-            self._end(span, event.ts, good, reason)
+    def __init__(self, sdk: SdkSpan, trace: Any) -> None:
+        self.sdk = sdk
+        self._trace = trace
 
-    def _end_action(
-        self, event: e.Event, key: tuple[str, str], good: bool | None, status: str, reason: str = ""
-    ) -> None:
-        span = self._open_action(event, key)
-        del self._actions[key]
-        span.set_attribute("interlock.status", status)
-        if isinstance(event, e.ActionDeduplicated):
-            span.set_attribute("interlock.deduplicated_from", event.source)
-        self._end(span, event.ts, good, reason)
+    def rename(self, name: str) -> None:
+        self.sdk.update_name(name)
 
-    def _end(self, span: Span, ts: int, good: bool | None, reason: str) -> None:
-        """`reason` is a code (never a message of a tool, which may hold anything)."""
+    def set(self, name: str, value: str | int | bool) -> None:
+        self.sdk.set_attribute(name, value)
+
+    def add_event(self, name: str, at_us: int) -> None:
+        self.sdk.add_event(name, timestamp=at_us * _NS_PER_US)
+
+    def end(self, at_us: int | None, status: SpanStatus, reason: str) -> None:
         code = self._trace.StatusCode
-        if good is True:
-            span.set_status(code.OK)
-        elif good is False:
-            span.set_attribute("error.type", reason)
-            span.set_status(code.ERROR, reason)
+        if status == "ok":
+            self.sdk.set_status(code.OK)
+        elif status == "error":
+            self.sdk.set_attribute("error.type", reason)
+            self.sdk.set_status(code.ERROR, reason)
         elif reason:
-            span.set_attribute("interlock.reason", reason)
-        span.end(ts * _NS_PER_US)
+            self.sdk.set_attribute("interlock.reason", reason)
+        self.sdk.end(None if at_us is None else at_us * _NS_PER_US)
+
+
+class _Meters:
+    """Instruments of the SDK, made when they are first used."""
+
+    def __init__(self, provider: MeterProvider) -> None:
+        self._meter = provider.get_meter("interlock")
+        self._counters: dict[str, Any] = {}
+        self._histograms: dict[str, Histogram] = {}
+
+    def count(self, name: str, attributes: Attributes) -> None:
+        counter = self._counters.get(name)
+        if counter is None:
+            counter = self._counters[name] = self._meter.create_counter(name, unit=UNITS[name])
+        counter.add(1, attributes)
+
+    def record(self, name: str, seconds: float, attributes: Attributes) -> None:
+        histogram = self._histograms.get(name)
+        if histogram is None:
+            histogram = self._histograms[name] = self._meter.create_histogram(
+                name, unit=UNITS[name], explicit_bucket_boundaries_advisory=DURATION_BOUNDS_S
+            )
+        histogram.record(seconds, attributes)
