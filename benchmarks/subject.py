@@ -100,7 +100,7 @@ class Subject:
         self.run: Run = self._runner.run(self._start())
 
     async def _start(self) -> Run:
-        return self.runtime.start_run()
+        return self.runtime.runs.start()
 
     def seconds(self, data: bytes, repeat: int = 1) -> float:
         """Seconds for a proposal, from its bytes to its result."""

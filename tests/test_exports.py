@@ -7,11 +7,13 @@ import sys
 import interlock
 
 NAMES = [
-    "Action", "ActionResult", "Approvals", "Binding", "Budget", "CallResult", "ConfigurationError", "ConflictError",
-    "Context", "Cost", "DeniedError", "Grant", "HeldError", "Hold", "Host", "IntegrityError", "InterlockError",
-    "Limits", "NotUndone", "PathRead", "PathWrite", "Proposal", "ProposalError", "ProposalResult", "Refusal",
-    "Restriction", "Run", "Runtime", "Secret", "StoreError", "Tool", "ToolError", "ToolExecutor", "Unfinished",
-    "UsageError", "Waiting", "__version__", "attenuate_token", "format_result", "govern", "tool",
+    "Action", "ActionResult", "Approvals", "AuditRecord", "AuditSink", "Binding", "Budget", "CallResult",
+    "Checkpoints", "ConfigurationError", "ConflictError", "Context", "Cost", "DeniedError", "Grant", "Grants",
+    "HeldError", "Hold", "HoldAnswer", "Host", "IntegrityError", "InterlockError", "Limits", "MetricPoint",
+    "Metrics", "NotUndone", "Notifier", "NotifyError", "PathRead", "PathWrite", "Proposal", "ProposalError",
+    "ProposalResult", "Refusal", "Restriction", "Run", "Runs", "Runtime", "Secret", "SpanRecord", "Spans", "State",
+    "StoreError", "Tool", "ToolError", "ToolExecutor", "Unfinished", "UsageError", "Waiting", "__version__",
+    "attenuate_token", "format_result", "govern", "tool",
 ]  # fmt: skip
 
 

@@ -31,7 +31,6 @@ LONG_CLASSES = {
     "interlock/approvals/store.py:ApprovalStore",  # one transaction a method; its tables are one
     "interlock/engine/runs/run.py:Run",
     "interlock/engine/runs/undo_tool.py:_Undo",
-    "interlock/engine/runtime.py:Runtime",  # the public interface: a third of it is docstrings
     "interlock/executors/git_tools.py:GitTools",
     "interlock/journal/writer.py:JournalWriter",
 }

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any
 from interlock._version import __version__
 
 if TYPE_CHECKING:
+    from interlock.approvals.audit import AuditRecord
+    from interlock.approvals.audit_sinks import AuditSink
     from interlock.approvals.hold import Hold
+    from interlock.approvals.notify import Notifier, NotifyError
+    from interlock.engine.facets.checkpoints import Checkpoints
+    from interlock.engine.facets.grants import Grants
+    from interlock.engine.facets.runs import Runs
+    from interlock.engine.facets.state import State
     from interlock.engine.govern import DeniedError, govern
     from interlock.engine.people.approvals import Approvals
     from interlock.engine.people.grant_tokens import attenuate_token
@@ -42,32 +49,44 @@ if TYPE_CHECKING:
         UsageError,
     )
     from interlock.model.grant import Grant, Restriction
+    from interlock.model.hold_answer import HoldAnswer
     from interlock.model.limits import Limits
     from interlock.model.proposal import Action, Budget, Proposal
     from interlock.model.result import ActionResult, CallResult, Cost, NotUndone, ProposalResult, format_result
     from interlock.model.tool import Binding, Context, Tool, ToolExecutor
     from interlock.model.waiting import Waiting
+    from interlock.telemetry.metrics import MetricPoint, Metrics
+    from interlock.telemetry.spans import SpanRecord, Spans
 
 _HOMES = {
     "Action": "model.proposal",
     "ActionResult": "model.result",
     "Approvals": "engine.people.approvals",
+    "AuditRecord": "approvals.audit",
+    "AuditSink": "approvals.audit_sinks",
     "Binding": "model.tool",
     "Budget": "model.proposal",
     "CallResult": "model.result",
+    "Checkpoints": "engine.facets.checkpoints",
     "ConfigurationError": "model.errors",
     "ConflictError": "model.errors",
     "Context": "model.tool",
     "Cost": "model.result",
     "DeniedError": "engine.govern",
     "Grant": "model.grant",
+    "Grants": "engine.facets.grants",
     "HeldError": "model.errors",
     "Hold": "approvals.hold",
+    "HoldAnswer": "model.hold_answer",
     "Host": "executors.signature",
     "IntegrityError": "model.errors",
     "InterlockError": "model.errors",
     "Limits": "model.limits",
+    "MetricPoint": "telemetry.metrics",
+    "Metrics": "telemetry.metrics",
     "NotUndone": "model.result",
+    "Notifier": "approvals.notify",
+    "NotifyError": "approvals.notify",
     "PathRead": "executors.signature",
     "PathWrite": "executors.signature",
     "Proposal": "model.proposal",
@@ -76,8 +95,12 @@ _HOMES = {
     "Refusal": "model.decision",
     "Restriction": "model.grant",
     "Run": "engine.runs.run",
+    "Runs": "engine.facets.runs",
     "Runtime": "engine.runtime",
     "Secret": "executors.signature",
+    "SpanRecord": "telemetry.spans",
+    "Spans": "telemetry.spans",
+    "State": "engine.facets.state",
     "StoreError": "model.errors",
     "Tool": "model.tool",
     "ToolError": "model.errors",
@@ -95,22 +118,31 @@ __all__ = [
     "Action",
     "ActionResult",
     "Approvals",
+    "AuditRecord",
+    "AuditSink",
     "Binding",
     "Budget",
     "CallResult",
+    "Checkpoints",
     "ConfigurationError",
     "ConflictError",
     "Context",
     "Cost",
     "DeniedError",
     "Grant",
+    "Grants",
     "HeldError",
     "Hold",
+    "HoldAnswer",
     "Host",
     "IntegrityError",
     "InterlockError",
     "Limits",
+    "MetricPoint",
+    "Metrics",
     "NotUndone",
+    "Notifier",
+    "NotifyError",
     "PathRead",
     "PathWrite",
     "Proposal",
@@ -119,8 +151,12 @@ __all__ = [
     "Refusal",
     "Restriction",
     "Run",
+    "Runs",
     "Runtime",
     "Secret",
+    "SpanRecord",
+    "Spans",
+    "State",
     "StoreError",
     "Tool",
     "ToolError",

@@ -61,7 +61,7 @@ def test_an_answer_is_not_used_again_by_a_proposal_of_the_same_name(victim):
     proposal = proposal_from_builtins(plan(call("shell", "a", parameters={"command": "echo x >> count"}), id="p"))
 
     async def twice():
-        run = rt.start_run()
+        run = rt.runs.start()
         try:
             first = await run.execute(proposal)
             with pytest.raises(ProposalError) as refused:

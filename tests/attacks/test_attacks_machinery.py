@@ -8,7 +8,6 @@ import pytest
 from engine_world import binding, call, execute, reasons, statuses, write
 
 import interlock
-from interlock.engine import checkpoints
 from interlock.model.canonical import digest
 from interlock.model.errors import IntegrityError
 
@@ -29,7 +28,7 @@ def test_a_checkpoint_that_lies_where_an_agent_writes_cannot_be_forged(victim):
     rt = victim(ALL).open()
     run = execute(rt, write("deploy", "allowed by a person"))
     file = victim(ALL).root / "checkpoint.json"
-    checkpoints.save(rt, run.run_id, file)
+    rt.checkpoints.save(file, run=run.run_id)
     first, rest = file.read_bytes().split(b"\n", 1)
     document = json.loads(first)
     del document["digest"]
@@ -38,19 +37,19 @@ def test_a_checkpoint_that_lies_where_an_agent_writes_cannot_be_forged(victim):
     for data in (forged + b"\n" + rest, forged + b"\n", forged, first, first + b"\n{}\n"):
         file.write_bytes(data)
         with pytest.raises(IntegrityError):
-            checkpoints.restore(rt, file)
+            rt.checkpoints.restore(file)
     assert rt.services.store.get("deploy").value == "allowed by a person"
     file.write_bytes(first + b"\n" + rest)
-    assert checkpoints.restore(rt, file).written == 0
+    assert rt.checkpoints.restore(file).written == 0
 
 
 def test_a_checkpoint_of_another_state_directory_is_not_restored(victim):
     one, other = victim(ALL), victim(ALL)
     rt = one.open()
     run = execute(rt, write("k", 1))
-    checkpoints.save(rt, run.run_id, one.root / "c.json")
+    rt.checkpoints.save(one.root / "c.json", run=run.run_id)
     with pytest.raises(interlock.InterlockError):
-        checkpoints.restore(other.open(), one.root / "c.json")
+        other.open().checkpoints.restore(one.root / "c.json")
 
 
 def test_a_fifo_for_a_checkpoint_does_not_hang_the_restore(victim):
@@ -58,7 +57,7 @@ def test_a_fifo_for_a_checkpoint_does_not_hang_the_restore(victim):
     rt = project.open()
     os.mkfifo(project.root / "c.json")
     with pytest.raises(interlock.InterlockError):
-        checkpoints.restore(rt, project.root / "c.json")
+        rt.checkpoints.restore(project.root / "c.json")
 
 
 PROBES = {
@@ -98,8 +97,8 @@ def test_a_probe_that_gives_no_clear_answer_decides_nothing(victim, answer):
     assert script.wait(30) == 9
     script.communicate()
     rt = project.open(*tools)
-    (run_id,) = (one.run_id for one in rt.recover())
-    (result,) = asyncio.run(rt.resume(run_id))
+    (run_id,) = (one.run_id for one in rt.runs.recover())
+    (result,) = asyncio.run(rt.runs.resume(run_id))
     assert statuses(result) == ["held"]
     assert ran == []
 
@@ -127,8 +126,8 @@ def test_a_probe_that_hangs_or_fails_decides_nothing(victim):
     for probe in (hangs, fails):
         tools = binding("send", hangs, probe="sent"), binding("sent", probe, read_only=True, timeout_ms=50)
         with project.open(*tools) as rt:
-            (run_id,) = (one.run_id for one in rt.recover())
-            (result,) = asyncio.run(rt.resume(run_id))
+            (run_id,) = (one.run_id for one in rt.runs.recover())
+            (result,) = asyncio.run(rt.runs.resume(run_id))
             assert statuses(result) == ["held"]
 
 

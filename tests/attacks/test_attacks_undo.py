@@ -58,7 +58,7 @@ def test_a_person_takes_back_what_any_agent_did(victim):
     project = victim(TWO, {"docs/a.txt": "old"})
     rt = project.open()
     done = execute(rt, call("fs.write", parameters={"path": "docs/a.txt", "content": "new"}), agent="intern")
-    assert statuses(asyncio.run(rt.undo(done.run_id))) == ["succeeded"]
+    assert statuses(asyncio.run(rt.runs.undo(done.run_id))) == ["succeeded"]
     assert (project.root / "docs/a.txt").read_text() == "old"
 
 

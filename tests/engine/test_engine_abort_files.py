@@ -46,7 +46,7 @@ def test_undo_of_a_run_looks_each_thing_up_once(project, monkeypatch):
     index = counted(monkeypatch, undo, "read_entries")
     histories = counted(monkeypatch, StateStore, "history")
     decoded = counted(monkeypatch, ReplayedRun, "proposal")
-    result = asyncio.run(rt.undo(done.run_id))
+    result = asyncio.run(rt.runs.undo(done.run_id))
     assert result.ok
     assert len(result.results[0].output["compensated"]) == 5
     assert not list(project.root.glob("f*"))

@@ -251,7 +251,7 @@ def test_shared_budgets(new_project, scope):
     async def main(rt, session, together):
         decode = interlock.model.decode.proposal_from_builtins
         if together:
-            run = rt.start_run(session=session)
+            run = rt.runs.start(session=session)
             rows = [await run.execute(decode(plan(*[call("count")] * 3))) for _ in range(2)]
             run.finish()
         else:
@@ -291,7 +291,7 @@ def test_rejected_after_a_wait_is_refunded(embedded):
     rt.set_rate_limit("count", calls=1, per_ms=200)
 
     async def main():
-        run = rt.start_run(session="s")
+        run = rt.runs.start(session="s")
         decode = interlock.model.decode.proposal_from_builtins
         task = asyncio.ensure_future(
             run.execute(

@@ -431,14 +431,14 @@ def test_a_call_that_was_edited_and_is_asked_about_again_is_the_same_question_af
         if hold.parameters["content"] == "proposed":
             store.vote(hold.id, ME, "cli", "edit", digest=hold.digest, patch={"content": "edited"})
             path.write_text("changed since")
-        (result,) = asyncio.run(rt.resume(held.run_id))
+        (result,) = asyncio.run(rt.runs.resume(held.run_id))
         assert result.status == "held"
         assert [h.parameters["content"] for h in store.list_holds(None)] == ["edited", "edited"]
         rt.close()
     rt = asking.open(risky([]))
     (hold,) = rt.services.desk.store.list_holds("pending")
     rt.services.desk.store.vote(hold.id, ME, "cli", "approve", digest=hold.digest)
-    (result,) = asyncio.run(rt.resume(held.run_id))
+    (result,) = asyncio.run(rt.runs.resume(held.run_id))
     assert result.ok
     assert path.read_text() == "edited"
 
@@ -486,7 +486,7 @@ def test_a_file_that_changed_while_an_approved_action_waited_for_its_turn_is_sho
     path.write_text("as shown")
     rt = project.open(risky([], parameters=PATHS, rate_limit=RateLimit(calls=1, per_ms=100)))
 
-    def on_event(event):
+    def on_event(_run_id, event):
         if isinstance(event, ActionWaiting) and event.cause == "rate_limit":
             path.write_text("changed")
 

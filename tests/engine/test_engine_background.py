@@ -40,7 +40,7 @@ def ends(project, run_id):
 
 def test_it_serves_later_proposals_of_its_run_and_ends_with_it(project):
     rt = project.open()
-    run = rt.start_run()
+    run = rt.runs.start()
     first = asyncio.run(run.execute(plan(start(), wait(dependencies=["s"]))))
     assert first.ok
     handle, pid = first.results[0].output["handle"], int(first.results[1].output["stdout"])
@@ -81,7 +81,7 @@ def test_as_long_as_the_session_in_one_runtime(project):
 
 def test_an_aborted_proposal_takes_its_programs_with_it_and_says_what_is_left(project):
     rt = project.open()
-    run = rt.start_run()
+    run = rt.runs.start()
     fails = call("shell", "f", parameters={"command": "exit 1"}, dependencies=["w"])
     result = asyncio.run(run.execute(plan(start(), wait(dependencies=["s"]), fails)))
     assert result.status == "failed"
@@ -99,7 +99,7 @@ def test_killing_the_runtime_kills_what_it_started(project, session):
     child = project.script(
         f"""
         rt = project.open()
-        run = rt.start_run(session={session!r})
+        run = rt.runs.start(session={session!r})
         async def main():
             actions = [
                 call("proc.start", "s", parameters={{"command": {"echo $$; trap '' TERM HUP; sleep 60 & wait; wait"!r}}},
@@ -151,7 +151,7 @@ def test_an_invocation_mode_that_a_tool_does_not_have_is_refused_before_anything
 def test_a_finished_run_is_undone_as_far_as_that_goes(project):
     rt = project.open()
     result = execute(rt, start(command="echo x > made; exec sleep 60"))
-    undone = asyncio.run(rt.undo(result.run_id))
+    undone = asyncio.run(rt.runs.undo(result.run_id))
     assert [left.reason for left in undone.not_undone] == ["not_exactly_undoable"]
 
 

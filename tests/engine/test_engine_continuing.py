@@ -110,12 +110,12 @@ def test_a_defect_that_one_run_meets_keeps_no_other_waiting(held, monkeypatch):
     first, second = rt.services.desk.store.list_holds()
     answer(rt, first, "approve")
     answer(rt, second, "approve")
-    resume = rt.resume
+    resume = rt.runs.resume
 
     async def broken(run_id):
         return await resume(run_id) if run_id != first.run else {}["defect"]
 
-    monkeypatch.setattr(rt, "resume", broken)
+    monkeypatch.setattr(rt.runs, "resume", broken)
     assert look(rt, times=2) == [(first.run, "KeyError"), (second.run, ["succeeded"])]
 
 
@@ -178,7 +178,7 @@ def test_a_fresh_run_that_may_not_write_now_is_over(new_project):
     assert "`build` (`shell`)" in row.error
     (run_id,) = project.runs()
     assert rt.services.index.get(run_id).status == "rejected"
-    assert rt.recover() == []
+    assert rt.runs.recover() == []
 
 
 def test_the_background_work_hears_of_an_answer_and_stops_when_it_is_cancelled(held):

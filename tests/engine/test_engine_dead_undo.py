@@ -56,7 +56,7 @@ def test_an_undo_that_succeeds_settles_the_dead_one_of_the_same_run(world):
     assert contents(world) not in (OLD, [f"new {i}" for i in range(FILES)])
     assert temporaries(world), "the process died with a temporary file beside its target"
 
-    second = asyncio.run(rt.undo(done.run_id))
+    second = asyncio.run(rt.runs.undo(done.run_id))
     assert second.status == "succeeded"
     assert contents(world) == OLD
     assert temporaries(world) == []
@@ -68,7 +68,7 @@ def test_an_undo_that_succeeds_settles_the_dead_one_of_the_same_run(world):
     assert refused.value.code == "run_finished"
     assert contents(world) == [*OLD[:5], "a person's"]
     assert rt.services.index.get(dead).status == "cancelled"
-    of_the_dead = asyncio.run(rt.undo(dead)).results[0]
+    of_the_dead = asyncio.run(rt.runs.undo(dead)).results[0]
     assert of_the_dead.reason == "nothing_to_undo", "its work is that of the second one now"
     assert contents(world) == [*OLD[:5], "a person's"]
 
@@ -116,7 +116,7 @@ def test_an_undo_of_the_whole_run_settles_a_dead_one_of_an_action_and_not_the_ot
     one = execute(rt, call("undo", "u", parameters={"run": done.run_id, "action": "w5"}))
     assert one.status == "succeeded"
     assert open_runs(rt) == [dead]
-    assert asyncio.run(rt.undo(done.run_id)).status == "succeeded"
+    assert asyncio.run(rt.runs.undo(done.run_id)).status == "succeeded"
     assert open_runs(rt) == []
 
 
@@ -150,7 +150,7 @@ def test_an_agents_plan_goes_on_without_the_undo_that_is_settled_and_does_not_ta
     child = world.script(AGENT, done.run_id)
     _, errors = child.communicate(timeout=20)
     assert child.returncode == -9, errors
-    assert asyncio.run(rt.undo(done.run_id)).status == "succeeded"
+    assert asyncio.run(rt.runs.undo(done.run_id)).status == "succeeded"
     (dead,) = open_runs(rt)
     (result,) = asyncio.run(resume(rt.services, dead))
     assert statuses(result) == ["rolled_back", "rolled_back", "failed"]
@@ -194,7 +194,7 @@ def test_what_a_dead_undo_compensated_is_not_compensated_twice(project):
     again = (
         BOOKING
         + """
-    result = asyncio.run(rt.undo(sys.argv[1], force=sys.argv[3] == "force"))
+    result = asyncio.run(rt.runs.undo(sys.argv[1], force=sys.argv[3] == "force"))
     print([(one.action_id, one.reason) for one in result.not_undone])
     """
     )

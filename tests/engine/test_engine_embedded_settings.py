@@ -1,5 +1,8 @@
 """`Runtime.open(settings=...)` reads settings as the file is read: each one is in force, or stops the start."""
 
+import asyncio
+
+import msgspec
 import pytest
 from engine_world import AGENT, SETTINGS, call, execute, plan, reasons, statuses, write
 
@@ -48,11 +51,8 @@ def refused(opened, path, **options):
         ("isolation.commit", {"isolation": {"commit": "ask"}}),
         ("journal.durability", {"journal": {"durability": "full"}}),
         ("journal.keep", {"journal": {"keep": "1d"}}),
+        ("journal.durability", {"journal": {"durability": "batch"}}),
         ("telemetry.otel", {"telemetry": {"otel": "http://127.0.0.1:4318"}}),
-        ("approvals.ttl", {"approvals": {"ttl": "1m"}}),
-        ("approvals.separation", {"approvals": {"separation": True}}),
-        ("approvals.groups", {"approvals": {"groups": {"ops": ["ann"]}}}),
-        ("approvals.notify", {"approvals": {"notify": [{"kind": "bell"}]}}),
         ("mcp.servers", {"mcp": {"servers": {"x": {"command": ["x"]}}}}),
     ],
 )
@@ -108,8 +108,8 @@ def test_the_environment_tightens_as_it_does_for_a_file(opened, monkeypatch):
 
 
 def test_a_wish_from_the_environment_that_cannot_be_honoured_names_the_variable(opened, monkeypatch):
-    monkeypatch.setenv("INTERLOCK_APPROVALS_TTL", "1m")
-    assert "INTERLOCK_APPROVALS_TTL" in refused(opened, "approvals.ttl").path
+    monkeypatch.setenv("INTERLOCK_JOURNAL_DURABILITY", "batch")
+    assert "INTERLOCK_JOURNAL_DURABILITY" in refused(opened, "journal.durability", journal={"durability": "off"}).path
 
 
 def test_flags_tighten_too(opened):
@@ -133,6 +133,100 @@ def test_the_guard_is_there_if_it_was_asked_for(opened):
 def test_a_question_that_nobody_can_be_asked_is_a_denial(opened):
     rules = {"rules": {"allow": ["*"], "ask": ["fs.list"]}}
     assert reasons(execute(opened(**rules), call("fs.list", parameters={}))) == ["approval_required"]
+
+
+def test_nobody_is_asked_in_memory_with_wait_false(opened):
+    """Nothing outlives the process, so a question that is left open could never let its action go on."""
+    rt = opened(rules={"allow": ["*"], "ask": ["fs.list"]}, approvals={"ttl": "1m"})
+    result = asyncio.run(rt.execute(plan(call("fs.list", parameters={})), wait=False))
+    assert reasons(result) == ["approval_required"]
+
+
+def test_on_question_is_asked_in_memory(opened):
+    rt = opened(rules={"allow": ["*"], "ask": ["fs.list"]})
+    asked = []
+
+    def answer(hold):
+        asked.append(hold.tool)
+        return True
+
+    assert asyncio.run(rt.execute(plan(call("fs.list", parameters={})), on_question=answer)).ok
+    assert reasons(asyncio.run(rt.execute(plan(call("fs.list", parameters={})), on_question=lambda _: False))) == [
+        "approval_denied"
+    ]
+    assert asked == ["fs.list"]
+
+
+def test_with_settings_for_approvals_a_question_waits_for_the_program(opened):
+    rt = opened(rules={"allow": ["*"], "ask": ["fs.list"]}, approvals={"ttl": "20s"})
+
+    async def scene():
+        running = asyncio.create_task(rt.execute(plan(call("fs.list", parameters={}))))
+        while not rt.approvals.list():
+            await asyncio.sleep(0.005)
+        (hold,) = rt.approvals.list()
+        rt.approvals.approve(hold)
+        return await running
+
+    assert asyncio.run(scene()).ok
+
+
+def test_a_question_in_memory_expires_as_any_other(opened):
+    rt = opened(rules={"allow": ["*"], "ask": ["fs.list"]}, approvals={"ttl": "30ms"})
+    assert reasons(execute(rt, call("fs.list", parameters={}))) == ["approval_expired"]
+
+
+def test_uses_of_a_grant_are_counted_in_memory(opened):
+    """A limit that is accepted binds: it is not a matter of where it is counted."""
+    grant = {"tools": ["*"], "state_keys": ["**"], "uses_max": 2}
+    rt = opened(grants={AGENT: grant})
+    actions = [call("fs.list", parameters={}, failure_behavior="skip") for _ in range(3)]
+    assert sorted(map(str, reasons(execute(rt, *actions)))) == ["None", "None", "grant_used_up"]
+
+
+def test_events_are_kept_in_memory_if_that_is_wanted(opened):
+    rt = opened(journal={"durability": "memory"})
+    heard = []
+    rt.subscribe(events=lambda run_id, event: heard.append((run_id, event.seq)))
+    result = execute(rt, write("k", 1))
+    kept = list(rt.runs.events(result.run_id))
+    kinds = [event.__struct_config__.tag for event in kept]
+    assert kinds[:2] == ["run_started", "proposal_received"]
+    assert kinds[-2:] == ["proposal_finished", "run_finished"]
+    assert [event.seq for event in kept] == list(range(len(kept)))
+    assert heard == [(result.run_id, event.seq) for event in kept]
+    assert [row.run_id for row in rt.runs.list()] == [result.run_id]
+    assert list(rt.runs.events(result.run_id, start=len(kept) - 1)) == kept[-1:]
+
+
+def test_secrets_do_not_stand_in_events_in_memory(opened):
+    rt = opened(journal={"durability": "memory"})
+    secret = "ghp_" + "aB3dE5gH7jK9mN1pQ3sT5vX7zA9cD1eF3gH5"
+    result = execute(rt, write("k", secret))
+    assert secret not in msgspec.json.encode(list(rt.runs.events(result.run_id))).decode()
+    assert rt.state.get("k") == secret
+
+
+def test_without_events_there_are_none_to_read(opened):
+    rt = opened()
+    result = execute(rt, write("k", 1))
+    with pytest.raises(UsageError, match="no events") as caught:
+        rt.runs.events(result.run_id)
+    assert caught.value.code == "not_found"
+
+
+def test_rows_are_measured_in_memory_if_that_is_wanted(opened):
+    assert opened().services.sampler is None
+    rt = opened(telemetry={"samples": True}, journal={"durability": "memory"})
+    row = execute(rt, call("fs.write", parameters={"path": "f", "content": ""})).results[0]
+    assert row.telemetry
+
+
+def test_a_project_does_not_keep_its_journal_in_memory(new_project):
+    project = new_project(toml=f'agent = "{AGENT}"\n[journal]\ndurability = "memory"\n')
+    with pytest.raises(ConfigurationError) as caught:
+        project.open()
+    assert (caught.value.code, caught.value.path) == ("not_available", "journal.durability")
 
 
 def test_the_same_settings_in_a_file_do_the_same(new_project):

@@ -127,7 +127,7 @@ def test_a_runtime_that_was_closed_says_so(project):
     with pytest.raises(interlock.UsageError, match="closed"):
         rt.execute_sync(plan(call("nothing")))
     with pytest.raises(interlock.UsageError, match="closed"):
-        rt.start_run()
+        rt.runs.start()
 
 
 @pytest.mark.parametrize("output", [Unreadable(a=1), {"a": [Unreadable(a=1)]}])

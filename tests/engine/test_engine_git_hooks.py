@@ -84,7 +84,7 @@ def test_undo_takes_the_commit_back_and_says_that_a_hook_ran(project, repository
     assert left == [("not_exactly_undoable", "the git hook `pre-commit` ran")]
     (project.root / "by-hook").unlink()
     done = commit(rt)
-    undone = asyncio.run(rt.undo(done.run_id))
+    undone = asyncio.run(rt.runs.undo(done.run_id))
     assert repository("log", "-1", "--format=%s") == "first"
     assert ["pre-commit" in one.detail for one in undone.not_undone] == [True]
 

@@ -49,7 +49,7 @@ def test_the_grants_of_an_agent_and_its_groups_add_up(opened):
 
 def test_a_grant_set_in_code_stands_for_those_of_the_groups_too(opened):
     rt = opened()
-    rt.set_grant(Grant(id="less", agent="coder", tools=("fs.read",)))
+    rt.grants.set(Grant(id="less", agent="coder", tools=("fs.read",)))
     assert reasons(execute(rt, LIST, agent="coder")) == ["capability_denied"]
     assert reasons(execute(rt, LIST, agent="helper")) == [None]
 

@@ -98,7 +98,7 @@ def test_a_malformed_proposal_is_journaled_in_a_run_that_goes_on(project):
     decode = interlock.model.decode.proposal_from_builtins
 
     async def main():
-        run = rt.start_run()
+        run = rt.runs.start()
         with pytest.raises(interlock.ProposalError):
             await run.execute(decode(plan(call("do", "a", dependencies=["zz"]))))
         good = await run.execute(decode(plan(call("do"))))
@@ -133,7 +133,7 @@ def test_the_outcome_is_on_disk_before_the_result(project):
     rt = project.open(binding("do", noop))
 
     async def main():
-        run = rt.start_run()
+        run = rt.runs.start()
         result = await run.execute(interlock.model.decode.proposal_from_builtins(plan(call("do"), write("k", 1))))
         before = scan(project.run_directory(run.id))
         run.finish()
@@ -367,7 +367,7 @@ def test_two_proposals_in_one_journal_are_told_apart(project):
     decode = interlock.model.decode.proposal_from_builtins
 
     async def main():
-        run = rt.start_run(session="s")
+        run = rt.runs.start(session="s")
         await asyncio.gather(*[run.execute(decode(plan(call("do", "same"), id=f"p{i}"))) for i in range(3)])
         run.finish()
         return run.id
@@ -386,7 +386,7 @@ def test_a_proposal_id_that_the_run_has_already_is_refused(project):
     decode = interlock.model.decode.proposal_from_builtins
 
     async def main():
-        run = rt.start_run()
+        run = rt.runs.start()
         assert (await run.execute(decode(plan(call("do"), id="p")))).ok
         with pytest.raises(interlock.ProposalError) as caught:
             await run.execute(decode(plan(call("do"), id="p")))
@@ -415,24 +415,7 @@ def test_durability_off_writes_nothing(new_project):
 def test_listeners_hear_every_event_as_it_happens(project):
     rt = project.open(binding("do", noop))
     heard = []
-    rt.services.hooks.events.append(heard.append)
+    rt.subscribe(events=lambda _run_id, event: heard.append(event))
     result = execute(rt, call("do"))
     in_journal = [e["kind"] for e in project.journal(result.run_id) if e["kind"] not in ("run_started", "run_finished")]
     assert [e.__struct_config__.tag for e in heard if e.__struct_config__.tag in in_journal] == in_journal
-
-
-def test_the_event_that_rolls_state_back_says_what_was_dropped_and_what_holds(project):
-    async def fails(parameters, ctx):
-        raise RuntimeError
-
-    rt = project.open(binding("fails", fails))
-    execute(rt, write("kept", 1), write("token", "ghp_" + "a" * 36))
-    result = execute(rt, write("kept", 2), write("new", 3), write("token", 0), call("fails", max_retries=0))
-    [event] = [e for e in project.journal(result.run_id) if e["kind"] == "state_rolled_back"]
-    view = event["state"]["view"]
-    assert view["kept"] == {"dropped": 2, "value": 1, "version": 1}
-    assert view["new"] == {"dropped": 3}
-    assert "ghp_" not in str(view["token"]), "redacted as every value of the journal"
-    nothing_written = execute(rt, call("fails", max_retries=0))
-    [event] = [e for e in project.journal(nothing_written.run_id) if e["kind"] == "state_rolled_back"]
-    assert "state" not in event

@@ -7,7 +7,6 @@ import pytest
 from engine_world import binding, call, expect, plan, write
 
 import interlock
-from interlock.engine import checkpoints
 from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.runs import run as engine_run
 from interlock.journal import decode_head, read_head, verify_head
@@ -39,7 +38,7 @@ PLANS = [
 
 
 async def carry(rt, *plans):
-    run = rt.start_run()
+    run = rt.runs.start()
     for one in plans:
         await run.execute(interlock.model.decode.proposal_from_builtins(one))
     return run
@@ -64,7 +63,7 @@ def test_a_resumed_run_counts_what_was_over_before(project):
             if parameters.get("die"):
                 os.kill(os.getpid(), 9)
         async def main():
-            run = project.open(binding("do", noop, idempotent=True)).start_run()
+            run = project.open(binding("do", noop, idempotent=True)).runs.start()
             for i in range(3):
                 await run.execute(proposal_from_builtins(plan(call("do"), call("do"))))
             await run.execute(proposal_from_builtins(plan(call("do", parameters={"die": True}, idempotent=True))))
@@ -75,7 +74,7 @@ def test_a_resumed_run_counts_what_was_over_before(project):
     assert child.returncode == -9, errors
     rt = project.open(binding("do", noop, idempotent=True))
     (run_id,) = project.runs()
-    (result,) = asyncio.run(rt.resume(run_id))
+    (result,) = asyncio.run(rt.runs.resume(run_id))
     assert result.status == "succeeded"
     row = rt.services.index.get(run_id)
     assert (row.status, row.actions, row.succeeded) == ("succeeded", 7, 7)
@@ -106,11 +105,11 @@ def test_the_head_is_signed_at_a_checkpoint_and_no_newer_one_is_replaced(project
     run = asyncio.run(carry(rt, PLANS[0]))
     with pytest.raises(UsageError):
         read_head(run.files.directory)
-    saved = checkpoints.save(rt, run.id, tmp_path / "c.json")
+    saved = rt.checkpoints.save(tmp_path / "c.json", run=run.id)
     assert decode_head(read_head(run.files.directory))[0].seq == saved.seq
     run.finish()
     last = read_head(run.files.directory)
-    checkpoints.save(rt, run.id, tmp_path / "c.json")
+    rt.checkpoints.save(tmp_path / "c.json", run=run.id)
     assert read_head(run.files.directory) == last
 
 
@@ -118,7 +117,7 @@ def test_a_restore_that_fails_is_not_listed_as_a_success(project, tmp_path, monk
     rt = project.open(*TOOLS)
     run = asyncio.run(carry(rt, PLANS[0]))
     run.finish()
-    checkpoints.save(rt, run.id, tmp_path / "c.json")
+    rt.checkpoints.save(tmp_path / "c.json", run=run.id)
     asyncio.run(carry(rt, plan(write("k", 9)))).finish()
 
     def conflict(_read):
@@ -126,7 +125,7 @@ def test_a_restore_that_fails_is_not_listed_as_a_success(project, tmp_path, monk
 
     monkeypatch.setattr(rt.services.store, "check", conflict)
     with pytest.raises(StateConflictError):
-        checkpoints.restore(rt, tmp_path / "c.json")
+        rt.checkpoints.restore(tmp_path / "c.json")
     assert rt.services.index.list_runs()[0].status == "failed"
 
 
@@ -135,7 +134,7 @@ def test_what_a_proposal_used_is_freed_without_the_garbage_collector(embedded):
     rt = embedded()
 
     async def story():
-        run = rt.start_run()
+        run = rt.runs.start()
         await run.execute(plan(call("nothing")))
         gc.collect()
         gc.disable()

@@ -99,7 +99,7 @@ def test_a_fifo_as_a_journal_is_damage_and_is_not_waited_for(project):
         checked = past.check(done.run_id)
     assert not checked.ok
     assert "not a regular file" in checked.problems[0]["message"]
-    assert asyncio.run(rt.undo(done.run_id)).results[0].status == "failed"
+    assert asyncio.run(rt.runs.undo(done.run_id)).results[0].status == "failed"
 
 
 def test_a_fifo_among_the_backups_or_the_heads_is_not_waited_for(project):
@@ -111,7 +111,7 @@ def test_a_fifo_among_the_backups_or_the_heads_is_not_waited_for(project):
         os.mkfifo(path)
     with History.open(project.root, project.env) as past:
         assert not past.check(done.run_id).ok
-    result = asyncio.run(rt.undo(done.run_id))
+    result = asyncio.run(rt.runs.undo(done.run_id))
     assert (result.status, (project.root / "x").exists()) == ("failed", True)
 
 
@@ -144,7 +144,7 @@ def test_a_compensation_says_why_it_failed(project):
     assert left.reason == "compensation_failed"
     assert "fatal: bad revision 'x'" in left.detail
     done = execute(rt, call("book", "b"))
-    undone = asyncio.run(rt.undo(done.run_id))
+    undone = asyncio.run(rt.runs.undo(done.run_id))
     assert "fatal: bad revision 'x'" in undone.not_undone[0].detail
 
 
@@ -162,5 +162,5 @@ def test_what_is_left_is_listed_once(project):
         call("shell", "s", parameters={"command": "true"}),
     )
     assert [(one.action_id, one.detail) for one in result.not_undone] == [("m", "it left a mess")]
-    undone = asyncio.run(rt.undo(result.run_id))
+    undone = asyncio.run(rt.runs.undo(result.run_id))
     assert [one.detail for one in undone.not_undone] == ["it left a mess"]

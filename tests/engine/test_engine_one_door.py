@@ -25,7 +25,7 @@ def noop() -> str:
 def run():
     with interlock.Runtime.open(settings=SETTINGS) as runtime:
         runtime.register(noop)
-        started = runtime.start_run()
+        started = runtime.runs.start()
         yield started
         started.finish()
 
@@ -69,7 +69,7 @@ def test_a_proposal_made_by_hand_is_checked_like_any_other(run, fields, path):
 
 def test_a_malformed_proposal_of_a_run_is_on_record(project):
     runtime = project.open()
-    started = runtime.start_run()
+    started = runtime.runs.start()
     with pytest.raises(ProposalError):
         asyncio.run(started.execute("{"))
     started.finish()
@@ -105,7 +105,7 @@ unscoped = ["*"]
 
 def test_a_tool_registered_before_the_first_call_stays_and_a_run_has_the_modules_tools(new_project):
     project = new_project(toml=TOML, files=[("mine.py", MODULE)])
-    started = project.open(noop).start_run()
+    started = project.open(noop).runs.start()
     proposal = {"actions": [{"type": "tool_call", "tool": name} for name in ("noop", "other")]}
     result = asyncio.run(started.execute(proposal))
     started.finish()

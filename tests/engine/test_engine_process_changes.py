@@ -45,7 +45,7 @@ def imported(name="import"):
 
 
 def undo(rt, run_id, **more):
-    return asyncio.run(rt.undo(run_id, **more))
+    return asyncio.run(rt.runs.undo(run_id, **more))
 
 
 def kept(project, named):
@@ -251,7 +251,7 @@ def test_after_a_crash_undo_does_not_guess_whose_a_change_is(project, root, cras
     result = undo(rt, crashed, force=True)
     assert (root / "a.py").read_text() == "original\n"
     assert (root / "mine.txt").read_text() == "a person's"
-    assert asyncio.run(rt.undo(result.run_id)).status == "succeeded"
+    assert asyncio.run(rt.runs.undo(result.run_id)).status == "succeeded"
     assert (root / "a.py").read_text() == "changed\n", "what was overwritten was kept"
 
 
@@ -265,14 +265,14 @@ def test_after_a_crash_an_edit_of_what_the_process_had_left_alone_is_a_persons(p
 def test_after_a_crash_and_recovery_a_change_is_still_left_to_the_person(project, root, crashed):
     rt = project.open()
     (root / "a.py").write_text("a person's, before recovery\n")
-    asyncio.run(rt.resume(crashed, {"shell": "succeeded"}, by="ann"))
+    asyncio.run(rt.runs.resume(crashed, {"shell": "succeeded"}, by="ann"))
     assert undo(rt, crashed).results[0].reason == "undo_conflict"
     assert (root / "a.py").read_text() == "a person's, before recovery\n"
 
 
 def test_after_a_crash_a_rollback_does_not_guess_either(project, root, crashed):
     rt = project.open()
-    (result,) = asyncio.run(rt.resume(crashed, {"shell": "undo"}, by="ann"))
+    (result,) = asyncio.run(rt.runs.resume(crashed, {"shell": "undo"}, by="ann"))
     assert (root / "a.py").read_text() == "changed\n"
     assert (result["write"].status, result["write"].reason) == ("not_undone", "undo_conflict")
 

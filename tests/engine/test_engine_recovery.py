@@ -333,7 +333,7 @@ def test_a_journal_cut_before_a_commit_is_refused_although_its_run_never_ended(p
         async def noop(parameters, ctx):
             return None
         async def main():
-            run = project.open(binding("do", noop)).start_run()
+            run = project.open(binding("do", noop)).runs.start()
             await run.execute(proposal_from_builtins(plan(call("do"), write("k", 1))))
             os.kill(os.getpid(), 9)
         asyncio.run(main())
@@ -351,14 +351,14 @@ def test_a_journal_cut_before_a_commit_is_refused_although_its_run_never_ended(p
 
     rt = project.open(binding("do", do, idempotent=True))
     with pytest.raises(interlock.IntegrityError) as caught:
-        asyncio.run(rt.resume(run_id))
+        asyncio.run(rt.runs.resume(run_id))
     assert (caught.value.code, log) == ("journal_truncated", [])
 
 
 DIE_AT = """
     from interlock.model import events
     seen = []
-    def die(event):
+    def die(_run_id, event):
         seen.append(event)
         if sum(isinstance(e, events.%s) for e in seen) == %d:
             next(iter(rt.services.hooks.runs)).recorder.writer.flush()
@@ -473,7 +473,7 @@ def test_one_cancelled_proposal_does_not_unjournal_the_others_of_its_run(project
     decode = interlock.model.decode.proposal_from_builtins
 
     async def main():
-        run = rt.start_run()
+        run = rt.runs.start()
         task = asyncio.ensure_future(run.execute(decode(plan(call("long", "l"), id="p1"))))
         await asyncio.sleep(0.1)
         task.cancel()
@@ -504,7 +504,7 @@ def test_the_library_says_what_is_unfinished_and_orders_it_before_a_new_run(cras
     rt = crash.project.open(binding("nothing", nothing))
     assert execute(rt, call("nothing")).ok
     assert scan(journal.parent).torn is None
-    (one,) = rt.recover()
+    (one,) = rt.runs.recover()
     assert isinstance(one, interlock.Unfinished)
     assert (one.run_id, one.status, one.need, one.actions) == (crash.run_id, "interrupted", "settle", ["m2"])
     rt.close()
@@ -518,7 +518,7 @@ def test_a_journal_that_cannot_be_read_is_told_and_stands_in_nobodys_way(crash, 
         raise StoreError("open journal.ndjson: Permission denied", code="permission_denied")
 
     monkeypatch.setattr(unfinished, "recover", refused)
-    (one,) = rt.recover()
+    (one,) = rt.runs.recover()
     assert (one.need, one.detail) == ("repair", "open journal.ndjson: Permission denied")
     assert execute(rt, call("nothing")).ok
     rt.close()
@@ -548,7 +548,7 @@ def test_an_intent_in_the_torn_tail_is_asked_about_until_the_action_was_tried_ag
         raise ValueError("again")
 
     async def main():
-        run = rt.start_run()
+        run = rt.runs.start()
         action = call("fail", "a", failure_behavior="retry")
         task = asyncio.create_task(run.execute(interlock.model.decode.proposal_from_builtins(plan(action, id="p"))))
         while "action_retrying" not in project.kinds(run.id):
@@ -571,26 +571,26 @@ def test_an_intent_in_the_torn_tail_is_asked_about_until_the_action_was_tried_ag
 
 def test_a_run_in_which_nothing_began_is_over_once_its_journal_is_in_order(project):
     """It had no proposal, so there is nothing to resume: it was shown as interrupted, and could not be."""
-    child = project.script("project.open().start_run(); os._exit(9)")
+    child = project.script("project.open().runs.start(); os._exit(9)")
     child.communicate(timeout=20)
     (run_id,) = project.runs()
     rt = project.open()
-    assert rt.recover() == []
+    assert rt.runs.recover() == []
     assert rt.services.index.get(run_id).status == "cancelled", "that is no success, and nothing to go on with"
     assert project.kinds(run_id)[-1] == "run_finished"
     with History.open(project.root, project.env) as past:
         assert past.check(run_id).ok
     with pytest.raises(UsageError) as caught:
-        asyncio.run(rt.resume(run_id))
+        asyncio.run(rt.runs.resume(run_id))
     assert caught.value.code == "run_finished"
 
 
 def test_a_run_in_which_nothing_began_can_be_resumed_without_a_look_first(project):
-    child = project.script("project.open().start_run(); os._exit(9)")
+    child = project.script("project.open().runs.start(); os._exit(9)")
     child.communicate(timeout=20)
     (run_id,) = project.runs()
     rt = project.open()
-    assert asyncio.run(rt.resume(run_id)) == []
+    assert asyncio.run(rt.runs.resume(run_id)) == []
     assert rt.services.index.get(run_id).status == "cancelled"
 
 
@@ -599,14 +599,14 @@ def test_a_run_that_cannot_begin_lets_go_of_its_lock(project, monkeypatch, when)
     """The database was locked for a moment: the same process must be able to take the run up again."""
     rt = project.open(binding("step", nothing))
     services = rt.services
-    begin = rt.start_run
+    begin = rt.runs.start
     if when == "update":
-        run = rt.start_run()
+        run = rt.runs.start()
         run.leave()
         run.finish()
 
         def begin():
-            return asyncio.run(rt.resume(run.id))
+            return asyncio.run(rt.runs.resume(run.id))
 
     def locked(*_args, **_fields):
         raise StoreError("locked", code="database_locked")
@@ -617,7 +617,7 @@ def test_a_run_that_cannot_begin_lets_go_of_its_lock(project, monkeypatch, when)
             begin()
     assert not services.hooks.runs
     (run_id,) = project.runs()
-    assert asyncio.run(rt.resume(run_id)) == []
+    assert asyncio.run(rt.runs.resume(run_id)) == []
 
 
 def test_a_journal_that_ends_before_the_database_says_is_refused(project):
@@ -677,7 +677,7 @@ def test_a_run_whose_row_was_never_written_is_found_by_its_journal(new_project):
     done = execute(rt, call("fs.write", parameters={"path": "a", "content": "b"}))
     rt.services.index.delete(done.run_id)
     with pytest.raises(UsageError) as caught:
-        asyncio.run(rt.resume(done.run_id))
+        asyncio.run(rt.runs.resume(done.run_id))
     assert caught.value.code == "run_finished", "its journal says so"
     assert rt.services.index.get(done.run_id).agent == AGENT
 

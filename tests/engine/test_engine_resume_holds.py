@@ -49,7 +49,7 @@ def test_a_held_proposal_is_resumed(new_project, answer):
         desk = runtime.services.desk
         [hold] = desk.store.list_holds()
         desk.store.vote(hold.id, Approver(id="ann", groups=("*",)), "cli", answer, digest=hold.digest)
-        [result] = asyncio.run(runtime.resume(held.run_id))
+        [result] = asyncio.run(runtime.runs.resume(held.run_id))
         assert desk.store.list_holds(None)[0].id == hold.id, "the same question, and no other"
         assert len(desk.store.list_holds(None)) == 1
     if answer == "approve":
@@ -106,14 +106,14 @@ def held(new_project):
 def test_a_run_that_is_not_over_ends_with_its_undo(held):
     project, run_id = held
     with project.open() as runtime:
-        assert asyncio.run(runtime.undo(run_id)).ok
+        assert asyncio.run(runtime.runs.undo(run_id)).ok
         assert not (project.root / "a.txt").exists()
         [hold] = runtime.services.desk.store.list_holds(None)
         assert hold.status == "cancelled"
         with pytest.raises(UsageError) as caught:
-            asyncio.run(runtime.resume(run_id))
+            asyncio.run(runtime.runs.resume(run_id))
         assert caught.value.code == "run_finished"
-        assert runtime.recover() == []
+        assert runtime.runs.recover() == []
         assert runtime.services.index.get(run_id).status == "cancelled"
         replayed = ReplayedRun(runtime.services.state_dir / "runs" / run_id)
         [shown] = [replayed.result(proposal) for proposal in replayed.proposals]
@@ -129,19 +129,19 @@ def test_a_run_that_did_nothing_but_ask_ends_with_its_undo_too(new_project):
     with project.open() as runtime:
         runtime.services.desk.wait = False
         waiting = asyncio.run(runtime.execute({"actions": [WRITES["actions"][1]]}))
-        assert asyncio.run(runtime.undo(waiting.run_id)).ok
+        assert asyncio.run(runtime.runs.undo(waiting.run_id)).ok
         assert runtime.services.desk.store.list_holds() == []
-        again = asyncio.run(runtime.undo(waiting.run_id))
+        again = asyncio.run(runtime.runs.undo(waiting.run_id))
         assert again.results[0].reason == "nothing_to_undo"
 
 
 def test_a_run_that_is_not_over_is_taken_back_whole_or_not_at_all(held):
     project, run_id = held
     with project.open() as runtime:
-        refused = asyncio.run(runtime.undo(run_id, "done"))
+        refused = asyncio.run(runtime.runs.undo(run_id, "done"))
         assert refused.results[0].reason == "run_unfinished"
         (project.root / "a.txt").write_text("somebody else's")
-        conflict = asyncio.run(runtime.undo(run_id))
+        conflict = asyncio.run(runtime.runs.undo(run_id))
         assert conflict.results[0].reason == "undo_conflict"
         assert runtime.services.desk.store.list_holds()[0].status == "pending", "nothing was touched, and it can go on"
         assert (project.root / "a.txt").read_text() == "somebody else's"
@@ -152,7 +152,7 @@ def test_a_run_whose_process_is_alive_is_not_taken_back(held):
     with project.open() as runtime:
         directory = runtime.services.state_dir / "runs" / run_id
         with lock.held(directory, runtime.services.disk):
-            refused = asyncio.run(runtime.undo(run_id))
+            refused = asyncio.run(runtime.runs.undo(run_id))
         assert refused.results[0].reason == "run_locked"
         assert (project.root / "a.txt").exists()
 
@@ -167,9 +167,9 @@ def test_a_run_that_cannot_be_ended_is_not_taken_back_and_can_be_resumed(held, m
         runtime.services.desk.wait = False
         with monkeypatch.context() as broken:
             broken.setattr(runtime.services.desk.store, "cancel", locked)
-            refused = asyncio.run(runtime.undo(run_id))
+            refused = asyncio.run(runtime.runs.undo(run_id))
         assert (refused.status, refused.results[0].reason) == ("failed", "database_locked")
         assert (project.root / "a.txt").exists()
         assert ReplayedRun(runtime.services.state_dir / "runs" / run_id).finished is None
-        [again] = asyncio.run(runtime.resume(run_id))
+        [again] = asyncio.run(runtime.runs.resume(run_id))
         assert again.status == "held"

@@ -295,7 +295,7 @@ def test_two_proposals_of_one_run_at_once(embedded):
     rt = embedded(binding("noop", noop))
 
     async def main():
-        run = rt.start_run()
+        run = rt.runs.start()
         decode = interlock.model.decode.proposal_from_builtins
         both = await asyncio.gather(*[run.execute(decode(plan(write(f"k{i}", i)))) for i in range(2)])
         run.finish()

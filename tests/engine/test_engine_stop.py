@@ -43,7 +43,7 @@ def stopped_while(rt, *actions, until, **options):
     async def both():
         task = asyncio.create_task(rt.execute(plan(*actions, **options)))
         await until()
-        reports = await rt.stop(reason="too much", by="ann")
+        reports = await rt.runs.stop(reason="too much", by="ann")
         return await task, reports
 
     return asyncio.run(both())
@@ -83,7 +83,7 @@ def test_the_journal_says_who_and_why_and_replay_gives_the_same_rows(project):
         (r.status, r.reason, r.error) for r in result.results
     ]
     with pytest.raises(UsageError, match="is finished"):
-        asyncio.run(rt.resume(result.run_id))
+        asyncio.run(rt.runs.resume(result.run_id))
 
 
 def test_an_action_that_waits_for_an_answer_is_stopped_and_its_question_withdrawn(new_project):
@@ -108,7 +108,7 @@ def test_a_run_of_another_process_is_stopped_with_the_processes_of_its_actions(p
     )
     wait_for(lambda: mark.exists() and mark.read_text().strip())
     rt = project.open()
-    [report] = rt.stop_sync(by="ann")
+    [report] = rt.runs.stop_sync(by="ann")
     out, err = process.communicate(timeout=25)
     assert (out, err) == ("cancelled stopped by `ann`\n", "")
     assert [(one.action, one.tool, one.status) for one in report.actions] == [("runs", "shell", "cancelled")]
@@ -121,7 +121,7 @@ def test_a_proposal_that_waits_for_its_turn_to_write_is_stopped(project):
     slow = Slow()
     rt = project.open(slow.binding)
     waits = []
-    rt.on_waiting(waits.append)
+    rt.subscribe(waits=waits.append)
 
     async def both():
         writing = asyncio.create_task(rt.execute(plan(call("slow"))))
@@ -129,10 +129,10 @@ def test_a_proposal_that_waits_for_its_turn_to_write_is_stopped(project):
         waiting = asyncio.create_task(rt.execute(plan(call("fs.write", parameters={"path": "a", "content": ""}))))
         while not waits:
             await asyncio.sleep(0.005)
-        [report] = await rt.stop(waits[0].run_id)
+        [report] = await rt.runs.stop(waits[0].run_id)
         result = await waiting
         assert not writing.done()
-        await rt.stop()
+        await rt.runs.stop()
         return result, report, await writing
 
     result, report, other = asyncio.run(both())
@@ -163,10 +163,10 @@ def test_nothing_more_starts_in_a_stopped_run_that_carries_several_proposals(pro
     rt = project.open(binding("count", count))
 
     async def go():
-        run = rt.start_run()
+        run = rt.runs.start()
         try:
             first = await run.execute(plan(call("count")))
-            [report] = await rt.stop(run.id, by="ann")
+            [report] = await rt.runs.stop(run.id, by="ann")
             return first, report, await run.execute(plan(call("count")))
         finally:
             run.finish()
@@ -220,7 +220,7 @@ def test_a_run_in_memory_is_stopped_too(embedded):
     rt = embedded(slow.binding)
     result, [report] = stopped_while(rt, call("slow"), until=slow.begun.wait)
     assert (result.status, report.outcome) == ("cancelled", "stopped")
-    assert asyncio.run(rt.stop()) == []
+    assert asyncio.run(rt.runs.stop()) == []
 
 
 # -- runs without a process, and processes that die
@@ -238,7 +238,7 @@ def test_a_held_run_without_a_process_is_ended_and_its_question_withdrawn(new_pr
     project = new_project(toml=RULES)
     run_id = held_run(project)
     rt = project.open()
-    [report] = rt.stop_sync(run_id, by="ann")
+    [report] = rt.runs.stop_sync(run_id, by="ann")
     assert (report.outcome, report.ok) == ("no_process", True)
     [hold] = rt.services.desk.store.list_holds(None)
     assert hold.status == "cancelled"
@@ -265,11 +265,11 @@ def test_a_run_whose_process_dies_before_it_has_stopped_is_not_gone_on_with(proj
     )
     wait_for(mark.exists)
     rt = project.open(binding("begins", nothing))
-    [report] = rt.stop_sync(wait_ms=50)
+    [report] = rt.runs.stop_sync(wait_ms=50)
     assert (report.outcome, report.ok, report.pid) == ("no_answer", False, process.pid)
     process.kill()
     process.communicate()
-    [result] = asyncio.run(rt.resume(report.run_id))
+    [result] = asyncio.run(rt.runs.resume(report.run_id))
     assert rt.services.index.get(report.run_id).status == "cancelled"
     assert result.results[1].status == "skipped"
     assert project.kinds(report.run_id)[-1] == "run_finished"
@@ -292,12 +292,12 @@ def test_a_process_that_hangs_is_killed_if_that_is_asked_for(project, tmp_path):
     wait_for(mark.exists)
     process.send_signal(signal.SIGSTOP)
     rt = project.open(binding("begins", nothing))
-    [report] = rt.stop_sync(wait_ms=50, kill=True)
+    [report] = rt.runs.stop_sync(wait_ms=50, kill=True)
     process.communicate(timeout=25)
     assert (report.outcome, report.pid, process.returncode) == ("killed", process.pid, -signal.SIGKILL)
     assert rt.services.index.get(report.run_id).status == "cancelled"
     assert (project.root / "made").exists(), "what is done stands"
-    asyncio.run(rt.undo(report.run_id))
+    asyncio.run(rt.runs.undo(report.run_id))
     assert not (project.root / "made").exists()
 
 
@@ -320,9 +320,9 @@ def test_a_finished_and_an_unknown_run_are_refused(project):
     rt = project.open(binding("fine", nothing))
     result = asyncio.run(rt.execute(plan(call("fine"))))
     with pytest.raises(UsageError) as finished:
-        rt.stop_sync(result.run_id)
+        rt.runs.stop_sync(result.run_id)
     with pytest.raises(UsageError) as unknown:
-        rt.stop_sync("run_0")
+        rt.runs.stop_sync("run_0")
     assert (finished.value.code, unknown.value.code) == ("run_finished", "not_found")
 
 
@@ -331,11 +331,11 @@ def test_an_answer_after_the_stop_does_not_bring_the_run_back(new_project):
     run_id = held_run(project)
     rt = project.open()
     [hold] = rt.services.desk.store.list_holds()
-    rt.stop_sync(run_id)
+    rt.runs.stop_sync(run_id)
     ann = Approver(id="ann", groups=("*",))
     assert rt.services.desk.store.vote(hold.id, ann, "cli", "approve", digest=hold.digest).code == "already_resolved"
     with pytest.raises(UsageError, match="is finished"):
-        asyncio.run(rt.resume(run_id))
+        asyncio.run(rt.runs.resume(run_id))
 
 
 def wait_for(condition):

@@ -164,7 +164,7 @@ def test_rate_limit_and_guard_give_the_turn_back(project):
 
     async def main():
         async with background(rt.execute(plan(put("w", "f"), call("do", "a"), call("do", "b")))) as first:
-            rt.on_waiting(lambda waiting: seen.append(waiting.cause))
+            rt.subscribe(waits=lambda waiting: seen.append(waiting.cause))
             seen = []
             await until(lambda: "rate_limit" in seen)
             assert at(rt) == []
@@ -385,5 +385,5 @@ def test_another_runs_writes_are_not_those_of_a_process(project):
 
     result = asyncio.run(main())
     assert result.ok
-    assert asyncio.run(rt.undo(result.run_id)).ok
+    assert asyncio.run(rt.runs.undo(result.run_id)).ok
     assert (project.root / "other").read_text() == "B"

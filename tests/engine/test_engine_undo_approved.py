@@ -52,7 +52,7 @@ def test_undo_of_an_approved_action_runs_the_compensation_that_was_shown(world):
     done = execute(rt, BOOK)
     assert statuses(done) == ["succeeded"]
     assert any("by `cancel`, which is approved with it" in line for line in hold_lines(Output(), asked[0]))
-    result = asyncio.run(rt.undo(done.run_id))
+    result = asyncio.run(rt.runs.undo(done.run_id))
     assert (result.status, result.results[0].output["not_undone"]) == ("succeeded", [])
     assert log == [("book", "1a"), ("cancel", 7)]
     assert len(asked) == 1
@@ -78,7 +78,7 @@ def test_a_rule_that_came_later_holds(world):
     done = execute(rt, BOOK)
     (project.root / "interlock.toml").write_text(ASKING.replace("ask = [", 'deny = ["cancel"]\nask = ['))
     project.trust()
-    result = asyncio.run(rt.undo(done.run_id))
+    result = asyncio.run(rt.runs.undo(done.run_id))
     assert result.status == "failed"
     assert log == [("book", "1a")]
     assert len(asked) == 1

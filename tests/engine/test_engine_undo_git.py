@@ -48,10 +48,10 @@ def test_undo_of_a_commit_keeps_files_that_were_there_before(repository, before)
     rt = repository.open()
     done = execute(rt, ADD, COMMIT)
     assert statuses(done) == ["succeeded", "succeeded"]
-    result = asyncio.run(rt.undo(done.run_id))
+    result = asyncio.run(rt.runs.undo(done.run_id))
     assert (result.status, result.results[0].output["not_undone"]) == ("succeeded", [])
     assert picture(repository) == before
-    assert asyncio.run(rt.undo(result.run_id)).status == "succeeded", "and can be undone in turn"
+    assert asyncio.run(rt.runs.undo(result.run_id)).status == "succeeded", "and can be undone in turn"
     assert git(repository, "show", "HEAD:mine.txt") == "never committed"
 
 
@@ -66,7 +66,7 @@ def test_a_commit_on_top_keeps_both_in_force(repository, before):
     done = execute(rt, ADD, COMMIT)
     git(repository, "commit", "-q", "--allow-empty", "-m", "by a person")
     now = picture(repository)
-    result = asyncio.run(rt.undo(done.run_id))
+    result = asyncio.run(rt.runs.undo(done.run_id))
     left = {(one["action"], one["reason"]) for one in result.results[0].output["not_undone"]}
     assert left == {("commit", "undo_conflict"), ("add", "undo_conflict")}
     assert picture(repository) == now
@@ -77,7 +77,7 @@ def test_what_somebody_staged_meanwhile_stays(repository, before):
     done = execute(rt, ADD)
     (repository.root / "theirs").write_text("x")
     git(repository, "add", "theirs")
-    assert asyncio.run(rt.undo(done.run_id)).status == "succeeded"
+    assert asyncio.run(rt.runs.undo(done.run_id)).status == "succeeded"
     assert git(repository, "diff", "--cached", "--name-only") == "theirs"
 
 
@@ -119,6 +119,6 @@ def test_what_a_failed_compensation_depends_on_is_not_compensated(project):
 def test_nor_by_the_undo_of_the_run(project):
     done = []
     rt = project.open(*steps(done, stuck="b"))
-    result = asyncio.run(rt.undo(execute(rt, *CHAIN).run_id))
+    result = asyncio.run(rt.runs.undo(execute(rt, *CHAIN).run_id))
     assert done == ["a", "b", "c", "unc"]
     assert [one["action"] for one in result.results[0].output["not_undone"]] == ["b", "a"]

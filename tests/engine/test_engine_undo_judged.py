@@ -98,7 +98,7 @@ def test_the_question_names_what_is_written_and_an_approval_lets_it_through(worl
     assert "secret/key" in hold.reason
     assert "fresh" in hold.reason
     rt.services.desk.store.vote(hold.id, ME, "cli", "approve", digest=hold.digest)
-    (after,) = asyncio.run(rt.resume(result.run_id))
+    (after,) = asyncio.run(rt.runs.resume(result.run_id))
     assert statuses(after) == ["succeeded"], after.results
     assert (project.root / "secret/key").read_text() == "old"
     assert not (project.root / "fresh").exists()
@@ -112,7 +112,7 @@ def test_what_was_approved_is_what_is_undone(world):
     assert [file.path for file in hold.files] == ["fresh", "secret/key"]
     rt.services.desk.store.vote(hold.id, ME, "cli", "approve", digest=hold.digest)
     (project.root / "secret/key").write_text("a person's")
-    (after,) = asyncio.run(rt.resume(result.run_id))
+    (after,) = asyncio.run(rt.runs.resume(result.run_id))
     assert statuses(after) == ["held"]
     assert (project.root / "secret/key").read_text() == "a person's"
 
@@ -149,5 +149,5 @@ def test_a_persons_own_undo_is_not_asked(world):
     project, rt, run = world(
         policy='forbid (principal, action == Action::"fs.write", resource);', rules='ask = ["state_write"]'
     )
-    assert asyncio.run(rt.undo(run, force=True)).status == "succeeded"
+    assert asyncio.run(rt.runs.undo(run, force=True)).status == "succeeded"
     assert (project.root / "secret/key").read_text() == "old"

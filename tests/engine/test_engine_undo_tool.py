@@ -106,10 +106,10 @@ def test_a_file_that_others_changed_is_a_conflict_and_force_keeps_a_backup(rt, r
     row = undo(rt, done.run_id)
     assert (row.status, row.reason) == ("failed", "undo_conflict")
     assert (root / "old").read_text() == "edited by hand"
-    forced = asyncio.run(rt.undo(done.run_id, force=True))
+    forced = asyncio.run(rt.runs.undo(done.run_id, force=True))
     assert forced.status == "succeeded"
     assert (root / "old").read_text() == "old text"
-    assert asyncio.run(rt.undo(forced.run_id)).status == "succeeded"
+    assert asyncio.run(rt.runs.undo(forced.run_id)).status == "succeeded"
     assert (root / "old").read_text() == "edited by hand", "what was overwritten was kept"
 
 
@@ -119,7 +119,7 @@ def test_state_that_others_changed_is_a_conflict(rt):
     row = undo(rt, done.run_id)
     assert row.status == "failed"
     assert rt.services.store.get("k").value == "theirs"
-    assert asyncio.run(rt.undo(done.run_id, force=True)).status == "succeeded"
+    assert asyncio.run(rt.runs.undo(done.run_id, force=True)).status == "succeeded"
     assert rt.services.store.get("k") is None
 
 

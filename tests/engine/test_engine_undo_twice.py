@@ -26,18 +26,18 @@ def test_undo_again_and_again(new_project):
         binding("cancel", cancel, compensation=CompensationTemplate(tool="book", parameters={})),
     )
     done = execute(rt, {"type": "tool_call", "id": "b", "tool": "book"})
-    first = asyncio.run(rt.undo(done.run_id))
+    first = asyncio.run(rt.runs.undo(done.run_id))
     assert first.status == "succeeded"
     assert booked == ["book", "cancel"]
 
-    second = asyncio.run(rt.undo(done.run_id))
+    second = asyncio.run(rt.runs.undo(done.run_id))
     assert second.results[0].reason == "nothing_to_undo"
     assert booked == ["book", "cancel"], "compensated once"
 
-    undone = asyncio.run(rt.undo(first.run_id))
+    undone = asyncio.run(rt.runs.undo(first.run_id))
     assert undone.status == "succeeded", undone.results[0].output
     assert booked == ["book", "cancel", "book"]
-    assert asyncio.run(rt.undo(done.run_id)).status == "succeeded"
+    assert asyncio.run(rt.runs.undo(done.run_id)).status == "succeeded"
     assert booked == ["book", "cancel", "book", "cancel"]
 
 
@@ -57,7 +57,7 @@ def test_a_file_that_our_own_compensation_removed_comes_back(new_project):
     ]
     done = execute(rt, *plan)
     assert done.status == "succeeded", done.results
-    result = asyncio.run(rt.undo(done.run_id))
+    result = asyncio.run(rt.runs.undo(done.run_id))
     assert (project.root / "ledger.py").read_text() == "a - b\n"
     assert {one.reason for one in result.not_undone} == {"not_exactly_undoable"}, result.results[0]
 
@@ -71,8 +71,8 @@ def test_a_conflict_is_found_before_anything_is_touched(new_project):
     ]
     done = execute(rt, *writes)
     (project.root / "one").write_text("somebody else's")
-    result = asyncio.run(rt.undo(done.run_id))
+    result = asyncio.run(rt.runs.undo(done.run_id))
     assert result.results[0].reason == "undo_conflict"
     assert (project.root / "two").read_text() == "new", "nothing was touched"
-    assert asyncio.run(rt.undo(done.run_id, force=True)).status == "succeeded"
+    assert asyncio.run(rt.runs.undo(done.run_id, force=True)).status == "succeeded"
     assert [(project.root / name).read_text() for name in ("one", "two")] == ["1", "2"]

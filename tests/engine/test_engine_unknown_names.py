@@ -92,7 +92,7 @@ def test_undo_needs_neither_rules_nor_tools(new_project, toml, files):
         runtime.execute_sync(plan(("fs.write", {"path": "b", "content": "x"})))
     told = []
     runtime.services.hooks.notices.append(told.append)
-    result = asyncio.run(runtime.undo(run))
+    result = asyncio.run(runtime.runs.undo(run))
     assert result.ok
     assert (project.root / "a").read_text() == "mine"
     assert "undo goes on without" in told[0]

@@ -39,7 +39,7 @@ def go_on(dead, answers=None):
 
 
 def test_it_is_listed_with_the_others_at_once(dead):
-    (one,) = dead.rt.recover()
+    (one,) = dead.rt.runs.recover()
     assert (one.need, one.actions) == ("settle", ["b"])
     (hold,) = Answering(dead.desk, "rest").holds()
     assert one.approvals == [hold.id]
@@ -60,11 +60,11 @@ def test_it_is_listed_with_the_others_at_once(dead):
     ],
 )
 def test_an_answer_from_any_surface_settles_it(dead, choice, patch, expected, ran):
-    dead.rt.recover()
+    dead.rt.runs.recover()
     (hold,) = Answering(dead.desk, "rest").holds()
     done = Answering(dead.desk, "rest").answer(hold.id, ann(dead), choice, digest=hold.digest, patch=patch)
     assert done.code == "resolved"
-    (one,) = dead.rt.recover()
+    (one,) = dead.rt.runs.recover()
     assert one.need == "resume"
     result = go_on(dead)
     assert statuses(result) == expected
@@ -83,7 +83,7 @@ def test_nothing_but_an_answer_with_proof_settles_it_once_there_are_approvers(de
 
 
 def test_what_it_became_is_one_of_four_words(dead):
-    dead.rt.recover()
+    dead.rt.runs.recover()
     (hold,) = Answering(dead.desk, "rest").holds()
     with pytest.raises(UsageError) as refused:
         Answering(dead.desk, "rest").answer(hold.id, ann(dead), "edit", digest=hold.digest, patch={"outcome": "fine"})
@@ -125,15 +125,15 @@ def test_an_action_without_an_unknown_outcome_is_not_settled(dead):
 
 
 def test_an_undo_of_the_run_withdraws_the_question(dead):
-    dead.rt.recover()
-    asyncio.run(dead.rt.undo(dead.run_id))
+    dead.rt.runs.recover()
+    asyncio.run(dead.rt.runs.undo(dead.run_id))
     assert Answering(dead.desk, "rest").holds() == []
 
 
 def test_what_settles_by_itself_is_not_asked(crash):
     crash.run(register(idempotent=True), step("b", die=True))
     rt = crash.project.open(crash.tool(idempotent=True))
-    (one,) = rt.recover()
+    (one,) = rt.runs.recover()
     assert one.need == "resume"
     assert Answering(rt.services.desk, "rest").holds() == []
     (result,) = asyncio.run(resume(rt.services, crash.run_id))

@@ -15,7 +15,7 @@ async def noop(parameters, ctx):
 
 def waits(rt):
     told = []
-    rt.on_waiting(told.append)
+    rt.subscribe(waits=told.append)
     return told
 
 
@@ -83,7 +83,7 @@ def test_a_turn_to_write_is_told(project):
     other.start()
     assert began.wait(20)
     told = waits(second)
-    second.on_waiting(lambda _waiting: go.set())
+    second.subscribe(waits=lambda _waiting: go.set())
     assert execute(second, call("do"), write("k", 1)).ok
     other.join()
     (one,) = told

@@ -38,7 +38,7 @@ DYING = """
     rt = project.open()
     die_at(rt, sys.argv[3], int(sys.argv[2]))
     print("ready", flush=True)
-    result = asyncio.run(rt.undo(sys.argv[1], force=sys.argv[4] == "True"))
+    result = asyncio.run(rt.runs.undo(sys.argv[1], force=sys.argv[4] == "True"))
     print(result.status, flush=True)
 """
 FILES = {"kept": "old kept", "gone": "old gone", "d/inner": "old inner"}
@@ -107,7 +107,7 @@ class Case:
     def undo_again_then_edit(self):
         """The second undo succeeds or has nothing to do; whatever a person makes after it stays."""
         with self.project.open() as rt:
-            again = asyncio.run(rt.undo(self.run))
+            again = asyncio.run(rt.runs.undo(self.run))
             assert again.status == "succeeded", again.results
             self.require(FILES, rt)
             edits = {"kept": "a person's", "gone": "old gone", "made/deep": "made", "d/inner": "a person's too"}

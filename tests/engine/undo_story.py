@@ -174,7 +174,7 @@ class Story:
         if done.ok:
             self.person(after)
             self.before_undo = self.visible()
-            done = asyncio.run(rt.undo(done.run_id))
+            done = asyncio.run(rt.runs.undo(done.run_id))
         self.project.close()
         return first, done, self.picture()
 

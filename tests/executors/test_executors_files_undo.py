@@ -152,7 +152,7 @@ def test_any_sequence_of_operations_is_undone_exactly(start, steps):
             tools.undo("run_2")
             assert picture(root) == before
             again = Tools(workspace, Path(place) / "runs" / "run_2", Plain(workspace))
-            again.undo("run_3")
+            again.runs.undo("run_3")
             assert {k: v[:2] + v[3:] for k, v in picture(root).items()} == {k: v[:2] + v[3:] for k, v in after.items()}
             tools.close()
             again.close()

@@ -28,7 +28,7 @@ from interlock.approvals.notify import Notifications, Notifier, NotifyError
 from interlock.approvals.standing import StandingAnswer, StandingAnswers
 from interlock.approvals.store import ApprovalStore
 from interlock.approvals.time import SharedTime
-from interlock.approvals.wait import Waiter, WakeFile
+from interlock.approvals.wait import LocalWake, Waiter, Wake, WakeFile
 
 __all__ = [
     "AccessError",
@@ -43,6 +43,7 @@ __all__ = [
     "Hold",
     "HoldRequest",
     "IssuedGrant",
+    "LocalWake",
     "Notifications",
     "Notifier",
     "NotifyError",
@@ -53,6 +54,7 @@ __all__ = [
     "StandingAnswers",
     "Vote",
     "Waiter",
+    "Wake",
     "WakeFile",
     "action_digest",
     "canonical_digest",

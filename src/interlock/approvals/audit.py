@@ -7,6 +7,7 @@ If the record cannot be written, the recorded change does not happen either.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +25,10 @@ _SCHEMA: Final = (
     """create trigger approvals_audit_no_delete before delete on approvals_audit
         begin select raise(abort, 'audit records are never deleted'); end""",
 )
+
+
+def _nothing() -> None:
+    pass
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +49,8 @@ class Audit:
     def __init__(self, database: Database) -> None:
         """Make the table if it is not there."""
         self._database = database
+        self.written: Callable[[], None] = _nothing
+        """Called when this process has written a record, inside the transaction."""
         database.migrate("approvals_audit", _SCHEMA)
 
     def write(
@@ -61,6 +68,7 @@ class Audit:
             "insert into approvals_audit select coalesce(max(seq), 0) + 1, ?, ?, ?, ?, ?, ? from approvals_audit",
             (at_us, event, subject, who, surface, msgspec.json.encode(detail or {}).decode()),
         )
+        self.written()
 
     def records(self, subject: str | None = None, *, after: int = 0, limit: int = 1000) -> list[AuditRecord]:
         """Records in order of writing, of one subject or of all."""

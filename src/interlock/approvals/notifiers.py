@@ -9,7 +9,7 @@ import http.client
 import os
 import ssl
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -44,6 +44,19 @@ class TerminalBell:
                 os.close(fd)
 
 
+class Function:
+    """A function of the program's own. It should return soon. If it raises it is called again, and at last that is audited."""
+
+    def __init__(self, function: Callable[[Hold], None]) -> None:
+        """It is named after the function."""
+        self.name = getattr(function, "__name__", "function")
+        self._function = function
+
+    def notify(self, hold: Hold, timeout_s: float) -> None:  # noqa: ARG002 # it is the program's to keep it
+        """Call it."""
+        self._function(hold)
+
+
 class Webhook:
     """Posts the question as signed JSON in the format of Slack's incoming webhooks.
 
@@ -69,7 +82,10 @@ class Webhook:
 
     def notify(self, hold: Hold, timeout_s: float) -> None:
         """Post it. Raises NotifyError, permanent for a response that reports a bad request."""
-        body = msgspec.json.encode(slack_message(hold))
+        self.post(msgspec.json.encode(slack_message(hold)), timeout_s)
+
+    def post(self, body: bytes, timeout_s: float) -> None:
+        """Post JSON. Raises NotifyError."""
         timestamp = str(self._time.now_us() // 1_000_000)
         headers = {
             "Content-Type": "application/json",
@@ -112,6 +128,10 @@ class Command:
 
     def notify(self, hold: Hold, timeout_s: float) -> None:
         """Run the program to its end. Raises NotifyError; permanent if the program cannot be started."""
+        self.run(msgspec.json.encode(summary_of(hold)), timeout_s)
+
+    def run(self, document: bytes, timeout_s: float) -> None:
+        """Run the program to its end, with JSON on standard input. Raises NotifyError."""
         try:
             process = subprocess.Popen(
                 self._argv,
@@ -128,7 +148,7 @@ class Command:
             ) from None
         with process:
             try:
-                process.communicate(msgspec.json.encode(summary_of(hold)), timeout=timeout_s)
+                process.communicate(document, timeout=timeout_s)
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, 9)

@@ -11,7 +11,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from interlock.approvals.audit import Audit
 from interlock.approvals.hold import Hold
@@ -37,6 +37,7 @@ class NotifyError(InterlockError):
         self.permanent = permanent
 
 
+@runtime_checkable
 class Notifier(Protocol):
     """Notifies people. `interlock.testing.notifiers` has the tests that every notifier must pass."""
 
@@ -63,7 +64,14 @@ class Notifications:
         """Threads start with the first question."""
         self._audit = audit
         self._time = time
-        self._desks = [_Desk(n, timeout_s, back_off_s, self._record) for n in notifiers]
+        self._limits = timeout_s, back_off_s
+        self._desks: list[_Desk] = []
+        for notifier in notifiers:
+            self.add(notifier)
+
+    def add(self, notifier: Notifier) -> None:
+        """Tell this one too, from the next question on."""
+        self._desks.append(_Desk(notifier, *self._limits, self._record))
 
     def tell(self, hold: Hold) -> None:
         """Queue a notification for every notifier. Returns at once and never raises."""

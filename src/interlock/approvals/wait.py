@@ -13,10 +13,11 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from interlock.approvals.hold import Hold
 from interlock.approvals.store import ApprovalStore
@@ -26,6 +27,49 @@ POLL_S: Final = 1.0
 
 _IN_ATTRIB, _IN_CREATE = 0x4, 0x100  # linux/inotify.h
 _IN_CLOEXEC, _IN_NONBLOCK = os.O_CLOEXEC, os.O_NONBLOCK
+
+
+class Wake(Protocol):
+    """How waiters learn that a question has changed."""
+
+    def ring(self) -> None:
+        """A question has changed. Never raises."""
+        ...
+
+    def watch(self) -> int | None:
+        """A descriptor that becomes readable when it rings, to be closed by the caller; None if there is no such thing."""
+        ...
+
+
+class LocalWake:
+    """For questions in memory, which no other process can change."""
+
+    def __init__(self) -> None:
+        """Nobody watches yet."""
+        self._lock = threading.Lock()
+        self._watches: set[int] = set()
+
+    def ring(self) -> None:
+        """Wake every watcher."""
+        with self._lock:
+            for watch in self._watches:
+                with contextlib.suppress(OSError):  # it is full, so it rings already
+                    os.eventfd_write(watch, 1)
+
+    def watch(self) -> int:
+        """A descriptor of its own for each watcher: reading one takes the ring from nobody else."""
+        watch = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # What is handed out is a copy: the caller may close it at any time, and its number may then name another file.
+        with self._lock:
+            self._watches.add(watch)
+        return os.dup(watch)
+
+    def close(self) -> None:
+        """Ring no more."""
+        with self._lock:
+            for watch in self._watches:
+                os.close(watch)
+            self._watches.clear()
 
 
 class WakeFile:
@@ -44,6 +88,10 @@ class WakeFile:
                 os.utime(fd)
             finally:
                 os.close(fd)
+
+    def watch(self) -> int | None:
+        """An inotify descriptor on the directory."""
+        return watch_directory(self.path.parent)
 
 
 class _Question:
@@ -64,10 +112,10 @@ class Waiter:
     Close it at the end; an unclosed one closes its descriptor when it and its loop are collected.
     """
 
-    def __init__(self, store: ApprovalStore, wake_file: WakeFile) -> None:
+    def __init__(self, store: ApprovalStore, wake: Wake) -> None:
         """Nothing is opened until the first `wait_answered`."""
         self._store = store
-        self._wake_file = wake_file
+        self._wake = wake
         self._questions: dict[str, _Question] = {}
         self._watch: int | None = None
         self._close_watch: Callable[[], object] = lambda: None
@@ -128,14 +176,14 @@ class Waiter:
             raise UsageError("one Waiter serves one event loop")
         self.close()
         self._loop = loop
-        self._watch = watch_directory(self._wake_file.path.parent)
+        self._watch = self._wake.watch()
         if self._watch is not None:
             self._close_watch = weakref.finalize(self, os.close, self._watch)
             loop.add_reader(self._watch, self._on_touch, self._watch)
 
     def _on_touch(self, watch: int) -> None:
         with contextlib.suppress(BlockingIOError):
-            while os.read(watch, 65536):
+            while os.read(watch, 65536):  # an inotify descriptor, or a counter
                 pass
         self._look()
 

@@ -7,11 +7,12 @@ import os
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from interlock.approvals import Notifier
+from interlock.approvals.audit_sinks import AuditSink, CommandSink, FileSink, WebhookSink
 from interlock.approvals.notifiers import Command, TerminalBell, Webhook
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
@@ -30,13 +31,14 @@ from interlock.engine.runs import undo_tool
 from interlock.engine.runs.retention import keep_once_a_day
 from interlock.engine.runs.run import close_programs
 from interlock.engine.services import Hooks, Services
+from interlock.engine.tools.executors import Executors
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors import background, files, git, http, proc, process
 from interlock.executors.environment import child_environment
 from interlock.executors.modules import ModuleTools
 from interlock.executors.process import ProcessLimits, ProcessRunner
-from interlock.journal import Durability, RunIndex
+from interlock.journal import Durability, KeptRuns, RunIndex
 from interlock.journal.stops import StopStore
 from interlock.model.clock import Clock
 from interlock.model.decision import Refusal
@@ -48,6 +50,7 @@ from interlock.settings import load as load_settings
 from interlock.settings.decode import Place, dotted
 from interlock.settings.load import GIVEN
 from interlock.settings.overlay import foreign_variables
+from interlock.settings.sections import AuditTo, Notify
 from interlock.settings.trust import FILE as TRUST_FILE
 from interlock.signing import Signer
 from interlock.state.budgets import BudgetStore
@@ -55,7 +58,7 @@ from interlock.state.cache import ResultCache
 from interlock.state.calls import CallStore
 from interlock.state.idempotency import IdempotencyStore
 from interlock.state.store import StateStore
-from interlock.telemetry import GuardLimits, ResourceGuard, Sampler, Spans
+from interlock.telemetry import Export, GuardLimits, ResourceGuard, Sampler
 from interlock.workspace import Workspace
 from interlock.workspace.registry import Registry as Workspaces
 from interlock.workspace.registry import state_directory
@@ -79,7 +82,7 @@ def embedded(
     env: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
 ) -> Assembled:
-    """What a runtime needs that remembers nothing beyond its own life: durability `off`, state in memory.
+    """What a runtime needs that remembers nothing beyond its own life: state, questions and (if wanted) events in memory.
 
     `settings` are those of `interlock.toml`, and are read as the file is: environment and `flags` tighten them, and the files
     that they name are read beneath `workspace`. Raises ConfigurationError, with the code `not_available` for a setting that
@@ -93,15 +96,18 @@ def embedded(
     db = Database(Path(":memory:"))
     closing: list[Callable[[], None]] = [db.close]
     try:
+        memory = _durability(loaded) == "memory"
         services = _services(
-            loaded, db, Disk(), clock, workspace_id="embedded", durability="off", redaction=os.urandom(32),
-            root=None if workspace is None else loaded.root,
+            loaded, db, Disk(), clock, workspace_id="embedded", durability="memory" if memory else "off",
+            redaction=os.urandom(32), root=None if workspace is None else loaded.root,
         )  # fmt: skip
+        services.kept = KeptRuns(os.urandom(32), clock) if memory else None
         services.hooks.warnings.extend(warnings)
-        if loaded.settings.guard.bounds():
-            _measure(services, loaded.settings, loaded.root, clock, closing)
+        services.desk.expected = any(place[:1] == ("approvals",) for place in loaded.sources)
+        _measure(services, loaded, clock, closing)
         if workspace is not None:
-            _equip(services, loaded, env, closing, notify=True)
+            _equip(services, loaded, closing)
+        _announce(services, loaded, env, closing)
         return Assembled(services, closing)
     except BaseException:
         while closing:
@@ -110,9 +116,7 @@ def embedded(
 
 
 _NOT_EMBEDDED: Final = {
-    "journal": "this runtime keeps no journal",
-    "telemetry": "this runtime keeps no journal, so there is nothing to export",
-    "approvals": "this runtime can ask nobody: what `rules.ask` names is denied",
+    "journal": "this runtime keeps nothing on disk",
     "mcp": "this version has no MCP servers behind the runtime",
     "capsules": "this version has no capsules",
 }
@@ -123,10 +127,10 @@ def _check_embedded(loaded: Loaded, workspace: Path | None) -> None:
     """Refuse settings that would be accepted and ignored. Raises ConfigurationError `not_available`."""
     settings = loaded.settings
     without = {place: why for place in loaded.sources if len(place) > 1 and (why := _NOT_EMBEDDED.get(str(place[0])))}
-    if settings.journal.durability == "off":
+    if _durability(loaded) is not None:
         without.pop(("journal", "durability"), None)
-    if settings.telemetry.otel is None:
-        without.pop(("telemetry", "otel"), None)
+    if settings.telemetry.otel is not None and _durability(loaded) != "memory":
+        without[("telemetry", "otel")] = "spans are made from events, and `journal.durability` is not `memory`"
     if workspace is None and settings.guard.disk is not None:
         without[("guard", "disk")] = "there is no workspace whose disk could be measured"
     for place, why in without.items():
@@ -136,6 +140,14 @@ def _check_embedded(loaded: Loaded, workspace: Path | None) -> None:
             path=f"{_source(place, loaded.sources)}: {dotted(place)}",
             hint="take it out, or open the project's `interlock.toml`, which has all settings",
         )
+
+
+def _durability(loaded: Loaded) -> Literal["memory", "off"] | None:
+    """What the settings of a runtime in memory say of events; None for what it cannot do."""
+    given = loaded.settings.journal.durability
+    if ("journal", "durability") not in loaded.sources:
+        return "off"
+    return given if given in ("memory", "off") else None
 
 
 def _source(place: Place, sources: Mapping[Place, str]) -> str:
@@ -167,17 +179,16 @@ def open_project(
         loaded = load_last_trusted(locate(start, env, disk).root, env=env, trust=trust)
     settings = loaded.settings
     warnings = _warnings(settings) if unusable is None else [last_trusted_warning(unusable)]
+    _check_project(settings)
     workspace_id = Workspaces(state, disk, clock, SystemIds()).workspace_id(loaded.root)
     home = state / workspace_id
     disk.make_directory(home)
     db = open_database(home, disk)
     closing: list[Callable[[], None]] = [db.close]
     try:
-        redaction = redaction_key(state, disk)
-        durability = settings.journal.durability
         services = _services(
-            loaded, db, disk, clock, workspace_id=workspace_id, durability=durability, redaction=redaction,
-            home=home, root=loaded.root,
+            loaded, db, disk, clock, workspace_id=workspace_id, durability=settings.journal.durability,
+            redaction=redaction_key(state, disk), home=home, root=loaded.root,
         )  # fmt: skip
         if unusable is None:
             services.reload = Reloader(
@@ -191,10 +202,11 @@ def open_project(
         services.signer = Signer.open(state / "keys", disk)
         services.hooks.warnings.extend((*warnings, *_foreign(env)))
         services.state_dir = home
-        services.stops = StopListener(StopStore(db, clock), home / "wake" / WAKE_NAME, services.hooks.runs)
-        closing.append(services.stops.close)
-        _measure(services, settings, loaded.root, clock, closing)
-        _equip(services, loaded, env, closing, notify=unusable is None)
+        services.stops = stops = StopListener(StopStore(db, clock), home / "wake" / WAKE_NAME, services.hooks.runs)
+        closing.append(stops.close)
+        _measure(services, loaded, clock, closing)
+        _equip(services, loaded, closing)
+        _announce(services, loaded, env if unusable is None else None, closing)
         keep_once_a_day(services)
         return Assembled(services, closing)
     except BaseException:
@@ -203,18 +215,34 @@ def open_project(
         raise
 
 
-def _equip(
-    services: Services, loaded: Loaded, env: Mapping[str, str], closing: list[Callable[[], None]], *, notify: bool
+def _announce(
+    services: Services, loaded: Loaded, env: Mapping[str, str] | None, closing: list[Callable[[], None]]
 ) -> None:
-    """Open the workspace, register the tools, and set up the notifiers of questions."""
+    """Set up the notifiers of questions, unless there is no `env` for them."""
+    desk = services.desk
+    if env is not None:
+        desk.notify_through(_notifiers(loaded.settings, desk, env, services.hooks.warnings))
+        for sink in _audit_sinks(loaded, desk, env, services):
+            desk.attach(sink)
+    closing.append(desk.close)
+
+
+def _check_project(settings: Settings) -> None:
+    if settings.journal.durability == "memory":
+        raise ConfigurationError(
+            "`memory` is for runtimes that a program opens with `settings=`: a project keeps its journals on disk",
+            code="not_available",
+            path="journal.durability",
+            hint="`full`, or `batch` if losing the last 5 ms is acceptable",
+        )
+
+
+def _equip(services: Services, loaded: Loaded, closing: list[Callable[[], None]]) -> None:
+    """Open the workspace, and register the tools."""
     settings = loaded.settings
     services.workspace = Workspace(loaded.root, protected=loaded.protected, disk=services.disk)
     closing.append(services.workspace.close)
     _register_builtins(services, settings, closing)
-    if services.desk is not None:
-        if notify:
-            services.desk.notify_through(_notifiers(settings, services.desk, env, services.hooks.warnings))
-        closing.append(services.desk.close)
     if settings.tools.modules:
         modules = ModuleTools(
             settings.tools.modules,
@@ -276,20 +304,18 @@ def _services(
     registry = Registry()
     ids = SystemIds()
     redactor = Redactor(redaction)
-    desk = None
-    if home is not None:
-        asking = settings.approvals
-        desk = Desk(
-            db, home, clock, ids, boot=boot_id(), user=user_name(), redactor=redactor, groups=dict(asking.groups),
-            ttl_ms=asking.ttl_ms, ttl_max_ms=_ttl_max_ms(loaded), separation=asking.separation,
-            agent_groups=settings.groups,
-        )  # fmt: skip
-        desk.issued.count(settings.all_grants())
-    issued = None if desk is None else desk.issued
+    asking = settings.approvals
+    desk = Desk(
+        db, home, clock, ids, boot=boot_id(), user=user_name(), redactor=redactor, groups=dict(asking.groups),
+        ttl_ms=asking.ttl_ms, ttl_max_ms=_ttl_max_ms(loaded), separation=asking.separation,
+        agent_groups=settings.groups,
+    )  # fmt: skip
+    issued = desk.issued
+    issued.count(settings.all_grants())
     hooks = Hooks()
     judges = JudgesInForce(
         maker_of(loaded, clock, issued, workspace=root is not None), registry, {},
-        revision=(lambda: 0) if issued is None else issued.revision, warn=hooks.warn_once,
+        revision=issued.revision, warn=hooks.warn_once,
     )  # fmt: skip
     return Services(
         clock=clock,
@@ -307,6 +333,7 @@ def _services(
         index=RunIndex(db),
         budgets=BudgetStore(db),
         cache=ResultCache(clock),
+        executors=Executors(),
         threads=DaemonThreads(),
         redactor=redactor,
         desk=desk,
@@ -322,20 +349,18 @@ def _services(
 
 def _maker_of(loaded: Loaded, services: Services) -> JudgeMaker:
     """The judges of a configuration that was loaded again. Raises: ConfigurationError."""
-    issued = None if services.desk is None else services.desk.issued
-    if issued is not None:
-        issued.count(loaded.settings.all_grants())
+    issued = services.desk.issued
+    issued.count(loaded.settings.all_grants())
     return maker_of(loaded, services.clock, issued)
 
 
-def _adopt(loaded: Loaded, desk: Desk | None) -> None:
+def _adopt(loaded: Loaded, desk: Desk) -> None:
     """What an edit changes beside the gate."""
     asking = loaded.settings.approvals
-    if desk is not None:
-        desk.configure(
-            groups=dict(asking.groups), ttl_ms=asking.ttl_ms, ttl_max_ms=_ttl_max_ms(loaded), separation=asking.separation,
-            agent_groups=loaded.settings.groups,
-        )  # fmt: skip
+    desk.configure(
+        groups=dict(asking.groups), ttl_ms=asking.ttl_ms, ttl_max_ms=_ttl_max_ms(loaded), separation=asking.separation,
+        agent_groups=loaded.settings.groups,
+    )  # fmt: skip
 
 
 def _ttl_max_ms(loaded: Loaded) -> int | None:
@@ -343,22 +368,22 @@ def _ttl_max_ms(loaded: Loaded) -> int | None:
     return loaded.settings.approvals.ttl_ms if loaded.overridden("approvals", "ttl") else None
 
 
-def _measure(
-    services: Services, settings: Settings, root: Path, clock: Clock, closing: list[Callable[[], None]]
-) -> None:
-    sampler = Sampler(clock, root)
-    closing.append(sampler.close)
-    guard = settings.guard
-    services.sampler = sampler
+def _measure(services: Services, loaded: Loaded, clock: Clock, closing: list[Callable[[], None]]) -> None:
+    """Measure the machine; in memory only if it is wanted, because a sampler is a thread."""
+    settings, guard = loaded.settings, loaded.settings.guard
+    wanted = services.desk.outlives or ("telemetry", "samples") in loaded.sources
+    if (settings.telemetry.samples and wanted) or guard.bounds():
+        services.sampler = sampler = Sampler(clock, loaded.root)
+        closing.append(sampler.close)
     services.guard_wait_ms = guard.wait_ms
     services.lease_wait_ms = settings.workspace.wait_ms
-    if guard.bounds():
+    if services.sampler is not None and guard.bounds():
         limits = GuardLimits(cpu=guard.cpu, memory=guard.memory, disk=guard.disk, zombies=guard.zombies)
-        services.guard = ResourceGuard(limits, sampler, clock)
+        services.guard = ResourceGuard(limits, services.sampler, clock)
     if settings.telemetry.otel is not None:
-        spans = Spans.to(settings.telemetry.otel)
-        services.hooks.events.append(spans)
-        closing.append(spans.close)
+        export = Export.to(settings.telemetry.otel)
+        services.hooks.events.append(export)
+        closing.append(export.close)
 
 
 def _register_builtins(services: Services, settings: Settings, closing: list[Callable[[], None]]) -> None:
@@ -409,17 +434,47 @@ def _notifiers(settings: Settings, desk: Desk, env: Mapping[str, str], warnings:
         elif one.kind == "command":
             found.append(Command(one.command, child_environment(env), name=f"command {number}"))
         else:
-            missing = [
-                f"approvals.notify[{number}].{key}: nobody is told this way: the environment variable `{name}` is not set"
-                for key, name in (("url_env", one.url_env), ("secret_env", one.secret_env))
-                if name is not None and not env.get(name)
-            ]
-            if missing:
-                warnings += missing
-                continue
-            url = one.url if one.url_env is None else env[one.url_env]
-            secret = None if one.secret_env is None else env[one.secret_env].encode("utf-8", "surrogateescape")
-            found.append(Webhook(url or "", secret, desk.store.time, name=f"webhook {number}"))
+            webhook = _webhook(one, f"notify[{number}]", desk, env, warnings)
+            found += [] if webhook is None else [webhook]
+    return found
+
+
+def _webhook(
+    one: Notify | AuditTo, place: str, desk: Desk, env: Mapping[str, str], warnings: list[str]
+) -> Webhook | None:
+    """A webhook of `[approvals]`. None, with a warning, if a variable is not set. Raises ConfigurationError."""
+    missing = [
+        f"approvals.{place}.{key}: nobody is told this way: the environment variable `{name}` is not set"
+        for key, name in (("url_env", one.url_env), ("secret_env", one.secret_env))
+        if name is not None and not env.get(name)
+    ]
+    warnings += missing
+    if missing:
+        return None
+    url = one.url if one.url_env is None else env[one.url_env]
+    secret = None if one.secret_env is None else env[one.secret_env].encode("utf-8", "surrogateescape")
+    return Webhook(url or "", secret, desk.store.time, name=f"webhook {place}")
+
+
+def _audit_sinks(loaded: Loaded, desk: Desk, env: Mapping[str, str], services: Services) -> list[AuditSink]:
+    """Those that `[[approvals.audit]]` names. Raises ConfigurationError."""
+    found: list[AuditSink] = []
+    for number, one in enumerate(loaded.settings.approvals.audit):
+        place = f"audit[{number}]"
+        if one.kind == "file":
+            path = Path(os.path.realpath(one.path or ""))
+            if services.workspace is not None and path.is_relative_to(loaded.root):
+                raise ConfigurationError(
+                    "the audit file is inside the workspace, where an agent can write",
+                    path=f"approvals.{place}.path",
+                    hint="choose a place outside it",
+                )
+            found.append(FileSink(path, services.disk))
+        elif one.kind == "command":
+            found.append(CommandSink(Command(one.command, child_environment(env), name=f"command {place}")))
+        else:
+            webhook = _webhook(one, place, desk, env, services.hooks.warnings)
+            found += [] if webhook is None else [WebhookSink(webhook)]
     return found
 
 

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
-from interlock.approvals.wait import watch_directory
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.runtime import Runtime
 from interlock.model.errors import InterlockError
@@ -38,8 +37,8 @@ class Continuing:
 
     def __init__(self, runtime: Runtime, report: Report) -> None:
         """`runtime` must be one of a project; from now on it does not wait for the questions of its runs."""
-        desk = runtime.approval_desk
-        assert desk is not None, "nothing is kept, so there is nothing to continue"
+        desk = runtime.approvals.desk
+        assert desk.outlives, "nothing is kept, so there is nothing to continue"
         desk.wait = False
         self._runtime = runtime
         self._desk: Desk = desk
@@ -68,7 +67,7 @@ class Continuing:
             return
         for run_id, answered in due:
             try:
-                results = await self._runtime.resume(run_id)
+                results = await self._runtime.runs.resume(run_id)
             except Exception as error:  # noqa: BLE001 - a defect that one run meets must not keep all others waiting
                 if isinstance(error, InterlockError) and error.code in _LATER:
                     continue
@@ -94,7 +93,7 @@ class Continuing:
     async def _told(self) -> AsyncIterator[asyncio.Event]:
         """An event that is set when a question has changed, by whatever process."""
         touched = asyncio.Event()
-        watch = watch_directory(self._desk.wake_directory)
+        watch = self._desk.wake.watch()
         if watch is None:
             yield touched
             return

@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypedDict, TypeVar
 
+import msgspec
+
+from interlock.approvals import Hold
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
 from interlock.engine.judges.in_force import JudgeMaker, JudgesInForce
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.stop_requests import StopListener
+from interlock.engine.record.recorder import Listener
+from interlock.engine.tools.executors import Executors
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors.background import Programs
 from interlock.isolation.client import ForkServer
-from interlock.journal import Durability, RunIndex
+from interlock.journal import Durability, KeptRuns, RunIndex
 from interlock.journal.stops import StopAnswer, StopRequest
 from interlock.model.clock import Clock, Ids
-from interlock.model.errors import ConfigurationError
-from interlock.model.events import Event
-from interlock.model.grant import Grant
+from interlock.model.errors import ConfigurationError, UsageError
 from interlock.model.limits import DEFAULT_LIMITS, Limits
-from interlock.model.proposal import Budget
+from interlock.model.proposal import Budget, Proposal
 from interlock.model.tool import Binding
 from interlock.model.waiting import Waiting
 from interlock.settings import Settings
@@ -37,7 +40,23 @@ from interlock.state.store import StateStore
 from interlock.telemetry import ResourceGuard, Sampler, Snapshot
 from interlock.workspace import Workspace
 
+T = TypeVar("T")
 Progress = Callable[[str, float, float | None], None]
+
+
+class Listeners(TypedDict, total=False):
+    """The listeners of `Runtime.subscribe`: called on the event loop, so they must return at once, and they must not raise."""
+
+    events: Listener | None
+    """With the run's id and the event, for every event of every run; none with durability `off`."""
+    progress: Progress | None
+    """With what tools report: action id, done, total."""
+    waits: Callable[[Waiting], None] | None
+    """With everything that waits, as it begins to: for what, and how long at most."""
+    notices: Callable[[str], None] | None
+    """With what a person should know: a broken edit of a policy, for example."""
+    questions: Callable[[Hold], None] | None
+    """With each question as it is asked, if its answer is waited for here."""
 
 
 class OpenRun(Protocol):
@@ -75,8 +94,8 @@ class Reload(Protocol):
 class Hooks:
     """Who is told of what: the only part of the services to which a program adds while they are in use."""
 
-    events: list[Callable[[Event], None]] = field(default_factory=list)
-    """Called with every event of every run."""
+    events: list[Listener] = field(default_factory=list)
+    """Called with the run's id and the event, for every event of every run."""
     progress: list[Progress] = field(default_factory=list)
     """Called with the progress that tools report: action id, done, total."""
     waits: list[Callable[[Waiting], None]] = field(default_factory=list)
@@ -124,6 +143,9 @@ class Services:
     index: RunIndex
     budgets: BudgetStore
     cache: ResultCache
+    executors: Executors
+    desk: Desk
+    """Where questions are asked."""
     threads: DaemonThreads
     redactor: Redactor
     workspace_id: str
@@ -136,6 +158,8 @@ class Services:
     """The machine's boot id: with a pid it tells whether a process can still be the same."""
     state_dir: Path | None = None
     """The workspace's directory in the state directory; None if nothing is kept."""
+    kept: KeptRuns | None = None
+    """The events of runs in memory, with durability `memory`."""
     servers: list[ForkServer] = field(default_factory=list)
     """Interlock's own fork servers, which no action may kill."""
     make_undo_judges: JudgeMaker | None = None
@@ -160,8 +184,6 @@ class Services:
     """What a proposal may spend if it does not say less."""
     signer: Signer | None = None
     """Signs the heads of finished runs."""
-    desk: Desk | None = None
-    """Where questions are asked; None in a runtime that keeps nothing, which can ask nobody."""
     stops: StopListener | None = None
     """Finds the requests of other processes to stop a run; None in a runtime that keeps nothing."""
 
@@ -175,6 +197,14 @@ class Services:
                 self.registry.register(binding)
         self.load_more = None
         self.judges.expire()
+
+    def require_tools(self) -> None:
+        """Raises: UsageError as long as the tool modules are not loaded."""
+        if not self.tools_loaded:
+            raise UsageError(
+                "the tool modules that the configuration names are not loaded yet",
+                hint="`await runtime.prepare()` first, or `runtime.prepare_sync()`",
+            )
 
     @property
     def tools_loaded(self) -> bool:
@@ -215,8 +245,51 @@ class Services:
             return replace(self, judges=judges, reload=None)
         return self
 
-    def fork(self, agent: str, grant: Grant | None = None) -> Services:
-        """The same services for another agent, with tools (and, if given, a grant) of its own from here on."""
-        own = self.judges.own_grants | ({} if grant is None else {agent: grant})
-        registry = self.registry.copy()
-        return replace(self, agent=agent, registry=registry, judges=self.judges.fork(registry, own))
+    def subscribe(
+        self,
+        *,
+        events: Listener | None = None,
+        progress: Progress | None = None,
+        waits: Callable[[Waiting], None] | None = None,
+        notices: Callable[[str], None] | None = None,
+        questions: Callable[[Hold], None] | None = None,
+    ) -> None:
+        """Tell these from now on; see `Listeners`."""
+        hooks = self.hooks
+        _add(hooks.events, events)
+        _add(hooks.progress, progress)
+        _add(hooks.waits, waits)
+        _add(hooks.notices, notices)
+        _add(self.desk.listeners, questions)
+
+    def register(self, binding: Binding) -> None:
+        """Add a tool or replace its namesake: judged anew from here on."""
+        self.registry.register(binding)
+        self.judges.expire()
+
+    def change_tool(self, name: str, **changes: Any) -> None:
+        """Replace fields of a tool's definition. Raises UsageError `not_found`."""
+        found = self.registry.require(name)
+        tool = msgspec.structs.replace(found.tool, **changes)
+        self.register(Binding(tool=tool, function=found.function, mode=found.mode, writes=found.writes))
+
+    def adopt_tools(self, proposal: Proposal) -> None:
+        """Tools that the proposal names and nobody registered are the default executor's, if there is one."""
+        if self.executors.adopt(proposal, self.registry):
+            self.judges.expire()
+
+    def fork(self, agent: str, *, tools: bool = True) -> Services:
+        """The same services for another agent, with tools of its own from here on; without `tools` it begins with none."""
+        registry = self.registry.copy() if tools else Registry(beside=self.registry)
+        judges = self.judges.fork(registry, self.judges.own_grants.copy())
+        if tools:
+            return replace(self, agent=agent, registry=registry, judges=judges)
+        return replace(
+            self, agent=agent, registry=registry, judges=judges, executors=Executors(), budget=None,
+            cache=ResultCache(self.clock), load_more=None,
+        )  # fmt: skip
+
+
+def _add(heard: list[T], listener: T | None) -> None:
+    if listener is not None:
+        heard.append(listener)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar, overload
 
 import msgspec
@@ -35,7 +35,7 @@ from interlock.model.tool import Binding, CompensationTemplate, Context, Functio
 from interlock.model.units import duration_ms
 from interlock.model.values import step
 
-__all__ = ["Host", "InvalidToolError", "PathRead", "PathWrite", "Secret", "bind", "define", "tool"]
+__all__ = ["Host", "InvalidToolError", "PathRead", "PathWrite", "Secret", "bind", "define", "name_only", "tool"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -294,3 +294,12 @@ def _by_name(function: Callable[..., Any], signature: Signature) -> Callable[...
         return function(*[named.pop(name, default) for name, default in positional_only], **named)
 
     return call
+
+
+def name_only(name: str, function: Callable[[dict[str, Any]], Awaitable[Any]]) -> Binding:
+    """A tool that has only a name: an open schema, the most cautious traits, and a function of its parameters."""
+
+    async def call(parameters: dict[str, Any], _ctx: Context) -> Any:
+        return await function(parameters)
+
+    return Binding(tool=Tool(name=name), function=call, mode="async")

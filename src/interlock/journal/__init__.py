@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interlock.journal.heads import decode_head, read_head, sign_head, verify_head
     from interlock.journal.index import RunIndex, RunRow, SessionRow
+    from interlock.journal.memory import KeptRuns, MemoryJournal
     from interlock.journal.private import delete_private, read_private
     from interlock.journal.pruning import keep, prune
     from interlock.journal.reader import Corruption, JournalStatus, Tail, Torn, read, scan
@@ -27,6 +28,8 @@ _HOMES = {
     "Head": "sealing",
     "JournalStatus": "reader",
     "JournalWriter": "writer",
+    "KeptRuns": "memory",
+    "MemoryJournal": "memory",
     "RecoveryReport": "recovery",
     "RunIndex": "index",
     "RunRow": "index",
@@ -54,6 +57,8 @@ __all__ = [
     "Head",
     "JournalStatus",
     "JournalWriter",
+    "KeptRuns",
+    "MemoryJournal",
     "RecoveryReport",
     "RunIndex",
     "RunRow",

@@ -32,7 +32,8 @@ from interlock.model.errors import IntegrityError, InterlockError, StoreError, U
 from interlock.model.events import Event, Kept, Seal
 from interlock.model.limits import DEFAULT_LIMITS
 
-Durability = Literal["full", "batch", "off"]
+Durability = Literal["full", "batch", "memory", "off"]
+"""`memory` is not written by a `JournalWriter` but kept in a `MemoryJournal`."""
 
 INLINE_ALONE_NS: Final = 2_000_000
 """With one waiter, a flush runs on the loop if syncing takes less than this on average (measured: a hop costs 60 us)."""

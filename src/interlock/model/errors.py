@@ -100,7 +100,7 @@ class HeldError(InterlockError):
 
     `held`: it waits for an approval, and the caller asked not to wait; nothing of the call has run. Answer with
     `runtime.approvals` or `interlock approvals`; then the same call with the same `call_id`, or `await
-    runtime.resume(error.run_id)`, goes on.
+    runtime.runs.resume(error.run_id)`, goes on.
 
     `unknown_outcome`: an earlier process ended during the call, and only a person can say what happened.
     """
@@ -112,11 +112,11 @@ class HeldError(InterlockError):
     def __init__(self, message: str, *, approval: str, run_id: str, tool: str, code: str | None = None) -> None:
         """`approval` is the id of the question, `run_id` the run that waits, `tool` the tool's own name."""
         if code == "unknown_outcome":
-            answer = f'`await runtime.resume("{run_id}", {{"call": "again"}})`, "succeeded", "failed" or "undo"'
+            answer = f'`await runtime.runs.resume("{run_id}", {{"call": "again"}})`, "succeeded", "failed" or "undo"'
             hint = f"{answer}; then repeat the call"
         else:
             answer = f'`runtime.approvals.approve("{approval}")` or `interlock approvals approve {approval}`'
-            hint = f'{answer}; then repeat the call, or `await runtime.resume("{run_id}")`'
+            hint = f'{answer}; then repeat the call, or `await runtime.runs.resume("{run_id}")`'
         super().__init__(message, code=code, hint=hint)
         self.approval = approval
         self.run_id = run_id

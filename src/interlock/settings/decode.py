@@ -25,7 +25,7 @@ from interlock.model.grant import GROUP, OPERATOR
 from interlock.model.hosts import parse_pattern
 from interlock.model.units import as_duration, as_size, duration_ms, size_bytes
 from interlock.model.values import step
-from interlock.settings.sections import DURATION, SIZE, McpServer, Notify, Settings, Tools
+from interlock.settings.sections import DURATION, SIZE, AuditTo, McpServer, Notify, Settings, Tools
 
 Place = tuple[str | int, ...]
 """Keys from the top of the configuration: `("rules", "allow", 2)`."""
@@ -231,6 +231,10 @@ def _check(settings: Settings, locate: Locate) -> None:
         problem = _notify_problem(notify)
         if problem is not None:
             raise error(problem, "approvals", "notify", index)
+    for index, sink in enumerate(settings.approvals.audit):
+        problem = _notify_problem(sink)
+        if problem is not None:
+            raise error(problem, "approvals", "audit", index)
     for name, server in settings.mcp.servers.items():
         wrong = _server_problem(server)
         if wrong is not None:
@@ -289,14 +293,23 @@ def _server_problem(server: McpServer) -> tuple[str, *Place] | None:
     return None
 
 
-def _notify_problem(notify: Notify) -> str | None:
+_TAKES: Final = {
+    "bell": (), "file": ("path",), "webhook": ("url", "url_env", "secret_env"), "command": ("command",),
+}  # fmt: skip
+"""The keys of each kind of notification and audit sink."""
+
+
+def _notify_problem(notify: Notify | AuditTo) -> str | None:
     given = {
+        "path": isinstance(notify, AuditTo) and notify.path is not None,
         "url": notify.url is not None,
         "url_env": notify.url_env is not None,
         "secret_env": notify.secret_env is not None,
         "command": bool(notify.command),
     }
-    takes = {"bell": (), "webhook": ("url", "url_env", "secret_env"), "command": ("command",)}[notify.kind]
+    takes = _TAKES[notify.kind]
+    if isinstance(notify, AuditTo) and notify.kind == "file" and not (notify.path or "").startswith("/"):
+        return "kind `file` needs `path`, an absolute path"
     for name, present in given.items():
         if present and name not in takes:
             return f"`{name}` is not for kind `{notify.kind}`"

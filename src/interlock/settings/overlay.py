@@ -119,7 +119,7 @@ RULES: Final[dict[str, Rule]] = {
     "guard.zombies": smaller,
     "guard.wait": smaller,
     "workspace.wait": smaller,
-    "journal.durability": later("off", "batch", "full"),
+    "journal.durability": later("off", "memory", "batch", "full"),
     "tools.modules": fewer,
     "telemetry.otel": nothing,
 }

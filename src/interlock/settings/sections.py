@@ -106,6 +106,27 @@ class Notify(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     )
 
 
+class AuditTo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the audit of questions, approvers and grants is copied to, record by record."""
+
+    kind: Annotated[Literal["file", "webhook", "command"], Meta(description="The kind of sink.")]
+    path: Annotated[
+        Name | None,
+        Meta(description="For a file: its absolute path, outside the workspace. It gets a line of JSON a record."),
+    ] = None
+    url: Annotated[Name | None, Meta(description="For a webhook: the address to post to.")] = None
+    url_env: Annotated[
+        Name | None, Meta(description="Instead of `url`: environment variable with the address, if that is a secret.")
+    ] = None
+    secret_env: Annotated[
+        Name | None,
+        Meta(description="For a webhook: environment variable with the secret that signs the post. `url` needs it."),
+    ] = None
+    command: Annotated[
+        tuple[str, ...], Meta(description="For a command: its arguments. It gets a record as JSON on standard input.")
+    ] = ()
+
+
 class Approvals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Questions to people, and who may answer them."""
 
@@ -115,6 +136,7 @@ class Approvals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     separation: Annotated[bool, Meta(description="The user who started a run may not approve its actions.")] = False
     groups: Annotated[dict[Name, tuple[Name, ...]], Meta(description="Groups of approvers.")] = {}
     notify: Annotated[tuple[Notify, ...], Meta(description="Whom to notify.")] = ()
+    audit: Annotated[tuple[AuditTo, ...], Meta(description="Where the audit is copied to.")] = ()
 
 
 class Amounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -215,8 +237,11 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The write-ahead log of each run."""
 
     durability: Annotated[
-        Literal["off", "batch", "full"],
-        Meta(description="`full`: on disk before each effect; `batch`: within 5 ms; `off`: nothing is written."),
+        Literal["off", "memory", "batch", "full"],
+        Meta(
+            description="`full`: on disk before each effect; `batch`: within 5 ms; `off`: nothing is written; `memory`: kept as "
+            "long as the process lives, only with `settings=` in Python."
+        ),
     ] = "full"
     keep_ms: Annotated[DurationMs, Meta(description="How long private originals and backups are kept.")] = field(
         default=90 * 86_400_000, name="keep"
@@ -283,8 +308,11 @@ class CapsuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where measurements are sent."""
+    """What is measured, and where measurements are sent."""
 
+    samples: Annotated[
+        bool, Meta(description="Measure the machine once a second: rows of acting actions then have `telemetry`.")
+    ] = True
     otel: Annotated[Name | None, Meta(description="URL of an OpenTelemetry collector (OTLP over HTTP).")] = None
 
 

@@ -170,8 +170,8 @@ async def _admit(action: ActionRun, tool: Registered, principal: Principal, judg
     run = action.run
     desk = run.services.desk
     for one in judges:
-        choices = one.uses(principal, tool, action.parameters) if desk is not None and one.issued else ()
-        if choices and desk is not None and not any(not ids or desk.issued.use(ids) for ids in choices):
+        choices = one.uses(principal, tool, action.parameters) if one.issued else ()
+        if choices and not any(not ids or desk.issued.use(ids) for ids in choices):
             return f"`{tool.name}` was refused: grant_used_up: the grants that allow it have no uses left"
     if tool.bucket is not None:
         wait_ns = tool.bucket.acquire(run.clock.mono_ns(), tool.timeout_ns)

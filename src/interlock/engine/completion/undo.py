@@ -94,8 +94,6 @@ def approved_with(services: Services, run_id: str, proposal: str, action: str, t
     Whoever approved the action was shown that compensation, as its tool's definition has it: they are authorised together.
     Empty if the action was not approved by itself, or with another compensation.
     """
-    if services.desk is None:
-        return ()
     hold = services.desk.store.for_action(run_id, proposal, action)
     if hold is None or hold.status != "approved" or hold.context.get("compensation") != tool:
         return ()

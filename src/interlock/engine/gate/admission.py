@@ -122,7 +122,7 @@ def _use_grant(action: ActionRun, tool: Registered) -> Refusal | None:
     run, desk = action.run, action.run.services.desk
     choices = run.judges.uses(run.principal, tool, action.parameters)
     action.used = True
-    if not choices or desk is None or any(desk.issued.use(ids) for ids in choices if ids):
+    if not choices or any(desk.issued.use(ids) for ids in choices if ids):
         return None
     return Refusal("grant_used_up", f"the grants that allow `{tool.name}` have no uses left")
 

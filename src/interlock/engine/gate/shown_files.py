@@ -32,7 +32,6 @@ def paths_of(action: ActionRun, parameters: dict[str, Any]) -> list[Any]:
 async def read_files(action: ActionRun) -> tuple[FileShown, ...]:
     """The files among the parameters, as they are now. A name can be a secret like any other text."""
     desk, paths = action.run.services.desk, paths_of(action, action.parameters)
-    assert desk is not None
     redact = desk.questions.redact
     return tuple(
         FileShown(path=redact(_shown(path)), digest=digest, there=there)
@@ -87,7 +86,7 @@ async def forget_if_changed(action: ActionRun) -> None:
         return
     there = await _look_at(action.run, [path for path, _ in action.shown])
     if any(seen != digest for (seen, _), (_, digest) in zip(there, action.shown, strict=True)):
-        action.discharged, action.shown, action.changed = frozenset(), (), True
+        action.discharged, action.shown = frozenset(), ()
 
 
 async def pin_again(action: ActionRun) -> None:

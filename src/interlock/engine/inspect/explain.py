@@ -13,7 +13,7 @@ import msgspec
 from interlock.engine.gate.judgement import judge_call
 from interlock.engine.gate.verdict import Ask
 from interlock.engine.judges.judges import Call
-from interlock.engine.runtime import Runtime
+from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Decision, Refusal
@@ -57,21 +57,29 @@ class ActionExplanation(msgspec.Struct, frozen=True, kw_only=True):
     """Every policy that is about this call, and what became of it."""
 
 
-def verify(runtime: Runtime, proposal: Proposal) -> Report:
-    """All that is wrong with a proposal, at the state as it is now."""
-    services = runtime.services
-    return check(proposal, services.registry.by_name, state=_state(services), limits=services.limits)
+def verify(services: Services, proposal: ProposalLike) -> Report:
+    """All that is wrong with a proposal, at the state as it is now. Raises: ProposalError if it cannot be decoded."""
+    decoded = _decoded(services, proposal)
+    return check(decoded, services.registry.by_name, state=_state(services), limits=services.limits)
 
 
-def simulate(runtime: Runtime, proposal: Proposal) -> Simulation:
+def simulate(services: Services, proposal: ProposalLike) -> Simulation:
     """The state as it would be afterwards. Raises: ProposalError if the proposal has no graph."""
-    services = runtime.services
-    return play(proposal, services.registry.by_name, _state(services))
+    decoded = _decoded(services, proposal)
+    return play(decoded, services.registry.by_name, _state(services))
 
 
-def explain(runtime: Runtime, proposal: Proposal) -> list[ActionExplanation]:
+def explain(services: Services, proposal: ProposalLike) -> list[ActionExplanation]:
     """What steps 1 to 7 would answer for each action, in declared order. Raises: ProposalError if it has no graph."""
-    return _Explaining(runtime.services, proposal).all()
+    return _Explaining(services, _decoded(services, proposal)).all()
+
+
+def _decoded(services: Services, proposal: ProposalLike) -> Proposal:
+    """The proposal. Raises: UsageError as long as the configured tool modules are not loaded."""
+    services.require_tools()
+    decoded = decode(proposal, services.limits)
+    services.adopt_tools(decoded)
+    return decoded
 
 
 def _state(services: Services) -> Mapping[str, tuple[Any, int]]:

@@ -121,7 +121,7 @@ def judge_maker(
     def judge(registry: Registry) -> PolicyJudge:
         generation, found = judges.get(registry, (-1, None))
         if found is None or generation != registry.generation:
-            _, found = policy_of(settings, files, registry.definitions(), root)
+            _, found = policy_of(settings, files, registry.named(), root)
             judges[registry] = registry.generation, found
         return found
 

@@ -37,11 +37,7 @@ def definitions(services: Services, form: Format, *, agent: str, session: str | 
         raise UsageError(f"`{form}` is not a known shape of tools", hint=f"one of {', '.join(get_args(Format))}")
     if agent == OPERATOR:
         raise UsageError(f"`{OPERATOR}` is not an agent: it stands for the person at the command line")
-    if not services.tools_loaded:
-        raise UsageError(
-            "the tool modules that the configuration names are not loaded yet",
-            hint="`await runtime.prepare()` first, or `runtime.prepare_sync()`",
-        )
+    services.require_tools()
     names = safe_names(services.registry.by_name)
     return [_definition(form, names[found.name], found.tool) for found in reachable(services, agent, session)]
 

@@ -13,17 +13,26 @@ import msgspec
 from interlock.approvals import (
     ApprovalStore,
     Approvers,
+    AuditRecord,
     GrantStore,
     Hold,
+    LocalWake,
     Notifications,
     Notifier,
     Waiter,
+    Wake,
     WakeFile,
     action_digest,
 )
+from interlock.approvals.audit_sinks import AuditSink, AuditStream, FunctionSink
+from interlock.approvals.notifiers import Function
 from interlock.detect import QuestionRedactor, Redactor
-from interlock.disk import Database
+from interlock.disk import Database, Disk
 from interlock.model.clock import Clock, Ids
+from interlock.model.errors import UsageError
+
+CLOSE_S: Final = 2.0
+"""What notifications and audit sinks get at the end of a process."""
 
 
 class Asking(NamedTuple):
@@ -46,7 +55,7 @@ class Desk:
     def __init__(
         self,
         db: Database,
-        home: Path,
+        home: Path | None,
         clock: Clock,
         ids: Ids,
         *,
@@ -59,21 +68,21 @@ class Desk:
         ttl_max_ms: int | None = None,
         agent_groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`home` is the workspace's state directory; `user` is who runs this process.
+        """`home` is the workspace's state directory (None: nothing outlives this process); `user` is who runs this process.
 
         `ttl_ms` is how long a question waits whose policies do not say, `ttl_max_ms` the most that any may wait.
 
         `groups` (of approvers) and `agent_groups` are from the configuration: each with its members.
         """
-        self.wake_directory = home / "wake"
-        """A file in it is touched whenever a question has changed."""
-        self.runs_directory = home / "runs"
-        """Where the journals are that hold the originals of what questions hide."""
-        self._wake = WakeFile(self.wake_directory)
+        self._home = home
+        self._db = db
+        self._stream: AuditStream | None = None
+        self.wake: Wake = LocalWake() if home is None else WakeFile(home / "wake")
+        """Rings whenever a question has changed."""
         self._redactor = redactor
         self.questions = QuestionRedactor(redactor)
         """What a question is redacted with: it shows all that could be code."""
-        self.store = ApprovalStore(db, clock, ids, boot=boot, redact=self.questions.redact, changed=self._wake.ring)
+        self.store = ApprovalStore(db, clock, ids, boot=boot, redact=self.questions.redact, changed=self.wake.ring)
         self.issued = GrantStore(db, self.store.time, ids, self.store.audit)
         self.approvers = Approvers(db, self.store.time, ids, self.store.audit, groups=groups)
         self.user = user
@@ -83,10 +92,35 @@ class Desk:
         self.agent_groups = agent_groups or {}
         self.wait = True
         """False: a held action is left open at once, and the run is to be resumed."""
+        self.expected = False
+        """In memory: the program answers through `approvals`, so that a question may wait with no listener."""
         self.listeners: list[Callable[[Hold], None]] = []
         """Told of each question as it is asked (a prompt at the terminal). Must return at once."""
         self._notifications: Notifications | None = None
         self._waiters: dict[asyncio.AbstractEventLoop, Waiter] = {}
+
+    @property
+    def runs_directory(self) -> Path:
+        """Where the journals are that hold the originals of what questions hide. Raises: UsageError `not_available`."""
+        return self._kept() / "runs"
+
+    @property
+    def outlives(self) -> bool:
+        """True if questions outlive this process, so that what is held can be left open, and answered from elsewhere."""
+        return self._home is not None
+
+    def _kept(self) -> Path:
+        if self._home is None:
+            raise UsageError("this runtime keeps its questions in memory only", code="not_available")
+        return self._home
+
+    @property
+    def can_ask(self) -> bool:
+        """True if somebody could answer a question of the work under way: in memory, only who listens here, and waits."""
+        if self.outlives:
+            return True
+        heard = self.expected or self.listeners or ASKING.get().tell is not None or self._notifications is not None
+        return bool(heard) and self.waits
 
     @property
     def waits(self) -> bool:
@@ -112,6 +146,25 @@ class Desk:
         """Tell these of each question."""
         self._notifications = Notifications(notifiers, self.store.audit, self.store.time) if notifiers else None
 
+    def add_notifier(self, notifier: Notifier | Callable[[Hold], None]) -> None:
+        """Tell this too of each question; a plain function is called with it."""
+        found = notifier if isinstance(notifier, Notifier) else Function(notifier)
+        if self._notifications is None:
+            self.notify_through([found])
+        else:
+            self._notifications.add(found)
+
+    def attach(self, sink: AuditSink | Callable[[AuditRecord], None]) -> None:
+        """Copy the audit to a sink from now on, beginning with what it has not had; a plain function is called with it."""
+        if self._stream is None:
+            locks = self._home
+            self._stream = AuditStream(self._db, self.store.audit, self.store.time, locks, Disk())
+        self._stream.attach(sink if isinstance(sink, AuditSink) else FunctionSink(sink))
+
+    def keyed(self, digest: str) -> str:
+        """A digest that does not confirm a guess of what it is of."""
+        return self._redactor.keyed(digest)
+
     def call_digest(self, tool: str, tool_version: str, parameters: Any) -> str:
         """What an approval of a call is bound to. Raises: CanonicalError."""
         return self._redactor.keyed(action_digest(tool, tool_version, parameters))
@@ -133,12 +186,16 @@ class Desk:
         """What waits on that loop."""
         for closed in [other for other in self._waiters if other.is_closed()]:
             self._waiters.pop(closed).close()
-        return self._waiters.setdefault(loop, Waiter(self.store, self._wake))
+        return self._waiters.setdefault(loop, Waiter(self.store, self.wake))
 
     def close(self) -> None:
-        """Give notifications a moment to arrive, and stop waiting."""
+        """Give notifications and audit sinks a moment, and stop waiting."""
         if self._notifications is not None:
-            self._notifications.drain(2.0)
+            self._notifications.drain(CLOSE_S)
+        if self._stream is not None:
+            self._stream.close(CLOSE_S)
         for waiter in self._waiters.values():
             waiter.close()
         self._waiters.clear()
+        if isinstance(self.wake, LocalWake):
+            self.wake.close()

@@ -2,32 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from interlock.approvals import AuditRecord, Notifier
+from interlock.approvals.audit_sinks import AuditSink
 from interlock.engine.people.answers import Answering, Choice, Hold, Scope, Standing, Status
 from interlock.engine.people.approval_desk import Desk
+from interlock.engine.people.asked import Asked, answer_of, checked
 from interlock.engine.people.identity import Proof, identify, require
-from interlock.model.errors import UsageError
+from interlock.model.errors import HeldError
+from interlock.model.hold_answer import AskedKind, HoldAnswer
 
 
 class Approvals:
-    """Lists and answers questions. Every method may block on the database, for as long as another process has it locked.
+    """Asks, lists and answers questions. Every method may block on the database, for as long as another process has it locked.
 
     Once approvers are configured, an answer needs the `token` of one: a program that runs as the user proves nothing by that.
     """
 
-    def __init__(self, desk: Desk | None) -> None:
+    def __init__(self, desk: Desk, agent: str) -> None:
         """Use `runtime.approvals`."""
-        self._desk = desk
+        self.desk = desk
+        """The store, waiters and notifiers behind this."""
+        self._agent = agent
+
+    # -- asking
+
+    async def ask(
+        self,
+        summary: str,
+        *,
+        kind: AskedKind = "other",
+        reason: str = "",
+        context: Any = None,
+        agent: str | None = None,
+        session: str | None = None,
+        group: str | None = None,
+        timeout_ms: int | None = None,
+    ) -> HoldAnswer:
+        """Ask people something of the program's own, and wait for the answer: the answer is true only if it was approved.
+
+        `summary` is the line that is approved, `context` any JSON value that helps to decide (shown redacted, with `reason`).
+        `group` names the approvers that decide. Without an answer within `timeout_ms` (else `approvals.ttl`) it is refused. A
+        cancelled caller withdraws the question. An approval is used up by this call.
+
+        Raises: UsageError, CanonicalError for a context that is not JSON; HeldError in a process that leaves questions open;
+        StoreError.
+        """
+        desk = self.desk
+        asked = Asked(agent or self._agent, kind, summary, reason, context, group, timeout_ms, session)
+        hold = desk.store.ask(checked(desk, asked))
+        desk.tell(hold)
+        if not desk.waits:
+            raise HeldError(f"`{hold.id}` waits for an answer", approval=hold.id, run_id="", tool="")
+        answered = await desk.waiter(asyncio.get_running_loop()).wait_answered(hold.id)
+        if answered.status == "approved":
+            desk.store.consume(hold.id, answered.digest, "program")
+        return answer_of(answered)
+
+    def subscribe(self, notifier: Notifier | Callable[[Hold], None]) -> None:
+        """Notify this too of each question, on a thread of its own, with time limits and retries; a failure is audited.
+
+        A notifier has a `name` and `notify(hold, timeout_s)`, which raises `interlock.NotifyError`; a plain function gets the
+        question. What it is given is redacted for the world outside. In a runtime in memory, questions wait from now on.
+        """
+        self.desk.add_notifier(notifier)
+
+    # -- answering
 
     def list(self, status: Status | None = "pending", *, limit: int = 1_000) -> Sequence[Hold]:
-        """Questions in the order in which they were asked; `status=None` for all. Raises: UsageError, StoreError."""
+        """Questions in the order in which they were asked; `status=None` for all. Raises: StoreError."""
         return self._answering().holds(status, limit=limit)
 
     def get(self, approval: str) -> Hold:
         """A question by its id, any unambiguous beginning of it, or `last`. Raises: UsageError `not_found`, `ambiguous_id`."""
-        found = self._answering().hold(self._open().store.find(approval))
+        found = self._answering().hold(self.desk.store.find(approval))
         assert found is not None, "questions are never deleted"
         return found
 
@@ -56,6 +107,32 @@ class Approvals:
         """
         return self._answer(approval, "edit", reason, token, patch=dict(patch))
 
+    def resolve(self, approval: str | Hold, approved: bool, *, reason: str = "", token: str | None = None) -> Hold:
+        """`approve` or `deny`, as a decision says."""
+        return (
+            self.approve(approval, reason=reason, token=token)
+            if approved
+            else self.deny(approval, reason=reason, token=token)
+        )
+
+    # -- the audit
+
+    def audit(self, approval: str | None = None, *, after: int = 0, limit: int = 1_000) -> Sequence[AuditRecord]:
+        """What happened to questions, approvers and grants, in order, from record number `after` on; of one question or of all.
+
+        Raises: UsageError `not_found`, `ambiguous_id`; StoreError.
+        """
+        subject = None if approval is None else self.desk.store.find(approval)
+        return self.desk.store.audit.records(subject, after=after, limit=limit)
+
+    def attach(self, sink: AuditSink | Callable[[AuditRecord], None]) -> None:
+        """Copy every audit record to a sink, in order, from the first that it has not had, on a thread of its own.
+
+        A sink has a `name` (which its place in the audit is kept under) and `write(record, timeout_s)`, which raises
+        `interlock.NotifyError` if it cannot take it now; a plain function gets the record. At least once: `seq` tells them apart.
+        """
+        self.desk.attach(sink)
+
     def _answer(
         self,
         approval: str | Hold,
@@ -66,9 +143,9 @@ class Approvals:
         patch: dict[str, Any] | None = None,
         standing: Standing | None = None,
     ) -> Hold:
-        hold, desk = (approval if isinstance(approval, Hold) else self.get(approval)), self._open()
+        hold = approval if isinstance(approval, Hold) else self.get(approval)
         digest = hold.digest if isinstance(approval, Hold) else hold.asked_digest
-        approver = identify(desk, Proof(token=token))
+        approver = identify(self.desk, Proof(token=token))
         outcome = self._answering().answer(
             hold.id, approver, choice, digest=digest, reason=reason, patch=patch, standing=standing
         )
@@ -77,13 +154,4 @@ class Approvals:
         return answered
 
     def _answering(self) -> Answering:
-        return Answering(self._open(), "python")
-
-    def _open(self) -> Desk:
-        if self._desk is None:
-            raise UsageError(
-                "this runtime keeps nothing, so it has no questions",
-                code="not_available",
-                hint="open a project: `Runtime.open()` without `settings=`",
-            )
-        return self._desk
+        return Answering(self.desk, "python")

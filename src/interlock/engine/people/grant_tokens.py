@@ -85,17 +85,13 @@ def attenuate_token(token: str, restriction: Restriction) -> str:
     return narrower
 
 
-def present_token(
-    desk: Desk | None, signer: Signer | None, audience: str, token: str, *, agent: str | None
-) -> GrantToken:
+def present_token(desk: Desk, signer: Signer | None, audience: str, token: str, *, agent: str | None) -> GrantToken:
     """Check a token that came with a proposal, and make its blocks known. Whatever is not certain is refused.
 
     `agent` is whom the proposal names, if it names one. Raises: GrantTokenError `bad_grant_token`, `grant_token_audience`,
     `grant_token_expired`, `grant_token_agent`; UsageError `grant_token_revoked`, or `not_available` in a runtime that keeps
     nothing; StoreError.
     """
-    if desk is None:
-        raise UsageError("this runtime keeps nothing, so it has issued no grant token", code="not_available")
     key = _required(signer).keyid
     found = verify_token(token.strip(), key=key, audience=audience, now_us=desk.store.time.now_us())
     try:
@@ -114,7 +110,7 @@ def present_token(
 
 def _required(signer: Signer | None) -> Signer:
     if signer is None:
-        raise UsageError("this runtime has no key, so it has issued no grant token", code="not_available")
+        raise UsageError("this runtime keeps nothing, so it has issued no grant token", code="not_available")
     return signer
 
 

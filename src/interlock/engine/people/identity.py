@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from interlock.approvals import AccessError, Approver, Outcome
 from interlock.approvals.hold import ANY_GROUP
-from interlock.approvals.wait import watch_directory
 from interlock.detect import Redactor
 from interlock.disk import Disk
 from interlock.engine.local.clock import SystemClock, SystemIds
@@ -136,4 +135,4 @@ def require(outcome: Outcome, hold_id: str) -> Outcome:
 
 def told(desk: Desk) -> int | None:
     """A descriptor that becomes readable when a question has changed (close it); None where the kernel has no such thing."""
-    return watch_directory(desk.wake_directory)
+    return desk.wake.watch()

@@ -36,12 +36,10 @@ class asking:  # noqa: N801 - used like a function; a class, because every propo
 
     __slots__ = ("_asking", "_questions", "_token")
 
-    def __init__(
-        self, desk: Desk | None, threads: DaemonThreads, *, wait: bool, on_question: OnQuestion | None
-    ) -> None:
+    def __init__(self, desk: Desk, threads: DaemonThreads, *, wait: bool, on_question: OnQuestion | None) -> None:
         """Nothing is asked before the block is entered."""
         self._questions: _Questions | None = None
-        if on_question is not None and desk is not None and wait:
+        if on_question is not None and wait:
             self._questions = _Questions(desk, threads, on_question)
             self._asking = Asking(wait=True, tell=self._questions.tell)
         else:

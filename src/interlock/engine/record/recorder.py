@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from interlock.detect import Redactor
-from interlock.journal import JournalWriter
+from interlock.journal import JournalWriter, MemoryJournal
 from interlock.model.canonical import canonical, digest_bytes
 from interlock.model.events import Event, Kept, MachineSampled
 from interlock.telemetry import Snapshot
@@ -22,14 +22,20 @@ written again: an event names one of the last `SAMPLES_KEPT`, or the one before 
 _NOTHING: Final = Kept(digest=digest_bytes("value", b"null"), bytes=4, view=msgspec.Raw(b"null"))
 """What a tool returned that returned nothing."""
 
+Listener = Callable[[str, Event], None]
+"""Called with the id of the run and the event, on the loop; must be quick and must not raise."""
+
 
 class Recorder:
     """Appends to one journal, and tells listeners (progress, spans) about each event."""
 
-    __slots__ = ("_listeners", "_redactor", "_sampled", "writer")
+    __slots__ = ("_listeners", "_redactor", "_sampled", "run_id", "writer")
 
-    def __init__(self, writer: JournalWriter, redactor: Redactor, listeners: Sequence[Callable[[Event], None]]) -> None:
-        """`listeners` are called on the loop with every event; they must be quick and must not raise."""
+    def __init__(
+        self, run_id: str, writer: JournalWriter | MemoryJournal, redactor: Redactor, listeners: Sequence[Listener]
+    ) -> None:
+        """`listeners` may be added later: it is their list that is kept."""
+        self.run_id = run_id
         self.writer = writer
         self._redactor = redactor
         self._listeners = listeners
@@ -45,7 +51,7 @@ class Recorder:
         event.proposal, event.action, event.step = proposal, action, step
         seq = self.writer.append(event)
         for listener in self._listeners:
-            listener(event)
+            listener(self.run_id, event)
         return seq
 
     def sampled(self, sample: Snapshot) -> int:

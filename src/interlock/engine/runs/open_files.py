@@ -16,6 +16,9 @@ from interlock.workspace import Backups
 
 def open_files(services: Services, run_id: str, *, create: bool) -> RunFiles:
     """The files of a run that is new (`create`) or resumed. Raises: StoreError `run_locked` and others."""
+    if services.kept is not None:
+        journal = services.kept.open(run_id)
+        return RunFiles(run_id, None, Recorder(run_id, journal, services.redactor, services.hooks.events))
     if services.durability == "off" or services.state_dir is None:
         return RunFiles(run_id)
     directory = services.state_dir / "runs" / run_id
@@ -27,7 +30,7 @@ def open_files(services: Services, run_id: str, *, create: bool) -> RunFiles:
         durability=services.durability,
         create=create,
     )
-    recorder = Recorder(writer, services.redactor, services.hooks.events)
+    recorder = Recorder(run_id, writer, services.redactor, services.hooks.events)
     backups = None if services.workspace is None else Backups(directory, services.disk, services.clock)
     return RunFiles(run_id, directory, recorder, backups)
 

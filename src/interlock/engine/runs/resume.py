@@ -50,7 +50,7 @@ async def resume(
     Returns the results of the proposals that were not finished. Raises: UsageError `not_found` or `run_finished`;
     IntegrityError if the journal is damaged or was truncated; StoreError `run_locked` if its process is alive.
     """
-    if answers and services.desk is not None and services.desk.approvers.all():
+    if answers and services.desk.approvers.all():
         raise AccessError(
             "approvers are configured, so an unknown outcome is settled by the answer of one of them",
             hint=f"`interlock recover {run_id} --action ID --as ...`, or `interlock approvals edit`",
@@ -106,10 +106,9 @@ def abandon(services: Services, replayed: ReplayedRun, *, stop: StopRequest | No
             run.stop(stop)
             if run.files.backups is not None:
                 end_left_processes(run.files.backups)
-        if services.desk is not None:
-            why = "the run is undone" if stop is None else stop.text
-            for hold in services.desk.store.of_run(run_id):
-                services.desk.store.cancel(hold.id, why)
+        why = "the run is undone" if stop is None else stop.text
+        for hold in services.desk.store.of_run(run_id):
+            services.desk.store.cancel(hold.id, why)
         for proposal in replayed.proposals:
             run.count(replayed.result(proposal))
         run.abandon()

@@ -35,7 +35,7 @@ from interlock.engine.runs.write_lease import writing
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
 from interlock.executors.background import Programs
-from interlock.journal import JournalWriter, RunRow, sign_head
+from interlock.journal import JournalWriter, MemoryJournal, RunRow, sign_head
 from interlock.journal.stops import StopAnswer, StopRequest
 from interlock.model.errors import InterlockError, ProposalError, StoreError
 from interlock.model.events import (
@@ -214,6 +214,7 @@ class Run:
                 hint="give each proposal its own id, or leave it out",
             )
         self._proposals.add(proposal.id)
+        services.adopt_tools(proposal)
         agent = proposal.agent or self.agent if token is None else token.root.agent
         principal = services.judges.current().principal(agent, proposal.session or self.session)
         try:
@@ -297,7 +298,7 @@ class Run:
             if self.files.budget is not None:
                 self.files.budget.close()
 
-    def _seal(self, status: RunStatus, writer: JournalWriter) -> None:
+    def _seal(self, status: RunStatus, writer: JournalWriter | MemoryJournal) -> None:
         """The last event, the signed head, the row in the index."""
         services = self.services
         if status not in ("held", "interrupted"):

@@ -78,20 +78,20 @@ class Settlement:
     def _answered(self, action_id: str) -> Hold | None:
         """The question about the action's outcome, if it has its answer."""
         desk = self._run.services.desk
-        hold = None if desk is None else find_question(desk, self._folded, self._known, action_id)
+        hold = find_question(desk, self._folded, self._known, action_id)
         return None if hold is None or answer_of(hold) is None else hold
 
     def _ask_person(self, index: int, replayed: ReplayedAction) -> bool:
         """Take the answer to the question about the outcome, or hold the action until there is one."""
         run, desk = self._run, self._run.services.desk
         action = run.proposal.actions[index]
-        hold = None if desk is None else ask_outcome(desk, self._folded, self._known, action.id)
+        hold = ask_outcome(desk, self._folded, self._known, action.id)
         run.rows[index] = rows.held(
             action.id,
             "unknown_outcome",
             "the process ended between intent and outcome; say what became of it (`interlock recover`)",
             at_us=run.clock.now_us(),
-            approval=None if hold is None else hold.id,
+            approval=hold.id,
             attempts=replayed.attempts,
         )
         return False
@@ -100,8 +100,7 @@ class Settlement:
         """Journal how the outcome is taken, and make it so."""
         run, desk = self._run, self._run.services.desk
         action = run.proposal.actions[index]
-        if desk is not None:
-            withdraw_question(desk, run.files.id, run.proposal.id, action.id)
+        withdraw_question(desk, run.files.id, run.proposal.id, action.id)
         run.record(10, index, lambda _: OutcomeSettled(decision=decision, by=by))
         if decision == "succeeded":
             self._succeed(index, by)

@@ -45,6 +45,6 @@ class UndoMarks:
             writer = JournalWriter.open(
                 directory, run_id=run_id, disk=services.disk, clock=services.clock, create=False
             )
-            recorder = self._recorders[run_id] = Recorder(writer, services.redactor, ())
+            recorder = self._recorders[run_id] = Recorder(run_id, writer, services.redactor, ())
         recorder.record(event, proposal, action, STEP)
         recorder.writer.flush()

@@ -55,15 +55,15 @@ class Registered:
 class Registry:
     """Tools by name."""
 
-    def __init__(self) -> None:
-        """Empty."""
+    def __init__(self, *, beside: Registry | None = None) -> None:
+        """Empty. Rules may name the tools of `beside` too, but they cannot be called here."""
+        self._beside = beside
         self._tools: dict[str, Registered] = {}
         self.by_name: dict[str, Tool] = {}
         """The definitions, which is all that verification may see. Not to be changed by others."""
         self.in_code: set[str] = set()
         """Names that the program registered itself: a tool module does not replace these."""
-        self.generation = next(_generations)
-        """Another number after each registration, in any registry: what was worked out can be kept until it changes."""
+        self._generation = next(_generations)
 
     def register(self, binding: Binding) -> Registered:
         """Add or replace a tool."""
@@ -72,8 +72,20 @@ class Registry:
         registered = Registered(binding)
         self._tools[registered.name] = registered
         self.by_name[registered.name] = registered.tool
-        self.generation = next(_generations)
+        self._generation = next(_generations)
         return registered
+
+    @property
+    def generation(self) -> int:
+        """A higher number after each registration: what was worked out can be kept until it changes."""
+        return self._generation if self._beside is None else max(self._generation, self._beside.generation)
+
+    def require(self, name: str) -> Registered:
+        """The tool of that name. Raises UsageError `not_found`."""
+        found = self._tools.get(name)
+        if found is None:
+            raise UsageError(self.missing(name), code="not_found", hint="`interlock tools list` shows them")
+        return found
 
     def find(self, name: str | None) -> Registered | None:
         """The tool of that name, or None."""
@@ -93,9 +105,14 @@ class Registry:
         """All definitions, by name."""
         return [tool for _, tool in sorted(self.by_name.items())]
 
+    def named(self) -> list[Tool]:
+        """The definitions that rules may name, by name: those of this registry and of the one beside it."""
+        found = {} if self._beside is None else {tool.name: tool for tool in self._beside.named()}
+        return [tool for _, tool in sorted((found | self.by_name).items())]
+
     def copy(self) -> Registry:
         """A registry of its own that starts with the same tools (for `rt.fork`)."""
-        other = Registry()
+        other = Registry(beside=self._beside)
         other._tools = self._tools.copy()
         other.by_name = self.by_name.copy()
         other.in_code = self.in_code.copy()

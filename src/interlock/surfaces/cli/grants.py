@@ -101,11 +101,12 @@ def token(
     """
     ttl_ms = ttl_ms_of(ttl)
     with runtime(out) as opened:
-        desk = opened.services.desk
-        assert desk is not None
+        desk = opened.approvals.desk
         who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
         options = {} if ttl_ms is None else {"ttl_ms": ttl_ms}
-        made = opened.issue_token(grant_id, agent=agent, restriction=restriction_of(limits), by=who.id, **options)
+        made = opened.grants.issue_token(
+            grant_id, agent=agent, restriction=restriction_of(limits), by=who.id, **options
+        )
     hand_over(out, made.token, file)
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from interlock.model.proposal import Proposal
 from interlock.surfaces.cli.app import FAILED, Command
 from interlock.surfaces.cli.open_project import runtime
 from interlock.surfaces.cli.output import Output, brief, clean
@@ -30,9 +29,8 @@ def verify(out: Output, plan: str) -> int:
 
     Exit code: 0 if it is valid (warnings do not count), 1 if an action cannot run as written, 2 if it is malformed.
     """
-    from interlock.engine.inspect.explain import verify as check  # noqa: PLC0415 - start-up
-
-    report = _look(out, read_plan(plan), check)
+    proposal = read_plan(plan)
+    report = _look(out, lambda opened: opened.verify(proposal))
     out.emit(report, lambda: _report(out, report))
     return 0 if report.valid else FAILED
 
@@ -45,9 +43,8 @@ def simulate(out: Output, plan: str) -> int:
 
     Exit code: 0 if every action could run, 1 if any could not.
     """
-    from interlock.engine.inspect.explain import simulate as play  # noqa: PLC0415 - start-up
-
-    found = _look(out, read_plan(plan), play)
+    proposal = read_plan(plan)
+    found = _look(out, lambda opened: opened.simulate(proposal))
     out.emit(found, lambda: _simulation(out, found))
     return 0 if all(one.reason == "reserved" for one in found.dropped) else FAILED
 
@@ -62,18 +59,17 @@ def explain(out: Output, plan: str, agent: str | None, session: str | None) -> i
 
     Exit code: 0 if nothing would be rejected, 1 if an action would be, 3 if an action would need approval.
     """
-    from interlock.engine.inspect.explain import explain as tell  # noqa: PLC0415 - start-up
-
-    found = _look(out, read_plan(plan, agent=agent, session=session), tell)
+    proposal = read_plan(plan, agent=agent, session=session)
+    found = _look(out, lambda opened: opened.explain(proposal))
     out.emit(found, lambda: _explanation(out, found))
     answers = {one.answer for one in found}
     return FAILED if "reject" in answers else 3 if "ask" in answers else 0
 
 
-def _look(out: Output, proposal: Proposal, look: Callable[[Runtime, Proposal], T]) -> T:
+def _look(out: Output, look: Callable[[Runtime], T]) -> T:
     with runtime(out) as opened:
         asyncio.run(opened.prepare())
-        return look(opened, proposal)
+        return look(opened)
 
 
 def _report(out: Output, report: engine.Report) -> Iterable[str]:

@@ -45,7 +45,7 @@ class Progress:
         self._drawn = False
         self._lock = threading.RLock()
 
-    def on_event(self, event: Event) -> None:
+    def on_event(self, _run_id: str, event: Event) -> None:
         """The engine's event listener."""
         action = event.action or ""
         match event:

@@ -98,10 +98,9 @@ def _settle(
     from interlock.engine.runs.unknown_outcomes import answer_outcome  # noqa: PLC0415 - start-up
 
     with runtime(out, offer_trust=True) as opened:
-        opened.recover()
+        opened.runs.recover()
         services = opened.services
         desk, directory = services.desk, run_directory(services, run_id)
-        assert desk is not None, "a project has one"
         who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
         require(answer_outcome(desk, services.disk, directory, action, answer, who, "cli"), run_id)
         results = resume_run(out, opened, run_id, {}, no_wait=no_wait)

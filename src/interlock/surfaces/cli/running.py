@@ -14,7 +14,6 @@ import click
 from interlock.model.errors import UsageError
 from interlock.model.events import RunStarted
 from interlock.model.result import ProposalResult
-from interlock.model.waiting import UNLIMITED_MS
 from interlock.surfaces.cli.app import FAILED, Command
 from interlock.surfaces.cli.ids import RUN
 from interlock.surfaces.cli.open_project import at_terminal, runtime, undoing_runtime
@@ -114,8 +113,8 @@ def undo(out: Output, run_id: str | None, action: str | None, force: bool) -> in
         run_id = choose_run(out, action)
     chosen = run_id
     with undoing_runtime(out) as opened:
-        opened.require_run(chosen)
-        result = _run_at_terminal(out, opened, lambda: opened.undo(chosen, action, force=force))
+        opened.runs.get(chosen)
+        result = _run_at_terminal(out, opened, lambda: opened.runs.undo(chosen, action, force=force))
     out.emit(result, lambda: undo_lines(out, result))
     reasons = {left["reason"] for output in undo_outputs(result) for left in output["not_undone"]}
     if not force and {"undo_conflict", "state_conflict"} & {*reasons, *(row.reason for row in result.results)}:
@@ -130,7 +129,9 @@ def resume_run(
     out: Output, opened: Runtime, run_id: str, answers: Mapping[str, Answer], *, no_wait: bool, by: str = ""
 ) -> list[ProposalResult]:
     """Resume a run, with answers to unknown outcomes."""
-    return _run_at_terminal(out, opened, lambda: opened.resume(run_id, answers, by=by), no_wait=no_wait, run_id=run_id)
+    return _run_at_terminal(
+        out, opened, lambda: opened.runs.resume(run_id, answers, by=by), no_wait=no_wait, run_id=run_id
+    )
 
 
 def show_resumed(out: Output, run_id: str, results: list[ProposalResult]) -> int:
@@ -162,18 +163,20 @@ def _run_at_terminal(
 
     progress = Progress(out)
     started = [] if run_id is None else [run_id]
-    opened.subscribe(events=progress.on_event, progress=progress.on_progress)
-    opened.subscribe(events=lambda event: started.append(event.run) if isinstance(event, RunStarted) else None)
-    opened.on_waiting(lambda waiting: _note_waiting(out, progress, waiting))
-    desk = opened.approval_desk
-    if desk is not None:
-        desk.wait = not no_wait
-        if no_wait:
-            pass
-        elif at_terminal():
-            Prompt(out, desk, progress)
-        else:
-            opened.subscribe(questions=lambda hold: out.note(f"waiting: {clean(hold.summary)}; {how_to_answer(hold)}"))
+    opened.subscribe(
+        events=progress.on_event,
+        progress=progress.on_progress,
+        waits=lambda waiting: _note_waiting(out, progress, waiting),
+    )
+    opened.subscribe(events=lambda run_id, event: started.append(run_id) if isinstance(event, RunStarted) else None)
+    desk = opened.approvals.desk
+    desk.wait = not no_wait
+    if no_wait:
+        pass
+    elif at_terminal():
+        Prompt(out, desk, progress)
+    else:
+        opened.subscribe(questions=lambda hold: out.note(f"waiting: {clean(hold.summary)}; {how_to_answer(hold)}"))
 
     async def watched() -> T:
         drawing = asyncio.create_task(progress.draw())
@@ -196,9 +199,9 @@ def _note_waiting(out: Output, progress: Progress, waiting: Waiting) -> None:
     progress.on_waiting(waiting)
     if waiting.cause != "approval" and waiting.wait_max_ms >= WAIT_SAID_MS:
         who = "" if waiting.action_id is None else f"`{waiting.action_id}` "
-        limit = f"; at most {waiting.wait_max_ms / 1000:.0f} s" if waiting.wait_max_ms < UNLIMITED_MS else ""
+        seconds = waiting.wait_max_ms / 1000
         progress.hide()
-        out.note(clean(f"{who}waiting for {waiting.what}{limit}"))
+        out.note(clean(f"{who}waiting for {waiting.what}; at most {seconds:.0f} s"))
         progress.show()
 
 
@@ -214,7 +217,7 @@ def _flags(settings: Sequence[str]) -> dict[str, str]:
 
 def _note_unfinished(out: Output, opened: Runtime) -> None:
     """Recover the journals of dead runs before a new run, and say in one line that they are there."""
-    unfinished = [one for one in opened.recover() if one.need != "nothing"]
+    unfinished = [one for one in opened.runs.recover() if one.need != "nothing"]
     if len(unfinished) == 1:
         (one,) = unfinished
         command = f"; `{clean(one.command)}`" if one.command else ""

@@ -54,8 +54,8 @@ def run(
     Raises: UsageError if `host` is not loopback and `allow_remote` is false, or if there is no state to serve; StoreError if
     the address cannot be listened on.
     """
-    desk = runtime.approval_desk
-    if desk is None:
+    desk = runtime.approvals.desk
+    if not desk.outlives:
         raise UsageError("this runtime stores nothing, so there is nothing to serve")
     listening = _listen(host, port, allow_remote=allow_remote)
     with contextlib.closing(listening), _logging(quiet=quiet):

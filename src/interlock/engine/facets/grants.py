@@ -1,0 +1,52 @@
+"""`runtime.grants`: what agents may reach, as far as a program decides it."""
+
+from __future__ import annotations
+
+from interlock.engine.people.grant_tokens import TTL_MS, IssuedToken, issue_token
+from interlock.engine.services import Services
+from interlock.model.errors import InterlockError, UsageError
+from interlock.model.grant import Grant, Restriction
+
+
+class Grants:
+    """Sets grants for this runtime, and issues grant tokens."""
+
+    def __init__(self, services: Services) -> None:
+        """Use `runtime.grants`."""
+        self._services = services
+
+    def set(self, grant: Grant) -> None:
+        """Put a grant in the place of the configured one of its agent, for this runtime. Raises ConfigurationError."""
+        judges = self._services.judges
+        before = dict(judges.own_grants)
+        judges.own_grants[grant.agent] = grant
+        judges.expire()
+        try:
+            judges.current()
+        except InterlockError:
+            judges.own_grants = before
+            raise
+
+    def issue_token(
+        self,
+        grant_id: str,
+        *,
+        agent: str | None = None,
+        restriction: Restriction | None = None,
+        ttl_ms: int = TTL_MS,
+        by: str | None = None,
+    ) -> IssuedToken:
+        """Issue a token for a grant (`interlock grants list` shows the ids), to be handed to a sub-agent: see `Runtime.execute`.
+
+        `agent` says of which member, if the grant is one of a group. It holds for `ttl_ms`, at most 30 days and no longer than
+        the grant. `interlock.attenuate_token` narrows it, anywhere. Raises: UsageError if there is no such grant in force, or
+        this runtime keeps nothing (`not_available`); ConfigurationError for a bad glob.
+        """
+        services = self._services
+        desk = services.desk
+        if services.signer is None:
+            raise UsageError("this runtime keeps nothing, so it issues no grant token", code="not_available")
+        return issue_token(
+            desk, services.signer, services.workspace_id, grant_id,
+            agent=agent, restriction=restriction, ttl_ms=ttl_ms, by=by or desk.user,
+        )  # fmt: skip

@@ -1,0 +1,212 @@
+"""`runtime.runs`: what was run, and what becomes of it: begin, follow, undo, recover and resume runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from interlock.engine.kit.execute import Asks
+from interlock.engine.people.questions import OnQuestion
+from interlock.engine.proposals.decoding import decode
+from interlock.engine.record.replay import ReplayedRun
+from interlock.engine.runs.recover import Unfinished, recover_all
+from interlock.engine.runs.resume import resume
+from interlock.engine.runs.run import Run
+from interlock.engine.runs.stop import StopReport
+from interlock.engine.runs.stop_runs import stop_runs
+from interlock.engine.runs.unknown_outcomes import Answer
+from interlock.engine.services import Services
+from interlock.journal import MemoryJournal, RunRow, Tail, read
+from interlock.model.errors import ConfigurationError, UsageError
+from interlock.model.events import Event, Unknown
+from interlock.model.grant import OPERATOR
+from interlock.model.result import NotUndone, ProposalResult
+from interlock.telemetry import SpanRecord, spans_of
+
+Results = list[ProposalResult]
+Spans = list[SpanRecord]
+UnfinishedRuns = list[Unfinished]
+StopReports = list[StopReport]
+FOLLOW_S: Final = 0.05
+"""Poll interval of `follow`: another process may write the journal."""
+
+
+class Runs:
+    """The runs of a workspace."""
+
+    def __init__(self, services: Services, asks: Asks, on_question: OnQuestion | None) -> None:
+        """Use `runtime.runs`."""
+        self._services = services
+        self._asks = asks
+        self._on_question = on_question
+
+    def start(self, *, session: str | None = None, agent: str | None = None, source: str = "unknown") -> Run:
+        """Begin a run that carries several proposals (what a gateway connection is). Close it with `finish`."""
+        if not self._services.recovered:
+            self.recover()
+        run = Run.start(self._services, agent=agent, session=session, source=source)
+        run.on_question = self._on_question
+        return run
+
+    # -- looking
+
+    def list(
+        self,
+        *,
+        session: str | None = None,
+        status: str | None = None,
+        agent: str | None = None,
+        limit: int | None = None,
+    ) -> Sequence[RunRow]:
+        """Runs, newest first; all of them without a `limit`. A runtime that keeps no events has none. Raises: StoreError."""
+        return self._services.index.list_runs(session=session, status=status, agent=agent, limit=limit)
+
+    def get(self, run_id: str) -> RunRow:
+        """A run's row in the index. Raises: UsageError `not_found`; StoreError."""
+        return self._services.index.get(run_id)
+
+    def results(self, run_id: str) -> Results:
+        """The results of a run's proposals, from its journal. Raises: UsageError `not_found`; IntegrityError; StoreError."""
+        replayed = ReplayedRun(self._directory(run_id))
+        return [replayed.result(proposal_id) for proposal_id in replayed.proposals]
+
+    def events(self, run_id: str, *, start: int = 0) -> Iterator[Event | Unknown]:
+        """The events of a run so far, in order, from number `start` on; of its journal, those that are on disk.
+
+        Raises: UsageError `not_found`; IntegrityError `journal_corrupt` after the last one that is whole; StoreError.
+        """
+        kept = self._in_memory(run_id)
+        if kept is not None:
+            return iter(kept.events[start:])
+        return read(self._directory(run_id), start=start)
+
+    def spans(self, run_id: str) -> Spans:
+        """The run as spans, in the order in which they ended. Raises: as `events`."""
+        return spans_of(run_id, self.events(run_id))
+
+    async def follow(self, run_id: str) -> AsyncIterator[Event | Unknown]:
+        """The events of a run, from its first, as they come; ends when the run is over, or waits to be resumed.
+
+        Any process may carry the run. Raises: as `events`.
+        """
+        kept = self._in_memory(run_id)
+        tail = Tail(self._directory(run_id)) if kept is None else None
+        given = 0
+        while True:
+            over = self._is_over(run_id)  # looked up first: what was written before the end is then read below
+            if kept is not None:
+                new: Sequence[Event | Unknown] = kept.events[given:]
+            else:
+                assert tail is not None
+                new = [*tail.read_new()]
+            given += len(new)
+            for event in new:
+                yield event
+            if over and not new:
+                return
+            if not new:
+                await asyncio.sleep(FOLLOW_S)
+
+    def _is_over(self, run_id: str) -> bool:
+        return self.get(run_id).status != "running"
+
+    def _in_memory(self, run_id: str) -> MemoryJournal | None:
+        kept = self._services.kept
+        found = None if kept is None else kept.get(run_id)
+        if found is None and self._services.state_dir is None:
+            hint = "set `journal.durability` to `memory`" if kept is None else "the oldest runs make room for new ones"
+            raise UsageError(f"no events of run `{run_id}` are kept", code="not_found", hint=hint)
+        return found
+
+    def _directory(self, run_id: str) -> Path:
+        self.get(run_id)
+        directory = self._services.state_dir
+        if directory is None:
+            raise UsageError("this runtime keeps no journals", code="not_available")
+        return directory / "runs" / run_id
+
+    # -- undo, recover, resume
+
+    async def undo(self, run_id: str, action_id: str | None = None, *, force: bool = False) -> ProposalResult:
+        """Take back what a run did (or one action of it), as the person at the command line; itself a run, and undoable.
+
+        Depends neither on the rules nor on the tool modules: with rules that cannot be used, only compensations (which they
+        judge) are left undone. Raises: as `Runtime.execute`.
+        """
+        if not self._services.recovered:
+            self.recover()
+        try:
+            await self._services.load_tools()
+        except ConfigurationError as error:  # what has to be compensated by their tools is then in `not_undone`
+            self._services.hooks.notify(f"undo goes on without the tool modules: {error.message}")
+        services = self._services.for_undo()
+        parameters = {"run": run_id, "force": force} | ({} if action_id is None else {"action": action_id})
+        # `skip`: an undo that gets stuck half way is not itself rolled back.
+        action: dict[str, Any] = {"type": "tool_call", "id": "undo", "tool": "undo", "parameters": parameters}
+        run = Run.start(services, agent=OPERATOR, source="undo")
+        try:
+            document = {"actions": [action | {"failure_behavior": "skip"}]}
+            result = await run.take(decode(document, services.limits))
+            output = result.results[0].output
+            if isinstance(output, dict):
+                left = output.get("not_undone", [])
+                result.not_undone = [
+                    NotUndone(action_id=one["action"], reason=one["reason"], detail=one["detail"]) for one in left
+                ]
+            return result
+        finally:
+            run.finish()
+
+    async def stop(
+        self,
+        run_id: str | None = None,
+        *,
+        reason: str = "",
+        by: str | None = None,
+        wait_ms: int = 10_000,
+        kill: bool = False,
+    ) -> StopReports:
+        """Stop a run, whatever process or thread carries it; None stops all that are active. What is done stays done.
+
+        Waits up to `wait_ms` until nothing of it is running any more; with `kill` a process that does not stop it is killed
+        then. `by` is who the journal names, by default the user. A stopped run is over: `undo` undoes what it did. Raises:
+        UsageError `not_found`, `run_finished`; StoreError.
+        """
+        return await stop_runs(self._services, run_id, reason=reason, by=by, wait_ms=wait_ms, kill=kill)
+
+    def stop_sync(self, run_id: str | None = None, **options: Any) -> StopReports:
+        """`stop` from a thread without an event loop."""
+        return asyncio.run(self.stop(run_id, **options))
+
+    def recover(self) -> UnfinishedRuns:
+        """Put the journals of runs whose process ended in order, newest run first, and say what each needs to go on.
+
+        Nothing is run: `resume` goes on. The first `execute` does this too, so that no run begins beside a journal that is
+        not in order. Raises: StoreError.
+        """
+        services = self._services
+        found = []
+        if services.state_dir is not None:
+            found = recover_all(services.db, services.index, services.state_dir / "runs", services.disk, services.desk)
+        services.recovered = True
+        return found
+
+    async def resume(
+        self,
+        run_id: str,
+        answers: Mapping[str, Answer] | None = None,
+        *,
+        by: str = "",
+        wait: bool = True,
+        on_question: OnQuestion | None = None,
+    ) -> Results:
+        """Finish what a run began whose process ended, or that was left held; `answers` settle unknown outcomes.
+
+        `answers` are by action id: `again`, `succeeded`, `failed` or `undo`; `by` says who gives them. `wait` and
+        `on_question` are as for `Runtime.execute`. Raises: UsageError `not_found`; StoreError; IntegrityError.
+        """
+        await self._services.load_tools()
+        async with self._asks(wait, on_question):
+            return await resume(self._services, run_id, answers, by=by)

@@ -1,0 +1,97 @@
+"""What `Runtime.execute`, `call` and `execute_tool_calls` do, with the grant token that may come with the work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from interlock.capability.tokens import GrantToken
+from interlock.engine.kit.calls import Caller, call, execute_tool_calls
+from interlock.engine.people.grant_tokens import present_token
+from interlock.engine.people.questions import OnQuestion
+from interlock.engine.proposals.decoding import ProposalLike, decode
+from interlock.engine.runs.run import Run
+from interlock.engine.services import Services
+from interlock.model.grant import OPERATOR
+from interlock.model.result import CallResult, ProposalResult
+from interlock.model.tool import ToolExecutor
+
+Asks = Callable[[bool, OnQuestion | None], AbstractAsyncContextManager[None]]
+"""Gives the context in which work is asked about, from `wait` and `on_question`."""
+
+
+async def execute(
+    services: Services,
+    asks: Asks,
+    proposal: ProposalLike,
+    *,
+    dry_run: bool = False,
+    executor: ToolExecutor | None = None,
+    session: str | None = None,
+    wait: bool = True,
+    on_question: OnQuestion | None = None,
+    grant_token: str | None = None,
+) -> ProposalResult:
+    """See `Runtime.execute`."""
+    decoded = decode(proposal, services.limits)
+    token = present(services, grant_token, decoded.agent)
+    # `operator` is refused in `Run.take`: a run of that name would be the person's own.
+    agent = token.root.agent if token is not None else None if decoded.agent == OPERATOR else decoded.agent
+    run = Run.start(services, agent=agent, session=session or decoded.session, source=decoded.source)
+    try:
+        async with asks(wait, on_question):
+            return await run.take(decoded, dry_run=dry_run, executor=executor, token=token)
+    finally:
+        run.finish()
+
+
+def present(services: Services, grant_token: str | None, agent: str | None) -> GrantToken | None:
+    """The grant token that came with the work, checked; None without one. Raises: UsageError."""
+    if grant_token is None:
+        return None
+    return present_token(services.desk, services.signer, services.workspace_id, grant_token, agent=agent)
+
+
+async def call_tool(
+    services: Services,
+    asks: Asks,
+    tool: str,
+    parameters: Mapping[str, Any] | None,
+    *,
+    call_id: str | None = None,
+    agent: str | None = None,
+    session: str | None = None,
+    wait: bool = True,
+    on_question: OnQuestion | None = None,
+    grant_token: str | None = None,
+) -> CallResult:
+    """See `Runtime.call`."""
+    async with asks(wait, on_question):
+        caller = _caller(services, agent, session, grant_token)
+        return await call(services, tool, parameters or {}, caller, call_id=call_id)
+
+
+async def call_tools(
+    services: Services,
+    asks: Asks,
+    message: Any,
+    *,
+    once: bool = True,
+    agent: str | None = None,
+    session: str | None = None,
+    wait: bool = True,
+    on_question: OnQuestion | None = None,
+    grant_token: str | None = None,
+) -> list[dict[str, Any]]:
+    """See `Runtime.execute_tool_calls`."""
+    async with asks(wait, on_question):
+        caller = _caller(services, agent, session, grant_token)
+        return await execute_tool_calls(services, message, caller, once=once)
+
+
+def _caller(services: Services, agent: str | None, session: str | None, grant_token: str | None) -> Caller:
+    token = present(services, grant_token, agent)
+    if token is None:
+        return Caller(agent or services.agent, session)
+    return Caller(token.root.agent, session, token)

@@ -1,0 +1,47 @@
+"""The options of `Runtime.execute`, `call` and `execute_tool_calls` (and of their `_sync` forms), all of them optional."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from interlock.engine.people.questions import OnQuestion
+from interlock.model.tool import ToolExecutor
+
+
+class _Options(TypedDict, total=False):
+    session: str | None
+    """The session that the run belongs to, with its own grants and budgets."""
+    wait: bool
+    """False: nobody is asked here; what is held stays open (the row `held`, or HeldError), for `runs.resume`."""
+    on_question: OnQuestion | None
+    """Asked about held actions, in the place of the one given to `Runtime.open`."""
+    grant_token: str | None
+    """The work is judged as that of the agent whom the token names, who has what the token allows and nothing else. The token is
+    kept nowhere; its id and digest are journaled."""
+
+
+class ExecuteOptions(_Options, total=False):
+    """Of `Runtime.execute`."""
+
+    dry_run: bool
+    """Take the gate's steps 1 to 7 only: nothing is asked or spent, and no tool called but those that say what they would do."""
+    executor: ToolExecutor | None
+    """Performs the calls of this proposal, in the place of the tools' own functions."""
+
+
+class CallOptions(_Options, total=False):
+    """Of `Runtime.call`."""
+
+    agent: str | None
+    """Who calls; left out with a `grant_token`."""
+    call_id: str | None
+    """The id that the model's vendor gave the call: it is then made once."""
+
+
+class ToolCallsOptions(_Options, total=False):
+    """Of `Runtime.execute_tool_calls`."""
+
+    agent: str | None
+    """Who calls; left out with a `grant_token`."""
+    once: bool
+    """False for servers that use the same call ids again in later messages: the same call is then made again."""
