@@ -219,6 +219,10 @@ def _taken(directory: int, name: bytes) -> bool:
     return True
 
 
+_BUSY_S: Final = (0.0002, 0.0005, 0.001, 0.001, 0.002)
+"""How long to sleep before each further try; the last one from then on. A transaction takes a fraction of a millisecond."""
+
+
 class Database:
     """One SQLite file (WAL), shared by processes; one connection, shared by threads under a lock.
 
@@ -232,16 +236,31 @@ class Database:
         self._depth = 0
         self._synchronous = synchronous
         self._rooms: dict[str, int] = {}
+        self._busy_s = busy_ms / 1000
+        self._busy_since = 0.0
         flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
         with _sqlite(f"open {path}"):
             if not read_only and str(path) != ":memory:" and not path.exists():
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
             self._connection = apsw.Connection(str(path), flags=flags)
-            self._connection.set_busy_timeout(busy_ms)
+            self._connection.set_busy_handler(self._wait_while_busy)
             if not read_only:
                 self._to_wal(busy_ms)
             self._connection.execute(f"pragma synchronous = {synchronous}")
             self._connection.execute("pragma foreign_keys = on")
+
+    def _wait_while_busy(self, tries: int) -> bool:
+        """What SQLite calls while another process writes; False gives up.
+
+        SQLite's own handler sleeps for up to 0.1 s between two tries: of many processes, those that have waited longest would
+        look most rarely, and starve.
+        """
+        if not tries:
+            self._busy_since = time.monotonic()
+        elif time.monotonic() - self._busy_since >= self._busy_s:
+            return False
+        time.sleep(_BUSY_S[min(tries, len(_BUSY_S) - 1)])
+        return True
 
     def _to_wal(self, busy_ms: int) -> None:
         # SQLite does not call its busy handler here, so of two processes that open a new file together one would fail.

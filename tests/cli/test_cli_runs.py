@@ -203,6 +203,48 @@ def test_a_checkpoint_brings_the_state_back_exactly_or_merged(cli):
     assert cli("runs", "show", exact["run_id"]).code == 0
 
 
+def test_a_checkpoint_has_an_id_the_callers_metadata_and_events_if_wanted(cli):
+    run_id = cli.run(write("a", 1))["run_id"]
+    saved = cli("runs", "checkpoint", run_id, "-o", "c.json", "--metadata", "note=before", "--events", "--json").json
+    done = cli("runs", "restore", "c.json", "--json").json
+    assert (done["checkpoint_id"], done["metadata"]) == (saved["id"], {"note": "before"})
+    held = json.loads((cli.root / "c.json").read_text().splitlines()[0])
+    assert [event["kind"] for event in held["events"]][:2] == ["run_started", "proposal_received"]
+    assert held["events"][-1]["seq"] == saved["seq"]
+    assert held["about_run"]["status"] == "succeeded"
+    assert "note: before" in cli("runs", "restore", "c.json").out
+    assert cli("runs", "checkpoint", run_id, "-o", "c.json", "--metadata", "note", "--json").code == 2
+
+
+MODULE = """
+import interlock
+
+@interlock.tool(read_only=True)
+def counted(x: int) -> int:
+    return x
+"""
+
+
+def test_other_tools_than_those_of_the_checkpoint_are_named_and_refused_unless_told(cli):
+    configuration = (cli.root / "interlock.toml").read_text()
+    (cli.root / "own.py").write_text(MODULE + MODULE[MODULE.index("@") :].replace("counted", "gone"))
+    (cli.root / "interlock.toml").write_text(configuration + '[tools]\nmodules = ["own"]\n')
+    assert cli("trust", "--yes").code == 0
+    run_id = cli.run(write("a", 1))["run_id"]
+    cli("runs", "checkpoint", run_id, "-o", "c.json")
+    assert cli("runs", "restore", "c.json").code == 0
+    cli.run(write("a", 2))
+    (cli.root / "own.py").write_text(MODULE.replace("x: int", "x: str"))
+    assert cli("trust", "--yes").code == 0
+    said = cli("runs", "restore", "c.json", "--json")
+    assert (said.code, said.error["code"]) == (1, "tools_differ")
+    assert "`gone` is missing; `counted` has another definition" in said.error["message"]
+    assert cli("simulate", cli.plan(READ), "--json").json["state"] == {"a": 2}
+    done = cli("runs", "restore", "c.json", "--accept-tools", "--json").json
+    assert (done["tools_missing"], done["tools_changed"]) == (["gone"], ["counted"])
+    assert cli("simulate", cli.plan(READ), "--json").json["state"] == {"a": 1}
+
+
 def test_what_is_no_checkpoint_is_not_restored(cli):
     run_id = cli.run(write("a", 1))["run_id"]
     cli("runs", "checkpoint", run_id, "-o", "c.json")

@@ -419,3 +419,20 @@ def test_listeners_hear_every_event_as_it_happens(project):
     result = execute(rt, call("do"))
     in_journal = [e["kind"] for e in project.journal(result.run_id) if e["kind"] not in ("run_started", "run_finished")]
     assert [e.__struct_config__.tag for e in heard if e.__struct_config__.tag in in_journal] == in_journal
+
+
+def test_the_event_that_rolls_state_back_says_what_was_dropped_and_what_holds(project):
+    async def fails(parameters, ctx):
+        raise RuntimeError
+
+    rt = project.open(binding("fails", fails))
+    execute(rt, write("kept", 1), write("token", "ghp_" + "a" * 36))
+    result = execute(rt, write("kept", 2), write("new", 3), write("token", 0), call("fails", max_retries=0))
+    [event] = [e for e in project.journal(result.run_id) if e["kind"] == "state_rolled_back"]
+    view = event["state"]["view"]
+    assert view["kept"] == {"dropped": 2, "value": 1, "version": 1}
+    assert view["new"] == {"dropped": 3}
+    assert "ghp_" not in str(view["token"]), "redacted as every value of the journal"
+    nothing_written = execute(rt, call("fails", max_retries=0))
+    [event] = [e for e in project.journal(nothing_written.run_id) if e["kind"] == "state_rolled_back"]
+    assert "state" not in event

@@ -10,7 +10,7 @@ from interlock.disk import Database
 from interlock.model.canonical import digest
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.state.buffer import Buffer
-from interlock.state.checkpoint import Head, load, restore, save
+from interlock.state.checkpoint import Head, compare_tools, load, restore, save
 from interlock.state.store import StateConflictError, StateStore
 from interlock.testing import FakeClock
 
@@ -115,7 +115,7 @@ def test_another_json_file_is_no_checkpoint(data):
 def test_a_later_format_is_named_and_not_guessed(store):
     value = json.loads(checkpoint(store))
     del value["digest"]
-    value["version"] = 2
+    value["version"] = 3
     with pytest.raises(UsageError, match="another version"):
         load(json.dumps({**value, "digest": digest("checkpoint", value)}).encode())
 
@@ -130,3 +130,22 @@ def test_a_file_that_only_begins_like_a_checkpoint(rest):
 def test_any_bytes_give_an_error_of_ours(data):
     with pytest.raises((IntegrityError, UsageError)):
         load(data)
+
+
+def test_a_file_of_the_first_format_is_read(store):
+    put(store, "r1", x=1)
+    value = json.loads(checkpoint(store))
+    for name in ("digest", "id", "about_run", "events"):
+        value.pop(name)
+    value |= {"version": 1}
+    found = load(json.dumps(value | {"digest": digest("checkpoint", value)}).encode())
+    assert (found.version, found.id, found.events, found.state["x"].value) == (1, "", None, 1)
+
+
+def test_tools_are_compared_by_name_and_definition(store):
+    found = load(save(store, run="", created_at_us=5, journal=None, tools={"a": "1", "b": "1", "c": "1"}))
+    assert not compare_tools(found, {"a": "1", "b": "1", "c": "1", "new": "1"})
+    differences = compare_tools(found, {"b": "2", "c": "1"})
+    assert (differences.missing, differences.changed) == (("a",), ("b",))
+    assert differences.text == "`a` is missing; `b` has another definition"
+    assert compare_tools(found, {}).text == "`a`, `b`, `c` are missing"

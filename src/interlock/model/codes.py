@@ -173,6 +173,7 @@ ERROR_CODES: Final[dict[str, str]] = {
     "grant_token_agent": "A proposal names another agent than the grant token that came with it.",
     "key_exposed": "The signing key's file can be read by other users.",
     "key_damaged": "The signing key's file does not hold an Ed25519 key.",
+    "tools_differ": "Tools of a checkpoint are missing or have another definition; the message names them.",
     "conflict": "Another process or person changed what this step started from.",
     "notify_failed": "A notifier could not deliver; the question still waits.",
     "unauthenticated": "The token or PIN is not that of an approver.",

@@ -339,6 +339,10 @@ class UndoDone(Event, kw_only=True, tag="undo_done"):
 class StateRolledBack(Event, kw_only=True, tag="state_rolled_back"):
     """The proposal's buffer was dropped."""
 
+    state: Kept | None = None
+    """Of each key that the proposal had written: `dropped`, the value that came to nothing (absent if it had removed the key),
+    and `value` and `version`, which hold (absent if the key is). None if it had written nothing."""
+
 
 class WorkspaceCommitted(Event, kw_only=True, tag="workspace_committed"):
     """The database transaction that commits state and files of the proposal follows; it is idempotent by (run, seq)."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
+UNLIMITED_MS: Final = 1e12
+"""A wait that may be longer than this has no limit."""
 
 
 class Waiting(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,7 +21,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     """What it waits for, as a phrase for people: `an answer to appr_1`."""
     wait_max_ms: float
-    """The longest wait; afterwards it continues or is refused."""
+    """The longest wait; afterwards it continues or is refused. `UNLIMITED_MS` or more: until its turn comes."""
     holder: str | None = None
     """For `workspace`: run and proposal of who writes there now."""
     doing: str | None = None

@@ -1,7 +1,7 @@
 """A checkpoint file: the state, the tools and the head of the journal at one moment, to restore later.
 
-Format history: 1: first. The file is one line of JSON with its own digest. It holds unredacted state values, so the writer
-must give it mode 0600.
+Format history: 1: first. 2: an id; the run's row apart from the caller's metadata; the run's events, if wanted. The file is one
+line of JSON with its own digest. It holds unredacted state values, so the writer must give it mode 0600.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """The content of the file."""
 
     format: Literal["interlock.checkpoint"] = "interlock.checkpoint"
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
+    id: str = ""
+    """Empty in format 1."""
     run: str
     workspace: str
     created_at_us: int
@@ -43,7 +45,44 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tools: dict[str, str]
     """Version (digest of the definition) by name."""
     state: dict[str, Saved]
+    about_run: dict[str, Any] = {}
+    """Agent, session and status of the run; in format 1 they are in `metadata`."""
     metadata: dict[str, Any] = {}
+    """The caller's."""
+    events: list[dict[str, Any]] | None = None
+    """The run's journal up to `journal`, redacted as it is there; None if that was not wanted."""
+
+
+class ToolDifferences(msgspec.Struct, frozen=True, kw_only=True):
+    """Tools of a checkpoint that are not registered any more, or have another definition."""
+
+    missing: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """True if there are any."""
+        return bool(self.missing or self.changed)
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        parts = [("is missing", "are missing", self.missing), ("has", "have", self.changed)]
+        return "; ".join(
+            ", ".join(f"`{name}`" for name in names)
+            + f" {one if len(names) == 1 else many}"
+            + (" another definition" if names is self.changed else "")
+            for one, many, names in parts
+            if names
+        )
+
+
+def compare_tools(checkpoint: Checkpoint, versions: dict[str, str]) -> ToolDifferences:
+    """The tools of a checkpoint beside those that are registered (version by name). Tools that were added since do not count."""
+    saved = checkpoint.tools
+    return ToolDifferences(
+        missing=tuple(sorted(saved.keys() - versions.keys())),
+        changed=tuple(sorted(name for name, version in saved.items() if versions.get(name, version) != version)),
+    )
 
 
 def save(
@@ -53,18 +92,24 @@ def save(
     created_at_us: int,
     journal: Head | None,
     tools: dict[str, str],
+    checkpoint_id: str = "",
+    about_run: dict[str, Any] | None = None,
     metadata: dict[str, Any] | None = None,
+    events: list[dict[str, Any]] | None = None,
 ) -> bytes:
     """The bytes of a checkpoint of the state as it is now. Raises: StoreError, CanonicalError for odd metadata."""
     state = {key: Saved(value=entry.value, version=entry.version) for key, entry in store.snapshot().items()}
     checkpoint = Checkpoint(
+        id=checkpoint_id,
         run=run,
         workspace=store.workspace,
         created_at_us=created_at_us,
         journal=journal,
         tools=tools,
         state=state,
+        about_run=about_run or {},
         metadata=metadata or {},
+        events=events,
     )
     value = msgspec.to_builtins(checkpoint)
     return msgspec.json.encode({**value, "digest": digest("checkpoint", value)}) + b"\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -22,7 +22,14 @@ from interlock.engine.services import Services
 from interlock.journal import scan
 from interlock.model.decision import Refusal
 from interlock.model.errors import IntegrityError
-from interlock.model.events import ActionRejected, ActionSkipped, ProposalFinished, StateRolledBack, WorkspaceCommitted
+from interlock.model.events import (
+    ActionRejected,
+    ActionSkipped,
+    Kept,
+    ProposalFinished,
+    StateRolledBack,
+    WorkspaceCommitted,
+)
 from interlock.model.result import ActionResult, NotUndone, ProposalResult, RunStatus
 from interlock.state.buffer import Buffer
 from interlock.state.store import StateConflictError
@@ -45,11 +52,22 @@ async def conclude(run: ProposalRun) -> ProposalResult:
         cancel_questions(run)
     fill_missing(run)
     if run.stop_reason in _ABORTING:
-        run.record(10, None, lambda _: StateRolledBack())
+        run.record(10, None, lambda recorder: StateRolledBack(state=_rolled_back(run, recorder)))
         if run.turn is not None and any(row is not None and row.attempts for row in run.rows):
             await run.turn.take_for_undo()
         not_undone = await roll_back(run)
     return await finish(run, not_undone)
+
+
+def _rolled_back(run: ProposalRun, recorder: Recorder) -> Kept | None:
+    """The content of the state that is rolled back: what was dropped, and what holds instead."""
+    found: dict[str, dict[str, Any]] = {}
+    for write in run.buffer.writes:
+        holds = run.services.store.get(write.key)
+        known = found[write.key] = {} if holds is None else {"value": holds.value, "version": holds.version}
+        if write.text is not None:
+            known["dropped"] = msgspec.json.decode(write.text)
+    return recorder.keep(found) if found else None
 
 
 async def reject_all(run: ProposalRun, refusal: Refusal, index: int | None = None) -> ProposalResult:

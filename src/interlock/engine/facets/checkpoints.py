@@ -8,17 +8,19 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from interlock.engine.completion.commit import committing
 from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
-from interlock.journal import Head, decode_head, read_head, sign_head
+from interlock.journal import Head, decode_head, read, read_head, sign_head
 from interlock.model.canonical import digest_bytes
-from interlock.model.errors import IntegrityError, StoreError, UsageError
-from interlock.model.events import StateChanged
+from interlock.model.errors import ConflictError, IntegrityError, StoreError, UsageError
+from interlock.model.events import StateChanged, Unknown
 from interlock.model.grant import OPERATOR
 from interlock.signing import verify
 from interlock.state import checkpoint
@@ -31,73 +33,102 @@ PAYLOAD_TYPE = "application/vnd.interlock.checkpoint.digest.v1"
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
     """What was written."""
 
+    id: str
+    """Of the checkpoint: restoring it names it."""
     run_id: str
     """Empty if it was made without a run."""
     file: str
     keys: int
     tools: int
     seq: int
-    """The last event of the run's journal that the checkpoint stands for; -1 without a journal."""
+    """The last event of the run's journal that the checkpoint stands for; -1 without a run."""
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """What was changed. `tools_changed` names tools that are gone or have another definition than when it was saved."""
+    """What was changed."""
 
     run_id: str
     """The run that restored."""
     checkpoint_of: str
     """The run that the checkpoint was made of."""
+    checkpoint_id: str
+    """Empty if it was made by a version that gave none."""
+    metadata: dict[str, Any]
+    """What the caller had saved with it."""
     written: int
     removed: int
-    tools_changed: list[str]
+    tools_missing: tuple[str, ...]
+    """Tools that the checkpoint names and that are not registered."""
+    tools_changed: tuple[str, ...]
+    """Tools that have another definition than when it was saved."""
 
 
 class Checkpoints:
-    """Saves the state into files, and restores it from them."""
+    """Saves the state into files, and restores it from them. Load the tool modules first (`Runtime.prepare`)."""
 
     def __init__(self, services: Services) -> None:
         """Use `runtime.checkpoints`."""
         self._services = services
 
-    def save(self, file: str | Path, *, run: str | None = None) -> Saved:
+    def save(
+        self,
+        file: str | Path,
+        *,
+        run: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        events: bool = False,
+    ) -> Saved:
         """Write a checkpoint of the state as it is now, with the tools' versions (0600), replacing the file.
 
-        With a `run` it names that run's journal up to now, whose head is signed. Raises: UsageError `not_found`;
-        IntegrityError; StoreError.
+        With a `run` it names that run's journal up to now, whose head is signed if none that is as new is; with `events` the
+        journal so far goes in too, redacted as it is. `metadata` is the caller's, and given back by `restore`. Raises:
+        UsageError `not_found`; CanonicalError if the metadata is not JSON; IntegrityError; StoreError.
         """
-        return save(self._services, run, Path(file))
+        return _save(self._services, run, Path(file), metadata=metadata, events=events)
 
-    def restore(self, file: str | Path, *, merge: bool = False) -> Restored:
+    def restore(self, file: str | Path, *, merge: bool = False, accept_tools: bool = False) -> Restored:
         """Make the state the checkpoint's, in one transaction; with `merge`, keep keys that it lacks. Itself a run.
 
-        Raises: UsageError (`not_found`, no checkpoint, another workspace's); IntegrityError if it was damaged or edited;
-        StateConflictError if the state was written meanwhile: then nothing has changed.
+        What lies in the state may mean something else to other tools: if tools of the checkpoint are missing or have another
+        definition, that is refused unless `accept_tools` is set.
+
+        Raises: ConflictError `tools_differ`, which names them; UsageError (`not_found`, no checkpoint, another workspace's);
+        IntegrityError if it was damaged or edited; StateConflictError if the state was written meanwhile. In all of these
+        cases nothing has changed.
         """
-        return restore(self._services, Path(file), merge=merge)
+        return _restore(self._services, Path(file), merge=merge, accept_tools=accept_tools)
 
 
-def save(services: Services, run_id: str | None, file: Path) -> Saved:
-    """See `Checkpoints.save`."""
+def _save(
+    services: Services, run_id: str | None, file: Path, *, metadata: Mapping[str, Any] | None, events: bool
+) -> Saved:
     head, directory = None, None
-    metadata: dict[str, str | None] = {}
+    about_run: dict[str, Any] = {}
     if run_id is not None:
         directory = _runs(services) / run_id
         head = services.index.check_not_behind(directory).head
         row = services.index.get(run_id)
-        metadata = {"agent": row.agent, "session": row.session, "status": row.status}
+        about_run = {"agent": row.agent, "session": row.session, "status": row.status}
+    elif events:
+        raise UsageError("a checkpoint has the events of a run: name the run")
+    checkpoint_id = services.ids.new("checkpoint")
     data = checkpoint.save(
         services.store,
+        checkpoint_id=checkpoint_id,
         run=run_id or "",
         created_at_us=services.clock.now_us(),
         journal=None if head is None else checkpoint.Head(seq=head.seq, seal=head.seal),
         tools=services.registry.versions(),
-        metadata=metadata,
+        about_run=about_run,
+        metadata=dict(metadata or {}),
+        events=None if not events or directory is None or head is None else _events(directory, head.seq),
     )
     services.disk.write_atomic(file.absolute(), data + _signature(services, data))
     if head is not None and directory is not None:
         _sign_head_if_newer(services, directory, head)
     saved = checkpoint.load(data)
     return Saved(
+        id=checkpoint_id,
         run_id=run_id or "",
         file=str(file),
         keys=len(saved.state),
@@ -106,13 +137,33 @@ def save(services: Services, run_id: str | None, file: Path) -> Saved:
     )
 
 
-def restore(services: Services, file: Path, *, merge: bool) -> Restored:
-    """See `Checkpoints.restore`."""
+def _events(directory: Path, last: int) -> list[dict[str, Any]]:
+    """The run's events up to the head that the checkpoint names."""
+    found = []
+    for event in read(directory):
+        if event.seq > last:
+            break
+        if isinstance(event, Unknown):
+            found.append({"kind": event.kind, "seq": event.seq, **event.fields})
+        else:
+            found.append(msgspec.to_builtins(event))
+    return found
+
+
+def _restore(services: Services, file: Path, *, merge: bool, accept_tools: bool) -> Restored:
     data, _, signature = _read(file).partition(b"\n")
     loaded = checkpoint.load(data)
     _check_signature(services, data + b"\n", signature)
     if loaded.workspace != services.workspace_id:
         raise UsageError("that checkpoint is of another workspace", path=str(file))
+    differences = checkpoint.compare_tools(loaded, services.registry.versions())
+    if differences and not accept_tools:
+        raise ConflictError(
+            f"the tools are not those of the checkpoint: {differences.text}",
+            code="tools_differ",
+            path=str(file),
+            hint="bring these tools back, or restore all the same: `--accept-tools`",
+        )
     buffer = Buffer(services.store)
     checkpoint.restore(buffer, services.store, loaded, merge=merge)
     writes = buffer.writes
@@ -125,13 +176,15 @@ def restore(services: Services, file: Path, *, merge: bool) -> Restored:
         raise
     finally:
         run.finish()
-    now = services.registry.versions()
     return Restored(
         run_id=run.id,
         checkpoint_of=loaded.run,
+        checkpoint_id=loaded.id,
+        metadata=loaded.metadata if loaded.version > 1 else {},
         written=sum(write.text is not None for write in writes),
         removed=sum(write.text is None for write in writes),
-        tools_changed=sorted(name for name, version in loaded.tools.items() if now.get(name) != version),
+        tools_missing=differences.missing,
+        tools_changed=differences.changed,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from interlock.engine.kit.execute import Asks
+from interlock.engine.local.machine import user_name
 from interlock.engine.people.questions import OnQuestion
 from interlock.engine.proposals.decoding import decode
 from interlock.engine.record.replay import ReplayedRun
@@ -16,6 +17,7 @@ from interlock.engine.runs.resume import resume
 from interlock.engine.runs.run import Run
 from interlock.engine.runs.stop import StopReport
 from interlock.engine.runs.stop_runs import stop_runs
+from interlock.engine.runs.undo_target import stop_target
 from interlock.engine.runs.unknown_outcomes import Answer
 from interlock.engine.services import Services
 from interlock.journal import MemoryJournal, RunRow, Tail, read
@@ -133,7 +135,8 @@ class Runs:
         """Take back what a run did (or one action of it), as the person at the command line; itself a run, and undoable.
 
         Depends neither on the rules nor on the tool modules: with rules that cannot be used, only compensations (which they
-        judge) are left undone. Raises: as `Runtime.execute`.
+        judge) are left undone. A run that still waits, for an answer for example, is asked to stop first. Raises: as
+        `Runtime.execute`; StoreError `run_locked` if the run is at work (`stop` it first).
         """
         if not self._services.recovered:
             self.recover()
@@ -142,6 +145,8 @@ class Runs:
         except ConfigurationError as error:  # what has to be compensated by their tools is then in `not_undone`
             self._services.hooks.notify(f"undo goes on without the tool modules: {error.message}")
         services = self._services.for_undo()
+        if action_id is None:
+            await stop_target(services, run_id, by=user_name())
         parameters = {"run": run_id, "force": force} | ({} if action_id is None else {"action": action_id})
         # `skip`: an undo that gets stuck half way is not itself rolled back.
         action: dict[str, Any] = {"type": "tool_call", "id": "undo", "tool": "undo", "parameters": parameters}

@@ -36,18 +36,43 @@ async def ask(action: ActionRun, decision: Decision) -> Allow | Held | Refusal:
         names = ", ".join(f"`{requirement.policy}`" for requirement in decision.requirements)
         what = "a run would ask" if run.dry_run else "the rules say to ask first, and nobody can be asked here"
         return Refusal("approval_required", f"{what} ({names})")
-    name, version = _call_of(action)
-    contents = [requirement.content for requirement in decision.requirements]
-    if desk.store.standing.use(run.principal.agent, run.principal.session, name, version, contents) is not None:
-        action.discharged |= frozenset(contents)
+    hold = _existing(action)
+    # The action's own answer comes first: it is used up by this call, and may hold an edit. A wider one is for other calls.
+    if (hold is None or hold.status == "pending") and _is_covered(action, desk, decision, hold):
         return ALLOW
-    hold = _existing(action) or await _new(action, decision)
+    hold = hold or await _new(action, decision)
     if hold.status == "pending":
         desk.tell(hold)
         if not desk.waits:
             return Held(hold.id, hold.summary)
         hold = await _wait_answered(action, desk, hold)
     return await _apply(action, desk, hold)
+
+
+def _is_covered(action: ActionRun, desk: Desk, decision: Decision, hold: Hold | None) -> bool:
+    """Use a standing answer, if there is one and the call is not asked about because a file is no longer the one approved.
+
+    `hold` is the action's own question, if that is open: it is withdrawn then.
+    """
+    if action.changed or (hold is not None and _is_asked_again(action, desk)):
+        return False
+    run, (name, version) = action.run, _call_of(action)
+    contents = [requirement.content for requirement in decision.requirements]
+    if desk.store.standing.use(run.principal.agent, run.principal.session, name, version, contents) is None:
+        return False
+    action.discharged |= frozenset(contents)
+    if hold is not None:
+        desk.store.cancel(hold.id, "a wider answer covers the call")
+    return True
+
+
+def _is_asked_again(action: ActionRun, desk: Desk) -> bool:
+    """True if the action had an approval before its open question, which was not enough: a file had changed since."""
+    where = _where(action)
+    return any(
+        (hold.run, hold.proposal, hold.action) == where and hold.status == "approved"
+        for hold in desk.store.of_run(where[0])
+    )
 
 
 def _call_of(action: ActionRun) -> tuple[str, str]:

@@ -86,7 +86,7 @@ async def forget_if_changed(action: ActionRun) -> None:
         return
     there = await _look_at(action.run, [path for path, _ in action.shown])
     if any(seen != digest for (seen, _), (_, digest) in zip(there, action.shown, strict=True)):
-        action.discharged, action.shown = frozenset(), ()
+        action.discharged, action.shown, action.changed = frozenset(), (), True
 
 
 async def pin_again(action: ActionRun) -> None:

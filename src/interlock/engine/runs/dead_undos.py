@@ -17,6 +17,7 @@ from interlock.engine.runs.recover import OPEN_STATUSES, adopt_orphans, apply_co
 from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
 from interlock.journal import recover
+from interlock.journal.recovered import RecoveredRuns
 from interlock.model.errors import IntegrityError, InterlockError, StoreError, UsageError
 from interlock.model.events import ActionDeduplicated
 from interlock.model.grant import OPERATOR
@@ -49,9 +50,13 @@ def find_dead_undos(services: Services, target: str, action: str | None, *, own:
         return []
     adopt_orphans(services.index, services.state_dir / "runs", services.disk)
     rows = [row for status in OPEN_STATUSES for row in services.index.list_runs(status=status)]
+    quiet = (row.run_id for row in rows if row.status != "running")
+    known = RecoveredRuns(services.db).unchanged(services.state_dir / "runs", quiet)
     found = []
     for row in rows:
         if row.run_id in (own, target):
+            continue
+        if (facts := known.get(row.run_id)) is not None and not facts.undoes:
             continue
         directory = services.state_dir / "runs" / row.run_id
         with contextlib.suppress(InterlockError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Literal
 
@@ -14,13 +15,15 @@ import msgspec
 
 from interlock.approvals import ApprovalStore, Hold
 from interlock.disk import Database, Disk
+from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.engine.local.machine import boot_id
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.record.replay import ReplayedProposal, ReplayedRun
 from interlock.engine.runs.unknown_outcomes import KIND, ask_outcome, is_unknown
-from interlock.journal import JournalWriter, RunIndex, RunRow, read, recover, scan, sign_head
+from interlock.journal import JournalWriter, RecoveryReport, RunIndex, RunRow, read, recover, scan, sign_head
 from interlock.journal.index import require_not_behind
+from interlock.journal.recovered import OpenFacts, RecoveredRuns, fingerprint
 from interlock.journal.sealing import JOURNAL_NAME
 from interlock.model.errors import IntegrityError, StoreError, UsageError
 from interlock.model.events import RunFinished, RunStarted
@@ -56,20 +59,43 @@ def recover_all(db: Database, index: RunIndex, runs: Path, disk: Disk, desk: Des
     """Put the journal of every run that is not over in order, newest run first, and say what each needs.
 
     A run whose journal says that it is over is entered as such. With a `desk`, what only a person can know is asked there
-    at once. Raises: StoreError.
+    at once. A journal that was not written since it was last put in order is not read again. Raises: StoreError.
     """
     adopt_orphans(index, runs, disk)
     rows = [row for status in OPEN_STATUSES for row in index.list_runs(status=status)]
     rows.sort(key=lambda row: (row.started_us, row.run_id), reverse=True)
-    found = [_recover_one(db, index, runs, disk, row, desk) for row in rows]
-    return [one for one in found if one is not None]
+    store = ApprovalStore(
+        db, SystemClock(), SystemIds(), boot=boot_id(), redact=lambda value: value, changed=lambda: None
+    )
+    remembered = RecoveredRuns(db)
+    # A run that is `running` may have a living writer, or one that died: that is looked at.
+    known = remembered.unchanged(runs, (row.run_id for row in rows if row.status != "running"))
+    asked = [hold for facts in known.values() for hold in (*facts.asked, *filter(None, facts.settle.values()))]
+    answered = {hold.id for hold in store.answered(asked)}
+    learnt: dict[str, tuple[str, OpenFacts]] = {}
+    found = []
+    for row in rows:
+        facts = known.get(row.run_id)
+        if facts is not None and _still_holds(facts, row, answered):
+            found.append(_need_of(row, facts, answered))
+            continue
+        journal = fingerprint(str(runs / row.run_id))  # taken first: what is written meanwhile makes it another
+        one, facts = _recover_one(db, index, runs, disk, row, desk, store)
+        if one is not None:
+            found.append(one)
+            if facts is not None and journal and not one.moved_bytes:
+                learnt[row.run_id] = journal, facts
+    remembered.remember(learnt)
+    remembered.forget(remembered.ids() - {row.run_id for row in rows})
+    return found
 
 
 def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
     """Enter runs whose process ended between the first line of their journal and their row. Raises: StoreError."""
-    known = index.ids()
-    for directory in sorted(runs.iterdir() if runs.is_dir() else ()):
-        if directory.name in known or not directory.name.startswith("run_"):
+    names = set(os.listdir(runs)) if runs.is_dir() else set()  # noqa: PTH208 - there may be thousands, all known
+    for name in sorted(names - index.ids()):
+        directory = runs / name
+        if not name.startswith("run_"):
             continue
         if not os.path.lexists(directory / JOURNAL_NAME):
             continue  # nothing is written yet: the process that starts this run may need its lock
@@ -116,8 +142,9 @@ def apply_commits(db: Database, replayed: ReplayedRun) -> None:
 
 
 def _recover_one(
-    db: Database, index: RunIndex, runs: Path, disk: Disk, row: RunRow, desk: Desk | None
-) -> Unfinished | None:
+    db: Database, index: RunIndex, runs: Path, disk: Disk, row: RunRow, desk: Desk | None, store: ApprovalStore
+) -> tuple[Unfinished | None, OpenFacts | None]:
+    """What a run needs (None if it is over), and what is to be remembered of it."""
     directory = runs / row.run_id
     try:
         report = recover(directory, disk, at=row.seq)
@@ -127,26 +154,26 @@ def _recover_one(
         apply_commits(db, replayed)
     except StoreError as error:
         if error.code == "run_locked":
-            return _report(row, "nothing", error.message, None)
+            return _report(row, "nothing", error.message, None), None
         # Only reported: an unreadable journal must not block other runs.
-        return _report(row, "repair", error.message, f"interlock runs check {row.run_id}")
+        return _report(row, "repair", error.message, f"interlock runs check {row.run_id}"), None
     except IntegrityError as error:
-        return _report(row, "repair", error.message, f"interlock runs check {row.run_id}")
+        return _report(row, "repair", error.message, f"interlock runs check {row.run_id}"), None
     except UsageError:
-        return _report(row, "repair", "its journal is not there", f"interlock runs prune {row.run_id}")
+        return _report(row, "repair", "its journal is not there", f"interlock runs prune {row.run_id}"), None
     if replayed.finished is not None:
         # The process ended between its last event and its row: perhaps before it had signed, too.
         sign_head(directory, report.status.head, Signer.open(runs.parent.parent / "keys", disk), disk)
         index.update(row.run_id, status=replayed.finished.status, finished_us=replayed.finished.ts)
-        return None
+        return None, None
     if not replayed.proposals and not replayed.ended.statuses:
         with contextlib.suppress(StoreError):  # somebody else has just taken it up
             _end_empty(index, directory, disk, runs.parent.parent / "keys")
-        return None
+        return None, None
     if row.status == "running":
         index.update(row.run_id, status="interrupted")
         row = msgspec.structs.replace(row, status="interrupted")
-    return _need(db, row, replayed, report.moved_bytes, desk)
+    return _need(row, replayed, report, desk, store)
 
 
 def _end_empty(index: RunIndex, directory: Path, disk: Disk, keys: Path) -> None:
@@ -160,14 +187,12 @@ def _end_empty(index: RunIndex, directory: Path, disk: Disk, keys: Path) -> None
     index.update(directory.name, status="cancelled", finished_us=clock.now_us())
 
 
-def _need(db: Database, row: RunRow, replayed: ReplayedRun, moved: int, desk: Desk | None) -> Unfinished:
-    resume = f"interlock resume {row.run_id}"
-    unknown, waiting = [], []
+def _need(
+    row: RunRow, replayed: ReplayedRun, report: RecoveryReport, desk: Desk | None, store: ApprovalStore
+) -> tuple[Unfinished, OpenFacts | None]:
+    unknown, asked = [], {}
     to_settle: dict[str, str | None] = {}
     """Actions that only a person can say something about, and the questions about them."""
-    store = ApprovalStore(
-        db, SystemClock(), SystemIds(), boot=boot_id(), redact=lambda value: value, changed=lambda: None
-    )
     for proposal_id, known in replayed.proposals.items():
         for action_id, action in known.actions.items():
             if is_unknown(action):
@@ -176,25 +201,49 @@ def _need(db: Database, row: RunRow, replayed: ReplayedRun, moved: int, desk: De
                     to_settle |= _question(desk, store, replayed, known, action_id)
             elif action.row is None and action.approval is not None:
                 hold = store.for_action(row.run_id, proposal_id, action_id)
-                if hold is not None and hold.status == "pending":
-                    waiting.append(hold.id)
-    if to_settle:
-        names = list(to_settle)
+                if hold is not None:
+                    asked[hold.id] = hold.status
+    facts = OpenFacts(
+        seq=report.status.head.seq,
+        status=row.status,
+        unknown=tuple(unknown),
+        settle=to_settle,
+        asked=tuple(asked),
+        undoes=any(
+            action.tool == UNDO_TOOL
+            for known in replayed.proposals.values()
+            for action in replayed.proposal(known).actions
+        ),
+    )
+    answered = {hold for hold, status in asked.items() if status != "pending"}
+    return _need_of(row, facts, answered, moved_bytes=report.moved_bytes), facts
+
+
+def _still_holds(facts: OpenFacts, row: RunRow, answered: AbstractSet[str]) -> bool:
+    """True unless an outcome was settled, or has to be asked about (again)."""
+    return facts.status == row.status and all(hold and hold not in answered for hold in facts.settle.values())
+
+
+def _need_of(row: RunRow, facts: OpenFacts, answered: AbstractSet[str], *, moved_bytes: int = 0) -> Unfinished:
+    """What a run needs, from what is open in it."""
+    resume = f"interlock resume {row.run_id}"
+    waiting = [hold for hold in facts.asked if hold not in answered]
+    if facts.settle:
+        names = list(facts.settle)
         one = f"interlock recover {row.run_id} --action {names[0]} --as again|succeeded|failed|undo"
         detail = f"only a person can say what became of {_names(names)}"
-        waiting += [hold for hold in to_settle.values() if hold is not None]
-        return _report(row, "settle", detail, one, actions=unknown, approvals=waiting, moved_bytes=moved)
+        waiting += [hold for hold in facts.settle.values() if hold is not None]
+        unknown = list(facts.unknown)
+        return _report(row, "settle", detail, one, actions=unknown, approvals=waiting, moved_bytes=moved_bytes)
     if waiting:
         detail = "it waits for an answer" if len(waiting) == 1 else f"it waits for {len(waiting)} answers"
         command = f"interlock approvals show {waiting[0]}"
-        return _report(row, "answer", f"{detail}; then `{resume}`", command, approvals=waiting, moved_bytes=moved)
-    if unknown:
-        detail = f"its process ended while {_names(unknown)} ran"
+        return _report(row, "answer", f"{detail}; then `{resume}`", command, approvals=waiting, moved_bytes=moved_bytes)
+    if facts.unknown:
+        detail = f"it stopped while {_names(list(facts.unknown))} ran"
     else:
-        detail = (
-            "its process ended in between two actions" if row.status == "interrupted" else "its questions are answered"
-        )
-    return _report(row, "resume", detail, resume, actions=unknown, moved_bytes=moved)
+        detail = "it stopped in between two actions" if row.status == "interrupted" else "its questions are answered"
+    return _report(row, "resume", detail, resume, actions=list(facts.unknown), moved_bytes=moved_bytes)
 
 
 def _question(

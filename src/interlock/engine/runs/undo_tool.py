@@ -25,13 +25,14 @@ from interlock.engine.completion.undo import (
     restore_files,
 )
 from interlock.engine.gate.entailed import UNDO_TOOL, require_judged
+from interlock.engine.local.machine import user_name
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.record.replay import ReplayedAction, ReplayedProposal, ReplayedRun
 from interlock.engine.runs.dead_undos import DeadUndo, clear, find_dead_undos, find_later_change, settle
 from interlock.engine.runs.resume import abandon
 from interlock.engine.runs.undo_marks import UndoMarks
+from interlock.engine.runs.undo_target import bring_to_rest, require_whole
 from interlock.engine.services import Services
-from interlock.journal import recover
 from interlock.model.canonical import canonical
 from interlock.model.decision import Requirement
 from interlock.model.errors import ConflictError, IntegrityError, InterlockError, StoreError, ToolError, UsageError
@@ -134,6 +135,12 @@ class _Undo:
                     hint="a person can: `interlock undo`",
                 )
         require_judged(self._run, self._index, {"run": run_id, "action": action})
+        if replayed.finished is None:
+            with _as_tool_error():
+                why = f"run `{self._run.files.id}` undoes it"
+                replayed = await bring_to_rest(services, replayed, by=self._by(), why=why)
+            # An action may have come to its end before the run stopped.
+            require_judged(self._run, self._index, {"run": run_id, "action": action})
         chosen = [
             (proposal, one)
             for proposal in reversed(replayed.proposals.values())
@@ -197,9 +204,12 @@ class _Undo:
         with _as_tool_error():
             services.index.get(run_id)
             replayed = ReplayedRun(services.state_dir / "runs" / run_id)
-            if replayed.finished is None:
-                _require_at_rest(services, replayed, action)
+            require_whole(replayed, action)
         return replayed
+
+    def _by(self) -> str:
+        agent = self._run.principal.agent
+        return user_name() if agent == OPERATOR else agent
 
     def _look_for_later_runs(self, replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Action]]) -> None:
         """Refuse to go on if another run has changed one of the files since this undo began. Raises: ToolError."""
@@ -474,21 +484,6 @@ def _as_tool_error() -> Iterator[None]:
         yield
     except (UsageError, ConflictError, IntegrityError, StoreError) as error:
         raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint) from error
-
-
-def _require_at_rest(services: Services, replayed: ReplayedRun, action: str | None) -> None:
-    """A run that is not over is undone as a whole: its process has ended, and it will not be resumed.
-
-    Raises: UsageError `run_unfinished`; StoreError `run_locked` if its process is alive; IntegrityError.
-    """
-    run_id = replayed.directory.name
-    if action is not None:
-        raise UsageError(
-            f"run `{run_id}` is not over, so it is taken back as a whole or not at all",
-            code="run_unfinished",
-            hint=f"`interlock resume {run_id}` finishes it; `interlock undo {run_id}` takes all of it back and ends it",
-        )
-    replayed.add_torn(recover(replayed.directory, services.disk).intents)
 
 
 def _is_same(one: Any, other: Any) -> bool:

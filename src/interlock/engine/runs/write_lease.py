@@ -27,6 +27,7 @@ from interlock.engine.runs.write_claims import claim_of, claim_of_action, claim_
 from interlock.engine.services import Services
 from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError
+from interlock.model.waiting import UNLIMITED_MS
 from interlock.workspace.claims import EVERYTHING, Claim
 from interlock.workspace.lease import RENEW_S, LeaseQueue, Turn, WriteLease, describe
 
@@ -213,7 +214,8 @@ class _Turn:
             if now_ns - began_ns < _TOLD_AFTER_NS or told == now or (told_ns and now_ns - told_ns < _TOLD_AGAIN_NS):
                 return
             told_ns, told = now_ns, now
-            left_ms = ((run.deadline_ns if until_ns is None else until_ns) - now_ns) / 1e6
+            limit_ns = until_ns or (NEVER if index is None else run.deadline_ns)
+            left_ms = UNLIMITED_MS if limit_ns == NEVER else (limit_ns - now_ns) / 1e6
             what = f"its turn to write in the workspace: {describe(turn, run.clock.now_us())}"
             behind = Behind(turn.holder, turn.doing or None, turn.since_us)
             tell_waiting(run, index, "workspace", what, left_ms, behind=behind)

@@ -55,6 +55,14 @@ def undoing_runtime(out: Output) -> Iterator[Runtime]:
         yield opened
 
 
+def prepare(out: Output, opened: Runtime) -> None:
+    """Load the tool modules; a way back goes on without them if that is not possible, and says so."""
+    try:
+        opened.prepare_sync()
+    except ConfigurationError as error:
+        out.warn(f"the tool modules are not loaded: {error.message}")
+
+
 def _warn(out: Output, opened: Runtime) -> None:
     for warning in opened.warnings:
         out.warn(warning)

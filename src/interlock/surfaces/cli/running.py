@@ -14,6 +14,7 @@ import click
 from interlock.model.errors import UsageError
 from interlock.model.events import RunStarted
 from interlock.model.result import ProposalResult
+from interlock.model.waiting import UNLIMITED_MS
 from interlock.surfaces.cli.app import FAILED, Command
 from interlock.surfaces.cli.ids import RUN
 from interlock.surfaces.cli.open_project import at_terminal, runtime, undoing_runtime
@@ -199,9 +200,9 @@ def _note_waiting(out: Output, progress: Progress, waiting: Waiting) -> None:
     progress.on_waiting(waiting)
     if waiting.cause != "approval" and waiting.wait_max_ms >= WAIT_SAID_MS:
         who = "" if waiting.action_id is None else f"`{waiting.action_id}` "
-        seconds = waiting.wait_max_ms / 1000
+        limit = f"; at most {waiting.wait_max_ms / 1000:.0f} s" if waiting.wait_max_ms < UNLIMITED_MS else ""
         progress.hide()
-        out.note(clean(f"{who}waiting for {waiting.what}; at most {seconds:.0f} s"))
+        out.note(clean(f"{who}waiting for {waiting.what}{limit}"))
         progress.show()
 
 

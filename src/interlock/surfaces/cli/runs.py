@@ -17,8 +17,8 @@ from interlock.model.result import RunStatus
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.ids import RUN, TOOL
 from interlock.surfaces.cli.looking import choice, choosing
-from interlock.surfaces.cli.open_project import history, undoing_runtime
-from interlock.surfaces.cli.output import Output, clean
+from interlock.surfaces.cli.open_project import history, prepare, undoing_runtime
+from interlock.surfaces.cli.output import Output, brief, clean
 from interlock.surfaces.cli.report import report
 from interlock.surfaces.cli.run_views import ShownRun, described_runs, lines_of, run_table
 
@@ -145,27 +145,41 @@ def head(out: Output, run_id: str) -> None:
 @click.option(
     "--output", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The file to write."
 )
+@click.option("--metadata", "notes", multiple=True, metavar="KEY=TEXT", help="Save this with it; `restore` shows it.")
+@click.option("--events", is_flag=True, help="Save the run's journal in it too, redacted as it is.")
 @click.pass_obj
-def checkpoint(out: Output, run_id: str, output: Path) -> None:
+def checkpoint(out: Output, run_id: str, output: Path, notes: tuple[str, ...], events: bool) -> None:
     """Save the state, the tools and the head of a run's journal. The file holds unredacted values (mode 0600)."""
+    if any("=" not in note for note in notes):
+        raise UsageError("`--metadata` needs KEY=TEXT", hint="such as `--metadata note='before the migration'`")
+    metadata = {key: text for key, _, text in (note.partition("=") for note in notes)}
     with undoing_runtime(out) as opened:
-        saved = opened.checkpoints.save(output, run=run_id)
+        prepare(out, opened)
+        saved = opened.checkpoints.save(output, run=run_id, metadata=metadata, events=events)
     out.emit(saved, lambda: [f"wrote {clean(str(output))}: {saved.keys} keys, {saved.tools} tools"])
 
 
 @runs.command("restore")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--merge", is_flag=True, help="Keep state keys that the checkpoint lacks.")
+@click.option("--accept-tools", is_flag=True, help="Restore although tools are missing or have another definition.")
 @click.pass_obj
-def restore(out: Output, file: Path, merge: bool) -> None:
-    """Restore the state of a checkpoint, exactly or merged. The restore is itself a run."""
+def restore(out: Output, file: Path, merge: bool, accept_tools: bool) -> None:
+    """Restore the state of a checkpoint, exactly or merged. The restore is itself a run.
+
+    Refused if tools that the checkpoint names are missing or have another definition: the state may mean something else to
+    others.
+    """
     with undoing_runtime(out) as opened:
-        done = opened.checkpoints.restore(file, merge=merge)
+        prepare(out, opened)
+        done = opened.checkpoints.restore(file, merge=merge, accept_tools=accept_tools)
     out.emit(
         done,
         lambda: [
             f"{done.written} keys written, {done.removed} removed; run {done.run_id}",
-            *(f"tool {clean(name)} has changed since the checkpoint" for name in done.tools_changed),
+            *(f"{clean(key)}: {brief(value)}" for key, value in done.metadata.items()),
+            *(f"tool {clean(name)} is missing" for name in done.tools_missing),
+            *(f"tool {clean(name)} has another definition than in the checkpoint" for name in done.tools_changed),
         ],
     )
 

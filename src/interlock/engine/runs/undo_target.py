@@ -1,0 +1,75 @@
+"""Brings the run that is to be undone to rest: one that waits is asked to stop, one that runs is left alone."""
+
+from __future__ import annotations
+
+import contextlib
+
+from interlock.engine.record.replay import ReplayedRun
+from interlock.engine.runs.stop import Stopper
+from interlock.engine.services import Services
+from interlock.journal import recover
+from interlock.journal.holder import Holder
+from interlock.model.errors import IntegrityError, StoreError, UsageError
+
+
+def require_whole(replayed: ReplayedRun, action: str | None) -> None:
+    """A run that is not over is undone as a whole. Raises: UsageError `run_unfinished`."""
+    if replayed.finished is None and action is not None:
+        run_id = replayed.directory.name
+        raise UsageError(
+            f"run `{run_id}` is not over, so it is taken back as a whole or not at all",
+            code="run_unfinished",
+            hint=f"`interlock resume {run_id}` finishes it; `interlock undo {run_id}` takes all of it back and ends it",
+        )
+
+
+async def bring_to_rest(services: Services, replayed: ReplayedRun, *, by: str, why: str) -> ReplayedRun:
+    """The run as it is once nobody carries it any more: it will not go on.
+
+    Raises: as `stop_if_it_waits`; StoreError `run_locked` if it does not stop; IntegrityError.
+    """
+    if replayed.finished is not None:
+        return replayed
+    if await stop_if_it_waits(services, replayed, by=by, why=why):
+        replayed = ReplayedRun(replayed.directory)
+    if replayed.finished is None:
+        replayed.add_torn(recover(replayed.directory, services.disk).intents)
+    return replayed
+
+
+async def stop_target(services: Services, run_id: str, *, by: str) -> None:
+    """Before an undo gets in line for its turn to write: the run that it undoes may be before it there.
+
+    What else is wrong with the run is for the undo itself to report. Raises: as `stop_if_it_waits`.
+    """
+    if services.state_dir is None or Holder.of(services.state_dir / "runs" / run_id, services.disk) is None:
+        return
+    with contextlib.suppress(UsageError, IntegrityError):
+        replayed = ReplayedRun(services.state_dir / "runs" / run_id, open_only=True)
+        if replayed.finished is None:
+            await stop_if_it_waits(services, replayed, by=by, why="it is to be undone")
+
+
+async def stop_if_it_waits(services: Services, replayed: ReplayedRun, *, by: str, why: str) -> bool:
+    """Ask a run to stop whose process is alive and only waits: for an answer, for its turn, for time to pass.
+
+    False if no process carries it. Raises: StoreError `run_locked` if it runs something.
+    """
+    run_id = replayed.directory.name
+    if Holder.of(replayed.directory, services.disk) is None:
+        return False
+    running = [name for known in replayed.proposals.values() for name, one in known.actions.items() if one.open]
+    if running:
+        raise StoreError(
+            f"run `{run_id}` is under way: `{running[0]}` runs",
+            code="run_locked",
+            hint=f"`interlock stop {run_id}` stops it; then undo it",
+        )
+    assert services.state_dir is not None
+    stopper = Stopper(services.db, services.state_dir, services.disk, services.clock, by=by, surface="undo")
+    try:
+        await stopper.stop([run_id], why)
+    except UsageError as error:
+        if error.code != "run_finished":  # it has just come to its end by itself
+            raise
+    return True
