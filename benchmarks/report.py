@@ -1,6 +1,6 @@
 """Runs benchmarks one after the other and prints their tables; with `--write`, puts them into `docs/benchmarks.md`.
 
-    python benchmarks/report.py [engine|journal|policy|approvals ...] [--quick] [--write]
+    python benchmarks/report.py [engine|journal|policy|approvals|workspace ...] [--quick] [--write]
 
 The document keeps its own words: only what stands between `<!-- results: NAME -->` and `<!-- end -->` is replaced.
 """
@@ -14,14 +14,19 @@ from pathlib import Path
 
 from measuring import ROOT, machine, table
 
-NAMES = ("engine", "journal", "policy", "approvals")
+NAMES = ("engine", "journal", "policy", "approvals", "workspace")
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 
 def rows_of(name: str, *, quick: bool) -> list[dict]:
     command = [sys.executable, str(Path(__file__).with_name(f"{name}.py")), "--json"]
     if quick:
-        command += {"engine": ["--quick"], "journal": ["--quick"], "policy": ["--no-toolkit"]}.get(name, [])
+        command += {
+            "engine": ["--quick"],
+            "journal": ["--quick"],
+            "workspace": ["--quick"],
+            "policy": ["--no-toolkit"],
+        }.get(name, [])
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT)
     found = json.loads(done.stdout)
     return {"policy": policy_rows, "approvals": approvals_rows}.get(name, lambda rows: rows)(found)
@@ -58,7 +63,9 @@ def write(name: str, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Benchmarks, side by side with others.")
-    parser.add_argument("names", nargs="*", metavar="engine|journal|policy|approvals", help="all of them if none")
+    parser.add_argument(
+        "names", nargs="*", metavar="engine|journal|policy|approvals|workspace", help="all of them if none"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds; not for publishing")
     parser.add_argument("--write", action="store_true", help="put the results into docs/benchmarks.md")
     chosen = parser.parse_args()

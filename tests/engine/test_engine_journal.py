@@ -354,7 +354,7 @@ def test_rows_have_their_shape_and_reasons_are_known(project):
     for row in document["results"]:
         assert set(row) == {
             "action_id", "status", "reason", "output", "error", "state_changes", "attempts", "duration_ms", "waited_ms",
-            "timestamp", "seq", "deduplicated_from", "posture", "telemetry",
+            "timestamp", "seq", "deduplicated_from", "posture", "telemetry", "waited_for",
         }  # fmt: skip
         assert row["reason"] is None or row["reason"] in REASONS
         assert isinstance(row["timestamp"], int)

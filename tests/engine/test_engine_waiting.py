@@ -6,6 +6,7 @@ import threading
 from engine_world import TOML, binding, call, execute, plan, write
 
 import interlock
+from interlock.engine.record.replay import ReplayedRun
 from interlock.telemetry.guard import Reading
 
 
@@ -91,3 +92,15 @@ def test_a_turn_to_write_is_told(project):
     assert one.holder.split()[0] in first.services.index.ids()
     assert 0 < one.since_us <= first.services.clock.now_us()
     assert 0 < one.wait_max_ms <= 600_000
+
+
+def test_rows_say_what_was_waited_for_and_the_journal_says_the_same(new_project):
+    project = new_project(toml=TOML % 'ask = ["do"]\n[approvals]\nttl = "50ms"\n')
+    rt = project.open(binding("do", noop))
+    result = execute(rt, call("do", "a", failure_behavior="skip"), call("fs.read", "b", parameters={"path": "x"}))
+    (question,) = result["a"].waited_for
+    assert question.startswith("an answer to `")
+    assert result["a"].waited_ms > 0
+    assert result["b"].waited_for == ()
+    replayed = ReplayedRun(project.run_directory(result.run_id)).result(result.proposal_id)
+    assert [row.waited_for for row in replayed.results] == [(question,), ()]

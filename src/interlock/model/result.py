@@ -29,7 +29,7 @@ class ActionResult(msgspec.Struct, gc=False):
     duration_ms: float = 0.0
     """Execution time of the last attempt."""
     waited_ms: float = 0.0
-    """Waiting for holds, rate limits, the guard and back-off."""
+    """Waiting for holds, rate limits, the guard, its turn to write, and back-off."""
     timestamp: int = 0
     """Time of the outcome, integer microseconds since the epoch."""
     seq: int | None = None
@@ -37,6 +37,8 @@ class ActionResult(msgspec.Struct, gc=False):
     deduplicated_from: str | None = None
     posture: dict[str, str] | None = None
     telemetry: dict[str, Any] | None = None
+    waited_for: tuple[str, ...] = ()
+    """What it waited for, as phrases for people: `an answer to appr_1`, or who was writing in the workspace."""
 
     def _repr_html_(self) -> str:
         """The row as a notebook shows it."""

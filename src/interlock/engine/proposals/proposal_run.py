@@ -89,6 +89,8 @@ class ProposalRun:
         """Parameters that an approver changed."""
         self.not_undoable: dict[int, list[str]] = {}
         """What actions did that cannot be undone exactly."""
+        self.waits: dict[int, list[str]] = {}
+        """What actions have waited for, as phrases for people."""
         self.cached: dict[int, str] = {}
         """Keys under which results went into the cache."""
         self.cost = 0.0

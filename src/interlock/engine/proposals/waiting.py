@@ -41,6 +41,8 @@ def tell_waiting(
             ),
         )
         run.kick()
+        if index is not None:
+            run.waits.setdefault(index, []).append(what)
     if run.services.hooks.waits:
         action_id = None if index is None else run.proposal.actions[index].id
         holder, doing, since_us = behind or Behind()

@@ -150,6 +150,8 @@ class WorkerPool:
         run, outcome = self.run, ended.outcome
         if ended.row is not None:
             run.rows[index] = ended.row
+            if run.waits:
+                ended.row.waited_for = tuple(run.waits.get(index, ()))
         if ended.stop is not None:
             self.drain(ended.stop)
         if outcome is None:

@@ -62,6 +62,8 @@ class ReplayedAction:
         """The last question about it."""
         self.asked = False
         """True while that has no answer, as far as the journal knows."""
+        self.waits: list[str] = []
+        """What it has waited for."""
 
 
 class ReplayedProposal:
@@ -203,7 +205,10 @@ class ReplayedRun:
                 if self._open_only:
                     self._forget(event)
             case _ if event.action is not None:
-                self._take_action(replayed, replayed.action(event.action), event)
+                action = replayed.action(event.action)
+                self._take_action(replayed, action, event)
+                if action.waits and action.row is not None:
+                    action.row.waited_for = tuple(action.waits)
             case _:
                 pass
 
@@ -266,6 +271,8 @@ class ReplayedRun:
         match event:
             case e.ActionHeld():
                 action.approval, action.asked = event.approval, True
+            case e.ActionWaiting():
+                action.waits.append(event.what)
             case e.HoldResolved():
                 action.asked = False
                 if event.parameters is not None:

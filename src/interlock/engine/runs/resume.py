@@ -214,6 +214,8 @@ class _Resumption:
                 continue
             row = run.rows[index] = replayed.row
             run.undone[index] = replayed
+            if replayed.waits:
+                run.waits[index] = list(replayed.waits)
             if row is not None and replayed.undone and row.status != "failed":
                 row.status, row.reason = "succeeded", None  # rollback sets it again, with what is left
             if row is not None and row.reason == "budget_exceeded":

@@ -28,6 +28,8 @@ MARKS = {
     "running": ("running", "cyan"),
 }
 _LAST_LINES = 3
+WAIT_SHOWN_MS = 1000
+"""A shorter wait is in the row, and not worth a line."""
 EXIT_CODES = {"succeeded": 0, "held": 3}
 """Exit code by proposal status; 1 for every other status."""
 
@@ -104,6 +106,9 @@ def _row(out: Output, row: ActionResult, described: ActionLine | None = None, *,
         assert described is not None
         line += f"  by {clean(described.undone_by or '')}"
     yield line
+    if row.waited_for and row.waited_ms >= WAIT_SHOWN_MS:
+        what = f"waited {row.waited_ms / 1000:.0f} s for {'; '.join(row.waited_for)}"
+        yield out.paint(f"{'':12} {brief(what, 200)}", "dim")
     if row.error:
         yield f"{'':12} {brief(row.error, 200)}"
         yield from (out.paint(f"{'':12} | {brief(line, 200)}", "dim") for line in _last_lines(row.output))
