@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import pty
+import select
+import struct
 import subprocess
 import sys
+import termios
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,3 +100,61 @@ class Cli:
 def call(tool: str, **parameters: Any) -> dict[str, Any]:
     """An action."""
     return {"type": "tool_call", "tool": tool, "parameters": parameters}
+
+
+class Terminal:
+    """The real command on a pseudo-terminal."""
+
+    def __init__(self, cli, *argv, columns=100, **env):
+        self._master, slave = pty.openpty()
+        self.resize(columns)
+        env = {k: v for k, v in cli.env.items() if k != "NO_COLOR"} | {"TERM": "xterm"} | env
+        self.process = subprocess.Popen(
+            [*COMMAND, *argv], cwd=cli.root, env=env, stdin=slave, stdout=slave, stderr=slave, close_fds=True
+        )
+        os.close(slave)
+        self.text = ""
+
+    def wait_for(self, text):
+        """Read until the text is there."""
+        end = time.monotonic() + 20
+        while text not in self.text:
+            assert time.monotonic() < end, self.text
+            self._read()
+        seen, self.text = self.text, self.text.partition(text)[2]
+        return seen
+
+    def type(self, text):
+        os.write(self._master, text.encode())
+
+    def resize(self, columns):
+        """Set the width, as a terminal's window does."""
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+    def modes(self):
+        """True if the terminal echoes, and hands over lines."""
+        flags = termios.tcgetattr(self._master)[3]
+        return bool(flags & termios.ECHO), bool(flags & termios.ICANON)
+
+    def end(self):
+        """The exit code and the rest of the text."""
+        end = time.monotonic() + 20
+        while self._read():
+            assert time.monotonic() < end, self.text
+        return self.process.wait(timeout=20), self.text
+
+    def _read(self):
+        ready, _, _ = select.select([self._master], [], [], 0.2)
+        if not ready:
+            return True
+        try:
+            data = os.read(self._master, 65536)
+        except OSError:  # the other side is closed
+            return False
+        self.text += data.decode(errors="replace")
+        return bool(data)
+
+    def close(self):
+        self.process.kill()
+        self.process.wait(timeout=20)
+        os.close(self._master)

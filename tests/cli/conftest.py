@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from cli_driving import CONFIGURATION, Cli
+from cli_driving import CONFIGURATION, Cli, Terminal
 
 from interlock.engine.local.machine import user_name
 
@@ -30,6 +30,19 @@ def cli(bare) -> Cli:
     (bare.root / "interlock.toml").write_text(CONFIGURATION)
     assert bare("trust", "--yes").code == 0
     return bare
+
+
+@pytest.fixture
+def terminal(cli):
+    opened = []
+
+    def start(*argv, **options):
+        opened.append(Terminal(cli, *argv, **options))
+        return opened[-1]
+
+    yield start
+    for one in opened:
+        one.close()
 
 
 TWO_OF_OPS = """

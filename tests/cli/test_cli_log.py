@@ -6,8 +6,7 @@ import json
 import signal
 
 import pytest
-from cli_driving import call
-from test_cli_terminal import Terminal
+from cli_driving import Terminal, call
 
 SECRET = "sk-proj-" + "Zq8vT1" * 8
 

@@ -12,6 +12,7 @@ from interlock.approvals.audit import Audit, AuditRecord
 from interlock.approvals.grants import GrantStore, IssuedGrant
 from interlock.approvals.hold import (
     Approver,
+    ChangeShown,
     FileShown,
     Hold,
     HoldRequest,
@@ -38,6 +39,7 @@ __all__ = [
     "Approvers",
     "Audit",
     "AuditRecord",
+    "ChangeShown",
     "FileShown",
     "GrantStore",
     "Hold",

@@ -35,6 +35,23 @@ class FileShown(msgspec.Struct, frozen=True, kw_only=True):
     """True if something existed at the path."""
 
 
+class ChangeShown(msgspec.Struct, frozen=True, kw_only=True):
+    """What the call would make of a file, redacted. It is of the file as it was when it was asked about (see `FileShown`)."""
+
+    path: str
+    lines: tuple[str, ...] = ()
+    """A unified difference without its head: each line begins with a space, `-`, `+`, `@@` or a backslash."""
+    added: int = 0
+    """Lines."""
+    removed: int = 0
+    before: bool = True
+    """False if there is no file yet."""
+    after: bool = True
+    """False if the call would remove the file."""
+    note: str = ""
+    """Why there is no difference; empty if `lines` has all of it."""
+
+
 class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A question to ask. `parameters` and `context` are raw: the store redacts them and keeps only the redacted form."""
 
@@ -57,6 +74,7 @@ class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):
     requirements: tuple[Requirement, ...] = ()
     """Empty: one approver of any group."""
     files: tuple[FileShown, ...] = ()
+    changes: tuple[ChangeShown, ...] = ()
     ttl_ms: int = 600_000
     """For requirements without their own time limit. Of several requirements, the shortest limit applies."""
     ttl_max_ms: int | None = None
@@ -134,6 +152,8 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     consumed_by: str | None = None
     standing_id: str | None = None
     votes: tuple[Vote, ...] = ()
+    changes: tuple[ChangeShown, ...] = ()
+    """What the call would make of text files; empty once an approver has edited the parameters."""
 
     @property
     def discharged(self) -> frozenset[str]:

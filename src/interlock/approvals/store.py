@@ -18,6 +18,7 @@ from interlock.approvals.audit import Audit
 from interlock.approvals.hold import (
     ONCE,
     Approver,
+    ChangeShown,
     Choice,
     FileShown,
     Hold,
@@ -87,6 +88,7 @@ class _Question(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[FileShown, ...]
     started_by: str | None
     separation: bool
+    changes: tuple[ChangeShown, ...] = ()
 
 
 class ApprovalStore:
@@ -126,6 +128,7 @@ class ApprovalStore:
             files=request.files,
             started_by=request.started_by,
             separation=request.separation,
+            changes=request.changes,
         )
         hold_id = self._ids.new("hold")
         with self._database.transaction():
@@ -382,6 +385,7 @@ class ApprovalStore:
             digest=edited_digest(hold.digest, patch),
             edits=(*hold.edits, patch),
             parameters=shown,
+            changes=(),  # they are what the call was before the edit
             summary=self._redact(edited_summary(hold.summary, shown)),
         )
 

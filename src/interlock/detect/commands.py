@@ -151,7 +151,7 @@ class _Reader:
 
     def read(self) -> None:
         """Find all commands, in the order of the text."""
-        root = _parser().parse(self._source).root_node
+        root = shell_parser().parse(self._source).root_node
         if root.has_error:
             self.clear = False
         stack: list[tuple[Node, tuple[str, ...]]] = [(root, ())]
@@ -357,7 +357,8 @@ def _after_git_options(words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @functools.cache
-def _parser() -> Parser:
+def shell_parser() -> Parser:
+    """The parser of bash's grammar."""
     # Loaded when the first rule about commands asks: importing the grammar takes longer than the rest of a start.
     import tree_sitter_bash  # noqa: PLC0415
     from tree_sitter import Language, Parser  # noqa: PLC0415

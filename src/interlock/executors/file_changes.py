@@ -40,7 +40,7 @@ def write(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     with workspace.changing():
         path = workspace.locate(parameters["path"])
         workspace.guard().check(path)
-        data = _content(parameters, _mark_of(workspace, path))
+        data = content_of(parameters, mark_of(workspace, path))
         ledger = _Ledger(ctx)
         seen = workspace.examine(path, read=ledger.keep)
         _need_file(workspace, path, seen)
@@ -54,13 +54,13 @@ def write(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
 def edit(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     """The function of `fs.edit`."""
     workspace: Workspace = ctx.workspace
-    edits = _edits(parameters)
+    edits = edits_of(parameters)
     need_file_name(parameters["path"])
     with workspace.changing():
         path = workspace.locate(parameters["path"])
         workspace.guard().check(path)
-        data = _whole(workspace, path)
-        text = _Text.decode(data, parameters.get("encoding"))
+        data = read_whole(workspace, path)
+        text = FileText.decode(data, parameters.get("encoding"))
         edited = apply(text.text, edits)
         ledger = _Ledger(ctx)
         seen = workspace.examine(path, read=ledger.keep)
@@ -81,7 +81,7 @@ def delete(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     workspace: Workspace = ctx.workspace
     with workspace.changing():
         path = workspace.locate(parameters["path"], follow=False)
-        found = _tree(workspace, path, "path")
+        found = tree_of(workspace, path, "path")
         _need_directory_behind_slash(workspace, path, parameters["path"], "path")
         if len(found) > 1 and not parameters.get("recursive", False):
             raise ToolError(
@@ -111,7 +111,7 @@ def move(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     with workspace.changing():
         source = workspace.locate(parameters["source"], "source", follow=False)
         destination = workspace.locate(parameters["destination"], "destination", follow=False)
-        found = _tree(workspace, source, "source")
+        found = tree_of(workspace, source, "source")
         for field in ("source", "destination"):
             _need_directory_behind_slash(workspace, source, parameters[field], field)
         workspace.guard().check(destination, "destination")
@@ -241,7 +241,7 @@ def _append(ledger: _Ledger, path: Rel, seen: Seen, data: bytes) -> Node:
         os.close(fd)
 
 
-def _tree(workspace: Workspace, path: Rel, field: str) -> list[Rel]:
+def tree_of(workspace: Workspace, path: Rel, field: str) -> list[Rel]:
     """Everything at and beneath a path, top first, after checking that each part may be changed. Raises: ToolError."""
     guard = workspace.guard()
     guard.check(path, field)
@@ -273,7 +273,8 @@ def _need_file(workspace: Workspace, path: Rel, seen: Seen) -> None:
         )
 
 
-def _whole(workspace: Workspace, path: Rel) -> bytes:
+def read_whole(workspace: Workspace, path: Rel) -> bytes:
+    """The content of a file that is to be edited. Raises: ToolError `file_too_large` and others."""
     fd = workspace.open_file(path)
     try:
         with refused("path"):
@@ -296,7 +297,7 @@ def _need_directory_behind_slash(workspace: Workspace, path: Rel, given: Any, fi
         need_file_name(given, field)
 
 
-def _edits(parameters: dict[str, Any]) -> list[Edit]:
+def edits_of(parameters: dict[str, Any]) -> list[Edit]:
     """The replacements of a call: its own `old` and `new`, or those in `edits`. Raises: ToolError `invalid_parameters`."""
     listed = parameters.get("edits")
     single = {"old", "new"} <= parameters.keys()
@@ -315,7 +316,7 @@ def _edits(parameters: dict[str, Any]) -> list[Edit]:
     ]
 
 
-class _Text(NamedTuple):
+class FileText(NamedTuple):
     """A file's content as text, with what is needed to encode it again."""
 
     text: str
@@ -323,7 +324,7 @@ class _Text(NamedTuple):
     encoding: str
 
     @classmethod
-    def decode(cls, data: bytes, given: str | None) -> _Text:
+    def decode(cls, data: bytes, given: str | None) -> FileText:
         """Decode a file: in the encoding `given`, else that of its byte order mark, else UTF-8.
 
         If no encoding is known, bytes that are not UTF-8 are kept as they are: they survive an edit but cannot be replaced.
@@ -357,7 +358,7 @@ class _Text(NamedTuple):
             ) from None
 
 
-def _mark_of(workspace: Workspace, path: Rel) -> Mark:
+def mark_of(workspace: Workspace, path: Rel) -> Mark:
     """The byte order mark of the present file; none if there is no file."""
     seen = workspace.lstat(path)
     if seen is None or not stat.S_ISREG(seen.st_mode):
@@ -372,7 +373,7 @@ def _mark_of(workspace: Workspace, path: Rel) -> Mark:
         os.close(fd)
 
 
-def _content(parameters: dict[str, Any], present: Mark) -> bytes:
+def content_of(parameters: dict[str, Any], present: Mark) -> bytes:
     """The bytes to write. Without an encoding in the call, the byte order mark of the present file is kept, and its encoding
     used.
     """
@@ -380,9 +381,9 @@ def _content(parameters: dict[str, Any], present: Mark) -> bytes:
     encoding = parameters.get("encoding")
     if encoding is None:
         again = parameters.get("append", False) or text.startswith("\ufeff")
-        return _Text("", b"" if again else present.mark, present.encoding or "utf-8").encode(text)
+        return FileText("", b"" if again else present.mark, present.encoding or "utf-8").encode(text)
     if encoding != "base64":
-        return _Text("", b"", encoding).encode(text)
+        return FileText("", b"", encoding).encode(text)
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):

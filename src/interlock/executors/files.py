@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from interlock.executors import file_changes, file_reads, file_search
+from interlock.executors import file_changes, file_previews, file_reads, file_search
 from interlock.executors.encodings import ENCODINGS
-from interlock.model.tool import Binding, Function, Tool
+from interlock.model.tool import Binding, Function, Preview, Tool, Writes
 
+_PREVIEWS: Final[dict[str, Preview]] = {
+    "fs.write": file_previews.write,
+    "fs.edit": file_previews.edit,
+    "fs.delete": file_previews.delete,
+}
 _PATH_FORMS: Final = [
     {"type": "string", "minLength": 1},
     {
@@ -216,7 +221,8 @@ def _binding(
         reversibility="reversible",
         tags=("files", "read_only") if read_only else ("files",),
     )
-    return Binding(tool=tool, function=function, mode="thread", writes="nothing" if read_only else "marked")
+    writes: Writes = "nothing" if read_only else "marked"
+    return Binding(tool=tool, function=function, mode="thread", writes=writes, preview=_PREVIEWS.get(name))
 
 
 def _path(access: str, description: str) -> dict[str, Any]:

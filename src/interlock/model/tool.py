@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -182,6 +182,26 @@ Writes = Literal["anywhere", "marked", "nothing"]
 nothing."""
 
 
+class FilePreview(NamedTuple):
+    """One file before and after a call that was not made: what an approver is shown."""
+
+    path: Any
+    """The parameter that names it."""
+    before: str | None = None
+    """Its text; None if there is no file."""
+    after: str | None = None
+    """None if the call would remove it."""
+    sha256: str | None = None
+    """Hex digest of the bytes that `before` was read from; None without one."""
+    note: str = ""
+    """One sentence in place of the texts: why they cannot be shown, or that the call would fail."""
+
+
+Preview = Callable[[dict[str, Any], Any], Sequence[FilePreview]]
+"""The files that a call with these parameters would change in a workspace. Changes nothing. Raises: ToolError if the call would
+fail."""
+
+
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
     """A tool with its function, which executors register with the engine."""
 
@@ -190,6 +210,7 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
     mode: Mode = "async"
     writes: Writes = "anywhere"
     """Calls that may write the same files wait for each other. Say less than `anywhere` only if the function can do no more."""
+    preview: Preview | None = None
 
 
 class ToolExecutor(Protocol):

@@ -14,7 +14,7 @@ import msgspec
 
 from interlock.approvals import Hold, HoldRequest, canonical_digest, merge_patch, summary_line
 from interlock.engine.gate.admission import waiting
-from interlock.engine.gate.shown_files import changed_since, forget_if_changed, paths_of, read_files
+from interlock.engine.gate.shown_files import changed_since, forget_if_changed, look_at_files, paths_of
 from interlock.engine.gate.verdict import ALLOW, Allow, Held
 from interlock.engine.judges.judges import state_schema
 from interlock.engine.people.approval_desk import Desk
@@ -120,7 +120,7 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
     desk = services.desk
     name, version = _call_of(action)
     run_id, proposal_id, action_id = _where(action)
-    files = await read_files(action)
+    files, changes = await look_at_files(action)
     redact = desk.questions.redact  # a reason may name a state key
     parameters = _without_secrets(action, desk)
     needs = tuple(msgspec.structs.replace(r, reason=redact(r.reason)) for r in decision.requirements)
@@ -144,6 +144,7 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
             digest=digest_of(action, canonical(action.parameters)),
             requirements=needs,
             files=files,
+            changes=changes,
             ttl_ms=desk.ttl_ms,
             ttl_max_ms=desk.ttl_max_ms,
             started_by=desk.user,

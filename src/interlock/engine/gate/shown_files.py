@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from interlock.approvals import FileShown, Hold
+from interlock.approvals import ChangeShown, FileShown, Hold
+from interlock.engine.gate.previews import compare_previews, read_previews
 from interlock.engine.proposals.action_run import ActionRun
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.model.errors import ToolError
+from interlock.model.tool import FilePreview
 from interlock.verify.paths import values_at
 from interlock.workspace import Workspace
+
+_LOOKS_AGAIN: Final = 3
+"""How often files that change while they are looked at are read again."""
 
 
 def paths_of(action: ActionRun, parameters: dict[str, Any]) -> list[Any]:
@@ -29,14 +34,26 @@ def paths_of(action: ActionRun, parameters: dict[str, Any]) -> list[Any]:
     ]
 
 
-async def read_files(action: ActionRun) -> tuple[FileShown, ...]:
-    """The files among the parameters, as they are now. A name can be a secret like any other text."""
+async def look_at_files(action: ActionRun) -> tuple[tuple[FileShown, ...], tuple[ChangeShown, ...]]:
+    """The files among the parameters as they are now, and what the call would make of them.
+
+    Both are of the same contents: the approval holds as long as the files are as shown, so the differences must be of those.
+    """
     desk, paths = action.run.services.desk, paths_of(action, action.parameters)
-    redact = desk.questions.redact
-    return tuple(
-        FileShown(path=redact(_shown(path)), digest=digest, there=there)
-        for path, (digest, there) in zip(paths, await _look_at(action.run, paths), strict=True)
+    looks, previews = await _look_and_preview(action, paths)
+    for _ in range(_LOOKS_AGAIN):
+        if _agree(looks, previews):
+            break
+        looks, previews = await _look_and_preview(action, paths)
+    if not _agree(looks, previews):
+        previews = [FilePreview(one.path, note="the file keeps changing") for one in previews]
+    redact = desk.questions.redact  # a name can be a secret like any other text
+    files = tuple(
+        FileShown(path=redact(_shown(path)), digest=look.digest, there=look.there)
+        for path, look in zip(paths, looks, strict=True)
     )
+    changes = await compare_previews(action, previews, lambda path: str(redact(_shown(path))))
+    return files, changes
 
 
 def _shown(path: Any) -> str:
@@ -46,29 +63,49 @@ def _shown(path: Any) -> str:
     return msgspec.json.encode(path).decode()
 
 
-async def _look_at(run: ProposalRun, paths: Sequence[Any]) -> list[tuple[str | None, bool]]:
-    """What each path names now: its digest, and whether anything is there. On a thread: a large file takes a while to read."""
+async def _look_and_preview(action: ActionRun, paths: Sequence[Any]) -> tuple[list[_Look], Sequence[FilePreview]]:
+    looks = await _look_at(action.run, paths)
+    return looks, await read_previews(action)
+
+
+def _agree(looks: Sequence[_Look], previews: Sequence[FilePreview]) -> bool:
+    """True if the previews were made of the contents that were looked at."""
+    return {one.sha256 for one in previews} - {None} <= {look.sha256 for look in looks}
+
+
+class _Look(NamedTuple):
+    """What a path names."""
+
+    digest: str | None
+    """Keyed, as it may be shown; None if it cannot be read."""
+    there: bool
+    sha256: str | None
+    """Hex digest of a file's content."""
+
+
+async def _look_at(run: ProposalRun, paths: Sequence[Any]) -> list[_Look]:
+    """What each path names now. On a thread: a large file takes a while to read."""
     workspace = run.services.workspace
     if workspace is None or not paths:
         return []
-    found: list[tuple[str | None, bool]] = await run.services.threads.run(
-        run.loop, lambda: [_look(workspace, path) for path in paths]
-    )
     keyed = run.services.redactor.keyed  # a file can be small and secret, and its digest stands in the question
-    return [(None if digest is None else keyed(digest), there) for digest, there in found]
+    found: list[_Look] = await run.services.threads.run(
+        run.loop, lambda: [_look(workspace, path, keyed) for path in paths]
+    )
+    return found
 
 
-def _look(workspace: Workspace, path: Any) -> tuple[str | None, bool]:
-    """The digest of what a path names now, and whether there is anything."""
+def _look(workspace: Workspace, path: Any, keyed: Callable[[str], str]) -> _Look:
     try:
         place = workspace.locate(path)
         seen = workspace.examine(place)
     except ToolError:
-        return None, True  # it cannot be read, so it is not shown; the tool will report why
+        return _Look(None, there=True, sha256=None)  # it cannot be read, so it is not shown; the tool will report why
     node = seen.node
     # The resolved place is part of it: a link on the way that leads elsewhere by now changes what was shown.
     text = b"%b\0%b" % (b"/".join(place), f"{node.kind}:{node.sha256}:{node.mode}".encode())
-    return "sha256:" + hashlib.sha256(text).hexdigest(), node.kind != "absent"
+    digest = keyed("sha256:" + hashlib.sha256(text).hexdigest())
+    return _Look(digest, there=node.kind != "absent", sha256=node.sha256)
 
 
 def changed_since(last: Hold | None, files: tuple[FileShown, ...]) -> list[str]:
@@ -85,7 +122,7 @@ async def forget_if_changed(action: ActionRun) -> None:
     if not action.shown:
         return
     there = await _look_at(action.run, [path for path, _ in action.shown])
-    if any(seen != digest for (seen, _), (_, digest) in zip(there, action.shown, strict=True)):
+    if any(look.digest != digest for look, (_, digest) in zip(there, action.shown, strict=True)):
         action.discharged, action.shown, action.changed = frozenset(), (), True
 
 
@@ -93,4 +130,4 @@ async def pin_again(action: ActionRun) -> None:
     """Expect from now on what lies there now."""
     if action.shown:
         there = await _look_at(action.run, [path for path, _ in action.shown])
-        action.shown = tuple((path, digest) for (path, _), (digest, _) in zip(action.shown, there, strict=True))
+        action.shown = tuple((path, look.digest) for (path, _), look in zip(action.shown, there, strict=True))

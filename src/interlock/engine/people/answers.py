@@ -9,7 +9,7 @@ from typing import Any
 
 from interlock.approvals import AccessError, Approver, Hold, Outcome, Standing
 from interlock.approvals.approvers import FAILURES_WINDOW_US
-from interlock.approvals.hold import Choice, Kind, Scope, Status, Surface, Vote
+from interlock.approvals.hold import ChangeShown, Choice, Kind, Scope, Status, Surface, Vote
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.originals import original_parameters
 
@@ -18,6 +18,7 @@ __all__ = [
     "AccessError",
     "Answering",
     "Approver",
+    "ChangeShown",
     "Choice",
     "Hold",
     "Kind",

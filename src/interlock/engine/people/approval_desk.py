@@ -175,7 +175,7 @@ class Desk:
             # They send it outside this machine, where it cannot be answered: everything that may be a secret is redacted.
             fields = ("summary", "reason", "parameters", "context")
             redacted = {name: self._redactor.redact(getattr(hold, name)) for name in fields}
-            self._notifications.tell(msgspec.structs.replace(hold, **redacted))
+            self._notifications.tell(msgspec.structs.replace(hold, **redacted, changes=()))
         if not here:
             return
         asking = ASKING.get()

@@ -22,9 +22,8 @@ class Registered:
     """One tool, ready to be called."""
 
     __slots__ = (
-        "bucket", "cache_ttl_ns", "defaults", "function", "inline", "marks", "mode", "name", "plain", "read_only", "returns",
-        "schema", "secrets", "timeout_ns", "tool", "touches_files", "version",
-        "writes",
+        "bucket", "cache_ttl_ns", "defaults", "function", "inline", "marks", "mode", "name", "plain", "preview", "read_only",
+        "returns", "schema", "secrets", "timeout_ns", "tool", "touches_files", "version", "writes",
     )  # fmt: skip
 
     def __init__(self, binding: Binding) -> None:
@@ -33,6 +32,7 @@ class Registered:
         self.tool = tool
         self.name = tool.name
         self.function: Function = binding.function
+        self.preview = binding.preview
         self.mode: Mode = "inline" if tool.inline and binding.mode != "async" else binding.mode
         self.version = tool.version
         self.read_only = tool.read_only

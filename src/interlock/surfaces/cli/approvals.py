@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,19 +13,20 @@ import msgspec
 
 from interlock.engine.people.answers import Answering, Approver, Choice, Hold, Outcome, Standing
 from interlock.engine.people.approval_desk import Desk
-from interlock.engine.people.identity import Proof, identify, open_desk, require, told
+from interlock.engine.people.identity import Proof, identify, open_desk, require
 from interlock.model.decode import decode_value
 from interlock.model.errors import ProposalError, UsageError
-from interlock.model.units import as_duration, duration_ms
+from interlock.model.units import duration_ms
 from interlock.surfaces.cli.app import Group
+from interlock.surfaces.cli.dialogue import standing_terms
 from interlock.surfaces.cli.holds import hold_lines
 from interlock.surfaces.cli.ids import HOLD
-from interlock.surfaces.cli.output import Output, brief, clean, table
+from interlock.surfaces.cli.open_project import at_terminal
+from interlock.surfaces.cli.output import Output, brief, clean
 from interlock.surfaces.cli.proof import proof, proving
 from interlock.surfaces.cli.results import when
 
 _STATUSES = ("pending", "approved", "denied", "expired", "cancelled", "all")
-_LOOK_S = 1.0
 
 
 @click.group(cls=Group)
@@ -44,7 +44,7 @@ def list_approvals(out: Output, status: str, limit: int) -> None:
     """List questions in the order in which they were asked."""
     with open_desk(Path(), os.environ, trusted=False) as desk:
         found = Answering(desk, "cli").holds(None if status == "all" else status, limit=limit + 1)  # type: ignore[arg-type]
-    out.emit(found[:limit], lambda: _table(found[:limit]))
+    out.emit(found[:limit], lambda: _table(out, found[:limit]))
     if len(found) > limit:
         out.note(f"these are the first {limit}; there are more, which `--limit` shows")
 
@@ -158,42 +158,24 @@ def edit(
 
 @approvals.command("watch")
 @click.option("--count", type=click.IntRange(1), help="Stop after this many questions.")
+@proving
 @click.pass_obj
-def watch(out: Output, count: int | None) -> None:
-    """Show questions as they are asked, until Ctrl-C. With --json: one list at the end (give --count)."""
+def watch(out: Output, count: int | None, token_file: Path | None, approver: str | None) -> None:
+    """Show questions as they are asked, until Ctrl-C; at a terminal, answer them with the keys that a run offers.
+
+    With --json: one list at the end (give --count).
+    """
     if out.json and count is None:
         raise UsageError(
             "`--json` needs the number of questions to wait for",
             hint="give it, such as `--count 1`",
         )
-    seen: list[Hold] = []
-    with open_desk(Path(), os.environ, trusted=False) as desk:
-        answering, after = Answering(desk, "cli"), 0
-        changes = told(desk)
-        try:
-            while count is None or len(seen) < count:
-                fresh = answering.holds("pending", after=after)
-                for hold in fresh[: None if count is None else count - len(seen)]:
-                    after = hold.seq
-                    if out.json or count is not None:
-                        seen.append(hold)
-                    if not out.json:
-                        out.emit(None, lambda hold=hold: hold_lines(out, hold))  # type: ignore[misc]
-                if not fresh:
-                    _wait(changes)
-        except KeyboardInterrupt:
-            return
-        finally:
-            if changes is not None:
-                os.close(changes)
-    out.emit(seen)
+    from interlock.surfaces.cli import watching  # noqa: PLC0415 - start-up
 
-
-def _wait(changes: int | None) -> None:
-    """Wait for a change, at most a second: notification is not reliable on every file system."""
-    ready, _, _ = select.select([] if changes is None else [changes], [], [], _LOOK_S)
-    if ready and changes is not None:
-        os.read(changes, 65_536)
+    if at_terminal() and sys.stdout.isatty() and not out.json:
+        watching.answer_questions(out, count, lambda needed: proof(token_file, approver, needed=needed))
+    else:
+        watching.show_questions(out, count)
 
 
 def _hold(desk: Desk, hold_id: str) -> Hold:
@@ -246,11 +228,7 @@ def _who(desk: Desk, token_file: Path | None, name: str | None) -> Approver:
 def _confirm_standing(out: Output, desk: Desk, hold_id: str, terms: Standing, *, yes: bool) -> None:
     """Ask for confirmation of a wider scope, and show its terms. Raises: UsageError if there is no terminal to ask at."""
     hold = _hold(desk, hold_id)
-    where = f"session `{clean(hold.session or '')}`" if terms.scope == "session" else "any session"
-    out.note(
-        f"this lets agent `{clean(hold.agent)}` call `{clean(hold.tool)}` in {where} without asking,"
-        f" {terms.uses} times, for {as_duration(terms.ttl_ms)}; `interlock grants revoke` revokes it"
-    )
+    out.note(standing_terms(hold, terms))
     if not yes and (not sys.stdin.isatty() or not click.confirm("Approve on these terms?", err=True)):
         raise UsageError("the wider scope was not confirmed", hint="`--yes` confirms it without asking")
 
@@ -263,10 +241,10 @@ def _note_outcome(out: Output, outcome: Outcome) -> None:
     out.emit(document, lambda: [f"{clean(hold.id)}: {word}"])
 
 
-def _table(found: list[Hold]) -> Iterable[str]:
+def _table(out: Output, found: list[Hold]) -> Iterable[str]:
     if not found:
         return ["no questions"]
-    return table(
+    return out.table(
         ("APPROVAL", "ASKED", "UNTIL", "STATUS", "AGENT", "WHAT"),
         ((h.id, when(h.created_at_us), when(h.expires_at_us), h.status, h.agent, brief(h.summary, 60)) for h in found),
     )

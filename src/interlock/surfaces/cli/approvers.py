@@ -11,7 +11,7 @@ import click
 from interlock.engine.people.identity import identify, open_desk
 from interlock.model.errors import UsageError
 from interlock.surfaces.cli.app import Group
-from interlock.surfaces.cli.output import Output, clean, table
+from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.proof import proof, proving
 from interlock.surfaces.cli.results import when
 
@@ -30,7 +30,7 @@ def list_approvers(out: Output) -> None:
     out.emit(
         rows,
         lambda: (
-            table(
+            out.table(
                 ("NAME", "GROUPS", "PIN", "SINCE"),
                 ((r.name, " ".join(r.groups), "yes" if r.has_pin else "no", when(r.created_at_us)) for r in rows),
             )

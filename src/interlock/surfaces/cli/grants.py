@@ -15,7 +15,7 @@ from interlock.engine.people import grants as granting
 from interlock.engine.people.identity import identify, open_desk
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.open_project import runtime
-from interlock.surfaces.cli.output import Output, clean, table
+from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.proof import proof, proving
 from interlock.surfaces.cli.results import when
 from interlock.surfaces.cli.token_files import (
@@ -43,7 +43,7 @@ def list_grants(out: Output, agent: str | None, everything: bool) -> None:
         found = granting.listed(desk, agent=agent, revoked=everything)
     out.emit(
         {"grants": found.grants, "standing": found.standing},
-        lambda: _table(found),
+        lambda: _table(out, found),
     )
 
 
@@ -155,7 +155,7 @@ def _token_lines(shown: dict[str, Any]) -> Iterable[str]:
         yield from _lines(kept, "  ")
 
 
-def _table(found: granting.Listed) -> Iterable[str]:
+def _table(out: Output, found: granting.Listed) -> Iterable[str]:
     rows = [
         (
             *(g.grant.id, g.grant.agent, " ".join(g.grant.tools), when(g.grant.expires_at_us)),
@@ -170,7 +170,9 @@ def _table(found: granting.Listed) -> Iterable[str]:
         )
         for s in found.standing
     ]
-    return table(("GRANT", "AGENT", "TOOLS", "EXPIRES", "USES LEFT", "FROM", "STATE"), rows) if rows else ["no grants"]
+    return (
+        out.table(("GRANT", "AGENT", "TOOLS", "EXPIRES", "USES LEFT", "FROM", "STATE"), rows) if rows else ["no grants"]
+    )
 
 
 def _state(revoked_at_us: int | None, expires_at_us: int | None, uses_left: int | None, now_us: int) -> str:

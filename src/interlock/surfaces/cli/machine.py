@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from interlock.surfaces.cli.app import FAILED, Command
-from interlock.surfaces.cli.output import Output, brief, clean, table
+from interlock.surfaces.cli.output import Output, brief, clean
 
 if TYPE_CHECKING:
     from interlock.engine.inspect.doctor import Fact
@@ -40,7 +40,7 @@ def doctor(out: Output, config: bool) -> int:
 
     if config:
         settings = engine.settings(Path(), os.environ)
-        out.emit(settings, lambda: _settings(settings))
+        out.emit(settings, lambda: _settings(out, settings))
         return 0
     facts = engine.examine(Path(), os.environ)
     out.emit({"ok": all(f.status != "problem" for f in facts), "facts": facts}, lambda: _facts(out, facts))
@@ -57,8 +57,8 @@ def telemetry(out: Output) -> None:
     out.emit(view, lambda: _view(view))
 
 
-def _settings(settings: list[dict[str, Any]]) -> Iterable[str]:
-    return table(("SETTING", "VALUE", "FROM"), ((s["path"], brief(s["value"], 60), s["source"]) for s in settings))
+def _settings(out: Output, settings: list[dict[str, Any]]) -> Iterable[str]:
+    return out.table(("SETTING", "VALUE", "FROM"), ((s["path"], brief(s["value"], 60), s["source"]) for s in settings))
 
 
 def _facts(out: Output, facts: list[Fact]) -> Iterable[str]:

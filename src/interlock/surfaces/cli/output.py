@@ -10,11 +10,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import msgspec
 
 from interlock.model.errors import Fault, InterlockError
+
+if TYPE_CHECKING:
+    from interlock.surfaces.cli.drawing import Drawing
 
 _COLORS: Final = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2", "bold": "1"}
 _FAULTS: Final[dict[Fault, str]] = {
@@ -36,7 +39,9 @@ class Output:
         self.unread = False
         """True once the reader of the output went away."""
         self._unsaid: list[Callable[[], Iterable[str]]] = []
-        self.no_color = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+        self.dumb = os.environ.get("TERM") == "dumb"
+        """True for a terminal on which nothing can be drawn."""
+        self.no_color = bool(os.environ.get("NO_COLOR")) or self.dumb
         for stream in (sys.stdout, sys.stderr):
             # Do not fail on characters that the terminal's encoding lacks.
             if hasattr(stream, "reconfigure"):
@@ -112,6 +117,20 @@ class Output:
             return text
         return f"\x1b[{_COLORS[color]}m{text}\x1b[0m"
 
+    def drawing(self, stream: TextIO | None = None) -> Drawing | None:
+        """What draws on the stream; None unless it is a terminal that can be drawn on."""
+        if self.dumb or self.json or not (sys.stdout if stream is None else stream).isatty():
+            return None
+        from interlock.surfaces.cli.drawing import Drawing  # noqa: PLC0415 - start-up: `rich` is for terminals only
+
+        return Drawing(color=not self.no_color)
+
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
+        """Rows under a header for standard output: fitted to a terminal's width, else aligned. Cells are cleaned."""
+        cells = [[clean("" if cell is None else str(cell)) for cell in row] for row in rows]
+        drawing = self.drawing()
+        return aligned(head, cells) if drawing is None else drawing.table(head, cells)
+
     def write(self, stream: TextIO, line: str) -> None:
         """Write a line. If the reader is gone (`| head`, a closed terminal), stop writing, but let the command finish."""
         try:
@@ -149,9 +168,9 @@ def brief(value: Any, width: int = 100) -> str:
     return text if len(text) <= width else text[: width - 3] + "..."
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterable[str]:
-    """Rows as aligned columns under a header; the last column is not padded. Cells are cleaned."""
-    cells = [[*head], *([clean("" if cell is None else str(cell)) for cell in row] for row in rows)]
+def aligned(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
+    """Rows as aligned columns under a header; the last column is not padded."""
+    cells = [[*head], *([*row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     for row in cells:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

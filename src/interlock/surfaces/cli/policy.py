@@ -18,7 +18,7 @@ from interlock.model.yaml import parse_yaml
 from interlock.surfaces.cli.app import FAILED, Group
 from interlock.surfaces.cli.ids import RUN, TOOL
 from interlock.surfaces.cli.open_project import history
-from interlock.surfaces.cli.output import Output, clean, table
+from interlock.surfaces.cli.output import Output, clean
 
 if TYPE_CHECKING:
     from interlock.engine.inspect.policy_check import CaseResult, Explanation, Policies, Replayed
@@ -185,7 +185,7 @@ def _explanation(out: Output, found: Explanation) -> Iterable[str]:
 def _replay_lines(out: Output, replayed: Replayed) -> Iterable[str]:
     yield replayed.summary
     if replayed.changes:
-        yield from table(
+        yield from out.table(
             ("RUN", "ACTION", "WAS", "WOULD BE", "BY"),
             ((c.run, c.action, c.before, c.after.decision, " ".join(c.after.policies)) for c in replayed.changes),
         )

@@ -12,7 +12,7 @@ from interlock.engine.inspect.history import History, RunRow, RunView
 from interlock.model.errors import InterlockError
 from interlock.model.result import ActionResult, ProposalResult
 from interlock.surfaces.cli.looking import SHORT_ID, Choice, line_width
-from interlock.surfaces.cli.output import Output, clean, table
+from interlock.surfaces.cli.output import Output, aligned, clean
 from interlock.surfaces.cli.results import proposal_lines, when
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _FIRST_WIDTH: Final = 24
 """Columns that the first action of a run has at least."""
+_FIRST_CHARS: Final = 200
+"""Characters of it at a terminal, where it can take several lines."""
 Lines = Mapping[tuple[str, str], "ActionLine"]
 """By proposal and action."""
 
@@ -65,7 +67,7 @@ def described_runs(past: History, rows: list[RunRow], chosen: Choice) -> Iterato
             yield ListedRun(run=row, first=first, undone_by=undos.of_run(row.run_id))
 
 
-def run_table(rows: list[ListedRun]) -> Iterable[str]:
+def run_table(out: Output, rows: list[ListedRun]) -> Iterable[str]:
     """Runs, one per line."""
     if not rows:
         return ["no runs"]
@@ -75,7 +77,11 @@ def run_table(rows: list[ListedRun]) -> Iterable[str]:
         for one in rows
         for r in (one.run,)
     ]
-    lines = list(table((*head, ""), ((*row, "") for row in cells)))
+    if out.drawing() is not None:
+        whole = (_first(one.first, _FIRST_CHARS) for one in rows)
+        return out.table((*head, "FIRST"), ((*row, first) for row, first in zip(cells, whole, strict=True)))
+    shown = [[*("" if cell is None else clean(cell) for cell in row), ""] for row in cells]
+    lines = list(aligned((*head, ""), shown))
     widest = max(len(line) for line in lines) + 2
     room = max(_FIRST_WIDTH, line_width() - widest)
     firsts = ["FIRST", *(_first(one.first, room) for one in rows)]

@@ -25,6 +25,7 @@ from interlock.surfaces.cli.signals import interrupted, run_interruptibly
 from interlock.surfaces.cli.token_files import read_grant_token
 
 if TYPE_CHECKING:
+    from interlock.engine.people.answers import Hold
     from interlock.engine.runs.unknown_outcomes import Answer
     from interlock.engine.runtime import Runtime
     from interlock.model.waiting import Waiting
@@ -160,7 +161,6 @@ def _run_at_terminal(
 ) -> T:
     """Run with progress, questions at the terminal, and Ctrl-C handling."""
     from interlock.surfaces.cli.progress import Progress  # noqa: PLC0415 - start-up
-    from interlock.surfaces.cli.prompt import Prompt, how_to_answer  # noqa: PLC0415 - start-up
 
     progress = Progress(out)
     started = [] if run_id is None else [run_id]
@@ -170,14 +170,7 @@ def _run_at_terminal(
         waits=lambda waiting: _note_waiting(out, progress, waiting),
     )
     opened.subscribe(events=lambda run_id, event: started.append(run_id) if isinstance(event, RunStarted) else None)
-    desk = opened.approvals.desk
-    desk.wait = not no_wait
-    if no_wait:
-        pass
-    elif at_terminal():
-        Prompt(out, desk, progress)
-    else:
-        opened.subscribe(questions=lambda hold: out.note(f"waiting: {clean(hold.summary)}; {how_to_answer(hold)}"))
+    close_prompt = _ask_here(out, opened, progress, no_wait=no_wait)
 
     async def watched() -> T:
         drawing = asyncio.create_task(progress.draw())
@@ -193,6 +186,28 @@ def _run_at_terminal(
         if not started:
             raise KeyboardInterrupt from None
         raise interrupted(started[0]) from None
+    finally:
+        close_prompt()
+
+
+def _ask_here(out: Output, opened: Runtime, progress: Progress, *, no_wait: bool) -> Callable[[], None]:
+    """Ask questions at the terminal, or say that one waits. Returns what ends that."""
+    desk = opened.approvals.desk
+    desk.wait = not no_wait
+    if no_wait:
+        return lambda: None
+    if at_terminal():
+        from interlock.surfaces.cli.prompt import Prompt  # noqa: PLC0415 - start-up
+
+        return Prompt(out, desk, progress).close
+    opened.subscribe(questions=lambda hold: _note_question(out, hold))
+    return lambda: None
+
+
+def _note_question(out: Output, hold: Hold) -> None:
+    from interlock.surfaces.cli.dialogue import how_to_answer  # noqa: PLC0415 - start-up
+
+    out.note(f"waiting: {clean(hold.summary)}; {how_to_answer(hold)}")
 
 
 def _note_waiting(out: Output, progress: Progress, waiting: Waiting) -> None:

@@ -54,7 +54,7 @@ def list_runs(
             limit=None if chosen.needs_actions else limit + 1,
         )  # fmt: skip
         found = list(islice(described_runs(past, rows, chosen), limit + 1))
-    out.emit([one.as_dict() for one in found[:limit]], lambda: run_table(found[:limit]))
+    out.emit([one.as_dict() for one in found[:limit]], lambda: run_table(out, found[:limit]))
     if len(found) > limit:
         out.note(f"these are the newest {limit}; there are more, which `--limit` shows")
 

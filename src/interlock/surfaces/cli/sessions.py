@@ -7,7 +7,7 @@ import click
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.looking import Choice
 from interlock.surfaces.cli.open_project import history
-from interlock.surfaces.cli.output import Output, table
+from interlock.surfaces.cli.output import Output
 from interlock.surfaces.cli.results import when
 from interlock.surfaces.cli.run_views import described_runs, run_table
 
@@ -26,7 +26,7 @@ def list_sessions(out: Output) -> None:
     out.emit(
         rows,
         lambda: (
-            table(
+            out.table(
                 ("SESSION", "RUNS", "ACTIONS", "FIRST", "LAST"),
                 ((r.session, r.runs, r.actions, when(r.started_us), when(r.last_us)) for r in rows),
             )
@@ -43,4 +43,4 @@ def show_session(out: Output, name: str) -> None:
     """Show the runs of a session, newest first; failed ones too."""
     with history() as past:
         rows = list(described_runs(past, past.session(name), Choice()))
-    out.emit({"session": name, "runs": [row.as_dict() for row in rows]}, lambda: run_table(rows))
+    out.emit({"session": name, "runs": [row.as_dict() for row in rows]}, lambda: run_table(out, rows))

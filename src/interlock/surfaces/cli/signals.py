@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from interlock.model.errors import UsageError
+from interlock.surfaces.cli.key_input import restore_terminal
 from interlock.surfaces.cli.output import Output
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ def run_interruptibly(out: Output, work: Coroutine[Any, Any, T]) -> T:
                 return
             seen += 1
             if seen > 1:
+                restore_terminal()
                 with contextlib.suppress(OSError):  # the terminal may be gone
                     os.write(sys.stderr.fileno(), b"\nleaving at once\n")
                 os._exit(128 + number)

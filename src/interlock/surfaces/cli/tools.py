@@ -11,7 +11,7 @@ import msgspec
 from interlock.model.tool import Tool
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.open_project import runtime
-from interlock.surfaces.cli.output import Output, brief, table
+from interlock.surfaces.cli.output import Output, brief
 
 
 @click.group(cls=Group)
@@ -26,11 +26,11 @@ def list_tools(out: Output) -> None:
     with runtime(out) as opened:
         asyncio.run(opened.prepare())
         found = opened.tools()
-    out.emit([{**msgspec.to_builtins(tool), "version": tool.version} for tool in found], lambda: _table(found))
+    out.emit([{**msgspec.to_builtins(tool), "version": tool.version} for tool in found], lambda: _table(out, found))
 
 
-def _table(found: list[Tool]) -> Iterable[str]:
-    return table(
+def _table(out: Output, found: list[Tool]) -> Iterable[str]:
+    return out.table(
         ("TOOL", "EFFECT", "UNDO", "WORLD", "DESCRIPTION"),
         (
             (

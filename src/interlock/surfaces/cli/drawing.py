@@ -1,0 +1,102 @@
+"""What is drawn at a terminal with `rich`: differences, marked text and tables, fitted to its width.
+
+Imported only when something is drawn at a terminal, because importing `rich` takes longer than most commands.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from rich.cells import chop_cells
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDTH_MIN: Final = 20
+_STYLES: Final = {"+": "green", "-": "red", "@": "cyan", "\\": "dim"}
+_CHANGED: Final = "reverse"
+_TRAILING: Final = "on red"
+"""White space at the end of an added line, which is not seen otherwise."""
+
+
+class Drawing:
+    """Draws lines for a terminal; each is a string with its colours, and no line end."""
+
+    def __init__(self, *, color: bool) -> None:
+        """For the width that the terminal has now."""
+        self.width = max(WIDTH_MIN, shutil.get_terminal_size().columns)
+        self._console = Console(
+            file=io.StringIO(), force_terminal=True, width=self.width, color_system="standard" if color else None,
+            no_color=not color, highlight=False, markup=False, emoji=False, legacy_windows=False,
+        )  # fmt: skip
+
+    def marked(self, spans: Iterable[tuple[str, str]], indent: int) -> Iterator[str]:
+        """Text in styles (rich's names; text may have several lines), each line folded and indented."""
+        text = Text()
+        for part, style in spans:
+            text.append(part, style or None)
+        for line in text.split("\n", allow_blank=True):
+            yield from self._folded(line, " " * indent, " " * indent)
+
+    def difference(self, lines: Sequence[str], indent: int) -> Iterator[str]:
+        """A unified difference: in colours, with what changed within a line marked."""
+        changed = dict(_changed_parts(lines))
+        for at, line in enumerate(lines):
+            text = Text(line, style=_STYLES.get(line[:1], ""))
+            if at in changed:
+                text.stylize(_CHANGED, *changed[at])
+            if line[:1] == "+" and line[1:].strip():
+                text.stylize(_TRAILING, len(line.rstrip()))
+            yield from self._folded(text, " " * indent, " " * (indent + 2))
+
+    def table(self, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+        """Rows under a header; cells fold where the terminal is too narrow, so nothing is lost."""
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for name in head:
+            table.add_column(Text(name), overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        yield from (line.rstrip() for line in self._render(table).splitlines())
+
+    def _folded(self, text: Text, first: str, others: str) -> Iterator[str]:
+        room = max(WIDTH_MIN, self.width - len(others))
+        text.expand_tabs(4)
+        cuts = list(itertools.accumulate(map(len, chop_cells(text.plain, room))))[:-1]
+        for number, part in enumerate(text.divide(cuts)):
+            yield (others if number else first) + self._render(part)
+
+    def _render(self, what: Any) -> str:
+        with self._console.capture() as capture:
+            self._console.print(what, end="", soft_wrap=isinstance(what, Text))
+        return capture.get()
+
+
+def _changed_parts(lines: Sequence[str]) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Where as many lines were added as removed just before: the part of each line in which it differs from its partner."""
+    at = 0
+    for mark, group in itertools.groupby(line[:1] for line in lines):
+        size = len(list(group))
+        if mark == "-" and all(line[:1] == "+" for line in lines[at + size : at + 2 * size]):
+            after = at + 2 * size
+            if after == len(lines) or (after < len(lines) and lines[after][:1] != "+"):
+                for one in range(at, at + size):
+                    start, end, other_end = _differing(lines[one], lines[one + size])
+                    if start > 1 or end < len(lines[one]):  # else all of it differs
+                        yield one, (start, end)
+                        yield one + size, (start, other_end)
+        at += size
+
+
+def _differing(one: str, other: str) -> tuple[int, int, int]:
+    """The start of the differing part of two lines, after their marks, and its end in each."""
+    start, most = 1, min(len(one), len(other))
+    while start < most and one[start] == other[start]:
+        start += 1
+    same = 0
+    while same < most - start and one[-1 - same] == other[-1 - same]:
+        same += 1
+    return start, len(one) - same, len(other) - same
