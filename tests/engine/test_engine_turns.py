@@ -326,6 +326,23 @@ def test_an_edit_by_an_approver_is_claimed_before_it_is_written(new_project):
     assert claim.covers(Claim.of([(b"z",)]))
 
 
+def test_where_an_own_action_has_led_the_path_is_claimed_too(project):
+    """The first action moves a link to where the second writes through it."""
+    (project.root / "t").mkdir()
+    (project.root / "l").symlink_to("t")
+    rt = project.open()
+    seen = []
+
+    async def look(parameters, ctx):
+        seen.extend(at(rt))
+
+    rt.register(marked("look", look))
+    move = call("fs.move", "m", parameters={"source": "l", "destination": "n"})
+    assert execute(rt, move, call("look", "w", parameters={"path": "n/x"})).ok
+    (claim,) = seen
+    assert claim.covers(Claim.of([(b"t", b"x")]))
+
+
 # -- undo stays exact
 
 

@@ -158,6 +158,29 @@ def test_what_a_holder_does_is_told_to_who_waits(queue):
     run(main())
 
 
+def test_many_waiters_of_a_process_share_descriptors_and_come_in_order(queue, tmp_path):
+    async def main():
+        order = []
+
+        async def write(number):
+            lease = await queue.acquire(EVERYTHING, f"w{number}")
+            order.append(number)
+            lease.release()
+
+        first = queue.attempt(EVERYTHING, "first")
+        before = len(os.listdir("/proc/self/fd"))
+        tasks = [asyncio.create_task(write(number)) for number in range(100)]
+        await until(lambda: len(holders(queue)) == 101)
+        assert len(os.listdir("/proc/self/fd")) <= before + 2
+        first.release()
+        await asyncio.gather(*tasks)
+        assert order == list(range(100))
+        assert list((tmp_path / "turns").iterdir()) == []
+        assert len(os.listdir("/proc/self/fd")) <= before
+
+    run(main())
+
+
 HOLDS = """
 import asyncio, sys
 from pathlib import Path

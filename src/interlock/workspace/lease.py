@@ -7,24 +7,22 @@ The queue is a table of the workspace's database, in which a ticket holds both p
 earlier overlapping ticket. A ticket ends with its process. A process on this boot and in this pid namespace counts as long as it
 lives; any other (in a container that shares the state directory) until its ticket expires, unless it renews it.
 
-Nobody polls to get on: whoever gives the lease back wakes those whose turn it has become, through a FIFO that each of them has
-made, and the death of a holder wakes the first who waits for it (pidfd). A slow timer is left for file systems without FIFOs.
+Nobody polls to get on: whoever gives the lease back wakes those whose turn it has become, and so does the death of a holder
+(see `bells`). A slow timer is left for file systems without FIFOs.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import itertools
 import os
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
 from interlock.disk import Database
 from interlock.model.clock import Clock
 from interlock.model.errors import StoreError
+from interlock.workspace.bells import Bell, bell, remove_left, ring
 from interlock.workspace.claims import Claim
 
 _TABLES: Final = (
@@ -65,7 +63,9 @@ _LOOK_MEMORY_S: Final = 0.02
 """Without a directory for FIFOs the database is in memory, and only tasks of one program share it."""
 
 _COLUMNS: Final = "ticket, holder, doing, since_us, claim, wake, pid, started, place, expires_us"
-_numbers = itertools.count(1)
+_PART: Final = 16
+"""So many tickets are read at once."""
+_LAST_TICKET: Final = 1 << 62
 
 
 class Turn(NamedTuple):
@@ -142,13 +142,14 @@ class LeaseQueue:
         `until_ns` is a time of the monotonic clock after which one waits no longer. Raises: StoreError `workspace_busy`,
         naming who is before; CancelledError, having left the queue.
         """
-        wake = f"{os.getpid()}-{next(_numbers)}"
-        ticket, before = self._enqueue(claim, holder, doing, wake)
+        ticket, before = self._enqueue(claim, holder, doing)
         lease = WriteLease(self, ticket, holder, claim)
         if before is None:
             return lease
         try:
-            await self._wait(lease, doing, wake, until_ns, on_wait)
+            with bell(self._directory) as woken:
+                self._wake_by(lease.ticket, woken.wake)
+                await self._wait(lease, doing, woken, until_ns, on_wait)
         except BaseException:
             self.remove(lease.ticket)
             raise
@@ -156,7 +157,7 @@ class LeaseQueue:
 
     def attempt(self, claim: Claim, holder: str, *, doing: str = "") -> WriteLease:
         """The lease if nobody is before. Raises: StoreError `workspace_busy`."""
-        ticket, before = self._enqueue(claim, holder, doing, "")
+        ticket, before = self._enqueue(claim, holder, doing)
         if before is not None:
             self.remove(ticket)
             raise _busy(before)
@@ -165,7 +166,7 @@ class LeaseQueue:
     def turns(self) -> list[Turn]:
         """All tickets of living processes, the first first."""
         now_us = self._clock.now_us()
-        return [turn for turn in self._read() if turn.is_alive(now_us)]
+        return [turn for turn in self._rows(None) if turn.is_alive(now_us)]
 
     def renew(self, ticket: int, doing: str | None, since_us: int | None) -> bool:
         """See `WriteLease.renew`. False if there is no such ticket any more."""
@@ -184,70 +185,84 @@ class LeaseQueue:
                 "delete from workspace_turns where workspace = ? and ticket = ? and pid = ?",
                 (self._workspace, ticket, os.getpid()),
             )
-            rest = self._read()
-        for turn in _first_of(rest):
-            self._ring(turn)
+            # Looked for here: whose turn it becomes is then no less true than that this one is out.
+            following = [turn.wake for turn in self._first()]
+        for wake in following:
+            ring(self._directory, wake)
 
     # -- inside
 
-    def _enqueue(self, claim: Claim, holder: str, doing: str, wake: str) -> tuple[int, Turn | None]:
+    def _enqueue(self, claim: Claim, holder: str, doing: str) -> tuple[int, Turn | None]:
         """A new ticket, and who is before."""
         with self._database.transaction(lasting=False):
-            rows = self._read()
             now_us = self._clock.now_us()
-            before = self._first_before(rows, claim, now_us)
-            ticket = rows[-1].ticket + 1 if rows else 1
+            before = self._first_before(claim, None, now_us)
+            ((last,),) = self._database.execute(
+                "select max(ticket) from workspace_turns where workspace = ?", (self._workspace,)
+            )
+            ticket = 1 if last is None else int(last) + 1
             self._database.execute(
                 f"insert into workspace_turns (workspace, {_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                 (
-                    self._workspace, ticket, holder, doing, now_us, claim.encode(), wake, os.getpid(), _started(os.getpid()),
+                    self._workspace, ticket, holder, doing, now_us, claim.encode(), "", os.getpid(), _started(os.getpid()),
                     _place(), now_us + EXPIRES_US,
                 ),
             )  # fmt: skip
         return ticket, before
 
-    async def _wait(
-        self, lease: WriteLease, doing: str, wake: str, until_ns: int | None, on_wait: OnWait | None
-    ) -> None:
-        with _Bell(None if self._directory is None else self._directory / wake) as bell:
-            renewed_us, look_s = self._clock.now_us(), _FIRST_LOOK_S
-            while True:
-                before = self._look(lease, doing, wake)
-                now_us, now_ns = self._clock.now_us(), self._clock.mono_ns()
-                if before is None:
-                    if self.renew(lease.ticket, doing, now_us):
-                        return
-                    continue  # taken for dead in this very moment
-                if until_ns is not None and now_ns >= until_ns:
-                    raise _busy(before)
-                if on_wait is not None:
-                    on_wait(before)
-                if now_us - renewed_us >= RENEW_S * 1e6:
-                    renewed_us = now_us
-                    self.renew(lease.ticket, None, None)
-                left_s = look_s if until_ns is None else min(look_s, (until_ns - now_ns) / 1e9)
-                bell.watch(before)
-                await bell.wait(max(0.001, left_s))
-                look_s = _LOOK_S
+    def _wake_by(self, ticket: int, wake: str) -> None:
+        """Say how a waiter is woken; whoever leaves from then on does so."""
+        with self._database.transaction(lasting=False):
+            self._database.execute(
+                "update workspace_turns set wake = ? where workspace = ? and ticket = ?",
+                (wake, self._workspace, ticket),
+            )
 
-    def _look(self, lease: WriteLease, doing: str, wake: str) -> Turn | None:
+    async def _wait(
+        self, lease: WriteLease, doing: str, woken: Bell, until_ns: int | None, on_wait: OnWait | None
+    ) -> None:
+        renewed_us, look_s = self._clock.now_us(), _FIRST_LOOK_S
+        while True:
+            before = self._look(lease, doing, woken)
+            now_us, now_ns = self._clock.now_us(), self._clock.mono_ns()
+            if before is None:
+                if self.renew(lease.ticket, doing, now_us):
+                    return
+                continue  # taken for dead in this very moment
+            if until_ns is not None and now_ns >= until_ns:
+                raise _busy(before)
+            if on_wait is not None:
+                on_wait(before)
+            if now_us - renewed_us >= RENEW_S * 1e6:
+                renewed_us = now_us
+                self.renew(lease.ticket, None, None)
+            left_s = look_s if until_ns is None else min(look_s, (until_ns - now_ns) / 1e9)
+            if before.place == _place() and before.pid != os.getpid():
+                woken.watch(before.pid, before.started)
+            await woken.wait(max(0.001, left_s))
+            look_s = _LOOK_S if self._directory is not None else _LOOK_MEMORY_S
+
+    def _look(self, lease: WriteLease, doing: str, woken: Bell) -> Turn | None:
         """Who is before, now."""
-        rows = self._read()
-        if all(row.ticket != lease.ticket for row in rows):
+        there = self._database.execute(
+            "select 1 from workspace_turns where workspace = ? and ticket = ? and pid = ?",
+            (self._workspace, lease.ticket, os.getpid()),
+        )
+        if not there:
             # It expired: this process was stopped for so long that others had to take it for dead.
-            lease.ticket, before = self._enqueue(lease.claim, lease.holder, doing, wake)
+            lease.ticket, before = self._enqueue(lease.claim, lease.holder, doing)
+            self._wake_by(lease.ticket, woken.wake)
             return before
-        earlier = [row for row in rows if row.ticket < lease.ticket]
         now_us = self._clock.now_us()
-        before = next((row for row in earlier if row.claim.overlaps(lease.claim)), None)
+        before = next((row for row in self._rows(lease.ticket) if row.claim.overlaps(lease.claim)), None)
         if before is None or before.is_alive(now_us):
             return before
         with self._database.transaction(lasting=False):
-            return self._first_before([row for row in self._read() if row.ticket < lease.ticket], lease.claim, now_us)
+            return self._first_before(lease.claim, lease.ticket, now_us)
 
-    def _first_before(self, rows: list[Turn], claim: Claim, now_us: int) -> Turn | None:
+    def _first_before(self, claim: Claim, ticket: int | None, now_us: int) -> Turn | None:
         """The first ticket that overlaps and counts; those of the dead before it are removed. Call it in a transaction."""
-        for row in rows:
+        for row in self._rows(ticket):
             if not row.claim.overlaps(claim):
                 continue
             if row.is_alive(now_us):
@@ -255,93 +270,33 @@ class LeaseQueue:
             self._database.execute(
                 "delete from workspace_turns where workspace = ? and ticket = ?", (self._workspace, row.ticket)
             )
-            if self._directory is not None and row.wake:
-                (self._directory / row.wake).unlink(missing_ok=True)
+            remove_left(self._directory, row.wake)
         return None
 
-    def _read(self) -> list[Turn]:
-        rows = self._database.execute(
-            f"select {_COLUMNS} from workspace_turns where workspace = ? order by ticket",  # noqa: S608 - constants
-            (self._workspace,),
-        )
-        return [Turn._make((*row[:4], Claim.decode(row[4]), *row[5:])) for row in rows]
+    def _first(self) -> Iterator[Turn]:
+        """Those who wait for nobody, as far as the table says."""
+        earlier: list[Claim] = []
+        for row in self._rows(None):
+            if row.wake and not any(claim.overlaps(row.claim) for claim in earlier):
+                yield row
+            if row.claim.everything:
+                return  # all that follow wait for this one
+            earlier.append(row.claim)
 
-    def _ring(self, turn: Turn) -> None:
-        if self._directory is None or not turn.wake:
-            return
-        # It may have had its turn long since, or be just about to make its FIFO; it looks after that once more.
-        with contextlib.suppress(OSError):
-            fd = os.open(self._directory / turn.wake, os.O_WRONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                os.write(fd, b"!")
-            finally:
-                os.close(fd)
-
-
-class _Bell:
-    """Wakes one task: through a FIFO, at the death of a process, or after a time."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._loop = asyncio.get_running_loop()
-        self._rung = asyncio.Event()
-        self._fd: int | None = None
-        self._pidfd: int | None = None
-        self._watched: tuple[int, str] | None = None
-
-    def __enter__(self) -> Self:
-        if self._path is not None:
-            with contextlib.suppress(OSError):  # a file system without FIFOs: the timer has to do
-                self._path.parent.mkdir(mode=0o700, exist_ok=True)
-                os.mkfifo(self._path, 0o600)
-                # For writing too: without a writer a FIFO is always readable.
-                self._fd = os.open(self._path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-                self._loop.add_reader(self._fd, self._on_ring)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._unwatch()
-        if self._fd is not None:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-
-    def watch(self, turn: Turn) -> None:
-        """Wake when that process dies."""
-        who = (turn.pid, turn.started)
-        if who == self._watched or turn.place != _place() or turn.pid == os.getpid():
-            return
-        self._unwatch()
-        with contextlib.suppress(OSError):
-            self._pidfd = os.pidfd_open(turn.pid)
-            self._watched = who
-            self._loop.add_reader(self._pidfd, self._on_death)
-
-    async def wait(self, seconds: float) -> None:
-        """Wait for any of it."""
-        if self._fd is None:
-            seconds = min(seconds, _LOOK_MEMORY_S) if self._path is None else seconds
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._rung.wait()
-        self._rung.clear()
-
-    def _unwatch(self) -> None:
-        if self._pidfd is not None:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-        self._pidfd = self._watched = None
-
-    def _on_ring(self) -> None:
-        assert self._fd is not None
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._fd, 4096)
-        self._rung.set()
-
-    def _on_death(self) -> None:
-        self._unwatch()
-        self._rung.set()
+    def _rows(self, ticket: int | None) -> Iterator[Turn]:
+        """The tickets (before this one), the first first; read in parts, because mostly the first few say it all."""
+        last = 0
+        while True:
+            rows = self._database.execute(
+                f"select {_COLUMNS} from workspace_turns where workspace = ? and ticket > ? and ticket < ?"  # noqa: S608
+                " order by ticket limit ?",
+                (self._workspace, last, _LAST_TICKET if ticket is None else ticket, _PART),
+            )
+            for row in rows:
+                yield Turn._make((*row[:4], Claim.decode(row[4]), *row[5:]))
+            if len(rows) < _PART:
+                return
+            last = rows[-1][0]
 
 
 class _BusyError(StoreError):
@@ -361,15 +316,6 @@ def _busy(before: Turn) -> StoreError:
         f"`{before.holder}` (process {before.pid}){doing} is writing in this workspace",
         hint="wait until it is finished, or stop it: `interlock runs list` shows it",
     )
-
-
-def _first_of(rows: list[Turn]) -> Iterator[Turn]:
-    """Those who wait for nobody, as far as the table says."""
-    for number, row in enumerate(rows):
-        if row.wake and not any(earlier.claim.overlaps(row.claim) for earlier in rows[:number]):
-            yield row
-        if row.claim.everything:
-            return  # all that follow wait for this one
 
 
 def _started(pid: int) -> str:

@@ -179,9 +179,7 @@ class _Turn:
     # -- inside
 
     def _is_covered(self, claim: Claim, action: Caller) -> bool:
-        # Only what was not known when the claim was made can lie outside of it.
-        if action.index not in self._run.edited and action.index not in self._run.graph.referring:
-            return True
+        # Looked at each time: what the proposal itself, or an approver, has changed may lead the action elsewhere.
         return claim.covers(claim_of_action(self._run, action.tool, action.parameters))
 
     async def _retake(self, action: Caller) -> bool:
