@@ -122,10 +122,10 @@ class Waiter:
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def wait_answered(self, hold_id: str) -> Hold:
+    async def wait_answered(self, hold_id: str, *, withdraw: bool = True) -> Hold:
         """Wait until the question is no longer pending; expiry is an answer too (`status == "expired"`).
 
-        A cancelled caller withdraws its question, unless it has been answered.
+        A cancelled caller withdraws its question, unless it has been answered, or `withdraw` is False.
 
         Raises: UsageError (`not_found`); StoreError if the database cannot be read, to every waiter.
         """
@@ -142,8 +142,9 @@ class Waiter:
             return await future
         except asyncio.CancelledError:
             # If this cannot be written, the question stays open and expires; its answer has no effect.
-            with contextlib.suppress(StoreError):
-                self._store.cancel(hold_id, "the caller was cancelled")
+            if withdraw:
+                with contextlib.suppress(StoreError):
+                    self._store.cancel(hold_id, "the caller was cancelled")
             raise
         finally:
             question.futures.remove(future)

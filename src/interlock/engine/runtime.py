@@ -16,7 +16,7 @@ from interlock.engine.facets.state import State
 from interlock.engine.inspect import explain as plans
 from interlock.engine.kit.execute import call_tool, call_tools, execute
 from interlock.engine.kit.options import CallOptions, ExecuteOptions, ToolCallsOptions
-from interlock.engine.kit.toolset import Format, definitions
+from interlock.engine.kit.toolset import Format, definitions, own_name
 from interlock.engine.people.approvals import Approvals
 from interlock.engine.people.questions import OnQuestion, asking
 from interlock.engine.proposals.decoding import ProposalLike
@@ -135,6 +135,10 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         """
         return definitions(self.services, form, agent=agent or self.services.agent, session=session)
 
+    def tool_named(self, name: str, form: Format) -> str | None:
+        """The own name of what `tools_for(form)` calls `name`; None if there is no such tool."""
+        return own_name(self.services, name, form)
+
     async def prepare(self) -> None:
         """Load the tool modules that the configuration names. `execute` does it when it is first called."""
         await self.services.load_tools()
@@ -213,8 +217,8 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
     async def execute(self, proposal: ProposalLike, **options: Unpack[ExecuteOptions]) -> ProposalResult:
         """Take a proposal (a dictionary, JSON, or a `Proposal`) through the gate, as a run of its own.
 
-        Options: `dry_run`, `executor`, `session`, `wait`, `on_question`, `grant_token`. With `wait=False` nobody is asked here: a
-        held action gets the row `held`, with the approval's id in its output, and `runs.resume` goes on with the run.
+        With `wait=False` nobody is asked here: a held action gets the row `held`, with the approval's id in its output, and
+        `runs.resume` goes on with the run. Options: see `ExecuteOptions`.
 
         Raises: ProposalError if it is malformed (nothing ran); UsageError for a token that is not accepted (`bad_grant_token`,
         `grant_token_audience`, `grant_token_expired`, `grant_token_revoked`, `grant_token_agent`; nothing ran); StoreError if the
@@ -230,12 +234,11 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
     async def call(self, tool: str, parameters: Parameters = None, **options: Unpack[CallOptions]) -> CallResult:
         """Call one tool through the gate, as a run of its own. A call that fails or is refused raises nothing: see its status.
 
-        Options: `call_id`, `agent`, `session`, `wait`, `on_question`, `grant_token`. With a `call_id` (which the model's vendor
-        gives) the call is made once: again with the same id, tool and parameters it gives the same result for a week, or goes on
-        if it was held or interrupted. A call that was rejected by anything but a person, or was undone, is made anew.
+        Options: see `CallOptions`. With a `call_id` the call is made once: the same again has the same result for a week, or goes on
+        if it was held or interrupted; one that was rejected by anything but a person, or undone, is made anew.
 
-        Raises: HeldError if it is held and `wait` is False, or (`unknown_outcome`) if an earlier process ended while this very
-        call ran; ConflictError `call_unfinished`; ProposalError if the parameters are not JSON; StoreError.
+        Raises: HeldError if it is held and `wait` is False, or (`unknown_outcome`) if an earlier process ended during this very
+        call; ConflictError `call_unfinished`; ProposalError if the parameters are not JSON; StoreError.
         """
         await self._make_ready()
         return await call_tool(self.services, self._asking, tool, parameters, **options)
@@ -248,9 +251,8 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         """Carry out the tool calls of a model's message, in order, and give what to append to the conversation.
 
         `message` is that of OpenAI's Chat Completions or Responses, or of Anthropic: the SDK's object or a dictionary. The
-        results are in the same vendor's shape; a message without calls gives an empty list, which ends an agent's loop. What
-        the model did wrong is told to the model. Each call is a run of its own, made once for its id, as by `call`. Options:
-        `once` (False if a server uses the same ids again), `agent`, `session`, `wait`, `on_question`, `grant_token`.
+        results are in the same vendor's shape; a message without calls gives an empty list, which ends an agent's loop. What the
+        model did wrong is told to the model. Each call is a run, made once for its id. Options: see `ToolCallsOptions`.
 
         Raises: UsageError `message_unknown`; HeldError at the first call that is held, as from `call`: the calls after it have
         not begun, and the same message again goes on. Else as `call`.

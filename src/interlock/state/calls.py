@@ -62,6 +62,13 @@ class CallStore:
             )
         return Claim(*rows[0])
 
+    def find(self, key: str) -> Claim | None:
+        """The claim of a call, or None."""
+        rows = self._db.execute(
+            "select run, outcome from calls where workspace = ? and key = ?", (self._workspace, key)
+        )
+        return Claim(*rows[0]) if rows else None
+
     def finish(self, key: str, run_id: str, outcome: str) -> None:
         """Add the outcome, unless another run has claimed the call since."""
         self._db.execute(

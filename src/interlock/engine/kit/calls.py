@@ -45,7 +45,13 @@ class Caller(NamedTuple):
 
 
 async def call(
-    services: Services, tool: str, parameters: Mapping[str, Any], caller: Caller, *, call_id: str | None
+    services: Services,
+    tool: str,
+    parameters: Mapping[str, Any],
+    caller: Caller,
+    *,
+    call_id: str | None,
+    resume_held: bool = False,
 ) -> CallResult:
     """One call; see `Runtime.call`."""
     plain = References((_ACTION,)).escape(dict(parameters))  # a model's text that looks like a reference is text
@@ -57,12 +63,16 @@ async def call(
         )
     document = {"source": "call", "agent": caller.agent, "actions": [action]}
     one = _Call(services, caller, decode(document, services.limits))
-    if not call_id:
-        return _result(tool, await one.run(services.ids.new("run")))
-    about = [services.workspace_id, caller.agent, caller.session, call_id, tool, parameters]
-    if caller.token is not None:  # what was given to the agent itself, or under another token, is not given to this one
-        about.append(caller.token.id)
-    return await _once(one, tool, services.redactor.keyed(digest("tool_call", about)))
+    # What was given to the agent itself, or under another token, is not given to this one.
+    token = [] if caller.token is None else [caller.token.id]
+    if call_id:
+        about = [services.workspace_id, caller.agent, caller.session, call_id, tool, parameters, *token]
+        return await _once(one, tool, services.redactor.keyed(digest("tool_call", about)))
+    if resume_held:
+        # Not the session: a client that was started anew goes on with what was held.
+        about = [services.workspace_id, caller.agent, tool, parameters, *token]
+        return await _held_or_new(one, tool, services.redactor.keyed(digest("held_call", about)))
+    return _result(tool, await one.run(services.ids.new("run")))
 
 
 async def execute_tool_calls(services: Services, message: Any, caller: Caller, *, once: bool) -> list[dict[str, Any]]:
@@ -183,6 +193,29 @@ async def _once(one: _Call, tool: str, key: str) -> CallResult:
     elif result.status not in _OPEN:
         store.finish(key, result.run_id, msgspec.json.encode(result).decode())
     return result
+
+
+async def _held_or_new(one: _Call, tool: str, key: str) -> CallResult:
+    """Go on with the same call if it is held; else make a new one, and remember it if it is held."""
+    store = one.services.calls
+    claim = store.find(key)
+    if claim is not None:
+        try:
+            found = await one.go_on(claim.run)
+        except ConflictError:  # the same call, made twice at once: the other one goes on with what was held
+            found = None
+        else:
+            if found is None:
+                store.forget(key, claim.run)
+        if found is not None:
+            result = _result(tool, found)  # raises if it is still held: the claim stays
+            store.forget(key, claim.run)
+            return result
+    try:
+        return _result(tool, await one.run(one.services.ids.new("run")))
+    except HeldError as held:
+        store.claim(key, held.run_id)
+        raise
 
 
 def _result(tool: str, found: ProposalResult) -> CallResult:

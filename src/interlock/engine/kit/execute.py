@@ -60,6 +60,7 @@ async def call_tool(
     parameters: Mapping[str, Any] | None,
     *,
     call_id: str | None = None,
+    resume_held: bool = False,
     agent: str | None = None,
     session: str | None = None,
     wait: bool = True,
@@ -69,7 +70,7 @@ async def call_tool(
     """See `Runtime.call`."""
     async with asks(wait, on_question):
         caller = _caller(services, agent, session, grant_token)
-        return await call(services, tool, parameters or {}, caller, call_id=call_id)
+        return await call(services, tool, parameters or {}, caller, call_id=call_id, resume_held=resume_held)
 
 
 async def call_tools(

@@ -17,26 +17,26 @@ _DIGEST_CHARS: Final = 8
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
-def safe_names(tools: Collection[str]) -> dict[str, str]:
+def safe_names(tools: Collection[str], chars_max: int = CHARS_MAX) -> dict[str, str]:
     """The safe name of each tool, by its own name. No two are the same."""
     plain = {name: _UNSAFE.sub("_", name) for name in tools}
     wanted = Counter(plain.values())
-    own = {name for name, safe in plain.items() if name == safe and len(name) <= CHARS_MAX}
+    own = {name for name, safe in plain.items() if name == safe and len(name) <= chars_max}
     found: dict[str, str] = {name: name for name in own}
     taken = set(own)
     for name in sorted(plain.keys() - own):
         safe = plain[name]
         rounds = 0
-        if len(safe) > CHARS_MAX or wanted[safe] > 1:
-            safe = _with_digest(name, rounds)
+        if len(safe) > chars_max or wanted[safe] > 1:
+            safe = _with_digest(name, rounds, chars_max)
         while safe in taken:
             rounds += 1
-            safe = _with_digest(name, rounds)
+            safe = _with_digest(name, rounds, chars_max)
         found[name] = safe
         taken.add(safe)
     return found
 
 
-def _with_digest(name: str, rounds: int) -> str:
+def _with_digest(name: str, rounds: int, chars_max: int) -> str:
     digest = hashlib.sha256(f"{rounds}:{name}".encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARS]
-    return f"{_UNSAFE.sub('_', name)[: CHARS_MAX - _DIGEST_CHARS - 1]}_{digest}"
+    return f"{_UNSAFE.sub('_', name)[: chars_max - _DIGEST_CHARS - 1]}_{digest}"

@@ -36,6 +36,8 @@ class CallOptions(_Options, total=False):
     """Who calls; left out with a `grant_token`."""
     call_id: str | None
     """The id that the model's vendor gave the call: it is then made once."""
+    resume_held: bool
+    """For a call without an id: go on with an equal call of the agent that is held, if there is one."""
 
 
 class ToolCallsOptions(_Options, total=False):

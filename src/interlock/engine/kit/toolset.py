@@ -6,9 +6,9 @@ asked about, or allowed for some parameters only, is.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
-from interlock.engine.kit.names import safe_names
+from interlock.engine.kit.names import CHARS_MAX, safe_names
 from interlock.engine.kit.tool_schemas import model_schema
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered
@@ -18,6 +18,20 @@ from interlock.model.tool import Tool
 
 Format = Literal["openai", "openai-responses", "anthropic", "mcp"]
 """Chat Completions and Responses of OpenAI (and what is compatible), Messages of Anthropic, `tools/list` of MCP."""
+
+
+_MCP_CHARS_MAX: Final = CHARS_MAX - len("mcp__interlock__")
+"""MCP clients put the server's name in front, within the same limit."""
+
+
+def names_for(services: Services, form: Format) -> dict[str, str]:
+    """The name under which a model sees each tool, by the tool's own name."""
+    return safe_names(services.registry.by_name, _MCP_CHARS_MAX if form == "mcp" else CHARS_MAX)
+
+
+def own_name(services: Services, name: str, form: Format) -> str | None:
+    """The tool's own name, from the one that a model sees; None if there is none."""
+    return next((tool for tool, safe in names_for(services, form).items() if safe == name), None)
 
 
 def reachable(services: Services, agent: str, session: str | None, token: str | None = None) -> list[Registered]:
@@ -38,7 +52,7 @@ def definitions(services: Services, form: Format, *, agent: str, session: str | 
     if agent == OPERATOR:
         raise UsageError(f"`{OPERATOR}` is not an agent: it stands for the person at the command line")
     services.require_tools()
-    names = safe_names(services.registry.by_name)
+    names = names_for(services, form)
     return [_definition(form, names[found.name], found.tool) for found in reachable(services, agent, session)]
 
 

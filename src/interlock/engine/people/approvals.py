@@ -82,6 +82,19 @@ class Approvals:
         assert found is not None, "questions are never deleted"
         return found
 
+    async def wait(self, approval: str, timeout_s: float) -> bool:
+        """Wait until the question is no longer pending. False if it still is after `timeout_s` seconds; it then stays open.
+
+        Raises: UsageError `not_found`; StoreError.
+        """
+        waiter = self.desk.waiter(asyncio.get_running_loop())
+        try:
+            async with asyncio.timeout(timeout_s):
+                await waiter.wait_answered(approval, withdraw=False)
+        except TimeoutError:
+            return False
+        return True
+
     def approve(
         self, approval: str | Hold, *, reason: str = "", scope: Scope = "once", token: str | None = None
     ) -> Hold:

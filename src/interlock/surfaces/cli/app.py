@@ -49,6 +49,9 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "runs": ("runs", "List, show, check and prune runs."),
         "sessions": ("sessions", "List and show sessions."),
     },
+    "Agents": {
+        "gateway": ("interlock.surfaces.gateway.command", "Serve the tools of this project to an MCP client."),
+    },
     "Answer": {
         "approvals": ("approvals", "Questions that wait for an answer."),
         "approvers": ("approvers", "Manage who may answer."),

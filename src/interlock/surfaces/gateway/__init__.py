@@ -1,0 +1,13 @@
+"""The MCP gateway: a server that offers the tools of this project to a client (an agent), every call through the gate.
+
+| file | what it does |
+|---|---|
+| `frames.py` | bytes to JSON-RPC messages, strictly, and back |
+| `protocol.py` | what the revisions of MCP differ in: negotiation, envelopes, results |
+| `calls.py` | one tool call: through the gate, held for a while, and what the model is told |
+| `session.py` | the messages of one client: requests in flight, cancellation |
+| `stdio.py` | standard input and output as a connection |
+| `command.py` | `interlock gateway` |
+
+Nothing here decides: a call is a proposal of one action, as from any other door.
+"""

@@ -1,0 +1,94 @@
+"""One tool call: through the gate, held for a while, and what the model is told.
+
+A call that a person must approve first is asked about without a wait, so that nothing is locked meanwhile and the question
+survives whatever is killed. Then the gateway waits for the answer, for less time than clients give a call, and makes the same
+call again, which goes on with the approved run. If no answer came, the model is told to repeat the call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from interlock.engine.runtime import Runtime
+from interlock.model.errors import ConflictError, HeldError, ProposalError
+from interlock.model.result import CallResult
+
+_PROGRESS_S: Final = 10.0
+_LOOK_AGAIN_S: Final = 0.2
+
+
+class Agent(NamedTuple):
+    """On whose behalf a client calls."""
+
+    name: str | None
+    """None for the agent of the configuration."""
+    session: str
+
+
+class Progress(NamedTuple):
+    """What a client is told of a call that goes on, if it asked."""
+
+    tell: Callable[[float, str], None]
+
+
+async def call_tool(
+    runtime: Runtime, agent: Agent, tool: str, arguments: Mapping[str, Any], *, wait_s: float, progress: Progress | None
+) -> dict[str, Any]:
+    """The result of `tools/call`. Whatever goes wrong with the call is told to the model, in the result.
+
+    Raises: StoreError, ConfigurationError: Interlock itself cannot work.
+    """
+    deadline = asyncio.get_running_loop().time() + wait_s
+    while True:
+        try:
+            found = await runtime.call(
+                tool, arguments, agent=agent.name, session=agent.session, wait=False, resume_held=True
+            )
+            return _result(found)
+        except HeldError as held:
+            if not await _answered(runtime, held, deadline, progress):
+                return _text(_held(held), is_error=True)
+        except ProposalError as error:
+            path = (error.path or "").replace("$.actions[0].parameters", "$")
+            where = f"{path}: " if path else ""
+            return _text(f"[REJECTED] {where}{error.message}. Nothing was done.", is_error=True)
+        except ConflictError as error:
+            return _text(f"[REJECTED] {error.code}: {error.message}. Nothing was done.", is_error=True)
+
+
+async def _answered(runtime: Runtime, held: HeldError, deadline: float, progress: Progress | None) -> bool:
+    """Wait for an answer to the question, until the deadline of the loop's clock."""
+    if held.code != "held":  # an unknown outcome is settled by `interlock recover`, not by an answer
+        return False
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    message = f"waits for a person: `interlock approvals approve {held.approval}`, or `deny`"
+    while (left := deadline - loop.time()) > 0:
+        if progress is not None:
+            progress.tell(round(loop.time() - began, 1), message)
+        if await runtime.approvals.wait(held.approval, min(left, _PROGRESS_S)):
+            return True
+    return False
+
+
+def _held(held: HeldError) -> str:
+    if held.code != "held":
+        return (
+            f"[HELD] {held.code}: {held.message}. An earlier call was cut off, and a person has to say what became of it:"
+            f" `interlock recover {held.run_id}`. Nothing was done now."
+        )
+    return (
+        f"[HELD] {held.message}. Nothing was done yet. A person can answer with `interlock approvals approve {held.approval}` or"
+        " `deny`. Call this tool again with the same arguments: once it is approved, that call goes on."
+    )
+
+
+def _result(found: CallResult) -> dict[str, Any]:
+    shown = _text(found.for_model(), is_error=not found.ok)
+    return shown | {"_meta": {"interlock/run": found.run_id}}
+
+
+def _text(text: str, *, is_error: bool) -> dict[str, Any]:
+    return {"content": [{"type": "text", "text": text}], "isError": is_error}

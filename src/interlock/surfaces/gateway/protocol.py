@@ -1,0 +1,124 @@
+"""What the revisions of MCP differ in, for a server that offers tools.
+
+Up to 2025-11-25 a connection begins with `initialize` and its revision holds for all of it. From 2026-07-28 on there is no
+beginning: each request carries its revision and the client's capabilities in `_meta`, and `server/discover` says what is there.
+Sources: the specification at modelcontextprotocol.io, of each revision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+from interlock._version import __version__
+from interlock.surfaces.gateway.frames import INVALID_PARAMS, Fault, Request
+
+HANDSHAKE: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
+"""Revisions that begin with `initialize`, oldest first."""
+ENVELOPE: Final = ("2026-07-28",)
+"""Revisions whose requests carry everything."""
+BATCHES: Final = "2025-03-26"
+"""The only revision with batches."""
+
+UNSUPPORTED_REVISION: Final = -32022
+REVISION_KEY: Final = "io.modelcontextprotocol/protocolVersion"
+CAPABILITIES_KEY: Final = "io.modelcontextprotocol/clientCapabilities"
+_SERVER_KEY: Final = "io.modelcontextprotocol/serverInfo"
+
+SERVER: Final = {"name": "interlock", "title": "Interlock", "version": __version__}
+CAPABILITIES: Final[dict[str, Any]] = {"tools": {}}
+INSTRUCTIONS: Final = (
+    "Every call is checked against the rules of this project and recorded. Some calls wait for a person: the result says so, and"
+    " the same call again goes on once the person has answered. What the rules refuse is not to be had by another way."
+)
+
+
+class Envelope(NamedTuple):
+    """What a request says about itself. `revision` is None before any was agreed on."""
+
+    revision: str | None
+    meta: Mapping[str, Any]
+
+    @property
+    def is_modern(self) -> bool:
+        """True if answers carry what revisions with envelopes add."""
+        return self.revision in ENVELOPE
+
+    @property
+    def progress_token(self) -> str | int | None:
+        """Where the client wants to hear of progress, or None."""
+        token = self.meta.get("progressToken")
+        return token if isinstance(token, str | int) and not isinstance(token, bool) else None
+
+
+class Unsupported(NamedTuple):
+    """A request in a revision that is not spoken here, as a JSON-RPC error."""
+
+    fault: Fault
+    data: dict[str, Any]
+
+
+def read_envelope(request: Request, agreed: str | None) -> Envelope | Fault | Unsupported:
+    """The envelope of a request on a connection whose revision, if any, is `agreed`."""
+    meta = request.params.get("_meta", {})
+    if not isinstance(meta, dict):
+        return Fault(request.id, INVALID_PARAMS, "`_meta` must be an object")
+    if REVISION_KEY not in meta:
+        if request.method == "server/discover":
+            return Fault(request.id, INVALID_PARAMS, f"`_meta` lacks `{REVISION_KEY}`")
+        return Envelope(agreed, meta)
+    revision = meta[REVISION_KEY]
+    if not isinstance(revision, str):
+        return Fault(request.id, INVALID_PARAMS, f"`{REVISION_KEY}` must be a string")
+    if revision not in ENVELOPE:
+        fault = Fault(request.id, UNSUPPORTED_REVISION, f"revision {revision[:40]!r} is not supported")
+        return Unsupported(fault, {"requested": revision, "supported": [*HANDSHAKE, *ENVELOPE]})
+    if not isinstance(meta.get(CAPABILITIES_KEY), dict):
+        return Fault(request.id, INVALID_PARAMS, f"`_meta` lacks the object `{CAPABILITIES_KEY}`")
+    return Envelope(revision, meta)
+
+
+def negotiate(params: Mapping[str, Any]) -> str | None:
+    """The revision for an `initialize`: the client's if it is spoken here, else the newest. None if it names none."""
+    wanted = params.get("protocolVersion")
+    if not isinstance(wanted, str):
+        return None
+    return wanted if wanted in HANDSHAKE else HANDSHAKE[-1]
+
+
+def initialized(revision: str) -> dict[str, Any]:
+    """The result of `initialize`."""
+    server = SERVER if revision >= "2025-06-18" else {k: v for k, v in SERVER.items() if k != "title"}
+    return {
+        "protocolVersion": revision,
+        "capabilities": CAPABILITIES,
+        "serverInfo": server,
+        "instructions": INSTRUCTIONS,
+    }
+
+
+def discovered() -> dict[str, Any]:
+    """The result of `server/discover`, before `complete`."""
+    return {
+        "supportedVersions": [*HANDSHAKE, *ENVELOPE],
+        "capabilities": CAPABILITIES,
+        "instructions": INSTRUCTIONS,
+        **_not_cached(),
+    }
+
+
+def tool_list(tools: list[dict[str, Any]], envelope: Envelope) -> dict[str, Any]:
+    """The result of `tools/list`, before `complete`."""
+    return {"tools": tools, **(_not_cached() if envelope.is_modern else {})}
+
+
+def complete(value: dict[str, Any], envelope: Envelope) -> dict[str, Any]:
+    """The result as the request's revision has it."""
+    if not envelope.is_modern:
+        return value
+    return {**value, "resultType": "complete", "_meta": {_SERVER_KEY: SERVER, **value.get("_meta", {})}}
+
+
+def _not_cached() -> dict[str, Any]:
+    # What an agent may use depends on rules and grants, which change at any time, and on who it is.
+    return {"ttlMs": 0, "cacheScope": "private"}

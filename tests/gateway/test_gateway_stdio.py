@@ -1,0 +1,250 @@
+"""`interlock gateway` as clients meet it: a child process that speaks MCP on standard input and output."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from gateway_world import ENVELOPE
+
+REVISIONS = ["2025-03-26", "2025-06-18", "2025-11-25"]
+
+
+def hold_of(text: str) -> str:
+    return text.partition("interlock approvals approve ")[2].partition("`")[0]
+
+
+def test_a_client_of_any_revision_is_served(project):
+    (project.root / "a.txt").write_text("hello")
+    with project.gateway() as gateway:
+        before = gateway.request("tools/list")
+        assert "initialized" in before["error"]["message"]
+        for revision in REVISIONS:
+            assert gateway.initialize(revision)["protocolVersion"] == revision
+            tools = gateway.request("tools/list")["result"]["tools"]
+            assert [tool["name"] for tool in tools] == ["fs_list", "fs_read", "fs_write", "shell"]
+            assert "hello" in gateway.call("fs_read", path="a.txt")[0]
+        assert gateway.initialize("1999-01-01")["protocolVersion"] == "2025-11-25"
+        found = gateway.request("server/discover", _meta=ENVELOPE)["result"]
+        assert found["supportedVersions"] == [*REVISIONS, "2026-07-28"]
+        assert (found["resultType"], found["cacheScope"]) == ("complete", "private")
+        read = gateway.request("tools/call", _meta=ENVELOPE, name="fs_read", arguments={"path": "a.txt"})["result"]
+        assert read["resultType"] == "complete"
+        assert read["_meta"]["io.modelcontextprotocol/serverInfo"]["name"] == "interlock"
+        other = {**ENVELOPE, "io.modelcontextprotocol/protocolVersion": "2030-01-01"}
+        refused = gateway.request("tools/list", _meta=other)["error"]
+        assert (refused["code"], refused["data"]["requested"]) == (-32022, "2030-01-01")
+        assert "2026-07-28" in refused["data"]["supported"]
+
+
+def test_a_bad_frame_gets_an_error_and_other_calls_go_on(project):
+    with project.gateway() as gateway:
+        gateway.initialize()
+        gateway.write(b"{half a line\n\n  \n")
+        assert gateway.read()["error"]["code"] == -32700
+        gateway.write(b'{"jsonrpc":"2.0","id":9,"method":"ping","id":9}\n')
+        assert "twice" in gateway.read()["error"]["message"]
+        gateway.send({"jsonrpc": "2.0", "id": 99, "result": {}})  # an answer to nothing
+        gateway.send([{"jsonrpc": "2.0", "id": 1, "method": "ping"}])
+        assert "batches" in gateway.read()["error"]["message"]
+        gateway.write(b"x" * (51 * 1024 * 1024) + b"\n")
+        assert "50 MiB" in gateway.read()["error"]["message"]
+        assert gateway.request("resources/list")["error"]["code"] == -32601
+        assert gateway.request("tools/call", name="nope")["error"]["code"] == -32602
+        assert gateway.request("tools/call", name="fs_read", arguments=[1])["error"]["code"] == -32602
+        assert gateway.request("tools/list", cursor="x")["error"]["code"] == -32602
+        text, is_error = gateway.call("fs_read", wrong=1)
+        assert is_error
+        assert "path" in text
+        assert "wrong" in text
+        assert gateway.request("ping")["result"] == {}
+
+
+def test_batches_belong_to_one_revision(project):
+    with project.gateway() as gateway:
+        gateway.initialize("2025-03-26")
+        gateway.send(
+            [
+                {"jsonrpc": "2.0", "id": "a", "method": "ping"},
+                {"jsonrpc": "2.0", "method": "notifications/progress"},
+                {"jsonrpc": "2.0", "id": 1.5, "method": "ping"},
+                {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "fs_list"}},
+            ]
+        )
+        answers = gateway.read()
+        assert {answer["id"] for answer in answers} == {"a", None, 1}
+
+
+def test_what_the_rules_refuse_is_told_to_the_model(project):
+    with project.gateway() as gateway:
+        gateway.initialize()
+        text, is_error = gateway.call("fs_read", path="../outside")
+        assert is_error
+        assert "Nothing was done" in text or "path" in text
+
+
+def test_a_held_call_goes_on_when_it_is_called_again(project):
+    with project.gateway("--wait", "0s") as gateway:
+        gateway.initialize()
+        text, is_error = gateway.call("fs_write", path="b", content="1")
+        assert is_error
+        assert text.startswith("[HELD]")
+        assert gateway.call("fs_write", path="b", content="1")[0] == text, "it is not asked about twice"
+        assert not (project.root / "b").exists()
+        project.interlock("approvals", "approve", hold_of(text))
+        assert gateway.call("fs_write", path="b", content="1")[1] is False
+        assert (project.root / "b").read_text() == "1"
+        again, _ = gateway.call("fs_write", path="b", content="1")
+        assert hold_of(again) != hold_of(text), "an approval is for one call"
+
+
+def test_a_held_call_survives_the_gateway_and_the_client(project):
+    with project.gateway("--wait", "1h") as gateway:
+        gateway.initialize()
+        gateway.send(
+            {
+                "jsonrpc": "2.0",
+                "id": 5,
+                "method": "tools/call",
+                "params": {
+                    "name": "fs_write",
+                    "arguments": {"path": "b", "content": "1"},
+                    "_meta": {"progressToken": "p"},
+                },
+            }
+        )
+        told = gateway.read()
+        assert told["method"] == "notifications/progress"
+        hold = hold_of(told["params"]["message"])
+        gateway.process.kill()
+    project.interlock("approvals", "approve", hold)
+    assert not (project.root / "b").exists()
+    with project.gateway() as gateway:
+        gateway.initialize()
+        assert gateway.call("fs_write", path="b", content="1")[1] is False
+    assert (project.root / "b").read_text() == "1"
+    assert json.loads(project.interlock("approvals", "list", "--json")) == []
+
+
+@pytest.mark.parametrize("answer", ["approve", "deny"])
+def test_an_answer_during_the_wait_ends_it(project, answer):
+    with project.gateway("--wait", "1h") as gateway:
+        gateway.initialize()
+        gateway.send(
+            {
+                "jsonrpc": "2.0",
+                "id": 5,
+                "method": "tools/call",
+                "params": {
+                    "name": "fs_write",
+                    "arguments": {"path": "b", "content": "1"},
+                    "_meta": {"progressToken": 1},
+                },
+            }
+        )
+        hold = hold_of(gateway.read()["params"]["message"])
+        assert gateway.request("ping")["result"] == {}, "others are served meanwhile"
+        project.interlock("approvals", answer, hold, *(["--reason", "no"] if answer == "deny" else []))
+        while (message := gateway.read()).get("id") != 5:
+            pass
+        result = message["result"]
+        assert result["isError"] is (answer == "deny")
+        assert (project.root / "b").exists() is (answer == "approve")
+        if answer == "deny":
+            assert "approval_denied" in result["content"][0]["text"]
+
+
+def test_the_same_call_twice_at_once_is_two_calls(project):
+    with project.gateway() as gateway:
+        gateway.initialize()
+        for message_id in ("a", "b"):
+            call = {"name": "shell", "arguments": {"command": "echo x >> log; sleep 0.3"}}
+            gateway.send({"jsonrpc": "2.0", "id": message_id, "method": "tools/call", "params": call})
+        answers = [gateway.read(), gateway.read()]
+        assert {answer["id"] for answer in answers} == {"a", "b"}
+        assert not any(answer["result"]["isError"] for answer in answers)
+    assert (project.root / "log").read_text() == "x\nx\n"
+
+
+def test_a_cancelled_call_ends_and_is_not_answered(project):
+    with project.gateway() as gateway:
+        gateway.initialize()
+        call = {"name": "shell", "arguments": {"command": "echo $$ > pid; sleep 600"}}
+        gateway.send({"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": call})
+        gateway.send({"jsonrpc": "2.0", "id": 5, "method": "ping"})
+        assert "in flight" in gateway.read()["error"]["message"]
+        pid = _pid(project.root / "pid")
+        gateway.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "5"}})
+        gateway.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}})
+        _gone(pid)
+        assert gateway.request("ping")["result"] == {}
+
+
+@pytest.mark.parametrize("end", ["eof", "term", "int"])
+def test_the_gateway_ends_with_its_client(project, end):
+    with project.gateway() as gateway:
+        gateway.initialize()
+        seconds = 1 if end == "eof" else 600
+        call = {"name": "shell", "arguments": {"command": f"echo $$ > pid; sleep {seconds}"}}
+        gateway.send({"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": call})
+        pid = _pid(project.root / "pid")
+        if end == "eof":  # a client that has said all still gets its answers
+            gateway.process.stdin.close()
+            assert gateway.read()["result"]["isError"] is False
+        else:
+            gateway.process.send_signal(signal.SIGTERM if end == "term" else signal.SIGINT)
+        assert gateway.process.wait(timeout=60) == 0
+        _gone(pid)
+
+
+def test_a_client_that_is_gone_is_not_an_error(project):
+    with project.gateway() as gateway:
+        gateway.initialize()
+        gateway.process.stdout.close()
+        gateway.send({"jsonrpc": "2.0", "id": 5, "method": "ping"})
+        assert gateway.process.wait(timeout=60) == 0
+        assert b"Traceback" not in gateway.process.stderr.read()
+
+
+def test_large_arguments_and_results(project):
+    with project.gateway("--wait", "0s") as gateway:
+        gateway.initialize()
+        (project.root / "big").write_text("x" * 900_000)
+        text, is_error = gateway.call("fs_read", path="big", max_bytes=1_000_000)
+        assert not is_error
+        assert len(text) > 900_000
+        text, _ = gateway.call("fs_write", path="c", content="y" * 900_000)
+        assert text.startswith("[HELD]")
+        text, is_error = gateway.call("fs_write", path="c", content="y" * 20_000_000)
+        assert is_error
+        assert "limit" in text or "more than" in text
+
+
+def test_a_configuration_that_is_edited_holds_for_the_next_call(project):
+    with project.gateway() as gateway:
+        gateway.initialize()
+        text = (project.root / "interlock.toml").read_text()
+        project.configure(text.replace('allow = ["fs.read", ', 'deny = ["fs.read"]\nallow = ['))
+        names = [tool["name"] for tool in gateway.request("tools/list")["result"]["tools"]]
+        assert "fs_read" not in names
+        text, is_error = gateway.call("fs_read", path="interlock.toml")
+        assert is_error
+        assert "policy" in text
+
+
+def _pid(path) -> int:
+    until = time.monotonic() + 60
+    while not (path.exists() and path.read_text().endswith("\n")):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return int(path.read_text())
+
+
+def _gone(pid: int) -> None:
+    until = time.monotonic() + 60
+    while os.path.exists(f"/proc/{pid}"):
+        assert time.monotonic() < until, "the process still runs"
+        time.sleep(0.02)
