@@ -38,7 +38,7 @@ class Boxes:
         """
         chain = [list(hosts)] if not hosts or isinstance(hosts[0], str) else [list(h) for h in hosts]
         allowed = [host for patterns in chain for host in patterns] if private is None else private
-        watch = self.egress.watch(Policy(tuple(map(tuple, chain)), tuple(allowed), ask))
+        watch = self.egress.watch(Policy((tuple(map(tuple, chain)),), tuple(allowed), ask))
         inside = watch.inside.fileno()
         process = await asyncio.create_subprocess_exec(
             sys.executable, str(HERE / "enter_box.py"), str(inside), json.dumps(watch.ports), *argv,

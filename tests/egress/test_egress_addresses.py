@@ -79,23 +79,25 @@ def test_localhost_by_name_and_port_is_a_stated_exception(boxes, serve):
 def test_an_exception_must_be_stated_by_every_grant_of_a_chain():
     """The holder of a grant for everything must not make an exception by narrowing it."""
     here = Endpoint("localhost", 5432)
-    assert Rules([["localhost:5432"]], []).may_be_private(here)
-    assert not Rules([["*:*"]], []).may_be_private(here)
-    assert not Rules([["localhost:5432"], ["*:*"]], []).may_be_private(here)
-    assert not Rules([["db.example.org:5432"]], []).may_be_private(Endpoint("db.example.org", 5432))
-    assert Rules([["*:*"]], ["db.example.org:5432"]).may_be_private(Endpoint("db.example.org", 5432))
-    assert Rules([["db.internal:*"]], []).may_be_private(Endpoint("db.internal", 5432))
+    assert Rules([[["localhost:5432"]]], []).may_be_private(here)
+    assert not Rules([[["*:*"]]], []).may_be_private(here)
+    assert not Rules([[["localhost:5432"], ["*:*"]]], []).may_be_private(here)
+    assert not Rules([[["db.example.org:5432"]]], []).may_be_private(Endpoint("db.example.org", 5432))
+    assert Rules([[["*:*"]]], ["db.example.org:5432"]).may_be_private(Endpoint("db.example.org", 5432))
+    assert Rules([[["db.internal:*"]]], []).may_be_private(Endpoint("db.internal", 5432))
 
 
 def test_without_hosts_nothing_is_allowed():
     assert not Rules([], []).allows(Endpoint("a", 80))
     assert not Rules([[]], []).allows(Endpoint("a", 80))
-    assert not Rules([["a:80"], []], []).allows(Endpoint("a", 80))
+    assert not Rules([[["a:80"], []]], []).allows(Endpoint("a", 80))
     assert not Rules([], []).knows("a")
-    assert Rules([["a:80", "[::1]:80"], ["*:80"]], []).knows("a")
-    assert Rules([["a:80", "[::1]:80"]], []).knows("::1")
+    assert not Rules([[["a:80"], ["b:80"]], [["b:81"]]], []).allows(Endpoint("a", 80))
+    assert Rules([[["c:80"]], [["a:80"]]], []).allows(Endpoint("a", 80))
+    assert Rules([[["a:80", "[::1]:80"], ["*:80"]]], []).knows("a")
+    assert Rules([[["a:80", "[::1]:80"]]], []).knows("::1")
 
 
 def test_transparent_listeners_are_for_the_ports_that_are_named():
-    assert transparent_ports([["a:22", "b:*", "*.c:22"], ["d:5432"]], 8) == [22, 5432]
-    assert transparent_ports([[f"a:{n}" for n in range(1, 99)]], 8) == list(range(1, 9))
+    assert transparent_ports([[["a:22", "b:*", "*.c:22"]], [["d:5432"]]], 8) == [22, 5432]
+    assert transparent_ports([[[f"a:{n}" for n in range(1, 99)]]], 8) == list(range(1, 9))

@@ -24,13 +24,11 @@ class Walled:
         self.server = ForkServer(launch={"namespaces": True, "shown": [sys.base_prefix, sys.prefix, *shown]})
 
     async def start(self, *argv, hosts=(), env=None, private=None, timeout=60.0):
-        from_grant = [list(hosts)]
-        watch = self.boxes.egress.watch(Policy((tuple(hosts),), tuple(hosts if private is None else private)))
+        watch = self.boxes.egress.watch(Policy(((tuple(hosts),),), tuple(hosts if private is None else private)))
         spec = WallSpec(
             profile="ns", workspace=os.fspath(self.root), network="proxied", egress=watch.inside.fileno(),
             egress_plan={"ports": watch.ports},
         )  # fmt: skip
-        del from_grant
         request = {
             "argv": list(argv), "search": PATH, "environment": {"PATH": PATH, "LANG": "C.UTF-8", **(env or {})},
             "home": True, "home_files": {}, "timeout_ms": int(timeout * 1000), "grace_ms": 300, "keep_bytes": 1 << 20,

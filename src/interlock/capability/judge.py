@@ -129,6 +129,16 @@ class Capability:
             return Refusal("path_denied", f"the path {error}")
         return self._forbidden(reach) or (None if any(g.reach(reach) for g in grants) else _denied(grants, [reach]))
 
+    def hosts(self, agent: str, tool: Tool, now_us: int) -> tuple[tuple[tuple[str, ...], ...], ...]:
+        """Patterns of the hosts that a process of this tool may reach: for each grant that allows the tool, its own and those of
+        every grant that it was made from, all of which must match.
+
+        A grant that counts its uses adds nothing where another allows the tool without counting: then no use of it is taken.
+        """
+        grants = _alive(self._entry(agent, tool)[1], now_us)
+        grants = tuple(g for g in grants if not g.counted) or grants
+        return tuple(tuple(c.grant.hosts for c in one.chain) for one in grants)
+
     def _entry(self, agent: str, tool: Tool) -> tuple[Tool, tuple[Compiled, ...], Refusal | None, bool]:
         key = (agent, id(tool))
         entry = self._tools.get(key)

@@ -60,6 +60,8 @@ REASONS: Final[dict[str, str]] = {
     "private_address": "The host is, or resolves to, an address that is not public; nothing was sent there.",
     "redirect_refused": "The server redirected too often, from https to http, or to an invalid URL.",
     "connection_failed": "The host did not resolve, did not answer, or closed the connection; the message says which.",
+    "server_name_mismatch": "A program's TLS hello or HTTP head names another server than it connected to, which is not granted.",
+    "too_many_connections": "The processes of an action had too many connections open at once.",
     "spawn_failed": "The process could not be started; the message and `output.why` say why. Nothing has run.",
     "process_lost": "The supervisor of the action's processes was killed, and they were killed with it.",
     "process_limit": "The action had more processes at once than its limit; all of them were ended.",

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from interlock.model.result import NotUndone
+from interlock.model.result import HostUse, NotUndone
 
 FORMAT_VERSION: Final = 2
 """Of the journal. 1: digests of kept values were SHA-256. 2: those of redacted values are keyed, `hmac-sha256:...`."""
@@ -220,6 +220,8 @@ class ActionSucceeded(Event, kw_only=True, tag="action_succeeded"):
     telemetry: dict[str, Any] | None = None
     """`before` and `after` are numbers of `machine_sampled` events; `change` is left out where they are the same one."""
     not_undoable: tuple[str, ...] = ()
+    hosts: tuple[HostUse, ...] = ()
+    """What processes of the action did on the network, by host; each attempt has an `action_connection` event before."""
     resolved_by: str | None = None
     """Set if the tool did not report this itself: `probe`, or the name of the person who settled an unknown outcome."""
 
@@ -238,6 +240,7 @@ class ActionFailed(Event, kw_only=True, tag="action_failed"):
     posture: dict[str, str] = {}
     telemetry: dict[str, Any] | None = None
     not_undoable: tuple[str, ...] = ()
+    hosts: tuple[HostUse, ...] = ()
     resolved_by: str | None = None
 
 
@@ -266,12 +269,35 @@ class ActionCancelled(Event, kw_only=True, tag="action_cancelled"):
     reason: str
     detail: str = ""
     duration_ms: float = 0.0
+    hosts: tuple[HostUse, ...] = ()
 
 
 class ActionLog(Event, kw_only=True, tag="action_log"):
     """A line logged by the tool for people."""
 
     message: str
+
+
+class ActionConnection(Event, kw_only=True, tag="action_connection"):
+    """What a process tried on the network, as the egress proxy saw it: one connection, or `count` of the same kind.
+
+    `outcome` is `connected`, `refused` or `failed`; `via` is `dns` (a name was looked up), `connect` or `http` (through the
+    proxy) or `transparent` (a program that knows no proxy).
+    """
+
+    host: str
+    port: int | None = None
+    via: str
+    outcome: str
+    reason: str | None = None
+    address: str | None = None
+    """The address that was checked and connected to."""
+    server_name: str | None = None
+    """The name in the TLS hello, where it is another one than `host`."""
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    duration_ms: float = 0.0
+    count: int = 1
 
 
 class ProcessStarted(Event, kw_only=True, tag="process_started"):
@@ -370,7 +396,8 @@ AnyEvent = (
     RunStarted | RunResumed | ConfigurationChanged | StopRequested | RunFinished | ProposalReceived | ProposalRejected
     | MachineSampled | ActionRejected | PolicyDecided | ActionHeld | HoldResolved | ActionDeduplicated | ActionWaiting
     | ActionSkipped | ActionValidated | ActionIntent | ActionRetrying | OutcomeSettled | ActionSucceeded
-    | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | ProcessStarted | ProcessEnded | StateChanged | EffectDivergence
+    | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | ActionConnection
+    | ProcessStarted | ProcessEnded | StateChanged | EffectDivergence
     | UndoIntent | UndoDone | StateRolledBack | WorkspaceCommitted | ProposalFinished
 )  # fmt: skip
 

@@ -16,6 +16,27 @@ RunStatus = Literal["succeeded", "failed", "rejected", "held", "cancelled", "int
 """Status of a proposal: `succeeded` only if every action did; `failed` covers skipped and rolled-back ones."""
 
 
+class HostUse(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the processes of an action did with one host: connected to it, were refused it, or could not reach it."""
+
+    host: str
+    """The name, or the address where no name was known."""
+    port: int | None = None
+    """None for a name that was only looked up."""
+    outcome: Literal["connected", "refused", "failed"]
+    reason: str | None = None
+    """Why it was refused or failed: a code of `interlock.model.codes.REASONS`."""
+    count: int = 1
+    """How often."""
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+    def __str__(self) -> str:
+        """`host:port`, or the name alone."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port is None else f"{host}:{self.port}"
+
+
 class ActionResult(msgspec.Struct, gc=False):
     """One row. `reason` is a code of `interlock.model.codes.REASONS`; `error` explains it in a sentence."""
 
@@ -37,6 +58,8 @@ class ActionResult(msgspec.Struct, gc=False):
     deduplicated_from: str | None = None
     posture: dict[str, str] | None = None
     telemetry: dict[str, Any] | None = None
+    hosts: tuple[HostUse, ...] | None = None
+    """The hosts that processes of the action connected to or were refused; null if none tried."""
     waited_for: tuple[str, ...] = ()
     """What it waited for, as phrases for people: `an answer to appr_1`, or who was writing in the workspace."""
 

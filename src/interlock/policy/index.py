@@ -60,6 +60,8 @@ class Index:
         self._tables: dict[str, dict[tuple[Uid | None, Uid | None], list[Compiled]]] = {name: {} for name in actions}
         self.forbidding: set[str] = set()
         """The actions that a forbid covers."""
+        self.permitted_by_name: set[str] = set()
+        """The actions that a permit names itself, not by a group and not by leaving its action open."""
         for compiled in policies:
             tree = compiled.policy.tree
             where = (_named(tree.principal), _named(tree.resource))
@@ -67,6 +69,8 @@ class Index:
                 self._tables[action.name].setdefault(where, []).append(compiled)
                 if compiled.policy.forbid:
                     self.forbidding.add(action.name)
+                elif _names(tree.action, action.name):
+                    self.permitted_by_name.add(action.name)
 
     def candidates(self, s: Situation) -> list[Compiled]:
         """The policies whose scope matches."""
@@ -95,6 +99,17 @@ def applicable(tree: pst.Template, actions: Iterable[ActionType]) -> list[Action
     return [
         action for action in actions if (kinds is None or action.resource_type in kinds) and _acts(tree.action, action)
     ]
+
+
+def _names(scope: pst.ActionConstraint, name: str) -> bool:
+    """True if the scope of a policy names this action."""
+    match scope:
+        case pst.ActionEq(entity=entity):
+            return entity.id == name
+        case pst.ActionIn(entities=entities):
+            return any(entity.id == name for entity in entities)
+        case _:
+            return False
 
 
 def _acts(scope: pst.ActionConstraint, action: ActionType) -> bool:

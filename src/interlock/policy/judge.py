@@ -84,6 +84,10 @@ class PolicyJudge:
             key for fields in shapes if "state" in fields for key in getattr(fields["state"].shape, "fields", ())
         )
         """The state keys whose observed values a request must include, if they exist."""
+        self.permits_connections: bool = "connect" in index.permitted_by_name
+        """True if a permit names `connect`: then a connection needs one. Otherwise the grant's hosts are the permission."""
+        self.guards_connections: bool = self.permits_connections or "connect" in index.forbidding
+        """True if a policy speaks of connections; otherwise `connection` need not be called."""
         self.guards_reads: bool = "state_read" in index.forbidding
         """True if a forbid covers reading state; otherwise `reads` need not be called."""
 
@@ -130,6 +134,14 @@ class PolicyJudge:
             for each in answer.requirements:
                 found.setdefault(each.content, (each, []))[1].append(key)
         return _asked(found, tuple(errors)) if found else None
+
+    def connection(self, request: Request) -> Decision | None:
+        """The objection to a connection (action `connect`, resource a `Host`): a denial, a hold, or None."""
+        answer = self.decide(request)
+        if answer.decision == "allow":
+            return None
+        unspoken = answer.reason == "policy_denied" and not answer.policies and not self.permits_connections
+        return None if unspoken else answer
 
     def _look(self, request: Request, key: str) -> Decision:
         """The objection to reading one state key, ignoring a missing permit."""

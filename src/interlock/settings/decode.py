@@ -11,7 +11,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, TypeVar, Union
 from urllib.parse import urlsplit
 
@@ -248,6 +248,7 @@ def _check(settings: Settings, locate: Locate) -> None:
             hint = "set it inside the command, where policies and approvers see it"
             raise error("this variable is never passed on", "isolation", "env_allow", index, hint=hint)
     _check_agents(settings, error)
+    _check_hosts(settings, error)
 
 
 def _check_agents(settings: Settings, error: Callable[..., ConfigurationError]) -> None:
@@ -279,6 +280,20 @@ def _check_agents(settings: Settings, error: Callable[..., ConfigurationError]) 
                     check(glob)
                 except ConfigurationError as refusal:
                     raise error(refusal.message, "grants", agent, *where, index, hint=refusal.hint) from None
+
+
+def _check_hosts(settings: Settings, error: Callable[..., ConfigurationError]) -> None:
+    """The patterns of hosts outside of grants."""
+    named: list[tuple[Place, Sequence[str]]] = [(("network", "private"), settings.network.private)]
+    named += [(("tools", name, "hosts"), tool.hosts or ()) for name, tool in settings.tools.by_name.items()]
+    for where, patterns in named:
+        for index, pattern in enumerate(patterns):
+            try:
+                parse_pattern(pattern)
+            except ConfigurationError as refusal:
+                raise error(refusal.message, *where, index, hint=refusal.hint) from None
+            if where[0] == "network" and pattern.startswith("*:"):
+                raise error("an exception for every host is none", *where, index, hint="name the hosts")
 
 
 def _server_problem(server: McpServer) -> tuple[str, *Place] | None:

@@ -113,6 +113,7 @@ RULES: Final[dict[str, Rule]] = {
     "isolation.timeout": smaller,
     "isolation.env": fewer,
     "isolation.home": fewer,
+    "network.private": fewer,
     "guard.cpu": smaller,
     "guard.memory": smaller,
     "guard.disk": smaller,

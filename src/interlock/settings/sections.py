@@ -262,6 +262,24 @@ class ToolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     timeout_ms: Annotated[DurationMs | None, Meta(description="Execution time of one call.")] = field(
         default=None, name="timeout"
     )
+    hosts: Annotated[
+        tuple[Name, ...] | None,
+        Meta(
+            description="The hosts that processes of the tool may reach, of those that the grant names; all unless set."
+        ),
+    ] = None
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where processes may connect to, beside the `hosts` of grants."""
+
+    private: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description="Hosts (`name:port`) whose addresses need not be public. A grant that itself names `localhost:5432` or "
+            "a private address needs no entry here."
+        ),
+    ] = ()
 
 
 class Git(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -341,6 +359,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     approvals: Approvals = Approvals()
     budget: Budget = Budget()
     isolation: Isolation = Isolation()
+    network: Network = Network()
     guard: Guard = Guard()
     workspace: WorkspaceSettings = WorkspaceSettings()
     journal: Journal = Journal()

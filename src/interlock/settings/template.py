@@ -55,12 +55,19 @@ _GROUPS: Final = (
     '#tools = ["fs.read"]',
     "",
 )
+_NETWORK: Final = (
+    "# Hosts whose addresses need not be public. Where processes may connect to at all is `hosts` of their grant.",
+    "#[network]",
+    '#private = ["git.corp.example:443"]',
+    "",
+)
 _TOOLS: Final = (
     "# Your own tools: functions with `@interlock.tool`, and limits for single tools.",
     "#[tools]",
     '#modules = ["my_project.agent_tools"]',
     '#[tools."shell"]',
     '#rate_limit = { calls = 30, per = "1m" }',
+    '#hosts = ["pypi.org:443"]     # of those that the grant names; all of them unless set',
 )
 
 _PACKAGE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
@@ -147,6 +154,7 @@ def render(project: Project, *, agent: str = "agent", schema: str | None = None)
         f"[grants.{_key(agent)}]",
         f"tools = {_toml(tools)}",
         f'paths = {{ read = ["**"], write = {_toml(project.writable)} }}',
+        "# Hosts that processes and `http.fetch` may reach: `pypi.org:443`, `*.example.org:443`, `localhost:5432`.",
         "hosts = []",
         "",
         *_GROUPS,
@@ -157,6 +165,7 @@ def render(project: Project, *, agent: str = "agent", schema: str | None = None)
             _BUDGET,
         ),
         *_commented("isolation", "Walls around processes.", DEFAULTS.isolation),
+        *_NETWORK,
         *(_commented("git", "The git tools.", DEFAULTS.git) if git else ()),
         *_commented("guard", "Off unless a bound is set: on a machine busier than this, actions wait.", _GUARD),
         *_commented("journal", "The log of each run.", DEFAULTS.journal),

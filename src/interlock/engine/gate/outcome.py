@@ -49,7 +49,7 @@ def settle(action: ActionRun, attempt: ActionContext, result: Output | Failure) 
     changes = _write_effects(action, result.value) if touches_state else {}
     row = rows.succeeded(
         spec.id, result.value, run.clock.now_us(), seq, attempt.attempt, result.duration_ms, action.waited_ns / 1e6,
-        changes, attempt.layers, telemetry,
+        changes, attempt.layers, telemetry, hosts=attempt.hosts,
     )  # fmt: skip
     if attempt.not_undoable:
         run.not_undoable[action.index] = attempt.not_undoable
@@ -75,6 +75,7 @@ def _fail(action: ActionRun, attempt: ActionContext, result: Failure) -> Ended:
         posture=attempt.layers,
         telemetry=telemetry,
         unknown=result.status == "unknown_outcome",
+        hosts=attempt.hosts,
     )
     return Ended(row, _failure_outcome(action))
 
@@ -109,6 +110,7 @@ def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple
                 posture=attempt.layers or {},
                 telemetry=journaled,
                 not_undoable=tuple(map(recorder.text, attempt.not_undoable or ())),
+                hosts=attempt.hosts or (),
             ),
         )
     run.kick()
@@ -128,6 +130,7 @@ def _record_success(
         posture=attempt.layers or {},
         telemetry=telemetry,
         not_undoable=tuple(map(recorder.text, attempt.not_undoable)) if attempt.not_undoable else (),
+        hosts=attempt.hosts or (),
     )
     seq = recorder.record(event, action.run.proposal.id, action.spec.id, 10)
     recorder.writer.kick(action.run.loop)
@@ -159,6 +162,7 @@ def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
                 reason=failure.reason,
                 detail=recorder.text(error or ""),
                 duration_ms=failure.duration_ms,
+                hosts=attempt.hosts or (),
             ),
         )
     run.kick()
@@ -174,6 +178,7 @@ def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
         duration_ms=failure.duration_ms,
         waited_ms=action.waited_ms,
         posture=attempt.layers,
+        hosts=attempt.hosts,
     )
     if failure.started and attempt.not_undoable:
         run.not_undoable[action.index] = attempt.not_undoable

@@ -116,6 +116,7 @@ def judge_maker(
     `issued` are the grants beside the configuration; None if there can be none.
     """
     groups = settings.groups_by_agent()
+    tool_hosts = {name: tool.hosts for name, tool in settings.tools.by_name.items() if tool.hosts is not None}
     judges: WeakKeyDictionary[Registry, tuple[int, PolicyJudge]] = WeakKeyDictionary()
 
     def judge(registry: Registry) -> PolicyJudge:
@@ -131,7 +132,10 @@ def judge_maker(
         given = [*(grant for grant in grants if grant.agent not in own), *own.values()]
         if issued is None:
             capability = compile_grants(given, groups=shared, root=root, protected=protected, only=token)
-            return Judges(capability, judge(registry), clock.now_us, groups, _fingerprints(given, shared))
+            return Judges(
+                capability, judge(registry), clock.now_us, groups, _fingerprints(given, shared),
+                private_hosts=settings.network.private, tool_hosts=tool_hosts,
+            )  # fmt: skip
         revision = issued.revision()
         alive, revoked = issued.load(session, token)
         alive = [grant for grant in alive if grant.source != "configuration" or grant.agent not in own]
@@ -144,7 +148,10 @@ def judge_maker(
         prints = _fingerprints(every, shared)
         if token is not None:  # results that were kept for the agent itself, or for another token, are not this one's
             prints = {agent: digest("grants", [token, print_]) for agent, print_ in prints.items()}
-        return Judges(capability, judge(registry), now_us, groups, prints, revision=revision, issued=some)
+        return Judges(
+            capability, judge(registry), now_us, groups, prints, revision=revision, issued=some,
+            private_hosts=settings.network.private, tool_hosts=tool_hosts,
+        )  # fmt: skip
 
     return make
 

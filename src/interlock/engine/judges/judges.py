@@ -15,6 +15,7 @@ from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Decision, Refusal, Request
 from interlock.model.decode import STATE_PARAMETERS
 from interlock.model.grant import Principal
+from interlock.model.hosts import Endpoint
 from interlock.model.proposal import Action, Proposal
 from interlock.model.schema import Schema
 from interlock.policy import PolicyJudge, together
@@ -93,11 +94,16 @@ class Judges:
         *,
         revision: int = 0,
         issued: bool = False,
+        private_hosts: tuple[str, ...] = (),
+        tool_hosts: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         """`groups` maps an agent to the groups it is in, `digests` to a digest over its grants.
 
         `revision` is that of the issued grants it was built from, `issued` whether there were any that can be revoked.
+        `private_hosts` may have addresses that are not public; `tool_hosts` bounds the hosts of a tool's processes.
         """
+        self.private_hosts = private_hosts
+        self._tool_hosts = tool_hosts or {}
         self.revision = revision
         self.issued = issued
         self.replaced = False
@@ -145,6 +151,27 @@ class Judges:
         if isinstance(found, Refusal) or not found[0].counted:
             return ()
         return [grant.counted for grant in found]
+
+    # -- what processes may reach while they run
+
+    def hosts(self, agent: str, tool: Registered) -> tuple[tuple[tuple[str, ...], ...], ...]:
+        """Patterns of the hosts that a process of this tool may reach: all lists of one grant must match."""
+        found = self.grants.hosts(agent, tool.tool, self.now_us())
+        bound = self._tool_hosts.get(tool.name)
+        return found if bound is None else tuple((*chain, bound) for chain in found)
+
+    def connection(self, call: Call, there: Endpoint) -> Refusal | None:
+        """What the policies object to a connection of a process; the grant's hosts were compared before."""
+        if not self.policies.guards_connections:
+            return None
+        asked = self.request(call, action="connect")
+        asked.resource_type, asked.resource, asked.parameters, asked.discharged = "Host", str(there), {}, frozenset()
+        objection = self.policies.connection(asked)
+        if objection is None:
+            return None
+        if objection.decision == "hold":
+            return Refusal("approval_required", "the rules say to ask, and nobody can be asked in the middle of a call")
+        return Refusal(objection.reason or "policy_denied", objection.detail)
 
     # -- steps 2 to 5
 

@@ -16,7 +16,9 @@ from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import ActionLog
+from interlock.model.hosts import Endpoint
 from interlock.model.proposal import Action
+from interlock.model.result import HostUse
 from interlock.model.tool import checked_cost
 from interlock.telemetry import Snapshot
 from interlock.workspace.names import Rel, to_json
@@ -39,6 +41,8 @@ class ActionContext(msgspec.Struct, eq=False):
     layers: dict[str, str] | None = None
     not_undoable: list[str] | None = None
     usage: dict[str, int | float] | None = None
+    hosts: tuple[HostUse, ...] | None = None
+    """What processes of the action did on the network, by host."""
     before: Snapshot | None = None
     """The reading of the machine before the tool was called; None if it cannot have an effect."""
 
@@ -115,6 +119,15 @@ class ActionContext(msgspec.Struct, eq=False):
         if decision.decision == "hold":
             return Refusal("approval_required", "the rules say to ask, and nobody can be asked in the middle of a call")
         return None if decision.decision == "allow" else Refusal(decision.reason or "policy_denied", decision.detail)
+
+    def refusal_of_connection(self, there: Endpoint) -> Refusal | None:
+        """Why the policies do not let a process of this call connect there; the grant's hosts were compared before."""
+        run, judges = self.run, self.run.judges_in_force()
+        if self.tool is None:
+            return Refusal("host_denied", "a state action reaches no host")
+        action = Action(type="tool_call", id=self.action_id, tool=self.tool.name)
+        call = Call(judges.principal(self.agent, self.session), run.proposal, action, self.tool, {}, run.buffer)
+        return judges.connection(call, there)
 
     def _check_path(self, place: Rel, field: str, access: Access | None, what: str) -> None:
         refusal = self.reach.path(to_json(place), field, access)

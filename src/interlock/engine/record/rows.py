@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from interlock.model import events as e
-from interlock.model.result import ActionResult
+from interlock.model.result import ActionResult, HostUse
 from interlock.telemetry import expand
 
 
@@ -22,11 +22,12 @@ def succeeded(
     posture: dict[str, str] | None = None,
     telemetry: dict[str, Any] | None = None,
     source: str | None = None,
+    hosts: tuple[HostUse, ...] | None = None,
 ) -> ActionResult:
     """A success. `changes` are the state keys it wrote; `source` names the earlier call whose stored result it is."""
     return ActionResult(  # by position, here and in calls: this row is made for nearly every action
         action_id, "succeeded", None, output, None, {} if changes is None else changes, attempts, duration_ms, waited_ms,
-        at_us, seq, source, posture, telemetry,
+        at_us, seq, source, posture, telemetry, hosts,
     )  # fmt: skip
 
 
@@ -44,12 +45,13 @@ def failed(
     posture: dict[str, str] | None = None,
     telemetry: dict[str, Any] | None = None,
     unknown: bool = False,
+    hosts: tuple[HostUse, ...] | None = None,
 ) -> ActionResult:
     """A failure; `unknown` if it cannot be known whether the tool had its effect."""
     return ActionResult(
         action_id=action_id, status="unknown_outcome" if unknown else "failed", reason=reason, output=output, error=error,
         attempts=attempts, duration_ms=duration_ms, waited_ms=waited_ms, timestamp=at_us, seq=seq, posture=posture,
-        telemetry=telemetry,
+        telemetry=telemetry, hosts=hosts,
     )  # fmt: skip
 
 
@@ -66,11 +68,13 @@ def stopped(
     duration_ms: float = 0.0,
     waited_ms: float = 0.0,
     posture: dict[str, str] | None = None,
+    hosts: tuple[HostUse, ...] | None = None,
 ) -> ActionResult:
     """An action that the engine or the caller stopped; `unknown` if it may still have an effect."""
     return ActionResult(
         action_id=action_id, status="unknown_outcome" if unknown else "cancelled", reason=reason, output=output,
         error=error, attempts=attempts, duration_ms=duration_ms, waited_ms=waited_ms, timestamp=at_us, seq=seq, posture=posture,
+        hosts=hosts,
     )  # fmt: skip
 
 
@@ -133,7 +137,7 @@ def row_of(event: e.Event, value: Callable[[e.Kept], Any], samples: Mapping[int,
         case e.ActionSucceeded():
             return succeeded(
                 action_id, value(event.output), at_us, seq, event.attempt, event.duration_ms, event.waited_ms,
-                posture=event.posture or None, telemetry=expand(event.telemetry, samples),
+                posture=event.posture or None, telemetry=expand(event.telemetry, samples), hosts=event.hosts or None,
             )  # fmt: skip
         case e.ActionDeduplicated():
             return succeeded(
@@ -144,7 +148,7 @@ def row_of(event: e.Event, value: Callable[[e.Kept], Any], samples: Mapping[int,
             return failed(
                 action_id, event.reason, event.error, at_us=at_us, seq=seq, attempts=event.attempt, output=output,
                 duration_ms=event.duration_ms, waited_ms=event.waited_ms, posture=event.posture or None,
-                telemetry=expand(event.telemetry, samples),
+                telemetry=expand(event.telemetry, samples), hosts=event.hosts or None,
             )  # fmt: skip
         case e.ActionRejected():
             return rejected(action_id, event.reason, event.detail or None, at_us=at_us, seq=seq)
@@ -156,8 +160,10 @@ def row_of(event: e.Event, value: Callable[[e.Kept], Any], samples: Mapping[int,
             )
         case e.ActionUnknown() | e.ActionCancelled():
             unknown = isinstance(event, e.ActionUnknown)
+            hosts = event.hosts or None if isinstance(event, e.ActionCancelled) else None
             return stopped(
-                action_id, event.reason, at_us=at_us, seq=seq, attempts=event.attempt, error=event.detail or None, unknown=unknown
+                action_id, event.reason, at_us=at_us, seq=seq, attempts=event.attempt, error=event.detail or None,
+                unknown=unknown, hosts=hosts,
             )  # fmt: skip
         case _:
             raise TypeError(f"`{type(event).__name__}` is not the outcome of an action")

@@ -141,7 +141,7 @@ class Network:
                     return
                 asked = read_request(head)
             except ValueError as error:
-                await client.send(refusal(400, "Bad Request", "invalid_request", str(error)))
+                await client.send(refusal(400, "Bad Request", "malformed_request", str(error)))
                 return
         via: Via = "connect" if asked.head is None else "http"
         try:

@@ -58,7 +58,7 @@ Ask = Callable[[Endpoint], str | None]
 class Policy(NamedTuple):
     """What an action may reach: see `wire.Box`."""
 
-    hosts: tuple[tuple[str, ...], ...] = ()
+    grants: tuple[tuple[tuple[str, ...], ...], ...] = ()
     private: tuple[str, ...] = ()
     ask: Ask | None = None
 
@@ -204,7 +204,7 @@ class Watch:
         self._arrival = ours
         self.inside = theirs
         """What `listeners.open_listeners` gets, inside the action's network namespace. Closed by us."""
-        self.ports = transparent_ports(policy.hosts, PORTS_MAX)
+        self.ports = transparent_ports(policy.grants, PORTS_MAX)
         """The ports of its transparent listeners, besides 80 and 443."""
         self._loop.add_reader(ours, self._arrive)
 
@@ -284,7 +284,7 @@ class Watch:
         self._control = ours
         box: Box = {
             "listeners": self._kinds,
-            "hosts": [list(patterns) for patterns in self._policy.hosts],
+            "grants": [[list(patterns) for patterns in chain] for chain in self._policy.grants],
             "private": list(self._policy.private),
             "ask": self._policy.ask is not None,
         }

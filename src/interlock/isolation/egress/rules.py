@@ -13,36 +13,51 @@ from interlock.detect.addresses import address_is_private
 from interlock.model.hosts import Endpoint, endpoint_matcher, parse_pattern
 
 
+class _Grant:
+    """The hosts of one grant: its own patterns, and those of every grant that it was made from."""
+
+    def __init__(self, chain: Sequence[Sequence[str]]) -> None:
+        self._allowed = [endpoint_matcher(patterns) for patterns in chain]
+        self._names = [_name_matcher(patterns) for patterns in chain]
+        self._named = [endpoint_matcher(p for p in patterns if not p.startswith("*")) for patterns in chain]
+
+    def allows(self, there: Endpoint) -> bool:
+        return bool(self._allowed) and all(matches(there) for matches in self._allowed)
+
+    def knows(self, host: str) -> bool:
+        return bool(self._names) and all(matches(host) for matches in self._names)
+
+    def names(self, there: Endpoint) -> bool:
+        return bool(self._named) and all(matches(there) for matches in self._named)
+
+
 class Rules:
     """The hosts of one action."""
 
-    def __init__(self, hosts: Sequence[Sequence[str]], private: Sequence[str]) -> None:
-        """`hosts` and `private` as in `wire.Box`. Raises: ConfigurationError for an invalid pattern."""
-        self._allowed = [endpoint_matcher(patterns) for patterns in hosts]
-        self._names = [_name_matcher(patterns) for patterns in hosts]
-        self._named = [endpoint_matcher(p for p in patterns if not p.startswith("*")) for patterns in hosts]
+    def __init__(self, grants: Sequence[Sequence[Sequence[str]]], private: Sequence[str]) -> None:
+        """`grants` and `private` as in `wire.Box`. Raises: ConfigurationError for an invalid pattern."""
+        self._grants = [_Grant(chain) for chain in grants]
         self._private = endpoint_matcher(private)
 
     def allows(self, there: Endpoint) -> bool:
         """True if the action may connect to this host and port. Without any grant: never."""
-        return bool(self._allowed) and all(matches(there) for matches in self._allowed)
+        return any(grant.allows(there) for grant in self._grants)
 
     def knows(self, host: str) -> bool:
         """True if the action may reach some port of this host, so that its name resolves."""
-        return bool(self._names) and all(matches(host) for matches in self._names)
+        return any(grant.knows(host) for grant in self._grants)
 
     def may_be_private(self, there: Endpoint) -> bool:
         """True if the address of this host need not be public."""
         if self._private(there):
             return True
-        return address_is_private(there.host) is not None and all(matches(there) for matches in self._named)
+        return address_is_private(there.host) is not None and any(grant.names(there) for grant in self._grants)
 
 
-def transparent_ports(hosts: Iterable[Iterable[str]], most: int) -> list[int]:
+def transparent_ports(grants: Iterable[Iterable[Iterable[str]]], most: int) -> list[int]:
     """The ports that patterns name, each once, `most` at most; `name:*` names none. Raises: ConfigurationError."""
-    found = {
-        port: None for patterns in hosts for pattern in patterns if (port := parse_pattern(pattern)[1]) is not None
-    }
+    patterns = (pattern for chain in grants for part in chain for pattern in part)
+    found = {port: None for pattern in patterns if (port := parse_pattern(pattern)[1]) is not None}
     return list(found)[:most]
 
 

@@ -84,7 +84,7 @@ async def _serve_action(fds: list[int], resolver: Resolver) -> None:
             stack.enter_context(sock).setblocking(False)
         try:
             box: Box = json.loads(read_memory_file(fds[1]))
-            rules = Rules(box["hosts"], box["private"])
+            rules = Rules(box["grants"], box["private"])
         except (OSError, ValueError, KeyError, ConfigurationError):
             return  # the runtime sees that its request was not understood; nothing leaves
         finally:

@@ -34,8 +34,8 @@ class Box(TypedDict):
 
     listeners: list[tuple[Kind, int]]
     """The kind and port of each listener, in the order of the descriptors."""
-    hosts: list[list[str]]
-    """`host:port` patterns of the grant and of each grant that it was made from: a host must match in every list."""
+    grants: list[list[list[str]]]
+    """`host:port` patterns of each grant, and of every grant that it was made from: a host must match in all lists of one."""
     private: list[str]
     """Patterns of hosts that may resolve to addresses that are not public."""
     ask: bool

@@ -114,6 +114,19 @@ def _row(out: Output, row: ActionResult, described: ActionLine | None = None, *,
         yield from (out.paint(f"{'':12} | {brief(line, 200)}", "dim") for line in _last_lines(row.output))
     elif outputs and row.status == "succeeded" and row.output is not None:
         yield out.paint(f"{'':12} {brief(row.output)}", "dim")
+    yield from _hosts(out, row)
+
+
+def _hosts(out: Output, row: ActionResult) -> Iterator[str]:
+    """The hosts that processes were refused, by name, and those that they connected to."""
+    for use in row.hosts or ():
+        if use.outcome == "connected":
+            sizes = f"{use.sent_bytes} bytes sent, {use.received_bytes} received"
+            line = out.paint(f"{'':12} connected to {brief(str(use), 120)} ({sizes})", "dim")
+        else:
+            word = "refused" if use.outcome == "refused" else "could not reach"
+            line = out.paint(f"{'':12} {word} {brief(str(use), 120)}: {clean(use.reason or '')}", "yellow")
+        yield line + (f" ({use.count} times)" if use.count > 1 else "")
 
 
 def _last_lines(output: Any) -> list[str]:
