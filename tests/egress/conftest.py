@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from egress_servers import Echo
 
 from interlock.isolation.egress.client import Egress, Policy, Traffic
 
@@ -112,37 +113,6 @@ def boxes(tmp_path):
     yield make
     for one in made:
         one.egress.close()
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-
-class Echo(Quiet):
-    """Says what it got: method, path, host, body."""
-
-    def do_GET(self):
-        length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length)
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            while size := int(self.rfile.readline(), 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-        fields = {k.lower(): v for k, v in self.headers.items()}
-        data = json.dumps(
-            {"method": self.command, "path": self.path, "headers": fields, "body": body.decode()}
-        ).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    do_POST = do_PUT = do_HEAD = do_DELETE = do_GET  # noqa: N815
 
 
 @pytest.fixture

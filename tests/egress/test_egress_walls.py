@@ -7,7 +7,7 @@ import socket
 import sys
 
 import pytest
-from walled import Walled
+from egress_walled import Walled
 
 
 @pytest.fixture
