@@ -107,3 +107,14 @@ def test_the_settings_name_hosts_by_pattern():
         with pytest.raises(ConfigurationError) as caught:
             decode(document)
         assert place in f"{caught.value.message} {caught.value.path}", caught.value.message
+
+
+def test_a_bound_on_hosts_is_refused_where_nothing_would_hold_it():
+    bound = {"tools": {"shell": {"hosts": ["pypi.org:443"]}}}
+    for profile, features, refused in (
+        ("none", {"isolation.ns"}, ["tools.shell.hosts"]),
+        ("ns", {"isolation.ns"}, []),
+        ("ns", set(), ["isolation.profile", "tools.shell.hosts"]),
+    ):
+        settings = decode({**bound, "isolation": {"profile": profile}})
+        assert [u.path for u in settings.unavailable(features) if u.refuse] == refused

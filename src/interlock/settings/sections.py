@@ -414,6 +414,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def unavailable(self, features: Features) -> list[Unavailable]:
         """The settings that need something missing from `features`. No setting is silently ignored."""
         isolation, found = self.isolation, []
+        # Without walls nothing keeps a process from any host: a bound that is not held must not look like one.
+        walled = f"isolation.{isolation.profile}" if isolation.profile != "none" else "isolation.ns and a profile"
+        bounded = [f"tools.{name}.hosts" for name, tool in self.tools.by_name.items() if tool.hosts is not None]
         asked: list[tuple[bool, str, str, str, bool]] = [
             (bool(self.policy.files), "policy", "policy.files", "Cedar policies are", True),
             (
@@ -427,6 +430,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 (True, f"isolation.{wall}", "isolation.require", f"the wall `{wall}` is", True)
                 for wall in isolation.require
             ),
+            (bool(self.network.private), walled, "network.private", "hosts of processes are", False),
+            *((True, walled, where, "bounds on the hosts of processes are", True) for where in bounded),
             (isolation.workspace == "layer", "workspace.layer", "isolation.workspace", "workspace layers are", True),
             (isolation.commit != "auto", "workspace.layer", "isolation.commit", "workspace layers are", True),
             (bool(self.rules.ask), "approvals", "rules.ask", "approvals are (so these are denied)", False),
