@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import subject
@@ -94,11 +95,11 @@ def snapshots(root: Path, rounds: int) -> list[dict]:
         data, sampler = subject.document(ACTIONS), runtime.services.sampler
 
         def timed(chosen: object) -> float:
-            services.sampler = chosen
+            measured.run.services = replace(services, sampler=chosen)
             return measured.seconds(data, 16)
 
         found = alternate({"with": lambda: timed(sampler), "without": lambda: timed(None)}, rounds)
-        services.sampler = sampler
+        measured.run.services = services
         measured.close()
     name = "action with readings of the machine (`batch`)"
     cost = (found["with"] - found["without"]) / ACTIONS

@@ -97,6 +97,19 @@ def test_codes_are_registered(path: Path) -> None:
         assert known, f"{name(path)}: `{code}` is in no table of model/codes.py"
 
 
+@pytest.mark.parametrize("path", [p for p in SOURCES if "surfaces" in p.parts], ids=name)
+def test_doors_use_what_is_public(path: Path) -> None:
+    """No door reaches the services behind a runtime, nor a private attribute of anything but itself."""
+    reached = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute):
+            own = isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+            private = node.attr.startswith("_") and not node.attr.startswith("__") and not own
+            if node.attr == "services" or (private and ast.unparse(node) != "os._exit"):
+                reached.append(f"{node.lineno}: {ast.unparse(node)}")
+    assert reached == []
+
+
 def test_every_module_says_what_it_is_for() -> None:
     silent = [name(p) for p in SOURCES if not ast.get_docstring(ast.parse(p.read_text(encoding="utf-8")))]
     assert silent == []

@@ -1,7 +1,19 @@
 """An agent that may not read state, and lets a condition tell it what stands there."""
 
 import pytest
-from engine_world import SETTINGS, binding, call, embedded, execute, expect, nothing, read, reasons, write
+from engine_world import (
+    SETTINGS,
+    binding,
+    call,
+    change_services,
+    embedded,
+    execute,
+    expect,
+    nothing,
+    read,
+    reasons,
+    write,
+)
 
 GUESSES = {
     "precondition": lambda guess: call("nothing", preconditions=[{"key": "pin", "value": guess}]),
@@ -19,7 +31,7 @@ def runtime(**rules):
     allowed = embedded(binding("nothing", nothing))
     execute(allowed, write("pin", 4711))
     rt = embedded(binding("nothing", nothing), rules=SETTINGS["rules"] | rules)
-    rt.services.store = allowed.services.store
+    change_services(rt, store=allowed.services.store)
     return rt
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import interlock
@@ -79,6 +80,11 @@ def embedded(*functions, clock=None, **sections):
     for function in functions or [binding("nothing", nothing)]:  # a rule that matches no tool at all is refused
         rt.register(function)
     return rt
+
+
+def change_services(rt, **changes):
+    """Give a runtime other services than it was built with: what a test needs to be broken, slow or predictable."""
+    vars(rt).update(vars(interlock.Runtime(replace(rt.services, **changes), rt._closing, rt._on_question)))
 
 
 def binding(name, function, mode="async", **definition):

@@ -5,7 +5,7 @@ import contextlib
 import threading
 
 import pytest
-from engine_world import AGENT, binding, call, execute, expect, plan, reasons, statuses, write
+from engine_world import AGENT, binding, call, change_services, execute, expect, plan, reasons, statuses, write
 
 import interlock
 
@@ -302,7 +302,7 @@ def test_back_off_grows_and_is_waited_outside_of_execution_time(embedded):
         asked.append(1)
         return 0.1
 
-    rt.services.jitter = jitter
+    change_services(rt, jitter=jitter)
     row = execute(rt, call("flaky", failure_behavior="retry")).results[0]
     assert (row.status, row.output, row.attempts, len(asked)) == ("succeeded", 3, 3, 2)
     assert row.waited_ms >= 10 + 20
@@ -332,7 +332,7 @@ def test_every_attempt_sees_the_parameters_that_were_judged(embedded, mode):
 
     tool, how = (greedy, mode) if mode in ("thread", "inline") else (greedy_async, "async")
     rt = embedded(binding("greedy", tool, how, compensation=template), binding("un", recording(undone)))
-    rt.services.jitter = lambda: 0.0
+    change_services(rt, jitter=lambda: 0.0)
     action = call("greedy", "g", parameters={"items": ["one"]}, failure_behavior="retry")
     options = {"executor": Executor()} if mode == "executor" else {}
     execute(rt, action, expect("x", 1, dependencies=["g"]), **options)

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from engine_world import TOML, binding, call, execute, expect, plan, reasons, statuses, write
+from engine_world import TOML, binding, call, change_services, execute, expect, plan, reasons, statuses, write
 from engine_world import embedded as open_embedded
 
 import interlock
@@ -181,7 +181,7 @@ def test_a_budget_counts_attempts(embedded, kind):
         raise ValueError("again")
 
     rt = embedded(binding("fail", fail))
-    rt.services.jitter = lambda: 0.0
+    change_services(rt, jitter=lambda: 0.0)
     result = execute(rt, call("fail", failure_behavior="retry", max_retries=9), write("k", 1), budget={kind: 3})
     assert len(attempts) <= 3
     row = result.results[0]
@@ -341,8 +341,8 @@ class Machine:
 
 def guarded(rt, wait_ms=50):
     machine = Machine(rt.services.clock)
-    rt.services.guard = ResourceGuard(GuardLimits(), machine, rt.services.clock)
-    rt.services.guard_wait_ms = wait_ms
+    change_services(rt, guard=ResourceGuard(GuardLimits(), machine, rt.services.clock))
+    rt.services.bounds.guard_wait_ms = wait_ms
     return machine
 
 

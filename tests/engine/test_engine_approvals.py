@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from engine_world import AGENT, TOML, binding, call, execute, expect, plan, reasons, statuses, write
+from engine_world import AGENT, TOML, binding, call, change_services, execute, expect, plan, reasons, statuses, write
 
 import interlock
 from interlock.approvals import Approver
@@ -174,7 +174,7 @@ def test_retries_need_no_second_answer(asking):
             raise ValueError("again")
 
     rt = asking.open(binding("risky", flaky))
-    rt.services.jitter = lambda: 0.0
+    change_services(rt, jitter=lambda: 0.0)
     answer(rt)
     assert execute(rt, call("risky", failure_behavior="retry")).ok
     assert (len(attempts), len(asked(rt))) == (3, 1)
@@ -218,7 +218,7 @@ def test_two_hundred_questions_at_once_and_no_more_than_the_limit_run_at_once(as
     result = asyncio.run(main())
     assert result.ok
     assert len(log) == 201
-    assert most <= rt.services.concurrency_max
+    assert most <= rt.services.bounds.concurrency_max
 
 
 def test_without_waiting_the_action_is_held_and_resume_asks_nothing_twice(asking):

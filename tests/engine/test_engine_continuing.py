@@ -157,7 +157,7 @@ def test_a_run_that_may_not_write_now_is_not_over(held):
     """Another proposal has the workspace: the run is left as it is, and goes on later."""
     project, rt, hold = held
     answer(rt, hold, "approve")
-    rt.services.lease_wait_ms = 1
+    rt.services.bounds.lease_wait_ms = 1
     lease = open_queue(rt.services).attempt(EVERYTHING, "somebody else")
     assert look(rt) == []
     assert status(rt, hold) == "interrupted"
@@ -170,7 +170,7 @@ def test_a_fresh_run_that_may_not_write_now_is_over(new_project):
     """Nothing was done, and its caller lives: it is not left behind as interrupted."""
     project = new_project()
     rt = project.open()
-    rt.services.lease_wait_ms = 1
+    rt.services.bounds.lease_wait_ms = 1
     open_queue(rt.services).attempt(EVERYTHING, "somebody else", doing="`build` (`shell`)")
     (row,) = asyncio.run(rt.execute(WRITE)).results
     assert (row.status, row.reason) == ("rejected", "workspace_busy")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
-from engine_world import Project, binding, call, execute, plan, write
+from engine_world import Project, binding, call, change_services, execute, plan, write
 
 from interlock.engine.runs.resume import resume
 from interlock.model.errors import IntegrityError, StoreError, UsageError
@@ -37,7 +37,8 @@ class Small:
     def run(self, disk):
         """Returns the result, or None if it was not acknowledged."""
         rt = self.project.open(binding("mark", self.mark))
-        rt.services.disk = disk  # journal and backups; the workspace's own files are another room's test
+        # journal and backups; the workspace's own files are another room's test
+        change_services(rt, disk=disk)
         try:
             return asyncio.run(rt.execute(plan(*self.ACTIONS)))
         except (StoreError, SimulatedCrash):

@@ -7,7 +7,7 @@ import threading
 
 import msgspec
 import pytest
-from engine_world import TOML, binding, call, execute, expect, plan, read, write
+from engine_world import TOML, binding, call, change_services, execute, expect, plan, read, write
 
 import interlock
 from interlock.approvals import action_digest
@@ -57,7 +57,7 @@ def test_the_events_of_a_run_that_succeeds(project):
 
 def test_the_events_of_a_run_that_fails(project):
     rt = project.open(binding("do", noop), binding("un", noop), binding("fail", fail), binding("skip", noop))
-    rt.services.jitter = lambda: 0.0
+    change_services(rt, jitter=lambda: 0.0)
     result = execute(
         rt,
         call("do", "a", compensation={"type": "tool", "tool": "un"}),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import uuid
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
 import interlock
 from interlock import ProposalError
 from interlock.executors.python import bind, define
-from interlock.model.proposal import Action, Proposal
+from interlock.model.limits import Limits
+from interlock.model.proposal import Action, Budget, Proposal
 from interlock.verify.checks import verify
 
 SETTINGS = {"rules": {"allow": ["*"]}, "grants": {"agent": {"tools": ["*"], "unscoped": ["*"]}}}
@@ -130,3 +132,16 @@ def test_what_a_type_demands_is_refused_by_verify():
     report = verify(Proposal(actions=(action(tool="book", parameters=WRONG),)), {"book": define(book)})
     messages = [issue.message for issue in report.issues if issue.code == "invalid_parameters"]
     assert [message.partition(":")[0] for message in messages] == ["$.day", "$.guests"]
+
+
+def test_services_are_built_complete_and_never_changed():
+    """What changes while a runtime is in use is an object of its own: tools, judges, bounds, listeners."""
+    with interlock.Runtime.open(settings=SETTINGS) as runtime:
+        before = replace(runtime.services.bounds)
+        with pytest.raises(FrozenInstanceError):
+            runtime.services.agent = "somebody"
+        forked = runtime.fork("helper")
+        forked.set_limits(Limits(actions=1))
+        forked.set_budget(Budget(actions=1))
+        assert forked.services.bounds.limits.actions == 1
+        assert runtime.services.bounds == before

@@ -37,7 +37,7 @@ def holder(project):
 
 def test_who_writes_waits_for_the_other_process_and_is_told_who_it_is(project, holder):
     rt = project.open(binding("noop", noop))
-    rt.services.lease_wait_ms = 100
+    rt.services.bounds.lease_wait_ms = 100
     (row,) = execute(rt, call("noop")).results
     assert (row.status, row.reason) == ("rejected", "workspace_busy")
     assert str(holder.pid) in row.error

@@ -3,7 +3,20 @@
 import asyncio
 
 import pytest
-from engine_world import AGENT, binding, call, execute, expect, nothing, plan, read, reasons, statuses, write
+from engine_world import (
+    AGENT,
+    binding,
+    call,
+    change_services,
+    execute,
+    expect,
+    nothing,
+    plan,
+    read,
+    reasons,
+    statuses,
+    write,
+)
 
 import interlock
 from interlock.disk import Database, Disk
@@ -190,7 +203,7 @@ def test_files_are_put_back_only_by_who_may_write_there(crash, monkeypatch):
     monkeypatch.setattr(proposal_run, "_deadline", lambda _proposal, clock: clock.mono_ns())
     rt = crash.project.open()
     services = rt.services
-    services.lease_wait_ms = 30
+    services.bounds.lease_wait_ms = 30
     lease = open_queue(services).attempt(EVERYTHING, "somebody else")
     with pytest.raises(interlock.StoreError) as caught:
         asyncio.run(resume(services, crash.run_id))
@@ -559,7 +572,7 @@ def test_an_intent_in_the_torn_tail_is_asked_about_until_the_action_was_tried_ag
         return run.id
 
     rt = project.open(binding("fail", fail))
-    rt.services.jitter = lambda: 1.0
+    change_services(rt, jitter=lambda: 1.0)
     replayed = ReplayedRun(project.run_directory(asyncio.run(main())))
     action = replayed.proposals["p"].action("a")
     attempts = action.attempts

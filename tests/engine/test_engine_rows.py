@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from engine_world import binding, call, execute, expect, read, reasons, statuses, write
+from engine_world import binding, call, change_services, execute, expect, read, reasons, statuses, write
 
 import interlock
 from interlock.engine.record.replay import ReplayedRun
@@ -99,7 +99,7 @@ def test_each_try_is_a_tool_call(embedded, tries):
             raise interlock.ToolError("again")
 
     rt = embedded(binding("flaky", flaky))
-    rt.services.jitter = lambda: 0.0
+    change_services(rt, jitter=lambda: 0.0)
     flaky_call = call("flaky", failure_behavior="retry", max_retries=9)
     result = execute(rt, flaky_call, write("k", 1), budget={"tool_calls": tries})
     assert result.ok
@@ -108,7 +108,7 @@ def test_each_try_is_a_tool_call(embedded, tries):
 
 def test_a_retry_for_which_there_is_no_budget_is_none(embedded):
     rt = embedded(binding("bad", fails))
-    rt.services.jitter = lambda: 0.0
+    change_services(rt, jitter=lambda: 0.0)
     result = execute(rt, call("bad", failure_behavior="retry"), budget={"tool_calls": 2})
     assert reasons(result) == ["budget_exceeded"]
     assert (result.cost.tool_calls, result.cost.retries) == (2, 1)

@@ -8,7 +8,20 @@ import threading
 import time
 
 import pytest
-from engine_world import AGENT, SETTINGS, binding, call, execute, expect, plan, read, reasons, statuses, write
+from engine_world import (
+    AGENT,
+    SETTINGS,
+    binding,
+    call,
+    change_services,
+    execute,
+    expect,
+    plan,
+    read,
+    reasons,
+    statuses,
+    write,
+)
 
 import interlock
 from interlock.model.tool import CompensationTemplate
@@ -89,7 +102,7 @@ def test_4_retries_are_exhausted_and_then_the_proposal_aborts(embedded):
         raise RuntimeError("still broken")
 
     rt = embedded(binding("flaky", flaky))
-    rt.services.jitter = lambda: 0.0
+    change_services(rt, jitter=lambda: 0.0)
     result = execute(
         rt, write("x", 1), call("flaky", failure_behavior="retry", max_retries=2), expect("x", 1, dependencies=["a2"])
     )
@@ -172,7 +185,7 @@ def test_7_policy_comes_before_the_stored_result(embedded):
     settings = SETTINGS | {"rules": {"deny": ["charge"]}}
     other = interlock.Runtime.open(settings=settings)
     with other:
-        other.services.idempotency = rt.services.idempotency
+        change_services(other, idempotency=rt.services.idempotency)
         other.register(binding("charge", noop, idempotent=True))
         assert reasons(execute(other, action)) == ["policy_denied"]
 

@@ -6,7 +6,7 @@ import time
 
 import anyio
 import pytest
-from engine_world import binding, call, execute, plan, reasons, statuses, write
+from engine_world import binding, call, change_services, execute, plan, reasons, statuses, write
 
 import interlock
 from interlock.engine.proposals import watchdog
@@ -34,7 +34,7 @@ def test_each_attempt_has_its_own_time(embedded):
         await asyncio.sleep(0 if ctx.attempt == 3 else 20)
 
     rt = embedded(binding("slow", slow_at_first))
-    rt.services.jitter = lambda: 0.0
+    change_services(rt, jitter=lambda: 0.0)
     result = execute(rt, call("slow", timeout_ms=40, failure_behavior="retry"))
     assert (attempts, result.ok) == ([1, 2, 3], True)
 
@@ -85,7 +85,7 @@ def test_the_deadline_covers_everything(embedded, where):
         raise ValueError("again")
 
     rt = embedded(binding("sleep", sleep), binding("fail", fail), binding("noop", noop))
-    rt.services.jitter = lambda: 1.0
+    change_services(rt, jitter=lambda: 1.0)
     rt.set_rate_limit("noop", calls=1, per_ms=60_000)
     actions = {
         "running": [call("sleep")],
@@ -295,7 +295,7 @@ def test_a_tool_may_propose_something_itself(embedded):
 def test_nesting_holds_no_slot(embedded):
     """As many levels as there are slots, and more."""
     rt = embedded()
-    rt.services.concurrency_max = 2
+    rt.services.bounds.concurrency_max = 2
 
     async def deeper(parameters, ctx):
         depth = parameters["depth"]

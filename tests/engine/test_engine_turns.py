@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 
 import pytest
-from engine_world import TOML, binding, call, execute, plan, reasons, statuses
+from engine_world import TOML, binding, call, change_services, execute, plan, reasons, statuses
 
 from interlock.approvals import Approver
 from interlock.engine.runs.write_lease import open_queue
@@ -133,7 +133,7 @@ def test_a_file_that_another_changes_during_the_back_off_is_asked_about_again(ne
     project = new_project(toml=TOML % 'ask = ["flaky"]\n')
     (project.root / "f").write_text("shown")
     rt = project.open()
-    rt.services.jitter = lambda: 1.0
+    change_services(rt, jitter=lambda: 1.0)
     tries = []
 
     async def flaky(parameters, ctx):
@@ -372,7 +372,7 @@ def test_a_rollback_waits_for_its_turn(asking):
         async with background(rt.execute(waiting)) as first:
             await until(lambda: pending(rt))
             lease = open_queue(rt.services).attempt(EVERYTHING, "a long build")
-            rt.services.lease_wait_ms = 1  # no limit for this: what was done must be undone
+            rt.services.bounds.lease_wait_ms = 1  # no limit for this: what was done must be undone
             answer(rt, "deny")
             await until(lambda: len(at(rt)) == 2)
             assert (asking.root / "f").exists()

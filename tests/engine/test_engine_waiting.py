@@ -3,7 +3,7 @@
 import asyncio
 import threading
 
-from engine_world import TOML, binding, call, execute, plan, write
+from engine_world import TOML, binding, call, change_services, execute, plan, write
 
 import interlock
 from interlock.engine.record.replay import ReplayedRun
@@ -39,7 +39,8 @@ def test_a_busy_machine_is_told(project):
             return None
 
     rt = project.open(binding("do", noop))
-    rt.services.guard, rt.services.guard_wait_ms = Busy(), 7_000
+    change_services(rt, guard=Busy())
+    rt.services.bounds.guard_wait_ms = 7_000
     told = waits(rt)
     result = execute(rt, call("do", "a"))
     (one,) = told

@@ -84,7 +84,6 @@ def test_failures_and_what_never_ran(rt):
 
 
 def test_each_attempt_has_a_span(rt):
-    rt.services.jitter = lambda: 0.0
     result = run(rt, call("work", "a", parameters={"fail": 1}, failure_behavior="retry", max_retries=2))
     attempts = [span for span in rt.runs.spans(result.run_id) if span.name == "execute_tool work"]
     assert [span.attributes["interlock.attempt"] for span in attempts] == [1, 2, 3]
@@ -146,7 +145,6 @@ def test_ids_tell_their_parts_apart():
 
 
 def test_metrics_are_summed_up(rt):
-    rt.services.jitter = lambda: 0.0
     metrics = interlock.Metrics()
     rt.subscribe(events=metrics)
     run(rt, call("work", "a"), call("asked", "b"))

@@ -30,14 +30,16 @@ from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.runs import undo_tool
 from interlock.engine.runs.retention import keep_once_a_day
 from interlock.engine.runs.run import close_programs
-from interlock.engine.services import Hooks, Services
+from interlock.engine.services import Bounds, Hooks, Services
 from interlock.engine.tools.executors import Executors
+from interlock.engine.tools.pending_tools import PendingTools
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors import background, files, git, http, proc, process
 from interlock.executors.environment import child_environment
 from interlock.executors.modules import ModuleTools
 from interlock.executors.process import ProcessLimits, ProcessRunner
+from interlock.isolation.client import ForkServer
 from interlock.journal import Durability, KeptRuns, RunIndex
 from interlock.journal.stops import StopStore
 from interlock.model.clock import Clock
@@ -93,22 +95,22 @@ def embedded(
     loaded = given(settings, workspace, env=env, flags=flags or {})
     warnings = _warnings(loaded.settings)
     _check_embedded(loaded, workspace)
-    db = Database(Path(":memory:"))
+    memory = _durability(loaded) == "memory"
+    db, disk = Database(Path(":memory:")), Disk()
     closing: list[Callable[[], None]] = [db.close]
+    hooks = Hooks(warnings=warnings)
     try:
-        memory = _durability(loaded) == "memory"
+        desk = _desk(loaded, db, clock, None, Redactor(redaction := os.urandom(32)))
+        desk.expected = any(place[:1] == ("approvals",) for place in loaded.sources)
+        measured = _measure(loaded, clock, hooks, desk, closing)
+        hands = None if workspace is None else _equip(loaded, disk, clock, closing)
         services = _services(
-            loaded, db, Disk(), clock, workspace_id="embedded", durability="memory" if memory else "off",
-            redaction=os.urandom(32), root=None if workspace is None else loaded.root,
+            loaded, db, disk, clock, hooks, desk, measured, hands, workspace_id="embedded",
+            durability="memory" if memory else "off", redaction=redaction,
+            kept=KeptRuns(os.urandom(32), clock) if memory else None,
         )  # fmt: skip
-        services.kept = KeptRuns(os.urandom(32), clock) if memory else None
-        services.hooks.warnings.extend(warnings)
-        services.desk.expected = any(place[:1] == ("approvals",) for place in loaded.sources)
-        _measure(services, loaded, clock, closing)
-        if workspace is not None:
-            _equip(services, loaded, closing)
         _announce(services, loaded, env, closing)
-        return Assembled(services, closing)
+        return _finish(services, hands, closing)
     except BaseException:
         while closing:
             closing.pop()()
@@ -185,30 +187,32 @@ def open_project(
     disk.make_directory(home)
     db = open_database(home, disk)
     closing: list[Callable[[], None]] = [db.close]
+    hooks = Hooks(warnings=[*warnings, *_foreign(env)])
     try:
-        services = _services(
-            loaded, db, disk, clock, workspace_id=workspace_id, durability=settings.journal.durability,
-            redaction=redaction_key(state, disk), home=home, root=loaded.root,
-        )  # fmt: skip
+        redaction = redaction_key(state, disk)
+        desk = _desk(loaded, db, clock, home, Redactor(redaction))
+        reload = None
         if unusable is None:
-            services.reload = Reloader(
+            reload = Reloader(
                 loaded,
                 state / TRUST_FILE,
                 lambda: load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust),
-                lambda fresh: _maker_of(fresh, services),
-                lambda fresh: _adopt(fresh, services.desk),
+                lambda fresh: _maker_of(fresh, clock, desk),
+                lambda fresh: _adopt(fresh, desk),
                 clock,
             )
-        services.signer = Signer.open(state / "keys", disk)
-        services.hooks.warnings.extend((*warnings, *_foreign(env)))
-        services.state_dir = home
-        services.stops = stops = StopListener(StopStore(db, clock), home / "wake" / WAKE_NAME, services.hooks.runs)
+        stops = StopListener(StopStore(db, clock), home / "wake" / WAKE_NAME, hooks.runs)
         closing.append(stops.close)
-        _measure(services, loaded, clock, closing)
-        _equip(services, loaded, closing)
+        measured = _measure(loaded, clock, hooks, desk, closing)
+        hands = _equip(loaded, disk, clock, closing)
+        services = _services(
+            loaded, db, disk, clock, hooks, desk, measured, hands, workspace_id=workspace_id, redaction=redaction,
+            durability=settings.journal.durability, home=home, reload=reload, stops=stops,
+            signer=Signer.open(state / "keys", disk),
+        )  # fmt: skip
         _announce(services, loaded, env if unusable is None else None, closing)
         keep_once_a_day(services)
-        return Assembled(services, closing)
+        return _finish(services, hands, closing)
     except BaseException:
         while closing:
             closing.pop()()
@@ -237,27 +241,48 @@ def _check_project(settings: Settings) -> None:
         )
 
 
-def _equip(services: Services, loaded: Loaded, closing: list[Callable[[], None]]) -> None:
-    """Open the workspace, and register the tools."""
+class Measured(NamedTuple):
+    """What looks at the machine; None where nothing does."""
+
+    sampler: Sampler | None
+    guard: ResourceGuard | None
+
+
+class Hands(NamedTuple):
+    """What works in a workspace."""
+
+    workspace: Workspace
+    runner: ProcessRunner
+    programs: background.Programs
+    modules: ModuleTools | None
+
+    @property
+    def servers(self) -> tuple[ForkServer, ...]:
+        """The processes that fork others."""
+        return (self.runner.server,) if self.modules is None else (self.runner.server, self.modules.server)
+
+
+def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], None]]) -> Hands:
+    """Open the workspace, and what runs programs and tool modules there."""
     settings = loaded.settings
-    services.workspace = Workspace(loaded.root, protected=loaded.protected, disk=services.disk)
-    closing.append(services.workspace.close)
-    _register_builtins(services, settings, closing)
+    walls, limits = settings.isolation, _process_limits(settings)
+    workspace = Workspace(loaded.root, protected=loaded.protected, disk=disk)
+    closing.append(workspace.close)
+    runner = ProcessRunner(clock, limits=limits, passed=walls.env, home_files=walls.home)
+    closing.append(runner.close)
+    modules = None
     if settings.tools.modules:
-        modules = ModuleTools(
-            settings.tools.modules,
-            loaded.root,
-            services.clock,
-            trusted=_trusted(loaded),
-            limits=_process_limits(settings),
-        )
+        modules = ModuleTools(settings.tools.modules, loaded.root, clock, trusted=_trusted(loaded), limits=limits)
         closing.append(modules.close)
-        services.servers.append(modules.server)
+    return Hands(workspace, runner, background.Programs(runner, clock, OnRecord()), modules)
 
-        async def load() -> list[Binding]:
-            return [adjusted(binding, settings) for binding in await modules.load()]
 
-        services.load_more = load
+def _finish(services: Services, hands: Hands | None, closing: list[Callable[[], None]]) -> Assembled:
+    """Register the built-in tools. Programs that outlive their run are ended before anything that they need is closed."""
+    if hands is not None:
+        _register_builtins(services, hands)
+        closing.append(lambda: close_programs(services, hands.programs))
+    return Assembled(services, closing)
 
 
 def _foreign(env: Mapping[str, str]) -> list[str]:
@@ -287,71 +312,105 @@ def _trusted(loaded: Loaded) -> dict[str, tuple[str, str]]:
     }
 
 
+def _desk(loaded: Loaded, db: Database, clock: Clock, home: Path | None, redactor: Redactor) -> Desk:
+    """Where questions are asked and grants are issued. `home` is None where nothing is kept."""
+    settings, asking = loaded.settings, loaded.settings.approvals
+    desk = Desk(
+        db, home, clock, SystemIds(), boot=boot_id(), user=user_name(), redactor=redactor, groups=dict(asking.groups),
+        ttl_ms=asking.ttl_ms, ttl_max_ms=_ttl_max_ms(loaded), separation=asking.separation,
+        agent_groups=settings.groups,
+    )  # fmt: skip
+    desk.issued.count(settings.all_grants())
+    return desk
+
+
+def _pending_tools(hands: Hands | None, settings: Settings) -> PendingTools:
+    modules = None if hands is None else hands.modules
+    if modules is None:
+        return PendingTools()
+
+    async def load() -> list[Binding]:
+        return [adjusted(binding, settings) for binding in await modules.load()]
+
+    return PendingTools(load)
+
+
 def _services(
     loaded: Loaded,
     db: Database,
     disk: Disk,
     clock: Clock,
+    hooks: Hooks,
+    desk: Desk,
+    measured: Measured,
+    hands: Hands | None,
     *,
     workspace_id: str,
     durability: Durability,
     redaction: bytes,
-    root: Path | None,
     home: Path | None = None,
+    kept: KeptRuns | None = None,
+    reload: Reloader | None = None,
+    stops: StopListener | None = None,
+    signer: Signer | None = None,
 ) -> Services:
-    """The services before workspace and tools. `root` is None without a workspace, `home` where nothing is kept."""
+    """The services, complete. `hands` is None without a workspace, `home` where nothing is kept."""
     settings = loaded.settings
     registry = Registry()
-    ids = SystemIds()
-    redactor = Redactor(redaction)
-    asking = settings.approvals
-    desk = Desk(
-        db, home, clock, ids, boot=boot_id(), user=user_name(), redactor=redactor, groups=dict(asking.groups),
-        ttl_ms=asking.ttl_ms, ttl_max_ms=_ttl_max_ms(loaded), separation=asking.separation,
-        agent_groups=settings.groups,
-    )  # fmt: skip
-    issued = desk.issued
-    issued.count(settings.all_grants())
-    hooks = Hooks()
+    has_workspace = hands is not None
     judges = JudgesInForce(
-        maker_of(loaded, clock, issued, workspace=root is not None), registry, {},
-        revision=issued.revision, warn=hooks.warn_once,
+        maker_of(loaded, clock, desk.issued, workspace=has_workspace), registry, {}, revision=desk.issued.revision,
+        warn=hooks.warn_once, configuration=loaded.digest,
     )  # fmt: skip
+    bounds = Bounds(
+        budget=budget_of(settings.budget.proposal),
+        lease_wait_ms=settings.workspace.wait_ms,
+        guard_wait_ms=settings.guard.wait_ms,
+    )
     return Services(
         clock=clock,
-        ids=ids,
+        ids=SystemIds(),
         jitter=random.random,
         disk=disk,
         db=db,
+        threads=DaemonThreads(),
+        redactor=Redactor(redaction),
         registry=registry,
         judges=judges,
-        make_undo_judges=undo_maker_of(loaded, clock, issued, workspace=root is not None),
         hooks=hooks,
+        bounds=bounds,
+        pending_tools=_pending_tools(hands, settings),
+        executors=Executors(),
+        desk=desk,
         store=StateStore(db, workspace_id, clock),
         idempotency=IdempotencyStore(db, workspace_id, clock),
         calls=CallStore(db, workspace_id, clock),
         index=RunIndex(db),
         budgets=BudgetStore(db),
         cache=ResultCache(clock),
-        executors=Executors(),
-        threads=DaemonThreads(),
-        redactor=redactor,
-        desk=desk,
         workspace_id=workspace_id,
         agent=settings.agent,
         durability=durability,
-        boot=boot_id(),
-        configuration=loaded.digest,
         settings=settings,
-        budget=budget_of(settings.budget.proposal),
+        boot=boot_id(),
+        state_dir=home,
+        kept=kept,
+        make_undo_judges=undo_maker_of(loaded, clock, desk.issued, workspace=has_workspace),
+        reload=reload,
+        servers=() if hands is None else hands.servers,
+        workspace=None if hands is None else hands.workspace,
+        programs=None if hands is None else hands.programs,
+        guard=measured.guard,
+        sampler=measured.sampler,
+        signer=signer,
+        stops=stops,
     )
 
 
-def _maker_of(loaded: Loaded, services: Services) -> JudgeMaker:
+def _maker_of(loaded: Loaded, clock: Clock, desk: Desk) -> JudgeMaker:
     """The judges of a configuration that was loaded again. Raises: ConfigurationError."""
-    issued = services.desk.issued
-    issued.count(loaded.settings.all_grants())
-    return maker_of(loaded, services.clock, issued)
+    desk.issued.count(loaded.settings.all_grants())
+    return maker_of(loaded, clock, desk.issued)
 
 
 def _adopt(loaded: Loaded, desk: Desk) -> None:
@@ -368,35 +427,30 @@ def _ttl_max_ms(loaded: Loaded) -> int | None:
     return loaded.settings.approvals.ttl_ms if loaded.overridden("approvals", "ttl") else None
 
 
-def _measure(services: Services, loaded: Loaded, clock: Clock, closing: list[Callable[[], None]]) -> None:
+def _measure(loaded: Loaded, clock: Clock, hooks: Hooks, desk: Desk, closing: list[Callable[[], None]]) -> Measured:
     """Measure the machine; in memory only if it is wanted, because a sampler is a thread."""
-    settings, guard = loaded.settings, loaded.settings.guard
-    wanted = services.desk.outlives or ("telemetry", "samples") in loaded.sources
-    if (settings.telemetry.samples and wanted) or guard.bounds():
-        services.sampler = sampler = Sampler(clock, loaded.root)
+    settings, bounds = loaded.settings, loaded.settings.guard
+    wanted = desk.outlives or ("telemetry", "samples") in loaded.sources
+    sampler = guard = None
+    if (settings.telemetry.samples and wanted) or bounds.bounds():
+        sampler = Sampler(clock, loaded.root)
         closing.append(sampler.close)
-    services.guard_wait_ms = guard.wait_ms
-    services.lease_wait_ms = settings.workspace.wait_ms
-    if services.sampler is not None and guard.bounds():
-        limits = GuardLimits(cpu=guard.cpu, memory=guard.memory, disk=guard.disk, zombies=guard.zombies)
-        services.guard = ResourceGuard(limits, services.sampler, clock)
+    if sampler is not None and bounds.bounds():
+        limits = GuardLimits(cpu=bounds.cpu, memory=bounds.memory, disk=bounds.disk, zombies=bounds.zombies)
+        guard = ResourceGuard(limits, sampler, clock)
     if settings.telemetry.otel is not None:
         export = Export.to(settings.telemetry.otel)
-        services.hooks.events.append(export)
+        hooks.events.append(export)
         closing.append(export.close)
+    return Measured(sampler, guard)
 
 
-def _register_builtins(services: Services, settings: Settings, closing: list[Callable[[], None]]) -> None:
-    walls = settings.isolation
-    runner = ProcessRunner(services.clock, limits=_process_limits(settings), passed=walls.env, home_files=walls.home)
-    closing.append(runner.close)
+def _register_builtins(services: Services, hands: Hands) -> None:
+    settings, runner, programs = services.settings, hands.runner, hands.programs
 
     def servers() -> list[int]:
         return [server.pid for server in services.servers if server.pid]
 
-    services.servers.append(runner.server)
-    services.programs = programs = background.Programs(runner, services.clock, OnRecord())
-    closing.append(lambda: close_programs(services, programs))
     found: list[Binding] = [
         *files.bindings(),
         *process.bindings(runner),

@@ -151,11 +151,11 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
 
     def set_budget(self, budget: Budget | None) -> None:
         """What each proposal may spend at most; its own budget can only be smaller."""
-        self.services.budget = budget
+        self.services.bounds.budget = budget
 
     def set_limits(self, limits: Limits) -> None:
         """The upper bounds on what an agent or a tool may hand over, from here on."""
-        self.services.limits = limits
+        self.services.bounds.limits = limits
 
     def set_rate_limit(self, tool: str, calls: int, per_ms: int) -> None:
         """Replace a tool's rate limit. Raises UsageError `not_found`."""
@@ -280,7 +280,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
 
     async def _make_ready(self) -> None:
         """What comes before a run, once: the tool modules, and the journals of runs whose process ended."""
-        if not self.services.recovered:
+        if not self.services.index.in_order:
             self.runs.recover()
         await self.services.load_tools()
 

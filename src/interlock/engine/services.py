@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, TypeVar
@@ -17,6 +17,7 @@ from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.stop_requests import StopListener
 from interlock.engine.record.recorder import Listener
 from interlock.engine.tools.executors import Executors
+from interlock.engine.tools.pending_tools import PendingTools
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors.background import Programs
@@ -126,33 +127,57 @@ class Hooks:
 
 
 @dataclass(slots=True)
-class Services:
-    """Shared by the runs of a runtime. `workspace` and what hangs on the machine is None for pure embedding."""
+class Bounds:
+    """What a runtime allows at most. The program may change them for its runtime (`Runtime.set_limits`, `set_budget`)."""
 
+    limits: Limits = DEFAULT_LIMITS
+    """Of what an agent or a tool hands over."""
+    budget: Budget | None = None
+    """What a proposal may spend if it does not say less."""
+    concurrency_max: int = 32
+    """Actions of one proposal that run at once."""
+    lease_wait_ms: int = 600_000
+    """How long an action of a proposal without a deadline waits for its turn to write in the workspace."""
+    guard_wait_ms: int = 30_000
+    """How long an action waits until the machine is fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Shared by the runs of a runtime. `workspace` and what hangs on the machine is None for pure embedding.
+
+    Built complete, and never changed: what can change while it is in use (tools, judges, bounds, listeners) is an object of its
+    own, which says how. A fork gets those that are its own as copies.
+    """
+
+    # -- the ground
     clock: Clock
     ids: Ids
     jitter: Callable[[], float]
     disk: Disk
     db: Database
+    threads: DaemonThreads
+    redactor: Redactor
+    # -- what can change, and says how
     registry: Registry
     judges: JudgesInForce
     hooks: Hooks
+    bounds: Bounds
+    pending_tools: PendingTools
+    executors: Executors
+    desk: Desk
+    """Where questions are asked."""
+    # -- what runs share
     store: StateStore
     idempotency: IdempotencyStore
     calls: CallStore
     index: RunIndex
     budgets: BudgetStore
     cache: ResultCache
-    executors: Executors
-    desk: Desk
-    """Where questions are asked."""
-    threads: DaemonThreads
-    redactor: Redactor
+    # -- whose it is
     workspace_id: str
     agent: str
     durability: Durability
-    configuration: str = ""
-    """Digest of the configuration in force."""
     settings: Settings = DEFAULTS
     boot: str = ""
     """The machine's boot id: with a pid it tells whether a process can still be the same."""
@@ -160,28 +185,18 @@ class Services:
     """The workspace's directory in the state directory; None if nothing is kept."""
     kept: KeptRuns | None = None
     """The events of runs in memory, with durability `memory`."""
-    servers: list[ForkServer] = field(default_factory=list)
-    """Interlock's own fork servers, which no action may kill."""
     make_undo_judges: JudgeMaker | None = None
     """Builds judges that let the person undo and allow nothing else: for when the rules cannot be used."""
     reload: Reload | None = None
     """None if there is no file."""
-    load_more: Callable[[], Awaitable[list[Binding]]] | None = None
-    """Gives the tools of the modules, which takes an event loop; None once that is done. See `load_tools`."""
-    recovered: bool = False
-    """True once the journals of runs whose process ended were put in order."""
+    # -- the machine
+    servers: tuple[ForkServer, ...] = ()
+    """Interlock's own fork servers, which no action may kill."""
     workspace: Workspace | None = None
     programs: Programs | None = None
     """Those that live on after their action; None where there are no process tools."""
     guard: ResourceGuard | None = None
-    guard_wait_ms: int = 30_000
     sampler: Sampler | None = None
-    lease_wait_ms: int = 600_000
-    """How long an action of a proposal without a deadline waits for its turn to write in the workspace."""
-    limits: Limits = DEFAULT_LIMITS
-    concurrency_max: int = 32
-    budget: Budget | None = None
-    """What a proposal may spend if it does not say less."""
     signer: Signer | None = None
     """Signs the heads of finished runs."""
     stops: StopListener | None = None
@@ -189,14 +204,8 @@ class Services:
 
     async def load_tools(self) -> None:
         """Load the tool modules, once. A tool that the program registered stays, whenever it did. Raises ConfigurationError."""
-        load = self.load_more
-        if load is None:
-            return
-        for binding in await load():
-            if binding.tool.name not in self.registry.in_code:
-                self.registry.register(binding)
-        self.load_more = None
-        self.judges.expire()
+        if await self.pending_tools.load_into(self.registry):
+            self.judges.expire()
 
     def require_tools(self) -> None:
         """Raises: UsageError as long as the tool modules are not loaded."""
@@ -209,7 +218,7 @@ class Services:
     @property
     def tools_loaded(self) -> bool:
         """False while the tool modules are not loaded."""
-        return self.load_more is None
+        return self.pending_tools.loaded
 
     def announce_configuration(self, problem: str | None) -> None:
         """Tell the open runs and people that an edit is in force, or (with a `problem`) is not."""
@@ -285,10 +294,13 @@ class Services:
         registry = self.registry.copy() if tools else Registry(beside=self.registry)
         judges = self.judges.fork(registry, self.judges.own_grants.copy())
         if tools:
-            return replace(self, agent=agent, registry=registry, judges=judges)
+            return replace(
+                self, agent=agent, registry=registry, judges=judges, bounds=replace(self.bounds),
+                pending_tools=self.pending_tools.copy(),
+            )  # fmt: skip
         return replace(
-            self, agent=agent, registry=registry, judges=judges, executors=Executors(), budget=None,
-            cache=ResultCache(self.clock), load_more=None,
+            self, agent=agent, registry=registry, judges=judges, executors=Executors(),
+            bounds=replace(self.bounds, budget=None), cache=ResultCache(self.clock), pending_tools=PendingTools(),
         )  # fmt: skip
 
 

@@ -86,6 +86,8 @@ class RunIndex:
     def __init__(self, database: Database) -> None:
         """Migrate the table."""
         self._database = database
+        self.in_order = False
+        """True once this process has put the journals of runs whose process ended in order."""
         database.migrate("journal", _MIGRATIONS)
 
     def add(self, row: RunRow) -> None:

@@ -7,18 +7,20 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from interlock.approvals import Approver, Outcome
+from interlock.approvals.hold import Surface
 from interlock.engine.kit.execute import Asks
 from interlock.engine.local.machine import user_name
 from interlock.engine.people.questions import OnQuestion
 from interlock.engine.proposals.decoding import decode
 from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.runs.recover import Unfinished, recover_all
-from interlock.engine.runs.resume import resume
+from interlock.engine.runs.resume import resume, run_directory
 from interlock.engine.runs.run import Run
 from interlock.engine.runs.stop import StopReport
-from interlock.engine.runs.stop_runs import stop_runs
+from interlock.engine.runs.stop_runs import end_left_runs, stop_runs
 from interlock.engine.runs.undo_target import stop_target
-from interlock.engine.runs.unknown_outcomes import Answer
+from interlock.engine.runs.unknown_outcomes import Answer, answer_outcome
 from interlock.engine.services import Services
 from interlock.journal import MemoryJournal, RunRow, Tail, read
 from interlock.model.errors import ConfigurationError, UsageError
@@ -46,7 +48,7 @@ class Runs:
 
     def start(self, *, session: str | None = None, agent: str | None = None, source: str = "unknown") -> Run:
         """Begin a run that carries several proposals (what a gateway connection is). Close it with `finish`."""
-        if not self._services.recovered:
+        if not self._services.index.in_order:
             self.recover()
         run = Run.start(self._services, agent=agent, session=session, source=source)
         run.on_question = self._on_question
@@ -138,7 +140,7 @@ class Runs:
         judge) are left undone. A run that still waits, for an answer for example, is asked to stop first. Raises: as
         `Runtime.execute`; StoreError `run_locked` if the run is at work (`stop` it first).
         """
-        if not self._services.recovered:
+        if not self._services.index.in_order:
             self.recover()
         try:
             await self._services.load_tools()
@@ -153,7 +155,7 @@ class Runs:
         run = Run.start(services, agent=OPERATOR, source="undo")
         try:
             document = {"actions": [action | {"failure_behavior": "skip"}]}
-            result = await run.take(decode(document, services.limits))
+            result = await run.take(decode(document, services.bounds.limits))
             output = result.results[0].output
             if isinstance(output, dict):
                 left = output.get("not_undone", [])
@@ -181,6 +183,19 @@ class Runs:
         """
         return await stop_runs(self._services, run_id, reason=reason, by=by, wait_ms=wait_ms, kill=kill)
 
+    async def end_left(self, reports: Sequence[StopReport]) -> StopReports:
+        """End the runs among these, which were to stop, that no process carries any more. Raises: StoreError, IntegrityError."""
+        return await end_left_runs(self._services, reports)
+
+    def answer_outcome(self, run_id: str, action: str, answer: Answer, approver: Approver, surface: Surface) -> Outcome:
+        """Say what became of an action whose outcome is not known; `resume` then goes on with its run.
+
+        Raises: UsageError `not_found` if the action has no unknown outcome; StoreError `run_locked` if its process is alive.
+        """
+        services = self._services
+        directory = run_directory(services, run_id)
+        return answer_outcome(services.desk, services.disk, directory, action, answer, approver, surface)
+
     def stop_sync(self, run_id: str | None = None, **options: Any) -> StopReports:
         """`stop` from a thread without an event loop."""
         return asyncio.run(self.stop(run_id, **options))
@@ -195,7 +210,7 @@ class Runs:
         found = []
         if services.state_dir is not None:
             found = recover_all(services.db, services.index, services.state_dir / "runs", services.disk, services.desk)
-        services.recovered = True
+        services.index.in_order = True
         return found
 
     async def resume(

@@ -151,10 +151,10 @@ async def _wait_for_machine(action: ActionRun) -> Refusal | None:
     reading = guard.check()
     if reading is None:
         return None
-    what, wait_ms = f"the machine: {reading.describe()}", run.services.guard_wait_ms
+    what, wait_ms = f"the machine: {reading.describe()}", run.services.bounds.guard_wait_ms
     tell_waiting(run, action.index, "resource_guard", what, wait_ms, reading=reading.as_dict())
     with waiting(action):
-        reading = await guard.wait(run.services.guard_wait_ms)
+        reading = await guard.wait(run.services.bounds.guard_wait_ms)
     return None if reading is None else Refusal("resource_guard", reading.describe())
 
 

@@ -156,7 +156,7 @@ def _act_on_state(action: ActionRun) -> Any:
 def _failure(action: ActionRun, attempt: ActionContext, error: BaseException) -> Failure:
     """What an exception of step 9 means: a time-out, a stop, or the tool's own. Raises what has to pass through."""
     slot = action.slot
-    limit = action.run.services.limits.output_bytes
+    limit = action.run.services.bounds.limits.output_bytes
     partial = read_tool_error(error, limit).output if isinstance(error, ToolError) else None
     if isinstance(error, SystemExit):
         return Failure(attempt, "tool_error", describe_exit(error), output={"exit_code": exit_code(error)})
@@ -192,7 +192,7 @@ def _too_late(action: ActionRun, attempt: ActionContext, value: Any) -> Failure:
     """The call came to its end, but not in time. A retry would do it twice, so there is none."""
     attempt.cancelled = True
     given = value if isinstance(value, ToolError) else ToolError("", output=value)
-    output = read_tool_error(given, action.run.services.limits.output_bytes).output
+    output = read_tool_error(given, action.run.services.bounds.limits.output_bytes).output
     message = f"it ended after its time-out of {_timeout_text(action)}"
     return Failure(attempt, "timeout", message, retryable=False, output=output)
 

@@ -19,7 +19,7 @@ def check_output(action: ActionRun, attempt: ActionContext, value: Any) -> Outpu
     """The output as a copy (later changes by the tool are not seen), or why it cannot be used."""
     if value is None and (action.tool is None or action.tool.returns is None):
         return Output(value)
-    limit = action.run.services.limits.output_bytes
+    limit = action.run.services.bounds.limits.output_bytes
     if isinstance(value, ToolError):
         return failure_of(action, attempt, value)
     size = 0
@@ -44,7 +44,7 @@ def check_output(action: ActionRun, attempt: ActionContext, value: Any) -> Outpu
 
 def failure_of(action: ActionRun, attempt: ActionContext, error: ToolError) -> Failure:
     """The failure that a tool describes by its error."""
-    code, message, output = read_tool_error(error, action.run.services.limits.output_bytes)
+    code, message, output = read_tool_error(error, action.run.services.bounds.limits.output_bytes)
     return Failure(attempt, code, message, retryable=bool(error.retryable), output=output)
 
 

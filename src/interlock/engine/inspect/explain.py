@@ -60,7 +60,7 @@ class ActionExplanation(msgspec.Struct, frozen=True, kw_only=True):
 def verify(services: Services, proposal: ProposalLike) -> Report:
     """All that is wrong with a proposal, at the state as it is now. Raises: ProposalError if it cannot be decoded."""
     decoded = _decoded(services, proposal)
-    return check(decoded, services.registry.by_name, state=_state(services), limits=services.limits)
+    return check(decoded, services.registry.by_name, state=_state(services), limits=services.bounds.limits)
 
 
 def simulate(services: Services, proposal: ProposalLike) -> Simulation:
@@ -77,7 +77,7 @@ def explain(services: Services, proposal: ProposalLike) -> list[ActionExplanatio
 def _decoded(services: Services, proposal: ProposalLike) -> Proposal:
     """The proposal. Raises: UsageError as long as the configured tool modules are not loaded."""
     services.require_tools()
-    decoded = decode(proposal, services.limits)
+    decoded = decode(proposal, services.bounds.limits)
     services.adopt_tools(decoded)
     return decoded
 

@@ -28,9 +28,12 @@ class JudgesInForce:
         *,
         revision: Callable[[], int],
         warn: Callable[[str], None],
+        configuration: str,
     ) -> None:
         """`revision` is that of the issued grants as of now; `warn` is told of names in the rules that nothing has."""
         self.make = make
+        self.configuration = configuration
+        """Digest of the configuration in force."""
         self.own_grants = own_grants
         """Grants that were set in code, by agent."""
         self._registry = registry
@@ -62,6 +65,12 @@ class JudgesInForce:
         """False once a grant was issued or revoked, by whatever process, since these judges were built."""
         return not judges.replaced and judges.revision == self._revision()
 
+    def replace_rules(self, make: JudgeMaker, configuration: str) -> None:
+        """Take an edited configuration, whose digest is given, into force."""
+        self.make = make
+        self.configuration = configuration
+        self.expire()
+
     def expire(self) -> None:
         """The tools or the rules have changed: every holder of judges must ask for the new ones."""
         for judges in self._by_session.values():
@@ -72,4 +81,7 @@ class JudgesInForce:
         self, registry: Registry, own_grants: dict[str, Grant], *, make: JudgeMaker | None = None
     ) -> JudgesInForce:
         """Judges of their own for other tools, grants set in code, or rules."""
-        return JudgesInForce(make or self.make, registry, own_grants, revision=self._revision, warn=self._warn)
+        return JudgesInForce(
+            make or self.make, registry, own_grants, revision=self._revision, warn=self._warn,
+            configuration=self.configuration,
+        )  # fmt: skip

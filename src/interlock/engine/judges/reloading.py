@@ -27,9 +27,15 @@ _SAME_TICK_NS: Final = 50_000_000
 class Reloadable(Protocol):
     """What a reload changes of a runtime's services, and whom it tells."""
 
-    judges: JudgesInForce
-    registry: Registry
-    configuration: str
+    @property
+    def judges(self) -> JudgesInForce:
+        """They get the new rules, and the digest of the configuration."""
+        ...
+
+    @property
+    def registry(self) -> Registry:
+        """The tools that the rules are about."""
+        ...
 
     @property
     def tools_loaded(self) -> bool:
@@ -80,9 +86,7 @@ class Reloader:
             self._note(now)
             self._take(services)
         if self._maker is not None and services.judges.make is not self._maker:  # another fork may have looked first
-            services.judges.make = self._maker
-            services.judges.expire()
-            services.configuration = self._digest
+            services.judges.replace_rules(self._maker, self._digest)
             services.announce_configuration(None)
 
     def _take(self, services: Reloadable) -> None:

@@ -62,7 +62,7 @@ async def call(
             "session"  # the run ends with this call, and what it starts is for the calls after it
         )
     document = {"source": "call", "agent": caller.agent, "actions": [action]}
-    one = _Call(services, caller, decode(document, services.limits))
+    one = _Call(services, caller, decode(document, services.bounds.limits))
     # What was given to the agent itself, or under another token, is not given to this one.
     token = [] if caller.token is None else [caller.token.id]
     if call_id:

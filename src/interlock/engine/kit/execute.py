@@ -34,7 +34,7 @@ async def execute(
     grant_token: str | None = None,
 ) -> ProposalResult:
     """See `Runtime.execute`."""
-    decoded = decode(proposal, services.limits)
+    decoded = decode(proposal, services.bounds.limits)
     token = present(services, grant_token, decoded.agent)
     # `operator` is refused in `Run.take`: a run of that name would be the person's own.
     agent = token.root.agent if token is not None else None if decoded.agent == OPERATOR else decoded.agent

@@ -20,7 +20,7 @@ def fill_references(run: ProposalRun, parameters: dict[str, Any]) -> dict[str, A
     Raises: ToolError `reference_failed` if a reference has no value, if the values together are larger than `output_bytes`, or
     if they bring in what no proposal may hold.
     """
-    limits = run.services.limits
+    limits = run.services.bounds.limits
     sizes: dict[tuple[str, tuple[str | int, ...]], int] = {}
     left = limits.output_bytes
 

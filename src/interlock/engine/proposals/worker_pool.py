@@ -202,7 +202,7 @@ class WorkerPool:
     @property
     def _full(self) -> bool:
         """True if no more may run at once (only workers that come back from waiting can make too many)."""
-        return self._waited and self._busy - self._waiting >= self.run.services.concurrency_max
+        return self._waited and self._busy - self._waiting >= self.run.services.bounds.concurrency_max
 
     def _give_place(self) -> None:
         """A worker waits or is done: the one that has waited longest to come back goes on, or else something new starts."""
@@ -244,7 +244,7 @@ class WorkerPool:
             return
         if self._idle:
             self._wake(1)
-        elif self._ready and len(self._slots) - self._waiting < self.run.services.concurrency_max:
+        elif self._ready and len(self._slots) - self._waiting < self.run.services.bounds.concurrency_max:
             slot = Slot.__new__(Slot)
             task = self.run.loop.create_task(self._run_worker(slot), name=f"interlock-worker-{len(self._slots)}")
             Slot.__init__(slot, task, self._watchdog, self)

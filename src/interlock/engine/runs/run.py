@@ -168,7 +168,7 @@ class Run:
         services = self.services
         await services.load_tools()
         try:
-            decoded = decode(proposal, self.services.limits)
+            decoded = decode(proposal, self.services.bounds.limits)
         except ProposalError as error:
             self._reject(self.services.ids.new("prop"), error)
             raise
@@ -240,7 +240,7 @@ class Run:
         """What a proposal of this run may spend. A dry run spends only in memory."""
         budget = self.files.budget
         shared = budget.preview() if dry_run and budget is not None else budget
-        return Allowance(tighter(proposal.budget, self.services.budget), shared)
+        return Allowance(tighter(proposal.budget, self.services.bounds.budget), shared)
 
     async def carry_on(self, pool: WorkerPool, replay: Sequence[tuple[int, Outcome]] = ()) -> ProposalResult:
         """Take a proposal to its end: a fresh one, or one whose earlier outcomes are replayed from its journal."""

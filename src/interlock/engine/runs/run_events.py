@@ -33,7 +33,7 @@ def record_start(services: Services, recorder: Recorder, run_id: str, agent: str
             workspace=services.workspace_id,
             agent=agent,
             session=session,
-            configuration=services.configuration,
+            configuration=services.judges.configuration,
             durability=services.durability,
             pid=os.getpid(),
             boot=services.boot,
@@ -44,14 +44,14 @@ def record_start(services: Services, recorder: Recorder, run_id: str, agent: str
 
 def record_resumption(services: Services, recorder: Recorder) -> None:
     """Another process goes on with the run."""
-    recorder.record(RunResumed(pid=os.getpid(), boot=services.boot, configuration=services.configuration))
+    recorder.record(RunResumed(pid=os.getpid(), boot=services.boot, configuration=services.judges.configuration))
 
 
 def record_configuration(services: Services, recorder: Recorder, problem: str | None) -> None:
     """The configuration was edited; with a `problem` the old rules stay in force."""
     recorder.record(
         ConfigurationChanged(
-            configuration=services.configuration,
+            configuration=services.judges.configuration,
             problem=None if problem is None else recorder.text(problem),
         )
     )

@@ -169,7 +169,7 @@ class _Turn:
 
     async def take_to_settle(self) -> None:
         """Take the turn to put files back after a crash. Raises: StoreError `workspace_busy`."""
-        until_ns = self._run.clock.mono_ns() + self._run.services.lease_wait_ms * 1_000_000
+        until_ns = self._run.clock.mono_ns() + self._run.services.bounds.lease_wait_ms * 1_000_000
         await self._take(EVERYTHING, None, "settling what an ended process left", until_ns)
 
     def close(self) -> None:
@@ -227,7 +227,7 @@ class _Turn:
     def _patience_ns(self) -> int | None:
         """When an action gives up; None for a proposal with a deadline: the pool stops it then."""
         run = self._run
-        return None if run.deadline_ns != NEVER else run.clock.mono_ns() + run.services.lease_wait_ms * 1_000_000
+        return None if run.deadline_ns != NEVER else run.clock.mono_ns() + run.services.bounds.lease_wait_ms * 1_000_000
 
     def _give_back_if_all_wait(self) -> None:
         if self._waiting and not self._inside and self._lease is not None and not self._taking.locked():

@@ -94,15 +94,12 @@ def _settle(
     no_wait: bool,
 ) -> int:
     from interlock.engine.people.identity import identify, require  # noqa: PLC0415 - start-up
-    from interlock.engine.runs.resume import run_directory  # noqa: PLC0415 - start-up
-    from interlock.engine.runs.unknown_outcomes import answer_outcome  # noqa: PLC0415 - start-up
 
     with runtime(out, offer_trust=True) as opened:
         opened.runs.recover()
-        services = opened.services
-        desk, directory = services.desk, run_directory(services, run_id)
+        desk = opened.approvals.desk
         who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
-        require(answer_outcome(desk, services.disk, directory, action, answer, who, "cli"), run_id)
+        require(opened.runs.answer_outcome(run_id, action, answer, who, "cli"), run_id)
         results = resume_run(out, opened, run_id, {}, no_wait=no_wait)
     return show_resumed(out, run_id, results)
 

@@ -73,10 +73,8 @@ def _stop(out: Output, run_ids: list[str], reason: str, wait_s: float, *, kill: 
         reports = asyncio.run(stopper.stop(run_ids or stopper.active(), reason, wait_s=wait_s, kill=kill))
     if all(one.outcome not in ("no_process", "killed") for one in reports):
         return reports
-    from interlock.engine.runs.stop_runs import end_left_runs  # noqa: PLC0415 - only then: it needs the whole runtime
-
     with undoing_runtime(out) as opened:
-        return asyncio.run(end_left_runs(opened.services, reports))
+        return asyncio.run(opened.runs.end_left(reports))
 
 
 def _line(out: Output, one: StopReport) -> str:
