@@ -183,8 +183,7 @@ def open_project(
     warnings = _warnings(settings) if unusable is None else [last_trusted_warning(unusable)]
     _check_project(settings)
     workspace_id = Workspaces(state, disk, clock, SystemIds()).workspace_id(loaded.root)
-    home = state / workspace_id
-    disk.make_directory(home)
+    disk.make_directory(home := state / workspace_id)
     db = open_database(home, disk)
     closing: list[Callable[[], None]] = [db.close]
     hooks = Hooks(warnings=[*warnings, *_foreign(env)])
