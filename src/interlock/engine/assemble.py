@@ -334,25 +334,20 @@ def _pending_tools(hands: Hands | None, settings: Settings) -> PendingTools:
     return PendingTools(load)
 
 
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        budget=budget_of(settings.budget.proposal),
+        lease_wait_ms=settings.workspace.wait_ms,
+        guard_wait_ms=settings.guard.wait_ms,
+    )
+
+
 def _services(
-    loaded: Loaded,
-    db: Database,
-    disk: Disk,
-    clock: Clock,
-    hooks: Hooks,
-    desk: Desk,
-    measured: Measured,
-    hands: Hands | None,
-    *,
-    workspace_id: str,
-    durability: Durability,
-    redaction: bytes,
-    home: Path | None = None,
-    kept: KeptRuns | None = None,
-    reload: Reloader | None = None,
-    stops: StopListener | None = None,
+    loaded: Loaded, db: Database, disk: Disk, clock: Clock, hooks: Hooks, desk: Desk, measured: Measured,
+    hands: Hands | None, *, workspace_id: str, durability: Durability, redaction: bytes, home: Path | None = None,
+    kept: KeptRuns | None = None, reload: Reloader | None = None, stops: StopListener | None = None,
     signer: Signer | None = None,
-) -> Services:
+) -> Services:  # fmt: skip
     """The services, complete. `hands` is None without a workspace, `home` where nothing is kept."""
     settings = loaded.settings
     registry = Registry()
@@ -361,11 +356,6 @@ def _services(
         maker_of(loaded, clock, desk.issued, workspace=has_workspace), registry, {}, revision=desk.issued.revision,
         warn=hooks.warn_once, configuration=loaded.digest,
     )  # fmt: skip
-    bounds = Bounds(
-        budget=budget_of(settings.budget.proposal),
-        lease_wait_ms=settings.workspace.wait_ms,
-        guard_wait_ms=settings.guard.wait_ms,
-    )
     return Services(
         clock=clock,
         ids=SystemIds(),
@@ -377,7 +367,7 @@ def _services(
         registry=registry,
         judges=judges,
         hooks=hooks,
-        bounds=bounds,
+        bounds=_bounds(settings),
         pending_tools=_pending_tools(hands, settings),
         executors=Executors(),
         desk=desk,
