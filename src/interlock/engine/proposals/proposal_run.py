@@ -39,8 +39,13 @@ class Write(NamedTuple):
 class ProposalRun:
     """One proposal while it runs, on one loop."""
 
+    # What most proposals never set is a class attribute.
     stopped_text: str | None = None
     """Who stopped the run, and why."""
+    turn: WriteTurn | None = None
+    """The turn to write in the workspace; None if the proposal needs none."""
+    cost = 0.0
+    """What tools reported."""
 
     def __init__(
         self,
@@ -73,8 +78,6 @@ class ProposalRun:
         self.thread = threading.get_ident()
         self.tools: list[Registered | None] = services.registry.find_all(a.tool for a in proposal.actions)
         # What is known so far.
-        self.turn: WriteTurn | None = None
-        """The turn to write in the workspace; None if the proposal needs none."""
         self.rows: list[ActionResult | None] = [None] * len(proposal.actions)
         self.order_ended: list[int] = []
         """Actions in the order in which they ended: undo goes backwards through it."""
@@ -93,8 +96,6 @@ class ProposalRun:
         """What actions have waited for, as phrases for people."""
         self.cached: dict[int, str] = {}
         """Keys under which results went into the cache."""
-        self.cost = 0.0
-        """What tools reported."""
         self.judges: Judges = services.judges.current(principal.session, token)
         self.settled: dict[Registered | None, Decision] = {}
         """What the judges decide about every call of a tool, where the call cannot matter."""
