@@ -234,8 +234,8 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
     async def call(self, tool: str, parameters: Parameters = None, **options: Unpack[CallOptions]) -> CallResult:
         """Call one tool through the gate, as a run of its own. A call that fails or is refused raises nothing: see its status.
 
-        Options: see `CallOptions`. With a `call_id` the call is made once: the same again has the same result for a week, or goes on
-        if it was held or interrupted; one that was rejected by anything but a person, or undone, is made anew.
+        Options: see `CallOptions`. With a `call_id` the call is made once: the same again has the same result for a week, or
+        goes on if it was held or interrupted; one that was rejected by anything but a person, or undone, is made anew.
 
         Raises: HeldError if it is held and `wait` is False, or (`unknown_outcome`) if an earlier process ended during this very
         call; ConflictError `call_unfinished`; ProposalError if the parameters are not JSON; StoreError.
