@@ -192,8 +192,7 @@ class ApprovalStore:
                 return Outcome(code=refused, hold=hold)
             if standing.scope == "session" and hold.session is None:
                 raise UsageError("this question belongs to no session: answer it `once` or `always`")
-            if standing.scope != "once" and hold.kind == "unknown_outcome":
-                raise UsageError("the outcome of one call says nothing about others: answer it `once`")
+            _check_terms(hold, patch, standing)
             if patch is not None:
                 hold = self._edited(hold, patch)
                 detail["digest"] = hold.digest
@@ -455,6 +454,20 @@ def _check(decision: Choice, patch: dict[str, Any] | None, standing: Standing) -
         raise UsageError("a standing answer needs a time to live and a number of uses above zero")
     if standing.ttl_ms > STANDING_DAYS_MAX * 86_400_000 or standing.uses > STANDING_USES_MAX:
         raise UsageError(f"a standing answer is limited to {STANDING_DAYS_MAX} days and {STANDING_USES_MAX} uses")
+
+
+def _check_terms(hold: Hold, patch: dict[str, Any] | None, standing: Standing) -> None:
+    """Refuse an answer that this question cannot have. Raises: UsageError."""
+    if hold.kind == "unknown_outcome":
+        if standing.scope != "once":
+            raise UsageError("the outcome of one call says nothing about others: answer it `once`")
+        return
+    if hold.parameters is not None:
+        return  # about a call
+    if standing.scope != "once":
+        raise UsageError("this question is about one thing, not about calls of a tool: answer it `once`")
+    if patch is not None:
+        raise UsageError("this question has no parameters to edit: approve or deny it")
 
 
 def _hold(row: tuple[Any, ...], now: int) -> Hold:

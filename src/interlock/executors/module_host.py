@@ -249,6 +249,14 @@ class ModuleContext:
         self.backups: Any = _Absent()
         self._say = say
 
+    async def ask(self, *_arguments: Any, **_options: Any) -> Any:
+        """Refuse: the process of a call is killed at its time-out, whoever is asked."""
+        raise _cannot_ask()
+
+    def ask_sync(self, *_arguments: Any, **_options: Any) -> Any:
+        """Refuse, as `ask`."""
+        raise _cannot_ask()
+
     def log(self, message: str) -> None:
         """Write a line for people to the run's journal."""
         self._say(Said(log=message))
@@ -272,6 +280,15 @@ class ModuleContext:
     def resources(self, usage: dict[str, int | float]) -> None:
         """Attach measured resource use."""
         self._say(Said(resources=usage))
+
+
+def _cannot_ask() -> ToolError:
+    return ToolError(
+        "a tool of a module named in the configuration cannot ask while it runs",
+        code="approval_required",
+        retryable=False,
+        hint="let a rule ask before it (`rules.ask`), or register the function with the Runtime",
+    )
 
 
 class _Absent:

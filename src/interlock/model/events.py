@@ -150,6 +150,21 @@ class HoldResolved(Event, kw_only=True, tag="hold_resolved"):
     """Set if an approver edited the parameters: these are used from now on."""
 
 
+class ToolAsked(Event, kw_only=True, tag="tool_asked"):
+    """Step 9: the tool asks people while it runs. Its time-out does not run until `tool_answered`."""
+
+    approval: str
+    summary: str
+
+
+class ToolAnswered(Event, kw_only=True, tag="tool_answered"):
+    """The tool's question was answered, or expired, or was withdrawn."""
+
+    approval: str
+    decision: str
+    approver: str | None = None
+
+
 class ActionDeduplicated(Event, kw_only=True, tag="action_deduplicated"):
     """Step 7 found the stored result of an identical idempotent call, or a cached one."""
 
@@ -394,7 +409,8 @@ class Unknown(msgspec.Struct, kw_only=True):
 
 AnyEvent = (
     RunStarted | RunResumed | ConfigurationChanged | StopRequested | RunFinished | ProposalReceived | ProposalRejected
-    | MachineSampled | ActionRejected | PolicyDecided | ActionHeld | HoldResolved | ActionDeduplicated | ActionWaiting
+    | MachineSampled | ActionRejected | PolicyDecided | ActionHeld | HoldResolved | ToolAsked | ToolAnswered
+    | ActionDeduplicated | ActionWaiting
     | ActionSkipped | ActionValidated | ActionIntent | ActionRetrying | OutcomeSettled | ActionSucceeded
     | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | ActionConnection
     | ProcessStarted | ProcessEnded | StateChanged | EffectDivergence

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 import msgspec
 
 AskedKind = Literal["tool_call", "delegate", "schedule", "other"]
 """What is asked about: a call of a tool, handing work to another agent, doing something later or again, anything else."""
+
+ToolAskedKind = Literal["delegate", "schedule", "other"]
+"""What a tool can ask about while it runs: its own call was judged before."""
+
+
+class AskOptions(TypedDict, total=False):
+    """The options of a tool's question."""
+
+    kind: ToolAskedKind
+    """What it is about; `other` if it is not said."""
+    group: str | None
+    """The group of approvers that decides."""
+    timeout_ms: int | None
+    """Without an answer for so long it is refused; else `approvals.ttl` holds."""
 
 
 class HoldAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Unpack
 
 import msgspec
 
 from interlock.model.canonical import digest
+from interlock.model.hold_answer import AskOptions, HoldAnswer
 from interlock.model.proposal import Reversibility
 
 Mode = Literal["async", "thread", "inline"]
@@ -134,6 +135,25 @@ class Context(Protocol):
     @property
     def cancelled(self) -> bool:
         """True once the action was cancelled or timed out; a plain `def` tool should check it now and then."""
+        ...
+
+    async def ask(
+        self, summary: str, reason: str = "", context: Any = None, **options: Unpack[AskOptions]
+    ) -> HoldAnswer:
+        """Ask people before going on, and wait for the answer, which is true only if it was approved.
+
+        `summary` is the line that is approved; `reason` and `context` (any JSON value) are shown with it, redacted. Options:
+        `kind` (`delegate`, `schedule`, `other`), `group` (of approvers that decide), `timeout_ms` (then it is refused; else
+        `approvals.ttl`). The tool's time-out does not run meanwhile, and others may write in the workspace: read again what you
+        rely on. Questions of one call are asked one after the other. Raises: ToolError `approval_required` where nobody can be
+        asked, or with the reason why the gate refuses the call by now.
+        """
+        ...
+
+    def ask_sync(
+        self, summary: str, reason: str = "", context: Any = None, **options: Unpack[AskOptions]
+    ) -> HoldAnswer:
+        """`ask` for a plain `def` tool, which runs on a thread."""
         ...
 
     def log(self, message: str) -> None:

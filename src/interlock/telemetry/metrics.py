@@ -82,9 +82,9 @@ class Metrics:
                 self._meters.count("interlock.proposals", {"interlock.status": "rejected"})
             case e.ProposalFinished():
                 self._end_proposal((run_id, event.proposal or ""), event)
-            case e.ActionHeld():
+            case e.ActionHeld() | e.ToolAsked():
                 self._holds[event.approval] = event.ts
-            case e.HoldResolved():
+            case e.HoldResolved() | e.ToolAnswered():
                 self._end_hold(event)
             case e.ActionRetrying():
                 self._meters.count("interlock.retries", {})
@@ -138,7 +138,7 @@ class Metrics:
             attributes |= _error(None if event.status == "succeeded" else event.status)
             self._meters.record("gen_ai.invoke_agent.duration", max(0, event.ts - began[0]) / 1e6, attributes)
 
-    def _end_hold(self, event: e.HoldResolved) -> None:
+    def _end_hold(self, event: e.HoldResolved | e.ToolAnswered) -> None:
         attributes = {"interlock.decision": event.decision}
         self._meters.count("interlock.holds", attributes)
         began = self._holds.pop(event.approval, None)

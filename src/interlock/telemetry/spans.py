@@ -13,13 +13,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 import msgspec
 
 from interlock.model import events as e
 
 SpanStatus = Literal["ok", "error", "unset"]
+_SHOWN: Final = (
+    e.ActionHeld, e.HoldResolved, e.ToolAsked, e.ToolAnswered, e.ActionWaiting, e.ActionRetrying, e.PolicyDecided,
+)  # fmt: skip
+"""What is an event of its action's span."""
 Key = tuple[str, ...]
 """Of a span: run, proposal, and action where it has one."""
 
@@ -174,7 +178,15 @@ class Spans:
                 status = "cancelled" if isinstance(event, e.ActionCancelled) else "unknown_outcome"
                 self._end_attempt(event, key, "unset")
                 self._end_action(event, key, "unset", status, event.reason)
-            case e.ActionHeld() | e.HoldResolved() | e.ActionWaiting() | e.ActionRetrying() | e.PolicyDecided():
+            case (
+                e.ActionHeld()
+                | e.HoldResolved()
+                | e.ToolAsked()
+                | e.ToolAnswered()
+                | e.ActionWaiting()
+                | e.ActionRetrying()
+                | e.PolicyDecided()
+            ):
                 self._open_action(event, key).add_event(str(event.__struct_config__.tag), event.ts)
             case _:
                 pass  # undo, logs and state: the journal has them

@@ -67,7 +67,7 @@ async def admit(action: ActionRun) -> Admitted | Stored | Refusal | Exhausted:
     if tool is not None and action.spec.idempotent and tool.tool.idempotent and (stored := _from_store(action)):
         return stored
     if action.admitted:
-        return await _take_turn(action) or ADMITTED
+        return await take_turn(action) or ADMITTED
     if not run.allowance.reserve(tool_calls=0 if tool is None else 1):
         return Exhausted(run.allowance.exhausted)
     action.admitted = True
@@ -81,7 +81,7 @@ async def admit(action: ActionRun) -> Admitted | Stored | Refusal | Exhausted:
     if refusal is None and not tool.read_only and run.services.guard is not None:
         refusal = await _wait_for_machine(action)
     if refusal is None:
-        refusal = await _take_turn(action)
+        refusal = await take_turn(action)
     if refusal is None:
         return ADMITTED
     action.step = 7
@@ -106,7 +106,7 @@ def waiting(action: ActionRun) -> Iterator[None]:
         action.waited_ns += clock.mono_ns() - before
 
 
-async def _take_turn(action: ActionRun) -> Refusal | None:
+async def take_turn(action: ActionRun) -> Refusal | None:
     """Wait for the proposal's turn to write in the workspace: last, because what is taken here keeps others waiting."""
     turn = action.run.turn
     if turn is None or action.tool is None or action.in_turn:

@@ -91,12 +91,12 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
         result = _failure(action, attempt, error)
     slot.ended_ns = clock.mono_ns()
     slot.deadline = NEVER
-    late = slot.expired > 0 or slot.ended_ns > deadline
+    late = slot.expired > 0 or slot.ended_ns > attempt.deadline_ns
     if slot.expired or slot.stopped is not None:
         slot.acknowledge()
     if result is None:
         result = _too_late(action, attempt, value) if late else check_output(action, attempt, value)
-    result.duration_ms = (slot.ended_ns - started) / 1e6
+    result.duration_ms = (slot.ended_ns - started - attempt.paused_ns) / 1e6
     return result
 
 
@@ -120,6 +120,7 @@ async def _call(action: ActionRun, tool: Registered, attempt: ActionContext) -> 
         return await run.services.threads.run(run.loop, call, *arguments)
     except asyncio.CancelledError:
         attempt.cancelled = True
+        attempt.withdraw()
         raise
 
 

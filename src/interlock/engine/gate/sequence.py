@@ -15,11 +15,11 @@ from interlock.engine.gate.execute import execute, write_intent
 from interlock.engine.gate.judgement import judge, judge_again, judge_call
 from interlock.engine.gate.retry import next_delay
 from interlock.engine.gate.shown_files import forget_if_changed, pin_again
+from interlock.engine.gate.tool_questions import AskingContext
 from interlock.engine.gate.verdict import ALLOW, Ask, Held, Verdict
 from interlock.engine.proposals.action_run import ActionRun, Ended
 from interlock.engine.proposals.attempt import Failure, Output
 from interlock.engine.proposals.references import fill_references
-from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.waiting import tell_waiting
 from interlock.engine.scheduler import Outcome
 from interlock.model.decision import Refusal
@@ -40,7 +40,7 @@ async def take_action(action: ActionRun) -> Ended:
         number = run.attempts_before.get(action.index, 0) + 1
         retries = 0
         while True:
-            attempt = ActionContext(run, action.index, number)
+            attempt = AskingContext(run, action.index, number, action=action)
             stopped = await write_intent(action, attempt) if run.recorder is not None else None  # 8
             result = stopped or await execute(action, attempt)  # 9
             if type(result) is Output or (delay_ms := next_delay(action, result, retries)) is None:

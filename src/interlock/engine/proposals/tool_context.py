@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 
@@ -16,6 +16,7 @@ from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import ActionLog
+from interlock.model.hold_answer import AskOptions, HoldAnswer
 from interlock.model.hosts import Endpoint
 from interlock.model.proposal import Action
 from interlock.model.result import HostUse
@@ -37,6 +38,8 @@ class ActionContext(msgspec.Struct, eq=False):
     call: tuple[Registered, str] | None = None
     """The tool and the agent of a compensation, which need not be those of the action."""
     cancelled: bool = False
+    paused_ns: int = 0
+    """For how long people were asked meanwhile: not a part of the execution time."""
     cost: float = 0.0
     layers: dict[str, str] | None = None
     not_undoable: list[str] | None = None
@@ -152,6 +155,29 @@ class ActionContext(msgspec.Struct, eq=False):
         else:  # the journal belongs to the loop; what a thread says after the loop was closed is dropped
             with contextlib.suppress(RuntimeError):
                 run.loop.call_soon_threadsafe(_log, run, self.index, line)
+
+    async def ask(
+        self,
+        summary: str,  # noqa: ARG002
+        reason: str = "",  # noqa: ARG002
+        context: Any = None,  # noqa: ARG002
+        **_options: Unpack[AskOptions],
+    ) -> HoldAnswer:
+        """Refuse: what is called outside the plan (a compensation, a probe) has no action that could wait."""
+        raise ToolError("a call that undoes or looks asks nobody", code="approval_required", retryable=False)
+
+    def ask_sync(
+        self,
+        summary: str,  # noqa: ARG002
+        reason: str = "",  # noqa: ARG002
+        context: Any = None,  # noqa: ARG002
+        **_options: Unpack[AskOptions],
+    ) -> HoldAnswer:
+        """Refuse, as `ask`."""
+        raise ToolError("a call that undoes or looks asks nobody", code="approval_required", retryable=False)
+
+    def withdraw(self) -> None:
+        """The call was stopped: a thread that waits for an answer goes on without one."""
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Report how far the work is to those who watch; not journaled."""
