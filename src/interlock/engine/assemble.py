@@ -441,7 +441,7 @@ def _register_builtins(services: Services, hands: Hands) -> None:
         return [server.pid for server in services.servers if server.pid]
 
     found: list[Binding] = [
-        *files.bindings(),
+        *files.bindings(_may_read),
         *process.bindings(runner),
         *git.bindings(runner, hook_judge=_judge_hook if settings.git.hooks == "run" else None),
         *proc.bindings(protected=servers, redact=services.redactor.redact),
@@ -457,6 +457,12 @@ def _judge_hook(ctx: Context, parameters: dict[str, Any]) -> Refusal | None:
     """A git hook is a program that the agent runs by its commit: the rules and grants decide as about an `exec`."""
     assert isinstance(ctx, ActionContext)
     return ctx.refusal_of("exec", parameters)
+
+
+def _may_read(ctx: Context, path: Any) -> bool:
+    """True if the agent may read the file by itself: a dry run of a write shows no more than that."""
+    assert isinstance(ctx, ActionContext)
+    return ctx.refusal_of("fs.read", {"path": path}) is None
 
 
 def _may_redirect(ctx: Context, endpoint: Endpoint) -> bool:

@@ -5,10 +5,13 @@ Their functions are in `file_reads.py`, `file_search.py` and `file_changes.py`. 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
+
+import msgspec
 
 from interlock.executors import file_changes, file_previews, file_reads, file_search
 from interlock.executors.encodings import ENCODINGS
+from interlock.executors.file_dry_runs import Change, MayRead, with_difference
 from interlock.model.tool import Binding, Function, Preview, Tool, Writes
 
 _PREVIEWS: Final[dict[str, Preview]] = {
@@ -57,9 +60,19 @@ _GLOB: Final = {
 }
 
 
-def bindings() -> list[Binding]:
-    """`fs.read`, `fs.list`, `fs.search`, `fs.write`, `fs.edit`, `fs.delete`, `fs.move`."""
-    return [*_reading(), *_changing()]
+def bindings(may_read: MayRead) -> list[Binding]:
+    """`fs.read`, `fs.list`, `fs.search`, `fs.write`, `fs.edit`, `fs.delete`, `fs.move`.
+
+    `may_read` says whether the agent may see what a file holds, which decides what a dry run shows.
+    """
+    changing = []
+    for binding in _changing():
+        if (preview := binding.preview) is not None:
+            function = with_difference(cast("Change", binding.function), preview, may_read)
+            changing.append(msgspec.structs.replace(binding, function=function))
+        else:
+            changing.append(binding)
+    return [*_reading(), *changing]
 
 
 def _reading() -> list[Binding]:
@@ -219,6 +232,7 @@ def _binding(
         destructive=not read_only,
         open_world=False,
         reversibility="reversible",
+        supports_dry_run=not read_only,
         tags=("files", "read_only") if read_only else ("files",),
     )
     writes: Writes = "nothing" if read_only else "marked"

@@ -62,6 +62,7 @@ def tool(
     rate_limit: RateLimit | Mapping[str, Any] | None = None,
     timeout: str | None = None,
     inline: bool = False,
+    supports_dry_run: bool = False,
     tags: Iterable[str] = (),
     returns: Any = None,
 ) -> Callable[[F], F]: ...
@@ -119,6 +120,12 @@ def bind(
         raise InvalidToolError(
             f"the definition of `{definition.name}` lacks the mark `{mark}` that the function has at `{pointer}`",
             hint="add it, or leave `parameters` out",
+        )
+    if definition.supports_dry_run and signature.context is None:
+        raise InvalidToolError(
+            f"`{definition.name}` says that it supports dry runs, and takes no `ctx` to see one by",
+            path="supports_dry_run",
+            hint="add a parameter `ctx: interlock.Context`, and change nothing if `ctx.dry_run`",
         )
     if signature.is_async and definition.inline:
         raise InvalidToolError("an async function cannot be `inline`", hint="it already runs on the event loop")

@@ -188,6 +188,8 @@ class ActionSkipped(Event, kw_only=True, tag="action_skipped"):
 
     reason: str
     detail: str = ""
+    would: Kept | None = None
+    """What the tool said that it would do, in a dry run."""
 
 
 class ActionValidated(Event, kw_only=True, tag="action_validated"):

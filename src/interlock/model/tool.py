@@ -57,6 +57,8 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit: RateLimit | None = None
     timeout_ms: int = 30_000
     inline: bool = False
+    supports_dry_run: bool = False
+    """True if the function looks at `ctx.dry_run`: in a dry run it is called, changes nothing, and returns what it would do."""
     invocation_modes: tuple[str, ...] = ("one_shot",)
     """The allowed values of `invocation_mode` in an action that calls the tool."""
     isolation: str | None = None

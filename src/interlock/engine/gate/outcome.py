@@ -266,10 +266,22 @@ def reject(action: ActionRun, refusal: Refusal) -> Ended:
 
 
 def skip(
-    action: ActionRun, reason: str, detail: str = "", outcome: Outcome = Outcome.FAILED, stop: str | None = None
+    action: ActionRun,
+    reason: str,
+    detail: str = "",
+    outcome: Outcome = Outcome.FAILED,
+    stop: str | None = None,
+    would: Any = None,
 ) -> Ended:
-    """The action will not run, which is not its failure: a budget is used up, or this is a dry run."""
-    seq = action.record(7, lambda _: ActionSkipped(reason=reason, detail=detail))
+    """The action will not run, which is not its failure: a budget is used up, or this is a dry run (and it `would` do this)."""
+    seq = action.record(
+        7,
+        lambda recorder: ActionSkipped(
+            reason=reason,
+            detail=recorder.text(detail),
+            would=None if would is None else _keep(recorder, action, would),
+        ),
+    )
     row = rows.skipped(
         action.spec.id,
         reason,
@@ -277,6 +289,7 @@ def skip(
         at_us=action.run.clock.now_us(),
         seq=seq,
         waited_ms=action.waited_ms,
+        output=would,
     )
     return Ended(row, outcome, stop=stop)
 
@@ -308,15 +321,22 @@ def cancel_retry(action: ActionRun, failure: Failure, reason: str) -> Ended:
     return Ended(row, undoable=True)
 
 
-def dry_run(action: ActionRun) -> Ended:
-    """The end of a dry run's way: steps 1 to 7 are passed, and the buffer sees what the action would write."""
+def dry_run(action: ActionRun, result: Output | Failure | None = None) -> Ended:
+    """The end of a dry run's way: steps 1 to 7 are passed, and the buffer sees what the action would write.
+
+    `result` is what the tool said that it would do, if it can say that.
+    """
     run = action.run
     if action.spec.type == "state_write":
         run.buffer.write(action.parameters["key"], action.parameters.get("value"), action.spec.id)
     for key, value in action.spec.expected_effects.items():
         run.buffer.claim(key, value)
     action.record(7, lambda _: ActionValidated())
-    return skip(action, "dry_run", "it would run", Outcome.DONE)
+    if isinstance(result, Failure):
+        # Not a failure of the proposal: an earlier action may make it possible.
+        detail = f"it would run, and fail as things are now: {result.reason}: {result.message}"
+        return skip(action, "dry_run", detail, Outcome.DONE, would=result.output)
+    return skip(action, "dry_run", "it would run", Outcome.DONE, would=None if result is None else result.value)
 
 
 def _take_stored(action: ActionRun, stored: Stored) -> Ended:

@@ -86,7 +86,7 @@ async def _pass(action: ActionRun, verdict: Verdict) -> Ended | None:
         await forget_if_changed(action)
         verdict = judge_again(action)
     if action.run.dry_run:
-        return outcome.dry_run(action)
+        return await _preview(action)
     action.admitted = False  # what was reserved is being used
     return None
 
@@ -108,6 +108,19 @@ def _cancelled(action: ActionRun, reason: str) -> Ended:
     action.slot.task.uncancel()
     # Without an earlier attempt nothing ran; the commit step adds the row.
     return Ended(None) if action.failed is None else outcome.cancel_retry(action, action.failed, reason)
+
+
+async def _preview(action: ActionRun) -> Ended:
+    """Dry run: the action would run. A tool that supports it says what it would do. Raises: what has to pass through."""
+    run, tool = action.run, action.tool
+    if tool is None or not tool.tool.supports_dry_run or run.executor is not None:
+        return outcome.dry_run(action)
+    result = await execute(action, AskingContext(run, action.index, 1, action=action))
+    if isinstance(result, Failure) and result.stopped:
+        if result.raises is not None:
+            raise result.raises
+        return outcome.skip(action, "dry_run", "it would run", Outcome.DONE)
+    return outcome.dry_run(action, result)
 
 
 def _look_ahead(action: ActionRun) -> Ended:

@@ -86,7 +86,7 @@ class ActionContext(msgspec.Struct, eq=False):
 
     @property
     def dry_run(self) -> bool:
-        """True in a dry run, in which tools are not called: only a `ToolExecutor`'s preview could see it."""
+        """True in a dry run: nothing may be changed. Only tools with `supports_dry_run` are called in one."""
         return self.run.dry_run
 
     @property

@@ -103,11 +103,13 @@ def skipped(
     at_us: int = 0,
     seq: int | None = None,
     waited_ms: float = 0.0,
+    output: Any = None,
 ) -> ActionResult:
-    """An action that did not run, through no fault of its own."""
+    """An action that did not run, through no fault of its own. `output` is what it would do, after a dry run."""
     return ActionResult(
-        action_id=action_id, status="skipped", reason=reason, error=error, waited_ms=waited_ms, timestamp=at_us, seq=seq
-    )
+        action_id=action_id, status="skipped", reason=reason, error=error, waited_ms=waited_ms, timestamp=at_us, seq=seq,
+        output=output,
+    )  # fmt: skip
 
 
 def held(
@@ -153,7 +155,8 @@ def row_of(event: e.Event, value: Callable[[e.Kept], Any], samples: Mapping[int,
         case e.ActionRejected():
             return rejected(action_id, event.reason, event.detail or None, at_us=at_us, seq=seq)
         case e.ActionSkipped():
-            return skipped(action_id, event.reason, event.detail or None, at_us=at_us, seq=seq)
+            would = None if event.would is None else value(event.would)
+            return skipped(action_id, event.reason, event.detail or None, at_us=at_us, seq=seq, output=would)
         case e.ActionUnknown() if event.reason == "timeout":
             return failed(
                 action_id, "timeout", event.detail, at_us=at_us, seq=seq, attempts=event.attempt, unknown=True
