@@ -133,28 +133,44 @@ class TestIdempotency:
         assert store.get("k") is None
 
 
+def cached(clock, **bounds):
+    return ResultCache(Database(Path(":memory:")), "w", clock, **bounds)
+
+
 class TestCache:
-    def test_threads_may_share_it(self):
-        """The clock lets another thread in where a switch would hurt: between finding an entry and moving it."""
+    def test_threads_may_share_it(self, clock):
+        cache = cached(clock)
+        threads = [
+            threading.Thread(target=lambda n=n: [cache.put(str(i % 7), n, 1000) for i in range(50)]) for n in (1, 2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert {cache.get(str(i)).output for i in range(7)} <= {1, 2}
 
-        class Meddling(FakeClock):
-            def mono_ns(self):
-                now = super().mono_ns()
-                if meddler is not None and not meddler.is_alive() and meddler.ident is None:
-                    meddler.start()
-                    meddler.join(0.05)
-                return now
+    def test_processes_share_it_and_a_write_of_one_counts_for_all(self, tmp_path, clock):
+        one, two = (
+            ResultCache(Database(tmp_path / "db"), "w", clock, flag=tmp_path / "wake" / "flag") for _ in range(2)
+        )
+        generation = one.begin()
+        one.put("file", 1, 1000, files=True, generation=generation)
+        one.put("host", 2, 1000)
+        assert (two.get("file").output, two.get("host").output) == (1, 2)
+        two.files_changed()
+        assert (one.get("file"), one.get("host").output) == (None, 2)
+        one.put("file", 1, 1000, files=True, generation=generation)
+        assert two.get("file") is None, "it was read before the write"
+        two.clear()
+        assert one.get("host") is None
 
-        meddler = None
-        cache = ResultCache(Meddling())
-        cache.put("k", 1, 1000)
-        meddler = threading.Thread(target=cache.clear)
-        assert cache.get("k").output == 1
-        meddler.join()
-        assert cache.get("k") is None
+    def test_what_was_stored_before_the_machine_was_started_does_not_count(self, tmp_path, clock):
+        before, after = (ResultCache(Database(tmp_path / "db"), "w", clock, boot=boot) for boot in ("1", "2"))
+        before.put("k", 1, 10**9)
+        assert after.get("k") is None
 
     def test_what_was_forgotten_takes_no_room(self, clock):
-        cache = ResultCache(clock, chars_max=10)
+        cache = cached(clock, chars_max=10)
         cache.put("a", "12345678", 1000)
         cache.clear()
         cache.put("b", "1", 1000)
@@ -162,7 +178,7 @@ class TestCache:
         assert cache.get("b") is not None, "it was thrown out for what is not there any more"
 
     def test_an_output_lives_for_its_time(self, clock):
-        cache = ResultCache(clock)
+        cache = cached(clock)
         cache.put("k", {"a": 1}, ttl_ms=1000)
         clock.advance(0.999)
         assert cache.get("k").output == {"a": 1}
@@ -170,30 +186,30 @@ class TestCache:
         assert cache.get("k") is None
 
     def test_the_wall_clock_does_not_matter(self, clock):
-        cache = ResultCache(clock)
+        cache = cached(clock)
         cache.put("k", 1, ttl_ms=1000)
         clock.set_wall(0)
         assert cache.get("k").output == 1
 
     def test_null_is_an_output(self, clock):
-        cache = ResultCache(clock)
+        cache = cached(clock)
         cache.put("k", None, ttl_ms=1)
         assert cache.get("k").output is None
 
     def test_changing_what_was_handed_out_changes_nothing(self, clock):
-        cache = ResultCache(clock)
+        cache = cached(clock)
         cache.put("k", [1], ttl_ms=1000)
         cache.get("k").output.append(2)
         assert cache.get("k").output == [1]
 
     def test_what_is_no_json_is_not_kept(self, clock):
-        cache = ResultCache(clock)
+        cache = cached(clock)
         with pytest.raises(CanonicalError):
             cache.put("k", float("nan"), ttl_ms=1000)
         assert cache.get("k") is None
 
     def test_the_least_recently_used_goes_first(self, clock):
-        cache = ResultCache(clock, entries_max=2)
+        cache = cached(clock, entries_max=2)
         cache.put("a", 1, ttl_ms=1000)
         cache.put("b", 2, ttl_ms=1000)
         cache.get("a")
@@ -202,7 +218,7 @@ class TestCache:
 
     @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.integers(0, 30)), max_size=30))
     def test_it_never_grows_beyond_its_bounds_and_never_gives_an_old_output(self, puts):
-        cache = ResultCache(FakeClock(), entries_max=3, chars_max=40)
+        cache = cached(FakeClock(), entries_max=3, chars_max=40)
         last = {}
         for key, size in puts:
             cache.put(key, "x" * size, ttl_ms=1000)
@@ -214,7 +230,7 @@ class TestCache:
             assert key in hits
 
     def test_an_output_larger_than_the_cache_replaces_nothing_but_its_own_key(self, clock):
-        cache = ResultCache(clock, chars_max=10)
+        cache = cached(clock, chars_max=10)
         cache.put("a", 1, ttl_ms=1000)
         cache.put("b", 2, ttl_ms=1000)
         cache.put("b", "x" * 20, ttl_ms=1000)

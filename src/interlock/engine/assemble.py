@@ -376,7 +376,9 @@ def _services(
         calls=CallStore(db, workspace_id, clock),
         index=RunIndex(db),
         budgets=BudgetStore(db),
-        cache=ResultCache(clock),
+        cache=ResultCache(
+            db, workspace_id, clock, boot=boot_id(), flag=None if home is None else home / "wake" / "result-cache"
+        ),
         workspace_id=workspace_id,
         agent=settings.agent,
         durability=durability,
@@ -536,7 +538,7 @@ def _built_in(binding: Binding, settings: Settings) -> Binding:
 
 
 def adjusted(binding: Binding, settings: Settings) -> Binding:
-    """A tool as `[tools."NAME"]` wants it: its rate limit, its time-out."""
+    """A tool as `[tools."NAME"]` wants it: its rate limit, its time-out, its cache. Raises: ConfigurationError."""
     tool = binding.tool
     own = settings.tools.by_name.get(tool.name)
     changes: dict[str, Any] = {}
@@ -544,6 +546,15 @@ def adjusted(binding: Binding, settings: Settings) -> Binding:
         changes["timeout_ms"] = own.timeout_ms
     if own is not None and own.rate_limit is not None:
         changes["rate_limit"] = RateLimit(calls=own.rate_limit.calls, per_ms=own.rate_limit.per_ms)
+    if own is not None and own.cache_ttl_ms is not None:
+        if not tool.read_only:
+            raise ConfigurationError(
+                f"the results of `{tool.name}` cannot be cached: it may change something, and a cached result changes nothing",
+                code="not_cacheable",
+                path=f"tools.{tool.name}.cache_ttl",
+                hint="take it out; `interlock tools list` shows which tools only read",
+            )
+        changes["cache_ttl_ms"] = own.cache_ttl_ms
     if not changes:
         return binding
     return msgspec.structs.replace(binding, tool=msgspec.structs.replace(tool, **changes))

@@ -300,7 +300,8 @@ class Services:
             )  # fmt: skip
         return replace(
             self, agent=agent, registry=registry, judges=judges, executors=Executors(),
-            bounds=replace(self.bounds, budget=None), cache=ResultCache(self.clock), pending_tools=PendingTools(),
+            bounds=replace(self.bounds, budget=None), cache=self.cache.apart(self.ids.new("cache") + "/"),
+            pending_tools=PendingTools(),
         )  # fmt: skip
 
 

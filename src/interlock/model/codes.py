@@ -135,6 +135,7 @@ ERROR_CODES: Final[dict[str, str]] = {
     "usage": "The command line or the call is invalid.",
     "configuration": "The configuration file is invalid; the path names the field.",
     "ambiguous_id": "More than one run or question has this prefix; type more of the id.",
+    "not_cacheable": "`cache_ttl` is set for a tool that may change something.",
     "override_loosens": "An environment variable or a flag would loosen the configuration; only the file may.",
     "not_available": "The configuration asks for a protection that this version lacks, so nothing was started.",
     "invalid_schema": "A tool's JSON Schema cannot be used: it is invalid, exceeds a limit, or refers outside itself.",

@@ -268,6 +268,13 @@ class ToolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             description="The hosts that processes of the tool may reach, of those that the grant names; all unless set."
         ),
     ] = None
+    cache_ttl_ms: Annotated[
+        DurationMs | None,
+        Meta(
+            description="How long the result of a call stands for the same call of the same agent. Only of tools that change "
+            "nothing. What a tool reads from files counts until an action may write in the workspace."
+        ),
+    ] = field(default=None, name="cache_ttl")
 
 
 class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

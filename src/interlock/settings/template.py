@@ -68,6 +68,8 @@ _TOOLS: Final = (
     '#[tools."shell"]',
     '#rate_limit = { calls = 30, per = "1m" }',
     '#hosts = ["pypi.org:443"]     # of those that the grant names; all of them unless set',
+    '#[tools."git.log"]',
+    '#cache_ttl = "10s"',
 )
 
 _PACKAGE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")

@@ -1,24 +1,38 @@
-"""Results of calls to tools with `cache_ttl_ms`, in memory, for this process (step 7).
+"""Results of calls to tools with a `cache_ttl`, shared by the processes of a workspace (step 7).
 
 Keyed like the idempotency store (`interlock.state.idempotency.call_key`), so that no agent sees what another one was allowed
-to fetch. Bounded in entries and size; the least recently used goes first. Values are copied in and out.
+to fetch. Bounded in entries and size; the least recently used goes first. Times are those of the machine since it was started,
+which every process reads alike and no one sets back.
+
+What was read from files counts only until something writes in the workspace. An action may read, and another one write, before
+the result of the first is stored: so who stores names the generation that it had found, and each write makes another one.
+
+Schema history: 1: first.
 """
 
 from __future__ import annotations
 
+import copy
 import threading
-from collections import OrderedDict
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from interlock.disk import Database
 from interlock.model.clock import Clock
 from interlock.state.store import encode
 
-
-class _Cached(NamedTuple):
-    text: str
-    expires_ns: int
+_SCHEMA: Final = (
+    """
+    create table result_cache (
+        workspace text not null, key text not null, boot text not null, files bigint not null, output text not null,
+        chars bigint not null, used bigint not null, expires_ns bigint not null, primary key (workspace, key)
+    );
+    create index result_cache_used on result_cache (workspace, used);
+    create table result_cache_generations (workspace text primary key, generation bigint not null);
+    """,
+)
 
 
 class Hit(NamedTuple):
@@ -28,53 +42,122 @@ class Hit(NamedTuple):
 
 
 class ResultCache:
-    """A cache with a time to live for each entry. Threads may share it: the proposals of a runtime can run on several loops."""
+    """A cache with a time to live for each entry. Threads and processes may share it. Everything may raise StoreError."""
 
-    def __init__(self, clock: Clock, *, entries_max: int = 4_096, chars_max: int = 64 * 1024 * 1024) -> None:
-        """An empty cache."""
+    def __init__(
+        self,
+        db: Database,
+        workspace: str,
+        clock: Clock,
+        *,
+        boot: str = "",
+        flag: Path | None = None,
+        entries_max: int = 4_096,
+        chars_max: int = 64 * 1024 * 1024,
+    ) -> None:
+        """`flag` is a file that is there once any process has used the cache; None if no other process can."""
+        self._db = db
+        self._workspace = workspace
         self._clock = clock
+        self._boot = boot
+        self._flag = flag
+        self._used = threading.Event()  # shared by the caches that are kept apart
+        self._space = ""
         self._entries_max = entries_max
         self._chars_max = chars_max
-        self._chars = 0
-        self._entries: OrderedDict[str, _Cached] = OrderedDict()
-        self._lock = threading.Lock()
+        db.migrate("result_cache", _SCHEMA)
+
+    def apart(self, space: str) -> ResultCache:
+        """The same cache for other tools of the same names: nothing that one stores is found by the other."""
+        other = copy.copy(self)
+        other._space = space  # noqa: SLF001 - its own class
+        return other
+
+    def begin(self) -> int:
+        """The generation of what is read from now on, for `put`."""
+        if not self._used.is_set():
+            if self._flag is not None:
+                self._flag.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._flag.touch(0o600)
+            self._used.set()
+        rows = self._db.execute(
+            "select generation from result_cache_generations where workspace = ?", (self._workspace,)
+        )
+        return int(rows[0][0]) if rows else 0
 
     def get(self, key: str) -> Hit | None:
         """The cached output, unless it has expired."""
-        with self._lock:
-            found = self._entries.get(key)
-            if found is None:
-                return None
-            if found.expires_ns <= self._clock.mono_ns():
-                self._drop(key)
-                return None
-            self._entries.move_to_end(key)
-        return Hit(msgspec.json.decode(found.text))
+        rows = self._db.execute(
+            "select output, boot, expires_ns from result_cache where workspace = ? and key = ?",
+            (self._workspace, self._space + key),
+        )
+        if not rows:
+            return None
+        text, boot, expires_ns = rows[0]
+        if boot != self._boot or expires_ns <= self._clock.mono_ns():
+            self.delete(key)
+            return None
+        with self._db.transaction(lasting=False):
+            self._db.execute(
+                "update result_cache set used = (select max(used) + 1 from result_cache where workspace = ?)"
+                " where workspace = ? and key = ?",
+                (self._workspace, self._workspace, self._space + key),
+            )
+        return Hit(msgspec.json.decode(text))
 
-    def put(self, key: str, output: Any, ttl_ms: int) -> None:
-        """Store an output for `ttl_ms`. One larger than the whole cache is not stored. Raises: CanonicalError."""
+    def put(self, key: str, output: Any, ttl_ms: int, *, files: bool = False, generation: int | None = None) -> None:
+        """Store an output for `ttl_ms`; with `files` until something writes. One larger than the whole cache is not stored.
+
+        With the `generation` that `begin` gave, nothing is stored if something has written since. Raises: CanonicalError.
+        """
         text = encode(output)
-        with self._lock:
-            self._drop(key)
-            if len(text) > self._chars_max:
+        with self._db.transaction(lasting=False):
+            self.delete(key)
+            if len(text) > self._chars_max or (files and generation is not None and self.begin() != generation):
                 return
-            self._entries[key] = _Cached(text, self._clock.mono_ns() + ttl_ms * 1_000_000)
-            self._chars += len(text)
-            while len(self._entries) > self._entries_max or self._chars > self._chars_max:
-                self._chars -= len(self._entries.popitem(last=False)[1].text)
+            self._db.execute(
+                "insert into result_cache select ?, ?, ?, ?, ?, ?,"
+                " (select coalesce(max(used), 0) + 1 from result_cache where workspace = ?), ?",
+                (
+                    self._workspace, self._space + key, self._boot, int(files), text, len(text), self._workspace,
+                    self._clock.mono_ns() + ttl_ms * 1_000_000,
+                ),
+            )  # fmt: skip
+            self._make_room()
+
+    def _make_room(self) -> None:
+        rows = self._db.execute(
+            "select key, chars from result_cache where workspace = ? order by used desc", (self._workspace,)
+        )
+        chars = 0
+        for number, (key, length) in enumerate(rows, 1):
+            chars += length
+            if number > self._entries_max or chars > self._chars_max:
+                self._delete(key)
+
+    def files_changed(self) -> None:
+        """Something may write, or has written, in the workspace: what was read from files does not count any more."""
+        if not self._used.is_set() and (self._flag is None or not self._flag.exists()):
+            return
+        with self._db.transaction(lasting=False):
+            self._db.execute(
+                "insert into result_cache_generations values (?, 1)"
+                " on conflict (workspace) do update set generation = generation + 1",
+                (self._workspace,),
+            )
+            self._db.execute("delete from result_cache where workspace = ? and files = 1", (self._workspace,))
 
     def clear(self) -> None:
         """Remove everything."""
-        with self._lock:
-            self._entries.clear()
-            self._chars = 0
+        self._used.set()
+        self.files_changed()
+        with self._db.transaction(lasting=False):
+            self._db.execute("delete from result_cache where workspace = ?", (self._workspace,))
 
     def delete(self, key: str) -> None:
         """Remove an output."""
-        with self._lock:
-            self._drop(key)
+        self._delete(self._space + key)
 
-    def _drop(self, key: str) -> None:
-        found = self._entries.pop(key, None)
-        if found is not None:
-            self._chars -= len(found.text)
+    def _delete(self, stored: str) -> None:
+        with self._db.transaction(lasting=False):
+            self._db.execute("delete from result_cache where workspace = ? and key = ?", (self._workspace, stored))

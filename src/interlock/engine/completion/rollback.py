@@ -69,6 +69,7 @@ async def roll_back(run: ProposalRun) -> list[NotUndone]:
             continue
         entries = None if changes is None else changes.pop((run.proposal.id, row.action_id), [])
         left.extend(await _undo_action(run, index, row, entries, in_use))
+    run.services.cache.files_changed()
     left.sort(key=lambda one: run.graph.index[one.action_id])
     return left
 

@@ -16,6 +16,7 @@ from interlock.engine.proposals.waiting import tell_waiting
 from interlock.engine.proposals.watchdog import NEVER
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Refusal
+from interlock.model.errors import StoreError
 from interlock.model.result import ActionResult
 from interlock.state.idempotency import Origin, call_key
 from interlock.state.idempotency import Stored as StoredCall
@@ -182,8 +183,7 @@ def remember(action: ActionRun, row: ActionResult) -> None:
         origin = Origin(run.files.id, run.proposal.id, action.spec.id)
         run.results.put(_key(action), StoredCall(origin, row.output, row.state_changes))
     if tool.cache_ttl_ns:
-        key = run.cached[action.index] = _key(action)
-        run.services.cache.put(key, row.output, tool.cache_ttl_ns // 1_000_000)
+        _put_into_cache(action, tool, row.output)
 
 
 def _key(action: ActionRun) -> str:
@@ -196,6 +196,27 @@ def _from_store(action: ActionRun) -> Stored | None:
     return None if stored is None else Stored(stored.output, stored.state_changes, str(stored.origin))
 
 
+def _cache_key(action: ActionRun) -> str:
+    """Keyed: whoever can read the database must not be able to try parameters out."""
+    return action.run.services.redactor.keyed(_key(action))
+
+
+def _put_into_cache(action: ActionRun, tool: Registered, output: Any) -> None:
+    """Store an output for other processes too, unless it holds a secret: the journal would not show that either."""
+    run = action.run
+    if tool.secrets or run.services.redactor.redact(output) is not output:
+        return
+    key = run.cached[action.index] = _cache_key(action)
+    with contextlib.suppress(
+        StoreError
+    ):  # the call has succeeded: that it is made again next time is no reason to fail
+        run.services.cache.put(
+            key, output, tool.cache_ttl_ns // 1_000_000, files=tool.reads_files, generation=action.generation
+        )
+
+
 def _from_cache(action: ActionRun) -> Stored | None:
-    hit = action.run.services.cache.get(_key(action))
+    cache = action.run.services.cache
+    action.generation = cache.begin()
+    hit = cache.get(_cache_key(action))
     return None if hit is None else Stored(hit.output, {}, "cache")

@@ -72,6 +72,9 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
     Raises: StoreError; GeneratorExit if the coroutine is closed. Everything else that the tool raises is its failure.
     """
     run, tool, clock, slot = action.run, action.tool, action.run.clock, action.slot
+    writes = tool is not None and not tool.read_only
+    if writes:
+        run.services.cache.files_changed()  # before too: this process may end during the call
     started = clock.mono_ns()
     deadline = attempt.deadline_ns = slot.deadline = started + _timeout_ns(action)
     if deadline < slot.watchdog.at:
@@ -94,6 +97,8 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
     late = slot.expired > 0 or slot.ended_ns > attempt.deadline_ns
     if slot.expired or slot.stopped is not None:
         slot.acknowledge()
+    if writes:
+        run.services.cache.files_changed()
     if result is None:
         result = _too_late(action, attempt, value) if late else check_output(action, attempt, value)
     result.duration_ms = (slot.ended_ns - started - attempt.paused_ns) / 1e6

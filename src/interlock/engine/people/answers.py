@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from interlock.approvals import AccessError, Approver, Hold, Outcome, Standing
+from interlock.approvals import AccessError, Approver, AuditRecord, Hold, Outcome, Standing
 from interlock.approvals.approvers import FAILURES_WINDOW_US
 from interlock.approvals.hold import ChangeShown, Choice, Kind, Scope, Status, Surface, Vote
 from interlock.engine.people.approval_desk import Desk
@@ -18,6 +18,7 @@ __all__ = [
     "AccessError",
     "Answering",
     "Approver",
+    "AuditRecord",
     "ChangeShown",
     "Choice",
     "Hold",

@@ -42,6 +42,8 @@ class ActionRun:
     """Content hashes of the policies that an approval has answered for this very call."""
     shown: tuple[tuple[Any, str | None], ...] = ()
     """The paths that the approved question was about, with the digests of what was there."""
+    generation: int | None = None
+    """Of the files that the action reads, where its result goes into the cache."""
     changed = False
     """True once one of those was no longer what was approved: then only an answer to a new question counts."""
 

@@ -28,6 +28,7 @@ from interlock.journal.sealing import JOURNAL_NAME
 from interlock.model.errors import IntegrityError, StoreError, UsageError
 from interlock.model.events import RunFinished, RunStarted
 from interlock.signing import Signer
+from interlock.state.cache import ResultCache
 from interlock.state.store import StateStore, Write, encode
 
 Need = Literal["nothing", "resume", "answer", "settle", "repair"]
@@ -171,6 +172,8 @@ def _recover_one(
             _end_empty(index, directory, disk, runs.parent.parent / "keys")
         return None, None
     if row.status == "running":
+        # What it was writing when its process ended makes what others had read out of date.
+        ResultCache(db, row.workspace, SystemClock()).clear()
         index.update(row.run_id, status="interrupted")
         row = msgspec.structs.replace(row, status="interrupted")
     return _need(row, replayed, report, desk, store)

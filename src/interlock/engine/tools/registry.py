@@ -23,7 +23,7 @@ class Registered:
 
     __slots__ = (
         "bucket", "cache_ttl_ns", "defaults", "function", "inline", "marks", "mode", "name", "plain", "preview", "read_only",
-        "returns", "schema", "secrets", "timeout_ns", "tool", "touches_files", "version", "writes",
+        "reads_files", "returns", "schema", "secrets", "timeout_ns", "tool", "touches_files", "version", "writes",
     )  # fmt: skip
 
     def __init__(self, binding: Binding) -> None:
@@ -42,6 +42,8 @@ class Registered:
         self.writes = binding.writes
         self.touches_files = binding.writes != "nothing" or any(mark.startswith("path.") for _, mark in self.marks)
         """False if a call has nothing to do with the files of the workspace."""
+        self.reads_files = not (binding.writes == "nothing" and tool.open_world) or self.touches_files
+        """False if what a call gives cannot depend on them: it comes from elsewhere."""
         self.defaults = defaults(tool.parameters)
         """What a parameter is if it is left out, by its path: judged as if it were written."""
         self.secrets = tuple(pointer for pointer, mark in self.marks if mark == "secret")

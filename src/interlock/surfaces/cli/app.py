@@ -34,6 +34,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Run": {
         "run": ("running", "Run a proposal through the gate."),
+        "call": ("call", "Call one tool through the gate."),
         "resume": ("running", "Finish a run that was interrupted, or that waited for an answer."),
         "stop": ("stop", "Stop what runs now, whatever process carries it."),
         "recover": ("recovering", "Recover unfinished runs, and settle unknown outcomes."),
@@ -48,6 +49,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "log": ("log", "Show what was done, a line an action, across all runs."),
         "runs": ("runs", "List, show, check and prune runs."),
         "sessions": ("sessions", "List and show sessions."),
+        "state": ("state", "Show the state that runs share, and its history."),
     },
     "Agents": {
         "gateway": ("interlock.surfaces.gateway.command", "Serve the tools of this project to an MCP client."),

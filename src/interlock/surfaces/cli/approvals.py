@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import msgspec
 
-from interlock.engine.people.answers import Answering, Approver, Choice, Hold, Outcome, Standing
+from interlock.engine.people.answers import Answering, Approver, AuditRecord, Choice, Hold, Outcome, Standing
 from interlock.engine.people.approval_desk import Desk
-from interlock.engine.people.identity import Proof, identify, open_desk, require
+from interlock.engine.people.identity import Proof, identify, open_desk, require, told
 from interlock.model.decode import decode_value
 from interlock.model.errors import ProposalError, UsageError
 from interlock.model.units import duration_ms
@@ -176,6 +176,52 @@ def watch(out: Output, count: int | None, token_file: Path | None, approver: str
         watching.answer_questions(out, count, lambda needed: proof(token_file, approver, needed=needed))
     else:
         watching.show_questions(out, count)
+
+
+@approvals.command("audit")
+@click.argument("subject", metavar="[ID]", required=False)
+@click.option("--after", type=click.IntRange(0), default=0, help="Only records after this number.")
+@click.option("--follow", "-f", is_flag=True, help="Go on, and show each record as it is written, until Ctrl-C.")
+@click.pass_obj
+def audit(out: Output, subject: str | None, after: int, follow: bool) -> None:
+    """Show the audit: who asked, answered, edited, looked, granted and revoked, in order; with ID only about that one.
+
+    ID is that of a question, a grant, a standing answer, or an approver. With --json: one list, or with --follow a document a
+    line.
+    """
+    with open_desk(Path(), os.environ, trusted=False) as desk:
+        records = _records(desk, subject, after, follow=follow)
+        try:
+            out.emit_list(records, _audit_line, lines=follow)
+        except KeyboardInterrupt:
+            if not follow:
+                raise
+
+
+def _records(desk: Desk, subject: str | None, after: int, *, follow: bool) -> Iterator[AuditRecord]:
+    """The records, and with `follow` those that come, without an end."""
+    from interlock.surfaces.cli.watching import wait_for_change  # noqa: PLC0415 - start-up
+
+    changes = told(desk) if follow else None
+    try:
+        while True:
+            fresh = desk.store.audit.records(subject, after=after)
+            yield from fresh
+            if fresh:
+                after = fresh[-1].seq
+            elif follow:
+                wait_for_change(changes)
+            else:
+                return
+    finally:
+        if changes is not None:
+            os.close(changes)
+
+
+def _audit_line(record: AuditRecord) -> str:
+    who = clean(f"{record.who} ({record.surface})" if record.surface else record.who or "-")
+    detail = brief(record.detail, 200) if record.detail else ""
+    return f"{record.seq:>5} {when(record.at_us)}  {record.event:20} {clean(record.subject)}  {who}  {detail}".rstrip()
 
 
 def _hold(desk: Desk, hold_id: str) -> Hold:

@@ -82,6 +82,10 @@ class Output:
                 self.write(sys.stderr, line)
         self._unsaid.clear()
 
+    def as_json(self, document: Any) -> str:
+        """The document as JSON for people."""
+        return _as_json(document, indent=True)
+
     def raw(self, text: str) -> None:
         """Print text that is itself the answer (a document, a policy), even with `--quiet`."""
         self.write(sys.stdout, clean(text, lines=True).removesuffix("\n"))

@@ -78,7 +78,7 @@ def run(
     token = None if token_file is None else read_grant_token(token_file)
     with runtime(out, flags, offer_trust=plan != "-") as opened:
         _note_unfinished(out, opened)
-        result = _run_at_terminal(
+        result = run_at_terminal(
             out, opened, lambda: opened.execute(proposal, dry_run=dry_run, grant_token=token), no_wait=no_wait
         )
     out.emit(result, lambda: proposal_lines(out, result))
@@ -116,7 +116,7 @@ def undo(out: Output, run_id: str | None, action: str | None, force: bool) -> in
     chosen = run_id
     with undoing_runtime(out) as opened:
         opened.runs.get(chosen)
-        result = _run_at_terminal(out, opened, lambda: opened.runs.undo(chosen, action, force=force))
+        result = run_at_terminal(out, opened, lambda: opened.runs.undo(chosen, action, force=force))
     out.emit(result, lambda: undo_lines(out, result))
     reasons = {left["reason"] for output in undo_outputs(result) for left in output["not_undone"]}
     if not force and {"undo_conflict", "state_conflict"} & {*reasons, *(row.reason for row in result.results)}:
@@ -131,7 +131,7 @@ def resume_run(
     out: Output, opened: Runtime, run_id: str, answers: Mapping[str, Answer], *, no_wait: bool, by: str = ""
 ) -> list[ProposalResult]:
     """Resume a run, with answers to unknown outcomes."""
-    return _run_at_terminal(
+    return run_at_terminal(
         out, opened, lambda: opened.runs.resume(run_id, answers, by=by), no_wait=no_wait, run_id=run_id
     )
 
@@ -156,7 +156,7 @@ def show_resumed(out: Output, run_id: str, results: list[ProposalResult]) -> int
 # -- inside
 
 
-def _run_at_terminal(
+def run_at_terminal(
     out: Output, opened: Runtime, work: Callable[[], Awaitable[T]], *, no_wait: bool = False, run_id: str | None = None
 ) -> T:
     """Run with progress, questions at the terminal, and Ctrl-C handling."""

@@ -62,7 +62,7 @@ def _questions(count: int | None) -> Iterator[Hold]:
             while count is None or given < count:
                 found = answering.holds("pending", after=after, limit=1)
                 if not found:
-                    _wait(changes)
+                    wait_for_change(changes)
                 for hold in found:
                     after = hold.seq
                     given += 1
@@ -72,7 +72,7 @@ def _questions(count: int | None) -> Iterator[Hold]:
                 os.close(changes)
 
 
-def _wait(changes: int | None) -> None:
+def wait_for_change(changes: int | None) -> None:
     """Wait for a change, at most a second: notification is not reliable on every file system."""
     ready, _, _ = select.select([] if changes is None else [changes], [], [], _LOOK_S)
     if ready and changes is not None:
