@@ -135,12 +135,7 @@ class _Undo:
                     hint="a person can: `interlock undo`",
                 )
         require_judged(self._run, self._index, {"run": run_id, "action": action})
-        if replayed.finished is None:
-            with _as_tool_error():
-                why = f"run `{self._run.files.id}` undoes it"
-                replayed = await bring_to_rest(services, replayed, by=self._by(), why=why)
-            # An action may have come to its end before the run stopped.
-            require_judged(self._run, self._index, {"run": run_id, "action": action})
+        replayed = await self._bring_to_rest(replayed, run_id, action)
         chosen = [
             (proposal, one)
             for proposal in reversed(replayed.proposals.values())
@@ -149,9 +144,8 @@ class _Undo:
         if not chosen and replayed.finished is not None:
             what = f"no action `{action}` that did something" if action else "nothing that could be taken back"
             raise ToolError(f"run `{run_id}` has {what}", code="nothing_to_undo", retryable=False)
-        with contextlib.suppress(
-            IntegrityError
-        ):  # then each action reads its own lines, and those that are whole come back
+        # Damaged: then each action reads its own lines, and those that are whole come back.
+        with contextlib.suppress(IntegrityError):
             self._entries = plan_by_action(replayed.directory)
         dead = self._find_dead(run_id, action)
         if self._resumed:
@@ -207,9 +201,18 @@ class _Undo:
             require_whole(replayed, action)
         return replayed
 
-    def _by(self) -> str:
+    async def _bring_to_rest(self, replayed: ReplayedRun, run_id: str, action: str | None) -> ReplayedRun:
+        """The run once it does not go on any more. Raises: ToolError."""
+        if replayed.finished is not None:
+            return replayed
         agent = self._run.principal.agent
-        return user_name() if agent == OPERATOR else agent
+        by = user_name() if agent == OPERATOR else agent
+        with _as_tool_error():
+            why = f"run `{self._run.files.id}` undoes it"
+            replayed = await bring_to_rest(self._services, replayed, by=by, why=why)
+        # An action may have come to its end before the run stopped.
+        require_judged(self._run, self._index, {"run": run_id, "action": action})
+        return replayed
 
     def _look_for_later_runs(self, replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Action]]) -> None:
         """Refuse to go on if another run has changed one of the files since this undo began. Raises: ToolError."""
