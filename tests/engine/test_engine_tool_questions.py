@@ -6,7 +6,7 @@ import time
 
 import msgspec
 import pytest
-from engine_world import AGENT, TOML, binding, call, execute, plan, reasons, statuses
+from engine_world import AGENT, TOML, binding, call, change_services, execute, plan, reasons, statuses
 
 import interlock
 from interlock.model.errors import HeldError, UsageError
@@ -87,7 +87,7 @@ def test_others_go_on_while_a_tool_asks(project):
         done.set()
 
     rt = project.open(asking(answers), binding("other", other))
-    rt.services.concurrency_max = 1
+    rt.services.bounds.concurrency_max = 1
 
     async def answer(hold):
         asked.set()
@@ -131,7 +131,7 @@ def test_a_retry_does_not_ask_again_what_was_approved_and_not_used(project):
         return bool(answer)
 
     rt = project.open(binding("asks", fails_once))
-    rt.services.jitter = lambda: 0.0
+    change_services(rt, jitter=lambda: 0.0)
 
     def answer(hold):
         seen.append(hold.id)
