@@ -19,7 +19,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -96,6 +98,14 @@ class ProcessMark(msgspec.Struct, frozen=True):
     def origin(self) -> Origin:
         """The action that started the process."""
         return Origin(self.proposal, self.action, self.attempt)
+
+
+class Committed(NamedTuple):
+    """One step of a path from what lay in the workspace to what a layer committed, and who made it."""
+
+    origin: Origin
+    by: By
+    change: Change
 
 
 class LastState(NamedTuple):
@@ -185,6 +195,35 @@ class Backups:
             entries = self._append(index, origin, changes, by)
             self._disk.sync_data(index)
             return entries
+
+    def record_commit(self, rows: Sequence[Committed], contents: Path) -> list[Entry]:
+        """Record the changes that a layer is about to commit, durably once this returns, in their order.
+
+        Contents that only the layer has kept so far (in the directory `contents`) are taken over. Raises: StoreError.
+        """
+        with self._lock:
+            index = self._open()
+            for row in rows:
+                self._take_over(row.change.before.sha256, contents)
+            self._store_kept()
+            entries: list[Entry] = []
+            for (origin, by), group in itertools.groupby(rows, key=lambda row: (row.origin, row.by)):
+                entries += self._append(index, origin, [row.change for row in group], by)
+            self._disk.sync_data(index)
+            return entries
+
+    def _take_over(self, sha256: str | None, contents: Path) -> None:
+        """Make a content of another place ours, without copying it where links are possible."""
+        if sha256 is None or self.has(sha256) or not (contents / sha256).exists():
+            return
+        self._counter += 1
+        incoming = self.directory / f"incoming-{self._counter}"
+        with _machine(f"back up into {self.directory}"):
+            try:
+                os.link(contents / sha256, incoming)
+            except OSError:
+                shutil.copyfile(contents / sha256, incoming)
+        self._kept[sha256] = incoming
 
     def touched(self) -> Touched:
         """What this run has touched so far. Read from the index once, then kept up to date. Raises: IntegrityError."""

@@ -11,15 +11,16 @@ undo restores them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from interlock.model.errors import ToolError
+from interlock.model.errors import StoreError, ToolError
 from interlock.workspace.names import Rel
-from interlock.workspace.nodes import Identity, identity, set_attributes
-from interlock.workspace.tree import Workspace, changed, refused, write_chunks
+from interlock.workspace.nodes import Identity, Node, identity, set_attributes
+from interlock.workspace.tree import Workspace, changed, read_chunks, refused, write_chunks
 
 
 class NewFile(NamedTuple):
@@ -85,7 +86,7 @@ def _written(workspace: Workspace, directory: int, file: NewFile) -> int:
         write_chunks(workspace.disk, fd, file.content)
         made = os.fstat(fd)
         if file.owner is not None and file.owner != (made.st_uid, made.st_gid):
-            os.fchown(fd, *file.owner)
+            _give(fd, file.owner, in_layer=workspace.layer is not None)
         os.fchmod(fd, file.mode)
         if file.attributes is not None:
             set_attributes(fd, file.attributes)
@@ -95,6 +96,15 @@ def _written(workspace: Workspace, directory: int, file: NewFile) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _give(fd: int, owner: tuple[int, int], *, in_layer: bool) -> None:
+    """Give a file to its owner. A layer of an ordinary user cannot represent other groups: the commit gives it the old one."""
+    try:
+        os.fchown(fd, *owner)
+    except OSError as error:
+        if not in_layer or error.errno not in (errno.EOVERFLOW, errno.EINVAL):
+            raise
 
 
 def put_link(
@@ -175,12 +185,55 @@ def sync_directories(workspace: Workspace, later: set[Rel]) -> None:
 
 
 def move(workspace: Workspace, source: Rel, destination: Rel, *, expect: Identity, fields: tuple[str, str]) -> None:
-    """Rename the unchanged `source` to `destination`, which must not exist. A directory moves with its contents."""
+    """Rename the unchanged `source` to `destination`, which must not exist. A directory moves with its contents.
+
+    In a layer a directory of the workspace cannot be renamed (EXDEV), so it is copied there and then removed.
+    """
     with _parent(workspace, source, fields[0]) as before, _parent(workspace, destination, fields[1]) as after:
         _check(before, source[-1], expect, fields[0])
-        workspace.disk.rename_at(before, source[-1], after, destination[-1], replace=False)
-        workspace.disk.sync(after)
-        workspace.disk.sync(before)
+        try:
+            workspace.disk.rename_at(before, source[-1], after, destination[-1], replace=False)
+        except (OSError, StoreError) as error:
+            number = error.errno if isinstance(error, OSError) else getattr(error.__cause__, "errno", None)
+            if number != errno.EXDEV or workspace.layer is None:
+                raise
+        else:
+            workspace.disk.sync(after)
+            workspace.disk.sync(before)
+            return
+    _move_by_copy(workspace, source, destination)
+
+
+def _move_by_copy(workspace: Workspace, source: Rel, destination: Rel) -> None:
+    """Copy a tree, contents before the modes of their directories, and remove the original from the bottom up."""
+    seen = [(path, workspace.examine(path)) for path, _ in workspace.walk(source)]
+    later: set[Rel] = set()
+    try:
+        for number, (path, found) in enumerate(seen):
+            to, node, temporary = (*destination, *path[len(source) :]), found.node, b".interlock-move-%d.tmp" % number
+            if node.kind == "dir":
+                put_directory(workspace, to, mode=node.mode or 0, later=later)
+            elif node.kind == "symlink":
+                put_link(workspace, to, workspace.read_link(path), expect=None, temporary=temporary)
+            else:
+                _copy(workspace, path, to, node, temporary)
+        for path, found in reversed(seen):
+            if found.node.kind == "dir":
+                to = (*destination, *path[len(source) :])
+                set_mode(workspace, to, found.node.mode or 0, found.node.attributes or {})
+            assert found.identity is not None
+            remove(workspace, path, expect=found.identity, later=later)
+    finally:
+        sync_directories(workspace, later)
+
+
+def _copy(workspace: Workspace, path: Rel, to: Rel, node: Node, temporary: bytes) -> None:
+    fd = workspace.open_file(path)
+    try:
+        mode, attributes = node.mode or 0, node.attributes or {}
+        put_file(workspace, NewFile(to, read_chunks(fd), mode, None, temporary, node.owner, node.mtime_ns, attributes))
+    finally:
+        os.close(fd)
 
 
 def discard_temporary(workspace: Workspace, path: Rel, temporary: bytes) -> None:

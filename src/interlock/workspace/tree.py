@@ -16,7 +16,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 from interlock.disk import Disk
 from interlock.model.errors import StoreError, ToolError, UsageError
@@ -28,6 +28,30 @@ LINKS_MAX: Final = 40  # what the kernel itself follows (MAXSYMLINKS)
 CHUNK_BYTES: Final = 1024 * 1024
 _ZEROS: Final = bytes(CHUNK_BYTES)
 _LEFT_OUT: Final = frozenset(("not_found", "not_a_directory", "path_changed", "access_denied"))
+
+
+class View(Protocol):
+    """What the processes of a layer, and those who look for their changes, need to know of it."""
+
+    namespaces: tuple[int, int] | None
+    """Descriptors of the user and mount namespaces in which it lies at the workspace's path; None if it lies nowhere."""
+
+    @property
+    def posture(self) -> str:
+        """For the action's posture: how the layer is made."""
+        ...
+
+    def changed_since_look(self) -> list[Rel]:
+        """The paths that may have changed in the layer since the last call. Raises: ToolError."""
+        ...
+
+    def lower_node(self, path: Rel) -> Node:
+        """What lies at a path beneath the layer. Raises: ToolError."""
+        ...
+
+    def sync(self) -> None:
+        """Make what lies in the layer durable. Raises: StoreError."""
+        ...
 
 
 class Workspace:
@@ -43,12 +67,18 @@ class Workspace:
         protected: Iterable[NameJson] = (),
         disk: Disk | None = None,
         access: beneath.Beneath | None = None,
+        fd: int | None = None,
     ) -> None:
-        """Open the root; `access` is for tests. Raises: UsageError `workspace_missing`, ToolError for a bad `protected`."""
+        """Open the root; `access` is for tests. Raises: UsageError `workspace_missing`, ToolError for a bad `protected`.
+
+        `fd` is a descriptor of another tree that is shown at `root`, such as a layer over it; it is closed with this object.
+        """
         self.root = root.resolve()
         self.disk = disk or Disk()
+        self.layer: View | None = None
+        """Set if this is the view of a layer, whose changes are not in the tree at `root` yet."""
         try:
-            self.fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if fd is None else fd
         except OSError as error:
             raise UsageError(
                 f"the workspace `{root}` cannot be opened: {os.strerror(error.errno or 0)}", code="workspace_missing"

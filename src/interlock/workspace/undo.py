@@ -15,10 +15,9 @@ undo can be undone. All access is beneath the root and follows no link, so a lin
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import msgspec
 
@@ -33,13 +32,12 @@ from interlock.workspace.backups import (
     read_left_processes,
     temporary_name,
 )
-from interlock.workspace.names import NameJson, Rel, link_stored, show, to_json
-from interlock.workspace.nodes import ABSENT, Identity, Node, Seen
+from interlock.workspace.names import NameJson, Rel, show, to_json
+from interlock.workspace.nodes import ABSENT, Node, Seen
+from interlock.workspace.steps import Prepared, Step, perform
 from interlock.workspace.tree import CHUNK_BYTES, Workspace
 
 _SHOWN_MAX: Final = 20  # paths named in one message
-_SINGLE_SYNCS_MAX: Final = 8  # above this many files, one syncfs is cheaper
-_TOGETHER: Final = 64  # files that lie under their temporary names at once
 
 
 class Restored(msgspec.Struct, frozen=True):
@@ -51,6 +49,11 @@ class Restored(msgspec.Struct, frozen=True):
     """True if the overwritten state was, or may have been, written by a process of the run."""
     kept: str | None = None
     """Then, for a file: the SHA-256 (hex) of the overwritten content, which names its backup in the undoing run."""
+
+
+def _told(step: Step) -> Restored:
+    how: Literal["removed", "restored"] = "removed" if step.want.kind == "absent" else "restored"
+    return Restored(to_json(step.path), how, step.by_process, step.seen.node.sha256 if step.by_process else None)
 
 
 class UndoConflictError(ConflictError):
@@ -84,32 +87,6 @@ class _Chain(msgspec.Struct):
     """Someone else changed the path between two of the entries; their state is not in the chain, so it would be lost."""
     processes: list[Node] = []
     """The states that are, or may be, the work of a process."""
-
-
-class _Step(msgspec.Struct, frozen=True):
-    path: Rel
-    seen: Seen
-    want: Node
-    by_process: bool = False
-
-    @property
-    def removes(self) -> bool:
-        """True if the present node must be removed first: a rename cannot replace a directory, or put a directory in place of
-        another node.
-        """
-        return self.seen.node.kind != "absent" and (
-            self.want.kind == "absent" or (self.seen.node.kind == "dir") != (self.want.kind == "dir")
-        )
-
-    def told(self) -> Restored:
-        """For the report."""
-        how: Literal["removed", "restored"] = "removed" if self.want.kind == "absent" else "restored"
-        return Restored(to_json(self.path), how, self.by_process, self.seen.node.sha256 if self.by_process else None)
-
-
-class _Prepared(NamedTuple):
-    step: _Step
-    temporary: bytes
 
 
 def plan_undo(run: Path, *, proposal: str | None = None, action: str | None = None) -> list[Entry]:
@@ -148,10 +125,11 @@ def restore(
         for step in steps:
             guard.check(step.path)
             _check_content(run, step.want)
-        _perform(workspace, run, _record(workspace, run, steps, backups, origin))
+        prepared = _record(workspace, run, steps, backups, origin)
+        perform(workspace, prepared, lambda step: _content(run, step.want))
         changed = {step.path for step in steps}
         return [
-            *(step.told() for step in steps),
+            *(_told(step) for step in steps),
             *(Restored(to_json(path), "unchanged") for path in chains if path not in changed),
         ]
 
@@ -193,7 +171,7 @@ def _chains(entries: Iterable[Entry]) -> dict[Rel, _Chain]:
     return chains
 
 
-def _compare_all(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tuple[list[_Step], list[Rel]]:
+def _compare_all(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tuple[list[Step], list[Rel]]:
     """What has to change, contents of directories included, and which of it somebody else may have changed.
 
     That includes what lies there since Interlock died while a process of the run was running: the process may have written it,
@@ -204,7 +182,7 @@ def _compare_all(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> 
     return steps, conflicts + foreign
 
 
-def _compare(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tuple[list[_Step], list[Rel]]:
+def _compare(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tuple[list[Step], list[Rel]]:
     """The required changes, and which of the paths others have changed."""
     steps, conflicts = [], []
     history: dict[Rel, _Chain] | None = None
@@ -216,14 +194,14 @@ def _compare(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tupl
             if (want.kind == "dir" and seen.node.mode != want.mode) or (
                 want.kind == "file" and seen.node.mtime_ns != want.mtime_ns
             ):
-                steps.append(_Step(path, seen, want))
+                steps.append(Step(path, seen, want))
             continue
         if chain.broken or not any(seen.node.same(state) for state in chain.states):
             history = history or _chains(read_entries(run))
             if _is_gone(seen.node, chain, history[path]):
                 continue
             conflicts.append(path)
-        steps.append(_Step(path, seen, want, any(seen.node.same(state) for state in chain.processes)))
+        steps.append(Step(path, seen, want, any(seen.node.same(state) for state in chain.processes)))
     return steps, conflicts
 
 
@@ -249,23 +227,23 @@ def _examine(workspace: Workspace, path: Rel) -> Seen:
         raise
 
 
-def _with_contents(workspace: Workspace, steps: list[_Step]) -> tuple[list[_Step], list[Rel]]:
+def _with_contents(workspace: Workspace, steps: list[Step]) -> tuple[list[Step], list[Rel]]:
     """Steps for what others put into directories that undo removes, and those paths."""
     removed = {step.path for step in steps if step.want.kind == "absent"}
-    more: list[_Step] = []
+    more: list[Step] = []
     for step in steps:
         if step.seen.node.kind != "dir" or step.want.kind == "dir":
             continue
         for name in workspace.names(step.path):
             if (*step.path, name) not in removed:
                 more += [
-                    _Step(path, _examine(workspace, path), ABSENT) for path, _ in workspace.walk((*step.path, name))
+                    Step(path, _examine(workspace, path), ABSENT) for path, _ in workspace.walk((*step.path, name))
                 ]
     planned = {step.path for step in more}
     return [*(step for step in steps if step.path not in planned), *more], [step.path for step in more]
 
 
-def _with_parents(workspace: Workspace, steps: list[_Step]) -> list[_Step]:
+def _with_parents(workspace: Workspace, steps: list[Step]) -> list[Step]:
     """Steps for missing parent directories. Raises: ConflictError if something else is there."""
     planned = {step.path: step for step in steps}
     for step in steps:
@@ -280,13 +258,13 @@ def _with_parents(workspace: Workspace, steps: list[_Step]) -> list[_Step]:
                 kind = seen.node.kind
                 if kind == "absent":
                     want = Node("dir", mode=0o777 & ~workspace.umask)
-                    planned[parent], kind = _Step(parent, seen, want), "dir"
+                    planned[parent], kind = Step(parent, seen, want), "dir"
             if kind != "dir":
                 raise _blocked(parent, "it is no longer a directory, and it had contents")
     return list(planned.values())
 
 
-def _record(workspace: Workspace, run: Path, steps: list[_Step], backups: Backups, origin: Origin) -> list[_Prepared]:
+def _record(workspace: Workspace, run: Path, steps: list[Step], backups: Backups, origin: Origin) -> list[Prepared]:
     """Back up what is going to be overwritten by the undo of `run`, all of it before the first change."""
     changes: list[Change] = []
     last: list[int] = []
@@ -303,57 +281,7 @@ def _record(workspace: Workspace, run: Path, steps: list[_Step], backups: Backup
             changes.append(Change(step.path, seen.node, step.want))
         last.append(len(changes) - 1)
     entries = backups.record(origin, changes) if changes else []
-    return [_Prepared(step, backups.temporary(entries[at])) for step, at in zip(steps, last, strict=True)]
-
-
-def _perform(workspace: Workspace, run: Path, steps: list[_Prepared]) -> None:
-    """Remove from the bottom up, create from the top down, then restore the modes of directories."""
-    deep_first = sorted(steps, key=lambda p: len(p.step.path), reverse=True)
-    later: set[Rel] = set()
-    try:
-        for step, _ in deep_first:
-            if step.seen.identity is not None and step.removes:
-                effects.remove(workspace, step.path, expect=step.seen.identity, later=later)
-        files: list[effects.NewFile] = []
-        for step, temporary in reversed(deep_first):
-            want = step.want
-            expect = None if step.removes else step.seen.identity
-            if want.kind == "dir" and expect is None:
-                effects.put_directory(workspace, step.path, mode=want.mode or 0, later=later)
-            elif want.kind == "symlink":
-                assert want.target is not None
-                target = link_stored(want.target)
-                effects.put_link(workspace, step.path, target, expect=expect, temporary=temporary)
-            elif want.kind == "file":
-                files.append(_new_file(run, step, temporary, expect))
-        _put_files(workspace, files, later)
-    finally:
-        effects.sync_directories(workspace, later)
-    for step, _ in deep_first:
-        if step.want.kind == "dir":
-            effects.set_mode(workspace, step.path, step.want.mode or 0, _attributes(step.want))
-
-
-def _new_file(run: Path, step: _Step, temporary: bytes, expect: Identity | None) -> effects.NewFile:
-    want = step.want
-    owner = want.owner if _may_give(want.owner) else None
-    return effects.NewFile(
-        step.path, _content(run, want), want.mode or 0, expect, temporary, owner, want.mtime_ns, _attributes(want)
-    )
-
-
-def _attributes(want: Node) -> dict[str, str] | None:
-    """The extended attributes to restore; None for a missing parent directory that was not examined."""
-    return None if want.owner is None else want.attributes or {}
-
-
-def _put_files(workspace: Workspace, files: list[effects.NewFile], later: set[Rel]) -> None:
-    if len(files) <= _SINGLE_SYNCS_MAX:
-        for file in files:
-            effects.put_file(workspace, file)
-        return
-    for at in range(0, len(files), _TOGETHER):
-        effects.put_files(workspace, files[at : at + _TOGETHER], later)
+    return [Prepared(step, backups.temporary(entries[at])) for step, at in zip(steps, last, strict=True)]
 
 
 def _content(run: Path, want: Node) -> Iterator[bytes]:
@@ -378,13 +306,6 @@ def _check_content(run: Path, want: Node) -> None:
     if want.kind == "file":
         for _ in _content(run, want):
             pass
-
-
-def _may_give(owner: tuple[int, int] | None) -> bool:
-    """True if this process may give a file to that user and group."""
-    if owner is None or os.geteuid() == 0:
-        return True
-    return owner[0] == os.geteuid() and owner[1] in (os.getegid(), *os.getgroups())
 
 
 def _blocked(path: Rel, why: str) -> ConflictError:

@@ -1,0 +1,240 @@
+"""Commits what a layer holds into the workspace, and says what cannot be.
+
+A path is committed as undo restores one: recorded in the run's backups first, then changed in one atomic step beneath the root,
+with no link followed, and only if what lies there is still what was compared. So a commit may be stopped anywhere and done
+again: what is committed already needs nothing, and what lies there from an earlier part of this run is known by the backups.
+
+A path is left alone, and named, if somebody else changed it since the layer began (`conflict`), if Interlock's loader reads it
+(`protected`), if a program may execute it later (`runs_later`), if the grant of the action does not reach there (`denied`), or if
+it cannot be represented (`unsupported`: a FIFO, socket or device, or a directory that cannot be read).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from interlock.model.errors import ToolError
+from interlock.workspace import effects
+from interlock.workspace.backups import Backups, Change, Committed, Entry, Origin, read_entries, temporary_name
+from interlock.workspace.layer_diff import Difference
+from interlock.workspace.layers import Layer
+from interlock.workspace.names import NameJson, Rel, to_json
+from interlock.workspace.nodes import ABSENT, Node, Seen
+from interlock.workspace.runs_later import runs_later
+from interlock.workspace.steps import Prepared, Step, perform
+from interlock.workspace.tree import changed, read_chunks
+
+Why = Literal["conflict", "protected", "runs_later", "denied", "unsupported"]
+
+
+class Blocked(msgspec.Struct, frozen=True):
+    """A path of a layer that is not committed."""
+
+    path: NameJson
+    why: Why
+    detail: str
+
+
+class Plan(NamedTuple):
+    """What a commit will do: `changes` in the order of their paths, and what it leaves in the layer."""
+
+    changes: list[Difference]
+    blocked: list[Blocked]
+    left: int = 0
+    """Changes that were not asked for."""
+
+
+Refuse = Callable[[Rel, Sequence[Entry]], str | None]
+"""Why the grant does not allow a change to be committed, given what actions did there; None if it does."""
+
+
+def plan_commit(
+    layer: Layer,
+    run: Path,
+    *,
+    only: Sequence[Rel] | None = None,
+    refuse: Refuse | None = None,
+    blocked_before: Iterable[Rel] = (),
+) -> Plan:
+    """Compare a layer with the workspace. `run` is the run's directory, with the backups of earlier commits.
+
+    With `only`, what lies at or beneath these paths, which also lets files through that run later: a person named them.
+    `blocked_before` are paths that an earlier layer could not commit. Changes nothing. Raises: ToolError, IntegrityError.
+    """
+    differences, unsupported = layer.differences()
+    inside = _by_path(read_entries(layer.directory))
+    earlier = _by_path(read_entries(run))
+    guard = layer.base.guard()
+    blocked: dict[Rel, Blocked] = {
+        one.path: Blocked(to_json(one.path), "unsupported", one.why) for one in unsupported if _asked(one.path, only)
+    }
+    stopped = set(blocked_before)
+    chosen: dict[Rel, Difference] = {}
+    left = 0
+    for one in differences:
+        if not _asked(one.path, only) and not _is_parent(one, only):
+            left += 1
+            continue
+        chosen[one.path] = one
+        why: tuple[Why, str] | None = None
+        if _edited(layer, one, inside.get(one.path, []), earlier.get(one.path, [])) or one.path in stopped:
+            why = "conflict", "somebody else changed it since the layer began"
+        elif _is_protected(guard.check, one.path):
+            why = "protected", "Interlock's loader reads it"
+        elif refuse is not None and (refusal := refuse(one.path, inside.get(one.path, []))) is not None:
+            why = "denied", refusal
+        elif only is None and one.after.kind != "absent" and runs_later(one.path) and not _is_plain(one):
+            why = "runs_later", "a program may execute it later; a person commits it by name"
+        if why is not None:
+            blocked[one.path] = Blocked(to_json(one.path), *why)
+    _spread(chosen, blocked)
+    changes = [one for path, one in chosen.items() if path not in blocked]
+    return Plan(changes, [blocked[path] for path in sorted(blocked)], left)
+
+
+def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Origin) -> None:
+    """Commit what `plan_commit` found. `backups` are those of the run; `last` made what no action is known to have made.
+
+    Raises: ToolError `file_changed` if something was changed since the plan was made, and other errors of the file system;
+    StoreError. What was done remains, and the commit may be planned and done again.
+    """
+    if not plan.changes:
+        return
+    base = layer.base
+    inside = _by_path(read_entries(layer.directory))
+    earlier = _by_path(read_entries(run))
+    with base.changing():
+        for one in plan.changes:
+            for entry in earlier.get(one.path, ()):
+                effects.discard_temporary(base, one.path, temporary_name(run, entry))
+        steps: list[Step] = []
+        rows: list[Committed] = []
+        at: list[int] = []
+        for one in plan.changes:
+            seen = base.examine(one.path, read=backups.keep) if _exists(layer, one.path) else Seen(ABSENT, None)
+            if not seen.node.same(one.before):
+                raise changed("path")
+            step = Step(one.path, seen, _wanted(one.after, seen.node))
+            steps.append(step)
+            rows += _rows(step, seen.node, inside.get(one.path, []), last)
+            at.append(len(rows) - 1)
+        layer.sync()
+        entries = backups.record_commit(rows, layer.directory / "backups")
+        prepared = [Prepared(step, backups.temporary(entries[number])) for step, number in zip(steps, at, strict=True)]
+        perform(base, prepared, lambda step: _content(layer, step))
+
+
+def _by_path(entries: Iterable[Entry]) -> dict[Rel, list[Entry]]:
+    found: dict[Rel, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.rel, []).append(entry)
+    return found
+
+
+def _asked(path: Rel, only: Sequence[Rel] | None) -> bool:
+    return only is None or any(path[: len(one)] == one for one in only)
+
+
+def _is_parent(one: Difference, only: Sequence[Rel] | None) -> bool:
+    """True for a new directory above something that was asked for."""
+    new = one.after.kind == "dir" and one.before.kind == "absent"
+    return new and any(asked[: len(one.path)] == one.path for asked in only or ())
+
+
+def _is_plain(one: Difference) -> bool:
+    """A new directory executes nothing; what is in it may."""
+    return one.after.kind == "dir"
+
+
+def _edited(layer: Layer, one: Difference, inside: Sequence[Entry], earlier: Sequence[Entry]) -> bool:
+    """True if what lies there now is not what the layer was made over."""
+    own = [entry for entry in earlier if entry.proposal == layer.manifest.proposal]
+    states = [
+        state for entry in own for state in (entry.before, entry.after)
+    ]  # of a commit that was cut off, or undone
+    if earlier:
+        states.append(earlier[-1].after)  # of a layer beneath this one, committed since
+    if any(one.before.same(state) for state in states):
+        return False
+    if inside:  # an action looked at it: better than any time
+        return not one.before.same(inside[0].before)
+    return layer.edited_below(one.path, layer.base.lstat(one.path) if one.before.kind != "absent" else None)
+
+
+def _is_protected(check: Callable[[Rel], None], path: Rel) -> bool:
+    try:
+        check(path)
+    except ToolError as error:
+        if error.code != "path_protected":
+            raise
+        return True
+    return False
+
+
+def _spread(chosen: dict[Rel, Difference], blocked: dict[Rel, Blocked]) -> None:
+    """What stays keeps its directories, and what would lie in a directory that is not made is not made either."""
+    for path in sorted(blocked, reverse=True):
+        for depth in range(len(path) - 1, 0, -1):
+            above = chosen.get(path[:depth])
+            if above is not None and above.after.kind != "dir" and above.path not in blocked:
+                blocked[above.path] = Blocked(
+                    to_json(above.path), blocked[path].why, "something in it is not committed"
+                )
+    for path, one in chosen.items():  # parents come first
+        for depth in range(1, len(path)):
+            above_path = path[:depth]
+            made = above_path in chosen and chosen[above_path].before.kind != "dir"
+            if made and above_path in blocked and path not in blocked and one.after.kind != "absent":
+                blocked[path] = Blocked(to_json(path), blocked[above_path].why, "its directory is not committed")
+
+
+def _exists(layer: Layer, path: Rel) -> bool:
+    try:
+        return layer.base.lstat(path) is not None
+    except ToolError as error:
+        if error.code in ("not_a_directory", "path_changed"):
+            return False
+        raise
+
+
+def _wanted(after: Node, before: Node) -> Node:
+    """The state to commit: a file that was there keeps its owner."""
+    if before.kind == after.kind and before.owner is not None and after.kind != "symlink":
+        return msgspec.structs.replace(after, owner=before.owner)
+    return after
+
+
+def _rows(step: Step, before: Node, inside: Sequence[Entry], last: Origin) -> Iterator[Committed]:
+    """How the path came from `before` to what is committed: as the layer's record has it, or else by the last process."""
+    now = before
+    for entry in inside:
+        origin = Origin(entry.proposal, entry.action, entry.attempt)
+        yield Committed(origin, entry.by, Change(step.path, entry.before, entry.after))
+        now, last = entry.after, origin
+    if step.removes and step.want.kind != "absent":
+        # For a moment nothing is there, and the commit may be stopped then.
+        yield Committed(last, "process", Change(step.path, now, ABSENT))
+        now = ABSENT
+        yield Committed(last, "process", Change(step.path, now, step.want))
+    elif not now.same(step.want) or not inside:
+        yield Committed(last, "process", Change(step.path, now, step.want))
+
+
+def _content(layer: Layer, step: Step) -> Iterator[bytes]:
+    """The content in the layer, which must be the one that was recorded."""
+    digest = hashlib.sha256()
+    fd = layer.workspace.open_file(step.path)
+    try:
+        for chunk in read_chunks(fd):
+            digest.update(chunk)
+            yield chunk
+    finally:
+        os.close(fd)
+    if digest.hexdigest() != step.want.sha256:
+        raise changed("path")

@@ -1,0 +1,203 @@
+"""Finds what changed in a layer, in time proportional to what changed.
+
+An overlay's upper directory holds every path that was created, changed or deleted (a whiteout: a character device 0/0) in the
+view, and directories on the way to them. An opaque directory hides what lay there before. What these hints name is then compared
+through the two views, the merged one and the one beneath it, so a forged hint can only cause a needless comparison.
+
+A copy has no such hints: its files are compared by identity with a list made when it was copied, which takes time proportional
+to the tree.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from interlock.model.errors import ToolError
+from interlock.workspace.names import Rel, link_stored
+from interlock.workspace.nodes import ABSENT, Identity, Node, identity
+from interlock.workspace.tree import Workspace, hash_file
+
+Kind = Literal["added", "changed", "deleted", "mode"]
+"""`mode`: only the permissions differ. A symbolic link that leads elsewhere is `changed`."""
+
+
+class Difference(NamedTuple):
+    """One path whose state in the layer is not the one beneath it."""
+
+    path: Rel
+    before: Node
+    after: Node
+
+    @property
+    def kind(self) -> Kind:
+        """See `Kind`."""
+        if self.before.kind == "absent":
+            return "added"
+        if self.after.kind == "absent":
+            return "deleted"
+        same = (self.before.kind, self.before.sha256, self.before.target)
+        return "mode" if same == (self.after.kind, self.after.sha256, self.after.target) else "changed"
+
+    @property
+    def leaves_workspace(self) -> bool:
+        """True for a symbolic link whose target, as written, is absolute or lies above the workspace."""
+        if self.after.kind != "symlink" or self.after.target is None:
+            return False
+        target = link_stored(self.after.target)
+        depth = len(self.path) - 1
+        if target.startswith(b"/"):
+            return True
+        for name in target.split(b"/"):
+            depth += -1 if name == b".." else 0 if name in (b"", b".") else 1
+            if depth < 0:
+                return True
+        return False
+
+
+class Uncommittable(NamedTuple):
+    """A path in the layer that cannot be committed, and why, for people."""
+
+    path: Rel
+    why: str
+
+
+class Upper:
+    """The upper directory of an overlay; belongs to us, so it is walked by path with no privilege."""
+
+    def __init__(self, path: bytes) -> None:
+        """`path` is absolute."""
+        self.path = path
+        self.unreadable: list[Rel] = []
+        """Directories that `walk` could not enter, because a process took their permissions away."""
+
+    def walk(self) -> Iterator[tuple[Rel, os.stat_result, bool]]:
+        """Each path in it, a directory before its contents, and whether it is an opaque directory."""
+        pending: list[Rel] = [()]
+        while pending:
+            here = pending.pop()
+            where = os.path.join(self.path, *here)  # noqa: PTH118 - bytes
+            try:
+                with os.scandir(where) as entries:
+                    found = sorted(entries, key=lambda entry: entry.name)
+            except PermissionError:
+                self.unreadable.append(here)
+                continue
+            for entry in found:
+                rel = (*here, entry.name)
+                seen = entry.stat(follow_symlinks=False)
+                directory = stat.S_ISDIR(seen.st_mode)
+                yield rel, seen, directory and _attribute(entry.path, b"opaque") == b"y"
+                if directory:
+                    pending.append(rel)
+
+    def was_below(self, path: Rel) -> bool:
+        """True if the path was copied up: it lay beneath the layer then."""
+        return _attribute(os.path.join(self.path, *path), b"origin") is not None  # noqa: PTH118 - bytes
+
+
+def _attribute(path: bytes, name: bytes) -> bytes | None:
+    try:
+        return os.getxattr(path, b"user.overlay." + name, follow_symlinks=False)
+    except OSError:
+        return None
+
+
+def is_whiteout(found: os.stat_result) -> bool:
+    """True for the mark of a deleted name."""
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+
+
+def overlay_candidates(
+    entries: Iterable[tuple[Rel, os.stat_result, bool]], below: Workspace, merged: Workspace
+) -> Iterator[Rel]:
+    """The paths that may differ, by the hints of an upper directory. A path may come twice."""
+    for path, found, opaque in entries:
+        yield path
+        if is_whiteout(found) or not stat.S_ISDIR(found.st_mode):
+            yield from beneath(below, path, itself=False)
+        elif opaque:
+            for name in _names(below, path):
+                inside = (*path, name)
+                if _lstat(merged, inside) is None:
+                    yield from beneath(below, inside, itself=True)
+
+
+def beneath(tree: Workspace, path: Rel, *, itself: bool) -> Iterator[Rel]:
+    """The paths beneath a directory of a tree; nothing if there is no directory."""
+    found = _lstat(tree, path)
+    if found is None or (not itself and not stat.S_ISDIR(found.st_mode)):
+        return
+    for inside, _ in tree.walk(path, lenient=True):
+        if itself or inside != path:
+            yield inside
+
+
+def copy_candidates(known: dict[Rel, Identity], below: Workspace, merged: Workspace) -> Iterator[Rel]:
+    """The paths of a copy whose identity is not the one that was noted, or that are new or gone."""
+    seen: set[Rel] = set()
+    for path, found in merged.walk((), lenient=True):
+        if path == ():
+            continue
+        seen.add(path)
+        if known.get(path) != identity(found):
+            yield path
+    for path in known:
+        if path not in seen:
+            yield path
+            yield from beneath(below, path, itself=False)  # what others have put there since
+
+
+def compare(paths: Iterable[Rel], below: Workspace, merged: Workspace) -> tuple[list[Difference], list[Uncommittable]]:
+    """The paths whose states differ, sorted, and those that cannot be compared."""
+    found: list[Difference] = []
+    left: list[Uncommittable] = []
+    for path in sorted(set(paths)):
+        if path == ():
+            continue
+        try:
+            after = node_at(merged, path)
+            before = node_at(below, path)
+        except ToolError as error:
+            left.append(Uncommittable(path, error.message.partition(": ")[2] or error.message))
+            continue
+        after = to_commit(before, after)
+        if after.mode != before.mode if after.kind == before.kind == "dir" else not after.same(before):
+            found.append(Difference(path, before, after))
+    return found, left
+
+
+def to_commit(before: Node, after: Node) -> Node:
+    """The state to commit: without set-id bits, unless they were there on the same content."""
+    if after.kind != "file" or not (after.mode or 0) & 0o6000:
+        return after
+    kept = (before.mode or 0) & 0o6000 if before.sha256 == after.sha256 else 0
+    return msgspec.structs.replace(after, mode=(after.mode or 0) & (0o1777 | kept))
+
+
+def node_at(tree: Workspace, path: Rel) -> Node:
+    """The state at a path; beneath something that is not a directory lies nothing. Raises: ToolError."""
+    try:
+        node = tree.examine(path, read=hash_file).node
+    except ToolError as error:
+        if error.code in ("not_a_directory", "path_changed", "not_found"):
+            return ABSENT
+        raise
+    return node
+
+
+def _names(tree: Workspace, path: Rel) -> list[bytes]:
+    with contextlib.suppress(ToolError):
+        return tree.names(path)
+    return []
+
+
+def _lstat(tree: Workspace, path: Rel) -> os.stat_result | None:
+    with contextlib.suppress(ToolError):
+        return tree.lstat(path)
+    return None

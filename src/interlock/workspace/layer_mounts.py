@@ -1,0 +1,179 @@
+"""Mounts the view of a layer through the process in `layer_server`, and says why where that is impossible."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from interlock.model.errors import StoreError
+
+_ANSWER_BYTES: Final = 4096
+_ANSWER_SECONDS: Final = 20.0
+_BOOT: Final = """
+import sys, types
+for name, path in (("interlock", sys.argv[1]), ("interlock.workspace", sys.argv[1] + "/workspace")):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [path]
+from interlock.workspace.layer_server import main
+main()
+"""
+"""Imports one module without its package's `__init__`, which would bring the whole runtime."""
+
+
+class Mounted(NamedTuple):
+    """A mounted view. The caller closes the descriptors; the mount lives as long as one of them is open."""
+
+    root: int
+    """Descriptor of the merged root, for the `*at()` calls only: its name in /proc/self/fd does not lead there."""
+    namespaces: tuple[int, int]
+    """Descriptors of the user and of the mount namespace in which the view lies at the workspace's path."""
+
+
+class UnmountableError(Exception):
+    """The kernel refused; the message says why, for the posture."""
+
+
+class LayerMounts:
+    """Mounts layers. One for a runtime; safe for threads. The process is started when first needed."""
+
+    def __init__(self) -> None:
+        """Starts nothing."""
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+
+    def mount_overlay(self, at: Path, lower: Sequence[Path], upper: Path, work: Path) -> Mounted:
+        """Mount `upper` over `lower` (topmost first), at the path `at`. Raises: UnmountableError."""
+        inside = nested_mount(at)
+        if inside is not None:
+            raise UnmountableError(f"another file system is mounted inside the workspace, at {inside}")
+        request = {"at": str(at), "lower": [str(path) for path in lower], "upper": str(upper), "work": str(work)}
+        return self._ask(request)
+
+    def mount_tree(self, at: Path, tree: Path) -> Mounted:
+        """Show `tree` at the path `at`. Raises: UnmountableError."""
+        return self._ask({"at": str(at), "tree": str(tree)})
+
+    def close(self) -> None:
+        """End the process. What is mounted stays mounted for those who hold its descriptors."""
+        with self._lock:
+            channel, process = self._channel, self._process
+            self._channel = self._process = None
+        if channel is not None:
+            channel.close()
+        if process is not None:
+            try:
+                process.wait(timeout=2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _ask(self, request: Mapping[str, object]) -> Mounted:
+        body = json.dumps(request).encode()
+        data, fds = b"", list[int]()
+        with self._lock:
+            for last in (False, True):
+                try:
+                    channel = self._connect()
+                    channel.send(body)
+                    data, fds, _, _ = socket.recv_fds(channel, _ANSWER_BYTES, 3, socket.MSG_CMSG_CLOEXEC)
+                except OSError as error:
+                    data, fds = b"", []
+                    if last:
+                        raise UnmountableError(
+                            f"the mounting process failed: {os.strerror(error.errno or 0)}"
+                        ) from None
+                if data:
+                    break
+                self._forget()
+        answer: dict[str, Any] = json.loads(data) if data else {"ok": False, "step": "server", "errno": errno.EPIPE}
+        if answer["ok"] and len(fds) == 3:
+            return Mounted(fds[0], (fds[1], fds[2]))
+        for fd in fds:
+            os.close(fd)
+        raise UnmountableError(_why(answer.get("step", "descriptors"), answer.get("errno", errno.EMFILE)))
+
+    def _connect(self) -> socket.socket:
+        if self._channel is not None:
+            return self._channel
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(_ANSWER_SECONDS)
+        package = str(Path(__file__).parent.parent)
+        environment = {"LC_ALL": "C.UTF-8"}
+        if "LD_LIBRARY_PATH" in os.environ:  # a Python built with a shared library may not start without it
+            environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", "-c", _BOOT, package],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    env=environment,
+                    start_new_session=True,
+                    restore_signals=True,
+                )
+            except OSError:
+                ours.close()
+                raise
+        self._channel = ours
+        return ours
+
+    def _forget(self) -> None:
+        """A mounting process has ended: the next request starts another."""
+        channel, process = self._channel, self._process
+        self._channel = self._process = None
+        if channel is not None:
+            channel.close()
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGKILL)
+            process.wait()
+
+
+def nested_mount(root: Path) -> str | None:
+    """A mount point beneath a directory, which an overlay would not show; None if there is none.
+
+    Source: proc_pid_mountinfo(5), field 5, with octal escapes.
+    """
+    above = os.fsencode(root).rstrip(b"/") + b"/"
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), line.split(b" ")[4])
+        if point.startswith(above):
+            return os.fsdecode(point).encode("utf-8", "backslashreplace").decode()
+    return None
+
+
+def _why(step: str, number: int) -> str:
+    reason = os.strerror(number)
+    match step:
+        case "namespaces":
+            return f"no mount namespace can be made here: {reason}"
+        case "overlay":
+            return f"overlayfs refuses this workspace or the state directory's file system: {reason}"
+        case "bind":
+            return f"the copy cannot be shown at the workspace's path: {reason}"
+    return f"{step}: {reason}"
+
+
+def unmountable(error: UnmountableError) -> StoreError:
+    """The error where there is no view without which one cannot go on."""
+    return StoreError(
+        f"the layer cannot be mounted: {error}",
+        code="layer_unavailable",
+        hint='`interlock doctor` shows what is missing; `[workspace] mode = "direct"` works without layers',
+    )

@@ -1,0 +1,116 @@
+"""The process that mounts layers. Standard library only; exec'd clean, single-threaded, holds no secrets.
+
+A mount needs a mount namespace, and an ordinary user needs a user namespace for it, which a process with threads cannot enter.
+So the runtime starts this process once. For each request it forks a child that enters a new mount namespace, mounts the layer
+over the workspace's own path there, passes three descriptors back (the merged root, its user namespace, its mount
+namespace) and ends: the descriptors keep the mount alive. What joins those namespaces sees the layer where the workspace is.
+
+A request is one datagram of JSON: `{"at", "lower": [...], "upper", "work"}` for overlayfs (topmost lower directory first), or
+`{"at", "tree"}` to show another tree at `at`. Paths are text with surrogate escapes. The answer is `{"ok": true}` with the
+descriptors, or `{"ok": false, "step", "errno"}`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import socket
+from typing import Any
+
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUSER = 0x10000000
+_MS_NOSUID = 2
+_MS_NODEV = 4
+_MS_BIND = 4096
+_MS_REC = 16384
+_MS_PRIVATE = 1 << 18
+_MESSAGE_BYTES = 64 * 1024
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class RefusedError(Exception):
+    """A step was refused by the kernel; `step` names it, `number` is the errno."""
+
+    def __init__(self, step: str, number: int) -> None:
+        """See the class."""
+        super().__init__(step, number)
+        self.step = step
+        self.number = number
+
+
+def main() -> None:
+    """Serve requests on descriptor 0 until its other end closes, as it does when the runtime ends."""
+    channel = socket.socket(fileno=os.dup(0))
+    while True:
+        data = channel.recv(_MESSAGE_BYTES)
+        if not data:
+            return
+        child = os.fork()
+        if child == 0:
+            try:
+                _answer(channel, json.loads(data))
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+
+
+def _answer(channel: socket.socket, request: dict[str, Any]) -> None:
+    descriptors: list[int] = []
+    try:
+        enter_namespaces()
+        if "tree" in request:
+            mount(os.fsencode(request["tree"]), os.fsencode(request["at"]), None, _MS_BIND, None, "bind")
+        else:
+            mount_overlay(request)
+        descriptors.append(os.open(os.fsencode(request["at"]), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        descriptors += [os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "mnt")]
+        answer: dict[str, Any] = {"ok": True}
+    except RefusedError as refused:
+        answer = {"ok": False, "step": refused.step, "errno": refused.number}
+    except OSError as error:
+        answer = {"ok": False, "step": "open", "errno": error.errno}
+    socket.send_fds(channel, [json.dumps(answer).encode()], descriptors if answer["ok"] else [])
+
+
+def enter_namespaces() -> None:
+    """A mount namespace of one's own; with a user namespace where the user may not have one without it. Raises: RefusedError."""
+    uid, gid = os.geteuid(), os.getegid()
+    if uid != 0 or _libc.unshare(_CLONE_NEWNS) != 0:
+        if _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS) != 0:
+            raise RefusedError("namespaces", ctypes.get_errno())
+        try:
+            for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+                with open(f"/proc/self/{name}", "w", encoding="ascii") as file:  # noqa: PTH123 - quick to start
+                    file.write(text)
+        except OSError as error:
+            raise RefusedError("namespaces", error.errno or 0) from error
+    mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None, "namespaces")
+
+
+def mount_overlay(request: dict[str, Any]) -> None:
+    """Mount overlayfs at `at`. Raises: RefusedError.
+
+    The directories are named by descriptors, so their paths may hold commas and colons, which are syntax in mount options. They
+    are opened here because descriptors from before the new namespace are refused.
+    """
+    paths = [*request["lower"], request["upper"], request["work"]]
+    fds = [os.open(os.fsencode(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in paths]
+    names = [f"/proc/self/fd/{fd}" for fd in fds]
+    options = f"lowerdir={':'.join(names[:-2])},upperdir={names[-2]},workdir={names[-1]},userxattr"
+    mount(b"overlay", os.fsencode(request["at"]), b"overlay", _MS_NOSUID | _MS_NODEV, options.encode(), "overlay")
+    for fd in fds:
+        os.close(fd)
+
+
+def mount(
+    source: bytes | None, target: bytes, kind: bytes | None, flags: int, options: bytes | None, step: str
+) -> None:
+    """Make a mount; `step` names it in the refusal. Raises: RefusedError."""
+    if _libc.mount(source, target, kind, ctypes.c_ulong(flags), options) != 0:
+        raise RefusedError(step, ctypes.get_errno())
+
+
+if __name__ == "__main__":
+    main()

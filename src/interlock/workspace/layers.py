@@ -1,0 +1,414 @@
+"""Layers: copy-on-write views of a workspace, one for each proposal. The layers of a run lie in `runs/<run id>/workspace/`.
+
+`<number>/` is one layer: `layer.json` (this format's version, and what the layer is), and either `upper/` and `work/` of an
+overlay or `tree/` (a copy) with `copied.ndjson` (what was copied); `backups/` is the index of what the actions did inside, with
+what undo of one of them needs. A layer whose proposal has ended without a commit is kept: it has a file `kept`, and the next
+layers of the run lie over it.
+
+Format version history:
+1 (2026-11): first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, Literal, Self
+
+import msgspec
+
+from interlock.disk import Disk
+from interlock.model.clock import Clock
+from interlock.model.errors import IntegrityError, StoreError, ToolError
+from interlock.workspace.backups import Backups
+from interlock.workspace.layer_diff import (
+    Difference,
+    Uncommittable,
+    Upper,
+    compare,
+    copy_candidates,
+    node_at,
+    overlay_candidates,
+)
+from interlock.workspace.layer_mounts import LayerMounts, Mounted, UnmountableError, unmountable
+from interlock.workspace.names import NameJson, Rel, stored, to_json
+from interlock.workspace.nodes import Identity, Node, attributes, identity, set_attributes
+from interlock.workspace.tree import Workspace
+
+VERSION: Final = 1
+_CLOCK_REALTIME_COARSE: Final = 5  # linux/time.h; file systems take their timestamps from it
+_FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
+
+
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`layer.json`: what a layer is."""
+
+    version: int
+    proposal: str
+    kind: Literal["overlay", "copy"]
+    why: str
+    """Why it is not an overlay; empty if it is one."""
+    base: str
+    """The workspace's path, for people."""
+    began_ns: int
+    """Wall clock when the layer began: what was changed beneath it since has this ctime, or a later one."""
+    below: list[str] = []
+    """The run's kept layers beneath this one, oldest first."""
+
+
+class Copied(msgspec.Struct, frozen=True, array_like=True):
+    """A line of `copied.ndjson`: a path, the identity of its copy, and that of the original."""
+
+    path: NameJson
+    copy: tuple[int, ...]
+    original: tuple[int, ...]
+
+
+class Layer:
+    """One open layer. `workspace` is its view; close it with `close`, which keeps what it holds, or `remove`."""
+
+    def __init__(self, directory: Path, manifest: Manifest, base: Workspace, mounted: Mounted | int) -> None:
+        """Use `open_layer` or `reopen_layer`. `mounted` is the view, or the descriptor of a copy that is shown nowhere."""
+        self.directory = directory
+        self.manifest = manifest
+        self.base = base
+        self.namespaces = mounted.namespaces if isinstance(mounted, Mounted) else None
+        root = mounted.root if isinstance(mounted, Mounted) else mounted
+        self.workspace = Workspace(base.root, disk=base.disk, fd=root)
+        self.workspace.protected = base.protected
+        self.workspace.layer = self
+        self.upper = Upper(os.fsencode(directory / "upper"))
+        self._looked: dict[Rel, Identity] = {}
+        self._known: dict[Rel, tuple[Identity, Identity]] | None = None
+
+    @property
+    def posture(self) -> str:
+        """`overlay`, or `copy(why)`."""
+        return "overlay" if self.manifest.kind == "overlay" else f"copy({self.manifest.why})"
+
+    def candidates(self) -> Iterator[Rel]:
+        """The paths that may differ from what lies beneath."""
+        if self.manifest.kind == "overlay":
+            return overlay_candidates(self.upper.walk(), self.base, self.workspace)
+        return copy_candidates({path: copy for path, (copy, _) in self.known().items()}, self.base, self.workspace)
+
+    def differences(self, only: Iterable[Rel] | None = None) -> tuple[list[Difference], list[Uncommittable]]:
+        """What differs from the workspace now, of all paths or of `only` these, and what cannot be committed.
+
+        Raises: ToolError.
+        """
+        found, left = compare(self.candidates() if only is None else only, self.base, self.workspace)
+        why = "a process took the permissions of this directory away"
+        return found, [*left, *(Uncommittable(path, why) for path in self.upper.unreadable)]
+
+    def changed_since_look(self) -> list[Rel]:
+        """See `View.changed_since_look`."""
+        now: dict[Rel, Identity] = {}
+        for path in self.candidates():
+            found = None
+            with contextlib.suppress(ToolError):
+                found = self.workspace.lstat(path)
+            now[path] = Identity(0, 0, 0, 0, 0) if found is None else identity(found)
+        before, self._looked = self._looked, now
+        changed = [path for path, seen in now.items() if before.get(path) != seen]
+        return sorted({*changed, *(path for path in before if path not in now)})
+
+    def lower_node(self, path: Rel) -> Node:
+        """See `View.lower_node`."""
+        return node_at(self.base, path)
+
+    def edited_below(self, path: Rel, found: os.stat_result | None) -> bool:
+        """True if what lies beneath was, or may have been, changed by others since the layer began; `found` is its lstat now."""
+        if self.manifest.kind == "copy":
+            known = self.known().get(path)
+            if found is None or known is None:
+                return found is not None or known is not None
+            return not stat.S_ISDIR(found.st_mode) and identity(found) != known[1]
+        if found is None:
+            return self.upper.was_below(path)
+        return not stat.S_ISDIR(found.st_mode) and found.st_ctime_ns >= self.manifest.began_ns
+
+    def known(self) -> dict[Rel, tuple[Identity, Identity]]:
+        """Of a copy: each copied path with the identities of copy and original. Raises: IntegrityError."""
+        if self._known is None:
+            try:
+                lines = (self.directory / "copied.ndjson").read_bytes().splitlines()
+                rows = [msgspec.json.decode(line, type=Copied) for line in lines]
+            except (OSError, msgspec.DecodeError, ValueError) as error:
+                raise IntegrityError(
+                    "a layer's list of copied files is damaged", code="layer_damaged", path=str(self.directory)
+                ) from error
+            self._known = {stored(row.path): (Identity(*row.copy), Identity(*row.original)) for row in rows}
+        return self._known
+
+    def keep(self, why: str) -> None:
+        """The proposal has ended without a commit: the layer stays, for `interlock commit` or `discard`. Raises: StoreError."""
+        self.base.disk.write_atomic(self.directory / "kept", why.encode())
+
+    def backups(self, clock: Clock) -> Backups:
+        """The record of what actions did inside the layer."""
+        return Backups(self.directory, self.base.disk, clock)
+
+    def sync(self) -> None:
+        """See `View.sync`."""
+        name = "upper" if self.manifest.kind == "overlay" else "tree"
+        fd = os.open(self.directory / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.base.disk.sync_filesystem(fd)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close the view. What the layer holds stays."""
+        self.workspace.close()
+        for fd in self.namespaces or ():
+            os.close(fd)
+        self.namespaces = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def layer_directories(run: Path) -> list[Path]:
+    """The layers of a run, oldest first: the one of a proposal that runs (or ran when its process ended), and kept ones."""
+    parent = run / "workspace"
+    names = [one.name for one in parent.iterdir() if one.name.isdecimal()] if parent.is_dir() else []
+    return [parent / name for name in sorted(names, key=int) if (parent / name / "layer.json").exists()]
+
+
+def kept_layers(run: Path) -> list[Path]:
+    """The layers that were neither committed nor discarded when their proposals ended, oldest first."""
+    return [one for one in layer_directories(run) if (one / "kept").exists()]
+
+
+def layer_of(run: Path, proposal: str) -> Path | None:
+    """The layer of a proposal, if there is one. Raises: IntegrityError `layer_damaged`."""
+    return next((one for one in layer_directories(run) if read_manifest(one).proposal == proposal), None)
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """What a layer is. Raises: IntegrityError `layer_damaged`."""
+    try:
+        manifest = msgspec.json.decode((directory / "layer.json").read_bytes(), type=Manifest)
+    except (OSError, msgspec.DecodeError, ValueError) as error:
+        raise IntegrityError("the record of a layer is damaged", code="layer_damaged", path=str(directory)) from error
+    if manifest.version != VERSION:
+        raise IntegrityError(
+            f"the layer has format {manifest.version}, which this version does not know",
+            code="layer_damaged",
+            path=str(directory),
+            hint="use the Interlock that made it",
+        )
+    return manifest
+
+
+def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *, may_copy: bool = True) -> Layer:
+    """Make a layer for a proposal over the workspace and the run's kept layers.
+
+    Raises: StoreError `layer_unavailable` if there is neither overlay nor, with `may_copy`, a copy that processes can see.
+    """
+    kept = kept_layers(run)
+    names = [one.name for one in kept]
+    directory = _new_directory(run / "workspace", base.disk)
+    try:
+        _check_base(base, kept)
+        for part in ("upper", "work"):
+            (directory / part).mkdir(mode=0o700)
+        _take_mode(base, directory / "upper")
+        mounted: Mounted | int = _mount_overlay(directory, base, mounts, kept)
+        manifest = Manifest(VERSION, proposal, "overlay", "", str(base.root), _next_tick_ns(), names)
+    except UnmountableError as error:
+        if not may_copy:
+            raise unmountable(error) from None
+        began_ns = _next_tick_ns()
+        mounted = _copy(directory, base, mounts, kept)
+        manifest = Manifest(VERSION, proposal, "copy", str(error), str(base.root), began_ns, names)
+    base.disk.write_atomic(directory / "layer.json", msgspec.json.encode(manifest))
+    return Layer(directory, manifest, base, mounted)
+
+
+def reopen_layer(directory: Path, base: Workspace, mounts: LayerMounts) -> Layer:
+    """The view of a layer whose process ended. Raises: StoreError `layer_unavailable`, IntegrityError `layer_damaged`."""
+    manifest = read_manifest(directory)
+    below = [directory.parent / name for name in manifest.below if (directory.parent / name / "upper").is_dir()]
+    try:
+        if manifest.kind == "overlay":
+            mounted: Mounted | int = _mount_overlay(directory, base, mounts, below)
+        else:
+            mounted = _show(directory / "tree", base, mounts)
+    except UnmountableError as error:
+        raise unmountable(error) from None
+    return Layer(directory, manifest, base, mounted)
+
+
+def remove_layer(directory: Path, disk: Disk) -> None:
+    """Remove a layer from the disk: it was committed or discarded. Raises: StoreError."""
+    with contextlib.suppress(FileNotFoundError):
+        (directory / "layer.json").unlink()  # a torn removal is not a layer any more
+    for where, names, _ in os.walk(directory):
+        for name in names:  # overlayfs leaves a work directory of mode 0, and processes leave what they like
+            path = os.path.join(where, name)  # noqa: PTH118 - os.walk
+            if not os.path.islink(path):  # noqa: PTH114
+                with contextlib.suppress(OSError):
+                    os.chmod(path, 0o700)  # noqa: PTH101
+    disk.remove_tree(directory)
+
+
+def _new_directory(parent: Path, disk: Disk) -> Path:
+    """A new directory with the next number: proposals of a run may work side by side."""
+    disk.make_directory(parent)
+    number = 1 + max((int(one.name) for one in parent.iterdir() if one.name.isdecimal()), default=0)
+    while True:
+        directory = parent / str(number)
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+            return directory
+        number += 1
+
+
+def _mount_overlay(directory: Path, base: Workspace, mounts: LayerMounts, kept: list[Path]) -> Mounted:
+    work = directory / "work"
+    for inside in work.iterdir() if work.is_dir() else ():
+        inside.chmod(0o700)
+    lower = [*(one / "upper" for one in reversed(kept)), base.root]
+    return mounts.mount_overlay(base.root, lower, directory / "upper", work)
+
+
+def _take_mode(base: Workspace, upper: Path) -> None:
+    """The merged root shows the permissions of the upper directory."""
+    found = os.fstat(base.fd)
+    upper.chmod(stat.S_IMODE(found.st_mode))
+
+
+def _check_base(base: Workspace, kept: list[Path]) -> None:
+    """Raises: UnmountableError if no overlay can be made over these, however the kernel is."""
+    if kept and read_manifest(kept[-1]).kind == "copy":
+        raise UnmountableError("the run's layer before this one is a copy")
+    found = os.fstat(base.fd)
+    if os.geteuid() != 0 and (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
+        raise UnmountableError("the workspace is of another user or group, which a user namespace cannot represent")
+
+
+def _next_tick_ns() -> int:
+    """The kernel's coarse time, just after it has changed: what was written before this call has an earlier timestamp."""
+    before = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+    for _ in range(100):
+        now = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+        if now > before:
+            return now
+        time.sleep(0.0002)
+    return before
+
+
+def _copy(directory: Path, base: Workspace, mounts: LayerMounts, kept: list[Path]) -> Mounted | int:
+    """Copy the workspace (or the run's last layer) into `tree`, and show it where that is possible. Raises: StoreError."""
+    for name in ("upper", "work"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    source = base
+    if kept:
+        source = reopen_layer(kept[-1], base, mounts).workspace
+    tree = directory / "tree"
+    tree.mkdir(mode=0o700)
+    try:
+        rows = list(_copy_tree(source, tree))
+    finally:
+        if source is not base:
+            source.close()
+    lines = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
+    base.disk.write_atomic(directory / "copied.ndjson", lines)
+    return _show(tree, base, mounts)
+
+
+def _show(tree: Path, base: Workspace, mounts: LayerMounts) -> Mounted | int:
+    with contextlib.suppress(UnmountableError):
+        return mounts.mount_tree(base.root, tree)
+    return os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _copy_tree(source: Workspace, tree: Path) -> Iterator[Copied]:
+    """Copy all files, with their permissions and times; special files and other file systems are left out. Raises: StoreError."""
+    root = os.fsencode(tree)
+    device = os.fstat(source.fd).st_dev
+    modes: list[tuple[bytes, os.stat_result, Rel]] = []
+    files: list[tuple[Rel, Identity]] = []
+    try:
+        for path, found in source.walk((), lenient=True):
+            to = os.path.join(root, *path)  # noqa: PTH118 - bytes
+            if stat.S_ISDIR(found.st_mode) and (found.st_dev == device or source.layer is not None):
+                if path:
+                    os.mkdir(to, 0o700)  # noqa: PTH102 - bytes
+                modes.append((to, found, path))
+            elif stat.S_ISLNK(found.st_mode):
+                os.symlink(source.read_link(path), to)  # noqa: PTH211 - bytes
+                files.append((path, identity(found)))
+            elif stat.S_ISREG(found.st_mode) and _copy_file(source, path, to, found):
+                files.append((path, identity(found)))
+        for to, found, path in reversed(modes):
+            os.chmod(to, stat.S_IMODE(found.st_mode))  # noqa: PTH101 - bytes
+            os.utime(to, ns=(found.st_atime_ns, found.st_mtime_ns))
+            if path:
+                files.append((path, identity(found)))
+    except (OSError, ToolError) as error:
+        raise StoreError(
+            f"the workspace cannot be copied: {error}",
+            code="layer_unavailable",
+            hint="free some space, or use mode `direct`",
+        ) from error
+    for path, original in files:
+        copy = identity(os.lstat(os.path.join(root, *path)))  # noqa: PTH118 - bytes
+        yield Copied(to_json(path), tuple(copy), tuple(original))
+
+
+def _copy_file(source: Workspace, path: Rel, to: bytes, found: os.stat_result) -> bool:
+    """Copy one file: a reflink where the file system has them, else data only (holes stay holes).
+
+    False if this user may not read it: then it is left out, and so no process sees it either.
+    """
+    try:
+        fd = source.open_file(path)
+    except ToolError as error:
+        if error.code in ("access_denied", "not_found", "path_changed"):
+            return False
+        raise
+    try:
+        out = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.ioctl(out, _FICLONE, fd)
+            except OSError:
+                _copy_data(fd, out, found.st_size)
+            os.fchmod(out, stat.S_IMODE(found.st_mode))
+            set_attributes(out, attributes(fd) or {})
+            os.utime(out, ns=(found.st_atime_ns, found.st_mtime_ns))
+        finally:
+            os.close(out)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _copy_data(fd: int, out: int, size: int) -> None:
+    os.ftruncate(out, size)
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+            end = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError:  # only a hole follows
+            return
+        os.lseek(out, start, os.SEEK_SET)
+        while start < end:
+            sent = os.sendfile(out, fd, start, end - start)
+            if not sent:
+                return
+            start += sent
+        at = end

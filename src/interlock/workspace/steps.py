@@ -1,0 +1,106 @@
+"""Brings paths of a tree into wanted states: the second half of undo and of the commit of a layer.
+
+The caller has recorded every step in the backups before the first one is made, so a stop anywhere can be repeated or undone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from interlock.workspace import effects
+from interlock.workspace.names import Rel, link_stored
+from interlock.workspace.nodes import Identity, Node, Seen
+from interlock.workspace.tree import Workspace
+
+_SINGLE_SYNCS_MAX: Final = 8  # above this many files, one syncfs is cheaper
+_TOGETHER: Final = 64  # files that lie under their temporary names at once
+
+
+class Step(msgspec.Struct, frozen=True):
+    """A path, the state that was seen there, and the one to bring it into."""
+
+    path: Rel
+    seen: Seen
+    want: Node
+    by_process: bool = False
+
+    @property
+    def removes(self) -> bool:
+        """True if the present node must be removed first: a rename cannot replace a directory, or put a directory in place of
+        another node.
+        """
+        return self.seen.node.kind != "absent" and (
+            self.want.kind == "absent" or (self.seen.node.kind == "dir") != (self.want.kind == "dir")
+        )
+
+
+class Prepared(NamedTuple):
+    """A recorded step, and the temporary name through which it is made."""
+
+    step: Step
+    temporary: bytes
+
+
+Content = Callable[[Step], Iterable[bytes]]
+"""Gives the content of the file that a step wants, in chunks. Raises if it is not what was recorded."""
+
+
+def perform(workspace: Workspace, steps: Sequence[Prepared], content: Content) -> None:
+    """Remove from the bottom up, create from the top down, then set the modes of directories. Raises: ToolError."""
+    deep_first = sorted(steps, key=lambda p: len(p.step.path), reverse=True)
+    later: set[Rel] = set()
+    try:
+        for step, _ in deep_first:
+            if step.seen.identity is not None and step.removes:
+                effects.remove(workspace, step.path, expect=step.seen.identity, later=later)
+        files: list[effects.NewFile] = []
+        for step, temporary in reversed(deep_first):
+            want = step.want
+            expect = None if step.removes else step.seen.identity
+            if want.kind == "dir" and expect is None:
+                effects.put_directory(workspace, step.path, mode=want.mode or 0, later=later)
+            elif want.kind == "symlink":
+                assert want.target is not None
+                target = link_stored(want.target)
+                effects.put_link(workspace, step.path, target, expect=expect, temporary=temporary)
+            elif want.kind == "file":
+                files.append(_new_file(step, temporary, expect, content))
+        _put_files(workspace, files, later)
+    finally:
+        effects.sync_directories(workspace, later)
+    for step, _ in deep_first:
+        if step.want.kind == "dir":
+            effects.set_mode(workspace, step.path, step.want.mode or 0, _attributes(step.want))
+
+
+def _new_file(step: Step, temporary: bytes, expect: Identity | None, content: Content) -> effects.NewFile:
+    want = step.want
+    owner = want.owner if _may_give(want.owner) else None
+    return effects.NewFile(
+        step.path, content(step), want.mode or 0, expect, temporary, owner, want.mtime_ns, _attributes(want)
+    )
+
+
+def _attributes(want: Node) -> dict[str, str] | None:
+    """The extended attributes to set; None for a missing parent directory that was not examined."""
+    return None if want.owner is None else want.attributes or {}
+
+
+def _put_files(workspace: Workspace, files: list[effects.NewFile], later: set[Rel]) -> None:
+    if len(files) <= _SINGLE_SYNCS_MAX:
+        for file in files:
+            effects.put_file(workspace, file)
+        return
+    for at in range(0, len(files), _TOGETHER):
+        effects.put_files(workspace, files[at : at + _TOGETHER], later)
+
+
+def _may_give(owner: tuple[int, int] | None) -> bool:
+    """True if this process may give a file to that user and group."""
+    if owner is None or os.geteuid() == 0:
+        return True
+    return owner[0] == os.geteuid() and owner[1] in (os.getegid(), *os.getgroups())
