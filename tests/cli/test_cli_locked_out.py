@@ -66,7 +66,7 @@ def toml_edited(root):
 
 
 def toml_not_available(root):
-    (root / "interlock.toml").write_text(TOML + '[isolation]\nworkspace = "layer"\n')
+    (root / "interlock.toml").write_text(TOML + '[isolation]\nprofile = "ns"\n')
 
 
 def policy_broken(root):

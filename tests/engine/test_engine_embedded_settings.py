@@ -47,8 +47,8 @@ def refused(opened, path, **options):
     [
         ("isolation.require", {"isolation": {"require": ["fs", "net"]}}),
         ("isolation.profile", {"isolation": {"profile": "ns"}}),
-        ("isolation.workspace", {"isolation": {"workspace": "layer"}}),
-        ("isolation.commit", {"isolation": {"commit": "ask"}}),
+        ("workspace.mode", {"workspace": {"mode": "layer"}}),
+        ("workspace.commit", {"workspace": {"commit": "ask"}}),
         ("journal.durability", {"journal": {"durability": "full"}}),
         ("journal.keep", {"journal": {"keep": "1d"}}),
         ("journal.durability", {"journal": {"durability": "batch"}}),

@@ -60,11 +60,13 @@ actions = 50
 [isolation]
 profile = "ns"
 require = ["fs", "net"]
-workspace = "layer"
-commit = "auto"
 memory = "1GiB"
 processes = 64
 timeout = "120s"
+
+[workspace]
+mode = "layer"
+commit = "auto"
 
 [guard]
 cpu = 0.8
@@ -328,7 +330,7 @@ def test_every_setting_that_this_version_lacks_is_told():
         "policy.files": True,
         "isolation.profile": True,
         "isolation.require": True,
-        "isolation.workspace": True,
+        "workspace.mode": True,
         "rules.ask": False,
         "approvals.notify": False,
         "tools.modules": False,
@@ -339,7 +341,7 @@ def test_every_setting_that_this_version_lacks_is_told():
     everything = {"policy", "approvals", "isolation.ns", "isolation.fs", "isolation.net", "workspace.layer", "mcp",
                   "capsules", "otel", "modules"}  # fmt: skip
     assert settings.unavailable(everything) == []
-    assert [u.path for u in of('[isolation]\ncommit = "never"').unavailable(frozenset())] == ["isolation.commit"]
+    assert [u.path for u in of('[workspace]\ncommit = "never"').unavailable(frozenset())] == ["workspace.commit"]
     assert DEFAULTS.unavailable(frozenset()) == []
 
 

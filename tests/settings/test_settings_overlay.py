@@ -16,7 +16,8 @@ FILE = {
     "rules": {"allow": ["fs.*", "git.status", "tag:safe", "*"], "ask": ["shell"], "deny": ["git.push"]},
     "approvals": {"ttl": "10m"},
     "budget": {"actions": 100, "cost": 5.0, "duration": "1h", "run": {"actions": 10}},
-    "isolation": {"memory": "1GiB", "processes": 64, "require": ["fs"], "profile": "nons", "commit": "ask"},
+    "isolation": {"memory": "1GiB", "processes": 64, "require": ["fs"], "profile": "nons"},
+    "workspace": {"commit": "ask"},
     "journal": {"durability": "batch"},
     "guard": {"cpu": 0.5, "zombies": 10},
     "tools": {"modules": ["a.b", "c"]},
@@ -50,7 +51,7 @@ def test_tightening_by_environment():
     assert with_env(INTERLOCK_ISOLATION_PROFILE="ns").isolation.profile == "ns"
     assert with_env(INTERLOCK_ISOLATION_REQUIRE="net").isolation.require == ("fs", "net")
     assert with_env(INTERLOCK_ISOLATION_MEMORY="256MiB").isolation.memory_bytes == 2**28
-    assert with_env(INTERLOCK_ISOLATION_COMMIT="never").isolation.commit == "never"
+    assert with_env(INTERLOCK_WORKSPACE_COMMIT="never").workspace.commit == "never"
     assert with_env(INTERLOCK_GUARD_CPU="0.25").guard.cpu == 0.25
     assert with_env(INTERLOCK_JOURNAL_DURABILITY="full").journal.durability == "full"
     assert with_env(INTERLOCK_TOOLS_MODULES="c").tools.modules == ("c",)
@@ -79,7 +80,7 @@ def test_the_same_value_is_no_loosening():
         ("RULES_ASK", "compensate"),
         ("RULES_ASK", "tag:other"),
         ("ISOLATION_PROFILE", "none"),
-        ("ISOLATION_COMMIT", "auto"),
+        ("WORKSPACE_COMMIT", "auto"),
         ("ISOLATION_MEMORY", "2GiB"),
         ("ISOLATION_PROCESSES", "65"),
         ("ISOLATION_TIMEOUT", "3m"),
@@ -196,10 +197,10 @@ files = st.fixed_dictionaries(
             optional={
                 "profile": st.sampled_from(["none", "nons", "ns"]),
                 "require": st.lists(st.sampled_from(["fs", "net", "record"]), unique=True),
-                "workspace": st.sampled_from(["direct", "layer"]),
                 "memory": st.integers(1, 10**6).map(as_size),
             },
         ),
+        "workspace": st.fixed_dictionaries({}, optional={"mode": st.sampled_from(["direct", "layer"])}),
         "journal": st.fixed_dictionaries({}, optional={"durability": st.sampled_from(["off", "batch", "full"])}),
         "approvals": st.fixed_dictionaries({}, optional={"separation": st.booleans()}),
     },
@@ -207,7 +208,7 @@ files = st.fixed_dictionaries(
 overrides = st.dictionaries(
     st.sampled_from(
         ["rules.allow", "rules.ask", "rules.deny", "budget.actions", "budget.duration", "isolation.profile",
-         "isolation.require", "isolation.workspace", "isolation.memory", "journal.durability", "approvals.separation"]
+         "isolation.require", "workspace.mode", "isolation.memory", "journal.durability", "approvals.separation"]
     ),
     entry_lists.map(",".join)
     | st.integers(0, 9).map(str)
@@ -232,7 +233,7 @@ def test_no_override_ever_loosens(file, env, flags):
     assert bound(after.budget.duration_ms) <= bound(before.budget.duration_ms)
     assert after.isolation.memory_bytes <= before.isolation.memory_bytes
     assert set(after.isolation.require) >= set(before.isolation.require)
-    assert (before.isolation.workspace, after.isolation.workspace) != ("layer", "direct")
+    assert (before.workspace.mode, after.workspace.mode) != ("layer", "direct")
     for strict, value in (("none", "profile"), ("nons", "profile")):
         assert getattr(after.isolation, value) != strict or getattr(before.isolation, value) in ("none", strict)
     order = ["off", "batch", "full"]

@@ -61,11 +61,11 @@ from interlock.state.calls import CallStore
 from interlock.state.idempotency import IdempotencyStore
 from interlock.state.store import StateStore
 from interlock.telemetry import Export, GuardLimits, ResourceGuard, Sampler
-from interlock.workspace import Workspace
+from interlock.workspace import LayerMounts, Workspace
 from interlock.workspace.registry import Registry as Workspaces
 from interlock.workspace.registry import state_directory
 
-FEATURES: Final = frozenset({"approvals", "modules", "otel", "policy"})
+FEATURES: Final = frozenset({"approvals", "modules", "otel", "policy", "workspace.layer"})
 """What this version has, of the things that a configuration can ask for."""
 
 
@@ -133,6 +133,9 @@ def _check_embedded(loaded: Loaded, workspace: Path | None) -> None:
         without.pop(("journal", "durability"), None)
     if settings.telemetry.otel is not None and _durability(loaded) != "memory":
         without[("telemetry", "otel")] = "spans are made from events, and `journal.durability` is not `memory`"
+    for name, wanted in (("mode", "direct"), ("commit", "auto")):
+        if getattr(settings.workspace, name) != wanted:
+            without["workspace", name] = "this runtime keeps nothing on disk, and so no layers"
     if workspace is None and settings.guard.disk is not None:
         without[("guard", "disk")] = "there is no workspace whose disk could be measured"
     for place, why in without.items():
@@ -254,6 +257,7 @@ class Hands(NamedTuple):
     runner: ProcessRunner
     programs: background.Programs
     modules: ModuleTools | None
+    mounts: LayerMounts
 
     @property
     def servers(self) -> tuple[ForkServer, ...]:
@@ -273,7 +277,9 @@ def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], 
     if settings.tools.modules:
         modules = ModuleTools(settings.tools.modules, loaded.root, clock, trusted=_trusted(loaded), limits=limits)
         closing.append(modules.close)
-    return Hands(workspace, runner, background.Programs(runner, clock, OnRecord()), modules)
+    mounts = LayerMounts()
+    closing.append(mounts.close)
+    return Hands(workspace, runner, background.Programs(runner, clock, OnRecord()), modules, mounts)
 
 
 def _finish(services: Services, hands: Hands | None, closing: list[Callable[[], None]]) -> Assembled:
@@ -390,6 +396,7 @@ def _services(
         reload=reload,
         servers=() if hands is None else hands.servers,
         workspace=None if hands is None else hands.workspace,
+        layers=None if hands is None else hands.mounts,
         programs=None if hands is None else hands.programs,
         guard=measured.guard,
         sampler=measured.sampler,
@@ -532,9 +539,11 @@ def _audit_sinks(loaded: Loaded, desk: Desk, env: Mapping[str, str], services: S
 def _built_in(binding: Binding, settings: Settings) -> Binding:
     """A built-in tool as the configuration wants it."""
     tool = binding.tool
-    if tool.name in {"shell", "exec"} or tool.name.startswith("git."):
+    process = tool.name in {"shell", "exec"} or tool.name.startswith("git.")
+    if process:
         tool = msgspec.structs.replace(tool, timeout_ms=settings.isolation.timeout_ms)
-    return adjusted(msgspec.structs.replace(binding, tool=tool), settings)
+    in_layer = process or tool.name.startswith("fs.")
+    return adjusted(msgspec.structs.replace(binding, tool=tool, in_layer=in_layer), settings)
 
 
 def adjusted(binding: Binding, settings: Settings) -> Binding:

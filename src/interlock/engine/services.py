@@ -39,7 +39,7 @@ from interlock.state.calls import CallStore
 from interlock.state.idempotency import IdempotencyStore
 from interlock.state.store import StateStore
 from interlock.telemetry import ResourceGuard, Sampler, Snapshot
-from interlock.workspace import Workspace
+from interlock.workspace import LayerMounts, Workspace
 
 T = TypeVar("T")
 Progress = Callable[[str, float, float | None], None]
@@ -193,6 +193,8 @@ class Services:
     servers: tuple[ForkServer, ...] = ()
     """Interlock's own fork servers, which no action may kill."""
     workspace: Workspace | None = None
+    layers: LayerMounts | None = None
+    """Mounts the layers in which proposals work (`[workspace] mode`)."""
     programs: Programs | None = None
     """Those that live on after their action; None where there are no process tools."""
     guard: ResourceGuard | None = None

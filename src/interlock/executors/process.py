@@ -20,12 +20,13 @@ from interlock.executors.process_watch import recorded_changes
 from interlock.isolation import background
 from interlock.isolation.client import ForkServer, NotStarted, Outcome, Stopped
 from interlock.isolation.posture import posture
-from interlock.isolation.wire import Failure, Limits, Report, Request
+from interlock.isolation.wire import VIEW_MOUNTS, VIEW_USER, Failure, Limits, Report, Request
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.limits import DEFAULT_LIMITS
-from interlock.model.tool import PROCESS_RAN, Binding, Context, Tool
+from interlock.model.tool import LAYERED_PROCESS_RAN, PROCESS_RAN, Binding, Context, Tool
 
+_VIEW: Final = (VIEW_USER, VIEW_MOUNTS)
 GRACE_MS: Final = 500
 """Between TERM and KILL."""
 
@@ -104,14 +105,18 @@ class ProcessRunner:
         output_bytes_max: int | None = None,
         limits: ProcessLimits | None = None,
         read_only: bool = False,
+        in_scope: bool = False,
     ) -> ProcessResult:
         """Run a program to its end and return how it ended, a failure included.
 
         `cwd` is a directory descriptor, or a path beneath the workspace (None: its root). `env` is added to the allow-listed
         base environment. The program is looked up in the base PATH. It ends at the context's deadline, or after
         `timeout_ms` if that is sooner; then `timed_out` is set. With `read_only` the caller guarantees that nothing changes.
+        With `in_scope`, in a layer, the process may have changed only what the grant's `paths.write` allows, and nothing that
+        Interlock's loader reads.
 
-        Raises: ToolError `spawn_failed`; `process_lost`, `process_limit`; and, when the awaiting task is cancelled,
+        Raises: ToolError `spawn_failed`; `process_lost`, `process_limit`; with `in_scope` `path_denied`,
+        `path_protected`; and, when the awaiting task is cancelled,
         `timeout` (the deadline has passed) or `cancelled`, with the partial output, once the tree is gone.
         """
         request = self._request(argv, env, limits)
@@ -121,7 +126,7 @@ class ProcessRunner:
             request["keep_bytes"] = output_bytes_max
         directory = cwd if isinstance(cwd, int) else open_cwd(ctx, cwd)
         try:
-            return await self._perform(request, directory, stdin, ctx, read_only=read_only)
+            return await self._perform(request, directory, stdin, ctx, read_only=read_only, in_scope=in_scope)
         finally:
             if directory is not cwd:
                 os.close(directory)
@@ -181,12 +186,14 @@ class ProcessRunner:
         }
 
     async def _perform(
-        self, request: Request, directory: int, stdin: bytes | None, ctx: Context, *, read_only: bool
+        self, request: Request, directory: int, stdin: bytes | None, ctx: Context, *, read_only: bool, in_scope: bool
     ) -> ProcessResult:
-        changed = None if read_only else PROCESS_RAN
+        changed = None if read_only else process_note(ctx)
+        layer = None if ctx.workspace is None else ctx.workspace.layer
+        view = {} if layer is None or layer.namespaces is None else dict(zip(_VIEW, layer.namespaces, strict=True))
         try:
-            async with recorded_changes(ctx, read_only=read_only):
-                outcome = await self._server.run(request, cwd=directory, stdin=stdin)
+            async with recorded_changes(ctx, read_only=read_only, in_scope=in_scope):
+                outcome = await self._server.run(request, cwd=directory, stdin=stdin, descriptors=view)
         except Stopped as stopped:
             late = self._clock.mono_ns() >= ctx.deadline_ns
             partial = None
@@ -214,9 +221,21 @@ def open_cwd(ctx: Context, path: str | dict[str, str] | None = None) -> int:
     return int(workspace.open_directory(where, "cwd"))
 
 
+def process_note(ctx: Context) -> str | None:
+    """What undo has to say about a process that may write; None if walls keep it in its layer."""
+    if ctx.workspace is None or ctx.workspace.layer is None:
+        return PROCESS_RAN
+    walls = posture()
+    confined = all(walls.get(wall, "").startswith("active") for wall in ("fs", "net"))
+    return None if confined else LAYERED_PROCESS_RAN
+
+
 def account(report: Report, ctx: Context, *, changed: str | None) -> None:
     """Report to the context an action's posture, its resource use, and, if `changed`, what cannot be undone."""
-    ctx.posture(**posture())
+    walls = posture()
+    if ctx.workspace is not None and ctx.workspace.layer is not None:
+        walls.pop("layer", None)  # the step that runs the action has said how it is made
+    ctx.posture(**walls)
     ctx.resources(_resources(report))
     if changed is not None:
         ctx.not_exactly_undoable(changed)
@@ -270,6 +289,8 @@ def spawn_error(failure: Failure) -> ToolError:
             why, message = "bad_cwd", f"the working directory could not be entered: {os.strerror(number)}"
         case "home", _:
             why, message = "no_home", f"the action's own HOME could not be made in /tmp: {os.strerror(number)}"
+        case "view", _:
+            why, message = "no_view", f"the proposal's layer could not be entered: {os.strerror(number)}"
         case "fork", _:
             why, message = "no_process", f"the machine's process limit is reached: {os.strerror(number)}"
     return ToolError(
@@ -372,6 +393,7 @@ async def _run_tool(runner: ProcessRunner, argv: list[str], parameters: dict[str
         cwd=parameters.get("cwd"),
         env=requested_environment(parameters.get("env", {})),
         stdin=None if stdin is None else stdin.encode(),
+        in_scope=True,
     )
     output = result_as_json(result)
     if result.timed_out:

@@ -101,6 +101,16 @@ def enter_directory(opened: int, path: str) -> None:
         raise RefusedError("cwd", errno.ESTALE)
 
 
+def join_view(user: int, mounts: int) -> None:
+    """Enter the namespaces in which a workspace layer lies at the workspace's path. Raises: RefusedError."""
+    try:
+        if os.fstat(user).st_ino != os.stat("/proc/self/ns/user").st_ino:
+            syscalls.setns(user, syscalls.CLONE_NEWUSER)
+        syscalls.setns(mounts, syscalls.CLONE_NEWNS)
+    except OSError as error:
+        raise RefusedError("view", error.errno or errno.EINVAL) from error
+
+
 def execute(argv: list[str], environment: dict[str, str], search: str) -> None:
     """Become the program. A name without a slash is looked for in `search`, never in the current directory.
 

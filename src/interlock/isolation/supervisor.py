@@ -33,6 +33,7 @@ from interlock.isolation.layer0 import (
     enter,
     enter_directory,
     execute,
+    join_view,
     limit,
     machine_tasks,
     place,
@@ -46,6 +47,8 @@ from interlock.isolation.wire import (
     OUTPUT,
     STARTED,
     STOP,
+    VIEW_MOUNTS,
+    VIEW_USER,
     Failure,
     Report,
     Request,
@@ -157,7 +160,8 @@ class Supervisor:
             raise RefusedError("fork", error.errno or errno.EAGAIN) from error
         if self.pid == 0:
             channel = [named[CHANNEL]] if CHANNEL in named else []
-            self._payload(me, cwd, [stdin, *writers, *channel], high, perform)
+            view = (named[VIEW_USER], named[VIEW_MOUNTS]) if VIEW_USER in named else None
+            self._payload(me, cwd, [stdin, *writers, *channel], high, perform, view)
         for fd in (*writers, high, cwd, stdin, *named.values()):
             os.close(fd)
         with open(trouble, "rb") as file:
@@ -220,13 +224,24 @@ class Supervisor:
         finally:
             _leave(code)
 
-    def _payload(self, parent: int, cwd: int, wanted: list[int], trouble: int, perform: Perform) -> None:
+    def _payload(
+        self,
+        parent: int,
+        cwd: int,
+        wanted: list[int],
+        trouble: int,
+        perform: Perform,
+        view: tuple[int, int] | None,
+    ) -> None:
         """What the forked child does; never returns."""
         code = 127
         try:
             try:
                 path = self.request["directory"] if self.launcher.moved else None
                 limits = self.request["limits"]
+                if view is not None:
+                    join_view(*view)
+                    path = None  # opened in that namespace
                 enter(parent=parent, cwd=cwd, path=path, descriptors=wanted, spare=trouble, limits=limits)
                 if self.walls is not None and self.walls["profile"] == "nons":
                     walls.confine_alone(self.walls, self.launcher.readable, self.request["environment"])

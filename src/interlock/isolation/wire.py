@@ -31,8 +31,11 @@ namespaces of its own; the last form leaves it the machine's network.
 CHANNEL = "channel"
 ROOT = "root"
 EGRESS = "egress"
+VIEW_USER = "view_user"
+VIEW_MOUNTS = "view_mounts"
 """Names of the descriptors that may come with a request: what a function call writes its messages to; the merged root of a
-workspace layer; the socket on which listeners are passed out."""
+workspace layer; the socket on which listeners are passed out; without walls, the user and the mount namespace in which
+such a layer lies at the workspace's path."""
 STARTED = b"started"
 STOP = b"stop"
 LATE = b"late"

@@ -98,7 +98,7 @@ REASONS: Final[dict[str, str]] = {
     "encoding_invalid": "The content is not valid in `encoding`, or the encoding lacks one of its characters.",
     "pattern_invalid": "A pattern or a glob cannot be compiled.",
     "pattern_too_slow": "Matching the pattern took too long, or too much memory, and was stopped.",
-    "owner_not_mapped": "A layer cannot represent the owner or group of a file; `[workspace] mode = \"direct\"` can.",
+    "owner_not_mapped": 'A layer cannot represent the owner or group of a file; `[workspace] mode = "direct"` can.',
     "undo_conflict": "What undo would restore was changed since and left alone. `--force` overwrites it and keeps a backup.",
     "undo_denied": "An agent can undo only what it did itself; a person can undo anything.",
     "undo_blocked": "Undo cannot restore a path because something else is in the way; the message names it.",

@@ -393,6 +393,54 @@ class WorkspaceCommitted(Event, kw_only=True, tag="workspace_committed"):
     keys: tuple[str, ...] = ()
 
 
+class LayerOpened(Event, kw_only=True, tag="layer_opened"):
+    """The proposal works in a layer from now on. `layer` is its number in the run, `how` is `overlay` or `copy(why)`.
+
+    With `absent` there is none, and it works on the files themselves: `how` says why.
+    """
+
+    layer: int | None = None
+    how: str
+    absent: bool = False
+    again: bool = False
+    """True if it was opened again after the process that had made it ended."""
+
+
+class LayerCommitIntent(Event, kw_only=True, tag="layer_commit_intent"):
+    """The layer's changes are about to be made in the workspace. If no `layer_committed` follows, that is done again."""
+
+    layer: int
+    changes: int
+
+
+class LayerCommitted(Event, kw_only=True, tag="layer_committed"):
+    """The layer's changes are in the workspace, but for what is `blocked`: paths with why (`LayerKept`)."""
+
+    layer: int
+    changes: int
+    blocked: dict[str, str] = {}
+
+
+class LayerKept(Event, kw_only=True, tag="layer_kept"):
+    """The layer, or a part of it, waits for `interlock commit` or `interlock discard`.
+
+    `why` is `ask`, `never`, `conflict` or `blocked`; `blocked` names paths (the first thousand) with `conflict`, `protected`,
+    `runs_later`, `denied` or `unsupported`.
+    """
+
+    layer: int
+    why: str
+    changes: int
+    blocked: dict[str, str] = {}
+
+
+class LayerDiscarded(Event, kw_only=True, tag="layer_discarded"):
+    """The layer was dropped with everything in it. `why` is `aborted`, `undone` or `asked`."""
+
+    layer: int
+    why: str
+
+
 class ProposalFinished(Event, kw_only=True, tag="proposal_finished"):
     """The proposal has ended."""
 
@@ -416,7 +464,8 @@ AnyEvent = (
     | ActionSkipped | ActionValidated | ActionIntent | ActionRetrying | OutcomeSettled | ActionSucceeded
     | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | ActionConnection
     | ProcessStarted | ProcessEnded | StateChanged | EffectDivergence
-    | UndoIntent | UndoDone | StateRolledBack | WorkspaceCommitted | ProposalFinished
+    | UndoIntent | UndoDone | StateRolledBack | WorkspaceCommitted | LayerOpened | LayerCommitIntent | LayerCommitted | LayerKept
+    | LayerDiscarded | ProposalFinished
 )  # fmt: skip
 
 

@@ -111,6 +111,17 @@ class NotUndone(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
+class LayerResult(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What became of the layer of a proposal."""
+
+    status: Literal["committed", "kept", "discarded"]
+    """`kept`: it waits for `interlock commit` or `interlock discard`; with `changes` committed, a part of it does."""
+    changes: int = 0
+    """Paths that were committed, or (if nothing was) that wait."""
+    blocked: dict[str, str] = {}
+    """Paths that were not committed: `conflict`, `protected`, `runs_later`, `denied`, `unsupported`."""
+
+
 class ProposalResult(msgspec.Struct, kw_only=True):
     """The result of a proposal."""
 
@@ -120,6 +131,8 @@ class ProposalResult(msgspec.Struct, kw_only=True):
     results: list[ActionResult]
     cost: Cost
     not_undone: list[NotUndone] = []
+    workspace: LayerResult | None = None
+    """What became of the proposal's layer; null if it worked on the files themselves."""
 
     @property
     def ok(self) -> bool:

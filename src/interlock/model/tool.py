@@ -184,7 +184,9 @@ class Context(Protocol):
 
 
 PROCESS_RAN = "a process ran in the direct workspace"
-"""The note of every process that may write. Where the tool's compensation has worked, that a process ran says nothing more; every
+LAYERED_PROCESS_RAN = "a process ran in a layer, without walls that keep it from files and hosts outside"
+PROCESS_NOTES = frozenset({PROCESS_RAN, LAYERED_PROCESS_RAN})
+"""The notes of processes that may write. Where the tool's compensation has worked, that a process ran says nothing more; every
 other note does."""
 
 
@@ -231,6 +233,9 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
     function: Function
     mode: Mode = "async"
     writes: Writes = "anywhere"
+    in_layer: bool = False
+    """True if the function reads and writes files only through its context, or in processes that it starts through the
+    executors: then it works in the layer of its proposal."""
     """Calls that may write the same files wait for each other. Say less than `anywhere` only if the function can do no more."""
     preview: Preview | None = None
 

@@ -171,13 +171,6 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         tuple[Literal["fs", "net", "record"], ...],
         Meta(description="Isolation layers without which nothing may start."),
     ] = ()
-    workspace: Annotated[
-        Literal["direct", "layer"],
-        Meta(description="Work on the files themselves (with backups), or on a layer above them."),
-    ] = "direct"
-    commit: Annotated[
-        Literal["auto", "ask", "never"], Meta(description="What happens to a layer when its proposal succeeds.")
-    ] = "auto"
     env_allow: Annotated[
         tuple[Name, ...],
         Meta(
@@ -222,7 +215,22 @@ class Guard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How proposals share the workspace."""
+    """How proposals work in the workspace, and share it."""
+
+    mode: Annotated[
+        Literal["direct", "layer"],
+        Meta(
+            description="`layer`: each proposal works in a copy-on-write layer above the files, which is committed when it has "
+            "succeeded; `direct`: on the files themselves, with backups."
+        ),
+    ] = "direct"
+    commit: Annotated[
+        Literal["auto", "ask", "never"],
+        Meta(
+            description="What happens to a layer when its proposal has succeeded. `auto`: it is committed; `ask`: the diff is "
+            "shown, and the layer waits for `interlock commit` or `discard`; `never`: the same without the diff."
+        ),
+    ] = "auto"
 
     wait_ms: Annotated[
         DurationMs,
@@ -439,8 +447,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             ),
             (bool(self.network.private), walled, "network.private", "hosts of processes are", False),
             *((True, walled, where, "bounds on the hosts of processes are", True) for where in bounded),
-            (isolation.workspace == "layer", "workspace.layer", "isolation.workspace", "workspace layers are", True),
-            (isolation.commit != "auto", "workspace.layer", "isolation.commit", "workspace layers are", True),
+            (self.workspace.mode == "layer", "workspace.layer", "workspace.mode", "workspace layers are", True),
+            (self.workspace.commit != "auto", "workspace.layer", "workspace.commit", "workspace layers are", True),
             (bool(self.rules.ask), "approvals", "rules.ask", "approvals are (so these are denied)", False),
             (bool(self.approvals.notify), "approvals", "approvals.notify", "approvals are", False),
             (self.approvals.separation, "approvals", "approvals.separation", "approvals are (all are denied)", False),

@@ -2,6 +2,10 @@
 
 from interlock.workspace.backups import Backups, Change, Entry, Origin, read_entries
 from interlock.workspace.claims import EVERYTHING, NOTHING, Claim, claimed_by_writing
+from interlock.workspace.layer_commit import Blocked, Plan, commit_layer, plan_commit
+from interlock.workspace.layer_diff import Difference
+from interlock.workspace.layer_mounts import LayerMounts
+from interlock.workspace.layers import Layer, kept_layers, layer_of, open_layer, remove_layer, reopen_layer
 from interlock.workspace.lease import LeaseQueue, Turn, WriteLease
 from interlock.workspace.nodes import ABSENT, Identity, Node, Seen
 from interlock.workspace.process_changes import ProcessWatch, end_left_processes
@@ -14,13 +18,18 @@ __all__ = [
     "EVERYTHING",
     "NOTHING",
     "Backups",
+    "Blocked",
     "Change",
     "Claim",
+    "Difference",
     "Entry",
     "Identity",
+    "Layer",
+    "LayerMounts",
     "LeaseQueue",
     "Node",
     "Origin",
+    "Plan",
     "ProcessWatch",
     "Registry",
     "Restored",
@@ -31,9 +40,16 @@ __all__ = [
     "WriteLease",
     "check_apart",
     "claimed_by_writing",
+    "commit_layer",
     "end_left_processes",
+    "kept_layers",
+    "layer_of",
+    "open_layer",
+    "plan_commit",
     "plan_undo",
     "read_entries",
+    "remove_layer",
+    "reopen_layer",
     "restore",
     "state_directory",
 ]

@@ -175,7 +175,7 @@ class Backups:
                 out = os.open(incoming, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 with _machine(f"back up into {self.directory}"):
-                    sha256, size = hash_file(out, go_on) if _cloned(out, fd) else self._copy(fd, out, go_on)
+                    sha256, size = hash_file(out, go_on) if _cloned(out, fd) else _copy(self._disk, fd, out, go_on)
             except BaseException:
                 incoming.unlink(missing_ok=True)  # it may be large
                 raise
@@ -203,27 +203,16 @@ class Backups:
         """
         with self._lock:
             index = self._open()
-            for row in rows:
-                self._take_over(row.change.before.sha256, contents)
+            for sha256 in {row.change.before.sha256 for row in rows}:
+                if sha256 is not None and not self.has(sha256) and (contents / sha256).exists():
+                    self._counter += 1
+                    self._kept[sha256] = _linked(contents / sha256, self.directory / f"incoming-{self._counter}")
             self._store_kept()
             entries: list[Entry] = []
             for (origin, by), group in itertools.groupby(rows, key=lambda row: (row.origin, row.by)):
                 entries += self._append(index, origin, [row.change for row in group], by)
             self._disk.sync_data(index)
             return entries
-
-    def _take_over(self, sha256: str | None, contents: Path) -> None:
-        """Make a content of another place ours, without copying it where links are possible."""
-        if sha256 is None or self.has(sha256) or not (contents / sha256).exists():
-            return
-        self._counter += 1
-        incoming = self.directory / f"incoming-{self._counter}"
-        with _machine(f"back up into {self.directory}"):
-            try:
-                os.link(contents / sha256, incoming)
-            except OSError:
-                shutil.copyfile(contents / sha256, incoming)
-        self._kept[sha256] = incoming
 
     def touched(self) -> Touched:
         """What this run has touched so far. Read from the index once, then kept up to date. Raises: IntegrityError."""
@@ -381,19 +370,6 @@ class Backups:
         self._index = index
         return index
 
-    def _copy(self, fd: int, out: int, go_on: Callable[[], None] | None) -> tuple[str, int]:
-        digest, size = hashlib.sha256(), 0
-
-        def read() -> Iterator[bytes]:
-            nonlocal size
-            for chunk in read_chunks(fd, go_on):
-                digest.update(chunk)
-                size += len(chunk)
-                yield chunk
-
-        write_chunks(self._disk, out, read())
-        return digest.hexdigest(), size
-
     def _store_kept(self) -> None:
         """Sync the new contents before renaming them, so that a name always means a complete content."""
         if not self._kept:
@@ -491,6 +467,30 @@ def _decode(line: bytes, place: str) -> Entry | ProcessMark:
     raise IntegrityError(
         "the index of a run's backups is damaged", code="backup_damaged", path=place, hint="undo by hand from that run"
     )
+
+
+def _linked(content: Path, to: Path) -> Path:
+    """Another name for a content, or a copy where links are not possible."""
+    with _machine(f"back up into {to.parent}"):
+        try:
+            os.link(content, to)
+        except OSError:
+            shutil.copyfile(content, to)
+    return to
+
+
+def _copy(disk: Disk, fd: int, out: int, go_on: Callable[[], None] | None) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+
+    def read() -> Iterator[bytes]:
+        nonlocal size
+        for chunk in read_chunks(fd, go_on):
+            digest.update(chunk)
+            size += len(chunk)
+            yield chunk
+
+    write_chunks(disk, out, read())
+    return digest.hexdigest(), size
 
 
 def _cloned(out: int, fd: int) -> bool:

@@ -21,7 +21,7 @@ from interlock.model.errors import ToolError
 from interlock.workspace.backups import Backups, Change, Origin
 from interlock.workspace.names import Rel, show
 from interlock.workspace.nodes import ABSENT, Node, identity
-from interlock.workspace.tree import Workspace, hash_file
+from interlock.workspace.tree import View, Workspace, hash_file
 
 PATHS_MAX: Final = 10_000
 BYTES_MAX: Final = 256 * 1024 * 1024
@@ -37,7 +37,11 @@ class ProcessWatch:
     """
 
     def __init__(self, workspace: Workspace, backups: Backups, origin: Origin) -> None:
-        """`origin` is the action that started the process. The scan ignores the agent's grants."""
+        """`origin` is the action that started the process. The scan ignores the agent's grants.
+
+        In a layer everything that changed is found, wherever it lies; `changed` has it after `end`.
+        """
+        self.changed: list[Rel] = []
         self._workspace = workspace
         self._backups = backups
         self._origin = origin
@@ -62,6 +66,8 @@ class ProcessWatch:
                 if (last := touched.states.get(path)) is not None and not node.same(last.node)
             ]
             self._number = backups.begin_process(self._origin, edited)
+            if self._workspace.layer is not None:
+                self._workspace.layer.changed_since_look()
 
     def end(self) -> str | None:
         """Scan again, and record the differences. Durable once it returns.
@@ -76,8 +82,28 @@ class ProcessWatch:
             missed = {*self._missed, *look.missed}
             whole = self._whole and look.whole
             changes = list(_changes(self._backups, self._before, now, missed, self._number, whole=whole))
+            if self._workspace.layer is not None:
+                changes += self._in_layer(self._workspace.layer, now)
+                self._workspace.layer.sync()
+            self.changed = [change.path for change in changes]
             self._backups.end_process(self._number, changes)
         return _told([*self._missed, *look.missed])
+
+    def _in_layer(self, layer: View, now: dict[Rel, Node]) -> Iterator[Change]:
+        """The differences at paths that the run had not touched before, beneath which the workspace still has what was there.
+
+        Beyond the limit none are recorded: the commit records them for the last process.
+        """
+        states = self._backups.touched().states
+        paths = [path for path in layer.changed_since_look() if path not in now and path not in self._before]
+        for path in paths if len(paths) <= PATHS_MAX else ():
+            try:
+                after = self._workspace.examine(path).node if self._workspace.lstat(path) is not None else ABSENT
+                before = states[path].node if path in states else layer.lower_node(path)
+            except ToolError:  # a special file, or not readable: the commit names it
+                continue
+            if not after.same(before):
+                yield Change(path, before, after)
 
 
 def end_left_processes(backups: Backups) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from interlock.engine.completion.layers import CONFLICT, commit_files, discard
 from interlock.engine.completion.rollback import roll_back
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.record import rows
@@ -44,7 +45,10 @@ async def conclude(run: ProposalRun) -> ProposalResult:
     waits = is_held(run) and run.stop_reason != "stopped"
     if run.stop_reason not in _ABORTING and not run.dry_run and not waits:
         try:
-            commit(run)
+            run.services.store.check(run.buffer.read)
+            await commit_files(run)
+            if run.stop_reason != CONFLICT:
+                commit(run)
         except StateConflictError as error:
             run.stop_reason = "state_conflict"
             _mark_conflict(run, error)
@@ -56,6 +60,7 @@ async def conclude(run: ProposalRun) -> ProposalResult:
         if run.turn is not None and any(row is not None and row.attempts for row in run.rows):
             await run.turn.take_for_undo()
         not_undone = await roll_back(run)
+        discard(run)
     return await finish(run, not_undone)
 
 
@@ -202,8 +207,9 @@ async def finish(run: ProposalRun, not_undone: list[NotUndone]) -> ProposalResul
     if run.recorder is not None:
         await run.recorder.writer.durable()
     return ProposalResult(
-        run_id=run.files.id, proposal_id=run.proposal.id, status=status, results=found, cost=cost, not_undone=not_undone
-    )
+        run_id=run.files.id, proposal_id=run.proposal.id, status=status, results=found, cost=cost, not_undone=not_undone,
+        workspace=run.layer_result,
+    )  # fmt: skip
 
 
 def status_of(run: ProposalRun, found: list[ActionResult]) -> RunStatus:

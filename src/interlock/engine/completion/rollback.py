@@ -31,7 +31,7 @@ from interlock.model.errors import IntegrityError, InterlockError, ToolError
 from interlock.model.events import UndoIntent
 from interlock.model.proposal import READING, Action
 from interlock.model.result import ActionResult, NotUndone
-from interlock.model.tool import PROCESS_RAN
+from interlock.model.tool import PROCESS_NOTES
 from interlock.verify.graph import needs
 from interlock.workspace import Entry, Origin, Restored
 from interlock.workspace.names import show, stored
@@ -85,10 +85,10 @@ def _read_changes(run: ProposalRun) -> dict[tuple[str, str], list[Entry]] | None
 
     None if the index of the backups is damaged: then each action is looked up by itself, and those that are whole come back.
     """
-    if run.files.directory is None or run.files.backups is None:
+    if run.files.undo_directory is None or run.files.backups is None:
         return {}
     try:
-        return plan_by_action(run.files.directory, proposal=run.proposal.id)
+        return plan_by_action(run.files.undo_directory, proposal=run.proposal.id)
     except IntegrityError:
         return None
 
@@ -108,7 +108,7 @@ async def _undo_action(
         problems.append(NotUndone(action_id=action.id, reason="undo_conflict", detail=files.problem))
     notes = list(dict.fromkeys((*run.not_undoable.get(index, ()), *files.overwritten)))  # each attempt adds them anew
     if compensated:
-        notes = [note for note in notes if note != PROCESS_RAN and note not in files.overwritten]
+        notes = [note for note in notes if note not in PROCESS_NOTES and note not in files.overwritten]
     if row.status == "unknown_outcome" and not notes and not files.touched:
         detail = "its outcome is not known"
         problems.append(NotUndone(action_id=action.id, reason="unknown_outcome", detail=detail))
@@ -183,9 +183,11 @@ def _parameters_used(run: ProposalRun, index: int) -> dict[str, Any]:
 
 def _restore_files(run: ProposalRun, index: int, entries: list[Entry] | None, compensated: bool | None) -> _Files:
     """Put the files of an action back from the run's backups, with an intent in the journal."""
-    files, workspace, recorder = run.files, run.services.workspace, run.recorder
+    files, workspace, recorder = run.files, run.workspace, run.recorder
     if files.directory is None or workspace is None or files.backups is None or recorder is None:
         return _Files()
+    if run.layer is not None:  # it is dropped as a whole
+        return _Files(touched=bool(entries) or _works_in_layer(run, index))
     action = run.proposal.actions[index].id
     if entries is None or compensated is not None:  # the compensation may have changed files too
         try:
@@ -204,6 +206,12 @@ def _restore_files(run: ProposalRun, index: int, entries: list[Entry] | None, co
     problem = restored.message if isinstance(restored, InterlockError) else None
     record_done(run, index, "files", "rolled_back", problem)
     return _Files(touched, problem, [] if isinstance(restored, InterlockError) else _overwritten(restored, files.id))
+
+
+def _works_in_layer(run: ProposalRun, index: int) -> bool:
+    """True if all that the action may have changed lies in the layer: its processes were kept from everything else."""
+    tool = run.tools[index]
+    return tool is not None and tool.in_layer and not run.not_undoable.get(index)
 
 
 def _overwritten(restored: Sequence[Restored], run_id: str) -> list[str]:

@@ -155,7 +155,7 @@ def restore_files(
     run: ProposalRun, directory: Path, entries: Sequence[Entry], origin: Origin, *, force: bool = False
 ) -> list[Restored] | InterlockError:
     """Put files back from the backups in `directory`; the error if they cannot be, and then nothing of them was touched."""
-    workspace, backups = run.services.workspace, run.files.backups
+    workspace, backups = run.workspace, run.files.backups
     assert workspace is not None
     assert backups is not None
     try:

@@ -79,6 +79,8 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
     deadline = attempt.deadline_ns = slot.deadline = started + _timeout_ns(action)
     if deadline < slot.watchdog.at:
         slot.watchdog.wake(deadline)
+    if run.layer is not None and tool is not None and tool.touches_files:
+        attempt.posture(layer=f"active({run.layer.posture})")
     result: Output | Failure | None = None
     value = None
     try:

@@ -24,7 +24,7 @@ _LOOKS_AGAIN: Final = 3
 def paths_of(action: ActionRun, parameters: dict[str, Any]) -> list[Any]:
     """The paths among the parameters, in the order of the tool's marks, and those that the call writes besides (undo)."""
     tool = action.tool
-    if action.run.services.workspace is None or tool is None:
+    if action.run.workspace is None or tool is None:
         return []
     pointers = [tuple(pointer.split("/")[1:]) for pointer, mark in tool.marks if mark.startswith("path.")]
     entailed = sorted(write.where for write in action.run.entailed.get(action.index, ()) if write.tool is not None)
@@ -85,7 +85,7 @@ class _Look(NamedTuple):
 
 async def _look_at(run: ProposalRun, paths: Sequence[Any]) -> list[_Look]:
     """What each path names now. On a thread: a large file takes a while to read."""
-    workspace = run.services.workspace
+    workspace = run.workspace
     if workspace is None or not paths:
         return []
     keyed = run.services.redactor.keyed  # a file can be small and secret, and its digest stands in the question

@@ -21,12 +21,13 @@ from interlock.model.decision import Decision
 from interlock.model.events import Event, StateChanged
 from interlock.model.grant import Principal
 from interlock.model.proposal import Proposal
-from interlock.model.result import ActionResult
+from interlock.model.result import ActionResult, LayerResult
 from interlock.model.tool import ToolExecutor
 from interlock.model.units import as_duration
 from interlock.state.buffer import Buffer
 from interlock.state.idempotency import Results
 from interlock.verify.graph import Graph
+from interlock.workspace import Layer
 
 
 class Write(NamedTuple):
@@ -46,6 +47,12 @@ class ProposalRun:
     """The turn to write in the workspace; None if the proposal needs none."""
     cost = 0.0
     """What tools reported."""
+    layer: Layer | None = None
+    layer_absent: str | None = None
+    """Why the proposal has no layer where the configuration wants one."""
+    layer_problem: str | None = None
+    """What went wrong when the layer was committed."""
+    layer_result: LayerResult | None = None
 
     def __init__(
         self,
@@ -63,7 +70,8 @@ class ProposalRun:
         """Nothing has happened yet. `token` is the id of the grant token that was presented with the proposal."""
         # What does not change.
         self.services = services
-        self.files = files
+        self.files = self.run_files = files  # in a layer `files` has the layer's backups
+        self.workspace = services.workspace  # what the actions see; in a layer its view
         self.proposal = proposal
         self.graph = graph
         self.principal = principal
@@ -122,6 +130,8 @@ class ProposalRun:
                 return self.stopped_text
             case "budget_exceeded":
                 return self.allowance.exhausted or None
+            case "workspace_conflict":
+                return self.layer_problem
         return None
 
     def why_skipped(self, index: int) -> str | None:

@@ -92,7 +92,7 @@ class ActionContext(msgspec.Struct, eq=False):
     @property
     def workspace(self) -> Any:
         """The workspace of the run, in which links lead no further than the agent's grant."""
-        workspace = self.run.services.workspace
+        workspace = self.run.workspace
         return None if workspace is None else ScopedWorkspace(workspace, self._check_path)
 
     @property

@@ -42,6 +42,10 @@ class WriteTurn(Protocol):
         """The block waits (for a person, for time to pass): meanwhile others may write, if nothing of the proposal does."""
         ...
 
+    async def take_for_commit(self) -> None:
+        """Before the layer of the proposal is committed: the turn to write everything, however long that takes."""
+        ...
+
     async def take_for_undo(self) -> None:
         """Before the proposal is rolled back: the turn to write all that this may touch, however long that takes."""
         ...

@@ -19,3 +19,10 @@ class RunFiles:
     recorder: Recorder | None = None
     backups: Backups | None = None
     budget: SharedBudget | None = None
+    layer: Path | None = None
+    """Of a proposal in a layer: the layer's directory, which then also has the backups."""
+
+    @property
+    def undo_directory(self) -> Path | None:
+        """The directory whose backups undo what the proposal did until now."""
+        return self.layer or self.directory

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from interlock.approvals import AccessError
 from interlock.engine.completion.commit import conclude, fill_missing, finish, reapply
+from interlock.engine.completion.layers import working_layer
 from interlock.engine.gate.admission import key_for
 from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.gate.sequence import take_action
@@ -39,6 +40,7 @@ from interlock.model.result import ProposalResult
 from interlock.state.idempotency import Origin, Stored
 from interlock.verify.graph import build_graph
 from interlock.workspace import end_left_processes
+from interlock.workspace.undo import discard_temporaries, plan_undo
 
 
 async def resume(
@@ -161,7 +163,9 @@ class _Resumption:
             reapply(run, known.committed)
             fill_missing(run)
             return self._count(await finish(run, []))
-        async with writing(self._pool, settle=True):  # settling an outcome puts files back, as undo does
+        async with working_layer(run), writing(self._pool, settle=True):  # settling puts files back, as undo does
+            if run.files.layer is not None and run.files.backups is not None:
+                end_left_processes(run.files.backups)
             return await self._go_on()
 
     async def _go_on(self) -> ProposalResult:
@@ -256,8 +260,13 @@ class _Resumption:
         for action_id, replayed in self._known.actions.items():
             if replayed.row is None and (replayed.open or replayed.interrupted):
                 # What prevents it now is met again, and reported, when the files come back.
+                run = self._run
                 with contextlib.suppress(ToolError, IntegrityError):
-                    clear_action(self._owner.services, self._folded, self._run.proposal.id, action_id)
+                    if run.workspace is not None and run.files.layer is not None:
+                        entries = plan_undo(run.files.layer, proposal=run.proposal.id, action=action_id)
+                        discard_temporaries(run.workspace, run.files.layer, entries)
+                    else:
+                        clear_action(self._owner.services, self._folded, run.proposal.id, action_id)
 
     def _remember(self, index: int, replayed: ReplayedAction) -> None:
         """A success of an idempotent call is stored with the commit, whichever process made it."""

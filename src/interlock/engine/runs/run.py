@@ -10,6 +10,7 @@ import msgspec
 
 from interlock.capability.tokens import GrantToken
 from interlock.engine.completion.commit import conclude, reject_all
+from interlock.engine.completion.layers import working_layer
 from interlock.engine.gate.sequence import take_action
 from interlock.engine.gate.verify import find_unrunnable, verify_proposal
 from interlock.engine.people.grant_tokens import present_token
@@ -249,7 +250,7 @@ class Run:
         if unrunnable is None:
             try:
                 with self.switch.over(pool):
-                    async with writing(pool):
+                    async with working_layer(run), writing(pool):
                         await pool.drive(replay)
                         self.switch.release(pool)
                         result = await conclude(run)

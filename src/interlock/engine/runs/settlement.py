@@ -151,15 +151,16 @@ class Settlement:
         """
         run, files = self._run, self._run.files
         tool = run.tools[index]
-        if run.services.workspace is None or files.backups is None or files.directory is None:
+        directory = files.undo_directory
+        if run.workspace is None or files.backups is None or directory is None:
             return False
         if tool is None or tool.tool.reversibility != "reversible":
             return False
         if tool.tool.name == UNDO_TOOL:
             return True
         action = run.proposal.actions[index]
-        entries = plan_undo(files.directory, proposal=run.proposal.id, action=action.id)
-        restored = restore_files(run, files.directory, entries, FileOrigin(run.proposal.id, action.id, 0))
+        entries = plan_undo(directory, proposal=run.proposal.id, action=action.id)
+        restored = restore_files(run, directory, entries, FileOrigin(run.proposal.id, action.id, 0))
         return not isinstance(restored, InterlockError)  # else a person has to look at it
 
     async def _probe(self, index: int, replayed: ReplayedAction) -> bool | None:

@@ -39,7 +39,7 @@ from interlock.model.errors import ConflictError, IntegrityError, InterlockError
 from interlock.model.events import StateChanged
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action
-from interlock.model.tool import PROCESS_RAN, Binding, Context, Tool
+from interlock.model.tool import PROCESS_NOTES, Binding, Context, Tool
 from interlock.state.store import Transition
 from interlock.verify.graph import needs
 from interlock.verify.references import References
@@ -268,7 +268,7 @@ class _Undo:
         touched = self._restore_state(known, action.id) or touched
         notes = [*dict.fromkeys(done.not_undoable)]
         if compensated is not None:
-            notes = [note for note in notes if note != PROCESS_RAN]
+            notes = [note for note in notes if note not in PROCESS_NOTES]
         for left in leftovers(action, tool, compensated=compensated, touched=touched, notes=notes):
             self._leave(action.id, left.reason, left.detail)
 

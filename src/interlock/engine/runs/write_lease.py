@@ -110,8 +110,8 @@ class _Turn:
     def try_enter(self, action: Caller) -> bool:
         """See `WriteTurn`."""
         lease = self._lease
-        if action.tool is None or not action.tool.touches_files:
-            return True
+        if action.tool is None or not action.tool.touches_files or self._run.layer is not None:
+            return True  # what is written in a layer does not concern others before its commit
         if lease is None or not (lease.claim.everything or self._is_covered(lease.claim, action)):
             return False
         action.in_turn = True
@@ -158,8 +158,16 @@ class _Turn:
         finally:
             self._waiting -= 1
 
+    async def take_for_commit(self) -> None:
+        """See `WriteTurn`."""
+        async with self._taking:
+            if self._lease is None:
+                await self._take(EVERYTHING, None, "committing its layer", None)
+
     async def take_for_undo(self) -> None:
         """See `WriteTurn`."""
+        if self._run.layer is not None:
+            return
         claim = claim_of_undo(self._run, interrupted=self._interrupted)
         async with self._taking:
             if self._lease is not None and self._lease.claim.covers(claim):
@@ -169,6 +177,8 @@ class _Turn:
 
     async def take_to_settle(self) -> None:
         """Take the turn to put files back after a crash. Raises: StoreError `workspace_busy`."""
+        if self._run.layer is not None:
+            return
         until_ns = self._run.clock.mono_ns() + self._run.services.bounds.lease_wait_ms * 1_000_000
         await self._take(EVERYTHING, None, "settling what an ended process left", until_ns)
 

@@ -22,8 +22,8 @@ class Registered:
     """One tool, ready to be called."""
 
     __slots__ = (
-        "bucket", "cache_ttl_ns", "defaults", "function", "inline", "marks", "mode", "name", "plain", "preview", "read_only",
-        "reads_files", "returns", "schema", "secrets", "timeout_ns", "tool", "touches_files", "version", "writes",
+        "bucket", "cache_ttl_ns", "defaults", "function", "in_layer", "inline", "marks", "mode", "name", "plain", "preview",
+        "read_only", "reads_files", "returns", "schema", "secrets", "timeout_ns", "tool", "touches_files", "version", "writes",
     )  # fmt: skip
 
     def __init__(self, binding: Binding) -> None:
@@ -40,6 +40,7 @@ class Registered:
         self.returns: Schema | None = None if tool.returns is None else Schema.compile(tool.returns)
         self.marks = tuple(marks(tool.parameters))
         self.writes = binding.writes
+        self.in_layer = binding.in_layer
         self.touches_files = binding.writes != "nothing" or any(mark.startswith("path.") for _, mark in self.marks)
         """False if a call has nothing to do with the files of the workspace."""
         self.reads_files = not (binding.writes == "nothing" and tool.open_world) or self.touches_files

@@ -1,0 +1,242 @@
+"""The layer of a proposal: opened before its first action, committed or kept when it has succeeded, dropped when it is aborted.
+
+The journal has the intent of a commit before its first change. A commit that a crash has cut in half is done again when the run
+is resumed: what is committed already needs nothing. The layer is removed only after the commit is in the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, TypeVar
+
+from interlock.engine.judges.reach import Reach
+from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.services import Services
+from interlock.engine.tools.registry import Registered
+from interlock.model.errors import StoreError, ToolError
+from interlock.model.events import LayerCommitIntent, LayerCommitted, LayerDiscarded, LayerKept, LayerOpened
+from interlock.model.result import LayerResult
+from interlock.workspace import (
+    Blocked,
+    Entry,
+    Layer,
+    Origin,
+    Plan,
+    Workspace,
+    commit_layer,
+    kept_layers,
+    layer_of,
+    open_layer,
+    plan_commit,
+    remove_layer,
+    reopen_layer,
+)
+from interlock.workspace.names import Rel, show, stored, to_json
+
+T = TypeVar("T")
+CONFLICT: Final = "workspace_conflict"
+_BLOCKED_SHOWN_MAX: Final = 1_000
+_IN_SCOPE: Final = frozenset({"shell", "exec"})
+"""Tools whose processes may write only where the grant of the action says; git's own files are git's."""
+
+
+@contextlib.asynccontextmanager
+async def working_layer(run: ProposalRun) -> AsyncIterator[None]:
+    """Give the proposal its layer for the block, where it is to have one. Raises: StoreError, IntegrityError."""
+    if run.layer is not None or not _is_wanted(run):
+        yield
+        return
+    layer = await asyncio.to_thread(_open, run)
+    if layer is None:
+        run.record(7, None, lambda _: LayerOpened(how=run.layer_absent or "", absent=True))
+        yield
+        return
+    files, workspace = run.files, run.workspace
+    backups = layer.backups(run.clock)
+    run.layer, run.workspace = layer, layer.workspace
+    run.files = replace(files, backups=backups, layer=layer.directory)
+    try:
+        yield
+    finally:
+        run.layer, run.workspace, run.files = None, workspace, files
+        backups.close()
+        layer.close()
+        result = run.layer_result
+        if result is not None and result.status != "kept":
+            with contextlib.suppress(StoreError):  # what is left of it is removed with the run
+                await asyncio.to_thread(remove_layer, layer.directory, run.services.disk)
+
+
+def _is_wanted(run: ProposalRun) -> bool:
+    """True if the proposal may change files, and every tool of it that touches files works in a layer."""
+    services = run.services
+    if services.settings.workspace.mode != "layer" or run.dry_run:
+        return False
+    if services.layers is None or services.workspace is None or run.run_files.backups is None:
+        return False
+    if run.executor is not None:
+        return False
+    touching = [tool for tool in run.tools if tool is not None and tool.touches_files]
+    if all(tool.read_only for tool in touching):
+        return bool(touching) and bool(_kept_below(run)) and all(tool.in_layer for tool in touching)
+    outside = next((tool for tool in touching if not tool.in_layer), None)
+    if outside is not None:
+        run.layer_absent = f"`{outside.name}` works on the files themselves"
+        run.record(7, None, lambda _: LayerOpened(how=run.layer_absent or "", absent=True))
+        return False
+    return True
+
+
+def _kept_below(run: ProposalRun) -> list[Path]:
+    directory = run.run_files.directory
+    return [] if directory is None else kept_layers(directory)
+
+
+def _open(run: ProposalRun) -> Layer | None:
+    """The layer: a new one, or the one of the process that ended. None if there can be none that its processes would see."""
+    services, directory = run.services, run.run_files.directory
+    assert services.layers is not None
+    assert services.workspace is not None
+    assert directory is not None
+    before = layer_of(directory, run.proposal.id)
+    if before is not None:
+        layer = reopen_layer(before, services.workspace, services.layers)
+    else:
+        layer = open_layer(directory, run.proposal.id, services.workspace, services.layers)
+    processes = any(tool is not None and tool.writes == "anywhere" and not tool.read_only for tool in run.tools)
+    if layer.namespaces is None and processes:
+        run.layer_absent = f"no process could see it: {layer.manifest.why}"
+        layer.close()
+        remove_layer(layer.directory, services.disk)
+        return None
+    how, number, again = layer.posture, int(layer.directory.name), before is not None
+    run.loop.call_soon_threadsafe(
+        lambda: run.record(7, None, lambda _: LayerOpened(layer=number, how=how, again=again))
+    )
+    return layer
+
+
+async def commit_files(run: ProposalRun) -> None:
+    """Commit the layer of a proposal that has succeeded, as the configuration says; or keep it.
+
+    On a conflict nothing is committed, and the proposal stops with `workspace_conflict`. Raises: StoreError.
+    """
+    layer, directory = run.layer, run.run_files.directory
+    if layer is None or directory is None:
+        return
+    how = run.services.settings.workspace.commit
+    if run.turn is not None and how == "auto":
+        await run.turn.take_for_commit()
+    refuse = _refusals(run)
+    plan = await _on_thread(lambda: plan_commit(layer, directory, refuse=refuse))
+    if not plan.changes and not plan.blocked:
+        run.layer_result = LayerResult(status="committed")
+        return
+    conflicts = [one for one in plan.blocked if one.why == "conflict"]
+    if how != "auto" or conflicts:
+        await keep(run, layer, plan, "conflict" if conflicts and how == "auto" else how)
+        if conflicts and how == "auto":
+            run.stop(CONFLICT)
+        return
+    await _commit(run, layer, directory, plan)
+
+
+async def _commit(run: ProposalRun, layer: Layer, directory: Path, plan: Plan) -> None:
+    number, backups = int(layer.directory.name), run.run_files.backups
+    assert backups is not None
+    changes, blocked = len(plan.changes), shown(plan.blocked)
+    run.record(10, None, lambda _: LayerCommitIntent(layer=number, changes=changes))
+    run.flush()
+    last = last_origin(run)
+    try:
+        await _on_thread(lambda: commit_layer(layer, directory, backups, plan, last))
+    except ToolError as error:  # somebody else was quicker: what was done is recorded, and can be undone or done again
+        await keep(run, layer, plan, "conflict")
+        run.layer_problem = error.message
+        run.stop(CONFLICT)
+        return
+    run.record(10, None, lambda _: LayerCommitted(layer=number, changes=changes, blocked=blocked))
+    if blocked:
+        await keep(run, layer, Plan([], plan.blocked), "blocked")
+        run.layer_result = LayerResult(status="kept", changes=changes, blocked=blocked)
+    else:
+        run.layer_result = LayerResult(status="committed", changes=changes)
+
+
+async def keep(run: ProposalRun, layer: Layer, plan: Plan, why: str) -> None:
+    """The layer waits for a person. Raises: StoreError."""
+    changes, blocked, number = len(plan.changes), shown(plan.blocked), int(layer.directory.name)
+    await _on_thread(lambda: layer.keep(why))
+    run.record(10, None, lambda _: LayerKept(layer=number, why=why, changes=changes, blocked=blocked))
+    run.layer_result = LayerResult(status="kept", changes=changes, blocked=blocked)
+
+
+def discard(run: ProposalRun) -> None:
+    """The proposal was rolled back: its layer goes with everything in it."""
+    layer = run.layer
+    if layer is not None:
+        number = int(layer.directory.name)
+        run.record(10, None, lambda _: LayerDiscarded(layer=number, why="aborted"))
+        run.layer_result = LayerResult(status="discarded")
+
+
+def shown(blocked: Sequence[Blocked]) -> dict[str, str]:
+    """For the result and the journal: paths with why, a bounded number of them."""
+    return {show(stored(one.path)): one.why for one in blocked[:_BLOCKED_SHOWN_MAX]}
+
+
+def last_origin(run: ProposalRun) -> Origin:
+    """The action that is held to have made what no record explains: the last one that ran a process, else the last one."""
+    for index in reversed(run.order_ended):
+        tool = run.tools[index]
+        if tool is not None and tool.writes == "anywhere" and not tool.read_only:
+            return Origin(run.proposal.id, run.proposal.actions[index].id)
+    index = run.order_ended[-1] if run.order_ended else len(run.proposal.actions) - 1
+    return Origin(run.proposal.id, run.proposal.actions[index].id)
+
+
+def _refusals(run: ProposalRun) -> Callable[[Rel, Sequence[Entry]], str | None]:
+    """Why the grants do not let what a process has changed be committed. File tools were judged by their parameters."""
+    judges, agent = run.judges_in_force(), run.principal.agent
+    tools: dict[str, Registered | None] = {
+        action.id: tool for action, tool in zip(run.proposal.actions, run.tools, strict=True)
+    }
+
+    def refuse(path: Rel, entries: Sequence[Entry]) -> str | None:
+        made_by = {entry.action for entry in entries if entry.by == "process"}
+        if not entries:
+            made_by = {action for action, tool in tools.items() if tool is not None and tool.writes == "anywhere"}
+        for action in made_by:
+            tool = tools.get(action)
+            if tool is not None and tool.name in _IN_SCOPE:
+                refusal = Reach(lambda: judges, agent, tool).path(to_json(path), "path", "write")
+                if refusal is not None:
+                    return f"`{action}`: {refusal.detail}"
+        return None
+
+    return refuse
+
+
+async def _on_thread(work: Callable[[], T]) -> T:
+    """Run a function on a thread and wait for its end even if cancelled: half a commit would have to be done again."""
+    done = asyncio.ensure_future(asyncio.to_thread(work))
+    cancelled: asyncio.CancelledError | None = None
+    while not done.done():
+        try:
+            await asyncio.wait([done])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    return done.result()
+
+
+def open_kept(services: Services, directory: Path, workspace: Workspace) -> Layer:
+    """The view of a layer that was kept. Raises: StoreError, IntegrityError."""
+    if services.layers is None:
+        raise StoreError("layers are not available in this runtime", code="layer_unavailable")
+    return reopen_layer(directory, workspace, services.layers)
