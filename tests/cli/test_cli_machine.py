@@ -23,7 +23,16 @@ def test_doctor_says_what_is_here_and_what_is_not(cli):
     doors = [fact for (section, _), fact in found.items() if section == "gaps around Interlock"]
     assert doors
     assert all(fact["hint"] for fact in doors)
-    assert "gaps around Interlock" in cli("doctor").out
+    text = cli("doctor").out
+    assert text.index("what this version leaves open on every machine") < text.index("gaps around Interlock: own tools")
+
+
+def test_doctor_is_fitted_to_the_terminal(cli, terminal):
+    code, text = terminal("doctor", "--no-color", columns=60).end()
+    assert code == 0
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 60
+    assert any(line.startswith(" " * 11) for line in lines)
 
 
 def test_doctor_begins_with_what_matters_and_its_remedy(cli):
@@ -35,7 +44,7 @@ def test_doctor_begins_with_what_matters_and_its_remedy(cli):
     assert "not trusted" in lines[1]
     assert "interlock trust" in lines[2]
     marks = [line.split()[0] for line in lines if line.startswith("  ") and not line.startswith("   ")]
-    assert marks == sorted(marks, key=["problem", "warning", "ok", "absent"].index)
+    assert marks == sorted(marks, key=["problem", "warning", "ok", "limit", "absent"].index)
 
 
 def test_doctor_says_in_one_line_what_is_absent(cli):

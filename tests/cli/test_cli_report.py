@@ -56,6 +56,15 @@ def test_a_report_has_actions_answers_and_differences(cli):
         assert text in page.text, text
 
 
+def test_a_report_says_in_words_what_happened_and_shows_text_as_text(cli):
+    cli.run(call("fs.write", path="a.txt", content="one\ntwo\n"), call("shell", command="echo a; echo b"))
+    cli("runs", "report", "last", "-o", "r.html")
+    page = (cli.root / "r.html").read_text()
+    assert "<p>Wrote 2 lines to a.txt, a new file.</p>" in page
+    assert "<small>Parameters: content</small><pre>one\ntwo</pre>" in page
+    assert "<small>Output: stdout</small><pre>a\nb</pre>" in page
+
+
 def test_a_report_of_an_undone_run_says_so_and_still_has_the_differences(cli):
     run_id = cli.run(call("fs.write", path="a", content="new text\n"))["run_id"]
     undo = cli("undo", run_id, "--json").json["run_id"]

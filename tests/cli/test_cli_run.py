@@ -253,6 +253,16 @@ def test_a_killed_run_is_found_before_the_next_one_and_resumed(cli):
     assert cli("recover").out == "no unfinished runs\n"
 
 
+def test_the_steps_of_an_unfinished_run_are_in_the_order_in_which_they_are_taken(cli):
+    (cli.root / "a.txt").write_text("1")
+    held = cli.run(call("fs.move", source="a.txt", destination="b.txt"), flags=("--no-wait",))
+    run, hold = held["run_id"], held["results"][0]["output"]["approval"]
+    said = cli("run", cli.plan(READ, name="next.json"))
+    steps = f"`interlock approvals show {hold}`, then `interlock resume {run}`"
+    assert f"unfinished: {run}: it waits for an answer; {steps}\n" in said.err
+    assert f"  interlock approvals show {hold}\n  interlock resume {run}\n" in cli("recover").out
+
+
 def test_several_unfinished_runs_take_one_line(cli):
     write = call("fs.move", source="a.txt", destination="b.txt")
     (cli.root / "a.txt").write_text("1")

@@ -207,7 +207,7 @@ def test_the_number_of_programs_is_bounded(call):
 def test_undo_is_told_the_truth(call, context):
     ctx = context()
     call("start", ctx, command="echo x > made; exec sleep 60")
-    assert ctx.undoable == ["a background program ran in the direct workspace"]
+    assert ctx.undoable == ["a background program ran in the workspace itself, where not every change is recorded"]
     assert ctx.layers
 
 

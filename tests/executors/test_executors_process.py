@@ -221,7 +221,7 @@ def test_path_entries_that_depend_on_the_current_directory_are_dropped():
 def test_posture_undo_and_resources_are_reported(call, context):
     ctx = context()
     call("shell", ctx, command="true")
-    assert ctx.undoable == ["a process ran in the direct workspace"]
+    assert ctx.undoable == ["a process ran in the workspace itself, where not every change is recorded"]
     active = {layer for layer, value in ctx.layers.items() if value == "active"}
     assert active == {"environment", "descriptors", "session", "no_new_privs", "limits", "tree"}
     assert all(value.startswith("absent(") for layer, value in ctx.layers.items() if layer not in active)

@@ -41,7 +41,7 @@ _LOOK_S: Final = (0.02, 0.25)
 """Poll interval of `proc.wait`: the first, and the longest."""
 _MARGIN_NS: Final = 100_000_000
 """How long before its deadline `proc.wait` gives up, to leave time to report what it saw."""
-_CHANGED: Final = "a background program ran in the direct workspace"
+_CHANGED: Final = "a background program ran in the workspace itself, where not every change is recorded"
 
 
 class Program(msgspec.Struct, eq=False):

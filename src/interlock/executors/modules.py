@@ -143,7 +143,11 @@ class ModuleTools:
         failure = outcome.report["failure"]
         if failure is not None:
             raise spawn_error(failure)
-        changed = None if tool.read_only else "a function ran in its own process in the direct workspace"
+        changed = (
+            None
+            if tool.read_only
+            else "a function ran in a process of its own in the workspace itself, where not every change is recorded"
+        )
         account(outcome.report, ctx, changed=changed)
         for printed in (outcome.stdout, outcome.stderr):
             if printed:

@@ -60,6 +60,8 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     detail: str
     hint: str | None = None
+    standing: bool = False
+    """True if it is so on every machine: a limit of this version."""
 
 
 def examine(start: Path, env: Mapping[str, str]) -> list[Fact]:
@@ -95,8 +97,10 @@ def public_key(start: Path, env: Mapping[str, str]) -> tuple[str, str, str]:
     return signer.keyid, signer.public_pem().decode(), str(keys)
 
 
-def _fact(section: str, name: str, status: Status, detail: str, hint: str | None = None) -> Fact:
-    return Fact(section=section, name=name, status=status, detail=detail, hint=hint)
+def _fact(
+    section: str, name: str, status: Status, detail: str, hint: str | None = None, *, standing: bool = False
+) -> Fact:
+    return Fact(section=section, name=name, status=status, detail=detail, hint=hint, standing=standing)
 
 
 def _machine() -> Iterator[Fact]:
@@ -232,21 +236,21 @@ def _doors(place: Place | None) -> Iterator[Fact]:
     yield _fact(
         section, "own tools", "warning",
         "an agent's client may have a shell and an editor of its own: Interlock does not see what it does with them",
-        "switch them off in the client, so that Interlock is the only way",
+        "switch them off in the client, so that Interlock is the only way", standing=True,
     )  # fmt: skip
     yield _fact(
         section, "same user", "warning",
         "processes of this user, also those that agents start, can read and write what the user can, the state directory too",
-        "run agents as another user, or in a container, until the isolation layers are here",
+        "run agents as another user, or in a container, until the isolation layers are here", standing=True,
     )  # fmt: skip
     yield _fact(
         section, "network", "warning", "processes that agents start reach every network that this user reaches",
-        "grant `shell` and `exec` only where that is acceptable",
+        "grant `shell` and `exec` only where that is acceptable", standing=True,
     )  # fmt: skip
     yield _fact(
         section, "terminal", "warning",
         "a process of this user can start `interlock run` or `resume` on a terminal of its own making and answer there",
-        "set approvals.separation, and have approvers answer by PIN or token",
+        "set approvals.separation, and have approvers answer by PIN or token", standing=True,
     )  # fmt: skip
     if place is not None:
         for name in (".mcp.json", ".claude", ".cursor", ".vscode"):

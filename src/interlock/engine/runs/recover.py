@@ -48,6 +48,8 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     """One sentence for people."""
     command: str | None
     """What to do next, if there is something to do."""
+    then: str | None = None
+    """What to do after that."""
     actions: list[str] = []
     """Actions whose outcome is not known."""
     approvals: list[str] = []
@@ -241,7 +243,7 @@ def _need_of(row: RunRow, facts: OpenFacts, answered: AbstractSet[str], *, moved
     if waiting:
         detail = "it waits for an answer" if len(waiting) == 1 else f"it waits for {len(waiting)} answers"
         command = f"interlock approvals show {waiting[0]}"
-        return _report(row, "answer", f"{detail}; then `{resume}`", command, approvals=waiting, moved_bytes=moved_bytes)
+        return _report(row, "answer", detail, command, then=resume, approvals=waiting, moved_bytes=moved_bytes)
     if facts.unknown:
         detail = f"it stopped while {_names(list(facts.unknown))} ran"
     else:
@@ -268,12 +270,13 @@ def _report(
     detail: str,
     command: str | None,
     *,
+    then: str | None = None,
     actions: list[str] | None = None,
     approvals: list[str] | None = None,
     moved_bytes: int = 0,
 ) -> Unfinished:
     return Unfinished(
-        run_id=row.run_id, status=row.status, started_us=row.started_us, need=need, detail=detail, command=command,
+        run_id=row.run_id, status=row.status, started_us=row.started_us, need=need, detail=detail, command=command, then=then,
         actions=actions or [], approvals=approvals or [], moved_bytes=moved_bytes,
     )  # fmt: skip
 

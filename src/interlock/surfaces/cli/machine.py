@@ -19,13 +19,17 @@ _MARKS = {
     "problem": ("problem", "red"),
     "warning": ("warning", "yellow"),
     "ok": ("ok", "green"),
+    "limit": ("limit", "yellow"),
     "absent": ("absent", "dim"),
 }
 _HEADINGS = {
     "problem": "no proposal runs until this is repaired",
     "warning": "worth knowing, and what to do about it",
     "ok": "looked at",
+    "limit": "what this version leaves open on every machine",
 }
+_INDENT = 11
+"""Columns before the text of a fact."""
 
 
 @click.command(cls=Command)
@@ -63,23 +67,32 @@ def _settings(out: Output, settings: list[dict[str, Any]]) -> Iterable[str]:
 
 def _facts(out: Output, facts: list[Fact]) -> Iterable[str]:
     """What matters most comes first, each with its remedy; what this version or machine does not have takes one line."""
-    by_status = {status: [fact for fact in facts if fact.status == status] for status in _MARKS}
+    by_status = {status: [fact for fact in facts if _mark(fact) == status] for status in _MARKS}
     for status, heading in _HEADINGS.items():
         if by_status[status]:
             yield out.paint(heading, "bold")
             for fact in by_status[status]:
                 yield from _fact(out, fact)
     if by_status["absent"]:
-        word, color = _MARKS["absent"]
-        names = ", ".join(clean(fact.name) for fact in by_status["absent"])
-        yield f"  {out.paint(f'{word:8}', color)} {names}  (`interlock doctor --json` says what each is)"
+        names = ", ".join(fact.name for fact in by_status["absent"])
+        yield from _marked(out, "absent", f"{names}  (`interlock doctor --json` says what each is)")
+
+
+def _mark(fact: Fact) -> str:
+    return "limit" if fact.standing else fact.status
 
 
 def _fact(out: Output, fact: Fact) -> Iterable[str]:
-    word, color = _MARKS[fact.status]
-    yield f"  {out.paint(f'{word:8}', color)} {clean(fact.section)}: {clean(fact.name)}: {clean(fact.detail)}"
+    yield from _marked(out, _mark(fact), f"{fact.section}: {fact.name}: {fact.detail}")
     if fact.hint:
-        yield f"           -> {clean(fact.hint)}"
+        yield from (" " * _INDENT + line for line in out.folded(f"-> {clean(fact.hint)}", _INDENT, 3))
+
+
+def _marked(out: Output, mark: str, text: str) -> Iterable[str]:
+    word, color = _MARKS[mark]
+    first, *rest = out.folded(clean(text), _INDENT)
+    yield f"  {out.paint(f'{word:{_INDENT - 3}}', color)} {first}"
+    yield from (" " * _INDENT + line for line in rest)
 
 
 def _view(view: dict[str, Any]) -> Iterable[str]:

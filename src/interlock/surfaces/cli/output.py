@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TextIO
@@ -27,6 +28,10 @@ _FAULTS: Final[dict[Fault, str]] = {
     "machine": "The fault is in this machine, not in your input.",
     "interlock": "This is a bug in Interlock: please report it.",
 }
+
+
+_PROSE_MIN: Final = 20
+"""Columns that prose has at least."""
 
 
 class Output:
@@ -134,6 +139,17 @@ class Output:
         cells = [[clean("" if cell is None else str(cell)) for cell in row] for row in rows]
         drawing = self.drawing()
         return aligned(head, cells) if drawing is None else drawing.table(head, cells)
+
+    def folded(self, text: str, indent: int, hanging: int = 0) -> list[str]:
+        """Prose for standard output in lines that fit beside `indent` columns, the later ones `hanging` further in; one line
+        where that is no terminal.
+        """
+        if not sys.stdout.isatty():
+            return [text]
+        import textwrap  # noqa: PLC0415 - start-up
+
+        width = max(_PROSE_MIN, shutil.get_terminal_size().columns - indent)
+        return textwrap.wrap(text, width, subsequent_indent=" " * hanging, break_on_hyphens=False) or [text]
 
     def write(self, stream: TextIO, line: str) -> None:
         """Write a line. If the reader is gone (`| head`, a closed terminal), stop writing, but let the command finish."""

@@ -100,8 +100,8 @@ def _settle(
         desk = opened.approvals.desk
         who = identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all())))
         require(opened.runs.answer_outcome(run_id, action, answer, who, "cli"), run_id)
-        results = resume_run(out, opened, run_id, {}, no_wait=no_wait)
-    return show_resumed(out, run_id, results)
+        results, calls = resume_run(out, opened, run_id, {}, no_wait=no_wait)
+    return show_resumed(out, run_id, results, calls)
 
 
 def _lines(out: Output, one: Unfinished) -> list[str]:
@@ -111,6 +111,5 @@ def _lines(out: Output, one: Unfinished) -> list[str]:
     ]
     if one.moved_bytes:
         lines.append(f"  {one.moved_bytes} bytes without a seal were moved to journal.torn")
-    if one.command:
-        lines.append(f"  {clean(one.command)}")
+    lines += [f"  {clean(step)}" for step in (one.command, one.then) if step]
     return lines

@@ -11,6 +11,7 @@ import msgspec
 from interlock.engine.inspect.actions import ActionLine
 from interlock.engine.inspect.differences import Difference
 from interlock.engine.inspect.report import Question, Report
+from interlock.surfaces.cli.outcome_words import described, outcome
 from interlock.surfaces.cli.output import clean
 from interlock.surfaces.cli.results import MARKS, when
 
@@ -92,6 +93,8 @@ def _action(line: ActionLine, output: Any) -> str:
         parts.append(f"<p>Undone by run {_text(line.undone_by)}.</p>")
     if line.error:
         parts.append(f"<p>{_text(line.error)}</p>")
+    elif (said := outcome(described(line.tool, line.parameters), output)) is not None:
+        parts.append(f"<p>{_text(said[:1].upper() + said[1:])}.</p>")
     parts.extend(f"<p>Cannot be undone: {_text(note)}</p>" for note in line.not_undoable)
     parts.extend(_value(name, value) for name, value in (("Parameters", line.parameters), ("Output", output)))
     return "".join(parts) + "</article>\n"
@@ -126,6 +129,15 @@ def _difference_line(line: str) -> str:
 def _value(name: str, value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, dict):  # text stays as it is, line for line; the rest is JSON
+        texts = {key: text for key, text in value.items() if isinstance(text, str) and "\n" in text}
+        rest = {key: one for key, one in value.items() if key not in texts}
+        blocks = [_block(f"{name}: {_text(str(key))}", text.removesuffix("\n")) for key, text in texts.items()]
+        return (_block(name, rest) if rest else "") + "".join(blocks)
+    return _block(name, value)
+
+
+def _block(name: str, value: Any) -> str:
     text = value if isinstance(value, str) else msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     if len(text) > _CHARS_MAX:
         text = f"{text[:_CHARS_MAX]}\n... ({len(text) - _CHARS_MAX} more characters)"

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from interlock.model.result import ActionResult, ProposalResult
+from interlock.surfaces.cli.outcome_words import Call, Calls, outcome
+from interlock.surfaces.cli.outcome_words import described as call_of
 from interlock.surfaces.cli.output import Output, brief, clean
 from interlock.workspace.names import show, stored
 
@@ -35,14 +37,24 @@ EXIT_CODES = {"succeeded": 0, "held": 3}
 
 
 def proposal_lines(
-    out: Output, result: ProposalResult, described: Mapping[str, ActionLine] | None = None, *, outputs: bool = True
+    out: Output,
+    result: ProposalResult,
+    described: Mapping[str, ActionLine] | None = None,
+    *,
+    calls: Calls | None = None,
+    outputs: bool = True,
 ) -> Iterator[str]:
     """The lines of a proposal: its actions, what could not be undone, and the status.
 
-    `described` says of actions, by id, what they were about and what became of them since; without `outputs` those are left out.
+    `described` says of actions, by id, what they were about and what became of them since; `calls` what they called. Without
+    `outputs` those are left out.
     """
     for row in result.results:
-        yield from _row(out, row, (described or {}).get(row.action_id), outputs=outputs)
+        line = (described or {}).get(row.action_id)
+        call = None if calls is None else calls.of(result.proposal_id, row.action_id)
+        if line is not None:
+            call = call_of(line.tool, line.parameters)
+        yield from _row(out, row, line, call, outputs=outputs)
     for left in result.not_undone:
         yield _left(out, left.action_id, left.reason, left.detail)
     yield _summary(out, result)
@@ -88,7 +100,14 @@ def _summary(out: Output, result: ProposalResult) -> str:
     return f"{out.paint(*_mark(result.status))}: {counted}, {cost.total_duration_ms:.0f} ms; run {clean(result.run_id)}"
 
 
-def _row(out: Output, row: ActionResult, described: ActionLine | None = None, *, outputs: bool = True) -> Iterator[str]:
+def _row(
+    out: Output,
+    row: ActionResult,
+    described: ActionLine | None = None,
+    call: Call | None = None,
+    *,
+    outputs: bool = True,
+) -> Iterator[str]:
     undone = None if described is None else described.undone
     word, color = _mark(undone or row.status)
     line = f"{out.paint(f'{word:12}', color)} {clean(row.action_id)}"
@@ -113,7 +132,8 @@ def _row(out: Output, row: ActionResult, described: ActionLine | None = None, *,
         yield f"{'':12} {brief(row.error, 200)}"
         yield from (out.paint(f"{'':12} | {brief(line, 200)}", "dim") for line in _last_lines(row.output))
     elif outputs and row.status == "succeeded" and row.output is not None:
-        yield out.paint(f"{'':12} {brief(row.output)}", "dim")
+        said = outcome(call, row.output)
+        yield out.paint(f"{'':12} {brief(row.output if said is None else said)}", "dim")
     yield from _hosts(out, row)
 
 

@@ -18,6 +18,7 @@ from interlock.model.waiting import UNLIMITED_MS
 from interlock.surfaces.cli.app import FAILED, Command
 from interlock.surfaces.cli.ids import RUN
 from interlock.surfaces.cli.open_project import at_terminal, runtime, undoing_runtime
+from interlock.surfaces.cli.outcome_words import Calls
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.plan_file import read_plan
 from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines, undo_lines, undo_outputs
@@ -78,10 +79,12 @@ def run(
     token = None if token_file is None else read_grant_token(token_file)
     with runtime(out, flags, offer_trust=plan != "-") as opened:
         _note_unfinished(out, opened)
+        calls = Calls()
+        opened.subscribe(events=calls.on_event)
         result = run_at_terminal(
             out, opened, lambda: opened.execute(proposal, dry_run=dry_run, grant_token=token), no_wait=no_wait
         )
-    out.emit(result, lambda: proposal_lines(out, result))
+    out.emit(result, lambda: proposal_lines(out, result, calls=calls))
     _note_held(out, [result])
     return EXIT_CODES.get(result.status, FAILED)
 
@@ -93,8 +96,8 @@ def run(
 def resume(out: Output, run_id: str, no_wait: bool) -> int:
     """Finish a run that was interrupted, or that waited for an answer. Finished actions never run again."""
     with runtime(out, offer_trust=True) as opened:
-        results = resume_run(out, opened, run_id, {}, no_wait=no_wait)
-    return show_resumed(out, run_id, results)
+        results, calls = resume_run(out, opened, run_id, {}, no_wait=no_wait)
+    return show_resumed(out, run_id, results, calls)
 
 
 @click.command(cls=Command)
@@ -129,14 +132,17 @@ def undo(out: Output, run_id: str | None, action: str | None, force: bool) -> in
 
 def resume_run(
     out: Output, opened: Runtime, run_id: str, answers: Mapping[str, Answer], *, no_wait: bool, by: str = ""
-) -> list[ProposalResult]:
-    """Resume a run, with answers to unknown outcomes."""
-    return run_at_terminal(
+) -> tuple[list[ProposalResult], Calls]:
+    """Resume a run, with answers to unknown outcomes. Returns the results, and what was called."""
+    calls = Calls()
+    opened.subscribe(events=calls.on_event)
+    results = run_at_terminal(
         out, opened, lambda: opened.runs.resume(run_id, answers, by=by), no_wait=no_wait, run_id=run_id
     )
+    return results, calls
 
 
-def show_resumed(out: Output, run_id: str, results: list[ProposalResult]) -> int:
+def show_resumed(out: Output, run_id: str, results: list[ProposalResult], calls: Calls) -> int:
     """Print the results of a resumed run; returns the exit code."""
     statuses = [result.status for result in results]
     status = next((s for s in statuses if s != "succeeded"), "succeeded")
@@ -146,7 +152,8 @@ def show_resumed(out: Output, run_id: str, results: list[ProposalResult]) -> int
     out.emit(
         {"run_id": run_id, "status": status, "proposals": results},
         lambda: (
-            [line for result in results for line in proposal_lines(out, result)] or ["there was nothing left to do"]
+            [line for result in results for line in proposal_lines(out, result, calls=calls)]
+            or ["there was nothing left to do"]
         ),
     )
     _note_held(out, results)
@@ -236,8 +243,8 @@ def _note_unfinished(out: Output, opened: Runtime) -> None:
     unfinished = [one for one in opened.runs.recover() if one.need != "nothing"]
     if len(unfinished) == 1:
         (one,) = unfinished
-        command = f"; `{clean(one.command)}`" if one.command else ""
-        out.note(f"unfinished: {clean(one.run_id)}: {clean(one.detail)}{command}")
+        steps = ", then ".join(f"`{clean(step)}`" for step in (one.command, one.then) if step)
+        out.note(f"unfinished: {clean(one.run_id)}: {clean(one.detail)}" + (f"; {steps}" if steps else ""))
     elif unfinished:
         counts = Counter(one.status for one in unfinished)
         parts = ", ".join(f"{number} {clean(status)}" for status, number in counts.items())
