@@ -183,15 +183,10 @@ class Context(Protocol):
         ...
 
 
-<<<<<<< HEAD
-PROCESS_RAN = "a process ran in the direct workspace"
+PROCESS_RAN = "a process ran in the workspace itself, where not every change is recorded"
 LAYERED_PROCESS_RAN = "a process ran in a layer, without walls that keep it from files and hosts outside"
 PROCESS_NOTES = frozenset({PROCESS_RAN, LAYERED_PROCESS_RAN})
 """The notes of processes that may write. Where the tool's compensation has worked, that a process ran says nothing more; every
-=======
-PROCESS_RAN = "a process ran in the workspace itself, where not every change is recorded"
-"""The note of every process that may write. Where the tool's compensation has worked, that a process ran says nothing more; every
->>>>>>> e7f2a2d (Say in words what happened, and keep standing limits apart from warnings)
 other note does."""
 
 
