@@ -5,7 +5,15 @@ from interlock.workspace.claims import EVERYTHING, NOTHING, Claim, claimed_by_wr
 from interlock.workspace.layer_commit import Blocked, Plan, commit_layer, plan_commit
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.layer_mounts import LayerMounts
-from interlock.workspace.layers import Layer, kept_layers, layer_of, open_layer, remove_layer, reopen_layer
+from interlock.workspace.layers import (
+    Layer,
+    kept_layers,
+    layer_directories,
+    layer_of,
+    open_layer,
+    remove_layer,
+    reopen_layer,
+)
 from interlock.workspace.lease import LeaseQueue, Turn, WriteLease
 from interlock.workspace.nodes import ABSENT, Identity, Node, Seen
 from interlock.workspace.process_changes import ProcessWatch, end_left_processes
@@ -43,6 +51,7 @@ __all__ = [
     "commit_layer",
     "end_left_processes",
     "kept_layers",
+    "layer_directories",
     "layer_of",
     "open_layer",
     "plan_commit",

@@ -14,6 +14,7 @@ from interlock.engine.local.machine import user_name
 from interlock.engine.people.questions import OnQuestion
 from interlock.engine.proposals.decoding import decode
 from interlock.engine.record.replay import ReplayedRun
+from interlock.engine.runs.kept_layers import LayerChange, LayerReport, commit_layers, diff_layers, discard_layers
 from interlock.engine.runs.recover import Unfinished, recover_all
 from interlock.engine.runs.resume import resume, run_directory
 from interlock.engine.runs.run import Run
@@ -33,6 +34,7 @@ Results = list[ProposalResult]
 Spans = list[SpanRecord]
 UnfinishedRuns = list[Unfinished]
 StopReports = list[StopReport]
+LayerChanges = list[LayerChange]
 FOLLOW_S: Final = 0.05
 """Poll interval of `follow`: another process may write the journal."""
 
@@ -165,6 +167,26 @@ class Runs:
             return result
         finally:
             run.finish()
+
+    # -- layers that wait for a commit
+
+    def diff(self, run_id: str) -> LayerChanges:
+        """What the kept layers of a run would change in the workspace, by layer and path.
+
+        Raises: UsageError `layer_missing`, StoreError, IntegrityError.
+        """
+        return diff_layers(self._services, run_id)
+
+    async def commit(self, run_id: str, paths: Sequence[str] = ()) -> LayerReport:
+        """Commit the kept layers of a run, or what lies at or beneath `paths` of them.
+
+        Raises: UsageError `layer_missing`, ConflictError `commit_incomplete` (the rest was committed), StoreError `run_locked`.
+        """
+        return await commit_layers(self._services, run_id, paths)
+
+    def discard(self, run_id: str) -> LayerReport:
+        """Drop the kept layers of a run with everything in them. Raises: UsageError `layer_missing`, StoreError `run_locked`."""
+        return discard_layers(self._services, run_id)
 
     async def stop(
         self,

@@ -29,6 +29,7 @@ from interlock.engine.local.machine import user_name
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.record.replay import ReplayedAction, ReplayedProposal, ReplayedRun
 from interlock.engine.runs.dead_undos import DeadUndo, clear, find_dead_undos, find_later_change, settle
+from interlock.engine.runs.kept_layers import drop_layers
 from interlock.engine.runs.resume import abandon
 from interlock.engine.runs.undo_marks import UndoMarks
 from interlock.engine.runs.undo_target import bring_to_rest, require_whole
@@ -161,9 +162,7 @@ class _Undo:
                 await self._undo_action(replayed, proposal, one)
         finally:
             self._marks.close()
-        services.idempotency.delete(run_id, action=action)
-        services.calls.forget_run(run_id)
-        services.cache.clear()
+        self._forget(replayed, action)
         left = [one for one in self._not_undone if one["reason"] not in _NEVER_UNDONE]
         if left:
             more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
@@ -177,6 +176,15 @@ class _Undo:
         for undo in dead:
             settle(services, undo, source, self._output())
         return self._output()
+
+    def _forget(self, replayed: ReplayedRun, action: str | None) -> None:
+        """What is remembered of the run's results holds no longer, and what waits in its layers is not wanted any more."""
+        services, run_id = self._services, replayed.directory.name
+        if action is None:
+            drop_layers(services, replayed.directory)
+        services.idempotency.delete(run_id, action=action)
+        services.calls.forget_run(run_id)
+        services.cache.clear()
 
     def _find_dead(self, run_id: str, action: str | None) -> list[DeadUndo]:
         """The undos of the same target whose process died, without the temporary files that they left. Raises: ToolError."""

@@ -39,6 +39,9 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "stop": ("stop", "Stop what runs now, whatever process carries it."),
         "recover": ("recovering", "Recover unfinished runs, and settle unknown outcomes."),
         "undo": ("running", "Undo what a run did."),
+        "diff": ("layers", "Show what the kept layer of a run would change."),
+        "commit": ("layers", "Commit the kept layer of a run."),
+        "discard": ("layers", "Drop the kept layer of a run."),
     },
     "Look ahead": {
         "verify": ("plans", "Check a proposal without running anything."),

@@ -17,6 +17,7 @@ from interlock.model.result import ProposalResult
 from interlock.model.waiting import UNLIMITED_MS
 from interlock.surfaces.cli.app import FAILED, Command
 from interlock.surfaces.cli.ids import RUN
+from interlock.surfaces.cli.layers import diff_lines
 from interlock.surfaces.cli.open_project import at_terminal, runtime, undoing_runtime
 from interlock.surfaces.cli.outcome_words import Calls
 from interlock.surfaces.cli.output import Output, clean
@@ -52,6 +53,12 @@ WAIT_SAID_MS: Final = 1000
     "--no-wait", is_flag=True, help="Do not wait for answers; exit with code 3. `interlock resume` continues."
 )
 @click.option(
+    "--commit",
+    "how",
+    type=click.Choice(["ask", "never"]),
+    help="Keep the layer of a success for `interlock diff`, `commit` or `discard`; `ask` shows what differs.",
+)
+@click.option(
     "--set",
     "settings",
     multiple=True,
@@ -67,6 +74,7 @@ def run(
     agent: str | None,
     token_file: Path | None,
     no_wait: bool,
+    how: str | None,
     settings: Sequence[str],
 ) -> int:
     """Run a proposal through the gate. PLAN is a file in JSON or YAML, or - for standard input.
@@ -75,6 +83,8 @@ def run(
     action waits for an answer.
     """
     flags = _flags(settings)
+    if how is not None:
+        flags |= {"workspace.mode": "layer", "workspace.commit": how}
     proposal = read_plan(plan, agent=agent, session=session)
     token = None if token_file is None else read_grant_token(token_file)
     with runtime(out, flags, offer_trust=plan != "-") as opened:
@@ -84,8 +94,11 @@ def run(
         result = run_at_terminal(
             out, opened, lambda: opened.execute(proposal, dry_run=dry_run, grant_token=token), no_wait=no_wait
         )
-    out.emit(result, lambda: proposal_lines(out, result, calls=calls))
+        kept = result.workspace is not None and result.workspace.status == "kept"
+        changes = opened.runs.diff(result.run_id) if kept and how == "ask" and not out.json else []
+    out.emit(result, lambda: [*proposal_lines(out, result, calls=calls), *(diff_lines(changes) if changes else [])])
     _note_held(out, [result])
+    _note_layer(out, result)
     return EXIT_CODES.get(result.status, FAILED)
 
 
@@ -249,6 +262,26 @@ def _note_unfinished(out: Output, opened: Runtime) -> None:
         counts = Counter(one.status for one in unfinished)
         parts = ", ".join(f"{number} {clean(status)}" for status, number in counts.items())
         out.note(f"unfinished: {len(unfinished)} runs ({parts}); `interlock recover` says what each needs")
+
+
+def _note_layer(out: Output, result: ProposalResult) -> None:
+    """Say what waits for a commit, and how to commit or discard it."""
+    layer, run_id = result.workspace, result.run_id
+    if layer is None or layer.status != "kept":
+        return
+    conflicts = [path for path, why in layer.blocked.items() if why == "conflict"]
+    if conflicts:
+        names = ", ".join(f"`{clean(path)}`" for path in conflicts[:5])
+        out.note(
+            f"somebody else changed {names} meanwhile: nothing was committed; `interlock commit {run_id}` commits the rest"
+        )
+    elif layer.blocked:
+        names = ", ".join(f"`{clean(path)}` ({why})" for path, why in list(layer.blocked.items())[:5])
+        out.note(f"not committed: {names}; `interlock commit {run_id} PATH` commits a file that runs later")
+    else:
+        out.note(
+            f"{layer.changes} changes wait: `interlock diff {run_id}`, then `interlock commit {run_id}` or `discard`"
+        )
 
 
 def _note_held(out: Output, results: list[ProposalResult]) -> None:

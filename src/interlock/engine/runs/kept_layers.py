@@ -1,0 +1,231 @@
+"""What a person does with the layers that a run has kept: look at them, commit them (or some paths), discard them.
+
+All actions of the run were judged when they ran; what is left is one decision of a person, so it is journaled in the run's own
+journal, under the run's lock, and not as a run of its own. A commit that was cut off is done again by the same command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from interlock.engine.completion.layers import shown
+from interlock.engine.record.recorder import Recorder
+from interlock.engine.record.replay import ReplayedRun
+from interlock.engine.runs.write_lease import open_queue
+from interlock.engine.services import Services
+from interlock.journal import JournalWriter, recover
+from interlock.model.errors import ConflictError, ToolError, UsageError
+from interlock.model.events import LayerCommitIntent, LayerCommitted, LayerDiscarded
+from interlock.workspace import (
+    Backups,
+    Layer,
+    Origin,
+    Plan,
+    commit_layer,
+    kept_layers,
+    layer_directories,
+    plan_commit,
+    read_entries,
+    remove_layer,
+    reopen_layer,
+)
+from interlock.workspace.claims import EVERYTHING
+from interlock.workspace.names import Rel, show, stored
+from interlock.workspace.process_changes import end_left_processes
+
+STEP = 10
+
+
+class LayerChange(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One path of a kept layer that is not what lies in the workspace."""
+
+    path: str
+    kind: str
+    """`added`, `changed`, `deleted` or `mode`."""
+    what: str
+    """`file`, `dir` or `symlink`; of a deleted path what it was."""
+    layer: int
+    blocked: str | None = None
+    """Why a commit would leave it: `conflict`, `protected`, `runs_later`, `denied`, `unsupported`."""
+    leaves_workspace: bool = False
+    """True for a symbolic link that leads out of the workspace."""
+    size: int | None = None
+    """Bytes of a file."""
+
+
+class LayerReport(msgspec.Struct, frozen=True):
+    """What a commit or a discard did."""
+
+    run_id: str
+    committed: list[str] = []
+    blocked: dict[str, str] = {}
+    left: int = 0
+    """Changes that still wait in a layer."""
+    discarded: int = 0
+    """Layers that were discarded."""
+
+
+def diff_layers(services: Services, run_id: str) -> list[LayerChange]:
+    """What the kept layers of a run would change in the workspace. Changes nothing.
+
+    Raises: UsageError `layer_missing`, StoreError, IntegrityError, ToolError.
+    """
+    found: list[LayerChange] = []
+    stopped: set[Rel] = set()
+    directory, kept = _kept(services, run_id)
+    for one in kept:
+        with _opened(services, one) as layer:
+            plan = plan_commit(layer, directory, blocked_before=stopped)
+            number = int(one.name)
+            why = {show(stored(blocked.path)): blocked.why for blocked in plan.blocked}
+            stopped |= {stored(blocked.path) for blocked in plan.blocked}
+            named = {show(change.path): change for change in layer.differences()[0]}
+            for name in sorted(named.keys() | why.keys()):
+                change = named.get(name)
+                if change is None:
+                    found.append(LayerChange(name, "added", "special", number, why[name]))
+                    continue
+                node = change.before if change.after.kind == "absent" else change.after
+                found.append(
+                    LayerChange(
+                        name, change.kind, node.kind, number, why.get(name), change.leaves_workspace, change.after.size
+                    )
+                )
+    return found
+
+
+async def commit_layers(services: Services, run_id: str, paths: Sequence[str] = ()) -> LayerReport:
+    """Commit the kept layers of a run, oldest first: all of them, or what lies at or beneath `paths`.
+
+    Files that run later are committed only if a path names them, or a directory above them. Raises: UsageError `layer_missing`,
+    ConflictError `commit_incomplete` (the rest was committed), StoreError `run_locked`, IntegrityError, ToolError.
+    """
+    directory, kept = _kept(services, run_id)
+    assert services.workspace is not None
+    only = [services.workspace.parse(path) for path in paths] or None
+    committed: list[str] = []
+    blocked: dict[str, str] = {}
+    stopped: set[Rel] = set()
+    left = 0
+    queue = open_queue(services)
+    with _journal(services, run_id, directory) as recorder:
+        lease = await queue.acquire(
+            EVERYTHING, f"{run_id} commit", doing="committing its layers", until_ns=None, on_wait=lambda _: None
+        )
+        try:
+            for number in kept:
+                with _opened(services, number) as layer:
+                    plan = plan_commit(layer, directory, only=only, blocked_before=stopped)
+                    _commit(services, directory, layer, plan, recorder)
+                committed += [show(change.path) for change in plan.changes]
+                blocked |= shown(plan.blocked)
+                stopped |= {stored(one.path) for one in plan.blocked}
+                left += plan.left + len(plan.blocked)
+                if not plan.left and not plan.blocked:
+                    remove_layer(number, services.disk)
+        finally:
+            lease.release()
+    report = LayerReport(run_id, committed, blocked, left)
+    if blocked:
+        first = ", ".join(f"`{path}` ({why})" for path, why in list(blocked.items())[:5])
+        raise ConflictError(
+            f"{len(committed)} changes were committed; these stay in the layer: {first}",
+            code="commit_incomplete",
+            hint=f"`interlock diff {run_id}` shows them; `interlock commit {run_id} PATH` commits a file that runs later",
+        )
+    return report
+
+
+def discard_layers(services: Services, run_id: str, why: str = "asked") -> LayerReport:
+    """Drop the kept layers of a run with everything in them. Raises: UsageError `layer_missing`, StoreError `run_locked`."""
+    directory, kept = _kept(services, run_id)
+    with _journal(services, run_id, directory) as recorder:
+        for one in kept:
+            recorder.record(LayerDiscarded(layer=int(one.name), why=why), None, None, STEP)
+        recorder.writer.flush()
+        for one in kept:
+            remove_layer(one, services.disk)
+    return LayerReport(run_id, discarded=len(kept))
+
+
+def drop_layers(services: Services, directory: Path) -> None:
+    """Drop every layer of a run that was undone. Raises: StoreError, IntegrityError."""
+    found = layer_directories(directory)
+    if not found:
+        return
+    with _journal(services, directory.name, directory) as recorder:
+        for one in found:
+            recorder.record(LayerDiscarded(layer=int(one.name), why="undone"), None, None, STEP)
+        recorder.writer.flush()
+    for one in found:
+        remove_layer(one, services.disk)
+
+
+def _kept(services: Services, run_id: str) -> tuple[Path, list[Path]]:
+    services.index.get(run_id)
+    if services.state_dir is None or services.workspace is None or services.layers is None:
+        raise UsageError("this runtime keeps no layers", code="layer_missing")
+    directory = services.state_dir / "runs" / run_id
+    kept = kept_layers(directory)
+    if not kept:
+        raise UsageError(
+            f"run `{run_id}` has no layer that waits for a commit",
+            code="layer_missing",
+            hint=f"`interlock runs show {run_id}` shows what became of it",
+        )
+    return directory, kept
+
+
+@contextlib.contextmanager
+def _opened(services: Services, directory: Path) -> Iterator[Layer]:
+    assert services.workspace is not None
+    assert services.layers is not None
+    with reopen_layer(directory, services.workspace, services.layers) as layer:
+        yield layer
+
+
+@contextlib.contextmanager
+def _journal(services: Services, run_id: str, directory: Path) -> Iterator[Recorder]:
+    """The run's journal, locked. Raises: StoreError `run_locked` if its process is alive; IntegrityError."""
+    recover(directory, services.disk)
+    writer = JournalWriter.open(directory, run_id=run_id, disk=services.disk, clock=services.clock, create=False)
+    with writer:
+        yield Recorder(run_id, writer, services.redactor, ())
+
+
+def _commit(services: Services, directory: Path, layer: Layer, plan: Plan, recorder: Recorder) -> None:
+    number, proposal = int(layer.directory.name), layer.manifest.proposal
+    if not plan.changes:
+        return
+    recorder.record(LayerCommitIntent(layer=number, changes=len(plan.changes)), proposal, None, STEP)
+    recorder.writer.flush()
+    backups = Backups(directory, services.disk, services.clock)
+    try:
+        end_left_processes(backups)
+        commit_layer(layer, directory, backups, plan, _last_origin(directory, layer))
+    except ToolError as error:
+        raise ConflictError(
+            f"the commit stopped: {error.message}",
+            code="commit_incomplete",
+            hint=f"what was done is recorded; `interlock commit {directory.name}` goes on",
+        ) from error
+    finally:
+        backups.close()
+    recorder.record(
+        LayerCommitted(layer=number, changes=len(plan.changes), blocked=shown(plan.blocked)), proposal, None, STEP
+    )
+    recorder.writer.flush()
+
+
+def _last_origin(directory: Path, layer: Layer) -> Origin:
+    """The action that is held to have made what no record explains."""
+    entries = read_entries(layer.directory)
+    for entry in reversed([one for one in entries if one.by == "process"] or entries):
+        return Origin(entry.proposal, entry.action)
+    known = ReplayedRun(directory).proposals.get(layer.manifest.proposal)
+    names = [] if known is None else list(known.actions)
+    return Origin(layer.manifest.proposal, names[-1] if names else "unknown")

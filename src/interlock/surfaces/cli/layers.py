@@ -1,0 +1,83 @@
+"""`interlock diff`, `commit` and `discard`: what a person does with the layer that a run has kept."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from interlock.surfaces.cli.app import Command
+from interlock.surfaces.cli.ids import RUN
+from interlock.surfaces.cli.open_project import undoing_runtime
+from interlock.surfaces.cli.output import Output, clean
+
+if TYPE_CHECKING:
+    from interlock.engine.runs.kept_layers import LayerChange, LayerReport
+
+_SIGNS: Final = {"added": "+", "changed": "~", "deleted": "-", "mode": "m"}
+_WHY: Final = {
+    "conflict": "conflict: somebody else changed it since",
+    "protected": "never committed: Interlock's loader reads it",
+    "runs_later": "held: a program may run it later; commit it by name",
+    "denied": "never committed: outside of the grant",
+    "unsupported": "never committed: not a file, a directory or a link that can be read",
+}
+
+
+@click.command(cls=Command)
+@click.argument("run_id", metavar="RUN", type=RUN)
+@click.pass_obj
+def diff(out: Output, run_id: str) -> int:
+    """Show what the kept layer of a run would change in the workspace. Changes nothing."""
+    with undoing_runtime(out) as opened:
+        found = opened.runs.diff(run_id)
+    out.emit(found, lambda: diff_lines(found))
+    return 0
+
+
+@click.command(cls=Command)
+@click.argument("run_id", metavar="RUN", type=RUN)
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.pass_obj
+def commit(out: Output, run_id: str, paths: tuple[str, ...]) -> int:
+    """Commit the kept layer of a run, or what lies at or beneath each PATH of it.
+
+    Files that run later (hooks, CI, editor and shell start-up files) are committed only where a PATH names them. `interlock undo`
+    takes a commit back.
+
+    Exit code: 0 if everything that was asked for was committed, 1 if some of it stays in the layer.
+    """
+    with undoing_runtime(out) as opened:
+        report = asyncio.run(opened.runs.commit(run_id, paths))
+    out.emit(report, lambda: _report(report))
+    if report.left:
+        out.note(f"{report.left} changes still wait: `interlock diff {run_id}`")
+    return 0
+
+
+@click.command(cls=Command)
+@click.argument("run_id", metavar="RUN", type=RUN)
+@click.pass_obj
+def discard(out: Output, run_id: str) -> int:
+    """Drop the kept layer of a run with everything in it. This cannot be undone."""
+    with undoing_runtime(out) as opened:
+        report = opened.runs.discard(run_id)
+    out.emit(report, lambda: [f"discarded {report.discarded} {'layer' if report.discarded == 1 else 'layers'}"])
+    return 0
+
+
+def diff_lines(found: list[LayerChange]) -> list[str]:
+    """One line a path, for people."""
+    lines = []
+    for one in found:
+        notes = [] if one.blocked is None else [_WHY[one.blocked]]
+        if one.leaves_workspace:
+            notes.append("a link that leads out of the workspace")
+        kind = "" if one.what == "file" else f" ({one.what})"
+        lines.append(f"{_SIGNS[one.kind]} {clean(one.path)}{kind}{'  # ' if notes else ''}{'; '.join(notes)}")
+    return lines or ["nothing differs from the workspace"]
+
+
+def _report(report: LayerReport) -> list[str]:
+    return [f"committed {clean(path)}" for path in report.committed] or ["there was nothing to commit"]

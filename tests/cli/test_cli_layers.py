@@ -1,0 +1,100 @@
+"""`interlock run --commit`, `diff`, `commit`, `discard`: a person decides what becomes of a layer."""
+
+import json
+import os
+
+import pytest
+
+COMMAND = "echo agent > a; echo new > new; rm gone; echo evil > .envrc; ln -s /etc out"
+
+
+@pytest.fixture
+def project(cli):
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text() + '\n[workspace]\nmode = "layer"\n')
+    assert cli("trust", "--yes").code == 0
+    (cli.root / "a").write_text("original\n")
+    (cli.root / "gone").write_text("x\n")
+    return cli
+
+
+def run(cli, command=COMMAND, *options):
+    plan = cli.root.parent / "plan.json"
+    plan.write_text(
+        json.dumps(
+            {"actions": [{"type": "tool_call", "id": "sh", "tool": "shell", "parameters": {"command": command}}]}
+        )
+    )
+    done = cli("run", str(plan), "--json", *options)
+    return json.loads(done.out), done
+
+
+def test_a_kept_layer_is_shown_committed_by_path_and_then_as_a_whole(project):
+    result, _ = run(project, COMMAND, "--commit", "never")
+    run_id = result["run_id"]
+    assert result["workspace"]["status"] == "kept"
+    assert (project.root / "a").read_text() == "original\n"
+    shown = project("diff", run_id)
+    assert shown.code == 0
+    lines = shown.out.splitlines()
+    assert "~ a" in lines
+    assert "+ new" in lines
+    assert "- gone" in lines
+    assert any(line.startswith("+ .envrc  # held") for line in lines)
+    assert any(line.startswith("+ out (symlink)  # a link that leads out") for line in lines)
+    assert project("commit", run_id, "a").code == 0
+    assert (project.root / "a").read_text() == "agent\n"
+    assert not (project.root / "new").exists()
+    rest = project("commit", run_id)
+    assert rest.code == 1
+    assert "commit_incomplete" in rest.err or ".envrc" in rest.err
+    assert (project.root / "new").exists()
+    assert not (project.root / "gone").exists()
+    assert not (project.root / ".envrc").exists()
+    assert project("commit", run_id, ".envrc").code == 0
+    assert (project.root / ".envrc").exists()
+    assert project("diff", run_id).code == 2
+    back = project("undo", run_id)
+    assert (project.root / "a").read_text() == "original\n", back.err
+    assert (project.root / "gone").exists()
+    assert not os.path.lexists(project.root / "out")
+    assert not (project.root / ".envrc").exists()
+
+
+def test_a_discarded_layer_leaves_nothing(project):
+    result, _ = run(project, COMMAND, "--commit", "ask")
+    assert project("discard", result["run_id"]).code == 0
+    assert (project.root / "a").read_text() == "original\n"
+    assert (project.root / "gone").exists()
+    assert project("commit", result["run_id"]).code == 2
+
+
+def test_an_undo_of_the_run_drops_its_layer(project):
+    result, _ = run(project, COMMAND, "--commit", "never")
+    project("undo", result["run_id"])
+    assert (project.root / "a").read_text() == "original\n"
+    assert project("diff", result["run_id"]).code == 2
+
+
+def test_a_conflict_is_committed_around(project):
+    result, _ = run(project, "echo agent > a; echo new > new", "--commit", "never")
+    (project.root / "a").write_text("person\n")
+    done = project("commit", result["run_id"])
+    assert done.code == 1
+    assert "`a` (conflict)" in done.err
+    assert (project.root / "a").read_text() == "person\n"
+    assert (project.root / "new").exists()
+
+
+def test_without_layers_nothing_waits(cli):
+    result, _ = run(cli, "echo x > b")
+    assert result["workspace"] is None
+    done = cli("diff", result["run_id"])
+    assert done.code == 2
+    assert "has no layer" in done.err
+
+
+def test_the_flag_alone_asks_for_a_layer(cli):
+    result, _ = run(cli, "echo x > b", "--commit", "never")
+    assert result["workspace"]["status"] == "kept"
+    assert not (cli.root / "b").exists()
