@@ -8,7 +8,7 @@ from engine_world import binding, call, expect, plan, write
 
 import interlock
 from interlock.engine.record.replay import ReplayedRun
-from interlock.engine.runs import run as engine_run
+from interlock.engine.runs import indexed_run
 from interlock.journal import decode_head, read_head, verify_head
 from interlock.model.errors import UsageError
 from interlock.state.store import StateConflictError
@@ -92,7 +92,7 @@ def test_the_readings_that_are_kept_while_folding_do_not_grow(project):
 
 
 def test_the_head_of_a_long_run_is_signed_on_the_way(project, monkeypatch):
-    monkeypatch.setattr(engine_run, "SIGN_EVERY", 5)
+    monkeypatch.setattr(indexed_run, "SIGN_EVERY", 5)
     run = asyncio.run(carry(project.open(*TOOLS), PLANS[0], PLANS[0]))
     head, _ = verify_head(run.files.directory, read_head(run.files.directory))
     assert head.seq >= 5

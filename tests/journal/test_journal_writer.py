@@ -238,7 +238,7 @@ def test_a_failed_sync_in_the_background_ends_the_journal(run_dir: Path):
     writer.append(intent("a"))
     run(writer.durable())
     assert failed.wait(10)
-    writer._flusher.close()  # the thread has recorded it
+    writer._file.flusher.close()  # the thread has recorded it
     with pytest.raises(StoreError) as caught:
         writer.append(intent("b"))
     assert caught.value.code == "disk_failed"
@@ -487,7 +487,7 @@ def test_a_flush_that_dies_on_the_thread_leaves_nobody_waiting(run_dir: Path, op
 
     async def main() -> None:
         writer.append(log("x"))
-        writer._sync_ns = 1e12  # it has learned that the disk is slow
+        writer._file.sync_ns = 1e12  # it has learned that the disk is slow
         with pytest.raises(StoreError):
             await writer.durable()
 

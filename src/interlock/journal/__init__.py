@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from interlock.journal.pruning import keep, prune
     from interlock.journal.reader import Corruption, JournalStatus, Tail, Torn, read, scan
     from interlock.journal.recovery import RecoveryReport, TornIntent, intents_in_torn_tail, recover
+    from interlock.journal.sealed_file import Durability
     from interlock.journal.sealing import Head
-    from interlock.journal.writer import Durability, JournalWriter
+    from interlock.journal.writer import JournalWriter
 
 _HOMES = {
     "Corruption": "reader",
-    "Durability": "writer",
+    "Durability": "sealed_file",
     "Head": "sealing",
     "JournalStatus": "reader",
     "JournalWriter": "writer",

@@ -1,47 +1,36 @@
 """Writes a run's journal: events are collected in memory, and a flush writes all of them under one seal.
 
-Everything but `_commit` runs on one thread, that of the event loop. `append` costs a fraction of a microsecond and encodes
-nothing. `durable` is the group commit: all waiters share one write and one fdatasync. On a fast disk the flush runs on the
+Everything but the flush itself (`sealed_file`) runs on one thread, that of the event loop. `append` costs a fraction of a
+microsecond and encodes nothing. `durable` is the group commit: all waiters share one write and one fdatasync. On a fast disk the flush runs on the
 loop itself, because a hop to another thread costs more than it saves; on a slow one the flusher thread waits.
 
-A failure to write or sync is final. Nothing is retried on that file (after a failed fsync the kernel may have dropped the
-pages and would report success); the writer is poisoned, and every later call raises the same error.
+A failure to write or sync is final: every later call raises the same error.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
-import time
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Self
 
 import msgspec
 
 from interlock.disk import Disk
-from interlock.journal import lock
-from interlock.journal.flusher import Flusher
-from interlock.journal.private import Pack
-from interlock.journal.reader import corrupt, scan
-from interlock.journal.sealing import JOURNAL_NAME, Head, encode_batches, genesis, seal_digest, seal_line
+from interlock.journal.sealed_file import Durability, SealedFile
+from interlock.journal.sealing import Head
 from interlock.model.canonical import canonical, digest_bytes, keyed_digest
 from interlock.model.clock import Clock
-from interlock.model.errors import IntegrityError, InterlockError, StoreError, UsageError
-from interlock.model.events import Event, Kept, Seal
+from interlock.model.errors import StoreError, UsageError
+from interlock.model.events import Event, Kept
 from interlock.model.limits import DEFAULT_LIMITS
-
-Durability = Literal["full", "batch", "memory", "off"]
-"""`memory` is not written by a `JournalWriter` but kept in a `MemoryJournal`."""
 
 INLINE_ALONE_NS: Final = 2_000_000
 """With one waiter, a flush runs on the loop if syncing takes less than this on average (measured: a hop costs 60 us)."""
 INLINE_COMPANY_NS: Final = 500_000
 """The limit with more waiters, when the loop has other work to do."""
 INLINE_ORIGINALS_BYTES: Final = 256 * 1024
-BATCH_SYNC_AFTER_S: Final = 0.003
-"""Durability `batch` promises 5 ms; the rest is for the sync itself."""
 _NOT_KEPT: Final = Kept(digest="", bytes=0)
 
 
@@ -70,23 +59,16 @@ class _Work:
 class JournalWriter:
     """The one live writer of a run. Make it with `open`; `close` it, or use it as a context manager."""
 
-    def __init__(
-        self, run_dir: Path, disk: Disk, clock: Clock, durability: Durability, head: Head, descriptors: tuple[int, int]
-    ) -> None:
+    def __init__(self, file: SealedFile, clock: Clock, durability: Durability) -> None:
         """Not for callers: `open` takes the lock and checks the journal first."""
         self.durability: Durability = durability
-        self._disk = disk
         self._clock = clock
-        self._lock_fd, self._fd = descriptors
-        self._head = head
-        self._epoch = head.epoch + 1
-        self._pack = Pack(run_dir, self._epoch, disk)
-        self._next = head.seq + 1
+        self._file = file
+        self._next = file.head.seq + 1
         self._done = self._next  # events before this one are as durable as the level promises
         self._pending: list[Event] = []
         self._originals: list[tuple[str, bytes]] = []
         self._original_bytes = 0
-        self._failure: StoreError | None = None
         self._off = durability == "off"
         self._closed = False
         # group commit
@@ -97,9 +79,6 @@ class JournalWriter:
         self._company = False  # did the last flush have several waiters?
         self._again = False  # was `kick` called during a flush?
         self._this_turn: asyncio.AbstractEventLoop | None = None  # was there an inline flush in this turn of the loop?
-        self._flusher = Flusher()
-        self._sync_ns = 0.0
-        self._unsynced = False
 
     @classmethod
     def open(
@@ -113,35 +92,15 @@ class JournalWriter:
         """
         if run_dir.name != run_id:
             raise UsageError(f"the directory of run `{run_id}` must have its name")
-        head = Head(run=run_id, seq=-1, seal=genesis(run_id), epoch=0)
-        if durability == "off":
-            return cls(run_dir, disk, clock, durability, head, (-1, -1))
-        if create:
-            disk.make_directory(run_dir)
-        lock_fd = lock.take(run_dir, disk)
-        try:
-            if create:
-                _require_new(run_dir)
-            else:
-                head = _require_whole(run_dir)
-            fd = disk.open_append(run_dir / JOURNAL_NAME)
-            try:
-                disk.sync_directory(run_dir)
-            except BaseException:
-                os.close(fd)
-                raise
-        except BaseException:
-            os.close(lock_fd)
-            raise
-        return cls(run_dir, disk, clock, durability, head, (lock_fd, fd))
+        return cls(SealedFile.open(run_dir, disk, clock, durability, create=create), clock, durability)
 
     def append(self, event: Event) -> int:
         """Add an event to the journal and return its number; on disk after the next flush. Do not modify it afterwards.
 
         Here it gets its number, and its times if it has none. Raises: the StoreError that ended the journal.
         """
-        if self._failure is not None:
-            raise self._failure
+        if self._file.failure is not None:
+            raise self._file.failure
         seq = self._next
         event.seq = seq
         if event.ts < 0:
@@ -160,13 +119,13 @@ class JournalWriter:
         """
         if self._off:
             return _NOT_KEPT
-        if self._failure is not None:
-            raise self._failure
+        if self._file.failure is not None:
+            raise self._file.failure
         shown = data if view is value else canonical(view)
         redacted = shown != data
         inline = len(shown) <= DEFAULT_LIMITS.inline_value_bytes
         private = not inline or redacted
-        run_key = self._pack.key if private else b""  # created here, because the flush may run on another thread
+        run_key = self._file.pack.key if private else b""  # created here, because the flush may run on another thread
         key = keyed_digest(run_key, "value", data) if redacted else digest_bytes("value", data)
         if private:
             self._originals.append((key, data))
@@ -180,8 +139,8 @@ class JournalWriter:
         on disk. `batch`: written, which a killed process survives, and on disk within 5 ms. `off`: at once. Raises:
         StoreError, the same one on every later call.
         """
-        if self._failure is not None:
-            raise self._failure
+        if self._file.failure is not None:
+            raise self._file.failure
         if self._off or self._done >= self._next:
             return
         if alone and self._flight is None and not self._waiters and not self._company and self._quick(1):
@@ -212,7 +171,7 @@ class JournalWriter:
         It starts in the second turn of the loop, because by then another caller may flush with a waiter, and include these
         events.
         """
-        if self._kicked is not loop and self._pending and self._failure is None:
+        if self._kicked is not loop and self._pending and self._file.failure is None:
             self._kicked = loop
             loop.call_soon(self._next_turn, loop)
 
@@ -223,15 +182,15 @@ class JournalWriter:
         try:
             self._run_inline()
             if self.durability == "batch":
-                self._sync_batch()
+                self._file.sync()
         finally:
             self._answer(waiters)
-        if self._failure is not None:
-            raise self._failure
+        if self._file.failure is not None:
+            raise self._file.failure
 
     def head(self) -> Head:
         """The journal's position on disk; later events are not sealed yet."""
-        return self._head
+        return self._file.head
 
     def close(self) -> None:
         """Flush, give up the lock. A second call does nothing.
@@ -244,12 +203,7 @@ class JournalWriter:
         try:
             self.flush()
         finally:
-            self._flusher.close()
-            self._failure = self._failure or StoreError(f"the journal of run `{self._head.run}` is closed")
-            self._pack.close()
-            for fd in (self._fd, self._lock_fd):
-                if fd >= 0:
-                    os.close(fd)
+            self._file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -271,7 +225,7 @@ class JournalWriter:
 
     def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._kicked = None
-        if self._pending and self._failure is None:
+        if self._pending and self._file.failure is None:
             self._schedule(loop)
 
     def _turn(self) -> None:
@@ -281,7 +235,7 @@ class JournalWriter:
             self._again = True  # when it has landed
             return
         self._company = len(self._waiters) > 1
-        if self._failure is not None or not self._pending or self._quick(len(self._waiters)):
+        if self._file.failure is not None or not self._pending or self._quick(len(self._waiters)):
             waiters, self._waiters = self._waiters, []
             try:
                 self._run_inline()
@@ -299,12 +253,12 @@ class JournalWriter:
 
         def job() -> None:
             with contextlib.suppress(BaseException):  # kept in _failure: this thread has no caller to raise to
-                self._commit(work)
+                self._file.commit(work.events, work.originals)
             finished.set()
             with contextlib.suppress(RuntimeError):  # the loop was closed: the next caller settles the flush
                 loop.call_soon_threadsafe(self._landed, work)
 
-        self._flusher.submit(job)
+        self._file.flusher.submit(job)
         return work
 
     def _landed(self, work: _Work) -> None:
@@ -327,8 +281,8 @@ class JournalWriter:
         for waiter in waiters:
             if waiter.done():
                 continue
-            if self._failure is not None:
-                waiter.set_exception(self._failure)
+            if self._file.failure is not None:
+                waiter.set_exception(self._file.failure)
             else:
                 waiter.set_result(None)
 
@@ -340,99 +294,18 @@ class JournalWriter:
         if self.durability == "batch":
             return True
         limit = INLINE_ALONE_NS if waiters <= 1 else INLINE_COMPANY_NS
-        return self._sync_ns < limit and self._original_bytes < INLINE_ORIGINALS_BYTES
+        return self._file.sync_ns < limit and self._original_bytes < INLINE_ORIGINALS_BYTES
 
     # -- the flush itself -------------------------------------------------------------------------------------------------
 
     def _run_inline(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        if self._file.failure is not None:
+            raise self._file.failure
         if not self._pending and not self._originals:
             return
-        work = _Work(self._pending, self._originals, self._next, [], None)
+        events, originals, end = self._pending, self._originals, self._next
         self._pending, self._originals, self._original_bytes = [], [], 0
-        self._commit(work)
-        if self._failure is not None:
-            raise self._failure
-        self._done = work.end
-
-    def _commit(self, work: _Work) -> None:
-        """Originals first, then the batches, each synced before the next is written. Sets `_failure`; on either thread."""
-        try:
-            if work.originals:
-                self._pack.write(work.originals)
-                if self.durability == "full":
-                    self._pack.sync()
-            for count, lines in encode_batches(work.events, self._head.seq + 1):
-                seal = self._seal(count, lines)
-                self._disk.write(self._fd, lines + seal_line(seal))
-                if self.durability == "full":
-                    self._sync_measured()
-                self._head = Head(run=self._head.run, seq=seal.last, seal=seal.digest, epoch=seal.epoch)
-            if self.durability == "batch" and not self._unsynced:
-                self._unsynced = True
-                self._flusher.submit(self._sync_later)
-        except Exception as error:  # noqa: BLE001 - any error ends this journal; none is swallowed
-            self._poison(error)
-        except BaseException:
-            self._poison(StoreError("the flush of the journal was interrupted"))
-            raise
-
-    def _seal(self, count: int, lines: bytes) -> Seal:
-        first = self._head.seq + 1
-        last = first + count - 1
-        return Seal(
-            first=first,
-            last=last,
-            bytes=len(lines),
-            epoch=self._epoch,
-            prev=self._head.seal,
-            digest=seal_digest(self._head.seal, first, last, self._epoch, lines),
-        )
-
-    def _sync_measured(self) -> None:
-        start = self._clock.mono_ns()
-        self._disk.sync_data(self._fd)
-        self._sync_ns += 0.2 * (self._clock.mono_ns() - start - self._sync_ns)
-
-    def _sync_later(self) -> None:
-        time.sleep(BATCH_SYNC_AFTER_S)
-        self._sync_batch()
-
-    def _sync_batch(self) -> None:
-        """Sync the writes of durability `batch`. The flag is cleared first, so that a write meanwhile requests another sync."""
-        self._unsynced = False
-        try:
-            self._pack.sync()
-            self._disk.sync_data(self._fd)
-        except BaseException as error:  # noqa: BLE001 - kept for the next call: this thread has no caller
-            self._poison(error)
-
-    def _poison(self, error: BaseException) -> None:
-        if self._failure is not None:
-            return
-        if isinstance(error, StoreError):
-            self._failure = error
-        elif isinstance(error, InterlockError):
-            self._failure = StoreError(error.message, code=error.code, hint=error.hint)
-        else:
-            self._failure = StoreError(f"the journal cannot be written: {type(error).__name__}", code="internal")
-            self._failure.__cause__ = error
-
-
-def _require_new(run_dir: Path) -> None:
-    if os.path.lexists(run_dir / JOURNAL_NAME):
-        raise UsageError(f"run `{run_dir.name}` exists already", code="run_exists", hint="use another run id")
-
-
-def _require_whole(run_dir: Path) -> Head:
-    status = scan(run_dir)
-    if status.corruption is not None:
-        raise corrupt(run_dir, status.corruption)
-    if status.torn is not None:
-        raise IntegrityError(
-            f"the last process of run `{run_dir.name}` died while writing",
-            code="needs_recovery",
-            hint="run `interlock recover`",
-        )
-    return status.head
+        self._file.commit(events, originals)
+        if self._file.failure is not None:
+            raise self._file.failure
+        self._done = end

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from interlock.model.proposal import Action
 from interlock.model.result import ActionResult, Cost, RunStatus
+
+_WORST_FIRST: Final[tuple[RunStatus, ...]] = ("interrupted", "held", "cancelled", "failed", "rejected", "succeeded")
 
 
 def cost_of(actions: Sequence[Action], rows: Sequence[ActionResult], *, cost: float) -> Cost:
@@ -40,6 +43,11 @@ class Tally:
         """None yet."""
         self.statuses: set[RunStatus] = set()
         self.counts = dict.fromkeys(("actions", "succeeded", "failed", "rejected", "skipped", "not_undone"), 0)
+
+    @property
+    def status(self) -> RunStatus:
+        """The worst of the proposals' statuses: that of the run."""
+        return next((status for status in _WORST_FIRST if status in self.statuses), "succeeded")
 
     def add(self, status: RunStatus, rows: Iterable[ActionResult], not_undone: int) -> None:
         """Count a proposal."""

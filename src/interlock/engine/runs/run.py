@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Final
 
 import msgspec
 
@@ -23,6 +22,7 @@ from interlock.engine.proposals.worker_pool import WorkerPool
 from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.run_files import RunFiles
 from interlock.engine.record.tally import Tally
+from interlock.engine.runs.indexed_run import IndexedRun
 from interlock.engine.runs.open_files import open_budget, open_files, release_files
 from interlock.engine.runs.run_events import (
     record_configuration,
@@ -36,19 +36,12 @@ from interlock.engine.runs.write_lease import writing
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
 from interlock.executors.background import Programs
-from interlock.journal import JournalWriter, MemoryJournal, RunRow, sign_head
 from interlock.journal.stops import StopAnswer, StopRequest
 from interlock.model.errors import InterlockError, ProposalError, StoreError
-from interlock.model.events import (
-    RunFinished,
-)
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Proposal
 from interlock.model.result import ProposalResult, RunStatus
 from interlock.model.tool import ToolExecutor
-
-SIGN_EVERY: Final = 10_000
-"""Events after which the head of a run that goes on is signed again."""
 
 
 class Run:
@@ -65,7 +58,7 @@ class Run:
         self.files = RunFiles(run_id)
         self.tally = Tally()
         self.switch = StopSwitch(services, run_id)
-        self._signed_to = 0
+        self._indexed = IndexedRun(services)
         self._proposals: set[str] = set()
 
     @property
@@ -92,7 +85,7 @@ class Run:
             run._open()
             if run.recorder is not None:
                 record_start(services, run.recorder, run.id, run.agent, session)
-                run._enter(source)
+                run._indexed.enter(run.files, agent=run.agent, session=session, source=source)
         return run
 
     def _open(self) -> None:
@@ -109,19 +102,6 @@ class Run:
     def stop_answer(self) -> StopAnswer | None:
         """What was stopped; None until nothing of the run is running any more."""
         return self.switch.answer
-
-    def _enter(self, source: str) -> None:
-        """Enter the run in the index."""
-        services = self.services
-        row = RunRow(
-            run_id=self.id,
-            workspace=services.workspace_id,
-            session=self.session,
-            agent=self.agent,
-            source=source,
-            started_us=services.clock.now_us(),
-        )
-        services.index.add(row)
 
     @contextlib.contextmanager
     def _or_nothing(self) -> Iterator[None]:
@@ -197,12 +177,7 @@ class Run:
         disk is the truth); CancelledError if the caller cancelled (the proposal can be resumed).
         """
         services = self.services
-        if proposal.agent == OPERATOR != self.agent:
-            raise ProposalError(
-                f"`{OPERATOR}` is not an agent: it stands for the person at the command line",
-                path="$.agent",
-                hint="name the agent that proposes this, or leave `agent` out",
-            )
+        _require_agent(proposal, self.agent)
         services.refresh()
         if not proposal.id:
             proposal = msgspec.structs.replace(proposal, id=services.ids.new("prop"))
@@ -262,19 +237,8 @@ class Run:
         else:
             result = await reject_all(run, *unrunnable)
         self.count(result)
-        self._sign_head_if_due()
+        self._indexed.sign_head_if_due(self.files)
         return result
-
-    def _sign_head_if_due(self) -> None:
-        """Sign the head of a long run between two proposals: its process may never come to the end."""
-        services, recorder = self.services, self.recorder
-        if recorder is None or self.files.directory is None or services.signer is None:
-            return
-        head = recorder.writer.head()
-        if head.seq - self._signed_to >= SIGN_EVERY:
-            self._signed_to = head.seq
-            with contextlib.suppress(StoreError):  # the next flush meets the same disk, and so does the end of the run
-                sign_head(self.files.directory, head, services.signer, services.disk)
 
     def finish(self) -> None:
         """End the run: its last event, and its place in the index. Raises StoreError."""
@@ -289,7 +253,7 @@ class Run:
                 with self.recorder.writer:
                     self.switch.record(self.recorder)
                     record_ends(self.recorder, [*self.switch.ends, *ends])
-                    self._seal(status, self.recorder.writer)
+                    self._indexed.end(self.files, self.tally)
         except StoreError:
             if status != "interrupted":  # else the reason is already on its way to the caller
                 raise
@@ -299,29 +263,10 @@ class Run:
             if self.files.budget is not None:
                 self.files.budget.close()
 
-    def _seal(self, status: RunStatus, writer: JournalWriter | MemoryJournal) -> None:
-        """The last event, the signed head, the row in the index."""
-        services = self.services
-        if status not in ("held", "interrupted"):
-            assert self.recorder is not None
-            self.recorder.record(RunFinished(status=status))
-        writer.flush()
-        if services.signer is not None and self.files.directory is not None:
-            sign_head(self.files.directory, writer.head(), services.signer, services.disk)
-        self._index(status)
-
     @property
     def status(self) -> RunStatus:
         """The worst of its proposals' statuses."""
-        order: tuple[RunStatus, ...] = ("interrupted", "held", "cancelled", "failed", "rejected", "succeeded")
-        return next((s for s in order if s in self.tally.statuses), "succeeded")
-
-    def _index(self, status: str) -> None:
-        assert self.recorder is not None
-        index = self.services.index
-        with self.services.db.transaction():
-            index.update(self.id, status=status, finished_us=self.services.clock.now_us(), **self.tally.counts)
-            index.commit_point(self.recorder.writer.head())
+        return self.tally.status
 
     def nothing_began(self) -> None:
         """The process ended before a proposal was on disk: not a success, and there is nothing to resume."""
@@ -351,6 +296,16 @@ class Run:
         self.tally.statuses.add("rejected")
         if self.recorder is not None:
             record_rejected(self.recorder, proposal_id, error)
+
+
+def _require_agent(proposal: Proposal, own: str) -> None:
+    """Raises: ProposalError if the proposal of an agent claims to be the person's."""
+    if proposal.agent == OPERATOR != own:
+        raise ProposalError(
+            f"`{OPERATOR}` is not an agent: it stands for the person at the command line",
+            path="$.agent",
+            hint="name the agent that proposes this, or leave `agent` out",
+        )
 
 
 def close_programs(services: Services, programs: Programs) -> None:
