@@ -93,7 +93,7 @@ def die(path):
         # The parent opens its store anew each time: a connection does not survive a fork.
         store = open_store(path)
         hold = store.ask(HoldRequest(agent="a", summary=f"step {step}", digest=f"d{step}"))
-        store._database.close()
+        store.database.close()
         finished = die_at(path, step, hold.id, hold.digest)
         store = open_store(path)
         left = store.get(hold.id)
@@ -111,7 +111,7 @@ def die(path):
                 "now": after.hold.status,
             }
         )
-        store._database.close()
+        store.database.close()
     print(json.dumps(report))
 
 

@@ -58,7 +58,7 @@ def racing(tmp_path):
     yield store, start
     for racer in started:
         racer.close()
-    store._database.close()
+    store.database.close()
 
 
 @pytest.mark.parametrize(

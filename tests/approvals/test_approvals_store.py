@@ -468,7 +468,7 @@ def test_rows_are_private(world, store):
 def test_two_databases_see_each_others_answers_at_once(world, store):
     hold = store.ask(request())
     other = world.store()
-    assert isinstance(other._database, Database)
+    assert isinstance(other.database, Database)
     approve(other, hold)
     assert store.get(hold.id).status == "approved"
 

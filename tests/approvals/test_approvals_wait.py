@@ -41,8 +41,8 @@ def desk(tmp_path):
     desk = Desk(tmp_path)
     yield desk
     desk.waiter.close()
-    desk.store._database.close()
-    desk.other._database.close()
+    desk.store.database.close()
+    desk.other.database.close()
 
 
 async def started(coroutine):
@@ -247,7 +247,7 @@ def test_a_forgotten_waiter_leaves_no_descriptor_open(desk):
 
 
 def test_a_thousand_questions_are_looked_at_together(desk):
-    with desk.store._database.transaction():
+    with desk.store.database.transaction():
         holds = [desk.ask(summary=str(n)) for n in range(1000)]
     for hold in holds[::100]:
         desk.answer(hold)

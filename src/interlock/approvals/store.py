@@ -9,7 +9,7 @@ expired, whether or not that has been recorded yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -18,12 +18,9 @@ from interlock.approvals.audit import Audit
 from interlock.approvals.hold import (
     ONCE,
     Approver,
-    ChangeShown,
     Choice,
-    FileShown,
     Hold,
     HoldRequest,
-    Kind,
     Outcome,
     Standing,
     Status,
@@ -33,79 +30,38 @@ from interlock.approvals.hold import (
     edited_summary,
     merge_patch,
 )
+from interlock.approvals.holds import COLUMNS, Holds, Question, as_text
 from interlock.approvals.quorum import agreed_standing, refusal, satisfied
 from interlock.approvals.standing import StandingAnswers
 from interlock.approvals.time import SharedTime
 from interlock.disk import Database
 from interlock.model.canonical import canonical
 from interlock.model.clock import Clock, Ids
-from interlock.model.decision import Requirement
 from interlock.model.errors import IntegrityError, UsageError
-from interlock.model.ids import CANDIDATES_MAX, choose_id
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.schema import Schema
-
-_SCHEMA: Final = (
-    """create table approvals (
-        seq bigint primary key, id text not null unique, run text not null, proposal text not null, action text not null,
-        agent text not null, session text, digest text not null, status text not null, created_at_us bigint not null,
-        expires_at_us bigint not null, decided_at_us bigint, decision_reason text not null, consumed_by text,
-        standing_id text, question text not null, edits text not null, votes text not null
-    )""",
-    "create index approvals_status on approvals (status, seq)",
-    "create index approvals_due on approvals (status, expires_at_us)",
-    "create index approvals_action on approvals (run, proposal, action, seq)",
-    "create index approvals_call on approvals (agent, digest, seq)",
-    "alter table approvals add column schema text",  # not in _COLUMNS: nobody is shown it
-    "drop index approvals_call",
-)
-_COLUMNS: Final = (
-    "seq, id, run, proposal, action, agent, session, digest, status, created_at_us, expires_at_us, decided_at_us,"
-    " decision_reason, consumed_by, standing_id, question, edits, votes"
-)
 
 STANDING_DAYS_MAX: Final = 365
 STANDING_USES_MAX: Final = 1_000_000
 EXPIRE_AT_ONCE: Final = 500
-_IDS_PER_QUERY: Final = 500
 
 Redact = Callable[[Any], Any]
 """Returns a JSON value with secrets redacted; must not change its input."""
 
 
-class _Question(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a row that no query filters by."""
-
-    kind: Kind
-    tool: str
-    tool_version: str
-    summary: str
-    reason: str
-    parameters: Any
-    context: Any
-    asked_digest: str
-    requirements: tuple[Requirement, ...]
-    files: tuple[FileShown, ...]
-    started_by: str | None
-    separation: bool
-    changes: tuple[ChangeShown, ...] = ()
-
-
-class ApprovalStore:
-    """The questions of a workspace, shared by its processes."""
+class ApprovalStore(Holds):
+    """The questions of a workspace, shared by its processes: `Holds` reads them, this asks and answers them."""
 
     def __init__(
         self, database: Database, clock: Clock, ids: Ids, *, boot: str, redact: Redact, changed: Callable[[], None]
     ) -> None:
         """`changed` is called after each commit that a waiter may need to see (see `wait.WakeFile.ring`)."""
-        self._database = database
+        super().__init__(database, SharedTime(database, clock, boot))
         self._ids = ids
         self._redact = redact
         self._changed = changed
-        self.time = SharedTime(database, clock, boot)
         self.audit = Audit(database)
         self.standing = StandingAnswers(database, self.time, ids, self.audit)
-        database.migrate("approvals", _SCHEMA)
 
     def ask(self, request: HoldRequest) -> Hold:
         """Store a question, whose time limit starts now. Raises StoreError, UsageError."""
@@ -115,7 +71,7 @@ class ApprovalStore:
         ttl_ms = min(own, default=request.ttl_ms)
         if request.ttl_max_ms is not None:
             ttl_ms = min(ttl_ms, request.ttl_max_ms)
-        question = _Question(
+        question = Question(
             kind=request.kind,
             tool=request.tool,
             tool_version=request.tool_version,
@@ -131,10 +87,10 @@ class ApprovalStore:
             changes=request.changes,
         )
         hold_id = self._ids.new("hold")
-        with self._database.transaction():
+        with self.database.transaction():
             now = self.time.tick()
-            self._database.execute(
-                f"insert into approvals ({_COLUMNS}, schema) select coalesce(max(seq), 0) + 1, ?, ?, ?, ?, ?, ?, ?,"
+            self.database.execute(
+                f"insert into approvals ({COLUMNS}, schema) select coalesce(max(seq), 0) + 1, ?, ?, ?, ?, ?, ?, ?,"
                 " 'pending', ?, ?, null, '', null, null, ?, '[]', '[]', ? from approvals",
                 (
                     hold_id,
@@ -146,8 +102,8 @@ class ApprovalStore:
                     request.digest,
                     now,
                     now + ttl_ms * 1000,
-                    _text(question),
-                    None if request.schema is None else _text(request.schema),
+                    as_text(question),
+                    None if request.schema is None else as_text(request.schema),
                 ),
             )
             detail = {"agent": request.agent, "tool": request.tool, "digest": request.digest, "run": request.run}
@@ -178,7 +134,7 @@ class ApprovalStore:
         parameters do not fit the tool). Then nothing has happened, and the question is still open.
         """
         _check(decision, patch, standing)
-        with self._database.transaction():
+        with self.database.transaction():
             now = self.time.tick()
             hold = self._row(hold_id, now, expire=True)
             if hold is None:
@@ -194,7 +150,7 @@ class ApprovalStore:
                 raise UsageError("this question belongs to no session: answer it `once` or `always`")
             _check_terms(hold, patch, standing)
             if patch is not None:
-                hold = self._edited(hold, patch)
+                hold = _edited(hold, patch, self.schema_of(hold.id), self._redact)
                 detail["digest"] = hold.digest
             vote = Vote(
                 approver=approver.id,
@@ -221,7 +177,7 @@ class ApprovalStore:
         is that of the hold as they saw it. Call it before anything is shown. Raises: StoreError, and then nothing may be
         shown.
         """
-        with self._database.transaction():
+        with self.database.transaction():
             now = self.time.tick()
             hold = self._row(hold_id, now, expire=True)
             if hold is None:
@@ -242,7 +198,7 @@ class ApprovalStore:
 
     def cancel(self, hold_id: str, reason: str, *, who: str = "") -> Outcome:
         """Withdraw a question whose caller no longer waits. Raises StoreError."""
-        with self._database.transaction():
+        with self.database.transaction():
             now = self.time.tick()
             hold = self._row(hold_id, now, expire=True)
             if hold is None:
@@ -260,16 +216,16 @@ class ApprovalStore:
         Returns how many: at most `EXPIRE_AT_ONCE`, the longest overdue first, so that the write lock is held only briefly.
         """
         due = "status = 'pending' and expires_at_us <= ?"
-        if not self._database.execute(f"select 1 from approvals where {due} limit 1", (self.time.now_us(),)):
+        if not self.database.execute(f"select 1 from approvals where {due} limit 1", (self.time.now_us(),)):
             return 0
-        with self._database.transaction():
+        with self.database.transaction():
             now = self.time.tick()
-            rows = self._database.execute(
+            rows = self.database.execute(
                 f"select seq, id from approvals where {due} order by expires_at_us, seq limit {EXPIRE_AT_ONCE}", (now,)
             )
             for _, hold_id in rows:
                 self.audit.write(now, "expired", hold_id)
-            self._database.execute_many(
+            self.database.execute_many(
                 "update approvals set status = 'expired', decided_at_us = ?, decision_reason = 'approval_expired' where seq = ?",
                 [(now, seq) for seq, _ in rows],
             )
@@ -282,130 +238,28 @@ class ApprovalStore:
         The first call that asks gets it, and gets it again for retries and after a crash; no other call does. Also False if
         it is not approved or the digest differs.
         """
-        with self._database.transaction():
-            self._database.execute(
+        with self.database.transaction():
+            self.database.execute(
                 "update approvals set consumed_by = ? where id = ? and status = 'approved' and digest = ?"
                 " and consumed_by is null",
                 (by, hold_id, digest),
             )
-            if self._database.changes == 1:
+            if self.database.changes == 1:
                 self.audit.write(self.time.tick(), "consumed", hold_id, who=by, detail={"digest": digest})
                 return True
             return bool(
-                self._database.execute(
+                self.database.execute(
                     "select 1 from approvals where id = ? and status = 'approved' and digest = ? and consumed_by = ?",
                     (hold_id, digest, by),
                 )
             )
 
-    def get(self, hold_id: str) -> Hold | None:
-        """A question by its id."""
-        return self._row(hold_id, self.time.now_us())
-
-    def find(self, text: str) -> str:
-        """The id of a question from any unambiguous prefix, or of the newest open one for `last`.
-
-        Raises: UsageError `not_found`, `ambiguous_id`.
-        """
-        if text == "last":
-            rows = self._database.execute(
-                "select id from approvals where status = 'pending' and expires_at_us > ? order by seq desc limit 1",
-                (self.time.now_us(),),
-            )
-        else:
-            rows = self._database.execute(
-                "select id from approvals where substr(id, 1, ?) = ? order by id <> ?, id limit ?",
-                (len(text), text, text, CANDIDATES_MAX + 1),
-            )
-        found: list[str] = [hold_id for (hold_id,) in rows]
-        if text == "last" and found:
-            return found[0]
-        return choose_id(text, found, what="question", hint="`interlock approvals list --status all` shows them")
-
-    def answered(self, hold_ids: Sequence[str]) -> list[Hold]:
-        """Those of the questions that are no longer pending."""
-        now = self.time.now_us()
-        out: list[Hold] = []
-        for i in range(0, len(hold_ids), _IDS_PER_QUERY):
-            some = hold_ids[i : i + _IDS_PER_QUERY]
-            rows = self._database.execute(
-                f"select {_COLUMNS} from approvals where id in ({', '.join('?' * len(some))})"
-                " and (status <> 'pending' or expires_at_us <= ?)",
-                (*some, now),
-            )
-            out.extend(_hold(row, now) for row in rows)
-        return out
-
-    def list_holds(self, status: Status | None = "pending", *, after: int = 0, limit: int = 100) -> list[Hold]:
-        """Questions in order of creation, from `seq` above `after`; None for all."""
-        now = self.time.now_us()
-        where = {
-            None: "seq > :after",
-            "pending": "status = 'pending' and seq > :after and expires_at_us > :now",
-            "expired": "(status = 'expired' or (status = 'pending' and expires_at_us <= :now)) and seq > :after",
-        }.get(status, "status = :status and seq > :after")
-        rows = self._database.execute(
-            f"select {_COLUMNS} from approvals where {where} order by seq limit :limit",
-            {"after": after, "now": now, "status": status, "limit": limit},
-        )
-        return [_hold(row, now) for row in rows]
-
-    def for_action(self, run: str, proposal: str, action: str, *, kind: Kind = "tool_call") -> Hold | None:
-        """The latest question of that kind about an action, which `resume` looks for."""
-        rows = self._database.execute(
-            f"select {_COLUMNS} from approvals where run = ? and proposal = ? and action = ? order by seq desc",
-            (run, proposal, action),
-        )
-        now = self.time.now_us()
-        return next((hold for row in rows if (hold := _hold(row, now)).kind == kind), None)
-
-    def of_run(self, run: str) -> list[Hold]:
-        """All questions of a run, in order of creation."""
-        now = self.time.now_us()
-        rows = self._database.execute(f"select {_COLUMNS} from approvals where run = ? order by seq", (run,))
-        return [_hold(row, now) for row in rows]
-
     def _row(self, hold_id: str, now: int, *, expire: bool = False) -> Hold | None:
-        rows = self._database.execute(f"select {_COLUMNS} from approvals where id = ?", (hold_id,))
-        if not rows:
-            return None
-        hold = _hold(rows[0], now)
-        if expire and hold.status == "expired" and hold.decided_at_us is None:
+        hold = self.get(hold_id, now)
+        if expire and hold is not None and hold.status == "expired" and hold.decided_at_us is None:
             hold = self._decide(hold, "expired", now, "approval_expired", "")
             self._save(hold)
         return hold
-
-    def _edited(self, hold: Hold, patch: dict[str, Any]) -> Hold:
-        parameters = merge_patch(hold.parameters, patch)
-        self._check_fits(hold, parameters)
-        shown = self._redact(parameters)
-        return msgspec.structs.replace(
-            hold,
-            digest=edited_digest(hold.digest, patch),
-            edits=(*hold.edits, patch),
-            parameters=shown,
-            changes=(),  # they are what the call was before the edit
-            summary=self._redact(edited_summary(hold.summary, shown)),
-        )
-
-    def _check_fits(self, hold: Hold, edited: Any) -> None:
-        """Refuse an edit that the gate would refuse, while the question is still open. Raises: UsageError.
-
-        Redacted values may not match the schema either; those errors are ignored.
-        """
-        stored = self._database.execute("select schema from approvals where id = ?", (hold.id,))[0][0]
-        if stored is None:
-            return
-        schema = Schema.compile(msgspec.json.decode(stored))
-        known = schema.errors(hold.parameters)
-        for path, message in schema.errors(edited):
-            if (path, message) not in known:
-                raise UsageError(
-                    f"the edit does not fit the tool: {message}",
-                    code="invalid_parameters",
-                    path=path,
-                    hint="the question is still open: edit it again, or approve or deny it",
-                )
 
     def _count(self, hold: Hold, vote: Vote, now: int) -> Hold:
         """Decide the question if this vote completes it."""
@@ -425,8 +279,8 @@ class ApprovalStore:
 
     def _save(self, hold: Hold) -> None:
         """Write the mutable columns, only if the row is still pending: the compare-and-set."""
-        question = msgspec.convert(hold, _Question, from_attributes=True)
-        self._database.execute(
+        question = msgspec.convert(hold, Question, from_attributes=True)
+        self.database.execute(
             "update approvals set digest = ?, status = ?, decided_at_us = ?, decision_reason = ?, standing_id = ?,"
             " question = ?, edits = ?, votes = ? where id = ? and status = 'pending'",
             (
@@ -435,13 +289,13 @@ class ApprovalStore:
                 hold.decided_at_us,
                 hold.decision_reason,
                 hold.standing_id,
-                _text(question),
-                _text(hold.edits),
-                _text(hold.votes),
+                as_text(question),
+                as_text(hold.edits),
+                as_text(hold.votes),
                 hold.id,
             ),
         )
-        if self._database.changes != 1:
+        if self.database.changes != 1:
             raise IntegrityError(f"`{hold.id}` was resolved while this transaction held the write lock")
 
 
@@ -470,16 +324,33 @@ def _check_terms(hold: Hold, patch: dict[str, Any] | None, standing: Standing) -
         raise UsageError("this question has no parameters to edit: approve or deny it")
 
 
-def _hold(row: tuple[Any, ...], now: int) -> Hold:
-    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
-    question = msgspec.json.decode(values.pop("question"), type=_Question)
-    if values["status"] == "pending" and values["expires_at_us"] <= now:
-        values["status"] = "expired"
-        values["decision_reason"] = "approval_expired"
-    values["edits"] = tuple(msgspec.json.decode(values["edits"]))
-    values["votes"] = msgspec.json.decode(values["votes"], type=tuple[Vote, ...])
-    return Hold(**values, **{name: getattr(question, name) for name in _Question.__struct_fields__})
+def _edited(hold: Hold, patch: dict[str, Any], schema: Any, redact: Redact) -> Hold:
+    """The question after an approver's edit. Raises: UsageError if that does not fit the tool."""
+    parameters = merge_patch(hold.parameters, patch)
+    if schema is not None:
+        _check_fits(hold, parameters, Schema.compile(schema))
+    shown = redact(parameters)
+    return msgspec.structs.replace(
+        hold,
+        digest=edited_digest(hold.digest, patch),
+        edits=(*hold.edits, patch),
+        parameters=shown,
+        changes=(),  # they are what the call was before the edit
+        summary=redact(edited_summary(hold.summary, shown)),
+    )
 
 
-def _text(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+def _check_fits(hold: Hold, edited: Any, schema: Schema) -> None:
+    """Refuse an edit that the gate would refuse, while the question is still open. Raises: UsageError.
+
+    Redacted values may not match the schema either; those errors are ignored.
+    """
+    known = schema.errors(hold.parameters)
+    for path, message in schema.errors(edited):
+        if (path, message) not in known:
+            raise UsageError(
+                f"the edit does not fit the tool: {message}",
+                code="invalid_parameters",
+                path=path,
+                hint="the question is still open: edit it again, or approve or deny it",
+            )

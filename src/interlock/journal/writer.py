@@ -1,8 +1,8 @@
 """Writes a run's journal: events are collected in memory, and a flush writes all of them under one seal.
 
 Everything but the flush itself (`sealed_file`) runs on one thread, that of the event loop. `append` costs a fraction of a
-microsecond and encodes nothing. `durable` is the group commit: all waiters share one write and one fdatasync. On a fast disk the flush runs on the
-loop itself, because a hop to another thread costs more than it saves; on a slow one the flusher thread waits.
+microsecond and encodes nothing. `durable` is the group commit: all waiters share one write and one fdatasync. On a fast disk the
+flush runs on the loop itself, because a hop to another thread costs more than it saves; on a slow one the flusher thread waits.
 
 A failure to write or sync is final: every later call raises the same error.
 """
@@ -64,8 +64,7 @@ class JournalWriter:
         self.durability: Durability = durability
         self._clock = clock
         self._file = file
-        self._next = file.head.seq + 1
-        self._done = self._next  # events before this one are as durable as the level promises
+        self._next = self._done = file.head.seq + 1  # events before `_done` are as durable as the level promises
         self._pending: list[Event] = []
         self._originals: list[tuple[str, bytes]] = []
         self._original_bytes = 0
@@ -295,8 +294,6 @@ class JournalWriter:
             return True
         limit = INLINE_ALONE_NS if waiters <= 1 else INLINE_COMPANY_NS
         return self._file.sync_ns < limit and self._original_bytes < INLINE_ORIGINALS_BYTES
-
-    # -- the flush itself -------------------------------------------------------------------------------------------------
 
     def _run_inline(self) -> None:
         if self._file.failure is not None:

@@ -149,15 +149,13 @@ class Run:
         services = self.services
         await services.load_tools()
         try:
-            decoded = decode(proposal, self.services.bounds.limits)
+            decoded = decode(proposal, services.bounds.limits)
         except ProposalError as error:
-            self._reject(self.services.ids.new("prop"), error)
+            self._reject(services.ids.new("prop"), error)
             raise
-        token = None
+        token, agent = None, decoded.agent
         if grant_token is not None:
-            token = present_token(
-                services.desk, services.signer, services.workspace_id, grant_token, agent=decoded.agent
-            )
+            token = present_token(services.desk, services.signer, services.workspace_id, grant_token, agent=agent)
         asked = on_question or self.on_question
         async with asking(services.desk, services.threads, wait=wait, on_question=asked):
             return await self.take(decoded, dry_run=dry_run, executor=executor, token=token)
