@@ -3,7 +3,7 @@
 import asyncio
 
 import msgspec
-from engine_world import binding, call, plan
+from engine_world import TOML, binding, call, execute, plan, write
 
 from interlock.engine.record.recorder import SAMPLES_KEPT
 from interlock.engine.record.replay import ReplayedRun
@@ -30,7 +30,7 @@ def test_a_reading_is_journaled_once_and_rows_show_it_whole(project):
     with rt:
         result = asyncio.run(rt.execute(plan(*(call("step") for _ in range(5)))))
     kinds = [type(event) for event in journal_of(project, result)]
-    assert 1 <= kinds.count(e.MachineSampled) <= 2
+    assert 1 <= kinds.count(e.MachineSampled) <= 10, "of a slow machine: one before and one after each"
     for row in result.results:
         assert row.telemetry["before"]["cpus"] >= 1
         assert row.telemetry["change"]["interval_ms"] >= 0
@@ -78,3 +78,34 @@ def test_two_readings_that_are_one_differ_in_nothing_and_an_own_use_stays():
     assert same["change"] == diff(sample, sample)
     assert expand(None, {}) is None
     assert expand({"own": {"cpu_ms": 1}}, {}) == {"own": {"cpu_ms": 1}}
+
+
+def test_rows_of_refused_actions_and_of_read_only_tools_say_how_the_machine_was(new_project):
+    project = new_project(toml=TOML % 'deny = ["fs.write"]')
+    rt = project.open()
+    refused = call("fs.write", "w", parameters={"path": "a", "content": ""}, failure_behavior="skip")
+    result = execute(rt, call("fs.list", "l"), refused, write("k", 1, "s"))
+    for name in ("l", "w"):
+        telemetry = result[name].telemetry
+        assert telemetry["before"]["processes"]["total"] >= 1, "the first reading has the processes"
+    assert result["w"].telemetry["change"]["interval_ms"] == 0
+    assert result["s"].telemetry is None
+    replayed = ReplayedRun(project.run_directory(result.run_id)).result(result.proposal_id)
+    as_json = [[msgspec.json.encode(row.telemetry) for row in found.results] for found in (replayed, result)]
+    assert as_json[0] == as_json[1]
+
+
+def test_a_short_run_has_a_reading_from_before_and_one_from_after_its_action(project):
+    rt = project.open()
+    began_us = rt.services.clock.now_us()
+    result = execute(rt, call("shell", "s", parameters={"command": "sleep 0.05"}))
+    before, after = (result["s"].telemetry[name] for name in ("before", "after"))
+    assert began_us <= before["ts"] + 100_000
+    assert after["ts"] >= result["s"].timestamp - 10_000
+    assert result["s"].telemetry["change"]["interval_ms"] >= 50
+
+
+def test_the_row_names_the_process_that_the_action_started(project):
+    result = execute(project.open(), call("shell", "s", parameters={"command": "true"}))
+    [pid] = result["s"].telemetry["own"]["pids"]
+    assert pid > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, TypeVar
+from typing import Any, Final, Protocol, TypedDict, TypeVar
 
 import msgspec
 
@@ -42,6 +42,8 @@ from interlock.telemetry import ResourceGuard, Sampler, Snapshot
 from interlock.workspace import LayerMounts, Workspace
 
 T = TypeVar("T")
+START_AGE_NS: Final = 100_000_000
+"""How old a reading may be that counts as that from before an action."""
 Progress = Callable[[str, float, float | None], None]
 
 
@@ -239,6 +241,10 @@ class Services:
     def machine(self) -> Snapshot | None:
         """The last reading of the machine, or None where nothing is measured."""
         return self.sampler.latest() if self.sampler is not None else None
+
+    def fresh_machine(self) -> Snapshot | None:
+        """A reading of the machine from before an action that may change something, at most 100 ms old; None as above."""
+        return self.sampler.fresh(START_AGE_NS) if self.sampler is not None else None
 
     def grant_of(self, agent: str) -> str:
         """What stands for the agent's grants in the key of a stored result: a changed grant is another key."""

@@ -237,6 +237,8 @@ def account(report: Report, ctx: Context, *, changed: str | None) -> None:
         walls.pop("layer", None)  # the step that runs the action has said how it is made
     ctx.posture(**walls)
     ctx.resources(_resources(report))
+    if report["pid"]:
+        ctx.resources({"pids": [report["pid"]]})
     if changed is not None:
         ctx.not_exactly_undoable(changed)
     if report["strays_left"]:

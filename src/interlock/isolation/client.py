@@ -311,6 +311,7 @@ class _Watch:
         self._control = control
         self._grace_s = request["grace_ms"] / 1000
         self._timeout_s = None if request["timeout_ms"] is None else request["timeout_ms"] / 1000
+        self._pid = 0
         self._supervisor: int | None = None
         """Its pidfd, once it has started."""
         self._cancelled = False
@@ -342,6 +343,7 @@ class _Watch:
         if not message and self._supervisor is None:
             return None
         outcome = decode(message, fds)
+        outcome.report["pid"] = self._pid
         if self._cancelled:
             raise Stopped(outcome)
         return outcome
@@ -351,6 +353,7 @@ class _Watch:
         if not fds:  # closing the socket ends the action
             raise _unwatched()
         self._supervisor = fds[0]
+        self._pid = pid_of(fds[0])
         if self._cancelled:
             self._acts_at = self._now() + self._grace_s + _LATE_S
         elif self._timeout_s is not None:

@@ -299,6 +299,7 @@ class Supervisor:
         code = os.waitstatus_to_exitcode(self.status) if self.status is not None else None
         report: Report = {
             "failure": None,
+            "pid": 0,
             "ended": ended,
             "exit_code": code if code is not None and code >= 0 else None,
             "signal": -code if code is not None and code < 0 else None,

@@ -134,6 +134,8 @@ class Report(TypedDict):
     """How an action went. Times in milliseconds, sizes in bytes."""
 
     failure: Failure | None
+    pid: int
+    """Of the supervisor, whose descendants the action's processes were, as this machine counts; filled in by the runtime."""
     ended: bool
     """False in the answer to OUTPUT: the program still runs, and the rest is what holds so far."""
     exit_code: int | None

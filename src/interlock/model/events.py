@@ -122,6 +122,8 @@ class ActionRejected(Event, kw_only=True, tag="action_rejected"):
 
     reason: str
     detail: str = ""
+    telemetry: dict[str, Any] | None = None
+    """The machine as it was then; see `action_succeeded`."""
 
 
 class PolicyDecided(Event, kw_only=True, tag="policy_decided"):

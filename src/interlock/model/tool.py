@@ -178,8 +178,8 @@ class Context(Protocol):
         """Declare an effect that undo cannot exactly reverse (shown in `not_undone`)."""
         ...
 
-    def resources(self, usage: dict[str, int | float]) -> None:
-        """Attach the action's own measured CPU, memory and I/O (`cpu_ms`, `memory_bytes`, `read_bytes` ...)."""
+    def resources(self, usage: dict[str, Any]) -> None:
+        """Attach the action's own measured CPU, memory and I/O (`cpu_ms`, `memory_bytes`, `read_bytes` ...); `pids` is a list."""
         ...
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from interlock.model.clock import Clock
 from interlock.telemetry import procfs
 from interlock.telemetry.accelerators import NOT_ASKED, accelerators
@@ -44,6 +46,7 @@ class Sampler:
         self._proc = proc
         self._sys = sys
         self._latest: Snapshot | None = None
+        self._between: Snapshot | None = None
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -54,10 +57,44 @@ class Sampler:
         self._own_cpu_percent: float | None = None
         self._scan_due_ns = 0
 
+    def warm_up(self) -> None:
+        """Take the first sample on a thread, if there is none yet: whoever needs it then waits for the rest only."""
+        if self._latest is None:
+            threading.Thread(target=self.latest, name="interlock-first-sample", daemon=True).start()
+
     def latest(self) -> Snapshot:
-        """The last sample. The first call takes one without the process table (under a millisecond) and starts the thread."""
+        """The last sample. The first call takes one, with the process table (some milliseconds), and starts the thread."""
         latest = self._latest
         return latest if latest is not None else self._start()
+
+    def fresh(self, age_ns: int) -> Snapshot:
+        """A sample that is at most so old: the last one, or that with memory, disk, load and pressure of now (0.2 ms).
+
+        CPU use and processes stay those of the last one, because over so short a time they say nothing, and the guard must not
+        see them.
+        """
+        newest = self.latest()
+        between = self._between
+        if between is not None and between.mono_ns > newest.mono_ns:
+            newest = between
+        now_ns = self._clock.mono_ns()
+        if now_ns - newest.mono_ns <= age_ns:
+            return newest
+        absent = {name: why for name, why in newest.absent.items() if name in ("cpu", "processes", "accelerators")}
+        memory = self._memory(absent)
+        self._between = msgspec.structs.replace(
+            newest,
+            ts=self._clock.now_us(),
+            mono_ns=now_ns,
+            load=_try(absent, "load", lambda: procfs.load(self._proc)),
+            memory_total_bytes=memory.total if memory else None,
+            memory_used_bytes=memory.used if memory else None,
+            pressure=_try(absent, "pressure", lambda: procfs.pressure(self._proc)) or {},
+            absent=absent,
+            took_ms=round((self._clock.mono_ns() - now_ns) / 1e6, 3),
+            **(_try(absent, "disk", self._disk) or {}),
+        )
+        return self._between
 
     def snapshot_now(self) -> Snapshot:
         """A full sample taken now, looking at the CPUs for 0.2 s and asking nvidia-smi: for people, not for actions."""
@@ -77,7 +114,7 @@ class Sampler:
     def _start(self) -> Snapshot:
         with self._lock:
             if self._latest is None:
-                self._latest = self._sample(processes=False)
+                self._latest = self._sample(processes=True)
                 self._thread = threading.Thread(target=self._run, name="interlock-sampler", daemon=True)
                 self._thread.start()
             return self._latest

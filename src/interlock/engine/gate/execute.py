@@ -52,9 +52,12 @@ async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | N
         recoverable=tool is not None and (tool.tool.reversibility == "reversible" or tool.tool.probe is not None),
     )
     recorder.record(intent, run.proposal.id, action.spec.id, 8)
-    if tool is None or tool.read_only:
+    if tool is None:
         return None
-    attempt.before = run.services.machine()
+    if tool.read_only:
+        attempt.before = run.services.machine()
+        return None
+    attempt.before = run.services.fresh_machine()
     try:
         await recorder.writer.durable(alone=action.slot.pool.alone)
     except asyncio.CancelledError:

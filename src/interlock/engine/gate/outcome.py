@@ -25,7 +25,7 @@ from interlock.model.events import (
     EffectDivergence,
     Kept,
 )
-from interlock.telemetry import report
+from interlock.telemetry import Snapshot, report
 from interlock.verify.conditions import equal
 from interlock.verify.templates import fill
 
@@ -42,7 +42,7 @@ def settle(action: ActionRun, attempt: ActionContext, result: Output | Failure) 
     run, spec, tool = action.run, action.spec, action.tool
     telemetry = seq = None
     if run.recorder is not None or attempt.usage:
-        telemetry, journaled = _telemetry(action, attempt)
+        telemetry, journaled = _telemetry(action, attempt, result.duration_ms)
         if run.recorder is not None:
             seq = _record_success(run.recorder, action, attempt, result, journaled)
     touches_state = tool is None or not tool.plain or spec.expected_effects
@@ -83,7 +83,7 @@ def _fail(action: ActionRun, attempt: ActionContext, result: Failure) -> Ended:
 def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple[int | None, dict[str, Any] | None]:
     """Journal an attempt that failed, and count what it took. Returns the event's number and the row's telemetry."""
     run, attempt = action.run, failure.attempt
-    telemetry, journaled = _telemetry(action, attempt)
+    telemetry, journaled = _telemetry(action, attempt, failure.duration_ms)
     if attempt.not_undoable:
         run.not_undoable[action.index] = attempt.not_undoable
     if failure.status == "unknown_outcome":
@@ -211,16 +211,31 @@ def _diverged(_: Recorder, *, key: str) -> EffectDivergence:
     return EffectDivergence(key=key)
 
 
-def _telemetry(action: ActionRun, attempt: ActionContext) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+_BRIEF_NS: Final = 10_000_000
+"""An action that took no longer has one reading of the machine: another one would cost a part of its time."""
+
+
+def _telemetry(
+    action: ActionRun, attempt: ActionContext, duration_ms: float
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Readings of the machine before and after, and the action's own use: as the row has them, and as the event has them.
 
-    None for what has no effect. An event names the readings by number: most actions share theirs with others.
+    None for state actions. An event names the readings by number: most actions share theirs with others.
     """
     own, before, run = attempt.usage, attempt.before, action.run
     if before is None or run.services.sampler is None or run.recorder is None:
         found = {"own": own} if own else None
         return found, found
-    recorder, after = run.recorder, run.services.sampler.latest()
+    recorder, sampler = run.recorder, run.services.sampler
+    # What may have changed something has a reading from after it, unless it was over too soon to change any.
+    acts = action.tool is not None and not action.tool.read_only
+    after = sampler.fresh(max(_BRIEF_NS, round(duration_ms * 1e6))) if acts else sampler.latest()
+    return _readings(recorder, before, after, own)
+
+
+def _readings(
+    recorder: Recorder, before: Snapshot, after: Snapshot, own: dict[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     shown = report(before, after, own)
     seq = recorder.sampled(before)
     if after is before:
@@ -246,12 +261,24 @@ def end_unadmitted(action: ActionRun, answer: Stored | Refusal | Exhausted | Adm
     return reject(action, answer)
 
 
+def _telemetry_of_refusal(action: ActionRun) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The machine as it was when the action was refused; nothing ran that could have changed it."""
+    run = action.run
+    reading = None if run.recorder is None or action.tool is None or run.dry_run else run.services.machine()
+    if reading is None or run.recorder is None:
+        return None, None
+    return _readings(run.recorder, reading, reading, None)
+
+
 def reject(action: ActionRun, refusal: Refusal) -> Ended:
     """Steps 2 to 7 refused: the row is `rejected`, and `failure_behavior` decides what that means for the rest."""
     action.refund()
+    telemetry, journaled = _telemetry_of_refusal(action)
     seq = action.record(
         action.step,
-        lambda recorder: ActionRejected(reason=refusal.reason, detail=recorder.text(refusal.detail)),
+        lambda recorder: ActionRejected(
+            reason=refusal.reason, detail=recorder.text(refusal.detail), telemetry=journaled
+        ),
     )
     row = rows.rejected(
         action.spec.id,
@@ -261,6 +288,7 @@ def reject(action: ActionRun, refusal: Refusal) -> Ended:
         seq=seq,
         attempts=0 if action.failed is None else action.failed.attempt.attempt,
         waited_ms=action.waited_ms,
+        telemetry=telemetry,
     )
     return Ended(row, _failure_outcome(action))
 

@@ -43,7 +43,7 @@ class ActionContext(msgspec.Struct, eq=False):
     cost: float = 0.0
     layers: dict[str, str] | None = None
     not_undoable: list[str] | None = None
-    usage: dict[str, int | float] | None = None
+    usage: dict[str, Any] | None = None
     hosts: tuple[HostUse, ...] | None = None
     """What processes of the action did on the network, by host."""
     before: Snapshot | None = None
@@ -196,10 +196,13 @@ class ActionContext(msgspec.Struct, eq=False):
         """Remember that undo cannot exactly take this back."""
         self.not_undoable = [*(self.not_undoable or ()), str(what)]
 
-    def resources(self, usage: dict[str, int | float]) -> None:
+    def resources(self, usage: dict[str, Any]) -> None:
         """Attach the action's own measured use; several processes of one action add up, but for the peak of memory."""
         total = self.usage = dict(self.usage or {})
         for name, value in usage.items():
+            if name == "pids":
+                total[name] = [*total.get(name, ()), *value]
+                continue
             total[name] = max(total.get(name, 0), value) if name == "memory_bytes" else total.get(name, 0) + value
 
 

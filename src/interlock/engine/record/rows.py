@@ -87,11 +87,12 @@ def rejected(
     seq: int | None,
     attempts: int = 0,
     waited_ms: float = 0.0,
+    telemetry: dict[str, Any] | None = None,
 ) -> ActionResult:
     """An action that the gate refused."""
     return ActionResult(
         action_id=action_id, status="rejected", reason=reason, error=error, attempts=attempts, waited_ms=waited_ms,
-        timestamp=at_us, seq=seq,
+        timestamp=at_us, seq=seq, telemetry=telemetry,
     )  # fmt: skip
 
 
@@ -153,7 +154,10 @@ def row_of(event: e.Event, value: Callable[[e.Kept], Any], samples: Mapping[int,
                 telemetry=expand(event.telemetry, samples), hosts=event.hosts or None,
             )  # fmt: skip
         case e.ActionRejected():
-            return rejected(action_id, event.reason, event.detail or None, at_us=at_us, seq=seq)
+            return rejected(
+                action_id, event.reason, event.detail or None, at_us=at_us, seq=seq,
+                telemetry=expand(event.telemetry, samples),
+            )  # fmt: skip
         case e.ActionSkipped():
             would = None if event.would is None else value(event.would)
             return skipped(action_id, event.reason, event.detail or None, at_us=at_us, seq=seq, output=would)

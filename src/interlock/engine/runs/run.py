@@ -93,6 +93,8 @@ class Run:
         self.services.hooks.runs.add(self)
         if self.services.stops is not None:
             self.services.stops.listen()
+        if self.services.sampler is not None:
+            self.services.sampler.warm_up()
 
     def stop(self, request: StopRequest) -> None:
         """Stop what it does, and whatever begins from now on; from any thread."""
