@@ -11,7 +11,7 @@ NAMES = [
     "Checkpoints", "ConfigurationError", "ConflictError", "Context", "Cost", "DeniedError", "Grant", "Grants",
     "HeldError", "Hold", "HoldAnswer", "Host", "IntegrityError", "InterlockError", "Limits", "MetricPoint",
     "Metrics", "NotUndone", "Notifier", "NotifyError", "PathRead", "PathWrite", "Proposal", "ProposalError",
-    "ProposalResult", "Refusal", "Restriction", "Run", "Runs", "Runtime", "Secret", "SpanRecord", "Spans", "State",
+    "ProposalResult", "Refusal", "Request", "Restriction", "Run", "Runs", "Runtime", "Secret", "SpanRecord", "Spans", "State",
     "StoreError", "Tool", "ToolError", "ToolExecutor", "Unfinished", "UsageError", "Waiting", "__version__",
     "attenuate_token", "format_result", "govern", "tool",
 ]  # fmt: skip

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from interlock.engine.runtime import Runtime
     from interlock.executors.python import tool
     from interlock.executors.signature import Host, PathRead, PathWrite, Secret
-    from interlock.model.decision import Refusal
+    from interlock.model.decision import Refusal, Request
     from interlock.model.errors import (
         ConfigurationError,
         ConflictError,
@@ -93,6 +93,7 @@ _HOMES = {
     "ProposalError": "model.errors",
     "ProposalResult": "model.result",
     "Refusal": "model.decision",
+    "Request": "model.decision",
     "Restriction": "model.grant",
     "Run": "engine.runs.run",
     "Runs": "engine.facets.runs",
@@ -149,6 +150,7 @@ __all__ = [
     "ProposalError",
     "ProposalResult",
     "Refusal",
+    "Request",
     "Restriction",
     "Run",
     "Runs",

@@ -211,8 +211,9 @@ def _put_into_cache(action: ActionRun, tool: Registered, output: Any) -> None:
         StoreError
     ):  # the call has succeeded: that it is made again next time is no reason to fail
         run.services.cache.put(
-            key, output, tool.cache_ttl_ns // 1_000_000, files=tool.reads_files, generation=action.generation
-        )
+            key, output, tool.cache_ttl_ns // 1_000_000, files=tool.reads_files,
+            generation=action.generation if tool.read_only else None,  # else the call itself has made another one
+        )  # fmt: skip
 
 
 def _from_cache(action: ActionRun) -> Stored | None:

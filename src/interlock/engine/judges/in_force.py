@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from interlock.engine.judges.code_rules import CodeRules
 from interlock.engine.judges.judges import Judges
 from interlock.engine.tools.registry import Registry
 from interlock.model.grant import Grant
@@ -36,6 +37,7 @@ class JudgesInForce:
         """Digest of the configuration in force."""
         self.own_grants = own_grants
         """Grants that were set in code, by agent."""
+        self.code_rules = CodeRules()
         self._registry = registry
         self._revision = revision
         self._warn = warn
@@ -49,6 +51,7 @@ class JudgesInForce:
             if token is not None:
                 self._make_room()
             judges = self._by_session[key] = self.make(self._registry, session, self.own_grants, token)
+            judges.code_rules = self.code_rules
             for problem in judges.policies.warnings:
                 self._warn(str(problem))
         return judges
@@ -81,7 +84,9 @@ class JudgesInForce:
         self, registry: Registry, own_grants: dict[str, Grant], *, make: JudgeMaker | None = None
     ) -> JudgesInForce:
         """Judges of their own for other tools, grants set in code, or rules."""
-        return JudgesInForce(
+        forked = JudgesInForce(
             make or self.make, registry, own_grants, revision=self._revision, warn=self._warn,
             configuration=self.configuration,
         )  # fmt: skip
+        forked.code_rules = self.code_rules.copy()
+        return forked

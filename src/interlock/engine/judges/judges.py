@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 from interlock.capability import Capability
 from interlock.detect import flags
+from interlock.engine.judges.code_rules import CodeRules, objection
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Decision, Refusal, Request
 from interlock.model.decode import STATE_PARAMETERS
-from interlock.model.grant import Principal
+from interlock.model.grant import OPERATOR, Principal
 from interlock.model.hosts import Endpoint
 from interlock.model.proposal import Action, Proposal
 from interlock.model.schema import Schema
@@ -113,6 +114,8 @@ class Judges:
         self.now_us = now_us
         self._groups = groups
         self._digests = digests
+        self.code_rules = CodeRules()
+        """Those of the program; set by who has the judges made."""
         self._settled: dict[tuple[str, str, str], Decision] = {}
         self._granted: set[tuple[str, str, str]] = set()
         """Agents and tools for which steps 2 and 3 always pass, whatever the parameters (but for the schema)."""
@@ -229,6 +232,14 @@ class Judges:
     def policy(self, call: Call) -> Decision:
         """Step 5: what the policies decide about the call."""
         tool, principal = call.tool, call.principal
+        if self.code_rules and principal.agent != OPERATOR:  # the person's undo depends on no rule
+            rules = self.code_rules.cover(POLICY_ACTION[call.action.type] if tool is None else tool.name)
+            if rules:
+                request = self.request(call)
+                decision = self.policies.decide(request)
+                return together(
+                    decision, None if decision.decision == "deny" else objection(rules, request, call.state.get)
+                )
         if tool is not None and not tool.marks:
             key = (principal.agent, tool.name, tool.version)
             if (settled := self._settled.get(key)) is not None:
