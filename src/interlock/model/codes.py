@@ -149,6 +149,8 @@ ERROR_CODES: Final[dict[str, str]] = {
     "no_executor": "The tool was registered by name only, and the call gave no `executor`.",
     "loop_running": "A synchronous call was made from a thread with a running event loop; await the async form.",
     "call_unfinished": "A call with that id was started and has no outcome: it still runs, or its process ended.",
+    "client_unknown": "The name is not that of a client that can be set up.",
+    "client_file": "A configuration file of a client cannot be edited safely, so nothing was changed.",
     "message_unknown": "The value is not a message of a model in one of the known shapes.",
     "run_finished": "The run is finished, so there is nothing to resume.",
     "unknown_event": "The journal holds an event kind that this version does not know, so the run is not resumed.",

@@ -18,6 +18,13 @@ _SUFFIXES: Final = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 """Of the files that Python takes for a module."""
 
 
+CLIENT_FILES: Final = (
+    ".mcp.json", ".claude/settings.json", ".claude/settings.local.json", ".codex", ".copilot", ".cursor/hooks.json",
+    ".cursor/mcp.json", ".gemini/settings.json", ".opencode", ".vscode/mcp.json", "opencode.json", "opencode.jsonc",
+)  # fmt: skip
+"""Where coding agents are told which servers to start, which hooks to run and which tools of their own they have."""
+
+
 class Named(msgspec.Struct, frozen=True):
     """One file that a setting names."""
 
@@ -49,7 +56,7 @@ def protected_names(names: Iterable[str], settings: Settings, root: Path) -> tup
     """What no agent may write, relative to the root: the files `names` that were read, and where a new one would be read too."""
     inside = [name for name in names if not name.startswith(("/", "../"))]
     modules = (each for module in settings.tools.modules for each in _module_names(module, inside))
-    return tuple(dict.fromkeys((*inside, *_directories(settings, root), *modules)))
+    return tuple(dict.fromkeys((*inside, *_directories(settings, root), *modules, *CLIENT_FILES)))
 
 
 def _module_names(module: str, read: Sequence[str]) -> Iterator[str]:

@@ -55,6 +55,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "state": ("state", "Show the state that runs share, and its history."),
     },
     "Agents": {
+        "install": ("interlock.surfaces.clients.command", "Let a coding agent work through Interlock in this project."),
         "gateway": ("interlock.surfaces.gateway.command", "Serve the tools of this project to an MCP client."),
     },
     "Answer": {

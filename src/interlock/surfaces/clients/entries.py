@@ -1,0 +1,106 @@
+"""Entries in a JSON file that belongs to a client: adds them, and takes out exactly what was added."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from interlock.model.errors import ProposalError, UsageError
+from interlock.model.values import parse_json
+
+
+class Entry(NamedTuple):
+    """One thing that a file must hold: at these keys a value, or, with `listed`, the value among those of a list."""
+
+    keys: tuple[str, ...]
+    value: Any
+    listed: bool = False
+
+
+def read_object(data: bytes, path: Path) -> dict[str, Any]:
+    """The object in a file. Raises: UsageError `client_file` if it holds anything else, comments included."""
+    try:
+        value = parse_json(data) if data.strip() else {}
+    except ProposalError as error:
+        raise _unusable(path, f"{error.message}{f' ({error.path})' if error.path else ''}") from None
+    if not isinstance(value, dict):
+        raise _unusable(path, "it does not hold a JSON object")
+    return value
+
+
+def add(document: dict[str, Any], entries: tuple[Entry, ...], path: Path) -> dict[str, Any]:
+    """A copy of the document with the entries. Raises: UsageError `client_file` where one does not fit what is there."""
+    found = copy.deepcopy(document)
+    for entry in entries:
+        place = found
+        for key in entry.keys[:-1]:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise _unusable(path, f"`{'.'.join(entry.keys[:-1])}` is not an object")
+        last = entry.keys[-1]
+        if not entry.listed:
+            place[last] = entry.value
+            continue
+        values = place.setdefault(last, [])
+        if not isinstance(values, list):
+            raise _unusable(path, f"`{'.'.join(entry.keys)}` is not a list")
+        if entry.value not in values:
+            values.append(entry.value)
+    return found
+
+
+def take_out(document: dict[str, Any], entries: tuple[Entry, ...], before: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the document without the entries, but for what it held `before` they were added."""
+    found = copy.deepcopy(document)
+    for entry in entries:
+        *above, last = entry.keys
+        places = [found]
+        for key in above:
+            inner = places[-1].get(key)
+            places.append(inner if isinstance(inner, dict) else {})
+        place, old = places[-1], _at(before, entry.keys)
+        if entry.listed:
+            values = place.get(last)
+            if (
+                isinstance(values, list)
+                and entry.value in values
+                and not (isinstance(old, list) and entry.value in old)
+            ):
+                values.remove(entry.value)
+            if values == [] and old is None:
+                del place[last]
+        elif place.get(last) == entry.value:
+            if old is None:
+                del place[last]
+            else:
+                place[last] = old
+        for depth in range(len(above), 0, -1):  # what was made for the entry and is empty now
+            if (
+                not places[depth]
+                and places[depth - 1].get(above[depth - 1]) == {}
+                and _at(before, entry.keys[:depth]) is None
+            ):
+                del places[depth - 1][above[depth - 1]]
+    return found
+
+
+def encode(document: dict[str, Any]) -> bytes:
+    """The document as a file that people read."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _at(document: Any, keys: tuple[str, ...]) -> Any:
+    for key in keys:
+        document = document.get(key) if isinstance(document, dict) else None
+    return document
+
+
+def _unusable(path: Path, why: str) -> UsageError:
+    return UsageError(
+        f"`{path.name}` cannot be edited: {why}",
+        code="client_file",
+        path=str(path),
+        hint="mend the file, or move it away; nothing was changed",
+    )

@@ -1,0 +1,85 @@
+"""`interlock install claude-code` in a real project."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+pytest_plugins = ["clients_world"]
+
+
+def files(project) -> dict[str, bytes | None]:
+    names = (".mcp.json", ".claude/settings.json")
+    return {name: (project.root / name).read_bytes() if (project.root / name).exists() else None for name in names}
+
+
+def test_installed_and_removed_again(project):
+    nothing = files(project)
+    shown = project.interlock("install", "claude-code", "--dry-run")
+    assert '+      "Bash",' in shown
+    assert files(project) == nothing
+    project.interlock("install", "claude-code", "--agent", "coder")
+    server = json.loads((project.root / ".mcp.json").read_text())["mcpServers"]["interlock"]
+    assert os.path.isabs(server["command"])
+    assert server["args"] == ["gateway", "--agent", "coder"]
+    settings = json.loads((project.root / ".claude/settings.json").read_text())
+    assert {"Bash", "Write", "Edit", "WebFetch"} <= set(settings["permissions"]["deny"])
+    again = json.loads(project.interlock("install", "claude-code", "--agent", "coder", "--json"))
+    assert [file["outcome"] for file in again["files"]] == ["unchanged", "unchanged"]
+    project.interlock("install", "claude-code", "--agent", "other")
+    project.interlock("install", "claude-code", "--remove")
+    assert files(project) == nothing
+    assert project.fails("install", "claude-code", "--remove")["code"] == "not_found"
+
+
+def test_removal_gives_back_the_bytes(project):
+    (project.root / ".claude").mkdir()
+    (project.root / ".mcp.json").write_bytes(b'{"mcpServers":\t{"other": {"command": "x"}}}')
+    (project.root / ".claude/settings.json").write_bytes(b'{ "permissions": {"deny": ["Bash"]}, "hooks": {} }\r\n')
+    before = files(project)
+    project.interlock("install", "claude-code")
+    assert files(project) != before
+    assert json.loads((project.root / ".mcp.json").read_text())["mcpServers"]["other"] == {"command": "x"}
+    project.interlock("install", "claude-code", "--remove")
+    assert files(project) == before
+
+
+def test_what_was_edited_since_stays(project):
+    project.interlock("install", "claude-code")
+    path = project.root / ".claude/settings.json"
+    settings = json.loads(path.read_text())
+    settings["model"] = "mine"
+    path.write_text(json.dumps(settings))
+    removed = json.loads(project.interlock("install", "claude-code", "--remove", "--json"))
+    assert [file["outcome"] for file in removed["files"]] == ["restored", "edited"]
+    assert json.loads(path.read_text()) == {"model": "mine"}
+    assert not (project.root / ".mcp.json").exists()
+
+
+@pytest.mark.parametrize("content", [b"{ // comment\n}", b"[]", b"\xff"])
+def test_a_file_that_is_not_understood_is_left_alone(project, content):
+    (project.root / ".mcp.json").write_bytes(content)
+    error = project.fails("install", "claude-code")
+    assert error["code"] == "client_file"
+    assert (project.root / ".mcp.json").read_bytes() == content
+    assert not (project.root / ".claude").exists()
+
+
+def test_links_and_unknown_clients_are_refused(project, tmp_path):
+    (tmp_path / "elsewhere").write_text("{}")
+    (project.root / ".mcp.json").symlink_to(tmp_path / "elsewhere")
+    assert project.fails("install", "claude-code")["code"] == "client_file"
+    assert (tmp_path / "elsewhere").read_text() == "{}"
+    error = project.fails("install", "emacs")
+    assert (error["code"], "claude-code" in error["hint"]) == ("client_unknown", True)
+
+
+def test_an_agent_cannot_edit_what_a_client_starts(project):
+    for name in (".mcp.json", ".claude/settings.json", ".claude/settings.local.json", ".codex/hooks.json"):
+        plan = {"actions": [{"type": "tool_call", "tool": "fs.write", "parameters": {"path": name, "content": "{}"}}]}
+        (project.root / "plan.json").write_text(json.dumps(plan))
+        result = project.fails("run", "plan.json")
+        assert result["results"][0]["reason"] in ("path_denied", "path_protected")
+        assert not (project.root / name).exists()
