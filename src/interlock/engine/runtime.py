@@ -116,10 +116,9 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self.register(Tool(name=name) if executor is None else name_only(name, executor))
 
     def set_executor(self, executor: ToolExecutor | None) -> None:
-        """Who performs calls of tools that were registered without a function, or not at all; None for nobody.
-
-        A name that is not registered is then a tool with an open schema and the most cautious traits, which rules and grants
-        must allow like any other. `execute(..., executor=)` comes first.
+        """Who performs calls of tools that were registered without a function, or not at all; None for nobody. A name that is not
+        registered is then a tool with an open schema and the most cautious traits, which rules and grants must allow like any
+        other. `execute(..., executor=)` comes first.
         """
         self.services.executors.default = executor
 

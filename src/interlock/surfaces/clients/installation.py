@@ -109,7 +109,7 @@ class Installation:
         before = {} if saved.before is None else read_object(saved.before, path)
         document = read_object(current, path)
         # The program or agent may have been another when it was set up: our server is ours whatever it says.
-        own = tuple(e._replace(value=_current(document, e)) if not e.listed else e for e in entries)
+        own = tuple(e if e.listed else Entry(e.keys, _current(document, e)) for e in entries)
         left = take_out(document, own, before)
         return FileChange(path, current, None if not left and saved.before is None else encode(left), "edited")
 
