@@ -13,6 +13,7 @@ from typing import Any, Final
 from interlock.detect import address_is_private
 from interlock.executors.git_hooks import Judge as HookJudge
 from interlock.executors.git_remote import AddressJudge
+from interlock.executors.git_remote_tools import RemoteGitTools
 from interlock.executors.git_tools import COMMITS, GitTools
 from interlock.executors.git_user import user_directories
 from interlock.executors.http_wire import Resolver, system_resolver
@@ -92,8 +93,9 @@ def bindings(
     `os.environ` unless given.
     """
     directories = user_directories(os.environ if environment is None else environment)
-    tools = GitTools(runner, address_judge, resolver, directories, hook_judge)
-    return [*_reading(tools), *_changing(tools), *_connecting(tools)]
+    tools = GitTools(runner, directories, hook_judge)
+    remote = RemoteGitTools(runner, address_judge, resolver, directories, hook_judge)
+    return [*_reading(tools), *_changing(tools), *_connecting(remote)]
 
 
 def _reading(tools: GitTools) -> list[Binding]:
@@ -208,7 +210,7 @@ def _back(tool: str, field: str) -> CompensationTemplate:
     return CompensationTemplate(tool=tool, parameters={field: f"$output.{field}", "path": "$output.path"})
 
 
-def _connecting(tools: GitTools) -> list[Binding]:
+def _connecting(tools: RemoteGitTools) -> list[Binding]:
     return [
         _binding(
             "git.clone",

@@ -1,7 +1,7 @@
-"""The functions of the git tools. Their definitions are in `git.py`; `git_repository.py` runs git.
+"""The functions of the git tools that work in one repository. Their definitions are in `git.py`; `git_repository.py` runs git.
 
 Each of `git.add`, `git.commit` and `git.revert` also undoes its own calls (`git_undo.py`), so undoing a commit needs only a
-grant to commit. `git.pull` only fast-forwards. The paths that git would write are determined first, and protected ones
+grant to commit. The paths that git would write are determined first, and protected ones
 refused.
 """
 
@@ -20,9 +20,7 @@ from interlock.executors import git_parse as parse
 from interlock.executors.git_hooks import Hooks
 from interlock.executors.git_hooks import Judge as HookJudge
 from interlock.executors.git_index import IndexCopy
-from interlock.executors.git_remote import AddressJudge, Remote, check_remote
-from interlock.executors.git_repository import Git, Repository, check_branch, check_ref, open_repository
-from interlock.executors.http_wire import Resolver
+from interlock.executors.git_repository import Git, Repository, check_ref, open_repository
 from interlock.executors.process import ProcessResult, ProcessRunner
 from interlock.model.errors import ToolError
 from interlock.model.tool import Context
@@ -52,22 +50,16 @@ class GitTools:
     def __init__(
         self,
         runner: ProcessRunner,
-        judge: AddressJudge,
-        resolver: Resolver,
         directories: tuple[Path, Path] | None = None,
         hook_judge: HookJudge | None = None,
     ) -> None:
-        """`judge` returns why an address is private; `resolver` finds the addresses of a host.
-
-        `hook_judge` is asked whether a hook may run; without it none does.
+        """`hook_judge` is asked whether a hook may run; without it none does.
 
         `directories` are where the user's configuration is (`git_user.user_directories`).
         """
         self._directories = directories
         self._hook_judge = hook_judge
         self._runner = runner
-        self._judge = judge
-        self._resolver = resolver
 
     async def status(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`git.status`."""
@@ -193,157 +185,32 @@ class GitTools:
             if result.exit_code != 0:
                 if git_undo.in_progress(repository) is not None:
                     await repository.run("revert", "--abort", alone=False)
-                raise _conflict("the commit cannot be reverted without conflicts", result)
+                raise conflict("the commit cannot be reverted without conflicts", result)
             return {**await _committed(repository, before, None), "reverted": commit, **hooks}
-
-    async def clone(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """`git.clone`: clone into a directory that does not exist yet."""
-        workspace = ctx.workspace
-        remote = await check_remote(parameters["url"], self._judge, self._resolver)
-        target = workspace.locate(parameters["path"], follow=False)
-        workspace.guard().check(target)
-        if workspace.lstat(target) is not None:
-            raise ToolError(
-                "path: the name exists already",
-                code="already_exists",
-                path="$.parameters.path",
-                retryable=False,
-            )
-        branch = (f"--branch={check_branch(parameters['branch'])}",) if "branch" in parameters else ()
-        parent = workspace.open_directory(target[:-1])
-        try:
-            await Git(self._runner, ctx).run(
-                parent,
-                "clone",
-                "--quiet",
-                "--template=",
-                "--no-recurse-submodules",
-                *branch,
-                "--",
-                remote.url,
-                "./" + os.fsdecode(target[-1]),
-                alone=False,
-                settings=remote.settings,
-                environment=remote.environment,
-            )
-        finally:
-            os.close(parent)
-        async with self._repository({"path": parameters["path"]}, ctx) as repository:
-            return {
-                "path": to_json(target),
-                "commit": await repository.head(),
-                "branch": await _branch(repository),
-                **Hooks(repository, "clone", self._runner, None).report(),
-            }
-
-    async def pull(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """`git.pull`: fetch a branch, and fast-forward to it."""
-        async with self._repository(parameters, ctx, connects=True) as repository:
-            remote = await check_remote(parameters["url"], self._judge, self._resolver)
-            branch = await self._branch(repository, parameters)
-            before = await repository.head()
-            await repository.run(
-                "fetch",
-                "--quiet",
-                "--no-tags",
-                "--no-recurse-submodules",
-                "--no-write-commit-graph",
-                "--",
-                remote.url,
-                f"refs/heads/{branch}",
-                alone=False,
-                settings=remote.settings,
-                environment=remote.environment,
-            )
-            fetched = await repository.commit_id("FETCH_HEAD")
-            changed = await git_undo.changed_paths(repository, before, fetched)
-            repository.check_changes([name for _, name in changed])
-            git_undo.refuse_overwrites(repository, changed)
-            result = await repository.run(
-                "merge",
-                "--ff-only",
-                "--quiet",
-                "--no-verify-signatures",
-                "--no-overwrite-ignore",
-                fetched,
-                alone=before is not None,  # with no commit yet, merge starts read-tree
-                expected=(0, 1, 128),
-            )
-            if result.exit_code != 0:
-                raise _conflict("the branch cannot be fast-forwarded to what was fetched", result)
-            hooks = Hooks(repository, "pull", self._runner, None).report()
-            return {"commit": fetched, "before": before, "branch": branch, "updated": before != fetched, **hooks}
-
-    async def push(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
-        """`git.push`: push one branch, never with force."""
-        async with self._repository(parameters, ctx, connects=True) as repository:
-            remote = await check_remote(parameters["url"], self._judge, self._resolver)
-            branch = await self._branch(repository, parameters)
-            ref = f"refs/heads/{branch}"
-            commit = await repository.commit_id(ref)
-            hooks = self._hooks(repository, "push")
-            hooks.require_allowed()
-            if hooks.chosen:
-                await hooks.before_push(parameters["url"], ref, commit, await _remote_commit(repository, remote, ref))
-        # Looked at again, and what is pushed is the commit that the hook was asked about.
-        async with self._repository(parameters, ctx, connects=True) as repository:
-            result = await self._push(repository, remote, f"{commit}:{ref}")
-            rows = [line.split("\t") for line in result.stdout.decode("utf-8", "replace").splitlines()]
-            flags = [row[0] for row in rows if len(row) == 3]
-            if result.exit_code != 0 or flags not in ([" "], ["*"], ["="]):
-                raise _conflict("the remote refused the branch", result)
-            await repository.run("update-ref", git_undo.PUSHED + branch, commit)  # so undo keeps it
-            moved = {"updated": flags != ["="], "created": flags == ["*"]}
-            return {"commit": commit, "branch": branch, **moved, **hooks.report()}
 
     def _hooks(self, repository: Repository, tool: str) -> Hooks:
         return Hooks(repository, tool, self._runner, self._hook_judge)
 
-    @staticmethod
-    async def _push(repository: Repository, remote: Remote, refspec: str) -> ProcessResult:
-        return await repository.run(
-            "push",
-            "--porcelain",
-            "--no-verify",
-            "--no-signed",
-            "--recurse-submodules=no",
-            "--",
-            remote.url,
-            refspec,
-            alone=False,
-            settings=remote.settings,
-            environment=remote.environment,
-            expected=(0, 1),
-        )
-
-    @contextlib.asynccontextmanager
-    async def _repository(
-        self, parameters: dict[str, Any], ctx: Context, *, connects: bool = False
-    ) -> AsyncIterator[Repository]:
-        git = Git(self._runner, ctx)
-        repository = await open_repository(
-            git, ctx, parameters.get("path", "."), connects=connects, directories=self._directories
-        )
-        try:
-            yield repository
-        finally:
-            repository.close()
+    def _repository(
+        self, parameters: dict[str, Any], ctx: Context
+    ) -> contextlib.AbstractAsyncContextManager[Repository]:
+        return opened(self._runner, ctx, parameters.get("path", "."), self._directories)
 
     @staticmethod
     def _ref(parameters: dict[str, Any]) -> tuple[str, ...]:
         return (check_ref(parameters["ref"]),) if "ref" in parameters else ()
 
-    @staticmethod
-    async def _branch(repository: Repository, parameters: dict[str, Any]) -> str:
-        branch = parameters.get("branch") or await _branch(repository)
-        if branch is None:
-            raise ToolError(
-                "branch: no branch is checked out, so name one",
-                code="ref_invalid",
-                path="$.parameters.branch",
-                retryable=False,
-            )
-        return check_branch(branch)
+
+@contextlib.asynccontextmanager
+async def opened(
+    runner: ProcessRunner, ctx: Context, path: Any, directories: tuple[Path, Path] | None, *, connects: bool = False
+) -> AsyncIterator[Repository]:
+    """The repository at `path`, for the block. Raises: ToolError."""
+    repository = await open_repository(Git(runner, ctx), ctx, path, connects=connects, directories=directories)
+    try:
+        yield repository
+    finally:
+        repository.close()
 
 
 def _within(repository: Repository, parameters: dict[str, Any]) -> tuple[str, ...]:
@@ -356,7 +223,8 @@ def _paths(repository: Repository, parameters: dict[str, Any]) -> list[str]:
     return [repository.path(value, f"paths[{i}]") for i, value in enumerate(parameters.get("paths", ()))]
 
 
-async def _branch(repository: Repository) -> str | None:
+async def current_branch(repository: Repository) -> str | None:
+    """The branch that is checked out; None if none is."""
     result = await repository.run("symbolic-ref", "--quiet", "--short", "HEAD", read_only=True, expected=(0, 1, 128))
     return result.stdout.decode("utf-8", "replace").strip() if result.exit_code == 0 else None
 
@@ -450,7 +318,7 @@ async def _committed(repository: Repository, before: str | None, concluded: str 
     move = {"ref": await repository.head_ref(), "from": commit, "to": before, "concluded": concluded}
     return {
         "commit": commit,
-        "branch": await _branch(repository),
+        "branch": await current_branch(repository),
         "files": parse.name_status(files.stdout, repository.top),
         "truncated": files.truncated,
         "path": to_json(repository.top),
@@ -462,7 +330,7 @@ async def _moved(repository: Repository, move: dict[str, Any], *, restore_files:
     back = await git_undo.move_branch(repository, move, restore_files=restore_files)
     return {
         "commit": move["to"],
-        "branch": await _branch(repository),
+        "branch": await current_branch(repository),
         "files": [],
         "truncated": False,
         "path": to_json(repository.top),
@@ -472,23 +340,8 @@ async def _moved(repository: Repository, move: dict[str, Any], *, restore_files:
     }
 
 
-async def _remote_commit(repository: Repository, remote: Remote, ref: str) -> str | None:
-    """The commit that the other side's branch is at; None if it has none of that name."""
-    result = await repository.run(
-        "ls-remote",
-        "--",
-        remote.url,
-        ref,
-        read_only=True,
-        alone=False,
-        settings=remote.settings,
-        environment=remote.environment,
-    )
-    rows = [line.split("\t") for line in result.stdout.decode("utf-8", "replace").splitlines()]
-    return next((row[0] for row in rows if row[1:] == [ref]), None)
-
-
-def _conflict(what: str, result: ProcessResult) -> ToolError:
+def conflict(what: str, result: ProcessResult) -> ToolError:
+    """What git refused to do, with its own words."""
     return ToolError(
         what,
         code="git_conflict",
