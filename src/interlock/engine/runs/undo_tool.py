@@ -8,19 +8,13 @@ nothing of that action is touched, unless forced.
 from __future__ import annotations
 
 import contextlib
-from bisect import bisect_left
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from interlock.engine.completion.undo import (
-    IN_USE,
-    Compensation,
-    approved_with,
     changed_by_compensation,
-    compensate,
-    compensation_by_definition,
     entries_to_restore,
-    find_compensation,
     leftovers,
     restore_files,
 )
@@ -31,19 +25,15 @@ from interlock.engine.record.replay import ReplayedAction, ReplayedProposal, Rep
 from interlock.engine.runs.dead_undos import DeadUndo, clear, find_dead_undos, find_later_change, settle
 from interlock.engine.runs.kept_layers import drop_layers
 from interlock.engine.runs.resume import abandon
+from interlock.engine.runs.undo_compensation import CompensationUndo
 from interlock.engine.runs.undo_marks import UndoMarks
+from interlock.engine.runs.undo_state import StateUndo
 from interlock.engine.runs.undo_target import bring_to_rest, require_whole
 from interlock.engine.services import Services
-from interlock.model.canonical import canonical
-from interlock.model.decision import Requirement
 from interlock.model.errors import ConflictError, IntegrityError, InterlockError, StoreError, ToolError, UsageError
-from interlock.model.events import StateChanged
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action
 from interlock.model.tool import PROCESS_NOTES, Binding, Context, Tool
-from interlock.state.store import Transition
-from interlock.verify.graph import needs
-from interlock.verify.references import References
 from interlock.workspace import Entry, Origin, Restored
 from interlock.workspace.names import Rel, show, to_json
 from interlock.workspace.undo import UndoConflictError, find_conflicts, plan_by_action, plan_undo
@@ -102,21 +92,13 @@ class _Undo:
         # `force` was about what lay there then: an undo that is resumed after its process died looks again.
         self._force = force and not self._resumed
         self._restored: list[dict[str, Any]] = []
-        self._compensated: list[dict[str, Any]] = []
-        self._state: list[str] = []
-        self._at: dict[str, int] = {}
-        """Which version of a key is back: an older action finds its own write there."""
         self._not_undone: list[dict[str, str]] = []
         # What is looked up for each action, read once: an undo may be of a hundred thousand.
         self._entries: dict[tuple[str, str], list[Entry]] | None = None
-        self._writes: dict[str, dict[str, list[StateChanged]]] = {}
-        self._actions: dict[str, dict[str, Action]] = {}
-        self._references: dict[str, References] = {}
-        self._pasts: dict[str, _Past] = {}
-        self._in_use: set[tuple[str, str]] = set()
-        """Proposal and id of actions that others depended on whose compensation has failed: they are not compensated."""
-        self._marks: UndoMarks | None = None
-        self._others: dict[str, ReplayedRun] = {}
+        self._state = StateUndo(self._run, self._index, self._reach, self._leave, force=self._force)
+        # Without journals `_fold` refuses, before anything is marked.
+        self._marks = UndoMarks(services, (services.state_dir or Path()) / "runs")
+        self._calls = CompensationUndo(self._run, self._index, self._marks, self._leave, force=self._force)
 
     async def undo(self, run_id: str, action: str | None) -> dict[str, Any]:
         """Newest first, over the proposals of the run.
@@ -156,7 +138,6 @@ class _Undo:
         if replayed.finished is None:
             with _as_tool_error():
                 abandon(services, replayed)
-        self._marks = UndoMarks(services, replayed.directory.parent)
         try:
             for proposal, one in chosen:
                 await self._undo_action(replayed, proposal, one)
@@ -249,16 +230,15 @@ class _Undo:
     def _output(self) -> dict[str, Any]:
         return {
             "restored": self._restored,
-            "compensated": self._compensated,
-            "state": self._state,
+            "compensated": self._calls.made,
+            "state": self._state.keys,
             "not_undone": self._not_undone,
         }
 
     def _chosen(self, replayed: ReplayedRun, known: ReplayedProposal, action: str | None) -> list[Action]:
         """The actions to undo, newest first: those that succeeded (or were left in the middle)."""
         by_id = {a.id: a for a in replayed.proposal(known).actions}
-        self._actions[known.received.proposal or ""] = by_id
-        self._references[known.received.proposal or ""] = References(by_id)
+        self._calls.learn(known.received.proposal or "", by_id)
         ended = [action_id for action_id, _ in known.outcomes]
         ended += [action_id for action_id, one in known.actions.items() if one.interrupted or one.open]
         return [
@@ -271,9 +251,9 @@ class _Undo:
         tool = self._services.registry.find(done.tool)
         if action.type in ("state_read", "assertion") or (tool is not None and tool.read_only):
             return
-        compensated = await self._compensate(replayed, known, action, done)
+        compensated = await self._calls.compensate(replayed, known, action, done)
         touched = self._restore_files(replayed, proposal_id, action.id, compensated)
-        touched = self._restore_state(known, action.id) or touched
+        touched = self._state.restore(known, action.id) or touched
         notes = [*dict.fromkeys(done.not_undoable)]
         if compensated is not None:
             notes = [note for note in notes if note not in PROCESS_NOTES]
@@ -284,125 +264,6 @@ class _Undo:
         entry = {"action": action, "reason": reason, "detail": detail}
         if entry not in self._not_undone:
             self._not_undone.append(entry)
-
-    # -- compensation
-
-    async def _compensate(
-        self, replayed: ReplayedRun, known: ReplayedProposal, action: Action, done: ReplayedAction
-    ) -> bool | None:
-        """True or False: it was tried. None: there is no compensation."""
-        calls = self._compensations(replayed, known, action, done)
-        proposal = known.received.proposal or ""
-        if calls and (proposal, action.id) in self._in_use:
-            self._keep_in_use(proposal, action)
-            self._leave(action.id, "compensation_failed", IN_USE)
-            return False
-        if calls and done.undo_open == "compensation" and not self._force and not self._may_repeat(calls):
-            detail = "an earlier undo died while it was compensated: look; `--force` compensates it again"
-            self._leave(action.id, "unknown_outcome", detail)
-            return False
-        for call in calls:
-            problem, reason = await self._compensate_by(known, action, call)
-            if problem is not None:
-                self._keep_in_use(proposal, action)
-                self._leave(action.id, reason, problem)
-                return False
-        return True if calls else None
-
-    async def _compensate_by(
-        self, known: ReplayedProposal, action: Action, call: Compensation
-    ) -> tuple[str | None, str]:
-        """One call, with its intent and its end in both journals. What went wrong (or None), and the reason."""
-        run, marks = self._run, self._marks
-        assert marks is not None
-        run_id, proposal = known.run_id, known.received.proposal or ""
-        try:
-            marks.begin(run_id, proposal, action.id, f"`{call.tool}` for `{action.id}`")
-        except (StoreError, IntegrityError, UsageError) as error:
-            return f"not compensated, because its run could not be told: {error.message}", error.code
-        approved: tuple[Requirement, ...] = ()
-        if call.by_definition:
-            approved = approved_with(self._services, *(call.redoes or (run_id, proposal, action.id)), call.tool)
-        answer = await compensate(run, self._index, call, approved, action.id)
-        problem = answer.problem
-        if problem is None:
-            self._compensated.append(
-                {
-                    "run": run_id,
-                    "proposal": known.received.proposal,
-                    "action": action.id,
-                    "agent": call.agent,
-                    "grant": call.token,
-                    "tool": call.tool,
-                    "parameters": call.parameters,
-                    "output": answer.output,
-                }
-            )
-        text = problem if problem is None or run.recorder is None else run.recorder.text(problem)
-        try:
-            if problem is None and call.redoes is not None:
-                # What that undo had compensated is in force again, and may be undone again.
-                marks.end(*call.redoes, "redone")
-            marks.end(run_id, proposal, action.id, "compensated" if problem is None else "not_undone", text)
-        except (StoreError, IntegrityError, UsageError) as error:
-            return f"compensated, but its run could not be told: {error.message}", error.code
-        return problem, answer.reason
-
-    def _may_repeat(self, calls: list[Compensation]) -> bool:
-        tools = [self._services.registry.find(call.tool) for call in calls]
-        return all(tool is not None and (tool.read_only or tool.tool.idempotent) for tool in tools)
-
-    def _keep_in_use(self, proposal: str, action: Action) -> None:
-        """What this action depended on is not compensated: the action could not be."""
-        self._in_use.update((proposal, name) for name in needs(action, self._references[proposal]))
-
-    def _compensations(
-        self, replayed: ReplayedRun, known: ReplayedProposal, action: Action, done: ReplayedAction
-    ) -> list[Compensation]:
-        """The calls that undo a succeeded action, newest first."""
-        if done.row is None or done.row.status not in ("succeeded", "failed", "not_undone"):
-            return []
-        output, registry = done.row.output, self._services.registry
-        if done.row.status == "failed" and action.tool != UNDO_TOOL:
-            return []
-        if action.tool == UNDO_TOOL and isinstance(output, dict):
-            # An undo is undone by undoing the compensations it made.
-            return [
-                call._replace(
-                    agent=one["agent"],
-                    token=one.get("grant"),
-                    redoes=(one["run"], one["proposal"], one["action"]),
-                )
-                for one in reversed(output.get("compensated", []))
-                if self._is_compensated(one)
-                and (call := compensation_by_definition(registry, one["tool"], one["parameters"], one["output"]))
-            ]
-        proposal_id = known.received.proposal or ""
-        names, outputs = self._references[proposal_id], _Outputs(known)
-        call = find_compensation(
-            action,
-            replayed.value(done.parameters) if done.parameters is not None else action.parameters,
-            output,
-            others=self._actions[proposal_id],
-            registry=registry,
-            fill_references=lambda parameters: names.resolve(parameters, outputs),
-        )
-        by = known.received
-        return [] if call is None else [call._replace(agent=by.agent, token=by.grant_token)]
-
-    def _is_compensated(self, made: dict[str, Any]) -> bool:
-        """False if a compensation that an undo made was itself undone since. What cannot be read counts as it was."""
-        run_id = made["run"]
-        try:
-            if run_id not in self._others:
-                assert self._services.state_dir is not None
-                self._others[run_id] = ReplayedRun(self._services.state_dir / "runs" / run_id)
-            row = self._others[run_id].proposals[made["proposal"]].actions[made["action"]].row
-        except (InterlockError, KeyError):
-            return True
-        return row is None or row.status != "succeeded"
-
-    # -- files and state
 
     def _restore_files(self, replayed: ReplayedRun, proposal_id: str, action_id: str, compensated: bool | None) -> bool:
         """True if the action itself had changed files (whether or not they could be put back).
@@ -444,43 +305,6 @@ class _Undo:
         """True if the grant that lets the agent call `undo` does not reach so far: it may have been another one then."""
         return self._reach.path(to_json(path), "path", "write") is not None
 
-    def _restore_state(self, known: ReplayedProposal, action_id: str) -> bool:
-        """Give the keys that the action wrote the values they had before it. True if it had written any."""
-        buffer = self._run.buffer
-        proposal_id = known.received.proposal or ""
-        if proposal_id not in self._writes:
-            by_owner = self._writes[proposal_id] = {}
-            for owner, change in known.writes:
-                by_owner.setdefault(owner, []).append(change)
-        changes = self._writes[proposal_id].get(action_id, [])
-        if not changes or known.committed is None:
-            return bool(changes)
-        for key in dict.fromkeys(change.key for change in reversed(changes)):
-            if self._reach.state_key(key) is not None:
-                self._leave(action_id, "state_key_denied", f"no grant of the agent allows state `{key}`")
-                continue
-            past = self._pasts.get(key)
-            if past is None:
-                past = self._pasts[key] = _Past(self._services.store.history(key))
-            mine = past.of.get((known.run_id, known.received.proposal, action_id))
-            now = buffer.get(key)
-            if not mine:
-                continue
-            before = past.before(mine[0].version)
-            gone = before is None or before.deleted
-            if now is None if gone else now is not None and before is not None and _is_same(now.value, before.value):
-                self._at[key] = mine[0].version - 1  # it is back already
-                continue
-            current = self._at.get(key) or (now.version if now is not None else past.versions[-1])
-            between = mine[-1].version - mine[0].version >= len(mine)
-            if (current != mine[-1].version or between) and not self._force:
-                self._leave(action_id, "state_conflict", f"state `{key}` was changed since")
-                continue
-            self._run.write_state(self._index, key, None if before is None else before.value, delete=gone)
-            self._at[key] = mine[0].version - 1
-            self._state.append(key)
-        return True
-
 
 def _entries_of(replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Action]]) -> list[Entry]:
     """The recorded changes of these actions, newest first."""
@@ -495,11 +319,6 @@ def _as_tool_error() -> Iterator[None]:
         yield
     except (UsageError, ConflictError, IntegrityError, StoreError) as error:
         raise ToolError(error.message, code=error.code, retryable=False, hint=error.hint) from error
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    """True if two values of state are the same JSON."""
-    return canonical(one) == canonical(other)
 
 
 def _restored(action_id: str, one: Restored, run_id: str) -> dict[str, Any]:
@@ -517,36 +336,3 @@ def _did_something(done: ReplayedAction) -> bool:
     if row is None:
         return done.interrupted or done.open
     return row.status in ("succeeded", "failed", "not_undone", "unknown_outcome") and not row.deduplicated_from
-
-
-class _Past:
-    """The changes of a key, oldest first, and whose they were."""
-
-    def __init__(self, history: list[Transition]) -> None:
-        self.versions = [change.version for change in history]
-        self.of: dict[tuple[str, str | None, str | None], list[Transition]] = {}
-        self._history = history
-        for change in history:
-            self.of.setdefault((change.run, change.proposal, change.action), []).append(change)
-
-    def before(self, version: int) -> Transition | None:
-        """The last change before a version."""
-        at = bisect_left(self.versions, version)
-        return self._history[at - 1] if at else None
-
-
-class _Outputs:
-    """References in an agent's compensation, looked up in the journal."""
-
-    def __init__(self, known: ReplayedProposal) -> None:
-        self._known = known
-
-    def __call__(self, action_id: str, path: tuple[str | int, ...]) -> Any:
-        row = self._known.actions[action_id].row if action_id in self._known.actions else None
-        value = row.output if row is not None else None
-        try:
-            for step in path:
-                value = value[step]  # type: ignore[index]
-        except (LookupError, TypeError):
-            raise ToolError(f"the output of `{action_id}` does not have that", code="reference_failed") from None
-        return value

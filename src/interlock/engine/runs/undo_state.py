@@ -1,0 +1,93 @@
+"""The part of an undo that gives state keys the values which they had before an action."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable
+
+from interlock.engine.judges.reach import Reach
+from interlock.engine.proposals.proposal_run import ProposalRun
+from interlock.engine.record.replay import ReplayedProposal
+from interlock.model.canonical import canonical
+from interlock.model.events import StateChanged
+from interlock.state.store import Transition
+
+Leave = Callable[[str, str, str], None]
+"""Reports what is left undone: the action's id, the reason, and a sentence."""
+
+
+class StateUndo:
+    """The keys that one undo restores, over all the actions that it is about, newest first."""
+
+    def __init__(self, run: ProposalRun, index: int, reach: Reach, leave: Leave, *, force: bool) -> None:
+        """`run` and `index` are the undo's own; with `force` a key is restored although it was changed since."""
+        self.keys: list[str] = []
+        """What was restored."""
+        self._run = run
+        self._index = index
+        self._reach = reach
+        self._leave = leave
+        self._force = force
+        self._at: dict[str, int] = {}
+        """Which version of a key is back: an older action finds its own write there."""
+        # What is looked up for each action, read once: an undo may be of a hundred thousand.
+        self._writes: dict[str, dict[str, list[StateChanged]]] = {}
+        self._pasts: dict[str, _Past] = {}
+
+    def restore(self, known: ReplayedProposal, action_id: str) -> bool:
+        """Give the keys that the action wrote the values they had before it. True if it had written any."""
+        buffer = self._run.buffer
+        proposal_id = known.received.proposal or ""
+        if proposal_id not in self._writes:
+            by_owner = self._writes[proposal_id] = {}
+            for owner, change in known.writes:
+                by_owner.setdefault(owner, []).append(change)
+        changes = self._writes[proposal_id].get(action_id, [])
+        if not changes or known.committed is None:
+            return bool(changes)
+        for key in dict.fromkeys(change.key for change in reversed(changes)):
+            if self._reach.state_key(key) is not None:
+                self._leave(action_id, "state_key_denied", f"no grant of the agent allows state `{key}`")
+                continue
+            past = self._pasts.get(key)
+            if past is None:
+                past = self._pasts[key] = _Past(self._run.services.store.history(key))
+            mine = past.of.get((known.run_id, known.received.proposal, action_id))
+            now = buffer.get(key)
+            if not mine:
+                continue
+            before = past.before(mine[0].version)
+            gone = before is None or before.deleted
+            if now is None if gone else now is not None and before is not None and _is_same(now.value, before.value):
+                self._at[key] = mine[0].version - 1  # it is back already
+                continue
+            current = self._at.get(key) or (now.version if now is not None else past.versions[-1])
+            between = mine[-1].version - mine[0].version >= len(mine)
+            if (current != mine[-1].version or between) and not self._force:
+                self._leave(action_id, "state_conflict", f"state `{key}` was changed since")
+                continue
+            self._run.write_state(self._index, key, None if before is None else before.value, delete=gone)
+            self._at[key] = mine[0].version - 1
+            self.keys.append(key)
+        return True
+
+
+class _Past:
+    """The changes of a key, oldest first, and whose they were."""
+
+    def __init__(self, history: list[Transition]) -> None:
+        self.versions = [change.version for change in history]
+        self.of: dict[tuple[str, str | None, str | None], list[Transition]] = {}
+        self._history = history
+        for change in history:
+            self.of.setdefault((change.run, change.proposal, change.action), []).append(change)
+
+    def before(self, version: int) -> Transition | None:
+        """The last change before a version."""
+        at = bisect_left(self.versions, version)
+        return self._history[at - 1] if at else None
+
+
+def _is_same(one: object, other: object) -> bool:
+    """True if two values of state are the same JSON."""
+    return canonical(one) == canonical(other)
