@@ -10,6 +10,7 @@ from engine_world import TOML, binding, call, execute, plan, read, reasons, stat
 
 from interlock.journal import read as read_journal
 from interlock.model.errors import UsageError
+from interlock.workspace.layer_mounts import LayerMounts, UnmountableError
 
 LAYER = '[workspace]\nmode = "layer"\n'
 
@@ -271,6 +272,37 @@ def test_ten_proposals_work_side_by_side_and_all_are_committed(project, root):
     results = asyncio.run(all_of_them())
     assert all(result.ok for result in results), [result.results for result in results]
     assert sorted((root / f"f{n}").read_text().strip() for n in range(10)) == [str(n) for n in range(10)]
+
+
+def test_a_copy_serves_where_overlayfs_is_refused(rt, root, project, monkeypatch):
+    def refuse(*_):
+        raise UnmountableError("overlayfs refuses")
+
+    monkeypatch.setattr(LayerMounts, "mount_overlay", refuse)
+    before = tree(root)
+    command = f"echo 1 > f; cat {root}/a; echo 2 > {root}/g; pwd"
+    done = execute(rt, fs_write(), call("shell", "sh", parameters={"command": command, "cwd": "dir"}))
+    assert done.ok, done.results
+    assert done["sh"].output["stdout"] == f"agent\n{root}/dir\n"
+    assert done["sh"].posture["layer"] == "active(copy(overlayfs refuses))"
+    assert (root / "dir" / "f").exists()
+    assert (root / "g").exists()
+    assert not execute(rt, shell("rm -r dir a"), FAIL).ok
+    assert (root / "a").exists()
+    undo(rt, done.run_id)
+    assert tree(root) == before
+
+
+def test_a_process_works_in_any_directory_of_the_layer(rt, root):
+    command = f"pwd; cat ../new; ls {root}/made"
+    result = execute(
+        rt,
+        fs_write("new", "n\n"),
+        shell("mkdir made; touch made/here", "make"),
+        call("shell", "sh", parameters={"command": command, "cwd": "made"}),
+    )
+    assert result.ok, result.results
+    assert result["sh"].output["stdout"] == f"{root}/made\nn\nhere\n"
 
 
 def test_git_tools_work_in_a_layer_and_are_undone_by_their_compensation(rt, root):

@@ -523,6 +523,37 @@ def test_a_changed_path_is_named_once_to_who_looks_again(world):
         assert {(b"new",), (b"a",)} <= set(layer.changed_since_look())
 
 
+def test_walls_in_namespaces_of_their_own_attach_the_view_as_often_as_they_like(tmp_path):
+    mounts = LayerMounts()
+    world = World(tmp_path, mounts)
+    at = tmp_path / "at"
+    at.mkdir()
+    code = (
+        "import os, sys\n"
+        "from interlock.isolation import syscalls\n"
+        "syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)\n"
+        "try:\n    syscalls.attach_tree(int(sys.argv[1]), sys.argv[2])\n"
+        "except OSError as error:\n    sys.exit(f'kernel {os.uname().release}: {error}')\n"
+        "open(os.path.join(sys.argv[2], sys.argv[3]), 'w').close()\n"
+    )
+    with world.layer() as layer:
+        for name in ("one", "two"):
+            fd = layer.workspace.fd
+            done = subprocess.run(
+                [sys.executable, "-c", code, str(fd), str(at), name],
+                pass_fds=[fd],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode and tuple(map(int, os.uname().release.split(".")[:2])) < (6, 15):
+                pytest.skip(done.stderr)
+            assert done.returncode == 0, done.stderr
+        assert {(b"one",), (b"two",)} == set(layer.candidates())
+    world.close()
+    mounts.close()
+
+
 def test_the_mounting_process_is_replaced_when_it_dies(tmp_path):
     mounts = LayerMounts()
     world = World(tmp_path, mounts)

@@ -190,6 +190,8 @@ class ProcessRunner:
     ) -> ProcessResult:
         changed = None if read_only else process_note(ctx)
         layer = None if ctx.workspace is None else ctx.workspace.layer
+        if layer is not None and layer.namespaces is not None:
+            request["directory"] = os.fspath(ctx.workspace.root)
         view = {} if layer is None or layer.namespaces is None else dict(zip(_VIEW, layer.namespaces, strict=True))
         try:
             async with recorded_changes(ctx, read_only=read_only, in_scope=in_scope):

@@ -282,6 +282,9 @@ def _nothing() -> int:
 def _path_of(cwd: int, request: Request) -> str:
     """Where the process finds its working directory: beneath a layer's root the kernel names paths as within the layer."""
     path = os.readlink(f"/proc/self/fd/{cwd}")
+    top = request["directory"]
+    if top:  # where the layer lies: a mount that lies in no namespace names paths as within itself
+        return path if f"{path}/".startswith(f"{top}/") else top + path.rstrip("/")
     walls = request["walls"]
     return walls["workspace"] + path.rstrip("/") if walls is not None and walls["layer"] else path
 

@@ -241,7 +241,7 @@ class Supervisor:
                 limits = self.request["limits"]
                 if view is not None:
                     join_view(*view)
-                    path = None  # opened in that namespace
+                    path = self.request["directory"]  # reached anew there: what was opened outside lies in no namespace
                 enter(parent=parent, cwd=cwd, path=path, descriptors=wanted, spare=trouble, limits=limits)
                 if self.walls is not None and self.walls["profile"] == "nons":
                     walls.confine_alone(self.walls, self.launcher.readable, self.request["environment"])

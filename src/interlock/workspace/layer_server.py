@@ -25,6 +25,15 @@ _MS_NODEV = 4
 _MS_BIND = 4096
 _MS_REC = 16384
 _MS_PRIVATE = 1 << 18
+# Numbers of these calls are the same on every architecture.
+_SYS_OPEN_TREE, _SYS_MOVE_MOUNT, _SYS_FSOPEN, _SYS_FSCONFIG, _SYS_FSMOUNT = 428, 429, 430, 431, 432
+_SET_FLAG, _SET_STRING, _CREATE = 0, 1, 6  # linux/mount.h, FSCONFIG_*
+_MOUNT_NOSUID, _MOUNT_NODEV = 2, 4  # MOUNT_ATTR_*
+_CLOEXEC = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
+_OPEN_TREE_CLONE = 1
+_MOVE_EMPTY_PATH = 4  # MOVE_MOUNT_F_EMPTY_PATH
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
 _MESSAGE_BYTES = 64 * 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -62,9 +71,9 @@ def _answer(channel: socket.socket, request: dict[str, Any]) -> None:
         enter_namespaces()
         if "tree" in request:
             mount(os.fsencode(request["tree"]), os.fsencode(request["at"]), None, _MS_BIND, None, "bind")
+            descriptors.append(_root(os.fsencode(request["at"])))
         else:
-            mount_overlay(request)
-        descriptors.append(os.open(os.fsencode(request["at"]), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+            descriptors.append(mount_overlay(request))
         descriptors += [os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "mnt")]
         answer: dict[str, Any] = {"ok": True}
     except RefusedError as refused:
@@ -89,19 +98,48 @@ def enter_namespaces() -> None:
     mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None, "namespaces")
 
 
-def mount_overlay(request: dict[str, Any]) -> None:
-    """Mount overlayfs at `at`. Raises: RefusedError.
+def mount_overlay(request: dict[str, Any]) -> int:
+    """Mount overlayfs at `at`; returns a descriptor of its root. Raises: RefusedError.
 
     The directories are named by descriptors, so their paths may hold commas and colons, which are syntax in mount options. They
-    are opened here because descriptors from before the new namespace are refused.
+    are opened here because descriptors from before the new namespace are refused. The descriptor is that of a mount which lies
+    in no namespace, so walls in other namespaces can attach copies of it; where the kernel cannot copy such a mount (before
+    6.15), it is that of the mount at `at`.
     """
+    at = os.fsencode(request["at"])
     paths = [*request["lower"], request["upper"], request["work"]]
     fds = [os.open(os.fsencode(path), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in paths]
     names = [f"/proc/self/fd/{fd}" for fd in fds]
-    options = f"lowerdir={':'.join(names[:-2])},upperdir={names[-2]},workdir={names[-1]},userxattr"
-    mount(b"overlay", os.fsencode(request["at"]), b"overlay", _MS_NOSUID | _MS_NODEV, options.encode(), "overlay")
-    for fd in fds:
-        os.close(fd)
+    options = {"lowerdir": ":".join(names[:-2]), "upperdir": names[-2], "workdir": names[-1]}
+    try:
+        tree = _call("overlay", _SYS_FSOPEN, b"overlay", _CLOEXEC)
+        for key, value in options.items():
+            _call("overlay", _SYS_FSCONFIG, tree, _SET_STRING, key.encode(), value.encode(), 0)
+        _call("overlay", _SYS_FSCONFIG, tree, _SET_FLAG, b"userxattr", None, 0)
+        _call("overlay", _SYS_FSCONFIG, tree, _CREATE, None, None, 0)
+        detached = _call("overlay", _SYS_FSMOUNT, tree, _CLOEXEC, _MOUNT_NOSUID | _MOUNT_NODEV)
+        copy = _call("overlay", _SYS_OPEN_TREE, detached, b"", _OPEN_TREE_CLONE | _AT_EMPTY_PATH | os.O_CLOEXEC)
+        _call("overlay", _SYS_MOVE_MOUNT, copy, b"", _AT_FDCWD, at, _MOVE_EMPTY_PATH)
+    except RefusedError:
+        text = ",".join(f"{key}={value}" for key, value in options.items()) + ",userxattr"
+        mount(b"overlay", at, b"overlay", _MS_NOSUID | _MS_NODEV, text.encode(), "overlay")
+        return _root(at)
+    finally:
+        for fd in fds:
+            os.close(fd)
+    return detached
+
+
+def _root(at: bytes) -> int:
+    return os.open(at, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _call(step: str, number: int, *arguments: int | bytes | None) -> int:
+    given = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
+    found = int(_libc.syscall(ctypes.c_long(number), *given))
+    if found < 0:
+        raise RefusedError(step, ctypes.get_errno())
+    return found
 
 
 def mount(
