@@ -16,7 +16,7 @@ from functools import cache
 from typing import Final
 
 from interlock.detect.finding import Finding
-from interlock.detect.literals import literal_finder
+from interlock.detect.literals import LiteralFinder
 
 _SHAPES: Final[tuple[tuple[str, str, str], ...]] = (
     ("aws-access-key", "AKIA", r"[A-Z2-7]{16}(?![A-Za-z0-9])"),
@@ -68,7 +68,7 @@ _SHAPES: Final[tuple[tuple[str, str, str], ...]] = (
     ("jwt", "eyJ", r"[A-Za-z0-9_-]{12,512}\.eyJ[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]{0,1024}"),
 )
 
-_FINDER: Final = literal_finder([literal for _, literal, _ in _SHAPES] + [":AA"])
+_FINDER: Final = LiteralFinder([literal for _, literal, _ in _SHAPES] + [":AA"])
 _TELEGRAM: Final = re.compile(r":AA[A-Za-z0-9_-]{33}(?![A-Za-z0-9_-])")
 _TELEGRAM_ID: Final = re.compile(r"[0-9]{8,10}\Z")
 
@@ -102,9 +102,10 @@ def may_hold_token(data: bytes) -> bool:
 def find_tokens(text: str) -> Iterator[Finding]:
     """The tokens in a text, in order, not overlapping."""
     position = 0
-    while (start := _FINDER.search(text, position)) is not None:
-        position = start.start() + 1
-        found = _token_at(text, start.start(), start.group())
+    for start, literal in _FINDER.find(text):
+        if start < position:
+            continue
+        found = _token_at(text, start, literal)
         if found is not None:
             position = found.end
             if len(set(text[max(found.start, found.end - 16) : found.end])) >= _DISTINCT_MIN:
