@@ -204,7 +204,7 @@ class LeaseQueue:
             self._database.execute(
                 f"insert into workspace_turns (workspace, {_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                 (
-                    self._workspace, ticket, holder, doing, now_us, claim.encode(), "", os.getpid(), _started(os.getpid()),
+                    self._workspace, ticket, holder, doing, now_us, claim.encode(), "", os.getpid(), _own_start(os.getpid()),
                     _place(), now_us + EXPIRES_US,
                 ),
             )  # fmt: skip
@@ -326,6 +326,12 @@ def _started(pid: int) -> str:
         return ""
     fields = text[text.rindex(b")") + 2 :].split()
     return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+@cache
+def _own_start(pid: int) -> str:
+    """`_started` of this process, which does not change (and a fork has another pid)."""
+    return _started(pid)
 
 
 @cache

@@ -125,8 +125,10 @@ class _Turn:
         waited = self._taking.locked()
         try:
             async with self._taking:
+                tries = 0
                 while not self.try_enter(action):
-                    waited = await self._retake(action) or waited
+                    waited = await self._retake(action, again=tries > 0) or waited
+                    tries += 1
         except StoreError as error:
             if error.code != "workspace_busy":
                 raise
@@ -189,10 +191,11 @@ class _Turn:
     # -- inside
 
     def _is_covered(self, claim: Claim, action: Caller) -> bool:
-        # Looked at each time: what the proposal itself, or an approver, has changed may lead the action elsewhere.
+        # Looked at each time, now that nobody else may change it: a link that was changed before, by this proposal too, or an
+        # approver's edit may lead the action to where nothing is claimed.
         return claim.covers(claim_of_action(self._run, action.tool, action.parameters))
 
-    async def _retake(self, action: Caller) -> bool:
+    async def _retake(self, action: Caller, *, again: bool) -> bool:
         """Take the lease for all that is left to do. True if there was somebody to wait for."""
         waited = False
         while self._inside:  # under a lease that does not cover this action
@@ -200,14 +203,12 @@ class _Turn:
             waited = True
             await self._emptied.wait()
         self._give_back()
-        mine = claim_of_action(self._run, action.tool, action.parameters)
-        claim = claim_of(self._run).joined(mine)
+        claim = claim_of(self._run)
+        if again or action.index in self._run.graph.referring:  # what its references stand for is known by now
+            claim = claim.joined(claim_of_action(self._run, action.tool, action.parameters))
         doing = f"`{action.spec.id}` (`{action.spec.tool}`)"
         waited = await self._take(claim, action.index, doing, self._patience_ns()) or waited
         self._told = action
-        if not claim.covers(claim_of(self._run).joined(mine)):
-            # A link or a directory was changed before it was ours: again, for where it leads now.
-            self._give_back()
         return waited
 
     async def _take(self, claim: Claim, index: int | None, doing: str, until_ns: int | None) -> bool:
