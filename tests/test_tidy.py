@@ -33,6 +33,7 @@ LONG_CLASSES: set[str] = set()
 IMPORTS_IN_FUNCTIONS = {
     "interlock/__init__.py",  # names are loaded when first used
     "interlock/detect/commands.py",  # the grammar of shells is loaded when the first rule about commands asks
+    "interlock/detect/literals.py",  # the automaton is loaded for the first long text
     "interlock/telemetry/otel.py",  # the extra `otel`
     "interlock/executors/pydantic_types.py",  # pydantic, where a tool's module has imported it
     "interlock/engine/inspect/history.py",  # a list of runs starts quickly: the rest of it is loaded when it is asked for
