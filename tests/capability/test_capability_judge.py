@@ -32,6 +32,9 @@ def test_no_grant_allows_nothing():
     assert reason(judge.tool("coder", READ, NOW)) == "grant_missing"
     assert reason(judge.state_key("coder", "k", NOW)) == "grant_missing"
     assert reason(judge.arguments("coder", READ, READS, {"path": "a"}, NOW)) == "grant_missing"
+    named = (judge.tool("coder", READ, NOW).detail, judge.state_key("coder", "k", NOW).detail)
+    assert f"`coder` has no grant at all, so the tool `{READ.name}` is not allowed" in named[0]
+    assert "state key `k`" in named[1]
     assert reason(judge.path("coder", READ, "a", "read", NOW)) == "path_denied"
 
 

@@ -20,8 +20,6 @@ from interlock.model.globs import ROOT, PathGlob, path_matcher, workspace_path
 from interlock.model.grant import GROUP, TOKEN, Grant
 from interlock.model.tool import Tool
 
-_MISSING = Refusal("grant_missing", "the agent has no grant, so nothing is allowed")
-
 
 class Capability:
     """The compiled grants of a run. Immutable: compile again after a grant is issued or revoked."""
@@ -50,7 +48,7 @@ class Capability:
         """Check the number of actions in a proposal. The most generous of the agent's grants counts."""
         grants = self._by_agent.get(agent, ())
         if not grants:
-            return _revoked("this proposal") if agent in self._revoked else _MISSING
+            return _revoked("this proposal") if agent in self._revoked else _missing(agent, "this proposal")
         limits = [g.actions_max for g in grants]
         if any(limit is None or action_count <= limit for limit in limits):
             return None
@@ -81,7 +79,9 @@ class Capability:
         if not fits:
             if any(g.key(key) for g in self._revoked.get(agent, ())):
                 return _revoked(what)
-            return Refusal("state_key_denied", f"no grant of the agent allows {what}") if grants else _MISSING
+            return (
+                Refusal("state_key_denied", f"no grant of the agent allows {what}") if grants else _missing(agent, what)
+            )
         return _expired(what)
 
     def arguments(
@@ -154,7 +154,7 @@ class Capability:
             if any(g.tool(tool) for g in self._revoked.get(agent, ())):
                 return tool, (), _revoked(what), True
             if not grants:
-                return tool, (), _MISSING, True
+                return tool, (), _missing(agent, what), True
             why = f": `deny_tools` of `{grants[0].grant.id}` names it" if all(g.denies(tool) for g in grants) else ""
             return tool, (), Refusal("capability_denied", f"no grant of the agent allows {what}{why}"), True
         static = any(g.expires_at_us is None and not g.counted for g in fitting)
@@ -265,6 +265,10 @@ def _ancestors(one: Compiled, compiled: Mapping[str, Compiled]) -> list[Compiled
 def _needs_naming(tool: Tool) -> bool:
     """True if the tool needs marks or an `unscoped` entry."""
     return tool.open_world and tool.isolation in {None, "none"}
+
+
+def _missing(agent: str, what: str) -> Refusal:
+    return Refusal("grant_missing", f"`{agent}` has no grant at all, so {what} is not allowed")
 
 
 def _revoked(what: str) -> Refusal:
