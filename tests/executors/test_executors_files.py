@@ -444,7 +444,8 @@ def test_a_dry_run_says_the_same_and_does_nothing(tools, root, name, parameters)
     assert (root / "f").read_text() == "o"
     assert not (tools.run / "backups").exists()
     tools.context.dry_run = False
-    assert getattr(tools, name)(**parameters) == dry
+    real = getattr(tools, name)(**parameters)
+    assert {key: dry[key] for key in real} == real
 
 
 def test_a_cancelled_change_does_not_begin(tools, root):

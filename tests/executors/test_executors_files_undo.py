@@ -40,7 +40,8 @@ class Tools:
 
         def call(**parameters):
             output = binding.function(parameters, self.context)
-            assert set(output) == set(binding.tool.returns["required"])
+            shown = {"difference", "note"} if self.context.dry_run else set()
+            assert set(output) - shown == set(binding.tool.returns["required"])
             return output
 
         return call
@@ -152,7 +153,7 @@ def test_any_sequence_of_operations_is_undone_exactly(start, steps):
             tools.undo("run_2")
             assert picture(root) == before
             again = Tools(workspace, Path(place) / "runs" / "run_2", Plain(workspace))
-            again.runs.undo("run_3")
+            again.undo("run_3")
             assert {k: v[:2] + v[3:] for k, v in picture(root).items()} == {k: v[:2] + v[3:] for k, v in after.items()}
             tools.close()
             again.close()
