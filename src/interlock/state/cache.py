@@ -13,6 +13,7 @@ Schema history: 1: first.
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -137,7 +138,7 @@ class ResultCache:
 
     def files_changed(self) -> None:
         """Something may write, or has written, in the workspace: what was read from files does not count any more."""
-        if not self._used.is_set() and (self._flag is None or not self._flag.exists()):
+        if not self._used.is_set() and (self._flag is None or not os.access(self._flag, os.F_OK)):
             return
         with self._db.transaction(lasting=False):
             self._db.execute(

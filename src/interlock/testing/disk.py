@@ -124,7 +124,7 @@ class CrashingDisk(Disk):
         super().remove_tree(path)
 
     def rename(self, source: Path, destination: Path) -> None:
-        """As `Disk`; a power loss takes it back until the directory is synced."""
+        """As `Disk`; a power loss reverts it until the directory is synced."""
         self._step("rename")
         old = destination.read_bytes() if destination.is_file() else None
         super().rename(source, destination)

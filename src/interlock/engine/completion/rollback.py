@@ -219,7 +219,7 @@ def _overwritten(restored: Sequence[Restored], run_id: str) -> list[str]:
     found = [one for one in restored if one.by_process and one.how != "unchanged"]
     lines = [
         f"`{show(stored(one.path))}` was changed while a process ran; "
-        + (f"what it left is kept as `backups/{one.kept}` of run `{run_id}`" if one.kept else "that was taken back")
+        + (f"what it left is kept as `backups/{one.kept}` of run `{run_id}`" if one.kept else "that was undone")
         for one in found[:_OVERWRITTEN_SHOWN_MAX]
     ]
     left = len(found) - len(lines)

@@ -31,7 +31,7 @@ from interlock.workspace.undo import restore
 
 STEP: Final = 10
 """The gate's step that every undo event carries."""
-IN_USE: Final = "what depended on it could not be taken back, so its compensation did not run"
+IN_USE: Final = "what depended on it could not be undone, so its compensation did not run"
 
 
 class Compensation(NamedTuple):

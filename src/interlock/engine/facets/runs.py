@@ -136,7 +136,7 @@ class Runs:
     # -- undo, recover, resume
 
     async def undo(self, run_id: str, action_id: str | None = None, *, force: bool = False) -> ProposalResult:
-        """Take back what a run did (or one action of it), as the person at the command line; itself a run, and undoable.
+        """Undo what a run did (or one action of it), as the person at the command line; itself a run, and undoable.
 
         Depends neither on the rules nor on the tool modules: with rules that cannot be used, only compensations (which they
         judge) are left undone. A run that still waits, for an answer for example, is asked to stop first. Raises: as

@@ -97,7 +97,7 @@ def entailed_writes(run: ProposalRun, principal: Principal, parameters: dict[str
     services.index.get(run_id)
     replayed = ReplayedRun(services.state_dir / "runs" / run_id)
     if any(known.received.agent != principal.agent for known in replayed.proposals.values()):
-        raise UsageError("an agent takes back only what it did itself", code="undo_denied")
+        raise UsageError("an agent undoes only what it did itself", code="undo_denied")
     removed: dict[str, bool] = {}
     for entry in plan_undo(replayed.directory):  # newest first: the oldest state of a path is what comes back
         if action in (None, entry.action):

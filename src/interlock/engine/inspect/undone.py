@@ -27,7 +27,7 @@ _CHUNK_BYTES: Final = 1 << 20
 
 
 class Undo(msgspec.Struct, kw_only=True):
-    """One call of the tool `undo`: which run (or action of it), and what it could and could not take back."""
+    """One call of the tool `undo`: which run (or action of it), and what it could and could not undo."""
 
     run_id: str
     action_id: str
@@ -39,7 +39,7 @@ class Undo(msgspec.Struct, kw_only=True):
     restored: frozenset[str] = frozenset()
     compensated: frozenset[str] = frozenset()
     left: dict[str, str] = {}
-    """Actions that it could not take back, with the reason."""
+    """Actions that it could not undo, with the reason."""
 
     def outcome(self, line: ActionLine) -> tuple[str, str | None] | None:
         """What it made of an action of its run: a status and a reason; None if nothing."""

@@ -193,7 +193,7 @@ class ActionContext(msgspec.Struct, eq=False):
         self.layers = {**(self.layers or {}), **{name: str(layer) for name, layer in layers.items()}}
 
     def not_exactly_undoable(self, what: str) -> None:
-        """Remember that undo cannot exactly take this back."""
+        """Remember that this cannot be undone exactly."""
         self.not_undoable = [*(self.not_undoable or ()), str(what)]
 
     def resources(self, usage: dict[str, Any]) -> None:

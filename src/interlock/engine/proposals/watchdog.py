@@ -55,7 +55,7 @@ class Slot:
         """Cancellations requested before: without a further one, a CancelledError is the tool's own."""
 
     def acknowledge(self) -> None:
-        """Take back the cancellations that the watchdog and the engine requested of the task, which may be the caller's."""
+        """Withdraw the cancellations that the watchdog and the engine requested of the task, which may be the caller's."""
         for _ in range(self.expired):
             self.task.uncancel()
         self.expired = 0

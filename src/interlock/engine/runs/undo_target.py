@@ -17,9 +17,9 @@ def require_whole(replayed: ReplayedRun, action: str | None) -> None:
     if replayed.finished is None and action is not None:
         run_id = replayed.directory.name
         raise UsageError(
-            f"run `{run_id}` is not over, so it is taken back as a whole or not at all",
+            f"run `{run_id}` is not over, so it is undone as a whole or not at all",
             code="run_unfinished",
-            hint=f"`interlock resume {run_id}` finishes it; `interlock undo {run_id}` takes all of it back and ends it",
+            hint=f"`interlock resume {run_id}` finishes it; `interlock undo {run_id}` undoes all of it and ends it",
         )
 
 

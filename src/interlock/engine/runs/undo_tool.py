@@ -44,7 +44,7 @@ _NEVER_UNDONE = frozenset({"not_exactly_undoable", "irreversible"})
 _SCHEMA = {
     "type": "object",
     "properties": {
-        "run": {"type": "string", "minLength": 1, "description": "Id of the run to take back."},
+        "run": {"type": "string", "minLength": 1, "description": "Id of the run to undo."},
         "action": {"type": "string", "description": "Id of one action of it; all of them if left out."},
         "force": {
             "type": "boolean",
@@ -68,7 +68,7 @@ def binding(services: Services) -> Binding:
     return Binding(
         tool=Tool(
             name=UNDO_TOOL,
-            description="Take back what an earlier run did: files, state, and what has a compensation.",
+            description="Undo what an earlier run did: files, state, and what has a compensation.",
             parameters=_SCHEMA,
             destructive=True,
             open_world=False,
@@ -111,7 +111,7 @@ class _Undo:
         for proposal in reversed(replayed.proposals.values()):
             if proposal.received.agent != self._run.principal.agent != OPERATOR:
                 raise ToolError(
-                    "an agent takes back only what it did itself",
+                    "an agent undoes only what it did itself",
                     code="undo_denied",
                     path="$.parameters.run",
                     retryable=False,
@@ -125,7 +125,7 @@ class _Undo:
             for one in self._chosen(replayed, proposal, action)
         ]
         if not chosen and replayed.finished is not None:
-            what = f"no action `{action}` that did something" if action else "nothing that could be taken back"
+            what = f"no action `{action}` that did something" if action else "nothing that could be undone"
             raise ToolError(f"run `{run_id}` has {what}", code="nothing_to_undo", retryable=False)
         # Damaged: then each action reads its own lines, and those that are whole come back.
         with contextlib.suppress(IntegrityError):
@@ -148,7 +148,7 @@ class _Undo:
         if left:
             more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
             raise ToolError(
-                f"`{left[0]['action']}` was not taken back: {left[0]['detail']}{more}",
+                f"`{left[0]['action']}` was not undone: {left[0]['detail']}{more}",
                 code="undo_incomplete",
                 retryable=False,
                 output=self._output(),
@@ -180,10 +180,10 @@ class _Undo:
         services = self._services
         if services.state_dir is None:
             raise ToolError(
-                "this runtime keeps no journals, so nothing can be taken back", code="not_found", retryable=False
+                "this runtime keeps no journals, so nothing can be undone", code="not_found", retryable=False
             )
         if run_id == self._run.files.id:
-            raise ToolError("a run cannot take itself back", code="usage", retryable=False)
+            raise ToolError("a run cannot undo itself", code="usage", retryable=False)
         with _as_tool_error():
             services.index.get(run_id)
             replayed = ReplayedRun(services.state_dir / "runs" / run_id)
@@ -214,7 +214,7 @@ class _Undo:
                 f"run `{later[0]}` has changed `{show(later[1])}` since this undo began, so it does not go on",
                 code="undo_conflict",
                 retryable=False,
-                hint=f"look at it; if it is still to be taken back, begin anew: `interlock undo {run_id}`",
+                hint=f"look at it; if it is still to be undone, begin anew: `interlock undo {run_id}`",
             )
 
     def _look_first(self, replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Action]]) -> None:

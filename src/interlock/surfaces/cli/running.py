@@ -121,7 +121,7 @@ def resume(out: Output, run_id: str, no_wait: bool) -> int:
 def undo(out: Output, run_id: str | None, action: str | None, force: bool) -> int:
     """Undo what a run did: files, state, and actions with a compensation. An undo is itself a run, and can be undone.
 
-    Without RUN, at a terminal: shows what undoing the newest run would take back, and asks.
+    Without RUN, at a terminal: shows what undoing the newest run would change, and asks.
 
     Exit code: 0 if everything that can be undone was, 1 if something prevented it, such as a later change.
     """

@@ -1,4 +1,4 @@
-"""What bare `interlock undo` would take back, and the question whether it shall."""
+"""What bare `interlock undo` would undo, and the question whether to do so."""
 
 from __future__ import annotations
 
