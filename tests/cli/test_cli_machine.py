@@ -14,8 +14,9 @@ def test_doctor_says_what_is_here_and_what_is_not(cli):
     said, found = facts(cli)
     assert (said.code, said.json["ok"]) == (0, True)
     assert found["isolation", "L0"]["status"] == "ok"
-    assert found["isolation", "L2"]["status"] == "absent"
-    assert "not part of this version" in found["isolation", "L2"]["detail"]
+    assert found["isolation", "R1"]["status"] == "absent"
+    assert "not part of this version" in found["isolation", "R1"]["detail"]
+    assert {"L1", "L2", "L3", "profile"} <= {name for section, name in found if section == "isolation"}
     assert found["state", "directory"]["detail"] == str(cli.root.parent / "state")
     assert found["project", "configuration"]["status"] == "ok"
     assert found["approvals", "approvers"]["status"] == "warning"
@@ -49,7 +50,7 @@ def test_doctor_begins_with_what_matters_and_its_remedy(cli):
 
 def test_doctor_says_in_one_line_what_is_absent(cli):
     (absent,) = [line for line in cli("doctor").out.splitlines() if line.startswith("  absent")]
-    assert "L1, L2, L3" in absent
+    assert "R1" in absent
     assert "interlock doctor --json" in absent
 
 

@@ -198,14 +198,14 @@ def test_what_a_person_puts_into_a_directory_of_the_run_is_no_work_of_its_proces
 
 def test_what_a_person_edits_while_a_process_runs_is_kept_and_named(project, root):
     rt = project.open()
-    waiting = f"touch {project.state}/in; while [ ! -e {project.state}/go ]; do sleep 0.01; done"
+    waiting = "touch in; while [ ! -e go ]; do sleep 0.01; done"
 
     async def both():
         run = asyncio.create_task(rt.execute({"actions": [fs_write(), shell(waiting), FAIL]}))
-        while not (project.state / "in").exists():
+        while not (root / "in").exists():
             await asyncio.sleep(0.01)
         (root / "a.py").write_text("a person's, meanwhile\n")
-        (project.state / "go").touch()
+        (root / "go").touch()
         return await run
 
     result = asyncio.run(both())

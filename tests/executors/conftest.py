@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import pytest
 from git_world import Git
 
+from interlock.executors.enclosure import enclosure
 from interlock.executors.process import ProcessRunner
+from interlock.isolation.posture import choose
+from interlock.isolation.probe import probe
 from interlock.workspace.tree import Workspace
 
 
@@ -73,9 +77,25 @@ def context(workspace):
     return lambda seconds=20.0: RecordingContext(workspace, seconds)
 
 
+@pytest.fixture(scope="session")
+def walls_for():
+    """Makes the strongest walls of this machine, as a runtime has them by default, for Interlock's own environment."""
+    offered = probe()
+    best = choose("ns", offered)
+    assert best is not None, offered
+    return lambda environment: enclosure(best.profile, offered, environment=environment)
+
+
+@pytest.fixture(scope="session")
+def walls(walls_for):
+    """Gives those for the environment of the tests."""
+    made = walls_for(os.environ)
+    return lambda: made
+
+
 @pytest.fixture
-def runner(clock):
-    made = ProcessRunner(clock)
+def runner(clock, walls):
+    made = ProcessRunner(clock, enclose=walls)
     yield made
     made.close()
 

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from interlock.executors.background import KEPT_BYTES, RUNNING_MAX, Programs, bindings
+from interlock.executors.process import ProcessRunner
 from interlock.model.codes import REASONS
 from interlock.model.errors import ToolError
 from interlock.model.schema import Schema
@@ -44,6 +45,20 @@ def programs(runner, clock, record):
 
 @pytest.fixture
 def call(programs, context):
+    return _caller(programs, context)
+
+
+@pytest.fixture
+def bare(clock, record, context):
+    """As `call`, without walls: programs have the pids that they say, and can signal their supervisor."""
+    runner = ProcessRunner(clock)
+    made = Programs(runner, clock, record)
+    yield _caller(made, context)
+    made.close()
+    runner.close()
+
+
+def _caller(programs, context):
     tools = {binding.tool.name: binding for binding in bindings(programs)}
     count = iter(range(1000))
 
@@ -99,7 +114,8 @@ def test_a_server_outlives_its_action_and_each_event_loop(call):
     assert (again["running"], again["stdout"], again["exit_code"]) == (True, "", None)
 
 
-def test_stop_ends_the_whole_tree_and_says_how(call, record):
+def test_stop_ends_the_whole_tree_and_says_how(bare, record):
+    call = bare
     handle = call("start", command="setsid sleep 60 & echo $!; trap 'echo bye; exit 3' TERM; wait; wait")["handle"]
     child = int(call("wait", handle=handle, output="\n")["stdout"])
     wait_until(lambda: os.getsid(child) == child)  # before that the group's SIGTERM ends it
@@ -119,7 +135,8 @@ def test_a_program_that_ignores_term_is_killed(call):
     assert call("stop", handle=handle)["signal"] == "SIGKILL"
 
 
-def test_a_program_that_keeps_its_supervisor_stopped_is_ended_all_the_same(call):
+def test_a_program_that_keeps_its_supervisor_stopped_is_ended_all_the_same(bare):
+    call = bare
     command = "trap '' TERM; echo $PPID; sleep 0.3; while :; do kill -STOP $PPID; done"
     handle = call("start", command=command)["handle"]
     supervisor = int(call("wait", handle=handle, output="\n")["stdout"])
@@ -189,12 +206,11 @@ def test_as_long_as_the_session(call, programs):
 
 
 def test_a_run_takes_its_programs_with_it_and_no_others(call, programs):
-    mine = call("start", command="echo $$; exec sleep 60")["handle"]
-    pid = int(call("wait", handle=mine, output="\n")["stdout"])
+    mine = call("start", command="echo up; exec sleep 60")["handle"]
+    call("wait", handle=mine, output="\n")
     other = call("start", command=SERVER, run="run_2")["handle"]
     ((program, end),) = programs.end_run("run_1")
     assert (program.handle, end.why, end.outcome.report["signal"]) == (mine, "run_ended", signal.SIGTERM)
-    assert gone(pid)
     assert call("output", handle=other, run="run_2")["running"]
 
 
@@ -211,7 +227,8 @@ def test_undo_is_told_the_truth(call, context):
     assert ctx.layers
 
 
-def test_a_killed_supervisor_takes_its_program_with_it(call, record):
+def test_a_killed_supervisor_takes_its_program_with_it(bare, record):
+    call = bare
     handle = call("start", command="echo $$ $PPID; exec sleep 60")["handle"]
     pid, supervisor = map(int, call("wait", handle=handle, output="\n")["stdout"].split())
     os.kill(supervisor, signal.SIGKILL)

@@ -467,10 +467,11 @@ def test_a_repository_that_lies_outside(git, tmp_path, runner, workspace, contex
     git.plain("init", "-q", cwd=outside)
     (git.root / "sub").mkdir()
     (git.root / "sub" / ".git").write_text(f"gitdir: {outside}/.git\n")
-    assert refused(git.status, path="sub").code == "path_outside_workspace"
+    # Behind walls git cannot even see it.
+    assert refused(git.status, path="sub").code in {"path_outside_workspace", "not_a_repository"}
     (git.root / "sub2").mkdir()
     (git.root / "sub2" / ".git").symlink_to(outside / ".git")
-    assert refused(git.status, path="sub2").code == "path_outside_workspace"
+    assert refused(git.status, path="sub2").code in {"path_outside_workspace", "not_a_repository"}
     git.plain("config", "core.worktree", str(outside))
     assert refused(git.status).code in {"path_outside_workspace", "not_a_repository"}
 

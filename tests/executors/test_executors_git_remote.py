@@ -23,8 +23,8 @@ HERE = {"address_judge": lambda _host: None, "resolver": lambda _host, _port: ["
 
 
 @pytest.fixture
-def runner(clock):
-    made = ProcessRunner(clock)
+def runner(clock, walls):
+    made = ProcessRunner(clock, enclose=walls)
     yield made
     made.close()
 
@@ -261,12 +261,13 @@ def test_http_goes_to_the_address_that_was_judged(git, web):
     assert git.clone(url=f"{web}/origin.git", path="copy")["branch"] == "main"
 
 
-def test_a_git_that_cannot_be_held_to_an_address_does_not_connect(clock, workspace, context, web, tmp_path):
+def test_a_git_that_cannot_be_held_to_an_address_does_not_connect(clock, workspace, context, web, tmp_path, walls_for):
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "git").write_text("#!/bin/sh\necho git version 2.36.9\n")
     (programs / "git").chmod(0o755)
-    runner = ProcessRunner(clock, parent_environment={"PATH": str(programs)})
+    parent = {"PATH": str(programs)}
+    runner = ProcessRunner(clock, parent_environment=parent, enclose=lambda: walls_for(parent))
     old = Git(runner, workspace, context(), address_judge=lambda _: None, resolver=lambda _h, _p: ["127.0.0.1"])
     error = refused(old.clone, url=f"{web}/origin.git", path="copy")
     runner.close()

@@ -102,12 +102,12 @@ def project(tmp_path):
 
 
 @pytest.fixture
-def load(project, clock):
+def load(project, clock, walls):
     """Load modules of the project and return their tools by name."""
     made = []
 
     def load(*names, parent=None):
-        tools = ModuleTools(names, project, clock, parent_environment=parent)
+        tools = ModuleTools(names, project, clock, parent_environment=parent, enclose=walls)
         made.append(tools)
         bindings = asyncio.run(tools.load())
         return {binding.tool.name: binding for binding in bindings}
@@ -159,7 +159,7 @@ def test_the_secrets_of_the_parent_are_not_there(load, context, monkeypatch):
     tools = load("agent_tools")
     seen = run(tools, "environment", context())
     assert "do-not-leak" not in str(seen)
-    assert seen["HOME"].startswith("/tmp/interlock-home-")
+    assert seen["HOME"].startswith("/tmp/")
 
 
 def error_of(tools, name, ctx, **parameters):

@@ -17,8 +17,9 @@ from interlock.model.schema import Schema
 
 
 @pytest.fixture
-def runner(clock):
-    made = ProcessRunner(clock, parent_environment={"PATH": os.environ["PATH"], "API_TOKEN": "secret", "LANG": "C"})
+def runner(clock, walls):
+    parent = {"PATH": os.environ["PATH"], "API_TOKEN": "secret", "LANG": "C"}
+    made = ProcessRunner(clock, parent_environment=parent, enclose=walls)
     yield made
     made.close()
 
@@ -178,12 +179,13 @@ def test_output_that_ends_in_half_a_character_by_itself_is_binary(call):
     assert call("shell", command=r"printf 'x\303'")["stdout_encoding"] == "base64"
 
 
-def test_the_environment_is_an_allow_list(call, monkeypatch):
+def test_the_environment_is_an_allow_list(call, monkeypatch, walls):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     lines = call("exec", argv=["env"], env={"WANTED": "1", "TERM": "xterm"})["stdout"].splitlines()
     seen = dict(line.split("=", 1) for line in lines)
+    assert all(seen.pop(name) == value for name, value in walls().variables.items())  # where tool chains lie
     home = seen.pop("HOME")
-    assert home.startswith("/tmp/interlock-home-")
+    assert home.startswith("/tmp/")
     assert not os.path.exists(home)
     assert seen == {"PATH": os.environ["PATH"], "LANG": "C", "TERM": "xterm", "WANTED": "1"}
 
@@ -223,7 +225,8 @@ def test_posture_undo_and_resources_are_reported(call, context):
     call("shell", ctx, command="true")
     assert ctx.undoable == ["a process ran in the workspace itself, where not every change is recorded"]
     active = {layer for layer, value in ctx.layers.items() if value == "active"}
-    assert active == {"environment", "descriptors", "session", "no_new_privs", "limits", "tree"}
+    own = {"environment", "descriptors", "session", "no_new_privs", "limits", "tree"}
+    assert active == own | {"syscalls", "fs", "signals", "namespaces", "net"}
     assert all(value.startswith("absent(") for layer, value in ctx.layers.items() if layer not in active)
     assert {"fs", "net", "record"} <= ctx.layers.keys()
     assert ctx.used["cpu_ms"] > 0
@@ -278,8 +281,8 @@ def test_a_cancelled_call_raises_with_its_partial_output_when_the_tree_is_gone(t
     assert ctx.undoable
 
 
-def test_too_many_processes(clock, context):
-    runner = ProcessRunner(clock, limits=ProcessLimits(processes=8))
+def test_too_many_processes(clock, context, walls):
+    runner = ProcessRunner(clock, limits=ProcessLimits(processes=8), enclose=walls)
     try:
         shell = bindings(runner)[0]
         command = "echo partial; for i in $(seq 100); do sleep 793.5 & done; wait"
@@ -293,7 +296,7 @@ def test_too_many_processes(clock, context):
 
 
 def test_the_runner_takes_a_descriptor_and_leaves_it_open(runner, context, tmp_path):
-    fd = os.open(tmp_path, os.O_PATH)
+    fd = os.open(tmp_path / "workspace", os.O_PATH)
     try:
         result = asyncio.run(
             runner.run(["pwd"], ctx=context(), cwd=fd, env={"HOME": "/nowhere"}, output_bytes_max=4, read_only=True)
@@ -343,14 +346,18 @@ def running(argument):
     return False
 
 
-def test_named_variables_and_copies_of_named_files_reach_the_process(clock, context, tmp_path):
+def test_named_variables_and_copies_of_named_files_reach_the_process(clock, context, tmp_path, walls):
     """`isolation.env` and `isolation.home`: who commits, for example. What the process does to its copy changes nothing."""
     (tmp_path / ".gitconfig").write_text("[user]\nname = Ann\nemail = ann@example.org\n")
     (tmp_path / "secret").write_text("not named")
     os.mkfifo(tmp_path / "fifo")
     parent = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PASSED": "yes", "OTHER": "no"}
     runner = ProcessRunner(
-        clock, parent_environment=parent, passed=["PASSED", "MISSING"], home_files=[".gitconfig", "missing/x", "fifo"]
+        clock,
+        parent_environment=parent,
+        passed=["PASSED", "MISSING"],
+        home_files=[".gitconfig", "missing/x", "fifo"],
+        enclose=walls,
     )
     try:
         command = "git config user.name; echo $PASSED$OTHER$MISSING; ls -A $HOME; echo x > $HOME/.gitconfig"

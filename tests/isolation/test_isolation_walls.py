@@ -21,7 +21,7 @@ class Room:
         self.bench = bench
         self.root = root
         self.profile = profile
-        bench.server = ForkServer(launch={"namespaces": profile == "ns", "shown": [sys.base_prefix]})
+        bench.server = ForkServer(launch=lambda: {"namespaces": profile == "ns", "shown": [sys.base_prefix]})
 
     def outcome(self, *argv, descriptors=None, cwd=None, request=None, **spec):
         walls = WallSpec(profile=self.profile, workspace=os.fspath(self.root), **spec)

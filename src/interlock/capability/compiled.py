@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from interlock.capability.arguments import Reach
-from interlock.model.globs import name_matcher, path_matcher
+from interlock.model.globs import PathGlob, name_matcher, path_matcher
 from interlock.model.grant import Grant
 from interlock.model.hosts import endpoint_matcher
 from interlock.model.tool import Tool
@@ -54,6 +54,11 @@ class Compiled:
             if not c.keys(key):
                 return False
         return True
+
+    def writes_all(self, glob: str) -> bool:
+        """True if every path that the glob matches may be written, by the grant and its ancestors."""
+        inner = PathGlob(glob)
+        return all(any(PathGlob(g).covers(inner) for g in c.grant.paths.write) for c in self.chain)
 
     def reach(self, reach: Reach) -> bool:
         """True if this path or host may be accessed."""

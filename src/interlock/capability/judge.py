@@ -139,6 +139,13 @@ class Capability:
         grants = tuple(g for g in grants if not g.counted) or grants
         return tuple(tuple(c.grant.hosts for c in one.chain) for one in grants)
 
+    def written(self, agent: str, tool: Tool, now_us: int) -> tuple[str, ...]:
+        """Globs of what a process of this tool may write: those of the grants that allow the tool, as far as each grant that
+        they were made from allows them too.
+        """
+        grants = _alive(self._entry(agent, tool)[1], now_us)
+        return tuple(dict.fromkeys(glob for one in grants for glob in one.grant.paths.write if one.writes_all(glob)))
+
     def _entry(self, agent: str, tool: Tool) -> tuple[Tool, tuple[Compiled, ...], Refusal | None, bool]:
         key = (agent, id(tool))
         entry = self._tools.get(key)

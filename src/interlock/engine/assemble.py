@@ -22,6 +22,7 @@ from interlock.engine.judges.reloading import Reloader
 from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.engine.local.location import last_trusted_warning, locate, open_database
 from interlock.engine.local.machine import boot_id, redaction_key, user_name
+from interlock.engine.local.walls import open_walls
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.stop_requests import WAKE_NAME, StopListener
 from interlock.engine.proposals.budget import budget_of
@@ -36,10 +37,12 @@ from interlock.engine.tools.pending_tools import PendingTools
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors import background, files, git, http, proc, process
+from interlock.executors.enclosure import Enclose
 from interlock.executors.environment import child_environment
 from interlock.executors.modules import ModuleTools
 from interlock.executors.process import ProcessLimits, ProcessRunner
 from interlock.isolation.client import ForkServer
+from interlock.isolation.posture import PROBED
 from interlock.journal import Durability, KeptRuns, RunIndex
 from interlock.journal.stops import StopStore
 from interlock.model.clock import Clock
@@ -65,7 +68,16 @@ from interlock.workspace import LayerMounts, Workspace
 from interlock.workspace.registry import Registry as Workspaces
 from interlock.workspace.registry import state_directory
 
-FEATURES: Final = frozenset({"approvals", "modules", "otel", "policy", "workspace.layer"})
+FEATURES: Final = frozenset(
+    {
+        "approvals",
+        "modules",
+        "otel",
+        "policy",
+        "workspace.layer",
+        *(f"isolation.{name}" for name in ("ns", "nons", *PROBED)),
+    }
+)
 """What this version has, of the things that a configuration can ask for."""
 
 
@@ -103,7 +115,10 @@ def embedded(
         desk = _desk(loaded, db, clock, None, Redactor(redaction := os.urandom(32)))
         desk.expected = any(place[:1] == ("approvals",) for place in loaded.sources)
         measured = _measure(loaded, clock, hooks, desk, closing)
-        hands = None if workspace is None else _equip(loaded, disk, clock, closing)
+        hands = None
+        if workspace is not None:
+            walls = open_walls(loaded.settings, env, None, disk, hooks)
+            hands = _equip(loaded, disk, clock, closing, walls)
         services = _services(
             loaded, db, disk, clock, hooks, desk, measured, hands, workspace_id="embedded",
             durability="memory" if memory else "off", redaction=redaction,
@@ -206,7 +221,7 @@ def open_project(
         stops = StopListener(StopStore(db, clock), home / "wake" / WAKE_NAME, hooks.runs)
         closing.append(stops.close)
         measured = _measure(loaded, clock, hooks, desk, closing)
-        hands = _equip(loaded, disk, clock, closing)
+        hands = _equip(loaded, disk, clock, closing, open_walls(settings, env, state, disk, hooks, undo=bool(unusable)))
         services = _services(
             loaded, db, disk, clock, hooks, desk, measured, hands, workspace_id=workspace_id, redaction=redaction,
             durability=settings.journal.durability, home=home, reload=reload, stops=stops,
@@ -265,17 +280,19 @@ class Hands(NamedTuple):
         return (self.runner.server,) if self.modules is None else (self.runner.server, self.modules.server)
 
 
-def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], None]]) -> Hands:
+def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], None]], walls: Enclose) -> Hands:
     """Open the workspace, and what runs programs and tool modules there."""
     settings = loaded.settings
-    walls, limits = settings.isolation, _process_limits(settings)
+    own, limits = settings.isolation, _process_limits(settings)
     workspace = Workspace(loaded.root, protected=loaded.protected, disk=disk)
     closing.append(workspace.close)
-    runner = ProcessRunner(clock, limits=limits, passed=walls.env, home_files=walls.home)
+    runner = ProcessRunner(clock, limits=limits, passed=own.env, home_files=own.home, enclose=walls)
     closing.append(runner.close)
     modules = None
     if settings.tools.modules:
-        modules = ModuleTools(settings.tools.modules, loaded.root, clock, trusted=_trusted(loaded), limits=limits)
+        modules = ModuleTools(
+            settings.tools.modules, loaded.root, clock, trusted=_trusted(loaded), limits=limits, enclose=walls
+        )
         closing.append(modules.close)
     mounts = LayerMounts()
     closing.append(mounts.close)

@@ -26,7 +26,6 @@ from interlock.executors.process import (
 )
 from interlock.isolation.background import Background
 from interlock.isolation.client import Outcome
-from interlock.isolation.posture import posture
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.tool import Binding, Context, Tool
@@ -113,7 +112,7 @@ class Programs:
             output_bytes_max=KEPT_BYTES,
         )
         program = Program(_handle(ctx), ctx.agent, ctx.run_id, ctx.proposal_id, session, process)
-        ctx.posture(**posture())
+        ctx.posture(**self._runner.enclosure.posture())
         ctx.not_exactly_undoable(_CHANGED)
         with self._lock:
             self._programs[program.handle] = program
@@ -161,7 +160,7 @@ class Programs:
             ctx.not_exactly_undoable("a program was stopped")
         outcome = await asyncio.to_thread(program.process.stop)
         self._tell(program, outcome, ctx, "stopped" if ran else "exited")
-        account(outcome.report, ctx, changed=None)
+        account(outcome.report, ctx, self._runner.enclosure.posture(), changed=None)
         return {**_shown(outcome, parameters), "stopped": ran}
 
     # -- ends

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from interlock.executors.git_places import outside_places
 from interlock.executors.git_repository import Repository
 from interlock.executors.process import ProcessRunner, result_as_json
 from interlock.model.decision import Refusal
@@ -131,6 +132,10 @@ class Hooks:
             cwd=to_json(repository.top) or ".",
             env={"GIT_INDEX_FILE": os.fspath(repository.git_dir / "index"), "GIT_EDITOR": ":"},
             stdin=stdin,
+            binds=[
+                *outside_places(repository.ctx.workspace.root),
+                {"path": os.fspath(repository.hooks_directory), "writable": False},
+            ],
         )
         repository.ctx.not_exactly_undoable(f"the git hook `{name}` ran")
         self.ran.append({"hook": name, "exit_code": result.exit_code})

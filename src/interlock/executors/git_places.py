@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
+from interlock.isolation.wire import Bind
 from interlock.model.errors import ToolError
 from interlock.workspace import Workspace
 from interlock.workspace.names import Rel, parts
@@ -56,6 +57,40 @@ def check_places(workspace: Workspace, answer: bytes) -> Places:
         _check_agreed(top, git_dir, common, above=above)
     own = Path(os.fsdecode(git_dir)), Path(os.fsdecode(common))
     return Places((), root[len(names) :], *own) if above else Places(_beneath(workspace, top), (), *own)
+
+
+def outside_places(root: Path) -> list[Bind]:
+    """What git has to see of a workspace's repository outside of the workspace: a working tree that begins above it, read-only,
+    and git's own directories. `check_places` has the last word on whether they belong together.
+    """
+    for top in (root, *root.parents):
+        marker = top / ".git"
+        try:
+            found = marker.lstat()
+        except OSError:
+            continue
+        directories = [marker] if stat.S_ISDIR(found.st_mode) else _linked(marker)
+        above: list[Bind] = [] if top == root else [{"path": os.fspath(top), "writable": False}]
+        own: list[Bind] = [
+            {"path": os.fspath(one), "writable": True} for one in directories if not one.is_relative_to(root)
+        ]
+        return [*above, *own]
+    return []
+
+
+def _linked(marker: Path) -> list[Path]:
+    """The directories of a linked worktree, from its `.git` file: those that exist."""
+    try:
+        text = marker.read_bytes()[:8192].decode("utf-8", "surrogateescape")
+        if not text.startswith("gitdir: "):
+            return []
+        git_dir = (marker.parent / text[8:].rstrip("\n")).resolve()
+        common = git_dir / "commondir"
+        shared = (git_dir / common.read_text(encoding="utf-8").strip()).resolve() if common.is_file() else git_dir
+    except (OSError, ValueError):
+        return []
+    found = [shared] if git_dir.is_relative_to(shared) else [shared, git_dir]
+    return [one for one in found if (one / "HEAD").is_file() and one.stat().st_uid == os.geteuid()]
 
 
 def _is_inside(workspace: Workspace, absolute: bytes) -> bool:

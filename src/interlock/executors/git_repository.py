@@ -27,9 +27,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from interlock.executors.git_places import Places, check_places
+from interlock.executors.git_places import Places, check_places, outside_places
 from interlock.executors.git_user import UserSettings, read_user_settings
 from interlock.executors.process import ProcessResult, ProcessRunner, result_as_json
+from interlock.isolation.wire import Bind, Network
 from interlock.model.errors import ToolError
 from interlock.model.tool import Context
 from interlock.workspace import Workspace
@@ -107,6 +108,7 @@ class Git:
         self._runner = runner
         self._ctx = ctx
         self.settings: dict[str, str] = {}
+        self._outside: list[Bind] | None = None
 
     async def run(
         self,
@@ -119,8 +121,12 @@ class Git:
         environment: Mapping[str, str] | None = None,
         expected: Sequence[int] = (0,),
         output_bytes_max: int = OUTPUT_BYTES,
+        shown: Sequence[str] = (),
     ) -> ProcessResult:
         """Run `git ARGUMENTS` in an open directory. Unless `alone`, it may start git's other programs and ssh.
+
+        It sees the repository, wherever that lies, and the files that the settings and `shown` name; it has a network only where
+        `environment` allows a protocol.
 
         Raises: ToolError `git_failed`, `git_missing`, `timeout` and the runner's.
         """
@@ -144,6 +150,8 @@ class Git:
                 stdin=stdin,
                 output_bytes_max=output_bytes_max,
                 read_only=read_only,
+                network=_network(environment),
+                binds=self._binds(environment, shown),
             )
         except ToolError as error:
             if error.code == "spawn_failed" and isinstance(error.output, dict) and error.output["why"] == "not_found":
@@ -163,6 +171,17 @@ class Git:
             raise ToolError(f"`git {arguments[0]}` ended with {how}", code="git_failed", output=result_as_json(result))
         return result
 
+    def _binds(self, environment: Mapping[str, str] | None, shown: Sequence[str]) -> list[Bind]:
+        """What git sees besides the workspace."""
+        named = _read_only((*self.settings.values(), *shown))
+        return [*self._places(), *named, *_own_index(environment), *_secure_shell(environment)]
+
+    def _places(self) -> list[Bind]:
+        """What of the workspace's repository lies outside of it."""
+        if self._outside is None:
+            self._outside = outside_places(self._ctx.workspace.root)
+        return self._outside
+
     async def _need_pinning(self, directory: int) -> None:
         """Raises: ToolError for a git that cannot be pinned: it would resolve the host again, perhaps to another address than
         the checked one.
@@ -175,6 +194,29 @@ class Git:
                 retryable=False,
                 hint="install git 2.37 or a later one, or use an ssh URL",
             )
+
+
+def _read_only(paths: Sequence[str]) -> list[Bind]:
+    return [{"path": path, "writable": False} for path in paths if path.startswith("/") and Path(path).exists()]
+
+
+def _network(environment: Mapping[str, str] | None) -> Network:
+    """The machine's network, for a call that may use a protocol: to the address that was judged."""
+    protocol = (environment or {}).get("GIT_ALLOW_PROTOCOL", "none")
+    return "none" if protocol in ("none", "file") else "host"
+
+
+def _own_index(environment: Mapping[str, str] | None) -> list[Bind]:
+    """The directory of an index of our own, in /tmp."""
+    index = (environment or {}).get("GIT_INDEX_FILE")
+    return [] if index is None else [{"path": os.fspath(Path(index).parent), "writable": True}]
+
+
+def _secure_shell(environment: Mapping[str, str] | None) -> list[Bind]:
+    """The keys and the agent of the user, for a connection by ssh and nothing else."""
+    if (environment or {}).get("GIT_ALLOW_PROTOCOL") != "ssh":
+        return []
+    return _read_only([os.path.expanduser("~/.ssh"), os.environ.get("SSH_AUTH_SOCK", "")])  # noqa: PTH111 - ssh looks there
 
 
 def pins_addresses(version: bytes) -> bool:

@@ -55,7 +55,15 @@ async def read_user_settings(run: Run, directories: tuple[Path, Path] | None) ->
     for file in (config / "config", home / ".gitconfig"):
         if file.is_file():
             listed = await run(
-                "config", "--file", os.fspath(file), "--includes", "--list", "-z", read_only=True, expected=(0, 1, 128)
+                "config",
+                "--file",
+                os.fspath(file),
+                "--includes",
+                "--list",
+                "-z",
+                read_only=True,
+                expected=(0, 1, 128),
+                shown=[os.fspath(home)],  # what it includes may lie anywhere there; git reads nothing else
             )
             for record in records(listed.stdout):
                 key, _, value = record.decode("utf-8", "surrogateescape").partition("\n")

@@ -16,6 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
+from interlock.executors import enclosure as walls_of
+from interlock.executors.enclosure import Enclose, Enclosure
 from interlock.executors.environment import child_environment
 from interlock.executors.module_host import Said
 from interlock.executors.process import (
@@ -29,7 +31,8 @@ from interlock.executors.process import (
 )
 from interlock.executors.process_watch import recorded_changes
 from interlock.isolation.client import ForkServer, Outcome, Stopped
-from interlock.isolation.wire import CHANNEL, Request
+from interlock.isolation.spec import WallSpec
+from interlock.isolation.wire import CHANNEL, Launch, Request
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError, ToolError
 from interlock.model.limits import DEFAULT_LIMITS
@@ -63,6 +66,7 @@ class ModuleTools:
         trusted: Mapping[str, tuple[str, str]] | None = None,
         parent_environment: Mapping[str, str] | None = None,
         limits: ProcessLimits | None = None,
+        enclose: Enclose = walls_of.none,
     ) -> None:
         """Does not start the host yet. Modules are looked for in `project` and its `src`, after installed packages.
 
@@ -72,11 +76,21 @@ class ModuleTools:
         self._clock = clock
         self._project = project
         self._limits = limits or ProcessLimits()
-        self._environment = child_environment(os.environ if parent_environment is None else parent_environment)
+        self._enclose = enclose
+        parent = os.environ if parent_environment is None else parent_environment
+        self._environment = child_environment(parent)
         setup = json.dumps(
             {"modules": list(names), "project": str(project), "trusted": None if trusted is None else dict(trusted)}
         )
-        self._server = ForkServer([sys.executable, "-I", "-c", _BOOT, setup], self._environment)
+        command = [sys.executable, "-I", "-c", _BOOT, setup]
+        self._server = ForkServer(command, self._environment, launch=self._launch)
+
+    @property
+    def _enclosure(self) -> Enclosure:
+        return walls_of.of(self._enclose)
+
+    def _launch(self) -> Launch:
+        return self._enclosure.launch()
 
     @property
     def server(self) -> ForkServer:
@@ -88,7 +102,7 @@ class ModuleTools:
 
         Raises: ConfigurationError naming the module and what is wrong with it.
         """
-        request = self._request({"tool": None}, timeout_ms=_IMPORT_S * 1000)
+        request = self._request({"tool": None}, None, timeout_ms=_IMPORT_S * 1000)
         channel = _Messages(None)
         cwd = os.open(self._project, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -129,10 +143,11 @@ class ModuleTools:
         call = {"tool": tool.name, "version": version, "parameters": parameters, "context": _fields(ctx)}
         remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
         channel = _Messages(ctx)
+        walls = self._enclosure.around(ctx.workspace)
         cwd = open_cwd(ctx)
         try:
             async with recorded_changes(ctx, read_only=tool.read_only):
-                outcome = await self._run(self._request(call, timeout_ms=remaining_ms), cwd, channel)
+                outcome = await self._run(self._request(call, walls, timeout_ms=remaining_ms), cwd, channel, walls)
             timed_out, cancelled = outcome.report["stopped"] == "timeout", False
         except Stopped as stopped:
             outcome = stopped.outcome
@@ -148,7 +163,7 @@ class ModuleTools:
             if tool.read_only
             else "a function ran in a process of its own in the workspace itself, where not every change is recorded"
         )
-        account(outcome.report, ctx, changed=changed)
+        account(outcome.report, ctx, self._enclosure.posture(), changed=changed)
         for printed in (outcome.stdout, outcome.stderr):
             if printed:
                 ctx.log(printed.decode("utf-8", "replace"))
@@ -158,7 +173,7 @@ class ModuleTools:
         check_processes(outcome.report, None)
         return channel.answer(outcome)
 
-    async def _run(self, request: Request, cwd: int, channel: _Messages) -> Outcome:
+    async def _run(self, request: Request, cwd: int, channel: _Messages, walls: WallSpec | None = None) -> Outcome:
         """One call to the host; its messages arrive through `channel` while it runs."""
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
@@ -171,7 +186,8 @@ class ModuleTools:
         loop.add_reader(reader, read)
         try:
             try:
-                return await self._server.run(request, cwd=cwd, descriptors={CHANNEL: writer})
+                given = {CHANNEL: writer} if walls is None else {CHANNEL: writer, **walls.descriptors()}
+                return await self._server.run(request, cwd=cwd, descriptors=given)
             finally:
                 os.close(writer)
         finally:
@@ -180,11 +196,11 @@ class ModuleTools:
                 pass
             os.close(reader)
 
-    def _request(self, call: dict[str, Any], *, timeout_ms: int) -> Request:
+    def _request(self, call: dict[str, Any], walls: WallSpec | None, *, timeout_ms: int) -> Request:
         return {
             "argv": [],
             "search": "",
-            "environment": self._environment,
+            "environment": {**self._enclosure.variables, **self._environment},
             "home": True,
             "home_files": {},
             "timeout_ms": timeout_ms,
@@ -193,7 +209,7 @@ class ModuleTools:
             "keep_last": False,
             "limits": wire_limits(self._limits),
             "call": call,
-            "walls": None,
+            "walls": None if walls is None else walls.wire(),
             "directory": "",
             "descriptors": [],
         }

@@ -1,7 +1,7 @@
 """Runs programs: `ProcessRunner`, shared by `shell`, `exec` and the git tools, and the tools `shell` and `exec`.
 
-A program starts from the fork server under isolation layer L0, and its whole process tree is gone when the call returns,
-however it ends. The posture reports the layers that are absent.
+A program starts from the fork server behind the walls of an `Enclosure`, and its whole process tree is gone when the call
+returns, however it ends. The posture reports the layers that are absent.
 """
 
 from __future__ import annotations
@@ -15,12 +15,24 @@ from typing import Any, Final
 
 import msgspec
 
+from interlock.executors import enclosure as walls_of
+from interlock.executors.enclosure import Enclose, Enclosure
 from interlock.executors.environment import child_environment, requested_environment
 from interlock.executors.process_watch import recorded_changes
 from interlock.isolation import background
 from interlock.isolation.client import ForkServer, NotStarted, Outcome, Stopped
-from interlock.isolation.posture import posture
-from interlock.isolation.wire import VIEW_MOUNTS, VIEW_USER, Failure, Limits, Report, Request
+from interlock.isolation.spec import WallSpec
+from interlock.isolation.wire import (
+    VIEW_MOUNTS,
+    VIEW_USER,
+    Bind,
+    Failure,
+    Launch,
+    Limits,
+    Network,
+    Report,
+    Request,
+)
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.limits import DEFAULT_LIMITS
@@ -73,20 +85,34 @@ class ProcessRunner:
         limits: ProcessLimits | None = None,
         passed: Sequence[str] = (),
         home_files: Sequence[str] = (),
+        enclose: Enclose = walls_of.none,
     ) -> None:
-        """Does not start the fork server yet. `parent_environment` is `os.environ` unless given.
+        """Does not start the fork server yet. `parent_environment` is `os.environ` unless given. `enclose` gives the
+        walls, and is asked when the first program starts.
 
         `passed` names variables that every program inherits from the parent; `home_files` names files in the parent's HOME
         that are copied into the program's own.
         """
         self._clock = clock
-        self._server = server or ForkServer()
+        self._enclose = enclose
+        self._server = server or ForkServer(launch=self._launch)
         parent = os.environ if parent_environment is None else parent_environment
         given = {name: parent[name] for name in passed if name in parent}
+        agent = given.get("SSH_AUTH_SOCK", "")
+        self._binds: list[Bind] = [{"path": agent, "writable": False}] if agent.startswith("/") else []
+        """The socket of an agent that `passed` hands on: without it the variable would lead nowhere."""
         self._environment = child_environment(parent) | given
         home = parent.get("HOME", "")
         self._home_files = {name: os.path.join(home, name) for name in home_files} if home.startswith("/") else {}  # noqa: PTH118 - the wire has texts
         self._limits = limits or ProcessLimits()
+
+    @property
+    def enclosure(self) -> Enclosure:
+        """The walls around programs. Raises: ToolError `isolation_failed`."""
+        return walls_of.of(self._enclose)
+
+    def _launch(self) -> Launch:
+        return self.enclosure.launch()
 
     @property
     def server(self) -> ForkServer:
@@ -106,6 +132,8 @@ class ProcessRunner:
         limits: ProcessLimits | None = None,
         read_only: bool = False,
         in_scope: bool = False,
+        network: Network = "none",
+        binds: Sequence[Bind] = (),
     ) -> ProcessResult:
         """Run a program to its end and return how it ended, a failure included.
 
@@ -113,20 +141,21 @@ class ProcessRunner:
         base environment. The program is looked up in the base PATH. It ends at the context's deadline, or after
         `timeout_ms` if that is sooner; then `timed_out` is set. With `read_only` the caller guarantees that nothing changes.
         With `in_scope`, in a layer, the process may have changed only what the grant's `paths.write` allows, and nothing that
-        Interlock's loader reads.
+        Interlock's loader reads. `network` and `binds` widen the walls, for programs that no agent chose (git).
 
         Raises: ToolError `spawn_failed`; `process_lost`, `process_limit`; with `in_scope` `path_denied`,
         `path_protected`; and, when the awaiting task is cancelled,
         `timeout` (the deadline has passed) or `cancelled`, with the partial output, once the tree is gone.
         """
-        request = self._request(argv, env, limits)
+        walls = self.enclosure.around(ctx.workspace, network=network, binds=[*self._binds, *binds])
+        request = self._request(argv, env, limits, walls)
         remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
         request["timeout_ms"] = remaining_ms if timeout_ms is None else min(timeout_ms, remaining_ms)
         if output_bytes_max is not None:
             request["keep_bytes"] = output_bytes_max
         directory = cwd if isinstance(cwd, int) else open_cwd(ctx, cwd)
         try:
-            return await self._perform(request, directory, stdin, ctx, read_only=read_only, in_scope=in_scope)
+            return await self._perform(request, directory, stdin, ctx, walls, read_only=read_only, in_scope=in_scope)
         finally:
             if directory is not cwd:
                 os.close(directory)
@@ -145,11 +174,13 @@ class ProcessRunner:
 
         Everything else is as in `run`, except that no time-out ends it. Raises: ToolError `spawn_failed`, `process_lost`.
         """
-        request = self._request(argv, env, None)
+        walls = self.enclosure.around(ctx.workspace, binds=self._binds)
+        request = self._request(argv, env, None, walls)
         request["keep_bytes"], request["keep_last"] = output_bytes_max, True
         directory = open_cwd(ctx, cwd)
         try:
-            return await background.start(self._server, request, cwd=directory, stdin=stdin)
+            given = {} if walls is None else walls.descriptors()
+            return await background.start(self._server, request, cwd=directory, stdin=stdin, descriptors=given)
         except NotStarted as refused:
             raise spawn_error(refused.failure) from None
         finally:
@@ -159,7 +190,13 @@ class ProcessRunner:
         """End the fork server."""
         self._server.close()
 
-    def _request(self, argv: Sequence[str], env: Mapping[str, str] | None, limits: ProcessLimits | None) -> Request:
+    def _request(
+        self,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None,
+        limits: ProcessLimits | None,
+        walls: WallSpec | None,
+    ) -> Request:
         """The request that `run` and `start` share. Raises: ToolError `invalid_parameters`."""
         if not argv or not argv[0] or any("\0" in part for part in argv):
             raise ToolError(
@@ -171,7 +208,7 @@ class ProcessRunner:
         return {
             "argv": list(argv),
             "search": self._environment["PATH"],
-            "environment": {**self._environment, **(env or {})},
+            "environment": {**self.enclosure.variables, **self._environment, **(env or {})},
             "home": "HOME" not in {**self._environment, **(env or {})},
             "home_files": self._home_files,
             "timeout_ms": None,
@@ -180,27 +217,35 @@ class ProcessRunner:
             "keep_last": False,
             "limits": wire_limits(limits or self._limits),
             "call": None,
-            "walls": None,
+            "walls": None if walls is None else walls.wire(),
             "directory": "",
             "descriptors": [],
         }
 
     async def _perform(
-        self, request: Request, directory: int, stdin: bytes | None, ctx: Context, *, read_only: bool, in_scope: bool
+        self,
+        request: Request,
+        directory: int,
+        stdin: bytes | None,
+        ctx: Context,
+        walls: WallSpec | None,
+        *,
+        read_only: bool,
+        in_scope: bool,
     ) -> ProcessResult:
-        changed = None if read_only else process_note(ctx)
-        layer = None if ctx.workspace is None else ctx.workspace.layer
-        if layer is not None and layer.namespaces is not None:
+        posture = self.enclosure.posture("none" if walls is None else walls.network)
+        changed = None if read_only else process_note(ctx, posture)
+        given = descriptors_for(ctx, walls)
+        if VIEW_USER in given:
             request["directory"] = os.fspath(ctx.workspace.root)
-        view = {} if layer is None or layer.namespaces is None else dict(zip(_VIEW, layer.namespaces, strict=True))
         try:
             async with recorded_changes(ctx, read_only=read_only, in_scope=in_scope):
-                outcome = await self._server.run(request, cwd=directory, stdin=stdin, descriptors=view)
+                outcome = await self._server.run(request, cwd=directory, stdin=stdin, descriptors=given)
         except Stopped as stopped:
             late = self._clock.mono_ns() >= ctx.deadline_ns
             partial = None
             if stopped.outcome.report["failure"] is None:
-                account(stopped.outcome.report, ctx, changed=changed)
+                account(stopped.outcome.report, ctx, posture, changed=changed)
                 partial = result_as_json(_result(stopped.outcome))
             raise ToolError(
                 "stopped at its time-out" if late else "stopped because the action was cancelled",
@@ -210,7 +255,7 @@ class ProcessRunner:
         failure = outcome.report["failure"]
         if failure is not None:
             raise spawn_error(failure)
-        account(outcome.report, ctx, changed=changed)
+        account(outcome.report, ctx, posture, changed=changed)
         result = _result(outcome)
         check_processes(outcome.report, result_as_json(result))
         return result
@@ -223,18 +268,26 @@ def open_cwd(ctx: Context, path: str | dict[str, str] | None = None) -> int:
     return int(workspace.open_directory(where, "cwd"))
 
 
-def process_note(ctx: Context) -> str | None:
+def descriptors_for(ctx: Context, walls: WallSpec | None) -> dict[str, int]:
+    """What goes along with a request: the walls' descriptors, or those of the layer that a process without walls joins."""
+    layer = None if ctx.workspace is None else ctx.workspace.layer
+    if walls is None or walls.profile == "nons":
+        view = {} if layer is None or layer.namespaces is None else dict(zip(_VIEW, layer.namespaces, strict=True))
+        return view if walls is None else {**view, **walls.descriptors()}
+    return walls.descriptors()
+
+
+def process_note(ctx: Context, posture: Mapping[str, str]) -> str | None:
     """What undo has to say about a process that may write; None if walls keep it in its layer."""
     if ctx.workspace is None or ctx.workspace.layer is None:
         return PROCESS_RAN
-    walls = posture()
-    confined = all(walls.get(wall, "").startswith("active") for wall in ("fs", "net"))
+    confined = all(posture.get(wall, "").startswith("active") for wall in ("fs", "net"))
     return None if confined else LAYERED_PROCESS_RAN
 
 
-def account(report: Report, ctx: Context, *, changed: str | None) -> None:
+def account(report: Report, ctx: Context, posture: Mapping[str, str], *, changed: str | None) -> None:
     """Report to the context an action's posture, its resource use, and, if `changed`, what cannot be undone."""
-    walls = posture()
+    walls = dict(posture)
     if ctx.workspace is not None and ctx.workspace.layer is not None:
         walls.pop("layer", None)  # the step that runs the action has said how it is made
     ctx.posture(**walls)
@@ -295,6 +348,14 @@ def spawn_error(failure: Failure) -> ToolError:
             why, message = "no_home", f"the action's own HOME could not be made in /tmp: {os.strerror(number)}"
         case "view", _:
             why, message = "no_view", f"the proposal's layer could not be entered: {os.strerror(number)}"
+        case (("namespaces" | "network" | "root" | "capabilities" | "landlock" | "seccomp" | "hidden"), _):
+            return ToolError(
+                f"the walls around the program could not be raised ({step}): {os.strerror(number)}",
+                code="isolation_failed",
+                retryable=False,
+                output={"why": step, "errno": errno.errorcode.get(number, str(number))},
+                hint="nothing has run; `interlock doctor` says what this machine allows, and what to do about it",
+            )
         case "fork", _:
             why, message = "no_process", f"the machine's process limit is reached: {os.strerror(number)}"
     return ToolError(

@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -103,10 +103,10 @@ class ForkServer:
         command: Sequence[str] | None = None,
         environment: Mapping[str, str] | None = None,
         *,
-        launch: Launch | None = None,
+        launch: Callable[[], Launch] | None = None,
     ) -> None:
-        """Start nothing yet. `launch` says which walls there will be; none unless given."""
-        self._launch: Launch = launch or {"namespaces": False, "shown": []}
+        """Start nothing yet. `launch` says which walls there will be, and is asked when the server starts; none unless given."""
+        self._launch: Callable[[], Launch] = launch or _no_walls
         self._command = list(command) if command is not None else fork_server_command()
         self._environment = {"LC_ALL": "C.UTF-8"} if environment is None else dict(environment)
         if "LD_LIBRARY_PATH" in os.environ:  # a Python built with a shared library may not start without it
@@ -245,7 +245,7 @@ class ForkServer:
             try:
                 pid = os.posix_spawn(
                     self._command[0],
-                    [*self._command, str(os.getpid()), package, json.dumps(self._launch)],
+                    [*self._command, str(os.getpid()), package, json.dumps(self._launch())],
                     self._environment,
                     file_actions=[
                         (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
@@ -273,6 +273,10 @@ class ForkServer:
         channel.close()
         if pid is not None:
             _reap(pid, 0)
+
+
+def _no_walls() -> Launch:
+    return {"namespaces": False, "shown": []}
 
 
 def _nothing() -> int:

@@ -122,7 +122,7 @@ def execute(argv: list[str], environment: dict[str, str], search: str) -> None:
 def spawn(argv: list[str], environment: dict[str, str], search: str, descriptors: Sequence[int]) -> int:
     """Start the program as a child in a session of its own, looked up as by `execute`; returns its pid.
 
-    It has `descriptors` as 0, 1, 2, and no other: all of ours close on exec. Raises: RefusedError.
+    It has `descriptors` as 0, 1, 2, and no other if all of ours close on exec. Raises: RefusedError.
     """
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(descriptors)]
 

@@ -1,31 +1,83 @@
-"""What protects a process, said plainly: one entry a layer, `active` or `absent(reason)`."""
+"""What protects a process, said plainly: one entry a layer, `active` or `absent(reason)`.
+
+What the machine offers is probed (`probe`); what an action has follows from that and from its profile. The rule that nothing
+degrades in silence is here: a profile that cannot be had becomes the next weaker one with a reason, or an error.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
-_NOT_BUILT: Final = "absent(not built yet)"
+from interlock.isolation.wire import Network, Profile
 
-_POSTURE: Final[dict[str, str]] = {
-    # L0, in place for every process: a step of it that fails keeps the program from being started
-    "environment": "active",
-    "descriptors": "active",
-    "session": "active",
-    "no_new_privs": "active",
-    "limits": "active",
-    "tree": "active",
-    # L1 to L5, recorder and cgroup
-    "syscalls": _NOT_BUILT,
-    "fs": _NOT_BUILT,
-    "namespaces": _NOT_BUILT,
-    "layer": _NOT_BUILT,
-    "net": _NOT_BUILT,
-    "record": _NOT_BUILT,
-    "cgroup": _NOT_BUILT,
-    "memory_tree": "absent(the memory limit is for each process; one for the tree needs a cgroup)",
+ACTIVE: Final = "active"
+PROBED: Final = ("syscalls", "fs", "signals", "namespaces", "net")
+"""The layers that a machine may not have, which `isolation.require` can name."""
+_L0: Final = ("environment", "descriptors", "session", "no_new_privs", "limits", "tree")
+"""In place for every process: a step of it that fails keeps the program from being started."""
+_NEEDED: Final[dict[Profile, tuple[str, ...]]] = {
+    "ns": ("namespaces", "syscalls"),
+    "nons": ("fs", "syscalls"),
+    "none": (),
 }
+_MEMORY: Final = "absent(the memory limit is for each process; one for the tree needs a cgroup)"
+_RECORD: Final = "absent(not part of this version)"
+
+FIXES: Final = {
+    "syscalls": "a kernel with seccomp (CONFIG_SECCOMP_FILTER), on x86-64 or aarch64",
+    "fs": "a kernel with Landlock: Linux 5.13 or newer, `landlock` among the `lsm=` of its command line",
+    "signals": "Linux 6.12 or newer",
+    "namespaces": "allow user namespaces: `sysctl user.max_user_namespaces=15000`; on Debian "
+    "`kernel.unprivileged_userns_clone=1`; on Ubuntu 24.04 an AppArmor profile for Python that allows `userns`, or "
+    "`kernel.apparmor_restrict_unprivileged_userns=0`; in Docker `--security-opt seccomp=unconfined --security-opt "
+    "systempaths=unconfined`, or stay with the profile `nons`",
+    "net": "a kernel with seccomp (CONFIG_SECCOMP_FILTER)",
+}
+"""What to do about an absent layer."""
 
 
-def posture() -> dict[str, str]:
-    """The posture of a process that the fork server starts."""
-    return dict(_POSTURE)
+class Chosen(NamedTuple):
+    """The profile that is used, and why it is not the one that was asked for."""
+
+    profile: Profile
+    problem: str | None = None
+    """What is missing; None if all is as it was asked for."""
+
+
+def choose(wanted: Profile, offered: Mapping[str, str]) -> Chosen | None:
+    """The strongest profile from `wanted` downwards that this machine can raise; None if that is only `none`."""
+    ladder: tuple[Profile, ...] = ("ns", "nons") if wanted == "ns" else (wanted,)
+    problem = None
+    for profile in ladder:
+        missing = [f"{name} {offered.get(name)}" for name in _NEEDED[profile] if offered.get(name) != ACTIVE]
+        if not missing:
+            return Chosen(profile, problem)
+        problem = problem or "; ".join(missing)
+    return None
+
+
+def posture_of(profile: Profile, offered: Mapping[str, str], network: Network = "none") -> dict[str, str]:
+    """The posture of a process under a profile."""
+    found = dict.fromkeys(_L0, ACTIVE)
+    if profile == "none":
+        off = "absent(profile `none`)"
+        found |= dict.fromkeys(PROBED, off)
+    elif profile == "nons":
+        found |= {name: offered[name] for name in ("syscalls", "fs", "signals")}
+        found |= {"namespaces": "absent(profile `nons`)", "net": ACTIVE}
+    else:
+        found |= dict.fromkeys(PROBED, ACTIVE)
+        if offered["fs"] != ACTIVE:
+            found["fs"] = "active(the root alone: no Landlock behind it)"
+    if network == "host" and profile != "none":
+        found["net"] = "absent(the tool connects to an address that was judged)"
+    absent = "absent(not part of this version)"
+    return {**found, "layer": absent, "record": _RECORD, "cgroup": absent, "memory_tree": _MEMORY}
+
+
+def lacking(require: Iterable[str], posture: Mapping[str, str]) -> list[str]:
+    """Those of the required layers that are not in place, each with its reason."""
+    return [
+        f"{name}: {posture.get(name, 'absent')}" for name in require if not posture.get(name, "").startswith(ACTIVE)
+    ]

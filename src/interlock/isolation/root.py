@@ -88,9 +88,14 @@ def enter(walls: Walls, layer: int | None) -> None:
         "devpts", f"{PREPARED}/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620"
     )
     syscalls.mount("proc", f"{PREPARED}/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY)
-    _add_workspace(walls, layer)
-    for bind in walls["binds"]:
+    above = [bind for bind in walls["binds"] if walls["workspace"].startswith(bind["path"].rstrip("/") + "/")]
+    for bind in above:
         _add_bind(bind)
+    pinned = _add_workspace(walls, layer)
+    for bind in walls["binds"]:
+        if bind not in above:
+            _add_bind(bind)
+    _hide_all(walls, pinned)
     os.chdir(PREPARED)
     syscalls.pivot_root(".", ".")
     syscalls.umount(".")
@@ -160,7 +165,8 @@ def _bind(path: str, target: str) -> None:
         _make_directory(target)
     else:
         _make_directory(os.path.dirname(target))
-        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        if not os.path.exists(target):
+            os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     syscalls.mount(path, target, None, MS_BIND | MS_REC)
 
 
@@ -171,7 +177,8 @@ def _make_directory(target: str) -> None:
     os.makedirs(target, exist_ok=True)
 
 
-def _add_workspace(walls: Walls, layer: int | None) -> None:
+def _add_workspace(walls: Walls, layer: int | None) -> set[str]:
+    """Mount the workspace; returns which of its paths are mounts now."""
     top = PREPARED + walls["workspace"]
     _make_directory(top)
     if layer is None:
@@ -188,6 +195,11 @@ def _add_workspace(walls: Walls, layer: int | None) -> None:
     for path in walls["protected"]:
         if _pin(top, path, pinned):
             syscalls.set_mount(f"{top}/{path}", MOUNT_ATTR_RDONLY)
+    return pinned
+
+
+def _hide_all(walls: Walls, pinned: set[str]) -> None:
+    top = PREPARED + walls["workspace"]
     for path in walls["hidden"]:
         inside = path.startswith(f"{walls['workspace']}/")
         if not inside or _pin(top, path[len(walls["workspace"]) + 1 :], pinned):
@@ -223,6 +235,8 @@ def _pin(top: str, path: str, pinned: set[str]) -> bool:
 def _add_bind(bind: Bind) -> None:
     path = bind["path"]
     target = PREPARED + path
+    if not os.path.exists(path):
+        return
     _bind(path, target)
     syscalls.set_mount(target, _PRIVATE | (0 if bind["writable"] else MOUNT_ATTR_RDONLY))
 

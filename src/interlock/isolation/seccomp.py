@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
 from interlock.isolation import syscalls
@@ -70,19 +71,32 @@ class Instruction(NamedTuple):
 def program(sockets: Sockets, machine: str = syscalls.MACHINE) -> list[Instruction]:
     """The filter for one of `syscalls.MACHINES`."""
     numbers = syscalls.numbers(machine)
-    code = [_load(_ARCH_AT), Instruction(_EQUAL, 1, 0, _AUDIT[machine]), _answer(_KILL), _load(_NUMBER_AT)]
-    if machine == "x86_64":
-        code += [Instruction(_GREATER, 0, 1, 0x40000000), _answer(_ERRNO | errno.ENOSYS)]
-    for names, number in ((" ".join(DENIED.values()).split(), errno.EPERM), (MISSING, errno.ENOSYS)):
-        for name in names:
-            if name in numbers:
-                code += [Instruction(_EQUAL, 0, 1, numbers[name]), _answer(_ERRNO | number)]
+    code = _beginning(" ".join(DENIED.values()).split(), machine)
     code += _checked(numbers["clone"], _clone())
     code += _checked(numbers["ioctl"], _terminal())
     code += _checked(numbers["personality"], _personality())
     code += _checked(numbers["socket"], _socket(sockets))
     code += _checked(numbers["socketpair"], _family((1,)))
     return [*code, _answer(_ALLOW)]
+
+
+def container_program(machine: str = syscalls.MACHINE) -> list[Instruction]:
+    """An imitation of Docker's default profile for a container without capabilities: what the profile `nons` has to live with.
+
+    It refuses namespaces and mounts, and leaves tracing, Landlock and a filter of one's own alone.
+    """
+    numbers = syscalls.numbers(machine)
+    left = (
+        "ptrace",
+        "process_vm_readv",
+        "process_vm_writev",
+        "chroot",
+        "name_to_handle_at",
+        "vmsplice",
+        "process_mrelease",
+    )
+    denied = [name for name in " ".join(DENIED.values()).split() if name not in left]
+    return [*_beginning(denied, machine), *_checked(numbers["clone"], _clone()), _answer(_ALLOW)]
 
 
 def assemble(instructions: list[Instruction]) -> bytes:
@@ -94,6 +108,19 @@ def load(sockets: Sockets) -> None:
     """Put the filter in force for this thread and all that it starts; no new privileges come with it. Raises OSError."""
     syscalls.forbid_new_privileges()
     syscalls.load_filter(assemble(program(sockets)))
+
+
+def _beginning(denied: Sequence[str], machine: str) -> list[Instruction]:
+    """Architecture, x32, and the calls that are refused whatever their arguments."""
+    numbers = syscalls.numbers(machine)
+    code = [_load(_ARCH_AT), Instruction(_EQUAL, 1, 0, _AUDIT[machine]), _answer(_KILL), _load(_NUMBER_AT)]
+    if machine == "x86_64":
+        code += [Instruction(_GREATER, 0, 1, 0x40000000), _answer(_ERRNO | errno.ENOSYS)]
+    for names, number in ((denied, errno.EPERM), (MISSING, errno.ENOSYS)):
+        for name in names:
+            if name in numbers:
+                code += [Instruction(_EQUAL, 0, 1, numbers[name]), _answer(_ERRNO | number)]
+    return code
 
 
 def _load(offset: int) -> Instruction:

@@ -24,7 +24,8 @@ from typing import Final
 from interlock.isolation import syscalls
 from interlock.isolation.launcher import Launcher
 from interlock.isolation.layer0 import RefusedError, resume_on
-from interlock.isolation.supervisor import Perform, execute_program, supervise
+from interlock.isolation.payload import Perform
+from interlock.isolation.supervisor import execute_program, supervise
 from interlock.isolation.tree import end_children_of, kill_children, reap
 from interlock.isolation.wire import RUN, RUN_CONFINED, RUN_INSIDE, RUN_INSIDE_ONLINE
 

@@ -23,23 +23,20 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from interlock.isolation import root, syscalls, walls
 from interlock.isolation.launcher import Launcher
 from interlock.isolation.layer0 import (
     RefusedError,
-    enter,
     enter_directory,
     execute,
-    join_view,
     limit,
     machine_tasks,
-    place,
     resume_on,
     spawn,
 )
+from interlock.isolation.payload import Perform, begin, call
 from interlock.isolation.tree import outgrows, reap, sweep
 from interlock.isolation.wire import (
     CHANNEL,
@@ -55,9 +52,6 @@ from interlock.isolation.wire import (
     memory_file,
     read_memory_file,
 )
-
-Perform = Callable[[Request], None]
-"""What the payload does once the walls stand. `execute_program`, or the calling of a function in a module host."""
 
 _TICK_S: Final = 0.05
 _SWEEP_S: Final = 5.0
@@ -161,7 +155,7 @@ class Supervisor:
         if self.pid == 0:
             channel = [named[CHANNEL]] if CHANNEL in named else []
             view = (named[VIEW_USER], named[VIEW_MOUNTS]) if VIEW_USER in named else None
-            self._payload(me, cwd, [stdin, *writers, *channel], high, perform, view)
+            begin(self.request, self.launcher, (me, cwd, view), [stdin, *writers, *channel], high, perform)
         for fd in (*writers, high, cwd, stdin, *named.values()):
             os.close(fd)
         with open(trouble, "rb") as file:
@@ -189,6 +183,7 @@ class Supervisor:
             limit(self.request["limits"])
             # Before the program lives: a process of the same user could write into the memory of one that can be traced.
             syscalls.set_dumpable(dumpable=False)
+            syscalls.close_on_exec(3)  # what the runtime left inheritable has come down to here
         except (OSError, ValueError) as error:
             raise RefusedError("walls", getattr(error, "errno", None) or errno.EINVAL) from error
         walls.confine_inside(self.walls)
@@ -198,7 +193,7 @@ class Supervisor:
         else:
             self.pid = os.fork()
             if self.pid == 0:
-                self._call([stdin, *writers, named[CHANNEL]], perform)
+                call(self.request, [stdin, *writers, named[CHANNEL]], perform)
         for fd in (*writers, cwd, stdin, *named.values()):
             os.close(fd)
         self._watch_program(readers)
@@ -207,54 +202,6 @@ class Supervisor:
         self.program = os.pidfd_open(self.pid)
         self.outputs = {fd: bytearray() for fd in readers}
         self.totals = dict.fromkeys(readers, 0)
-
-    def _call(self, wanted: list[int], perform: Perform) -> None:
-        """What the forked child of pid 1 does: call the function. Never returns."""
-        code = 127
-        try:
-            os.setsid()
-            syscalls.set_dumpable(dumpable=True)
-            high = fcntl.fcntl(wanted[0], fcntl.F_DUPFD_CLOEXEC, 10)
-            place(wanted, high)
-            os.close(high)
-            perform(self.request)
-            code = 0
-        except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
-            sys.excepthook(*sys.exc_info())
-        finally:
-            _leave(code)
-
-    def _payload(
-        self,
-        parent: int,
-        cwd: int,
-        wanted: list[int],
-        trouble: int,
-        perform: Perform,
-        view: tuple[int, int] | None,
-    ) -> None:
-        """What the forked child does; never returns."""
-        code = 127
-        try:
-            try:
-                path = self.request["directory"] if self.launcher.moved else None
-                limits = self.request["limits"]
-                if view is not None:
-                    join_view(*view)
-                    path = self.request["directory"]  # reached anew there: what was opened outside lies in no namespace
-                enter(parent=parent, cwd=cwd, path=path, descriptors=wanted, spare=trouble, limits=limits)
-                if self.walls is not None and self.walls["profile"] == "nons":
-                    walls.confine_alone(self.walls, self.launcher.readable, self.request["environment"])
-                if self.request["call"] is not None:
-                    os.close(trouble)
-                perform(self.request)
-                code = 0
-            except RefusedError as refused:
-                os.write(trouble, f"{refused.step} {refused.number}".encode())
-        except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
-            sys.excepthook(*sys.exc_info())
-        finally:
-            _leave(code)
 
     def watch(self) -> None:
         """Wait until the program has ended, or its tree has been asked to and had its grace."""
@@ -412,13 +359,6 @@ def _output_pipes() -> tuple[list[int], list[int]]:
         readers.append(reader)
         writers.append(writer)
     return readers, writers
-
-
-def _leave(code: int) -> NoReturn:
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
 
 
 def _send_started(control: socket.socket) -> None:

@@ -100,6 +100,7 @@ _CAP_LAST_MAX: Final = 63
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP_RUNNING: Final = 0x41
 _LAST_DESCRIPTOR: Final = 0xFFFFFFFF
+_CLOSE_RANGE_CLOEXEC: Final = 4
 
 
 def call(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None) -> int:
@@ -264,6 +265,20 @@ def close_range(first: int, last: int = _LAST_DESCRIPTOR) -> None:
                     os.close(int(name))
                 except OSError as error:
                     if error.errno != errno.EBADF:  # the descriptor of the listing itself
+                        raise
+
+
+def close_on_exec(first: int) -> None:
+    """No descriptor from this number on survives an exec."""
+    try:
+        call("close_range", first, _LAST_DESCRIPTOR, _CLOSE_RANGE_CLOEXEC)
+    except OSError:  # kernels before 5.11
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) >= first:
+                try:
+                    os.set_inheritable(int(name), False)
+                except OSError as error:
+                    if error.errno != errno.EBADF:
                         raise
 
 

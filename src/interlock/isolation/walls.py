@@ -61,6 +61,8 @@ def confine_alone(walls: Walls, read: list[str], environment: dict[str, str]) ->
         environment.setdefault("TMPDIR", home[0])
     free = walls["network"] == "host"
     shown = [*read, "/proc", walls["workspace"], *(bind["path"] for bind in walls["binds"])]
+    if any(path.startswith(f"{walls['workspace']}/") for path in walls["hidden"]):
+        raise RefusedError("hidden", errno.EACCES)  # Landlock cannot hide what lies in a directory that is shown
     _drop()
     _confine_files(shown, [*home, *_writable(walls)], network=free)
     _filter("internet" if free else "pairs")

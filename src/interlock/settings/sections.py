@@ -168,7 +168,7 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         ),
     ] = "none"
     require: Annotated[
-        tuple[Literal["fs", "net", "record"], ...],
+        tuple[Literal["syscalls", "fs", "signals", "namespaces", "net", "record"], ...],
         Meta(description="Isolation layers without which nothing may start."),
     ] = ()
     env_allow: Annotated[

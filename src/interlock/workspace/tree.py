@@ -55,10 +55,7 @@ class View(Protocol):
 
 
 class Workspace:
-    """Files beneath one root. Paths are `Rel`s, made from parameters by `locate`; safe for threads.
-
-    `protected` are paths that no agent may change, besides the ones that are always protected.
-    """
+    """Files beneath one root. Paths are `Rel`s, made from parameters by `locate`; safe for threads."""
 
     def __init__(
         self,
@@ -69,9 +66,10 @@ class Workspace:
         access: beneath.Beneath | None = None,
         fd: int | None = None,
     ) -> None:
-        """Open the root; `access` is for tests. Raises: UsageError `workspace_missing`, ToolError for a bad `protected`.
+        """Open the root; `access` is for tests. No agent may change `protected`, nor what always is.
 
-        `fd` is a descriptor of another tree that is shown at `root`, such as a layer over it; it is closed with this object.
+        Raises: UsageError `workspace_missing`, ToolError for a bad `protected`. `fd` is a descriptor of another tree that is
+        shown at `root`, such as a layer over it; it is closed with this object.
         """
         self.root = root.resolve()
         self.disk = disk or Disk()
@@ -87,6 +85,11 @@ class Workspace:
         self._changing = threading.RLock()
         self.umask = _umask()
         self.protected = (*protect.LOADED, *(self.parse(p, "protected") for p in protected))
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Globs of what a process of the action that has this workspace may write."""
+        return ("**",)
 
     def close(self) -> None:
         """Close the root."""

@@ -10,9 +10,10 @@ import platform
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Any, Final, Literal
 
 import msgspec
@@ -23,10 +24,13 @@ from interlock.engine.assemble import FEATURES
 from interlock.engine.inspect.history import History
 from interlock.engine.local.clock import SystemClock
 from interlock.engine.local.location import Place, locate
+from interlock.engine.local.walls import offered_walls
 from interlock.engine.people.identity import open_desk
 from interlock.engine.runs.recover import OPEN_STATUSES
 from interlock.executors.git_repository import pins_addresses
-from interlock.isolation.posture import posture
+from interlock.isolation.attack_report import Leg, Row, table
+from interlock.isolation.posture import FIXES, choose, posture_of
+from interlock.isolation.probe import probe
 from interlock.model.errors import InterlockError, StoreError, UsageError
 from interlock.settings import TrustStore, gather, load
 from interlock.signing import Signer
@@ -43,9 +47,10 @@ LAYERS: Final = (
     ),
     ("L1", "syscalls", "a filter of system calls"),
     ("L2", "fs", "Landlock: which files a process may reach"),
+    ("L2", "signals", "Landlock: signals and abstract sockets stay among the processes of an action"),
     ("L3", "namespaces", "a root, a process table and users of its own"),
     ("L4", "layer", "a copy-on-write layer over the workspace"),
-    ("L5", "net", "no network but through the egress proxy"),
+    ("L5", "net", "no network"),
     ("R1", "record", "a record of what processes do, from the kernel"),
     ("C", "cgroup", "limits and accounting for whole process trees"),
 )
@@ -66,13 +71,26 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
 def examine(start: Path, env: Mapping[str, str]) -> list[Fact]:
     """Every fact, by section. Errors become facts; nothing is raised for what is wrong here."""
-    facts = [*_machine(), *_isolation(), *_state(env)]
+    facts = [*_machine(), *_isolation(env), *_state(env)]
     try:
         place = locate(start, env, Disk())
     except InterlockError as error:
         status: Status = "warning" if "no `interlock.toml`" in error.message else "problem"
         return [*facts, _fact("project", "configuration", status, error.message, error.hint), *_doors(None)]
     return [*facts, *_project(place, env), *_approvers(place, env), *_runs(place), *_doors(place)]
+
+
+def attacks(legs: Sequence[Leg]) -> list[Row]:
+    """Try the escape suite on this machine: natively where it can do no harm, and behind the walls of each profile.
+
+    Raises: UsageError `attack_failed` if the range could not be set up.
+    """
+    try:
+        return table(legs)
+    except (OSError, TimeoutExpired) as error:
+        raise UsageError(
+            str(error), code="attack_failed", hint="`interlock doctor` shows which walls there are"
+        ) from error
 
 
 def settings(start: Path, env: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -134,14 +152,28 @@ def _machine() -> Iterator[Fact]:
         )
 
 
-def _isolation() -> Iterator[Fact]:
-    offered = posture()
+def _isolation(env: Mapping[str, str]) -> Iterator[Fact]:
+    """Each layer, probed anew by raising it."""
+    disk = Disk()
+    try:
+        offered = offered_walls(state_directory(env, disk), disk, anew=True)
+    except InterlockError:
+        offered = probe()
+    best = choose("ns", offered)
+    here = posture_of("none" if best is None else best.profile, offered)
     for layer, key, about in LAYERS:
-        here = offered.get(key, "absent")
-        if here == "active":
-            yield _fact("isolation", layer, "ok", about)
+        if here.get(key, "absent").startswith("active"):
+            yield _fact("isolation", layer, "ok", f"{key}: {about}")
         else:
-            yield _fact("isolation", layer, "absent", f"{about}: not part of this version")
+            detail = offered.get(key, here.get(key, "absent(not part of this version)"))
+            yield _fact("isolation", layer, "absent", f"{key}: {about}: {detail}", FIXES.get(key))
+    if best is None:
+        yield _fact(
+            "isolation", "profile", "problem", 'no wall can be raised: programs start only with `profile = "none"`'
+        )
+    else:
+        what = f"`{best.profile}` is the strongest that this machine allows"
+        yield _fact("isolation", "profile", "ok" if best.problem is None else "warning", what, best.problem)
 
 
 def _state(env: Mapping[str, str]) -> Iterator[Fact]:

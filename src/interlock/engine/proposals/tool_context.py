@@ -93,7 +93,7 @@ class ActionContext(msgspec.Struct, eq=False):
     def workspace(self) -> Any:
         """The workspace of the run, in which links lead no further than the agent's grant."""
         workspace = self.run.workspace
-        return None if workspace is None else ScopedWorkspace(workspace, self._check_path)
+        return None if workspace is None else ScopedWorkspace(workspace, self._check_path, self._written)
 
     @property
     def reach(self) -> Reach:
@@ -131,6 +131,9 @@ class ActionContext(msgspec.Struct, eq=False):
         action = Action(type="tool_call", id=self.action_id, tool=self.tool.name)
         call = Call(judges.principal(self.agent, self.session), run.proposal, action, self.tool, {}, run.buffer)
         return judges.connection(call, there)
+
+    def _written(self) -> tuple[str, ...]:
+        return self.reach.written()
 
     def _check_path(self, place: Rel, field: str, access: Access | None, what: str) -> None:
         refusal = self.reach.path(to_json(place), field, access)

@@ -34,14 +34,25 @@ _INDENT = 11
 
 @click.command(cls=Command)
 @click.option("--config", is_flag=True, help="Print each setting with its value and where it came from.")
+@click.option(
+    "--attack", is_flag=True, help="Try some seventy escapes from the walls, without harm, and print what came of them."
+)
 @click.pass_obj
-def doctor(out: Output, config: bool) -> int:
+def doctor(out: Output, config: bool, attack: bool) -> int:
     """Say what keeps runs from starting, which gaps there are around Interlock, and what this machine offers, with remedies.
 
-    Exit code: 1 if a problem prevents runs from starting, else 0.
+    Exit code: 1 if a problem prevents runs from starting, or an attack succeeded, else 0.
     """
     from interlock.engine.inspect import doctor as engine  # noqa: PLC0415 - start-up
 
+    if attack:
+        rows = engine.attacks(("ns", "nons"))
+        told = [
+            {"attack": row.attack, "layer": row.layer, "profile": row.leg, "result": row.result, "ok": row.ok}
+            for row in rows
+        ]
+        out.emit({"ok": all(row.ok for row in rows), "attacks": told}, lambda: _attacks(out, rows))
+        return 0 if all(row.ok for row in rows) else FAILED
     if config:
         settings = engine.settings(Path(), os.environ)
         out.emit(settings, lambda: _settings(out, settings))
@@ -59,6 +70,18 @@ def telemetry(out: Output) -> None:
 
     view = snapshot(Path())
     out.emit(view, lambda: _view(view))
+
+
+def _attacks(out: Output, rows: list[Any]) -> Iterable[str]:
+    """One line an attack, with its result in each profile."""
+    legs = list(dict.fromkeys(row.leg for row in rows))
+    yield f"  {'attack':52} {'layer':12} " + " ".join(f"{leg:24}" for leg in legs)
+    for name in dict.fromkeys(row.attack for row in rows):
+        own = [row for row in rows if row.attack == name]
+        cells = " ".join(out.paint(f"{row.result:24}", "green" if row.ok else "red") for row in own)
+        yield f"  {name:52} {own[0].layer:12} {cells}".rstrip()
+    bad = sum(not row.ok for row in rows)
+    yield f"{len(rows)} tried, {bad} escaped" + ("" if bad else "; void: does not even succeed here without walls")
 
 
 def _settings(out: Output, settings: list[dict[str, Any]]) -> Iterable[str]:

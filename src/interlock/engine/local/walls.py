@@ -1,0 +1,134 @@
+"""Which walls this machine allows, remembered for one boot and user, and what a configuration makes of them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from interlock._version import __version__
+from interlock.disk import Disk
+from interlock.engine.local.machine import boot_id
+from interlock.executors.enclosure import Enclose, Enclosure, enclosure
+from interlock.isolation.posture import FIXES, choose, lacking
+from interlock.isolation.probe import probe
+from interlock.model.errors import ConfigurationError
+from interlock.settings import Settings
+from interlock.settings.sections import Isolation
+
+_FILE: Final = "walls.json"
+_BYTES_MAX: Final = 64 * 1024
+
+
+def offered_walls(state: Path | None, disk: Disk, *, anew: bool = False) -> dict[str, str]:
+    """Each layer with `active` or `absent(reason)`. Probed once per boot, user, kernel and Python; `anew` probes again.
+
+    Without a state directory it is remembered only by this process. Raises: StoreError.
+    """
+    if state is None:
+        return dict(_probe_once())
+    key = [boot_id(), os.geteuid(), platform.release(), sys.executable, __version__]
+    path = state / _FILE
+    if not anew:
+        try:
+            known = json.loads(path.read_bytes()[:_BYTES_MAX])
+            if known["key"] == key:
+                return dict(known["layers"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # not probed yet, or of another time: probe
+    layers = probe()
+    disk.write_atomic(path, json.dumps({"key": key, "layers": layers}).encode() + b"\n")
+    return layers
+
+
+@functools.lru_cache(maxsize=1)
+def _probe_once() -> tuple[tuple[str, str], ...]:
+    return tuple(probe().items())
+
+
+def enclosure_for(
+    isolation: Isolation,
+    offered: Mapping[str, str],
+    *,
+    environment: Mapping[str, str],
+    hidden: Sequence[Path],
+    warn: Callable[[str], None],
+) -> Enclosure:
+    """The walls that the settings ask for, as far as the machine has them; `warn` is told of a weaker profile.
+
+    Raises: ConfigurationError `isolation_unavailable` if no wall can be raised and `none` was not asked for, or if a layer of
+    `isolation.require` is missing.
+    """
+    if isolation.profile == "none":
+        made = Enclosure()
+    else:
+        chosen = choose(isolation.profile, offered)
+        if chosen is None:
+            missing = [name for name, found in offered.items() if found != "active"]
+            raise ConfigurationError(
+                f"this machine allows none of the walls of the profile `{isolation.profile}`: "
+                + "; ".join(f"{name} {offered[name]}" for name in missing),
+                code="isolation_unavailable",
+                path="isolation.profile",
+                hint=f'{_fix(missing)}; or write `profile = "none"` and run programs without walls',
+            )
+        if chosen.problem is not None:
+            warn(
+                f"isolation.profile: `{chosen.profile}` is used in place of `{isolation.profile}`: {chosen.problem}; "
+                "`interlock doctor` says what to do"
+            )
+        made = enclosure(chosen.profile, offered, environment=environment, hidden=hidden)
+    absent = lacking(isolation.require, made.posture())
+    if absent:
+        raise ConfigurationError(
+            f"a layer that `isolation.require` names is missing: {'; '.join(absent)}",
+            code="isolation_unavailable",
+            path="isolation.require",
+            hint=_fix([one.partition(":")[0] for one in absent]),
+        )
+    return made
+
+
+class Warned(Protocol):
+    """Who is told of walls that are not there."""
+
+    def warn_once(self, text: str) -> None:
+        """Tell people, unless that was done before."""
+        ...
+
+
+def open_walls(
+    settings: Settings,
+    env: Mapping[str, str],
+    state: Path | None,
+    disk: Disk,
+    hooks: Warned,
+    *,
+    undo: bool = False,
+) -> Enclose:
+    """The walls of a runtime on this machine, looked for when the first process starts; with `isolation.require` now.
+
+    Raises: ConfigurationError `isolation_unavailable`, StoreError; then too, or in what is returned. With `undo` a machine
+    without walls can still undo changes to files; programs do not start.
+    """
+
+    @functools.cache
+    def enclose() -> Enclosure:
+        isolation = settings.isolation
+        offered = {} if isolation.profile == "none" else offered_walls(state, disk)
+        hidden = [] if state is None else [state]
+        return enclosure_for(isolation, offered, environment=env, hidden=hidden, warn=hooks.warn_once)
+
+    if settings.isolation.require and not undo:
+        enclose()
+    return enclose
+
+
+def _fix(layers: Sequence[str]) -> str:
+    known = [FIXES[name] for name in layers if name in FIXES]
+    return known[0] if known else "`interlock doctor` shows each layer"

@@ -1,0 +1,152 @@
+"""Which walls stand around the processes of a runtime: from settings, machine, workspace and grant to a `WallSpec` an action."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from interlock.isolation.posture import posture_of
+from interlock.isolation.spec import WallSpec
+from interlock.isolation.wire import Bind, Launch, Network, Profile
+from interlock.model.errors import ConfigurationError, ToolError
+
+_TOOL_CHAINS: Final = (
+    ".cargo/bin",
+    ".rustup",
+    ".pyenv",
+    ".nvm",
+    ".local/bin",
+    ".local/pipx/venvs",
+    ".local/share/uv",
+    ".local/share/mise",
+    ".local/share/pipx",
+    ".volta",
+    ".asdf",
+    ".rbenv",
+    ".sdkman/candidates",
+    ".bun/bin",
+    ".deno/bin",
+    "go/bin",
+    "miniconda3",
+    "anaconda3",
+)
+"""Where tool chains lie beneath a home: programs and what they need, no credentials. Shown read-only."""
+_ROOTS: Final = {"RUSTUP_HOME": ".rustup", "PYENV_ROOT": ".pyenv", "NVM_DIR": ".nvm"}
+"""Variables that tell a tool chain where it lies, since the home of a process is another one."""
+
+
+Enclose = Callable[[], "Enclosure"]
+"""Gives the walls of a runtime; finds out what the machine allows when it is first asked. Raises: ConfigurationError."""
+
+
+class Enclosure(msgspec.Struct, frozen=True):
+    """The walls that a runtime raises around its processes."""
+
+    profile: Profile = "none"
+    offered: dict[str, str] = {}
+    """What the machine allows, as `isolation.probe` found it."""
+    hidden: tuple[str, ...] = ()
+    """Absolute paths that no process sees: the state directory."""
+    shown: tuple[str, ...] = ()
+    """Directories beyond the system's that every process may read: tool chains, and Interlock's own Python."""
+    variables: dict[str, str] = {}
+    """Variables that say where tool chains lie."""
+
+    def launch(self) -> Launch:
+        """How to set up a fork server for such processes."""
+        alone = self.profile != "ns"
+        return {"namespaces": not alone, "shown": [path for path in self.shown if alone or not _is_temporary(path)]}
+
+    def around(self, workspace: Any, *, network: Network = "none", binds: Sequence[Bind] = ()) -> WallSpec | None:
+        """The walls of one action in a `Workspace`; None without walls.
+
+        `binds` are what it is shown beyond the workspace. A glob of the grant that names no directory and no file (`src/*.py`)
+        cannot be a wall: nothing may be written by it.
+        """
+        if self.profile == "none":
+            return None
+        layered = workspace.layer is not None
+        return WallSpec(
+            profile=self.profile,
+            workspace=os.fspath(workspace.root),
+            root=workspace.fd if layered and self.profile == "ns" else None,
+            # What a process changes in a layer is compared with the grant before it counts.
+            writable=("",) if layered else _places(workspace.written),
+            protected=tuple("/".join(os.fsdecode(name) for name in path) for path in workspace.protected),
+            hidden=self.hidden,
+            binds=(*self._late(), *binds),
+            network=network,
+        )
+
+    def _late(self) -> list[Bind]:
+        """What is shown beneath /tmp, which each action has for itself."""
+        return [{"path": path, "writable": False} for path in self.shown if _is_temporary(path)]
+
+    def posture(self, network: Network = "none") -> dict[str, str]:
+        """The posture of a process behind these walls."""
+        return posture_of(self.profile, self.offered, network)
+
+
+def enclosure(
+    profile: Profile, offered: Mapping[str, str], *, environment: Mapping[str, str], hidden: Sequence[Path] = ()
+) -> Enclosure:
+    """The walls of a runtime. `environment` is Interlock's own, where PATH and HOME are looked up."""
+    if profile == "none":
+        return Enclosure()
+    home = environment.get("HOME", "")
+    chains = [os.path.join(home, name) for name in _TOOL_CHAINS] if home.startswith("/") else []  # noqa: PTH118 - texts
+    chains = [path for path in chains if Path(path).is_dir()]
+    variables = {
+        name: os.path.join(home, place)  # noqa: PTH118
+        for name, place in _ROOTS.items()
+        if os.path.join(home, place) in chains  # noqa: PTH118
+    }
+    programs = [tree for path in environment.get("PATH", "").split(":") if (tree := _tree_of(path, home)) is not None]
+    own = [sys.base_prefix, sys.prefix, os.fspath(Path(__file__).parents[1])]
+    shown = tuple(dict.fromkeys((*own, *chains, *programs)))
+    return Enclosure(profile, dict(offered), tuple(os.fspath(path) for path in hidden), shown, variables)
+
+
+def none() -> Enclosure:
+    """No walls: for a program that raises none."""
+    return Enclosure()
+
+
+def of(enclose: Enclose) -> Enclosure:
+    """The walls, for an action. Raises: ToolError `isolation_failed` where the machine has none and `none` was not asked for."""
+    try:
+        return enclose()
+    except ConfigurationError as error:
+        raise ToolError(error.message, code="isolation_failed", retryable=False, hint=error.hint) from error
+
+
+def _is_temporary(path: str) -> bool:
+    """True beneath what each action has for itself: shown only after that was mounted."""
+    return path.startswith(("/tmp/", "/var/tmp/", "/dev/shm/"))  # noqa: S108
+
+
+def _tree_of(directory: str, home: str) -> str | None:
+    """What has to be seen for the programs of a directory in PATH: their environment (venv), or the directory alone."""
+    if not directory.startswith("/") or not Path(directory).is_dir():
+        return None
+    parent = Path(directory).parent
+    if (parent / "pyvenv.cfg").is_file() or (parent / "conda-meta").is_dir():
+        return os.fspath(parent)
+    if parent.is_relative_to("/opt") and parent != Path("/opt"):
+        return os.fspath(parent)
+    return None if os.fspath(directory) in ("/", home) else directory
+
+
+def _places(globs: Sequence[str]) -> tuple[str, ...]:
+    """The files and directories beneath the workspace that path globs name; what has a wildcard elsewhere is left out."""
+    found = []
+    for glob in globs:
+        rest = "" if glob == "**" else glob.removesuffix("/**")
+        if not any(c in rest for c in "*?"):
+            found.append("" if rest == "." else rest)
+    return ("",) if "" in found else tuple(dict.fromkeys(found))

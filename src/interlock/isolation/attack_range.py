@@ -1,0 +1,308 @@
+"""Where the attacks of `attacks` are tried: natively, in a place where they can do no harm, and behind the walls.
+
+Runs as a program of its own (`python -I -S`), as the user that it is told. The native leg shows that a case is not void. It takes
+place in mount, pid, ipc and network namespaces of its own, as a throw-away user where Interlock is root, with kernel settings
+read-only. Standard library only, and the launcher itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final, TypedDict
+
+from interlock.isolation import syscalls
+from interlock.isolation.attacks import ATTACKS, PRELUDE, Attack
+from interlock.isolation.client import ForkServer, fork_server_command
+from interlock.isolation.spec import WallSpec
+from interlock.isolation.wire import Profile, Request
+
+ESCAPED, STOPPED, HUNG = "escaped", "stopped", "hung"
+NOBODY: Final = 64_999
+"""The throw-away user and group."""
+_ATTACK_S: Final = 4.0
+_NATIVE_S: Final = 20.0
+_SECRET: Final = {"INTERLOCK_ATTACK_SECRET": "secret"}
+_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
+_FILTERED: Final = """
+import sys, types
+for name, path in (("interlock", sys.argv[2]), ("interlock.isolation", sys.argv[2] + "/isolation")):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [path]
+from interlock.isolation import seccomp, syscalls
+syscalls.forbid_new_privileges()
+syscalls.load_filter(seccomp.assemble(seccomp.container_program()))
+from interlock.isolation.server import main
+main()
+"""
+
+
+class Order(TypedDict):
+    """What a range is told, as JSON in its second argument."""
+
+    leg: str
+    """`native`, `ns`, `nons`, or `container`: `nons` within an imitation of Docker's default filter."""
+    user: int | None
+    """Whom to become first; None: nobody else."""
+    directory: str
+    """An empty directory of that user."""
+    only: list[str]
+    """Names of attacks; empty for all."""
+
+
+def main() -> None:
+    """Try the attacks and print one JSON object: name to `escaped`, `stopped` or `hung`."""
+    order: Order = json.loads(sys.argv[2])
+    if order["leg"] == "native":
+        _enter_guard(order["user"])
+    elif order["user"] is not None:
+        _become(order["user"])
+    chosen = [attack for attack in ATTACKS if not order["only"] or attack.name in order["only"]]
+    with _targets(order["directory"]) as facts:
+        if order["leg"] == "native":
+            found = {attack.name: _try(attack, facts, _native) for attack in chosen}
+        else:
+            found = _walled(order["leg"], chosen, facts)
+    print(json.dumps(found), flush=True)  # noqa: T201 - the answer
+    os._exit(0)
+
+
+def _become(user: int) -> None:
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    syscalls.set_dumpable(dumpable=True)
+
+
+def _enter_guard(user: int | None) -> None:
+    """Namespaces of our own; returns in the process that is pid 1 of them, without any capability."""
+    spaces = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
+    uid, gid = os.getuid(), os.getgid()
+    syscalls.unshare(spaces | syscalls.CLONE_NEWNET | (0 if uid == 0 else syscalls.CLONE_NEWUSER))
+    if uid != 0:
+        syscalls.map_ids(uid, gid)
+    pid = os.fork()
+    if pid:
+        os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) & 0xFF)
+    syscalls.die_with_parent()
+    syscalls.mount(None, "/", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
+    syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+    syscalls.mount("/proc/sys", "/proc/sys", None, syscalls.MS_BIND | syscalls.MS_REC)
+    syscalls.set_mount("/proc/sys", syscalls.MOUNT_ATTR_RDONLY)
+    syscalls.mount("tmpfs", "/dev/shm", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV)  # noqa: S108
+    os.chmod("/dev/shm", 0o1777)  # noqa: S103, S108 - as it always is
+    syscalls.raise_loopback()
+    if uid == 0:
+        _become(NOBODY if user is None else user)
+    else:
+        header = ctypes.create_string_buffer(b"\x22\x05\x08\x20".ljust(8, b"\0"), 8)
+        syscalls.call("capset", header, ctypes.create_string_buffer(24))
+
+
+@contextlib.contextmanager
+def _targets(directory: str) -> Iterator[dict[str, Any]]:
+    """Make what the attacks are after; yields the facts about it."""
+    facts: dict[str, Any] = {"directory": directory, "outside": f"{directory}/outside"}
+    os.mkdir(facts["outside"])
+    for name in ("secret", "mine", "spare"):
+        facts[name] = f"{facts['outside']}/{name}"
+    facts["program"] = f"{facts['outside']}/program"
+    _write(facts["secret"], "secret")
+    _write(facts["program"], "#!/bin/sh\necho ESCAPED\n", 0o700)
+    mark = f"interlock-attack-{os.getpid()}-{time.monotonic_ns()}"
+    for name, place in (("temporary", "/tmp"), ("shared", "/dev/shm")):  # noqa: S108 - of the machine, on purpose
+        facts[name] = f"{place}/{mark}"
+        _write(facts[name], "secret")
+    held = os.open(facts["secret"], os.O_RDONLY)
+    inherited = os.open(facts["secret"], os.O_RDONLY)
+    os.set_inheritable(inherited, True)
+    script = "import time\ntime.sleep(600)"
+    victim = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", script], env=_SECRET, cwd=facts["outside"], pass_fds=[held],
+        preexec_fn=syscalls.die_with_parent,  # noqa: PLW1509 - single-threaded still
+    )  # fmt: skip
+    libc = ctypes.CDLL(None, use_errno=True)
+    facts |= {"victim": victim.pid, "victim_fd": held, "inherited": inherited, "shm": os.getpid() | 0x49000000}
+    segment = libc.shmget(facts["shm"], 4096, 0o1600)
+    sockets = _listen(facts, mark)
+    try:
+        yield facts
+    finally:
+        victim.kill()
+        victim.wait()
+        libc.shmctl(segment, 0, None)
+        for made in sockets:
+            made.close()
+        for name in ("temporary", "shared"):
+            os.unlink(facts[name])
+
+
+def _listen(facts: dict[str, Any], mark: str) -> list[socket.socket]:
+    tcp, tcp6 = socket.create_server(("127.0.0.1", 0)), None
+    with contextlib.suppress(OSError):
+        tcp6 = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.bind(("127.0.0.1", 0))
+    stream, datagram, path = (socket.socket(socket.AF_UNIX, kind) for kind in (1, 2, 1))
+    stream.bind(f"\0{mark}")
+    datagram.bind(f"\0{mark}-d")
+    path.bind(f"{facts['outside']}/socket")
+    for made in (stream, path):
+        made.listen(64)
+    facts |= {
+        "tcp": tcp.getsockname()[1],
+        "tcp6": tcp6.getsockname()[1] if tcp6 is not None else 1,
+        "udp": udp.getsockname()[1],
+        "abstract": mark,
+        "unix": f"{facts['outside']}/socket",
+    }
+    threading.Thread(target=_echo, args=(udp,), daemon=True).start()
+    return [one for one in (tcp, tcp6, udp, stream, datagram, path) if one is not None]
+
+
+def _echo(udp: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            data, sender = udp.recvfrom(64)
+            udp.sendto(data, sender)
+
+
+def _write(path: str, text: str, mode: int = 0o600) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(path, mode)
+
+
+def _fresh(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts for one attack, with a workspace of its own, and the targets as they should be."""
+    workspace = f"{facts['directory']}/work"
+    shutil.rmtree(workspace, ignore_errors=True)
+    os.makedirs(f"{workspace}/tools/deep")
+    _write(f"{workspace}/interlock.toml", "")
+    _write(f"{workspace}/tools/deep/mod.py", "")
+    for name in ("mine", "spare"):
+        _write(facts[name], "mine")
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, facts["victim"], 0)
+    return {**facts, "workspace": workspace}
+
+
+def _try(attack: Attack, facts: dict[str, Any], perform: Callable[[list[str], str], tuple[bytes, bool]]) -> str:
+    own = _fresh(facts)
+    argv = [sys.executable, "-I", "-S", "-c", PRELUDE + attack.code, json.dumps(own)]
+    output, late = perform(argv, own["workspace"])
+    return _judge(own["workspace"], output, late)
+
+
+def _judge(workspace: str, output: bytes, late: bool) -> str:
+    if b"ESCAPED" in output or _beats(f"{workspace}/beat"):
+        return ESCAPED
+    return HUNG if late and not os.path.exists(f"{workspace}/beat") else STOPPED
+
+
+def _beats(path: str) -> bool:
+    """True if something still writes to the file."""
+    if not os.path.exists(path):
+        return False
+    before = os.path.getsize(path)
+    until = time.monotonic() + 1.0
+    while time.monotonic() < until:
+        if os.path.getsize(path) != before:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _native(argv: list[str], workspace: str) -> tuple[bytes, bool]:
+    environment = {**_SECRET, "PATH": _PATH}
+    done = subprocess.Popen(
+        ["/bin/sh", "-c", '"$@"; exit 0', "sh", *argv],  # a parent that can be attacked
+        env=environment, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, close_fds=False,
+        start_new_session=True,
+    )  # fmt: skip
+    output = bytearray()
+    assert done.stdout is not None
+    pipe = done.stdout.fileno()
+    reader = threading.Thread(target=lambda: output.extend(os.read(pipe, 1 << 16)), daemon=True)
+    reader.start()
+    late = False
+    try:
+        done.wait(_NATIVE_S if "time.sleep(60)" not in argv[4] else 1.0)
+    except subprocess.TimeoutExpired:
+        late = True
+        os.killpg(done.pid, signal.SIGKILL)
+        done.wait()
+    reader.join(0.5)
+    return bytes(output), late
+
+
+def _walled(leg: str, chosen: list[Attack], facts: dict[str, Any]) -> dict[str, str]:
+    profile: Profile = "ns" if leg == "ns" else "nons"
+    command = fork_server_command()
+    if leg == "container":
+        command[-1] = _FILTERED
+    os.environ.update(_SECRET)
+    python = sys.base_prefix if not sys.base_prefix.startswith("/usr") else "/usr"
+    server = ForkServer(command, launch=lambda: {"namespaces": profile == "ns", "shown": [python]})
+
+    program = os.path.realpath(sys.executable)
+
+    async def perform(argv: list[str], workspace: str) -> tuple[bytes, bool]:
+        spec = WallSpec(profile=profile, workspace=workspace, protected=("interlock.toml", "tools/deep/mod.py"))
+        cwd = os.open(workspace, os.O_PATH | os.O_CLOEXEC)
+        try:
+            outcome = await server.run(_request(argv, spec), cwd=cwd)
+        finally:
+            os.close(cwd)
+        if outcome.report["failure"] is not None:
+            raise OSError(outcome.report["failure"]["errno"], f"the walls did not stand: {outcome.report['failure']}")
+        return outcome.stdout, outcome.report["stopped"] == "timeout"
+
+    async def all_of_them() -> dict[str, str]:
+        found = {}
+        for attack in chosen:
+            own = _fresh(facts)
+            argv = [program, "-I", "-S", "-c", PRELUDE + attack.code, json.dumps(own)]
+            work: Awaitable[tuple[bytes, bool]] = perform(argv, own["workspace"])
+            try:
+                output, late = await asyncio.wait_for(work, 4 * _ATTACK_S)
+            except TimeoutError:
+                found[attack.name] = HUNG
+                continue
+            found[attack.name] = _judge(own["workspace"], output, late)
+        return found
+
+    try:
+        return asyncio.run(all_of_them())
+    finally:
+        server.close()
+
+
+def _request(argv: list[str], spec: WallSpec) -> Request:
+    return {
+        "argv": argv,
+        "search": _PATH,
+        "environment": {"PATH": _PATH},
+        "home": True,
+        "home_files": {},
+        "timeout_ms": round(_ATTACK_S * 1000),
+        "grace_ms": 200,
+        "keep_bytes": 65_536,
+        "keep_last": False,
+        "limits": {"memory_bytes": 256 << 20, "file_bytes": 64 << 20, "open_files": 1024, "processes": 64},
+        "call": None,
+        "walls": spec.wire(),
+        "directory": "",
+        "descriptors": [],
+    }

@@ -1,0 +1,106 @@
+"""Runs the escape suite on this machine and says what came of each attack: for `interlock doctor --attack` and the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import Final, Literal, NamedTuple
+
+from interlock.isolation.attack_range import ESCAPED, HUNG, NOBODY, Order
+from interlock.isolation.attacks import ATTACKS
+
+Leg = Literal["native", "ns", "nons", "container"]
+LEGS: Final[tuple[Leg, ...]] = ("native", "ns", "nons", "container")
+_SYSTEM_PYTHON: Final = "/usr/bin/python3"
+"""For a throw-away user, who may not be able to run the Python that Interlock runs on."""
+_BOOT: Final = """
+import sys, types
+for name in ("", "/isolation", "/model"):
+    module = sys.modules["interlock" + name.replace("/", ".")] = types.ModuleType("interlock" + name.replace("/", "."))
+    module.__path__ = [sys.argv[1] + name]
+from interlock.isolation.attack_range import main
+main()
+"""
+_LEG_S: Final = 900
+
+
+class Row(NamedTuple):
+    """What came of one attack behind the walls of one profile."""
+
+    attack: str
+    layer: str
+    leg: Leg
+    result: str
+    """`stopped`; `escaped`, `hung` (which counts as an escape); `void` if it does not even succeed natively; `not stopped by
+    this profile` for a loss that the documentation names.
+    """
+
+    @property
+    def ok(self) -> bool:
+        """False for what must not be."""
+        return self.result not in (ESCAPED, HUNG)
+
+
+def try_attacks(leg: Leg, *, user: int | None = None, only: Sequence[str] = ()) -> dict[str, str]:
+    """Run one leg; attack name to `escaped`, `stopped` or `hung`. `user` is whom root becomes for it.
+
+    Raises: OSError with what the range printed, if it could not be set up.
+    """
+    with _directory(user) as directory:
+        other = user is not None or (leg == "native" and os.getuid() == 0)
+        python = _SYSTEM_PYTHON if other and os.access(_SYSTEM_PYTHON, os.X_OK) else os.path.realpath(sys.executable)
+        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        order: Order = {"leg": leg, "user": user, "directory": directory, "only": list(only)}
+        command = [python, "-I", "-S", "-c", _BOOT, package, json.dumps(order)]
+        done = subprocess.run(command, capture_output=True, timeout=_LEG_S, check=False, env={"LC_ALL": "C.UTF-8"})
+        try:
+            found: dict[str, str] = json.loads(done.stdout)
+        except ValueError as error:
+            said = done.stderr.decode("utf-8", "replace").strip()[-2000:]
+            raise OSError(f"the range could not be set up: {said or f'exit code {done.returncode}'}") from error
+    return found
+
+
+def table(legs: Sequence[Leg]) -> list[Row]:
+    """Try every attack natively and behind each profile. Raises: OSError."""
+    native = try_attacks("native")
+    rows = []
+    for leg in legs:
+        found = try_attacks(leg)
+        for attack in ATTACKS:
+            result = found[attack.name]
+            if native[attack.name] != ESCAPED:
+                result = "void"
+            elif result == ESCAPED and profile_of(leg) in attack.losses:
+                result = f"not stopped by `{profile_of(leg)}`"
+            rows.append(Row(attack.name, attack.layer, leg, result))
+    return rows
+
+
+def profile_of(leg: Leg) -> str:
+    """The profile whose walls stand in a leg."""
+    return "nons" if leg == "container" else leg
+
+
+@contextlib.contextmanager
+def _directory(user: int | None) -> Iterator[str]:
+    """A directory of the user that the leg runs as, removed afterwards."""
+    made = tempfile.mkdtemp(prefix="interlock-attack-", dir="/var/tmp")
+    owner = NOBODY if user is None and os.getuid() == 0 else user
+    try:
+        if os.getuid() == 0 and owner is not None:
+            os.chmod(made, 0o755)  # noqa: S103
+            inner = os.path.join(made, "range")
+            os.mkdir(inner)
+            os.chown(inner, owner, owner)
+            yield inner
+        else:
+            yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)

@@ -1,0 +1,79 @@
+"""What the process does that was forked to become the program, or to call the function. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from interlock.isolation import syscalls, walls
+from interlock.isolation.launcher import Launcher
+from interlock.isolation.layer0 import RefusedError, enter, join_view, place
+from interlock.isolation.wire import Request
+
+Perform = Callable[[Request], None]
+"""What the payload does once the walls stand. `execute_program`, or the calling of a function in a module host."""
+
+
+def begin(
+    request: Request,
+    launcher: Launcher,
+    where: tuple[int, int, tuple[int, int] | None],
+    descriptors: list[int],
+    trouble: int,
+    perform: Perform,
+) -> NoReturn:
+    """Raise the walls around this process, and perform. What fails before that is written to the pipe `trouble`.
+
+    `where` is the pid of the supervisor, the working directory, and the namespaces of a layer that is to be joined.
+    """
+    code = 127
+    around = request["walls"]
+    try:
+        try:
+            parent, cwd, view = where
+            path = request["directory"] if launcher.moved else None
+            if view is not None:
+                join_view(*view)
+                path = request["directory"]  # reached anew there: what was opened outside lies in no namespace
+            limits = request["limits"]
+            enter(parent=parent, cwd=cwd, path=path, descriptors=descriptors, spare=trouble, limits=limits)
+            if around is not None and around["profile"] == "nons":
+                walls.confine_alone(around, launcher.readable, request["environment"])
+            if request["call"] is not None:
+                os.close(trouble)
+            perform(request)
+            code = 0
+        except RefusedError as refused:
+            os.write(trouble, f"{refused.step} {refused.number}".encode())
+    except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _leave(code)
+
+
+def call(request: Request, descriptors: list[int], perform: Perform) -> NoReturn:
+    """Call the function, in a child of pid 1: behind its walls, which stand already."""
+    code = 127
+    try:
+        os.setsid()
+        syscalls.set_dumpable(dumpable=True)
+        high = fcntl.fcntl(descriptors[0], fcntl.F_DUPFD_CLOEXEC, 10)
+        place(descriptors, high)
+        os.close(high)
+        perform(request)
+        code = 0
+    except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)

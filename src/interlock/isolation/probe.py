@@ -1,0 +1,168 @@
+"""Finds out which walls this machine allows, by raising each of them once in a process made for it. Standard library only.
+
+Never by reading a version or a setting: distributions, containers and security modules refuse what a kernel has.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from interlock.isolation import landlock, root, seccomp, syscalls, walls
+from interlock.isolation.layer0 import RefusedError
+from interlock.isolation.wire import Walls
+
+ACTIVE: Final = "active"
+_WAIT_S: Final = 10.0
+_BOOT: Final = """
+import sys, types
+for name, path in (("interlock", sys.argv[1]), ("interlock.isolation", sys.argv[1] + "/isolation")):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__path__ = [path]
+from interlock.isolation.probe import main
+main()
+"""
+
+
+def probe() -> dict[str, str]:
+    """Each layer with `active` or `absent(reason)`. Takes some 100 ms."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    environment = {"LC_ALL": "C.UTF-8"}
+    if "LD_LIBRARY_PATH" in os.environ:
+        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    command = [sys.executable, "-I", "-S", "-c", _BOOT, package]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=60, check=True, env=environment)
+        found: dict[str, str] = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        why = f"absent(it could not be found out: {type(error).__name__})"
+        return dict.fromkeys(_PROBES, why)
+    return found
+
+
+def main() -> None:
+    """Print what was found, as JSON."""
+    print(json.dumps({name: _in_a_process(check) for name, check in _PROBES.items()}))  # noqa: T201 - the answer
+
+
+class _AbsentError(Exception):
+    """What a probe found missing, in a few words."""
+
+
+def _in_a_process(check: Callable[[], None]) -> str:
+    """Run a probe in a child, so that no wall stays; a probe that hangs or dies has found nothing."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reader)
+        answer = ACTIVE
+        try:
+            check()
+        except _AbsentError as absent:
+            answer = f"absent({absent})"
+        except OSError as error:
+            answer = f"absent({error.strerror or error})"
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the wall does not stand
+            answer = f"absent({error})"
+        os.write(writer, answer.encode()[:512])
+        os._exit(0)
+    os.close(writer)
+    told = b""
+    if select.select([reader], [], [], _WAIT_S)[0]:
+        told = os.read(reader, 512)
+    os.close(reader)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return told.decode() or "absent(the probe did not answer)"
+
+
+def _syscalls() -> None:
+    if not syscalls.SUPPORTED:
+        raise _AbsentError(f"the filter is not written for {syscalls.MACHINE}")
+    seccomp.load("all")
+    _must_fail(lambda: syscalls.call("ptrace", 0, 0, 0, 0), errno.EPERM, "the filter has no effect")
+
+
+def _files() -> None:
+    if not syscalls.landlock_version():
+        raise _AbsentError("the kernel has no Landlock, or it is switched off")
+    landlock.confine(read=["/usr"], write=[], devices=[], network=True)
+    _must_fail(lambda: os.close(os.open("/etc/passwd", os.O_RDONLY)), errno.EACCES, "Landlock has no effect")
+
+
+def _signals() -> None:
+    if syscalls.landlock_version() < 6:
+        raise _AbsentError("Landlock of this kernel does not confine signals: it takes Linux 6.12")
+
+
+def _namespaces() -> None:
+    before = os.getpid()
+    try:
+        root.prepare([])
+    except OSError as error:
+        raise _AbsentError(f"user namespaces are refused: {error.strerror or error}") from error
+    pid = syscalls.clone(walls.namespaces_for("none"))
+    if pid == 0:
+        os._exit(_enter(before))
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if status:
+        raise _AbsentError(f"a root of its own could not be set up: {os.strerror(status) if status > 0 else 'killed'}")
+
+
+def _enter(before: int) -> int:
+    """As pid 1 of new namespaces; the errno of what failed."""
+    request: Walls = {
+        "profile": "ns",
+        "workspace": "/usr",
+        "layer": False,
+        "writable": [],
+        "protected": [],
+        "hidden": [],
+        "binds": [],
+        "network": "none",
+        "egress": None,
+        "tmp_bytes": 1 << 20,
+    }
+    try:
+        walls.enter_namespaces(request, {})
+        walls.confine_inside(request)
+        if os.getpid() != 1 or os.path.exists(f"/proc/{before}/exe") or os.path.exists("/home"):
+            return errno.EEXIST
+    except RefusedError as refused:
+        return refused.number
+    except OSError as error:
+        return error.errno or errno.EINVAL
+    return 0
+
+
+def _network() -> None:
+    """No connection leaves: with a network namespace, or because there are no sockets at all."""
+    seccomp.load("pairs")
+    _must_fail(lambda: socket.socket(socket.AF_INET).close(), errno.EAFNOSUPPORT, "sockets can be made")
+
+
+def _must_fail(attempt: Callable[[], object], number: int, otherwise: str) -> None:
+    try:
+        attempt()
+    except OSError as error:
+        if error.errno == number:
+            return
+        raise
+    raise _AbsentError(otherwise)
+
+
+_PROBES: Final = {
+    "syscalls": _syscalls,
+    "fs": _files,
+    "signals": _signals,
+    "namespaces": _namespaces,
+    "net": _network,
+}
