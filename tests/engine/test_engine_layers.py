@@ -10,6 +10,7 @@ from engine_world import TOML, binding, call, execute, plan, read, reasons, stat
 
 from interlock.journal import read as read_journal
 from interlock.model.errors import UsageError
+from interlock.model.tool import Binding, Tool
 from interlock.workspace.layer_mounts import LayerMounts, UnmountableError
 
 LAYER = '[workspace]\nmode = "layer"\n'
@@ -226,6 +227,28 @@ def test_a_kept_layer_is_the_lower_of_the_next_one_in_that_run(new_project, how)
     assert third["read"].output["content"] == "first\n"
     assert (project.root / "a").read_text() == "original\n"
     assert not (project.root / "b").exists()
+
+
+def test_the_layer_of_a_run_that_a_person_stops_is_kept_and_reaches_the_workspace_only_when_told(rt, root, project):
+    begun = asyncio.Event()
+
+    async def slow(parameters, ctx):
+        begun.set()
+        await asyncio.Event().wait()
+
+    rt.register(Binding(tool=Tool(name="slow", read_only=True), function=slow, mode="async", writes="nothing"))
+
+    async def both():
+        task = asyncio.create_task(rt.execute(plan(fs_write(), call("slow"))))
+        await begun.wait()
+        await rt.runs.stop()
+        return await task
+
+    result = asyncio.run(both())
+    assert (result.status, result.workspace.status) == ("cancelled", "kept")
+    assert (root / "a").read_text() == "original\n"
+    [event] = events(project, result.run_id, "layer_kept")
+    assert event.why == "stopped"
 
 
 def test_a_state_conflict_leaves_no_file_behind(rt, root, project):

@@ -426,8 +426,8 @@ class LayerCommitted(Event, kw_only=True, tag="layer_committed"):
 class LayerKept(Event, kw_only=True, tag="layer_kept"):
     """The layer, or a part of it, waits for `interlock commit` or `interlock discard`.
 
-    `why` is `ask`, `never`, `conflict` or `blocked`; `blocked` names paths (the first thousand) with `conflict`, `protected`,
-    `runs_later`, `denied` or `unsupported`.
+    `why` is `ask`, `never`, `stopped`, `conflict` or `blocked`; `blocked` names paths (the first thousand) with `conflict`,
+    `protected`, `runs_later`, `denied` or `unsupported`.
     """
 
     layer: int

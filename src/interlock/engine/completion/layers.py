@@ -121,14 +121,16 @@ def _open(run: ProposalRun) -> Layer | None:
 
 
 async def commit_files(run: ProposalRun) -> None:
-    """Commit the layer of a proposal that has succeeded, as the configuration says; or keep it.
+    """Commit the layer of a proposal that has succeeded, as the configuration says; or keep it, as that of a stopped one.
 
     On a conflict nothing is committed, and the proposal stops with `workspace_conflict`. Raises: StoreError.
     """
     layer, directory = run.layer, run.run_files.directory
     if layer is None or directory is None:
         return
-    how = run.services.settings.workspace.commit
+    how: str = run.services.settings.workspace.commit
+    if run.stop_reason == "stopped":
+        how = "stopped"  # who stopped the run has seen enough of it: nothing more reaches the workspace unasked
     if run.turn is not None and how == "auto":
         await run.turn.take_for_commit()
     refuse = _refusals(run)
