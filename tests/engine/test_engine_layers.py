@@ -251,6 +251,31 @@ def test_the_layer_of_a_run_that_a_person_stops_is_kept_and_reaches_the_workspac
     assert event.why == "stopped"
 
 
+def test_what_was_read_in_a_layer_is_not_cached_for_others_and_a_commit_makes_all_read_again(new_project):
+    project = new_project(toml=TOML % "" + LAYER + '[tools."fs.read"]\ncache_ttl = "1h"\n')
+    (project.root / "a").write_text("original\n")
+    rt = project.open()
+    look = call("fs.read", "read", parameters={"path": "a"})
+    assert execute(rt, look)["read"].output["content"] == "original\n"
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def pause(parameters, ctx):
+        begun.set()
+        await go_on.wait()
+
+    rt.register(Binding(tool=Tool(name="pause", read_only=True), function=pause, mode="async", writes="nothing"))
+
+    async def both():
+        writing = asyncio.create_task(rt.execute(plan(fs_write(), look, call("pause", dependencies=["read"]))))
+        await begun.wait()
+        beside = await rt.execute(plan(look))
+        go_on.set()
+        return await writing, beside, await rt.execute(plan(look))
+
+    contents = [result["read"].output["content"] for result in asyncio.run(both())]
+    assert contents == ["agent\n", "original\n", "agent\n"]
+
+
 def test_a_state_conflict_leaves_no_file_behind(rt, root, project):
     other = project.open()
     assert execute(other, write("k", 1)).ok

@@ -161,6 +161,7 @@ async def _commit(run: ProposalRun, layer: Layer, directory: Path, plan: Plan) -
         run.layer_problem = error.message
         run.stop(CONFLICT)
         return
+    run.services.cache.files_changed()
     run.record(10, None, lambda _: LayerCommitted(layer=number, changes=changes, blocked=blocked))
     if blocked:
         await keep(run, layer, Plan([], plan.blocked), "blocked")

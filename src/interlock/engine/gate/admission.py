@@ -204,7 +204,7 @@ def _cache_key(action: ActionRun) -> str:
 def _put_into_cache(action: ActionRun, tool: Registered, output: Any) -> None:
     """Store an output for other processes too, unless it holds a secret: the journal would not show that either."""
     run = action.run
-    if tool.secrets or run.services.redactor.redact(output) is not output:
+    if tool.secrets or _is_apart(action) or run.services.redactor.redact(output) is not output:
         return
     key = run.cached[action.index] = _cache_key(action)
     with contextlib.suppress(
@@ -216,7 +216,14 @@ def _put_into_cache(action: ActionRun, tool: Registered, output: Any) -> None:
         )  # fmt: skip
 
 
+def _is_apart(action: ActionRun) -> bool:
+    """True if the action reads files of a layer, which no one else has."""
+    return action.run.layer is not None and action.tool is not None and action.tool.reads_files
+
+
 def _from_cache(action: ActionRun) -> Stored | None:
+    if _is_apart(action):
+        return None
     cache = action.run.services.cache
     action.generation = cache.begin()
     hit = cache.get(_cache_key(action))
