@@ -131,9 +131,7 @@ def test_tools_and_processes_share_one_view_and_the_workspace_sees_nothing(world
     fill(world.root)
     before = world.tree()
     with world.layer() as layer:
-        fd = layer.workspace.open((b"from_tool",), os.O_WRONLY | os.O_CREAT)
-        os.write(fd, b"t")
-        os.close(fd)
+        effects.put_file(layer.workspace, effects.NewFile((b"from_tool",), [b"t"], 0o644, None, b".t"))
         inside(layer, f"cat from_tool > copied; cat {world.root}/a > {world.root}/by_absolute_path")
         assert layer.workspace.lstat((b"copied",)) is not None
         assert layer.workspace.lstat((b"by_absolute_path",)) is not None
