@@ -1,6 +1,6 @@
 """Runs benchmarks one after the other and prints their tables; with `--write`, puts them into `docs/benchmarks.md`.
 
-    python benchmarks/report.py [engine|journal|policy|approvals|workspace ...] [--quick] [--write]
+    python benchmarks/report.py [engine|journal|policy|approvals|workspace|egress ...] [--quick] [--write]
 
 The document keeps its own words: only what stands between `<!-- results: NAME -->` and `<!-- end -->` is replaced.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from measuring import ROOT, machine, table
 
-NAMES = ("engine", "journal", "policy", "approvals", "workspace")
+NAMES = ("engine", "journal", "policy", "approvals", "workspace", "egress")
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 
@@ -25,6 +25,7 @@ def rows_of(name: str, *, quick: bool) -> list[dict]:
             "engine": ["--quick"],
             "journal": ["--quick"],
             "workspace": ["--quick"],
+            "egress": ["--quick"],
             "policy": ["--no-toolkit"],
         }.get(name, [])
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT)
@@ -64,7 +65,7 @@ def write(name: str, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Benchmarks, side by side with others.")
     parser.add_argument(
-        "names", nargs="*", metavar="engine|journal|policy|approvals|workspace", help="all of them if none"
+        "names", nargs="*", metavar="engine|journal|policy|approvals|workspace|egress", help="all of them if none"
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds; not for publishing")
     parser.add_argument("--write", action="store_true", help="put the results into docs/benchmarks.md")
