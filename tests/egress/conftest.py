@@ -7,7 +7,6 @@ import contextlib
 import datetime as dt
 import http.server
 import json
-import os
 import socket
 import ssl
 import sys
@@ -19,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from egress_servers import Echo
+from egress_servers import Echo, plain_environment
 
 from interlock.isolation.egress.client import Egress, Policy, Traffic
 
@@ -85,10 +84,6 @@ class Ran:
 
     def connected(self):
         return [f"{r['host']}:{r['port']}" for r in self.records("connected") for _ in range(r["count"])]
-
-
-def plain_environment():
-    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}
 
 
 PROXY = dict.fromkeys(

@@ -1,9 +1,10 @@
-"""Handlers of the servers that programs in tests talk to."""
+"""Handlers of the servers that programs in tests talk to, and the environment of these programs."""
 
 from __future__ import annotations
 
 import http.server
 import json
+import os
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -35,3 +36,7 @@ class Echo(Quiet):
             self.wfile.write(data)
 
     do_POST = do_PUT = do_HEAD = do_DELETE = do_GET  # noqa: N815
+
+
+def plain_environment():
+    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}

@@ -28,6 +28,7 @@ from interlock.engine.people.stop_requests import WAKE_NAME, StopListener
 from interlock.engine.proposals.budget import budget_of
 from interlock.engine.proposals.programs import OnRecord
 from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.proposals.traffic import policy_of, record_traffic
 from interlock.engine.runs import undo_tool
 from interlock.engine.runs.retention import keep_once_a_day
 from interlock.engine.runs.run import close_programs
@@ -40,8 +41,10 @@ from interlock.executors import background, files, git, http, proc, process
 from interlock.executors.enclosure import Enclose
 from interlock.executors.environment import child_environment
 from interlock.executors.modules import ModuleTools
+from interlock.executors.network import ProcessNetwork
 from interlock.executors.process import ProcessLimits, ProcessRunner
 from interlock.isolation.client import ForkServer
+from interlock.isolation.egress.client import Egress
 from interlock.isolation.posture import PROBED
 from interlock.journal import Durability, KeptRuns, RunIndex
 from interlock.journal.stops import StopStore
@@ -270,14 +273,16 @@ class Hands(NamedTuple):
 
     workspace: Workspace
     runner: ProcessRunner
+    network: ProcessNetwork
     programs: background.Programs
     modules: ModuleTools | None
     mounts: LayerMounts
 
     @property
-    def servers(self) -> tuple[ForkServer, ...]:
-        """The processes that fork others."""
-        return (self.runner.server,) if self.modules is None else (self.runner.server, self.modules.server)
+    def servers(self) -> tuple[ForkServer | Egress, ...]:
+        """The processes that programs start from, and the one that connects them."""
+        own = (self.runner.server, self.network.egress)
+        return own if self.modules is None else (*own, self.modules.server)
 
 
 def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], None]], walls: Enclose) -> Hands:
@@ -286,17 +291,20 @@ def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], 
     own, limits = settings.isolation, _process_limits(settings)
     workspace = Workspace(loaded.root, protected=loaded.protected, disk=disk)
     closing.append(workspace.close)
-    runner = ProcessRunner(clock, limits=limits, passed=own.env, home_files=own.home, enclose=walls)
+    network = ProcessNetwork(policy_of, record_traffic)
+    closing.append(network.close)
+    runner = ProcessRunner(clock, limits=limits, passed=own.env, home_files=own.home, enclose=walls, network=network)
     closing.append(runner.close)
     modules = None
     if settings.tools.modules:
         modules = ModuleTools(
-            settings.tools.modules, loaded.root, clock, trusted=_trusted(loaded), limits=limits, enclose=walls
-        )
+            settings.tools.modules, loaded.root, clock, trusted=_trusted(loaded), limits=limits, enclose=walls,
+            network=network,
+        )  # fmt: skip
         closing.append(modules.close)
     mounts = LayerMounts()
     closing.append(mounts.close)
-    return Hands(workspace, runner, background.Programs(runner, clock, OnRecord()), modules, mounts)
+    return Hands(workspace, runner, network, background.Programs(runner, clock, OnRecord()), modules, mounts)
 
 
 def _finish(services: Services, hands: Hands | None, closing: list[Callable[[], None]]) -> Assembled:

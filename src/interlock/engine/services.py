@@ -22,6 +22,7 @@ from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors.background import Programs
 from interlock.isolation.client import ForkServer
+from interlock.isolation.egress.client import Egress
 from interlock.journal import Durability, KeptRuns, RunIndex
 from interlock.journal.stops import StopAnswer, StopRequest
 from interlock.model.clock import Clock, Ids
@@ -192,8 +193,8 @@ class Services:
     reload: Reload | None = None
     """None if there is no file."""
     # -- the machine
-    servers: tuple[ForkServer, ...] = ()
-    """Interlock's own fork servers, which no action may kill."""
+    servers: tuple[ForkServer | Egress, ...] = ()
+    """Interlock's own fork servers and its egress proxy, which no action may kill."""
     workspace: Workspace | None = None
     layers: LayerMounts | None = None
     """Mounts the layers in which proposals work (`[workspace] mode`)."""

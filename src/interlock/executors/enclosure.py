@@ -80,7 +80,7 @@ class Enclosure(msgspec.Struct, frozen=True):
             protected=tuple("/".join(os.fsdecode(name) for name in path) for path in workspace.protected),
             hidden=self.hidden,
             binds=(*self._late(), *binds),
-            network=network,
+            network="none" if network == "proxied" and self.profile != "ns" else network,
         )
 
     def _late(self) -> list[Bind]:

@@ -132,6 +132,7 @@ class Hooks:
             cwd=to_json(repository.top) or ".",
             env={"GIT_INDEX_FILE": os.fspath(repository.git_dir / "index"), "GIT_EDITOR": ":"},
             stdin=stdin,
+            network="proxied",
             binds=[
                 *outside_places(repository.ctx.workspace.root),
                 {"path": os.fspath(repository.hooks_directory), "writable": False},

@@ -20,6 +20,7 @@ from interlock.executors import enclosure as walls_of
 from interlock.executors.enclosure import Enclose, Enclosure
 from interlock.executors.environment import child_environment
 from interlock.executors.module_host import Said
+from interlock.executors.network import ProcessNetwork, environment_of
 from interlock.executors.process import (
     GRACE_MS,
     ProcessLimits,
@@ -67,6 +68,7 @@ class ModuleTools:
         parent_environment: Mapping[str, str] | None = None,
         limits: ProcessLimits | None = None,
         enclose: Enclose = walls_of.none,
+        network: ProcessNetwork | None = None,
     ) -> None:
         """Does not start the host yet. Modules are looked for in `project` and its `src`, after installed packages.
 
@@ -77,6 +79,7 @@ class ModuleTools:
         self._project = project
         self._limits = limits or ProcessLimits()
         self._enclose = enclose
+        self._network = network or ProcessNetwork()
         parent = os.environ if parent_environment is None else parent_environment
         self._environment = child_environment(parent)
         setup = json.dumps(
@@ -143,10 +146,13 @@ class ModuleTools:
         call = {"tool": tool.name, "version": version, "parameters": parameters, "context": _fields(ctx)}
         remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
         channel = _Messages(ctx)
-        walls = self._enclosure.around(ctx.workspace)
+        around = self._enclosure.around(ctx.workspace, network="proxied")
         cwd = open_cwd(ctx)
         try:
-            async with recorded_changes(ctx, read_only=tool.read_only):
+            async with (
+                self._network.open(ctx, around) as walls,
+                recorded_changes(ctx, read_only=tool.read_only),
+            ):
                 outcome = await self._run(self._request(call, walls, timeout_ms=remaining_ms), cwd, channel, walls)
             timed_out, cancelled = outcome.report["stopped"] == "timeout", False
         except Stopped as stopped:
@@ -163,7 +169,7 @@ class ModuleTools:
             if tool.read_only
             else "a function ran in a process of its own in the workspace itself, where not every change is recorded"
         )
-        account(outcome.report, ctx, self._enclosure.posture(), changed=changed)
+        account(outcome.report, ctx, self._enclosure.posture("proxied"), changed=changed)
         for printed in (outcome.stdout, outcome.stderr):
             if printed:
                 ctx.log(printed.decode("utf-8", "replace"))
@@ -200,7 +206,7 @@ class ModuleTools:
         return {
             "argv": [],
             "search": "",
-            "environment": {**self._enclosure.variables, **self._environment},
+            "environment": {**self._enclosure.variables, **self._environment, **environment_of(walls)},
             "home": True,
             "home_files": {},
             "timeout_ms": timeout_ms,

@@ -6,11 +6,14 @@ neither can tell one host from another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from interlock.isolation.egress.client import Egress, Policy, Traffic, Watch
 from interlock.isolation.egress.listeners import PROXY_PORT
+from interlock.isolation.spec import WallSpec
 from interlock.model.tool import Context
 
 _PROXY: Final = f"http://127.0.0.1:{PROXY_PORT}"
@@ -30,11 +33,24 @@ Tell = Callable[[Context, Traffic], None]
 """Takes what the processes of an action did on the network."""
 
 
+def environment_of(walls: WallSpec | None) -> dict[str, str]:
+    """The variables that tell a program of the proxy, where there is one."""
+    return ENVIRONMENT if walls is not None and walls.network == "proxied" else {}
+
+
+def _nothing(_ctx: Context) -> Policy:
+    return Policy()
+
+
+def _nobody(_ctx: Context, _traffic: Traffic) -> None:
+    pass
+
+
 class ProcessNetwork:
     """The egress proxy of a runtime, with the engine's word on who may reach what."""
 
-    def __init__(self, policy_of: PolicyOf, tell: Tell, *, egress: Egress | None = None) -> None:
-        """Starts nothing. `egress` stands in for the proxy in tests."""
+    def __init__(self, policy_of: PolicyOf = _nothing, tell: Tell = _nobody, *, egress: Egress | None = None) -> None:
+        """Starts nothing. Unless told otherwise, processes may reach no host. `egress` stands in for the proxy in tests."""
         self._policy_of = policy_of
         self._tell = tell
         self._egress = egress or Egress()
@@ -44,12 +60,29 @@ class ProcessNetwork:
         """The proxy, for `proc.kill`, which must not signal it."""
         return self._egress
 
-    def watch(self, ctx: Context) -> Watch:
-        """The network of an action that is about to start. Raises: ToolError `spawn_failed`."""
-        return self._egress.watch(self._policy_of(ctx))
+    @contextlib.asynccontextmanager
+    async def open(self, ctx: Context, walls: WallSpec | None) -> AsyncIterator[WallSpec | None]:
+        """Within it the action may run, behind the walls that are given back: with a way to the proxy if they are `proxied`.
+        At the end, when its processes are gone, what they did is recorded.
 
-    async def finish(self, watch: Watch, ctx: Context) -> None:
-        """The action's processes are gone: record what they did. What was not asked for costs nothing here."""
+        Raises: ToolError `spawn_failed`.
+        """
+        if walls is None or walls.network != "proxied":
+            yield walls
+            return
+        watch = self._egress.watch(self._policy_of(ctx))
+        try:
+            yield dataclasses.replace(walls, egress=watch.inside.fileno(), egress_plan={"ports": watch.ports})
+        except Exception:  # a time-out or a failure of the program: what it did is on record all the same
+            await self._finish(watch, ctx)
+            raise
+        except BaseException:  # cancelled twice: nobody waits
+            watch.drop()
+            raise
+        else:
+            await self._finish(watch, ctx)
+
+    async def _finish(self, watch: Watch, ctx: Context) -> None:
         traffic = await watch.finish()
         if traffic.records or traffic.dropped or traffic.lost:
             self._tell(ctx, traffic)

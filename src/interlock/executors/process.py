@@ -18,6 +18,7 @@ import msgspec
 from interlock.executors import enclosure as walls_of
 from interlock.executors.enclosure import Enclose, Enclosure
 from interlock.executors.environment import child_environment, requested_environment
+from interlock.executors.network import ProcessNetwork, environment_of
 from interlock.executors.process_watch import recorded_changes
 from interlock.isolation import background
 from interlock.isolation.client import ForkServer, NotStarted, Outcome, Stopped
@@ -86,15 +87,17 @@ class ProcessRunner:
         passed: Sequence[str] = (),
         home_files: Sequence[str] = (),
         enclose: Enclose = walls_of.none,
+        network: ProcessNetwork | None = None,
     ) -> None:
         """Does not start the fork server yet. `parent_environment` is `os.environ` unless given. `enclose` gives the
-        walls, and is asked when the first program starts.
+        walls, and is asked when the first program starts; without a `network` programs behind them reach no host.
 
         `passed` names variables that every program inherits from the parent; `home_files` names files in the parent's HOME
         that are copied into the program's own.
         """
         self._clock = clock
         self._enclose = enclose
+        self._network = network or ProcessNetwork()
         self._server = server or ForkServer(launch=self._launch)
         parent = os.environ if parent_environment is None else parent_environment
         given = {name: parent[name] for name in passed if name in parent}
@@ -141,21 +144,27 @@ class ProcessRunner:
         base environment. The program is looked up in the base PATH. It ends at the context's deadline, or after
         `timeout_ms` if that is sooner; then `timed_out` is set. With `read_only` the caller guarantees that nothing changes.
         With `in_scope`, in a layer, the process may have changed only what the grant's `paths.write` allows, and nothing that
-        Interlock's loader reads. `network` and `binds` widen the walls, for programs that no agent chose (git).
+        Interlock's loader reads. `network` and `binds` widen the walls: `proxied` leads to the hosts of the grant, `host` is
+        for git, whose host was judged.
 
         Raises: ToolError `spawn_failed`; `process_lost`, `process_limit`; with `in_scope` `path_denied`,
         `path_protected`; and, when the awaiting task is cancelled,
         `timeout` (the deadline has passed) or `cancelled`, with the partial output, once the tree is gone.
         """
-        walls = self.enclosure.around(ctx.workspace, network=network, binds=[*self._binds, *binds])
-        request = self._request(argv, env, limits, walls)
-        remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
-        request["timeout_ms"] = remaining_ms if timeout_ms is None else min(timeout_ms, remaining_ms)
-        if output_bytes_max is not None:
-            request["keep_bytes"] = output_bytes_max
+        around = self.enclosure.around(ctx.workspace, network=network, binds=[*self._binds, *binds])
+        posture = self.enclosure.posture(network)
         directory = cwd if isinstance(cwd, int) else open_cwd(ctx, cwd)
         try:
-            return await self._perform(request, directory, stdin, ctx, walls, read_only=read_only, in_scope=in_scope)
+            async with self._network.open(ctx, around) as walls:
+                request = self._request(argv, env, limits, walls)
+                remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
+                request["timeout_ms"] = remaining_ms if timeout_ms is None else min(timeout_ms, remaining_ms)
+                if output_bytes_max is not None:
+                    request["keep_bytes"] = output_bytes_max
+                given = descriptors_for(ctx, walls)
+                return await self._perform(
+                    request, directory, stdin, ctx, given, posture, read_only=read_only, in_scope=in_scope
+                )
         finally:
             if directory is not cwd:
                 os.close(directory)
@@ -208,7 +217,7 @@ class ProcessRunner:
         return {
             "argv": list(argv),
             "search": self._environment["PATH"],
-            "environment": {**self.enclosure.variables, **self._environment, **(env or {})},
+            "environment": {**self.enclosure.variables, **self._environment, **environment_of(walls), **(env or {})},
             "home": "HOME" not in {**self._environment, **(env or {})},
             "home_files": self._home_files,
             "timeout_ms": None,
@@ -228,14 +237,14 @@ class ProcessRunner:
         directory: int,
         stdin: bytes | None,
         ctx: Context,
-        walls: WallSpec | None,
+        given: Mapping[str, int],
+        posture: Mapping[str, str],
         *,
         read_only: bool,
         in_scope: bool,
     ) -> ProcessResult:
-        posture = self.enclosure.posture("none" if walls is None else walls.network)
+        """`given` are the descriptors that go along."""
         changed = None if read_only else process_note(ctx, posture)
-        given = descriptors_for(ctx, walls)
         if VIEW_USER in given:
             request["directory"] = os.fspath(ctx.workspace.root)
         try:
@@ -459,6 +468,7 @@ async def _run_tool(runner: ProcessRunner, argv: list[str], parameters: dict[str
         env=requested_environment(parameters.get("env", {})),
         stdin=None if stdin is None else stdin.encode(),
         in_scope=True,
+        network="proxied",
     )
     output = result_as_json(result)
     if result.timed_out:

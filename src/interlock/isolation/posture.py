@@ -24,6 +24,8 @@ _NEEDED: Final[dict[Profile, tuple[str, ...]]] = {
 _MEMORY: Final = "absent(the memory limit is for each process; one for the tree needs a cgroup)"
 _RECORD: Final = "absent(not part of this version)"
 
+_NO_HOSTS: Final = "active(no network at all: without namespaces one host cannot be told from another)"
+
 FIXES: Final = {
     "syscalls": "a kernel with seccomp (CONFIG_SECCOMP_FILTER), on x86-64 or aarch64",
     "fs": "a kernel with Landlock: Linux 5.13 or newer, `landlock` among the `lsm=` of its command line",
@@ -65,7 +67,7 @@ def posture_of(profile: Profile, offered: Mapping[str, str], network: Network = 
         found |= dict.fromkeys(PROBED, off)
     elif profile == "nons":
         found |= {name: offered[name] for name in ("syscalls", "fs", "signals")}
-        found |= {"namespaces": "absent(profile `nons`)", "net": ACTIVE}
+        found |= {"namespaces": "absent(profile `nons`)", "net": ACTIVE if network == "none" else _NO_HOSTS}
     else:
         found |= dict.fromkeys(PROBED, ACTIVE)
         if offered["fs"] != ACTIVE:

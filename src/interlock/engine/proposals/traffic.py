@@ -48,6 +48,8 @@ def record_traffic(ctx: Context, traffic: Traffic) -> None:
                 recorder.record(_event(record, host), ctx.proposal_id, ctx.action_id, 9)
         _add(uses, record, host)
     ctx.hosts = tuple(uses.values()) or None
+    if any(record["outcome"] == "connected" for record in traffic.records):
+        ctx.not_exactly_undoable("a process connected to other hosts")
     if traffic.dropped:
         ctx.log(f"{traffic.dropped} more attempts to connect are not recorded one by one")
     if traffic.lost:

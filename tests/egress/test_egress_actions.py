@@ -1,0 +1,178 @@
+"""An action of a project, from its grant to its result: what it reaches, what it is refused, and where that shows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from egress_servers import plain_environment
+
+import interlock
+from interlock.executors.network import ProcessNetwork
+from interlock.isolation.egress.client import Egress
+from interlock.model.events import ActionConnection, ActionSucceeded
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Open a runtime over a project; names end in `.test` and lead to loopback."""
+    command = [
+        sys.executable,
+        str(HERE / "proxy_with_names.py"),
+        json.dumps({n: ["127.0.0.1"] for n in ("index.test", "other.test")}),
+    ]
+    made = ProcessNetwork.__init__
+    monkeypatch.setattr(
+        ProcessNetwork, "__init__", lambda self, *a, **k: made(self, *a, **{**k, "egress": Egress(command)})
+    )
+    opened = []
+
+    def open_(hosts=(), **settings):
+        (tmp_path / "work").mkdir(exist_ok=True)
+        document = {
+            "rules": {"allow": ["shell", "http.fetch"]},
+            "grants": {"agent": {"tools": ["*"], "hosts": list(hosts)}},
+            "network": {"private": [h for h in hosts if ".test" in h]},
+            "isolation": {"profile": "ns"},
+            **settings,
+        }
+        rt = interlock.Runtime.open(settings=document, workspace=tmp_path / "work")
+        opened.append(rt)
+        return rt
+
+    yield open_
+    for one in opened:
+        one.close()
+
+
+def run(rt, command, **more):
+    plan = {"actions": [{"id": "a", "type": "tool_call", "tool": "shell", "parameters": {"command": command}, **more}]}
+    return asyncio.run(rt.execute(plan))
+
+
+def uses(row):
+    return {(str(use), use.outcome, use.reason) for use in row.hosts or ()}
+
+
+def test_a_command_reaches_the_hosts_of_the_grant_and_its_result_names_the_others(project, serve):
+    port = serve()
+    rt = project([f"index.test:{port}"])
+    result = run(rt, f"curl -sS http://index.test:{port}/x; curl -sS -o /dev/null http://evil.test:{port}/")
+    row = result["a"]
+    assert json.loads(row.output["stdout"])["path"] == "/x", row
+    assert uses(row) == {(f"index.test:{port}", "connected", None), (f"evil.test:{port}", "refused", "host_denied")}
+    assert row.posture["net"] == "active"
+    (connected,) = [use for use in row.hosts if use.outcome == "connected"]
+    assert connected.received_bytes > 0
+
+
+def test_a_command_that_uses_no_network_has_no_hosts(project):
+    row = run(project(["index.test:80"]), "true")["a"]
+    assert row.hosts is None
+
+
+def test_the_events_of_the_run_name_each_connection(project, serve):
+    port = serve()
+    rt = project([f"index.test:{port}"], journal={"durability": "memory"})
+    events = []
+    rt.subscribe(events=lambda run_id, event: events.append(event))
+    result = run(rt, f"curl -sS http://index.test:{port}/ >/dev/null; getent hosts evil.test; true")
+    assert result.ok, result
+    found = [event for event in events if isinstance(event, ActionConnection)]
+    assert {(e.host, e.port, e.outcome, e.via) for e in found} == {
+        ("index.test", port, "connected", "http"),
+        ("evil.test", None, "refused", "dns"),
+    }
+    assert {(e.action, e.step) for e in found} == {("a", 9)}
+    (succeeded,) = [event for event in events if isinstance(event, ActionSucceeded)]
+    assert succeeded.hosts == result["a"].hosts
+
+
+TOML = """
+agent = "coder"
+[rules]
+allow = ["shell"]
+[isolation]
+profile = "ns"
+[grants.coder]
+tools = ["shell"]
+hosts = ["pypi.org:443"]
+"""
+
+
+def test_runs_show_names_the_hosts_that_were_refused(tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "interlock.toml").write_text(TOML)
+    plan = {"actions": [{"id": "a", "tool": "shell", "parameters": {"command": "getent hosts evil.test; true"}}]}
+    (work / "plan.json").write_text(json.dumps(plan))
+    environment = {**plain_environment(), "HOME": str(tmp_path), "INTERLOCK_STATE_DIR": str(tmp_path / "state")}
+
+    def interlock_(*arguments):
+        command = [Path(sys.prefix) / "bin" / "interlock", *arguments]
+        return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
+
+    assert interlock_("trust", "--yes").returncode == 0
+    ran = interlock_("run", "plan.json")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "refused evil.test: host_denied" in ran.stdout
+    assert "refused evil.test: host_denied" in interlock_("runs", "show", "last").stdout
+    shown = json.loads(interlock_("runs", "show", "last", "--json").stdout)
+    assert shown["proposals"][0]["results"][0]["hosts"][0]["host"] == "evil.test"
+
+
+def test_a_tool_can_be_bound_to_fewer_hosts_than_its_grant(project, serve):
+    port, other = serve(), serve()
+    hosts = [f"index.test:{port}", f"other.test:{other}"]
+    rt = project(hosts, tools={"shell": {"hosts": [hosts[0]]}})
+    row = run(rt, f"curl -sS http://index.test:{port}/ && curl -sSf http://other.test:{other}/")["a"]
+    assert row.status == "failed"
+    assert uses(row) == {(hosts[0], "connected", None), (hosts[1], "refused", "host_denied")}
+
+
+def test_a_policy_that_forbids_a_connection_is_asked_for_each(project, serve, tmp_path):
+    port, other = serve(), serve()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "connect.cedar").write_text(
+        'forbid (principal, action == Action::"connect", resource) when { resource.host == "other.test" };'
+    )
+    rt = project([f"index.test:{port}", f"other.test:{other}"], policy={"files": ["connect.cedar"]})
+    row = run(rt, f"curl -sS http://index.test:{port}/ >/dev/null; curl -sSf http://other.test:{other}/; true")["a"]
+    assert uses(row) == {
+        (f"index.test:{port}", "connected", None),
+        (f"other.test:{other}", "refused", "policy_denied"),
+    }
+
+
+def test_what_was_tried_before_a_time_out_is_in_the_result(project, serve):
+    port = serve()
+    rt = project([f"index.test:{port}"])
+    row = run(
+        rt, f"curl -sS http://index.test:{port}/ >/dev/null; curl -s http://evil.test/; sleep 60", timeout_ms=4000
+    )["a"]
+    assert row.reason == "timeout", row
+    assert {use.outcome for use in row.hosts} == {"connected", "refused"}
+
+
+def test_programs_are_told_of_the_proxy_in_both_cases(project):
+    output = run(project(), "env | grep -i proxy | sort")["a"].output["stdout"]
+    names = {line.partition("=")[0] for line in output.splitlines()}
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        assert {name, name.upper()} <= names
+    assert "NODE_USE_ENV_PROXY" in names
+
+
+def test_without_namespaces_there_is_no_network_and_the_posture_says_so(project, serve):
+    port = serve()
+    row = run(
+        project([f"index.test:{port}"], isolation={"profile": "nons"}), f"curl -sS -m 5 http://127.0.0.1:{port}/"
+    )["a"]
+    assert row.status == "failed"
+    assert row.posture["net"].startswith("active(no network at all")
+    assert row.hosts is None
