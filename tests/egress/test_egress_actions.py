@@ -110,7 +110,11 @@ def test_runs_show_names_the_hosts_that_were_refused(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     (work / "interlock.toml").write_text(TOML)
-    plan = {"actions": [{"id": "a", "tool": "shell", "parameters": {"command": "getent hosts evil.test; true"}}]}
+    plan = {
+        "actions": [
+            {"id": "a", "type": "tool_call", "tool": "shell", "parameters": {"command": "getent hosts evil.test; true"}}
+        ]
+    }
     (work / "plan.json").write_text(json.dumps(plan))
     environment = {**plain_environment(), "HOME": str(tmp_path), "INTERLOCK_STATE_DIR": str(tmp_path / "state")}
 
