@@ -10,6 +10,7 @@ import time
 import pytest
 
 from interlock.executors.environment import child_environment, requested_environment
+from interlock.executors.network import ENVIRONMENT
 from interlock.executors.process import ProcessLimits, ProcessRunner, bindings
 from interlock.model.codes import REASONS
 from interlock.model.errors import ToolError
@@ -184,6 +185,7 @@ def test_the_environment_is_an_allow_list(call, monkeypatch, walls):
     lines = call("exec", argv=["env"], env={"WANTED": "1", "TERM": "xterm"})["stdout"].splitlines()
     seen = dict(line.split("=", 1) for line in lines)
     assert all(seen.pop(name) == value for name, value in walls().variables.items())  # where tool chains lie
+    assert all(seen.pop(name) == value for name, value in ENVIRONMENT.items())  # where the proxy is
     home = seen.pop("HOME")
     assert home.startswith("/tmp/")
     assert not os.path.exists(home)

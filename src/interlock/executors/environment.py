@@ -6,6 +6,7 @@ A child gets these and nothing else:
 - `LANG`, `LANGUAGE`, `LC_*`, `TZ`, `USER`, `LOGNAME` as Interlock has them; `LANG` is `C.UTF-8` where it has none
 - `TERM=dumb`, since there is no terminal
 - `HOME`: a fresh, empty directory, private to the action and removed after it
+- in its own network, where the proxy is (`network.ENVIRONMENT`)
 - what the call's `env` names, except what the dynamic loader or a shell reads before the program; step 5 of the gate requires
   approval for variables not known to be harmless
 """
