@@ -75,7 +75,7 @@ class Bench:
         self.root = root
         self.port = port
         self.work = (20, 64) if quick else (CONNECTIONS, MEGABYTES)
-        self.server = ForkServer(launch={"namespaces": True, "shown": [sys.base_prefix, sys.prefix]})
+        self.server = ForkServer(launch=lambda: {"namespaces": True, "shown": [sys.base_prefix, sys.prefix]})
         self.egress = Egress()
         self.found: dict[str, tuple[float, float]] = {}
 

@@ -21,7 +21,7 @@ class Walled:
     def __init__(self, boxes, root, shown=()):
         self.boxes = boxes
         self.root = root
-        self.server = ForkServer(launch={"namespaces": True, "shown": [sys.base_prefix, sys.prefix, *shown]})
+        self.server = ForkServer(launch=lambda: {"namespaces": True, "shown": [sys.base_prefix, sys.prefix, *shown]})
 
     async def start(self, *argv, hosts=(), env=None, private=None, timeout=60.0):
         watch = self.boxes.egress.watch(Policy(((tuple(hosts),),), tuple(hosts if private is None else private)))
