@@ -108,7 +108,9 @@ def _open(run: ProposalRun) -> Layer | None:
     else:
         layer = open_layer(directory, run.proposal.id, services.workspace, services.layers)
     processes = any(tool is not None and tool.writes == "anywhere" and not tool.read_only for tool in run.tools)
-    if layer.namespaces is None and processes:
+    # Walls with a root of their own can attach an overlay, and not the mount of a copy, which lies in another namespace.
+    walled = layer.manifest.kind == "copy" and services.settings.isolation.profile == "ns"
+    if (layer.namespaces is None or walled) and processes:
         run.layer_absent = f"no process could see it: {layer.manifest.why}"
         layer.close()
         remove_layer(layer.directory, services.disk)
