@@ -393,3 +393,15 @@ def test_the_load_of_our_children_is_our_own() -> None:
         child.join(timeout=10)
         if child.is_alive():
             os.kill(child.pid, signal.SIGKILL)
+
+
+def test_a_sampler_that_is_closed_while_it_warms_up_starts_no_thread(tmp_path: Path) -> None:
+    """The first sample is taken on a thread of its own, which may come to its end after the runtime was closed."""
+    for _ in range(20):
+        sampler = Sampler(SystemClock(), tmp_path, interval_s=60)
+        sampler.warm_up()
+        sampler.close()
+    late = Sampler(SystemClock(), tmp_path, interval_s=60)
+    late.close()
+    late.latest()
+    assert late._thread is None

@@ -107,7 +107,8 @@ class Sampler:
     def close(self) -> None:
         """Stop the thread. The last sample stays."""
         self._stop.set()
-        thread = self._thread
+        with self._lock:  # `warm_up` may be about to start it on another thread
+            thread = self._thread
         if thread is not None:
             thread.join(timeout=5)
 
@@ -115,8 +116,9 @@ class Sampler:
         with self._lock:
             if self._latest is None:
                 self._latest = self._sample(processes=True)
-                self._thread = threading.Thread(target=self._run, name="interlock-sampler", daemon=True)
-                self._thread.start()
+                if not self._stop.is_set():
+                    self._thread = threading.Thread(target=self._run, name="interlock-sampler", daemon=True)
+                    self._thread.start()
             return self._latest
 
     def _run(self) -> None:
