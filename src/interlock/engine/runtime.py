@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Self, Unpack
 
 from interlock.engine.assemble import adjusted, embedded, open_project
 from interlock.engine.facets.checkpoints import Checkpoints
 from interlock.engine.facets.forks import fork, share
 from interlock.engine.facets.grants import Grants
+from interlock.engine.facets.rules import CodeRules
 from interlock.engine.facets.runs import Runs
 from interlock.engine.facets.state import State
 from interlock.engine.inspect import explain as plans
-from interlock.engine.judges.code_rules import Predicate
 from interlock.engine.kit.execute import call_tool, call_tools, execute
 from interlock.engine.kit.options import CallOptions, ExecuteOptions, ToolCallsOptions
 from interlock.engine.kit.toolset import Format, definitions, own_name
@@ -41,7 +41,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
     """Takes proposals through the gate. Open it with `Runtime.open(...)` (as a context manager, sync or async), then `execute`.
 
     Each `execute` is a run of its own; `runs.start` gives one that carries several proposals. Its parts are `state` (keys and
-    values that runs share), `runs` (past and present ones), `checkpoints`, `grants`, and `approvals` (questions to people).
+    values that runs share), `runs` (past and present ones), `checkpoints`, `grants`, `rules` in code, and `approvals`.
     """
 
     @classmethod
@@ -99,6 +99,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self.runs = Runs(services, self._asking, on_question)
         self.checkpoints = Checkpoints(services)
         self.grants = Grants(services)
+        self.rules = CodeRules(services)
         self.approvals = Approvals(services.desk, services.agent)
 
     # -- tools
@@ -168,30 +169,6 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         """
         self.services.change_tool(tool, cache_ttl_ms=ttl_ms)
 
-    def add_rule(
-        self,
-        name: str,
-        predicate: Predicate,
-        *,
-        tools: Sequence[str] = ("*",),
-        effect: Literal["deny", "ask"] = "deny",
-        state_keys: Sequence[str] = (),
-    ) -> None:
-        """Add a rule in code: `predicate` is asked about each call of these `tools` (globs; `state_write` ... too), in step 5.
-
-        It gets an `interlock.Request`, a copy, with the values of `state_keys`. True or a text (the reason) forbids the
-        call, or with `effect="ask"` has it asked about; False or None does not. It can allow nothing. If it raises or answers
-        something else, the call is denied (`policy_error`). Journal and refusals name it `code:NAME`; forks of this runtime
-        begin with it. Must return at once. Raises UsageError for a bad name.
-        """
-        self.services.judges.code_rules.add(name, predicate, tools=tools, effect=effect, state_keys=state_keys)
-        self.services.judges.expire()
-
-    def remove_rule(self, name: str) -> None:
-        """Remove a rule in code. Raises UsageError `not_found`."""
-        self.services.judges.code_rules.remove(name)
-        self.services.judges.expire()
-
     def fork(self, agent: str, grant: Grant | None = None) -> Runtime:
         """A runtime for another agent: state, journals and policy are shared, its tools are its own from here on.
 
@@ -201,9 +178,8 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         return Runtime(fork(self.services, agent, grant), on_question=self._on_question)
 
     def with_shared(self, agent: str | None = None) -> Runtime:
-        """A runtime over the same state, policies, grants, journals and questions, that begins without tools.
-
-        Tools, executor, budget, rate limits and cached results are its own. Rules may name the tools of either.
+        """A runtime over the same state, policies, grants, journals and questions. It begins without tools: they, executor,
+        budget, rate limits and cached results are its own. Rules may name the tools of either.
         """
         return Runtime(share(self.services, agent or self.services.agent), on_question=self._on_question)
 

@@ -50,9 +50,7 @@ class Run:
     def __init__(self, services: Services, run_id: str, *, agent: str, session: str | None) -> None:
         """Use `start` or `resume`."""
         self.services = services
-        self.id = run_id
-        self.agent = agent
-        self.session = session
+        self.id, self.agent, self.session = run_id, agent, session
         self.on_question: OnQuestion | None = None
         """Asked about held actions of `execute`, unless a call brings its own."""
         self.files = RunFiles(run_id)
