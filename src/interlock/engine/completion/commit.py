@@ -76,7 +76,7 @@ def _rolled_back(run: ProposalRun, recorder: Recorder) -> Kept | None:
 
 
 async def reject_all(run: ProposalRun, refusal: Refusal, index: int | None = None) -> ProposalResult:
-    """The proposal as a whole is refused before anything ran; `index` names the action whose fault it is, if there is one."""
+    """The whole proposal is refused before anything runs; `index` names the action at fault, if there is one."""
     at_us, step = run.clock.now_us(), 2 if index is None else 1
     for i, action in enumerate(run.proposal.actions):
         if index is None or i == index:
@@ -108,7 +108,7 @@ def _skip(run: ProposalRun, index: int, reason: str, detail: str | None, step: i
 
 
 def is_held(run: ProposalRun) -> bool:
-    """True if an action waits for a person: then nothing is committed yet, and the run is to be resumed."""
+    """True if an action waits for a person: then nothing is committed yet, and the run has to be resumed."""
     return "held" in {row.status for row in run.rows if row is not None}
 
 
@@ -147,7 +147,7 @@ def committing(
 ) -> Iterator[None]:
     """Commit a buffer in one transaction, of which the block is the last part; the only place that commits state.
 
-    `before` may journal more ahead of the line that decides. `seal` stands in where nothing is recorded. Raises:
+    `before` may journal more ahead of the line that decides. `seal` is used where nothing is recorded. Raises:
     StateConflictError (nothing was applied), StoreError.
     """
     with services.db.transaction():
@@ -240,11 +240,11 @@ def status_of(run: ProposalRun, found: list[ActionResult]) -> RunStatus:
 
 
 def fill_missing(run: ProposalRun) -> None:
-    """Give a row to every action that never got so far."""
+    """Add a row for every action that did not get that far."""
     missing = [index for index, row in enumerate(run.rows) if row is None]
     if not missing:
         return
-    waits = is_held(run) and run.stop_reason is None  # nothing is decided about these: a resumed run will start them
+    waits = is_held(run) and run.stop_reason is None  # undecided: a resumed run will start them
     reason = "held" if waits else run.stop_reason or "aborted"
     for index in missing:
         why = "reserved" if index in run.graph.reserved else reason

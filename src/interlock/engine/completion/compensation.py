@@ -31,12 +31,12 @@ T = TypeVar("T")
 
 
 class Answer:
-    """What a call gave: an output, or a problem."""
+    """The answer of a call: an output, or a problem."""
 
     __slots__ = ("code", "output", "problem")
 
     def __init__(self, output: Any = None, problem: str | None = None, code: str | None = None) -> None:
-        """One of the first two; `code` is that of the tool's own error."""
+        """One of the first two is set; `code` is the code of the tool's own error."""
         self.output = output
         self.problem = problem
         self.code = code
@@ -53,7 +53,7 @@ class _Alone:
     alone = True
 
     async def wait_outside(self, answer: Awaitable[T]) -> T:
-        """Nothing else could take the place."""
+        """No other call could use the place."""
         return await answer
 
 
@@ -68,7 +68,7 @@ async def call_tool(
 ) -> Answer:
     """Call a tool for the action at `index`, as the proposal's agent or as another one, under its grant token if it had one.
 
-    `approved` are requirements that were met by a person who was shown this call: a hold that asks for no more is met too.
+    `approved` are requirements met by a person who was shown this call: they also satisfy a hold that asks for no more.
 
     Raises: StoreError, CancelledError and what else has to pass through; everything else is the answer's problem.
     """
@@ -96,8 +96,8 @@ async def call_tool(
 def _judges_for(run: ProposalRun, as_agent: str | None, as_token: str | None) -> list[Judges]:
     """All of these must allow the call.
 
-    What a proposal under a grant token declared is undone within that token, whoever undoes it; and who undoes under a token
-    gains nothing by the grants of who acted.
+    The compensations that a proposal under a grant token declared stay within that token, whichever agent runs the undo. An
+    undo under a token gains nothing from the grants of the agent that acted.
     """
     if as_agent is None:
         return [run.services.judges.current(None if run.token is None else run.principal.session, run.token)]
@@ -144,7 +144,7 @@ def _describe(failure: Failure) -> str:
 
 
 def _is_met(decision: Decision, approved: Sequence[Requirement]) -> bool:
-    """True if each approval that a decision requires was given: by the same group (or any, where any will do), and as many."""
+    """True if every required approval was given: by the required group (or any, where any will do), and as many as required."""
     return bool(decision.requirements) and all(
         any(need.group in (None, given.group) and need.quorum <= given.quorum for given in approved)
         for need in decision.requirements
@@ -163,9 +163,9 @@ def _forbidden(run: ProposalRun, call: Call, tool: Registered, approved: Sequenc
 
 
 async def _admit(action: ActionRun, tool: Registered, principal: Principal, judges: Sequence[Judges]) -> str | None:
-    """Step 7 for a call outside the plan: uses of grants and the rate limit hold; why not, or None.
+    """Step 7 for a call outside the plan: uses of grants and the rate limit apply. Returns the refusal, or None.
 
-    Budgets count it and do not stop it: what was done must be undone even when all is spent.
+    Budgets count the call but do not stop it: undo must work even when the budget is spent.
     """
     run = action.run
     desk = run.services.desk

@@ -1,7 +1,7 @@
 """The layer of a proposal: opened before its first action, committed or kept when it has succeeded, dropped when it is aborted.
 
-The journal has the intent of a commit before its first change. A commit that a crash has cut in half is done again when the run
-is resumed: what is committed already needs nothing. The layer is removed only after the commit is in the journal.
+The journal has the intent of a commit before its first change. A commit that a crash interrupted is repeated when the run is
+resumed: paths that are already committed are skipped. The layer is removed only after the commit is in the journal.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _IN_SCOPE: Final = frozenset({"shell", "exec"})
 
 @contextlib.asynccontextmanager
 async def working_layer(run: ProposalRun) -> AsyncIterator[None]:
-    """Give the proposal its layer for the block, where it is to have one. Raises: StoreError, IntegrityError."""
+    """Give the proposal its layer for the duration of the block, if it is to have one. Raises: StoreError, IntegrityError."""
     if run.layer is not None or not _is_wanted(run):
         yield
         return
@@ -97,7 +97,7 @@ def _kept_below(run: ProposalRun) -> list[Path]:
 
 
 def _open(run: ProposalRun) -> Layer | None:
-    """The layer: a new one, or the one of the process that ended. None if there can be none that its processes would see."""
+    """The layer: a new one, or the one that an ended process left. None if the proposal's processes could not see any."""
     services, directory = run.services, run.run_files.directory
     assert services.layers is not None
     assert services.workspace is not None
@@ -108,7 +108,7 @@ def _open(run: ProposalRun) -> Layer | None:
     else:
         layer = open_layer(directory, run.proposal.id, services.workspace, services.layers)
     processes = any(tool is not None and tool.writes == "anywhere" and not tool.read_only for tool in run.tools)
-    # Walls with a root of their own can attach an overlay, and not the mount of a copy, which lies in another namespace.
+    # Walls with a root of their own can attach an overlay, but not the mount of a copy, which is in another namespace.
     walled = layer.manifest.kind == "copy" and services.settings.isolation.profile == "ns"
     if (layer.namespaces is None or walled) and processes:
         run.layer_absent = f"no process could see it: {layer.manifest.why}"
@@ -123,7 +123,7 @@ def _open(run: ProposalRun) -> Layer | None:
 
 
 async def commit_files(run: ProposalRun) -> None:
-    """Commit the layer of a proposal that has succeeded, as the configuration says; or keep it, as that of a stopped one.
+    """Commit the layer of a proposal that succeeded, as the configuration says; or keep it, as for a stopped run.
 
     On a conflict nothing is committed, and the proposal stops with `workspace_conflict`. Raises: StoreError.
     """
@@ -132,7 +132,7 @@ async def commit_files(run: ProposalRun) -> None:
         return
     how: str = run.services.settings.workspace.commit
     if run.stop_reason == "stopped":
-        how = "stopped"  # who stopped the run has seen enough of it: nothing more reaches the workspace unasked
+        how = "stopped"  # a person stopped the run: commit nothing more without asking
     if run.turn is not None and how == "auto":
         await run.turn.take_for_commit()
     refuse = _refusals(run)
@@ -158,7 +158,7 @@ async def _commit(run: ProposalRun, layer: Layer, directory: Path, plan: Plan) -
     last = last_origin(run)
     try:
         await _on_thread(lambda: commit_layer(layer, directory, backups, plan, last))
-    except ToolError as error:  # somebody else was quicker: what was done is recorded, and can be undone or done again
+    except ToolError as error:  # another writer was faster: what was done is recorded, and can be undone or repeated
         await keep(run, layer, plan, "conflict")
         run.layer_problem = error.message
         run.stop(CONFLICT)
@@ -195,7 +195,7 @@ def shown(blocked: Sequence[Blocked]) -> dict[str, str]:
 
 
 def last_origin(run: ProposalRun) -> Origin:
-    """The action that is held to have made what no record explains: the last one that ran a process, else the last one."""
+    """The action that unrecorded changes are attributed to: the last one that ran a process, else the last one."""
     for index in reversed(run.order_ended):
         tool = run.tools[index]
         if tool is not None and tool.writes == "anywhere" and not tool.read_only:
@@ -205,7 +205,7 @@ def last_origin(run: ProposalRun) -> Origin:
 
 
 def _refusals(run: ProposalRun) -> Callable[[Rel, Sequence[Entry]], str | None]:
-    """Why the grants do not let what a process has changed be committed. File tools were judged by their parameters."""
+    """Why the grants forbid committing what a process changed. File tools were judged by their parameters."""
     judges, agent = run.judges_in_force(), run.principal.agent
     tools: dict[str, Registered | None] = {
         action.id: tool for action, tool in zip(run.proposal.actions, run.tools, strict=True)
@@ -227,7 +227,7 @@ def _refusals(run: ProposalRun) -> Callable[[Rel, Sequence[Entry]], str | None]:
 
 
 async def _on_thread(work: Callable[[], T]) -> T:
-    """Run a function on a thread and wait for its end even if cancelled: half a commit would have to be done again."""
+    """Run a function on a thread and wait for its end even if cancelled: half a commit would have to be repeated."""
     done = asyncio.ensure_future(asyncio.to_thread(work))
     cancelled: asyncio.CancelledError | None = None
     while not done.done():

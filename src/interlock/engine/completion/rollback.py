@@ -1,6 +1,6 @@
 """Rolls back a proposal that was aborted: every action that had an effect is undone, newest first.
 
-Where a compensation fails, those of the actions that it depended on do not run: they would undo what is still in use.
+If a compensation fails, the actions that its action depended on are not compensated: that would undo what is still in use.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _OVERWRITTEN_SHOWN_MAX: Final = 100
 
 
 class _Files(NamedTuple):
-    """What restoring the files of one action came to."""
+    """The result of restoring the files of one action."""
 
     touched: bool = False
     """True if the action itself had changed files."""
@@ -83,7 +83,7 @@ def _only_read(action: Action, tool: Registered | None, row: ActionResult) -> bo
 def _read_changes(run: ProposalRun) -> dict[tuple[str, str], list[Entry]] | None:
     """What the actions changed in the workspace: read once, however many there are to undo.
 
-    None if the index of the backups is damaged: then each action is looked up by itself, and those that are whole come back.
+    None if the index of the backups is damaged: then each action is looked up separately, and intact records are restored.
     """
     if run.files.undo_directory is None or run.files.backups is None:
         return {}
@@ -106,7 +106,7 @@ async def _undo_action(
     files = _restore_files(run, index, entries, compensated)
     if files.problem is not None:
         problems.append(NotUndone(action_id=action.id, reason="undo_conflict", detail=files.problem))
-    notes = list(dict.fromkeys((*run.not_undoable.get(index, ()), *files.overwritten)))  # each attempt adds them anew
+    notes = list(dict.fromkeys((*run.not_undoable.get(index, ()), *files.overwritten)))  # each attempt adds them again
     if compensated:
         notes = [note for note in notes if note not in PROCESS_NOTES and note not in files.overwritten]
     if row.status == "unknown_outcome" and not notes and not files.touched:

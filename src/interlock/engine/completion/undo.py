@@ -1,7 +1,7 @@
 """The undo core: what undoes one action, for a proposal that is aborted (`rollback`) and for the tool `undo`.
 
-A compensation goes first, because it was the last thing to be right about the world and may need the files as the action left
-them; then files come back from backups. Each compensation has its own intent in the journal. What cannot be undone is named.
+A compensation runs first, because it was written for the world as the action left it and may need those files; then files are
+restored from backups. Each compensation has its own intent in the journal. What cannot be undone is named.
 """
 
 from __future__ import annotations
@@ -91,8 +91,8 @@ def compensation_by_definition(
 def approved_with(services: Services, run_id: str, proposal: str, action: str, tool: str) -> tuple[Requirement, ...]:
     """Who approved an action with its compensation by `tool`, as requirements that were met.
 
-    Whoever approved the action was shown that compensation, as its tool's definition has it: they are authorised together.
-    Empty if the action was not approved by itself, or with another compensation.
+    The approver of the action was shown that compensation, from its tool's definition: both are authorised together. Empty if
+    the action itself was not approved, or was approved with another compensation.
     """
     hold = services.desk.store.for_action(run_id, proposal, action)
     if hold is None or hold.status != "approved" or hold.context.get("compensation") != tool:
@@ -118,7 +118,7 @@ async def compensate(
 
 
 def record_done(run: ProposalRun, index: int, how: str, status: str, problem: str | None) -> None:
-    """Journal what one part of an undo came to; `status` is that of a success."""
+    """Journal the outcome of one part of an undo; `status` is the status of a success."""
     run.record(
         STEP,
         index,
@@ -133,10 +133,10 @@ def record_done(run: ProposalRun, index: int, how: str, status: str, problem: st
 def entries_to_restore(
     entries: Sequence[Entry], compensated: bool | None, changed: Callable[[], set[Rel]]
 ) -> list[Entry]:
-    """The changes of an action that come back from backups; `compensated` is None if it has no compensation.
+    """The changes of an action to restore from backups; `compensated` is None if it has no compensation.
 
-    What its compensation has `changed` stays as that left it. After a compensation that failed, what the action's processes
-    changed stays too: half of their work would be neither the one state nor the other.
+    What its compensation has `changed` stays as the compensation left it. After a failed compensation, changes by the
+    action's processes stay too: restoring half of them would give neither the old state nor the new one.
     """
     if compensated is None or not entries:
         return list(entries)
@@ -154,7 +154,7 @@ def changed_by_compensation(entries: Sequence[Entry]) -> set[Rel]:
 def restore_files(
     run: ProposalRun, directory: Path, entries: Sequence[Entry], origin: Origin, *, force: bool = False
 ) -> list[Restored] | InterlockError:
-    """Put files back from the backups in `directory`; the error if they cannot be, and then nothing of them was touched."""
+    """Put files back from the backups in `directory`; returns the error if that is impossible, and then no file was touched."""
     workspace, backups = run.workspace, run.files.backups
     assert workspace is not None
     assert backups is not None
@@ -173,7 +173,7 @@ def leftovers(
     notes: Sequence[str],
     succeeded: bool = True,
 ) -> list[Leftover]:
-    """What stays after compensation and files; `notes` say what the action did that cannot exactly be undone.
+    """What remains after the compensation and the files; `notes` name effects that cannot be undone exactly.
 
     `touched` if its files or state came back. `tool` is None for a state action, and where the tool is no longer registered.
     """

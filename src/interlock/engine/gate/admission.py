@@ -61,7 +61,7 @@ def needs_nothing(action: ActionRun) -> bool:
 
 
 async def admit(action: ActionRun) -> Admitted | Stored | Refusal | Exhausted:
-    """Step 7. May wait, which `action.waited_ns` tells."""
+    """Step 7. May wait; `action.waited_ns` says how long."""
     run, tool = action.run, action.tool
     if tool is not None and not tool.plain and tool.cache_ttl_ns and (stored := _from_cache(action)):
         return stored
@@ -145,7 +145,7 @@ async def _wait_for_rate(action: ActionRun, tool: Registered) -> Refusal | None:
 
 
 async def _wait_for_machine(action: ActionRun) -> Refusal | None:
-    """Wait until the machine is fit, as long as the guard waits."""
+    """Wait until the machine is fit, for as long as the guard allows."""
     run = action.run
     guard = run.services.guard
     assert guard is not None
@@ -197,7 +197,7 @@ def _from_store(action: ActionRun) -> Stored | None:
 
 
 def _cache_key(action: ActionRun) -> str:
-    """Keyed: whoever can read the database must not be able to try parameters out."""
+    """Keyed, so that a reader of the database cannot guess parameters by trial."""
     return action.run.services.redactor.keyed(_key(action))
 
 
@@ -207,17 +207,15 @@ def _put_into_cache(action: ActionRun, tool: Registered, output: Any) -> None:
     if tool.secrets or _is_apart(action) or run.services.redactor.redact(output) is not output:
         return
     key = run.cached[action.index] = _cache_key(action)
-    with contextlib.suppress(
-        StoreError
-    ):  # the call has succeeded: that it is made again next time is no reason to fail
+    with contextlib.suppress(StoreError):  # the call succeeded: having to repeat it next time is not a reason to fail
         run.services.cache.put(
             key, output, tool.cache_ttl_ns // 1_000_000, files=tool.reads_files,
-            generation=action.generation if tool.read_only else None,  # else the call itself has made another one
+            generation=action.generation if tool.read_only else None,  # otherwise the call itself started a new generation
         )  # fmt: skip
 
 
 def _is_apart(action: ActionRun) -> bool:
-    """True if the action reads files of a layer, which no one else has."""
+    """True if the action reads files of a layer, which no other proposal has."""
     return action.run.layer is not None and action.tool is not None and action.tool.reads_files
 
 

@@ -3,7 +3,7 @@
 The question is in the database before a person is told of it. It survives this process: a resumed run finds the same question
 again by run, proposal and action. An approval is for exactly one digest of tool, version and parameters, and is used once, by
 this action. After it the gate judges again, with the approved policies taken out; if a file that the question showed has
-changed meanwhile, the question is asked anew.
+changed meanwhile, the question is asked again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ async def ask(action: ActionRun, decision: Decision) -> Allow | Held | Refusal:
 
 
 def _is_covered(action: ActionRun, desk: Desk, decision: Decision, hold: Hold | None) -> bool:
-    """Use a standing answer, if there is one and the call is not asked about because a file is no longer the one approved.
+    """Use a standing answer, if there is one, unless the question is asked because an approved file has changed.
 
     `hold` is the action's own question, if that is open: it is withdrawn then.
     """
@@ -67,7 +67,7 @@ def _is_covered(action: ActionRun, desk: Desk, decision: Decision, hold: Hold | 
 
 
 def _is_asked_again(action: ActionRun, desk: Desk) -> bool:
-    """True if the action had an approval before its open question, which was not enough: a file had changed since."""
+    """True if an approval before the open question was not enough, because a file had changed since."""
     where = _where(action)
     return any(
         (hold.run, hold.proposal, hold.action) == where and hold.status == "approved"
@@ -91,15 +91,15 @@ def digest_of(action: ActionRun, parameters: bytes) -> str:
 
 
 def _lifetime(action: ActionRun) -> str:
-    """What the question says beside the tool's name if what the action starts is to outlive it."""
+    """What the question adds to the tool's name if what the action starts outlives the action."""
     mode = action.spec.invocation_mode
     return "" if mode == "one_shot" else f" (as long as the {mode})"
 
 
 def _existing(action: ActionRun) -> Hold | None:
-    """The question of an earlier process, if it was about this very call and is not used up.
+    """The question that an earlier process asked, if it was about exactly this call and is not used up.
 
-    A denial and an expiry stand: ending the process does not get another answer. What was withdrawn is asked anew.
+    A denial and an expiry stand: ending the process does not get another answer. A withdrawn question is asked again.
     """
     desk = action.run.services.desk
     hold = desk.store.for_action(*_where(action))
@@ -165,7 +165,7 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
 
 
 def _without_secrets(action: ActionRun, desk: Desk) -> dict[str, Any]:
-    """The parameters as the question shows them, without what the tool's schema marks as secret: the store knows no marks."""
+    """The parameters as the question shows them, without what the tool's schema marks as secret; the store cannot tell."""
     shown: dict[str, Any] = desk.questions.redact(action.parameters, () if action.tool is None else action.tool.secrets)
     return shown
 

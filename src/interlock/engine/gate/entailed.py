@@ -1,10 +1,10 @@
-"""What an agent's `undo` writes is asked like any other write: each path as `fs.write` or `fs.delete`, each key as `state_write`.
+"""The writes of an agent's `undo` are judged like any other: each path as `fs.write` or `fs.delete`, each key as `state_write`.
 
-Asked together with the call itself (steps 2, 3 and 5), so a denial of one stops the call before anything is touched, and a hold
+Judged together with the call itself (steps 2, 3 and 5), so a denial of one stops the call before anything is touched, and a hold
 of one is part of the question. `force` is a question of its own. A person's own undo is not asked about.
 
-What was judged is remembered with the proposal, and the tool compares: a run that has gone on since is not undone any further
-than the judges have seen.
+The judged writes are kept with the proposal, and the tool compares: if the run has gone on since, no more is undone than was
+judged.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SHOWN_MAX: Final = 10  # writes named in one question
 
 
 def judge_entailed(run: ProposalRun, index: int, call: Call, judged: Judged) -> Judged:
-    """The answer to a call that steps 2 to 5 let through, with those to what it writes: the strictest one holds."""
+    """The answer to a call that passed steps 2 to 5, combined with the answers to its writes: the strictest one wins."""
     tool, principal = call.tool, call.principal
     if tool is None or tool.name != UNDO_TOOL or principal.agent == OPERATOR or isinstance(judged.verdict, Refusal):
         return judged
@@ -153,7 +153,7 @@ def _because(reason: str, write: Write, detail: str) -> Refusal:
 
 
 def _named(requirement: Requirement, about: list[str]) -> Requirement:
-    """The same requirement, whose reason says which writes it is about."""
+    """The same requirement, with a reason that names the writes."""
     if not about:
         return requirement
     more = f" and {len(about) - _SHOWN_MAX} more" if len(about) > _SHOWN_MAX else ""

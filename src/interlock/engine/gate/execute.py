@@ -95,7 +95,7 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
             value = await _call(action, tool, attempt)
     except StoreError:
         raise  # the engine's, not the tool's: the run cannot go on
-    except BaseException as error:  # noqa: BLE001 - sorted out there; what is not the tool's is raised again
+    except BaseException as error:  # noqa: BLE001 - classified there; what is not the tool's error is raised again
         result = _failure(action, attempt, error)
     slot.ended_ns = clock.mono_ns()
     slot.deadline = NEVER
@@ -200,7 +200,7 @@ def _timed_out(action: ActionRun, attempt: ActionContext, output: Any) -> Failur
 
 
 def _too_late(action: ActionRun, attempt: ActionContext, value: Any) -> Failure:
-    """The call came to its end, but not in time. A retry would do it twice, so there is none."""
+    """The call ended, but too late. A retry would repeat its effect, so there is none."""
     attempt.cancelled = True
     given = value if isinstance(value, ToolError) else ToolError("", output=value)
     output = read_tool_error(given, action.run.services.bounds.limits.output_bytes).output

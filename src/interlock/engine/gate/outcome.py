@@ -1,4 +1,4 @@
-"""Step 10 for one action, and every other way in which its way ends: the outcome is journaled, effects go into the buffer."""
+"""Step 10 for one action, and every other way for it to end: the outcome is journaled, effects go into the buffer."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ _BRIEF_NS: Final = 10_000_000
 def _telemetry(
     action: ActionRun, attempt: ActionContext, duration_ms: float
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Readings of the machine before and after, and the action's own use: as the row has them, and as the event has them.
+    """Readings of the machine before and after, and the action's own use: in the form of the row, and in that of the event.
 
     None for state actions. An event names the readings by number: most actions share theirs with others.
     """
@@ -227,7 +227,7 @@ def _telemetry(
         found = {"own": own} if own else None
         return found, found
     recorder, sampler = run.recorder, run.services.sampler
-    # What may have changed something has a reading from after it, unless it was over too soon to change any.
+    # An action that may have changed something gets a reading after it, unless it ended too soon to change one.
     acts = action.tool is not None and not action.tool.read_only
     after = sampler.fresh(max(_BRIEF_NS, round(duration_ms * 1e6))) if acts else sampler.latest()
     return _readings(recorder, before, after, own)
@@ -350,9 +350,9 @@ def cancel_retry(action: ActionRun, failure: Failure, reason: str) -> Ended:
 
 
 def dry_run(action: ActionRun, result: Output | Failure | None = None) -> Ended:
-    """The end of a dry run's way: steps 1 to 7 are passed, and the buffer sees what the action would write.
+    """The end of a dry run: steps 1 to 7 are passed, and the buffer sees what the action would write.
 
-    `result` is what the tool said that it would do, if it can say that.
+    `result` is what the tool said it would do, if it supports that.
     """
     run = action.run
     if action.spec.type == "state_write":

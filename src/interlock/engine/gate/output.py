@@ -31,11 +31,11 @@ def check_output(action: ActionRun, attempt: ActionContext, value: Any) -> Outpu
             return _invalid(attempt, f"the tool returned a value that is not JSON: {error.message}")
         except RecursionError:
             return _invalid(attempt, "the tool returned a value that is nested too deep, or contains itself")
-        except Exception as error:  # noqa: BLE001 - of a class of the tool's own, or of a value that its thread goes on changing
+        except Exception as error:  # noqa: BLE001 - from a class of the tool's own, or a value that its thread is still changing
             return _invalid(attempt, f"the tool returned a value that cannot be read: {describe(error)}")
     if size > limit:
         return _invalid(attempt, f"the tool returned more than {limit} bytes")
-    returns = action.tool.returns if action.tool is not None and not action.run.dry_run else None  # that is no output
+    returns = action.tool.returns if action.tool is not None and not action.run.dry_run else None  # not an output
     if returns is not None and not returns.is_valid(value):
         path, message = returns.errors(value)[0]
         return _invalid(attempt, f"the output does not fit the tool's `returns`: {path}: {message}")

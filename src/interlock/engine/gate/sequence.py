@@ -1,4 +1,4 @@
-"""The order of the gate's ten steps for one action, from the moment the scheduler lets it go to its row.
+"""The order of the gate's ten steps for one action, from its release by the scheduler to its row.
 
 Every way out gives the action a row, except a cancellation before the intent: then nothing happened, and a resumed run starts
 the action as if for the first time. (Step 1, for the proposal as a whole, is in `verify`.)
@@ -97,7 +97,7 @@ async def _wait_for_retry(action: ActionRun, failure: Failure, delay_ms: int) ->
     number = failure.attempt.attempt + 1
     action.record(9, lambda _: ActionRetrying(attempt=number, delay_ms=delay_ms))
     tell_waiting(action.run, action.index, "retry", f"its try number {number}", delay_ms)
-    await pin_again(action)  # the attempt itself may have changed what was shown; from now on it is somebody else
+    await pin_again(action)  # the attempt itself may have changed what was shown; any later change is somebody else's
     await wait(action, delay_ms / 1000)
     await forget_if_changed(action)
     return await _pass(action, judge_again(action))

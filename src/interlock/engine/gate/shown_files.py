@@ -1,4 +1,4 @@
-"""The files that a question shows: as they are when it is asked, and whether they still are when it is answered (step 6)."""
+"""The files that a question shows: their state when it is asked, and whether that is unchanged when it is answered (step 6)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def paths_of(action: ActionRun, parameters: dict[str, Any]) -> list[Any]:
 async def look_at_files(action: ActionRun) -> tuple[tuple[FileShown, ...], tuple[ChangeShown, ...]]:
     """The files among the parameters as they are now, and what the call would make of them.
 
-    Both are of the same contents: the approval holds as long as the files are as shown, so the differences must be of those.
+    Both come from the same contents: the approval holds while the files are as shown, so the differences must match them.
     """
     desk, paths = action.run.services.desk, paths_of(action, action.parameters)
     looks, previews = await _look_and_preview(action, paths)
@@ -88,7 +88,7 @@ async def _look_at(run: ProposalRun, paths: Sequence[Any]) -> list[_Look]:
     workspace = run.workspace
     if workspace is None or not paths:
         return []
-    keyed = run.services.redactor.keyed  # a file can be small and secret, and its digest stands in the question
+    keyed = run.services.redactor.keyed  # a file can be small and secret, and its digest is part of the question
     found: list[_Look] = await run.services.threads.run(
         run.loop, lambda: [_look(workspace, path, keyed) for path in paths]
     )
@@ -102,7 +102,7 @@ def _look(workspace: Workspace, path: Any, keyed: Callable[[str], str]) -> _Look
     except ToolError:
         return _Look(None, there=True, sha256=None)  # it cannot be read, so it is not shown; the tool will report why
     node = seen.node
-    # The resolved place is part of it: a link on the way that leads elsewhere by now changes what was shown.
+    # The resolved place is part of it: a link that now leads elsewhere changes what was shown.
     text = b"%b\0%b" % (b"/".join(place), f"{node.kind}:{node.sha256}:{node.mode}".encode())
     digest = keyed("sha256:" + hashlib.sha256(text).hexdigest())
     return _Look(digest, there=node.kind != "absent", sha256=node.sha256)
@@ -127,7 +127,7 @@ async def forget_if_changed(action: ActionRun) -> None:
 
 
 async def pin_again(action: ActionRun) -> None:
-    """Expect from now on what lies there now."""
+    """Take the present contents as the expected ones."""
     if action.shown:
         there = await _look_at(action.run, [path for path, _ in action.shown])
         action.shown = tuple((path, look.digest) for (path, _), look in zip(action.shown, there, strict=True))

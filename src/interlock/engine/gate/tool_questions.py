@@ -69,7 +69,7 @@ class AskingContext(ActionContext, eq=False, kw_only=True):
             )
         work = self.ask(summary, reason, context, **options)
         self.from_thread = future = asyncio.run_coroutine_threadsafe(work, self.run.loop)
-        if self.cancelled:  # just now: nobody else would withdraw it
+        if self.cancelled:  # cancelled just now: nothing else would withdraw it
             future.cancel()
         try:
             return future.result()
@@ -122,7 +122,7 @@ def _by(asked: Asked) -> str:
 
 
 def _existing(desk: Desk, asked: Asked) -> Hold | None:
-    """The same question of an earlier attempt, if it is open or approved and not used: nobody is asked twice for a retry."""
+    """The same question of an earlier attempt, if it is open or approved and not used: a retry does not ask twice."""
     hold = desk.store.for_action(asked.run, asked.proposal, asked.action, kind=asked.kind)
     if hold is None or hold.asked_digest != digest_of(desk, asked) or hold.status not in ("pending", "approved"):
         return None

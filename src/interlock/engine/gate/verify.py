@@ -13,7 +13,7 @@ from interlock.verify.graph import Graph, build_graph
 
 
 class Unrunnable(NamedTuple):
-    """Why no action of a proposal may start; `action` is the index of the one whose fault it is, if there is one."""
+    """Why no action of a proposal may start; `action` is the index of the action at fault, if there is one."""
 
     refusal: Refusal
     action: int | None
@@ -25,7 +25,7 @@ def verify_proposal(proposal: Proposal, registry: Registry) -> Graph:
 
 
 def find_unrunnable(run: ProposalRun) -> Unrunnable | None:
-    """Whether the proposal may start: is it within `actions_max` of the grant, and can each action run that has to?
+    """Whether the proposal may start: is it within `actions_max` of the grant, and can every action that has to run do so?
 
     An action of an unknown tool can only be rejected; where that would stop the proposal, it stops before any effect.
     """

@@ -69,7 +69,7 @@ async def call(
         about = [services.workspace_id, caller.agent, caller.session, call_id, tool, parameters, *token]
         return await _once(one, tool, services.redactor.keyed(digest("tool_call", about)))
     if resume_held:
-        # Not the session: a client that was started anew goes on with what was held.
+        # Not the session: a restarted client continues with held calls.
         about = [services.workspace_id, caller.agent, tool, parameters, *token]
         return await _held_or_new(one, tool, services.redactor.keyed(digest("held_call", about)))
     return _result(tool, await one.run(services.ids.new("run")))
@@ -145,7 +145,7 @@ class _Call(NamedTuple):
             run.finish()
 
     async def go_on(self, run_id: str) -> ProposalResult | None:
-        """Go on with a call that was begun earlier. None if nothing of it was begun. Raises: ConflictError `call_unfinished`."""
+        """Go on with a call that was begun earlier. None if the call did not begin. Raises: ConflictError `call_unfinished`."""
         services = self.services
         if services.state_dir is None or services.durability == "off":
             raise ConflictError(

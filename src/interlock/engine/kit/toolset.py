@@ -1,7 +1,7 @@
 """Which tools an agent may reach, as definitions for a model.
 
-Reach is what grants and policies can ever allow: a tool that every call of which would be refused is not shown. One that is
-asked about, or allowed for some parameters only, is.
+Reach is what grants and policies can ever allow: a tool is hidden if every call of it would be refused. A tool that
+needs approval, or is allowed for some parameters only, is shown.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def own_name(services: Services, name: str, form: Format) -> str | None:
 
 
 def reachable(services: Services, agent: str, session: str | None, token: str | None = None) -> list[Registered]:
-    """The tools that the agent may reach, by name, or may under the grant token with that id.
+    """The tools that the agent may reach, by name; with a token id, those that it may reach under that grant token.
 
     Raises: ConfigurationError if the rules cannot be used.
     """
