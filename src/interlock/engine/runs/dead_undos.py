@@ -1,8 +1,8 @@
 """Undos whose process died before their outcome was recorded, and what becomes of them.
 
 An undo compares states, so it can begin again where it stopped. But once another undo of the same target has succeeded, the
-dead one has nothing left to do, and going on with it could only take away what a person has made since. So the one that
-succeeds settles the others: their action gets the outcome of the new one, and a run that was nothing but that undo is over.
+dead one has nothing left to do, and continuing it could only destroy what a person has made since. So the one that
+succeeds settles the others: their action gets the outcome of the new one, and a run that consisted only of that undo is over.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ def _is_nothing_else(replayed: ReplayedRun, actions: list[tuple[str, str]]) -> b
 def find_later_change(services: Services, paths: set[Rel], *, own: str) -> tuple[str, Rel] | None:
     """A run that has recorded a change of one of `paths` since run `own` began, and that path. None if there is none.
 
-    An undo that goes on after its process died asks this: what another run has put there since may look like a state that the
-    undo knows, and is wanted all the same. Raises: IntegrityError, StoreError, UsageError.
+    Asked by an undo that continues after its process died: what another run has written since may look like a state that the
+    undo knows, but must be kept. Raises: IntegrityError, StoreError, UsageError.
     """
     if services.state_dir is None:
         return None

@@ -1,4 +1,4 @@
-"""A run's row in the index, and the signed head of its journal: what others see of it while it goes on and once it has ended."""
+"""A run's row in the index, and the signed head of its journal: what others see of it while it runs and after it has ended."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class IndexedRun:
         services.index.add(row)
 
     def sign_head_if_due(self, files: RunFiles) -> None:
-        """Sign the head of a long run between two proposals: its process may never come to the end."""
+        """Sign the head of a long run between two proposals: its process may die before the end."""
         if files.recorder is None or files.directory is None or self._services.signer is None:
             return
         head = files.recorder.writer.head()

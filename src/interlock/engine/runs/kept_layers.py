@@ -1,7 +1,7 @@
 """What a person does with the layers that a run has kept: look at them, commit them (or some paths), discard them.
 
 All actions of the run were judged when they ran; what is left is one decision of a person, so it is journaled in the run's own
-journal, under the run's lock, and not as a run of its own. A commit that was cut off is done again by the same command.
+journal, under the run's lock, and not as a run of its own. The same command repeats an interrupted commit.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ STEP = 10
 
 
 class LayerChange(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One path of a kept layer that is not what lies in the workspace."""
+    """One path whose state in a kept layer differs from the workspace."""
 
     path: str
     kind: str
@@ -222,7 +222,7 @@ def _commit(services: Services, directory: Path, layer: Layer, plan: Plan, recor
 
 
 def _last_origin(directory: Path, layer: Layer) -> Origin:
-    """The action that is held to have made what no record explains."""
+    """The action that unrecorded changes are attributed to."""
     entries = read_entries(layer.directory)
     for entry in reversed([one for one in entries if one.by == "process"] or entries):
         return Origin(entry.proposal, entry.action)

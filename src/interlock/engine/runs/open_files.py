@@ -48,7 +48,7 @@ def open_budget(services: Services, files: RunFiles, agent: str, session: str | 
 
 
 def release_files(files: RunFiles) -> None:
-    """Release the run's lock and everything else: the run could not begin. The reason is already on its way to the caller."""
+    """Release the run's lock and everything else: the run could not begin. The error is already being raised to the caller."""
     with contextlib.suppress(StoreError):
         if files.recorder is not None:
             files.recorder.writer.close()

@@ -1,4 +1,4 @@
-"""Runs that are not over: their journals are put in order, and each is asked what it needs to go on.
+"""Unfinished runs: puts their journals in order, and finds out what each needs to continue.
 
 Nothing is run here. `resume` goes on; `recover RUN --action ID --as ...` settles what only a person can know.
 """
@@ -71,7 +71,7 @@ def recover_all(db: Database, index: RunIndex, runs: Path, disk: Disk, desk: Des
         db, SystemClock(), SystemIds(), boot=boot_id(), redact=lambda value: value, changed=lambda: None
     )
     remembered = RecoveredRuns(db)
-    # A run that is `running` may have a living writer, or one that died: that is looked at.
+    # A run that is `running` may have a living writer or a dead one: check which.
     known = remembered.unchanged(runs, (row.run_id for row in rows if row.status != "running"))
     asked = [hold for facts in known.values() for hold in (*facts.asked, *filter(None, facts.settle.values()))]
     answered = {hold.id for hold in store.answered(asked)}
@@ -82,7 +82,7 @@ def recover_all(db: Database, index: RunIndex, runs: Path, disk: Disk, desk: Des
         if facts is not None and _still_holds(facts, row, answered):
             found.append(_need_of(row, facts, answered))
             continue
-        journal = fingerprint(str(runs / row.run_id))  # taken first: what is written meanwhile makes it another
+        journal = fingerprint(str(runs / row.run_id))  # taken first, so that a write from now on makes it differ
         one, facts = _recover_one(db, index, runs, disk, row, desk, store)
         if one is not None:
             found.append(one)
@@ -116,15 +116,15 @@ def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
                 source="unknown",
                 started_us=first.ts,
             )
-            with contextlib.suppress(UsageError):  # since we looked it was entered, by its own process or by another
+            with contextlib.suppress(UsageError):  # it was entered meanwhile, by its own process or another one
                 index.add(row)
 
 
 def apply_commits(db: Database, replayed: ReplayedRun) -> None:
-    """Apply the state that a dead run has committed in its journal, if the database did not hear of it.
+    """Apply the state that a dead run committed in its journal, if the database does not have it.
 
-    The journal decided before whatever is written from here on: applied later, it would take that away. Applying it again, as
-    `resume` does, changes nothing. Raises: IntegrityError, StoreError.
+    The journal decided before anything that is written from here on: applied later, it would overwrite that. Applying it
+    again, as `resume` does, changes nothing. Raises: IntegrityError, StoreError.
     """
     for known in replayed.proposals.values():
         if known.committed is None or replayed.started is None:
@@ -165,16 +165,16 @@ def _recover_one(
     except UsageError:
         return _report(row, "repair", "its journal is not there", f"interlock runs prune {row.run_id}"), None
     if replayed.finished is not None:
-        # The process ended between its last event and its row: perhaps before it had signed, too.
+        # The process ended between its last event and its row, perhaps even before it signed.
         sign_head(directory, report.status.head, Signer.open(runs.parent.parent / "keys", disk), disk)
         index.update(row.run_id, status=replayed.finished.status, finished_us=replayed.finished.ts)
         return None, None
     if not replayed.proposals and not replayed.ended.statuses:
-        with contextlib.suppress(StoreError):  # somebody else has just taken it up
+        with contextlib.suppress(StoreError):  # another process has just resumed it
             _end_empty(index, directory, disk, runs.parent.parent / "keys")
         return None, None
     if row.status == "running":
-        # What it was writing when its process ended makes what others had read out of date.
+        # Its unfinished writes make what other runs had read out of date.
         ResultCache(db, row.workspace, SystemClock()).clear()
         index.update(row.run_id, status="interrupted")
         row = msgspec.structs.replace(row, status="interrupted")

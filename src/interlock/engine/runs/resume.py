@@ -130,7 +130,7 @@ def run_directory(services: Services, run_id: str) -> Path:
 
 
 class _Resumption:
-    """One unfinished proposal on its way back."""
+    """One unfinished proposal that is being resumed."""
 
     def __init__(
         self, owner: Run, replayed: ReplayedRun, known: ReplayedProposal, answers: Mapping[str, Answer], by: str
@@ -187,7 +187,7 @@ class _Resumption:
         return await self._owner.carry_on(self._pool, self._replay())
 
     async def _roll_back(self) -> ProposalResult:
-        """The proposal was stopped already: its rollback goes on where it was; nothing is asked or started any more."""
+        """The proposal was already stopped: its rollback continues where it was; nothing more is asked or started."""
         run = self._run
         self._replay()
         for index, action in enumerate(run.proposal.actions):
@@ -259,7 +259,7 @@ class _Resumption:
         """Remove the temporary files of interrupted actions, whatever becomes of these: they may hold what is private."""
         for action_id, replayed in self._known.actions.items():
             if replayed.row is None and (replayed.open or replayed.interrupted):
-                # What prevents it now is met again, and reported, when the files come back.
+                # An obstacle here is met again, and reported, when the files are restored.
                 run = self._run
                 with contextlib.suppress(ToolError, IntegrityError):
                     if run.workspace is not None and run.files.layer is not None:

@@ -20,7 +20,7 @@ _JUMP_US: Final = 30 * _DAY_US
 
 
 def keep_once_a_day(services: Services) -> None:
-    """Called when a project is opened. A machine that does not let us delete now is asked again tomorrow."""
+    """Called when a project is opened. If deleting fails now, it is tried again tomorrow."""
     home = services.state_dir
     if home is None:
         return
@@ -34,7 +34,7 @@ def keep_once_a_day(services: Services) -> None:
     try:
         services.disk.write_atomic(mark, str(now).encode())
         if since_us > _JUMP_US:
-            return  # the clock may be wrong now: what it says is believed if it says so tomorrow
+            return  # the clock may be wrong now: believe it only if it still says so tomorrow
         keep(home / "runs", services.index, services.disk, before_us=before)
         services.store.prune(before)
     except StoreError as error:

@@ -87,7 +87,7 @@ class Run:
         return run
 
     def _open(self) -> None:
-        """From now on it is told of changes and of requests to stop."""
+        """From now on the run is notified of changes and of requests to stop."""
         self.services.hooks.runs.add(self)
         if self.services.stops is not None:
             self.services.stops.listen()
@@ -100,7 +100,7 @@ class Run:
 
     @property
     def stop_answer(self) -> StopAnswer | None:
-        """What was stopped; None until nothing of the run is running any more."""
+        """What was stopped; None while anything of the run is still running."""
         return self.switch.answer
 
     @contextlib.contextmanager
@@ -115,7 +115,7 @@ class Run:
 
     @classmethod
     def resume(cls, services: Services, run_id: str, *, agent: str, session: str | None, at: int) -> Run:
-        """Take a run up again whose journal was recovered, and read up to event `at`.
+        """Resume a run whose journal was recovered and read up to event `at`.
 
         Raises: StoreError `run_locked` if another process has it, or has had it since the journal was read.
         """
@@ -228,7 +228,7 @@ class Run:
                         self.switch.release(pool)
                         result = await conclude(run)
             except BaseException:
-                # Cancelled, or the machine did not let us: `finish` must not say that the run is over.
+                # Cancelled, or a disk error: `finish` must not say that the run is over.
                 self.leave()
                 raise
             pool.close()
@@ -253,7 +253,7 @@ class Run:
                     record_ends(self.recorder, [*self.switch.ends, *ends])
                     self._indexed.end(self.files, self.tally)
         except StoreError:
-            if status != "interrupted":  # else the reason is already on its way to the caller
+            if status != "interrupted":  # otherwise an error is already being raised to the caller
                 raise
         finally:
             if self.files.backups is not None:
@@ -279,10 +279,10 @@ class Run:
         self.tally.add(result.status, result.results, len(result.not_undone))
 
     def leave(self) -> None:
-        """A proposal stopped in the middle: what is known is on disk, and the run can be resumed. Others may go on in it."""
+        """A proposal stopped in the middle: what is known is on disk, and the run can be resumed. Others in it may continue."""
         self.tally.statuses.add("interrupted")
         if self.recorder is not None:
-            with contextlib.suppress(StoreError):  # the reason is already on its way to the caller
+            with contextlib.suppress(StoreError):  # an error is already being raised to the caller
                 self.recorder.writer.flush()
 
     def configuration_changed(self, problem: str | None) -> None:
@@ -307,7 +307,7 @@ def _require_agent(proposal: Proposal, own: str) -> None:
 
 
 def close_programs(services: Services, programs: Programs) -> None:
-    """End what lives as long as its session: the runtime is closed. That is on record in a run of its own."""
+    """End programs that live as long as their session: the runtime closes. Recorded in a run of its own."""
     ends = programs.close()
     if ends:
         with contextlib.suppress(InterlockError):  # the programs have ended; only the record is missing

@@ -43,7 +43,7 @@ def record_start(services: Services, recorder: Recorder, run_id: str, agent: str
 
 
 def record_resumption(services: Services, recorder: Recorder) -> None:
-    """Another process goes on with the run."""
+    """Another process continues the run."""
     recorder.record(RunResumed(pid=os.getpid(), boot=services.boot, configuration=services.judges.configuration))
 
 

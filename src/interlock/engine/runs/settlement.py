@@ -37,7 +37,7 @@ class Settlement:
     def __init__(
         self, run: ProposalRun, replayed: ReplayedRun, known: ReplayedProposal, answers: Mapping[str, Answer], by: str
     ) -> None:
-        """`answers` by action id are those of a person, `by` whom."""
+        """`answers` are a person's, by action id; `by` names the person."""
         self._run = run
         self._folded = replayed
         self._known = known
@@ -56,7 +56,7 @@ class Settlement:
         return waiting
 
     async def _settle_one(self, index: int, replayed: ReplayedAction) -> bool:
-        """True if the action may go on (again, or with an outcome); False if a person must say."""
+        """True if the action may go on (again, or with an outcome); False if a person must decide."""
         run = self._run
         action, tool = run.proposal.actions[index], run.tools[index]
         answer = self._answers.get(action.id)
@@ -76,7 +76,7 @@ class Settlement:
         return self._decide(index, answer, self._by)
 
     def _answered(self, action_id: str) -> Hold | None:
-        """The question about the action's outcome, if it has its answer."""
+        """The question about the action's outcome, if it is answered."""
         desk = self._run.services.desk
         hold = find_question(desk, self._folded, self._known, action_id)
         return None if hold is None or answer_of(hold) is None else hold
@@ -97,7 +97,7 @@ class Settlement:
         return False
 
     def _decide(self, index: int, decision: str, by: str) -> bool:
-        """Journal how the outcome is taken, and make it so."""
+        """Journal the decision about the outcome, and apply it."""
         run, desk = self._run, self._run.services.desk
         action = run.proposal.actions[index]
         withdraw_question(desk, run.files.id, run.proposal.id, action.id)
@@ -144,10 +144,10 @@ class Settlement:
         )
 
     def _restored(self, index: int) -> bool:
-        """Put the files of an interrupted action back. True if that was possible: then it has done nothing any more.
+        """Put the files of an interrupted action back. True if that was possible: then the action has no effect left.
 
-        An undo is left as it is. It looks at every path before it touches one, what is back already needs nothing, and what
-        it has restored may be what another undo, or a person, has wanted since.
+        An undo is left as it is: it compares every path before it changes one, a restored path needs nothing, and another undo
+        or a person may rely on what it restored.
         """
         run, files = self._run, self._run.files
         tool = run.tools[index]

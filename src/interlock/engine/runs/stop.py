@@ -1,4 +1,4 @@
-"""Asks runs to stop, whatever process carries them, and says what came of it: what `interlock stop` does.
+"""Asks runs to stop, in whatever process they run, and reports the result: what `interlock stop` does.
 
 Needs the state directory and nothing else: no configuration, no tools. A run without a process is left to `abandon` (see
 `resume`), which needs more.
@@ -36,8 +36,8 @@ Outcome = Literal["stopped", "ended", "no_process", "no_answer", "killed"]
 class StopReport(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one run.
 
-    `stopped`: it does nothing any more. `ended`: it had come to its end before. `no_process`: it was left without a process,
-    and now has been ended. `no_answer`: its process did not stop it in time. `killed`: that process was ended by force.
+    `stopped`: nothing of it runs any more. `ended`: it had already ended. `no_process`: it had no process, and has now been
+    ended. `no_answer`: its process did not stop it in time. `killed`: that process was ended by force.
     """
 
     run_id: str
@@ -79,7 +79,7 @@ class Stopper:
         return [one for one in running if Holder.of(self._runs / one, self._disk) is not None] + held
 
     def ask(self, run_id: str, reason: str) -> StopRequest:
-        """Write the request down; it stands for good. Raises: UsageError `not_found`, `run_finished`; StoreError."""
+        """Write the request down; the request is permanent. Raises: UsageError `not_found`, `run_finished`; StoreError."""
         row = self._index.get(run_id)
         if row.status not in _OPEN:
             raise UsageError(
@@ -122,7 +122,7 @@ class Stopper:
             await asyncio.sleep(_POLL_S)
 
     def _without_process(self, run_id: str, answer: StopAnswer | None, first: Holder | None) -> StopReport:
-        """No process carries the run: it has stopped, or had ended before, or its process died."""
+        """The run has no process: it has stopped, had already ended, or its process died."""
         status = self._index.get(run_id).status
         if answer is not None and status not in _OPEN:
             return report_stopped(run_id, answer, first)

@@ -1,4 +1,4 @@
-"""Stops runs from code: what `Runtime.stop` does, and the end of what has no process any more."""
+"""Stops runs from code: what `Runtime.stop` does, and how runs whose process is gone are ended."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def stop_runs(
 
 
 async def end_left_runs(services: Services, reports: Sequence[StopReport]) -> list[StopReport]:
-    """End the runs among these that no process carries. Raises: StoreError, IntegrityError."""
+    """End those of the runs that have no process. Raises: StoreError, IntegrityError."""
     ended = []
     for report in reports:
         if report.outcome in ("no_process", "killed"):

@@ -1,6 +1,6 @@
-"""Stops what a run is doing, at the request of a person, in the process that carries it.
+"""Stops what a run is doing, at the request of a person, in the process that runs it.
 
-What was running is cancelled, and stands as far as it came: nothing is undone, because an undo would start more (ADR 46).
+Running actions are cancelled, and their effects so far stay: nothing is undone, because an undo would start more (ADR 46).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class StopSwitch:
             self.answer = self._sum_up()
         stops = self._services.stops
         if stops is not None:
-            with contextlib.suppress(StoreError):  # who asked sees the end of the run, or says that there was no answer
+            with contextlib.suppress(StoreError):  # the requester sees the run end, or reports that there was no answer
                 stops.store.done(self._run_id, self.answer)
 
     @property

@@ -43,14 +43,14 @@ class CompensationUndo:
         self._others: dict[str, ReplayedRun] = {}
 
     def learn(self, proposal_id: str, actions: dict[str, Action]) -> None:
-        """Tell it the actions of a proposal by id, before the first of them is compensated."""
+        """Set the actions of a proposal by id, before the first of them is compensated."""
         self._actions[proposal_id] = actions
         self._references[proposal_id] = References(actions)
 
     async def compensate(
         self, replayed: ReplayedRun, known: ReplayedProposal, action: Action, done: ReplayedAction
     ) -> bool | None:
-        """True or False: it was tried. None: there is no compensation."""
+        """True or False if it was tried; None if there is no compensation."""
         calls = self._compensations(replayed, known, action, done)
         proposal = known.received.proposal or ""
         if calls and (proposal, action.id) in self._in_use:

@@ -1,7 +1,7 @@
-"""What an undo compensates is written into the journal of the run that it is undone for, before and after each call.
+"""Marks of compensations in the journal of the run that is undone, written before and after each call.
 
-So an undo that dies leaves no doubt about what it compensated: the next one does not do it twice, and a call that was begun
-and has no end is not known, and is not repeated in silence.
+So if an undo dies, the next one knows what was compensated and does not repeat it. A call that began and has no end has an
+unknown outcome, and is not repeated silently.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class UndoMarks:
         self._record(run_id, proposal, action, UndoIntent(how="compensation", detail=detail))
 
     def end(self, run_id: str, proposal: str, action: str, status: str, problem: str | None = None) -> None:
-        """It is over: `compensated`, `not_undone`, or `redone` for what was made good again. Raises as `begin`."""
+        """The call is over: `compensated`, `not_undone`, or `redone` for what is in force again. Raises as `begin`."""
         self._record(run_id, proposal, action, UndoDone(how="compensation", status=status, problem=problem))
 
     def close(self) -> None:
-        """Let go of the journals. Raises StoreError."""
+        """Close the journals. Raises StoreError."""
         while self._recorders:
             self._recorders.popitem()[1].writer.close()
 

@@ -59,7 +59,7 @@ class StateUndo:
             before = past.before(mine[0].version)
             gone = before is None or before.deleted
             if now is None if gone else now is not None and before is not None and _is_same(now.value, before.value):
-                self._at[key] = mine[0].version - 1  # it is back already
+                self._at[key] = mine[0].version - 1  # already restored
                 continue
             current = self._at.get(key) or (now.version if now is not None else past.versions[-1])
             between = mine[-1].version - mine[0].version >= len(mine)
@@ -73,7 +73,7 @@ class StateUndo:
 
 
 class _Past:
-    """The changes of a key, oldest first, and whose they were."""
+    """The changes of a key, oldest first, and who made them."""
 
     def __init__(self, history: list[Transition]) -> None:
         self.versions = [change.version for change in history]

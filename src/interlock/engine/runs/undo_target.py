@@ -1,4 +1,4 @@
-"""Brings the run that is to be undone to rest: one that waits is asked to stop, one that runs is left alone."""
+"""Prepares a run for its undo: a waiting run is asked to stop, a running one is left alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def require_whole(replayed: ReplayedRun, action: str | None) -> None:
 
 
 async def bring_to_rest(services: Services, replayed: ReplayedRun, *, by: str, why: str) -> ReplayedRun:
-    """The run as it is once nobody carries it any more: it will not go on.
+    """The run once it has no process any more: it will not continue.
 
     Raises: as `stop_if_it_waits`; StoreError `run_locked` if it does not stop; IntegrityError.
     """
@@ -38,7 +38,7 @@ async def bring_to_rest(services: Services, replayed: ReplayedRun, *, by: str, w
 
 
 async def stop_target(services: Services, run_id: str, *, by: str) -> None:
-    """Before an undo gets in line for its turn to write: the run that it undoes may be before it there.
+    """Before an undo queues for its turn to write: the run that it undoes may be ahead of it.
 
     What else is wrong with the run is for the undo itself to report. Raises: as `stop_if_it_waits`.
     """
@@ -51,9 +51,9 @@ async def stop_target(services: Services, run_id: str, *, by: str) -> None:
 
 
 async def stop_if_it_waits(services: Services, replayed: ReplayedRun, *, by: str, why: str) -> bool:
-    """Ask a run to stop whose process is alive and only waits: for an answer, for its turn, for time to pass.
+    """Ask a run to stop if its process is alive and only waits: for an answer, for its turn, for time to pass.
 
-    False if no process carries it. Raises: StoreError `run_locked` if it runs something.
+    False if it has no process. Raises: StoreError `run_locked` if it runs something.
     """
     run_id = replayed.directory.name
     if Holder.of(replayed.directory, services.disk) is None:
@@ -70,6 +70,6 @@ async def stop_if_it_waits(services: Services, replayed: ReplayedRun, *, by: str
     try:
         await stopper.stop([run_id], why)
     except UsageError as error:
-        if error.code != "run_finished":  # it has just come to its end by itself
+        if error.code != "run_finished":  # it has just ended
             raise
     return True

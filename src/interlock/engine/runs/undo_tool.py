@@ -159,7 +159,7 @@ class _Undo:
         return self._output()
 
     def _forget(self, replayed: ReplayedRun, action: str | None) -> None:
-        """What is remembered of the run's results holds no longer, and what waits in its layers is not wanted any more."""
+        """Cached results of the run are out of date, and its kept layers are not wanted any more."""
         services, run_id = self._services, replayed.directory.name
         if action is None:
             drop_layers(services, replayed.directory)
@@ -191,7 +191,7 @@ class _Undo:
         return replayed
 
     async def _bring_to_rest(self, replayed: ReplayedRun, run_id: str, action: str | None) -> ReplayedRun:
-        """The run once it does not go on any more. Raises: ToolError."""
+        """The run, once it has stopped. Raises: ToolError."""
         if replayed.finished is not None:
             return replayed
         agent = self._run.principal.agent
@@ -199,7 +199,7 @@ class _Undo:
         with _as_tool_error():
             why = f"run `{self._run.files.id}` undoes it"
             replayed = await bring_to_rest(self._services, replayed, by=by, why=why)
-        # An action may have come to its end before the run stopped.
+        # An action may have ended before the run stopped.
         require_judged(self._run, self._index, {"run": run_id, "action": action})
         return replayed
 
@@ -268,8 +268,8 @@ class _Undo:
     def _restore_files(self, replayed: ReplayedRun, proposal_id: str, action_id: str, compensated: bool | None) -> bool:
         """True if the action itself had changed files (whether or not they could be put back).
 
-        What its compensation has dealt with (`compensated`) stays as that left it. After one that failed, what the action's
-        processes had changed stays too: half of their work would be neither the one state nor the other.
+        What its compensation has dealt with (`compensated`) stays as the compensation left it. After a failed one, changes by the
+        action's processes stay too: restoring half of them would give neither the old state nor the new one.
         """
         run, workspace = self._run, self._services.workspace
         if workspace is None or run.files.backups is None:
@@ -302,7 +302,7 @@ class _Undo:
         return set() if directory is None else changed_by_compensation(plan_undo(directory))
 
     def _refused_path(self, path: Rel) -> bool:
-        """True if the grant that lets the agent call `undo` does not reach so far: it may have been another one then."""
+        """True if the grant that lets the agent call `undo` does not cover the action: it may have run under another one."""
         return self._reach.path(to_json(path), "path", "write") is not None
 
 
@@ -314,7 +314,7 @@ def _entries_of(replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Acti
 
 @contextlib.contextmanager
 def _as_tool_error() -> Iterator[None]:
-    """What is wrong with the other run fails this action, and does not end the run that it is in."""
+    """An error in the other run fails this action, but does not end its own run."""
     try:
         yield
     except (UsageError, ConflictError, IntegrityError, StoreError) as error:

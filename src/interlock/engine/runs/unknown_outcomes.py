@@ -1,8 +1,8 @@
-"""Questions about unknown outcomes: an action that was begun, has no outcome, and that only a person can say something about.
+"""Questions about unknown outcomes: an action that began, has no outcome, and that only a person can settle.
 
-Such an action is held like any other: its question lies in the same store, is listed with the others, and is answered on every
+Such an action is held like any other: its question is in the same store, is listed with the others, and is answered on every
 surface with the same proof. Its one parameter is `outcome`: approving lets the action run again, an edit says `succeeded`,
-`failed` or `undo`, and a denial takes it as failed. The question is for one attempt, so a later death asks anew.
+`failed` or `undo`, and a denial counts it as failed. The question is for one attempt, so a later crash asks again.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A proposal's turn to write in a workspace that is worked on directly; readers are free.
+"""A proposal's turn to write in a workspace that is changed directly, without a layer; readers do not wait.
 
 Every call of a proposal that may write is made in the proposal's turn. The turn is taken in step 7 of the first of them, as a
 lease on all the paths that the proposal may write (see `workspace/lease`), and kept until the proposal is over, but not over
 a wait: when nothing of the proposal runs and one of its actions waits for an answer, for the guard, for a rate limit or for
-its next attempt, the lease goes back, and others write. After the wait the action takes it again, last in step 7, and what
-steps 2 to 7 say holds for what lies there then.
+its next attempt, the lease is given back, and others may write. After the wait the action takes it again, last in step 7, and
+steps 2 to 7 judge the files as they are then.
 
 A proposal that a tool makes while it runs (nested execution) works under the turn of the proposal that the tool belongs to, or
 it would wait for itself. That turn is not given back while the nested one waits: what the tool does meanwhile is not known.
@@ -136,7 +136,7 @@ class _Turn:
             seconds = (clock.mono_ns() - before_ns) / 1e9
             return Refusal("workspace_busy", f"{error.message}; it waited {seconds:.3g} s for its turn")
         finally:
-            if waited or action.shown:  # what was shown is compared once more, now that nobody else may change it
+            if waited or action.shown:  # compare what was shown again, now that no other writer may change it
                 action.waited_ns += max(1, clock.mono_ns() - before_ns)
         return None
 
@@ -191,8 +191,8 @@ class _Turn:
     # -- inside
 
     def _is_covered(self, claim: Claim, action: Caller) -> bool:
-        # Looked at each time, now that nobody else may change it: a link that was changed before, by this proposal too, or an
-        # approver's edit may lead the action to where nothing is claimed.
+        # Checked each time, now that no other writer can interfere: an earlier change of a link, even by this proposal, or an
+        # approver's edit may lead the action to an unclaimed path.
         return claim.covers(claim_of_action(self._run, action.tool, action.parameters))
 
     async def _retake(self, action: Caller, *, again: bool) -> bool:
