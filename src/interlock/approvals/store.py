@@ -316,8 +316,8 @@ def _check_terms(hold: Hold, patch: dict[str, Any] | None, standing: Standing) -
         if standing.scope != "once":
             raise UsageError("the outcome of one call says nothing about others: answer it `once`")
         return
-    if hold.parameters is not None:
-        return  # about a call
+    if hold.tool or hold.parameters is not None:
+        return  # it is about a call
     if standing.scope != "once":
         raise UsageError("this question is about one thing, not about calls of a tool: answer it `once`")
     if patch is not None:
