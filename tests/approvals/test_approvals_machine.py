@@ -53,7 +53,7 @@ class Questions(RuleBasedStateMachine):
         need = (Requirement(policy="p", content="c", quorum=quorum),)
         digest = f"d{len(self.all)}"
         hold = self.stores[at].ask(
-            HoldRequest(agent="a", summary="s", digest=digest, ttl_ms=ttl_s * 1000, requirements=need)
+            HoldRequest(agent="a", tool="t", summary="s", digest=digest, ttl_ms=ttl_s * 1000, requirements=need)
         )
         self.all.append(Modelled(hold, self.now_s + ttl_s, quorum))
         return self.all[-1]
