@@ -1,4 +1,4 @@
-"""Which walls stand around the processes of a runtime: from settings, machine, workspace and grant to a `WallSpec` an action."""
+"""Derives the walls of each process action (its `WallSpec`) from settings, machine, workspace and grant."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ class Enclosure(msgspec.Struct, frozen=True):
     def around(self, workspace: Any, *, network: Network = "none", binds: Sequence[Bind] = ()) -> WallSpec | None:
         """The walls of one action in a `Workspace`; None without walls.
 
-        `binds` are what it is shown beyond the workspace. A glob of the grant that names no directory and no file (`src/*.py`)
-        cannot be a wall: nothing may be written by it.
+        `binds` are shown to it beyond the workspace. A glob of the grant that names no directory and no file (`src/*.py`)
+        cannot be a wall: it makes nothing writable.
         """
         if self.profile == "none":
             return None
@@ -84,7 +84,7 @@ class Enclosure(msgspec.Struct, frozen=True):
         )
 
     def _late(self) -> list[Bind]:
-        """What is shown beneath /tmp, which each action has for itself."""
+        """What is shown beneath /tmp, which is private to each action."""
         return [{"path": path, "writable": False} for path in self.shown if _is_temporary(path)]
 
     def posture(self, network: Network = "none") -> dict[str, str]:
@@ -126,12 +126,12 @@ def of(enclose: Enclose) -> Enclosure:
 
 
 def _is_temporary(path: str) -> bool:
-    """True beneath what each action has for itself: shown only after that was mounted."""
+    """True beneath the private directories of an action: such a path is shown only after they are mounted."""
     return path.startswith(("/tmp/", "/var/tmp/", "/dev/shm/"))  # noqa: S108
 
 
 def _tree_of(directory: str, home: str) -> str | None:
-    """What has to be seen for the programs of a directory in PATH: their environment (venv), or the directory alone."""
+    """What must be shown to run the programs of a directory in PATH: their environment (venv), or the directory alone."""
     if not directory.startswith("/") or not Path(directory).is_dir():
         return None
     parent = Path(directory).parent

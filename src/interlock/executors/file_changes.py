@@ -194,7 +194,7 @@ class _Ledger:
 
     @contextlib.contextmanager
     def parents(self, changes: Iterable[Change], field: str) -> Iterator[None]:
-        """Make them for the block; if that fails, those go again in which nothing lies."""
+        """Make them for the block; if it fails, remove those that are empty."""
         made: list[Change] = []
         try:
             for change in changes:

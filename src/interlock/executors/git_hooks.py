@@ -1,8 +1,8 @@
 """The hooks of a repository: which of them git would run for a tool, and running them where the configuration says so.
 
-Git itself never runs one here (`core.hooksPath` leads nowhere): a hook is a program of the repository, and whoever may write
-`.git/hooks` could run anything by a commit. With `[git] hooks = "run"` each is a process of its own, with the walls and limits of
-one, and the rules are asked about it as about an `exec` of the hook's path. Otherwise the result names what was not run.
+Git itself never runs one here (`core.hooksPath` leads nowhere): a hook is a program of the repository, and anyone who may write
+`.git/hooks` could run anything by a commit. With `[git] hooks = "run"` each hook runs as a process of its own, with the usual
+walls and limits, and is judged like an `exec` of the hook's path. Otherwise the result names what was not run.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Hooks:
 
     @property
     def chosen(self) -> frozenset[str]:
-        """Which will run."""
+        """The hooks that will run."""
         return frozenset(self._chosen)
 
     async def _run(self, name: str, *arguments: str, stdin: bytes | None = None, binding: bool = True) -> None:
@@ -184,7 +184,7 @@ class Hooks:
 
 
 def _find(repository: Repository, names: Sequence[str]) -> list[Hook]:
-    """Those of the hooks that are there and may be executed: git passes over others, too."""
+    """The hooks that exist and are executable: git skips others, too."""
     place = repository.hooks_directory
     return [Hook(name, _named(repository, place / name)) for name in names if _is_program(place / name)]
 

@@ -177,7 +177,7 @@ class Git:
         return [*self._places(), *named, *_own_index(environment), *_secure_shell(environment)]
 
     def _places(self) -> list[Bind]:
-        """What of the workspace's repository lies outside of it."""
+        """The parts of the workspace's repository that are outside of the workspace."""
         if self._outside is None:
             self._outside = outside_places(self._ctx.workspace.root)
         return self._outside

@@ -47,7 +47,7 @@ def in_progress(repository: Repository) -> str | None:
 
 
 async def conflict_of(repository: Repository) -> str:
-    """What unmerged entries of this moment are the conflicts of: the commit that is checked out, and what is in progress."""
+    """What the present unmerged entries belong to: the commit that is checked out, and what is in progress."""
     found = [await repository.head() or "none"]
     for name in _IN_PROGRESS:
         try:

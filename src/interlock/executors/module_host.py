@@ -141,7 +141,7 @@ class TrustedLoader(SourceLoader):
 
     def get_data(self, path: str | bytes) -> bytes:
         """The source. Raises: ImportError if it is not the trusted content."""
-        # Not to wait where a FIFO lies, and not to read for ever where a link leads to a device.
+        # Do not block on a FIFO, and do not read for ever from a device that a link leads to.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
         with os.fdopen(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -250,7 +250,7 @@ class ModuleContext:
         self._say = say
 
     async def ask(self, *_arguments: Any, **_options: Any) -> Any:
-        """Refuse: the process of a call is killed at its time-out, whoever is asked."""
+        """Refuse: the process of a call is killed at its time-out, even while a person is asked."""
         raise _cannot_ask()
 
     def ask_sync(self, *_arguments: Any, **_options: Any) -> Any:

@@ -34,7 +34,7 @@ Tell = Callable[[Context, Traffic], None]
 
 
 def environment_of(walls: WallSpec | None) -> dict[str, str]:
-    """The variables that tell a program of the proxy, where there is one."""
+    """The variables that point a program to the proxy, if there is one."""
     return ENVIRONMENT if walls is not None and walls.network == "proxied" else {}
 
 
@@ -47,10 +47,10 @@ def _nobody(_ctx: Context, _traffic: Traffic) -> None:
 
 
 class ProcessNetwork:
-    """The egress proxy of a runtime, with the engine's word on who may reach what."""
+    """The egress proxy of a runtime, with the engine's decision on which action may reach which host."""
 
     def __init__(self, policy_of: PolicyOf = _nothing, tell: Tell = _nobody, *, egress: Egress | None = None) -> None:
-        """Starts nothing. Unless told otherwise, processes may reach no host. `egress` stands in for the proxy in tests."""
+        """Starts nothing. By default, processes may reach no host. `egress` replaces the proxy in tests."""
         self._policy_of = policy_of
         self._tell = tell
         self._egress = egress or Egress()
@@ -62,8 +62,8 @@ class ProcessNetwork:
 
     @contextlib.asynccontextmanager
     async def open(self, ctx: Context, walls: WallSpec | None) -> AsyncIterator[WallSpec | None]:
-        """Within it the action may run, behind the walls that are given back: with a way to the proxy if they are `proxied`.
-        At the end, when its processes are gone, what they did is recorded.
+        """Run the action inside the block, behind the walls that it yields: with a way to the proxy if they are `proxied`.
+        At the end, when the processes are gone, what they did is recorded.
 
         Raises: ToolError `spawn_failed`.
         """
@@ -73,10 +73,10 @@ class ProcessNetwork:
         watch = self._egress.watch(self._policy_of(ctx))
         try:
             yield dataclasses.replace(walls, egress=watch.inside.fileno(), egress_plan={"ports": watch.ports})
-        except Exception:  # a time-out or a failure of the program: what it did is on record all the same
+        except Exception:  # a time-out or a failure of the program: what it did is recorded all the same
             await self._finish(watch, ctx)
             raise
-        except BaseException:  # cancelled twice: nobody waits
+        except BaseException:  # cancelled twice: do not wait
             watch.drop()
             raise
         else:

@@ -1,6 +1,6 @@
 """Records what a process changed, so that undo can restore it, and says where a process has changed what it may not.
 
-In the workspace itself only the paths are compared that its run has touched; in a layer everything that changed is found.
+In the workspace itself, only paths that the run has touched are compared; in a layer, everything that changed is found.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Where the attacks of `attacks` are tried: natively, in a place where they can do no harm, and behind the walls.
+"""Tries the attacks of `attacks`: natively, in a place where they can do no harm, and behind the walls.
 
-Runs as a program of its own (`python -I -S`), as the user that it is told. The native leg shows that a case is not void. It takes
+Runs as a program of its own (`python -I -S`), as the user it is given. The native leg shows that a case is not void. It takes
 place in mount, pid, ipc and network namespaces of its own, as a throw-away user where Interlock is root, with kernel settings
 read-only. Standard library only, and the launcher itself.
 """
@@ -49,7 +49,7 @@ main()
 
 
 class Order(TypedDict):
-    """What a range is told, as JSON in its second argument."""
+    """The input of a range, as JSON in its second argument."""
 
     leg: str
     """`native`, `ns`, `nons`, or `container`: `nons` within an imitation of Docker's default filter."""
@@ -112,7 +112,7 @@ def _enter_guard(user: int | None) -> None:
 
 @contextlib.contextmanager
 def _targets(directory: str) -> Iterator[dict[str, Any]]:
-    """Make what the attacks are after; yields the facts about it."""
+    """Create the targets of the attacks; yields the facts about them."""
     facts: dict[str, Any] = {"directory": directory, "outside": f"{directory}/outside"}
     os.mkdir(facts["outside"])
     for name in ("secret", "mine", "spare"):

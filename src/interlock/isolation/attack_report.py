@@ -1,4 +1,4 @@
-"""Runs the escape suite on this machine and says what came of each attack: for `interlock doctor --attack` and the tests."""
+"""Runs the escape suite on this machine and reports the result of each attack: for `interlock doctor --attack` and the tests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LEG_S: Final = 900
 
 
 class Row(NamedTuple):
-    """What came of one attack behind the walls of one profile."""
+    """The result of one attack behind the walls of one profile."""
 
     attack: str
     layer: str
@@ -43,12 +43,12 @@ class Row(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        """False for what must not be."""
+        """False for a result that must not happen."""
         return self.result not in (ESCAPED, HUNG)
 
 
 def try_attacks(leg: Leg, *, user: int | None = None, only: Sequence[str] = ()) -> dict[str, str]:
-    """Run one leg; attack name to `escaped`, `stopped` or `hung`. `user` is whom root becomes for it.
+    """Run one leg; attack name to `escaped`, `stopped` or `hung`. `user` is the user that root becomes for it.
 
     Raises: OSError with what the range printed, if it could not be set up.
     """
@@ -84,7 +84,7 @@ def table(legs: Sequence[Leg]) -> list[Row]:
 
 
 def profile_of(leg: Leg) -> str:
-    """The profile whose walls stand in a leg."""
+    """The profile whose walls are raised in a leg."""
     return "nons" if leg == "container" else leg
 
 

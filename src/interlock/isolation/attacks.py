@@ -1,8 +1,8 @@
 """The escape suite as data: what a program could try, as it is tried, and what each profile must do about it.
 
 Each attack is a piece of Python that prints `ESCAPED` if it succeeds. `T` holds the facts of the range (`attack_range`): files,
-sockets and processes of this user that are none of the attack's business. Natively every attack must succeed on some machine,
-or it would show nothing; on one where it does not, it is void there.
+sockets and processes of this user that the attack must not reach. Natively every attack must succeed on some machine,
+or it would prove nothing; on a machine where it does not, it is void.
 """
 
 from __future__ import annotations

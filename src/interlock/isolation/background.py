@@ -71,7 +71,7 @@ class Background:
         """How it ended, once that is known."""
 
     def look(self, patience_s: float = _ANSWER_S) -> Outcome:
-        """What there is so far: output, and whether it still runs. Raises: ToolError `process_lost`."""
+        """The state so far: output, and whether it still runs. Raises: ToolError `process_lost`."""
         with self._turn:
             while self.ended is None and self._receive(0) is not None:
                 pass  # the answer to a question whose asker has given up
@@ -95,11 +95,11 @@ class Background:
             return self.ended is not None
 
     def ask_to_end(self) -> None:
-        """Begin to end it (TERM, grace, KILL), and do not wait."""
+        """Begin to end it (TERM, grace, KILL) without waiting."""
         self._send(STOP)
 
     def stop(self) -> Outcome:
-        """End it and wait until its tree is gone. Raises: ToolError `process_lost`: it is gone, and how is not known."""
+        """End it and wait until its tree is gone. Raises: ToolError `process_lost`: it is gone, and how it ended is not known."""
         with self._turn:
             self._send(STOP)
             if self._wait_end(self._grace_s + _LATE_S) is None:
@@ -107,14 +107,14 @@ class Background:
                 self._send(LATE)
                 self._signal(signal.SIGCONT)
                 if self._wait_end(_SWEEP_S) is None:
-                    self._signal(signal.SIGKILL)  # what is left is the fork server's now
+                    self._signal(signal.SIGKILL)  # the fork server ends what is left
                     self._wait_end(_LATE_S)
             if self.ended is None:
                 raise ToolError("the program could not be ended in time", code="process_lost", retryable=False)
             return self.ended
 
     def close(self) -> None:
-        """Let go of it, and of its tree if that still lives."""
+        """Close it, and end its tree if that still lives."""
         with self._turn:
             if self._closed:
                 return

@@ -3,7 +3,7 @@
 One `ForkServer` serves any number of event loops and threads: a request is one atomic datagram, and each action has a
 socket of its own.
 
-The clock and the end of a tree are the supervisor's work. A program can keep its supervisor from it, so the runtime has a
+The clock and the end of a tree are the supervisor's work. A program can keep its supervisor from that, so the runtime has a
 pidfd of each one, and ends the tree itself when the supervisor is late.
 """
 
@@ -92,7 +92,7 @@ def fork_server_command() -> list[str]:
 
 
 class ForkServer:
-    """A fork server and the way to it. Made anew after a crash, for the next action.
+    """A fork server and the connection to it. Started again after a crash, for the next action.
 
     `command` starts it (its further arguments are our process id, the directory of the package, and `launch` as JSON),
     `environment` is all it gets. Close it: its process ends then, or with ours.
@@ -135,7 +135,7 @@ class ForkServer:
 
         Raises: ToolError `spawn_failed` if no process could be had; `process_lost` if supervisor or server were killed.
         Stopped if the awaiting task was cancelled: the tree is gone by then. CancelledError if nothing had been started, or
-        when cancelled twice: then the tree is killed without grace and nobody waits for it.
+        when cancelled twice: then the tree is killed without grace and is not waited for.
         """
         for _ in range(2):
             try:
@@ -334,7 +334,7 @@ class _Watch:
             os.close(self._supervisor)
 
     async def wait_ended(self) -> Outcome | None:
-        """Wait for the report; None if nobody took the request up. On cancellation end the tree, wait for that, raise Stopped."""
+        """Wait for the report; None if the request was not taken up. If cancelled, end the tree, wait for that, raise Stopped."""
         message, fds = STARTED, list[int]()
         while message == STARTED:
             try:
@@ -380,12 +380,12 @@ class _Watch:
         if self._supervisor is None:
             raise asyncio.CancelledError
         if self._ended_outside:
-            self._signal(signal.SIGKILL)  # what is left is the fork server's now
+            self._signal(signal.SIGKILL)  # the fork server ends what is left
             self._acts_at = None
             return
         until = self._now() + _OUTSIDE_S
         try:
-            while self._end_once() and self._now() < until:  # noqa: ASYNC110 - nothing tells when somebody else's child ends
+            while self._end_once() and self._now() < until:  # noqa: ASYNC110 - there is no notification for another process's child
                 await asyncio.sleep(0.005)
         except asyncio.CancelledError:
             self._stop()
@@ -433,7 +433,7 @@ def receive(control: socket.socket) -> tuple[bytes, list[int]]:
     try:
         message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
-        # The supervisor ended with something of ours unread. Said once; what it had sent before comes after that.
+        # The supervisor ended with something of ours unread. Reported once; what it had sent before follows.
         message, fds, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
     return message, fds
 

@@ -34,7 +34,7 @@ def confine(
 ) -> None:
     """Put this thread, and all that it starts, behind the walls. Paths that do not exist are left out.
 
-    `write` may be read, written, and everything but device files made in it; `network` leaves TCP alone. With every version
+    `write` paths may be read and written, and all but device files made in them; `network` leaves TCP alone. With every version
     the kernel's own is asked unless given. Raises OSError: then nothing is in force.
     """
     abi = syscalls.landlock_version() if version is None else version

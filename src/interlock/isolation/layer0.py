@@ -88,9 +88,9 @@ def place(descriptors: Sequence[int], spare: int) -> None:
 
 
 def enter_directory(opened: int, path: str) -> None:
-    """Enter the directory at `path`, reached anew within this process's root: by `opened`, from outside, `..` would lead out.
+    """Enter the directory at `path`, looked up again in this process's root: by `opened`, from outside, `..` would lead out.
 
-    Raises: RefusedError if there is none, or another one than `opened`.
+    Raises: RefusedError if it is missing, or is not the same directory as `opened`.
     """
     try:
         os.chdir(path)
@@ -163,7 +163,7 @@ def limit(limits: Limits) -> None:
     wanted = {
         resource.RLIMIT_DATA: (limits["memory_bytes"], limits["memory_bytes"]),
         resource.RLIMIT_FSIZE: (limits["file_bytes"], limits["file_bytes"]),
-        # Programs raise the soft limit when they need more; a low soft limit keeps those alive that loop over all.
+        # Programs raise the soft limit when they need more; a low one helps programs that loop over all numbers.
         resource.RLIMIT_NOFILE: (min(1024, limits["open_files"]), limits["open_files"]),
         resource.RLIMIT_CORE: (0, 0),
     }

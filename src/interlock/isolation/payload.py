@@ -1,4 +1,4 @@
-"""What the process does that was forked to become the program, or to call the function. Standard library only."""
+"""The forked process: it becomes the program, or calls the function. Standard library only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def begin(
     trouble: int,
     perform: Perform,
 ) -> NoReturn:
-    """Raise the walls around this process, and perform. What fails before that is written to the pipe `trouble`.
+    """Raise the walls around this process, and perform. A failure before that is written to the pipe `trouble`.
 
     `where` is the pid of the supervisor, the working directory, and the namespaces of a layer that is to be joined.
     """
@@ -38,7 +38,7 @@ def begin(
             path = request["directory"] if launcher.moved else None
             if view is not None:
                 join_view(*view)
-                path = request["directory"]  # reached anew there: what was opened outside lies in no namespace
+                path = request["directory"]  # looked up again there: what was opened outside lies in no namespace
             limits = request["limits"]
             enter(parent=parent, cwd=cwd, path=path, descriptors=descriptors, spare=trouble, limits=limits)
             if around is not None and around["profile"] == "nons":

@@ -1,7 +1,7 @@
 """What protects a process, said plainly: one entry a layer, `active` or `absent(reason)`.
 
 What the machine offers is probed (`probe`); what an action has follows from that and from its profile. The rule that nothing
-degrades in silence is here: a profile that cannot be had becomes the next weaker one with a reason, or an error.
+degrades in silence is here: an unavailable profile becomes the next weaker one, with a reason, or an error.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def posture_of(profile: Profile, offered: Mapping[str, str], network: Network = 
 
 
 def lacking(require: Iterable[str], posture: Mapping[str, str]) -> list[str]:
-    """Those of the required layers that are not in place, each with its reason."""
+    """The required layers that are not active, each with its reason."""
     return [
         f"{name}: {posture.get(name, 'absent')}" for name in require if not posture.get(name, "").startswith(ACTIVE)
     ]

@@ -1,6 +1,6 @@
 """Layer L1: which system calls a walled process may make, as a table, and the BPF program made of it.
 
-The table denies; what it does not name is allowed, because programs need more calls than anyone lists, and the other layers
+The table denies; what it does not name is allowed, because programs need more calls than any list names, and the other layers
 hold without it. Standard library only. Pure: `program` is the same on every machine, `load` puts it in force.
 
 Order of the program: the architecture (killed if foreign: `int 0x80` would have other numbers), x32 (ENOSYS), the calls of

@@ -1,8 +1,8 @@
 """The fork server: a small process that was exec'd with a clean environment and forks a supervisor for each action.
 
 Children share its memory and its address layout, so it holds nothing: no keys, no environment, no code but this room's.
-Single-threaded. It ends when the runtime does; its orphans, should a supervisor have been killed, are swept by it, and so
-is what a supervisor does not end when the runtime has gone, because a program keeps it stopped.
+Single-threaded. It ends when the runtime does; it ends the orphans of a supervisor that was killed, and
+what a supervisor leaves running after the runtime has gone because a program keeps it stopped.
 Standard library only: it starts in some 20 ms and stays small, which is what makes forking from it cheap.
 """
 
@@ -43,7 +43,7 @@ def serve(runtime_pid: int, perform: Perform, launcher: Launcher) -> None:
     """Serve the runtime on descriptor 0 until either goes; returns when no supervisor is left."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDWR)
-    while nothing <= 2:  # a runtime without standard error: nothing of ours may get its number
+    while nothing <= 2:  # a runtime without standard error: none of our descriptors may get its number
         nothing = os.dup(nothing)
     channel = socket.socket(fileno=os.dup(0))
     os.dup2(nothing, 0)
@@ -175,7 +175,7 @@ class Server:
 
     @staticmethod
     def _refuse(control: int, step: str, number: int) -> None:
-        """There can be no supervisor: say so in its place."""
+        """No supervisor could be started: report that in its place."""
         report = json.dumps({"failure": {"step": step, "errno": number}}).encode()
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(control)) as answer:
             answer.send(report)

@@ -1,4 +1,4 @@
-"""What stands around one process action: the interface between those who know what is allowed and the launcher that builds it.
+"""The walls around one process action: the interface between the code that decides what is allowed and the launcher.
 
 A `WallSpec` is made in the runtime (by the executors, from the grant and the settings; the workspace layer and the egress proxy
 add their descriptors), travels as JSON with its descriptors beside it, and is carried out by `walls` in the process that it is

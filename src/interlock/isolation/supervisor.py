@@ -1,4 +1,4 @@
-"""One action's keeper: starts the program, reads its output, ends its tree. Standard library only.
+"""Supervises one action: starts the program, reads its output, ends its tree. Standard library only.
 
 The fork server forks a supervisor for each action. It is a subreaper, so every descendant of the program, however often
 forked and whatever its session, ends up as its child; and it lives until none is left. It watches in one poll loop: the
@@ -225,7 +225,7 @@ class Supervisor:
     def end(self) -> None:
         """End what is left of the tree, and read what is still in the pipes: more will never be written.
 
-        A process outside the tree that was handed a pipe may hold it open; nobody waits for it.
+        A process outside the tree that was handed a pipe may hold it open; it is not waited for.
         """
         killed, ended, self.left = sweep(_SWEEP_S)
         self.status = ended.get(self.pid, self.status)
@@ -236,7 +236,7 @@ class Supervisor:
                     break
 
     def report(self) -> None:
-        """Tell the runtime how it went, with what was kept of the output."""
+        """Report the outcome to the runtime, with what was kept of the output."""
         assert self.status is not None or self.left
         self._answer(ended=True)
 
@@ -267,7 +267,7 @@ class Supervisor:
         _answer(self.control, report, memory_file("output", out, err))
 
     def _overdue(self) -> bool:
-        """What the clock asks for. True if everything has to be killed now."""
+        """Act on the limits that are due. True if everything has to be killed now."""
         now = time.monotonic()
         if now >= self.ends_at and self.stopped is None:
             self._stop("timeout")
@@ -280,12 +280,12 @@ class Supervisor:
 
     def _pause_ms(self) -> float:
         now = time.monotonic()
-        if self.stopped is not None:  # strays end without a word: look often
+        if self.stopped is not None:  # strays end without notification: poll often
             return max(0.0, min(0.01, self.kill_at - now)) * 1000
         return max(0.0, min(_TICK_S, self.ends_at - now)) * 1000
 
     def _stop(self, why: str) -> None:
-        """Ask the program and its process group to end. What left the group, or the grace has passed for, is killed."""
+        """Ask the program and its process group to end. Anything outside the group, or left after the grace, is killed."""
         self.stopped = why
         self.kill_at = time.monotonic() + self.request["grace_ms"] / 1000
         with contextlib.suppress(ProcessLookupError):
@@ -375,14 +375,14 @@ def _failed(step: str, number: int) -> dict[str, Failure]:
 
 
 def _answer(control: socket.socket, report: Any, output: int | None) -> None:
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then nobody is left who would read it
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then no reader is left
         socket.send_fds(control, [json.dumps(report).encode()], [] if output is None else [output])
 
 
 def _make_home(files: dict[str, str]) -> str:
     """A fresh directory of our own: copies of the user's files that are named, and nothing that an earlier action left behind.
 
-    A file that is not there, or is none, is left out.
+    A missing file, or anything but a regular file, is left out.
     """
     path = f"/tmp/interlock-home-{os.urandom(8).hex()}"  # noqa: S108 - made by us, exclusively, with 64 random bits
     os.mkdir(path, 0o700)
@@ -418,7 +418,7 @@ def _read_file(source: str) -> bytes:
 def _remove_home(path: str) -> None:
     """Remove it with all that the program put there, without following a link; closed directories are opened first.
 
-    What cannot be removed (another user's files) stays where every temporary file is: that is no failure of the action.
+    What cannot be removed (another user's files) stays where every temporary file is: that is not a failure of the action.
     """
     with contextlib.suppress(OSError):
         if os.path.islink(path):

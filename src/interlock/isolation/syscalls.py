@@ -162,7 +162,7 @@ def mount(source: str | None, target: str, kind: str | None, flags: int, data: s
 
 
 def umount(target: str, flags: int = MNT_DETACH) -> None:
-    """Take a mount away."""
+    """Detach a mount."""
     call("umount2", os.fsencode(target), flags)
 
 
@@ -181,7 +181,7 @@ def attach_tree(directory: int, target: str) -> None:
     """Mount a copy of the mount behind a descriptor (a layer that another process made) at a path of this mount namespace.
 
     Raises OSError EINVAL on kernels that copy no mount of another namespace (before 6.15): there the descriptor has to be a
-    detached mount that nobody has attached yet, and is moved.
+    detached mount that is not attached yet, and is moved.
     """
     try:
         tree = call("open_tree", directory, b"", _OPEN_TREE_CLONE | _AT_EMPTY_PATH | _AT_RECURSIVE | os.O_CLOEXEC)

@@ -131,7 +131,7 @@ class Failure(TypedDict):
 
 
 class Report(TypedDict):
-    """How an action went. Times in milliseconds, sizes in bytes."""
+    """The outcome of an action. Times in milliseconds, sizes in bytes."""
 
     failure: Failure | None
     pid: int
@@ -170,7 +170,7 @@ def run_message(request: Request) -> bytes:
 
 
 def memory_file(name: str, *parts: bytes | bytearray) -> int:
-    """A sealed memory file with these bytes, at offset 0: can be read, by whoever has the descriptor, never changed."""
+    """A sealed memory file with these bytes, at offset 0: readable by every holder of the descriptor, never changed."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         for part in parts:

@@ -1,7 +1,7 @@
-"""Wakes those who wait in the queue of writers (`lease`): when somebody rings for them, when a process dies, or after a time.
+"""Wakes those who wait in the queue of writers (`lease`): when their bell is rung, when a process dies, or after a time.
 
 However many wait on an event loop, they share one FIFO, whose messages name who is meant, and one pidfd for each process that is
-waited for. A loop closes them when nobody waits on it any more.
+waited for. A loop closes them when it has no waiter left.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Bell:
 
 @contextlib.contextmanager
 def bell(directory: Path | None) -> Iterator[Bell]:
-    """A bell on the running loop. `directory` (made if absent) is for its FIFO; without one nobody can ring."""
+    """A bell on the running loop. `directory` (made if absent) is for its FIFO; without one it cannot be rung."""
     loop = asyncio.get_running_loop()
     shared = _of_loops.setdefault(loop, {})
     bells = shared.get(directory)
@@ -94,7 +94,7 @@ def remove_left(directory: Path | None, wake: str) -> None:
 
 
 class _Bells:
-    """Those of one loop that wait on one queue."""
+    """The waiters of one loop on one queue."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, directory: Path | None) -> None:
         self.name = f"{os.getpid()}-{next(_numbers)}"
@@ -104,7 +104,7 @@ class _Bells:
         self._path = None if directory is None else directory / self.name
         self._deaths: dict[tuple[int, str], tuple[int, set[Bell]]] = {}
         if self._path is not None:
-            with contextlib.suppress(OSError):  # a file system without FIFOs: the timer has to do
+            with contextlib.suppress(OSError):  # a file system without FIFOs: rely on the timer
                 self._path.parent.mkdir(mode=0o700, exist_ok=True)
                 os.mkfifo(self._path, 0o600)
                 # For writing too: without a writer a FIFO is always readable.
@@ -118,7 +118,7 @@ class _Bells:
             try:
                 fd = os.pidfd_open(pid)
             except OSError:
-                return  # it is gone already, or there are no pidfds: the timer has to do
+                return  # it is gone already, or there are no pidfds: rely on the timer
             self._deaths[one.watched] = fd, set()
             self._loop.add_reader(fd, self._on_death, one.watched)
         self._deaths[one.watched][1].add(one)

@@ -81,8 +81,8 @@ NOTHING: Final = Claim(frozenset())
 
 
 def claimed_by_writing(workspace: Workspace, path: Rel) -> set[Rel]:
-    """What a change at a path may touch: the path as it is written, where its links lead, the links themselves (another who
-    moved one of them would lead the change elsewhere), and instead of each its highest directory that is still to be made.
+    """What a change at a path may touch: the path as it is written, where its links lead, the links themselves (a writer that
+    moved one of them would redirect the change), and instead of each its highest directory that is still to be made.
     """
     links: set[Rel] = set()
     found = {path, *links}
@@ -108,7 +108,7 @@ class _Following(Workspace):
 
 
 def _to_be_made(workspace: Workspace, path: Rel) -> Rel:
-    """The path, or its highest parent that is missing: who makes a file makes its directories too."""
+    """The path, or its highest parent that is missing: making a file makes its directories too."""
     for end in range(1, len(path)):
         try:
             if workspace.lstat(path[:end]) is None:

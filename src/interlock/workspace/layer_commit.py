@@ -1,11 +1,11 @@
-"""Commits what a layer holds into the workspace, and says what cannot be.
+"""Commits what a layer holds into the workspace, and reports what cannot be committed.
 
 A path is committed as undo restores one: recorded in the run's backups first, then changed in one atomic step beneath the root,
-with no link followed, and only if what lies there is still what was compared. So a commit may be stopped anywhere and done
-again: what is committed already needs nothing, and what lies there from an earlier part of this run is known by the backups.
+with no link followed, and only if what lies there is still what was compared. So a commit may be stopped anywhere and
+repeated: committed paths are skipped, and what an earlier part of this run left there is known from the backups.
 
 A path is left alone, and named, if somebody else changed it since the layer began (`conflict`), if Interlock's loader reads it
-(`protected`), if a program may execute it later (`runs_later`), if the grant of the action does not reach there (`denied`), or if
+(`protected`), if a program may execute it later (`runs_later`), if the grant of the action does not cover it (`denied`), or if
 it cannot be represented (`unsupported`: a FIFO, socket or device, or a directory that cannot be read).
 """
 
@@ -99,7 +99,7 @@ def plan_commit(
 
 
 def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Origin) -> None:
-    """Commit what `plan_commit` found. `backups` are those of the run; `last` made what no action is known to have made.
+    """Commit what `plan_commit` found. `backups` are those of the run; `last` is the origin of unrecorded changes.
 
     Raises: ToolError `file_changed` if something was changed since the plan was made, and other errors of the file system;
     StoreError. What was done remains, and the commit may be planned and done again.
@@ -157,7 +157,7 @@ def _edited(layer: Layer, one: Difference, inside: Sequence[Entry], earlier: Seq
     own = [entry for entry in earlier if entry.proposal == layer.manifest.proposal]
     states = [
         state for entry in own for state in (entry.before, entry.after)
-    ]  # of a commit that was cut off, or undone
+    ]  # of a commit that was interrupted, or undone
     if earlier:
         states.append(earlier[-1].after)  # of a layer beneath this one, committed since
     if any(one.before.same(state) for state in states):
@@ -178,7 +178,7 @@ def _is_protected(check: Callable[[Rel], None], path: Rel) -> bool:
 
 
 def _spread(chosen: dict[Rel, Difference], blocked: dict[Rel, Blocked]) -> None:
-    """What stays keeps its directories, and what would lie in a directory that is not made is not made either."""
+    """Paths that stay keep their directories, and nothing is made in a directory that is not made."""
     for path in sorted(blocked, reverse=True):
         for depth in range(len(path) - 1, 0, -1):
             above = chosen.get(path[:depth])

@@ -171,7 +171,7 @@ def _why(step: str, number: int) -> str:
 
 
 def unmountable(error: UnmountableError) -> StoreError:
-    """The error where there is no view without which one cannot go on."""
+    """The error where a required view cannot be made."""
     return StoreError(
         f"the layer cannot be mounted: {error}",
         code="layer_unavailable",

@@ -290,7 +290,7 @@ def _take_mode(base: Workspace, upper: Path) -> None:
 
 
 def _check_base(base: Workspace, kept: list[Path]) -> None:
-    """Raises: UnmountableError if no overlay can be made over these, however the kernel is."""
+    """Raises: UnmountableError if no kernel can make an overlay over these."""
     if kept and read_manifest(kept[-1]).kind == "copy":
         raise UnmountableError("the run's layer before this one is a copy")
     found = os.fstat(base.fd)

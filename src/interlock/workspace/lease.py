@@ -1,4 +1,4 @@
-"""The write lease: who may write in a workspace now, and a fair queue of those who wait for it.
+"""The write lease: who may write in a workspace now, and a fair queue of waiters.
 
 A writer claims paths (or all of the workspace). It has the lease as soon as no earlier claim that overlaps with its own is left:
 so writers of different paths work side by side, and all others one after the other, first come, first served.
@@ -7,7 +7,7 @@ The queue is a table of the workspace's database, in which a ticket holds both p
 earlier overlapping ticket. A ticket ends with its process. A process on this boot and in this pid namespace counts as long as it
 lives; any other (in a container that shares the state directory) until its ticket expires, unless it renews it.
 
-Nobody polls to get on: whoever gives the lease back wakes those whose turn it has become, and so does the death of a holder
+Waiters do not poll: a writer that gives the lease back wakes those whose turn it is now, and so does the death of a holder
 (see `bells`). A slow timer is left for file systems without FIFOs.
 """
 
@@ -139,8 +139,8 @@ class LeaseQueue:
     ) -> WriteLease:
         """The lease, once it is this one's turn. `holder` is for people and unique to a proposal: `run_... prop_...`.
 
-        `until_ns` is a time of the monotonic clock after which one waits no longer. Raises: StoreError `workspace_busy`,
-        naming who is before; CancelledError, having left the queue.
+        `until_ns` is the time of the monotonic clock at which waiting ends. Raises: StoreError `workspace_busy`, naming
+        the holder ahead; CancelledError, having left the queue.
         """
         ticket, before = self._enqueue(claim, holder, doing)
         lease = WriteLease(self, ticket, holder, claim)
@@ -156,7 +156,7 @@ class LeaseQueue:
         return lease
 
     def attempt(self, claim: Claim, holder: str, *, doing: str = "") -> WriteLease:
-        """The lease if nobody is before. Raises: StoreError `workspace_busy`."""
+        """The lease, if no earlier ticket overlaps. Raises: StoreError `workspace_busy`."""
         ticket, before = self._enqueue(claim, holder, doing)
         if before is not None:
             self.remove(ticket)
@@ -164,7 +164,7 @@ class LeaseQueue:
         return WriteLease(self, ticket, holder, claim)
 
     def turns(self) -> list[Turn]:
-        """All tickets of living processes, the first first."""
+        """All tickets of living processes, in order."""
         now_us = self._clock.now_us()
         return [turn for turn in self._rows(None) if turn.is_alive(now_us)]
 
@@ -179,13 +179,13 @@ class LeaseQueue:
             return self._database.changes == 1
 
     def remove(self, ticket: int) -> None:
-        """Take a ticket out, and wake those who waited for nobody else. Raises: StoreError."""
+        """Remove a ticket, and wake those that waited for no other. Raises: StoreError."""
         with self._database.transaction(lasting=False):
             self._database.execute(
                 "delete from workspace_turns where workspace = ? and ticket = ? and pid = ?",
                 (self._workspace, ticket, os.getpid()),
             )
-            # Looked for here: whose turn it becomes is then no less true than that this one is out.
+            # In the same transaction, so that the removal and the next turns agree.
             following = [turn.wake for turn in self._first()]
         for wake in following:
             ring(self._directory, wake)
@@ -193,7 +193,7 @@ class LeaseQueue:
     # -- inside
 
     def _enqueue(self, claim: Claim, holder: str, doing: str) -> tuple[int, Turn | None]:
-        """A new ticket, and who is before."""
+        """A new ticket, and the one that it waits for."""
         with self._database.transaction(lasting=False):
             now_us = self._clock.now_us()
             before = self._first_before(claim, None, now_us)
@@ -211,7 +211,7 @@ class LeaseQueue:
         return ticket, before
 
     def _wake_by(self, ticket: int, wake: str) -> None:
-        """Say how a waiter is woken; whoever leaves from then on does so."""
+        """Store how a waiter is woken: from then on, those that leave wake it."""
         with self._database.transaction(lasting=False):
             self._database.execute(
                 "update workspace_turns set wake = ? where workspace = ? and ticket = ?",
@@ -243,7 +243,7 @@ class LeaseQueue:
             look_s = _LOOK_S if self._directory is not None else _LOOK_MEMORY_S
 
     def _look(self, lease: WriteLease, doing: str, woken: Bell) -> Turn | None:
-        """Who is before, now."""
+        """The ticket that it waits for now."""
         there = self._database.execute(
             "select 1 from workspace_turns where workspace = ? and ticket = ? and pid = ?",
             (self._workspace, lease.ticket, os.getpid()),
@@ -274,7 +274,7 @@ class LeaseQueue:
         return None
 
     def _first(self) -> Iterator[Turn]:
-        """Those who wait for nobody, as far as the table says."""
+        """The waiters whose turn it is, according to the table."""
         earlier: list[Claim] = []
         for row in self._rows(None):
             if row.wake and not any(claim.overlaps(row.claim) for claim in earlier):
@@ -284,7 +284,7 @@ class LeaseQueue:
             earlier.append(row.claim)
 
     def _rows(self, ticket: int | None) -> Iterator[Turn]:
-        """The tickets (before this one), the first first; read in parts, because mostly the first few say it all."""
+        """The tickets (before this one), in order; read in parts, because the first few are mostly enough."""
         last = 0
         while True:
             rows = self._database.execute(

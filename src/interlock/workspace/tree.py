@@ -31,7 +31,7 @@ _LEFT_OUT: Final = frozenset(("not_found", "not_a_directory", "path_changed", "a
 
 
 class View(Protocol):
-    """What the processes of a layer, and those who look for their changes, need to know of it."""
+    """What the processes of a layer, and the search for their changes, need from it."""
 
     namespaces: tuple[int, int] | None
     """Descriptors of the user and mount namespaces in which it lies at the workspace's path; None if it lies nowhere."""

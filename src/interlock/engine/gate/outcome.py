@@ -142,7 +142,7 @@ def _keep(recorder: Recorder, action: ActionRun, output: Any) -> Kept:
 
 
 def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
-    """The engine or the caller stopped the action. Whether it goes on is not asked: nothing of the proposal does."""
+    """The engine or the caller stopped the action; `failure_behavior` does not matter, since the whole proposal stops."""
     run, unknown = action.run, failure.status == "unknown_outcome"
     error = failure.message or run.why_stopped(failure.reason)
     if unknown:

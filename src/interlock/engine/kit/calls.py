@@ -1,7 +1,7 @@
 """Carries out calls of tools, one run each, and once for each call id.
 
 A call with an id is claimed before its run begins, and its outcome is kept: the same message again gives the same results, and
-goes on with what was held. A call that was rejected did nothing, so it may be made again; but a person's denial stands.
+continues with held calls. A call that was rejected did nothing, so it may be made again; but a person's denial stands.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ async def execute_tool_calls(services: Services, message: Any, caller: Caller, *
 
 
 async def _told(services: Services, one: ToolCall, own: Mapping[str, str], caller: Caller, *, once: bool) -> CallText:
-    """Carry out a call of a message. What the model did wrong is told to the model. Raises: HeldError, and as `call`."""
+    """Carry out a call of a message. The model's mistakes are reported to the model. Raises: HeldError, and as `call`."""
     if one.problem is not None:
         return CallText(one, f"[REJECTED] {one.problem}. Nothing was done.", is_error=True)
     try:
@@ -202,7 +202,7 @@ async def _held_or_new(one: _Call, tool: str, key: str) -> CallResult:
     if claim is not None:
         try:
             found = await one.go_on(claim.run)
-        except ConflictError:  # the same call, made twice at once: the other one goes on with what was held
+        except ConflictError:  # the same call, made twice at once: the other one continues with the held call
             found = None
         else:
             if found is None:

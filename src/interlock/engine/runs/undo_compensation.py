@@ -150,7 +150,7 @@ class CompensationUndo:
         return [] if call is None else [call._replace(agent=by.agent, token=by.grant_token)]
 
     def _is_compensated(self, made: dict[str, Any]) -> bool:
-        """False if a compensation that an undo made was itself undone since. What cannot be read counts as it was."""
+        """False if a compensation that an undo made was itself undone since. An unreadable record counts as not undone."""
         run_id = made["run"]
         try:
             if run_id not in self._others:

@@ -302,7 +302,7 @@ class _Undo:
         return set() if directory is None else changed_by_compensation(plan_undo(directory))
 
     def _refused_path(self, path: Rel) -> bool:
-        """True if the grant that lets the agent call `undo` does not cover the action: it may have run under another one."""
+        """True if the grant that lets the agent call `undo` does not cover the path: the action may have had another one."""
         return self._reach.path(to_json(path), "path", "write") is not None
 
 

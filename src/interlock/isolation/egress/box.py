@@ -67,7 +67,7 @@ class Network:
                 self._accept_waiting(kind, port, sock)
         self._stop_listening()
         until = time.monotonic() + _FINISH_S
-        while self._unsent() and time.monotonic() < until:  # noqa: ASYNC110 - a hundred connections tell it one by one
+        while self._unsent() and time.monotonic() < until:  # noqa: ASYNC110 - a hundred connections report it one by one
             await asyncio.sleep(_PAUSE_S)
         await self.drop()
 
@@ -163,7 +163,7 @@ class Network:
     # -- programs that know no proxy
 
     async def _serve_transparent(self, client: Client) -> None:
-        """The address that the program connected to says what it wants; for one that is not ours, its first bytes do."""
+        """The address that the program connected to names the server; if it is not ours, the first bytes do."""
         address, port = _reached(client.sock)
         name = self._names.name(address)
         if name is None:
@@ -192,10 +192,10 @@ class Network:
         flight = await _flight_of(client)
         return literal if flight is None or flight.name is None else flight.name
 
-    # -- what both have in common
+    # -- shared by both
 
     async def _connect(self, there: Endpoint, via: Via) -> tuple[socket.socket, str]:
-        """A connection to a checked address. Records what does not come about. Raises: RefusedError, UnreachableError."""
+        """A connection to a checked address. Records a failed attempt. Raises: RefusedError, UnreachableError."""
         try:
             server, address = await self._dialer.connect(there)
         except RefusedError as error:
@@ -286,7 +286,7 @@ class Network:
 
 
 async def _guarded(work: Coroutine[Any, Any, None], client: Client) -> None:
-    """A connection's end, however it comes about: it is the program's own matter, and nobody else's."""
+    """A connection's end, for whatever reason, concerns only the program."""
     try:
         await work
     except (OSError, ValueError):  # TimeoutError is an OSError

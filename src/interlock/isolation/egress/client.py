@@ -243,7 +243,7 @@ class Watch:
         self._close_listeners()
 
     def _arrive(self) -> None:
-        """The action's network namespace is there, and so are its listeners: wait until one of them is used."""
+        """The action's network namespace and its listeners exist: wait until one of them is used."""
         if self._arrival.fileno() < 0:
             return
         try:
@@ -331,7 +331,7 @@ class Watch:
             self._control.send(encode({"say": "answer", "id": number, "refusal": refusal}))
 
     def _fail(self) -> None:
-        """The proxy is not there, or no longer: no program gets out."""
+        """The proxy is not running, or not any more: no program gets out."""
         self._close_listeners()
         if not self._closed.done():
             self._lost = True

@@ -35,7 +35,7 @@ class RefusedError(Exception):
 
 
 class UnreachableError(Exception):
-    """The connection is allowed and did not come about."""
+    """The connection is allowed, but failed."""
 
 
 async def system_resolver(host: str, port: int) -> list[str]:

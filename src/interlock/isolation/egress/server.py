@@ -1,6 +1,6 @@
 """The egress proxy: one process for all actions of a runtime. It ends when the runtime does, however that ends.
 
-A process of its own: what it reads was written by programs that nobody trusts, it must not hold up the engine's event loop, and
+A process of its own: what it reads was written by untrusted programs, it must not hold up the engine's event loop, and
 its memory holds neither keys nor the runtime's environment. An action's `Network` is its own: rules, names, records, limits.
 """
 
