@@ -31,7 +31,7 @@ from interlock.isolation.wire import RUN, RUN_CONFINED, RUN_INSIDE, RUN_INSIDE_O
 
 _SWEEP_S: Final = 5.0
 _OWN_END_S: Final = 1.0
-"""So long supervisors have to end their trees themselves once the runtime has gone."""
+"""The time that supervisors have to end their trees once the runtime has gone."""
 
 
 def main() -> None:

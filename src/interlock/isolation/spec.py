@@ -36,7 +36,7 @@ class WallSpec:
     """With `proxied`: one end of a socket (SOCK_SEQPACKET) on which the listeners of the new network namespace are passed out
     before the program starts (`walls._enter_network`). Stays the caller's."""
     egress_plan: Any = None
-    """A JSON value for whoever makes the listeners: ports, for example."""
+    """A JSON value for the code that makes the listeners: ports, for example."""
     tmp_bytes: int = 1024**3
     """Size of the private /tmp (and of /dev/shm)."""
 

@@ -58,7 +58,7 @@ _SWEEP_S: Final = 5.0
 _READ_BYTES: Final = 256 * 1024
 _HOME_FILE_BYTES_MAX: Final = 1024 * 1024
 _READS: Final = 16
-"""So often a pipe is read at once: a program that writes without end must not keep its supervisor from everything else."""
+"""How many reads of a pipe in a row: a program that writes without end must not keep its supervisor from other work."""
 
 
 def execute_program(request: Request) -> None:

@@ -101,7 +101,7 @@ class Request(TypedDict):
     keep_bytes: int
     """How much is kept of each output stream; all of it is read."""
     keep_last: bool
-    """Keep the last so many bytes, not the first."""
+    """Keep the last bytes, not the first."""
     limits: Limits
     call: Any
     walls: Walls | None

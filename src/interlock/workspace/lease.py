@@ -55,7 +55,7 @@ create table workspace_turns (
 """,
 )
 EXPIRES_US: Final = 60_000_000
-"""How long a ticket of a process that cannot be looked at counts without being renewed."""
+"""How long a ticket counts without renewal if its process cannot be looked at."""
 RENEW_S: Final = 20.0
 _FIRST_LOOK_S: Final = 0.1
 _LOOK_S: Final = 1.0
@@ -64,7 +64,7 @@ _LOOK_MEMORY_S: Final = 0.02
 
 _COLUMNS: Final = "ticket, holder, doing, since_us, claim, wake, pid, started, place, expires_us"
 _PART: Final = 16
-"""So many tickets are read at once."""
+"""How many tickets are read at once."""
 _LAST_TICKET: Final = 1 << 62
 
 
@@ -91,7 +91,7 @@ class Turn(NamedTuple):
 
 
 OnWait = Callable[[Turn], None]
-"""Told who is before, again and again while one waits: at least once a second."""
+"""Called with the ticket ahead, repeatedly during a wait: at least once a second."""
 
 
 class WriteLease:

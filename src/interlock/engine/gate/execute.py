@@ -186,7 +186,7 @@ def _failure(action: ActionRun, attempt: ActionContext, error: BaseException) ->
         return failure_of(action, attempt, error)
     if isinstance(error, GeneratorExit):
         raise error  # the coroutine is being closed: it cannot go on
-    return Failure(attempt, "tool_error", describe(error))  # also a panic of a Rust library, which is not an `Exception`
+    return Failure(attempt, "tool_error", describe(error))  # also a panic in Rust code, which is not an `Exception`
 
 
 def _timed_out(action: ActionRun, attempt: ActionContext, output: Any) -> Failure:

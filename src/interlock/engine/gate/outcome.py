@@ -212,7 +212,7 @@ def _diverged(_: Recorder, *, key: str) -> EffectDivergence:
 
 
 _BRIEF_NS: Final = 10_000_000
-"""An action that took no longer has one reading of the machine: another one would cost a part of its time."""
+"""An action this short has one reading of the machine: a second one would cost too much of its time."""
 
 
 def _telemetry(

@@ -12,21 +12,21 @@ class _Options(TypedDict, total=False):
     session: str | None
     """The session that the run belongs to, with its own grants and budgets."""
     wait: bool
-    """False: nobody is asked here; what is held stays open (the row `held`, or HeldError), for `runs.resume`."""
+    """False: do not wait for an answer; a held action stays open (the row `held`, or HeldError), for `runs.resume`."""
     on_question: OnQuestion | None
-    """Asked about held actions, in the place of the one given to `Runtime.open`."""
+    """Asked about held actions, instead of the one given to `Runtime.open`."""
     grant_token: str | None
-    """The work is judged as that of the agent whom the token names, who has what the token allows and nothing else. The token is
-    kept nowhere; its id and digest are journaled."""
+    """The work is judged as that of the agent that the token names, which has what the token allows and nothing else. The
+    token is not stored; its id and digest are journaled."""
 
 
 class ExecuteOptions(_Options, total=False):
     """Of `Runtime.execute`."""
 
     dry_run: bool
-    """Take the gate's steps 1 to 7 only: nothing is asked or spent, and no tool called but those that say what they would do."""
+    """Take the gate's steps 1 to 7 only: nothing is asked or spent, and only tools that support a dry run are called."""
     executor: ToolExecutor | None
-    """Performs the calls of this proposal, in the place of the tools' own functions."""
+    """Performs the calls of this proposal, instead of the tools' own functions."""
 
 
 class CallOptions(_Options, total=False):

@@ -197,7 +197,7 @@ def _need(
 ) -> tuple[Unfinished, OpenFacts | None]:
     unknown, asked = [], {}
     to_settle: dict[str, str | None] = {}
-    """Actions that only a person can say something about, and the questions about them."""
+    """Actions that only a person can settle, and the questions about them."""
     for proposal_id, known in replayed.proposals.items():
         for action_id, action in known.actions.items():
             if is_unknown(action):

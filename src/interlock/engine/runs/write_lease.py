@@ -32,10 +32,10 @@ from interlock.workspace.claims import EVERYTHING, Claim
 from interlock.workspace.lease import RENEW_S, LeaseQueue, Turn, WriteLease, describe
 
 _TICK_S: Final = 0.25
-"""How often a holder looks whether it is time to renew, and whether something new is worth telling those who wait."""
+"""How often a holder checks whether to renew the lease, and whether to report news to the waiters."""
 _RENEW_S: Final = RENEW_S
 _TOLD_AFTER_NS: Final = 100_000_000
-"""A shorter wait is not told."""
+"""A shorter wait is not reported."""
 _TOLD_AGAIN_NS: Final = 5_000_000_000
 
 _current: ContextVar[_Turn | None] = ContextVar("interlock_write_turn", default=None)
