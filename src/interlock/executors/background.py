@@ -170,7 +170,7 @@ class Programs:
         return self._end("proposal_aborted", lambda one: (one.run, one.proposal) == (run, proposal))
 
     def end_run(self, run: str) -> list[tuple[Program, End]]:
-        """The same for a run that is over, except for programs that end with its session."""
+        """The same for a run that has ended, except for programs that end with its session."""
         return self._end("run_ended", lambda one: one.run == run and one.session is None)
 
     def stop_run(self, run: str) -> list[tuple[Program, End]]:

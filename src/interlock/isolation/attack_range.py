@@ -54,7 +54,7 @@ class Order(TypedDict):
     leg: str
     """`native`, `ns`, `nons`, or `container`: `nons` within an imitation of Docker's default filter."""
     user: int | None
-    """Whom to become first; None: nobody else."""
+    """The user to become first; None to remain the present one."""
     directory: str
     """An empty directory of that user."""
     only: list[str]

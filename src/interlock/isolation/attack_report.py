@@ -18,7 +18,7 @@ from interlock.isolation.attacks import ATTACKS
 Leg = Literal["native", "ns", "nons", "container"]
 LEGS: Final[tuple[Leg, ...]] = ("native", "ns", "nons", "container")
 _SYSTEM_PYTHON: Final = "/usr/bin/python3"
-"""For a throw-away user, who may not be able to run the Python that Interlock runs on."""
+"""For a throw-away user, which may not be able to run Interlock's own Python."""
 _BOOT: Final = """
 import sys, types
 for name in ("", "/isolation", "/model"):

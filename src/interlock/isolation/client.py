@@ -41,13 +41,13 @@ from interlock.model.errors import ToolError
 
 _CLOSE_MS: Final = 1_000
 _LATE_S: Final = 1.0
-"""A supervisor that has not reported so long after time-out or STOP, and grace, is late: the tree is ended from outside."""
+"""How long after time-out or STOP, and grace, a supervisor may report. Then it is late: the tree is ended from outside."""
 _OUTSIDE_S: Final = 3.0
 """How long ending a tree from outside may take; what lives then is of another user, or hangs in the kernel."""
 _SWEEP_S: Final = 8.0
 """How long a supervisor whose tree was ended from outside has to report: more than its own sweep takes. Then it is killed."""
 _QUEUED_S: Final = 1.0
-"""After that a request that no supervisor has taken up is withdrawn."""
+"""How long a request may wait for a supervisor to take it up; then it is withdrawn."""
 
 _BOOT: Final = """
 import sys, types
@@ -265,7 +265,7 @@ class ForkServer:
         self._channel, self._pid = ours, pid
 
     def _forget(self, channel: socket.socket) -> None:
-        """A server has gone: collect it, unless another thread has already."""
+        """A server has ended: collect it, unless another thread already has."""
         with self._lock:
             if self._channel is not channel:
                 return
@@ -324,7 +324,7 @@ class _Watch:
         self._cancelled = False
         self._ended_outside = False
         self._acts_at: float | None = None
-        """When the runtime does not wait any longer (seconds of the event loop)."""
+        """When the runtime stops waiting (seconds of the event loop)."""
 
     def __enter__(self) -> Self:
         return self

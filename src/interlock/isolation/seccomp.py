@@ -81,7 +81,7 @@ def program(sockets: Sockets, machine: str = syscalls.MACHINE) -> list[Instructi
 
 
 def container_program(machine: str = syscalls.MACHINE) -> list[Instruction]:
-    """An imitation of Docker's default profile for a container without capabilities: what the profile `nons` has to live with.
+    """An imitation of Docker's default profile for a container without capabilities: what the profile `nons` has to work under.
 
     It refuses namespaces and mounts, and leaves tracing, Landlock and a filter of one's own alone.
     """

@@ -96,7 +96,7 @@ class Server:
                 self._end_from_outside()
 
     def _close(self) -> None:
-        """No more work will come. Supervisors see for themselves that the runtime has gone."""
+        """No more work will come. Supervisors detect by themselves that the runtime has ended."""
         if self.open:
             self.open = False
             self.closed_at = time.monotonic()

@@ -84,7 +84,7 @@ def _answer(channel: socket.socket, request: dict[str, Any]) -> None:
 
 
 def enter_namespaces() -> None:
-    """A mount namespace of one's own; with a user namespace where the user may not have one without it. Raises: RefusedError."""
+    """Enter a new mount namespace, with a new user namespace if the user needs one for it. Raises: RefusedError."""
     uid, gid = os.geteuid(), os.getegid()
     if uid != 0 or _libc.unshare(_CLONE_NEWNS) != 0:
         if _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS) != 0:

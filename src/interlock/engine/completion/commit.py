@@ -65,7 +65,7 @@ async def conclude(run: ProposalRun) -> ProposalResult:
 
 
 def _rolled_back(run: ProposalRun, recorder: Recorder) -> Kept | None:
-    """The content of the state that is rolled back: what was dropped, and what holds instead."""
+    """The content of the state that is rolled back: the dropped values, and the stored ones that stay."""
     found: dict[str, dict[str, Any]] = {}
     for write in run.buffer.writes:
         holds = run.services.store.get(write.key)
@@ -113,7 +113,7 @@ def is_held(run: ProposalRun) -> bool:
 
 
 def cancel_questions(run: ProposalRun) -> None:
-    """Cancel the questions of a proposal that ends without their answers."""
+    """Cancel the open questions of a proposal that is ending."""
     for index, row in enumerate(run.rows):
         if row is None or row.status != "held":
             continue

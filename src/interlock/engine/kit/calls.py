@@ -63,7 +63,7 @@ async def call(
         )
     document = {"source": "call", "agent": caller.agent, "actions": [action]}
     one = _Call(services, caller, decode(document, services.bounds.limits))
-    # What was given to the agent itself, or under another token, is not given to this one.
+    # A result for the agent itself, or for another token, is not reused for this one.
     token = [] if caller.token is None else [caller.token.id]
     if call_id:
         about = [services.workspace_id, caller.agent, caller.session, call_id, tool, parameters, *token]

@@ -41,7 +41,7 @@ class DeadUndo(NamedTuple):
 
 
 def find_dead_undos(services: Services, target: str, action: str | None, *, own: str) -> list[DeadUndo]:
-    """The unfinished undos of run `target` that an undo of it (of `action`; None: of all) makes superfluous.
+    """The unfinished undos of run `target` that an undo of it (of `action`; None: of all) replaces.
 
     `own` is the run that asks. A run whose process is alive is left out, and so is one that cannot be read: it cannot be
     resumed either. Raises: StoreError.

@@ -254,7 +254,7 @@ def _need_of(row: RunRow, facts: OpenFacts, answered: AbstractSet[str], *, moved
 def _question(
     desk: Desk | None, store: ApprovalStore, replayed: ReplayedRun, known: ReplayedProposal, action_id: str
 ) -> dict[str, str | None]:
-    """The action with the question about its outcome, asked now where there is a desk; nothing if that has its answer."""
+    """The action with the question about its outcome, asked now if there is a desk; nothing if it is already answered."""
     if desk is not None:
         hold: Hold | None = ask_outcome(desk, replayed, known, action_id)
     else:

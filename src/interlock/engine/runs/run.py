@@ -267,7 +267,7 @@ class Run:
         return self.tally.status
 
     def nothing_began(self) -> None:
-        """The process ended before a proposal was on disk: not a success, and there is nothing to resume."""
+        """The process ended before a proposal was on disk: this is not a success, and there is nothing to resume."""
         self.tally.statuses.add("cancelled")
 
     def abandon(self) -> None:

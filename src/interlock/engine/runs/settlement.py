@@ -82,7 +82,7 @@ class Settlement:
         return None if hold is None or answer_of(hold) is None else hold
 
     def _ask_person(self, index: int, replayed: ReplayedAction) -> bool:
-        """Take the answer to the question about the outcome, or hold the action until there is one."""
+        """Apply the answer to the question about the outcome, or hold the action until there is one."""
         run, desk = self._run, self._run.services.desk
         action = run.proposal.actions[index]
         hold = ask_outcome(desk, self._folded, self._known, action.id)

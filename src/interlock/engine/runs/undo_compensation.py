@@ -100,7 +100,7 @@ class CompensationUndo:
         text = problem if problem is None or run.recorder is None else run.recorder.text(problem)
         try:
             if problem is None and call.redoes is not None:
-                # What that undo had compensated is in force again, and may be undone again.
+                # The actions that that undo had compensated are in force again, and may be undone again.
                 marks.end(*call.redoes, "redone")
             marks.end(run_id, proposal, action.id, "compensated" if problem is None else "not_undone", text)
         except (StoreError, IntegrityError, UsageError) as error:
@@ -112,7 +112,7 @@ class CompensationUndo:
         return all(tool is not None and (tool.read_only or tool.tool.idempotent) for tool in tools)
 
     def _keep_in_use(self, proposal: str, action: Action) -> None:
-        """What this action depended on is not compensated: the action could not be."""
+        """Do not compensate what this action depended on: the action itself could not be compensated."""
         self._in_use.update((proposal, name) for name in needs(action, self._references[proposal]))
 
     def _compensations(

@@ -1,4 +1,4 @@
-"""The part of an undo that gives state keys the values which they had before an action."""
+"""The part of an undo that restores state keys to their values before an action."""
 
 from __future__ import annotations
 

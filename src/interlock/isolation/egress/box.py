@@ -24,10 +24,10 @@ from interlock.isolation.egress.wire import Kind, Via
 from interlock.model.hosts import Endpoint, host_name
 
 HELLO_S: Final = 10.0
-"""So long a client may take to say what it wants."""
+"""How long a client may take to name its server."""
 CONNECTIONS_MAX: Final = 2048
 _FINISH_S: Final = 2.0
-"""What programs had sent before they ended is passed on for so long."""
+"""How long the data that ended programs had sent is still passed on."""
 _QUERIES: Final = 64
 _QUERY_BYTES: Final = 4096
 _REVERSE: Final = (".in-addr.arpa", ".ip6.arpa")

@@ -36,7 +36,7 @@ from interlock.model.errors import ToolError
 from interlock.model.hosts import Endpoint
 
 _CLOSE_S: Final = 5.0
-"""So long the proxy may take for its last message: it passes on for two seconds what programs had sent."""
+"""How long the proxy may take for its last message: for two seconds it passes on what programs had sent."""
 _RETRY_S: Final = 0.002
 _REAP_MS: Final = 1_000
 _RECORD_FIELDS: Final = frozenset(Record.__annotations__)

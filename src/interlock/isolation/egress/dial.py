@@ -22,7 +22,7 @@ Permission = Callable[[Endpoint], Awaitable[str | None]]
 _RESOLVE_S: Final = 10.0
 _CONNECT_S: Final = 20.0
 _HEAD_START_S: Final = 0.3
-"""An address that has not answered by then gets company: the next one is tried beside it (RFC 8305)."""
+"""If an address has not answered by then, the next one is tried in parallel (RFC 8305)."""
 
 
 class RefusedError(Exception):

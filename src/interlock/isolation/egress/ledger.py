@@ -9,7 +9,7 @@ from interlock.isolation.egress.wire import Outcome, Record, Via
 from interlock.model.hosts import Endpoint
 
 SINGLE_MAX: Final = 1000
-"""So many connections have a record each."""
+"""How many connections have a record each."""
 SUMS_MAX: Final = 512
 """Distinct sums: a program can ask for any number of names."""
 

@@ -36,7 +36,7 @@ _TABLE_LOCAL, _PROTOCOL_STATIC, _SCOPE_HOST, _TYPE_LOCAL = 255, 4, 254, 2
 _OUT_INTERFACE: Final = 4
 _IF_ADDRESS, _IF_LOCAL = 1, 2
 _OWN_ADDRESS: Final = "198.19.255.254"
-"""Beside 127.0.0.1, because resolvers take a machine with nothing else for one without IPv4 (`AI_ADDRCONFIG`)."""
+"""In addition to 127.0.0.1, because resolvers take a machine with only that for one without IPv4 (`AI_ADDRCONFIG`)."""
 
 Listener = tuple[Kind, int, socket.socket]
 """The kind, the port, the socket."""

@@ -70,7 +70,7 @@ class Flow:
         self.sent = 0
         self.received = 0
         self.sni: str | None = None
-        """The server that the client names, where it is another name than the one that it asked for."""
+        """The server that the client names, if it is not the name that it asked for."""
         self.client_done = False
         """True once the client has nothing more to send."""
         self._loop = asyncio.get_running_loop()

@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, TypedDict
 OPEN: Final = b"open"
 MESSAGE_BYTES: Final = 16 * 1024
 PORTS_MAX: Final = 48
-"""So many ports have a transparent listener, besides 80 and 443; others are reached through the proxy."""
+"""How many ports have a transparent listener, besides 80 and 443; others are reached through the proxy."""
 LISTENERS_MAX: Final = PORTS_MAX + 8
 """The kernel passes at most 253 descriptors with one message."""
 
