@@ -108,7 +108,9 @@ class Terminal:
     def __init__(self, cli, *argv, columns=100, **env):
         self._master, slave = pty.openpty()
         self.resize(columns)
-        env = {k: v for k, v in cli.env.items() if k != "NO_COLOR"} | {"TERM": "xterm"} | env
+        # A size in the environment, as parallel test workers have one, would hide the terminal's own.
+        inherited = {k: v for k, v in cli.env.items() if k not in ("NO_COLOR", "COLUMNS", "LINES")}
+        env = inherited | {"TERM": "xterm"} | env
         self.process = subprocess.Popen(
             [*COMMAND, *argv], cwd=cli.root, env=env, stdin=slave, stdout=slave, stderr=slave, close_fds=True
         )

@@ -355,12 +355,12 @@ def test_rows_have_their_shape_and_reasons_are_known(project):
     rt = project.open(binding("do", noop), binding("fail", fail))
     result = execute(rt, call("do", "a"), call("fail", "f"), call("do", "z"))
     document = json.loads(msgspec.json.encode(result))
-    assert list(document) == ["run_id", "proposal_id", "status", "results", "cost", "not_undone"]
+    assert list(document) == ["run_id", "proposal_id", "status", "results", "cost", "not_undone", "workspace"]
     assert [row["action_id"] for row in document["results"]] == ["a", "f", "z"]
     for row in document["results"]:
         assert set(row) == {
             "action_id", "status", "reason", "output", "error", "state_changes", "attempts", "duration_ms", "waited_ms",
-            "timestamp", "seq", "deduplicated_from", "posture", "telemetry", "waited_for",
+            "timestamp", "seq", "deduplicated_from", "hosts", "posture", "telemetry", "waited_for",
         }  # fmt: skip
         assert row["reason"] is None or row["reason"] in REASONS
         assert isinstance(row["timestamp"], int)

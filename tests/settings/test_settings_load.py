@@ -11,6 +11,7 @@ from interlock.disk import Disk
 from interlock.model.errors import ConfigurationError, IntegrityError, StoreError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.settings import SourceFile, TrustStore, decode, find, gather, load
+from interlock.settings.named import CLIENT_FILES
 from interlock.settings.source import read_bytes
 from interlock.settings.template import detect, render, write
 from interlock.settings.trust import LINES_MATCHED_MAX
@@ -66,7 +67,7 @@ def test_a_table_in_pyproject_counts_only_if_it_is_there(project, trust):
     trusted(project / "a", trust)
     got = loaded(project / "a", trust)
     assert got.settings.agent == "inner"
-    assert got.protected == ("pyproject.toml",)
+    assert [name for name in got.protected if name not in CLIENT_FILES] == ["pyproject.toml"]
 
 
 def test_both_in_one_directory_is_an_error(project):

@@ -45,8 +45,9 @@ async def conclude(run: ProposalRun) -> ProposalResult:
     waits = is_held(run) and run.stop_reason != "stopped"
     if run.stop_reason not in _ABORTING and not run.dry_run and not waits:
         try:
-            run.services.store.check(run.buffer.read)
-            await commit_files(run)
+            if run.layer is not None:  # files first, so what stops the state stops them too
+                run.services.store.check(run.buffer.read)
+                await commit_files(run)
             if run.stop_reason != CONFLICT:
                 commit(run)
         except StateConflictError as error:
