@@ -1,8 +1,10 @@
 """Questions that no rule asks: those of a tool while it runs (`ctx.ask`), and those of the program (`runtime.approvals.ask`)."""
 
 import asyncio
+import hmac
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import msgspec
 import pytest
@@ -436,6 +438,43 @@ def test_a_file_and_a_command_are_configured(new_project, tmp_path):
     assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
     assert file.stat().st_mode & 0o777 == 0o600
     assert [msgspec.json.decode(line) for line in by_command.read_bytes().split(b"\n") if line] == rows
+
+
+def test_a_webhook_gets_signed_records_and_again_what_it_refused(new_project, monkeypatch):
+    monkeypatch.setattr("interlock.approvals.audit_sinks.POLL_S", 0.02)
+    monkeypatch.setenv("AUDIT_SECRET", "s3cret")
+    posts, answers = [], [500, *[200] * 50]
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            posts.append(
+                (answers[0], body, self.headers["X-Interlock-Timestamp"], self.headers["X-Interlock-Signature"])
+            )
+            self.send_response(answers.pop(0))
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/audit"
+        sink = f'[[approvals.audit]]\nkind = "webhook"\nurl = "{url}"\nsecret_env = "AUDIT_SECRET"\n'
+        rt = new_project(toml=(TOML % "") + sink).open()
+        asyncio.run(rt.approvals.ask("x", timeout_ms=20))
+        wait_for(lambda: len([post for post in posts if post[0] == 200]) == len(rt.approvals.audit()))
+        records = rt.approvals.audit()
+        rt.close()
+        server.shutdown()
+        thread.join()
+    taken = [body for status, body, _, _ in posts if status == 200]
+    assert [msgspec.json.decode(body)["seq"] for body in taken] == [record.seq for record in records]
+    assert "audit_failed" in [record.event for record in records]
+    for _, body, timestamp, signature in posts:
+        signed = hmac.new(b"s3cret", f"v1:{timestamp}:".encode() + body, "sha256").hexdigest()
+        assert signature == f"v1={signed}"
 
 
 def test_an_audit_file_where_an_agent_can_write_is_refused(new_project):
