@@ -9,6 +9,7 @@ import http.client
 import os
 import ssl
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
@@ -39,9 +40,20 @@ class TerminalBell:
         with contextlib.suppress(OSError):
             fd = os.open(self._terminal, os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                os.write(fd, b"\a")
+                _ring(fd)
             finally:
                 os.close(fd)
+
+
+def _ring(fd: int) -> None:
+    """Write one BEL; where somebody else is writing at this moment, or output is stopped, for a fifth of a second at most."""
+    for _ in range(40):
+        try:
+            os.write(fd, b"\a")
+        except BlockingIOError:
+            time.sleep(0.005)
+        else:
+            return
 
 
 class Function:
