@@ -36,7 +36,10 @@ class Speaks(Protocol):
 @click.pass_obj
 def gateway(out: Speaks, agent: str | None, session: str | None, wait: str) -> None:
     """Serve the tools of this project over MCP, on standard input and output. An MCP client starts it."""
-    wait_s = duration_ms(wait) / 1000
+    try:
+        wait_s = duration_ms(wait) / 1000
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--wait") from None
     with Runtime.open() as runtime:
         for warning in runtime.warnings:
             out.warn(warning)
