@@ -34,14 +34,14 @@ async def recorded_changes(ctx: Context, *, read_only: bool = False, in_scope: b
         return
     watch = ProcessWatch(ctx.workspace, backups, Origin(ctx.proposal_id, ctx.action_id, ctx.attempt))
     try:
-        await _to_its_end(watch.begin)
+        await to_its_end(watch.begin)
         yield
     finally:
-        missed = await _to_its_end(watch.end)
+        missed = await to_its_end(watch.end)
         if missed is not None:
             ctx.not_exactly_undoable(missed)
     if in_scope and ctx.workspace.layer is not None and watch.changed:
-        await _to_its_end(lambda: _check_scope(ctx.workspace, watch.changed))
+        await to_its_end(lambda: _check_scope(ctx.workspace, watch.changed))
 
 
 def _check_scope(workspace: Workspace, changed: Sequence[Rel]) -> None:
@@ -67,7 +67,7 @@ def _check_scope(workspace: Workspace, changed: Sequence[Rel]) -> None:
         )
 
 
-async def _to_its_end(work: Callable[[], T]) -> T:
+async def to_its_end(work: Callable[[], T]) -> T:
     """Run a function on a thread and wait for its end even if cancelled. Raises what it raises; CancelledError afterwards."""
     done = asyncio.ensure_future(asyncio.to_thread(work))
     cancelled: asyncio.CancelledError | None = None

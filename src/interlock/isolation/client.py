@@ -14,7 +14,6 @@ import contextlib
 import errno
 import json
 import os
-import select
 import signal
 import socket
 import sys
@@ -23,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
+from interlock.isolation.reap import reap
 from interlock.isolation.tree import end_children_of, pid_of
 from interlock.isolation.wire import (
     LATE,
@@ -197,7 +197,7 @@ class ForkServer:
         if channel is not None:
             channel.close()
         if pid is not None:
-            _reap(pid, _CLOSE_MS)
+            reap(pid, _CLOSE_MS)
 
     async def _submit(
         self,
@@ -272,7 +272,7 @@ class ForkServer:
             pid, self._channel, self._pid = self._pid, None, None
         channel.close()
         if pid is not None:
-            _reap(pid, 0)
+            reap(pid, 0)
 
 
 def _no_walls() -> Launch:
@@ -466,20 +466,6 @@ def decode(message: bytes, fds: list[int]) -> Outcome:
         os.close(fds[0])
     middle = report["stdout_kept"]
     return Outcome(report, data[:middle], data[middle:])
-
-
-def _reap(pid: int, wait_ms: int) -> None:
-    """Collect the server; killed if it does not go by itself."""
-    with contextlib.suppress(ChildProcessError, ProcessLookupError):  # somebody else's SIGCHLD handler was quicker
-        pidfd = os.pidfd_open(pid)
-        try:
-            poller = select.poll()
-            poller.register(pidfd, select.POLLIN)
-            if not poller.poll(wait_ms):
-                os.kill(pid, signal.SIGKILL)
-        finally:
-            os.close(pidfd)
-        os.waitpid(pid, 0)
 
 
 def _no_descriptors(error: OSError) -> ToolError:

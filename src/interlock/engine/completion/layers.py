@@ -17,6 +17,7 @@ from interlock.engine.judges.reach import Reach
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered
+from interlock.executors.process_watch import to_its_end
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import LayerCommitIntent, LayerCommitted, LayerDiscarded, LayerKept, LayerOpened
 from interlock.model.result import LayerResult
@@ -136,7 +137,7 @@ async def commit_files(run: ProposalRun) -> None:
     if run.turn is not None and how == "auto":
         await run.turn.take_for_commit()
     refuse = _refusals(run)
-    plan = await _on_thread(lambda: plan_commit(layer, directory, refuse=refuse))
+    plan = await to_its_end(lambda: plan_commit(layer, directory, refuse=refuse))
     if not plan.changes and not plan.blocked:
         run.layer_result = LayerResult(status="committed")
         return
@@ -157,7 +158,7 @@ async def _commit(run: ProposalRun, layer: Layer, directory: Path, plan: Plan) -
     run.flush()
     last = last_origin(run)
     try:
-        await _on_thread(lambda: commit_layer(layer, directory, backups, plan, last))
+        await to_its_end(lambda: commit_layer(layer, directory, backups, plan, last))
     except ToolError as error:  # another writer was faster: what was done is recorded, and can be undone or repeated
         await keep(run, layer, plan, "conflict")
         run.layer_problem = error.message
@@ -175,7 +176,7 @@ async def _commit(run: ProposalRun, layer: Layer, directory: Path, plan: Plan) -
 async def keep(run: ProposalRun, layer: Layer, plan: Plan, why: str) -> None:
     """The layer waits for a person. Raises: StoreError."""
     changes, blocked, number = len(plan.changes), shown(plan.blocked), int(layer.directory.name)
-    await _on_thread(lambda: layer.keep(why))
+    await to_its_end(lambda: layer.keep(why))
     run.record(10, None, lambda _: LayerKept(layer=number, why=why, changes=changes, blocked=blocked))
     run.layer_result = LayerResult(status="kept", changes=changes, blocked=blocked)
 
@@ -224,20 +225,6 @@ def _refusals(run: ProposalRun) -> Callable[[Rel, Sequence[Entry]], str | None]:
         return None
 
     return refuse
-
-
-async def _on_thread(work: Callable[[], T]) -> T:
-    """Run a function on a thread and wait for its end even if cancelled: half a commit would have to be repeated."""
-    done = asyncio.ensure_future(asyncio.to_thread(work))
-    cancelled: asyncio.CancelledError | None = None
-    while not done.done():
-        try:
-            await asyncio.wait([done])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        raise cancelled
-    return done.result()
 
 
 def open_kept(services: Services, directory: Path, workspace: Workspace) -> Layer:

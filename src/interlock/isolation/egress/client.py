@@ -31,6 +31,7 @@ from interlock.isolation.egress.wire import (
     decode,
     encode,
 )
+from interlock.isolation.reap import reap
 from interlock.isolation.wire import memory_file
 from interlock.model.errors import ToolError
 from interlock.model.hosts import Endpoint
@@ -127,7 +128,7 @@ class Egress:
         if channel is not None:
             channel.close()
         if pid is not None:
-            _reap(pid, _REAP_MS)
+            reap(pid, _REAP_MS)
 
     def _connect(self) -> socket.socket:
         with self._lock:
@@ -172,7 +173,7 @@ class Egress:
             pid, self._channel, self._pid = self._pid, None, None
         channel.close()
         if pid is not None:
-            _reap(pid, 0)
+            reap(pid, 0)
 
 
 class Watch:
@@ -351,20 +352,6 @@ async def _send(channel: socket.socket, descriptors: list[int]) -> None:
             await asyncio.sleep(_RETRY_S)
         else:
             return
-
-
-def _reap(pid: int, wait_ms: int) -> None:
-    """Collect the proxy; killed if it does not go by itself."""
-    with contextlib.suppress(ChildProcessError, ProcessLookupError):  # somebody else's SIGCHLD handler was quicker
-        pidfd = os.pidfd_open(pid)
-        try:
-            poller = select.poll()
-            poller.register(pidfd, select.POLLIN)
-            if not poller.poll(wait_ms):
-                os.kill(pid, signal.SIGKILL)
-        finally:
-            os.close(pidfd)
-        os.waitpid(pid, 0)
 
 
 def _no_proxy(error: OSError | None) -> ToolError:
