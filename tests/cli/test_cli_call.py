@@ -118,3 +118,8 @@ def test_the_audit_says_who_asked_and_who_answered_and_follows(cli):
     assert {record["subject"] for record in records} == {hold["id"]}
     assert cli("approvals", "audit", "--after", str(records[-1]["seq"]), "--json").json == []
     assert "voted" in cli("approvals", "audit").out
+
+
+def test_an_audit_of_what_is_not_known_is_an_error(cli):
+    said = cli("approvals", "audit", "hold_nothing", "--json")
+    assert (said.code, said.error["code"]) == (2, "not_found")

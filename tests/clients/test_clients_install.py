@@ -67,6 +67,13 @@ def test_a_file_that_is_not_understood_is_left_alone(project, content):
     assert not (project.root / ".claude").exists()
 
 
+def test_a_file_where_the_client_has_a_directory_is_left_alone(project):
+    (project.root / ".claude").write_text("mine")
+    error = project.fails("install", "claude-code")
+    assert (error["code"], error["path"]) == ("client_file", str(project.root / ".claude"))
+    assert not (project.root / ".mcp.json").exists()
+
+
 def test_links_and_unknown_clients_are_refused(project, tmp_path):
     (tmp_path / "elsewhere").write_text("{}")
     (project.root / ".mcp.json").symlink_to(tmp_path / "elsewhere")

@@ -190,6 +190,12 @@ def audit(out: Output, subject: str | None, after: int, follow: bool) -> None:
     line.
     """
     with open_desk(Path(), os.environ, trusted=False) as desk:
+        if subject is not None and not desk.store.audit.records(subject, limit=1):
+            raise UsageError(
+                f"the audit has no record about `{clean(subject)}`",
+                code="not_found",
+                hint="`interlock approvals audit` shows everything, with the ids",
+            )
         records = _records(desk, subject, after, follow=follow)
         try:
             out.emit_list(records, _audit_line, lines=follow)

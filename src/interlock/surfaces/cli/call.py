@@ -52,7 +52,8 @@ def call(
     PARAMETERS is a JSON object, or - for standard input. Text is printed as it is, everything else as JSON; with --json the
     whole result.
 
-    Exit code: 0 if the call succeeded, 1 if it failed or was refused, 2 if it is malformed, 3 if it waits for an answer.
+    Exit code: 0 if the call succeeded, 1 if it failed or was refused, 2 if PARAMETERS is not a JSON object, 3 if it waits for an
+    answer.
     """
     given = _parse(sys.stdin.read() if parameters == "-" else parameters)
     token = None if token_file is None else read_grant_token(token_file)

@@ -52,7 +52,7 @@ def stop(out: Output, run_ids: Sequence[str], everything: bool, reason: str, wai
     What is done stays done; `interlock undo RUN` undoes it. A stopped run is over: it is not resumed, and no further proposal
     starts in it. Needs no trusted configuration.
 
-    Exit code: 0 if nothing of these runs can still be running, 1 if something could not be stopped.
+    Exit code: 0 if what ran is stopped, 1 if something could not be stopped, 2 if a run that you name is over or unknown.
     """  # fmt: skip
     if everything == bool(run_ids):
         raise UsageError("name the runs to stop, or `--all`", hint="`interlock runs list --status running` shows them")

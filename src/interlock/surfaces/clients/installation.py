@@ -156,6 +156,13 @@ def _read(path: Path) -> bytes | None:
         found = os.lstat(path)
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise UsageError(
+            f"`{path.parent.name}` is a file, where the client has a directory",
+            code="client_file",
+            path=str(path.parent),
+            hint="move it away; nothing was changed",
+        ) from None
     except OSError as error:
         raise store_error(error, f"read {path}") from error
     if not stat.S_ISREG(found.st_mode):
