@@ -13,6 +13,14 @@ from gateway_world import ENVELOPE
 REVISIONS = ["2025-03-26", "2025-06-18", "2025-11-25"]
 
 
+def nothing_is_left(project) -> None:
+    """Every run is over: nothing waits for a person to say what became of it."""
+    until = time.monotonic() + 60
+    while "no unfinished runs" not in (said := project.interlock("recover")):
+        assert time.monotonic() < until, said
+        time.sleep(0.05)
+
+
 def hold_of(text: str) -> str:
     return text.partition("interlock approvals approve ")[2].partition("`")[0]
 
@@ -181,6 +189,26 @@ def test_a_cancelled_call_ends_and_is_not_answered(project):
         gateway.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}})
         _gone(pid)
         assert gateway.request("ping")["result"] == {}
+    nothing_is_left(project)
+
+
+def test_a_cancelled_call_that_was_approved_leaves_nothing_to_resume(project):
+    project.configure(
+        (project.root / "interlock.toml").read_text().replace('"shell"]\nask = [', ']\nask = ["shell", ', 1)
+    )
+    arguments = {"command": "echo $$ > pid; sleep 600"}
+    with project.gateway("--wait", "0s") as gateway:
+        gateway.initialize()
+        project.interlock("approvals", "approve", hold_of(gateway.call("shell", **arguments)[0]))
+        params = {"name": "shell", "arguments": arguments}
+        gateway.send({"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": params})
+        pid = _pid(project.root / "pid")
+        gateway.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}})
+        _gone(pid)
+        assert gateway.request("ping")["result"] == {}
+        gateway.process.stdin.close()
+        assert gateway.process.wait(timeout=60) == 0
+    nothing_is_left(project)
 
 
 @pytest.mark.parametrize("end", ["eof", "term", "int"])
@@ -198,6 +226,7 @@ def test_the_gateway_ends_with_its_client(project, end):
             gateway.process.send_signal(signal.SIGTERM if end == "term" else signal.SIGINT)
         assert gateway.process.wait(timeout=60) == 0
         _gone(pid)
+    nothing_is_left(project)
 
 
 def test_a_client_that_is_gone_is_not_an_error(project):

@@ -6,9 +6,11 @@ continues with held calls. A call that was rejected did nothing, so it may be ma
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import difflib
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,6 +23,7 @@ from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.runs.resume import resume
 from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
+from interlock.journal.stops import StopRequest
 from interlock.model.canonical import digest
 from interlock.model.errors import ConflictError, HeldError, ProposalError, StoreError, UsageError
 from interlock.model.grant import OPERATOR
@@ -28,6 +31,10 @@ from interlock.model.proposal import Proposal
 from interlock.model.result import CallResult, ProposalResult
 from interlock.verify.references import References
 
+T = TypeVar("T")
+
+_LOOK_AGAIN_S: Final = 0.05
+"""A run that was cancelled before it began is stopped as soon as it is there."""
 _ACTION: Final = "call"
 _BY_A_PERSON: Final = ("approval_denied", "approval_expired")
 _OPEN: Final = ("held", "unknown_outcome", "cancelled")
@@ -201,7 +208,7 @@ async def _held_or_new(one: _Call, tool: str, key: str) -> CallResult:
     claim = store.find(key)
     if claim is not None:
         try:
-            found = await one.go_on(claim.run)
+            found = await _stopped_with_caller(one, claim.run, one.go_on(claim.run))
         except ConflictError:  # the same call, made twice at once: the other one continues with the held call
             found = None
         else:
@@ -211,10 +218,32 @@ async def _held_or_new(one: _Call, tool: str, key: str) -> CallResult:
             result = _result(tool, found)  # raises if it is still held: the claim stays
             store.forget(key, claim.run)
             return result
+    run_id = one.services.ids.new("run")
     try:
-        return _result(tool, await one.run(one.services.ids.new("run")))
+        return _result(tool, await _stopped_with_caller(one, run_id, one.run(run_id)))
     except HeldError as held:
         store.claim(key, held.run_id)
+        raise
+
+
+async def _stopped_with_caller(one: _Call, run_id: str, work: Coroutine[Any, Any, T]) -> T:
+    """Carry out a run, which is stopped if the caller is cancelled: there is nobody who would resume it.
+
+    Raises: CancelledError once nothing of the run is running; and what the work raises.
+    """
+    done = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        while not done.done():
+            for run in [run for run in one.services.hooks.runs if run.id == run_id]:
+                at_us = one.services.clock.now_us()
+                by, reason = one.caller.agent, "the caller cancelled the call"
+                run.stop(StopRequest(run=run_id, by=by, surface="call", reason=reason, at_us=at_us))
+            with contextlib.suppress(asyncio.CancelledError):  # cancelled again: the end is near either way
+                await asyncio.wait([done], timeout=_LOOK_AGAIN_S)
+        if not done.cancelled():
+            done.exception()  # looked at: the caller hears of its own cancellation
         raise
 
 

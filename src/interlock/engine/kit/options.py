@@ -37,7 +37,8 @@ class CallOptions(_Options, total=False):
     call_id: str | None
     """The id that the model's vendor gave the call: it is then made once."""
     resume_held: bool
-    """For a call without an id: go on with an equal call of the agent that is held, if there is one."""
+    """For a call without an id: go on with an equal call of the agent that is held, if there is one. The run of a
+    caller that is cancelled is stopped, because nothing else would resume it."""
 
 
 class ToolCallsOptions(_Options, total=False):

@@ -16,7 +16,6 @@ from interlock.model.errors import ConflictError, HeldError, ProposalError
 from interlock.model.result import CallResult
 
 _PROGRESS_S: Final = 10.0
-_LOOK_AGAIN_S: Final = 0.2
 
 
 class Agent(NamedTuple):
