@@ -78,7 +78,7 @@ def ask() -> dict:
 
 
 def open_question(directory: Path, rounds: int) -> list[dict]:
-    """A write in one runtime, while another waits for an answer and while nobody does."""
+    """A write in one runtime, while another waits for an answer, and while none does."""
     project = Project(directory)
 
     async def measure() -> dict[str, list[float]]:

@@ -527,7 +527,7 @@ def _webhook(
 ) -> Webhook | None:
     """A webhook of `[approvals]`. None, with a warning, if a variable is not set. Raises ConfigurationError."""
     missing = [
-        f"approvals.{place}.{key}: nobody is told this way: the environment variable `{name}` is not set"
+        f"approvals.{place}.{key}: this notifier is off: the environment variable `{name}` is not set"
         for key, name in (("url_env", one.url_env), ("secret_env", one.secret_env))
         if name is not None and not env.get(name)
     ]

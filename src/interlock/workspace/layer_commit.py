@@ -4,9 +4,9 @@ A path is committed as undo restores one: recorded in the run's backups first, t
 with no link followed, and only if what lies there is still what was compared. So a commit may be stopped anywhere and
 repeated: committed paths are skipped, and what an earlier part of this run left there is known from the backups.
 
-A path is left alone, and named, if somebody else changed it since the layer began (`conflict`), if Interlock's loader reads it
-(`protected`), if a program may execute it later (`runs_later`), if the grant of the action does not cover it (`denied`), or if
-it cannot be represented (`unsupported`: a FIFO, socket or device, or a directory that cannot be read).
+A path is left alone, and named, if it was changed outside the layer since the layer began (`conflict`), if Interlock's loader
+reads it (`protected`), if a program may execute it later (`runs_later`), if the grant of the action does not cover it (`denied`),
+or if it cannot be represented (`unsupported`: a FIFO, socket or device, or a directory that cannot be read).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def plan_commit(
         chosen[one.path] = one
         why: tuple[Why, str] | None = None
         if _edited(layer, one, inside.get(one.path, []), earlier.get(one.path, [])) or one.path in stopped:
-            why = "conflict", "somebody else changed it since the layer began"
+            why = "conflict", "it was changed outside the layer since the layer began"
         elif _is_protected(guard.check, one.path):
             why = "protected", "Interlock's loader reads it"
         elif refuse is not None and (refusal := refuse(one.path, inside.get(one.path, []))) is not None:

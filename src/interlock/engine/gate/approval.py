@@ -34,7 +34,7 @@ async def ask(action: ActionRun, decision: Decision) -> Allow | Held | Refusal:
     desk = run.services.desk
     if run.dry_run or not desk.can_ask:
         names = ", ".join(f"`{requirement.policy}`" for requirement in decision.requirements)
-        what = "a run would ask" if run.dry_run else "the rules say to ask first, and nobody can be asked here"
+        what = "a run would ask" if run.dry_run else "the rules say to ask first, and no one can answer here"
         return Refusal("approval_required", f"{what} ({names})")
     hold = _existing(action)
     # The action's own answer comes first: it is used up by this call, and may hold an edit. A wider one is for other calls.

@@ -107,9 +107,9 @@ def _require_somebody(attempt: AskingContext) -> None:
     run = attempt.run
     desk = run.services.desk
     if run.dry_run:
-        problem = "a dry run asks nobody"
+        problem = "no question can be asked in a dry run"
     elif not desk.can_ask:
-        problem = "nobody can be asked here"
+        problem = "no one can answer a question here"
     elif not desk.waits:
         problem = "a tool's question cannot be left open, because the call would have to be made again"
     else:

@@ -173,7 +173,7 @@ class Judges:
         if objection is None:
             return None
         if objection.decision == "hold":
-            return Refusal("approval_required", "the rules say to ask, and nobody can be asked in the middle of a call")
+            return Refusal("approval_required", "the rules say to ask, which is not possible in the middle of a call")
         return Refusal(objection.reason or "policy_denied", objection.detail)
 
     # -- steps 2 to 5

@@ -120,7 +120,7 @@ class ActionContext(msgspec.Struct, eq=False):
             return Refusal("capability_denied", f"the grant for `{tool}` counts its uses")
         decision = judges.policies.decide(judges.request(call))
         if decision.decision == "hold":
-            return Refusal("approval_required", "the rules say to ask, and nobody can be asked in the middle of a call")
+            return Refusal("approval_required", "the rules say to ask, which is not possible in the middle of a call")
         return None if decision.decision == "allow" else Refusal(decision.reason or "policy_denied", decision.detail)
 
     def refusal_of_connection(self, there: Endpoint) -> Refusal | None:
@@ -167,7 +167,7 @@ class ActionContext(msgspec.Struct, eq=False):
         **_options: Unpack[AskOptions],
     ) -> HoldAnswer:
         """Refuse: what is called outside the plan (a compensation, a probe) has no action that could wait."""
-        raise ToolError("a call that undoes or looks asks nobody", code="approval_required", retryable=False)
+        raise ToolError("a compensation or a probe cannot ask a question", code="approval_required", retryable=False)
 
     def ask_sync(
         self,
@@ -177,7 +177,7 @@ class ActionContext(msgspec.Struct, eq=False):
         **_options: Unpack[AskOptions],
     ) -> HoldAnswer:
         """Refuse, as `ask`."""
-        raise ToolError("a call that undoes or looks asks nobody", code="approval_required", retryable=False)
+        raise ToolError("a compensation or a probe cannot ask a question", code="approval_required", retryable=False)
 
     def withdraw(self) -> None:
         """The call was stopped: a thread that waits for an answer goes on without one."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SIGNS: Final = {"added": "+", "changed": "~", "deleted": "-", "mode": "m"}
 _WHY: Final = {
-    "conflict": "conflict: somebody else changed it since",
+    "conflict": "conflict: changed outside the layer since",
     "protected": "never committed: Interlock's loader reads it",
     "runs_later": "held: a program may run it later; commit it by name",
     "denied": "never committed: outside of the grant",

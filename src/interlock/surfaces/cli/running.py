@@ -273,7 +273,7 @@ def _note_layer(out: Output, result: ProposalResult) -> None:
     if conflicts:
         names = ", ".join(f"`{clean(path)}`" for path in conflicts[:5])
         out.note(
-            f"somebody else changed {names} meanwhile: nothing was committed; `interlock commit {run_id}` commits the rest"
+            f"{names} changed outside the layer meanwhile: nothing was committed; `interlock commit {run_id}` commits the rest"
         )
     elif layer.blocked:
         names = ", ".join(f"`{clean(path)}` ({why})" for path, why in list(layer.blocked.items())[:5])
