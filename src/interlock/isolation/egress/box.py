@@ -26,8 +26,8 @@ from interlock.model.hosts import Endpoint, host_name
 HELLO_S: Final = 10.0
 """How long a client may take to name its server."""
 CONNECTIONS_MAX: Final = 2048
-_FINISH_S: Final = 2.0
-"""How long the data that ended programs had sent is still passed on."""
+_FINISH_S: Final = 10.0
+"""How long the data that ended programs had sent is still passed on: on a busy machine a connection alone can take seconds."""
 _QUERIES: Final = 64
 _QUERY_BYTES: Final = 4096
 _REVERSE: Final = (".in-addr.arpa", ".ip6.arpa")
