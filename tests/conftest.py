@@ -1,10 +1,15 @@
-"""For all tests: none asserts how quick the machine is, not even through hypothesis."""
+"""For all tests: none asserts how quick the machine is, not even through hypothesis.
+
+Properties are tried with the same examples each time, so a change is judged by what it changed. New examples are
+searched with `scripts/test --hypothesis-profile=search`; what that finds becomes a test of its own.
+"""
 
 import signal
 
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("any machine", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("any machine", parent=settings.get_profile("search"), derandomize=True, database=None)
 settings.load_profile("any machine")
 
 # A suite started in the background inherits an ignored Ctrl-C, and so would every command that it starts.

@@ -1,12 +1,14 @@
 """The parser beside real shells: no program may run that it did not name, unless it said that the line is unclear.
 
 Programs `p0` ... `p4` write their name to a log; the wrappers are the machine's own. Lines are drawn from a grammar of
-everything that starts programs, with quoting in all its forms.
+everything that starts programs, with quoting in all its forms. Each line has a directory and a log of its own: what one
+line left in the background (`timeout` makes a process group of its own) writes its name to the log of no other.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shlex
 import shutil
@@ -27,27 +29,30 @@ SHELLS = tuple(shell for shell in ("sh", "bash", "dash") if shutil.which(shell))
 
 @pytest.fixture(scope="module")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with `bin` (the only PATH) and a log of what ran."""
+    """A directory with `bin`, the only PATH; a program writes its name to the log beside the directory that it runs in."""
     place = tmp_path_factory.mktemp("traced")
     (place / "bin").mkdir()
     shell = shutil.which("sh")
     for name in PROGRAMS:
         program = place / "bin" / name
-        program.write_text(f"#!{shell}\necho {name} >> {shlex.quote(str(place / 'log'))}\n")
+        program.write_text(f'#!{shell}\necho {name} >> "$(pwd -P).log"\n')
         program.chmod(0o755)
     for name in WRAPPERS:
         found = shutil.which(name)
         assert found is not None, name
         (place / "bin" / name).symlink_to(found)
-    (place / "work").mkdir()
     return place
+
+
+numbers = itertools.count()
 
 
 def ran(place: Path, shell: str, text: str) -> set[str]:
     """Which of the programs a real shell runs for this text."""
-    log = place / "log"
-    log.write_text("")
-    work = place / "work"
+    work = place.resolve() / f"work-{next(numbers)}"
+    work.mkdir()
+    log = work.with_name(f"{work.name}.log")
+    log.touch()
     process = subprocess.Popen(
         [shutil.which(shell) or shell, "-c", text],
         cwd=work,
@@ -62,8 +67,6 @@ def ran(place: Path, shell: str, text: str) -> set[str]:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for left in work.iterdir():
-        left.unlink()
     return set(log.read_text().split())
 
 
