@@ -115,7 +115,7 @@ def test_a_home_of_its_own_that_is_gone_afterwards(bench):
 
 def test_no_room_for_a_home_is_a_clear_error(bench):
     full = "\nfrom interlock.isolation import supervisor\nsupervisor._make_home = lambda files: os.mkdir('/proc/x')\n"
-    boot = "import os" + fork_server_command()[-1].replace("\nmain()", f"{full}main()")
+    boot = "import os\n" + fork_server_command()[-1].replace("\nmain()", f"{full}main()")
     bench.server.close()
     bench.server = ForkServer([*fork_server_command()[:-1], boot])
     assert bench.run("true", home=True).report["failure"] == {"step": "home", "errno": errno.ENOENT}

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import mmap
 import os
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -556,8 +557,7 @@ def test_the_mounting_process_is_replaced_when_it_dies(tmp_path):
     mounts = LayerMounts()
     world = World(tmp_path, mounts)
     world.layer("p1").close()
-    mounts._process.kill()
-    mounts._process.wait()
+    os.kill(mounts.pid, signal.SIGKILL)
     with world.layer("p2") as layer:
         assert layer.posture == "overlay"
     mounts.close()

@@ -44,9 +44,10 @@ _PRINTED_BYTES: Final = 16 * 1024
 _CHANNEL_BYTES: Final = DEFAULT_LIMITS.output_bytes + 1024 * 1024
 """A result of maximum size, and room for the tool's other messages."""
 
-_BOOT: Final = """
+_PACKAGE: Final = str(Path(__file__).resolve().parent.parent)
+_BOOT: Final = f"""
 import os, sys
-sys.path.append(os.path.dirname(sys.argv[3]))
+sys.path.append(os.path.dirname({_PACKAGE!r}))
 from interlock.executors.module_host import main
 main()
 """

@@ -27,6 +27,7 @@ from interlock.isolation.attacks import ATTACKS, PRELUDE, Attack
 from interlock.isolation.client import ForkServer, fork_server_command
 from interlock.isolation.spec import WallSpec
 from interlock.isolation.wire import Profile, Request
+from interlock.server_process import module_command
 
 ESCAPED, STOPPED, HUNG = "escaped", "stopped", "hung"
 NOBODY: Final = 64_999
@@ -36,20 +37,14 @@ _NATIVE_S: Final = 20.0
 _SECRET: Final = {"INTERLOCK_ATTACK_SECRET": "secret"}
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _FILTERED: Final = """
-import sys, types
-for name, path in (("interlock", sys.argv[2]), ("interlock.isolation", sys.argv[2] + "/isolation")):
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = [path]
 from interlock.isolation import seccomp, syscalls
 syscalls.forbid_new_privileges()
 syscalls.load_filter(seccomp.assemble(seccomp.container_program()))
-from interlock.isolation.server import main
-main()
 """
 
 
 class Order(TypedDict):
-    """The input of a range, as JSON in its second argument."""
+    """The input of a range, as JSON in its argument."""
 
     leg: str
     """`native`, `ns`, `nons`, or `container`: `nons` within an imitation of Docker's default filter."""
@@ -63,7 +58,7 @@ class Order(TypedDict):
 
 def main() -> None:
     """Try the attacks and print one JSON object: name to `escaped`, `stopped` or `hung`."""
-    order: Order = json.loads(sys.argv[2])
+    order: Order = json.loads(sys.argv[1])
     if order["leg"] == "native":
         _enter_guard(order["user"])
     elif order["user"] is not None:
@@ -251,7 +246,7 @@ def _walled(leg: str, chosen: list[Attack], facts: dict[str, Any]) -> dict[str, 
     profile: Profile = "ns" if leg == "ns" else "nons"
     command = fork_server_command()
     if leg == "container":
-        command[-1] = _FILTERED
+        command = module_command("interlock.isolation.server", first=_FILTERED)
     os.environ.update(_SECRET)
     python = sys.base_prefix if not sys.base_prefix.startswith("/usr") else "/usr"
     server = ForkServer(command, launch=lambda: {"namespaces": profile == "ns", "shown": [python]})

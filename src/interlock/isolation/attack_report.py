@@ -14,19 +14,12 @@ from typing import Final, Literal, NamedTuple
 
 from interlock.isolation.attack_range import ESCAPED, HUNG, NOBODY, Order
 from interlock.isolation.attacks import ATTACKS
+from interlock.server_process import module_command
 
 Leg = Literal["native", "ns", "nons", "container"]
 LEGS: Final[tuple[Leg, ...]] = ("native", "ns", "nons", "container")
 _SYSTEM_PYTHON: Final = "/usr/bin/python3"
 """For a throw-away user, which may not be able to run Interlock's own Python."""
-_BOOT: Final = """
-import sys, types
-for name in ("", "/isolation", "/model"):
-    module = sys.modules["interlock" + name.replace("/", ".")] = types.ModuleType("interlock" + name.replace("/", "."))
-    module.__path__ = [sys.argv[1] + name]
-from interlock.isolation.attack_range import main
-main()
-"""
 _LEG_S: Final = 900
 
 
@@ -55,9 +48,8 @@ def try_attacks(leg: Leg, *, user: int | None = None, only: Sequence[str] = ()) 
     with _directory(user) as directory:
         other = user is not None or (leg == "native" and os.getuid() == 0)
         python = _SYSTEM_PYTHON if other and os.access(_SYSTEM_PYTHON, os.X_OK) else os.path.realpath(sys.executable)
-        package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         order: Order = {"leg": leg, "user": user, "directory": directory, "only": list(only)}
-        command = [python, "-I", "-S", "-c", _BOOT, package, json.dumps(order)]
+        command = [*module_command("interlock.isolation.attack_range", python=python), json.dumps(order)]
         done = subprocess.run(command, capture_output=True, timeout=_LEG_S, check=False, env={"LC_ALL": "C.UTF-8"})
         try:
             found: dict[str, str] = json.loads(done.stdout)

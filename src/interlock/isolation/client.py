@@ -16,13 +16,9 @@ import json
 import os
 import signal
 import socket
-import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Final, NamedTuple, Self
 
-from interlock.isolation.reap import reap
 from interlock.isolation.tree import end_children_of, pid_of
 from interlock.isolation.wire import (
     LATE,
@@ -38,6 +34,7 @@ from interlock.isolation.wire import (
     run_message,
 )
 from interlock.model.errors import ToolError
+from interlock.server_process import ServerProcess, module_command
 
 _CLOSE_MS: Final = 1_000
 _LATE_S: Final = 1.0
@@ -48,16 +45,6 @@ _SWEEP_S: Final = 8.0
 """How long a supervisor whose tree was ended from outside has to report: more than its own sweep takes. Then it is killed."""
 _QUEUED_S: Final = 1.0
 """How long a request may wait for a supervisor to take it up; then it is withdrawn."""
-
-_BOOT: Final = """
-import sys, types
-for name, path in (("interlock", sys.argv[2]), ("interlock.isolation", sys.argv[2] + "/isolation")):
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = [path]
-from interlock.isolation.server import main
-main()
-"""
-"""Imports the room without its package's `__init__`, which would bring the whole runtime, keys and all."""
 
 
 class Outcome(NamedTuple):
@@ -87,14 +74,14 @@ class NotStarted(Exception):  # noqa: N818 - the caller says it in the words of 
 
 
 def fork_server_command() -> list[str]:
-    """How to start the plain fork server; the runtime's process id follows as the next argument."""
-    return [sys.executable, "-I", "-S", "-c", _BOOT]
+    """How to start the plain fork server; the runtime's process id and `launch` follow as arguments."""
+    return module_command("interlock.isolation.server")
 
 
 class ForkServer:
     """A fork server and the connection to it. Started again after a crash, for the next action.
 
-    `command` starts it (its further arguments are our process id, the directory of the package, and `launch` as JSON),
+    `command` starts it (its further arguments are our process id, and `launch` as JSON),
     `environment` is all it gets. Close it: its process ends then, or with ours.
     """
 
@@ -106,19 +93,17 @@ class ForkServer:
         launch: Callable[[], Launch] | None = None,
     ) -> None:
         """Start nothing yet. `launch` says which walls there will be, and is asked when the server starts; none unless given."""
-        self._launch: Callable[[], Launch] = launch or _no_walls
-        self._command = list(command) if command is not None else fork_server_command()
-        self._environment = {"LC_ALL": "C.UTF-8"} if environment is None else dict(environment)
-        if "LD_LIBRARY_PATH" in os.environ:  # a Python built with a shared library may not start without it
-            self._environment.setdefault("LD_LIBRARY_PATH", os.environ["LD_LIBRARY_PATH"])
-        self._lock = threading.Lock()
-        self._channel: socket.socket | None = None
-        self._pid: int | None = None
+        launched = launch or _no_walls
+        self._process = ServerProcess(
+            fork_server_command() if command is None else command,
+            environment,
+            arguments=lambda: (str(os.getpid()), json.dumps(launched())),
+        )
 
     @property
     def pid(self) -> int | None:
         """The server's process id; None if it is not running."""
-        return self._pid
+        return self._process.pid
 
     async def run(
         self,
@@ -191,13 +176,7 @@ class ForkServer:
 
     def close(self) -> None:
         """End the server; it goes when its last action has gone. Actions that still run are not waited for long."""
-        with self._lock:
-            channel, self._channel = self._channel, None
-            pid, self._pid = self._pid, None
-        if channel is not None:
-            channel.close()
-        if pid is not None:
-            reap(pid, _CLOSE_MS)
+        self._process.close(_CLOSE_MS)
 
     async def _submit(
         self,
@@ -222,57 +201,22 @@ class ForkServer:
             try:
                 await _send(server, message, fds)
             except (BrokenPipeError, ConnectionResetError):
-                self._forget(server)
+                self._process.forget(server)
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then the caller sees the end of file
                     await _send(self._connect(), message, fds)
 
     def _connect(self) -> socket.socket:
-        """The socket of the running server, starting one if need be."""
-        with self._lock:
-            if self._channel is None:
-                self._start()
-            assert self._channel is not None
-            return self._channel
-
-    def _start(self) -> None:
+        """The socket of the running server, which is started if need be."""
         try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            return self._process.connect()
         except OSError as error:
-            raise _no_descriptors(error) from error
-        ours.setblocking(False)
-        package = str(Path(__file__).parent.parent)
-        with theirs:
-            try:
-                pid = os.posix_spawn(
-                    self._command[0],
-                    [*self._command, str(os.getpid()), package, json.dumps(self._launch())],
-                    self._environment,
-                    file_actions=[
-                        (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
-                        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                    ],
-                    setsid=True,  # Ctrl-C is for the runtime, which then ends the actions in order
-                    setsigmask=[],
-                    setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-                )
-            except OSError as error:
-                ours.close()
-                raise ToolError(
-                    f"the fork server could not be started: {os.strerror(error.errno or 0)}",
-                    code="spawn_failed",
-                    hint="Interlock starts it with the Python that it runs on itself; is that still there?",
-                ) from error
-        self._channel, self._pid = ours, pid
-
-    def _forget(self, channel: socket.socket) -> None:
-        """A server has ended: collect it, unless another thread already has."""
-        with self._lock:
-            if self._channel is not channel:
-                return
-            pid, self._channel, self._pid = self._pid, None, None
-        channel.close()
-        if pid is not None:
-            reap(pid, 0)
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise _no_descriptors(error) from error
+            raise ToolError(
+                f"the fork server could not be started: {os.strerror(error.errno or 0)}",
+                code="spawn_failed",
+                hint="Interlock starts it with the Python that it runs on itself; is that still there?",
+            ) from error
 
 
 def _no_walls() -> Launch:

@@ -12,35 +12,23 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Final
 
 from interlock.isolation import landlock, root, seccomp, syscalls, walls
 from interlock.isolation.layer0 import RefusedError
 from interlock.isolation.wire import Walls
+from interlock.server_process import bare_environment, module_command
 
 ACTIVE: Final = "active"
 _WAIT_S: Final = 10.0
-_BOOT: Final = """
-import sys, types
-for name, path in (("interlock", sys.argv[1]), ("interlock.isolation", sys.argv[1] + "/isolation")):
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = [path]
-from interlock.isolation.probe import main
-main()
-"""
 
 
 def probe() -> dict[str, str]:
     """Each layer with `active` or `absent(reason)`. Takes some 100 ms."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    environment = {"LC_ALL": "C.UTF-8"}
-    if "LD_LIBRARY_PATH" in os.environ:
-        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-    command = [sys.executable, "-I", "-S", "-c", _BOOT, package]
+    command = module_command("interlock.isolation.probe")
     try:
-        done = subprocess.run(command, capture_output=True, timeout=60, check=True, env=environment)
+        done = subprocess.run(command, capture_output=True, timeout=60, check=True, env=bare_environment())
         found: dict[str, str] = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         why = f"absent(it could not be found out: {type(error).__name__})"

@@ -36,7 +36,7 @@ _OWN_END_S: Final = 1.0
 
 def main() -> None:
     """Serve programs. Standard input is the socket; the arguments are as in `client.ForkServer`."""
-    serve(int(sys.argv[1]), execute_program, Launcher(json.loads(sys.argv[3])))
+    serve(int(sys.argv[1]), execute_program, Launcher(json.loads(sys.argv[2])))
 
 
 def serve(runtime_pid: int, perform: Perform, launcher: Launcher) -> None:

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from interlock.model.errors import StoreError
+from interlock.server_process import ServerProcess, module_command
 
 _ANSWER_BYTES: Final = 4096
 _ANSWER_SECONDS: Final = 20.0
-_BOOT: Final = """
-import sys, types
-for name, path in (("interlock", sys.argv[1]), ("interlock.workspace", sys.argv[1] + "/workspace")):
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = [path]
-from interlock.workspace.layer_server import main
-main()
-"""
-"""Imports one module without its package's `__init__`, which would bring the whole runtime."""
+_CLOSE_MS: Final = 2_000
 
 
 class Mounted(NamedTuple):
@@ -50,8 +39,12 @@ class LayerMounts:
     def __init__(self) -> None:
         """Starts nothing."""
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._channel: socket.socket | None = None
+        self._process = ServerProcess(module_command("interlock.workspace.layer_server"))
+
+    @property
+    def pid(self) -> int | None:
+        """The id of its process; None if it is not running."""
+        return self._process.pid
 
     def mount_overlay(self, at: Path, lower: Sequence[Path], upper: Path, work: Path) -> Mounted:
         """Mount `upper` over `lower` (topmost first), at the path `at`. Raises: UnmountableError."""
@@ -68,24 +61,16 @@ class LayerMounts:
     def close(self) -> None:
         """End the process. What is mounted stays mounted for those who hold its descriptors."""
         with self._lock:
-            channel, process = self._channel, self._process
-            self._channel = self._process = None
-        if channel is not None:
-            channel.close()
-        if process is not None:
-            try:
-                process.wait(timeout=2)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            self._process.close(_CLOSE_MS)
 
     def _ask(self, request: Mapping[str, object]) -> Mounted:
         body = json.dumps(request).encode()
-        data, fds = b"", list[int]()
+        data, fds, channel = b"", list[int](), None
         with self._lock:
             for last in (False, True):
                 try:
-                    channel = self._connect()
+                    channel = self._process.connect()
+                    channel.settimeout(_ANSWER_SECONDS)
                     channel.send(body)
                     data, fds, _, _ = socket.recv_fds(channel, _ANSWER_BYTES, 3, socket.MSG_CMSG_CLOEXEC)
                 except OSError as error:
@@ -96,49 +81,14 @@ class LayerMounts:
                         ) from None
                 if data:
                     break
-                self._forget()
+                if channel is not None:
+                    self._process.forget(channel)
         answer: dict[str, Any] = json.loads(data) if data else {"ok": False, "step": "server", "errno": errno.EPIPE}
         if answer["ok"] and len(fds) == 3:
             return Mounted(fds[0], (fds[1], fds[2]))
         for fd in fds:
             os.close(fd)
         raise UnmountableError(_why(answer.get("step", "descriptors"), answer.get("errno", errno.EMFILE)))
-
-    def _connect(self) -> socket.socket:
-        if self._channel is not None:
-            return self._channel
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.settimeout(_ANSWER_SECONDS)
-        package = str(Path(__file__).parent.parent)
-        environment = {"LC_ALL": "C.UTF-8"}
-        if "LD_LIBRARY_PATH" in os.environ:  # a Python built with a shared library may not start without it
-            environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _BOOT, package],
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    env=environment,
-                    start_new_session=True,
-                    restore_signals=True,
-                )
-            except OSError:
-                ours.close()
-                raise
-        self._channel = ours
-        return ours
-
-    def _forget(self) -> None:
-        """A mounting process has ended: the next request starts another."""
-        channel, process = self._channel, self._process
-        self._channel = self._process = None
-        if channel is not None:
-            channel.close()
-        if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGKILL)
-            process.wait()
 
 
 def nested_mount(root: Path) -> str | None:

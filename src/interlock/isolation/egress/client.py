@@ -11,12 +11,8 @@ import contextlib
 import json
 import os
 import select
-import signal
 import socket
-import sys
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple, cast
 
 from interlock.isolation.egress.rules import transparent_ports
@@ -31,26 +27,16 @@ from interlock.isolation.egress.wire import (
     decode,
     encode,
 )
-from interlock.isolation.reap import reap
 from interlock.isolation.wire import memory_file
 from interlock.model.errors import ToolError
 from interlock.model.hosts import Endpoint
+from interlock.server_process import ServerProcess, module_command
 
 _CLOSE_S: Final = 5.0
 """How long the proxy may take for its last message: for two seconds it passes on what programs had sent."""
 _RETRY_S: Final = 0.002
 _REAP_MS: Final = 1_000
 _RECORD_FIELDS: Final = frozenset(Record.__annotations__)
-
-_BOOT: Final = """
-import sys, types
-for name in ("interlock", "interlock.isolation", "interlock.detect", "interlock.model"):
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = [sys.argv[2] + name[len("interlock"):].replace(".", "/")]
-from interlock.isolation.egress.server import main
-main()
-"""
-"""Imports what the proxy needs, without each package's `__init__`, which would bring the whole runtime."""
 
 Ask = Callable[[Endpoint], str | None]
 """What policies say about a connection: the reason code of a refusal, or None. Called on the action's event loop."""
@@ -75,8 +61,8 @@ class Traffic(NamedTuple):
 
 
 def egress_command() -> list[str]:
-    """How to start the proxy; the runtime's process id and the directory of the package follow as arguments."""
-    return [sys.executable, "-I", "-c", _BOOT]
+    """How to start the proxy; the runtime's process id follows as an argument."""
+    return module_command("interlock.isolation.egress.server", site=True)
 
 
 class Egress:
@@ -84,15 +70,14 @@ class Egress:
 
     def __init__(self, command: Sequence[str] | None = None) -> None:
         """`command` starts the proxy."""
-        self._command = list(command) if command is not None else egress_command()
-        self._lock = threading.Lock()
-        self._channel: socket.socket | None = None
-        self._pid: int | None = None
+        self._process = ServerProcess(
+            egress_command() if command is None else command, arguments=lambda: (str(os.getpid()),)
+        )
 
     @property
     def pid(self) -> int | None:
         """The proxy's process id; None if it is not running."""
-        return self._pid
+        return self._process.pid
 
     def watch(self, policy: Policy) -> Watch:
         """A new action's network. Call it on the action's event loop, before the action starts.
@@ -109,11 +94,14 @@ class Egress:
             raise _no_proxy(error) from error
         try:
             for _ in range(2):  # one that has died is replaced
-                channel = self._connect()
+                try:
+                    channel = self._process.connect()
+                except OSError as error:
+                    raise _no_proxy(error) from error
                 try:
                     await _send(channel, [control.fileno(), body, *descriptors])
                 except (BrokenPipeError, ConnectionResetError):
-                    self._forget(channel)
+                    self._process.forget(channel)
                 else:
                     return
             raise _no_proxy(None)
@@ -122,58 +110,7 @@ class Egress:
 
     def close(self) -> None:
         """End the proxy. Connections of actions that still run end with it."""
-        with self._lock:
-            channel, self._channel = self._channel, None
-            pid, self._pid = self._pid, None
-        if channel is not None:
-            channel.close()
-        if pid is not None:
-            reap(pid, _REAP_MS)
-
-    def _connect(self) -> socket.socket:
-        with self._lock:
-            if self._channel is None:
-                self._start()
-            assert self._channel is not None
-            return self._channel
-
-    def _start(self) -> None:
-        package = str(Path(__file__).parents[2])
-        environment: Mapping[str, str] = {"LC_ALL": "C.UTF-8"}
-        if "LD_LIBRARY_PATH" in os.environ:  # a Python built with a shared library may not start without it
-            environment = {**environment, "LD_LIBRARY_PATH": os.environ["LD_LIBRARY_PATH"]}
-        try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:
-            raise _no_proxy(error) from error
-        ours.setblocking(False)
-        with theirs:
-            try:
-                pid = os.posix_spawn(
-                    self._command[0],
-                    [*self._command, str(os.getpid()), package],
-                    environment,
-                    file_actions=[
-                        (os.POSIX_SPAWN_DUP2, theirs.fileno(), 0),
-                        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                    ],
-                    setsid=True,
-                    setsigmask=[],
-                    setsigdef=signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP},
-                )
-            except OSError as error:
-                ours.close()
-                raise _no_proxy(error) from error
-        self._channel, self._pid = ours, pid
-
-    def _forget(self, channel: socket.socket) -> None:
-        with self._lock:
-            if self._channel is not channel:
-                return
-            pid, self._channel, self._pid = self._pid, None, None
-        channel.close()
-        if pid is not None:
-            reap(pid, 0)
+        self._process.close(_REAP_MS)
 
 
 class Watch:
