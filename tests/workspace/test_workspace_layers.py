@@ -30,7 +30,7 @@ from interlock.workspace.undo import plan_undo, restore
 class NoOverlay(LayerMounts):
     """A machine whose kernel refuses overlayfs; the copy can be shown."""
 
-    def mount_overlay(self, at, lower, upper, work):
+    def mount_overlay(self, at, lower, upper, work, *, attach=False):
         raise UnmountableError("overlayfs refuses this workspace")
 
 

@@ -70,13 +70,15 @@ class Enclosure(msgspec.Struct, frozen=True):
         """
         if self.profile == "none":
             return None
-        layered = workspace.layer is not None
+        layer = workspace.layer
+        own_root = layer is not None and self.profile == "ns"
         return WallSpec(
             profile=self.profile,
             workspace=os.fspath(workspace.root),
-            root=workspace.fd if layered and self.profile == "ns" else None,
+            root=workspace.fd if own_root and layer.copy is None else None,
+            copy=os.fspath(layer.copy) if own_root and layer.copy is not None else None,
             # What a process changes in a layer is compared with the grant before it counts.
-            writable=("",) if layered else _places(workspace.written),
+            writable=("",) if layer is not None else _places(workspace.written),
             protected=tuple("/".join(os.fsdecode(name) for name in path) for path in workspace.protected),
             hidden=self.hidden,
             binds=(*self._late(), *binds),

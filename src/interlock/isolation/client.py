@@ -234,7 +234,12 @@ def _path_of(cwd: int, request: Request) -> str:
     if top:  # where the layer lies: a mount that lies in no namespace names paths as within itself
         return path if f"{path}/".startswith(f"{top}/") else top + path.rstrip("/")
     walls = request["walls"]
-    return walls["workspace"] + path.rstrip("/") if walls is not None and walls["layer"] else path
+    if walls is None:
+        return path
+    copy = walls["copy"]
+    if copy and f"{path}/".startswith(f"{copy}/"):  # a copy that is shown nowhere outside
+        return walls["workspace"] + path[len(copy) :]
+    return walls["workspace"] + path.rstrip("/") if walls["layer"] else path
 
 
 async def _send(server: socket.socket, message: bytes, fds: list[int]) -> None:

@@ -24,6 +24,7 @@ _NEEDED: Final[dict[Profile, tuple[str, ...]]] = {
 _MEMORY: Final = "absent(the memory limit is for each process; one for the tree needs a cgroup)"
 _RECORD: Final = "absent(not part of this version)"
 
+_DIRECT: Final = "absent(it works on the files themselves)"
 _NO_HOSTS: Final = "active(no network at all: without namespaces one host cannot be told from another)"
 
 FIXES: Final = {
@@ -75,7 +76,7 @@ def posture_of(profile: Profile, offered: Mapping[str, str], network: Network = 
     if network == "host" and profile != "none":
         found["net"] = "absent(the tool connects to an address that was judged)"
     absent = "absent(not part of this version)"
-    return {**found, "layer": absent, "record": _RECORD, "cgroup": absent, "memory_tree": _MEMORY}
+    return {**found, "layer": _DIRECT, "record": _RECORD, "cgroup": absent, "memory_tree": _MEMORY}
 
 
 def lacking(require: Iterable[str], posture: Mapping[str, str]) -> list[str]:

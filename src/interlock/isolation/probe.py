@@ -111,6 +111,7 @@ def _enter(before: int) -> int:
         "profile": "ns",
         "workspace": "/usr",
         "layer": False,
+        "copy": "",
         "writable": [],
         "protected": [],
         "hidden": [],

@@ -182,7 +182,7 @@ def _add_workspace(walls: Walls, layer: int | None) -> set[str]:
     top = PREPARED + walls["workspace"]
     _make_directory(top)
     if layer is None:
-        syscalls.mount(walls["workspace"], top, None, MS_BIND | MS_REC)
+        syscalls.mount(walls["copy"] or walls["workspace"], top, None, MS_BIND | MS_REC)
     else:
         syscalls.attach_tree(layer, top)
     whole = "" in walls["writable"]

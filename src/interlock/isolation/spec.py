@@ -23,6 +23,8 @@ class WallSpec:
     root: int | None = None
     """The merged root of a workspace layer: a directory descriptor that is mounted at `workspace` in place of the directory
     there. Stays the caller's. None: the directory itself (`direct`)."""
+    copy: str | None = None
+    """A directory that is shown at `workspace` in place of the directory there: a layer that is a copy."""
     writable: tuple[str, ...] = ("",)
     """Paths beneath the workspace (relative; "" is all of it) that may be written; the rest of it is read-only."""
     protected: tuple[str, ...] = ()
@@ -46,6 +48,7 @@ class WallSpec:
             "profile": self.profile,
             "workspace": self.workspace,
             "layer": self.root is not None,
+            "copy": self.copy or "",
             "writable": list(self.writable),
             "protected": list(self.protected),
             "hidden": list(self.hidden),

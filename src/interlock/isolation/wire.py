@@ -76,6 +76,8 @@ class Walls(TypedDict):
     profile: Profile
     workspace: str
     layer: bool
+    copy: str
+    """A copy of the workspace that is shown in its place, by path; empty if there is none."""
     writable: list[str]
     protected: list[str]
     hidden: list[str]

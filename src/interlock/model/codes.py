@@ -115,6 +115,7 @@ REASONS: Final[dict[str, str]] = {
     "url_refused": "The URL has a scheme, a form or a host that git tools do not connect to.",
     # step 10 and the end
     "workspace_conflict": "Somebody else changed what the layer would commit; nothing was committed and the layer is kept.",
+    "layer_unavailable": "What the proposal changes is to wait in a layer, and it can have none; the message says why.",
     "layer_missing": "The run has no layer that waits for a commit.",
     "commit_incomplete": "Some of the named paths were not committed; the output says which, and why.",
     "state_conflict": "Another proposal changed a state key that this one had read.",

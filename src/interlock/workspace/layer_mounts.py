@@ -46,24 +46,36 @@ class LayerMounts:
         """The id of its process; None if it is not running."""
         return self._process.pid
 
-    def mount_overlay(self, at: Path, lower: Sequence[Path], upper: Path, work: Path) -> Mounted:
-        """Mount `upper` over `lower` (topmost first), at the path `at`. Raises: UnmountableError."""
+    def mount_overlay(
+        self, at: Path, lower: Sequence[Path], upper: Path, work: Path, *, attach: bool = False
+    ) -> Mounted:
+        """Mount `upper` over `lower` (topmost first), at the path `at`. Raises: UnmountableError.
+
+        With `attach`, walls with a root of their own have to be able to show it.
+        """
         inside = nested_mount(at)
         if inside is not None:
             raise UnmountableError(f"another file system is mounted inside the workspace, at {inside}")
         request = {"at": str(at), "lower": [str(path) for path in lower], "upper": str(upper), "work": str(work)}
-        return self._ask(request)
+        mounted, attachable = self._ask(request)
+        if attach and not attachable:
+            for fd in (mounted.root, *mounted.namespaces):
+                os.close(fd)
+            raise UnmountableError(
+                "this kernel cannot show an overlay inside the walls of profile `ns` (Linux 6.15 can)"
+            )
+        return mounted
 
     def mount_tree(self, at: Path, tree: Path) -> Mounted:
         """Show `tree` at the path `at`. Raises: UnmountableError."""
-        return self._ask({"at": str(at), "tree": str(tree)})
+        return self._ask({"at": str(at), "tree": str(tree)})[0]
 
     def close(self) -> None:
         """End the process. What is mounted stays mounted for those who hold its descriptors."""
         with self._lock:
             self._process.close(_CLOSE_MS)
 
-    def _ask(self, request: Mapping[str, object]) -> Mounted:
+    def _ask(self, request: Mapping[str, object]) -> tuple[Mounted, bool]:
         body = json.dumps(request).encode()
         data, fds, channel = b"", list[int](), None
         with self._lock:
@@ -85,7 +97,7 @@ class LayerMounts:
                     self._process.forget(channel)
         answer: dict[str, Any] = json.loads(data) if data else {"ok": False, "step": "server", "errno": errno.EPIPE}
         if answer["ok"] and len(fds) == 3:
-            return Mounted(fds[0], (fds[1], fds[2]))
+            return Mounted(fds[0], (fds[1], fds[2])), bool(answer.get("attachable"))
         for fd in fds:
             os.close(fd)
         raise UnmountableError(_why(answer.get("step", "descriptors"), answer.get("errno", errno.EMFILE)))

@@ -6,8 +6,8 @@ over the workspace's own path there, passes three descriptors back (the merged r
 namespace) and ends: the descriptors keep the mount alive. What joins those namespaces sees the layer where the workspace is.
 
 A request is one datagram of JSON: `{"at", "lower": [...], "upper", "work"}` for overlayfs (topmost lower directory first), or
-`{"at", "tree"}` to show another tree at `at`. Paths are text with surrogate escapes. The answer is `{"ok": true}` with the
-descriptors, or `{"ok": false, "step", "errno"}`.
+`{"at", "tree"}` to show another tree at `at`. Paths are text with surrogate escapes. The answer is
+`{"ok": true, "attachable"}` with the descriptors, or `{"ok": false, "step", "errno"}`.
 """
 
 from __future__ import annotations
@@ -67,15 +67,17 @@ def main() -> None:
 
 def _answer(channel: socket.socket, request: dict[str, Any]) -> None:
     descriptors: list[int] = []
+    attachable = False
     try:
         enter_namespaces()
         if "tree" in request:
             mount(os.fsencode(request["tree"]), os.fsencode(request["at"]), None, _MS_BIND, None, "bind")
             descriptors.append(_root(os.fsencode(request["at"])))
         else:
-            descriptors.append(mount_overlay(request))
+            root, attachable = mount_overlay(request)
+            descriptors.append(root)
         descriptors += [os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in ("user", "mnt")]
-        answer: dict[str, Any] = {"ok": True}
+        answer: dict[str, Any] = {"ok": True, "attachable": attachable}
     except RefusedError as refused:
         answer = {"ok": False, "step": refused.step, "errno": refused.number}
     except OSError as error:
@@ -98,8 +100,10 @@ def enter_namespaces() -> None:
     mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None, "namespaces")
 
 
-def mount_overlay(request: dict[str, Any]) -> int:
-    """Mount overlayfs at `at`; returns a descriptor of its root. Raises: RefusedError.
+def mount_overlay(request: dict[str, Any]) -> tuple[int, bool]:
+    """Mount overlayfs at `at`; returns a descriptor of its root, and whether other namespaces can attach it.
+
+    Raises: RefusedError.
 
     The directories are named by descriptors, so their paths may hold commas and colons, which are syntax in mount options. They
     are opened here because descriptors from before the new namespace are refused. The descriptor is that of a mount which lies
@@ -123,11 +127,11 @@ def mount_overlay(request: dict[str, Any]) -> int:
     except RefusedError:
         text = ",".join(f"{key}={value}" for key, value in options.items()) + ",userxattr"
         mount(b"overlay", at, b"overlay", _MS_NOSUID | _MS_NODEV, text.encode(), "overlay")
-        return _root(at)
+        return _root(at), False
     finally:
         for fd in fds:
             os.close(fd)
-    return detached
+    return detached, True
 
 
 def _root(at: bytes) -> int:

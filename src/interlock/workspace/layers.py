@@ -12,7 +12,6 @@ Format version history:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import stat
@@ -27,6 +26,7 @@ from interlock.disk import Disk
 from interlock.model.clock import Clock
 from interlock.model.errors import IntegrityError, StoreError, ToolError
 from interlock.workspace.backups import Backups
+from interlock.workspace.layer_copy import copy_workspace, read_copied
 from interlock.workspace.layer_diff import (
     Difference,
     Uncommittable,
@@ -37,13 +37,12 @@ from interlock.workspace.layer_diff import (
     overlay_candidates,
 )
 from interlock.workspace.layer_mounts import LayerMounts, Mounted, UnmountableError, unmountable
-from interlock.workspace.names import NameJson, Rel, stored, to_json
-from interlock.workspace.nodes import Identity, Node, attributes, identity, set_attributes
+from interlock.workspace.names import Rel
+from interlock.workspace.nodes import Identity, Node, identity
 from interlock.workspace.tree import Workspace
 
 VERSION: Final = 1
 _CLOCK_REALTIME_COARSE: Final = 5  # linux/time.h; file systems take their timestamps from it
-_FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -62,14 +61,6 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The run's kept layers beneath this one, oldest first."""
 
 
-class Copied(msgspec.Struct, frozen=True, array_like=True):
-    """A line of `copied.ndjson`: a path, the identity of its copy, and that of the original."""
-
-    path: NameJson
-    copy: tuple[int, ...]
-    original: tuple[int, ...]
-
-
 class Layer:
     """One open layer. `workspace` is its view; close it with `close`, which keeps what it holds, or `remove`."""
 
@@ -86,6 +77,11 @@ class Layer:
         self.upper = Upper(os.fsencode(directory / "upper"))
         self._looked: dict[Rel, Identity] = {}
         self._known: dict[Rel, tuple[Identity, Identity]] | None = None
+
+    @property
+    def copy(self) -> Path | None:
+        """See `View.copy`."""
+        return self.directory / "tree" if self.manifest.kind == "copy" else None
 
     @property
     def posture(self) -> str:
@@ -137,14 +133,7 @@ class Layer:
     def known(self) -> dict[Rel, tuple[Identity, Identity]]:
         """Of a copy: each copied path with the identities of copy and original. Raises: IntegrityError."""
         if self._known is None:
-            try:
-                lines = (self.directory / "copied.ndjson").read_bytes().splitlines()
-                rows = [msgspec.json.decode(line, type=Copied) for line in lines]
-            except (OSError, msgspec.DecodeError, ValueError) as error:
-                raise IntegrityError(
-                    "a layer's list of copied files is damaged", code="layer_damaged", path=str(self.directory)
-                ) from error
-            self._known = {stored(row.path): (Identity(*row.copy), Identity(*row.original)) for row in rows}
+            self._known = read_copied(self.directory)
         return self._known
 
     def keep(self, why: str) -> None:
@@ -211,10 +200,11 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
-def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *, may_copy: bool = True) -> Layer:
-    """Make a layer for a proposal over the workspace and the run's kept layers.
+def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *, attach: bool = False) -> Layer:
+    """Make a layer for a proposal over the workspace and the run's kept layers: an overlay, else a copy.
 
-    Raises: StoreError `layer_unavailable` if there is neither overlay nor, with `may_copy`, a copy that processes can see.
+    With `attach`, processes with a root of their own have to see it. Raises: StoreError `layer_unavailable` if it is neither
+    possible to mount an overlay nor to copy the workspace; IntegrityError.
     """
     kept = kept_layers(run)
     names = [one.name for one in kept]
@@ -224,13 +214,16 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
         for part in ("upper", "work"):
             (directory / part).mkdir(mode=0o700)
         _take_mode(base, directory / "upper")
-        mounted: Mounted | int = _mount_overlay(directory, base, mounts, kept)
+        mounted: Mounted | int = _mount_overlay(directory, base, mounts, kept, attach=attach)
         manifest = Manifest(VERSION, proposal, "overlay", "", str(base.root), _next_tick_ns(), names)
     except UnmountableError as error:
-        if not may_copy:
-            raise unmountable(error) from None
         began_ns = _next_tick_ns()
-        mounted = _copy(directory, base, mounts, kept)
+        try:
+            mounted = _copy(directory, base, mounts, kept)
+        except BaseException:
+            with contextlib.suppress(StoreError):
+                remove_layer(directory, base.disk)
+            raise
         manifest = Manifest(VERSION, proposal, "copy", str(error), str(base.root), began_ns, names)
     base.disk.write_atomic(directory / "layer.json", msgspec.json.encode(manifest))
     return Layer(directory, manifest, base, mounted)
@@ -275,12 +268,14 @@ def _new_directory(parent: Path, disk: Disk) -> Path:
         number += 1
 
 
-def _mount_overlay(directory: Path, base: Workspace, mounts: LayerMounts, kept: list[Path]) -> Mounted:
+def _mount_overlay(
+    directory: Path, base: Workspace, mounts: LayerMounts, kept: list[Path], *, attach: bool = False
+) -> Mounted:
     work = directory / "work"
     for inside in work.iterdir() if work.is_dir() else ():
         inside.chmod(0o700)
     lower = [*(one / "upper" for one in reversed(kept)), base.root]
-    return mounts.mount_overlay(base.root, lower, directory / "upper", work)
+    return mounts.mount_overlay(base.root, lower, directory / "upper", work, attach=attach)
 
 
 def _take_mode(base: Workspace, upper: Path) -> None:
@@ -310,105 +305,18 @@ def _next_tick_ns() -> int:
 
 
 def _copy(directory: Path, base: Workspace, mounts: LayerMounts, kept: list[Path]) -> Mounted | int:
-    """Copy the workspace (or the run's last layer) into `tree`, and show it where that is possible. Raises: StoreError."""
+    """Copy the workspace (or the run's last layer), and show it where that is possible. Raises: StoreError."""
     for name in ("upper", "work"):
         shutil.rmtree(directory / name, ignore_errors=True)
-    source = base
     if kept:
-        source = reopen_layer(kept[-1], base, mounts).workspace
-    tree = directory / "tree"
-    tree.mkdir(mode=0o700)
-    try:
-        rows = list(_copy_tree(source, tree))
-    finally:
-        if source is not base:
-            source.close()
-    lines = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
-    base.disk.write_atomic(directory / "copied.ndjson", lines)
-    return _show(tree, base, mounts)
+        with reopen_layer(kept[-1], base, mounts) as below:
+            copy_workspace(below.workspace, directory)
+    else:
+        copy_workspace(base, directory)
+    return _show(directory / "tree", base, mounts)
 
 
 def _show(tree: Path, base: Workspace, mounts: LayerMounts) -> Mounted | int:
     with contextlib.suppress(UnmountableError):
         return mounts.mount_tree(base.root, tree)
     return os.open(tree, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-
-
-def _copy_tree(source: Workspace, tree: Path) -> Iterator[Copied]:
-    """Copy all files, with their permissions and times; special files and other file systems are left out. Raises: StoreError."""
-    root = os.fsencode(tree)
-    device = os.fstat(source.fd).st_dev
-    modes: list[tuple[bytes, os.stat_result, Rel]] = []
-    files: list[tuple[Rel, Identity]] = []
-    try:
-        for path, found in source.walk((), lenient=True):
-            to = os.path.join(root, *path)  # noqa: PTH118 - bytes
-            if stat.S_ISDIR(found.st_mode) and (found.st_dev == device or source.layer is not None):
-                if path:
-                    os.mkdir(to, 0o700)  # noqa: PTH102 - bytes
-                modes.append((to, found, path))
-            elif stat.S_ISLNK(found.st_mode):
-                os.symlink(source.read_link(path), to)  # noqa: PTH211 - bytes
-                files.append((path, identity(found)))
-            elif stat.S_ISREG(found.st_mode) and _copy_file(source, path, to, found):
-                files.append((path, identity(found)))
-        for to, found, path in reversed(modes):
-            os.chmod(to, stat.S_IMODE(found.st_mode))  # noqa: PTH101 - bytes
-            os.utime(to, ns=(found.st_atime_ns, found.st_mtime_ns))
-            if path:
-                files.append((path, identity(found)))
-    except (OSError, ToolError) as error:
-        raise StoreError(
-            f"the workspace cannot be copied: {error}",
-            code="layer_unavailable",
-            hint="free some space, or use mode `direct`",
-        ) from error
-    for path, original in files:
-        copy = identity(os.lstat(os.path.join(root, *path)))  # noqa: PTH118 - bytes
-        yield Copied(to_json(path), tuple(copy), tuple(original))
-
-
-def _copy_file(source: Workspace, path: Rel, to: bytes, found: os.stat_result) -> bool:
-    """Copy one file: a reflink where the file system has them, else data only (holes stay holes).
-
-    False if this user may not read it: then it is left out, and so no process sees it either.
-    """
-    try:
-        fd = source.open_file(path)
-    except ToolError as error:
-        if error.code in ("access_denied", "not_found", "path_changed"):
-            return False
-        raise
-    try:
-        out = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            try:
-                fcntl.ioctl(out, _FICLONE, fd)
-            except OSError:
-                _copy_data(fd, out, found.st_size)
-            os.fchmod(out, stat.S_IMODE(found.st_mode))
-            set_attributes(out, attributes(fd) or {})
-            os.utime(out, ns=(found.st_atime_ns, found.st_mtime_ns))
-        finally:
-            os.close(out)
-    finally:
-        os.close(fd)
-    return True
-
-
-def _copy_data(fd: int, out: int, size: int) -> None:
-    os.ftruncate(out, size)
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(fd, at, os.SEEK_DATA)
-            end = os.lseek(fd, start, os.SEEK_HOLE)
-        except OSError:  # only a hole follows
-            return
-        os.lseek(out, start, os.SEEK_SET)
-        while start < end:
-            sent = os.sendfile(out, fd, start, end - start)
-            if not sent:
-                return
-            start += sent
-        at = end

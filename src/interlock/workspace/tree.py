@@ -37,6 +37,11 @@ class View(Protocol):
     """Descriptors of the user and mount namespaces in which it lies at the workspace's path; None if it lies nowhere."""
 
     @property
+    def copy(self) -> Path | None:
+        """The directory of a layer that is a copy; None for an overlay."""
+        ...
+
+    @property
     def posture(self) -> str:
         """For the action's posture: how the layer is made."""
         ...

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from interlock.engine.completion.layers import CONFLICT, commit_files, discard
+from interlock.engine.completion.layers import CONFLICT, commit_files, discard, leave_committed_layer
 from interlock.engine.completion.rollback import roll_back
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.record import rows
@@ -58,6 +58,7 @@ async def conclude(run: ProposalRun) -> ProposalResult:
     fill_missing(run)
     if run.stop_reason in _ABORTING:
         run.record(10, None, lambda recorder: StateRolledBack(state=_rolled_back(run, recorder)))
+        leave_committed_layer(run)
         if run.turn is not None and any(row is not None and row.attempts for row in run.rows):
             await run.turn.take_for_undo()
         not_undone = await roll_back(run)

@@ -18,6 +18,7 @@ from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered
 from interlock.executors.process_watch import to_its_end
+from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import LayerCommitIntent, LayerCommitted, LayerDiscarded, LayerKept, LayerOpened
 from interlock.model.result import LayerResult
@@ -33,6 +34,7 @@ from interlock.workspace import (
     layer_of,
     open_layer,
     plan_commit,
+    read_entries,
     remove_layer,
     reopen_layer,
 )
@@ -46,22 +48,31 @@ _IN_SCOPE: Final = frozenset({"shell", "exec"})
 
 
 @contextlib.asynccontextmanager
-async def working_layer(run: ProposalRun) -> AsyncIterator[None]:
-    """Give the proposal its layer for the duration of the block, if it is to have one. Raises: StoreError, IntegrityError."""
-    if run.layer is not None or not _is_wanted(run):
-        yield
+async def working_layer(run: ProposalRun) -> AsyncIterator[Refusal | None]:
+    """Give the proposal its layer for the duration of the block, if it is to have one.
+
+    Yields why the proposal may not run: its layer is to wait for a person, and there can be none. Raises: StoreError,
+    IntegrityError.
+    """
+    if run.layer is not None:
+        yield None
         return
-    layer = await asyncio.to_thread(_open, run)
+    layer = None
+    if run.layer_absent is None and _is_wanted(run):
+        run.layer_absent = _why_outside(run)
+        if run.layer_absent is None:
+            layer = await asyncio.to_thread(_open, run)
+        if layer is None:
+            run.record(7, None, lambda _: LayerOpened(how=run.layer_absent or "", absent=True))
     if layer is None:
-        run.record(7, None, lambda _: LayerOpened(how=run.layer_absent or "", absent=True))
-        yield
+        yield _refuse_without(run)
         return
     files, workspace = run.files, run.workspace
     backups = layer.backups(run.clock)
     run.layer, run.workspace = layer, layer.workspace
     run.files = replace(files, backups=backups, layer=layer.directory)
     try:
-        yield
+        yield None
     finally:
         run.layer, run.workspace, run.files = None, workspace, files
         backups.close()
@@ -73,54 +84,84 @@ async def working_layer(run: ProposalRun) -> AsyncIterator[None]:
 
 
 def _is_wanted(run: ProposalRun) -> bool:
-    """True if the proposal may change files, and every tool of it that touches files works in a layer."""
-    services = run.services
-    if services.settings.workspace.mode != "layer" or run.dry_run:
+    """True if the proposal is to have a layer: the configuration wants one and it may change files, or it began in one."""
+    services, directory = run.services, run.run_files.directory
+    if services.layers is None or services.workspace is None or run.dry_run or directory is None:
         return False
-    if services.layers is None or services.workspace is None or run.run_files.backups is None:
-        return False
-    if run.executor is not None:
+    if run.attempts_before and layer_of(directory, run.proposal.id) is not None:
+        return True
+    if services.settings.workspace.mode != "layer" or run.run_files.backups is None or _has_begun(run):
         return False
     touching = [tool for tool in run.tools if tool is not None and tool.touches_files]
     if all(tool.read_only for tool in touching):
-        return bool(touching) and bool(_kept_below(run)) and all(tool.in_layer for tool in touching)
-    outside = next((tool for tool in touching if not tool.in_layer), None)
-    if outside is not None:
-        run.layer_absent = f"`{outside.name}` works on the files themselves"
-        run.record(7, None, lambda _: LayerOpened(how=run.layer_absent or "", absent=True))
-        return False
+        return bool(touching) and bool(kept_layers(directory)) and all(tool.in_layer for tool in touching)
     return True
 
 
-def _kept_below(run: ProposalRun) -> list[Path]:
-    directory = run.run_files.directory
-    return [] if directory is None else kept_layers(directory)
+def _has_begun(run: ProposalRun) -> bool:
+    """True if an ended process has run actions of the proposal that may have changed the files themselves."""
+    return any(
+        run.attempts_before.get(index) and tool is not None and tool.touches_files
+        for index, tool in enumerate(run.tools)
+    )
+
+
+def _why_outside(run: ProposalRun) -> str | None:
+    """Why the proposal has to work on the files themselves; None if all of its tools can work in a layer."""
+    if run.executor is not None:
+        return "the program that proposes it performs the calls itself"
+    touching = (tool for tool in run.tools if tool is not None and tool.touches_files)
+    outside = next((tool for tool in touching if not tool.in_layer), None)
+    return None if outside is None else f"`{outside.name}` works on the files themselves"
+
+
+def _refuse_without(run: ProposalRun) -> Refusal | None:
+    """A refusal if nothing may reach the files without a person, and there is no layer. Raises: StoreError on resuming."""
+    if run.layer_absent is None or run.services.settings.workspace.commit == "auto":
+        return None
+    detail = f"what it changes is to wait in a layer, and it can have none: {run.layer_absent}"
+    if run.attempts_before:
+        raise StoreError(detail, code="layer_unavailable", hint="`interlock doctor` shows what is missing")
+    return Refusal("layer_unavailable", detail)
 
 
 def _open(run: ProposalRun) -> Layer | None:
-    """The layer: a new one, or the one that an ended process left. None if the proposal's processes could not see any."""
+    """The layer: a new one, or the one that an ended process left. None, with `layer_absent`, if there can be none."""
     services, directory = run.services, run.run_files.directory
     assert services.layers is not None
     assert services.workspace is not None
     assert directory is not None
+    processes = any(tool is not None and tool.writes == "anywhere" and not tool.read_only for tool in run.tools)
     before = layer_of(directory, run.proposal.id)
     if before is not None:
         layer = reopen_layer(before, services.workspace, services.layers)
     else:
-        layer = open_layer(directory, run.proposal.id, services.workspace, services.layers)
-    processes = any(tool is not None and tool.writes == "anywhere" and not tool.read_only for tool in run.tools)
-    # Walls with a root of their own can attach an overlay, but not the mount of a copy, which is in another namespace.
-    walled = layer.manifest.kind == "copy" and services.settings.isolation.profile == "ns"
-    if (layer.namespaces is None or walled) and processes:
-        run.layer_absent = f"no process could see it: {layer.manifest.why}"
-        layer.close()
-        remove_layer(layer.directory, services.disk)
-        return None
+        attach = processes and services.settings.isolation.profile == "ns"
+        try:
+            layer = open_layer(directory, run.proposal.id, services.workspace, services.layers, attach=attach)
+        except StoreError as error:
+            if error.code != "layer_unavailable":
+                raise
+            _absent(run, error.message)
+            return None
+        if layer.namespaces is None and processes:
+            _absent(run, f"no process could see it: {layer.manifest.why}")
+            layer.close()
+            remove_layer(layer.directory, services.disk)
+            return None
     how, number, again = layer.posture, int(layer.directory.name), before is not None
     run.loop.call_soon_threadsafe(
         lambda: run.record(7, None, lambda _: LayerOpened(layer=number, how=how, again=again))
     )
     return layer
+
+
+def _absent(run: ProposalRun, why: str) -> None:
+    """Note why the machine can make no layer for the proposal."""
+    run.layer_absent = why
+    if run.services.settings.workspace.commit == "auto":
+        warning = f"no layer, so proposals with processes work on the files themselves, with backups: {why}"
+        run.loop.call_soon_threadsafe(run.services.hooks.warn_once, warning)
 
 
 async def commit_files(run: ProposalRun) -> None:
@@ -179,6 +220,18 @@ async def keep(run: ProposalRun, layer: Layer, plan: Plan, why: str) -> None:
     await to_its_end(lambda: layer.keep(why))
     run.record(10, None, lambda _: LayerKept(layer=number, why=why, changes=changes, blocked=blocked))
     run.layer_result = LayerResult(status="kept", changes=changes, blocked=blocked)
+
+
+def leave_committed_layer(run: ProposalRun) -> None:
+    """The proposal is rolled back although its files are committed, as when another one was faster to change its state.
+
+    Dropping the layer would undo nothing then: what was committed is put back from the run's own backups.
+    """
+    layer, directory = run.layer, run.run_files.directory
+    if layer is None or directory is None or all(one.proposal != run.proposal.id for one in read_entries(directory)):
+        return
+    discard(run)
+    run.layer, run.workspace, run.files = None, run.services.workspace, run.run_files
 
 
 def discard(run: ProposalRun) -> None:

@@ -97,6 +97,8 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
         raise  # the engine's, not the tool's: the run cannot go on
     except BaseException as error:  # noqa: BLE001 - classified there; what is not the tool's error is raised again
         result = _failure(action, attempt, error)
+    if run.layer_absent is not None and tool is not None and tool.touches_files:
+        attempt.posture(layer=f"absent({run.layer_absent})")  # last: what runs processes knows only that there is none
     slot.ended_ns = clock.mono_ns()
     slot.deadline = NEVER
     late = slot.expired > 0 or slot.ended_ns > attempt.deadline_ns

@@ -156,8 +156,7 @@ class Run:
         token, agent = None, decoded.agent
         if grant_token is not None:
             token = present_token(services.desk, services.signer, services.workspace_id, grant_token, agent=agent)
-        asked = on_question or self.on_question
-        async with asking(services.desk, services.threads, wait=wait, on_question=asked):
+        async with asking(services.desk, services.threads, wait=wait, on_question=on_question or self.on_question):
             return await self.take(decoded, dry_run=dry_run, executor=executor, token=token)
 
     async def take(
@@ -223,10 +222,11 @@ class Run:
         if unrunnable is None:
             try:
                 with self.switch.over(pool):
-                    async with working_layer(run), writing(pool):
-                        await pool.drive(replay)
+                    async with working_layer(run) as refusal, writing(pool):
+                        if refusal is None:
+                            await pool.drive(replay)
                         self.switch.release(pool)
-                        result = await conclude(run)
+                        result = await (conclude(run) if refusal is None else reject_all(run, refusal))
             except BaseException:
                 # Cancelled, or a disk error: `finish` must not say that the run is over.
                 self.leave()
