@@ -36,7 +36,7 @@ def project(tmp_path, monkeypatch):
     def open_(hosts=(), **settings):
         (tmp_path / "work").mkdir(exist_ok=True)
         document = {
-            "rules": {"allow": ["shell", "http.fetch"]},
+            "rules": {"allow": ["shell", "http.fetch", "proc.*", "git.*"]},
             "grants": {"agent": {"tools": ["*"], "hosts": list(hosts)}},
             "network": {"private": [h for h in hosts if ".test" in h]},
             "isolation": {"profile": "ns"},
@@ -162,6 +162,98 @@ def test_what_was_tried_before_a_time_out_is_in_the_result(project, serve):
     )["a"]
     assert row.reason == "timeout", row
     assert {use.outcome for use in row.hosts} == {"connected", "refused"}
+
+
+# -- programs that live on
+
+
+def plan(*actions):
+    rows = [
+        {
+            "id": f"a{i}",
+            "type": "tool_call",
+            "tool": tool,
+            "parameters": parameters,
+            "dependencies": [f"a{i - 1}"] * (i > 0),
+        }
+        for i, (tool, parameters) in enumerate(actions)
+    ]
+    return {"actions": rows}
+
+
+HANDLE = "$a0.output.handle"
+
+
+def lasting(port):
+    """Reaches two hosts, and says so."""
+    return f"curl -sS http://index.test:{port}/x; curl -sS http://evil.test:{port}/; echo; echo done; exec sleep 60"
+
+
+def test_a_program_that_lives_on_reaches_the_hosts_of_the_grant_and_no_others(project, serve):
+    port = serve()
+    rt = project([f"index.test:{port}"], journal={"durability": "memory"})
+    result = asyncio.run(
+        rt.execute(
+            plan(
+                ("proc.start", {"command": lasting(port)}),
+                ("proc.wait", {"handle": HANDLE, "output": "done"}),
+                ("proc.stop", {"handle": HANDLE}),
+            )
+        )
+    )
+    assert result["a0"].posture["net"] == "active"
+    assert '"path": "/x"' in result["a1"].output["stdout"], result
+    seen = uses(result["a1"]) | uses(result["a2"])
+    assert seen == {(f"index.test:{port}", "connected", None), (f"evil.test:{port}", "refused", "host_denied")}
+    events = [e for e in rt.runs.events(result.run_id) if isinstance(e, ActionConnection)]
+    assert {(e.host, e.outcome) for e in events} == {("index.test", "connected"), ("evil.test", "refused")}
+
+
+def test_a_program_of_a_session_keeps_its_network_across_runs_and_event_loops(project, serve):
+    port = serve()
+    rt = project([f"index.test:{port}"])
+    loop = (
+        f"echo up; until curl -sS -o /dev/null http://index.test:{port}/ && test -e go; do sleep 0.05; done; echo end"
+    )
+
+    def call(tool, **parameters):
+        one = {"id": "a", "type": "tool_call", "tool": tool, "parameters": parameters, "invocation_mode": "session"}
+        if tool != "proc.start":
+            del one["invocation_mode"]
+        return asyncio.run(rt.execute({"actions": [one]}, session="night"))["a"]
+
+    started = call("proc.start", command=loop)
+    handle = started.output["handle"]
+    assert call("proc.wait", handle=handle, output="up").status == "succeeded"
+    assert call("shell", command="touch go").status == "succeeded"
+    row = call("proc.wait", handle=handle, output="end")
+    assert row.status == "succeeded", row
+    assert {use.outcome for use in row.hosts} == {"connected"}
+
+
+def test_policies_are_asked_about_connections_of_programs_that_live_on(project, serve, tmp_path):
+    port = serve()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "connect.cedar").write_text(
+        'forbid (principal, action == Action::"connect", resource) when { resource.host == "other.test" };'
+    )
+    rt = project([f"*.test:{port}"], policy={"files": ["connect.cedar"]}, network={"private": [f"*.test:{port}"]})
+    command = (
+        f"curl -sS -o /dev/null http://index.test:{port}/; curl -s http://other.test:{port}/; echo done; exec sleep 60"
+    )
+    result = asyncio.run(
+        rt.execute(
+            plan(
+                ("proc.start", {"command": command}),
+                ("proc.wait", {"handle": HANDLE, "output": "done"}),
+                ("proc.stop", {"handle": HANDLE}),
+            )
+        )
+    )
+    assert uses(result["a1"]) | uses(result["a2"]) == {
+        (f"index.test:{port}", "connected", None),
+        (f"other.test:{port}", "refused", "policy_denied"),
+    }, result
 
 
 def test_programs_are_told_of_the_proxy_in_both_cases(project):

@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from engine_world import AGENT, binding, call, execute, plan, statuses
+from engine_world import AGENT, TOML, binding, call, execute, plan, statuses
 
 MARK = f"60.{time.monotonic_ns()}"
 SERVER = f"echo ready; exec sleep {MARK}"
@@ -98,6 +98,17 @@ def test_an_aborted_proposal_takes_its_programs_with_it_and_says_what_is_left(pr
     assert "s" in [left.action_id for left in result.not_undone if left.reason == "not_exactly_undoable"]
     run.finish()
     assert len(ends(project, run.id)) == 1
+
+
+def test_what_it_tried_on_the_network_is_added_to_the_action_that_started_it(new_project):
+    """Nobody asked about it before its run ended: it is in the journal, and in the rows that are read from that."""
+    rt = new_project(toml=TOML % '[isolation]\nprofile = "ns"\n').open()
+    tries = start(command="getent hosts evil.test; touch done; exec sleep 60")
+    result = execute(rt, tries, call("shell", "w", parameters={"command": "until test -e done; do sleep 0.05; done"}))
+    assert result.ok, result
+    assert result["s"].hosts is None
+    (use,) = rt.runs.results(result.run_id)[0]["s"].hosts
+    assert (use.host, use.outcome, use.reason) == ("evil.test", "refused", "host_denied")
 
 
 @pytest.mark.parametrize("session", [None, "night"])

@@ -49,7 +49,9 @@ class RecordingContext:
         self.cost += cost
 
     def posture(self, **layers):
-        self.layers.update(layers)
+        for name, layer in layers.items():  # the engine keeps the weakest
+            if not self.layers.get(name, "").startswith("absent"):
+                self.layers[name] = layer
 
     def not_exactly_undoable(self, what):
         self.undoable.append(what)
@@ -78,9 +80,14 @@ def context(workspace):
 
 
 @pytest.fixture(scope="session")
-def walls_for():
+def offered():
+    """What this machine allows."""
+    return probe()
+
+
+@pytest.fixture(scope="session")
+def walls_for(offered):
     """Makes the strongest walls of this machine, as a runtime has them by default, for Interlock's own environment."""
-    offered = probe()
     best = choose("ns", offered)
     assert best is not None, offered
     return lambda environment: enclosure(best.profile, offered, environment=environment)

@@ -5,28 +5,62 @@ from __future__ import annotations
 import asyncio
 import functools
 import http.server
+import json
 import os
 import socket
 import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
+import msgspec
 import pytest
 from git_world import Git, refused
 
 from interlock.detect import address_is_private
+from interlock.executors.enclosure import enclosure
 from interlock.executors.git_remote import check_remote
+from interlock.executors.network import ProcessNetwork
 from interlock.executors.process import ProcessRunner
+from interlock.isolation.egress.client import Egress, Policy
 from interlock.model.errors import ToolError
 
 HERE = {"address_judge": lambda _host: None, "resolver": lambda _host, _port: ["127.0.0.1"]}
+"""For git that connects by itself."""
+PROXY = Path(__file__).parents[1] / "egress" / "proxy_with_names.py"
 
 
 @pytest.fixture
-def runner(clock, walls):
-    made = ProcessRunner(clock, enclose=walls)
+def network():
+    """Makes networks for git behind namespaces: these hosts may be reached, wherever their names lead."""
+    made = []
+
+    def make(hosts, private=("*:*",)):
+        names = json.dumps({"repo.example": ["127.0.0.1"], "other.example": ["127.0.0.1"]})
+        egress = Egress([sys.executable, os.fspath(PROXY), names])
+        made.append(ProcessNetwork(lambda _: Policy(((tuple(hosts),),), tuple(private)), egress=egress))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def runner(clock, walls, network):
+    made = ProcessRunner(clock, enclose=walls, network=network(["repo.example:*"]))
     yield made
     made.close()
+
+
+@pytest.fixture
+def alone(clock, workspace, context, offered):
+    """Git as in a container: without namespaces, held to an address and a port."""
+    walls = enclosure("nons", offered, environment=os.environ)
+    runner = ProcessRunner(clock, enclose=lambda: walls)
+    yield Git(runner, workspace, context(), **HERE)
+    runner.close()
 
 
 @pytest.fixture
@@ -257,17 +291,61 @@ def web(git, origin):
 
 
 def test_http_goes_to_the_address_that_was_judged(git, web):
-    """`repo.example` does not resolve anywhere: only the pinned address can have been used."""
+    """`repo.example` does not resolve anywhere but in the proxy."""
     assert git.clone(url=f"{web}/origin.git", path="copy")["branch"] == "main"
 
 
-def test_a_git_that_cannot_be_held_to_an_address_does_not_connect(clock, workspace, context, web, tmp_path, walls_for):
+def test_without_namespaces_git_is_held_to_the_address_that_was_judged(alone, web, daemon, origin):
+    """`repo.example` does not resolve anywhere: only the pinned address can have been used."""
+    assert alone.clone(url=f"{web}/origin.git", path="by-http")["branch"] == "main"
+    alone.clone(url=daemon, path="copy")
+    head = advance(alone, origin)
+    assert alone.pull(url=daemon, path="copy")["commit"] == head
+    assert alone.context.layers["net"].startswith("absent(git is told the address")
+
+
+def test_git_reaches_the_host_of_its_url_and_no_other(clock, walls, network, workspace, context, web):
+    """Behind namespaces the walls are the host and port of the URL, whatever else the grant names."""
+    for hosts, private, code in (
+        (["elsewhere.example:*"], ("*:*",), "host_denied"),
+        (["*.example:*"], (), "private_address"),
+        (["*.example:*"], ("*:*",), None),
+    ):
+        runner = ProcessRunner(clock, enclose=walls, network=network(hosts, private))
+        git = Git(runner, workspace, context(), address_judge=None, resolver=None)  # neither is asked
+        if code is None:
+            assert git.clone(url=f"{web}/origin.git", path="copy")["branch"] == "main"
+            with socket.create_server(("127.0.0.1", 0)) as closed:
+                port = closed.getsockname()[1]
+            error = refused(git.clone, url=f"http://other.example:{port}/x", path="x")
+            assert (error.code, error.retryable) == ("connection_failed", True)
+        else:
+            error = refused(git.clone, url=f"{web}/origin.git", path="copy")
+            assert error.code == code
+            assert "repo.example" in error.message
+        runner.close()
+
+
+def test_git_is_not_run_with_less_than_what_is_required(clock, workspace, context, offered, web):
+    walls = enclosure("nons", offered, environment=os.environ)
+    walls = msgspec.structs.replace(walls, require=("fs", "net"))
+    runner = ProcessRunner(clock, enclose=lambda: walls)
+    git = Git(runner, workspace, context(), **HERE)
+    error = refused(git.clone, url=f"{web}/origin.git", path="copy")
+    runner.close()
+    assert error.code == "isolation_failed"
+    assert "net: absent(git" in error.message
+    assert not (git.root / "copy").exists()
+
+
+def test_a_git_that_cannot_be_held_to_an_address_does_not_connect(clock, workspace, context, web, tmp_path, offered):
     programs = tmp_path / "programs"
     programs.mkdir()
     (programs / "git").write_text("#!/bin/sh\necho git version 2.36.9\n")
     (programs / "git").chmod(0o755)
     parent = {"PATH": str(programs)}
-    runner = ProcessRunner(clock, parent_environment=parent, enclose=lambda: walls_for(parent))
+    walls = enclosure("nons", offered, environment=parent)
+    runner = ProcessRunner(clock, parent_environment=parent, enclose=lambda: walls)
     old = Git(runner, workspace, context(), address_judge=lambda _: None, resolver=lambda _h, _p: ["127.0.0.1"])
     error = refused(old.clone, url=f"{web}/origin.git", path="copy")
     runner.close()
@@ -316,7 +394,7 @@ def test_urls_that_are_refused(git, url):
 
 
 def check(url, judge=address_is_private, resolver=lambda _host, _port: ["93.184.216.34"]):
-    return asyncio.run(check_remote(url, judge, resolver))
+    return asyncio.run(check_remote(url, judge, resolver, proxied=False))
 
 
 @pytest.mark.parametrize(
@@ -365,7 +443,10 @@ def test_what_git_is_told():
     ssh = check("ssh://git@example.org:2222/x")
     assert ssh.url == "ssh://git@example.org:2222/x"
     assert "-oHostName=93.184.216.34 -oHostKeyAlias=example.org" in ssh.environment["GIT_SSH_COMMAND"]
+    assert "-oControlPath=none" in ssh.environment["GIT_SSH_COMMAND"]
     plain = check("git://example.org/x")
     assert plain.url == "git://93.184.216.34:9418/x"
+    named = asyncio.run(check_remote("https://example.org/x", None, None, proxied=True))
+    assert (named.url, "http.curloptResolve" in named.settings) == ("https://example.org:443/x", False)
     six = check("https://example.org/x", resolver=lambda _h, _p: ["2606:2800:220:1::1"])
     assert six.settings["http.curloptResolve"] == "example.org:443:[2606:2800:220:1::1]"

@@ -106,9 +106,26 @@ def test_without_a_root_of_its_own_a_process_makes_no_socket(ask, family):
     assert ask("socketpair", 1, 1, 0, sockets="pairs") == ALLOW
 
 
-def test_git_may_connect_but_not_to_sockets_of_the_machine(ask):
-    assert ask("socket", 2, 1, 6, sockets="internet") == ALLOW
-    assert ask("socket", 1, 1, 0, sockets="internet") == "EAFNOSUPPORT"
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        (("socket", 2, 1, 6), ALLOW),
+        (("socket", 10, 0x80801, 0), ALLOW),
+        (("socket", 1, 1, 0), "EAFNOSUPPORT"),  # the machine's own services
+        (("socket", 2, 2, 17), "ESOCKTNOSUPPORT"),  # UDP: its address was not judged, and Landlock knows no rule for it
+        (("socket", 2, 1, 262), "EPROTONOSUPPORT"),  # MPTCP passes Landlock
+        (("sendto", 3, 0, 1, 0x20004000), "ENOTSUP"),  # MSG_FASTOPEN connects, past Landlock
+        (("sendmsg", 3, 0, 0x20000000), "ENOTSUP"),
+        (("sendmmsg", 3, 0, 1, 0x20000000), "ENOTSUP"),
+        (("sendto", 3, 0, 1, 0x4000), ALLOW),
+        (("sendmsg", 3, 0x20000000, 0x4000), ALLOW),
+        (("setsockopt", 3, 6, 30), "ENOPROTOOPT"),  # TCP_FASTOPEN_CONNECT
+        (("setsockopt", 3, 6, 1), ALLOW),  # TCP_NODELAY
+        (("setsockopt", 3, 1, 30), ALLOW),
+    ],
+)
+def test_git_without_namespaces_may_connect_by_tcp_and_no_other_way(ask, call, answer):
+    assert ask(*call, sockets="tcp") == answer
 
 
 @pytest.mark.parametrize("machine", syscalls.MACHINES)

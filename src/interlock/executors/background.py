@@ -26,6 +26,8 @@ from interlock.executors.process import (
 )
 from interlock.isolation.background import Background
 from interlock.isolation.client import Outcome
+from interlock.isolation.egress.background import BackgroundWatch
+from interlock.isolation.egress.client import Traffic
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
 from interlock.model.tool import Binding, Context, Tool
@@ -50,9 +52,13 @@ class Program(msgspec.Struct, eq=False):
     agent: str
     run: str
     proposal: str
+    action: str
+    """The action that started it."""
     session: str | None
     """The session that it ends with; None if it ends with its run."""
     process: Background
+    network: BackgroundWatch | None = None
+    """What watches its network; None if it has none."""
     told: bool = False
     """True once its end has been recorded."""
 
@@ -64,6 +70,8 @@ class End(msgspec.Struct, frozen=True):
     """`exited`, `stopped`, `process_limit`, `proposal_aborted`, `run_stopped`, `run_ended`, `session_ended`, `lost`."""
     outcome: Outcome | None
     """None if its supervisor was killed, or did not know."""
+    traffic: Traffic = Traffic()
+    """What it did on the network, as far as no action has reported it."""
 
 
 class Listener(Protocol):
@@ -104,15 +112,17 @@ class Programs:
                     hint="name one (`--session NAME`), or leave `invocation_mode` out: the program then ends with the run",
                 )
         self._make_room()
-        process = await self._runner.start(
+        process, network = await self._runner.start(
             ["/bin/sh", "-c", parameters["command"]],
             ctx=ctx,
             cwd=parameters.get("cwd"),
             env=requested_environment(parameters.get("env", {})),
             output_bytes_max=KEPT_BYTES,
         )
-        program = Program(_handle(ctx), ctx.agent, ctx.run_id, ctx.proposal_id, session, process)
-        ctx.posture(**self._runner.enclosure.posture())
+        program = Program(
+            _handle(ctx), ctx.agent, ctx.run_id, ctx.proposal_id, ctx.action_id, session, process, network
+        )
+        ctx.posture(**self._runner.enclosure.posture("proxied"))
         ctx.not_exactly_undoable(_CHANGED)
         with self._lock:
             self._programs[program.handle] = program
@@ -160,7 +170,8 @@ class Programs:
             ctx.not_exactly_undoable("a program was stopped")
         outcome = await asyncio.to_thread(program.process.stop)
         self._tell(program, outcome, ctx, "stopped" if ran else "exited")
-        account(outcome.report, ctx, self._runner.enclosure.posture(), changed=None)
+        await self._report_traffic(program, ctx, ended=True)
+        account(outcome.report, ctx, self._runner.enclosure.posture("proxied"), changed=None)
         return {**_shown(outcome, parameters), "stopped": ran}
 
     # -- ends
@@ -197,7 +208,9 @@ class Programs:
                 pass  # the supervisor was killed, and the program with it
             finally:
                 one.process.close()
-            if not one.told:
+            if one.network is not None:
+                end = msgspec.structs.replace(end, traffic=one.network.finish())
+            if not one.told or end.traffic != Traffic():
                 ends.append((one, end))
         return ends
 
@@ -224,10 +237,19 @@ class Programs:
             if error.code == "process_lost" and not error.retryable and not program.told:
                 program.told = True
                 self._listener.ended(program, End("lost", None), ctx)
+                await self._report_traffic(program, ctx, ended=True)
             raise
-        if outcome.report["ended"]:
+        ended = outcome.report["ended"]
+        if ended:
             self._tell(program, outcome, ctx, "exited")
+        await self._report_traffic(program, ctx, ended=ended)
         return outcome
+
+    async def _report_traffic(self, program: Program, ctx: Context, *, ended: bool) -> None:
+        """Record what the program has done on the network since the last action that asked about it."""
+        watch = program.network
+        if watch is not None:
+            self._runner.network.tell(ctx, await asyncio.to_thread(watch.finish if ended else watch.take))
 
     def _tell(self, program: Program, outcome: Outcome, ctx: Context, why: str) -> None:
         if not program.told:
@@ -241,6 +263,8 @@ class Programs:
             for one in ended[: max(0, len(ended) - ENDED_KEPT + 1)]:
                 del self._programs[one.handle]
                 one.process.close()
+                if one.network is not None:
+                    one.network.drop()  # it was finished when the end was recorded
             running = len(self._programs) - sum(one.told for one in self._programs.values())
         if running >= RUNNING_MAX:
             raise ToolError(

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from interlock.isolation.posture import posture_of
+from interlock.isolation.posture import lacking, posture_of
 from interlock.isolation.spec import WallSpec
 from interlock.isolation.wire import Bind, Launch, Network, Profile
 from interlock.model.errors import ConfigurationError, ToolError
@@ -56,15 +56,20 @@ class Enclosure(msgspec.Struct, frozen=True):
     """Directories beyond the system's that every process may read: tool chains, and Interlock's own Python."""
     variables: dict[str, str] = {}
     """Variables that say where tool chains lie."""
+    require: tuple[str, ...] = ()
+    """Layers without which no process starts."""
 
     def launch(self) -> Launch:
         """How to set up a fork server for such processes."""
         alone = self.profile != "ns"
         return {"namespaces": not alone, "shown": [path for path in self.shown if alone or not _is_temporary(path)]}
 
-    def around(self, workspace: Any, *, network: Network = "none", binds: Sequence[Bind] = ()) -> WallSpec | None:
+    def around(
+        self, workspace: Any, *, network: Network = "none", ports: Sequence[int] = (), binds: Sequence[Bind] = ()
+    ) -> WallSpec | None:
         """The walls of one action in a `Workspace`; None without walls.
 
+        `ports` are for the network of that name.
         `binds` are shown to it beyond the workspace. A glob of the grant that names no directory and no file (`src/*.py`)
         cannot be a wall: it makes nothing writable.
         """
@@ -83,6 +88,7 @@ class Enclosure(msgspec.Struct, frozen=True):
             hidden=self.hidden,
             binds=(*self._late(), *binds),
             network="none" if network == "proxied" and self.profile != "ns" else network,
+            tcp_ports=tuple(ports),
         )
 
     def _late(self) -> list[Bind]:
@@ -92,6 +98,21 @@ class Enclosure(msgspec.Struct, frozen=True):
     def posture(self, network: Network = "none") -> dict[str, str]:
         """The posture of a process behind these walls."""
         return posture_of(self.profile, self.offered, network)
+
+    def posture_for(self, network: Network) -> dict[str, str]:
+        """The posture of a process that is about to start. Raises: ToolError `isolation_failed` if it lacks what is required."""
+        posture, usual = self.posture(network), self.posture()
+        weaker = [
+            name for name in self.require if posture.get(name) != usual.get(name)
+        ]  # the rest was looked at before
+        if absent := lacking(weaker, posture):
+            raise ToolError(
+                f"a layer that `isolation.require` names is missing for this tool: {'; '.join(absent)}",
+                code="isolation_failed",
+                retryable=False,
+                hint="nothing has run; `interlock doctor` says what this machine allows, and what to do about it",
+            )
+        return posture
 
 
 def enclosure(

@@ -1,6 +1,7 @@
 """Where the git tools connect to: a checked URL and a checked address.
 
-Git is made to connect to the address that was resolved and checked here, so that a name that resolves differently a moment
+Behind namespaces git reaches the host and port of its URL through the egress proxy, like any program, and nothing else. Elsewhere
+git is made to connect to the address that was resolved and checked here, so that a name that resolves differently a moment
 later gains nothing: by `http.curloptResolve`, by ssh's `HostName`, and by writing the address into a `git://` URL. Redirects
 are not followed, and no transport but the URL's own is allowed, helpers such as `ext::` included.
 """
@@ -16,26 +17,40 @@ from urllib.parse import urlsplit
 
 from interlock.executors.http_wire import Resolver
 from interlock.model.errors import ToolError
-from interlock.model.hosts import endpoint
+from interlock.model.hosts import Endpoint, endpoint
 
 AddressJudge = Callable[[str], str | None]
 """Why an address (or a host's name) is private, or None: `interlock.detect.address_is_private`."""
 
 _SCHEMES: Final = frozenset(("http", "https", "ssh", "git"))
+_SSH: Final = (
+    "BatchMode=yes",
+    "ProxyCommand=none",
+    "ProxyJump=none",
+    "ControlMaster=no",
+    "ControlPath=none",
+    "ClearAllForwardings=yes",
+    "PermitLocalCommand=no",
+)
+"""No other way than to the host itself: not through another one, nor through a connection that the user has open already."""
 _SAFE: Final = re.compile(r"[!-~]{1,4096}")
 _USER: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
 class Remote(NamedTuple):
-    """The arguments and environment for git."""
+    """A checked URL, and the arguments and environment that lead git there."""
 
     url: str
+    there: Endpoint
+    scheme: str
+    proxied: bool
+    """True where the egress proxy resolves the name, checks its addresses and connects."""
     settings: dict[str, str]
     environment: dict[str, str]
 
 
-async def check_remote(url: str, judge: AddressJudge, resolver: Resolver) -> Remote:
-    """The remote that a URL names. Raises: ToolError `url_refused`, `private_address`, `connection_failed`."""
+async def check_remote(url: str, judge: AddressJudge, resolver: Resolver, *, proxied: bool) -> Remote:
+    """The remote that a URL names. Raises: ToolError `url_refused`; unless `proxied` `private_address`, `connection_failed`."""
     try:
         there = endpoint(url)
         split = urlsplit(url)
@@ -49,7 +64,7 @@ async def check_remote(url: str, judge: AddressJudge, resolver: Resolver) -> Rem
         raise _refused("the URL holds credentials, which would be recorded")
     if split.query or split.fragment or not split.path.strip("/") or split.path.startswith("/-"):
         raise _refused("the URL does not name a repository")
-    address = await _judged(there.host, there.port, judge, resolver)
+    address = there.host if proxied else await _judged(there.host, there.port, judge, resolver)
     host = f"[{there.host}]" if ":" in there.host else there.host
     literal = f"[{address}]" if ":" in address else address
     settings: dict[str, str] = {}
@@ -57,17 +72,17 @@ async def check_remote(url: str, judge: AddressJudge, resolver: Resolver) -> Rem
     authority = f"{host}:{there.port}"
     if scheme in ("http", "https"):
         settings["http.followRedirects"] = "false"
-        settings["http.curloptResolve"] = f"{authority}:{literal}"
-        settings["http.proxy"] = ""
+        settings["http.proxy"] = ""  # the name leads to the egress proxy by itself, and keeps its connection open
+        if not proxied:
+            settings["http.curloptResolve"] = f"{authority}:{literal}"
     elif scheme == "ssh":
         # Host and address are of the safe characters of `endpoint`, so the shell that git starts reads them as words.
-        environment["GIT_SSH_COMMAND"] = (
-            f"ssh -oBatchMode=yes -oProxyCommand=none -oProxyJump=none -oHostName={address} -oHostKeyAlias={there.host}"
-        )
+        options = "".join(f" -o{option}" for option in (*_SSH, f"HostName={address}", f"HostKeyAlias={there.host}"))
+        environment["GIT_SSH_COMMAND"] = f"ssh{options}"
         authority = f"{user}@{authority}" if user else authority
     else:
         authority = f"{literal}:{there.port}"
-    return Remote(f"{scheme}://{authority}{split.path}", settings, environment)
+    return Remote(f"{scheme}://{authority}{split.path}", there, scheme, proxied, settings, environment)
 
 
 async def _judged(host: str, port: int, judge: AddressJudge, resolver: Resolver) -> str:

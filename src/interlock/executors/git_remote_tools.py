@@ -44,7 +44,7 @@ class RemoteGitTools:
     async def clone(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`git.clone`: clone into a directory that does not exist yet."""
         workspace = ctx.workspace
-        remote = await check_remote(parameters["url"], self._judge, self._resolver)
+        remote = await self._remote(parameters)
         target = workspace.locate(parameters["path"], follow=False)
         workspace.guard().check(target)
         if workspace.lstat(target) is not None:
@@ -68,8 +68,7 @@ class RemoteGitTools:
                 remote.url,
                 "./" + os.fsdecode(target[-1]),
                 alone=False,
-                settings=remote.settings,
-                environment=remote.environment,
+                remote=remote,
             )
         finally:
             os.close(parent)
@@ -86,7 +85,7 @@ class RemoteGitTools:
         async with opened(
             self._runner, ctx, parameters.get("path", "."), self._directories, connects=True
         ) as repository:
-            remote = await check_remote(parameters["url"], self._judge, self._resolver)
+            remote = await self._remote(parameters)
             branch = await _chosen_branch(repository, parameters)
             before = await repository.head()
             await repository.run(
@@ -99,8 +98,7 @@ class RemoteGitTools:
                 remote.url,
                 f"refs/heads/{branch}",
                 alone=False,
-                settings=remote.settings,
-                environment=remote.environment,
+                remote=remote,
             )
             fetched = await repository.commit_id("FETCH_HEAD")
             changed = await git_undo.changed_paths(repository, before, fetched)
@@ -126,7 +124,7 @@ class RemoteGitTools:
         async with opened(
             self._runner, ctx, parameters.get("path", "."), self._directories, connects=True
         ) as repository:
-            remote = await check_remote(parameters["url"], self._judge, self._resolver)
+            remote = await self._remote(parameters)
             branch = await _chosen_branch(repository, parameters)
             ref = f"refs/heads/{branch}"
             commit = await repository.commit_id(ref)
@@ -147,6 +145,10 @@ class RemoteGitTools:
             moved = {"updated": flags != ["="], "created": flags == ["*"]}
             return {"commit": commit, "branch": branch, **moved, **hooks.report()}
 
+    async def _remote(self, parameters: dict[str, Any]) -> Remote:
+        proxied = self._runner.enclosure.profile == "ns"
+        return await check_remote(parameters["url"], self._judge, self._resolver, proxied=proxied)
+
 
 async def _push(repository: Repository, remote: Remote, refspec: str) -> ProcessResult:
     return await repository.run(
@@ -159,8 +161,7 @@ async def _push(repository: Repository, remote: Remote, refspec: str) -> Process
         remote.url,
         refspec,
         alone=False,
-        settings=remote.settings,
-        environment=remote.environment,
+        remote=remote,
         expected=(0, 1),
     )
 
@@ -186,8 +187,7 @@ async def _remote_commit(repository: Repository, remote: Remote, ref: str) -> st
         ref,
         read_only=True,
         alone=False,
-        settings=remote.settings,
-        environment=remote.environment,
+        remote=remote,
     )
     rows = [line.split("\t") for line in result.stdout.decode("utf-8", "replace").splitlines()]
     return next((row[0] for row in rows if row[1:] == [ref]), None)

@@ -28,9 +28,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from interlock.executors.git_places import Places, check_places, outside_places
+from interlock.executors.git_remote import Remote
 from interlock.executors.git_user import UserSettings, read_user_settings
 from interlock.executors.process import ProcessResult, ProcessRunner, result_as_json
-from interlock.isolation.wire import Bind, Network
+from interlock.isolation.wire import Bind
+from interlock.model.codes import REASONS
 from interlock.model.errors import ToolError
 from interlock.model.tool import Context
 from interlock.workspace import Workspace
@@ -119,19 +121,25 @@ class Git:
         stdin: bytes | None = None,
         settings: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
+        remote: Remote | None = None,
         expected: Sequence[int] = (0,),
         output_bytes_max: int = OUTPUT_BYTES,
         shown: Sequence[str] = (),
     ) -> ProcessResult:
         """Run `git ARGUMENTS` in an open directory. Unless `alone`, it may start git's other programs and ssh.
 
-        It sees the repository, wherever that lies, and the files that the settings and `shown` name; it has a network only where
-        `environment` allows a protocol.
+        It sees the repository, wherever that lies, and the files that the settings and `shown` name. It reaches `remote`, and no
+        other host.
 
-        Raises: ToolError `git_failed`, `git_missing`, `timeout` and the runner's.
+        Raises: ToolError `git_failed`, `git_missing`, `timeout`, the reason of a refused connection, and the runner's.
         """
-        if settings and "http.curloptResolve" in settings:
-            await self._need_pinning(directory)
+        if remote is not None:
+            settings, environment = (
+                {**(settings or {}), **remote.settings},
+                {**(environment or {}), **remote.environment},
+            )
+            if "http.curloptResolve" in settings:
+                await self._need_pinning(directory)
         options = [
             part
             for key, value in {**_SETTINGS, **self.settings, **(settings or {})}.items()
@@ -150,8 +158,8 @@ class Git:
                 stdin=stdin,
                 output_bytes_max=output_bytes_max,
                 read_only=read_only,
-                network=_network(environment),
-                binds=self._binds(environment, shown),
+                **_way_to(remote),
+                binds=self._binds(environment, remote, shown),
             )
         except ToolError as error:
             if error.code == "spawn_failed" and isinstance(error.output, dict) and error.output["why"] == "not_found":
@@ -160,6 +168,8 @@ class Git:
         if result.timed_out:
             raise ToolError("git was stopped at its time-out", code="timeout", output=result_as_json(result))
         if result.exit_code not in expected:
+            if remote is not None:
+                _check_connected(remote, result)
             if b"' in submodule " in result.stderr:
                 raise ToolError(
                     "git would have to inspect a submodule, using the submodule's own configuration",
@@ -171,10 +181,10 @@ class Git:
             raise ToolError(f"`git {arguments[0]}` ended with {how}", code="git_failed", output=result_as_json(result))
         return result
 
-    def _binds(self, environment: Mapping[str, str] | None, shown: Sequence[str]) -> list[Bind]:
+    def _binds(self, environment: Mapping[str, str] | None, remote: Remote | None, shown: Sequence[str]) -> list[Bind]:
         """What git sees besides the workspace."""
         named = _read_only((*self.settings.values(), *shown))
-        return [*self._places(), *named, *_own_index(environment), *_secure_shell(environment)]
+        return [*self._places(), *named, *_own_index(environment), *_secure_shell(remote)]
 
     def _places(self) -> list[Bind]:
         """The parts of the workspace's repository that are outside of the workspace."""
@@ -200,10 +210,27 @@ def _read_only(paths: Sequence[str]) -> list[Bind]:
     return [{"path": path, "writable": False} for path in paths if path.startswith("/") and Path(path).exists()]
 
 
-def _network(environment: Mapping[str, str] | None) -> Network:
-    """The machine's network, for a call that may use a protocol: to the address that was judged."""
-    protocol = (environment or {}).get("GIT_ALLOW_PROTOCOL", "none")
-    return "none" if protocol in ("none", "file") else "host"
+def _way_to(remote: Remote | None) -> dict[str, Any]:
+    """The network that git gets: to the host and port of the URL, by the proxy, or by itself."""
+    if remote is None:
+        return {"network": "none"}
+    if remote.proxied:
+        return {"network": "proxied", "hosts": [str(remote.there)]}
+    return {"network": "ports", "ports": [remote.there.port]}
+
+
+def _check_connected(remote: Remote, result: ProcessResult) -> None:
+    """Raises: ToolError for a connection that the proxy refused, or that failed: git itself only knows that it was closed."""
+    for record in result.connections:
+        reason = record["reason"]
+        if reason is not None:
+            raise ToolError(
+                f"url: `{remote.there}` was not reached: {REASONS[reason]}",
+                code=reason,
+                path="$.parameters.url",
+                retryable=record["outcome"] == "failed",
+                output=result_as_json(result),
+            )
 
 
 def _own_index(environment: Mapping[str, str] | None) -> list[Bind]:
@@ -212,9 +239,9 @@ def _own_index(environment: Mapping[str, str] | None) -> list[Bind]:
     return [] if index is None else [{"path": os.fspath(Path(index).parent), "writable": True}]
 
 
-def _secure_shell(environment: Mapping[str, str] | None) -> list[Bind]:
+def _secure_shell(remote: Remote | None) -> list[Bind]:
     """The keys and the agent of the user, for a connection by ssh and nothing else."""
-    if (environment or {}).get("GIT_ALLOW_PROTOCOL") != "ssh":
+    if remote is None or remote.scheme != "ssh":
         return []
     return _read_only([os.path.expanduser("~/.ssh"), os.environ.get("SSH_AUTH_SOCK", "")])  # noqa: PTH111 - ssh looks there
 

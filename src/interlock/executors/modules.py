@@ -151,10 +151,11 @@ class ModuleTools:
         cwd = open_cwd(ctx)
         try:
             async with (
-                self._network.open(ctx, around) as walls,
+                self._network.open(ctx, around) as line,
                 recorded_changes(ctx, read_only=tool.read_only),
             ):
-                outcome = await self._run(self._request(call, walls, timeout_ms=remaining_ms), cwd, channel, walls)
+                request = self._request(call, line.walls, timeout_ms=remaining_ms)
+                outcome = await self._run(request, cwd, channel, line.walls)
             timed_out, cancelled = outcome.report["stopped"] == "timeout", False
         except Stopped as stopped:
             outcome = stopped.outcome

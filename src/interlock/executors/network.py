@@ -1,16 +1,17 @@
 """The network of process actions: named hosts through the egress proxy, nothing else, and a record of what was tried.
 
 A process without namespaces (profile `nons`) has no network at all: Landlock and the call filter can refuse it connections, but
-neither can tell one host from another.
+neither can tell one host from another. Only git, where it clones, pulls or pushes there, connects by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
+from interlock.isolation.egress.background import BackgroundWatch, WatchThread
 from interlock.isolation.egress.client import Egress, Policy, Traffic, Watch
 from interlock.isolation.egress.listeners import PROXY_PORT
 from interlock.isolation.spec import WallSpec
@@ -38,6 +39,16 @@ def environment_of(walls: WallSpec | None) -> dict[str, str]:
     return ENVIRONMENT if walls is not None and walls.network == "proxied" else {}
 
 
+@dataclasses.dataclass
+class Line:
+    """What an action gets of the network."""
+
+    walls: WallSpec | None
+    """The walls of its processes, with the way to the proxy if they are `proxied`."""
+    traffic: Traffic = Traffic()  # noqa: RUF009 - immutable
+    """What its processes did; filled in at their end."""
+
+
 def _nothing(_ctx: Context) -> Policy:
     return Policy()
 
@@ -54,6 +65,7 @@ class ProcessNetwork:
         self._policy_of = policy_of
         self._tell = tell
         self._egress = egress or Egress()
+        self._thread = WatchThread(self._egress)
 
     @property
     def egress(self) -> Egress:
@@ -61,32 +73,60 @@ class ProcessNetwork:
         return self._egress
 
     @contextlib.asynccontextmanager
-    async def open(self, ctx: Context, walls: WallSpec | None) -> AsyncIterator[WallSpec | None]:
+    async def open(
+        self, ctx: Context, walls: WallSpec | None, *, only: Sequence[str] | None = None
+    ) -> AsyncIterator[Line]:
         """Run the action inside the block, behind the walls that it yields: with a way to the proxy if they are `proxied`.
-        At the end, when the processes are gone, what they did is recorded.
+        At the end, when the processes are gone, what they did is recorded. `only` are patterns that narrow the grant's hosts.
 
         Raises: ToolError `spawn_failed`.
         """
+        line = Line(walls)
         if walls is None or walls.network != "proxied":
-            yield walls
+            yield line
             return
-        watch = self._egress.watch(self._policy_of(ctx))
+        watch = self._egress.watch(_narrowed(self._policy_of(ctx), only))
+        line.walls = dataclasses.replace(walls, egress=watch.inside.fileno(), egress_plan={"ports": watch.ports})
         try:
-            yield dataclasses.replace(walls, egress=watch.inside.fileno(), egress_plan={"ports": watch.ports})
+            yield line
         except Exception:  # a time-out or a failure of the program: what it did is recorded all the same
-            await self._finish(watch, ctx)
+            await self._finish(line, watch, ctx)
             raise
         except BaseException:  # cancelled twice: do not wait
             watch.drop()
             raise
         else:
-            await self._finish(watch, ctx)
+            await self._finish(line, watch, ctx)
 
-    async def _finish(self, watch: Watch, ctx: Context) -> None:
-        traffic = await watch.finish()
-        if traffic.records or traffic.dropped or traffic.lost:
+    async def _finish(self, line: Line, watch: Watch, ctx: Context) -> None:
+        line.traffic = await watch.finish()
+        self.tell(ctx, line.traffic)
+
+    async def open_lasting(
+        self, ctx: Context, walls: WallSpec | None
+    ) -> tuple[WallSpec | None, BackgroundWatch | None]:
+        """The same for a program that lives on: its walls, and what watches its network, to be closed at its end.
+
+        Raises: ToolError `spawn_failed`.
+        """
+        if walls is None or walls.network != "proxied":
+            return walls, None
+        watch = await self._thread.watch(self._policy_of(ctx))
+        return dataclasses.replace(walls, egress=watch.inside, egress_plan={"ports": watch.ports}), watch
+
+    def tell(self, ctx: Context, traffic: Traffic) -> None:
+        """Record what the processes of an action did, if that is anything."""
+        if traffic != Traffic():
             self._tell(ctx, traffic)
 
     def close(self) -> None:
         """End the proxy."""
+        self._thread.close()
         self._egress.close()
+
+
+def _narrowed(policy: Policy, only: Sequence[str] | None) -> Policy:
+    """First, because the number of ports that are listened on is bounded."""
+    if only is None:
+        return policy
+    return policy._replace(grants=tuple((tuple(only), *chain) for chain in policy.grants))

@@ -22,6 +22,8 @@ from interlock.executors.network import ProcessNetwork, environment_of
 from interlock.executors.process_watch import recorded_changes
 from interlock.isolation import background
 from interlock.isolation.client import ForkServer, NotStarted, Outcome, Stopped
+from interlock.isolation.egress.background import BackgroundWatch
+from interlock.isolation.egress.wire import Record
 from interlock.isolation.spec import WallSpec
 from interlock.isolation.wire import (
     VIEW_MOUNTS,
@@ -72,6 +74,8 @@ class ProcessResult(msgspec.Struct, frozen=True, kw_only=True):
     """Number of processes that the program left behind."""
     resources: dict[str, int | float]
     """`cpu_user_ms`, `cpu_system_ms`, `cpu_ms`, `memory_bytes`, `read_bytes`, `written_bytes` of the whole tree."""
+    connections: tuple[Record, ...] = ()
+    """What it did on the network, as the proxy saw it."""
 
 
 class ProcessRunner:
@@ -118,6 +122,11 @@ class ProcessRunner:
         return self.enclosure.launch()
 
     @property
+    def network(self) -> ProcessNetwork:
+        """What records the network of programs that live on."""
+        return self._network
+
+    @property
     def server(self) -> ForkServer:
         """The fork server, for `proc.kill`, which must not signal it, and for closing it."""
         return self._server
@@ -136,6 +145,8 @@ class ProcessRunner:
         read_only: bool = False,
         in_scope: bool = False,
         network: Network = "none",
+        hosts: Sequence[str] | None = None,
+        ports: Sequence[int] = (),
         binds: Sequence[Bind] = (),
     ) -> ProcessResult:
         """Run a program to its end and return how it ended, a failure included.
@@ -144,27 +155,28 @@ class ProcessRunner:
         base environment. The program is looked up in the base PATH. It ends at the context's deadline, or after
         `timeout_ms` if that is sooner; then `timed_out` is set. With `read_only` the caller guarantees that nothing changes.
         With `in_scope`, in a layer, the process may have changed only what the grant's `paths.write` allows, and nothing that
-        Interlock's loader reads. `network` and `binds` widen the walls: `proxied` leads to the hosts of the grant, `host` is
-        for git, whose host was judged.
+        Interlock's loader reads. `network` and `binds` widen the walls: `proxied` leads to the hosts of the grant, of them only
+        to `hosts` if given; `ports` is for git without namespaces, whose address was judged, and leads to `ports`.
 
-        Raises: ToolError `spawn_failed`; `process_lost`, `process_limit`; with `in_scope` `path_denied`,
+        Raises: ToolError `spawn_failed`, `isolation_failed`; `process_lost`, `process_limit`; with `in_scope` `path_denied`,
         `path_protected`; and, when the awaiting task is cancelled,
         `timeout` (the deadline has passed) or `cancelled`, with the partial output, once the tree is gone.
         """
-        around = self.enclosure.around(ctx.workspace, network=network, binds=[*self._binds, *binds])
-        posture = self.enclosure.posture(network)
+        around = self.enclosure.around(ctx.workspace, network=network, ports=ports, binds=[*self._binds, *binds])
+        posture = self.enclosure.posture_for(network)
         directory = cwd if isinstance(cwd, int) else open_cwd(ctx, cwd)
         try:
-            async with self._network.open(ctx, around) as walls:
-                request = self._request(argv, env, limits, walls)
+            async with self._network.open(ctx, around, only=hosts) as line:
+                request = self._request(argv, env, limits, line.walls)
                 remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
                 request["timeout_ms"] = remaining_ms if timeout_ms is None else min(timeout_ms, remaining_ms)
                 if output_bytes_max is not None:
                     request["keep_bytes"] = output_bytes_max
-                given = descriptors_for(ctx, walls)
-                return await self._perform(
+                given = descriptors_for(ctx, line.walls)
+                result = await self._perform(
                     request, directory, stdin, ctx, given, posture, read_only=read_only, in_scope=in_scope
                 )
+            return msgspec.structs.replace(result, connections=line.traffic.records)
         finally:
             if directory is not cwd:
                 os.close(directory)
@@ -178,22 +190,30 @@ class ProcessRunner:
         env: Mapping[str, str] | None = None,
         stdin: bytes | None = None,
         output_bytes_max: int,
-    ) -> background.Background:
-        """Start a program that outlives this action; the last `output_bytes_max` bytes of each stream are kept.
+    ) -> tuple[background.Background, BackgroundWatch | None]:
+        """Start a program that outlives this action; the last `output_bytes_max` bytes of each stream are kept. Comes with what
+        watches its network, if it has one, to be closed at its end.
 
         Everything else is as in `run`, except that no time-out ends it. Raises: ToolError `spawn_failed`, `process_lost`.
         """
-        walls = self.enclosure.around(ctx.workspace, binds=self._binds)
-        request = self._request(argv, env, None, walls)
-        request["keep_bytes"], request["keep_last"] = output_bytes_max, True
+        around = self.enclosure.around(ctx.workspace, network="proxied", binds=self._binds)
         directory = open_cwd(ctx, cwd)
+        watch = None
         try:
+            walls, watch = await self._network.open_lasting(ctx, around)
+            request = self._request(argv, env, None, walls)
+            request["keep_bytes"], request["keep_last"] = output_bytes_max, True
             given = {} if walls is None else walls.descriptors()
-            return await background.start(self._server, request, cwd=directory, stdin=stdin, descriptors=given)
-        except NotStarted as refused:
-            raise spawn_error(refused.failure) from None
+            started = await background.start(self._server, request, cwd=directory, stdin=stdin, descriptors=given)
+        except BaseException as error:
+            if watch is not None:
+                watch.drop()
+            if isinstance(error, NotStarted):
+                raise spawn_error(error.failure) from None
+            raise
         finally:
             os.close(directory)
+        return started, watch
 
     def close(self) -> None:
         """End the fork server."""

@@ -25,21 +25,27 @@ _READ: Final = EXECUTE | READ_FILE | READ_DIR
 _DEVICE: Final = READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV
 _SCOPED: Final = 3
 """Signals and abstract sockets stay among the walled processes (ABI 6)."""
-_NETWORK: Final = 3
-"""bind and connect of TCP (ABI 4)."""
+_BIND_TCP, _CONNECT_TCP = 1, 2
+"""Rights of TCP sockets (ABI 4)."""
 
 
 def confine(
-    *, read: Sequence[str], write: Sequence[str], devices: Sequence[str], network: bool, version: int | None = None
+    *,
+    read: Sequence[str],
+    write: Sequence[str],
+    devices: Sequence[str],
+    ports: Sequence[int] | None,
+    version: int | None = None,
 ) -> None:
     """Put this thread, and all that it starts, behind the walls. Paths that do not exist are left out.
 
-    `write` paths may be read and written, and all but device files made in them; `network` leaves TCP alone. With every version
-    the kernel's own is asked unless given. Raises OSError: then nothing is in force.
+    `write` paths may be read and written, and all but device files made in them. `ports` are those that TCP may connect to (ABI
+    4; none of them may be listened on); None leaves TCP alone. The kernel's own version is asked unless given. Raises OSError:
+    then nothing is in force.
     """
     abi = syscalls.landlock_version() if version is None else version
     rights = _RIGHTS.get(abi, _RIGHTS[5] if abi > 5 else 0)
-    scoped, tcp = (_SCOPED if abi >= 6 else 0), (0 if network or abi < 4 else _NETWORK)
+    scoped, tcp = (_SCOPED if abi >= 6 else 0), (0 if ports is None or abi < 4 else _BIND_TCP | _CONNECT_TCP)
     ruleset = syscalls.landlock_ruleset(rights, tcp, scoped, abi)
     try:
         for paths, wanted in (
@@ -55,6 +61,9 @@ def confine(
                     syscalls.landlock_allow(ruleset, fd, own)
                 finally:
                     os.close(fd)
+        if tcp:
+            for port in ports or ():
+                syscalls.landlock_allow_port(ruleset, port, _CONNECT_TCP)
         syscalls.forbid_new_privileges()
         syscalls.landlock_restrict(ruleset)
     finally:

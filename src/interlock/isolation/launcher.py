@@ -7,8 +7,8 @@ import os
 
 from interlock.isolation import root, syscalls
 from interlock.isolation.layer0 import RefusedError
-from interlock.isolation.walls import namespaces_for
-from interlock.isolation.wire import RUN, RUN_CONFINED, RUN_INSIDE_ONLINE, Launch
+from interlock.isolation.walls import NAMESPACES
+from interlock.isolation.wire import RUN, RUN_CONFINED, Launch
 
 
 class Launcher:
@@ -39,6 +39,6 @@ class Launcher:
         if self._refused:
             raise RefusedError("namespaces", self._refused)
         try:
-            return syscalls.clone(namespaces_for("host" if message == RUN_INSIDE_ONLINE else "none"))
+            return syscalls.clone(NAMESPACES)
         except OSError as error:
             raise RefusedError("namespaces", error.errno or errno.EAGAIN) from error

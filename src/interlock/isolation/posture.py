@@ -25,6 +25,10 @@ _MEMORY: Final = "absent(the memory limit is for each process; one for the tree 
 _RECORD: Final = "absent(not part of this version)"
 
 _DIRECT: Final = "absent(it works on the files themselves)"
+_ANY_HOST: Final = (
+    "absent(git is told the address that was judged; the kernel holds it to TCP and, from Linux 6.7 on, to the port of its URL, "
+    "and cannot hold it to the address)"
+)
 _NO_HOSTS: Final = "active(no network at all: without namespaces one host cannot be told from another)"
 
 FIXES: Final = {
@@ -68,13 +72,12 @@ def posture_of(profile: Profile, offered: Mapping[str, str], network: Network = 
         found |= dict.fromkeys(PROBED, off)
     elif profile == "nons":
         found |= {name: offered[name] for name in ("syscalls", "fs", "signals")}
-        found |= {"namespaces": "absent(profile `nons`)", "net": ACTIVE if network == "none" else _NO_HOSTS}
+        net = {"none": ACTIVE, "proxied": _NO_HOSTS, "ports": _ANY_HOST}[network]
+        found |= {"namespaces": "absent(profile `nons`)", "net": net}
     else:
         found |= dict.fromkeys(PROBED, ACTIVE)
         if offered["fs"] != ACTIVE:
             found["fs"] = "active(the root alone: no Landlock behind it)"
-    if network == "host" and profile != "none":
-        found["net"] = "absent(the tool connects to an address that was judged)"
     absent = "absent(not part of this version)"
     return {**found, "layer": _DIRECT, "record": _RECORD, "cgroup": absent, "memory_tree": _MEMORY}
 

@@ -82,7 +82,7 @@ def _syscalls() -> None:
 def _files() -> None:
     if not syscalls.landlock_version():
         raise _AbsentError("the kernel has no Landlock, or it is switched off")
-    landlock.confine(read=["/usr"], write=[], devices=[], network=True)
+    landlock.confine(read=["/usr"], write=[], devices=[], ports=None)
     _must_fail(lambda: os.close(os.open("/etc/passwd", os.O_RDONLY)), errno.EACCES, "Landlock has no effect")
 
 
@@ -97,7 +97,7 @@ def _namespaces() -> None:
         root.prepare([])
     except OSError as error:
         raise _AbsentError(f"user namespaces are refused: {error.strerror or error}") from error
-    pid = syscalls.clone(walls.namespaces_for("none"))
+    pid = syscalls.clone(walls.NAMESPACES)
     if pid == 0:
         os._exit(_enter(before))
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -117,6 +117,7 @@ def _enter(before: int) -> int:
         "hidden": [],
         "binds": [],
         "network": "none",
+        "tcp_ports": [],
         "egress": None,
         "tmp_bytes": 1 << 20,
     }

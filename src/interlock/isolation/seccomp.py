@@ -34,17 +34,23 @@ DENIED: Final[dict[str, str]] = {
 MISSING: Final = ("clone3", "memfd_secret")
 """Refused with ENOSYS. clone3's flags lie behind a pointer that no filter can read."""
 
-Sockets = Literal["pairs", "internet", "all"]
-FAMILIES: Final[dict[str, tuple[int, ...]]] = {"pairs": (), "internet": (2, 10, 16), "all": (1, 2, 10, 16)}
+Sockets = Literal["pairs", "tcp", "all"]
+FAMILIES: Final[dict[str, tuple[int, ...]]] = {"pairs": (), "tcp": (2, 10, 16), "all": (1, 2, 10, 16)}
 """Address families that `socket` may name, of AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK.
 
 AF_UNIX only behind a root of its own: nothing else keeps a process from the sockets of the host (docker's, for example).
 Never AF_VSOCK, AF_ALG, AF_PACKET ...: a network namespace does not confine them.
 """
-_TYPES: Final = (1, 2)
+_TYPES: Final = {"tcp": (1,), "all": (1, 2)}
 """SOCK_STREAM and SOCK_DGRAM of AF_INET and AF_INET6; AF_UNIX may have SOCK_SEQPACKET too."""
-_PROTOCOLS: Final = (0, 1, 6, 17, 58)
+_PROTOCOLS: Final = {"tcp": (0, 6), "all": (0, 1, 6, 17, 58)}
 """Any, ICMP, TCP, UDP, ICMPv6: not MPTCP (262), SCTP and other code that hardly any program needs."""
+_FAST_OPEN: Final = 0x20000000
+"""MSG_FASTOPEN: connects by sending, which Landlock's rule for ports does not see. So does the option of the same name."""
+_FAST_OPEN_FLAGS: Final = {"sendto": 3, "sendmsg": 2, "sendmmsg": 3}
+"""Which argument of a call has the flags."""
+_FAST_OPEN_OPTIONS: Final = (23, 30)
+"""TCP_FASTOPEN and TCP_FASTOPEN_CONNECT."""
 
 _NAMESPACES: Final = 0x7E020000
 """All CLONE_NEW* that clone can take."""
@@ -77,6 +83,10 @@ def program(sockets: Sockets, machine: str = syscalls.MACHINE) -> list[Instructi
     code += _checked(numbers["personality"], _personality())
     code += _checked(numbers["socket"], _socket(sockets))
     code += _checked(numbers["socketpair"], _family((1,)))
+    if sockets == "tcp":
+        for name, index in _FAST_OPEN_FLAGS.items():
+            code += _checked(numbers[name], _no_flag(index, _FAST_OPEN))
+        code += _checked(numbers["setsockopt"], _no_fast_open())
     return [*code, _answer(_ALLOW)]
 
 
@@ -167,6 +177,18 @@ def _family(families: tuple[int, ...]) -> list[Instruction]:
     return [_argument(0), *_one_of(families, errno.EAFNOSUPPORT)]
 
 
+def _no_flag(index: int, flag: int) -> list[Instruction]:
+    return [_argument(index), Instruction(_SET, 0, 1, flag), _answer(_ERRNO | errno.EOPNOTSUPP)]
+
+
+def _no_fast_open() -> list[Instruction]:
+    """Refuse the two options of level IPPROTO_TCP; fall through for all others."""
+    options = [_argument(2)]
+    for option in _FAST_OPEN_OPTIONS:
+        options += [Instruction(_EQUAL, 0, 1, option), _answer(_ERRNO | errno.ENOPROTOOPT)]
+    return [_argument(1), Instruction(_EQUAL, 0, len(options), 6), *options]
+
+
 def _socket(sockets: Sockets) -> list[Instruction]:
     families = FAMILIES[sockets]
     code = _family(families)
@@ -176,5 +198,5 @@ def _socket(sockets: Sockets) -> list[Instruction]:
     netlink = [_argument(2), *_one_of((0,), errno.EPROTONOSUPPORT), _answer(_ALLOW)]
     code += [_argument(0), Instruction(_EQUAL, 0, len(netlink), 16), *netlink]
     code += [_argument(0), Instruction(_EQUAL, 0, 1, 1), _answer(_ALLOW)]
-    code += [_argument(1), Instruction(_AND, 0, 0, 0xF), *_one_of(_TYPES, errno.ESOCKTNOSUPPORT)]
-    return [*code, _argument(2), *_one_of(_PROTOCOLS, errno.EPROTONOSUPPORT)]
+    code += [_argument(1), Instruction(_AND, 0, 0, 0xF), *_one_of(_TYPES[sockets], errno.ESOCKTNOSUPPORT)]
+    return [*code, _argument(2), *_one_of(_PROTOCOLS[sockets], errno.EPROTONOSUPPORT)]

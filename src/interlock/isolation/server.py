@@ -27,7 +27,7 @@ from interlock.isolation.layer0 import RefusedError, resume_on
 from interlock.isolation.payload import Perform
 from interlock.isolation.supervisor import execute_program, supervise
 from interlock.isolation.tree import end_children_of, kill_children, reap
-from interlock.isolation.wire import RUN, RUN_CONFINED, RUN_INSIDE, RUN_INSIDE_ONLINE
+from interlock.isolation.wire import RUN, RUN_CONFINED, RUN_INSIDE
 
 _SWEEP_S: Final = 5.0
 _OWN_END_S: Final = 1.0
@@ -121,7 +121,7 @@ class Server:
         message, fds, flags, _ = socket.recv_fds(self.channel, 64, 8, socket.MSG_CMSG_CLOEXEC)
         if not message:
             return False
-        assert message in {RUN, RUN_CONFINED, RUN_INSIDE, RUN_INSIDE_ONLINE}
+        assert message in {RUN, RUN_CONFINED, RUN_INSIDE}
         try:
             self._fork(message, fds, cut=bool(flags & socket.MSG_CTRUNC))
         except RefusedError as refused:

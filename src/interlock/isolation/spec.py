@@ -34,6 +34,8 @@ class WallSpec:
     binds: tuple[Bind, ...] = ()
     """What is seen besides the system's own directories and the workspace."""
     network: Network = "none"
+    tcp_ports: tuple[int, ...] = ()
+    """With the network `ports`: the only ports that the program may connect to."""
     egress: int | None = None
     """With `proxied`: one end of a socket (SOCK_SEQPACKET) on which the listeners of the new network namespace are passed out
     before the program starts (`walls._enter_network`). Stays the caller's."""
@@ -54,6 +56,7 @@ class WallSpec:
             "hidden": list(self.hidden),
             "binds": list(self.binds),
             "network": self.network,
+            "tcp_ports": list(self.tcp_ports),
             "egress": self.egress_plan,
             "tmp_bytes": self.tmp_bytes,
         }

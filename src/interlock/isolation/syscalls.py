@@ -38,8 +38,8 @@ pidfd_open 434 434|pidfd_send_signal 424 424|pivot_root 155 41|prctl 157 167|pro
 process_vm_readv 310 270|process_vm_writev 311 271|ptrace 101 117|quotactl 179 60|quotactl_fd 443 443|read 0 63|reboot 169 142
 request_key 249 218|seccomp 317 277|sendmmsg 307 269|sendmsg 46 211|sendto 44 206|set_mempolicy 238 237
 set_mempolicy_home_node 450 450|setdomainname 171 162|sethostname 170 161|setns 308 268|settimeofday 164 170|socket 41 198
-socketpair 53 199|statmount 457 457|stime - -|swapoff 168 225|swapon 167 224|syslog 103 116|umount2 166 39|unshare 272 97
-uselib 134 -|userfaultfd 323 282|ustat 136 -|vhangup 153 58|vmsplice 278 75|write 1 64
+setsockopt 54 208|socketpair 53 199|statmount 457 457|stime - -|swapoff 168 225|swapon 167 224|syslog 103 116|umount2 166 39
+unshare 272 97|uselib 134 -|userfaultfd 323 282|ustat 136 -|vhangup 153 58|vmsplice 278 75|write 1 64
 """
 
 
@@ -307,6 +307,12 @@ def landlock_allow(ruleset: int, directory: int, rights: int) -> None:
     """Allow rights beneath an open path."""
     record = struct.pack("<Qi", rights, directory)
     call("landlock_add_rule", ruleset, 1, ctypes.create_string_buffer(record, len(record)), 0)
+
+
+def landlock_allow_port(ruleset: int, port: int, rights: int) -> None:
+    """Allow rights on a TCP port."""
+    record = struct.pack("<QQ", rights, port)
+    call("landlock_add_rule", ruleset, 2, ctypes.create_string_buffer(record, len(record)), 0)
 
 
 def landlock_restrict(ruleset: int) -> None:

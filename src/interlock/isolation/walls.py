@@ -17,16 +17,14 @@ from typing import Final
 from interlock.isolation import landlock, root, seccomp, syscalls
 from interlock.isolation.egress.listeners import open_listeners
 from interlock.isolation.layer0 import RefusedError
-from interlock.isolation.wire import EGRESS, ROOT, Network, Walls
+from interlock.isolation.wire import EGRESS, ROOT, Walls
 
-NAMESPACES: Final = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
+NAMESPACES: Final = (
+    syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWNET
+)
+"""The flags of clone for an action, which the launcher starts in its own user namespace."""
 _DEVICES: Final = tuple(f"/dev/{name}" for name in (*root.DEVICES, "ptmx", "pts"))
 _HOST_NAME: Final = b"box"
-
-
-def namespaces_for(network: Network) -> int:
-    """The flags of clone for an action, which the launcher starts in its own user namespace."""
-    return NAMESPACES | (0 if network == "host" else syscalls.CLONE_NEWNET)
 
 
 def enter_namespaces(walls: Walls, descriptors: dict[str, int]) -> None:
@@ -47,7 +45,7 @@ def confine_inside(walls: Walls) -> None:
     _drop()
     if syscalls.landlock_version():  # a second wall around what the root shows; without it the root alone holds
         writable = ["/tmp", "/dev/shm", *_writable(walls)]  # noqa: S108 - the private ones
-        _confine_files(["/"], writable, network=True)
+        _confine_files(["/"], writable, ports=None)  # a network namespace of its own is around it
     _filter("all")
 
 
@@ -59,13 +57,13 @@ def confine_alone(walls: Walls, read: list[str], environment: dict[str, str]) ->
     home = [environment["HOME"]] if "HOME" in environment else []
     if home:
         environment.setdefault("TMPDIR", home[0])
-    free = walls["network"] == "host"
+    ports = walls["tcp_ports"] if walls["network"] == "ports" else []
     shown = [*read, "/proc", walls["workspace"], *(bind["path"] for bind in walls["binds"])]
     if any(path.startswith(f"{walls['workspace']}/") for path in walls["hidden"]):
         raise RefusedError("hidden", errno.EACCES)  # Landlock cannot hide what lies in a directory that is shown
     _drop()
-    _confine_files(shown, [*home, *_writable(walls)], network=free)
-    _filter("internet" if free else "pairs")
+    _confine_files(shown, [*home, *_writable(walls)], ports=ports)
+    _filter("tcp" if ports else "pairs")
 
 
 def _drop() -> None:
@@ -76,9 +74,9 @@ def _drop() -> None:
         raise RefusedError("capabilities", error.errno or errno.EINVAL) from error
 
 
-def _confine_files(read: list[str], write: list[str], *, network: bool) -> None:
+def _confine_files(read: list[str], write: list[str], *, ports: list[int] | None) -> None:
     try:
-        landlock.confine(read=read, write=write, devices=_DEVICES, network=network)
+        landlock.confine(read=read, write=write, devices=_DEVICES, ports=ports)
     except OSError as error:
         raise RefusedError("landlock", error.errno or errno.EINVAL) from error
 
@@ -91,13 +89,10 @@ def _filter(sockets: seccomp.Sockets) -> None:
 
 
 def _enter_network(walls: Walls, descriptors: dict[str, int]) -> None:
-    match walls["network"]:
-        case "none":
-            syscalls.raise_loopback()
-        case "proxied":
-            open_listeners(os.dup(descriptors[EGRESS]), walls["egress"]["ports"])
-        case "host":
-            pass
+    if walls["network"] == "proxied":
+        open_listeners(os.dup(descriptors[EGRESS]), walls["egress"]["ports"])
+    else:
+        syscalls.raise_loopback()
 
 
 def _writable(walls: Walls) -> list[str]:

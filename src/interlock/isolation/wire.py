@@ -24,9 +24,8 @@ from typing import Any, Literal, TypedDict
 RUN = b"run"
 RUN_CONFINED = b"run confined"
 RUN_INSIDE = b"run inside"
-RUN_INSIDE_ONLINE = b"run inside online"
 """What the server must know before it forks: whether the program is confined without namespaces, or the supervisor starts in
-namespaces of its own; the last form leaves it the machine's network.
+namespaces of its own.
 """
 CHANNEL = "channel"
 ROOT = "root"
@@ -58,9 +57,10 @@ class Limits(TypedDict):
 
 Profile = Literal["ns", "nons", "none"]
 """`ns`: namespaces, seccomp, Landlock. `nons`: Landlock and seccomp. `none`: a clean environment and limits."""
-Network = Literal["none", "proxied", "host"]
-"""`none`: no way out. `proxied`: a network namespace whose only listeners are ours. `host`: the machine's network, for a
-program that connects to an address which was judged before (the git tools)."""
+Network = Literal["none", "proxied", "ports"]
+"""`none`: no way out. `proxied`: a network namespace whose only listeners are ours. `ports`: without namespaces (`nons`), TCP
+connections of the machine's network to given ports, for a program that connects to an address which was judged before (the git
+tools)."""
 
 
 class Bind(TypedDict):
@@ -83,6 +83,7 @@ class Walls(TypedDict):
     hidden: list[str]
     binds: list[Bind]
     network: Network
+    tcp_ports: list[int]
     egress: Any
     tmp_bytes: int
 
@@ -168,7 +169,7 @@ def run_message(request: Request) -> bytes:
         return RUN
     if walls["profile"] == "nons":
         return RUN_CONFINED
-    return RUN_INSIDE_ONLINE if walls["network"] == "host" else RUN_INSIDE
+    return RUN_INSIDE
 
 
 def memory_file(name: str, *parts: bytes | bytearray) -> int:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+import msgspec
+
 from interlock._version import __version__
 from interlock.disk import Disk
 from interlock.engine.local.machine import boot_id
@@ -91,7 +93,7 @@ def enclosure_for(
             path="isolation.require",
             hint=_fix([one.partition(":")[0] for one in absent]),
         )
-    return made
+    return msgspec.structs.replace(made, require=tuple(isolation.require))
 
 
 class Warned(Protocol):

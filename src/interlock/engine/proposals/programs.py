@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable
 
 from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.proposals.traffic import record_connections
 from interlock.engine.record.recorder import Recorder
 from interlock.executors.background import End, Program
 from interlock.executors.process import signal_name
@@ -38,11 +39,13 @@ class OnRecord:
 
 
 def record_ends(recorder: Recorder | None, ends: Iterable[tuple[Program, End]]) -> None:
-    """`process_ended` for programs that were ended with what they belong to."""
+    """`process_ended` for programs that were ended with what they belong to, and what they did on the network until then."""
     for program, end in ends:
         if recorder is not None:
+            record_connections(recorder, end.traffic.records, program.proposal, program.action)
             with contextlib.suppress(StoreError):  # the next flush meets the same disk and says so
-                recorder.record(_event(program, end), program.proposal)
+                if not program.told:
+                    recorder.record(_event(program, end), program.proposal)
 
 
 def _event(program: Program, end: End, agent: str | None = None) -> ProcessEnded:

@@ -192,8 +192,9 @@ class ActionContext(msgspec.Struct, eq=False):
         self.cost = checked_cost(self.cost + checked_cost(cost))
 
     def posture(self, **layers: str) -> None:
-        """Add to the action's posture."""
-        self.layers = {**(self.layers or {}), **{name: str(layer) for name, layer in layers.items()}}
+        """Add to the action's posture: of a layer that several processes have, the weakest."""
+        known = self.layers or {}
+        self.layers = {**known, **{name: _weaker(known.get(name), str(layer)) for name, layer in layers.items()}}
 
     def not_exactly_undoable(self, what: str) -> None:
         """Remember that this cannot be undone exactly."""
@@ -212,3 +213,10 @@ class ActionContext(msgspec.Struct, eq=False):
 def _log(run: ProposalRun, index: int, line: str) -> None:
     with contextlib.suppress(StoreError):  # the journal is closed, or has failed: the run reports that itself
         run.record(9, index, lambda _: ActionLog(message=line))
+
+
+def _weaker(known: str | None, new: str) -> str:
+    """`absent(...)` before `active(...)` before `active`; of two alike the later one."""
+    if known is None or (known.startswith("absent"), known != "active") <= (new.startswith("absent"), new != "active"):
+        return new
+    return known

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from interlock.engine.record import rows
+from interlock.engine.record.connections import add_hosts
 from interlock.engine.record.recorder import SAMPLES_KEPT
 from interlock.engine.record.rows import row_of
 from interlock.engine.record.tally import Tally, cost_of
@@ -269,6 +270,9 @@ class ReplayedRun:
     def _take_rest(self, action: ReplayedAction, event: e.Event) -> None:
         """The events that are not an action's outcome."""
         match event:
+            case e.ActionConnection():
+                if action.row is not None:  # of a program that lives on; otherwise the outcome has it
+                    action.row.hosts = add_hosts(action.row.hosts, (event,))
             case e.ActionHeld():
                 action.approval, action.asked = event.approval, True
             case e.ActionWaiting():

@@ -165,6 +165,11 @@ class Watch:
         finally:
             self.drop()
 
+    def take(self) -> Traffic:
+        """What was reported since the last call, while the action goes on."""
+        records, self._records = self._records, []
+        return Traffic(tuple(records), lost=self._lost)
+
     def drop(self) -> None:
         """Close everything at once. May be called again."""
         if self._opening is not None:
