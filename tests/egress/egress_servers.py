@@ -38,5 +38,11 @@ class Echo(Quiet):
     do_POST = do_PUT = do_HEAD = do_DELETE = do_GET  # noqa: N815
 
 
+def files_of(directory):
+    """A handler that serves the files of a directory."""
+    return type("Files", (Quiet,), {"__init__": lambda self, *a, **k: http.server.SimpleHTTPRequestHandler.__init__(
+        self, *a, directory=os.fspath(directory), **k)})  # fmt: skip
+
+
 def plain_environment():
     return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from egress_servers import plain_environment
+from egress_servers import files_of, plain_environment
 
 import interlock
 from interlock.executors.network import ProcessNetwork
@@ -162,6 +162,38 @@ def test_what_was_tried_before_a_time_out_is_in_the_result(project, serve):
     )["a"]
     assert row.reason == "timeout", row
     assert {use.outcome for use in row.hosts} == {"connected", "refused"}
+
+
+# -- git
+
+
+def git(rt, tool, **parameters):
+    one = {"id": "a", "type": "tool_call", "tool": f"git.{tool}", "parameters": parameters}
+    return asyncio.run(rt.execute({"actions": [one]}))["a"]
+
+
+def test_git_tools_reach_the_host_of_their_url_and_their_result_names_it(project, serve, tmp_path):
+    bare = tmp_path / "served" / "project.git"
+    subprocess.run(["git", "init", "-q", "--bare", "-b", "main", bare], check=True)
+    subprocess.run(["git", "update-server-info"], cwd=bare, check=True)
+    port, ssh = serve(files_of(bare.parent)), serve()
+    rt = project([f"index.test:{port}", f"index.test:{ssh}"])
+    url = f"http://index.test:{port}/project.git"
+    cloned = git(rt, "clone", url=url, path="copy")
+    assert cloned.status == "succeeded", cloned
+    assert cloned.posture["net"] == "active"
+    assert uses(cloned) == {(f"index.test:{port}", "connected", None)}
+    assert git(rt, "clone", url=url.replace("index", "other"), path="other").reason == "host_denied"
+    by_ssh = git(rt, "clone", url=f"ssh://git@index.test:{ssh}/project.git", path="other")
+    assert by_ssh.reason == "git_failed"  # that server does not speak ssh
+    assert uses(by_ssh) == {(f"index.test:{ssh}", "connected", None)}
+
+
+def test_a_git_tool_can_be_bound_to_fewer_hosts_than_its_grant(project, serve):
+    port = serve()
+    rt = project([f"index.test:{port}"], tools={"git.clone": {"hosts": ["other.test:443"]}})
+    row = git(rt, "clone", url=f"http://index.test:{port}/project.git", path="copy")
+    assert (row.reason, row.status) == ("host_denied", "failed")
 
 
 # -- programs that live on

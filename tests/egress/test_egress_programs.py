@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import hashlib
-import http.server
 import io
 import json
 import os
@@ -18,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from egress_servers import Quiet
+from egress_servers import Quiet, files_of
 from egress_walled import Walled, program
 
 from interlock.executors.network import ENVIRONMENT
@@ -66,11 +65,6 @@ def repository(tmp_path):
     git("clone", "-q", "--bare", os.fspath(source), os.fspath(tmp_path / "served" / "project.git"), cwd=tmp_path)
     git("update-server-info", cwd=tmp_path / "served" / "project.git")
     return tmp_path / "served"
-
-
-def files_of(directory):
-    return type("Files", (Quiet,), {"__init__": lambda self, *a, **k: http.server.SimpleHTTPRequestHandler.__init__(
-        self, *a, directory=os.fspath(directory), **k)})  # fmt: skip
 
 
 @BOTH
