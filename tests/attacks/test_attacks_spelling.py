@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 import interlock
 from interlock.capability import compile_grants
-from interlock.engine.gate.judgement import judge_call
-from interlock.engine.gate.verdict import ALLOW
 from interlock.engine.judges.judges import Call, Judges
+from interlock.engine.judges.steps import judge_call
+from interlock.engine.judges.verdict import ALLOW
 from interlock.model.decision import Refusal
 from interlock.model.decode import decode_proposal
 from interlock.model.errors import InterlockError

@@ -13,8 +13,8 @@ from interlock.engine.gate.execute import execute, write_intent
 from interlock.engine.gate.judgement import judge
 from interlock.engine.gate.retry import BASE_MS, DELAY_MAX_MS, next_delay
 from interlock.engine.gate.sequence import take_action
-from interlock.engine.gate.verdict import ALLOW, Ask
 from interlock.engine.gate.verify import find_unrunnable, verify_proposal
+from interlock.engine.judges.verdict import ALLOW, Ask
 from interlock.engine.proposals.action_run import ActionRun
 from interlock.engine.proposals.attempt import Failure, Output
 from interlock.engine.proposals.budget import Allowance

@@ -92,3 +92,12 @@ def test_undo_takes_the_commit_back_and_says_that_a_hook_ran(project, repository
 def test_without_the_setting_the_result_names_it(project, repository):
     (row,) = commit(project.open()).results
     assert (row.status, row.output["hooks_run"], row.output["hooks_not_run"]) == ("succeeded", [], ["pre-commit"])
+
+
+@pytest.mark.parametrize("effect", ["deny", "ask"])
+def test_a_rule_of_the_program_about_exec_is_asked_about_hooks(project, repository, effect):
+    rt = configured(project, allow="exec")
+    rt.rules.add("no-programs", lambda request: request.action == "exec", effect=effect)
+    row = commit(rt).results[0]
+    assert row.status == "failed", row
+    assert not (project.root / "by-hook").exists()

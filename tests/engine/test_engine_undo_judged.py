@@ -151,3 +151,12 @@ def test_a_persons_own_undo_is_not_asked(world):
     )
     assert asyncio.run(rt.runs.undo(run, force=True)).status == "succeeded"
     assert (project.root / "secret/key").read_text() == "old"
+
+
+def test_a_rule_of_the_program_about_writes_is_asked_about_an_undo(world):
+    project, rt, run = world()
+    rt.rules.add("frozen", lambda request: "secret" in str(request.parameters.get("path")), tools=["fs.write"])
+    row = undo(rt, run).results[0]
+    assert (row.status, row.reason) == ("rejected", "policy_denied")
+    assert "code:frozen" in row.error
+    untouched(project, rt)

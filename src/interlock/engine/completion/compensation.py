@@ -9,9 +9,9 @@ from typing import Any, Final, TypeVar
 from interlock.engine.gate.admission import wait
 from interlock.engine.gate.entailed import judge_entailed
 from interlock.engine.gate.execute import execute
-from interlock.engine.gate.judgement import judge_call
-from interlock.engine.gate.verdict import Ask
 from interlock.engine.judges.judges import Call, Judges
+from interlock.engine.judges.steps import judge_call
+from interlock.engine.judges.verdict import Ask
 from interlock.engine.proposals.action_run import ActionRun
 from interlock.engine.proposals.attempt import Failure, Output
 from interlock.engine.proposals.proposal_run import ProposalRun

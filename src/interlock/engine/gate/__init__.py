@@ -3,7 +3,7 @@
 | step | file | function |
 |---|---|---|
 | 1 | `verify.py` | `verify_proposal(proposal, registry)`, `find_unrunnable(run)` |
-| 2-5 | `judgement.py` over `judges/` | `judge(action)`; `Judges.capability`, `.parameters`, `.preconditions`, `.policy` |
+| 2-5 | `judgement.py` over `judges/steps.py` | `judge(action)`; `judge_call(judges, call)` |
 | 6 | `approval.py`, `shown_files.py` | `ask(action, decision)` |
 | 7 | `admission.py` | `admit(action)` |
 | 8, 9 | `execute.py` | `write_intent(action, attempt)`, `execute(action, attempt)` |

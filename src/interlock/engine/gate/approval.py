@@ -15,8 +15,8 @@ import msgspec
 from interlock.approvals import Hold, HoldRequest, canonical_digest, merge_patch, summary_line
 from interlock.engine.gate.admission import waiting
 from interlock.engine.gate.shown_files import changed_since, forget_if_changed, look_at_files, paths_of
-from interlock.engine.gate.verdict import ALLOW, Allow, Held
 from interlock.engine.judges.judges import state_schema
+from interlock.engine.judges.verdict import ALLOW, Allow, Held
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.proposals.action_run import ActionRun
 from interlock.engine.proposals.waiting import tell_waiting

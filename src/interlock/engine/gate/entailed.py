@@ -14,8 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from interlock.engine.gate.verdict import Judged, verdict_of
 from interlock.engine.judges.judges import Call
+from interlock.engine.judges.steps import judge_call
+from interlock.engine.judges.verdict import Judged, verdict_of
 from interlock.engine.proposals.proposal_run import ProposalRun, Write
 from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.tools.registry import Registered
@@ -113,30 +114,23 @@ def entailed_writes(run: ProposalRun, principal: Principal, parameters: dict[str
 
 
 def _judge(run: ProposalRun, call: Call, write: Write) -> Decision | Refusal:
-    """Steps 2, 3 and 5 for one write."""
-    judges, agent = run.judges_in_force(), call.principal.agent
-    now_us = judges.now_us()
+    """Steps 2 to 5 for one write."""
+    judges = run.judges_in_force()
     tool: Registered | None = None
     if write.tool is None:
         parameters: dict[str, Any] = {"key": write.where}
         action = Action(type="state_write", id=UNDO_TOOL, parameters=parameters)
-        refusal = judges.grants.state_key(agent, write.where, now_us)
     else:
         tool, parameters = run.services.registry.find(write.tool), {"path": msgspec.json.decode(write.where)}
         if tool is None:
             return _because("unknown_tool", write, "there is no such tool here")
         action = Action(type="tool_call", id=UNDO_TOOL, tool=write.tool, parameters=parameters)
-        named = judges.grants.spelled(tool.marks, parameters, tool.defaults)
-        refusal = judges.grants.tool(agent, tool.tool, now_us) or judges.grants.arguments(
-            agent, tool.tool, tool.marks, named, now_us
-        )
-    if refusal is not None:
-        return _because(refusal.reason, write, refusal.detail)
-    asked = Call(call.principal, call.proposal, action, tool, parameters, call.state, call.discharged)
-    decision = judges.policies.decide(judges.request(asked))
-    if decision.decision == "deny":
-        return _because(decision.reason or "policy_denied", write, decision.detail)
-    return decision
+    asked = Call(call.principal, call.proposal, action, tool, parameters, call.state, call.discharged, partial=True)
+    judged = judge_call(judges, asked)
+    if isinstance(judged.verdict, Refusal):
+        return _because(judged.verdict.reason, write, judged.verdict.detail)
+    assert judged.decision is not None
+    return judged.decision
 
 
 def _shown(write: Write) -> str:

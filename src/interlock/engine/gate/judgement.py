@@ -3,30 +3,11 @@
 from __future__ import annotations
 
 from interlock.engine.gate.entailed import UNDO_TOOL, judge_entailed
-from interlock.engine.gate.verdict import ALLOW, Judged, Verdict, verdict_of
-from interlock.engine.judges.judges import Call, Judges
+from interlock.engine.judges.steps import judge_call
+from interlock.engine.judges.verdict import ALLOW, Judged, Verdict
 from interlock.engine.proposals.action_run import ActionRun
 from interlock.model.decision import Refusal
 from interlock.model.events import PolicyDecided
-
-
-def judge_call(judges: Judges, call: Call) -> Judged:
-    """Take a call through steps 2 to 5, up to the first that refuses."""
-    now_us = judges.now_us()
-    # 2
-    if refusal := judges.capability(call, now_us):
-        return Judged(2, refusal)
-    # 3
-    if refusal := judges.parameters(call, now_us):
-        return Judged(3, refusal)
-    if decision := judges.state_reads(call):
-        return Judged(5, verdict_of(decision), decision)
-    # 4
-    if refusal := judges.preconditions(call):
-        return Judged(4, refusal)
-    # 5
-    decision = judges.policy(call)
-    return Judged(5, verdict_of(decision), decision)
 
 
 def judge(action: ActionRun) -> Verdict:

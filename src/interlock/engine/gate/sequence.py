@@ -12,11 +12,12 @@ from interlock.engine.gate import outcome
 from interlock.engine.gate.admission import ADMITTED, admit, needs_nothing, wait
 from interlock.engine.gate.approval import ask
 from interlock.engine.gate.execute import execute, write_intent
-from interlock.engine.gate.judgement import judge, judge_again, judge_call
+from interlock.engine.gate.judgement import judge, judge_again
 from interlock.engine.gate.retry import next_delay
 from interlock.engine.gate.shown_files import forget_if_changed, pin_again
 from interlock.engine.gate.tool_questions import AskingContext
-from interlock.engine.gate.verdict import ALLOW, Ask, Held, Verdict
+from interlock.engine.judges.steps import judge_call
+from interlock.engine.judges.verdict import ALLOW, Ask, Held, Verdict
 from interlock.engine.proposals.action_run import ActionRun, Ended
 from interlock.engine.proposals.attempt import Failure, Output
 from interlock.engine.proposals.references import fill_references

@@ -16,8 +16,8 @@ from typing import Any, Unpack, get_args
 
 from interlock.approvals import Hold
 from interlock.engine.gate.admission import take_turn, waiting
-from interlock.engine.gate.judgement import judge_call
-from interlock.engine.gate.verdict import Ask
+from interlock.engine.judges.steps import judge_call
+from interlock.engine.judges.verdict import Ask
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.asked import Asked, answer_of, checked, digest_of
 from interlock.engine.proposals.action_run import ActionRun

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from interlock.engine.gate.judgement import judge_call
-from interlock.engine.gate.verdict import Ask
 from interlock.engine.judges.judges import Call
+from interlock.engine.judges.steps import judge_call
+from interlock.engine.judges.verdict import Ask
 from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered

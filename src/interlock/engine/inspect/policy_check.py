@@ -17,20 +17,20 @@ from typing import Any
 import msgspec
 
 from interlock.capability.arguments import spelled
-from interlock.detect import flags as detect_flags
 from interlock.disk import Disk
 from interlock.engine.assemble import embedded
 from interlock.engine.inspect.history import History
 from interlock.engine.judges.build import policy_of
-from interlock.engine.judges.judges import POLICY_ACTION, proposal_facts, read_keys
+from interlock.engine.judges.judges import read_keys
+from interlock.engine.judges.requests import Subject, build_request, proposal_facts, subject_of
 from interlock.engine.local.clock import SystemClock
 from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.tools.registry import Registry
 from interlock.executors.modules import ModuleTools
 from interlock.journal import read
-from interlock.model.decision import Request
 from interlock.model.errors import IntegrityError, InterlockError, UsageError
 from interlock.model.events import PolicyDecided
+from interlock.model.grant import Principal
 from interlock.model.proposal import Action, Proposal
 from interlock.model.tool import Tool
 from interlock.policy import (
@@ -111,19 +111,15 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
         if resource is None:
             kind = BUILT_IN[action][0]
             raise UsageError(f"`{action}` is about a {kind}: name it", hint="with `--resource NAME`")
+        kind = BUILT_IN[action][0] if action in BUILT_IN else "Tool"
         return self.judge.explain(
-            Request(
-                agent=agent or self.agent,
-                action=action,
-                resource_type=BUILT_IN[action][0] if action in BUILT_IN else "Tool",  # type: ignore[arg-type]
-                resource=resource,
-                session={"name": session} if session else {},
-                parameters=named,
-                state=state or {},
+            build_request(
+                self.judge, Principal(agent=agent or self.agent, session=session),
+                Subject(action, kind, resource),  # type: ignore[arg-type]
+                parameters=parameters, spelled=named, state=state or {},
                 proposal={"id": "explain", "source": "explain", "action_count": 1},
-                flags=detect_flags(parameters) if self.judge.wants_flags else (),
             )
-        )
+        )  # fmt: skip
 
 
 class Replayed(msgspec.Struct, frozen=True, kw_only=True):
@@ -246,19 +242,12 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
         if parameters is None:
             yield None
             continue
-        state_action = action.type != "tool_call"
         session = proposal.session or (replayed.started.session if replayed.started is not None else None)
-        request = Request(
-            agent=known.received.agent,
-            action=POLICY_ACTION[action.type] if state_action else action.tool or "",
-            resource_type="StateKey" if state_action else "Tool",
-            resource=action.parameters["key"] if state_action else action.tool or "",
-            session={"name": session} if session else {},
-            parameters=policies.spelled(action.tool or "", parameters),
-            state=_state(policies, store, event.ts),
-            proposal=proposal_facts(proposal),
-            flags=detect_flags(parameters) if policies.judge.wants_flags else (),
-        )
+        request = build_request(
+            policies.judge, Principal(agent=known.received.agent, session=session), subject_of(action),
+            parameters=parameters, spelled=policies.spelled(action.tool or "", parameters),
+            state=_state(policies, store, event.ts), proposal=proposal_facts(proposal),
+        )  # fmt: skip
         yield Past(
             run=run_id,
             action=action.id,

@@ -1,6 +1,6 @@
 """The judges of steps 2 to 5: may this agent do this, with these parameters, in this state, under these rules?
 
-Each step is one method of `Judges`; `gate/judgement.py` calls them in order. Every error path here refuses. What cannot depend
+Each step is one method of `Judges`; `steps.py` calls them in order. Every error path here refuses. What cannot depend
 on the parameters, on state or on time is decided once per agent and tool and remembered until the rules or the tools change.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from interlock.capability import Capability
-from interlock.detect import flags
 from interlock.engine.judges.code_rules import CodeRules, objection
+from interlock.engine.judges.requests import POLICY_ACTION, build_request, proposal_facts, subject_of
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Decision, Refusal, Request
 from interlock.model.decode import STATE_PARAMETERS
@@ -23,8 +23,6 @@ from interlock.policy import PolicyJudge, together
 from interlock.state.store import Entry
 from interlock.verify.conditions import check_assumptions, check_preconditions
 from interlock.verify.graph import state_reads, state_writes
-
-POLICY_ACTION = {"state_read": "state_read", "state_write": "state_write", "assertion": "assert"}
 
 
 class StateView(Protocol):
@@ -51,6 +49,7 @@ class Call:
         "discharged",
         "granted",
         "parameters",
+        "partial",
         "principal",
         "proposal",
         "state",
@@ -67,8 +66,13 @@ class Call:
         parameters: dict[str, Any],
         state: StateView,
         discharged: frozenset[str] = frozenset(),
+        *,
+        partial: bool = False,
     ) -> None:
-        """`discharged` are the content hashes of the policies that an approval has answered for this very call."""
+        """`discharged` are the content hashes of the policies that an approval has answered for this very call.
+
+        `partial` if `parameters` has only those that name paths and hosts: the tool's schema is not asked then.
+        """
         self.principal = principal
         self.proposal = proposal
         self.action = action
@@ -76,6 +80,7 @@ class Call:
         self.parameters = parameters
         self.state = state
         self.discharged = discharged
+        self.partial = partial
         self.uses_state = _uses_state(action)
         """True if the action names a state key at all."""
         self.granted = False
@@ -200,7 +205,7 @@ class Judges:
         tool = call.tool
         if tool is None:
             return _check_state_parameters(call.action, call.parameters)
-        refusal = _check_schema(tool, call.parameters)
+        refusal = None if call.partial else _check_schema(tool, call.parameters)
         if refusal is not None or call.granted:
             return refusal
         named = self.grants.spelled(tool.marks, call.parameters, tool.defaults)
@@ -255,31 +260,16 @@ class Judges:
     def request(self, call: Call, *, action: str | None = None) -> Request:
         """What the policies are asked about a call. `action` stands in for its own name (`compensate`)."""
         tool, policies = call.tool, self.policies
-        named, principal = call.parameters, call.principal
+        named = call.parameters
         if tool is not None:
-            name = resource = tool.name
             named = self.grants.spelled(tool.marks, call.parameters, tool.defaults)
-        else:
-            name, resource = POLICY_ACTION[call.action.type], call.action.parameters["key"]
-        state = call.state
-        return Request(
-            agent=principal.agent,
-            groups=principal.groups,
-            action=action or name,
-            resource_type="Tool" if tool is not None else "StateKey",
-            resource=resource,
-            session={"name": principal.session} if principal.session else {},
-            parameters=named,
-            state={key: found.value for key in policies.state_keys if (found := state.get(key)) is not None},
-            proposal=proposal_facts(call.proposal),
-            flags=flags(call.parameters) if policies.wants_flags else (),
-            discharged=call.discharged,
-        )
-
-
-def proposal_facts(proposal: Proposal) -> dict[str, Any]:
-    """What policies may know of the proposal."""
-    return {"id": proposal.id, "source": proposal.source, "action_count": len(proposal.actions)}
+        subject = subject_of(call.action)
+        return build_request(
+            policies, call.principal, subject if action is None else subject._replace(action=action),
+            parameters=call.parameters, spelled=named,
+            state={key: found.value for key in policies.state_keys if (found := call.state.get(key)) is not None},
+            proposal=proposal_facts(call.proposal), discharged=call.discharged,
+        )  # fmt: skip
 
 
 def read_keys(action: Action) -> tuple[str, ...]:

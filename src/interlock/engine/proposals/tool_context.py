@@ -10,6 +10,7 @@ import msgspec
 
 from interlock.engine.judges.judges import Call
 from interlock.engine.judges.reach import Access, Reach
+from interlock.engine.judges.steps import refusal_within
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.scoped_workspace import ScopedWorkspace
 from interlock.engine.tools.registry import Registered
@@ -103,25 +104,15 @@ class ActionContext(msgspec.Struct, eq=False):
     def refusal_of(self, tool: str, parameters: dict[str, Any]) -> Refusal | None:
         """Why this agent may not make another call as a part of this one; None if the rules allow it without a question.
 
-        Steps 2, 3 and 5. A grant that counts its uses does not cover it: nothing would be counted.
+        Steps 2 to 5. A grant that counts its uses does not cover it: nothing would be counted.
         """
         run, found = self.run, self.run.services.registry.find(tool)
         if found is None:
             return Refusal("unknown_tool", f"there is no tool `{tool}` here")
         judges = run.judges_in_force()
-        principal = judges.principal(self.agent, self.session)
         action = Action(type="tool_call", id=self.action_id, tool=tool, parameters=parameters)
-        call = Call(principal, run.proposal, action, found, parameters, run.buffer)
-        now_us = judges.now_us()
-        refusal = judges.capability(call, now_us) or judges.parameters(call, now_us)
-        if refusal is not None:
-            return refusal
-        if judges.uses(principal, found, parameters):
-            return Refusal("capability_denied", f"the grant for `{tool}` counts its uses")
-        decision = judges.policies.decide(judges.request(call))
-        if decision.decision == "hold":
-            return Refusal("approval_required", "the rules say to ask, which is not possible in the middle of a call")
-        return None if decision.decision == "allow" else Refusal(decision.reason or "policy_denied", decision.detail)
+        principal = judges.principal(self.agent, self.session)
+        return refusal_within(judges, Call(principal, run.proposal, action, found, parameters, run.buffer))
 
     def refusal_of_connection(self, there: Endpoint) -> Refusal | None:
         """Why the policies do not let a process of this call connect there; the grant's hosts were compared before."""

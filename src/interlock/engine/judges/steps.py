@@ -1,0 +1,41 @@
+"""Steps 2 to 5 for one call: of an action, of a compensation, and of what a call entails. No other code orders these steps."""
+
+from __future__ import annotations
+
+from interlock.engine.judges.judges import Call, Judges
+from interlock.engine.judges.verdict import Ask, Judged, verdict_of
+from interlock.model.decision import Refusal
+
+
+def judge_call(judges: Judges, call: Call) -> Judged:
+    """Take a call through steps 2 to 5, up to the first that refuses."""
+    now_us = judges.now_us()
+    # 2
+    if refusal := judges.capability(call, now_us):
+        return Judged(2, refusal)
+    # 3
+    if refusal := judges.parameters(call, now_us):
+        return Judged(3, refusal)
+    if decision := judges.state_reads(call):
+        return Judged(5, verdict_of(decision), decision)
+    # 4
+    if refusal := judges.preconditions(call):
+        return Judged(4, refusal)
+    # 5
+    decision = judges.policy(call)
+    return Judged(5, verdict_of(decision), decision)
+
+
+def refusal_within(judges: Judges, call: Call) -> Refusal | None:
+    """Why a call may not be made as part of another one, where no question can be asked; None if it may.
+
+    A grant that counts its uses does not cover it: nothing would be counted.
+    """
+    verdict = judge_call(judges, call).verdict
+    if isinstance(verdict, Refusal):
+        return verdict
+    if isinstance(verdict, Ask):
+        return Refusal("approval_required", "the rules say to ask, which is not possible in the middle of a call")
+    if call.tool is not None and judges.uses(call.principal, call.tool, call.parameters):
+        return Refusal("capability_denied", f"the grant for `{call.tool.name}` counts its uses")
+    return None
