@@ -6,6 +6,8 @@ import os
 import pytest
 from engine_world import binding, call, execute, statuses, write
 
+from interlock.engine.inspect.actions import run_lines
+from interlock.engine.record.replay import ReplayedRun
 from interlock.model.tool import CompensationTemplate
 
 
@@ -90,6 +92,33 @@ def test_everything_comes_back_exactly_and_again(rt, root, ledger):
 def execute_id(rt):
     """The id of the newest run."""
     return rt.services.index.list_runs()[0].run_id
+
+
+def parts(project, run_id):
+    """The undo events of a run: kind, part, and the action that is undone."""
+    found = [event for event in project.journal(run_id) if event["kind"] in ("undo_intent", "undo_done")]
+    assert {event["step"] for event in found} == {10}
+    return [(event["kind"], event["how"], event.get("of", "own").rpartition("/")[2]) for event in found]
+
+
+def both(*pairs):
+    return [(kind, *pair) for pair in pairs for kind in ("undo_intent", "undo_done")]
+
+
+def test_an_undo_records_each_part_with_the_action_that_it_undoes(rt, project):
+    done = execute(rt, *ACTIONS)
+    undo(rt, done.run_id)
+    first = rt.services.index.list_runs()[0]
+    assert parts(project, first.run_id) == both(
+        ("compensation", "b"), ("files", "m"), ("files", "d"), ("files", "n"), ("files", "w")
+    )
+    directory = project.home / "runs" / first.run_id
+    assert [line.shown_status for line in run_lines(directory, first)] == ["succeeded"]
+    known = next(iter(ReplayedRun(directory).proposals.values())).actions["u"]
+    assert (known.undone, known.undo_open, known.row.status) == ({}, None, "succeeded")
+    undo(rt, first.run_id)
+    assert parts(project, execute_id(rt)) == both(("compensation", "u"), ("files", "u"))
+    assert parts(project, first.run_id)[-2:] == both(("compensation", "own"))
 
 
 def test_one_action_of_a_run(rt, root):

@@ -370,6 +370,8 @@ class UndoIntent(Event, kw_only=True, tag="undo_intent"):
 
     how: str
     detail: str = ""
+    of: str | None = None
+    """What the tool `undo` undoes: `run/proposal/action`. Absent if it is the event's own action."""
 
 
 class UndoDone(Event, kw_only=True, tag="undo_done"):
@@ -379,6 +381,8 @@ class UndoDone(Event, kw_only=True, tag="undo_done"):
     status: str
     """`rolled_back`, `compensated` or `not_undone`; `redone` if the undo itself was undone later."""
     problem: str | None = None
+    of: str | None = None
+    """As in the intent."""
 
 
 class StateRolledBack(Event, kw_only=True, tag="state_rolled_back"):

@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple
 
 from interlock.engine.completion.undo import (
     IN_USE,
-    STEP,
     Compensation,
     approved_with,
     changed_by_compensation,
@@ -19,7 +18,6 @@ from interlock.engine.completion.undo import (
     entries_to_restore,
     find_compensation,
     leftovers,
-    record_done,
     restore_files,
 )
 from interlock.engine.proposals.programs import record_ends
@@ -28,12 +26,11 @@ from interlock.engine.proposals.references import fill_references
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Requirement
 from interlock.model.errors import IntegrityError, InterlockError, ToolError
-from interlock.model.events import UndoIntent
 from interlock.model.proposal import READING, Action
 from interlock.model.result import ActionResult, NotUndone
 from interlock.model.tool import PROCESS_NOTES
 from interlock.verify.graph import needs
-from interlock.workspace import Entry, Origin, Restored
+from interlock.workspace import Entry, Restored
 from interlock.workspace.names import show, stored
 from interlock.workspace.undo import plan_by_action, plan_undo
 
@@ -182,9 +179,9 @@ def _parameters_used(run: ProposalRun, index: int) -> dict[str, Any]:
 
 
 def _restore_files(run: ProposalRun, index: int, entries: list[Entry] | None, compensated: bool | None) -> _Files:
-    """Put the files of an action back from the run's backups, with an intent in the journal."""
-    files, workspace, recorder = run.files, run.workspace, run.recorder
-    if files.directory is None or workspace is None or files.backups is None or recorder is None:
+    """Put the files of an action back from the run's backups."""
+    files = run.files
+    if files.directory is None or run.workspace is None or files.backups is None or run.recorder is None:
         return _Files()
     if run.layer is not None:  # it is dropped as a whole
         return _Files(touched=bool(entries) or _works_in_layer(run, index))
@@ -199,13 +196,10 @@ def _restore_files(run: ProposalRun, index: int, entries: list[Entry] | None, co
     if not entries:
         return _Files()
     touched = any(entry.by == "action" for entry in entries)
-    detail = f"{len(entries)} changes"
-    run.record(STEP, index, lambda _: UndoIntent(how="files", detail=detail))
-    recorder.writer.flush()
-    restored = restore_files(run, files.directory, entries, Origin(run.proposal.id, action, 0))
-    problem = restored.message if isinstance(restored, InterlockError) else None
-    record_done(run, index, "files", "rolled_back", problem)
-    return _Files(touched, problem, [] if isinstance(restored, InterlockError) else _overwritten(restored, files.id))
+    restored = restore_files(run, index, files.directory, entries)
+    if isinstance(restored, InterlockError):
+        return _Files(touched, restored.message)
+    return _Files(touched, None, _overwritten(restored, files.id))
 
 
 def _works_in_layer(run: ProposalRun, index: int) -> bool:

@@ -1,7 +1,7 @@
 """The undo core: what undoes one action, for a proposal that is aborted (`rollback`) and for the tool `undo`.
 
 A compensation runs first, because it was written for the world as the action left it and may need those files; then files are
-restored from backups. Each compensation has its own intent in the journal. What cannot be undone is named.
+restored from backups. Both have an intent and an end of their own in the journal. What cannot be undone is named.
 """
 
 from __future__ import annotations
@@ -101,23 +101,27 @@ def approved_with(services: Services, run_id: str, proposal: str, action: str, t
 
 
 async def compensate(
-    run: ProposalRun, index: int, call: Compensation, approved: Sequence[Requirement], action_id: str | None = None
+    run: ProposalRun, index: int, call: Compensation, approved: Sequence[Requirement], of: str | None = None
 ) -> Answer:
     """Make a compensating call, with its intent on disk before and its outcome after. Raises as `call_tool`.
 
-    `approved` are the requirements that were met when the action was approved (`approved_with`); `action_id` names the action of
-    another run that it undoes.
+    `approved` are the requirements that were met when the action was approved (`approved_with`); `of` names the action of
+    another run that it undoes (`source`).
     """
-    detail = f"`{call.tool}`" if action_id is None else f"`{call.tool}` for `{action_id}`"
-    run.record(STEP, index, lambda _: UndoIntent(how="compensation", detail=detail))
+    run.record(STEP, index, lambda _: UndoIntent(how="compensation", detail=f"`{call.tool}`", of=of))
     if run.recorder is not None:
         await run.recorder.writer.durable()
     answer = await call_tool(run, index, call.tool, call.parameters, call.agent, call.token, approved)
-    record_done(run, index, "compensation", "compensated", answer.problem)
+    _record_done(run, index, "compensation", "compensated", answer.problem, of)
     return answer
 
 
-def record_done(run: ProposalRun, index: int, how: str, status: str, problem: str | None) -> None:
+def source(run_id: str, proposal: str | None, action: str) -> str:
+    """How events name an action of another run."""
+    return f"{run_id}/{proposal}/{action}"
+
+
+def _record_done(run: ProposalRun, index: int, how: str, status: str, problem: str | None, of: str | None) -> None:
     """Journal the outcome of one part of an undo; `status` is the status of a success."""
     run.record(
         STEP,
@@ -126,6 +130,7 @@ def record_done(run: ProposalRun, index: int, how: str, status: str, problem: st
             how=how,
             status=status if problem is None else "not_undone",
             problem=None if problem is None else recorder.text(problem),
+            of=of,
         ),
     )
 
@@ -152,16 +157,36 @@ def changed_by_compensation(entries: Sequence[Entry]) -> set[Rel]:
 
 
 def restore_files(
-    run: ProposalRun, directory: Path, entries: Sequence[Entry], origin: Origin, *, force: bool = False
+    run: ProposalRun,
+    index: int,
+    directory: Path,
+    entries: Sequence[Entry],
+    *,
+    of: str | None = None,
+    force: bool = False,
 ) -> list[Restored] | InterlockError:
-    """Put files back from the backups in `directory`; returns the error if that is impossible, and then no file was touched."""
+    """Put files back from the backups in `directory`; returns the error if that is impossible, and then no file was touched.
+
+    `of` names the action of another run that is undone: then this run's own action is an undo, and its intent is on disk.
+    """
     workspace, backups = run.workspace, run.files.backups
     assert workspace is not None
     assert backups is not None
+    if not entries:
+        return []
+    run.record(STEP, index, lambda _: UndoIntent(how="files", detail=f"{len(entries)} changes", of=of))
+    if of is None:
+        run.flush()
+    origin = Origin(run.proposal.id, run.proposal.actions[index].id, 0 if of is None else 1)
     try:
-        return restore(workspace, directory, list(entries), backups, origin, force=force)
+        found: list[Restored] | InterlockError = restore(
+            workspace, directory, list(entries), backups, origin, force=force
+        )
     except (ConflictError, IntegrityError, ToolError) as error:
-        return error
+        found = error
+    problem = found.message if isinstance(found, InterlockError) else None
+    _record_done(run, index, "files", "rolled_back", problem, of)
+    return found
 
 
 def leftovers(

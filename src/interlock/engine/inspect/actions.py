@@ -154,6 +154,7 @@ class _Open:
             case e.ActionIntent():
                 line.tool = event.tool or line.tool
                 line.changed = not event.read_only
+                line.undone = None  # what an interrupted attempt had done was undone before this one
                 self._running.add(action_id)
                 line.at_us = event.ts
                 if event.parameters is not None and event.parameters.view is not None:
@@ -168,7 +169,7 @@ class _Open:
                 line.answered = event.decision + (f" by {event.approver}" if event.approver else "")
             case e.StateChanged():
                 self._wrote.add(action_id)
-            case e.UndoDone():
+            case e.UndoDone() if event.of is None:
                 line.undone = "not_undone" if event.problem is not None else event.status
                 line.error = event.problem or line.error
         return None

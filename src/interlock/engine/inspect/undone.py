@@ -129,7 +129,7 @@ def _undos_of(directory: Path) -> list[Undo]:
                 output = _value(originals, event.output)
                 if isinstance(output, dict):
                     ended[key] = _with_output(begun[key], event, output)
-            case e.UndoDone() if event.problem is None:
+            case e.UndoDone() if event.problem is None and event.of is None:
                 ended.pop(key, None)  # what it had done was undone with its proposal
     return list(ended.values())
 

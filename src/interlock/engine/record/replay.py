@@ -6,7 +6,7 @@ the journal has them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -24,7 +24,7 @@ from interlock.model import events as e
 from interlock.model.decode import proposal_from_builtins
 from interlock.model.errors import IntegrityError
 from interlock.model.limits import DEFAULT_LIMITS
-from interlock.model.proposal import Proposal
+from interlock.model.proposal import Action, Proposal
 from interlock.model.result import ActionResult, Cost, NotUndone, ProposalResult, RunStatus
 
 _ENDED_WELL: Final = frozenset({"succeeded", "rolled_back", "compensated", "not_undone"})
@@ -101,10 +101,18 @@ class ReplayedProposal:
 class ReplayedRun:
     """What the journal says about a run."""
 
-    def __init__(self, directory: Path, *, open_only: bool = False) -> None:
-        """Read it. With `open_only`, a proposal that has ended is counted and forgotten: a run may have had any number.
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        open_only: bool = False,
+        outputs: bool = True,
+        events: Iterable[e.Event | e.Unknown] | None = None,
+    ) -> None:
+        """Read it, or `events` of it. Raises: IntegrityError if it is damaged or holds kinds that this version does not know.
 
-        Raises: IntegrityError if it is damaged or holds kinds that this version does not know.
+        With `open_only`, a proposal that has ended is counted and forgotten: a run may have had any number. Without `outputs`,
+        rows hold outputs as the journal does (`Kept`), and `view` gives each.
         """
         self.directory = directory
         self._open_only = open_only
@@ -116,14 +124,9 @@ class ReplayedRun:
         self.samples: dict[int, dict[str, Any]] = {}
         """The last readings of the machine by the number of their event: no event names an older one."""
         self._originals = Originals(directory)
-        for event in read(directory):
-            if isinstance(event, e.Unknown):
-                raise IntegrityError(
-                    f"event {event.seq} of run `{directory.name}` is of a kind that this version does not know: `{event.kind}`",
-                    code="unknown_event",
-                    hint="use the Interlock that wrote it",
-                )
-            self._take(event)
+        self._shown: Callable[[e.Kept], Any] = self.view if outputs else _as_kept
+        for event in read(directory) if events is None else events:
+            self.take(event)
 
     def value(self, kept: e.Kept) -> Any:
         """The original of a kept value. Raises: IntegrityError `original_missing` if it was deleted."""
@@ -153,10 +156,26 @@ class ReplayedRun:
         """The proposal itself, as it was received."""
         return proposal_from_builtins(self.value(replayed.received.document), limits=DEFAULT_LIMITS)
 
+    def forget(self, proposal_id: str) -> None:
+        """Forget a proposal and what the journal says about it."""
+        del self.proposals[proposal_id]
+
+    def _actions(self, replayed: ReplayedProposal) -> Sequence[Action]:
+        """The actions of a proposal; those that the journal mentions, if the proposal was deleted (`[journal] keep`)."""
+        try:
+            return self.proposal(replayed).actions
+        except IntegrityError as error:
+            if error.code != "original_missing":
+                raise
+        return [
+            Action(type="tool_call" if known.tool else "assertion", id=name, tool=known.tool)
+            for name, known in replayed.actions.items()
+        ]
+
     def result(self, proposal_id: str) -> ProposalResult:
         """The result as far as the journal has it: what `runs show` prints."""
         replayed = self.proposals[proposal_id]
-        actions = self.proposal(replayed).actions
+        actions = self._actions(replayed)
         found = [_shown_row(action.id, replayed.actions.get(action.id)) for action in actions]
         done = replayed.finished
         if done is None and self.finished is not None:
@@ -176,8 +195,16 @@ class ReplayedRun:
             not_undone=[] if done is None else [NotUndone(**msgspec.to_builtins(n)) for n in done.not_undone],
         )
 
-    def _take(self, event: e.Event) -> None:
+    def take(self, event: e.Event | e.Unknown) -> None:
+        """Go on with the next event. Raises: IntegrityError `unknown_event`."""
         match event:
+            case e.Unknown():
+                raise IntegrityError(
+                    f"event {event.seq} of run `{self.directory.name}` is of a kind that this version does not know:"
+                    f" `{event.kind}`",
+                    code="unknown_event",
+                    hint="use the Interlock that wrote it",
+                )
             case e.RunStarted():
                 self.started = event
             case e.RunFinished():
@@ -229,6 +256,7 @@ class ReplayedRun:
             case e.ActionIntent():
                 action.attempts = event.attempt
                 action.open, action.interrupted, action.settled = True, False, None
+                action.undone.clear()  # what an interrupted attempt had done was undone before this one
                 action.tool = event.tool
                 action.read_only = event.read_only
                 action.needs_person = not (event.read_only or event.idempotent or event.recoverable)
@@ -237,7 +265,7 @@ class ReplayedRun:
                 action.open = action.interrupted = False
                 if action.attempts and isinstance(event, e.ActionDeduplicated):
                     replayed.forget_writes(action_id)  # what it did came to nothing: another call has done it
-                action.row = row_of(event, self._view, self.samples)
+                action.row = row_of(event, self._shown, self.samples)
                 action.not_undoable = getattr(event, "not_undoable", ())
                 replayed.outcomes.append((action_id, Outcome.DONE))
                 replayed.spent_ms += getattr(event, "duration_ms", 0.0)
@@ -248,11 +276,11 @@ class ReplayedRun:
                 replayed.spent_ms += event.duration_ms
                 replayed.spent_cost += event.cost
                 if event.final:
-                    action.row = row_of(event, self._view, self.samples)
+                    action.row = row_of(event, self._shown, self.samples)
                     kept_on = event.reason == "budget_exceeded"
                     replayed.outcomes.append((action_id, Outcome.FAILED if kept_on else None))
             case e.ActionRejected() | e.ActionSkipped():
-                action.row = row_of(event, self._view, self.samples)
+                action.row = row_of(event, self._shown, self.samples)
                 if action.row.status == "rejected":
                     replayed.outcomes.append((action_id, None))
                 elif event.reason == "budget_exceeded":
@@ -281,9 +309,9 @@ class ReplayedRun:
                 action.asked = False
                 if event.parameters is not None:
                     action.parameters, action.edited = event.parameters, True
-            case e.UndoIntent():
+            case e.UndoIntent() if event.of is None:
                 action.undo_open = event.how
-            case e.UndoDone():
+            case e.UndoDone() if event.of is None:
                 self._take_undo(action, event)
             case _:
                 pass
@@ -292,7 +320,7 @@ class ReplayedRun:
         self, replayed: ReplayedProposal, action: ReplayedAction, event: e.ActionUnknown | e.ActionCancelled
     ) -> None:
         action.open = False
-        row = row_of(event, self._view, self.samples)
+        row = row_of(event, self._shown, self.samples)
         if isinstance(event, e.ActionUnknown) and event.reason == "timeout":
             # Final for the proposal that saw it: the thread of a time-out is never waited for or run again.
             action.row = row
@@ -319,12 +347,16 @@ class ReplayedRun:
         elif row.status == "succeeded":
             row.status = "compensated" if event.status == "compensated" else "rolled_back"
 
-    def _view(self, kept: e.Kept) -> Any:
+    def view(self, kept: e.Kept) -> Any:
         """The original if it is there, else the redacted view: good enough to show, and checked again before it is used."""
         try:
             return self.value(kept)
         except IntegrityError:
             return kept.view
+
+
+def _as_kept(kept: e.Kept) -> Any:
+    return kept
 
 
 def _shown_row(action_id: str, known: ReplayedAction | None) -> ActionResult:

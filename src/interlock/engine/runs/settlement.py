@@ -27,7 +27,6 @@ from interlock.engine.runs.unknown_outcomes import (
 from interlock.engine.scheduler import Outcome
 from interlock.model.errors import InterlockError
 from interlock.model.events import ActionFailed, ActionSucceeded, OutcomeSettled
-from interlock.workspace import Origin as FileOrigin
 from interlock.workspace.undo import plan_undo
 
 
@@ -160,7 +159,7 @@ class Settlement:
             return True
         action = run.proposal.actions[index]
         entries = plan_undo(directory, proposal=run.proposal.id, action=action.id)
-        restored = restore_files(run, directory, entries, FileOrigin(run.proposal.id, action.id, 0))
+        restored = restore_files(run, index, directory, entries)
         return not isinstance(restored, InterlockError)  # else a person has to look at it
 
     async def _probe(self, index: int, replayed: ReplayedAction) -> bool | None:

@@ -11,6 +11,7 @@ from interlock.engine.completion.undo import (
     compensate,
     compensation_by_definition,
     find_compensation,
+    source,
 )
 from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.proposals.proposal_run import ProposalRun
@@ -82,7 +83,7 @@ class CompensationUndo:
         approved: tuple[Requirement, ...] = ()
         if call.by_definition:
             approved = approved_with(self._run.services, *(call.redoes or (run_id, proposal, action.id)), call.tool)
-        answer = await compensate(run, self._index, call, approved, action.id)
+        answer = await compensate(run, self._index, call, approved, source(run_id, proposal, action.id))
         problem = answer.problem
         if problem is None:
             self.made.append(

@@ -17,6 +17,7 @@ from interlock.engine.completion.undo import (
     entries_to_restore,
     leftovers,
     restore_files,
+    source,
 )
 from interlock.engine.gate.entailed import UNDO_TOOL, require_judged
 from interlock.engine.local.machine import user_name
@@ -34,7 +35,7 @@ from interlock.model.errors import ConflictError, IntegrityError, InterlockError
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action
 from interlock.model.tool import PROCESS_NOTES, Binding, Context, Tool
-from interlock.workspace import Entry, Origin, Restored
+from interlock.workspace import Entry, Restored
 from interlock.workspace.names import Rel, show, to_json
 from interlock.workspace.undo import UndoConflictError, find_conflicts, plan_by_action, plan_undo
 
@@ -153,9 +154,9 @@ class _Undo:
                 retryable=False,
                 output=self._output(),
             )
-        source = f"{self._run.files.id}/{self._run.proposal.id}/{self._run.proposal.actions[self._index].id}"
+        own = source(self._run.files.id, self._run.proposal.id, self._run.proposal.actions[self._index].id)
         for undo in dead:
-            settle(services, undo, source, self._output())
+            settle(services, undo, own, self._output())
         return self._output()
 
     def _forget(self, replayed: ReplayedRun, action: str | None) -> None:
@@ -289,8 +290,8 @@ class _Undo:
         if any(self._refused_path(entry.rel) for entry in entries):
             self._leave(action_id, "path_denied", "no grant of the agent allows `undo` to write there")
             return True
-        origin = Origin(run.proposal.id, run.proposal.actions[self._index].id, 1)
-        done = restore_files(run, replayed.directory, entries, origin, force=self._force)
+        of = source(replayed.directory.name, proposal_id, action_id)
+        done = restore_files(run, self._index, replayed.directory, entries, of=of, force=self._force)
         if isinstance(done, InterlockError):
             self._leave(action_id, done.code, done.message)
         else:
