@@ -6,7 +6,7 @@ something in between was damaged: *corruption*. The distinction matters because 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -140,8 +140,8 @@ class Chain:
         return None
 
 
-def read(run_dir: Path, *, start: int = 0) -> Iterator[Event | Unknown]:
-    """The sealed events from sequence number `start` on; events before it are verified but not decoded.
+def read(run_dir: Path, *, start: int = 0, kinds: Container[str] = KINDS) -> Iterator[Event | Unknown]:
+    """The sealed events from sequence number `start` on, of these `kinds`; the others are verified but not decoded.
 
     Ends silently at a torn tail (`scan` reports it). Raises: UsageError `not_found` without such a run; IntegrityError
     `journal_corrupt`, after the last event that can be trusted, if the journal is damaged there; StoreError.
@@ -153,7 +153,7 @@ def read(run_dir: Path, *, start: int = 0) -> Iterator[Event | Unknown]:
             if batch.seal.last >= start:
                 for number, line in enumerate(batch.lines):
                     seq = batch.seal.first + number
-                    if seq >= start:
+                    if seq >= start and (kinds is KINDS or _kind(line) in kinds):
                         yield _decode_event(line, seq, line_number + number, run_dir)
             line_number = chain.line + 1
         if chain.problem is not None and _whole_batch_after(file, chain.offset):

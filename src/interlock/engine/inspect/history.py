@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -17,23 +17,11 @@ from interlock.engine.local.location import Place, locate, open_database
 from interlock.journal.index import RunIndex, RunRow, SessionRow
 from interlock.model.errors import IntegrityError, InterlockError, StoreError, UsageError
 from interlock.model.events import Event, RunFinished, Unknown
-from interlock.model.result import ProposalResult
 
-__all__ = ["Check", "History", "RunRow", "RunView", "SessionRow"]
+if TYPE_CHECKING:
+    from interlock.engine.inspect.shown_run import ShownProposal
 
-
-class RunView(msgspec.Struct, frozen=True, kw_only=True):
-    """A run with the results of its proposals, as far as the journal has them."""
-
-    run: RunRow
-    proposals: list[ProposalResult]
-    problem: dict[str, str] | None = None
-    """The error that kept the journal from being read to its end."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """As one JSON object, the run's own fields first."""
-        more = {} if self.problem is None else {"problem": self.problem}
-        return {**msgspec.to_builtins(self.run), "proposals": self.proposals, **more}
+__all__ = ["Check", "History", "RunRow", "SessionRow"]
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,19 +105,14 @@ class History:
         self.index.get(run_id)
         return self.place.runs / run_id
 
-    def show(self, run_id: str) -> RunView:
-        """A run and its results; what cannot be read is named, not raised. Raises: UsageError `not_found`."""
-        from interlock.engine.record.replay import ReplayedRun  # noqa: PLC0415 - start-up: a list of runs needs none of it
+    def proposals(self, run_id: str) -> Iterator[ShownProposal]:
+        """What each proposal of a run did, and what was undone since; one at a time. Raises as `shown_proposals`."""
+        from interlock.engine.inspect.shown_run import shown_proposals  # noqa: PLC0415 - start-up: a list needs none of it
+        from interlock.engine.inspect.undone import find_undos  # noqa: PLC0415 - start-up
 
         row = self.index.get(run_id)
-        proposals: list[ProposalResult] = []
-        problem = None
-        try:
-            replayed = ReplayedRun(self.directory(run_id))
-            proposals = [replayed.result(proposal_id) for proposal_id in replayed.proposals]
-        except InterlockError as error:
-            problem = error.as_dict()
-        return RunView(run=row, proposals=proposals, problem=problem)
+        undos = find_undos(self.place.runs, self.runs(since_us=row.started_us))
+        yield from shown_proposals(self.place.runs / run_id, row, undos)
 
     # -- journals
 

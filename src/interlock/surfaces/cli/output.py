@@ -10,8 +10,8 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 import msgspec
 
@@ -32,6 +32,16 @@ _FAULTS: Final[dict[Fault, str]] = {
 
 _PROSE_MIN: Final = 20
 """Columns that prose has at least."""
+
+
+class LongObject(NamedTuple):
+    """A JSON object that is printed while it is made: the fields of `head`, the list `name`, and what is known at the end."""
+
+    head: dict[str, Any]
+    name: str
+    items: Iterable[Any]
+    """Documents, or objects like this one."""
+    tail: Callable[[], dict[str, Any]] = dict
 
 
 class Output:
@@ -79,6 +89,17 @@ class Output:
                 return
         if self.json and not lines:
             self.write(sys.stdout, "[]" if first else "]")
+
+    def emit_object(self, document: LongObject, text: Callable[[], Iterable[str]]) -> None:
+        """Print an answer of any length as `emit` does; with `--quiet` it is read and not printed."""
+        if self.json:
+            for piece in _pieces(document):
+                if not self.unread:
+                    self.write(sys.stdout, _printable(piece) if sys.stdout.isatty() else piece)
+            return
+        for line in text():
+            if not self.quiet and not self.unread:
+                self.write(sys.stdout, line)
 
     def explain_failure(self) -> None:
         """After a failure, print to standard error the part of the answer that `--quiet` left out: it says why."""
@@ -207,6 +228,21 @@ def _as_json(document: Any, *, indent: bool) -> str:
     except UnicodeEncodeError:  # a lone surrogate: JSON can express it only as an escape
         text = json.dumps(msgspec.to_builtins(document), indent=2 if indent else None)
     return _printable(text) if indent else text
+
+
+def _pieces(document: LongObject) -> Iterator[str]:
+    """The lines of a long object, broken only between its parts."""
+    head = _as_json(document.head, indent=False)[1:-1]
+    start = f"{{{head}{',' if head else ''}{_as_json(document.name, indent=False)}:["
+    first = True
+    for item in document.items:
+        before = start if first else ","
+        first = False
+        for piece in _pieces(item) if isinstance(item, LongObject) else (_as_json(item, indent=False),):
+            yield before + piece
+            before = ""
+    tail = _as_json(document.tail(), indent=False)[1:-1]
+    yield (start if first else "") + "]" + ("," + tail if tail else "") + "}"
 
 
 def _printable(text: str) -> str:

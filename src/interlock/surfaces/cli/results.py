@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from interlock.model.result import ActionResult, ProposalResult
@@ -43,13 +43,14 @@ def proposal_lines(
     *,
     calls: Calls | None = None,
     outputs: bool = True,
+    rows: Iterable[ActionResult] | None = None,
 ) -> Iterator[str]:
     """The lines of a proposal: its actions, what could not be undone, and the status.
 
     `described` says of actions, by id, what they were about and what became of them since; `calls` what they called. Without
-    `outputs` those are left out.
+    `outputs` those are left out; `rows` are those to show, if not all.
     """
-    for row in result.results:
+    for row in result.results if rows is None else rows:
         line = (described or {}).get(row.action_id)
         call = None if calls is None else calls.of(result.proposal_id, row.action_id)
         if line is not None:

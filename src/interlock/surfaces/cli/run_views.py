@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
-from interlock.engine.inspect.history import History, RunRow, RunView
+from interlock.engine.inspect.history import History, RunRow
 from interlock.model.errors import InterlockError
-from interlock.model.result import ActionResult, ProposalResult
+from interlock.model.result import ActionResult
 from interlock.surfaces.cli.looking import SHORT_ID, Choice, line_width
-from interlock.surfaces.cli.output import Output, aligned, clean
+from interlock.surfaces.cli.output import LongObject, Output, aligned, clean
 from interlock.surfaces.cli.results import proposal_lines, when
 
 if TYPE_CHECKING:
     from interlock.engine.inspect.actions import ActionLine
+    from interlock.engine.inspect.shown_run import ShownProposal
 
 _FIRST_WIDTH: Final = 24
 """Columns that the first action of a run has at least."""
 _FIRST_CHARS: Final = 200
 """Characters of it at a terminal, where it can take several lines."""
-Lines = Mapping[tuple[str, str], "ActionLine"]
-"""By proposal and action."""
 
 
 class ListedRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,67 +112,93 @@ def lines_of(past: History, run: RunRow) -> dict[tuple[str, str], ActionLine]:
         for line in run_lines(past.place.runs / run.run_id, run):
             found[line.proposal_id, line.action_id] = undos.mark(line)
     except InterlockError:
-        pass  # the view that is shown beside these names the problem
+        pass  # the caller looks for problems separately
     return found
 
 
 class ShownRun:
-    """A run as `runs show` presents it: all of it, or the actions that were asked for."""
+    """A run as `runs show` presents it, as it is read: all of it, or the actions that were asked for."""
 
-    def __init__(self, view: RunView, lines: Lines, action: str | None, chosen: Choice) -> None:
-        """`lines` are those of the run."""
-        self._view = view
-        self._lines = lines
+    def __init__(self, past: History, run: RunRow, action: str | None, chosen: Choice) -> None:
+        """Reads nothing yet."""
+        self._past = past
+        self._run = run
         self._action = action
-        self.proposals: list[tuple[ProposalResult, list[ActionResult]]] = []
-        """The proposals, each with the rows that are shown."""
-        filtered = action is not None or chosen.needs_actions
-        for proposal in view.proposals:
-            rows = [
-                row
-                for row in proposal.results
-                if action in (None, row.action_id)
-                and ((line := self._line(proposal, row)) is None or chosen.wants(line))
-                and not (line is None and chosen.needs_actions)
-            ]
-            if rows or not filtered:
-                self.proposals.append((proposal, rows))
+        self._chosen = chosen
+        self.problem: InterlockError | None = None
+        """What kept the journal from being read to its end."""
 
-    def _line(self, proposal: ProposalResult, row: ActionResult) -> ActionLine | None:
-        return self._lines.get((proposal.proposal_id, row.action_id))
+    def proposals(self) -> Iterator[Chosen]:
+        """The proposals that have an action that is shown (without a choice: all); sets `problem` at the end."""
+        filtered = self._action is not None or self._chosen.needs_actions
+        try:
+            for one in self._past.proposals(self._run.run_id):
+                rows = [row for row in one.result.results if self._wants(row, one.lines.get(row.action_id))]
+                if rows or not filtered:
+                    yield Chosen(one, rows)
+        except InterlockError as error:
+            self.problem = error
 
-    def as_dict(self) -> dict[str, Any]:
-        """As one JSON object: that of the view, each row with `tool`, `about`, `parameters`, `undone` and `undone_by`."""
-        proposals = []
-        for proposal, rows in self.proposals:
-            document = msgspec.to_builtins(msgspec.structs.replace(proposal, results=[]))
-            document["results"] = [self._row(proposal, row) for row in rows]
-            proposals.append(document)
-        return {**self._view.as_dict(), "proposals": proposals}
+    def _wants(self, row: ActionResult, line: ActionLine | None) -> bool:
+        if self._action not in (None, row.action_id):
+            return False
+        return self._chosen.wants(line) if line is not None else not self._chosen.needs_actions
 
-    def _row(self, proposal: ProposalResult, row: ActionResult) -> dict[str, Any]:
-        line = self._line(proposal, row)
-        more = {name: getattr(line, name, None) for name in ("tool", "about", "parameters", "undone", "undone_by")}
-        return {**{name: getattr(row, name) for name in row.__struct_fields__}, **more}
+    def as_object(self, proposals: Iterator[Chosen]) -> LongObject:
+        """As one JSON object, the run's own fields first."""
+        return LongObject(
+            msgspec.to_builtins(self._run), "proposals", (one.as_object() for one in proposals),
+            lambda: {} if self.problem is None else {"problem": self.problem.as_dict()},
+        )  # fmt: skip
 
-    def text(self, out: Output) -> Iterator[str]:
+    def text(self, out: Output, proposals: Iterator[Chosen]) -> Iterator[str]:
         """As lines for people."""
-        row = self._view.run
+        yield from self._head_lines(out)
+        for one in proposals:
+            yield from self._lines(out, one)
+        yield from self.tail_lines(out)
+
+    def _head_lines(self, out: Output) -> Iterator[str]:
+        """The run itself, for people."""
+        row = self._run
         yield f"{out.paint(clean(row.run_id), 'bold')}  {row.status}, agent {clean(row.agent)}, from {clean(row.source)}"
         ended = f", ended {when(row.finished_us)}" if row.finished_us else ""
         session = f", session {clean(row.session)}" if row.session else ""
         yield f"started {when(row.started_us)}{ended}{session}"
-        for proposal, rows in self.proposals:
-            yield ""
-            yield clean(proposal.proposal_id)
-            lines = {one.action_id: line for one in rows if (line := self._line(proposal, one)) is not None}
-            shown = msgspec.structs.replace(proposal, results=rows)
-            yield from proposal_lines(out, shown, lines, outputs=self._action is None)
-            if self._action is not None:
-                for one in rows:
-                    yield from _full(out, one, lines.get(one.action_id))
-        if self._view.problem is not None:
-            yield out.paint("damaged: ", "red") + clean(self._view.problem["message"])
+
+    def _lines(self, out: Output, chosen: Chosen) -> Iterator[str]:
+        """A proposal, for people."""
+        one, lines = chosen.proposal, chosen.proposal.lines
+        yield ""
+        yield clean(one.result.proposal_id)
+        rows = map(one.row, chosen.rows)
+        yield from proposal_lines(out, one.result, lines, outputs=self._action is None, rows=rows)
+        if self._action is not None:
+            for row in chosen.rows:
+                yield from _full(out, one.row(row), lines.get(row.action_id))
+
+    def tail_lines(self, out: Output) -> Iterator[str]:
+        """What went wrong, for people."""
+        if self.problem is not None:
+            yield out.paint("damaged: ", "red") + clean(self.problem.message)
+
+
+class Chosen(NamedTuple):
+    """A proposal, and those of its rows that are shown."""
+
+    proposal: ShownProposal
+    rows: list[ActionResult]
+
+    def as_object(self) -> LongObject:
+        """As one JSON object: each row with `tool`, `about`, `parameters`, `undone` and `undone_by`."""
+        head = msgspec.structs.asdict(self.proposal.result)
+        del head["results"]
+        return LongObject(head, "results", map(self._row, self.rows))
+
+    def _row(self, row: ActionResult) -> dict[str, Any]:
+        line = self.proposal.lines.get(row.action_id)
+        more = {name: getattr(line, name, None) for name in ("tool", "about", "parameters", "undone", "undone_by")}
+        return {**msgspec.structs.asdict(self.proposal.row(row)), **more}
 
 
 def _full(out: Output, row: ActionResult, line: ActionLine | None) -> Iterator[str]:

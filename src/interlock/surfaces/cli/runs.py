@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import click
 import msgspec
 
 from interlock.engine.inspect.history import Check
-from interlock.model.errors import IntegrityError, InterlockError, UsageError
+from interlock.model.errors import IntegrityError, UsageError
 from interlock.model.result import RunStatus
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.ids import RUN, TOOL
@@ -20,7 +21,7 @@ from interlock.surfaces.cli.looking import choice, choosing
 from interlock.surfaces.cli.open_project import history, prepare, undoing_runtime
 from interlock.surfaces.cli.output import Output, brief, clean
 from interlock.surfaces.cli.report import report
-from interlock.surfaces.cli.run_views import ShownRun, described_runs, lines_of, run_table
+from interlock.surfaces.cli.run_views import ShownRun, described_runs, run_table
 
 
 @click.group(cls=Group)
@@ -72,17 +73,22 @@ def show_run(out: Output, run_id: str, action: str | None, tool: str | None, gre
     """
     chosen = choice(None, None, tool, grep)
     with history() as past:
-        view = past.show(run_id)
-        lines = lines_of(past, view.run)
-    shown = ShownRun(view, lines, action, chosen)
-    if action is not None and not shown.proposals:
-        raise UsageError(
-            f"run `{run_id}` has no action `{action}`",
-            code="not_found",
-            hint=f"`interlock runs show {run_id}` lists them",
-        )
-    out.emit(shown.as_dict(), lambda: shown.text(out))
-    return 0 if view.problem is None else IntegrityError.exit_code
+        shown = ShownRun(past, past.run(run_id), action, chosen)
+        found = shown.proposals()
+        first = next(found, None)
+        if action is not None and first is None and shown.problem is None:
+            raise UsageError(
+                f"run `{run_id}` has no action `{action}`",
+                code="not_found",
+                hint=f"`interlock runs show {run_id}` lists them",
+            )
+        proposals = found if first is None else chain([first], found)
+        out.emit_object(shown.as_object(proposals), lambda: shown.text(out, proposals))
+    if shown.problem is None:
+        return 0
+    if out.quiet:
+        out.emit(None, lambda: shown.tail_lines(out))
+    return IntegrityError.exit_code
 
 
 @runs.command("log")
@@ -93,24 +99,18 @@ def log(out: Output, run_id: str, start: int) -> int:
     """Show the events of a run's journal, in order. With --json: one list."""
     from interlock.surfaces.cli.events import as_builtins, event_line  # noqa: PLC0415 - start-up
 
-    damage: InterlockError | None = None
-    found: list[Any] = []
     with history() as past:
+        if out.json:  # one document: an error has to be known before the list begins
+            deque(past.events(run_id, start), maxlen=0)
         try:
-            for event in past.events(run_id, start):
-                if out.json:
-                    found.append(as_builtins(event))
-                else:
-                    out.emit(None, lambda event=event: [event_line(out, event)])  # type: ignore[misc]
+            for event in past.events(run_id, start) if not out.json else ():
+                out.emit(None, lambda event=event: [event_line(out, event)])  # type: ignore[misc]
         except IntegrityError as error:
-            damage = error
-    if damage is None:
-        out.emit(found)
-        return 0
-    if out.json:
-        raise damage
-    out.error(damage)
-    return damage.exit_code
+            out.error(error)
+            return error.exit_code
+        if out.json:
+            out.emit_list(map(as_builtins, past.events(run_id, start)), str)
+    return 0
 
 
 @runs.command("check")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Iterator
 
 import click
 
 from interlock.engine.inspect.actions import ActionLine
 from interlock.engine.inspect.history import RunRow
-from interlock.model.errors import IntegrityError, UsageError
+from interlock.model.errors import IntegrityError, InterlockError, UsageError
 from interlock.surfaces.cli.looking import action_line, line_width
 from interlock.surfaces.cli.open_project import at_terminal, history
 from interlock.surfaces.cli.output import Output, brief, clean
@@ -29,9 +30,11 @@ def choose_run(out: Output, action: str | None) -> str:
         run_id = past.find("last")
         row = past.run(run_id)
         shown = list(lines_of(past, row).values())
-        problem = past.show(run_id).problem
-        if problem is not None:
-            raise IntegrityError(problem["message"], code=problem["code"], hint=f"`interlock undo {run_id}` tries it")
+        try:
+            deque(past.proposals(run_id), maxlen=0)
+        except InterlockError as error:
+            hint = f"`interlock undo {run_id}` tries it"
+            raise IntegrityError(error.message, code=error.code, hint=hint) from error
         chosen = [line for line in shown if action in (None, line.action_id)]
         if not any(_can_act(line) for line in chosen):
             raise UsageError(

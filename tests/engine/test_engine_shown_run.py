@@ -1,0 +1,105 @@
+"""A run looked back at: proposal by proposal, whatever its length, with what later undos made of it."""
+
+import asyncio
+import json
+import tracemalloc
+
+import pytest
+from engine_world import binding, call, plan, write
+
+from interlock.disk import Disk
+from interlock.engine.inspect.history import History
+from interlock.journal.private import delete_private
+from interlock.model.errors import IntegrityError
+from interlock.model.tool import CompensationTemplate
+
+BIG = 200_000
+
+
+async def big(parameters, ctx):
+    return {"text": "x" * BIG}
+
+
+@pytest.fixture
+def past(project):
+    """Takes several plans in one run, and opens the history of the project."""
+    opened = []
+
+    def make(*plans, tools=()):
+        rt = project.open(*tools)
+        run = rt.runs.start()
+        for one in plans:
+            asyncio.run(run.execute(one))
+        run.finish()
+        history = History.open(project.root, project.env)
+        opened.append(history)
+        return history, rt, rt.services.index.list_runs()[0].run_id
+
+    yield make
+    for history in opened:
+        history.db.close()
+
+
+def outputs(shown):
+    return [one.row(row).output for one in shown for row in one.result.results]
+
+
+def test_each_proposal_with_its_rows_and_what_they_were_about(past):
+    history, _, run_id = past(plan(call("fs.list", "l"), id="p1"), plan(write("k", 1, "w"), id="p2"))
+    first, second = history.proposals(run_id)
+    assert (first.result.proposal_id, second.result.proposal_id) == ("p1", "p2")
+    assert first.lines["l"].tool == "fs.list"
+    assert second.lines["w"].about == "k"
+    assert [row.status for row in second.result.results] == ["succeeded"]
+    assert set(first.row(first.result.results[0]).output) >= {"entries"}
+
+
+def test_a_proposal_is_given_before_the_rest_of_the_journal_is_read(past, project):
+    history, _, run_id = past(*(plan(write("k", n), id=f"p{n}") for n in range(4)))
+    path = project.run_directory(run_id) / "journal.ndjson"
+    data = bytearray(path.read_bytes())
+    data[data.index(b'"p2"')] ^= 1
+    path.write_bytes(data)
+    found = history.proposals(run_id)
+    assert next(found).result.proposal_id == "p0"
+    assert next(found).result.proposal_id == "p1"
+    with pytest.raises(IntegrityError):
+        list(found)
+
+
+def test_outputs_are_not_in_memory_together(past):
+    actions = [call("big", f"a{n}") for n in range(40)]
+    history, _, run_id = past(plan(*actions, id="p"), tools=[binding("big", big, read_only=True)])
+    (shown,) = history.proposals(run_id)
+    tracemalloc.start()
+    (again,) = history.proposals(run_id)
+    sizes = [len(shown.row(row).output["text"]) for row in again.result.results]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sizes == [BIG] * 40
+    assert peak < 20 * BIG
+
+
+def test_a_compensation_that_came_later_is_in_the_rows(past):
+    async def book(parameters, ctx):
+        return {}
+
+    template = CompensationTemplate(tool="cancel", parameters={})
+    tools = [
+        binding("book", book, reversibility="compensable", compensation=template),
+        binding("cancel", book),
+    ]
+    history, rt, run_id = past(plan(call("book", "b"), id="p1"), plan(write("k", 1, "w"), id="p2"), tools=tools)
+    asyncio.run(rt.runs.undo(run_id))
+    first, second = history.proposals(run_id)
+    assert [row.status for row in first.result.results] == ["compensated"]
+    assert (first.lines["b"].undone, second.lines["w"].undone) == ("compensated", "rolled_back")
+
+
+def test_a_proposal_whose_original_was_deleted_is_shown_redacted(past, project):
+    secret = "AKIA" + "QWERTYUIOPASDFGH"
+    history, _, run_id = past(plan(write("k", secret, "w"), call("fs.list", "l"), id="p"))
+    delete_private(project.run_directory(run_id), Disk())
+    (shown,) = history.proposals(run_id)
+    assert [row.action_id for row in shown.result.results] == ["w", "l"]
+    assert secret not in json.dumps(outputs([shown]))
