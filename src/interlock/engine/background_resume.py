@@ -71,6 +71,9 @@ class Continuing:
             except Exception as error:  # noqa: BLE001 - a defect that one run meets must not keep all others waiting
                 if isinstance(error, InterlockError) and error.code in _LATER:
                     continue
+                if isinstance(error, InterlockError) and error.code == "client_call":
+                    self._tried[run_id] = answered  # its coding agent carries it out, when it calls again
+                    continue
                 self._report(run_id, error)
             else:
                 self._report(run_id, results)

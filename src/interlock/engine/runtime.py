@@ -15,6 +15,7 @@ from interlock.engine.facets.rules import CodeRules
 from interlock.engine.facets.runs import Runs
 from interlock.engine.facets.state import State
 from interlock.engine.inspect import explain as plans
+from interlock.engine.kit.client_uses import ClientUses
 from interlock.engine.kit.execute import call_tool, call_tools, execute
 from interlock.engine.kit.options import CallOptions, ExecuteOptions, ToolCallsOptions
 from interlock.engine.kit.toolset import Format, definitions, own_name
@@ -101,6 +102,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self.grants = Grants(services)
         self.rules = CodeRules(services)
         self.approvals = Approvals(services.desk, services.agent)
+        self.client_uses = ClientUses(services)
 
     # -- tools
 
@@ -117,9 +119,8 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self.register(Tool(name=name) if executor is None else name_only(name, executor))
 
     def set_executor(self, executor: ToolExecutor | None) -> None:
-        """Who performs calls of tools that were registered without a function, or not at all; None for nobody. A name that is not
-        registered is then a tool with an open schema and the most cautious traits, which rules and grants must allow like any
-        other. `execute(..., executor=)` comes first.
+        """Who performs calls of tools without a function, or that are not registered; None for nobody. An unregistered name is
+        then a tool with an open schema and the most cautious traits, under the rules. `execute(..., executor=)` comes first.
         """
         self.services.executors.default = executor
 

@@ -74,6 +74,9 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cost: float | None = None
 
 
+CLIENT_SOURCE: Final = "client/"
+"""How the `source` of a proposal begins whose calls a coding agent carries out with its own tools."""
+
 INVOCATION_MODES: Final = ("one_shot", "run", "session")
 """How long a program that an action starts may live: until the end of the action, its run or its session."""
 
@@ -117,3 +120,8 @@ class Proposal(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     deadline_ms: int | None = None
     budget: Budget | None = None
     context: dict[str, Any] = {}
+
+    @property
+    def by_client(self) -> bool:
+        """True if a coding agent carries the calls out with its own tools, and Interlock only decides and records."""
+        return self.source.startswith(CLIENT_SOURCE)

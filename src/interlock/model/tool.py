@@ -246,3 +246,17 @@ class ToolExecutor(Protocol):
     async def execute(self, tool: str, parameters: dict[str, Any], ctx: Context) -> Any:
         """Perform the call and return a JSON value. Raises ToolError (or anything) to fail."""
         ...
+
+
+class ClientExecutor(ToolExecutor, Protocol):
+    """A coding agent that carries out a call with a tool of its own, once the gate has let it: `Runtime.call(client=)`."""
+
+    @property
+    def client(self) -> str:
+        """The client's name, such as `claude-code`."""
+        ...
+
+    @property
+    def released(self) -> bool:
+        """True once the client was told to go ahead: from then on nothing here can stop the call."""
+        ...

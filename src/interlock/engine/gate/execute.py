@@ -29,6 +29,8 @@ from interlock.verify.conditions import equal
 
 STATE_NS = 30 * 1_000_000_000
 """Time-out of what only touches the proposal's buffer."""
+CLIENT_NS = 24 * 60 * 60 * 1_000_000_000
+"""After so long the outcome of a call that a client carries out is unknown."""
 
 
 async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | None:
@@ -48,8 +50,10 @@ async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | N
         digest=digest_of(action, data),
         parameters=recorder.keep(action.parameters, tool.secrets if tool is not None else (), data),
         read_only=tool is None or tool.read_only,
-        idempotent=tool is not None and tool.tool.idempotent,
-        recoverable=tool is not None and (tool.tool.reversibility == "reversible" or tool.tool.probe is not None),
+        idempotent=tool is not None and run.client is None and tool.tool.idempotent,
+        recoverable=tool is not None
+        and run.client is None
+        and (tool.tool.reversibility == "reversible" or tool.tool.probe is not None),
     )
     recorder.record(intent, run.proposal.id, action.spec.id, 8)
     if tool is None:
@@ -114,6 +118,8 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
 
 def _timeout_ns(action: ActionRun) -> int:
     """An attempt ends at the tool's time-out, or the action's if that is shorter. An agent cannot extend it."""
+    if action.run.client is not None:  # the client has limits of its own, and says when the call has ended
+        return CLIENT_NS
     timeout_ns, own_ms = STATE_NS if action.tool is None else action.tool.timeout_ns, action.spec.timeout_ms
     return timeout_ns if own_ms is None else min(timeout_ns, own_ms * 1_000_000)
 
@@ -196,7 +202,7 @@ def _timed_out(action: ActionRun, attempt: ActionContext, output: Any) -> Failur
     attempt.cancelled = True
     message = f"stopped after its time-out of {_timeout_text(action)}"
     if _runs_on(action):
-        detail = f"{message}; its thread cannot be stopped"
+        detail = f"{message}; {_why_it_runs_on(action)}"
         return Failure(attempt, "timeout", detail, retryable=False, output=output, status="unknown_outcome")
     return Failure(attempt, "timeout", message, output=output)
 
@@ -232,11 +238,7 @@ def _stopped(
     return Failure(
         attempt,
         reason or by_us or "cancelled",
-        f"{why}; its thread cannot be stopped"
-        if unknown and why
-        else "its thread cannot be stopped"
-        if unknown
-        else "",
+        "; ".join(filter(None, (why, _why_it_runs_on(action)))) if unknown else "",
         retryable=False,
         output=output,
         status="unknown_outcome" if unknown else "cancelled",
@@ -248,4 +250,16 @@ def _stopped(
 
 def _runs_on(action: ActionRun) -> bool:
     """True if the call goes on after it was stopped, and can still have an effect."""
-    return action.tool is not None and action.tool.mode == "thread" and not action.tool.read_only
+    if action.tool is None or action.tool.read_only:
+        return False
+    client = action.run.client
+    return action.tool.mode == "thread" if client is None else client.released
+
+
+def _why_it_runs_on(action: ActionRun) -> str:
+    client = action.run.client
+    return (
+        "its thread cannot be stopped"
+        if client is None
+        else f"`{client.client}` carries it out, and said nothing of its end"
+    )

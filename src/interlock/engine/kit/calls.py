@@ -27,8 +27,9 @@ from interlock.journal.stops import StopRequest
 from interlock.model.canonical import digest
 from interlock.model.errors import ConflictError, HeldError, ProposalError, StoreError, UsageError
 from interlock.model.grant import OPERATOR
-from interlock.model.proposal import Proposal
+from interlock.model.proposal import CLIENT_SOURCE, Proposal
 from interlock.model.result import CallResult, ProposalResult
+from interlock.model.tool import ClientExecutor
 from interlock.verify.references import References
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ async def call(
     *,
     call_id: str | None,
     resume_held: bool = False,
+    client: ClientExecutor | None = None,
 ) -> CallResult:
     """One call; see `Runtime.call`."""
     plain = References((_ACTION,)).escape(dict(parameters))  # a model's text that looks like a reference is text
@@ -68,8 +70,12 @@ async def call(
         action["invocation_mode"] = (
             "session"  # the run ends with this call, and what it starts is for the calls after it
         )
-    document = {"source": "call", "agent": caller.agent, "actions": [action]}
-    one = _Call(services, caller, decode(document, services.bounds.limits))
+    source = "call"
+    if client is not None:
+        source = CLIENT_SOURCE + client.client
+        action["failure_behavior"] = "skip"  # what its own tools did is not rolled back behind its back
+    document = {"source": source, "agent": caller.agent, "actions": [action]}
+    one = _Call(services, caller, decode(document, services.bounds.limits), client)
     # A result for the agent itself, or for another token, is not reused for this one.
     token = [] if caller.token is None else [caller.token.id]
     if call_id:
@@ -77,7 +83,7 @@ async def call(
         return await _once(one, tool, services.redactor.keyed(digest("tool_call", about)))
     if resume_held:
         # Not the session: a restarted client continues with held calls.
-        about = [services.workspace_id, caller.agent, tool, parameters, *token]
+        about = [services.workspace_id, caller.agent, tool, parameters, *token, *([] if client is None else [source])]
         return await _held_or_new(one, tool, services.redactor.keyed(digest("held_call", about)))
     return _result(tool, await one.run(services.ids.new("run")))
 
@@ -140,14 +146,17 @@ class _Call(NamedTuple):
     services: Services
     caller: Caller
     proposal: Proposal
+    client: ClientExecutor | None = None
 
     async def run(self, run_id: str) -> ProposalResult:
         """Make the call, as a run of its own."""
         # As in `Runtime.execute`: a run of the operator's name would be the person's own.
         agent = None if self.caller.agent == OPERATOR else self.caller.agent
-        run = Run.start(self.services, agent=agent, session=self.caller.session, run_id=run_id, source="call")
+        run = Run.start(
+            self.services, agent=agent, session=self.caller.session, run_id=run_id, source=self.proposal.source
+        )
         try:
-            return await run.take(self.proposal, token=self.caller.token)
+            return await run.take(self.proposal, client=self.client, token=self.caller.token)
         finally:
             run.finish()
 
@@ -164,7 +173,7 @@ class _Call(NamedTuple):
         if not directory.exists():  # the process ended between the claim and the run
             return await self.run(run_id)
         try:
-            results = await resume(services, run_id)
+            results = await resume(services, run_id, client=self.client)
         except UsageError as error:
             if error.code != "run_finished":
                 raise

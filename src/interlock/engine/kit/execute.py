@@ -15,7 +15,7 @@ from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
 from interlock.model.grant import OPERATOR
 from interlock.model.result import CallResult, ProposalResult
-from interlock.model.tool import ToolExecutor
+from interlock.model.tool import ClientExecutor, ToolExecutor
 
 Asks = Callable[[bool, OnQuestion | None], AbstractAsyncContextManager[None]]
 """Gives the context in which work is asked about, from `wait` and `on_question`."""
@@ -61,6 +61,7 @@ async def call_tool(
     *,
     call_id: str | None = None,
     resume_held: bool = False,
+    client: ClientExecutor | None = None,
     agent: str | None = None,
     session: str | None = None,
     wait: bool = True,
@@ -70,7 +71,9 @@ async def call_tool(
     """See `Runtime.call`."""
     async with asks(wait, on_question):
         caller = _caller(services, agent, session, grant_token)
-        return await call(services, tool, parameters or {}, caller, call_id=call_id, resume_held=resume_held)
+        return await call(
+            services, tool, parameters or {}, caller, call_id=call_id, resume_held=resume_held, client=client
+        )
 
 
 async def call_tools(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from interlock.engine.people.questions import OnQuestion
-from interlock.model.tool import ToolExecutor
+from interlock.model.tool import ClientExecutor, ToolExecutor
 
 
 class _Options(TypedDict, total=False):
@@ -39,6 +39,9 @@ class CallOptions(_Options, total=False):
     resume_held: bool
     """For a call without an id: go on with an equal call of the agent that is held, if there is one. The run of a
     caller that is cancelled is stopped, because nothing else would resume it."""
+    client: ClientExecutor
+    """Carries the call out itself, with a tool of its own, once the gate allows it; with `resume_held`. Only its own calls
+    go on with a held one."""
 
 
 class ToolCallsOptions(_Options, total=False):

@@ -22,7 +22,7 @@ from interlock.model.events import Event, StateChanged
 from interlock.model.grant import Principal
 from interlock.model.proposal import Proposal
 from interlock.model.result import ActionResult, LayerResult
-from interlock.model.tool import ToolExecutor
+from interlock.model.tool import ClientExecutor, ToolExecutor
 from interlock.model.units import as_duration
 from interlock.state.buffer import Buffer
 from interlock.state.idempotency import Results
@@ -64,10 +64,11 @@ class ProposalRun:
         *,
         dry_run: bool = False,
         executor: ToolExecutor | None = None,
+        client: ClientExecutor | None = None,
         allowance: Allowance,
         token: str | None = None,
     ) -> None:
-        """Nothing has happened yet. `token` is the id of the grant token that was presented with the proposal."""
+        """Nothing has happened yet. `token` is the presented grant token's id; a `client` carries the calls out itself."""
         # What does not change.
         self.services = services
         self.files = self.run_files = files  # in a layer `files` has the layer's backups
@@ -77,7 +78,8 @@ class ProposalRun:
         self.principal = principal
         self.token = token
         self.dry_run = dry_run
-        self.executor = executor
+        self.client = client
+        self.executor = executor if client is None else client
         self.allowance = allowance
         self.recorder: Recorder | None = files.recorder
         self.clock = services.clock

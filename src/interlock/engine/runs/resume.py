@@ -25,9 +25,7 @@ from interlock.engine.runs.dead_undos import clear_action
 from interlock.engine.runs.recover import adopt_orphans
 from interlock.engine.runs.run import Run
 from interlock.engine.runs.settlement import Settlement
-from interlock.engine.runs.unknown_outcomes import (
-    Answer,
-)
+from interlock.engine.runs.unknown_outcomes import Answer, is_unknown
 from interlock.engine.runs.write_lease import writing
 from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
@@ -37,6 +35,7 @@ from interlock.journal.stops import StopRequest
 from interlock.model.errors import IntegrityError, ToolError, UsageError
 from interlock.model.events import StateChanged
 from interlock.model.result import ProposalResult
+from interlock.model.tool import ClientExecutor
 from interlock.state.idempotency import Origin, Stored
 from interlock.verify.graph import build_graph
 from interlock.workspace import end_left_processes
@@ -44,19 +43,26 @@ from interlock.workspace.undo import discard_temporaries, plan_undo
 
 
 async def resume(
-    services: Services, run_id: str, answers: Mapping[str, Answer] | None = None, *, by: str = ""
+    services: Services,
+    run_id: str,
+    answers: Mapping[str, Answer] | None = None,
+    *,
+    by: str = "",
+    client: ClientExecutor | None = None,
+    reported: bool = False,
 ) -> list[ProposalResult]:
     """Finish what a run began. `answers` settle unknown outcomes by action id; `by` names the person who gave them.
+
+    The calls of a coding agent's own tools go on only with their `client`; without it, UsageError `client_call`.
+
+    `reported` says that the `answers` are the client's report of how its own calls ended.
 
     Once there are approvers, only they answer, with a proof: through the question (`unknown_outcomes`), not through `answers`.
     Returns the results of the proposals that were not finished. Raises: UsageError `not_found` or `run_finished`;
     IntegrityError if the journal is damaged or was truncated; StoreError `run_locked` if its process is alive.
     """
-    if answers and services.desk.approvers.all():
-        raise AccessError(
-            "approvers are configured, so an unknown outcome is settled by the answer of one of them",
-            hint=f"`interlock recover {run_id} --action ID --as ...`, or `interlock approvals edit`",
-        )
+    if answers and not reported:
+        _require_no_approvers(services, run_id)
     if services.state_dir is not None:
         adopt_orphans(services.index, services.state_dir / "runs", services.disk)
     directory = run_directory(services, run_id)
@@ -74,6 +80,8 @@ async def resume(
         abandon(services, replayed, stop=request)
         ended = ReplayedRun(directory)
         return [ended.result(proposal) for proposal in ended.proposals]
+    if client is None:
+        _require_no_client(replayed, answers or {})
     run = Run.resume(
         services, run_id, agent=replayed.started.agent, session=replayed.started.session, at=report.status.head.seq
     )
@@ -82,7 +90,8 @@ async def resume(
         if run.files.backups is not None:
             end_left_processes(run.files.backups)
         results = [
-            await _Resumption(run, replayed, known, answers or {}, by).go() for known in replayed.proposals.values()
+            await _Resumption(run, replayed, known, answers or {}, by, client).go()
+            for known in replayed.proposals.values()
         ]
         if not run.tally.statuses:
             run.nothing_began()
@@ -121,6 +130,39 @@ def abandon(services: Services, replayed: ReplayedRun, *, stop: StopRequest | No
         run.finish()
 
 
+def _require_no_approvers(services: Services, run_id: str) -> None:
+    if services.desk.approvers.all():
+        raise AccessError(
+            "approvers are configured, so an unknown outcome is settled by the answer of one of them",
+            hint=f"`interlock recover {run_id} --action ID --as ...`, or `interlock approvals edit`",
+        )
+
+
+def _require_no_client(replayed: ReplayedRun, answers: Mapping[str, Answer]) -> None:
+    """Raises: UsageError `client_call` if calls would go on that only the client can carry out, with its own tools."""
+    for known in replayed.proposals.values():
+        if not replayed.proposal(known).by_client:
+            continue
+        settled = {name for name, action in known.actions.items() if is_unknown(action)}
+        if not settled or any(answers.get(name) == "again" for name in settled):
+            raise UsageError(
+                "the coding agent that asked for this call carries it out itself: it goes on when the agent makes it again",
+                code="client_call",
+                hint="tell the agent to call its tool again with the same arguments",
+            )
+
+
+def unknown_actions(services: Services, run_id: str) -> list[str]:
+    """The actions of a run whose outcome is not known. Raises: UsageError `not_found`; StoreError `run_locked`."""
+    directory = run_directory(services, run_id)
+    report = recover(directory, services.disk)
+    replayed = ReplayedRun(directory, open_only=True)
+    replayed.add_torn(report.intents)
+    return [
+        name for known in replayed.proposals.values() for name, action in known.actions.items() if is_unknown(action)
+    ]
+
+
 def run_directory(services: Services, run_id: str) -> Path:
     """Where a run of this workspace lives. Raises UsageError `not_found`."""
     if services.state_dir is None:
@@ -133,7 +175,13 @@ class _Resumption:
     """One unfinished proposal that is being resumed."""
 
     def __init__(
-        self, owner: Run, replayed: ReplayedRun, known: ReplayedProposal, answers: Mapping[str, Answer], by: str
+        self,
+        owner: Run,
+        replayed: ReplayedRun,
+        known: ReplayedProposal,
+        answers: Mapping[str, Answer],
+        by: str,
+        client: ClientExecutor | None,
     ) -> None:
         self._owner = owner
         self._folded = replayed
@@ -149,6 +197,7 @@ class _Resumption:
             build_graph(proposal, services.registry.by_name),
             services.judges.current().principal(known.received.agent, proposal.session or owner.session),
             dry_run=known.received.dry_run,
+            client=client,
             allowance=owner.allowance(proposal, dry_run=known.received.dry_run),
             token=known.received.grant_token,
         )

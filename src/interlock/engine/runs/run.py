@@ -41,7 +41,7 @@ from interlock.model.errors import InterlockError, ProposalError, StoreError
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Proposal
 from interlock.model.result import ProposalResult, RunStatus
-from interlock.model.tool import ToolExecutor
+from interlock.model.tool import ClientExecutor, ToolExecutor
 
 
 class Run:
@@ -165,10 +165,11 @@ class Run:
         *,
         dry_run: bool = False,
         executor: ToolExecutor | None = None,
+        client: ClientExecutor | None = None,
         token: GrantToken | None = None,
     ) -> ProposalResult:
         """Take a proposal that `decode` gave through the gate; with a `token` that `present_token` gave, under it alone
-        and as its agent.
+        and as its agent; a `client` carries the calls out itself.
 
         Raises: ProposalError if it is malformed (nothing ran); StoreError if the journal or the database failed (what is on
         disk is the truth); CancelledError if the caller cancelled (the proposal can be resumed).
@@ -178,14 +179,7 @@ class Run:
         services.refresh()
         if not proposal.id:
             proposal = msgspec.structs.replace(proposal, id=services.ids.new("prop"))
-        if proposal.id in self._proposals:
-            # Approvals, backups and the journal know an action by run, proposal and action.
-            raise ProposalError(
-                "this run has had a proposal of that id",
-                code="duplicate_id",
-                path="$.id",
-                hint="give each proposal its own id, or leave it out",
-            )
+        _require_new(proposal.id, self._proposals)
         self._proposals.add(proposal.id)
         services.adopt_tools(proposal)
         agent = proposal.agent or self.agent if token is None else token.root.agent
@@ -203,6 +197,7 @@ class Run:
             principal,
             dry_run=dry_run,
             executor=executor,
+            client=client,
             allowance=self.allowance(proposal, dry_run=dry_run),
             token=None if token is None else token.id,
         )
@@ -294,6 +289,18 @@ class Run:
         self.tally.statuses.add("rejected")
         if self.recorder is not None:
             record_rejected(self.recorder, proposal_id, error)
+
+
+def _require_new(proposal_id: str, known: set[str]) -> None:
+    """Raises: ProposalError for a second proposal of the same id."""
+    if proposal_id in known:
+        # Approvals, backups and the journal know an action by run, proposal and action.
+        raise ProposalError(
+            "this run has had a proposal of that id",
+            code="duplicate_id",
+            path="$.id",
+            hint="give each proposal its own id, or leave it out",
+        )
 
 
 def _require_agent(proposal: Proposal, own: str) -> None:

@@ -62,6 +62,10 @@ class Settlement:
         if answer is None and (hold := self._answered(action.id)) is not None:
             return self._decide(index, cast("Answer", answer_of(hold)), answered_by(hold))
         if answer is None:
+            if run.proposal.by_client:  # Interlock cannot repeat what a client does with its own tools
+                if tool is None or tool.read_only:
+                    return self._decide(index, "failed", "read_only")
+                return self._ask_person(index, replayed)
             if tool is None or tool.read_only:
                 return self._decide(index, "again", "read_only")
             if tool.tool.idempotent:
@@ -100,6 +104,8 @@ class Settlement:
         run, desk = self._run, self._run.services.desk
         action = run.proposal.actions[index]
         withdraw_question(desk, run.files.id, run.proposal.id, action.id)
+        if run.proposal.by_client and decision == "again":
+            decision = "failed"  # its client makes it again, as another call
         run.record(10, index, lambda _: OutcomeSettled(decision=decision, by=by))
         if decision == "succeeded":
             self._succeed(index, by)

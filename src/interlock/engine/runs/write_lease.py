@@ -55,6 +55,10 @@ async def writing(pool: WorkerPool, *, settle: bool = False) -> AsyncIterator[No
     With `settle` it has its turn at once, to put files back. Raises: StoreError, with `settle` also `workspace_busy`.
     """
     run = pool.run
+    if run.client is not None:
+        # Like a person's editor, a client writes whenever it likes: a lease would only make its parallel calls wait.
+        yield
+        return
     if run.turn is not None or run.services.workspace is None or run.dry_run or _is_nested(run) or not _may_write(run):
         yield
         return

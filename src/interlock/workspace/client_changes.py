@@ -1,0 +1,49 @@
+"""A file that a coding agent changes with a tool of its own: what it was before is kept, and what it is afterwards recorded.
+
+What was there is durable before the client is told to go ahead, so that undo has it even if Interlock is killed meanwhile.
+Then the change itself counts as somebody else's, and undo wants `--force`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from interlock.model.errors import ToolError
+from interlock.workspace.backups import Backups, Change, Origin
+from interlock.workspace.names import Rel
+from interlock.workspace.nodes import Node
+from interlock.workspace.tree import Workspace
+
+
+class ClientChange:
+    """One file, and the directories above it that are not there yet. Both methods may be slow; call them in this order."""
+
+    def __init__(self, workspace: Workspace, backups: Backups, origin: Origin, path: Rel) -> None:
+        """`path` is free of links."""
+        self._workspace = workspace
+        self._backups = backups
+        self._origin = origin
+        self._path = path
+        self._before: dict[Rel, Node] = {}
+
+    def begin(self) -> None:
+        """Keep what is there. Durable once it returns. Raises: ToolError, also for a protected path; StoreError."""
+        with self._workspace.changing():
+            self._workspace.guard().check(self._path)
+            for depth in range(1, len(self._path) + 1):
+                part = self._path[:depth]
+                if depth == len(self._path) or self._workspace.lstat(part) is None:
+                    self._before[part] = self._workspace.examine(part, read=self._backups.keep).node
+            self._backups.record(self._origin, [Change(p, node, node) for p, node in self._before.items()], by="other")
+
+    def end(self) -> None:
+        """Record what is there now. Raises: StoreError."""
+        changes = []
+        with self._workspace.changing():
+            for path, before in self._before.items():
+                with contextlib.suppress(ToolError):  # it cannot be read: undo finds that it was changed
+                    after = self._workspace.examine(path).node
+                    if not after.same(before):
+                        changes.append(Change(path, before, after))
+            if changes:
+                self._backups.record(self._origin, changes)
