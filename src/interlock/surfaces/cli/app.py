@@ -57,6 +57,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Agents": {
         "install": ("interlock.surfaces.clients.command", "Let a coding agent work through Interlock in this project."),
         "gateway": ("interlock.surfaces.gateway.command", "Serve the tools of this project to an MCP client."),
+        "gate": ("interlock.surfaces.resident.command", "Start, look at and stop the resident gate, which hooks ask."),
     },
     "Answer": {
         "approvals": ("approvals", "Questions that wait for an answer."),
@@ -168,16 +169,22 @@ class _Root(Group):
         module = import_module(found[0] if foreign else f"interlock.surfaces.cli.{found[0]}")
         command = getattr(module, name)
         assert isinstance(command, click.Command)
-        if foreign:  # from another surface, so it lacks the common options
-            command = copy.copy(command)
-            command.params = [*command.params, *_common()]
-        return command
+        return _with_common(command) if foreign else command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))
         for heading, group in GROUPS.items():
             with formatter.section(heading):
                 formatter.write_dl([(name.ljust(width), text) for name, (_, text) in group.items()])
+
+
+def _with_common(command: click.Command) -> click.Command:
+    """A command from another surface, with the common options, which it lacks; its own commands too."""
+    command = copy.copy(command)
+    command.params = [*command.params, *_common()]
+    if isinstance(command, click.Group):
+        command.commands = {name: _with_common(one) for name, one in command.commands.items()}
+    return command
 
 
 def _version(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:

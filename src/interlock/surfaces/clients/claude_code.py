@@ -1,16 +1,23 @@
-"""What Claude Code needs in a project to work through Interlock.
+"""Claude Code: in replace mode its own tools are denied and the gateway is started; in guard mode its hooks ask the gate.
 
-Tested with version 2.1.332. Sources: its documentation of settings, permissions and MCP, and tries with the program.
+Tested with version 2.1.332. Sources: its documentation of settings, permissions, hooks and MCP, and tries with the program.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from interlock.surfaces.clients.claude_hooks import KINDS, ClaudeHooks
+from interlock.surfaces.clients.client import (
+    CLIENT_HOOK_SECONDS,
+    SERVER,
+    Client,
+    Scope,
+    Setup,
+    gateway_entry,
+    hook_command,
+)
 from interlock.surfaces.clients.entries import Entry
 
 TESTED: Final = "2.1.332"
@@ -19,30 +26,53 @@ NATIVE: Final = (
     "WebFetch", "EnterWorktree", "ExitWorktree",
 )  # fmt: skip
 """Its own tools that run commands, touch files or fetch pages. Denied, they are not offered to the model, nor to sub-agents."""
+_SETTINGS: Final[dict[Scope, str]] = {
+    "project": ".claude/settings.json",
+    "user": ".claude/settings.json",
+    "managed": "managed-settings.json",
+}
+_BLOCKING: Final = ("PreToolUse", "PermissionRequest", "PreSkillShellCommand", "ConfigChange")
+"""Events whose hooks are set to block when they fail in any way."""
 
-_SERVER: Final = "interlock"
-_PASSED_ON: Final = "INTERLOCK_STATE_DIR"
 
-
-def entries(agent: str | None, env: Mapping[str, str]) -> dict[str, tuple[Entry, ...]]:
-    """The entries, by file relative to the project."""
-    server: dict[str, Any] = {
-        "command": _program(),
-        "args": ["gateway", *([] if agent is None else ["--agent", agent])],
-    }
-    if _PASSED_ON in env:  # else the gateway would look for the questions elsewhere than the terminal
-        server["env"] = {_PASSED_ON: env[_PASSED_ON]}
+def files(setup: Setup) -> dict[str, tuple[Entry, ...]]:
+    """See `Client.files`."""
+    if setup.mode == "guard":
+        return {_SETTINGS[setup.scope]: _hooks(setup)}
     return {
-        ".mcp.json": (Entry(("mcpServers", _SERVER), server),),
+        ".mcp.json": (Entry(("mcpServers", SERVER), gateway_entry(setup)),),
         ".claude/settings.json": (
-            Entry(("enabledMcpjsonServers",), _SERVER, listed=True),
-            Entry(("permissions", "allow"), f"mcp__{_SERVER}", listed=True),
+            Entry(("enabledMcpjsonServers",), SERVER, listed=True),
+            Entry(("permissions", "allow"), f"mcp__{SERVER}", listed=True),
             *(Entry(("permissions", "deny"), name, listed=True) for name in NATIVE),
         ),
     }
 
 
-def _program() -> str:
-    """The command that this process runs as, by its whole path: the client may have another PATH."""
-    beside = Path(sys.executable).with_name("interlock")
-    return str(beside) if os.access(beside, os.X_OK) else str(Path(sys.argv[0]).resolve())
+def _hooks(setup: Setup) -> tuple[Entry, ...]:
+    command = hook_command("claude-code", setup)
+    entries = []
+    for event in KINDS:
+        hook: dict[str, Any] = {"type": "command", "command": command, "timeout": CLIENT_HOOK_SECONDS}
+        if event in _BLOCKING:
+            hook["onFailure"] = "block"
+        entries.append(Entry(("hooks", event), {"matcher": "*", "hooks": [hook]}, listed=True))
+    if setup.scope == "managed":  # else a project's or the user's own hooks could answer too
+        entries.append(Entry(("allowManagedHooksOnly",), value=True))
+    return tuple(entries)
+
+
+CLIENT: Final = Client(
+    name="claude-code",
+    program="claude",
+    tested=(TESTED,),
+    modes=("replace", "guard"),
+    scopes={
+        ("replace", "project"): lambda setup: setup.root,
+        ("guard", "project"): lambda setup: setup.root,
+        ("guard", "user"): lambda setup: Path(setup.env.get("HOME") or "~").expanduser(),
+        ("guard", "managed"): lambda _: Path("/etc/claude-code"),
+    },
+    files=files,
+    dialect=ClaudeHooks(),
+)

@@ -5,49 +5,83 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import click
 
+from interlock.surfaces.clients.client import Client, Mode, Scope
 from interlock.surfaces.clients.installation import FileChange, Installation
+from interlock.surfaces.clients.known import find_client
+from interlock.surfaces.clients.versions import found_version
 
 
 class Speaks(Protocol):
-    """What the command line passes in: how to print the answer."""
+    """What the command line passes in: how to print the answer and warnings."""
 
     def emit(self, document: Any, text: Callable[[], Iterable[str]] | None = None) -> None:
         """Print the answer: one document with `--json`, else lines."""
 
+    def warn(self, text: str) -> None:
+        """Print a warning, which is not part of the answer."""
+
 
 @click.command("install")
 @click.argument("client", metavar="CLIENT")
+@click.option(
+    "--mode", type=click.Choice(["replace", "guard"]), help="Its own tools off, or checked by hooks. [default: replace]"
+)
+@click.option(
+    "--scope",
+    type=click.Choice(["project", "user", "managed"]),
+    default="project",
+    show_default=True,
+    help="Whose settings: this project's, yours, or the machine's.",
+)
 @click.option("--agent", metavar="NAME", help="The agent that the client is. [default: the configuration's]")
 @click.option("--dry-run", is_flag=True, help="Show the differences, and write nothing.")
 @click.option("--remove", is_flag=True, help="Take it out again.")
 @click.pass_obj
-def install(out: Speaks, client: str, agent: str | None, dry_run: bool, remove: bool) -> None:
-    """Let a coding agent work through Interlock in this project, with its own tools off.
+def install(
+    out: Speaks, client: str, mode: str | None, scope: str, agent: str | None, *, dry_run: bool, remove: bool
+) -> None:
+    """Let a coding agent work through Interlock.
 
-    CLIENT is claude-code. Its files in the project are edited, and --remove gives back the bytes that they had.
+    CLIENT is claude-code. In replace mode its own tools are off and Interlock's are offered; in guard mode hooks check its own
+    tools. Its files are edited, and --remove gives back the bytes that they had.
     """
-    installation = Installation(client, Path(), os.environ)
-    changes = installation.plan_remove() if remove else installation.plan_install(agent)
-    if not dry_run:
-        installation.apply(changes, remove=remove)
+    known = find_client(client)
+    installation = Installation(client, Path(), os.environ, cast("Scope", scope))
+    chosen = cast("Mode | None", mode)
+    changes = installation.plan_remove() if remove else installation.plan_install(chosen, agent)
+    version = None if remove else found_version(known, os.environ)
+    if not dry_run and remove:
+        installation.apply_removal(changes)
+    elif not dry_run:
+        installation.apply(changes, chosen, agent, version)
+    if version is not None and version not in known.tested:
+        out.warn(f"{client} {version} was not tested with Interlock; {', '.join(known.tested)} was")
+    chosen = chosen or known.modes[0]
     document = {
         "client": client,
+        "mode": None if remove else chosen,
         "written": not dry_run,
         "files": [{"path": str(c.path), "outcome": c.outcome, "diff": list(c.difference())} for c in changes],
     }
-    out.emit(document, lambda: _text(changes, client, dry_run=dry_run, remove=remove))
+    out.emit(document, lambda: _text(changes, known, chosen, dry_run=dry_run, remove=remove))
 
 
-def _text(changes: list[FileChange], client: str, *, dry_run: bool, remove: bool) -> Iterator[str]:
+def _text(changes: list[FileChange], client: Client, mode: Mode, *, dry_run: bool, remove: bool) -> Iterator[str]:
     for change in changes:
         yield f"{change.outcome}: {change.path}"
         yield from change.difference()
     if dry_run:
         yield "nothing was written (--dry-run)"
-    elif not remove:
-        yield f"{client} starts `interlock gateway` in this project from now on; its own file tools and shell are off."
+    elif remove:
+        return
+    elif mode == "replace":
+        yield f"{client.name} starts `interlock gateway` in this project from now on; its own file tools and shell are off."
         yield "It asks once whether to trust the project's servers. Held calls: `interlock approvals watch`."
+    else:
+        yield f"{client.name} asks Interlock before each of its own tool calls from now on."
+        yield "Held calls: `interlock approvals watch`."
+        yield from (f"Not closed: {door}" for door in client.open_doors.get(mode, ()))

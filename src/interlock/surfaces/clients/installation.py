@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -18,10 +18,10 @@ from interlock.disk import Disk, store_error
 from interlock.engine.local.location import locate
 from interlock.model.difference import compare
 from interlock.model.errors import UsageError
-from interlock.surfaces.clients import claude_code
+from interlock.surfaces.clients.client import Client, Mode, Scope, Setup
 from interlock.surfaces.clients.entries import Entry, add, encode, read_object, take_out
-
-CLIENTS: Final = {"claude-code": claude_code.entries}
+from interlock.surfaces.clients.known import find_client
+from interlock.workspace.registry import state_directory
 
 Outcome = Literal["changed", "unchanged", "restored", "edited"]
 """`edited`: somebody has edited the file since, so only our entries were taken out."""
@@ -34,6 +34,8 @@ class FileChange(NamedTuple):
     old: bytes | None
     data: bytes | None
     outcome: Outcome
+    entries: tuple[Entry, ...] = ()
+    """What was put in."""
 
     def difference(self) -> tuple[str, ...]:
         """The unified difference, line by line."""
@@ -45,62 +47,107 @@ class _Saved(msgspec.Struct, frozen=True):
     path: str
     before: bytes | None
     after_sha256: str
+    entries: tuple[Entry, ...] = ()
 
 
-class _Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True):
+    """What was set up. Version history: 1: first; 2: absolute paths, entries, mode, version of the client."""
+
     version: int
     files: tuple[_Saved, ...]
+    mode: Mode = "replace"
+    agent: str | None = None
+    client_version: str | None = None
+    """The version of the client when it was set up; None if it was not found."""
 
 
 class Installation:
-    """One client in the project of a directory."""
+    """One client in one scope; a project's is that of the directory `start`."""
 
-    def __init__(self, client: str, start: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, client: str, start: Path, env: Mapping[str, str], scope: Scope = "project") -> None:
         """Raises: UsageError `client_unknown`; ConfigurationError if there is no project; StoreError."""
-        if client not in CLIENTS:
-            raise UsageError(
-                f"`{client}` is not a client that can be set up here",
-                code="client_unknown",
-                hint=f"one of {', '.join(CLIENTS)}; any other MCP client can start `interlock gateway` by itself",
-            )
-        self._client = client
+        self._client: Client = find_client(client)
         self._env = env
+        self._scope: Scope = scope
         self._disk = Disk()
-        self._place = locate(start, env, self._disk)
-        self._record_path = self._place.home / "clients" / f"{client}.json"
+        if scope == "project":
+            place = locate(start, env, self._disk)
+            self._root = place.root
+            self._record_path = place.home / "clients" / f"{client}.json"
+        else:
+            self._root = start.resolve()
+            self._record_path = state_directory(env, self._disk) / "clients" / f"{client}-{scope}.json"
 
-    def plan_install(self, agent: str | None) -> list[FileChange]:
-        """What `apply` would write. Raises: UsageError `client_file`."""
-        return [self._adding(name, entries) for name, entries in CLIENTS[self._client](agent, self._env).items()]
+    @property
+    def record(self) -> Record | None:
+        """What was set up; None if nothing was. Raises: StoreError."""
+        try:
+            data = self._record_path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise store_error(error, f"read {self._record_path}") from error
+        try:
+            return msgspec.json.decode(data, type=Record)
+        except msgspec.DecodeError:
+            raise UsageError(
+                f"the record of what was set up, `{self._record_path}`, is damaged",
+                code="client_file",
+                hint="take Interlock's entries out of the client's files by hand, and delete the record",
+            ) from None
+
+    def plan_install(self, mode: Mode | None, agent: str | None) -> list[FileChange]:
+        """What `apply` would write. Raises: UsageError `client_file`, `client_mode`."""
+        setup = self._setup(mode or self._client.modes[0], agent)
+        base = self._client.scopes[setup.mode, self._scope](setup)
+        wanted = {base / name: entries for name, entries in self._client.files(setup).items()}
+        saved = {self._path(each): each for each in (() if self.record is None else self.record.files)}
+        changes = [self._adding(path, entries, saved.get(path)) for path, entries in wanted.items()]
+        # What another mode had put elsewhere goes.
+        return changes + [self._removing(path, each) for path, each in saved.items() if path not in wanted]
 
     def plan_remove(self) -> list[FileChange]:
-        """What `apply` would write to take the client out again. Raises: UsageError `not_found`, `client_file`."""
-        record = self._record()
+        """What `apply_removal` would write to take the client out again. Raises: UsageError `not_found`, `client_file`."""
+        record = self.record
         if record is None:
-            raise UsageError(f"`{self._client}` is not set up in this project", code="not_found")
-        wanted = CLIENTS[self._client](None, self._env)
-        return [self._removing(saved, wanted.get(saved.path, ())) for saved in record.files]
+            raise UsageError(f"`{self._client.name}` is not set up here", code="not_found")
+        return [self._removing(self._path(saved), saved) for saved in record.files]
 
-    def apply(self, changes: list[FileChange], *, remove: bool = False) -> None:
-        """Write the files. Raises: StoreError."""
-        if not remove:
-            self._save(changes)
+    def apply(self, changes: list[FileChange], mode: Mode | None, agent: str | None, version: str | None) -> None:
+        """Write the files, the record first. `version` is the client's. Raises: StoreError."""
+        self._save(changes, mode or self._client.modes[0], agent, version)
         for change in changes:
             self._write(change)
-        if remove:
-            self._record_path.unlink(missing_ok=True)
 
-    def _adding(self, name: str, entries: tuple[Entry, ...]) -> FileChange:
-        path = self._place.root / name
+    def apply_removal(self, changes: list[FileChange]) -> None:
+        """Write the files, and drop the record last. Raises: StoreError."""
+        for change in changes:
+            self._write(change)
+        self._record_path.unlink(missing_ok=True)
+
+    def _setup(self, mode: Mode, agent: str | None) -> Setup:
+        if (mode, self._scope) not in self._client.scopes:
+            known = ", ".join(f"--mode {one} --scope {scope}" for one, scope in self._client.scopes)
+            raise UsageError(
+                f"`{self._client.name}` cannot be set up in mode `{mode}` and scope `{self._scope}`",
+                code="client_mode",
+                hint=f"there is {known}",
+            )
+        return Setup(mode, self._scope, agent, self._root, self._env)
+
+    def _path(self, saved: _Saved) -> Path:
+        return self._root / saved.path  # version 1 had relative ones
+
+    def _adding(self, path: Path, entries: tuple[Entry, ...], saved: _Saved | None) -> FileChange:
         old = _read(path)
-        before = {} if old is None else read_object(old, path)
+        base = old if saved is None else self._removing(path, saved).data
+        before = {} if base is None else read_object(base, path)
         after = add(before, entries, path)
-        if after == before:
-            return FileChange(path, old, old, "unchanged")
-        return FileChange(path, old, encode(after), "changed")
+        if old is not None and after == read_object(old, path):
+            return FileChange(path, old, old, "unchanged", entries)
+        return FileChange(path, old, encode(after), "changed", entries)
 
-    def _removing(self, saved: _Saved, entries: tuple[Entry, ...]) -> FileChange:
-        path = self._place.root / saved.path
+    def _removing(self, path: Path, saved: _Saved) -> FileChange:
         current = _read(path)
         if current is None or current == saved.before:
             return FileChange(path, current, current, "unchanged")
@@ -108,28 +155,22 @@ class Installation:
             return FileChange(path, current, saved.before, "restored")
         before = {} if saved.before is None else read_object(saved.before, path)
         document = read_object(current, path)
-        # The program or agent may have been another when it was set up: our server is ours whatever it says.
-        own = tuple(e if e.listed else Entry(e.keys, _current(document, e)) for e in entries)
-        left = take_out(document, own, before)
+        left = take_out(document, saved.entries, before)
         return FileChange(path, current, None if not left and saved.before is None else encode(left), "edited")
 
-    def _save(self, changes: list[FileChange]) -> None:
-        known = {} if (record := self._record()) is None else {saved.path: saved for saved in record.files}
+    def _save(self, changes: list[FileChange], mode: Mode, agent: str | None, version: str | None) -> None:
+        known = {} if (record := self.record) is None else {self._path(saved): saved for saved in record.files}
         files = []
         for change in changes:
-            name = change.path.relative_to(self._place.root).as_posix()
-            saved, after = known.get(name), _sha256(change.data or b"")
+            if not change.entries:
+                continue  # taken out
+            saved = known.get(change.path)
             # What we wrote ourselves is not how it was before.
-            ours = saved is not None and change.old is not None and _sha256(change.old) == saved.after_sha256
-            files.append(_Saved(name, saved.before if saved is not None and ours else change.old, after))
+            before = change.old if saved is None else self._removing(change.path, saved).data
+            files.append(_Saved(str(change.path), before, _sha256(change.data or b""), change.entries))
         self._disk.make_directory(self._record_path.parent)
-        self._disk.write_atomic(self._record_path, msgspec.json.encode(_Record(1, tuple(files))))
-
-    def _record(self) -> _Record | None:
-        try:
-            return msgspec.json.decode(self._record_path.read_bytes(), type=_Record)
-        except FileNotFoundError:
-            return None
+        written = Record(2, tuple(files), mode, agent, version)
+        self._disk.write_atomic(self._record_path, msgspec.json.encode(written))
 
     def _write(self, change: FileChange) -> None:
         if change.data == change.old:
@@ -137,17 +178,13 @@ class Installation:
         if change.data is None:
             change.path.unlink(missing_ok=True)
             return
-        if not change.path.parent.is_dir():
-            self._disk.make_directory(change.path.parent, 0o755)
-        mode = 0o644 if change.old is None else stat.S_IMODE(change.path.stat().st_mode)
-        self._disk.write_atomic(change.path, change.data, mode)
-
-
-def _current(document: dict[str, object], entry: Entry) -> object:
-    found: object = document
-    for key in entry.keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found
+        try:
+            if not change.path.parent.is_dir():
+                self._disk.make_directory(change.path.parent, 0o755)
+            mode = 0o644 if change.old is None else stat.S_IMODE(change.path.stat().st_mode)
+            self._disk.write_atomic(change.path, change.data, mode)
+        except PermissionError as error:
+            raise store_error(error, f"write {change.path}") from error
 
 
 def _read(path: Path) -> bytes | None:

@@ -1,0 +1,151 @@
+"""The hooks of Claude Code 2.1: its events, its own tools, and the form of its answers.
+
+Codex reads and writes nearly the same. Sources: its documentation of hooks, `sdk-tools.d.ts` of the package, tries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from interlock.model.values import parse_json
+from interlock.surfaces.clients.hooks import (
+    HookEvent,
+    Kind,
+    NativeCall,
+    Reply,
+    Verdict,
+    deny,
+    edit_call,
+    failure,
+    fetch_call,
+    list_call,
+    read_call,
+    search_call,
+    shell_call,
+    text_of,
+    write_call,
+)
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "PreToolUse": "before",
+    "PreSkillShellCommand": "before",
+    "PermissionRequest": "permission",
+    "PostToolUse": "after",
+    "PostToolUseFailure": "failed",
+    "SessionStart": "start",
+    "SessionEnd": "end",
+    "ConfigChange": "settings",
+}
+GATEWAY_PREFIX: Final = "mcp__interlock__"
+"""Calls of the gateway's tools go through the gate there, with all that they say: not a second time here."""
+HARMLESS: Final = frozenset(
+    {
+        "Agent", "Task", "TaskCreate", "TaskGet", "TaskList", "TaskUpdate", "TaskOutput", "TaskStop", "BashOutput", "KillShell",
+        "TodoWrite", "ToolSearch", "Skill", "EnterPlanMode", "SendMessage", "ReportFindings", "ReadNotifications",
+    }
+)  # fmt: skip
+"""What only the client itself and its own processes hear of. The calls of sub-agents come to the hooks themselves."""
+FOR_ITS_USER: Final = frozenset({"AskUserQuestion", "ExitPlanMode"})
+"""Dialogues of the client with its user: not ours to answer."""
+
+Translate = Callable[[Mapping[str, Any], str], NativeCall]
+
+
+def _edit(given: Mapping[str, Any], cwd: str) -> NativeCall:
+    everywhere = given.get("replace_all") is True
+    old, new = text_of(given, "old_string"), text_of(given, "new_string")
+    return edit_call(text_of(given, "file_path"), old, new, everywhere=everywhere, cwd=cwd)
+
+
+def _optional(given: Mapping[str, Any], name: str) -> str | None:
+    return None if given.get(name) is None else text_of(given, name)
+
+
+NATIVE: Final[Mapping[str, Translate]] = {
+    "Bash": lambda given, cwd: shell_call(text_of(given, "command"), cwd),
+    "Monitor": lambda given, cwd: shell_call(text_of(given, "command"), cwd),
+    "Write": lambda given, _: write_call(text_of(given, "file_path"), text_of(given, "content")),
+    "Edit": _edit,
+    "Read": lambda given, _: read_call(text_of(given, "file_path")),
+    "Glob": lambda given, _: list_call(_optional(given, "path") or "", text_of(given, "pattern")),
+    "Grep": lambda given, _: search_call(
+        text_of(given, "pattern"), _optional(given, "path") or "", _optional(given, "glob")
+    ),
+    "WebFetch": lambda given, _: fetch_call(text_of(given, "url")),
+}
+
+
+class ClaudeHooks:
+    """The dialect. Another client with the same one gives its own tools."""
+
+    def __init__(
+        self,
+        native: Mapping[str, Translate] = NATIVE,
+        *,
+        kinds: Mapping[str, Kind] = KINDS,
+        harmless: frozenset[str] = HARMLESS,
+        for_its_user: frozenset[str] = FOR_ITS_USER,
+        project_variable: str | None = "CLAUDE_PROJECT_DIR",
+    ) -> None:
+        """`native` translates the input of each tool, given the client's directory."""
+        self._native = native
+        self._kinds = kinds
+        self._harmless = harmless
+        self._for_its_user = for_its_user
+        self.project_variable = project_variable
+
+    def read(self, data: bytes, named: str = "") -> HookEvent:
+        """See `Dialect`."""
+        given = parse_json(data)
+        if not isinstance(given, dict):
+            raise ValueError("the input is not a JSON object")  # noqa: TRY004 - what the client sent
+        name = named or text_of(given, "hook_event_name")
+        fields = {
+            "session": given.get("session_id", ""),
+            "call_id": given.get("tool_use_id", ""),
+            "tool": given.get("tool_name", ""),
+            "input": given.get("tool_input", {}),
+            "cwd": given.get("cwd", ""),
+            "sub_agent": given.get("agent_id"),
+            "output": given.get("tool_response", given.get("error")),
+        }
+        if name == "PreSkillShellCommand" and not fields["tool"]:
+            fields |= {"tool": "Bash", "input": {"command": given.get("command")}}
+        return msgspec.convert({"name": name, "kind": self._kinds.get(name, "other"), **fields}, HookEvent)
+
+    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+        """See `Dialect`."""
+        if event.tool in self._native:
+            if event.tool == "Monitor" and event.input.get("ws") is not None:
+                return deny("`Monitor` of a web socket is not supported here: use a command.")
+            return self._native[event.tool](event.input, event.cwd)
+        if event.tool.startswith(GATEWAY_PREFIX) or event.tool in self._harmless:
+            return Verdict("allow", "Interlock: not a call that it has to check here")
+        if event.tool in self._for_its_user:
+            return Verdict("ask")
+        if event.tool.startswith("mcp__"):
+            return deny(f"`{event.tool}` is a tool of an MCP server that is not behind `interlock gateway`.")
+        return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
+
+    def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
+        """See `Dialect`."""
+        said: dict[str, Any] = {}
+        if event.kind == "before" and event.name != "PreToolUse" and verdict.decision != "allow":
+            return failure(verdict.reason)
+        if event.kind == "before":
+            said = {"permissionDecision": verdict.decision, "permissionDecisionReason": verdict.reason}
+        elif event.kind == "permission" and verdict.decision != "ask":
+            said = {"decision": {"behavior": verdict.decision}}
+            if verdict.decision == "deny":
+                said["decision"]["message"] = verdict.reason
+        elif event.kind == "settings" and verdict.decision == "deny":
+            return Reply(0, msgspec.json.encode({"decision": "block", "reason": verdict.reason}))
+        elif event.kind == "start":
+            if verdict.decision != "allow":
+                return Reply(0, msgspec.json.encode({"systemMessage": verdict.reason}))
+            said = {"additionalContext": verdict.reason}
+        document = {"hookSpecificOutput": {"hookEventName": event.name, **said}} if said else {}
+        return Reply(0, msgspec.json.encode(document))

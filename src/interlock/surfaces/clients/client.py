@@ -1,0 +1,97 @@
+"""What is known about one client: its files, its versions, its hooks, and what stays open. Each client's file makes one."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
+
+import interlock
+from interlock.surfaces.clients.entries import Entry
+from interlock.surfaces.clients.hooks import Dialect
+
+Mode = Literal["guard", "replace"]
+"""`replace`: the client's own tools are off, and Interlock's are offered. `guard`: hooks check the client's own tools."""
+Scope = Literal["project", "user", "managed"]
+"""Whose settings: this project's, this user's in all projects, or the machine's, which an agent and its user cannot lift."""
+
+SERVER: Final = "interlock"
+STATE_VARIABLE: Final = "INTERLOCK_STATE_DIR"
+HOOK_SECONDS: Final = 100
+"""How long a hook works at most. The client's own limit has to be greater: many let a call pass when it is reached."""
+CLIENT_HOOK_SECONDS: Final = 130
+
+
+class Setup(NamedTuple):
+    """How a client is to be set up."""
+
+    mode: Mode
+    scope: Scope
+    agent: str | None
+    root: Path
+    """The project's."""
+    env: Mapping[str, str]
+
+    @property
+    def project(self) -> Path | None:
+        """The project to which the hooks are bound; None in the scopes of all projects."""
+        return self.root if self.scope == "project" else None
+
+
+class Client(NamedTuple):
+    """One client. To add one: write such a file, and name it in `known.py`."""
+
+    name: str
+    program: str
+    """The command that starts it."""
+    tested: tuple[str, ...]
+    """The versions with which the doors were tried."""
+    modes: tuple[Mode, ...]
+    """The first is the default."""
+    scopes: Mapping[tuple[Mode, Scope], Callable[[Setup], Path]]
+    """What can be set up, and the directory in which its files lie."""
+    files: Callable[[Setup], dict[str, tuple[Entry, ...]]]
+    """What has to be in which file, by the file's path in the scope's directory."""
+    dialect: Dialect | None = None
+    """How its hooks speak; None if it has none."""
+    open_doors: Mapping[Mode, tuple[str, ...]] = {}
+    """What stays open in each mode, in sentences for people. Each is tied to a test."""
+
+
+def gateway_entry(setup: Setup) -> dict[str, Any]:
+    """The server entry that starts the gateway."""
+    server: dict[str, Any] = {
+        "command": program(),
+        "args": ["gateway", *([] if setup.agent is None else ["--agent", setup.agent])],
+    }
+    if STATE_VARIABLE in setup.env:  # else the gateway would look for the questions elsewhere than the terminal
+        server["env"] = {STATE_VARIABLE: setup.env[STATE_VARIABLE]}
+    return server
+
+
+def program() -> str:
+    """The command that this process runs as, by its whole path: the client may have another PATH."""
+    beside = Path(sys.executable).with_name("interlock")
+    return str(beside) if os.access(beside, os.X_OK) else str(Path(sys.argv[0]).resolve())
+
+
+def hook_command(client: str, setup: Setup, *, event: str = "") -> str:
+    """The hook as a command for a shell. Whatever keeps the hook program from answering ends with exit code 2 and a reason.
+
+    The interpreter is named by its whole path, and reads neither site packages nor the environment: so it starts in a fraction
+    of the time, and nothing that an agent could write takes part in it.
+    """
+    path = Path(interlock.__file__).parent / "surfaces" / "clients" / "hook_program.py"
+    named = {
+        "event": event,
+        "project": "" if setup.project is None else str(setup.project),
+        "agent": setup.agent or "",
+        "state": setup.env.get(STATE_VARIABLE, ""),
+        "seconds": str(HOOK_SECONDS),
+    }
+    given = [f"{name}={value}" for name, value in named.items() if value]
+    command = shlex.join([sys.executable, "-I", "-S", str(path), client, *given])
+    return f"{command} || {{ echo 'Interlock: no answer from its hook, so nothing is allowed' >&2; exit 2; }}"

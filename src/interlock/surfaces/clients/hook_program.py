@@ -1,0 +1,215 @@
+"""The program that a client runs as a hook: passes the event to the resident gate, and what the gate says back to the client.
+
+Run with `-I -S` by its path, without any import of Interlock's or of the larger standard modules: it is started for every tool
+call, so its start is what a hook costs. Whatever goes wrong ends with exit code 2 and a reason on standard error, which every
+client takes as a refusal. It decides nothing.
+
+    hook_program.py CLIENT [event=NAME] [project=DIRECTORY] [agent=NAME] [state=DIRECTORY] [seconds=N] [wait=N]
+
+Wire format, version 1. Request: a line `interlock 1 hook`, the lengths of two parts, 8 bytes each, big-endian, and the parts:
+`name=value` pairs that end with NUL, and the event as the client gave it. Answer: an exit code (1 byte), two lengths of 8 bytes,
+standard output and standard error. A connection that ends without an answer was cut by a gate that went away: the event is sent
+again, to the next gate.
+"""
+
+import _signal  # type: ignore[import-not-found]
+import _socket
+import os
+import sys
+import time
+
+_REFUSAL = 2
+_INPUT_MAX = 64 * 1024 * 1024
+_START_SECONDS = 20.0
+_PAUSE_SECONDS = 0.02
+_ENVIRONMENT = ("INTERLOCK_", "CLAUDE_PROJECT_DIR", "GEMINI_PROJECT_DIR")
+
+
+class Failure(Exception):  # noqa: N818, D101 - this program has no other
+    pass
+
+
+class Gate:
+    """The resident gate of this user."""
+
+    def __init__(self, state: str, until: float) -> None:
+        """`state` is the state directory, `until` when to give up, on the clock of `time.monotonic`."""
+        self._home = os.path.join(state, "gate")
+        self._until = until
+        self._started = False
+
+    def ask_once(self, request: bytes) -> "bytes | None":
+        """The answer of the gate that is there; None if there is none. Raises: Failure."""
+        try:
+            connection = self._connected()
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            return None
+        return self._exchange(connection, request)
+
+    def ask(self, request: bytes) -> bytes:
+        """The gate's answer; it is started if it is not there. Raises: Failure."""
+        while time.monotonic() < self._until:
+            answer = self._exchange(self._connect(), request)
+            if answer is not None:
+                return answer
+            self._started = False  # it went away, and another one may have to be started
+            time.sleep(_PAUSE_SECONDS)
+        raise Failure("the gate did not answer in time")
+
+    def _exchange(self, connection: _socket.socket, request: bytes) -> "bytes | None":
+        try:
+            connection.settimeout(max(0.1, self._until - time.monotonic()))
+            connection.sendall(request)
+            return _receive(connection)
+        except ConnectionError:
+            return None
+        except TimeoutError:
+            raise Failure("the gate did not answer in time") from None
+        finally:
+            connection.close()
+
+    def _connect(self) -> _socket.socket:
+        while True:
+            try:
+                return self._connected()
+            except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+                pass
+            if not self._started:
+                self._started = True
+                self._start()
+            if time.monotonic() > self._until:
+                raise Failure(f"no gate could be started; `{self._home}/log` may say why")
+            time.sleep(_PAUSE_SECONDS)
+
+    def _connected(self) -> _socket.socket:
+        directory = os.open(self._home, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(directory)
+            if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                raise Failure(f"`{self._home}` is not a private directory of this user")
+            connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+            try:
+                connection.settimeout(5)
+                # By the descriptor: a socket's path is limited to 107 bytes.
+                connection.connect(f"/proc/self/fd/{directory}/socket")
+            except BaseException:
+                connection.close()
+                raise
+            peer = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+            if int.from_bytes(peer[4:8], sys.byteorder) != os.geteuid():
+                connection.close()
+                raise Failure("the gate's socket belongs to another user")
+            return connection
+        finally:
+            os.close(directory)
+
+    def _start(self) -> None:
+        """Start a gate that lives on. Of several that are started at once, one stays."""
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name in ("HOME", "PATH", "LANG", "TZ", "USER", "LOGNAME", "TMPDIR") or name.startswith(("LC_", "XDG_"))
+        }
+        environment["INTERLOCK_STATE_DIR"] = os.path.dirname(self._home)
+        os.makedirs(self._home, 0o700, exist_ok=True)
+        null = os.open(os.devnull, os.O_RDWR)
+        log = os.open(os.path.join(self._home, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        module = "interlock.surfaces.resident.program"
+        os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-m", module],
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, null, 0),
+                (os.POSIX_SPAWN_DUP2, log, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+            ],
+            setsid=True,
+        )
+        os.close(null)
+        os.close(log)
+
+
+def _receive(connection: _socket.socket) -> "bytes | None":
+    """The whole answer; None if the connection ended before it."""
+    parts = bytearray()
+    while chunk := connection.recv(1 << 16):
+        parts += chunk
+    if len(parts) < 17:
+        return None
+    wanted = 17 + int.from_bytes(parts[1:9], "big") + int.from_bytes(parts[9:17], "big")
+    return bytes(parts) if len(parts) == wanted else None
+
+
+def _read_input() -> bytes:
+    parts = bytearray()
+    while chunk := os.read(0, 1 << 20):
+        parts += chunk
+        if len(parts) > _INPUT_MAX:
+            raise Failure(f"the event is larger than {_INPUT_MAX} bytes")
+    return bytes(parts)
+
+
+def _request(given: dict[str, str], data: bytes) -> bytes:
+    for name, value in os.environ.items():
+        if name.startswith(_ENVIRONMENT):
+            given[f"env.{name}"] = value
+    try:
+        given["cwd"] = os.getcwd()
+    except FileNotFoundError:
+        given["cwd"] = ""  # it was deleted; the event names one, and the project is known otherwise
+    head = b"".join(os.fsencode(f"{name}={value}") + b"\0" for name, value in given.items())
+    return b"interlock 1 hook\n" + len(head).to_bytes(8, "big") + len(data).to_bytes(8, "big") + head + data
+
+
+def _state_directory(named: str) -> str:
+    """As `workspace.registry.state_directory` has it."""
+    named = named or os.environ.get("INTERLOCK_STATE_DIR", "")
+    if named:
+        return named
+    home = os.environ.get("HOME") or os.path.expanduser("~")
+    return os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.join(home, ".local", "state"), "interlock")
+
+
+def _version() -> str:
+    """The text that holds the version of the code beside this program."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "_version.py"), "rb") as file:
+        return file.read(4096).decode()
+
+
+def _overdue(_number: int, _frame: object) -> None:
+    raise Failure("the gate did not answer in time")
+
+
+def main() -> int:
+    """Ask the gate, and pass its answer on."""
+    client, *pairs = sys.argv[1:]
+    given = {"client": client, **dict(pair.split("=", 1) for pair in pairs)}
+    seconds = int(given.pop("seconds", "100"))
+    _signal.signal(_signal.SIGALRM, _overdue)
+    _signal.alarm(seconds)
+    until = time.monotonic() + seconds - 1
+    given["version"] = _version()
+    gate = Gate(_state_directory(given.pop("state", "")), until)
+    answer = gate.ask(_request(given, _read_input()))
+    size = int.from_bytes(answer[1:9], "big")
+    _write(1, answer[17 : 17 + size])
+    _write(2, answer[17 + size :])
+    return answer[0]
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except BaseException as error:  # noqa: BLE001 - whatever it is, nothing may run
+        reason = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+        try:
+            os.write(2, f"Interlock: nothing is allowed: {reason}\n".encode(errors="replace"))
+        finally:
+            os._exit(_REFUSAL)
+    os._exit(code)

@@ -1,0 +1,185 @@
+"""What the hooks of all clients have in common: an event, the call that it is about, and the answer.
+
+A client's own file (`claude_hooks.py`, ...) is a `Dialect`: it reads that client's events, says which of Interlock's calls a
+native tool comes to, and writes the answer as the client wants it. It decides nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import msgspec
+
+Kind = Literal["before", "permission", "after", "failed", "start", "end", "settings", "other"]
+"""`before` a tool call; `permission`: the client would ask the person at its own terminal; `after` a call that ended, or that
+`failed`; `start` and `end` of a session; `settings`: the client's settings were changed; `other` asks for nothing.
+"""
+
+
+class HookEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of a client."""
+
+    name: str
+    """The client's own name for it."""
+    kind: Kind
+    session: str = ""
+    call_id: str = ""
+    """The client's id of the tool call; the events before and after a call have the same."""
+    tool: str = ""
+    """The client's name of the tool."""
+    input: dict[str, Any] = {}
+    output: Any = None
+    """What came of the call, in the client's words."""
+    cwd: str = ""
+    """Where the client works now; absolute."""
+    sub_agent: str | None = None
+
+
+class NativeCall(NamedTuple):
+    """A client's tool call as a call of one of Interlock's tools."""
+
+    tool: str
+    parameters: dict[str, Any]
+    paths: tuple[str, ...] = ("path",)
+    """The parameters that are paths: absolute, or relative to where the client works."""
+    writes: str | None = None
+    """The parameter that names the one file that the call changes, where it changes no other: undo can put it back."""
+
+
+class Verdict(NamedTuple):
+    """The answer to an event. `ask` leaves it to the client's own dialogue with its user: only for what is no tool's effect."""
+
+    decision: Literal["allow", "deny", "ask"]
+    reason: str = ""
+
+
+class Reply(NamedTuple):
+    """What the hook program does: exit code and output."""
+
+    exit_code: int
+    stdout: bytes = b""
+    stderr: bytes = b""
+
+
+class Dialect(Protocol):
+    """One client's way of speaking to hooks. Nothing here changes anything."""
+
+    project_variable: str | None
+    """The environment variable in which the client names its project to a hook."""
+
+    def read(self, data: bytes, named: str) -> HookEvent:
+        """The event in a hook's standard input; `named` is the event's name where the installation gives it.
+
+        Raises: ValueError, msgspec.ValidationError (which is one) or ProposalError for what it does not understand.
+        """
+        ...
+
+    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+        """What a tool call comes to; a `Verdict` where there is nothing to decide. What is not known is denied."""
+        ...
+
+    def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
+        """The answer in the client's form."""
+        ...
+
+
+def deny(reason: str) -> Verdict:
+    """A refusal. The model reads the reason."""
+    return Verdict("deny", reason)
+
+
+def failure(reason: str) -> Reply:
+    """The answer of last resort, which every client takes as a refusal: exit code 2 with a reason."""
+    return Reply(2, b"", f"Interlock: {reason}\n".encode())
+
+
+def placed(call: NativeCall, root: str, cwd: str) -> NativeCall | Verdict:
+    """The call with its paths relative to the workspace `root` (a real path), and without links.
+
+    A client follows links with its own tools, so where they lead is what is judged.
+    """
+    parameters = dict(call.parameters)
+    for name in call.paths:
+        given = parameters.get(name)
+        if not isinstance(given, str):
+            continue
+        if "\0" in given:
+            return deny(f"{name}: a path cannot contain a NUL character")
+        real = os.path.realpath(f"{cwd or root}/{given}" if given[:1] != "/" else given)
+        if real != root and not real.startswith(root.rstrip("/") + "/"):
+            return deny(
+                f"path_outside_workspace: `{given[:_SHOWN]}` is outside the workspace `{root}`. Nothing was done."
+            )
+        relative = os.path.relpath(real, root)
+        try:
+            relative.encode()
+        except UnicodeEncodeError:
+            return deny(f"{name}: `{given[:_SHOWN]!r}` is not UTF-8")
+        parameters[name] = relative
+    return NativeCall(call.tool, parameters, call.paths, call.writes)
+
+
+_SHOWN: Final = 200
+
+
+def text_of(given: Mapping[str, Any], name: str) -> str:
+    """A required text. Raises: ValueError."""
+    value = given.get(name)
+    if not isinstance(value, str):
+        raise ValueError(f"`{name}` is not a text")  # noqa: TRY004 - what the client sent, not our type
+    return value
+
+
+def shell_call(command: str, cwd: str) -> NativeCall:
+    """A command for a shell."""
+    return NativeCall("shell", {"command": command, "cwd": cwd}, ("cwd",))
+
+
+def write_call(path: str, content: str) -> NativeCall:
+    """A file that is made or replaced."""
+    return NativeCall("fs.write", {"path": path, "content": content}, writes="path")
+
+
+def edit_call(path: str, old: str, new: str, *, everywhere: bool = False, cwd: str = "") -> NativeCall:
+    """A text in a file that is replaced: once, or `everywhere` it occurs. Without an old text the file is made."""
+    if not old:
+        return write_call(path, new)
+    parameters: dict[str, Any] = {"path": path, "old": old, "new": new}
+    if everywhere:
+        parameters["count"] = _times(Path(cwd, path), old)
+    return NativeCall("fs.edit", parameters, writes="path")
+
+
+def _times(path: Path, old: str) -> int:
+    """How often the text occurs in the file, so that what is asked about is what will happen; 1 if it cannot be read."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return max(1, file.read(_READ_MAX).replace("\r\n", "\n").count(old))
+    except (OSError, ValueError):
+        return 1
+
+
+_READ_MAX: Final = 16 * 1024 * 1024
+
+
+def read_call(path: str) -> NativeCall:
+    """A file that is read."""
+    return NativeCall("fs.read", {"path": path})
+
+
+def list_call(path: str, glob: str | None = None) -> NativeCall:
+    """Names that are looked for beneath a directory."""
+    return NativeCall("fs.list", {"path": path or ".", "recursive": True} | ({} if glob is None else {"glob": glob}))
+
+
+def search_call(pattern: str, path: str, glob: str | None = None) -> NativeCall:
+    """A text that is looked for in files."""
+    return NativeCall("fs.search", {"pattern": pattern, "path": path or "."} | ({} if glob is None else {"glob": glob}))
+
+
+def fetch_call(url: str) -> NativeCall:
+    """A page that is fetched."""
+    return NativeCall("http.fetch", {"url": url}, ())

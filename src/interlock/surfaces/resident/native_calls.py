@@ -1,0 +1,199 @@
+"""The calls that clients carry out with tools of their own: allowed, held or refused; and how they ended.
+
+The gate's steps are those of any call, with this difference: in step 9 the client works, between the hook before the call and the
+hook after it. A held call waits for its answer for a while; then the model is told to call again, and that call goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from interlock.engine.runtime import Runtime
+from interlock.model.errors import HeldError, InterlockError, ProposalError
+from interlock.model.result import CallResult
+from interlock.surfaces.clients.hooks import HookEvent, NativeCall, Verdict, deny
+from interlock.surfaces.resident.performer import Performer
+
+WAIT_S: Final = 45.0
+"""How long a held call waits for its answer inside the hook."""
+_LOOK_S: Final = 10.0
+_UNFINISHED: Final = "run_finished"
+
+Use = tuple[str, str, str]
+"""Client, session, and the client's id of the call."""
+
+
+class Caller(NamedTuple):
+    """Who asks."""
+
+    client: str
+    agent: str | None
+    """None for the agent of the configuration."""
+    wait_s: float = WAIT_S
+    """How long a held call waits for its answer."""
+
+
+class _Open(NamedTuple):
+    call: NativeCall
+    performer: Performer
+    task: asyncio.Task[CallResult]
+    run_id: str
+
+
+class NativeCalls:
+    """Those of one project. Not thread-safe: use it on one event loop."""
+
+    def __init__(self, runtime: Runtime, warn: Callable[[str], None]) -> None:
+        """`warn` is told of what went wrong behind an answer that was given."""
+        self._runtime = runtime
+        self._warn = warn
+        self._uses = runtime.client_uses
+        self._open: dict[Use, _Open] = {}
+        self.waiting = 0
+        """How many calls wait for an answer."""
+
+    @property
+    def open_count(self) -> int:
+        """How many calls clients carry out now."""
+        return len(self._open)
+
+    async def before(self, event: HookEvent, call: NativeCall, caller: Caller) -> Verdict:
+        """May the client make the call? Cancelled, nothing of it goes on. Raises: StoreError, ConfigurationError."""
+        use = (caller.client, event.session, event.call_id)
+        known = self._open.get(use)
+        if known is not None:  # one use is asked about once, whatever asks again
+            return _allowed(known.run_id) if known.call == call else deny("another call with this id is under way.")
+        deadline = asyncio.get_running_loop().time() + caller.wait_s
+        while True:
+            try:
+                return await self._try(use, event, call, caller)
+            except HeldError as held:
+                if not await self._answered(held, deadline):
+                    return deny(_held(held))
+            except ProposalError as error:
+                where = (error.path or "").replace("$.actions[0].parameters", "$")
+                return deny(f"{f'{where}: ' if where else ''}{error.message}. Nothing was done.")
+
+    async def after(self, event: HookEvent, caller: Caller) -> None:
+        """The client says how a call ended. One that is not known was never asked about, or is settled already."""
+        use = (caller.client, event.session, event.call_id)
+        known = self._open.pop(use, None)
+        if known is None:
+            await self._settle_late(use, succeeded=event.kind == "after")
+            return
+        if event.kind == "failed":
+            known.performer.fail(str(event.output)[:2000])
+        else:
+            known.performer.end(event.output)
+        await asyncio.wait([known.task])
+
+    async def end_session(self, client: str, session: str) -> None:
+        """The client's session is over: how its open calls ended is not known."""
+        await self._give_up([use for use in self._open if use[:2] == (client, session)])
+
+    async def drain(self) -> None:
+        """Wait until clients have said how all open calls ended."""
+        while self._open:
+            await asyncio.wait([known.task for known in self._open.values()])
+
+    async def close(self) -> None:
+        """The gate ends while clients carry out calls: their runs stay as they are, for the next gate to settle."""
+        for known in self._open.values():
+            known.task.add_done_callback(_forget)
+        self._open.clear()
+
+    async def _try(self, use: Use, event: HookEvent, call: NativeCall, caller: Caller) -> Verdict:
+        """Raises: HeldError, ProposalError, and as `Runtime.call`."""
+        performer = Performer(caller.client, call)
+        session = f"{caller.client}-{event.session}" if event.session else None
+        work = self._runtime.call(
+            call.tool,
+            call.parameters,
+            agent=caller.agent,
+            session=session,
+            wait=False,
+            resume_held=True,
+            client=performer,
+        )
+        task = asyncio.get_running_loop().create_task(work)
+        try:
+            ends: list[asyncio.Future[Any]] = [task, performer.ready]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not performer.ready.done():
+                return deny(task.result().for_model())
+            run_id = performer.ready.result()
+            self._uses.begin(*use, run_id)
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait([task])
+            raise
+        performer.release()
+        self._open[use] = _Open(call, performer, task, run_id)
+        task.add_done_callback(lambda done: self._done(use, run_id, done))
+        return _allowed(run_id)
+
+    def _done(self, use: Use, run_id: str, task: asyncio.Task[CallResult]) -> None:
+        known = self._open.get(use)
+        if known is not None and known.task is task:
+            del self._open[use]
+        if task.cancelled():
+            return
+        if task.exception() is not None:
+            self._warn(f"run {run_id}: {task.exception()}")
+        with contextlib.suppress(InterlockError):
+            self._uses.end(*use, run_id)
+
+    async def _settle_late(self, use: Use, *, succeeded: bool) -> None:
+        """A report about a call that an earlier gate has allowed."""
+        run_id = self._uses.find(*use)
+        if run_id is None:
+            return
+        try:
+            await self._uses.settle(use[0], run_id, succeeded=succeeded)
+        except InterlockError as error:
+            if error.code != _UNFINISHED:
+                self._warn(f"run {run_id}: {error.message}")
+                return
+        self._uses.end(*use, run_id)
+
+    async def _give_up(self, uses: list[Use]) -> None:
+        tasks = [self._open.pop(use).task for use in uses]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _answered(self, held: HeldError, deadline: float) -> bool:
+        """Wait for an answer to the question, until the deadline of the loop's clock."""
+        if held.code != "held":
+            return False
+        loop = asyncio.get_running_loop()
+        self.waiting += 1
+        try:
+            while (left := deadline - loop.time()) > 0:
+                if await self._runtime.approvals.wait(held.approval, min(left, _LOOK_S)):
+                    return True
+        finally:
+            self.waiting -= 1
+        return False
+
+
+def _allowed(run_id: str) -> Verdict:
+    return Verdict("allow", f"Interlock: allowed ({run_id})")
+
+
+def _held(held: HeldError) -> str:
+    if held.code != "held":
+        return f"[HELD] {held.code}: {held.message}. A person has to say so: `interlock recover {held.run_id}`. Nothing was done."
+    return (
+        f"[HELD] {held.message}. Nothing was done yet. A person can answer with `interlock approvals approve {held.approval}` or"
+        " `deny`. Make the same call again: once it is approved, it goes on."
+    )
+
+
+def _forget(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled():
+        task.exception()

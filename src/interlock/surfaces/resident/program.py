@@ -1,0 +1,128 @@
+"""The process of the resident gate: `python -I -m interlock.surfaces.resident.program`. One at a time for a state directory.
+
+It listens on `<state directory>/gate/socket`, writes what is wrong to `log` beside it, and ends on SIGTERM, on `interlock gate
+stop`, when a newer Interlock wants to take over, and when it was not asked for half an hour. Held calls are on disk, and a hook
+that waits asks the next gate again, so its end loses nothing, however it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+from interlock import _version
+from interlock.disk import Disk
+from interlock.engine.local.clock import SystemClock
+from interlock.model.errors import InterlockError
+from interlock.surfaces.resident.projects import Projects
+from interlock.surfaces.resident.server import Server
+from interlock.workspace.registry import state_directory
+
+IDLE_S: Final = 30 * 60
+DRAIN_S: Final = 2.0
+"""How long calls that clients carry out may take to end before the gate does."""
+_WAIT_FOR_OTHER_S: Final = 10.0
+_LOG_BYTES_MAX: Final = 4 * 1024 * 1024
+_DIRECTORY: Final = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def main() -> int:
+    """Be the gate of this state directory, until the end."""
+    version_text = Path(_version.__file__).read_bytes()  # before anything else: what this process has loaded
+    os.umask(0o077)
+    disk = Disk()
+    try:
+        state = state_directory(os.environ, disk)
+        disk.make_directory(state / "gate")
+        asyncio.run(_serve(state, disk, version_text))
+    except InterlockError as error:
+        _log(f"{error.code}: {error.message}")
+        return error.exit_code
+    return 0
+
+
+async def _serve(state: Path, disk: Disk, version_text: bytes) -> None:
+    home = state / "gate"
+    lock = await _alone(home, disk)
+    if lock is None:
+        return
+    if (home / "log").exists() and (home / "log").stat().st_size > _LOG_BYTES_MAX:
+        os.truncate(home / "log", 0)
+    projects = Projects(state, _log)
+    server = Server(projects, version_text, _log)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, server.stopping.set)
+    listening = await asyncio.start_unix_server(server.serve, sock=_listen(home))
+    try:
+        await _until_the_end(server)
+    finally:
+        # First the name: whoever comes now starts the next gate, which waits for the lock.
+        (home / "socket").unlink(missing_ok=True)
+        listening.close()
+        await server.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                await asyncio.gather(*(project.calls.drain() for project in projects.all()))
+        left = any(project.calls.open_count for project in projects.all())
+        await projects.close()
+        os.close(lock)
+        if left:
+            # Clients are at work: their runs stay open on disk, as if this process was killed, for the next gate to settle.
+            os._exit(0)
+
+
+async def _alone(home: Path, disk: Disk) -> int | None:
+    """The lock of the only gate; None if another one serves. One that is ending is waited for."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _WAIT_FOR_OTHER_S
+    while True:
+        lock = disk.lock(home / "lock")
+        if lock is not None:
+            return lock
+        if (home / "socket").exists() or loop.time() > until:
+            return None
+        await asyncio.sleep(0.02)
+
+
+def _listen(home: Path) -> socket.socket:
+    directory = os.open(home, _DIRECTORY)
+    try:
+        (home / "socket").unlink(missing_ok=True)  # of a gate that was killed: this one has the lock
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.bind(f"/proc/self/fd/{directory}/socket")  # a socket's own path is limited to 107 bytes
+        listening.listen(128)
+        return listening
+    finally:
+        os.close(directory)
+
+
+async def _until_the_end(server: Server) -> None:
+    stopping = asyncio.ensure_future(server.stopping.wait())
+    try:
+        while not stopping.done():
+            server.used.clear()
+            used = asyncio.ensure_future(server.used.wait())
+            await asyncio.wait([stopping, used], timeout=IDLE_S, return_when=asyncio.FIRST_COMPLETED)
+            idle = not used.done() and not server.is_busy
+            used.cancel()
+            if idle:
+                return
+    finally:
+        stopping.cancel()
+
+
+def _log(text: str) -> None:
+    stamp = SystemClock().now_us() // 1_000_000
+    sys.stderr.write(f"{stamp} {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

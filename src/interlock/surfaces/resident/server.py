@@ -1,0 +1,209 @@
+"""Connections on the gate's socket: one request each. Who asks is known by the socket's peer credentials: only this user.
+
+The wire format is described in `clients/hook_program.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from interlock._version import __version__
+from interlock.model.errors import InterlockError, ProposalError
+from interlock.surfaces.clients.hooks import Dialect, HookEvent, Reply, Verdict, deny, failure, placed
+from interlock.surfaces.clients.known import CLIENTS
+from interlock.surfaces.resident.native_calls import WAIT_S, Caller
+from interlock.surfaces.resident.projects import Projects
+
+HEAD_BYTES_MAX: Final = 1024 * 1024
+BODY_BYTES_MAX: Final = 64 * 1024 * 1024
+READ_SECONDS: Final = 10.0
+"""How long a request may take to arrive."""
+_BANNER: Final = b"interlock 1 "
+
+
+class Server:
+    """Answers the requests of one gate."""
+
+    def __init__(self, projects: Projects, version_text: bytes, warn: Callable[[str], None]) -> None:
+        """`version_text` is the file `_version.py` as this process has loaded it."""
+        self._projects = projects
+        self._version = version_text
+        self._warn = warn
+        self.stopping = asyncio.Event()
+        """Set when the gate is to end: it was asked to, or a newer Interlock wants to take over."""
+        self.used = asyncio.Event()
+        """Set by each request."""
+        self._connections: set[asyncio.Task[None]] = set()
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a call is under way or waits for an answer."""
+        return any(project.calls.open_count or project.calls.waiting for project in self._projects.all())
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        try:
+            await self._answer(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, TimeoutError):
+            pass  # it went away, or never said what it wanted
+        except asyncio.CancelledError:
+            if not self.stopping.is_set():
+                raise
+        finally:
+            self._connections.discard(task)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def close(self) -> None:
+        """End every connection without an answer: who waits asks the next gate again."""
+        for task in self._connections:
+            task.cancel()
+        if self._connections:
+            await asyncio.wait(self._connections)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if _peer_uid(writer) != os.geteuid():
+            return
+        async with asyncio.timeout(READ_SECONDS):
+            banner = await reader.readuntil(b"\n")
+            sizes = await reader.readexactly(16)
+            head, body = (int.from_bytes(part, "big") for part in (sizes[:8], sizes[8:]))
+            if not banner.startswith(_BANNER) or head > HEAD_BYTES_MAX or body > BODY_BYTES_MAX:
+                _send(writer, failure("the request is not one of this protocol, or too large"))
+                return
+            given, data = _pairs(await reader.readexactly(head)), await reader.readexactly(body)
+        self.used.set()
+        match banner[len(_BANNER) :].strip():
+            case b"hook":
+                reply = await self._unless_gone(reader, given, data)
+            case b"status":
+                reply = Reply(0, msgspec.json.encode(self._status()))
+            case b"stop":
+                self.stopping.set()
+                reply = Reply(0, b"{}")
+            case _:
+                reply = failure("the request is not one of this protocol")
+        if reply is not None:
+            _send(writer, reply)
+            await writer.drain()
+
+    async def _unless_gone(self, reader: asyncio.StreamReader, given: Mapping[str, str], data: bytes) -> Reply | None:
+        """The answer to a hook; None, and nothing goes on, if the hook was ended meanwhile, or has to ask another gate."""
+        named = given.get("version", "").encode()
+        if named != self._version and _is_newer(named, self._version):
+            self.stopping.set()  # the code beside the hook is another one than this process has loaded
+            return None
+        work = asyncio.ensure_future(self._hook(given, data))
+        gone = asyncio.ensure_future(reader.read(1))
+        try:
+            await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                return None
+            return work.result()
+        finally:
+            gone.cancel()
+            if not work.done():
+                work.cancel()
+                await asyncio.wait([work])
+
+    async def _hook(self, given: Mapping[str, str], data: bytes) -> Reply:
+        """The answer to an event. Whatever goes wrong is a refusal, with a reason that the model and the person can read."""
+        client = CLIENTS.get(given.get("client", ""))
+        if client is None or client.dialect is None:
+            return failure(f"`{given.get('client', '')[:80]}` is not a client with hooks")
+        try:
+            event = client.dialect.read(data, given.get("event", ""))
+        except (ValueError, ProposalError) as error:
+            return failure(f"the event is not one that Interlock understands: {error}")
+        try:
+            caller = Caller(client.name, given.get("agent") or None, float(given.get("wait") or WAIT_S))
+            verdict = await self._verdict(client.dialect, event, given, caller)
+        except InterlockError as error:
+            hint = f" ({error.hint})" if error.hint else ""
+            verdict = deny(f"Interlock: {error.code}: {error.message}{hint}")
+        except ValueError as error:  # the input of a tool
+            verdict = deny(f"Interlock: the input is not that of `{event.tool}`: {error}")
+        except Exception as error:  # noqa: BLE001 - a defect of ours refuses the call, and ends nothing else
+            self._warn(f"a bug in Interlock: {type(error).__name__}: {error!r}")
+            verdict = deny("Interlock: an internal error; the gate's log has it")
+        return client.dialect.reply(event, verdict)
+
+    async def _verdict(self, dialect: Dialect, event: HookEvent, given: Mapping[str, str], caller: Caller) -> Verdict:
+        """Raises: ValueError for an input that does not fit its tool; ConfigurationError, StoreError, UsageError."""
+        env = {name.removeprefix("env."): value for name, value in given.items() if name.startswith("env.")}
+        start = given.get("project") or env.get(dialect.project_variable or "") or event.cwd or given.get("cwd", "")
+        if event.kind == "settings":
+            return deny("Interlock: settings are not taken over in the middle of a session: start a new one")
+        if event.kind == "other":
+            return Verdict("allow")
+        if not start:
+            return deny("Interlock: the event names no project, and its directory was removed")
+        project = await self._projects.find(start, env)
+        match event.kind:
+            case "start":
+                return Verdict("allow", f"Interlock checks each tool call in {project.root}; a refusal says why.")
+            case "end":
+                await project.calls.end_session(caller.client, event.session)
+                return Verdict("allow")
+            case "after" | "failed":
+                await project.calls.after(event, caller)
+                return Verdict("allow")
+            case _:
+                pass
+        found = dialect.translate(event)
+        if isinstance(found, Verdict):
+            return found
+        call = placed(found, project.root, event.cwd)
+        if isinstance(call, Verdict):
+            return call
+        if event.kind == "permission":  # what the gate allowed is not asked about by the client
+            return deny("Interlock: the client asks although Interlock has not allowed it")
+        return await project.calls.before(event, call, caller)
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "projects": [
+                {"root": one.root, "open": one.calls.open_count, "waiting": one.calls.waiting}
+                for one in self._projects.all()
+            ],
+        }
+
+
+def _pairs(head: bytes) -> dict[str, str]:
+    pairs = (part.split(b"=", 1) for part in head.split(b"\0") if b"=" in part)
+    return {os.fsdecode(name): os.fsdecode(value) for name, value in pairs}
+
+
+def _send(writer: asyncio.StreamWriter, reply: Reply) -> None:
+    sizes = len(reply.stdout).to_bytes(8, "big") + len(reply.stderr).to_bytes(8, "big")
+    writer.write(bytes([reply.exit_code]) + sizes + reply.stdout + reply.stderr)
+
+
+def _peer_uid(writer: asyncio.StreamWriter) -> int:
+    connection = writer.get_extra_info("socket")
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])
+
+
+def _is_newer(text: bytes, own: bytes) -> bool:
+    """True if the version text names a later version. A hook of an older installation is served by the newer gate."""
+    return _numbers(text) > _numbers(own)
+
+
+def _numbers(text: bytes) -> list[int]:
+    version = text.decode(errors="replace").rpartition("=")[2].strip().strip("\"'")
+    return [int(part) for part in version.split(".") if part.isdecimal()]

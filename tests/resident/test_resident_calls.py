@@ -1,0 +1,120 @@
+"""Native tool calls of a client: allowed, refused, held; and how they end in the record."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+
+def test_an_allowed_call_is_on_record_from_intent_to_outcome(project):
+    answer = project.before("Bash", {"command": "ls"})
+    assert (answer.code, answer.decision) == (0, "allow")
+    [line] = project.lines()
+    assert (line.tool, line.about, line.status, line.agent) == ("shell", "ls", "running", "agent")
+    assert project.after("Bash").code == 0
+    [line] = project.lines()
+    assert line.status == "succeeded"
+    assert "ran the command itself" in line.not_undoable[0]
+    project.before("Bash", {"command": "false"})
+    project.after("Bash", failed="Exit code 1")
+    assert [line.status for line in project.lines()] == ["succeeded", "failed"]
+
+
+def test_what_is_refused_and_why(project, tmp_path):
+    (tmp_path / "outside").write_text("mine")
+    (project.root / "link").symlink_to(tmp_path / "outside")
+    (project.root / "to-settings").symlink_to(project.root / "interlock.toml")
+    (project.root / ".claude").mkdir()
+    refused = [
+        ("Write", {"file_path": str(tmp_path / "outside"), "content": "x"}, "path_outside_workspace"),
+        ("Write", {"file_path": str(project.root / "link"), "content": "x"}, "path_outside_workspace"),
+        ("Read", {"file_path": "../outside"}, "path_outside_workspace"),
+        ("Write", {"file_path": str(project.root / "interlock.toml"), "content": "x"}, "path_"),
+        ("Write", {"file_path": str(project.root / "to-settings"), "content": "x"}, "path_"),
+        ("Write", {"file_path": str(project.root / ".claude/settings.json"), "content": "x"}, "path_"),
+        ("WebFetch", {"url": "https://example.org", "prompt": "x"}, "capability_denied"),
+        ("NotebookEdit", {"notebook_path": "n.ipynb"}, "does not know"),
+        ("mcp__other__tool", {}, "not behind"),
+        ("Bash", {"cmd": "ls"}, "`command` is not a text"),
+        ("Write", {"file_path": "a\0b", "content": "x"}, "NUL"),
+        ("Monitor", {"ws": {"url": "wss://example.org"}}, "web socket"),
+    ]
+    for tool, given, reason in refused:
+        answer = project.before(tool, given)
+        assert (answer.decision, reason in answer.reason) == ("deny", True), (tool, given, answer.reason)
+    assert "running" not in [line.status for line in project.lines()]
+    passed = {"mcp__interlock__fs_read": "allow", "TodoWrite": "allow", "Agent": "allow", "AskUserQuestion": "ask"}
+    assert {tool: project.before(tool, {}).decision for tool in passed} == passed
+
+
+def test_a_held_call_goes_on_when_it_is_made_again(project):
+    (project.root / "a.txt").write_text("old")
+    call = {"file_path": str(project.root / "a.txt"), "old_string": "old", "new_string": "new"}
+    first = project.before("Edit", call)
+    assert (first.decision, "[HELD]" in first.reason) == ("deny", True)
+    hold = first.reason.partition("approvals approve ")[2].partition("`")[0]
+    with project.runtime() as runtime:
+        shown = runtime.approvals.get(hold)
+        assert (shown.tool, shown.context["source"]) == ("fs.edit", "client/claude-code")
+        runtime.approvals.approve(hold)
+    assert project.before("Edit", call).decision == "allow"
+    project.after("Edit")
+    assert project.before("Edit", call).decision == "deny", "an approval is for one call"
+
+
+def test_a_file_that_the_client_changed_is_undone(project):
+    path = project.root / "a.txt"
+    path.write_text("old")
+    project.before("Write", {"file_path": str(path), "content": "new"})
+    path.write_text("new")
+    project.after("Write")
+    project.before("Write", {"file_path": str(project.root / "d/b.txt"), "content": "new"})
+    (project.root / "d").mkdir()
+    (project.root / "d/b.txt").write_text("new")
+    project.after("Write")
+    with project.runtime() as runtime:
+        for line in project.lines():
+            assert asyncio.run(runtime.runs.undo(line.run_id)).status == "succeeded"
+    assert path.read_text() == "old"
+    assert not (project.root / "d").exists()
+
+
+def test_secrets_are_not_in_the_record(project):
+    secret = "ghp_" + "a1B2" * 9
+    project.before("Bash", {"command": f"curl -H 'Authorization: token {secret}'"})
+    project.after("Bash")
+    for path in project.world.state.rglob("*"):
+        if path.is_file() and "private" not in path.parts:
+            assert secret.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[]", b"\xff", b'{"a": 1, "a": 2}', b"{}", b'{"hook_event_name": "PreToolUse", "tool_input": 3}'],
+)
+def test_an_event_that_is_not_understood_is_a_refusal(project, data):
+    answer = project.say(data)
+    assert (answer.code, "not one that Interlock understands" in answer.error) == (2, True)
+
+
+def test_large_and_small_inputs(project):
+    for size, decision in ((900_000, "allow"), (2_000_000, "deny")):
+        answer = project.before("Write", {"file_path": str(project.root / "big"), "content": "x" * size})
+        assert answer.decision == decision, answer.reason
+        project.after("Write")
+
+
+def test_each_agent_has_its_own_grants_and_sub_agents_are_asked_about(project):
+    assert project.before("Bash", {"command": "ls"}, options={"agent": "coder"}).decision == "deny"
+    assert project.before("Read", {"file_path": "interlock.toml"}, options={"agent": "coder"}).decision == "allow"
+    assert project.before("Bash", {"command": "ls"}, agent_id="sub-1").decision == "allow"
+
+
+def test_a_use_is_asked_about_once(project):
+    first = project.before("Bash", {"command": "ls"}, "u")
+    again = project.before("Bash", {"command": "ls"}, "u")
+    assert json.dumps(first.document) == json.dumps(again.document)
+    assert project.before("Bash", {"command": "rm -r x"}, "u").decision == "deny"
+    assert len(project.lines()) == 1
