@@ -24,6 +24,8 @@ from interlock.approvals.hold import (
     edited_digest,
     merge_patch,
     summary_line,
+    with_effect,
+    without_effect,
 )
 from interlock.approvals.notify import Notifications, Notifier, NotifyError
 from interlock.approvals.standing import StandingAnswer, StandingAnswers
@@ -63,4 +65,6 @@ __all__ = [
     "edited_digest",
     "merge_patch",
     "summary_line",
+    "with_effect",
+    "without_effect",
 ]

@@ -21,6 +21,7 @@ Surface = Literal["tty", "cli", "rest", "web", "mcp", "chat", "python"]
 Choice = Literal["approve", "deny", "edit"]
 Scope = Literal["once", "session", "always"]
 
+_EFFECT = " effect "
 ANY_GROUP = "*"
 """Pseudo-group of a member of every group: the local user while no approvers are configured."""
 
@@ -185,6 +186,16 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 def action_digest(tool: str, tool_version: str, parameters: Any) -> str:
     """The digest that an approval is bound to: over the tool, its exact definition, and the raw parameters."""
     return canonical_digest(tool, tool_version, canonical(parameters))
+
+
+def with_effect(tool_version: str, effect: str) -> str:
+    """The version of a tool in a question that is about what the call has done in a throw-away layer, by its digest."""
+    return f"{tool_version}{_EFFECT}{effect}"
+
+
+def without_effect(tool_version: str) -> str:
+    """The version of the tool itself."""
+    return tool_version.partition(_EFFECT)[0]
 
 
 def canonical_digest(tool: str, tool_version: str, parameters: bytes) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from interlock.approvals.audit import Audit
-from interlock.approvals.hold import Hold, Scope, Standing
+from interlock.approvals.hold import Hold, Scope, Standing, without_effect
 from interlock.approvals.time import SharedTime
 from interlock.disk import Database
 from interlock.model.clock import Ids
@@ -84,7 +84,7 @@ class StandingAnswers:
             agent=hold.agent,
             session=hold.session if terms.scope == "session" else None,
             tool=hold.tool,
-            tool_version=hold.tool_version,
+            tool_version=without_effect(hold.tool_version),
             contents=tuple(sorted({r.content for r in hold.requirements})),
             created_at_us=now_us,
             expires_at_us=now_us + terms.ttl_ms * 1000,

@@ -97,6 +97,7 @@ RULES: Final[dict[str, Rule]] = {
     "rules.deny": added,
     "approvals.ttl": smaller,
     "approvals.separation": later(False, True),
+    "approvals.preview": later(False, True),
     **{f"budget.{key}": smaller for key in ("actions", "tool_calls", "duration", "cost")},
     **{
         f"budget.{per}.{key}": smaller

@@ -134,6 +134,13 @@ class Approvals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         DurationMs, Meta(description="How long a question waits if its policy has no `@ttl`; then it is denied.")
     ] = field(default=600_000, name="ttl")
     separation: Annotated[bool, Meta(description="The user who started a run may not approve its actions.")] = False
+    preview: Annotated[
+        bool,
+        Meta(
+            description="Run a held `shell` or `exec` that can reach no host in a throw-away layer first: the question shows "
+            "what it changes, and an approval makes exactly that so."
+        ),
+    ] = False
     groups: Annotated[dict[Name, tuple[Name, ...]], Meta(description="Groups of approvers.")] = {}
     notify: Annotated[tuple[Notify, ...], Meta(description="Whom to notify.")] = ()
     audit: Annotated[tuple[AuditTo, ...], Meta(description="Where the audit is copied to.")] = ()
@@ -221,7 +228,8 @@ class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         Literal["direct", "layer"],
         Meta(
             description="`layer`: each proposal works in a copy-on-write layer above the files, which is committed when it has "
-            "succeeded; `direct`: on the files themselves, with backups."
+            "succeeded; `direct`: on the files themselves, with backups. "
+            "Unless it is set, the gateway and runtimes opened with `settings=` work directly."
         ),
     ] = "direct"
     commit: Annotated[

@@ -16,6 +16,7 @@ from interlock.workspace.layers import (
 )
 from interlock.workspace.lease import LeaseQueue, Turn, WriteLease
 from interlock.workspace.nodes import ABSENT, Identity, Node, Seen
+from interlock.workspace.preview_layers import open_preview, preview_of, remove_previews, reopen_preview
 from interlock.workspace.process_changes import ProcessWatch, end_left_processes
 from interlock.workspace.registry import Registry, check_apart, state_directory
 from interlock.workspace.tree import Workspace
@@ -54,11 +55,15 @@ __all__ = [
     "layer_directories",
     "layer_of",
     "open_layer",
+    "open_preview",
     "plan_commit",
     "plan_undo",
+    "preview_of",
     "read_entries",
     "remove_layer",
+    "remove_previews",
     "reopen_layer",
+    "reopen_preview",
     "restore",
     "state_directory",
 ]

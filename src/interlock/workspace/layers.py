@@ -83,6 +83,13 @@ class Layer:
         """See `View.copy`."""
         return self.directory / "tree" if self.manifest.kind == "copy" else None
 
+    def stack(self) -> list[Path]:
+        """See `View.stack`."""
+        if self.copy is not None:
+            return [self.copy]
+        below = [self.directory.parent / name / "upper" for name in reversed(self.manifest.below)]
+        return [self.directory / "upper", *(path for path in below if path.is_dir()), self.base.root]
+
     @property
     def posture(self) -> str:
         """`overlay`, or `copy(why)`."""
@@ -215,9 +222,9 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
             (directory / part).mkdir(mode=0o700)
         _take_mode(base, directory / "upper")
         mounted: Mounted | int = _mount_overlay(directory, base, mounts, kept, attach=attach)
-        manifest = Manifest(VERSION, proposal, "overlay", "", str(base.root), _next_tick_ns(), names)
+        manifest = Manifest(VERSION, proposal, "overlay", "", str(base.root), next_tick_ns(), names)
     except UnmountableError as error:
-        began_ns = _next_tick_ns()
+        began_ns = next_tick_ns()
         try:
             mounted = _copy(directory, base, mounts, kept)
         except BaseException:
@@ -293,7 +300,7 @@ def _check_base(base: Workspace, kept: list[Path]) -> None:
         raise UnmountableError("the workspace is of another user or group, which a user namespace cannot represent")
 
 
-def _next_tick_ns() -> int:
+def next_tick_ns() -> int:
     """The kernel's coarse time, just after it has changed: what was written before this call has an earlier timestamp."""
     before = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
     for _ in range(100):

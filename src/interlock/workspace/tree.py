@@ -41,6 +41,10 @@ class View(Protocol):
         """The directory of a layer that is a copy; None for an overlay."""
         ...
 
+    def stack(self) -> list[Path]:
+        """The directories that it is made of, topmost first: what another layer above it lies over."""
+        ...
+
     @property
     def posture(self) -> str:
         """For the action's posture: how the layer is made."""

@@ -12,8 +12,17 @@ from typing import Any
 
 import msgspec
 
-from interlock.approvals import Hold, HoldRequest, canonical_digest, merge_patch, summary_line
+from interlock.approvals import (
+    Hold,
+    HoldRequest,
+    canonical_digest,
+    merge_patch,
+    summary_line,
+    with_effect,
+    without_effect,
+)
 from interlock.engine.gate.admission import waiting
+from interlock.engine.gate.effects import drop_effect, find_effect, is_outdated, preview_effect
 from interlock.engine.gate.shown_files import changed_since, forget_if_changed, look_at_files, paths_of
 from interlock.engine.judges.judges import state_schema
 from interlock.engine.judges.verdict import ALLOW, Allow, Held
@@ -24,6 +33,7 @@ from interlock.model.canonical import canonical
 from interlock.model.decision import Decision, Refusal
 from interlock.model.events import ActionHeld, HoldResolved
 
+_OUTDATED = "what it would change is not what was approved: it was run again"
 _REFUSALS = {"denied": "approval_denied", "expired": "approval_expired", "cancelled": "approval_cancelled"}
 
 
@@ -36,6 +46,7 @@ async def ask(action: ActionRun, decision: Decision) -> Allow | Held | Refusal:
         names = ", ".join(f"`{requirement.policy}`" for requirement in decision.requirements)
         what = "a run would ask" if run.dry_run else "the rules say to ask first, and no one can answer here"
         return Refusal("approval_required", f"{what} ({names})")
+    await find_effect(action)
     hold = _existing(action)
     # The action's own answer comes first: it is used up by this call, and may hold an edit. A wider one is for other calls.
     if (hold is None or hold.status == "pending") and _is_covered(action, desk, decision, hold):
@@ -56,7 +67,7 @@ def _is_covered(action: ActionRun, desk: Desk, decision: Decision, hold: Hold | 
     """
     if action.changed or (hold is not None and _is_asked_again(action, desk)):
         return False
-    run, (name, version) = action.run, _call_of(action)
+    run, (name, version) = action.run, _tool_of(action)
     contents = [requirement.content for requirement in decision.requirements]
     if desk.store.standing.use(run.principal.agent, run.principal.session, name, version, contents) is None:
         return False
@@ -75,9 +86,15 @@ def _is_asked_again(action: ActionRun, desk: Desk) -> bool:
     )
 
 
-def _call_of(action: ActionRun) -> tuple[str, str]:
+def _tool_of(action: ActionRun) -> tuple[str, str]:
     tool = action.tool
     return (action.spec.type, "") if tool is None else (tool.name, tool.version)
+
+
+def _call_of(action: ActionRun) -> tuple[str, str]:
+    """What the question is about: the tool, with the effect if that is shown."""
+    name, version = _tool_of(action)
+    return name, version if action.effect is None else with_effect(version, action.effect.digest)
 
 
 def _where(action: ActionRun) -> tuple[str, str, str]:
@@ -118,13 +135,18 @@ def _digest(action: ActionRun, parameters: dict[str, Any]) -> str:
 async def _new(action: ActionRun, decision: Decision) -> Hold:
     run, services = action.run, action.run.services
     desk = services.desk
+    before = desk.store.for_action(*_where(action))
+    effect = await preview_effect(action)
     name, version = _call_of(action)
     run_id, proposal_id, action_id = _where(action)
     files, changes = await look_at_files(action)
     redact = desk.questions.redact  # a reason may name a state key
     parameters = _without_secrets(action, desk)
     needs = tuple(msgspec.structs.replace(r, reason=redact(r.reason)) for r in decision.requirements)
-    reasons = [r.reason for r in needs if r.reason] + changed_since(desk.store.for_action(*_where(action)), files)
+    reasons = [r.reason for r in needs if r.reason] + changed_since(before, files)
+    if effect is not None:
+        changes += effect.changes
+        reasons += [_OUTDATED] * _was_about_another(before, version) + [effect.reason]
     hold = desk.store.ask(
         HoldRequest(
             agent=run.principal.agent,
@@ -185,6 +207,12 @@ def _compensation(action: ActionRun) -> Any:
     return template.tool if template is not None else None
 
 
+def _was_about_another(before: Hold | None, version: str) -> bool:
+    """True if the call was approved for an effect that it no longer has."""
+    approved = before is not None and before.status == "approved" and without_effect(before.tool_version)
+    return bool(approved) and before is not None and before.tool_version not in (approved, version)
+
+
 async def _wait_answered(action: ActionRun, desk: Desk, hold: Hold) -> Hold:
     """Wait for the answer, while other actions of the proposal go on."""
     run = action.run
@@ -205,6 +233,7 @@ async def _apply(action: ActionRun, desk: Desk, hold: Hold) -> Allow | Refusal:
     last = hold.votes[-1] if hold.votes else None
     approver = last.approver if last is not None else None
     if hold.status != "approved":
+        await drop_effect(action)
         action.record(
             6,
             lambda _: HoldResolved(approval=hold.id, decision=hold.status, approver=approver),
@@ -232,6 +261,12 @@ async def _apply(action: ActionRun, desk: Desk, hold: Hold) -> Allow | Refusal:
         run.flush()  # the database never holds the edit: after a crash only the journal has it
     if not desk.store.consume(hold.id, hold.digest, "/".join(_where(action))):
         return Refusal("approval_denied", f"approval `{hold.id}` was used by another call")
+    if hold.edits:  # a call with other parameters has another effect: what was approved are the parameters
+        await drop_effect(action)
+    elif await is_outdated(action):
+        await drop_effect(action)
+        action.changed = True
+        return ALLOW  # and asked again
     if len(shown) == len(hold.files):
         action.shown = tuple(zip(shown, (file.digest for file in hold.files), strict=True))
         action.discharged |= hold.discharged

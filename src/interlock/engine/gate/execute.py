@@ -11,6 +11,7 @@ from collections.abc import Awaitable
 from typing import Any, cast
 
 from interlock.engine.gate.approval import digest_of
+from interlock.engine.gate.effects import commit_effect
 from interlock.engine.gate.output import check_output, copy_parameters, failure_of
 from interlock.engine.proposals.action_run import ActionRun
 from interlock.engine.proposals.attempt import Failure, Output
@@ -93,7 +94,7 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
     try:
         if tool is None:
             value = _act_on_state(action)
-        elif tool.mode == "async" and (run.executor is None or not action.in_plan):
+        elif tool.mode == "async" and action.effect is None and (run.executor is None or not action.in_plan):
             value = await cast("Awaitable[Any]", tool.function(copy_parameters(action.parameters), attempt))
         else:
             value = await _call(action, tool, attempt)
@@ -125,7 +126,12 @@ def _timeout_ns(action: ActionRun) -> int:
 
 
 async def _call(action: ActionRun, tool: Registered, attempt: ActionContext) -> Any:
-    """Call what is not simply awaited: an executor of the caller's, a function on the loop or on a thread."""
+    """Call what is not simply awaited.
+
+    What was approved by its effect, an executor of the caller's, a function on the loop or on a thread.
+    """
+    if action.effect is not None:
+        return await commit_effect(action, attempt)
     run, parameters = action.run, copy_parameters(action.parameters)
     if run.executor is not None and action.in_plan:
         return await run.executor.execute(tool.name, parameters, attempt)

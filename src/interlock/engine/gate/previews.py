@@ -18,7 +18,7 @@ _CHARS_MAX: Final = 1024 * 1024
 async def read_previews(action: ActionRun) -> Sequence[FilePreview]:
     """The files that the call would change, as they are and as they would be; empty if the tool cannot tell."""
     tool, run = action.tool, action.run
-    workspace = run.services.workspace
+    workspace = run.workspace
     if tool is None or tool.preview is None or workspace is None or tool.secrets:
         return ()
     preview, parameters = tool.preview, action.parameters

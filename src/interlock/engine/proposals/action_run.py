@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -17,6 +18,14 @@ from interlock.engine.tools.registry import Registered
 from interlock.model.events import Event
 from interlock.model.proposal import Action
 from interlock.model.result import ActionResult
+
+
+class Effect(NamedTuple):
+    """What a held call did in a throw-away layer, which an approval makes so."""
+
+    directory: Path
+    digest: str
+    """Of all that differs, and of what the call returned: part of what the approval is bound to."""
 
 
 class ActionRun:
@@ -42,6 +51,8 @@ class ActionRun:
     """Content hashes of the policies that an approval has answered for this very call."""
     shown: tuple[tuple[Any, str | None], ...] = ()
     """The paths that the approved question was about, with the digests of what was there."""
+    effect: Effect | None = None
+    """What the question shows, or has shown, of a call that has run in a throw-away layer."""
     generation: int | None = None
     """Of the files that the action reads, where its result goes into the cache."""
     changed = False

@@ -1,0 +1,331 @@
+"""Approving the effect (step 6, `approvals.preview`): a held process runs in a throw-away layer, and a person sees what it did.
+
+The question shows what differs, and its digest is part of what the approval is bound to. In step 9 the approved call is not made
+again: what lies in the layer is committed into the view of the proposal, if everything that it replaces is still what was shown.
+Only processes that walls keep from everything else are previewed, and only if no host is open to them: else the preview itself
+would have an effect, or the call another one than its preview.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from interlock.approvals import ChangeShown
+from interlock.engine.gate.output import copy_parameters
+from interlock.engine.gate.previews import compare_previews
+from interlock.engine.gate.tool_questions import AskingContext
+from interlock.engine.proposals.action_run import ActionRun, Effect
+from interlock.engine.proposals.scoped_workspace import ScopedWorkspace
+from interlock.engine.proposals.tool_context import ActionContext
+from interlock.executors.process_watch import to_its_end
+from interlock.model.canonical import digest
+from interlock.model.errors import InterlockError, StoreError, ToolError
+from interlock.model.events import ActionLog
+from interlock.model.result import HostUse
+from interlock.model.tool import FilePreview
+from interlock.workspace import (
+    Backups,
+    Difference,
+    Layer,
+    Node,
+    Origin,
+    Plan,
+    Workspace,
+    commit_layer,
+    open_preview,
+    preview_of,
+    remove_layer,
+    reopen_preview,
+)
+from interlock.workspace.names import show, to_json
+from interlock.workspace.tree import read_chunks
+
+_TOOLS: Final = frozenset({"shell", "exec"})
+_CHANGES_MAX: Final = 200
+"""What more paths a call changes is more than a person looks at: then nothing of the effect is shown or bound."""
+_TEXT_BYTES_MAX: Final = 1024 * 1024
+_HOSTS_SHOWN_MAX: Final = 5
+OUTDATED: Final = "preview_outdated"
+
+
+class Shown(NamedTuple):
+    """What the question says about the effect."""
+
+    changes: tuple[ChangeShown, ...]
+    reason: str
+
+
+class _Done(msgspec.Struct):
+    """`effect.json`, beside the layer: what the call returned."""
+
+    value: Any
+    posture: dict[str, str]
+    not_undoable: list[str]
+    usage: dict[str, Any] | None
+
+
+class _PreviewContext(AskingContext, eq=False, kw_only=True):
+    """The context of a call in its throw-away layer. It has a time-out of its own, and nobody is asked meanwhile."""
+
+    view: Workspace
+    own: Backups
+
+    @property
+    def workspace(self) -> Any:
+        return ScopedWorkspace(self.view, self._check_path, self._written)
+
+    @property
+    def backups(self) -> Any:
+        return self.own
+
+
+async def preview_effect(action: ActionRun) -> Shown | None:
+    """Run a held call in a throw-away layer; None where none is wanted. Sets `action.effect`, unless the answer says why not.
+
+    Raises: StoreError, CancelledError.
+    """
+    if not _is_wanted(action):
+        return None
+    await drop_effect(action)
+    if action.run.services.settings.isolation.profile == "none":
+        return _without("without walls nothing keeps a process in its layer")
+    action.record(6, lambda _: ActionLog(message="the call is previewed in a throw-away layer"))
+    action.run.flush()
+    try:
+        layer = await to_its_end(lambda: _open(action))
+    except StoreError as error:
+        if error.code != "layer_unavailable":
+            raise
+        return _without(error.message)
+    kept = False
+    try:
+        backups = layer.backups(action.run.clock)
+        try:
+            shown = await _run(action, layer, backups)
+        finally:
+            backups.close()
+        kept = action.effect is not None
+        return shown
+    finally:
+        layer.close()
+        if not kept:
+            await to_its_end(lambda: remove_layer(layer.directory, layer.base.disk))
+
+
+async def find_effect(action: ActionRun) -> None:
+    """Find what an earlier process has previewed for this very call. Raises: StoreError, IntegrityError."""
+    if action.effect is not None or not _is_wanted(action):
+        return
+    directory = action.run.run_files.directory
+    assert directory is not None
+    found = await to_its_end(lambda: preview_of(directory, _key(action)))
+    if found is None or not (found / "effect.json").exists():
+        return
+    now = await _digest_now(action, found)
+    if now is not None:
+        action.effect = Effect(found, now)
+
+
+async def is_outdated(action: ActionRun) -> bool:
+    """True if the effect is no longer what the question showed, because what it replaces has changed."""
+    effect = action.effect
+    return effect is not None and await _digest_now(action, effect.directory) != effect.digest
+
+
+async def drop_effect(action: ActionRun) -> None:
+    """The call is not approved so, or it is over. Raises: StoreError."""
+    effect, action.effect = action.effect, None
+    if effect is not None:
+        disk = action.run.services.disk
+        await to_its_end(lambda: remove_layer(effect.directory, disk))
+
+
+async def commit_effect(action: ActionRun, attempt: ActionContext) -> Any:
+    """Step 9 of a call whose effect is approved: exactly that happens, and nothing runs. Returns what the call returned.
+
+    Raises: ToolError `preview_outdated` (nothing was committed), and others of the file system; StoreError.
+    """
+    effect, backups, view = action.effect, attempt.backups, action.run.workspace
+    assert effect is not None
+    assert view is not None
+    mounts = action.run.services.layers
+    assert mounts is not None
+    origin = Origin(attempt.proposal_id, attempt.action_id, attempt.attempt)
+
+    def work() -> _Done:
+        with reopen_preview(effect.directory, view, mounts) as layer:
+            found, left = layer.differences()
+            if left or _digest(found, _read_done(effect.directory)) != effect.digest:
+                raise _outdated()
+            try:
+                commit_layer(layer, backups.run, backups, Plan(found, []), origin)
+            except ToolError as error:
+                raise (_outdated() if error.code == "file_changed" else error) from error
+        return _read_done(effect.directory)
+
+    done = await to_its_end(work)
+    attempt.posture(**done.posture)
+    for what in done.not_undoable:
+        attempt.not_exactly_undoable(what)
+    if done.usage is not None:
+        attempt.resources(done.usage)
+    await drop_effect(action)
+    return done.value
+
+
+def _is_wanted(action: ActionRun) -> bool:
+    run = action.run
+    asked = run.services.settings.approvals.preview and action.tool is not None and action.tool.name in _TOOLS
+    kept = run.recorder is not None and run.run_files.directory is not None and run.workspace is not None
+    return asked and kept and run.services.layers is not None and run.executor is None
+
+
+def _key(action: ActionRun) -> str:
+    return f"{action.run.proposal.id}/{action.spec.id}"
+
+
+def _open(action: ActionRun) -> Layer:
+    run, directory = action.run, action.run.run_files.directory
+    assert directory is not None
+    assert run.workspace is not None
+    assert run.services.layers is not None
+    attach = run.services.settings.isolation.profile == "ns"
+    return open_preview(directory, _key(action), run.workspace, run.services.layers, attach=attach)
+
+
+async def _run(action: ActionRun, layer: Layer, backups: Backups) -> Shown:
+    """Make the call in the layer, and compare."""
+    run, tool = action.run, action.tool
+    assert tool is not None
+    if any(all(chain) for chain in run.judges_in_force().hosts(run.principal.agent, tool)):
+        return _without("the grant opens hosts to it")
+    number = run.attempts_before.get(action.index, 0) + 1
+    attempt = _PreviewContext(run, action.index, number, action=action, view=layer.workspace, own=backups)
+    attempt.deadline_ns = run.clock.mono_ns() + tool.timeout_ns
+    try:
+        value = await tool.function(copy_parameters(action.parameters), attempt)
+    except ToolError as error:
+        return _without(f"in a throw-away layer the call failed: {error.message}")
+    posture = attempt.layers or {}
+    if not all(posture.get(wall, "").startswith("active") for wall in ("fs", "net")):
+        return _without("the walls of this machine do not keep a process in its layer")
+    done = _Done(value, posture, attempt.not_undoable or [], attempt.usage)
+    found, left = await to_its_end(layer.differences)
+    if left or len(found) > _CHANGES_MAX:
+        return _without(f"it changes {len(found) + len(left)} paths, which is more than can be shown")
+    run.services.disk.write_atomic(layer.directory / "effect.json", msgspec.json.encode(done))
+    effect = Effect(layer.directory, _digest(found, done))
+    redact = run.services.desk.questions.redact
+    previews = await to_its_end(lambda: [_preview(one, layer) for one in found])
+    changes = await compare_previews(action, previews, lambda path: str(redact(path)))
+    action.effect = effect
+    return Shown(changes, _reason(value, len(found), attempt.hosts or ()))
+
+
+def _without(why: str) -> Shown:
+    return Shown((), f"its effect could not be previewed: {why}")
+
+
+def _reason(value: Any, count: int, hosts: Sequence[HostUse]) -> str:
+    code = value.get("exit_code") if isinstance(value, dict) else None
+    ended = "" if code is None else f" and ended with exit code {code}"
+    paths = "no path differs" if not count else f"{count} {'path differs' if count == 1 else 'paths differ'}"
+    names = [f"{use.host}:{use.port}" for use in hosts[:_HOSTS_SHOWN_MAX]]
+    tried = f"; it tried to reach {', '.join(names)}, and could not" if names else ""
+    return f"it has run in a throw-away layer{ended}: {paths}{tried}. Approving it makes exactly that so"
+
+
+async def _digest_now(action: ActionRun, directory: Path) -> str | None:
+    """The digest of what a preview would change now; None if it cannot be looked at."""
+    view, mounts = action.run.workspace, action.run.services.layers
+    assert view is not None
+    assert mounts is not None
+
+    def look() -> str | None:
+        with contextlib.suppress(InterlockError, OSError), reopen_preview(directory, view, mounts) as layer:
+            found, left = layer.differences()
+            return None if left else _digest(found, _read_done(directory))
+        return None
+
+    return await asyncio.shield(to_its_end(look))
+
+
+def _read_done(directory: Path) -> _Done:
+    try:
+        return msgspec.json.decode((directory / "effect.json").read_bytes(), type=_Done)
+    except (OSError, msgspec.DecodeError) as error:
+        raise StoreError("the record of a preview is damaged", code="layer_damaged", path=str(directory)) from error
+
+
+def _digest(found: Sequence[Difference], done: _Done) -> str:
+    """Of everything that approving brings about: each path with what lies there now and then, and what the call returns."""
+    rows = [[to_json(one.path), _state(one.before), _state(one.after)] for one in found]
+    return digest("effect", [rows, msgspec.to_builtins(done.value)])
+
+
+def _state(node: Node) -> list[Any]:
+    return [
+        node.kind,
+        node.mode,
+        node.size,
+        node.sha256,
+        None if node.target is None else msgspec.to_builtins(node.target),
+    ]
+
+
+def _preview(one: Difference, layer: Layer) -> FilePreview:
+    """One path before and after, as the question compares texts."""
+    path = show(one.path)
+    note = _note(one)
+    if note:
+        return FilePreview(path, note=note)
+    texts = []
+    for node, tree in ((one.before, layer.base), (one.after, layer.workspace)):
+        text = None if node.kind == "absent" else _text(tree, one)
+        if text is None and node.kind != "absent":
+            return FilePreview(
+                path, note=f"not text, or too large to compare ({one.kind}, {one.after.size or 0} bytes)"
+            )
+        texts.append(text)
+    return FilePreview(path, texts[0], texts[1])
+
+
+def _note(one: Difference) -> str:
+    kinds = {node.kind for node in (one.before, one.after)}
+    if one.kind == "mode":
+        return f"permissions {one.before.mode or 0:o} become {one.after.mode or 0:o}"
+    if kinds <= {"file", "absent"}:
+        return ""
+    what = {"dir": "a directory", "symlink": "a symbolic link", "file": "a file", "absent": "nothing"}
+    leaves = ", which leads out of the workspace" if one.leaves_workspace else ""
+    return f"{what[one.before.kind]} becomes {what[one.after.kind]}{leaves}"
+
+
+def _text(tree: Workspace, one: Difference) -> str | None:
+    fd, data = tree.open_file(one.path), b""
+    try:
+        for chunk in read_chunks(fd):
+            data += chunk
+            if len(data) > _TEXT_BYTES_MAX:
+                return None
+    finally:
+        os.close(fd)
+    with contextlib.suppress(UnicodeDecodeError):
+        return data.decode()
+    return None
+
+
+def _outdated() -> ToolError:
+    return ToolError(
+        "what the approved effect would replace has changed since it was shown; nothing of it was committed",
+        code=OUTDATED,
+        retryable=False,
+        hint="propose the call again",
+    )
