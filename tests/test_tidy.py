@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,33 @@ def test_no_merge_was_left_half_done() -> None:
         ["git", "grep", "-nE", r"^(<{7} |>{7} |={7}$)"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert not marks.stdout
+
+
+def lazy_modules(tree: ast.AST) -> dict[str, str]:
+    """The names that `lazy("...")` is given to, with the modules."""
+    return {
+        target.id: node.value.args[0].value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Name)
+        and node.value.func.id == "lazy"
+        and isinstance(node.value.args[0], ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_lazy_modules_are_what_type_checkers_see(path: Path) -> None:
+    """Beside each `lazy("...")` the same module is imported for type checking, so mypy and import-linter know of it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported.update({each.asname or each.name: each.name for each in node.names})
+        elif isinstance(node, ast.ImportFrom):
+            imported.update({each.asname or each.name: f"{node.module}.{each.name}" for each in node.names})
+    for known, module in lazy_modules(tree).items():
+        assert find_spec(module) is not None, f"{name(path)}: there is no module {module}"
+        assert imported.get(known) == module, f"{name(path)}: `{known}` is {module}, and {imported.get(known)} for mypy"

@@ -109,8 +109,10 @@ class Disk:
         self._do(f"remove {path}", shutil.rmtree, path)
         self.sync_directory(path.parent)
 
-    def write_atomic(self, path: Path, data: bytes, mode: int = 0o600) -> None:
-        """Replace a file as a whole: temporary file, sync, rename, sync of the directory."""
+    def write_atomic(self, path: Path, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
+        """Replace a file as a whole: temporary file, sync, rename, sync of the directory. Not `durable`: without the syncs, so
+        that the file may be empty or gone after a crash.
+        """
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = self._do(f"open {temporary}", os.open, temporary, flags, mode)
@@ -118,7 +120,8 @@ class Disk:
             try:
                 os.fchmod(fd, mode)
                 self.write(fd, data)
-                self.sync_data(fd)
+                if durable:
+                    self.sync_data(fd)
             finally:
                 os.close(fd)
             self.rename(temporary, path)
@@ -126,7 +129,8 @@ class Disk:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
-        self.sync_directory(path.parent)
+        if durable:
+            self.sync_directory(path.parent)
 
     def rename(self, source: Path, destination: Path) -> None:
         """Rename, replacing the destination. Not durable before `sync_directory`."""

@@ -13,29 +13,31 @@ import base64
 import binascii
 import contextlib
 import os
+import re
 import stat
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
 
 from interlock.disk import Disk, store_error
+from interlock.lazy import lazy
 from interlock.model.errors import IntegrityError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives import serialization
+else:
+    serialization = lazy("cryptography.hazmat.primitives.serialization")
 
 PRIVATE_NAME: Final = "ed25519.pem"
 PUBLIC_NAME: Final = "ed25519.pub.pem"
 _SCHEME: Final = "ed25519:"
 _KEY_BYTES_MAX: Final = 16 * 1024
+_PKCS8: Final = bytes.fromhex("302e020100300506032b657004220420")
+"""What stands before the 32 bytes of an Ed25519 key in PKCS #8 (RFC 8410)."""
+_PRIVATE_PEM: Final = re.compile(rb"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/]{64})\n-----END PRIVATE KEY-----\n")
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +90,7 @@ class Signer:
                 key = _load_private(path)
             else:
                 key = Ed25519PrivateKey.generate()
-                disk.write_atomic(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+                disk.write_atomic(path, _private_pem(key))
             public = keys / PUBLIC_NAME
             if not public.exists():
                 disk.write_atomic(public, _pem(key.public_key()), mode=0o644)
@@ -168,7 +170,7 @@ def parse_public_key(text: str) -> Ed25519PublicKey:
     try:
         if text.startswith(_SCHEME):
             return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text.removeprefix(_SCHEME)))
-        key = load_pem_public_key(text.encode())
+        key = serialization.load_pem_public_key(text.encode())
         if isinstance(key, Ed25519PublicKey):
             return key
     except (ValueError, UnsupportedAlgorithm):
@@ -193,7 +195,7 @@ def _load_private(path: Path) -> Ed25519PrivateKey:
             hint="if nobody did, run chmod 600 on it; otherwise remove it and a new key is made",
         )
     try:
-        key = load_pem_private_key(data, password=None)
+        key = _own_pem(data) or serialization.load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
@@ -205,12 +207,24 @@ def _load_private(path: Path) -> Ed25519PrivateKey:
     return key
 
 
+def _private_pem(key: Ed25519PrivateKey) -> bytes:
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return key.private_bytes(encoding, form, serialization.NoEncryption())
+
+
+def _own_pem(data: bytes) -> Ed25519PrivateKey | None:
+    """The key, if the file is as `_private_pem` writes it: then nobody waits for the library's parsers to be loaded."""
+    found = _PRIVATE_PEM.fullmatch(data)
+    der = b"" if found is None else base64.b64decode(found[1])
+    return Ed25519PrivateKey.from_private_bytes(der[len(_PKCS8) :]) if der.startswith(_PKCS8) else None
+
+
 def _keyid(key: Ed25519PublicKey) -> str:
-    return _SCHEME + key.public_bytes(Encoding.Raw, PublicFormat.Raw).hex()
+    return _SCHEME + key.public_bytes_raw().hex()
 
 
 def _pem(key: Ed25519PublicKey) -> bytes:
-    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 def _bad(why: str) -> IntegrityError:

@@ -8,7 +8,7 @@ import threading
 import pytest
 from engine_world import call, execute, expect, reasons, statuses, write
 
-from interlock.executors import http as fetching
+from interlock.executors import http_fetch as fetching
 
 DOCS_ONLY = """
 agent = "coder"

@@ -95,3 +95,11 @@ def test_an_edit_that_met_a_locked_database_is_looked_at_again(regrouped, monkey
     monkeypatch.undo()
     regrouped.services.refresh()
     assert regrouped.services.desk.approvers.configured == {"ops": ("bob",)}
+
+
+def test_every_built_in_tool_can_be_compiled(project):
+    """They are compiled when they are first used, so that a start is quick."""
+    registry = project.open().services.registry
+    names = [tool.name for tool in registry.definitions()]
+    assert {"fs.read", "git.commit", "http.fetch", "shell", "proc.start", "undo"} <= set(names)
+    assert [registry.require(name).version for name in names] == [registry.by_name[name].version for name in names]

@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from interlock.engine.local.clock import SystemClock
-from interlock.executors.http import Fetcher, bindings
+from interlock.executors.http import bindings
+from interlock.executors.http_fetch import Fetcher
 from interlock.model.errors import ToolError
 from interlock.model.schema import Schema
 
@@ -583,7 +584,7 @@ def test_proxies_from_the_environment_are_not_used(server: Server, monkeypatch: 
 
 
 def test_the_tool_is_declared_by_its_most_cautious_use() -> None:
-    (binding,) = bindings(local())
+    (binding,) = bindings(local)
     tool = binding.tool
     assert (tool.name, binding.mode) == ("http.fetch", "thread")
     assert (tool.read_only, tool.destructive, tool.open_world, tool.idempotent) == (False, True, True, False)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 
-import cedarpy
+import msgspec
 import pytest
-from cedarpy import pst
 from hypothesis import given
 from hypothesis import strategies as st
 from policy_worlds import STRING, TOOLS, WORLD, ask, judge, problems, warnings_of
@@ -15,6 +13,7 @@ from policy_worlds import STRING, TOOLS, WORLD, ask, judge, problems, warnings_o
 from interlock.model.errors import ConfigurationError
 from interlock.model.tool import Tool
 from interlock.policy import PolicyConfigurationError, Rules, World, load, read_cases
+from interlock.policy import syntax as pst
 from interlock.policy.compile import NotCoveredError
 from interlock.policy.source import clauses, split
 from interlock.policy.uses import uses
@@ -144,8 +143,8 @@ def test_the_error_carries_its_problems() -> None:
 
 
 def test_syntax_of_a_newer_cedar_is_refused() -> None:
-    (tree,) = cedarpy.policies_to_pst(PERMIT).static_policies.values()
-    newer = replace(tree, clauses=(pst.When(pst.Slot("principal")),))
+    ((tree,), _) = pst.parse(PERMIT)
+    newer = msgspec.structs.replace(tree, clauses=(pst.When(pst.Slot("principal")),))
     with pytest.raises(NotCoveredError):
         list(uses(newer))
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
-import http.client
 import os
-import ssl
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
@@ -19,7 +17,15 @@ import msgspec
 from interlock.approvals.hold import Hold
 from interlock.approvals.notify import NotifyError
 from interlock.approvals.time import SharedTime
+from interlock.lazy import lazy
 from interlock.model.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import ssl
+    from http import client
+else:
+    ssl = lazy("ssl")
+    client = lazy("http.client")
 
 SIGNATURE_HEADER: Final = "X-Interlock-Signature"
 TIMESTAMP_HEADER: Final = "X-Interlock-Timestamp"
@@ -108,15 +114,15 @@ class Webhook:
             headers[SIGNATURE_HEADER] = signature(self._secret, timestamp, body)
         host, port = self._parts.hostname or "", self._parts.port
         connection = (
-            http.client.HTTPSConnection(host, port, timeout=timeout_s, context=ssl.create_default_context())
+            client.HTTPSConnection(host, port, timeout=timeout_s, context=ssl.create_default_context())
             if self._parts.scheme == "https"
-            else http.client.HTTPConnection(host, port, timeout=timeout_s)
+            else client.HTTPConnection(host, port, timeout=timeout_s)
         )
         path = (self._parts.path or "/") + (f"?{self._parts.query}" if self._parts.query else "")
         try:
             connection.request("POST", path, body, headers)
             status = connection.getresponse().status
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, client.HTTPException) as error:
             raise NotifyError(f"the webhook could not be reached: {type(error).__name__}") from None
         finally:
             connection.close()

@@ -7,21 +7,20 @@ import os
 import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from interlock.approvals import Notifier
-from interlock.approvals.audit_sinks import AuditSink, CommandSink, FileSink, WebhookSink
-from interlock.approvals.notifiers import Command, TerminalBell, Webhook
 from interlock.detect import Redactor
 from interlock.disk import Database, Disk
+from interlock.engine.announce import announce
 from interlock.engine.judges.build import maker_of, undo_maker_of
 from interlock.engine.judges.in_force import JudgeMaker, JudgesInForce
 from interlock.engine.judges.reloading import Reloader
 from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.engine.local.location import last_trusted_warning, locate, open_database
 from interlock.engine.local.machine import boot_id, redaction_key, user_name
+from interlock.engine.local.policy_cache import PolicyCache
 from interlock.engine.local.walls import open_walls
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.stop_requests import WAKE_NAME, StopListener
@@ -29,7 +28,7 @@ from interlock.engine.proposals.budget import budget_of
 from interlock.engine.proposals.programs import OnRecord
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.traffic import policy_of, record_traffic
-from interlock.engine.runs import undo_tool
+from interlock.engine.runs import undo_binding
 from interlock.engine.runs.retention import keep_once_a_day
 from interlock.engine.runs.run import close_programs
 from interlock.engine.services import Bounds, Hooks, Services
@@ -39,8 +38,6 @@ from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors import background, files, git, http, proc, process
 from interlock.executors.enclosure import Enclose
-from interlock.executors.environment import child_environment
-from interlock.executors.modules import ModuleTools
 from interlock.executors.network import ProcessNetwork
 from interlock.executors.process import ProcessLimits, ProcessRunner
 from interlock.isolation.client import ForkServer
@@ -48,17 +45,18 @@ from interlock.isolation.egress.client import Egress
 from interlock.isolation.posture import PROBED
 from interlock.journal import Durability, KeptRuns, RunIndex
 from interlock.journal.stops import StopStore
+from interlock.lazy import lazy
 from interlock.model.clock import Clock
 from interlock.model.decision import Refusal
 from interlock.model.errors import ConfigurationError
 from interlock.model.hosts import Endpoint
 from interlock.model.tool import Binding, Context, RateLimit
+from interlock.policy.load import Checked
 from interlock.settings import Loaded, Settings, TrustStore, given, load_last_trusted
 from interlock.settings import load as load_settings
 from interlock.settings.decode import Place, dotted
 from interlock.settings.load import GIVEN
 from interlock.settings.overlay import foreign_variables
-from interlock.settings.sections import AuditTo, Notify
 from interlock.settings.trust import FILE as TRUST_FILE
 from interlock.signing import Signer
 from interlock.state.budgets import BudgetStore
@@ -70,6 +68,13 @@ from interlock.telemetry import Export, GuardLimits, ResourceGuard, Sampler
 from interlock.workspace import LayerMounts, Workspace
 from interlock.workspace.registry import Registry as Workspaces
 from interlock.workspace.registry import state_directory
+
+if TYPE_CHECKING:
+    from interlock.executors import http_fetch
+    from interlock.executors import modules as tool_modules
+else:
+    http_fetch = lazy("interlock.executors.http_fetch")
+    tool_modules = lazy("interlock.executors.modules")
 
 FEATURES: Final = frozenset(
     {
@@ -127,7 +132,7 @@ def embedded(
             durability="memory" if memory else "off", redaction=redaction,
             kept=KeptRuns(os.urandom(32), clock) if memory else None,
         )  # fmt: skip
-        _announce(services, loaded, env, closing)
+        announce(services, loaded, env, closing)
         return _finish(services, hands, closing)
     except BaseException:
         while closing:
@@ -211,13 +216,13 @@ def open_project(
     try:
         redaction = redaction_key(state, disk)
         desk = _desk(loaded, db, clock, home, Redactor(redaction))
-        reload = None
+        reload, checked = None, PolicyCache(home / "policies", disk)
         if unusable is None:
             reload = Reloader(
                 loaded,
                 state / TRUST_FILE,
                 lambda: load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust),
-                lambda fresh: _maker_of(fresh, clock, desk),
+                lambda fresh: _maker_of(fresh, clock, desk, checked),
                 lambda fresh: _adopt(fresh, desk),
                 clock,
             )
@@ -227,28 +232,16 @@ def open_project(
         hands = _equip(loaded, disk, clock, closing, open_walls(settings, env, state, disk, hooks, undo=bool(unusable)))
         services = _services(
             loaded, db, disk, clock, hooks, desk, measured, hands, workspace_id=workspace_id, redaction=redaction,
-            durability=settings.journal.durability, home=home, reload=reload, stops=stops,
+            durability=settings.journal.durability, home=home, reload=reload, stops=stops, checked=checked,
             signer=Signer.open(state / "keys", disk),
         )  # fmt: skip
-        _announce(services, loaded, env if unusable is None else None, closing)
+        announce(services, loaded, env if unusable is None else None, closing)
         keep_once_a_day(services)
         return _finish(services, hands, closing)
     except BaseException:
         while closing:
             closing.pop()()
         raise
-
-
-def _announce(
-    services: Services, loaded: Loaded, env: Mapping[str, str] | None, closing: list[Callable[[], None]]
-) -> None:
-    """Set up the notifiers of questions, unless there is no `env` for them."""
-    desk = services.desk
-    if env is not None:
-        desk.notify_through(_notifiers(loaded.settings, desk, env, services.hooks.warnings))
-        for sink in _audit_sinks(loaded, desk, env, services):
-            desk.attach(sink)
-    closing.append(desk.close)
 
 
 def _check_project(settings: Settings) -> None:
@@ -275,7 +268,7 @@ class Hands(NamedTuple):
     runner: ProcessRunner
     network: ProcessNetwork
     programs: background.Programs
-    modules: ModuleTools | None
+    modules: tool_modules.ModuleTools | None
     mounts: LayerMounts
 
     @property
@@ -297,7 +290,7 @@ def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], 
     closing.append(runner.close)
     modules = None
     if settings.tools.modules:
-        modules = ModuleTools(
+        modules = tool_modules.ModuleTools(
             settings.tools.modules, loaded.root, clock, trusted=_trusted(loaded), limits=limits, enclose=walls,
             network=network,
         )  # fmt: skip
@@ -377,15 +370,15 @@ def _services(
     loaded: Loaded, db: Database, disk: Disk, clock: Clock, hooks: Hooks, desk: Desk, measured: Measured,
     hands: Hands | None, *, workspace_id: str, durability: Durability, redaction: bytes, home: Path | None = None,
     kept: KeptRuns | None = None, reload: Reloader | None = None, stops: StopListener | None = None,
-    signer: Signer | None = None,
+    signer: Signer | None = None, checked: Checked | None = None,
 ) -> Services:  # fmt: skip
     """The services, complete. `hands` is None without a workspace, `home` where nothing is kept."""
     settings = loaded.settings
     registry = Registry()
     has_workspace = hands is not None
     judges = JudgesInForce(
-        maker_of(loaded, clock, desk.issued, workspace=has_workspace), registry, {}, revision=desk.issued.revision,
-        warn=hooks.warn_once, configuration=loaded.digest,
+        maker_of(loaded, clock, desk.issued, workspace=has_workspace, checked=checked), registry, {},
+        revision=desk.issued.revision, warn=hooks.warn_once, configuration=loaded.digest,
     )  # fmt: skip
     return Services(
         clock=clock,
@@ -430,10 +423,10 @@ def _services(
     )
 
 
-def _maker_of(loaded: Loaded, clock: Clock, desk: Desk) -> JudgeMaker:
+def _maker_of(loaded: Loaded, clock: Clock, desk: Desk, checked: Checked) -> JudgeMaker:
     """The judges of a configuration that was loaded again. Raises: ConfigurationError."""
     desk.issued.count(loaded.settings.all_grants())
-    return maker_of(loaded, clock, desk.issued)
+    return maker_of(loaded, clock, desk.issued, checked=checked)
 
 
 def _adopt(loaded: Loaded, desk: Desk) -> None:
@@ -480,11 +473,11 @@ def _register_builtins(services: Services, hands: Hands) -> None:
         *git.bindings(runner, hook_judge=_judge_hook if settings.git.hooks == "run" else None),
         *proc.bindings(protected=servers, redact=services.redactor.redact),
         *background.bindings(programs),
-        *http.bindings(http.Fetcher(services.clock, may_redirect=_may_redirect)),
-        undo_tool.binding(services),
+        *http.bindings(lambda: http_fetch.Fetcher(services.clock, may_redirect=_may_redirect)),
+        undo_binding.binding(services),
     ]
     for binding in found:
-        services.registry.register(_built_in(binding, settings))
+        services.registry.add_built_in(_built_in(binding, settings))
 
 
 def _judge_hook(ctx: Context, parameters: dict[str, Any]) -> Refusal | None:
@@ -503,62 +496,6 @@ def _may_redirect(ctx: Context, endpoint: Endpoint) -> bool:
     """A redirect leads to a host that the gate has not seen: the agent's grants decide, as they did for the first one."""
     assert isinstance(ctx, ActionContext)
     return ctx.reach.url(f"https://{endpoint}/") is None
-
-
-def _notifiers(settings: Settings, desk: Desk, env: Mapping[str, str], warnings: list[str]) -> list[Notifier]:
-    """Those that `[[approvals.notify]]` names. Raises ConfigurationError.
-
-    One whose variable is not set is left out with a warning: questions are asked all the same, and undo must not need it.
-    """
-    found: list[Notifier] = []
-    for number, one in enumerate(settings.approvals.notify):
-        if one.kind == "bell":
-            found.append(TerminalBell())
-        elif one.kind == "command":
-            found.append(Command(one.command, child_environment(env), name=f"command {number}"))
-        else:
-            webhook = _webhook(one, f"notify[{number}]", desk, env, warnings)
-            found += [] if webhook is None else [webhook]
-    return found
-
-
-def _webhook(
-    one: Notify | AuditTo, place: str, desk: Desk, env: Mapping[str, str], warnings: list[str]
-) -> Webhook | None:
-    """A webhook of `[approvals]`. None, with a warning, if a variable is not set. Raises ConfigurationError."""
-    missing = [
-        f"approvals.{place}.{key}: this notifier is off: the environment variable `{name}` is not set"
-        for key, name in (("url_env", one.url_env), ("secret_env", one.secret_env))
-        if name is not None and not env.get(name)
-    ]
-    warnings += missing
-    if missing:
-        return None
-    url = one.url if one.url_env is None else env[one.url_env]
-    secret = None if one.secret_env is None else env[one.secret_env].encode("utf-8", "surrogateescape")
-    return Webhook(url or "", secret, desk.store.time, name=f"webhook {place}")
-
-
-def _audit_sinks(loaded: Loaded, desk: Desk, env: Mapping[str, str], services: Services) -> list[AuditSink]:
-    """Those that `[[approvals.audit]]` names. Raises ConfigurationError."""
-    found: list[AuditSink] = []
-    for number, one in enumerate(loaded.settings.approvals.audit):
-        place = f"audit[{number}]"
-        if one.kind == "file":
-            path = Path(os.path.realpath(one.path or ""))
-            if services.workspace is not None and path.is_relative_to(loaded.root):
-                raise ConfigurationError(
-                    "the audit file is inside the workspace, where an agent can write",
-                    path=f"approvals.{place}.path",
-                    hint="choose a place outside it",
-                )
-            found.append(FileSink(path, services.disk))
-        elif one.kind == "command":
-            found.append(CommandSink(Command(one.command, child_environment(env), name=f"command {place}")))
-        else:
-            webhook = _webhook(one, place, desk, env, services.hooks.warnings)
-            found += [] if webhook is None else [WebhookSink(webhook)]
-    return found
 
 
 def _built_in(binding: Binding, settings: Settings) -> Binding:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from interlock.engine.assemble import adjusted, embedded, open_project
-from interlock.engine.facets.checkpoints import Checkpoints
-from interlock.engine.facets.forks import fork, share
 from interlock.engine.facets.grants import Grants
 from interlock.engine.facets.rules import CodeRules
 from interlock.engine.facets.runs import Runs
 from interlock.engine.facets.state import State
-from interlock.engine.inspect import explain as plans
 from interlock.engine.kit.client_uses import ClientUses
 from interlock.engine.kit.execute import call_tool, call_tools, execute
 from interlock.engine.kit.options import CallOptions, ExecuteOptions, ToolCallsOptions
@@ -24,7 +22,7 @@ from interlock.engine.people.questions import OnQuestion, asking
 from interlock.engine.proposals.decoding import ProposalLike
 from interlock.engine.services import Listeners, Services
 from interlock.engine.sync_runner import SyncRunner
-from interlock.executors.python import bind, name_only
+from interlock.lazy import lazy
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.model.grant import Grant
@@ -32,6 +30,17 @@ from interlock.model.limits import Limits
 from interlock.model.proposal import Budget
 from interlock.model.result import CallResult, ProposalResult
 from interlock.model.tool import Binding, RateLimit, Tool, ToolExecutor
+
+if TYPE_CHECKING:
+    from interlock.engine.facets import checkpoints as checkpoints_facet
+    from interlock.engine.facets import forks
+    from interlock.engine.inspect import explain as plans
+    from interlock.executors import python
+else:
+    checkpoints_facet = lazy("interlock.engine.facets.checkpoints")
+    forks = lazy("interlock.engine.facets.forks")
+    plans = lazy("interlock.engine.inspect.explain")
+    python = lazy("interlock.executors.python")
 
 Parameters = Mapping[str, Any] | None
 Closing = Sequence[Callable[[], None]]
@@ -98,25 +107,24 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self.clock = services.clock
         self.state = State(services)
         self.runs = Runs(services, self._asking, on_question)
-        self.checkpoints = Checkpoints(services)
         self.grants = Grants(services)
         self.rules = CodeRules(services)
         self.approvals = Approvals(services.desk, services.agent)
         self.client_uses = ClientUses(services)
 
-    # -- tools
+    checkpoints = cached_property(lambda self: checkpoints_facet.Checkpoints(self.services))
 
     def register(self, tool: Callable[..., Any] | Binding | Tool, definition: Tool | None = None) -> None:
         """Add a tool, or replace its namesake: a function, a binding, or a definition alone, which `set_executor`'s performs."""
         if isinstance(tool, Tool):
             tool = self.services.executors.binding(tool)
-        found = adjusted(tool if isinstance(tool, Binding) else bind(tool, definition), self.services.settings)
+        found = adjusted(tool if isinstance(tool, Binding) else python.bind(tool, definition), self.services.settings)
         self.services.register(found)
         self.services.registry.in_code.add(found.tool.name)
 
     def register_name(self, name: str, executor: Callable[[dict[str, Any]], Awaitable[Any]] | None = None) -> None:
         """Add a tool by its bare name: an open schema and the most cautious traits. `executor` takes the parameters."""
-        self.register(Tool(name=name) if executor is None else name_only(name, executor))
+        self.register(Tool(name=name) if executor is None else python.name_only(name, executor))
 
     def set_executor(self, executor: ToolExecutor | None) -> None:
         """Who performs calls of tools without a function, or that are not registered; None for nobody. An unregistered name is
@@ -176,13 +184,13 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         With a `grant` the fork has at most what this runtime's agent has: the intersection of both (if that
         has no grant of its own, of the first one that its groups have). Raises ConfigurationError.
         """
-        return Runtime(fork(self.services, agent, grant), on_question=self._on_question)
+        return Runtime(forks.fork(self.services, agent, grant), on_question=self._on_question)
 
     def with_shared(self, agent: str | None = None) -> Runtime:
         """A runtime over the same state, policies, grants, journals and questions. It begins without tools: they, executor,
         budget, rate limits and cached results are its own. Rules may name the tools of either.
         """
-        return Runtime(share(self.services, agent or self.services.agent), on_question=self._on_question)
+        return Runtime(forks.share(self.services, agent or self.services.agent), on_question=self._on_question)
 
     # -- what happens
 

@@ -94,7 +94,7 @@ class Reload(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Hooks:
     """Who is told of what: the only part of the services to which a program adds while they are in use."""
 
@@ -129,7 +129,7 @@ class Hooks:
         self.notify(problem or "the edited configuration is in force")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Bounds:
     """What a runtime allows at most. The program may change them for its runtime (`Runtime.set_limits`, `set_budget`)."""
 
@@ -145,7 +145,7 @@ class Bounds:
     """How long an action waits until the machine is fit."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Services:
     """Shared by the runs of a runtime. `workspace` and what hangs on the machine is None for pure embedding.
 

@@ -1,4 +1,4 @@
-"""The definitions of the git tools. Their functions are in `git_tools.py`.
+"""The definitions of the git tools. Their functions are in `git_tools.py`, which is loaded with the first call.
 
 Every tool that connects takes the URL as a parameter, so that grants and policies see the host: a remote's name would be
 resolved through a file that the agent can write.
@@ -6,22 +6,29 @@ resolved through a file that the agent can write.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from interlock.detect import address_is_private
-from interlock.executors.git_hooks import Judge as HookJudge
-from interlock.executors.git_remote import AddressJudge
-from interlock.executors.git_remote_tools import RemoteGitTools
-from interlock.executors.git_tools import COMMITS, GitTools
-from interlock.executors.git_user import user_directories
-from interlock.executors.http_wire import Resolver, system_resolver
 from interlock.executors.process import ProcessRunner
+from interlock.lazy import lazy
 from interlock.model.proposal import Reversibility
 from interlock.model.tool import Binding, CompensationTemplate, Function, Tool
 
+if TYPE_CHECKING:
+    from interlock.executors import git_remote_tools, git_tools, git_user, http_wire
+    from interlock.executors.git_hooks import Judge as HookJudge
+    from interlock.executors.git_remote import AddressJudge
+else:
+    git_remote_tools = lazy("interlock.executors.git_remote_tools")
+    git_tools = lazy("interlock.executors.git_tools")
+    git_user = lazy("interlock.executors.git_user")
+    http_wire = lazy("interlock.executors.http_wire")
+
 _TIMEOUT_MS: Final = 120_000
+_COMMITS: Final = 20
 _PATH_FORMS: Final = [
     {"type": "string", "minLength": 1},
     {"type": "object", "properties": {"b64": {"type": "string"}}, "required": ["b64"], "additionalProperties": False},
@@ -83,27 +90,36 @@ def bindings(
     runner: ProcessRunner,
     *,
     address_judge: AddressJudge = address_is_private,
-    resolver: Resolver = system_resolver,
+    resolver: http_wire.Resolver | None = None,
     environment: Mapping[str, str] | None = None,
     hook_judge: HookJudge | None = None,
 ) -> list[Binding]:
     """`git.status`, `diff`, `log`, `add`, `commit`, `revert`, `clone`, `pull`, `push`.
 
     `hook_judge` is asked whether a hook may run; without it none does. `environment` says where the user's home is;
-    `os.environ` unless given.
+    `os.environ` unless given. `resolver` finds the addresses of a host; the system's unless given.
     """
-    directories = user_directories(os.environ if environment is None else environment)
-    tools = GitTools(runner, directories, hook_judge)
-    remote = RemoteGitTools(runner, address_judge, resolver, directories, hook_judge)
+
+    @functools.cache
+    def tools() -> git_tools.GitTools:
+        directories = git_user.user_directories(os.environ if environment is None else environment)
+        return git_tools.GitTools(runner, directories, hook_judge, commits=_COMMITS)
+
+    @functools.cache
+    def remote() -> git_remote_tools.RemoteGitTools:
+        directories = git_user.user_directories(os.environ if environment is None else environment)
+        find = http_wire.system_resolver if resolver is None else resolver
+        return git_remote_tools.RemoteGitTools(runner, address_judge, find, directories, hook_judge)
+
     return [*_reading(tools), *_changing(tools), *_connecting(remote)]
 
 
-def _reading(tools: GitTools) -> list[Binding]:
+def _reading(tools: Callable[[], git_tools.GitTools]) -> list[Binding]:
     return [
         _binding(
             "git.status",
             "Show what is checked out, changed and staged. Only the commit of a submodule is compared.",
-            tools.status,
+            lambda given, ctx: tools().status(given, ctx),
             {"path": _repository()},
             {
                 "branch": _NULLABLE,
@@ -127,7 +143,7 @@ def _reading(tools: GitTools) -> list[Binding]:
             "Differences in the working tree, staged (`staged`), or against a commit (`ref`). Renames are not guessed; an "
             "unmerged file is compared with our side. The lines of a file end at 128 KiB, of all files at 1 MiB "
             "(`truncated`); the counts are of the whole file.",
-            tools.diff,
+            lambda given, ctx: tools().diff(given, ctx),
             {"path": _repository(), "ref": _REF, "staged": _FLAG, "paths": _paths("Only these.")},
             {"files": _rows(_CHANGED), "truncated": _FLAG},
             read_only=True,
@@ -135,12 +151,12 @@ def _reading(tools: GitTools) -> list[Binding]:
         _binding(
             "git.log",
             "List commits, newest first.",
-            tools.log,
+            lambda given, ctx: tools().log(given, ctx),
             {
                 "path": _repository(),
                 "ref": _REF,
                 "paths": _paths("Only commits that touch these paths."),
-                "max_count": {"type": "integer", "minimum": 1, "maximum": 1000, "default": COMMITS},
+                "max_count": {"type": "integer", "minimum": 1, "maximum": 1000, "default": _COMMITS},
             },
             {"commits": {"type": "array", "items": {"type": "object"}}, "truncated": _FLAG},
             read_only=True,
@@ -148,7 +164,7 @@ def _reading(tools: GitTools) -> list[Binding]:
     ]
 
 
-def _changing(tools: GitTools) -> list[Binding]:
+def _changing(tools: Callable[[], git_tools.GitTools]) -> list[Binding]:
     staged = _rows({"path": _SHOWN_PATH, "status": _TEXT})
     committed = {
         "commit": _NULLABLE,
@@ -164,7 +180,7 @@ def _changing(tools: GitTools) -> list[Binding]:
             "git.add",
             "Stage paths as they are now, deletions too. With `restore`: take an earlier `git.add` back instead, "
             "unless someone else staged or unstaged those paths since.",
-            tools.add,
+            lambda given, ctx: tools().add(given, ctx),
             {
                 "path": _repository(),
                 "paths": {**_paths("Files and directories to stage."), "minItems": 1},
@@ -182,7 +198,7 @@ def _changing(tools: GitTools) -> list[Binding]:
             "git.commit",
             'Commit what is staged. Hooks run only with `[git] hooks = "run"`; nothing is signed. With `undo`: take an earlier '
             "commit back instead, by moving the branch; index and files stay as they are.",
-            tools.commit,
+            lambda given, ctx: tools().commit(given, ctx),
             {
                 "path": _repository(),
                 "message": {"type": "string", "minLength": 1, "maxLength": 65_536},
@@ -196,7 +212,7 @@ def _changing(tools: GitTools) -> list[Binding]:
             "git.revert",
             "Make a commit that takes another one back; if that does not go, nothing is changed. With `undo`: take an earlier "
             "revert back instead, files too.",
-            tools.revert,
+            lambda given, ctx: tools().revert(given, ctx),
             {"path": _repository(), "commit": _REF, "undo": _MOVE},
             {**committed, "reverted": _NULLABLE},
             one_of=("commit", "undo"),
@@ -210,12 +226,12 @@ def _back(tool: str, field: str) -> CompensationTemplate:
     return CompensationTemplate(tool=tool, parameters={field: f"$output.{field}", "path": "$output.path"})
 
 
-def _connecting(tools: RemoteGitTools) -> list[Binding]:
+def _connecting(tools: Callable[[], git_remote_tools.RemoteGitTools]) -> list[Binding]:
     return [
         _binding(
             "git.clone",
             "Clone a repository into a new directory. Submodules are not fetched.",
-            tools.clone,
+            lambda given, ctx: tools().clone(given, ctx),
             {"url": _URL, "path": _path("write", "The directory to create."), "branch": _BRANCH},
             {"path": _SHOWN_PATH, "commit": _NULLABLE, "branch": _NULLABLE, **_HOOKS},
             required=("url", "path"),
@@ -224,7 +240,7 @@ def _connecting(tools: RemoteGitTools) -> list[Binding]:
         _binding(
             "git.pull",
             "Fetch a branch and fast-forward to it; refused if that would need a merge.",
-            tools.pull,
+            lambda given, ctx: tools().pull(given, ctx),
             {"url": _URL, "path": _repository(), "branch": _BRANCH},
             {"commit": _TEXT, "before": _NULLABLE, "branch": _TEXT, "updated": _FLAG, **_HOOKS},
             required=("url",),
@@ -233,7 +249,7 @@ def _connecting(tools: RemoteGitTools) -> list[Binding]:
         _binding(
             "git.push",
             'Push a branch to the branch of the same name, never forced. A `pre-push` hook runs only with `[git] hooks = "run"`.',
-            tools.push,
+            lambda given, ctx: tools().push(given, ctx),
             {"url": _URL, "path": _repository(), "branch": _BRANCH},
             {"commit": _TEXT, "branch": _TEXT, "updated": _FLAG, "created": _FLAG, **_HOOKS},
             required=("url",),

@@ -26,7 +26,6 @@ from interlock.model.errors import ToolError
 from interlock.model.tool import Context
 from interlock.workspace.names import to_json
 
-COMMITS: Final = 20
 FILES: Final = 10_000
 """Limit of one diff."""
 _SUBMODULES: Final = ("--ignore-submodules=dirty",)
@@ -52,14 +51,17 @@ class GitTools:
         runner: ProcessRunner,
         directories: tuple[Path, Path] | None = None,
         hook_judge: HookJudge | None = None,
+        *,
+        commits: int,
     ) -> None:
-        """`hook_judge` is asked whether a hook may run; without it none does.
+        """`hook_judge` is asked whether a hook may run; without it none does. `git.log` lists `commits` unless told otherwise.
 
         `directories` are where the user's configuration is (`git_user.user_directories`).
         """
         self._directories = directories
         self._hook_judge = hook_judge
         self._runner = runner
+        self._commits = commits
 
     async def status(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`git.status`."""
@@ -98,7 +100,7 @@ class GitTools:
     async def log(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`git.log`."""
         async with self._repository(parameters, ctx) as repository:
-            most = int(parameters.get("max_count", COMMITS))
+            most = int(parameters.get("max_count", self._commits))
             if not parameters.get("ref") and await repository.head() is None:
                 return {"commits": [], "truncated": False}
             result = await repository.run(

@@ -11,11 +11,11 @@ import difflib
 import re
 from collections.abc import Mapping
 from math import isfinite
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import msgspec
 
-from interlock.model import yaml
+from interlock.lazy import lazy
 from interlock.model.errors import ProposalError
 from interlock.model.limits import DEFAULT_LIMITS, INTEGER_MAX, Limits
 from interlock.model.proposal import (
@@ -34,6 +34,11 @@ from interlock.model.proposal import (
     ToolCompensation,
 )
 from interlock.model.values import RESERVED, check_value, count_exceeds, parse_json, plain, quoted, step
+
+if TYPE_CHECKING:
+    from interlock.model import yaml
+else:
+    yaml = lazy("interlock.model.yaml")
 
 STATE_PARAMETERS: Final = {
     "state_write": frozenset(("key", "value")),

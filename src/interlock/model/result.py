@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from interlock.model.result_html import rows_html
+from interlock.lazy import lazy
+
+if TYPE_CHECKING:
+    from interlock.model import result_html
+else:
+    result_html = lazy("interlock.model.result_html")
 
 Status = Literal[
     "succeeded", "failed", "rejected", "skipped", "held", "rolled_back", "compensated", "not_undone", "unknown_outcome",
@@ -65,7 +70,7 @@ class ActionResult(msgspec.Struct, gc=False):
 
     def _repr_html_(self) -> str:
         """The row as a notebook shows it."""
-        return rows_html([self])
+        return result_html.rows_html([self])
 
 
 class CallResult(ActionResult, gc=False, kw_only=True):
@@ -148,7 +153,9 @@ class ProposalResult(msgspec.Struct, kw_only=True):
 
     def _repr_html_(self) -> str:
         """The result as a notebook shows it."""
-        return rows_html(self.results, title=f"{self.proposal_id}: {self.status}", note=f"run {self.run_id}")
+        return result_html.rows_html(
+            self.results, title=f"{self.proposal_id}: {self.status}", note=f"run {self.run_id}"
+        )
 
 
 def format_result(row: ActionResult) -> str:

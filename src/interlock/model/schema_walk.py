@@ -8,7 +8,7 @@ Both follow the same table of which keyword holds subschemas and where in the va
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -24,13 +24,9 @@ _REFERENCE_DEPTH_MAX: Final = 200
 _DEFAULT_SCHEMAS_MAX: Final = 10_000
 _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 
-_HERE_ONE: Final = ("not", "if", "then", "else")
-_HERE_LIST: Final = ("allOf", "anyOf", "oneOf")
-_HERE_MAP: Final = ("dependentSchemas", "dependencies")
-_EVERY_ONE: Final = (
-    "additionalProperties", "contains", "additionalItems", "unevaluatedItems", "unevaluatedProperties",
-)  # fmt: skip
 _STORES: Final = ("$defs", "definitions")
+Applied = Iterable[tuple[str, Any]]
+"""Subschemas, each with the step from the value to what it describes."""
 
 
 class SchemaError(InterlockError):
@@ -135,26 +131,57 @@ def check_structure(definition: dict[str, Any], *, depth_max: int) -> None:
 
 def _applied(node: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The subschemas that apply to the value (step empty) or to a part of it (`/name`, `/*`). References are not followed."""
-    for keyword in _HERE_ONE:
-        yield "", node.get(keyword)
-    for keyword in _HERE_LIST:
-        for child in _list(node.get(keyword)):
-            yield "", child
-    for keyword in _HERE_MAP:
-        for child in _map(node.get(keyword)).values():
-            yield "", child
-    for name, child in _map(node.get("properties")).items():
-        yield "/" + str(name).replace("~", "~0").replace("/", "~1"), child
-    for child in _map(node.get("patternProperties")).values():
-        yield "/*", child
-    for keyword in _EVERY_ONE:
-        yield "/*", node.get(keyword)
-    items = node.get("items")
-    if not isinstance(items, list):
-        yield "/*", items
-    for tuple_items in (_list(node.get("prefixItems")), _list(items)):  # the second: drafts before 2020-12
-        for index, child in enumerate(tuple_items):
-            yield f"/{index}", child
+    for keyword, value in node.items():
+        subschemas = _SUBSCHEMAS.get(keyword)
+        if subschemas is not None:
+            yield from subschemas(value)
+
+
+def _same(value: Any) -> Applied:
+    return (("", value),)
+
+
+def _same_each(value: Any) -> Applied:
+    return (("", child) for child in _list(value))
+
+
+def _same_named(value: Any) -> Applied:
+    return (("", child) for child in _map(value).values())
+
+
+def _every(value: Any) -> Applied:
+    return (("/*", value),)
+
+
+def _every_named(value: Any) -> Applied:
+    return (("/*", child) for child in _map(value).values())
+
+
+def _named(value: Any) -> Applied:
+    return (("/" + str(name).replace("~", "~0").replace("/", "~1"), child) for name, child in _map(value).items())
+
+
+def _numbered(value: Any) -> Applied:
+    return ((f"/{index}", child) for index, child in enumerate(_list(value)))
+
+
+def _items(value: Any) -> Applied:
+    return _numbered(value) if isinstance(value, list) else _every(value)  # a list: drafts before 2020-12
+
+
+_SUBSCHEMAS: Final[dict[str, Callable[[Any], Applied]]] = {
+    **dict.fromkeys(("not", "if", "then", "else"), _same),
+    **dict.fromkeys(("allOf", "anyOf", "oneOf"), _same_each),
+    **dict.fromkeys(("dependentSchemas", "dependencies"), _same_named),
+    "properties": _named,
+    "patternProperties": _every_named,
+    **dict.fromkeys(
+        ("additionalProperties", "contains", "additionalItems", "unevaluatedItems", "unevaluatedProperties"), _every
+    ),
+    "items": _items,
+    "prefixItems": _numbered,
+}
+"""The subschemas in the value of a keyword, and what each applies to: the value itself, every part of it, or a named one."""
 
 
 def _everything(definition: Any) -> Iterator[tuple[dict[str, Any], str]]:

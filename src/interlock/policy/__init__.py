@@ -3,7 +3,9 @@
 Pure: takes policy text, rules and a description of the world, and returns decisions.
 """
 
-from interlock.policy.cases import Case, CaseResult, read_cases, run_cases
+from typing import TYPE_CHECKING
+
+from interlock.lazy import lazy_exports
 from interlock.policy.explain import Condition, Explanation, PolicyExplanation
 from interlock.policy.judge import PolicyJudge
 from interlock.policy.load import PolicyConfigurationError, load
@@ -11,6 +13,13 @@ from interlock.policy.replay import Change, Past, Replay, replay
 from interlock.policy.rules import DenyParam, Rules, to_cedar
 from interlock.policy.verdict import together
 from interlock.policy.world import World
+
+if TYPE_CHECKING:
+    from interlock.policy.cases import Case, CaseResult, read_cases, run_cases
+else:
+    __getattr__ = lazy_exports(
+        __name__, {"Case": "cases", "CaseResult": "cases", "read_cases": "cases", "run_cases": "cases"}
+    )
 
 __all__ = [
     "Case",

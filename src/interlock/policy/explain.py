@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import cedarpy
 import msgspec
 
 from interlock.model.decision import Decision
+from interlock.policy import syntax
 from interlock.policy.index import applicable, in_scope
 from interlock.policy.operators import Situation
 from interlock.policy.policies import Policy
@@ -126,7 +126,7 @@ def _conditions(policy: Policy, s: Situation, context: dict[str, Any]) -> tuple[
 
 def _evaluate(clause: Clause, s: Situation, context: dict[str, Any]) -> tuple[Result, str | None]:
     text = f"permit(principal, action, resource) when {{ {clause.text} }};"
-    (tree,) = cedarpy.policies_to_pst(text).static_policies.values()
+    ((tree,), _) = syntax.parse(text)
     try:
         for conjunct in compile_policy(tree, text, Reference(s.entities)):
             value = conjunct.test(context, s)

@@ -11,15 +11,15 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from cedarpy import pst
 
+from interlock.policy import syntax
 from interlock.policy.compile import Conjunct, uid
 from interlock.policy.operators import Closure, Situation, is_in
 from interlock.policy.policies import Policy
 from interlock.policy.terms import EvaluationError, Uid, mistyped
 from interlock.policy.world import ActionType
 
-Scope = pst.PrincipalOrResourceConstraint
+Scope = syntax.PrincipalOrResourceConstraint
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -34,7 +34,7 @@ class Residue(msgspec.Struct, frozen=True):
 
     policy: Policy
     tests: tuple[Closure, ...]
-    conditions: tuple[pst.Expr | None, ...] = ()
+    conditions: tuple[syntax.Expr | None, ...] = ()
     """The source of each test, if that is a single condition."""
 
     @property
@@ -93,7 +93,7 @@ class Index:
         return found
 
 
-def applicable(tree: pst.Template, actions: Iterable[ActionType]) -> list[ActionType]:
+def applicable(tree: syntax.Template, actions: Iterable[ActionType]) -> list[ActionType]:
     """The actions in the scope of a policy, by their name, groups and type of resource."""
     kinds = _resource_types(tree.resource)
     return [
@@ -101,22 +101,22 @@ def applicable(tree: pst.Template, actions: Iterable[ActionType]) -> list[Action
     ]
 
 
-def _names(scope: pst.ActionConstraint, name: str) -> bool:
+def _names(scope: syntax.ActionConstraint, name: str) -> bool:
     """True if the scope of a policy names this action."""
     match scope:
-        case pst.ActionEq(entity=entity):
+        case syntax.ActionEq(entity=entity):
             return entity.id == name
-        case pst.ActionIn(entities=entities):
+        case syntax.ActionIn(entities=entities):
             return any(entity.id == name for entity in entities)
         case _:
             return False
 
 
-def _acts(scope: pst.ActionConstraint, action: ActionType) -> bool:
+def _acts(scope: syntax.ActionConstraint, action: ActionType) -> bool:
     match scope:
-        case pst.ActionEq(entity=entity):
+        case syntax.ActionEq(entity=entity):
             return entity.id == action.name and str(entity.type) == "Action"
-        case pst.ActionIn(entities=entities):
+        case syntax.ActionIn(entities=entities):
             return any(
                 str(entity.type) == "Action" and (entity.id == action.name or entity.id in action.groups)
                 for entity in entities
@@ -127,11 +127,11 @@ def _acts(scope: pst.ActionConstraint, action: ActionType) -> bool:
 
 def _resource_types(scope: Scope) -> frozenset[str] | None:
     match scope:
-        case pst.ScopeIs(entity_type=kind) | pst.ScopeIsIn(entity_type=kind):
+        case syntax.ScopeIs(entity_type=kind) | syntax.ScopeIsIn(entity_type=kind):
             return frozenset((str(kind),))
-        case pst.ScopeEq(entity=pst.EntityUid(type=kind)):
+        case syntax.ScopeEq(entity=syntax.EntityUid(type=kind)):
             return frozenset((str(kind),))
-        case pst.ScopeIn(entity=pst.EntityUid(type=kind)):
+        case syntax.ScopeIn(entity=syntax.EntityUid(type=kind)):
             return frozenset((str(kind), "Tool")) if str(kind) == "Server" else frozenset((str(kind),))
         case _:
             return None
@@ -139,7 +139,7 @@ def _resource_types(scope: Scope) -> frozenset[str] | None:
 
 def _named(scope: Scope) -> Uid | None:
     match scope:
-        case pst.ScopeEq(entity=pst.EntityUid() as entity):
+        case syntax.ScopeEq(entity=syntax.EntityUid() as entity):
             return uid(entity)
         case _:
             return None
@@ -148,13 +148,13 @@ def _named(scope: Scope) -> Uid | None:
 def in_scope(scope: Scope, who: Uid, s: Situation) -> bool:
     """True if this principal or resource is in the scope of a policy."""
     match scope:
-        case pst.ScopeEq(entity=pst.EntityUid() as entity):
+        case syntax.ScopeEq(entity=syntax.EntityUid() as entity):
             return uid(entity) == who
-        case pst.ScopeIn(entity=pst.EntityUid() as entity):
+        case syntax.ScopeIn(entity=syntax.EntityUid() as entity):
             return is_in(who, uid(entity), s)
-        case pst.ScopeIs(entity_type=kind):
+        case syntax.ScopeIs(entity_type=kind):
             return who.type == str(kind)
-        case pst.ScopeIsIn(entity_type=kind, entity=pst.EntityUid() as entity):
+        case syntax.ScopeIsIn(entity_type=kind, entity=syntax.EntityUid() as entity):
             return who.type == str(kind) and is_in(who, uid(entity), s)
         case _:
             return True

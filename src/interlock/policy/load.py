@@ -6,18 +6,20 @@ A set is always built from scratch; a caller that reloads keeps the old judge un
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import cedarpy
 import msgspec
-from cedarpy import pst
 
+from interlock._version import __version__
+from interlock.lazy import lazy
+from interlock.model.canonical import digest_bytes
 from interlock.model.errors import ConfigurationError
 from interlock.model.tool import Tool
 from interlock.policy import rules as short
+from interlock.policy import syntax
 from interlock.policy.calls import Paths
 from interlock.policy.compile import NotCoveredError
-from interlock.policy.contexts import Resolver
+from interlock.policy.contexts import Context, Resolver
 from interlock.policy.index import Compiled, Index, applicable
 from interlock.policy.judge import PolicyJudge
 from interlock.policy.names import Names, check_tools, path_globs
@@ -29,27 +31,120 @@ from interlock.policy.source import split
 from interlock.policy.uses import uses
 from interlock.policy.world import ActionType, World, action_groups, actions, entities
 
+if TYPE_CHECKING:
+    import cedarpy
+else:
+    cedarpy = lazy("cedarpy")
+
 NO_RULES = Rules()
 
 
-def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World | None = None) -> PolicyJudge:
+class Checked(Protocol):
+    """Remembers, across processes, what this very code and Cedar found to be sound. It may forget, and must not invent."""
+
+    def find(self, key: str) -> bytes | None:
+        """What was kept under this key."""
+        ...
+
+    def keep(self, key: str, data: bytes) -> None:
+        """Keep it."""
+        ...
+
+
+class _Sound(msgspec.Struct, frozen=True, array_like=True):
+    """A set without problems: what parsing and checking would find again."""
+
+    policies: tuple[Policy, ...]
+    absent: tuple[Absence, ...]
+    """Names in the policies that nothing has."""
+    warnings: tuple[Absence, ...]
+
+
+class _Resolved(NamedTuple):
+    """The policies that can match, with the world that they refer to and what they use of each action's context."""
+
+    world: World
+    actions: dict[str, ActionType]
+    policies: list[Policy]
+    contexts: dict[str, Context]
+
+
+_decode = msgspec.msgpack.Decoder(_Sound).decode
+
+
+def load(
+    files: Iterable[tuple[str, str]],
+    rules: Rules = NO_RULES,
+    world: World | None = None,
+    checked: Checked | None = None,
+) -> PolicyJudge:
     """Build the judge from the policy files (name, text), the short rules and the world that they refer to.
 
-    Raises: PolicyConfigurationError naming every problem with its place; its `path` is the first one's.
+    A set that `checked` knows to be sound is not parsed and checked again. Raises: PolicyConfigurationError naming every
+    problem with its place; its `path` is the first one's.
     """
-    world = world or World()
+    files, world = tuple(files), world or World()
+    if checked is None:
+        sound, resolved = _check(files, rules, world)
+    else:
+        key = _key(files, rules, world)
+        known = _read(checked.find(key))
+        if known is None:
+            sound, resolved = _check(files, rules, world)
+            checked.keep(key, msgspec.msgpack.encode(sound))
+        else:
+            sound, resolved = known, _resolve(known, world)
+    shared = entities(resolved.world, resolved.actions)
+    reference = Reference(shared)
+    policies = [Compiled(each, compile_policy(each.tree, each.statement.text, reference)) for each in resolved.policies]
+    return PolicyJudge(
+        world=resolved.world,
+        actions=resolved.actions,
+        entities=shared,
+        contexts=resolved.contexts,
+        policies=resolved.policies,
+        index=Index(policies, resolved.actions),
+        paths=Paths(path_globs(resolved.policies), resolved.world.root, resolved.world.home),
+        warnings=sound.warnings,
+    )
+
+
+def _key(files: Sequence[tuple[str, str]], rules: Rules, world: World) -> str:
+    """A digest of all that a check depends on."""
+    about = (__version__, files, rules, world)
+    return digest_bytes("policies", msgspec.msgpack.encode(about, order="deterministic"))
+
+
+def _read(data: bytes | None) -> _Sound | None:
+    try:
+        return None if data is None else _decode(data)
+    except msgspec.MsgspecError:
+        return None  # kept by a version that says it otherwise, or damaged: check again
+
+
+def _resolve(sound: _Sound, world: World) -> _Resolved:
+    """As `_check` does, for a set without problems."""
+    world, known, _, policies = _with(sound.absent, world, list(sound.policies))
+    resolver = Resolver(known)
+    for policy in policies:
+        resolver.add(policy, uses(policy.tree), applicable(policy.tree, known.values()))
+    return _Resolved(world, known, policies, resolver.contexts())
+
+
+def _check(files: Sequence[tuple[str, str]], rules: Rules, world: World) -> tuple[_Sound, _Resolved]:
+    """Parse and check everything. Raises: PolicyConfigurationError."""
     known, groups = actions(world), action_groups(world)
-    checked = short.check(rules, known, groups)
-    problems = [*check_tools(world, groups), *(each for each in checked if not isinstance(each, Absence))]
-    warnings = [each for each in checked if isinstance(each, Absence)]
+    found_in_rules = short.check(rules, known, groups)
+    problems = [*check_tools(world, groups), *(each for each in found_in_rules if not isinstance(each, Absence))]
+    warnings = [each for each in found_in_rules if isinstance(each, Absence)]
     # an invalid rule would be reported again as the policy it became
     texts = [*files] if problems else [*short.statements(rules), *files]
-    policies = _parse(texts, problems)
+    parsed = _parse(texts, problems)
     absent = [
-        each for policy in policies for each in Names(world, known, groups).check(policy) if isinstance(each, Absence)
+        each for policy in parsed for each in Names(world, known, groups).check(policy) if isinstance(each, Absence)
     ]
     warnings += [each for each in absent if not each.place.startswith(f"{short.FILE}.")]
-    world, known, groups, policies = _with(absent, world, policies)
+    world, known, groups, policies = _with(absent, world, parsed)
     names = Names(world, known, groups)
     resolver = Resolver(known)
     named: list[Policy] = []
@@ -74,20 +169,8 @@ def load(files: Iterable[tuple[str, str]], rules: Rules = NO_RULES, world: World
     problems.extend(_types(sound, cedar_schema(known, groups, contexts)))
     if problems:
         raise _error(_ordered(problems, [name for name, _ in texts]))
-    shared = entities(world, known)
-    reference = Reference(shared)
-    return PolicyJudge(
-        world=world,
-        actions=known,
-        entities=shared,
-        contexts=contexts,
-        policies=policies,
-        index=Index(
-            [Compiled(each, compile_policy(each.tree, each.statement.text, reference)) for each in policies], known
-        ),
-        paths=Paths(path_globs(policies), world.root, world.home),
-        warnings=warnings,
-    )
+    kept = _Sound(tuple(parsed), tuple(absent), tuple(warnings))
+    return kept, _Resolved(world, known, policies, contexts)
 
 
 def _with(
@@ -133,9 +216,11 @@ def _parse(texts: Iterable[tuple[str, str]], problems: list[Problem]) -> list[Po
 def _only_about(policy: Policy, groups: set[str]) -> bool:
     """True if the actions of a policy are all among these names."""
     scope = policy.tree.action
-    if isinstance(scope, pst.ActionEq):
+    if isinstance(scope, syntax.ActionEq):
         return scope.entity.id in groups
-    return isinstance(scope, pst.ActionIn) and bool(scope.entities) and all(uid.id in groups for uid in scope.entities)
+    return (
+        isinstance(scope, syntax.ActionIn) and bool(scope.entities) and all(uid.id in groups for uid in scope.entities)
+    )
 
 
 def _types(policies: Sequence[Policy], schema: dict[str, Any]) -> list[Problem]:

@@ -6,10 +6,9 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from cedarpy import pst
-
 from interlock.detect import FLAGS
 from interlock.model.errors import ConfigurationError
+from interlock.policy import syntax
 from interlock.policy.calls import Paths
 from interlock.policy.compile import NotCoveredError, walk
 from interlock.policy.policies import Absence, Policy, Problem, nearest
@@ -26,9 +25,9 @@ _NOUNS: Final = {
 
 _PATHS: Final = "path globs"
 _SETS: Final = (
-    (pst.GetAttr(pst.Var("context"), "paths"), _PATHS),
-    (pst.GetAttr(pst.Var("context"), "flags"), "no detector has the flag"),
-    (pst.GetAttr(pst.Var("resource"), "tags"), "no tool has the tag"),
+    (syntax.GetAttr(syntax.Var("context"), "paths"), _PATHS),
+    (syntax.GetAttr(syntax.Var("context"), "flags"), "no detector has the flag"),
+    (syntax.GetAttr(syntax.Var("resource"), "tags"), "no tool has the tag"),
 )
 
 
@@ -54,7 +53,7 @@ class Names:
     def check(self, policy: Policy) -> list[Problem]:
         """The unknown names in a policy."""
         found: list[Problem] = []
-        for uid in sorted(pst.entity_uids(policy.tree), key=str):
+        for uid in sorted(syntax.entity_uids(policy.tree), key=str):
             kind = str(uid.type)
             if kind not in self._known:
                 message = f"unknown entity type `{kind}`{nearest(kind, self._known)}"
@@ -70,7 +69,7 @@ class Names:
                 found.append(
                     Problem(place, message) if kind == "Group" else Absence(place, message, kind=kind, name=uid.id)
                 )
-        if isinstance(policy.tree.action, pst.ActionIn) and not policy.tree.action.entities:
+        if isinstance(policy.tree.action, syntax.ActionIn) and not policy.tree.action.entities:
             found.append(Problem(policy.statement.place_of("in"), "`action in []` is about no action at all"))
         for what, name in _words(policy.tree):
             if what == _PATHS:
@@ -112,20 +111,20 @@ def _host(name: str) -> str | None:
     return None if one == name else f"the host `{name}` always appears as `{one}` in requests: write that"
 
 
-def _words(tree: pst.Template) -> Iterator[tuple[str, str]]:
+def _words(tree: syntax.Template) -> Iterator[tuple[str, str]]:
     """The literals that a policy tests in `context.flags`, `context.paths` and `resource.tags`.
 
     `load` reports unknown syntax.
     """
     with suppress(NotCoveredError):
         for node in (node for clause in tree.clauses for node in walk(clause.expr)):
-            if not isinstance(node, pst.BinaryOp):
+            if not isinstance(node, syntax.BinaryOp):
                 continue
             for words, wanted in ((node.left, node.right), (node.right, node.left)):
                 what = next((what for place, what in _SETS if place == words), None)
                 if what is not None:
-                    literals = wanted.elements if isinstance(wanted, pst.Set) else (wanted,)
-                    yield from ((what, each.value) for each in literals if isinstance(each, pst.StringLit))
+                    literals = wanted.elements if isinstance(wanted, syntax.Set) else (wanted,)
+                    yield from ((what, each.value) for each in literals if isinstance(each, syntax.StringLit))
 
 
 def check_tools(world: World, groups: set[str]) -> list[Problem]:

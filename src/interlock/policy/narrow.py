@@ -18,10 +18,9 @@ from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
-from cedarpy import pst
 
 from interlock.detect.literals import literal_finder
-from interlock.policy import extensions
+from interlock.policy import extensions, syntax
 from interlock.policy.index import Residue
 from interlock.policy.operators import Closure, Situation
 from interlock.policy.terms import Decimal, EvaluationError, Uid, key
@@ -135,11 +134,11 @@ def _hits(members: Members, c: dict[str, Any], s: Situation) -> int:
     return sum(bit for at, bit in enumerate(bits) if found >> at & 1) if found else 0
 
 
-def _need(conditions: Sequence[pst.Expr | None]) -> Need | None:
+def _need(conditions: Sequence[syntax.Expr | None]) -> Need | None:
     """The requirement of a policy's conditions, in evaluation order, before anything in them can fail."""
     guards: list[Path] = []
     for condition in conditions:
-        if isinstance(condition, pst.HasAttr) and len(condition.attrs) == 1:
+        if isinstance(condition, syntax.HasAttr) and len(condition.attrs) == 1:
             base = path_of(condition.base)
             if base is not None and (not guards or base == guards[-1] or base == guards[-1][:-1]):
                 guards.append((*base, condition.attrs[0]))
@@ -159,25 +158,25 @@ def _absent(path: Path, guards: Sequence[Path]) -> tuple[bool, ...]:
     return tuple(next((guard for guard in guards if guard[: len(way)] == way), None) == way for way in ways)
 
 
-def _of_value(condition: pst.Expr) -> tuple[Path, str, tuple[str, ...], tuple[Any, ...]] | None:
+def _of_value(condition: syntax.Expr) -> tuple[Path, str, tuple[str, ...], tuple[Any, ...]] | None:
     """The place in the context that a condition tests, and its requirement there."""
     match condition:
-        case pst.Like(base=base, pattern=pattern):
+        case syntax.Like(base=base, pattern=pattern):
             path = path_of(base)
             found = _literal(pattern)
             return (path, found[0], (found[1],), ()) if path and found else None
-        case pst.BinaryOp(op="eq", left=left, right=right):
+        case syntax.BinaryOp(op="eq", left=left, right=right):
             for place, literal in ((left, right), (right, left)):
                 path = path_of(place)
                 if path and (keys := _constant(literal)):
                     return path, "equal", (), keys
             return None
-        case pst.BinaryOp(op=op, left=left, right=right) if op in _BOUNDS:
+        case syntax.BinaryOp(op=op, left=left, right=right) if op in _BOUNDS:
             mirrored = path_of(left) is None
             path = path_of(right if mirrored else left)
             bound = _number(left if mirrored else right, decimal=op.startswith("decimal_"))
             return (path, *_bound(op, bound, mirrored)) if path and bound is not None else None
-        case pst.BinaryOp(op="contains", left=pst.Set(elements=elements), right=right):
+        case syntax.BinaryOp(op="contains", left=syntax.Set(elements=elements), right=right):
             path = path_of(right)
             each = [_constant(element) for element in elements]
             return (path, "equal", (), tuple(k for keys in each for k in keys)) if path and all(each) else None
@@ -185,12 +184,12 @@ def _of_value(condition: pst.Expr) -> tuple[Path, str, tuple[str, ...], tuple[An
             return None
 
 
-def _number(node: pst.Expr, *, decimal: bool) -> int | None:
+def _number(node: syntax.Expr, *, decimal: bool) -> int | None:
     """A Long, or the units of a decimal."""
     match node:
-        case pst.LongLit(value=value) if not decimal:
+        case syntax.LongLit(value=value) if not decimal:
             return int(value)
-        case pst.UnaryOp(op="decimal", arg=pst.StringLit(value=text)) if decimal:
+        case syntax.UnaryOp(op="decimal", arg=syntax.StringLit(value=text)) if decimal:
             with suppress(EvaluationError):
                 return extensions.decimal(text).units
     return None
@@ -209,7 +208,7 @@ def _literal(pattern: Sequence[Any]) -> tuple[str, str] | None:
     """The part of a `like` pattern that tells most: what the text begins with, or ends with, or holds."""
     parts = [""]
     for element in pattern:
-        if isinstance(element, pst.Char):
+        if isinstance(element, syntax.Char):
             parts[-1] += element.value
         else:
             parts.append("")
@@ -221,11 +220,11 @@ def _literal(pattern: Sequence[Any]) -> tuple[str, str] | None:
     return ("holds", longest) if longest else None
 
 
-def _constant(node: pst.Expr) -> tuple[Any, ...]:
+def _constant(node: syntax.Expr) -> tuple[Any, ...]:
     match node:
-        case pst.BoolLit(value=value) | pst.LongLit(value=value) | pst.StringLit(value=value):
+        case syntax.BoolLit(value=value) | syntax.LongLit(value=value) | syntax.StringLit(value=value):
             return (key(value),)
-        case pst.EntityLit(value=named):
+        case syntax.EntityLit(value=named):
             return (Uid(str(named.type), named.id),)
         case _:
             return ()

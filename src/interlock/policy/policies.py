@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Final
 
-import cedarpy
 import msgspec
-from cedarpy import pst
 
 from interlock.model.canonical import digest
+from interlock.policy import syntax
 from interlock.policy.source import Statement, too_deep
 
 ANNOTATIONS: Final = ("id", "hold", "quorum", "ttl", "reason")
@@ -70,7 +69,7 @@ class Policy(msgspec.Struct, frozen=True):
     hold: Hold | None
     reason: str
     """The text of `@reason`, or empty; shown with every decision of this policy."""
-    tree: pst.Template
+    tree: syntax.Template
     statement: Statement
 
 
@@ -79,14 +78,14 @@ def parse(statement: Statement) -> Policy:
     if deep := too_deep(statement):
         raise PolicyError(f"{statement.file}:{deep.line}", _TOO_DEEP)
     try:
-        parsed = cedarpy.policies_to_pst(statement.text)
+        trees, templates = syntax.parse(statement.text)
     except ValueError as error:
         raise PolicyError(_syntax_place(statement, str(error)), _syntax_message(str(error))) from None
-    if parsed.templates:
+    if templates:
         raise PolicyError(statement.place, "a template (`?principal`, `?resource`) is not supported; name the entity")
-    if len(parsed.static_policies) != 1:
+    if len(trees) != 1:
         raise PolicyError(statement.place, "expected one policy ending in `;`")
-    (tree,) = parsed.static_policies.values()
+    (tree,) = trees
     notes = dict(tree.annotations)
     for name in notes:
         if name not in ANNOTATIONS:
@@ -122,7 +121,7 @@ def _syntax_place(statement: Statement, message: str) -> str:
     return statement.place
 
 
-def _hold(statement: Statement, tree: pst.Template, notes: dict[str, str]) -> Hold | None:
+def _hold(statement: Statement, tree: syntax.Template, notes: dict[str, str]) -> Hold | None:
     if "hold" not in notes:
         for name in ("quorum", "ttl"):
             if name in notes:

@@ -8,19 +8,23 @@ from __future__ import annotations
 import contextlib
 import json
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cedarpy
-from cedarpy import pst
-
+from interlock.lazy import lazy
+from interlock.policy import syntax
 from interlock.policy.compile import Conjunct, NotCoveredError, conjuncts, mentions_context, walk
 from interlock.policy.operators import Closure, Entity, Situation
 from interlock.policy.terms import EvaluationError, Uid
 from interlock.policy.uses import path_of
 from interlock.policy.values import RefusedError, to_json
 
+if TYPE_CHECKING:
+    import cedarpy
+else:
+    cedarpy = lazy("cedarpy")
 
-def compile_policy(tree: pst.Template, text: str, reference: Reference) -> tuple[Conjunct, ...]:
+
+def compile_policy(tree: syntax.Template, text: str, reference: Reference) -> tuple[Conjunct, ...]:
     """Compile a policy's conditions, or delegate the whole policy to the reference engine."""
     if not any(_inspects_address(node) for clause in tree.clauses for node in walk(clause.expr)):
         with contextlib.suppress(NotCoveredError):
@@ -29,9 +33,9 @@ def compile_policy(tree: pst.Template, text: str, reference: Reference) -> tuple
     return (Conjunct(reference.test(text), dynamic),)
 
 
-def _inspects_address(node: pst.Expr) -> bool:
+def _inspects_address(node: syntax.Expr) -> bool:
     """True for the attribute `ip` of a host, an address that is kept only as text."""
-    return isinstance(node, pst.GetAttr) and node.attr == "ip" and path_of(node) is None
+    return isinstance(node, syntax.GetAttr) and node.attr == "ip" and path_of(node) is None
 
 
 class Reference:

@@ -28,7 +28,7 @@ NESTING_MAX = 1000
 """Nesting limit. Cedar's parser uses stack for each bracket and each operator of a chain, and aborts the process on overflow."""
 
 
-class Token(msgspec.Struct, frozen=True):
+class Token(msgspec.Struct, frozen=True, array_like=True):
     """A piece of text: `kind` is `string`, `word`, `number` or `sign`; `start` is its offset in the file."""
 
     kind: str

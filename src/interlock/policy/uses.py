@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from typing import Final
 
 import msgspec
-from cedarpy import pst
 
+from interlock.policy import syntax
 from interlock.policy.compile import children
 from interlock.policy.shapes import Atom, Many, Shape
 
@@ -35,29 +35,29 @@ class Use(msgspec.Struct, frozen=True):
     shape: Shape | None = None
 
 
-def uses(policy: pst.Template) -> Iterator[Use]:
+def uses(policy: syntax.Template) -> Iterator[Use]:
     """Every use of the context in a policy. Raises: compile.NotCoveredError."""
     for clause in policy.clauses:
         yield from _uses(clause.expr, BOOL)
 
 
-def path_of(node: pst.Expr) -> tuple[str, ...] | None:
+def path_of(node: syntax.Expr) -> tuple[str, ...] | None:
     """The names from `context` down to this node, or None if it does not start there."""
     names: list[str] = []
-    while isinstance(node, pst.GetAttr):
+    while isinstance(node, syntax.GetAttr):
         names.append(node.attr)
         node = node.base
-    if isinstance(node, pst.Var) and node.name == "context":
+    if isinstance(node, syntax.Var) and node.name == "context":
         return tuple(reversed(names))
     return None
 
 
-def _uses(node: pst.Expr, wanted: Shape | None) -> Iterator[Use]:
+def _uses(node: syntax.Expr, wanted: Shape | None) -> Iterator[Use]:
     path = path_of(node)
     if path is not None:
         yield Use(path, value=True, shape=wanted)
         return
-    if isinstance(node, pst.HasAttr):
+    if isinstance(node, syntax.HasAttr):
         base = path_of(node.base)
         if base is not None:
             yield from (Use((*base, *node.attrs[: count + 1]), value=False) for count in range(len(node.attrs)))
@@ -66,22 +66,22 @@ def _uses(node: pst.Expr, wanted: Shape | None) -> Iterator[Use]:
         yield from _uses(child, shape)
 
 
-def _wanted(node: pst.Expr, outer: Shape | None) -> tuple[Shape | None, ...]:
+def _wanted(node: syntax.Expr, outer: Shape | None) -> tuple[Shape | None, ...]:
     """The shapes that an expression requires of its operands."""
     match node:
-        case pst.UnaryOp(op=op):
+        case syntax.UnaryOp(op=op):
             return (BOOL if op in _BOOLEAN else LONG if op in _LONGS else None,)
-        case pst.Like():
+        case syntax.Like():
             return (STRING,)
-        case pst.IfThenElse():
+        case syntax.IfThenElse():
             return (BOOL, outer, outer)
-        case pst.BinaryOp(op=op, left=left, right=right):
+        case syntax.BinaryOp(op=op, left=left, right=right):
             return _operands(op, left, right)
         case _:
             return tuple(None for _ in children(node))
 
 
-def _operands(op: str, left: pst.Expr, right: pst.Expr) -> tuple[Shape | None, Shape | None]:
+def _operands(op: str, left: syntax.Expr, right: syntax.Expr) -> tuple[Shape | None, Shape | None]:
     if op in _BOOLEAN:
         return (BOOL, BOOL)
     if op in _LONGS or op in _ORDERED:
@@ -96,22 +96,22 @@ def _operands(op: str, left: pst.Expr, right: pst.Expr) -> tuple[Shape | None, S
     return (None, None)
 
 
-def shape_of(node: pst.Expr) -> Shape | None:
+def shape_of(node: syntax.Expr) -> Shape | None:
     """The shape of an expression if it is known without a schema, else None."""
     match node:
-        case pst.BoolLit() | pst.HasAttr() | pst.Like() | pst.Is():
+        case syntax.BoolLit() | syntax.HasAttr() | syntax.Like() | syntax.Is():
             return BOOL
-        case pst.LongLit():
+        case syntax.LongLit():
             return LONG
-        case pst.StringLit():
+        case syntax.StringLit():
             return STRING
-        case pst.UnaryOp(op="decimal"):
+        case syntax.UnaryOp(op="decimal"):
             return DECIMAL
-        case pst.UnaryOp(op=op) | pst.BinaryOp(op=op) if op in _LONGS:
+        case syntax.UnaryOp(op=op) | syntax.BinaryOp(op=op) if op in _LONGS:
             return LONG
-        case pst.UnaryOp(op=op) | pst.BinaryOp(op=op) if op in _BOOLEAN or op in _ORDERED or op in _SYMMETRIC:
+        case syntax.UnaryOp(op=op) | syntax.BinaryOp(op=op) if op in _BOOLEAN or op in _ORDERED or op in _SYMMETRIC:
             return BOOL
-        case pst.Set(elements=elements):
+        case syntax.Set(elements=elements):
             found = {shape_of(element) for element in elements}
             if len(found) == 1 and (element := found.pop()) is not None:
                 return Many(element)

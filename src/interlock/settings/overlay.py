@@ -147,10 +147,9 @@ def overlay(settings: Settings, env: Mapping[str, str], flags: Mapping[str, Any]
 
 
 def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    known = {_variable(key): key for key in _known()}
-    for name in sorted(env):
-        if not name.startswith(_PREFIX) or name in NOT_SETTINGS:
-            continue
+    ours = _ours(env)
+    known = {_variable(key): key for key in _known()} if ours else {}
+    for name in ours:
         if name not in known:
             if is_foreign(name):
                 continue
@@ -163,9 +162,14 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
 
 def foreign_variables(env: Mapping[str, str]) -> list[str]:
     """The variables that have our prefix but no meaning here, except those that Kubernetes sets for each service."""
-    known = {_variable(key) for key in _known()}
-    ours = (name for name in sorted(env) if name.startswith(_PREFIX) and name not in NOT_SETTINGS and name not in known)
-    return [name for name in ours if is_foreign(name) and not _KUBERNETES.fullmatch(name)]
+    ours = _ours(env)
+    known = {_variable(key) for key in _known()} if ours else set()
+    return [name for name in ours if name not in known and is_foreign(name) and not _KUBERNETES.fullmatch(name)]
+
+
+def _ours(env: Mapping[str, str]) -> list[str]:
+    """The variables that may be settings. Mostly there are none, and then nobody waits until all settings are listed."""
+    return [name for name in sorted(env) if name.startswith(_PREFIX) and name not in NOT_SETTINGS]
 
 
 def is_foreign(name: str) -> bool:
@@ -177,7 +181,7 @@ def is_foreign(name: str) -> bool:
 
 
 def _from_flags(flags: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    known = _known()
+    known = _known() if flags else ()
     for key, value in flags.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)

@@ -1,26 +1,80 @@
 """Files of the workspace: the tree beneath its root, backups before each change, undo, and the write lease."""
 
-from interlock.workspace.backups import Backups, Change, Entry, Origin, read_entries
-from interlock.workspace.claims import EVERYTHING, NOTHING, Claim, claimed_by_writing
-from interlock.workspace.layer_commit import Blocked, Plan, commit_layer, plan_commit
-from interlock.workspace.layer_diff import Difference
-from interlock.workspace.layer_mounts import LayerMounts
-from interlock.workspace.layers import (
-    Layer,
-    kept_layers,
-    layer_directories,
-    layer_of,
-    open_layer,
-    remove_layer,
-    reopen_layer,
-)
-from interlock.workspace.lease import LeaseQueue, Turn, WriteLease
-from interlock.workspace.nodes import ABSENT, Identity, Node, Seen
-from interlock.workspace.preview_layers import open_preview, preview_of, remove_previews, reopen_preview
-from interlock.workspace.process_changes import ProcessWatch, end_left_processes
-from interlock.workspace.registry import Registry, check_apart, state_directory
-from interlock.workspace.tree import Workspace
-from interlock.workspace.undo import Restored, UndoConflictError, plan_undo, restore
+from typing import TYPE_CHECKING
+
+from interlock.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from interlock.workspace.backups import Backups, Change, Entry, Origin, read_entries
+    from interlock.workspace.claims import EVERYTHING, NOTHING, Claim, claimed_by_writing
+    from interlock.workspace.layer_commit import Blocked, Plan, commit_layer, plan_commit
+    from interlock.workspace.layer_diff import Difference
+    from interlock.workspace.layer_mounts import LayerMounts
+    from interlock.workspace.layers import (
+        Layer,
+        kept_layers,
+        layer_directories,
+        layer_of,
+        open_layer,
+        remove_layer,
+        reopen_layer,
+    )
+    from interlock.workspace.lease import LeaseQueue, Turn, WriteLease
+    from interlock.workspace.nodes import ABSENT, Identity, Node, Seen
+    from interlock.workspace.preview_layers import open_preview, preview_of, remove_previews, reopen_preview
+    from interlock.workspace.process_changes import ProcessWatch, end_left_processes
+    from interlock.workspace.registry import Registry, check_apart, state_directory
+    from interlock.workspace.tree import Workspace
+    from interlock.workspace.undo import Restored, UndoConflictError, plan_undo, restore
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "ABSENT": "nodes",
+            "Backups": "backups",
+            "Blocked": "layer_commit",
+            "Change": "backups",
+            "Claim": "claims",
+            "Difference": "layer_diff",
+            "EVERYTHING": "claims",
+            "Entry": "backups",
+            "Identity": "nodes",
+            "Layer": "layers",
+            "LayerMounts": "layer_mounts",
+            "LeaseQueue": "lease",
+            "NOTHING": "claims",
+            "Node": "nodes",
+            "Origin": "backups",
+            "Plan": "layer_commit",
+            "ProcessWatch": "process_changes",
+            "Registry": "registry",
+            "Restored": "undo",
+            "Seen": "nodes",
+            "Turn": "lease",
+            "UndoConflictError": "undo",
+            "Workspace": "tree",
+            "WriteLease": "lease",
+            "check_apart": "registry",
+            "claimed_by_writing": "claims",
+            "commit_layer": "layer_commit",
+            "end_left_processes": "process_changes",
+            "kept_layers": "layers",
+            "layer_directories": "layers",
+            "layer_of": "layers",
+            "open_layer": "layers",
+            "open_preview": "preview_layers",
+            "plan_commit": "layer_commit",
+            "plan_undo": "undo",
+            "preview_of": "preview_layers",
+            "read_entries": "backups",
+            "remove_layer": "layers",
+            "remove_previews": "preview_layers",
+            "reopen_layer": "layers",
+            "reopen_preview": "preview_layers",
+            "restore": "undo",
+            "state_directory": "registry",
+        },
+    )
 
 __all__ = [
     "ABSENT",

@@ -20,6 +20,7 @@ from interlock.model.grant import GROUP, OPERATOR, Grant
 from interlock.model.tool import Tool
 from interlock.policy import DenyParam as PolicyDenyParam
 from interlock.policy import PolicyJudge, Rules, World, load
+from interlock.policy.load import Checked
 from interlock.policy.policies import Problem, nearest
 from interlock.settings import Loaded, Settings
 from interlock.settings.sections import DEFAULTS
@@ -34,10 +35,14 @@ permit (principal == Agent::"operator", action == Action::"undo", resource);
 )
 
 
-def maker_of(loaded: Loaded, clock: Clock, issued: GrantStore | None, *, workspace: bool = True) -> JudgeMaker:
-    """Builds the judges of a loaded configuration. Without a `workspace` paths have no root. Raises: ConfigurationError."""
+def maker_of(
+    loaded: Loaded, clock: Clock, issued: GrantStore | None, *, workspace: bool = True, checked: Checked | None = None
+) -> JudgeMaker:
+    """Builds the judges of a loaded configuration. Without a `workspace` paths have no root; `checked` knows which policies were
+    checked before. Raises: ConfigurationError.
+    """
     policies = [(name, loaded.text(name)) for name in loaded.policies]
-    return _maker(loaded, loaded.settings, policies, clock, issued, workspace=workspace)
+    return _maker(loaded, loaded.settings, policies, clock, issued, workspace=workspace, checked=checked)
 
 
 def undo_maker_of(loaded: Loaded, clock: Clock, issued: GrantStore | None, *, workspace: bool = True) -> JudgeMaker:
@@ -54,12 +59,14 @@ def _maker(
     issued: GrantStore | None,
     *,
     workspace: bool,
+    checked: Checked | None = None,
 ) -> JudgeMaker:
     grants = (*loaded.settings.all_grants(), _OPERATOR_GRANT)
     root = str(loaded.root) if workspace else None
     return judge_maker(
-        settings, policies, grants, clock, issued, root=root, protected=protected_globs(loaded.protected)
-    )
+        settings, policies, grants, clock, issued, root=root, protected=protected_globs(loaded.protected),
+        checked=checked,
+    )  # fmt: skip
 
 
 def protected_globs(names: Sequence[str]) -> list[str]:
@@ -69,7 +76,11 @@ def protected_globs(names: Sequence[str]) -> list[str]:
 
 
 def policy_of(
-    settings: Settings, files: Sequence[tuple[str, str]], tools: Sequence[Tool], root: str | None = None
+    settings: Settings,
+    files: Sequence[tuple[str, str]],
+    tools: Sequence[Tool],
+    root: str | None = None,
+    checked: Checked | None = None,
 ) -> tuple[Rules, PolicyJudge]:
     """The short rules of the settings, and the judge of these and of the policy files. `root` is the workspace.
 
@@ -96,7 +107,7 @@ def policy_of(
         home=str(Path.home()),
         env_allow=settings.isolation.env_allow,
     )
-    judge = load(texts, rules, world)
+    judge = load(texts, rules, world, checked)
     judge.warnings = (*judge.warnings, *unknown)
     return rules, judge
 
@@ -110,6 +121,7 @@ def judge_maker(
     *,
     root: str | None = None,
     protected: Sequence[str] = (),
+    checked: Checked | None = None,
 ) -> JudgeMaker:
     """A function that builds the judges of a session, for the tools and the grants there are when it is called.
 
@@ -122,7 +134,7 @@ def judge_maker(
     def judge(registry: Registry) -> PolicyJudge:
         generation, found = judges.get(registry, (-1, None))
         if found is None or generation != registry.generation:
-            _, found = policy_of(settings, files, registry.named(), root)
+            _, found = policy_of(settings, files, registry.named(), root, checked)
             judges[registry] = registry.generation, found
         return found
 

@@ -9,7 +9,7 @@ import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -18,10 +18,15 @@ from interlock.disk import Disk
 from interlock.engine.local.machine import boot_id
 from interlock.executors.enclosure import Enclose, Enclosure, enclosure
 from interlock.isolation.posture import FIXES, choose, lacking
-from interlock.isolation.probe import probe
+from interlock.lazy import lazy
 from interlock.model.errors import ConfigurationError
 from interlock.settings import Settings
 from interlock.settings.sections import Isolation
+
+if TYPE_CHECKING:
+    from interlock.isolation import probe as machine
+else:
+    machine = lazy("interlock.isolation.probe")
 
 _FILE: Final = "walls.json"
 _BYTES_MAX: Final = 64 * 1024
@@ -43,14 +48,14 @@ def offered_walls(state: Path | None, disk: Disk, *, anew: bool = False) -> dict
                 return dict(known["layers"])
         except (OSError, ValueError, KeyError, TypeError):
             pass  # not probed yet, or of another time: probe
-    layers = probe()
+    layers = machine.probe()
     disk.write_atomic(path, json.dumps({"key": key, "layers": layers}).encode() + b"\n")
     return layers
 
 
 @functools.lru_cache(maxsize=1)
 def _probe_once() -> tuple[tuple[str, str], ...]:
-    return tuple(probe().items())
+    return tuple(machine.probe().items())
 
 
 def enclosure_for(

@@ -10,7 +10,7 @@ from interlock.state.budgets import SharedBudget
 from interlock.workspace import Backups
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class RunFiles:
     """The run that a proposal belongs to. Everything but `id` is None where nothing is kept, or nothing limits it."""
 

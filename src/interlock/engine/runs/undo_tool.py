@@ -1,4 +1,5 @@
-"""The tool `undo`: undoes what an earlier run did, one action or all of it, through the gate like any other action.
+"""The function of the tool `undo`: undoes what an earlier run did, one action or all of it, through the gate like any
+other action.
 
 Files come back from that run's backups (and what is overwritten is backed up here, so an undo can be undone), compensable
 actions are compensated, state keys get their old values. Anything that was changed since is a conflict, and then
@@ -19,7 +20,7 @@ from interlock.engine.completion.undo import (
     restore_files,
     source,
 )
-from interlock.engine.gate.entailed import UNDO_TOOL, require_judged
+from interlock.engine.gate.entailed import require_judged
 from interlock.engine.local.machine import user_name
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.record.replay import ReplayedAction, ReplayedProposal, ReplayedRun
@@ -34,7 +35,7 @@ from interlock.engine.services import Services
 from interlock.model.errors import ConflictError, IntegrityError, InterlockError, StoreError, ToolError, UsageError
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action
-from interlock.model.tool import PROCESS_NOTES, Binding, Context, Tool
+from interlock.model.tool import PROCESS_NOTES
 from interlock.workspace import Entry, Restored
 from interlock.workspace.names import Rel, show, to_json
 from interlock.workspace.undo import UndoConflictError, find_conflicts, plan_by_action, plan_undo
@@ -42,46 +43,8 @@ from interlock.workspace.undo import UndoConflictError, find_conflicts, plan_by_
 _NEVER_UNDONE = frozenset({"not_exactly_undoable", "irreversible"})
 """What cannot be undone at all is reported, and is not a failure of undo; everything else that is left is."""
 
-_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "run": {"type": "string", "minLength": 1, "description": "Id of the run to undo."},
-        "action": {"type": "string", "description": "Id of one action of it; all of them if left out."},
-        "force": {
-            "type": "boolean",
-            "default": False,
-            "description": "Overwrite what others changed since (kept as a backup).",
-        },
-    },
-    "required": ["run"],
-    "additionalProperties": False,
-}
 
-
-def binding(services: Services) -> Binding:
-    """The tool, for the runs of these services."""
-
-    async def undo(parameters: dict[str, Any], ctx: Context) -> Any:
-        assert isinstance(ctx, ActionContext)
-        one = _Undo(services, ctx, parameters.get("force", False))
-        return await one.undo(parameters["run"], parameters.get("action"))
-
-    return Binding(
-        tool=Tool(
-            name=UNDO_TOOL,
-            description="Undo what an earlier run did: files, state, and what has a compensation.",
-            parameters=_SCHEMA,
-            destructive=True,
-            open_world=False,
-            reversibility="reversible",
-            timeout_ms=600_000,
-            tags=("builtin",),
-        ),
-        function=undo,
-    )
-
-
-class _Undo:
+class Undo:
     """One call of the tool."""
 
     def __init__(self, services: Services, ctx: ActionContext, force: bool) -> None:

@@ -1,7 +1,7 @@
 """The tool registry: definitions with their functions, and everything about them that can be worked out beforehand.
 
 Registering compiles the schema, reads the `x-interlock` marks and takes the version digest, so that a call pays for none
-of it. Registering a name again replaces it.
+of it; for a built-in tool the first call does. Registering a name again replaces it.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Registry:
         """Empty. Rules may name the tools of `beside` too, but they cannot be called here."""
         self._beside = beside
         self._tools: dict[str, Registered] = {}
+        self._uncompiled: dict[str, Binding] = {}
         self.by_name: dict[str, Tool] = {}
         """The definitions, which is all that verification may see. Not to be changed by others."""
         self.in_code: set[str] = set()
@@ -73,10 +74,17 @@ class Registry:
         if not binding.tool.name:
             raise UsageError("a tool needs a name")
         registered = Registered(binding)
+        self._uncompiled.pop(registered.name, None)
         self._tools[registered.name] = registered
         self.by_name[registered.name] = registered.tool
         self._generation = next(_generations)
         return registered
+
+    def add_built_in(self, binding: Binding) -> None:
+        """Add a tool whose schema is known to be sound: it is compiled when it is first used, so that a start is quick."""
+        self._uncompiled[binding.tool.name] = binding
+        self.by_name[binding.tool.name] = binding.tool
+        self._generation = next(_generations)
 
     @property
     def generation(self) -> int:
@@ -85,23 +93,26 @@ class Registry:
 
     def require(self, name: str) -> Registered:
         """The tool of that name. Raises UsageError `not_found`."""
-        found = self._tools.get(name)
+        found = self.find(name)
         if found is None:
             raise UsageError(self.missing(name), code="not_found", hint="`interlock tools list` shows them")
         return found
 
     def find(self, name: str | None) -> Registered | None:
         """The tool of that name, or None."""
-        return self._tools.get(name) if name is not None else None
+        found = self._tools.get(name or "")
+        if found is None and name is not None and (binding := self._uncompiled.get(name)) is not None:
+            found = self._tools[name] = Registered(binding)
+        return found
 
     def find_all(self, names: Iterable[str | None]) -> list[Registered | None]:
         """`find` for each of many names."""
         get = self._tools.get
-        return [get(name or "") for name in names]
+        return [get(name or "") or self.find(name) for name in names]
 
     def missing(self, name: str | None) -> str:
         """The sentence that says that there is no such tool, and which one may have been meant."""
-        near = difflib.get_close_matches((name or "")[:80], self._tools, n=1)
+        near = difflib.get_close_matches((name or "")[:80], self.by_name, n=1)
         return f"there is no tool `{name}`" + (f" (did you mean `{near[0]}`?)" if near else "")
 
     def definitions(self) -> list[Tool]:
@@ -117,6 +128,7 @@ class Registry:
         """A registry of its own that starts with the same tools (for `rt.fork`)."""
         other = Registry(beside=self._beside)
         other._tools = self._tools.copy()
+        other._uncompiled = self._uncompiled.copy()
         other.by_name = self.by_name.copy()
         other.in_code = self.in_code.copy()
         return other

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
+from interlock.lazy import lazy
 from interlock.model.errors import UsageError
 from interlock.model.events import RunStarted
 from interlock.model.result import ProposalResult
 from interlock.model.waiting import UNLIMITED_MS
 from interlock.surfaces.cli.app import FAILED, Command
 from interlock.surfaces.cli.ids import RUN
-from interlock.surfaces.cli.layers import diff_lines
 from interlock.surfaces.cli.open_project import at_terminal, runtime, undoing_runtime
 from interlock.surfaces.cli.outcome_words import Calls
 from interlock.surfaces.cli.output import Output, clean
@@ -25,6 +25,11 @@ from interlock.surfaces.cli.plan_file import read_plan
 from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines, undo_lines, undo_outputs
 from interlock.surfaces.cli.signals import interrupted, run_interruptibly
 from interlock.surfaces.cli.token_files import read_grant_token
+
+if TYPE_CHECKING:
+    from interlock.surfaces.cli import layers
+else:
+    layers = lazy("interlock.surfaces.cli.layers")
 
 if TYPE_CHECKING:
     from interlock.engine.people.answers import Hold
@@ -96,7 +101,9 @@ def run(
         )
         kept = result.workspace is not None and result.workspace.status == "kept"
         changes = opened.runs.diff(result.run_id) if kept and how == "ask" and not out.json else []
-    out.emit(result, lambda: [*proposal_lines(out, result, calls=calls), *(diff_lines(changes) if changes else [])])
+    out.emit(
+        result, lambda: [*proposal_lines(out, result, calls=calls), *(layers.diff_lines(changes) if changes else [])]
+    )
     _note_held(out, [result])
     _note_layer(out, result)
     return EXIT_CODES.get(result.status, FAILED)

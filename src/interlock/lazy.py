@@ -1,0 +1,54 @@
+"""Imports that wait until they are used, so that a command pays only for the parts that it needs.
+
+    if TYPE_CHECKING:
+        from interlock.executors import git_tools
+    else:
+        git_tools = lazy("interlock.executors.git_tools")
+
+Type checkers and import-linter read the first branch, and a test holds that both name the same module. What is used for every
+action is imported as usual: a name that is looked up through a lazy module costs a function call.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+class LazyModule:
+    """A module that is imported when a name of it is first used, by whatever thread."""
+
+    def __init__(self, name: str) -> None:
+        """`name` is the full name of the module."""
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        """A name of the module, as it is now. Raises: AttributeError, and what the import raises."""
+        return getattr(import_module(self._name), name)
+
+    def __repr__(self) -> str:
+        return f"<lazy module {self._name}>"
+
+
+def lazy(name: str) -> Any:
+    """The module with this full name, imported on first use."""
+    return LazyModule(name)
+
+
+def lazy_exports(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package whose names are imported from its modules (name to module) on first use.
+
+    A name must not be that of a module in the package: importing the module would replace it.
+    """
+
+    def find(name: str) -> Any:
+        home = homes.get(name)
+        if home is None:
+            raise AttributeError(f"module `{package}` has no attribute `{name}`")
+        value = getattr(import_module(f"{package}.{home}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return find
