@@ -484,7 +484,7 @@ def test_a_file_that_changed_while_an_approved_action_waited_for_its_turn_is_sho
     project = new_project(toml=ASKING + f'[grants.{AGENT}.paths]\nread = ["**"]\n')
     path = project.root / "f"
     path.write_text("as shown")
-    rt = project.open(risky([], parameters=PATHS, rate_limit=RateLimit(calls=1, per_ms=100)))
+    rt = project.open(risky([], parameters=PATHS, rate_limit=RateLimit(calls=1, per_ms=2_000)))
 
     def on_event(_run_id, event):
         if isinstance(event, ActionWaiting) and event.cause == "rate_limit":

@@ -287,6 +287,32 @@ def test_no_hash_that_a_tool_gives_of_a_secret_confirms_a_guess(project, returne
     assert not kept["output"].get("private", False)
 
 
+@pytest.mark.parametrize("line", ["clean ", f"password: {SECRET} "])
+def test_of_a_value_that_is_too_large_for_an_event_only_a_keyed_digest_is_there(project, line):
+    async def echo(parameters, ctx):
+        return parameters
+
+    async def hashing(parameters, ctx):
+        return {"sha256": sha256(parameters["content"])}
+
+    rt = project.open(binding("echo", echo), binding("hash", hashing))
+    content = line * (100_000 // len(line))
+    parameters = {"content": content}
+    result = execute(rt, call("echo", "e", parameters=parameters), call("hash", "h", parameters=parameters))
+    directory = project.run_directory(result.run_id)
+    large = keyed_digest(run_key(directory), "value", canonical(parameters))
+    kept = [
+        event.get("parameters") or event.get("output")
+        for event in project.journal(result.run_id)
+        if event["kind"] in ("action_intent", "action_succeeded")
+    ]
+    assert [one["digest"] for one in kept].count(large) == 3
+    assert all("view" not in one and one["private"] for one in kept if one["digest"] == large)
+    assert msgspec.json.decode(read_private(directory, large)) == parameters
+    text = (directory / "journal.ndjson").read_text()
+    assert not [hidden for hidden in (line, sha256(content), digest("value", parameters)) if hidden in text]
+
+
 def sha256(text):
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -50,6 +50,10 @@ class MemoryJournal:
         key = keyed_digest(self._key, "value", data) if redacted else digest_bytes("value", data)
         return Kept(digest=key, bytes=len(data), view=msgspec.Raw(shown), private=False)
 
+    def keep_apart(self, data: bytes) -> Kept:
+        """The `Kept` form of a value that is too large for an event."""
+        return Kept(digest=keyed_digest(self._key, "value", data), bytes=len(data))
+
     async def durable(self, *, alone: bool = False) -> None:
         """Return at once: there is no disk to wait for."""
 

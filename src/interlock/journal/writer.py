@@ -131,6 +131,16 @@ class JournalWriter:
             self._original_bytes += len(data)
         return Kept(digest=key, bytes=len(data), view=msgspec.Raw(shown) if inline else None, private=private)
 
+    def keep_apart(self, data: bytes) -> Kept:
+        """The `Kept` form of a value that is too large for an event: no view, and a keyed digest, as if it were redacted."""
+        if self._off:
+            return _NOT_KEPT
+        if self._file.failure is not None:
+            raise self._file.failure
+        self._originals.append((key := keyed_digest(self._file.pack.key, "value", data), data))
+        self._original_bytes += len(data)
+        return Kept(digest=key, bytes=len(data), private=True)
+
     async def durable(self, *, alone: bool = False) -> None:
         """Return once everything appended so far is as durable as the level promises.
 

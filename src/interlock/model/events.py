@@ -28,7 +28,7 @@ class Kept(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
     digest: str
     """Of the original's canonical JSON (what = `value`): `sha256:...`, or `hmac-sha256:...` under the run's key if the view is
-    redacted, so that a reader of the journal alone cannot confirm a guess of the redacted text."""
+    redacted or absent, so that a reader of the journal alone cannot confirm a guess of the redacted text."""
     bytes: int
     """Length of the original's canonical JSON."""
     view: Any = None

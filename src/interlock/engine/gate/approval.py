@@ -29,6 +29,7 @@ from interlock.engine.judges.verdict import ALLOW, Allow, Held
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.proposals.action_run import ActionRun
 from interlock.engine.proposals.waiting import tell_waiting
+from interlock.engine.record.recorder import LARGE_BYTES
 from interlock.model.canonical import canonical
 from interlock.model.decision import Decision, Refusal
 from interlock.model.events import ActionHeld, HoldResolved
@@ -141,7 +142,8 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
     run_id, proposal_id, action_id = _where(action)
     files, changes = await look_at_files(action)
     redact = desk.questions.redact  # a reason may name a state key
-    parameters = _without_secrets(action, desk)
+    data = canonical(action.parameters)
+    parameters = await _without_secrets(action, desk, len(data))
     needs = tuple(msgspec.structs.replace(r, reason=redact(r.reason)) for r in decision.requirements)
     reasons = [r.reason for r in needs if r.reason] + changed_since(before, files)
     if effect is not None:
@@ -163,7 +165,7 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
             schema=_schema(action),
             context={"source": run.proposal.source, "compensation": _compensation(action)}
             | ({} if run.token is None else {"grant": run.token}),
-            digest=digest_of(action, canonical(action.parameters)),
+            digest=digest_of(action, data),
             requirements=needs,
             files=files,
             changes=changes,
@@ -186,9 +188,18 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
     return hold
 
 
-def _without_secrets(action: ActionRun, desk: Desk) -> dict[str, Any]:
-    """The parameters as the question shows them, without what the tool's schema marks as secret; the store cannot tell."""
-    shown: dict[str, Any] = desk.questions.redact(action.parameters, () if action.tool is None else action.tool.secrets)
+async def _without_secrets(action: ActionRun, desk: Desk, size: int) -> dict[str, Any]:
+    """The parameters as the question shows them, without what the tool's schema marks as secret; the store cannot tell.
+
+    `size` is their length as JSON: where they are large, other actions go on meanwhile.
+    """
+    secrets = () if action.tool is None else action.tool.secrets
+    redact = desk.questions.redact
+    shown: dict[str, Any]
+    if size > LARGE_BYTES:
+        shown = await action.run.services.threads.run(action.run.loop, redact, action.parameters, secrets)
+    else:
+        shown = redact(action.parameters, secrets)
     return shown
 
 

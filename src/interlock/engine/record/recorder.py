@@ -14,8 +14,11 @@ from interlock.detect import Redactor
 from interlock.journal import JournalWriter, MemoryJournal
 from interlock.model.canonical import canonical, digest_bytes
 from interlock.model.events import Event, Kept, MachineSampled
+from interlock.model.limits import DEFAULT_LIMITS
 from interlock.telemetry import Snapshot
 
+LARGE_BYTES: Final = DEFAULT_LIMITS.inline_value_bytes
+"""A value whose canonical JSON is longer is in no event: only its digest is, and the original lies beside the journal."""
 SAMPLES_KEPT: Final = 8
 """How many readings of the machine are remembered as written. An action that runs longer than that has its first reading
 written again: an event names one of the last `SAMPLES_KEPT`, or the one before them if its second reading was just written."""
@@ -66,26 +69,34 @@ class Recorder:
     def keep(self, value: Any, secrets: Sequence[str] = (), data: bytes | None = None) -> Kept:
         """The redacted view and the digest of a value; `secrets` are pointer patterns marked secret by a schema.
 
-        `data` is the value's canonical JSON where the caller has it. Raises: CanonicalError if the value is not JSON.
+        A value over `LARGE_BYTES` has no view in the journal, so it is not searched for secrets (ADR 51). `data` is the value's
+        canonical JSON where the caller has it. Raises: CanonicalError if the value is not JSON.
         """
         if data is None:
             data = canonical(value)
+        if len(data) > LARGE_BYTES:
+            return self.writer.keep_apart(data)
         return self.writer.keep(data, self._redactor.redact(value, secrets, data), value)
 
     def keep_output(self, value: Any, parameters: Any, secrets: Sequence[str] = ()) -> Kept:
-        """What an action with these parameters gave, as `keep`; if one of the two holds a secret, without hashes either.
+        """What an action with these parameters gave, as `keep`; if one of the two may hold a secret, without hashes either.
 
         The hash that `fs.write` gives of a file would let whoever has the journal try out what was taken out of its content.
         """
         if value is None:
             return _NOTHING
         data = canonical(value)
+        if len(data) > LARGE_BYTES:
+            return self.writer.keep_apart(data)
         view = self._redactor.redact(value, (), data)
-        if self._redactor.may_hold_hash(data) and (
-            view is not value or self.shown(parameters, secrets) is not parameters
-        ):
+        if self._redactor.may_hold_hash(data) and (view is not value or self._may_hold_secret(parameters, secrets)):
             view = self._redactor.hide_hashes(view)
         return self.writer.keep(data, view, value)
+
+    def _may_hold_secret(self, parameters: Any, secrets: Sequence[str]) -> bool:
+        """True if the journal shows these parameters redacted, or not at all."""
+        data = canonical(parameters)
+        return len(data) > LARGE_BYTES or self._redactor.redact(parameters, secrets, data) is not parameters
 
     def shown(self, value: Any, secrets: Sequence[str] = ()) -> Any:
         """The redacted view of a value that is written as it is. Raises: CanonicalError."""
