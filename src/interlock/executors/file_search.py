@@ -8,17 +8,15 @@ first 8 KiB are binary and left out, and so are directories named `.git`.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
 import select
-import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Self, cast
+from typing import Any, BinaryIO, Final, NamedTuple, Self, cast
 
 from interlock.executors.file_reads import matcher
 from interlock.model.errors import ToolError
@@ -31,6 +29,9 @@ MATCHES: Final = 200
 MATCHES_MAX: Final = 2_000
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 _FRAME_BYTES: Final = 256 * 1024
+_FRAME_TEXTS: Final = 512
+_WHOLE_BYTES: Final = 1024 * 1024
+"""A file up to this size is read at once."""
 _PROBE_BYTES: Final = 8 * 1024
 _POLL_MS: Final = 50
 _SILENT_POLLS_MAX: Final = 100  # for one frame, which normally takes milliseconds
@@ -42,29 +43,45 @@ def search(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     """The function of `fs.search`."""
     workspace: Workspace = ctx.workspace
     base = workspace.locate(parameters.get("path", "."))
-    wanted = matcher(parameters.get("glob"), base)
+    matches_glob = matcher(parameters.get("glob"), base)
+
+    def wanted(path: Rel) -> bool:
+        _go_on(ctx)
+        return matches_glob(path)
+
     most = int(parameters.get("max_matches", MATCHES))
     matches: list[dict[str, Any]] = []
     cut = False
-    with _Worker(ctx) as worker:
-        worker.compile(parameters["pattern"])
-        for path, found in workspace.walk(base, lenient=True, skip=_SKIPPED):
-            worker.go_on()
-            if not stat.S_ISREG(found.st_mode) or not (path == base or wanted(path)):
-                continue
-            for first, lines, shortened in _frames(workspace, path, named=path == base):
-                cut = cut or shortened
-                for index, column, text in worker.match(lines, most + 1 - len(matches)):
-                    if len(matches) == most:
-                        return {"matches": matches, "truncated": True}
-                    matches.append({"path": to_json(path), "line": first + index, "column": column, "text": text})
+    with _Worker(ctx, parameters["pattern"]) as worker:
+        for frame, found in worker.match(_frames(workspace, base, wanted), most + 1):
+            cut = cut or any(text.cut for text in frame)
+            for number, index, column, line in found:
+                if len(matches) == most:
+                    return {"matches": matches, "truncated": True}
+                text = frame[number]
+                matches.append({"path": to_json(text.path), "line": text.first + index, "column": column, "text": line})
     return {"matches": matches, "truncated": cut}
 
 
-class _Worker:
-    """The matching process of one search."""
+class _Text(NamedTuple):
+    """Lines of one file."""
 
-    def __init__(self, ctx: Context) -> None:
+    path: Rel
+    data: bytes
+    first: int = 1
+    """Number of the first line."""
+    cut: bool = False
+    """True if a line was too long, so that only its beginning is here."""
+
+
+_Found = list[tuple[int, int, int, str]]
+"""As the worker answers: number of the text, index of the line, column from 1, and the line or the part around the match."""
+
+
+class _Worker:
+    """The matching process of one search. It matches one frame of texts while the next one is read."""
+
+    def __init__(self, ctx: Context, pattern: str) -> None:
         self._ctx = ctx
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-B", os.fspath(_WORKER)],
@@ -78,8 +95,10 @@ class _Worker:
         )
         self._input = cast(BinaryIO, self._process.stdin)
         self._output = cast(BinaryIO, self._process.stdout)
+        os.set_blocking(self._input.fileno(), False)
         self._poll = select.poll()
-        self._poll.register(self._output, select.POLLIN)
+        self._answers = bytearray()
+        self._pattern = pattern
 
     def __enter__(self) -> Self:
         return self
@@ -90,9 +109,28 @@ class _Worker:
         self._input.close()
         self._output.close()
 
-    def compile(self, pattern: str) -> None:
-        """Raises: ToolError `pattern_invalid`, `pattern_too_slow`."""
-        answer = self._ask(json.dumps({"pattern": pattern}).encode() + b"\n")
+    def match(self, frames: Iterable[list[_Text]], most: int) -> Iterator[tuple[list[_Text], _Found]]:
+        """Each frame with its matching lines, `most` at most. Raises: ToolError `pattern_invalid`, `pattern_too_slow`,
+        `cancelled`.
+        """
+        self._send(json.dumps({"pattern": self._pattern}).encode() + b"\n")
+        compiled, before = False, list[_Text]()
+        for frame in frames:
+            if not compiled:
+                self._require_compiled()
+                compiled = True
+            header = json.dumps({"texts": [len(text.data) for text in frame], "most": most}).encode() + b"\n"
+            self._send(b"".join((header, *(text.data for text in frame))))
+            if before:
+                yield before, self._receive()
+            before = frame
+        if not compiled:
+            self._require_compiled()
+        if before:
+            yield before, self._receive()
+
+    def _require_compiled(self) -> None:
+        answer = self._receive()
         if answer["error"] is not None:
             raise ToolError(
                 f"pattern: {answer['error']}",
@@ -102,77 +140,118 @@ class _Worker:
                 hint="the pattern is a Python regular expression; escape characters that are meant literally",
             )
 
-    def match(self, lines: bytes, most: int) -> list[tuple[int, int, str]]:
-        """The matching lines: index, column of the match (from 1), and the line, or the part of it around the match.
+    def _send(self, message: bytes) -> None:
+        """Write a message, and take what the worker answers to earlier ones meanwhile: it might wait for that."""
+        view = memoryview(message)
+        while view:
+            if self._wait_ready(writing=True):
+                try:
+                    view = view[self._input.write(view) or 0 :]
+                except BrokenPipeError:
+                    raise _too_slow() from None
 
-        Raises: ToolError `pattern_too_slow`, `cancelled`.
-        """
-        header = json.dumps({"bytes": len(lines), "most": most}).encode() + b"\n"
-        return [(index, column, text) for index, column, text in self._ask(header + lines)]
+    def _receive(self) -> Any:
+        """The next answer."""
+        while (end := self._answers.find(b"\n")) < 0:
+            self._wait_ready(writing=False)
+        answer = json.loads(self._answers[:end])
+        del self._answers[: end + 1]
+        return answer
 
-    def go_on(self) -> None:
-        """Raises: ToolError `cancelled` once the action is stopped."""
-        if self._ctx.cancelled:
-            raise ToolError("the search was stopped", code="cancelled", retryable=False)
-
-    def _ask(self, message: bytes) -> Any:
-        answer = bytearray()
-        with contextlib.suppress(BrokenPipeError):
-            view = memoryview(message)
-            while view:
-                view = view[self._input.write(view) :]
-            silent = 0
-            while not answer.endswith(b"\n"):
-                self.go_on()
-                if not self._poll.poll(_POLL_MS):
-                    silent += 1
-                    if silent > _SILENT_POLLS_MAX:
-                        break
-                    continue
-                piece = self._output.read(1024 * 1024)
-                if not piece:
-                    break
-                answer += piece
-        if not answer.endswith(b"\n"):
-            raise ToolError(
-                "pattern: matching it takes too long or too much memory",
-                code="pattern_too_slow",
-                path="$.parameters.pattern",
-                retryable=False,
-                hint="avoid nested repeats such as `(a+)+`, or search a smaller part",
-            )
-        return json.loads(answer)
+    def _wait_ready(self, *, writing: bool) -> bool:
+        """Wait until something can be read, and take it, or written: True if that is possible. Raises: ToolError."""
+        self._poll.register(self._output, select.POLLIN)
+        if writing:
+            self._poll.register(self._input, select.POLLOUT)
+        try:
+            for _ in range(_SILENT_POLLS_MAX):
+                _go_on(self._ctx)
+                ready = dict(self._poll.poll(_POLL_MS))
+                if self._output.fileno() in ready:
+                    piece = self._output.read(1024 * 1024)
+                    if not piece:
+                        raise _too_slow()
+                    self._answers += piece
+                if ready:
+                    return self._input.fileno() in ready
+        finally:
+            if writing:
+                self._poll.unregister(self._input)
+        raise _too_slow()
 
 
-def _frames(workspace: Workspace, path: Rel, *, named: bool) -> Iterator[tuple[int, bytes, bool]]:
-    """A text file's lines in pieces, each with the number of its first line (from 1) and whether a line was too long.
+def _go_on(ctx: Context) -> None:
+    """Raises: ToolError `cancelled` once the action is stopped."""
+    if ctx.cancelled:
+        raise ToolError("the search was stopped", code="cancelled", retryable=False)
 
-    A file that cannot be read is left out, unless it is the one that was `named`.
+
+def _too_slow() -> ToolError:
+    return ToolError(
+        "pattern: matching it takes too long or too much memory",
+        code="pattern_too_slow",
+        path="$.parameters.pattern",
+        retryable=False,
+        hint="avoid nested repeats such as `(a+)+`, or search a smaller part",
+    )
+
+
+def _frames(workspace: Workspace, base: Rel, wanted: Callable[[Rel], bool]) -> Iterator[list[_Text]]:
+    """The text files beneath a path in frames of about `_FRAME_BYTES`. A file that cannot be read is left out, unless it is
+    the one that was named.
     """
+    frame: list[_Text] = []
+    size = 0
+    for path, fd in workspace.open_files(base, wanted, skip=_SKIPPED):
+        for text in _texts(path, fd, named=path == base):
+            frame.append(text)
+            size += len(text.data)
+            if size >= _FRAME_BYTES or len(frame) == _FRAME_TEXTS:
+                yield frame
+                frame, size = [], 0
+    if frame:
+        yield frame
+
+
+def _texts(path: Rel, fd: int, *, named: bool) -> Iterator[_Text]:
+    """The lines of a file, of a large one in pieces; nothing of a binary file. Closes the descriptor."""
     try:
-        fd = workspace.open_file(path)
+        with refused("path"):
+            if os.fstat(fd).st_size > _WHOLE_BYTES:
+                with io.BufferedReader(io.FileIO(fd, closefd=False), _FRAME_BYTES) as file:
+                    yield from _pieces(path, file)
+                return
+            data = os.read(fd, _WHOLE_BYTES + 1)
+            while data and (more := os.read(fd, _WHOLE_BYTES)):  # it grew, or was read in parts
+                data += more
     except ToolError:
         if named:
             raise
         return
-    with io.BufferedReader(io.FileIO(fd), _FRAME_BYTES) as file, refused("path"):
-        if b"\0" in file.peek(_PROBE_BYTES)[:_PROBE_BYTES]:
-            return
-        if file.peek(len(BOM)).startswith(BOM):
-            file.read(len(BOM))
-        first, number, size, cut = 1, 0, 0, False
-        lines: list[bytes] = []
-        while line := file.readline(LINE_BYTES_MAX):
-            rest = line
-            while rest and not rest.endswith(b"\n"):
-                cut = cut or len(line) == LINE_BYTES_MAX
-                rest = file.readline(LINE_BYTES_MAX)
-            number += 1
-            lines.append(line.removesuffix(b"\n"))
-            size += len(line)
-            if size >= _FRAME_BYTES:
-                yield first, b"\n".join(lines), cut
-                first, size, cut = number + 1, 0, False
-                lines = []
-        if lines:
-            yield first, b"\n".join(lines), cut
+    finally:
+        os.close(fd)
+    if data and b"\0" not in data[:_PROBE_BYTES]:
+        yield _Text(path, data.removeprefix(BOM).removesuffix(b"\n"))
+
+
+def _pieces(path: Rel, file: io.BufferedReader[Any]) -> Iterator[_Text]:
+    if b"\0" in file.peek(_PROBE_BYTES)[:_PROBE_BYTES]:
+        return
+    if file.peek(len(BOM)).startswith(BOM):
+        file.read(len(BOM))
+    first, number, size, cut = 1, 0, 0, False
+    lines: list[bytes] = []
+    while line := file.readline(LINE_BYTES_MAX):
+        rest = line
+        while rest and not rest.endswith(b"\n"):
+            cut = cut or len(line) == LINE_BYTES_MAX
+            rest = file.readline(LINE_BYTES_MAX)
+        number += 1
+        lines.append(line.removesuffix(b"\n"))
+        size += len(line)
+        if size >= _FRAME_BYTES:
+            yield _Text(path, b"\n".join(lines), first, cut)
+            first, size, cut = number + 1, 0, False
+            lines = []
+    if lines:
+        yield _Text(path, b"\n".join(lines), first, cut)

@@ -5,13 +5,22 @@ whole runtime. This file is run as a script, without site packages, environment 
 and answers on standard output, one line of JSON each time. It imports nothing of Interlock.
 
     <- {"pattern": "..."}               -> {"error": null | "..."}
-    <- {"bytes": n, "most": m} + n bytes of lines   -> [[index, column, text], ...], at most m
+    <- {"texts": [n, ...], "most": m} + the bytes of the texts
+                                        -> [[text, line, column, part of the line], ...], at most m; all counted from 0, but
+                                           for the column
 """
+
+from __future__ import annotations
 
 import json
 import re
 import resource
 import sys
+
+TYPE_CHECKING = False  # importing `typing` would take longer than everything else here
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any
 
 MEMORY_BYTES = 512 * 1024 * 1024
 CPU_SECONDS = 120  # ends the process even if its parent is gone
@@ -24,24 +33,65 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     source = sys.stdin.buffer
+    pattern = json.loads(source.readline())["pattern"]
     try:
-        search, error = re.compile(json.loads(source.readline())["pattern"]).search, None
+        search, needed = re.compile(pattern).search, required_text(pattern)
     except (re.error, OverflowError, RecursionError) as refused:
-        search, error = None, str(refused)
-    _answer({"error": error})
-    while search is not None and (line := source.readline()):
+        _answer({"error": str(refused)})
+        return
+    _answer({"error": None})
+    while line := source.readline():
         frame = json.loads(line)
-        found = []
-        for index, row in enumerate(source.read(frame["bytes"]).decode("utf-8", "replace").split("\n")):
+        _answer(_matches(search, needed, [source.read(size) for size in frame["texts"]], frame["most"]))
+
+
+def _matches(
+    search: Callable[[str], re.Match[str] | None], needed: str, texts: Sequence[bytes], most: int
+) -> list[tuple[int, int, int, str]]:
+    literal, found = needed.encode(), list[tuple[int, int, int, str]]()
+    for number, data in enumerate(texts):
+        if literal not in data:
+            continue
+        for index, row in enumerate(data.decode("utf-8", "replace").split("\n")):
+            if needed not in row:
+                continue
             text = row.removesuffix("\r")
             match = search(text)
             if match is not None:
                 # the part of a long line around the match
                 start = max(0, min(match.start() - TEXT_CHARS_BEFORE, len(text) - TEXT_CHARS_MAX))
-                found.append((index, match.start() + 1, text[start : start + TEXT_CHARS_MAX]))
-                if len(found) == frame["most"]:
-                    break
-        _answer(found)
+                found.append((number, index, match.start() + 1, text[start : start + TEXT_CHARS_MAX]))
+                if len(found) == most:
+                    return found
+    return found
+
+
+def required_text(pattern: str) -> str:
+    """The longest text that is in whatever the pattern matches; empty if none is known.
+
+    Looking for it first spares most lines the regular expression. Only what must match, letter by letter, counts.
+    """
+    tree: Any = re._parser.parse(pattern)  # type: ignore[attr-defined]  # noqa: SLF001 - no other way to ask
+    if tree.state.flags & re.IGNORECASE:
+        return ""
+    found = max(_runs(tree), key=len, default="")
+    # Bytes that are not UTF-8 are matched as U+FFFD, and a lone surrogate is in no text.
+    return "" if any(c == "\ufffd" or "\ud800" <= c <= "\udfff" for c in found) else found
+
+
+def _runs(tree: Iterable[tuple[Any, Any]]) -> Iterator[str]:
+    """The texts that a parsed pattern cannot do without."""
+    run = ""
+    for operation, argument in tree:
+        name = str(operation)
+        if name == "LITERAL":
+            run += chr(argument)
+            continue
+        yield run
+        run = ""
+        if name == "SUBPATTERN" and not argument[1] and not argument[2]:  # no flags of its own
+            yield from _runs(argument[3])
+    yield run
 
 
 def _answer(value: object) -> None:
