@@ -21,7 +21,7 @@ from interlock.isolation.client import ForkServer
 from interlock.isolation.egress.client import Egress, Policy
 from interlock.isolation.spec import WallSpec
 
-LIMITS = {"memory_bytes": 1 << 30, "file_bytes": 1 << 32, "open_files": 4096, "processes": 64}
+LIMITS = {"memory_bytes": 1 << 30, "file_bytes": 1 << 32, "open_files": 4096, "processes": 64, "cpu_ms": None}
 SEARCH = "/usr/local/bin:/usr/bin:/bin"
 CONNECTIONS = 200
 MEGABYTES = 512

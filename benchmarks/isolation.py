@@ -98,7 +98,7 @@ async def _ours(server: ForkServer, profile: Any, workspace: str, cwd: int) -> N
         {
             "argv": [PROGRAM], "search": "", "environment": {"PATH": "/usr/bin:/bin"}, "home": True, "home_files": {},
             "timeout_ms": 10_000, "grace_ms": 500, "keep_bytes": 1 << 20, "keep_last": False,
-            "limits": {"memory_bytes": 1 << 30, "file_bytes": 1 << 34, "open_files": 65_536, "processes": 64},
+            "limits": {"memory_bytes": 1 << 30, "file_bytes": 1 << 34, "open_files": 65_536, "processes": 64, "cpu_ms": None},
             "call": None, "walls": walls.wire(), "directory": "", "descriptors": [],
         },
         cwd=cwd,

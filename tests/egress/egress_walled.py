@@ -11,7 +11,7 @@ from interlock.isolation.client import ForkServer
 from interlock.isolation.egress.client import Policy
 from interlock.isolation.spec import WallSpec
 
-LIMITS = {"memory_bytes": 8 << 30, "file_bytes": 1 << 32, "open_files": 65536, "processes": 256}
+LIMITS = {"memory_bytes": 8 << 30, "file_bytes": 1 << 32, "open_files": 65536, "processes": 256, "cpu_ms": None}
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from interlock.isolation.client import ForkServer
 
-LIMITS = {"memory_bytes": 1 << 30, "file_bytes": 1 << 32, "open_files": 4096, "processes": 64}
+LIMITS = {"memory_bytes": 1 << 30, "file_bytes": 1 << 32, "open_files": 4096, "processes": 64, "cpu_ms": None}
 
 
 class Bench:

@@ -324,7 +324,7 @@ def test_a_hundred_actions_leave_no_zombie(bench):
 def test_more_processes_than_allowed_end_the_tree(bench):
     script = "for i in $(seq 200); do $MARK & done; wait"
     outcome = bench.sh(script, limits={"processes": 16})
-    assert outcome.report["stopped"] == "processes"
+    assert (outcome.report["stopped"], outcome.report["exceeded"]) == ("limit", "processes")
     assert bench.marked() == []
 
 

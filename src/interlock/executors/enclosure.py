@@ -62,7 +62,8 @@ class Enclosure(msgspec.Struct, frozen=True):
     def launch(self) -> Launch:
         """How to set up a fork server for such processes."""
         alone = self.profile != "ns"
-        return {"namespaces": not alone, "shown": [path for path in self.shown if alone or not _is_temporary(path)]}
+        shown = [path for path in self.shown if alone or not _is_temporary(path)]
+        return {"namespaces": not alone, "groups": True, "shown": shown}
 
     def around(
         self, workspace: Any, *, network: Network = "none", ports: Sequence[int] = (), binds: Sequence[Bind] = ()

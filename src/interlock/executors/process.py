@@ -316,7 +316,7 @@ def process_note(ctx: Context, posture: Mapping[str, str]) -> str | None:
 
 def account(report: Report, ctx: Context, posture: Mapping[str, str], *, changed: str | None) -> None:
     """Report to the context an action's posture, its resource use, and, if `changed`, what cannot be undone."""
-    walls = dict(posture)
+    walls = {**posture, **posture_of_group(report["grouped"])}
     if ctx.workspace is not None and ctx.workspace.layer is not None:
         walls.pop("layer", None)  # the step that runs the action has said how it is made
     ctx.posture(**walls)

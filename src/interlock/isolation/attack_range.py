@@ -295,7 +295,7 @@ def _request(argv: list[str], spec: WallSpec) -> Request:
         "grace_ms": 200,
         "keep_bytes": 65_536,
         "keep_last": False,
-        "limits": {"memory_bytes": 256 << 20, "file_bytes": 64 << 20, "open_files": 1024, "processes": 64},
+        "limits": {"memory_bytes": 256 << 20, "file_bytes": 64 << 20, "open_files": 1024, "processes": 64, "cpu_ms": None},
         "call": None,
         "walls": spec.wire(),
         "directory": "",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 
 from interlock.isolation import root, syscalls
+from interlock.isolation.cgroup import Groups
 from interlock.isolation.layer0 import RefusedError
 from interlock.isolation.walls import NAMESPACES
 from interlock.isolation.wire import RUN, RUN_CONFINED, Launch
@@ -14,8 +16,10 @@ from interlock.isolation.wire import RUN, RUN_CONFINED, Launch
 class Launcher:
     """What the fork server prepares once, for every action to inherit. It must be made before there is any thread."""
 
-    def __init__(self, launch: Launch) -> None:
-        """Enter a user and a mount namespace and prepare the shared part of the root, if `launch` says so."""
+    def __init__(self, launch: Launch, runtime: int) -> None:
+        """Find a place for control groups, enter a user and a mount namespace and prepare the shared part of the root, each if
+        `launch` says so. `runtime` is the pid of the process that this one serves.
+        """
         self._shown = launch["shown"]
         self._refused = 0 if launch["namespaces"] else errno.ENOSYS
         """The errno that keeps supervisors from namespaces of their own; 0 if they can have them."""
@@ -23,6 +27,13 @@ class Launcher:
         """What processes without a root of their own may read; found out when the first one starts."""
         self.moved = False
         """True in a mount namespace of its own: a directory that was opened outside of it has no path here."""
+        self.group: int | None = None
+        """In a supervisor: the directory of its control group, if it has one."""
+        self._groups: Groups | None = None
+        self._group_of: dict[int, tuple[str, int]] = {}
+        if launch.get("groups", False):
+            with contextlib.suppress(OSError):  # each action reports what held its memory
+                self._groups = Groups.find(runtime)
         if launch["namespaces"]:
             try:
                 root.prepare(self._shown)
@@ -34,11 +45,43 @@ class Launcher:
         """Fork a supervisor as the message asks for it; returns 0 in it. Raises: RefusedError, OSError."""
         if message == RUN_CONFINED and not self.readable:
             self.readable = root.readable(self._shown)
-        if message in {RUN, RUN_CONFINED}:
-            return os.fork()
-        if self._refused:
+        plain = message in {RUN, RUN_CONFINED}
+        if self._refused and not plain:
             raise RefusedError("namespaces", self._refused)
+        namespaces = 0 if plain else NAMESPACES
+        with contextlib.suppress(OSError):
+            return self._fork_into_group(namespaces)
+        if plain:
+            return os.fork()
         try:
-            return syscalls.clone(NAMESPACES)
+            return syscalls.clone(namespaces)
         except OSError as error:
             raise RefusedError("namespaces", error.errno or errno.EAGAIN) from error
+
+    def _fork_into_group(self, namespaces: int) -> int:
+        """Raises: OSError if there are no groups, or this one could not be made."""
+        if self._groups is None:
+            raise OSError(errno.ENOENT, "no control groups")
+        name, directory = self._groups.make()
+        try:
+            pid = syscalls.clone_into(namespaces, directory)
+        except OSError:
+            self._groups.remove(name, directory)
+            raise
+        if pid == 0:
+            self.group = directory
+        else:
+            self._group_of[pid] = name, directory
+        return pid
+
+    def forget(self, pid: int) -> None:
+        """A supervisor has ended: remove its control group, and end what is left in it."""
+        if self._groups is not None and pid in self._group_of:
+            self._groups.remove(*self._group_of.pop(pid))
+
+    def tidy(self) -> bool:
+        """Remove the control groups that could not be removed yet; True if some are left."""
+        if self._groups is None:
+            return False
+        self._groups.tidy()
+        return self._groups.busy

@@ -18,6 +18,8 @@ from interlock.isolation import syscalls
 from interlock.isolation.wire import Limits
 
 T = TypeVar("T")
+_OOM_PREFERENCE = 500
+"""In thousandths of the memory: a program counts as half as large again as it is."""
 
 _DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
 """The two that Python ignores; ignoring survives exec."""
@@ -44,11 +46,18 @@ def resume_on(socket: int) -> None:
 
 
 def enter(
-    *, parent: int, cwd: int, descriptors: Sequence[int], spare: int, limits: Limits, path: str | None = None
+    *,
+    parent: int,
+    cwd: int,
+    descriptors: Sequence[int],
+    spare: int,
+    limits: Limits,
+    grouped: bool,
+    path: str | None = None,
 ) -> None:
     """Raise the walls of L0 around this process, which was forked by `parent`.
 
-    The directory `cwd` is entered; by `path`, if that is given, as `enter_directory` does.
+    `grouped` as for `limit`. The directory `cwd` is entered; by `path`, if that is given, as `enter_directory` does.
     `descriptors` become 0, 1, 2 ...; everything else is closed but `spare`, which must be 10 or higher and closes on exec.
     Raises: RefusedError.
     """
@@ -57,7 +66,7 @@ def enter(
         syscalls.die_with_parent()
         if os.getppid() != parent:
             os._exit(1)  # the parent died before the death signal was set
-        limit(limits)
+        limit(limits, grouped=grouped)
         syscalls.forbid_new_privileges()
     except (OSError, ValueError) as error:
         raise RefusedError("walls", getattr(error, "errno", None) or errno.EINVAL) from error
@@ -158,15 +167,30 @@ def machine_tasks() -> int | None:
         return None
 
 
-def limit(limits: Limits) -> None:
-    """Set the limits that the kernel holds each process to. Raises: OSError, ValueError."""
+def prefer_for_oom() -> tuple[int, bytes]:
+    """Have the kernel end this process, and what it starts, before its supervisor when the memory of their group is used up.
+
+    Returns what takes it back: a descriptor, and what to write there at 0. Raises: OSError.
+    """
+    fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
+    before = os.read(fd, 16).strip()
+    os.pwrite(fd, str(max(_OOM_PREFERENCE, int(before))).encode(), 0)
+    return fd, before
+
+
+def limit(limits: Limits, *, grouped: bool) -> None:
+    """Set the limits that the kernel holds each process to. Raises: OSError, ValueError.
+
+    A process of a control group (`grouped`) has no limit of memory of its own: the group holds the tree, and says so when it does.
+    """
     wanted = {
-        resource.RLIMIT_DATA: (limits["memory_bytes"], limits["memory_bytes"]),
         resource.RLIMIT_FSIZE: (limits["file_bytes"], limits["file_bytes"]),
         # Programs raise the soft limit when they need more; a low one helps programs that loop over all numbers.
         resource.RLIMIT_NOFILE: (min(1024, limits["open_files"]), limits["open_files"]),
         resource.RLIMIT_CORE: (0, 0),
     }
+    if not grouped:
+        wanted[resource.RLIMIT_DATA] = (limits["memory_bytes"], limits["memory_bytes"])
     tasks = machine_tasks()
     if tasks is not None:
         # The kernel counts all tasks of the user, not of the tree. So this only stops a bomb that outruns the

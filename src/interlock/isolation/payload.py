@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from interlock.isolation import syscalls, walls
 from interlock.isolation.launcher import Launcher
-from interlock.isolation.layer0 import RefusedError, enter, join_view, place
+from interlock.isolation.layer0 import RefusedError, enter, join_view, place, prefer_for_oom
 from interlock.isolation.wire import Request
 
 Perform = Callable[[Request], None]
@@ -39,8 +39,12 @@ def begin(
             if view is not None:
                 join_view(*view)
                 path = request["directory"]  # looked up again there: what was opened outside lies in no namespace
-            limits = request["limits"]
-            enter(parent=parent, cwd=cwd, path=path, descriptors=descriptors, spare=trouble, limits=limits)
+            limits, grouped = request["limits"], launcher.group is not None
+            if grouped:
+                prefer_for_oom()
+            enter(
+                parent=parent, cwd=cwd, path=path, descriptors=descriptors, spare=trouble, limits=limits, grouped=grouped
+            )
             if around is not None and around["profile"] == "nons":
                 walls.confine_alone(around, launcher.readable, request["environment"])
             if request["call"] is not None:

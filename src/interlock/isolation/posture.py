@@ -21,7 +21,12 @@ _NEEDED: Final[dict[Profile, tuple[str, ...]]] = {
     "nons": ("fs", "syscalls"),
     "none": (),
 }
-_MEMORY: Final = "absent(the memory limit is for each process; one for the tree needs a cgroup)"
+_NO_GROUP: Final = "absent(no control group was delegated)"
+MEMORY_BY: Final = {
+    True: "active(the kernel holds the tree, by its cgroup)",
+    False: "active(measured 20 times a second for the tree; RLIMIT_DATA holds each process)",
+}
+"""What holds the memory of a tree: its cgroup, or not."""
 _RECORD: Final = "absent(not part of this version)"
 
 _DIRECT: Final = "absent(it works on the files themselves)"
@@ -40,6 +45,8 @@ FIXES: Final = {
     "`kernel.apparmor_restrict_unprivileged_userns=0`; in Docker `--security-opt seccomp=unconfined --security-opt "
     "systempaths=unconfined`, or stay with the profile `nons`",
     "net": "a kernel with seccomp (CONFIG_SECCOMP_FILTER)",
+    "cgroup": "start Interlock in a control group of its own: `systemd-run --user --scope -p Delegate=yes interlock ...`, or "
+    "`Delegate=yes` in its service; without one the memory of a tree is measured",
 }
 """What to do about an absent layer."""
 
@@ -78,8 +85,14 @@ def posture_of(profile: Profile, offered: Mapping[str, str], network: Network = 
         found |= dict.fromkeys(PROBED, ACTIVE)
         if offered["fs"] != ACTIVE:
             found["fs"] = "active(the root alone: no Landlock behind it)"
-    absent = "absent(not part of this version)"
-    return {**found, "layer": _DIRECT, "record": _RECORD, "cgroup": absent, "memory_tree": _MEMORY}
+    return {**found, "layer": _DIRECT, "record": _RECORD, **posture_of_group(offered.get("cgroup") == ACTIVE)}
+
+
+def posture_of_group(grouped: bool) -> dict[str, str]:  # noqa: FBT001 - one fact
+    """What held the memory of an action's tree: its cgroup or not. Each action reports it, since groups depend on how we were
+    started.
+    """
+    return {"cgroup": ACTIVE if grouped else _NO_GROUP, "memory_tree": MEMORY_BY[grouped]}
 
 
 def lacking(require: Iterable[str], posture: Mapping[str, str]) -> list[str]:

@@ -16,12 +16,15 @@ from collections.abc import Callable
 from typing import Final
 
 from interlock.isolation import landlock, root, seccomp, syscalls, walls
+from interlock.isolation.cgroup import Group, Groups
 from interlock.isolation.layer0 import RefusedError
 from interlock.isolation.wire import Walls
 from interlock.server_process import bare_environment, module_command
 
 ACTIVE: Final = "active"
 _WAIT_S: Final = 10.0
+_RUNTIME: Final = os.getppid()
+"""The process that probes, for which launchers will be started."""
 
 
 def probe() -> dict[str, str]:
@@ -133,6 +136,19 @@ def _enter(before: int) -> int:
     return 0
 
 
+def _groups() -> None:
+    place = Groups.find(_RUNTIME)
+    name, directory = place.make()
+    try:
+        Group(directory).hold({"memory_bytes": 1 << 30, "file_bytes": 0, "open_files": 0, "processes": 8, "cpu_ms": None})
+        pid = syscalls.clone_into(0, directory)
+        if pid == 0:
+            os._exit(0)
+        os.waitpid(pid, 0)
+    finally:
+        place.remove(name, directory)
+
+
 def _network() -> None:
     """No connection leaves: with a network namespace, or because there are no sockets at all."""
     seccomp.load("pairs")
@@ -155,4 +171,5 @@ _PROBES: Final = {
     "signals": _signals,
     "namespaces": _namespaces,
     "net": _network,
+    "cgroup": _groups,
 }

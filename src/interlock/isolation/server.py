@@ -36,7 +36,7 @@ _OWN_END_S: Final = 1.0
 
 def main() -> None:
     """Serve programs. Standard input is the socket; the arguments are as in `client.ForkServer`."""
-    serve(int(sys.argv[1]), execute_program, Launcher(json.loads(sys.argv[2])))
+    serve(int(sys.argv[1]), execute_program, Launcher(json.loads(sys.argv[2]), int(sys.argv[1])))
 
 
 def serve(runtime_pid: int, perform: Perform, launcher: Launcher) -> None:
@@ -85,7 +85,7 @@ class Server:
     def loop(self) -> None:
         """Until the runtime has gone and the last supervisor has ended."""
         while self.open or self.supervisors or time.monotonic() < self.sweep_until:
-            sweeping = time.monotonic() < self.sweep_until
+            sweeping = self.launcher.tidy() or time.monotonic() < self.sweep_until
             for fd, _ in self.poller.poll(5 if sweeping else None if self.open else 20):
                 if fd == self.runtime or (fd == self.channel.fileno() and not self._accept()):
                     self._close()
@@ -168,6 +168,7 @@ class Server:
                 if pidfd is not None:
                     self.poller.unregister(pidfd)
                     os.close(pidfd)
+                    self.launcher.forget(pid)
                     if status:
                         self.sweep_until = time.monotonic() + _SWEEP_S
         except ChildProcessError:  # no child at all: no orphan either

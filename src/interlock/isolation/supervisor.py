@@ -26,18 +26,20 @@ import time
 from typing import Any, Final
 
 from interlock.isolation import root, syscalls, walls
+from interlock.isolation.cgroup import Group
 from interlock.isolation.launcher import Launcher
 from interlock.isolation.layer0 import (
     RefusedError,
     enter_directory,
     execute,
     limit,
-    machine_tasks,
+    prefer_for_oom,
     resume_on,
     spawn,
 )
+from interlock.isolation.meter import Meter
 from interlock.isolation.payload import Perform, begin, call
-from interlock.isolation.tree import outgrows, reap, sweep
+from interlock.isolation.tree import reap, sweep
 from interlock.isolation.wire import (
     CHANNEL,
     LATE,
@@ -53,7 +55,6 @@ from interlock.isolation.wire import (
     read_memory_file,
 )
 
-_TICK_S: Final = 0.05
 _SWEEP_S: Final = 5.0
 _READ_BYTES: Final = 256 * 1024
 _HOME_FILE_BYTES_MAX: Final = 1024 * 1024
@@ -79,6 +80,8 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform, launcher: 
         os.close(descriptors[1])
         supervisor = Supervisor(control, runtime, request, launcher)
         named = dict(zip(request["descriptors"], descriptors[4:], strict=True))
+        if supervisor.group is not None:
+            supervisor.group.hold(request["limits"])
     except (OSError, ValueError) as error:
         _answer(control, _failed("request", getattr(error, "errno", None) or errno.EINVAL), None)
         return 0
@@ -128,7 +131,9 @@ class Supervisor:
         self.launcher = launcher
         self.status: int | None = None
         self.stopped: str | None = None
-        self.began = self.counted = time.monotonic()
+        self.exceeded: str | None = None
+        self.group = None if launcher.group is None else Group(launcher.group)
+        self.began = time.monotonic()
         timeout_ms = request["timeout_ms"]
         self.ends_at = self.began + timeout_ms / 1000 if timeout_ms is not None else float("inf")
         """When the tree is asked to end (TERM)."""
@@ -137,7 +142,7 @@ class Supervisor:
         self.left = False
         self.outputs: dict[int, bytearray] = {}
         self.totals: dict[int, int] = {}
-        self.tasks_before = machine_tasks()
+        self.meter = Meter(request["limits"], self.group, "/tmp" if self.inside else None)  # noqa: S108 - its own
 
     def start(self, cwd: int, stdin: int, named: dict[str, int], perform: Perform) -> None:
         """Fork the payload, which raises its walls itself. Raises: RefusedError."""
@@ -171,6 +176,10 @@ class Supervisor:
         """As pid 1: raise the walls around this process, then start the program behind them. Raises: RefusedError."""
         assert self.walls is not None
         readers, writers = _output_pipes()
+        try:
+            score, before = prefer_for_oom() if self.group is not None else (-1, b"")
+        except OSError as error:
+            raise RefusedError("limits", error.errno or errno.EINVAL) from error
         walls.enter_namespaces(self.walls, named)
         if self.request["home"]:
             self.request["environment"]["HOME"] = root.HOME
@@ -180,7 +189,7 @@ class Supervisor:
                 raise RefusedError("home", error.errno or errno.EINVAL) from error
         enter_directory(cwd, self.request["directory"])
         try:
-            limit(self.request["limits"])
+            limit(self.request["limits"], grouped=self.group is not None)
             # Before the program lives: a process of the same user could write into the memory of one that can be traced.
             syscalls.set_dumpable(dumpable=False)
             syscalls.close_on_exec(3)  # what the runtime left inheritable has come down to here
@@ -194,6 +203,9 @@ class Supervisor:
             self.pid = os.fork()
             if self.pid == 0:
                 call(self.request, [stdin, *writers, named[CHANNEL]], perform)
+        if score >= 0:
+            os.pwrite(score, before, 0)
+            os.close(score)
         for fd in (*writers, cwd, stdin, *named.values()):
             os.close(fd)
         self._watch_program(readers)
@@ -230,6 +242,9 @@ class Supervisor:
         killed, ended, self.left = sweep(_SWEEP_S)
         self.status = ended.get(self.pid, self.status)
         self.strays = len(killed - {self.pid})
+        code = None if self.status is None else os.waitstatus_to_exitcode(self.status)
+        if self.exceeded is None and code is not None:
+            self.exceeded = self.meter.at_end(-code if code < 0 else None, failed=code != 0 and self.stopped is None)
         for fd in self.outputs:
             while self._read(fd):
                 if not select.select([fd], [], [], 0)[0]:
@@ -251,6 +266,8 @@ class Supervisor:
             "exit_code": code if code is not None and code >= 0 else None,
             "signal": -code if code is not None and code < 0 else None,
             "stopped": self.stopped,
+            "exceeded": self.exceeded,
+            "grouped": self.group is not None,
             "strays_killed": self.strays,
             "strays_left": self.left,
             "duration_ms": round((time.monotonic() - self.began) * 1000, 3),
@@ -271,18 +288,20 @@ class Supervisor:
         now = time.monotonic()
         if now >= self.ends_at and self.stopped is None:
             self._stop("timeout")
-        if now - self.counted >= _TICK_S:
-            self.counted = now
-            if self._too_many():
-                self.stopped = "processes"
+        if self.exceeded is None and (exceeded := self.meter.exceeded()) is not None:
+            self.exceeded = exceeded
+            if exceeded != "cpu":  # what grows has to end at once
+                self.stopped = "limit"
                 return True
+            if self.stopped is None:
+                self._stop("limit")
         return now >= self.kill_at
 
     def _pause_ms(self) -> float:
         now = time.monotonic()
         if self.stopped is not None:  # strays end without notification: poll often
             return max(0.0, min(0.01, self.kill_at - now)) * 1000
-        return max(0.0, min(_TICK_S, self.ends_at - now)) * 1000
+        return max(0.0, min(self.meter.pause_s(), self.ends_at - now)) * 1000
 
     def _stop(self, why: str) -> None:
         """Ask the program and its process group to end. Anything outside the group, or left after the grace, is killed."""
@@ -341,13 +360,6 @@ class Supervisor:
         else:
             kept += data[: max(0, self.request["keep_bytes"] - len(kept))]
         return bool(data)
-
-    def _too_many(self) -> bool:
-        limit = self.request["limits"]["processes"]
-        now = machine_tasks()
-        if now is not None and self.tasks_before is not None and now - self.tasks_before < limit // 2:
-            return False  # the machine as a whole has not grown by that much: spare the walk through /proc
-        return outgrows(limit)
 
 
 def _output_pipes() -> tuple[list[int], list[int]]:

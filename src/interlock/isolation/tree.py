@@ -12,6 +12,21 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+
+class Task(NamedTuple):
+    """A process as /proc shows it. Times in clock ticks."""
+
+    parent: int
+    cpu: int
+    """Of its own threads."""
+    cpu_of_children: int
+    """Of the children that it has collected, and what they had collected."""
+    start: int
+    """Since boot; with the pid it names a process for good."""
+    resident: int
+    """Pages in memory, pages of files included."""
 
 
 def reap() -> Iterator[tuple[int, int]]:
@@ -85,17 +100,18 @@ def pid_of(pidfd: int) -> int:
         return next(int(line[4:]) for line in file if line.startswith(b"Pid:"))
 
 
-def outgrows(limit: int) -> bool:
-    """True if this process has more than `limit` descendants."""
-    families = _families()
-    seen = 0
+def descendants() -> dict[int, Task]:
+    """The processes beneath this one, by pid."""
+    tasks = dict(_tasks())
+    families: dict[int, list[int]] = defaultdict(list)
+    for pid, task in tasks.items():
+        families[task.parent].append(pid)
+    found: dict[int, Task] = {}
     front = families.get(os.getpid(), [])
     while front:
-        seen += len(front)
-        if seen > limit:
-            return True
-        front = [child for pid in front for child in families.get(pid, ())]
-    return False
+        found |= {pid: tasks[pid] for pid in front}
+        front = [child for pid in front for child in families.get(pid, ()) if child not in found]
+    return found
 
 
 def _lives(pid: int, parent: int) -> bool:
@@ -111,11 +127,18 @@ def _lives(pid: int, parent: int) -> bool:
 
 
 def _families() -> dict[int, list[int]]:
-    """Parent to children, from /proc/*/stat: `task/*/children` is missing from many kernels.
+    """Parent to children."""
+    families: dict[int, list[int]] = defaultdict(list)
+    for pid, task in _tasks():
+        families[task.parent].append(pid)
+    return families
+
+
+def _tasks() -> Iterator[tuple[int, Task]]:
+    """All processes that /proc shows, from /proc/*/stat: `task/*/children` is missing from many kernels.
 
     Zombies count too: a process whose first thread has ended looks like one and still runs.
     """
-    families: dict[int, list[int]] = defaultdict(list)
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
@@ -125,6 +148,6 @@ def _families() -> dict[int, list[int]]:
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         # pid (name) state ppid ...: the name may hold anything, parentheses too
-        parent = line[line.rindex(b")") + 2 :].split(None, 2)[1]
-        families[int(parent)].append(int(name))
-    return families
+        field = line[line.rindex(b")") + 2 :].split()
+        cpu, cpu_of_children = int(field[11]) + int(field[12]), int(field[13]) + int(field[14])
+        yield int(name), Task(int(field[1]), cpu, cpu_of_children, int(field[19]), int(field[21]))

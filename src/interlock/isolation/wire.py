@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 RUN = b"run"
 RUN_CONFINED = b"run confined"
@@ -45,14 +45,19 @@ MESSAGE_BYTES = 16 * 1024
 
 
 class Limits(TypedDict):
-    """What the kernel and the supervisor hold a process to."""
+    """What an action is held to. Exceeding `processes`, `memory_bytes` or `cpu_ms` as a tree ends it (`meter`)."""
 
     memory_bytes: int
-    """RLIMIT_DATA: writable private memory of *each* process. Address space would forbid what Node, Go and Java reserve."""
+    """Of the whole tree: by its cgroup, else measured. Without a cgroup each process has RLIMIT_DATA (writable private memory)
+    too. Address space would forbid what Node, Go and Java reserve."""
     file_bytes: int
+    """Size of a file that is written. Not below twice `keep_bytes`: a supervisor behind the walls is held to it too."""
     open_files: int
+    """Of each process."""
     processes: int
-    """Of the whole tree, counted by the supervisor; beyond it the tree is ended."""
+    """Of the whole tree at once."""
+    cpu_ms: int | None
+    """CPU time of the whole tree, user and system."""
 
 
 Profile = Literal["ns", "nons", "none"]
@@ -120,6 +125,8 @@ class Launch(TypedDict):
 
     namespaces: bool
     """Its actions may have namespaces of their own (profile `ns`)."""
+    groups: NotRequired[bool]
+    """Each action gets a control group of its own. False if left out."""
     shown: list[str]
     """Directories of the machine that walled actions are shown, read-only, besides the system's."""
 
@@ -144,7 +151,12 @@ class Report(TypedDict):
     exit_code: int | None
     signal: int | None
     stopped: str | None
-    """Why the supervisor ended the tree: `timeout`, `asked`, `processes`, `runtime_gone`; None if it ended by itself."""
+    """Why the supervisor ended the tree: `timeout`, `asked`, `limit`, `runtime_gone`; None if it ended by itself."""
+    exceeded: str | None
+    """The limit that was seen to be exceeded: `processes`, `memory`, `cpu`, `file_size`, `tmp`, `open_files`. Only the first three
+    end the tree (`limit`). Of `tmp` and `open_files` it is known that nothing was left, not that the program failed for it."""
+    grouped: bool
+    """True if a cgroup held the tree to its memory."""
     strays_killed: int
     """Processes that were still there when the program had ended."""
     strays_left: bool

@@ -1,0 +1,192 @@
+"""Holds a process tree to its limits by measuring it, and says which limit was seen to be exceeded. Standard library only.
+
+What the kernel itself holds is in `layer0.limit` (for each process) and `cgroup` (for the tree). The rest is measured here, some
+20 times a second, with sums that are never larger than what the tree really uses. A limit is named only if it was observed: by a
+measurement here, a counter of the cgroup, or the signal that the kernel sends. A call that failed (EMFILE, ENOMEM, ENOSPC) is
+seen by the program alone.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from collections.abc import Iterable
+from typing import Final
+
+from interlock.isolation.cgroup import Group
+from interlock.isolation.layer0 import machine_tasks
+from interlock.isolation.tree import Task, descendants
+from interlock.isolation.wire import Limits
+
+_TICK_S: Final = 0.05
+_SHARE: Final = 20
+"""A measurement is followed by a pause of this many times its duration: it takes at most 5 % of one processor."""
+_ALWAYS_S: Final = 1.0
+"""So often the tree is measured even if the machine as a whole gives no reason to."""
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_CLOCK_MS: Final = 1000 / os.sysconf("SC_CLK_TCK")
+_FULL_BYTES: Final = 64 * 1024
+"""A file system with less left is full: no program can write a buffer to it."""
+
+
+class Meter:
+    """Measures the descendants of this process."""
+
+    def __init__(self, limits: Limits, group: Group | None, temporary: str | None = None) -> None:
+        """Measures nothing yet. `temporary` is the action's own /tmp, if it has one."""
+        self._limits = limits
+        self._group = group
+        self._temporary = temporary
+        self._next = self._last = time.monotonic()
+        self._tasks_before = machine_tasks()
+        self._memory_before = _machine_memory()
+        self._seen: dict[tuple[int, int], float] = {}
+        """Own CPU time in ms of each process that was ever seen, by number and start."""
+        self._crowded = False
+        """True if a process was seen with as many open files as it may have."""
+
+    def pause_s(self) -> float:
+        """Seconds until the next measurement."""
+        return max(0.0, self._next - time.monotonic())
+
+    def exceeded(self) -> str | None:
+        """Measure if it is time to: the limit (`processes`, `memory`, `cpu`) that is exceeded now."""
+        now = time.monotonic()
+        if now < self._next:
+            return None
+        found = self._measure() if self._reason(now) else None
+        self._next = (end := time.monotonic()) + max(_TICK_S, _SHARE * (end - now))
+        return found
+
+    def at_end(self, ended_by: int | None, *, failed: bool) -> str | None:
+        """The limit that the tree was seen to exceed, now that it is gone; `ended_by` is the signal that ended the program.
+
+        With `failed` also those that a program notices only by a call that fails: a full /tmp, and the open files.
+        """
+        if self._group is not None:
+            if self._group.oom_kills():
+                return "memory"
+            if self._group.refused_forks():
+                return "processes"
+        if ended_by == signal.SIGXFSZ:
+            return "file_size"
+        if failed and self._temporary is not None and _is_full(self._temporary):
+            return "tmp"
+        return "open_files" if failed and self._crowded else None
+
+    def _reason(self, now: float) -> bool:
+        """True if the tree has to be measured: a walk through /proc is spared while the machine as a whole has hardly grown."""
+        if self._limits["cpu_ms"] is not None or now - self._last >= _ALWAYS_S:
+            return True
+        if self._group is not None and (self._group.refused_forks() or self._group.oom_kills()):
+            return True
+        tasks = machine_tasks()
+        if tasks is None or self._tasks_before is None or tasks - self._tasks_before >= self._limits["processes"] // 2:
+            return True
+        free, shared = _machine_memory()
+        was_free, was_shared = self._memory_before
+        share = self._limits["memory_bytes"] // 4
+        return was_free - free >= share or shared - was_shared >= share
+
+    def _measure(self) -> str | None:
+        self._last = time.monotonic()
+        tree = descendants()
+        self._crowded = self._crowded or any(_open_files(pid) >= self._limits["open_files"] for pid in tree)
+        if len(tree) > self._limits["processes"] or (self._group is not None and self._group.refused_forks()):
+            return "processes"
+        if self._is_large(tree):
+            return "memory"
+        allowed = self._limits["cpu_ms"]
+        return "cpu" if allowed is not None and self._cpu_ms(tree) > allowed else None
+
+    def _is_large(self, tree: dict[int, Task]) -> bool:
+        allowed = self._limits["memory_bytes"]
+        if self._group is not None:  # the kernel holds it
+            return False
+        _, shared = _machine_memory()
+        files = shared - self._memory_before[1] >= allowed // 4
+        if not files and sum(task.resident for task in tree.values()) * _PAGE <= allowed:
+            return False
+        own = mapped = 0
+        for pid in tree:
+            private, common = _memory_of(pid)
+            own += private
+            mapped += common
+        return own + max(mapped, _memory_files(tree) if files else 0) > allowed
+
+    def _cpu_ms(self, tree: dict[int, Task]) -> float:
+        """CPU time of the tree: the larger of two sums that both leave something out, and so never too much.
+
+        One has what parents collected, and not the children of those that ignore SIGCHLD; the other all that was ever seen.
+        """
+        if self._group is not None and (counted := self._group.cpu_ms()) is not None:
+            return counted
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        collected = (usage.ru_utime + usage.ru_stime) * 1000
+        for pid, task in tree.items():
+            self._seen[pid, task.start] = task.cpu * _CLOCK_MS
+            collected += (task.cpu + task.cpu_of_children) * _CLOCK_MS
+        return max(collected, sum(self._seen.values()))
+
+
+def _machine_memory() -> tuple[int, int]:
+    """Bytes of memory that the machine has left, and that hold files of memory and shared memory; zeros if /proc does not tell."""
+    try:
+        with open("/proc/meminfo", "rb") as file:
+            rows = dict(line.split(b":", 1) for line in file)
+        free, shared = (int(rows[name].split()[0]) * 1024 for name in (b"MemAvailable", b"Shmem"))
+    except (OSError, ValueError, KeyError, IndexError):
+        return 0, 0
+    return free, shared
+
+
+def _memory_of(pid: int) -> tuple[int, int]:
+    """Bytes of a process's own memory, and its share of what it has in common with others. Pages of files are not counted.
+
+    A process that forbids to look counts with its anonymous pages alone.
+    """
+    for source, own, common in (
+        ("smaps_rollup", (b"Pss_Anon", b"SwapPss"), (b"Pss_Shmem",)),
+        ("status", (b"RssAnon", b"VmSwap"), ()),
+    ):
+        try:
+            with open(f"/proc/{pid}/{source}", "rb") as file:
+                rows = dict(line.split(b":", 1) for line in file if b":" in line)
+            return _kilobytes(rows, own), _kilobytes(rows, common)
+        except OSError:
+            continue
+    return 0, 0
+
+
+def _kilobytes(rows: dict[bytes, bytes], names: Iterable[bytes]) -> int:
+    return sum(int(rows[name].split()[0]) * 1024 for name in names if name in rows)
+
+
+def _memory_files(tree: Iterable[int]) -> int:
+    """Bytes of the files of memory (memfd_create) that the tree has open, each counted once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for pid in tree:
+        try:
+            for name in os.listdir(f"/proc/{pid}/fd"):
+                path = f"/proc/{pid}/fd/{name}"
+                if os.readlink(path).startswith("/memfd:"):
+                    found = os.stat(path)
+                    sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
+        except OSError:
+            continue
+    return sum(sizes.values())
+
+
+def _open_files(pid: int) -> int:
+    """How many descriptors a process has open; 0 before Linux 6.2, where the directory's size does not tell."""
+    try:
+        return os.stat(f"/proc/{pid}/fd").st_size
+    except OSError:
+        return 0
+
+
+def _is_full(directory: str) -> bool:
+    found = os.statvfs(directory)
+    return found.f_bavail * found.f_frsize < _FULL_BYTES or (found.f_files > 0 and found.f_ffree == 0)
