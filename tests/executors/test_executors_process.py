@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import signal
+import sys
 import time
 
 import pytest
 
 from interlock.executors.environment import child_environment, requested_environment
+from interlock.executors.exceeded import ProcessLimits
 from interlock.executors.network import ENVIRONMENT
-from interlock.executors.process import ProcessLimits, ProcessRunner, bindings
+from interlock.executors.process import ProcessRunner, bindings
 from interlock.model.codes import REASONS
 from interlock.model.errors import ToolError
 from interlock.model.schema import Schema
+from interlock.workspace.layer_mounts import LayerMounts
+from interlock.workspace.layers import open_layer
 
 
 @pytest.fixture
@@ -46,6 +51,10 @@ def refused(call, *arguments, **parameters):
         call(*arguments, **parameters)
     assert error.value.code in REASONS
     return error.value
+
+
+PROGRAM = "import time; b = bytearray(b'x') * (60 << 20); time.sleep(60)"
+HOLD_MEMORY = f'for i in 1 2 3 4; do {sys.executable} -I -S -c "{PROGRAM}" & done; wait'
 
 
 def test_the_output_has_exactly_these_fields(call):
@@ -228,9 +237,10 @@ def test_posture_undo_and_resources_are_reported(call, context):
     assert ctx.undoable == ["a process ran in the workspace itself, where not every change is recorded"]
     active = {layer for layer, value in ctx.layers.items() if value == "active"}
     own = {"environment", "descriptors", "session", "no_new_privs", "limits", "tree"}
-    assert active == own | {"syscalls", "fs", "signals", "namespaces", "net"}
+    assert active - {"cgroup"} == own | {"syscalls", "fs", "signals", "namespaces", "net"}
+    assert ctx.layers.pop("memory_tree").startswith("active(")
     assert all(value.startswith("absent(") for layer, value in ctx.layers.items() if layer not in active)
-    assert {"fs", "net", "record"} <= ctx.layers.keys()
+    assert {"fs", "net", "record", "disk", "cgroup"} <= ctx.layers.keys()
     assert ctx.used["cpu_ms"] > 0
     assert ctx.used["memory_bytes"] > 0
     assert {"read_bytes", "written_bytes"} <= ctx.used.keys()
@@ -295,6 +305,62 @@ def test_too_many_processes(clock, context, walls):
     assert error.value.code == "process_limit"
     assert error.value.output["stdout"] == "partial\n"
     assert not running("793.5")
+
+
+EXCEEDING = [
+    ("processes", {"processes": 8}, "for i in $(seq 100); do sleep 60 & done; wait", "process_limit"),
+    ("cpu", {"cpu_ms": 300}, "while :; do :; done", "cpu_limit"),
+    ("file_size", {"file_bytes": 4 << 20}, "exec dd if=/dev/zero of=big bs=1M count=8", "file_size_limit"),
+    ("memory", {"memory_bytes": 96 << 20}, HOLD_MEMORY, "memory_limit"),
+]
+
+
+@pytest.mark.parametrize(("name", "limits", "command", "code"), EXCEEDING)
+def test_each_exceeded_limit_has_a_code_of_its_own(clock, context, walls, name, limits, command, code):
+    runner = ProcessRunner(clock, limits=ProcessLimits(**limits), enclose=walls)
+    try:
+        with pytest.raises(ToolError) as error:
+            asyncio.run(bindings(runner)[0].function({"command": f"echo partial; {command}"}, context()))
+    finally:
+        runner.close()
+    assert error.value.code == code in REASONS
+    assert f"`{name}`" in error.value.hint
+    assert error.value.output["stdout"] == "partial\n"
+    assert not error.value.retryable
+
+
+def test_a_limit_that_a_program_survived_is_no_failure(clock, context, walls):
+    runner = ProcessRunner(clock, limits=ProcessLimits(file_bytes=4 << 20), enclose=walls)
+    try:
+        call = bindings(runner)[0].function
+        command = "dd if=/dev/zero of=big bs=1M count=8 || echo $?"
+        assert asyncio.run(call({"command": command}, context()))["stdout"] == f"{128 + signal.SIGXFSZ}\n"
+    finally:
+        runner.close()
+
+
+def test_a_layer_may_take_so_much_disk_and_no_more(clock, workspace, context, walls, tmp_path):
+    runner = ProcessRunner(clock, limits=ProcessLimits(layer_bytes=8 << 20), enclose=walls)
+    mounts = LayerMounts()
+    (tmp_path / "run").mkdir()
+    try:
+        layer = open_layer(tmp_path / "run", "proposal_1", workspace, mounts)
+        with layer:
+            ctx = context()
+            ctx.workspace = layer.workspace
+            call = bindings(runner)[0].function
+            asyncio.run(call({"command": "dd if=/dev/zero of=small bs=1M count=4"}, ctx))
+            for command in (
+                "echo partial; dd if=/dev/zero of=big bs=1M count=16; sleep 60",
+                "dd if=/dev/zero of=more bs=1M count=16",
+            ):
+                with pytest.raises(ToolError) as error:
+                    asyncio.run(call({"command": command}, ctx))
+                assert error.value.code == "disk_limit"
+            assert ctx.layers["disk"].startswith("active(")
+    finally:
+        mounts.close()
+        runner.close()
 
 
 def test_the_runner_takes_a_descriptor_and_leaves_it_open(runner, context, tmp_path):

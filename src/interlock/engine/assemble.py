@@ -38,8 +38,9 @@ from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors import background, files, git, http, proc, process
 from interlock.executors.enclosure import Enclose
+from interlock.executors.exceeded import ProcessLimits
 from interlock.executors.network import ProcessNetwork
-from interlock.executors.process import ProcessLimits, ProcessRunner
+from interlock.executors.process import ProcessRunner
 from interlock.isolation.client import ForkServer
 from interlock.isolation.egress.client import Egress
 from interlock.isolation.posture import PROBED
@@ -532,4 +533,13 @@ def adjusted(binding: Binding, settings: Settings) -> Binding:
 
 
 def _process_limits(settings: Settings) -> ProcessLimits:
-    return ProcessLimits(memory_bytes=settings.isolation.memory_bytes, processes=settings.isolation.processes)
+    own = settings.isolation
+    return ProcessLimits(
+        memory_bytes=own.memory_bytes,
+        processes=own.processes,
+        cpu_ms=own.cpu_ms,
+        file_bytes=own.file_bytes,
+        open_files=own.open_files,
+        layer_bytes=own.disk_bytes,
+        output_bytes=own.output_bytes,
+    )

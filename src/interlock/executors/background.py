@@ -67,7 +67,9 @@ class End(msgspec.Struct, frozen=True):
     """How a program ended."""
 
     why: str
-    """`exited`, `stopped`, `process_limit`, `proposal_aborted`, `run_stopped`, `run_ended`, `session_ended`, `lost`."""
+    """`exited`, `stopped`, `process_limit`, `memory_limit`, `cpu_limit`, `proposal_aborted`, `run_stopped`, `run_ended`,
+    `session_ended`, `lost`.
+    """
     outcome: Outcome | None
     """None if its supervisor was killed, or did not know."""
     traffic: Traffic = Traffic()
@@ -291,8 +293,8 @@ def _end_of(outcome: Outcome, why: str) -> End:
     stopped = outcome.report["stopped"]
     if stopped is None:
         why = "exited"
-    elif stopped == "processes":
-        why = "process_limit"
+    elif stopped == "limit":
+        why = f"{'process' if outcome.report['exceeded'] == 'processes' else outcome.report['exceeded']}_limit"
     return End(why, outcome)
 
 

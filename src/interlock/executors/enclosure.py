@@ -58,6 +58,8 @@ class Enclosure(msgspec.Struct, frozen=True):
     """Variables that say where tool chains lie."""
     require: tuple[str, ...] = ()
     """Layers without which no process starts."""
+    tmp_bytes: int = 1024**3
+    """Size of the private /tmp, and of /dev/shm."""
 
     def launch(self) -> Launch:
         """How to set up a fork server for such processes."""
@@ -90,6 +92,7 @@ class Enclosure(msgspec.Struct, frozen=True):
             binds=(*self._late(), *binds),
             network="none" if network == "proxied" and self.profile != "ns" else network,
             tcp_ports=tuple(ports),
+            tmp_bytes=self.tmp_bytes,
         )
 
     def _late(self) -> list[Bind]:
@@ -117,7 +120,12 @@ class Enclosure(msgspec.Struct, frozen=True):
 
 
 def enclosure(
-    profile: Profile, offered: Mapping[str, str], *, environment: Mapping[str, str], hidden: Sequence[Path] = ()
+    profile: Profile,
+    offered: Mapping[str, str],
+    *,
+    environment: Mapping[str, str],
+    hidden: Sequence[Path] = (),
+    tmp_bytes: int = 1024**3,
 ) -> Enclosure:
     """The walls of a runtime. `environment` is Interlock's own, where PATH and HOME are looked up."""
     if profile == "none":
@@ -133,7 +141,9 @@ def enclosure(
     programs = [tree for path in environment.get("PATH", "").split(":") if (tree := _tree_of(path, home)) is not None]
     own = [sys.base_prefix, sys.prefix, os.fspath(Path(__file__).parents[1])]
     shown = tuple(dict.fromkeys((*own, *chains, *programs)))
-    return Enclosure(profile, dict(offered), tuple(os.fspath(path) for path in hidden), shown, variables)
+    return Enclosure(
+        profile, dict(offered), tuple(os.fspath(path) for path in hidden), shown, variables, tmp_bytes=tmp_bytes
+    )
 
 
 def none() -> Enclosure:

@@ -55,7 +55,7 @@ class Setup(TypedDict):
 def main() -> None:
     """Import the modules and serve. Arguments: the Setup as JSON, then those of every fork server."""
     setup: Setup = json.loads(sys.argv[1])
-    launcher = Launcher(json.loads(sys.argv[3]))
+    launcher = Launcher(json.loads(sys.argv[3]), int(sys.argv[2]))
     # After everything installed, so that a project file can never shadow a library.
     sys.path += [d for d in (setup["project"], f"{setup['project']}/src") if Path(d).is_dir()]
     os.chdir(setup["project"])

@@ -19,16 +19,15 @@ import msgspec
 from interlock.executors import enclosure as walls_of
 from interlock.executors.enclosure import Enclose, Enclosure
 from interlock.executors.environment import child_environment
+from interlock.executors.exceeded import ProcessLimits, exceeded_error, layer_full, wire_limits
+from interlock.executors.layer_watch import LayerFullError, run_in_layer
 from interlock.executors.module_host import Said
 from interlock.executors.network import ProcessNetwork, environment_of
 from interlock.executors.process import (
     GRACE_MS,
-    ProcessLimits,
     account,
-    check_processes,
     open_cwd,
     spawn_error,
-    wire_limits,
 )
 from interlock.executors.process_watch import recorded_changes
 from interlock.isolation.client import ForkServer, Outcome, Stopped
@@ -155,8 +154,11 @@ class ModuleTools:
                 recorded_changes(ctx, read_only=tool.read_only),
             ):
                 request = self._request(call, line.walls, timeout_ms=remaining_ms)
-                outcome = await self._run(request, cwd, channel, line.walls)
+                work = self._run(request, cwd, channel, line.walls)
+                outcome = await run_in_layer(ctx, self._limits.layer_bytes, work)
             timed_out, cancelled = outcome.report["stopped"] == "timeout", False
+        except LayerFullError as full:
+            raise layer_full(full.used, self._limits.layer_bytes, None) from None
         except Stopped as stopped:
             outcome = stopped.outcome
             timed_out = self._clock.mono_ns() >= ctx.deadline_ns
@@ -178,7 +180,9 @@ class ModuleTools:
         if timed_out or cancelled:
             why = "stopped at its time-out" if timed_out else "stopped because the action was cancelled"
             raise ToolError(why, code="timeout" if timed_out else "cancelled")
-        check_processes(outcome.report, None)
+        exceeded = exceeded_error(outcome.report, None)
+        if exceeded is not None:
+            raise exceeded
         return channel.answer(outcome)
 
     async def _run(self, request: Request, cwd: int, channel: _Messages, walls: WallSpec | None = None) -> Outcome:
@@ -215,7 +219,7 @@ class ModuleTools:
             "grace_ms": GRACE_MS,
             "keep_bytes": _PRINTED_BYTES,
             "keep_last": False,
-            "limits": wire_limits(self._limits),
+            "limits": wire_limits(self._limits, _PRINTED_BYTES),
             "call": call,
             "walls": None if walls is None else walls.wire(),
             "directory": "",

@@ -18,12 +18,15 @@ import msgspec
 from interlock.executors import enclosure as walls_of
 from interlock.executors.enclosure import Enclose, Enclosure
 from interlock.executors.environment import child_environment, requested_environment
+from interlock.executors.exceeded import ProcessLimits, exceeded_error, layer_full, wire_limits
+from interlock.executors.layer_watch import LayerFullError, run_in_layer
 from interlock.executors.network import ProcessNetwork, environment_of
 from interlock.executors.process_watch import recorded_changes
 from interlock.isolation import background
 from interlock.isolation.client import ForkServer, NotStarted, Outcome, Stopped
 from interlock.isolation.egress.background import BackgroundWatch
 from interlock.isolation.egress.wire import Record
+from interlock.isolation.posture import posture_of_group
 from interlock.isolation.spec import WallSpec
 from interlock.isolation.wire import (
     VIEW_MOUNTS,
@@ -31,31 +34,17 @@ from interlock.isolation.wire import (
     Bind,
     Failure,
     Launch,
-    Limits,
     Network,
     Report,
     Request,
 )
 from interlock.model.clock import Clock
 from interlock.model.errors import ToolError
-from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.tool import LAYERED_PROCESS_RAN, PROCESS_RAN, Binding, Context, Tool
 
 _VIEW: Final = (VIEW_USER, VIEW_MOUNTS)
 GRACE_MS: Final = 500
 """Between TERM and KILL."""
-
-
-class ProcessLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """The default limits of a process action."""
-
-    memory_bytes: int = 1024**3
-    """Writable private memory of each process."""
-    processes: int = 64
-    """Processes of the whole tree at once."""
-    file_bytes: int = 16 * 1024**3
-    """Maximum size of a written file."""
-    open_files: int = 65_536
 
 
 class ProcessResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +61,8 @@ class ProcessResult(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: float
     strays_killed: int
     """Number of processes that the program left behind."""
+    limit: ToolError | None
+    """The error for a limit that was seen to be exceeded, where that made the program fail or end."""
     resources: dict[str, int | float]
     """`cpu_user_ms`, `cpu_system_ms`, `cpu_ms`, `memory_bytes`, `read_bytes`, `written_bytes` of the whole tree."""
     connections: tuple[Record, ...] = ()
@@ -158,23 +149,23 @@ class ProcessRunner:
         Interlock's loader reads. `network` and `binds` widen the walls: `proxied` leads to the hosts of the grant, of them only
         to `hosts` if given; `ports` is for git without namespaces, whose address was judged, and leads to `ports`.
 
-        Raises: ToolError `spawn_failed`, `isolation_failed`; `process_lost`, `process_limit`; with `in_scope` `path_denied`,
-        `path_protected`; and, when the awaiting task is cancelled,
-        `timeout` (the deadline has passed) or `cancelled`, with the partial output, once the tree is gone.
+        Raises: ToolError `spawn_failed`, `isolation_failed`; `process_lost`; `process_limit`, `memory_limit`, `cpu_limit`,
+        `disk_limit` if the tree was ended for it; with `in_scope` `path_denied`, `path_protected`; and, when the awaiting task is
+        cancelled, `timeout` (the deadline has passed) or `cancelled`, with the partial output, once the tree is gone.
         """
         around = self.enclosure.around(ctx.workspace, network=network, ports=ports, binds=[*self._binds, *binds])
         posture = self.enclosure.posture_for(network)
         directory = cwd if isinstance(cwd, int) else open_cwd(ctx, cwd)
         try:
             async with self._network.open(ctx, around, only=hosts) as line:
-                request = self._request(argv, env, limits, line.walls)
+                limits = limits or self._limits
+                kept = limits.output_bytes if output_bytes_max is None else output_bytes_max
+                request = self._request(argv, env, limits, line.walls, kept)
                 remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
                 request["timeout_ms"] = remaining_ms if timeout_ms is None else min(timeout_ms, remaining_ms)
-                if output_bytes_max is not None:
-                    request["keep_bytes"] = output_bytes_max
                 given = descriptors_for(ctx, line.walls)
                 result = await self._perform(
-                    request, directory, stdin, ctx, given, posture, read_only=read_only, in_scope=in_scope
+                    request, directory, stdin, ctx, given, posture, limits, read_only=read_only, in_scope=in_scope
                 )
             return msgspec.structs.replace(result, connections=line.traffic.records)
         finally:
@@ -201,8 +192,8 @@ class ProcessRunner:
         watch = None
         try:
             walls, watch = await self._network.open_lasting(ctx, around)
-            request = self._request(argv, env, None, walls)
-            request["keep_bytes"], request["keep_last"] = output_bytes_max, True
+            request = self._request(argv, env, self._limits, walls, output_bytes_max)
+            request["keep_last"] = True
             given = {} if walls is None else walls.descriptors()
             started = await background.start(self._server, request, cwd=directory, stdin=stdin, descriptors=given)
         except BaseException as error:
@@ -223,8 +214,9 @@ class ProcessRunner:
         self,
         argv: Sequence[str],
         env: Mapping[str, str] | None,
-        limits: ProcessLimits | None,
+        limits: ProcessLimits,
         walls: WallSpec | None,
+        keep_bytes: int,
     ) -> Request:
         """The request that `run` and `start` share. Raises: ToolError `invalid_parameters`."""
         if not argv or not argv[0] or any("\0" in part for part in argv):
@@ -242,9 +234,9 @@ class ProcessRunner:
             "home_files": self._home_files,
             "timeout_ms": None,
             "grace_ms": GRACE_MS,
-            "keep_bytes": DEFAULT_LIMITS.process_output_bytes,
+            "keep_bytes": keep_bytes,
             "keep_last": False,
-            "limits": wire_limits(limits or self._limits),
+            "limits": wire_limits(limits, keep_bytes),
             "call": None,
             "walls": None if walls is None else walls.wire(),
             "directory": "",
@@ -259,6 +251,7 @@ class ProcessRunner:
         ctx: Context,
         given: Mapping[str, int],
         posture: Mapping[str, str],
+        limits: ProcessLimits,
         *,
         read_only: bool,
         in_scope: bool,
@@ -269,13 +262,14 @@ class ProcessRunner:
             request["directory"] = os.fspath(ctx.workspace.root)
         try:
             async with recorded_changes(ctx, read_only=read_only, in_scope=in_scope):
-                outcome = await self._server.run(request, cwd=directory, stdin=stdin, descriptors=given)
+                work = self._server.run(request, cwd=directory, stdin=stdin, descriptors=given)
+                outcome = await run_in_layer(ctx, limits.layer_bytes, work)
+        except LayerFullError as full:
+            partial = _partial(full.outcome, ctx, posture, changed)
+            raise layer_full(full.used, limits.layer_bytes, partial) from None
         except Stopped as stopped:
             late = self._clock.mono_ns() >= ctx.deadline_ns
-            partial = None
-            if stopped.outcome.report["failure"] is None:
-                account(stopped.outcome.report, ctx, posture, changed=changed)
-                partial = result_as_json(_result(stopped.outcome))
+            partial = _partial(stopped.outcome, ctx, posture, changed)
             raise ToolError(
                 "stopped at its time-out" if late else "stopped because the action was cancelled",
                 code="timeout" if late else "cancelled",
@@ -286,8 +280,17 @@ class ProcessRunner:
             raise spawn_error(failure)
         account(outcome.report, ctx, posture, changed=changed)
         result = _result(outcome)
-        check_processes(outcome.report, result_as_json(result))
+        if result.limit is not None and outcome.report["stopped"] == "limit":
+            raise result.limit
         return result
+
+
+def _partial(outcome: Outcome | None, ctx: Context, posture: Mapping[str, str], changed: str | None) -> Any:
+    """Account for a program that was stopped; returns its output until then, None if it had not been started."""
+    if outcome is None or outcome.report["failure"] is not None:
+        return None
+    account(outcome.report, ctx, posture, changed=changed)
+    return result_as_json(_result(outcome))
 
 
 def open_cwd(ctx: Context, path: str | dict[str, str] | None = None) -> int:
@@ -317,7 +320,9 @@ def process_note(ctx: Context, posture: Mapping[str, str]) -> str | None:
 def account(report: Report, ctx: Context, posture: Mapping[str, str], *, changed: str | None) -> None:
     """Report to the context an action's posture, its resource use, and, if `changed`, what cannot be undone."""
     walls = {**posture, **posture_of_group(report["grouped"])}
-    if ctx.workspace is not None and ctx.workspace.layer is not None:
+    layered = ctx.workspace is not None and ctx.workspace.layer is not None
+    walls["disk"] = "active(the layer is measured)" if layered else "absent(the workspace itself has no limit)"
+    if layered:
         walls.pop("layer", None)  # the step that runs the action has said how it is made
     ctx.posture(**walls)
     ctx.resources(_resources(report))
@@ -328,28 +333,6 @@ def account(report: Report, ctx: Context, posture: Mapping[str, str], *, changed
     if report["strays_left"]:
         ctx.not_exactly_undoable("a process that could not be killed is still running")
         ctx.posture(tree="absent(a process of the tree could not be killed)")
-
-
-def check_processes(report: Report, output: Any) -> None:
-    """Raises: ToolError `process_limit`, with `output`, if the tree was ended for having too many processes."""
-    if report["stopped"] == "processes":
-        raise ToolError(
-            "the action exceeded its limit of processes; all of them were killed",
-            code="process_limit",
-            retryable=False,
-            output=output,
-            hint="raise `processes` in the section `isolation` of the configuration",
-        )
-
-
-def wire_limits(limits: ProcessLimits) -> Limits:
-    """Convert the limits to the supervisor's form."""
-    return {
-        "memory_bytes": limits.memory_bytes,
-        "file_bytes": limits.file_bytes,
-        "open_files": limits.open_files,
-        "processes": limits.processes,
-    }
 
 
 def spawn_error(failure: Failure) -> ToolError:
@@ -398,7 +381,7 @@ def spawn_error(failure: Failure) -> ToolError:
 
 def _result(outcome: Outcome) -> ProcessResult:
     report = outcome.report
-    return ProcessResult(
+    result = ProcessResult(
         exit_code=report["exit_code"],
         signal=signal_name(report["signal"]),
         stdout=outcome.stdout,
@@ -407,8 +390,11 @@ def _result(outcome: Outcome) -> ProcessResult:
         timed_out=report["stopped"] == "timeout",
         duration_ms=report["duration_ms"],
         strays_killed=report["strays_killed"],
+        limit=None,
         resources=_resources(report),
     )
+    limit = exceeded_error(report, result_as_json(result))
+    return result if limit is None else msgspec.structs.replace(result, limit=limit)
 
 
 def _resources(report: Report) -> dict[str, int | float]:
@@ -494,6 +480,8 @@ async def _run_tool(runner: ProcessRunner, argv: list[str], parameters: dict[str
     if result.timed_out:
         raise ToolError("stopped at its time-out", code="timeout", output=output)
     if parameters.get("check", True):
+        if result.limit is not None:
+            raise result.limit
         if result.signal is not None:
             raise ToolError(f"the process was ended by {result.signal}", code="signalled", output=output)
         if result.exit_code != 0:

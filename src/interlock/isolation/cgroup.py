@@ -1,8 +1,9 @@
 """Layer C: a control group (version 2) for each action, where a part of the tree was delegated to us. Standard library only.
 
-It holds the memory of a whole tree, counts its CPU time exactly, and ends what nothing else would. Delegated means: found by doing.
-The launcher looks for a directory beneath which it may make groups that have the controllers `memory` and `pids`, from its own group
-upwards: a service or scope with `Delegate=yes`, the slice of the user's systemd, a container with a writable /sys/fs/cgroup.
+It holds the memory of a whole tree, counts its CPU time exactly, and ends what nothing else would. Whether anything is delegated
+is found out by doing. From its own group upwards, the launcher looks for a directory beneath which it may make groups that have
+the controllers `memory` and `pids`: a service or scope with `Delegate=yes`, the slice of the user's systemd, a container with a
+writable /sys/fs/cgroup.
 
 Everything goes by descriptors of directories: behind walls there is no path to them.
 """
@@ -99,14 +100,7 @@ class Groups:
     def _open(cls, place: str, runtime: int, *, own: bool) -> Self:
         directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            offered = _read(directory, "cgroup.controllers").split()
-            missing = [name for name in CONTROLLERS if name not in offered]
-            if missing:
-                raise OSError(errno.ENOENT, f"cgroup version 2 has no controller {' and '.join(missing)} here")
-            if any(name not in _read(directory, "cgroup.subtree_control").split() for name in CONTROLLERS):
-                if not own:
-                    raise OSError(errno.EBUSY, "the controllers are not passed on, and others have processes there")
-                _step_down(directory, runtime)
+            _pass_on(directory, runtime, own=own)
             made = cls(directory)
             made.remove(*made.make())
         except BaseException:
@@ -180,6 +174,18 @@ def _own_group() -> tuple[str, str]:
                 if inside and own is not None and "/../" not in f"{own}/":
                     return mount, own[len(top.rstrip("/")) :]
     raise OSError(errno.ENOENT, "cgroup version 2 is not mounted")
+
+
+def _pass_on(directory: int, runtime: int, *, own: bool) -> None:
+    """See that a group passes `CONTROLLERS` on to those beneath. Raises: OSError."""
+    offered = _read(directory, "cgroup.controllers").split()
+    missing = [name for name in CONTROLLERS if name not in offered]
+    if missing:
+        raise OSError(errno.ENOENT, f"cgroup version 2 has no controller {' and '.join(missing)} here")
+    if any(name not in _read(directory, "cgroup.subtree_control").split() for name in CONTROLLERS):
+        if not own:
+            raise OSError(errno.EBUSY, "the controllers are not passed on, and others have processes there")
+        _step_down(directory, runtime)
 
 
 def _step_down(directory: int, runtime: int) -> None:

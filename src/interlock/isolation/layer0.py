@@ -181,7 +181,7 @@ def prefer_for_oom() -> tuple[int, bytes]:
 def limit(limits: Limits, *, grouped: bool) -> None:
     """Set the limits that the kernel holds each process to. Raises: OSError, ValueError.
 
-    A process of a control group (`grouped`) has no limit of memory of its own: the group holds the tree, and says so when it does.
+    A process of a control group (`grouped`) has no limit of memory of its own: the group holds the tree, and counts it.
     """
     wanted = {
         resource.RLIMIT_FSIZE: (limits["file_bytes"], limits["file_bytes"]),

@@ -132,7 +132,7 @@ class Meter:
 
 
 def _machine_memory() -> tuple[int, int]:
-    """Bytes of memory that the machine has left, and that hold files of memory and shared memory; zeros if /proc does not tell."""
+    """Bytes of memory that are left on the machine, and that are shared memory; zeros if /proc does not tell."""
     try:
         with open("/proc/meminfo", "rb") as file:
             rows = dict(line.split(b":", 1) for line in file)

@@ -43,7 +43,13 @@ def begin(
             if grouped:
                 prefer_for_oom()
             enter(
-                parent=parent, cwd=cwd, path=path, descriptors=descriptors, spare=trouble, limits=limits, grouped=grouped
+                parent=parent,
+                cwd=cwd,
+                path=path,
+                descriptors=descriptors,
+                spare=trouble,
+                limits=limits,
+                grouped=grouped,
             )
             if around is not None and around["profile"] == "nons":
                 walls.confine_alone(around, launcher.readable, request["environment"])

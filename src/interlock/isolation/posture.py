@@ -88,7 +88,7 @@ def posture_of(profile: Profile, offered: Mapping[str, str], network: Network = 
     return {**found, "layer": _DIRECT, "record": _RECORD, **posture_of_group(offered.get("cgroup") == ACTIVE)}
 
 
-def posture_of_group(grouped: bool) -> dict[str, str]:  # noqa: FBT001 - one fact
+def posture_of_group(grouped: bool) -> dict[str, str]:
     """What held the memory of an action's tree: its cgroup or not. Each action reports it, since groups depend on how we were
     started.
     """

@@ -140,7 +140,9 @@ def _groups() -> None:
     place = Groups.find(_RUNTIME)
     name, directory = place.make()
     try:
-        Group(directory).hold({"memory_bytes": 1 << 30, "file_bytes": 0, "open_files": 0, "processes": 8, "cpu_ms": None})
+        Group(directory).hold(
+            {"memory_bytes": 1 << 30, "file_bytes": 0, "open_files": 0, "processes": 8, "cpu_ms": None}
+        )
         pid = syscalls.clone_into(0, directory)
         if pid == 0:
             os._exit(0)

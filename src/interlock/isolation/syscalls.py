@@ -14,7 +14,6 @@ import platform
 import signal
 import socket
 import struct
-from collections.abc import Collection
 from typing import Final
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -327,15 +326,12 @@ def landlock_restrict(ruleset: int) -> None:
     call("landlock_restrict_self", ruleset, 0)
 
 
-def open_paths(paths: Collection[str]) -> dict[str, int]:
-    """O_PATH descriptors of those of the paths that exist."""
-    found = {}
-    for path in paths:
-        try:
-            found[path] = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            continue
-    return found
+def open_path(path: str) -> int | None:
+    """An O_PATH descriptor; None if there is nothing at the path, or it cannot be reached."""
+    try:
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
 
 
 def _text(value: str | None) -> bytes | None:

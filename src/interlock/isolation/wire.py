@@ -153,8 +153,9 @@ class Report(TypedDict):
     stopped: str | None
     """Why the supervisor ended the tree: `timeout`, `asked`, `limit`, `runtime_gone`; None if it ended by itself."""
     exceeded: str | None
-    """The limit that was seen to be exceeded: `processes`, `memory`, `cpu`, `file_size`, `tmp`, `open_files`. Only the first three
-    end the tree (`limit`). Of `tmp` and `open_files` it is known that nothing was left, not that the program failed for it."""
+    """The limit that was seen to be exceeded: `processes`, `memory`, `cpu`, `file_size`, `tmp`, `open_files`. Only the first
+    three end the tree (`limit`). Of the last two it is known that nothing was left, not that the program failed for it.
+    """
     grouped: bool
     """True if a cgroup held the tree to its memory."""
     strays_killed: int

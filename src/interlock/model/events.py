@@ -334,8 +334,8 @@ class ProcessStarted(Event, kw_only=True, tag="process_started"):
 class ProcessEnded(Event, kw_only=True, tag="process_ended"):
     """A background program has ended; `action` is the one that stopped it, or found that it had ended.
 
-    `why` is `exited` (by itself), `stopped`, `process_limit`, `proposal_aborted`, `run_ended`, `session_ended`, or `lost`: its
-    supervisor was killed, and the program with it.
+    `why` is `exited` (by itself), `stopped`, `process_limit`, `memory_limit`, `cpu_limit`, `proposal_aborted`, `run_ended`,
+    `session_ended`, or `lost`: its supervisor was killed, and the program with it.
     """
 
     handle: str

@@ -81,6 +81,14 @@ def shown(value: Any, hint: Any) -> Any:
     return list(msgspec.to_builtins(value)) if isinstance(value, tuple) else msgspec.to_builtins(value)
 
 
+def _bound_of(error: msgspec.ValidationError, hint: Any) -> str:
+    """What msgspec says of the bound that was missed, with its unit; empty where it says something else."""
+    found = re.search(r"(>=|<=) (\d+)", str(error))
+    if found is None:
+        return ""
+    return f": {'at least' if found[1] == '>=' else 'at most'} `{shown(int(found[2]), hint)}`"
+
+
 class _Decoder:
     def __init__(self, locate: Locate) -> None:
         self._locate = locate
@@ -160,8 +168,8 @@ class _Decoder:
             raise self._error(f"expected a {unit} with its unit, such as {example}", place)
         try:
             return msgspec.convert(_UNITS[unit](value), hint)
-        except msgspec.ValidationError:
-            raise self._error(f"the {unit} is out of range", place) from None
+        except msgspec.ValidationError as error:
+            raise self._error(f"the {unit} is out of range{_bound_of(error, hint)}", place) from None
         except ValueError as error:
             raise self._error(str(error), place) from None
 

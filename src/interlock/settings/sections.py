@@ -25,6 +25,8 @@ Count = Annotated[int, Meta(ge=0, le=INTEGER_MAX)]
 Fraction = Annotated[float, Meta(gt=0, le=1)]
 DurationMs = Annotated[int, Meta(gt=0, le=INTEGER_MAX, extra={"unit": DURATION})]
 SizeBytes = Annotated[int, Meta(gt=0, le=INTEGER_MAX, extra={"unit": SIZE})]
+_SIZE: Final = {"unit": SIZE}
+MIB: Final = 1024 * 1024
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
 Features = Container[str]
@@ -195,10 +197,30 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             description="Files of your home directory, such as `.gitconfig`, that are copied into each process's own."
         ),
     ] = ()
-    memory_bytes: Annotated[SizeBytes, Meta(description="Memory of one process action.")] = field(
-        default=1024**3, name="memory"
-    )
+    memory_bytes: Annotated[
+        int,
+        Meta(ge=32 * MIB, le=INTEGER_MAX, extra=_SIZE, description="Memory of one process action, of its whole tree."),
+    ] = field(default=1024 * MIB, name="memory")
     processes: Annotated[int, Meta(ge=1, le=INTEGER_MAX, description="Processes of one process action.")] = 64
+    cpu_ms: Annotated[
+        DurationMs | None,
+        Meta(description="CPU time of one process action, of its whole tree; not limited if left out."),
+    ] = field(default=None, name="cpu")
+    file_bytes: Annotated[
+        int, Meta(ge=4 * MIB, le=INTEGER_MAX, extra=_SIZE, description="Size of a file that a process action writes.")
+    ] = field(default=16 * 1024 * MIB, name="file_size")
+    open_files: Annotated[int, Meta(ge=64, le=2**20, description="Files that one process may have open.")] = 65_536
+    tmp_bytes: Annotated[
+        int,
+        Meta(ge=MIB, le=INTEGER_MAX, extra=_SIZE, description="Size of a process action's own `/tmp` (profile `ns`)."),
+    ] = field(default=1024 * MIB, name="tmp")
+    disk_bytes: Annotated[
+        int,
+        Meta(ge=MIB, le=INTEGER_MAX, extra=_SIZE, description="Disk that the layer of a proposal may take."),
+    ] = field(default=16 * 1024 * MIB, name="disk")
+    output_bytes: Annotated[
+        int, Meta(ge=1024, le=MIB, extra=_SIZE, description="What is kept of each output stream of a process action.")
+    ] = field(default=MIB, name="output")
     timeout_ms: Annotated[DurationMs, Meta(description="Execution time of one process action.")] = field(
         default=120_000, name="timeout"
     )

@@ -37,6 +37,7 @@ from interlock.workspace.layer_diff import (
     overlay_candidates,
 )
 from interlock.workspace.layer_mounts import LayerMounts, Mounted, UnmountableError, unmountable
+from interlock.workspace.layer_size import LayerSize
 from interlock.workspace.names import Rel
 from interlock.workspace.nodes import Identity, Node, identity
 from interlock.workspace.tree import Workspace
@@ -75,6 +76,11 @@ class Layer:
         self.workspace.protected = base.protected
         self.workspace.layer = self
         self.upper = Upper(os.fsencode(directory / "upper"))
+        overlay = manifest.kind == "overlay"
+        self.size = LayerSize(
+            directory / ("upper" if overlay else "tree"),
+            lambda: () if overlay else (original.size for _, original in self.known().values()),
+        )
         self._looked: dict[Rel, Identity] = {}
         self._known: dict[Rel, tuple[Identity, Identity]] | None = None
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, Protocol, Self
 from interlock.disk import Disk
 from interlock.model.errors import StoreError, ToolError, UsageError
 from interlock.workspace import beneath, protect
+from interlock.workspace.layer_size import LayerSize
 from interlock.workspace.names import NameJson, Rel, link_to_json, parse, parts, refusal
 from interlock.workspace.nodes import ABSENT, Node, Seen, attributes, identity, kind_of
 
@@ -36,6 +37,7 @@ class View(Protocol):
 
     namespaces: tuple[int, int] | None
     """Descriptors of the user and mount namespaces in which it lies at the workspace's path; None if it lies nowhere."""
+    size: LayerSize
 
     @property
     def copy(self) -> Path | None:

@@ -52,7 +52,7 @@ LAYERS: Final = (
     ("L4", "layer", "a copy-on-write layer over the workspace"),
     ("L5", "net", "no network"),
     ("R1", "record", "a record of what processes do, from the kernel"),
-    ("C", "cgroup", "limits and accounting for whole process trees"),
+    ("C", "cgroup", "a control group for each action: memory limit and accounting of whole process trees"),
 )
 _LOW_DISK_BYTES: Final = 100 * 1024 * 1024
 

@@ -1,0 +1,60 @@
+"""Ends an action whose layer takes more disk than it may."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Final
+
+from interlock.isolation.client import Outcome, Stopped
+from interlock.model.tool import Context
+
+_FIRST_S: Final = 0.1
+_PAUSE_S: Final = 0.25
+
+
+class LayerFullError(Exception):
+    """The layer takes more disk than it may. The processes of the action are gone."""
+
+    def __init__(self, used: int, outcome: Outcome | None) -> None:
+        """`used` in bytes; no outcome if the program had not been started."""
+        super().__init__(used)
+        self.used = used
+        self.outcome = outcome
+
+
+async def run_in_layer(ctx: Context, allowed_bytes: int, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """Await a `ForkServer.run`, and watch the layer of the action meanwhile.
+
+    Raises: LayerFullError, and what the work raises; cancelled, it ends as the work does.
+    """
+    layer = None if ctx.workspace is None else ctx.workspace.layer
+    if layer is None:
+        return await work
+    task = asyncio.ensure_future(work)
+    pause = _FIRST_S
+    while True:
+        try:
+            await asyncio.wait([task], timeout=pause)
+            used = await asyncio.to_thread(layer.size.exceeds, allowed_bytes, at_end=task.done())
+        except asyncio.CancelledError:
+            task.cancel()
+            return await task
+        outcome: Outcome | None = None
+        if task.done():
+            outcome = task.result()
+            if used is None or outcome.report["failure"] is not None:
+                return outcome
+        elif used is None:
+            pause = _PAUSE_S
+            continue
+        else:
+            task.cancel()
+            try:
+                outcome = await task
+            except Stopped as stopped:
+                outcome = stopped.outcome
+            except asyncio.CancelledError:
+                if not task.cancelled():
+                    raise
+        raise LayerFullError(used, outcome)

@@ -1,0 +1,75 @@
+"""How much disk a layer takes, measured while the processes of an action write to it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+_ANEW_S: Final = 5.0
+_SHARE: Final = 20
+"""A measurement is followed by a pause of this many times its duration."""
+
+
+class LayerSize:
+    """The disk that one layer takes. Safe for threads.
+
+    What lies in it is added up file by file; but while its file system has lost less space than the layer may still grow by half,
+    that is spared, for some seconds at most.
+    """
+
+    def __init__(self, directory: Path, copied: Callable[[], Iterable[int]]) -> None:
+        """`directory` holds what the layer added; `copied` gives the sizes of files that were in it from the start."""
+        self._directory = directory
+        self._copied = copied
+        self._lock = threading.Lock()
+        self._before: int | None = None
+        self._used = 0
+        self._free = 0
+        self._next = self._anew = 0.0
+
+    def exceeds(self, allowed: int, *, at_end: bool = False) -> int | None:
+        """The bytes that the layer takes, if they are more than `allowed`. `at_end` waits for no pause to be over."""
+        with self._lock:
+            now = time.monotonic()
+            found = os.statvfs(self._directory)
+            free = found.f_bfree * found.f_frsize
+            grown = max(0, self._free - free)
+            due = now >= self._anew or ((now >= self._next or at_end) and 2 * grown >= allowed - self._used)
+            if due:
+                self._measure(free)
+            return self._used if self._used > allowed else None
+
+    def _measure(self, free: int) -> None:
+        began = time.monotonic()
+        if self._before is None:
+            self._before = sum(-(-size // 4096) * 4096 for size in self._copied())
+        self._used = max(0, _disk_of(self._directory) - self._before)
+        self._free = free
+        ended = time.monotonic()
+        self._next = ended + _SHARE * (ended - began)
+        self._anew = self._next + _ANEW_S
+
+
+def _disk_of(directory: Path) -> int:
+    """Bytes of all files beneath; a file with several names counts once. What cannot be entered is left out."""
+    total = 0
+    linked: set[tuple[int, int]] = set()
+    pending: list[str] = [os.fspath(directory)]
+    while pending:
+        try:
+            with os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    found = entry.stat(follow_symlinks=False)
+                    if found.st_nlink == 1 or (found.st_dev, found.st_ino) not in linked:
+                        total += found.st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        pending.append(entry.path)
+                    elif found.st_nlink > 1:
+                        linked.add((found.st_dev, found.st_ino))
+        except OSError:
+            continue
+    return total
