@@ -53,6 +53,7 @@ from interlock.isolation.wire import (
     Request,
     memory_file,
     read_memory_file,
+    send_message,
 )
 
 _SWEEP_S: Final = 5.0
@@ -377,7 +378,7 @@ def _send_started(control: socket.socket) -> None:
     """From here on the runtime can end this process and its children itself."""
     pidfd = os.pidfd_open(os.getpid())
     try:
-        socket.send_fds(control, [STARTED], [pidfd])
+        send_message(control, STARTED, [pidfd])
     finally:
         os.close(pidfd)
 
@@ -388,7 +389,7 @@ def _failed(step: str, number: int) -> dict[str, Failure]:
 
 def _answer(control: socket.socket, report: Any, output: int | None) -> None:
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then no reader is left
-        socket.send_fds(control, [json.dumps(report).encode()], [] if output is None else [output])
+        send_message(control, json.dumps(report).encode(), [] if output is None else [output])
 
 
 def _make_home(files: dict[str, str]) -> str:

@@ -17,8 +17,11 @@ Runtime to server, once per action: `run_message` with the descriptors `control,
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import socket
+import time
 from typing import Any, Literal, NotRequired, TypedDict
 
 RUN = b"run"
@@ -42,6 +45,8 @@ OUTPUT = b"output"
 
 MESSAGE_BYTES = 16 * 1024
 """A report is some 400 bytes."""
+_IN_FLIGHT_S = 10.0
+"""How long a message may wait for others to be received: the kernel bounds the descriptors that a user has on their way."""
 
 
 class Limits(TypedDict):
@@ -183,6 +188,20 @@ def run_message(request: Request) -> bytes:
     if walls["profile"] == "nons":
         return RUN_CONFINED
     return RUN_INSIDE
+
+
+def send_message(to: socket.socket, message: bytes, fds: list[int]) -> None:
+    """Send a message with descriptors, also when many of this user's are on their way already. Raises: OSError."""
+    until = time.monotonic() + _IN_FLIGHT_S
+    while True:
+        try:
+            socket.send_fds(to, [message], fds)
+        except OSError as error:
+            if error.errno != errno.ETOOMANYREFS or time.monotonic() > until:
+                raise
+            time.sleep(0.002)
+        else:
+            return
 
 
 def memory_file(name: str, *parts: bytes | bytearray) -> int:
