@@ -197,7 +197,7 @@ files = st.fixed_dictionaries(
             optional={
                 "profile": st.sampled_from(["none", "nons", "ns"]),
                 "require": st.lists(st.sampled_from(["fs", "net", "record"]), unique=True),
-                "memory": st.integers(1, 10**6).map(as_size),
+                "memory": st.integers(2**25, 2**30).map(as_size),
             },
         ),
         "workspace": st.fixed_dictionaries({}, optional={"mode": st.sampled_from(["direct", "layer"])}),
@@ -213,7 +213,7 @@ overrides = st.dictionaries(
     entry_lists.map(",".join)
     | st.integers(0, 9).map(str)
     | durations
-    | st.sampled_from(["", "none", "ns", "fs", "fs,net", "direct", "layer", "1KiB", "off", "batch", "full", "true", "false"]),
+    | st.sampled_from(["", "none", "ns", "fs", "fs,net", "direct", "layer", "32MiB", "off", "batch", "full", "true", "false"]),
     max_size=4,
 )  # fmt: skip
 

@@ -21,7 +21,7 @@ from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.engine.local.location import last_trusted_warning, locate, open_database
 from interlock.engine.local.machine import boot_id, redaction_key, user_name
 from interlock.engine.local.policy_cache import PolicyCache
-from interlock.engine.local.walls import open_walls
+from interlock.engine.local.walls import open_walls, process_limits
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.stop_requests import WAKE_NAME, StopListener
 from interlock.engine.proposals.budget import budget_of
@@ -38,7 +38,6 @@ from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors import background, files, git, http, proc, process
 from interlock.executors.enclosure import Enclose
-from interlock.executors.exceeded import ProcessLimits
 from interlock.executors.network import ProcessNetwork
 from interlock.executors.process import ProcessRunner
 from interlock.isolation.client import ForkServer
@@ -282,7 +281,7 @@ class Hands(NamedTuple):
 def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], None]], walls: Enclose) -> Hands:
     """Open the workspace, and what runs programs and tool modules there."""
     settings = loaded.settings
-    own, limits = settings.isolation, _process_limits(settings)
+    own, limits = settings.isolation, process_limits(settings.isolation)
     workspace = Workspace(loaded.root, protected=loaded.protected, disk=disk)
     closing.append(workspace.close)
     network = ProcessNetwork(policy_of, record_traffic)
@@ -530,16 +529,3 @@ def adjusted(binding: Binding, settings: Settings) -> Binding:
     if not changes:
         return binding
     return msgspec.structs.replace(binding, tool=msgspec.structs.replace(tool, **changes))
-
-
-def _process_limits(settings: Settings) -> ProcessLimits:
-    own = settings.isolation
-    return ProcessLimits(
-        memory_bytes=own.memory_bytes,
-        processes=own.processes,
-        cpu_ms=own.cpu_ms,
-        file_bytes=own.file_bytes,
-        open_files=own.open_files,
-        layer_bytes=own.disk_bytes,
-        output_bytes=own.output_bytes,
-    )

@@ -109,8 +109,10 @@ RULES: Final[dict[str, Rule]] = {
     "workspace.mode": later("direct", "layer"),
     "workspace.commit": later("auto", "ask", "never"),
     "isolation.env_allow": fewer,
-    "isolation.memory": smaller,
-    "isolation.processes": smaller,
+    **{
+        f"isolation.{key}": smaller
+        for key in ("memory", "processes", "cpu", "file_size", "open_files", "tmp", "disk", "output")
+    },
     "isolation.timeout": smaller,
     "isolation.env": fewer,
     "isolation.home": fewer,

@@ -17,6 +17,7 @@ from interlock._version import __version__
 from interlock.disk import Disk
 from interlock.engine.local.machine import boot_id
 from interlock.executors.enclosure import Enclose, Enclosure, enclosure
+from interlock.executors.exceeded import ProcessLimits
 from interlock.isolation.posture import FIXES, choose, lacking
 from interlock.lazy import lazy
 from interlock.model.errors import ConfigurationError
@@ -99,6 +100,19 @@ def enclosure_for(
             hint=_fix([one.partition(":")[0] for one in absent]),
         )
     return msgspec.structs.replace(made, require=tuple(isolation.require))
+
+
+def process_limits(isolation: Isolation) -> ProcessLimits:
+    """What the settings hold a process action to."""
+    return ProcessLimits(
+        memory_bytes=isolation.memory_bytes,
+        processes=isolation.processes,
+        cpu_ms=isolation.cpu_ms,
+        file_bytes=isolation.file_bytes,
+        open_files=isolation.open_files,
+        layer_bytes=isolation.disk_bytes,
+        output_bytes=isolation.output_bytes,
+    )
 
 
 class Warned(Protocol):
