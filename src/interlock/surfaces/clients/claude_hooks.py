@@ -35,6 +35,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "PermissionRequest": "permission",
     "PostToolUse": "after",
     "PostToolUseFailure": "failed",
+    "PermissionDenied": "failed",
     "SessionStart": "start",
     "SessionEnd": "end",
     "ConfigChange": "settings",

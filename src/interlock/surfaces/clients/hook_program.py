@@ -9,14 +9,20 @@ client takes as a refusal. It decides nothing.
 Wire format, version 1. Request: a line `interlock 1 hook`, the lengths of two parts, 8 bytes each, big-endian, and the parts:
 `name=value` pairs that end with NUL, and the event as the client gave it. Answer: an exit code (1 byte), two lengths of 8 bytes,
 standard output and standard error. A connection that ends without an answer was cut by a gate that went away: the event is sent
-again, to the next gate.
+again, to the next gate. Then the program closes the connection; before that it sends `N` if the client was gone by then, and
+nothing was allowed. While it waits it ends with the client.
 """
 
 import _signal  # type: ignore[import-not-found]
 import _socket
 import os
+import select
 import sys
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _REFUSAL = 2
 _INPUT_MAX = 64 * 1024 * 1024
@@ -46,27 +52,50 @@ class Gate:
             return None
         return self._exchange(connection, request)
 
-    def ask(self, request: bytes) -> bytes:
-        """The gate's answer; it is started if it is not there. Raises: Failure."""
+    def ask(self, request: bytes, deliver: "Callable[[bytes], None] | None" = None) -> bytes:
+        """The gate's answer; it is started if it is not there. `deliver` passes it on, and raises BrokenPipeError if the client
+        is gone. Raises: Failure.
+        """
         while time.monotonic() < self._until:
-            answer = self._exchange(self._connect(), request)
+            answer = self._exchange(self._connect(), request, deliver)
             if answer is not None:
                 return answer
             self._started = False  # it went away, and another one may have to be started
             time.sleep(_PAUSE_SECONDS)
         raise Failure("the gate did not answer in time")
 
-    def _exchange(self, connection: _socket.socket, request: bytes) -> "bytes | None":
+    def _exchange(
+        self, connection: _socket.socket, request: bytes, deliver: "Callable[[bytes], None] | None" = None
+    ) -> "bytes | None":
         try:
             connection.settimeout(max(0.1, self._until - time.monotonic()))
             connection.sendall(request)
-            return _receive(connection)
+            if deliver is not None:
+                self._wait(connection)
+            answer = _receive(connection)
         except ConnectionError:
-            return None
+            answer = None
         except TimeoutError:
+            connection.close()
             raise Failure("the gate did not answer in time") from None
+        try:
+            if answer is not None and deliver is not None:
+                deliver(answer)
+        except BrokenPipeError:
+            connection.sendall(b"N")
+            raise Failure("the client is gone") from None
         finally:
             connection.close()
+        return answer
+
+    def _wait(self, connection: _socket.socket) -> None:
+        """Wait until the gate says something, for as long as the client reads standard output."""
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        poll.register(1, 0)
+        for fd, _ in poll.poll(max(0.0, self._until - time.monotonic()) * 1000):
+            if fd == 1:
+                raise Failure("the client is gone")
 
     def _connect(self) -> _socket.socket:
         while True:
@@ -133,12 +162,15 @@ class Gate:
 def _receive(connection: _socket.socket) -> "bytes | None":
     """The whole answer; None if the connection ended before it."""
     parts = bytearray()
-    while chunk := connection.recv(1 << 16):
+    wanted = 17
+    while len(parts) < wanted:
+        chunk = connection.recv(1 << 16)
+        if not chunk:
+            return None
         parts += chunk
-    if len(parts) < 17:
-        return None
-    wanted = 17 + int.from_bytes(parts[1:9], "big") + int.from_bytes(parts[9:17], "big")
-    return bytes(parts) if len(parts) == wanted else None
+        if wanted == 17 and len(parts) >= 17:
+            wanted += int.from_bytes(parts[1:9], "big") + int.from_bytes(parts[9:17], "big")
+    return bytes(parts)
 
 
 def _read_input() -> bytes:
@@ -191,11 +223,13 @@ def main() -> int:
     until = time.monotonic() + seconds - 1
     given["version"] = _version()
     gate = Gate(_state_directory(given.pop("state", "")), until)
-    answer = gate.ask(_request(given, _read_input()))
+    return gate.ask(_request(given, _read_input()), _deliver)[0]
+
+
+def _deliver(answer: bytes) -> None:
     size = int.from_bytes(answer[1:9], "big")
     _write(1, answer[17 : 17 + size])
     _write(2, answer[17 + size :])
-    return answer[0]
 
 
 def _write(fd: int, data: bytes) -> None:

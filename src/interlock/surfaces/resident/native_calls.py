@@ -23,7 +23,7 @@ _LOOK_S: Final = 10.0
 _UNFINISHED: Final = "run_finished"
 
 Use = tuple[str, str, str]
-"""Client, session, and the client's id of the call."""
+"""Client, session with sub-agent, and the client's id of the call."""
 
 
 class Caller(NamedTuple):
@@ -62,7 +62,7 @@ class NativeCalls:
 
     async def before(self, event: HookEvent, call: NativeCall, caller: Caller) -> Verdict:
         """May the client make the call? Cancelled, nothing of it goes on. Raises: StoreError, ConfigurationError."""
-        use = (caller.client, event.session, event.call_id)
+        use = _use_of(event, caller)
         known = self._open.get(use)
         if known is not None:  # one use is asked about once, whatever asks again
             return _allowed(known.run_id) if known.call == call else deny("another call with this id is under way.")
@@ -79,7 +79,7 @@ class NativeCalls:
 
     async def after(self, event: HookEvent, caller: Caller) -> None:
         """The client says how a call ended. One that is not known was never asked about, or is settled already."""
-        use = (caller.client, event.session, event.call_id)
+        use = _use_of(event, caller)
         known = self._open.pop(use, None)
         if known is None:
             await self._settle_late(use, succeeded=event.kind == "after")
@@ -90,9 +90,25 @@ class NativeCalls:
             known.performer.end(event.output)
         await asyncio.wait([known.task])
 
+    async def take_back(self, event: HookEvent, caller: Caller) -> None:
+        """The client was gone before it heard that it may go ahead: nothing was done."""
+        known = self._open.pop(_use_of(event, caller), None)
+        if known is not None:
+            known.performer.released = False
+            known.task.cancel()
+            await asyncio.wait([known.task])
+
     async def end_session(self, client: str, session: str) -> None:
         """The client's session is over: how its open calls ended is not known."""
-        await self._give_up([use for use in self._open if use[:2] == (client, session)])
+        ended = [use for use in self._open if use[0] == client and f"{use[1]}/".startswith(f"{session}/")]
+        await self._give_up(ended)
+
+    def permission(self, event: HookEvent, call: NativeCall, client: str) -> Verdict:
+        """The client would ask its own user before a call. That may only narrow: what was not allowed here is refused."""
+        for use, known in self._open.items():
+            if use[:2] == (client, _session_of(event)) and known.call == call:
+                return Verdict("ask")
+        return deny("Interlock: the client asks its user about a call that Interlock has not allowed")
 
     async def drain(self) -> None:
         """Wait until clients have said how all open calls ended."""
@@ -179,6 +195,14 @@ class NativeCalls:
         finally:
             self.waiting -= 1
         return False
+
+
+def _session_of(event: HookEvent) -> str:
+    return event.session if event.sub_agent is None else f"{event.session}/{event.sub_agent}"
+
+
+def _use_of(event: HookEvent, caller: Caller) -> Use:
+    return caller.client, _session_of(event), event.call_id
 
 
 def _allowed(run_id: str) -> Verdict:

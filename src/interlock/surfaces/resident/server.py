@@ -19,14 +19,23 @@ from interlock._version import __version__
 from interlock.model.errors import InterlockError, ProposalError
 from interlock.surfaces.clients.hooks import Dialect, HookEvent, Reply, Verdict, deny, failure, placed
 from interlock.surfaces.clients.known import CLIENTS
-from interlock.surfaces.resident.native_calls import WAIT_S, Caller
+from interlock.surfaces.resident.native_calls import WAIT_S, Caller, NativeCalls
 from interlock.surfaces.resident.projects import Projects
 
 HEAD_BYTES_MAX: Final = 1024 * 1024
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 READ_SECONDS: Final = 10.0
 """How long a request may take to arrive."""
+_NOT_DELIVERED: Final = b"N"
 _BANNER: Final = b"interlock 1 "
+
+
+class _Heard:
+    """What a hook was told that it may go ahead with."""
+
+    calls: NativeCalls | None = None
+    event: HookEvent
+    caller: Caller
 
 
 class Server:
@@ -87,7 +96,8 @@ class Server:
         self.used.set()
         match banner[len(_BANNER) :].strip():
             case b"hook":
-                reply = await self._unless_gone(reader, given, data)
+                await self._serve_hook(reader, writer, given, data)
+                return
             case b"status":
                 reply = Reply(0, msgspec.json.encode(self._status()))
             case b"stop":
@@ -95,30 +105,37 @@ class Server:
                 reply = Reply(0, b"{}")
             case _:
                 reply = failure("the request is not one of this protocol")
-        if reply is not None:
-            _send(writer, reply)
-            await writer.drain()
+        _send(writer, reply)
+        await writer.drain()
 
-    async def _unless_gone(self, reader: asyncio.StreamReader, given: Mapping[str, str], data: bytes) -> Reply | None:
-        """The answer to a hook; None, and nothing goes on, if the hook was ended meanwhile, or has to ask another gate."""
+    async def _serve_hook(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, given: Mapping[str, str], data: bytes
+    ) -> None:
+        """Answer a hook. If it is ended meanwhile, or has to ask another gate, nothing goes on."""
         named = given.get("version", "").encode()
         if named != self._version and _is_newer(named, self._version):
             self.stopping.set()  # the code beside the hook is another one than this process has loaded
-            return None
-        work = asyncio.ensure_future(self._hook(given, data))
-        gone = asyncio.ensure_future(reader.read(1))
+            return
+        heard = _Heard()
+        work = asyncio.ensure_future(self._hook(given, data, heard))
+        said = asyncio.ensure_future(reader.read(1))
         try:
-            await asyncio.wait([work, gone], return_when=asyncio.FIRST_COMPLETED)
+            ends: list[asyncio.Future[Any]] = [work, said]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                return None
-            return work.result()
+                return
+            _send(writer, work.result())
+            await writer.drain()
+            async with asyncio.timeout(READ_SECONDS):
+                if await said == _NOT_DELIVERED and heard.calls is not None:
+                    await heard.calls.take_back(heard.event, heard.caller)
         finally:
-            gone.cancel()
+            said.cancel()
             if not work.done():
                 work.cancel()
                 await asyncio.wait([work])
 
-    async def _hook(self, given: Mapping[str, str], data: bytes) -> Reply:
+    async def _hook(self, given: Mapping[str, str], data: bytes, heard: _Heard) -> Reply:
         """The answer to an event. Whatever goes wrong is a refusal, with a reason that the model and the person can read."""
         client = CLIENTS.get(given.get("client", ""))
         if client is None or client.dialect is None:
@@ -129,7 +146,7 @@ class Server:
             return failure(f"the event is not one that Interlock understands: {error}")
         try:
             caller = Caller(client.name, given.get("agent") or None, float(given.get("wait") or WAIT_S))
-            verdict = await self._verdict(client.dialect, event, given, caller)
+            verdict = await self._verdict(client.dialect, event, given, caller, heard)
         except InterlockError as error:
             hint = f" ({error.hint})" if error.hint else ""
             verdict = deny(f"Interlock: {error.code}: {error.message}{hint}")
@@ -140,7 +157,9 @@ class Server:
             verdict = deny("Interlock: an internal error; the gate's log has it")
         return client.dialect.reply(event, verdict)
 
-    async def _verdict(self, dialect: Dialect, event: HookEvent, given: Mapping[str, str], caller: Caller) -> Verdict:
+    async def _verdict(
+        self, dialect: Dialect, event: HookEvent, given: Mapping[str, str], caller: Caller, heard: _Heard
+    ) -> Verdict:
         """Raises: ValueError for an input that does not fit its tool; ConfigurationError, StoreError, UsageError."""
         env = {name.removeprefix("env."): value for name, value in given.items() if name.startswith("env.")}
         start = given.get("project") or env.get(dialect.project_variable or "") or event.cwd or given.get("cwd", "")
@@ -168,9 +187,11 @@ class Server:
         call = placed(found, project.root, event.cwd)
         if isinstance(call, Verdict):
             return call
-        if event.kind == "permission":  # what the gate allowed is not asked about by the client
-            return deny("Interlock: the client asks although Interlock has not allowed it")
-        return await project.calls.before(event, call, caller)
+        if event.kind == "permission":
+            return project.calls.permission(event, call, caller.client)
+        verdict = await project.calls.before(event, call, caller)
+        heard.calls, heard.event, heard.caller = project.calls, event, caller
+        return verdict
 
     def _status(self) -> dict[str, Any]:
         return {
