@@ -1,4 +1,4 @@
-"""A gate of its own for each test."""
+"""A gate for each test module, and one of its own for tests that end it."""
 
 from __future__ import annotations
 
@@ -18,3 +18,11 @@ def world(tmp_path):
 def project(world) -> Project:
     """A project in which an agent may read, write and run commands, and edits if a person agrees."""
     return world.project()
+
+
+@pytest.fixture(scope="module")
+def lasting_world(tmp_path_factory):
+    """A gate that serves all tests of a module."""
+    found = World(tmp_path_factory.mktemp("gate"))
+    yield found
+    found.kill()

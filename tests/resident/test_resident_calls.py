@@ -8,6 +8,12 @@ import json
 import pytest
 
 
+@pytest.fixture
+def project(lasting_world, request):
+    """A project of the test's own, under one gate."""
+    return lasting_world.project(f"project-{len(list(lasting_world.base.iterdir()))}")
+
+
 def test_an_allowed_call_is_on_record_from_intent_to_outcome(project):
     answer = project.before("Bash", {"command": "ls"})
     assert (answer.code, answer.decision) == (0, "allow")
