@@ -161,3 +161,20 @@ def test_lazy_modules_are_what_type_checkers_see(path: Path) -> None:
     for known, module in lazy_modules(tree).items():
         assert find_spec(module) is not None, f"{name(path)}: there is no module {module}"
         assert imported.get(known) == module, f"{name(path)}: `{known}` is {module}, and {imported.get(known)} for mypy"
+
+
+def test_one_module_decodes_into_types() -> None:
+    """First uses of a type by many threads at once crash `msgspec`: everything goes through `model/typed.py`."""
+    found = []
+    for path in SOURCES:
+        if name(path) == "interlock/model/typed.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                what = ast.unparse(node.func)
+                into = what in {"msgspec.json.decode", "msgspec.msgpack.decode"} and "type" in {
+                    k.arg for k in node.keywords
+                }
+                if into or what in {"msgspec.convert", "msgspec.json.Decoder", "msgspec.msgpack.Decoder"}:
+                    found.append(f"{name(path)}:{node.lineno}: {what}")
+    assert not found

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from interlock.disk import Disk, store_error
 from interlock.lazy import lazy
+from interlock.model import typed
 from interlock.model.errors import IntegrityError, StoreError, UsageError
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def verify(envelope: bytes, payload_type: str, *, key: str | None = None) -> Ver
     signature of that key (without `key`: of the key named in the envelope) is good; UsageError if `key` is not one.
     """
     try:
-        document = msgspec.json.decode(envelope, type=Envelope)
+        document = typed.decode(envelope, Envelope)
         payload = base64.b64decode(document.payload, validate=True)
     except (msgspec.MsgspecError, binascii.Error, ValueError) as error:
         raise _bad(f"it is not a DSSE envelope: {error}") from None

@@ -18,6 +18,7 @@ from interlock.approvals.audit import Audit
 from interlock.approvals.hold import ANY_GROUP, Approver
 from interlock.approvals.time import SharedTime
 from interlock.disk import Database
+from interlock.model import typed
 from interlock.model.clock import Ids
 from interlock.model.errors import UsageError
 
@@ -160,7 +161,7 @@ class Approvers:
 
     def _groups(self, name: str, stored: str) -> tuple[str, ...]:
         configured = (group for group, names in self.configured.items() if name in names)
-        return tuple(sorted({*msgspec.json.decode(stored, type=list[str]), *configured}))
+        return tuple(sorted({*typed.decode(stored, list[str]), *configured}))
 
     def _begin_attempt(self, source: str) -> str:
         attempt = self._ids.new("attempt")

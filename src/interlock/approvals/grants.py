@@ -15,6 +15,7 @@ import msgspec
 from interlock.approvals.audit import Audit
 from interlock.approvals.time import SharedTime
 from interlock.disk import Database
+from interlock.model import typed
 from interlock.model.canonical import digest
 from interlock.model.clock import Ids
 from interlock.model.errors import UsageError
@@ -256,5 +257,5 @@ def _fingerprint(grant: Grant) -> str:
 
 def _issued(row: tuple[object, ...]) -> IssuedGrant:
     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
-    grant = msgspec.json.decode(str(values.pop("definition")), type=Grant)
-    return msgspec.convert({**values, "grant": grant}, IssuedGrant)
+    grant = typed.decode(str(values.pop("definition")), Grant)
+    return typed.convert({**values, "grant": grant}, IssuedGrant)

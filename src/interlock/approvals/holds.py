@@ -12,6 +12,7 @@ import msgspec
 from interlock.approvals.hold import ChangeShown, FileShown, Hold, Kind, Status, Vote
 from interlock.approvals.time import SharedTime
 from interlock.disk import Database
+from interlock.model import typed
 from interlock.model.decision import Requirement
 from interlock.model.ids import CANDIDATES_MAX, choose_id
 
@@ -141,12 +142,12 @@ class Holds:
 def read_hold(row: tuple[Any, ...], now: int) -> Hold:
     """A row of `COLUMNS`, as of `now`."""
     values = dict(zip(COLUMNS.split(", "), row, strict=True))
-    question = msgspec.json.decode(values.pop("question"), type=Question)
+    question = typed.decode(values.pop("question"), Question)
     if values["status"] == "pending" and values["expires_at_us"] <= now:
         values["status"] = "expired"
         values["decision_reason"] = "approval_expired"
     values["edits"] = tuple(msgspec.json.decode(values["edits"]))
-    values["votes"] = msgspec.json.decode(values["votes"], type=tuple[Vote, ...])
+    values["votes"] = typed.decode(values["votes"], tuple[Vote, ...])
     return Hold(**values, **{name: getattr(question, name) for name in Question.__struct_fields__})
 
 

@@ -17,6 +17,7 @@ from interlock.approvals.audit import Audit
 from interlock.approvals.hold import Hold, Scope, Standing, without_effect
 from interlock.approvals.time import SharedTime
 from interlock.disk import Database
+from interlock.model import typed
 from interlock.model.clock import Ids
 
 _SCHEMA: Final = (
@@ -151,4 +152,4 @@ def _row(answer: StandingAnswer) -> tuple[object, ...]:
 
 def _answer(row: tuple[object, ...]) -> StandingAnswer:
     values = dict(zip(StandingAnswer.__struct_fields__, row, strict=True))
-    return msgspec.convert({**values, "contents": msgspec.json.decode(str(values["contents"]))}, StandingAnswer)
+    return typed.convert({**values, "contents": msgspec.json.decode(str(values["contents"]))}, StandingAnswer)

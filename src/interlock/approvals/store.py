@@ -35,6 +35,7 @@ from interlock.approvals.quorum import agreed_standing, refusal, satisfied
 from interlock.approvals.standing import StandingAnswers
 from interlock.approvals.time import SharedTime
 from interlock.disk import Database
+from interlock.model import typed
 from interlock.model.canonical import canonical
 from interlock.model.clock import Clock, Ids
 from interlock.model.errors import IntegrityError, UsageError
@@ -279,7 +280,7 @@ class ApprovalStore(Holds):
 
     def _save(self, hold: Hold) -> None:
         """Write the mutable columns, only if the row is still pending: the compare-and-set."""
-        question = msgspec.convert(hold, Question, from_attributes=True)
+        question = typed.convert(hold, Question, from_attributes=True)
         self.database.execute(
             "update approvals set digest = ?, status = ?, decided_at_us = ?, decision_reason = ?, standing_id = ?,"
             " question = ?, edits = ?, votes = ? where id = ? and status = 'pending'",

@@ -17,6 +17,7 @@ from typing import Final, NoReturn, TypeVar
 
 import msgspec
 
+from interlock.model import typed
 from interlock.model.canonical import canonical, digest, digest_bytes
 from interlock.model.errors import InterlockError, UsageError
 from interlock.model.grant import TOKEN, Grant, Paths, Restriction
@@ -173,7 +174,7 @@ def _open(envelope: Envelope, kind: str, form: type[T], key: str | None) -> tupl
             if base64.b64encode(base64.b64decode(encoded, validate=True)).decode() != encoded:
                 _refuse("a block has a second spelling")
         found = verify(msgspec.json.encode(envelope), kind, key=key or envelope.signatures[0].keyid)
-        block = msgspec.json.decode(found.payload, type=form)
+        block = typed.decode(found.payload, form)
         if canonical(msgspec.to_builtins(block)) != found.payload:
             _refuse("a block has a second spelling")
     except GrantTokenError:
@@ -211,13 +212,13 @@ def _as_grant(block_id: str, agent: str, parent: str, limits: Restriction, expir
 def _sensible(limits: Restriction) -> Restriction:
     """The same, if every number in it is within its bounds."""
     try:
-        return msgspec.convert(msgspec.to_builtins(limits), Restriction)
+        return typed.convert(msgspec.to_builtins(limits), Restriction)
     except msgspec.ValidationError as error:
         raise GrantTokenError(f"a restriction is senseless: {error}") from None
 
 
 def _sign(signer: Signer, kind: str, block: Root | Block) -> Envelope:
-    return msgspec.json.decode(signer.sign(kind, canonical(msgspec.to_builtins(block))), type=Envelope)
+    return typed.decode(signer.sign(kind, canonical(msgspec.to_builtins(block))), Envelope)
 
 
 def _write(blocks: tuple[Envelope, ...], holder: Signer) -> str:
@@ -235,9 +236,7 @@ def _unwrap(text: str) -> TokenText:
         _refuse(f"it does not begin with `{PREFIX}`")
     body = text.removeprefix(PREFIX)
     try:
-        content = msgspec.json.decode(
-            base64.b64decode(body + "=" * (-len(body) % 4), b"-_", validate=True), type=TokenText
-        )
+        content = typed.decode(base64.b64decode(body + "=" * (-len(body) % 4), b"-_", validate=True), TokenText)
     except (msgspec.MsgspecError, binascii.Error, ValueError):
         _refuse("it is damaged")
     if _wrap(content) != text:

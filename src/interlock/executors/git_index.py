@@ -22,6 +22,7 @@ import msgspec
 
 from interlock.executors.git_parse import records
 from interlock.executors.git_repository import Repository
+from interlock.model import typed
 from interlock.model.errors import StoreError, ToolError
 from interlock.workspace.names import NameJson, Rel, parts, stored, to_json
 from interlock.workspace.tree import refused, write_chunks
@@ -244,7 +245,7 @@ async def read_record(repository: Repository, blob: str) -> Record:
 
 def _decode(data: bytes) -> Record | None:
     try:
-        record = msgspec.json.decode(data, type=Record)
+        record = typed.decode(data, Record)
         names = {change.name for change in record.changes}
     except (ValueError, msgspec.DecodeError):
         return None

@@ -33,6 +33,7 @@ from interlock.executors.process_watch import recorded_changes
 from interlock.isolation.client import ForkServer, Outcome, Stopped
 from interlock.isolation.spec import WallSpec
 from interlock.isolation.wire import CHANNEL, Launch, Request
+from interlock.model import typed
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError, ToolError
 from interlock.model.limits import DEFAULT_LIMITS
@@ -52,7 +53,7 @@ main()
 """
 
 
-_decode: Final = msgspec.json.Decoder(Said).decode
+_decode: Final = typed.json_decoder(Said).decode
 
 
 class ModuleTools:
@@ -128,7 +129,7 @@ class ModuleTools:
             raise ConfigurationError(
                 f"the tool module `{problem['module']}` cannot be loaded: {problem['message']}", path="$.tools.modules"
             )
-        return [self._binding(msgspec.convert(tool, Tool)) for tool in answer["tools"]]
+        return [self._binding(typed.convert(tool, Tool)) for tool in answer["tools"]]
 
     def close(self) -> None:
         """End the host."""

@@ -27,6 +27,7 @@ from interlock.executors.signature import (
     read,
     schema_of,
 )
+from interlock.model import typed
 from interlock.model.errors import ToolError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.proposal import Reversibility
@@ -167,7 +168,7 @@ def _definition(function: Callable[..., Any], options: dict[str, Any], *, skip_f
         fields["reversibility"] = "reversible" if read_only else compensable
     fields["parameters"] = read(target, skip_first=skip_first).schema
     try:
-        definition = msgspec.convert({key: value for key, value in fields.items() if value is not None}, Tool)
+        definition = typed.convert({key: value for key, value in fields.items() if value is not None}, Tool)
     except msgspec.ValidationError as error:
         raise InvalidToolError(f"`{name}` is not declared correctly: {error}") from None
     Schema.compile(definition.parameters)

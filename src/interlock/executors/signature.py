@@ -20,6 +20,7 @@ from interlock.executors import docstring, metadata, pydantic_types
 from interlock.executors.callables import InvalidToolError, Target
 from interlock.executors.metadata import MARK, Mark, NotUnderstoodError
 from interlock.executors.type_schemas import Schemas, as_json
+from interlock.model import typed
 from interlock.model.errors import ToolError
 from interlock.model.schema import marks
 from interlock.model.tool import Context
@@ -214,7 +215,7 @@ def _converter(name: str, kind: Any) -> Converter | None:
 
     def convert(value: Any) -> Any:
         try:
-            return msgspec.convert(_whole(value), kind, str_keys=True, dec_hook=_decode_hook)
+            return typed.convert(_whole(value), kind, str_keys=True, dec_hook=_decode_hook)
         except (msgspec.ValidationError, ValueError, TypeError) as error:
             where = str(error).rpartition(" - at `$")[2].rstrip("`") if " - at `$" in str(error) else ""
             raise ToolError(

@@ -15,6 +15,7 @@ from interlock.disk import Disk, open_regular, store_error
 from interlock.journal.index import require_reached
 from interlock.journal.reader import corrupt, scan
 from interlock.journal.sealing import Head
+from interlock.model import typed
 from interlock.model.canonical import canonical
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.signing import Signer, Verified, verify
@@ -45,7 +46,7 @@ def decode_head(envelope: bytes, *, key: str | None = None) -> tuple[Head, Verif
     """The content of a signed head, and its signer. `key` as in `signing.verify`. Raises: IntegrityError `bad_signature`."""
     verified = verify(envelope, HEAD_TYPE, key=key)
     try:
-        return msgspec.json.decode(verified.payload, type=Head), verified
+        return typed.decode(verified.payload, Head), verified
     except msgspec.MsgspecError as error:
         raise IntegrityError(f"the signed document is not a head: {error}", code="bad_signature") from None
 

@@ -18,6 +18,7 @@ import msgspec
 
 from interlock.disk import Disk, open_regular, store_error
 from interlock.journal.sealing import PRIVATE_NAME
+from interlock.model import typed
 from interlock.model.canonical import digest_bytes, keyed_digest
 from interlock.model.errors import IntegrityError
 
@@ -161,7 +162,7 @@ def _records(path: Path) -> Iterator[_Record]:
             while line := file.readline(_HEADER_BYTES_MAX):
                 offset = file.tell()
                 try:
-                    header = msgspec.json.decode(line, type=_Header)
+                    header = typed.decode(line, _Header)
                 except msgspec.MsgspecError:
                     header = _Header("", -1)
                 whole = 0 <= header.bytes < end - offset

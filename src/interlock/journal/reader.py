@@ -23,11 +23,12 @@ from interlock.journal.sealing import (
     seal_digest,
     seal_line,
 )
+from interlock.model import typed
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.model.events import FORMAT_VERSION, READABLE_VERSIONS, AnyEvent, Event, Seal, Unknown
 
-_seal_decoder = msgspec.json.Decoder(Seal, strict=True)
-_event_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(AnyEvent)
+_seal_decoder = typed.json_decoder(Seal)
+_event_decoder: msgspec.json.Decoder[Event] = typed.json_decoder(AnyEvent)
 KINDS: Final = frozenset(str(kind.__struct_config__.tag) for kind in AnyEvent.__args__)
 
 
@@ -233,7 +234,7 @@ def decode_line(line: bytes) -> Event | Unknown:
     try:
         return _event_decoder.decode(line)
     except msgspec.ValidationError:
-        fields = msgspec.json.decode(line, type=dict[str, Any])
+        fields = typed.decode(line, dict[str, Any])
         kind, seq = fields.pop("kind", None), fields.pop("seq", None)
         if not isinstance(kind, str) or not isinstance(seq, int) or kind in KINDS:
             raise

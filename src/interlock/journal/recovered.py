@@ -16,6 +16,7 @@ import msgspec
 
 from interlock.disk import Database
 from interlock.journal.sealing import JOURNAL_NAME, TORN_NAME
+from interlock.model import typed
 
 _TABLE: Final = """
 create table recovered_runs (
@@ -60,7 +61,7 @@ class RecoveredRuns:
         for run_id, journal, facts in self._database.execute("select run_id, journal, facts from recovered_runs"):
             if run_id in wanted and journal == fingerprint(os.path.join(directory, run_id)):  # noqa: PTH118 - a thousand times
                 try:
-                    found[run_id] = msgspec.json.decode(facts, type=OpenFacts)
+                    found[run_id] = typed.decode(facts, OpenFacts)
                 except msgspec.MsgspecError:
                     continue  # written by another version
         return found

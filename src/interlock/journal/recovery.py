@@ -19,6 +19,7 @@ from interlock.disk import Disk, open_regular, store_error
 from interlock.journal import lock
 from interlock.journal.reader import JournalStatus, Torn, corrupt, decode_line, read, scan
 from interlock.journal.sealing import JOURNAL_NAME, SEAL_PREFIX, TORN_NAME
+from interlock.model import typed
 from interlock.model.canonical import digest_bytes
 from interlock.model.errors import IntegrityError
 from interlock.model.events import (
@@ -120,7 +121,7 @@ def _tails(run_dir: Path) -> Iterator[bytes]:
     while start < len(data):
         end = data.find(b"\n", start) + 1
         try:
-            header = msgspec.json.decode(data[start:end], type=_Header)
+            header = typed.decode(data[start:end], _Header)
         except msgspec.MsgspecError:
             header = None
         tail = data[end : end + header.bytes] if header is not None else b""

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from interlock.disk import Database
+from interlock.model import typed
 from interlock.model.clock import Clock
 
 _TABLE: Final = """
@@ -116,7 +117,7 @@ class StopStore:
         return [
             StopRequest(
                 run=r[0], by=r[1], surface=r[2], reason=r[3], at_us=r[4], seen_us=r[5], done_us=r[6],
-                answer=None if r[7] is None else msgspec.json.decode(r[7], type=StopAnswer),
+                answer=None if r[7] is None else typed.decode(r[7], StopAnswer),
             )
             for r in rows
         ]  # fmt: skip

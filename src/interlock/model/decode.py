@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 import msgspec
 
 from interlock.lazy import lazy
+from interlock.model import typed
 from interlock.model.errors import ProposalError
 from interlock.model.limits import DEFAULT_LIMITS, INTEGER_MAX, Limits
 from interlock.model.proposal import (
@@ -118,7 +119,7 @@ def _proposal(document: Any, limits: Limits, *, measure: bool) -> Proposal:
         if document.get("id") == "":
             raise ProposalError("the id is empty", path="$.id")
     try:
-        proposal = msgspec.convert(document, Proposal)
+        proposal = typed.convert(document, Proposal)
     except msgspec.ValidationError as error:
         raise _shape_error(str(error)) from None
     _check_proposal(proposal, limits)

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from interlock.model import typed
+
 KEYWORD: Final = "x-interlock-form"
 
 FORMS: Final[dict[str, tuple[Any, str]]] = {
@@ -56,6 +58,6 @@ class Form:
         """Raises: ValueError, without the value, if text does not have the form."""
         if isinstance(value, str):
             try:
-                msgspec.convert({value: None} if self._of_names else value, self._type, str_keys=True)
+                typed.convert({value: None} if self._of_names else value, self._type, str_keys=True)
             except (msgspec.ValidationError, ValueError, ArithmeticError):
                 raise ValueError(f"the value is not {self._what}") from None

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from interlock.detect import FLAGS
+from interlock.model import typed
 from interlock.model.decision import Decision, Request
 from interlock.model.errors import ConfigurationError
 from interlock.policy.judge import PolicyJudge
@@ -66,7 +67,7 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
 def read_cases(data: Any, name: str) -> tuple[Case, ...]:
     """The cases in the parsed data of the file `name`. Raises: ConfigurationError naming the field."""
     try:
-        cases = msgspec.convert({"cases": data} if isinstance(data, list) else data, _Table).cases
+        cases = typed.convert({"cases": data} if isinstance(data, list) else data, _Table).cases
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at ")
         raise ConfigurationError(
@@ -109,7 +110,7 @@ def _request(case: Case, contents: dict[str, str]) -> Request:
     return Request(
         agent=case.agent or "agent",
         action=case.action,
-        resource_type=msgspec.convert(resource_type, Literal["Tool", "StateKey", "Host"]),
+        resource_type=typed.convert(resource_type, Literal["Tool", "StateKey", "Host"]),
         resource=resource or "",
         groups=case.groups,
         session=case.session,

@@ -12,6 +12,7 @@ import msgspec
 
 from interlock._version import __version__
 from interlock.lazy import lazy
+from interlock.model import typed
 from interlock.model.canonical import digest_bytes
 from interlock.model.errors import ConfigurationError
 from interlock.model.tool import Tool
@@ -69,7 +70,7 @@ class _Resolved(NamedTuple):
     contexts: dict[str, Context]
 
 
-_decode = msgspec.msgpack.Decoder(_Sound).decode
+_decode = typed.msgpack_decoder(_Sound).decode
 
 
 def load(

@@ -19,6 +19,7 @@ import msgspec
 
 from interlock.detect import find_secrets
 from interlock.detect.environment import is_loaded_first
+from interlock.model import typed
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import PathGlob
 from interlock.model.grant import GROUP, OPERATOR
@@ -154,7 +155,7 @@ class _Decoder:
         if isinstance(value, str) and not value.isprintable():
             raise self._error("holds a control character or an invisible one", place)
         try:
-            return msgspec.convert(value, hint)
+            return typed.convert(value, hint)
         except msgspec.ValidationError as error:
             if typing.get_origin(plain) is Literal:
                 choices = ", ".join(f"`{choice}`" for choice in typing.get_args(plain))
@@ -167,7 +168,7 @@ class _Decoder:
         if not isinstance(value, str):
             raise self._error(f"expected a {unit} with its unit, such as {example}", place)
         try:
-            return msgspec.convert(_UNITS[unit](value), hint)
+            return typed.convert(_UNITS[unit](value), hint)
         except msgspec.ValidationError as error:
             raise self._error(f"the {unit} is out of range{_bound_of(error, hint)}", place) from None
         except ValueError as error:

@@ -19,6 +19,7 @@ from typing import Final, Literal
 import msgspec
 
 from interlock.disk import Disk
+from interlock.model import typed
 from interlock.model.canonical import digest_bytes
 from interlock.model.errors import ConfigurationError, IntegrityError, StoreError
 
@@ -129,7 +130,7 @@ class TrustStore:
         except OSError as error:
             raise StoreError(f"{FILE} cannot be read: {os.strerror(error.errno or 0)}", path=str(self._path)) from None
         try:
-            document = msgspec.json.decode(data, type=_Document)
+            document = typed.decode(data, _Document)
         except (msgspec.DecodeError, UnicodeDecodeError):
             document = None
         if document is None or document.version != FORMAT_VERSION:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from interlock.model import typed
 from interlock.model.canonical import CanonicalError, canonical, digest
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.state.buffer import Buffer
@@ -124,7 +125,7 @@ def load(data: bytes) -> Checkpoint:
         claimed = value.pop("digest", None)
         if claimed != digest("checkpoint", value):
             raise IntegrityError("the checkpoint file was damaged or edited: its digest is not that of its content")
-        return msgspec.convert(value, Checkpoint)
+        return typed.convert(value, Checkpoint)
     except msgspec.ValidationError as error:
         raise UsageError(f"the checkpoint file is of another version: {error}") from None
     except (msgspec.DecodeError, CanonicalError, RecursionError, ValueError) as error:

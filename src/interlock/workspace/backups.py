@@ -30,6 +30,7 @@ from typing import BinaryIO, Final, Literal, NamedTuple
 import msgspec
 
 from interlock.disk import Disk, open_regular, store_error
+from interlock.model import typed
 from interlock.model.canonical import digest_bytes
 from interlock.model.clock import Clock
 from interlock.model.errors import IntegrityError, StoreError
@@ -456,12 +457,12 @@ def _opened(path: Path) -> BinaryIO:
 
 def _decode(line: bytes, place: str) -> Entry | ProcessMark:
     try:
-        outer = msgspec.json.decode(line, type=_Line)
+        outer = typed.decode(line, _Line)
         if digest_bytes("backup", bytes(outer.entry)) == outer.digest:
             if outer.v == 1:
-                return msgspec.json.decode(outer.entry, type=Entry)
+                return typed.decode(outer.entry, Entry)
             if outer.v == _PROCESS_VERSION:
-                return msgspec.json.decode(outer.entry, type=ProcessMark)
+                return typed.decode(outer.entry, ProcessMark)
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     raise IntegrityError(

@@ -11,6 +11,7 @@ from typing import Final, Self
 
 import msgspec
 
+from interlock.model import typed
 from interlock.model.errors import ToolError
 from interlock.workspace.names import NameJson, Rel, show, stored, to_json
 from interlock.workspace.tree import Workspace
@@ -63,7 +64,7 @@ class Claim(msgspec.Struct, frozen=True):
     def decode(cls, text: str) -> Self:
         """The claim that `encode` wrote. One that cannot be read counts as a claim of everything."""
         try:
-            names = msgspec.json.decode(text, type=list[NameJson] | None)
+            names = typed.decode(text, list[NameJson] | None)
             return cls(None if names is None else frozenset(stored(name) for name in names))
         except (msgspec.MsgspecError, ValueError):
             return cls(None)

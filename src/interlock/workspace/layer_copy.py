@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from interlock.model import typed
 from interlock.model.errors import IntegrityError, StoreError, ToolError
 from interlock.workspace.names import NameJson, Rel, stored, to_json
 from interlock.workspace.nodes import Identity, attributes, identity, set_attributes
@@ -47,7 +48,7 @@ def copy_workspace(source: Workspace, layer: Path) -> None:
 def read_copied(layer: Path) -> dict[Rel, tuple[Identity, Identity]]:
     """Each copied path with the identities of copy and original. Raises: IntegrityError `layer_damaged`."""
     try:
-        rows = [msgspec.json.decode(line, type=Copied) for line in (layer / LIST).read_bytes().splitlines()]
+        rows = [typed.decode(line, Copied) for line in (layer / LIST).read_bytes().splitlines()]
     except (OSError, msgspec.DecodeError, ValueError) as error:
         raise IntegrityError(
             "a layer's list of copied files is damaged", code="layer_damaged", path=str(layer)

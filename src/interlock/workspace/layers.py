@@ -23,6 +23,7 @@ from typing import Final, Literal, Self
 import msgspec
 
 from interlock.disk import Disk
+from interlock.model import typed
 from interlock.model.clock import Clock
 from interlock.model.errors import IntegrityError, StoreError, ToolError
 from interlock.workspace.backups import Backups
@@ -200,7 +201,7 @@ def layer_of(run: Path, proposal: str) -> Path | None:
 def read_manifest(directory: Path) -> Manifest:
     """What a layer is. Raises: IntegrityError `layer_damaged`."""
     try:
-        manifest = msgspec.json.decode((directory / "layer.json").read_bytes(), type=Manifest)
+        manifest = typed.decode((directory / "layer.json").read_bytes(), Manifest)
     except (OSError, msgspec.DecodeError, ValueError) as error:
         raise IntegrityError("the record of a layer is damaged", code="layer_damaged", path=str(directory)) from error
     if manifest.version != VERSION:

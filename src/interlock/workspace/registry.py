@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 
 from interlock.disk import Disk
+from interlock.model import typed
 from interlock.model.clock import Clock, Ids
 from interlock.model.errors import ConfigurationError, IntegrityError, UsageError
 
@@ -113,7 +114,7 @@ class Registry:
         except FileNotFoundError:
             return []
         try:
-            file = msgspec.json.decode(data, type=_File)
+            file = typed.decode(data, _File)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._damaged() from error
         if file.version != 1:

@@ -25,6 +25,7 @@ from interlock.engine.proposals.action_run import ActionRun, Effect
 from interlock.engine.proposals.scoped_workspace import ScopedWorkspace
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.executors.process_watch import to_its_end
+from interlock.model import typed
 from interlock.model.canonical import digest
 from interlock.model.errors import InterlockError, StoreError, ToolError
 from interlock.model.events import ActionLog
@@ -259,7 +260,7 @@ async def _digest_now(action: ActionRun, directory: Path) -> str | None:
 
 def _read_done(directory: Path) -> _Done:
     try:
-        return msgspec.json.decode((directory / "effect.json").read_bytes(), type=_Done)
+        return typed.decode((directory / "effect.json").read_bytes(), _Done)
     except (OSError, msgspec.DecodeError) as error:
         raise StoreError("the record of a preview is damaged", code="layer_damaged", path=str(directory)) from error
 

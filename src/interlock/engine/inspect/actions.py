@@ -18,6 +18,7 @@ from interlock.journal import read
 from interlock.journal.index import RunRow
 from interlock.journal.private import Originals
 from interlock.model import events as e
+from interlock.model import typed
 from interlock.model.errors import InterlockError
 from interlock.model.summary import main_parameter
 
@@ -298,7 +299,7 @@ def _planned(kept: e.Kept, originals: Originals) -> dict[str, tuple[str, Any]]:
     if kept.view is None and kept.private:
         try:
             data = originals.get(kept.digest)
-            names = _Names() if data is None else msgspec.json.decode(data, type=_Names)
+            names = _Names() if data is None else typed.decode(data, _Names)
         except (msgspec.MsgspecError, InterlockError):
             return {}  # the intents name the tools of what ran
         return {one.id: (one.tool or one.type, None) for one in names.actions}

@@ -24,6 +24,7 @@ from interlock.engine.runs.resume import resume
 from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
 from interlock.journal.stops import StopRequest
+from interlock.model import typed
 from interlock.model.canonical import digest
 from interlock.model.errors import ConflictError, HeldError, ProposalError, StoreError, UsageError
 from interlock.model.grant import OPERATOR
@@ -193,7 +194,7 @@ async def _once(one: _Call, tool: str, key: str) -> CallResult:
     store, run_id = one.services.calls, one.services.ids.new("run")
     claim = store.claim(key, run_id)
     if claim is not None and claim.outcome is not None:
-        known = msgspec.json.decode(claim.outcome, type=CallResult)
+        known = typed.decode(claim.outcome, CallResult)
         return msgspec.structs.replace(known, deduplicated_from=f"{known.run_id}/{known.action_id}")
     try:
         found = await (one.run(run_id) if claim is None else one.go_on(claim.run))

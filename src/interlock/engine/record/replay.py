@@ -21,6 +21,7 @@ from interlock.engine.scheduler import Outcome
 from interlock.journal import TornIntent, read
 from interlock.journal.private import Originals
 from interlock.model import events as e
+from interlock.model import typed
 from interlock.model.decode import proposal_from_builtins
 from interlock.model.errors import IntegrityError
 from interlock.model.limits import DEFAULT_LIMITS
@@ -191,7 +192,7 @@ class ReplayedRun:
             results=found,
             cost=cost_of(actions, found, cost=replayed.spent_cost)
             if done is None
-            else msgspec.convert(done.cost, Cost, strict=False),
+            else typed.convert(done.cost, Cost, strict=False),
             not_undone=[] if done is None else [NotUndone(**msgspec.to_builtins(n)) for n in done.not_undone],
         )
 

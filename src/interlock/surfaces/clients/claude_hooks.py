@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from interlock.model import typed
 from interlock.model.values import parse_json
 from interlock.surfaces.clients.hooks import (
     HookEvent,
@@ -115,7 +116,7 @@ class ClaudeHooks:
         }
         if name == "PreSkillShellCommand" and not fields["tool"]:
             fields |= {"tool": "Bash", "input": {"command": given.get("command")}}
-        return msgspec.convert({"name": name, "kind": self._kinds.get(name, "other"), **fields}, HookEvent)
+        return typed.convert({"name": name, "kind": self._kinds.get(name, "other"), **fields}, HookEvent)
 
     def translate(self, event: HookEvent) -> NativeCall | Verdict:
         """See `Dialect`."""

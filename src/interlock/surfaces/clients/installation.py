@@ -16,6 +16,7 @@ import msgspec
 
 from interlock.disk import Disk, store_error
 from interlock.engine.local.location import locate
+from interlock.model import typed
 from interlock.model.difference import compare
 from interlock.model.errors import UsageError
 from interlock.surfaces.clients.client import Client, Mode, Scope, Setup
@@ -88,7 +89,7 @@ class Installation:
         except OSError as error:
             raise store_error(error, f"read {self._record_path}") from error
         try:
-            return msgspec.json.decode(data, type=Record)
+            return typed.decode(data, Record)
         except msgspec.DecodeError:
             raise UsageError(
                 f"the record of what was set up, `{self._record_path}`, is damaged",

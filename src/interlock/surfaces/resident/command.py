@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Protocol
 
 import click
-import msgspec
 
 from interlock.disk import Disk
+from interlock.model import typed
 from interlock.model.errors import StoreError
 from interlock.surfaces.clients.hook_program import Failure, Gate
 from interlock.workspace.registry import state_directory
@@ -75,7 +75,7 @@ def _ask(what: bytes, *, start: bool) -> dict[str, Any]:
     if answer is None:
         return {"running": False}
     size = int.from_bytes(answer[1:9], "big")
-    return {"running": True, **msgspec.json.decode(answer[17 : 17 + size], type=dict)}
+    return {"running": True, **typed.decode(answer[17 : 17 + size], dict)}
 
 
 def _is_there(pid: int) -> bool:

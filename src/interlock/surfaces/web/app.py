@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from interlock.engine.people.answers import Answering, Approver, Choice, Hold, Outcome, Standing
+from interlock.model import typed
 from interlock.model.clock import Clock
 from interlock.model.errors import UsageError
 from interlock.surfaces.web import openapi
@@ -104,7 +105,7 @@ class _Api:
         # Fetch one more than is shown, to know whether there are more.
         holds = await self._call(self._answering.holds, status, after=query.after, limit=query.limit + 1)
         shown = holds[: query.limit]
-        rows = tuple(msgspec.convert(hold, ApprovalRow, from_attributes=True) for hold in shown)
+        rows = tuple(typed.convert(hold, ApprovalRow, from_attributes=True) for hold in shown)
         return reply(ApprovalPage(approvals=rows, next_after=shown[-1].seq if len(holds) > len(shown) else None))
 
     async def show(self, request: Request) -> Response:

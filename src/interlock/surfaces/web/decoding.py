@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from interlock.model import typed
 from interlock.model.errors import ProposalError, UsageError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.values import check_value, parse_json, quoted, step
@@ -30,7 +31,7 @@ def decode_body(data: bytes, shape: type[T]) -> T:
         code = error.code if error.code == "limit_exceeded" else CODE
         raise UsageError(error.message, code=code, path=error.path) from None
     try:
-        return msgspec.convert(value, shape)
+        return typed.convert(value, shape)
     except msgspec.ValidationError as error:
         message, path = _explain(str(error))
         raise UsageError(message, code=CODE, path=path) from None
@@ -45,7 +46,7 @@ def decode_query(pairs: Sequence[tuple[str, str]], shape: type[T]) -> T:
         # Accept plain digits only: `int` would take spaces, underscores and other scripts' digits too.
         values[name] = int(text) if re.fullmatch(r"[0-9]{1,16}", text) else text
     try:
-        return msgspec.convert(values, shape)
+        return typed.convert(values, shape)
     except msgspec.ValidationError as error:
         message, path = _explain(str(error))
         raise UsageError(message, code=CODE, path="?" + path.removeprefix("$").removeprefix(".")) from None

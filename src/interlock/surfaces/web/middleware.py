@@ -21,6 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 
 from interlock.engine.people.answers import RETRY_AFTER_S
+from interlock.model import typed
 from interlock.model.clock import Clock
 from interlock.model.codes import ERROR_CODES, REASONS
 from interlock.model.errors import InterlockError, StoreError, UsageError
@@ -83,7 +84,7 @@ def error_reply(error: InterlockError, headers: Mapping[str, str] | None = None)
         more["Retry-After"] = str(RETRY_AFTER_S)
     elif status == 503:
         more["Retry-After"] = "5"
-    return reply(ErrorBody(error=msgspec.convert(error.as_dict(), ErrorDetail)), status, more)
+    return reply(ErrorBody(error=typed.convert(error.as_dict(), ErrorDetail)), status, more)
 
 
 def handlers() -> dict[Any, ExceptionHandler]:

@@ -1,0 +1,69 @@
+"""Decoding into types, from any thread.
+
+`msgspec` works out what a type needs when the type is first used. Two threads that do so at once for the same type, or for types
+that share a struct, can crash the process. So the first use of each type is by one thread at a time; all later ones are
+free. Nothing else in the product calls `msgspec.convert`, makes a decoder, or decodes into a type: a test holds that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar, overload
+
+import msgspec
+
+T = TypeVar("T")
+
+_lock = threading.RLock()
+"""Can be taken again: a hook that is called while a value is converted may convert too."""
+_used: set[Any] = set()
+
+
+@overload
+def convert(value: Any, kind: type[T], **how: Any) -> T: ...
+@overload
+def convert(value: Any, kind: Any, **how: Any) -> Any: ...
+def convert(value: Any, kind: Any, **how: Any) -> Any:
+    """`msgspec.convert`. Raises: msgspec.ValidationError."""
+    if _is_used(kind):
+        return msgspec.convert(value, kind, **how)
+    return _first(kind, lambda: msgspec.convert(value, kind, **how))
+
+
+@overload
+def decode(data: bytes | str, kind: type[T]) -> T: ...
+@overload
+def decode(data: bytes | str, kind: Any) -> Any: ...
+def decode(data: bytes | str, kind: Any) -> Any:
+    """The JSON value as this type. Raises: msgspec.DecodeError, msgspec.ValidationError."""
+    if _is_used(kind):
+        return msgspec.json.decode(data, type=kind)
+    return _first(kind, lambda: msgspec.json.decode(data, type=kind))
+
+
+def json_decoder(kind: Any, *, strict: bool = True) -> msgspec.json.Decoder[Any]:
+    """A decoder that can be kept, and used by many threads."""
+    return _first(kind, lambda: msgspec.json.Decoder(kind, strict=strict))
+
+
+def msgpack_decoder(kind: Any) -> msgspec.msgpack.Decoder[Any]:
+    """As `json_decoder`, for MessagePack."""
+    return _first(kind, lambda: msgspec.msgpack.Decoder(kind))
+
+
+def _is_used(kind: Any) -> bool:
+    try:
+        return kind in _used
+    except TypeError:  # an annotation that cannot be hashed: never remembered, so always by one thread at a time
+        return False
+
+
+def _first(kind: Any, use: Callable[[], T]) -> T:
+    with _lock:
+        try:
+            return use()
+        finally:
+            with contextlib.suppress(TypeError):
+                _used.add(kind)  # after an invalid value too: what the type needs was worked out before
