@@ -10,7 +10,7 @@ import time
 import pytest
 
 from interlock.executors.background import KEPT_BYTES, RUNNING_MAX, Programs, bindings
-from interlock.executors.process import ProcessRunner
+from interlock.executors.process import ProcessLimits, ProcessRunner
 from interlock.model.codes import REASONS
 from interlock.model.errors import ToolError
 from interlock.model.schema import Schema
@@ -170,6 +170,18 @@ def test_the_last_output_is_kept_and_the_rest_is_read(call):
     assert len(found["stdout"]) == KEPT_BYTES
     assert (found["stdout_from"], found["stdout_next"]) == (2 * KEPT_BYTES + 3, 3 * KEPT_BYTES + 3)
     assert found["stdout"].endswith("xend")
+
+
+def test_asking_often_costs_its_supervisor_no_descriptors(clock, record, context, walls):
+    runner = ProcessRunner(clock, enclose=walls, limits=ProcessLimits(open_files=64))
+    programs = Programs(runner, clock, record)
+    call = _caller(programs, context)
+    handle = call("start", command="head -c 20000 /dev/zero | tr '\\0' x; echo end; exec sleep 60")["handle"]
+    call("wait", handle=handle, output="end")
+    for _ in range(80):
+        assert call("output", handle=handle)["running"]
+    programs.close()
+    runner.close()
 
 
 def test_half_a_character_comes_with_the_next_call(call):

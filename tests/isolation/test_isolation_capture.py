@@ -10,6 +10,10 @@ import threading
 
 import pytest
 
+from interlock.isolation.client import ForkServer
+from interlock.isolation.spec import WallSpec
+from interlock.isolation.wire import INLINE_BYTES
+
 MIB = 1 << 20
 
 
@@ -26,6 +30,40 @@ def test_the_limit_is_inclusive(bench, size):
     outcome = bench.sh(f"head -c {size} /dev/zero", keep_bytes=1000)
     assert outcome.report["stdout_bytes"] == size
     assert len(outcome.stdout) == min(size, 1000)
+
+
+@pytest.mark.parametrize("size", [0, INLINE_BYTES // 2, INLINE_BYTES // 2 + 1, 3 * INLINE_BYTES])
+def test_what_is_printed_arrives_whole_however_it_travels(bench, size):
+    """Little output comes with the report, more in a file beside it."""
+    outcome = bench.sh(f"yes '\n' | head -c {size}; printf 'e\\0\\n' >&2; yes x | head -c {size} >&2")
+    assert outcome.stdout == b"\n" * size
+    assert outcome.stderr == b"e\0\n" + (b"x\n" * size)[:size]
+
+
+def test_a_program_that_holds_descriptors_in_flight_does_not_hold_up_the_report_of_another(bench):
+    """The kernel counts them for all processes of a user, and refuses more to whoever has a lower limit."""
+    holds = """
+import array, os, socket, time
+a, b = socket.socketpair()
+fds = array.array("i", [os.open("/dev/null", 0)] * 200)
+a.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])
+open("held", "w").close()
+while not os.path.exists("release"): time.sleep(0.01)
+"""
+
+    async def both():
+        holder = asyncio.ensure_future(bench.start(sys.executable, "-c", holds))
+        waits = "until test -e held; do sleep 0.01; done; echo held"
+        # Without the capabilities of root, which the kernel exempts.
+        walls = WallSpec(profile="ns", workspace=os.fspath(bench.root)).wire()
+        beside = await bench.start("/bin/sh", "-c", waits, walls=walls, limits={"open_files": 64})
+        (bench.root / "release").touch()
+        return beside, await holder
+
+    bench.server = ForkServer(launch=lambda: {"namespaces": True, "shown": []})
+    beside, holder = asyncio.run(both())
+    assert (beside.report["exit_code"], beside.stdout) == (0, b"held\n"), beside
+    assert holder.report["exit_code"] == 0, holder
 
 
 def test_a_flood_is_stopped_at_the_time_out(bench):

@@ -406,13 +406,15 @@ def decode(message: bytes, fds: list[int]) -> Outcome:
             retryable=False,
             hint="what the program had done until then is not known",
         )
-    report: Report = json.loads(message)
-    if not fds:
+    head, _, data = message.partition(b"\n")
+    report: Report = json.loads(head)
+    if fds:
+        try:
+            data = read_memory_file(fds[0])
+        finally:
+            os.close(fds[0])
+    elif not data:
         return Outcome(report, b"", b"")
-    try:
-        data = read_memory_file(fds[0])
-    finally:
-        os.close(fds[0])
     middle = report["stdout_kept"]
     return Outcome(report, data[:middle], data[middle:])
 

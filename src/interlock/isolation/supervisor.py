@@ -42,6 +42,7 @@ from interlock.isolation.payload import Perform, begin, call
 from interlock.isolation.tree import reap, sweep
 from interlock.isolation.wire import (
     CHANNEL,
+    INLINE_BYTES,
     LATE,
     OUTPUT,
     STARTED,
@@ -84,14 +85,14 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform, launcher: 
         if supervisor.group is not None:
             supervisor.group.hold(request["limits"])
     except (OSError, ValueError) as error:
-        _answer(control, _failed("request", getattr(error, "errno", None) or errno.EINVAL), None)
+        _answer(control, _failed("request", getattr(error, "errno", None) or errno.EINVAL))
         return 0
     inside = supervisor.inside
     try:
         home = _make_home(request["home_files"]) if request["home"] and not inside else None
         files = _read_files(request["home_files"]) if request["home"] and inside else {}
     except OSError as error:
-        _answer(control, _failed("home", error.errno or errno.EINVAL), None)
+        _answer(control, _failed("home", error.errno or errno.EINVAL))
         return 0
     try:
         if home is not None:
@@ -107,7 +108,7 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform, launcher: 
                 supervisor.start(descriptors[2], descriptors[3], named, perform)
         except RefusedError as refused:
             sweep(_SWEEP_S)
-            _answer(control, _failed(refused.step, refused.number), None)
+            _answer(control, _failed(refused.step, refused.number))
             return 0
         supervisor.watch()
         supervisor.end()
@@ -282,7 +283,7 @@ class Supervisor:
             "stdout_bytes": out_total,
             "stderr_bytes": err_total,
         }
-        _answer(self.control, report, memory_file("output", out, err))
+        _answer(self.control, report, out, err)
 
     def _overdue(self) -> bool:
         """Act on the limits that are due. True if everything has to be killed now."""
@@ -387,9 +388,18 @@ def _failed(step: str, number: int) -> dict[str, Failure]:
     return {"failure": {"step": step, "errno": number}}
 
 
-def _answer(control: socket.socket, report: Any, output: int | None) -> None:
+def _answer(control: socket.socket, report: Any, *output: bytearray) -> None:
+    """A report with the output streams. Raises: OSError."""
+    data = [json.dumps(report).encode(), b"\n"]
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then no reader is left
-        send_message(control, json.dumps(report).encode(), [] if output is None else [output])
+        if sum(len(part) for part in output) <= INLINE_BYTES:
+            control.sendmsg([*data, *output])
+            return
+        fd = memory_file("output", *output)
+        try:
+            send_message(control, b"".join(data), [fd])
+        finally:
+            os.close(fd)
 
 
 def _make_home(files: dict[str, str]) -> str:

@@ -12,7 +12,8 @@ Runtime to server, once per action: `run_message` with the descriptors `control,
     runtime:    end of file             the runtime is gone: KILL at once
                                         Each of them resumes a supervisor that a program has stopped (`layer0.resume_on`).
     runtime:    OUTPUT                  say what there is so far: a Report that is not `ended`, and the output
-    supervisor: a Report as JSON + one descriptor that holds standard output, then standard error
+    supervisor: a Report as JSON, a newline, standard output, then standard error; more than `INLINE_BYTES` of it come in a
+                memory file instead
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ LATE = b"late"
 OUTPUT = b"output"
 
 MESSAGE_BYTES = 16 * 1024
-"""A report is some 400 bytes."""
+"""A report is some 600 bytes."""
+INLINE_BYTES = 8 * 1024
 _IN_FLIGHT_S = 10.0
 """How long a message may wait for others to be received: the kernel bounds the descriptors that a user has on their way."""
 
