@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 
-from interlock.isolation import root, syscalls
+from interlock.isolation import root, seccomp, syscalls
 from interlock.isolation.cgroup import Groups
 from interlock.isolation.layer0 import RefusedError
 from interlock.isolation.walls import NAMESPACES
@@ -37,6 +37,7 @@ class Launcher:
         if launch["namespaces"]:
             try:
                 root.prepare(self._shown)
+                seccomp.assembled("all")
                 self.moved = True
             except OSError as error:
                 self._refused = error.errno or errno.EINVAL
@@ -45,6 +46,7 @@ class Launcher:
         """Fork a supervisor as the message asks for it; returns 0 in it. Raises: RefusedError, OSError."""
         if message == RUN_CONFINED and not self.readable:
             self.readable = root.readable(self._shown)
+            seccomp.assembled("pairs")
         plain = message in {RUN, RUN_CONFINED}
         if self._refused and not plain:
             raise RefusedError("namespaces", self._refused)

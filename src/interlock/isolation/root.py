@@ -52,11 +52,14 @@ _PRIVATE: Final = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
 def prepare(read: Sequence[str]) -> None:
     """In the launcher: enter a user and a mount namespace, and prepare the shared part of the root. Raises OSError.
 
+    The bounding set of capabilities is empty afterwards, in all that the launcher starts.
+
     `read` are directories to show besides `SYSTEM`: tool chains, and the Python that Interlock runs on.
     """
     uid, gid, secrets = os.getuid(), os.getgid(), tuple(secret_files("/etc"))
     syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
     syscalls.map_ids(uid, gid)
+    syscalls.drop_bounding_set()
     syscalls.mount(None, "/", None, MS_REC | MS_SLAVE)
     syscalls.mount("tmpfs", PREPARED, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=16m")
     for directory in ("dev", "dev/pts", "dev/shm", "proc", "tmp", "run", "var", "var/tmp", ".empty"):

@@ -10,6 +10,7 @@ Order of the program: the architecture (killed if foreign: `int 0x80` would have
 from __future__ import annotations
 
 import errno
+import functools
 import struct
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
@@ -117,7 +118,13 @@ def assemble(instructions: list[Instruction]) -> bytes:
 def load(sockets: Sockets) -> None:
     """Put the filter in force for this thread and all that it starts; no new privileges come with it. Raises OSError."""
     syscalls.forbid_new_privileges()
-    syscalls.load_filter(assemble(program(sockets)))
+    syscalls.load_filter(assembled(sockets))
+
+
+@functools.cache
+def assembled(sockets: Sockets) -> bytes:
+    """The program for this machine. A fork server has it made before it forks: its children inherit it."""
+    return assemble(program(sockets))
 
 
 def _beginning(denied: Sequence[str], machine: str) -> list[Instruction]:

@@ -238,8 +238,8 @@ def forbid_new_privileges() -> None:
     prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def drop_capabilities() -> None:
-    """Give up every capability, and the right to ever get one."""
+def drop_bounding_set() -> None:
+    """Give up the right to get any capability by executing a program; what this process has, it keeps."""
     for number in range(_CAP_LAST_MAX + 1):
         try:
             prctl(_PR_CAPBSET_DROP, number)
@@ -249,6 +249,10 @@ def drop_capabilities() -> None:
             if error.errno == errno.EINVAL:  # beyond the last one that this kernel knows
                 break
             raise
+
+
+def drop_capabilities() -> None:
+    """Give up every capability. Raises OSError."""
     try:
         call("prctl", _PR_CAP_AMBIENT, 4, 0, 0, 0)
     except OSError as error:

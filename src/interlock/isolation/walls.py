@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from typing import Final
 
 from interlock.isolation import landlock, root, seccomp, syscalls
@@ -42,10 +43,10 @@ def enter_namespaces(walls: Walls, descriptors: dict[str, int]) -> None:
 
 def confine_inside(walls: Walls) -> None:
     """As pid 1: give up all capabilities, then Landlock and the filter. Raises: RefusedError."""
-    _drop()
+    _drop()  # the bounding set is empty already: see `root.prepare`
     if syscalls.landlock_version():  # a second wall around what the root shows; without it the root alone holds
         writable = ["/tmp", "/dev/shm", *_writable(walls)]  # noqa: S108 - the private ones
-        _confine_files(["/"], writable, ports=None)  # a network namespace of its own is around it
+        _confine_files(["/"], writable, ["/dev"], ports=None)  # a network namespace of its own is around it
     _filter("all")
 
 
@@ -61,8 +62,9 @@ def confine_alone(walls: Walls, read: list[str], environment: dict[str, str]) ->
     shown = [*read, "/proc", walls["workspace"], *(bind["path"] for bind in walls["binds"])]
     if any(path.startswith(f"{walls['workspace']}/") for path in walls["hidden"]):
         raise RefusedError("hidden", errno.EACCES)  # Landlock cannot hide what lies in a directory that is shown
+    syscalls.drop_bounding_set()
     _drop()
-    _confine_files(shown, [*home, *_writable(walls)], ports=ports)
+    _confine_files(shown, [*home, *_writable(walls)], _DEVICES, ports=ports)
     _filter("tcp" if ports else "pairs")
 
 
@@ -74,9 +76,9 @@ def _drop() -> None:
         raise RefusedError("capabilities", error.errno or errno.EINVAL) from error
 
 
-def _confine_files(read: list[str], write: list[str], *, ports: list[int] | None) -> None:
+def _confine_files(read: list[str], write: list[str], devices: Sequence[str], *, ports: list[int] | None) -> None:
     try:
-        landlock.confine(read=read, write=write, devices=_DEVICES, ports=ports)
+        landlock.confine(read=read, write=write, devices=devices, ports=ports)
     except OSError as error:
         raise RefusedError("landlock", error.errno or errno.EINVAL) from error
 
