@@ -1,11 +1,12 @@
 """A layer over a tree of 20,000 files in which 1,000 change: mount, diff, commit, undo; against `cp -a` and git.
 
-    python benchmarks/layers.py [--quick]
+    python benchmarks/layers.py [--quick] [--json]
 
 To reach: mount and diff in time proportional to what changed. A commit is durable and undoable, which neither of the others is.
 """
 
 import contextlib
+import json
 import os
 import shutil
 import statistics
@@ -140,6 +141,9 @@ def main() -> None:
             by_copy(root, directory, found["cp -a"])
             by_git(repository, directory, found["git"])
     mounts.close()
+    if "--json" in sys.argv:
+        json.dump({n: {w: statistics.median(t) for w, t in took.items()} for n, took in found.items()}, sys.stdout)
+        return
     print(f"{FILES} files, {CHANGED} changed, {ROUNDS} rounds; medians in ms")
     for name, took in found.items():
         print(f"\n{name}")

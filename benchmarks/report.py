@@ -1,6 +1,6 @@
 """Runs benchmarks one after the other and prints their tables; with `--write`, puts them into `docs/benchmarks.md`.
 
-    python benchmarks/report.py [engine|journal|policy|approvals|workspace|egress ...] [--quick] [--write]
+    python benchmarks/report.py [engine|journal|policy|approvals|workspace|isolation|layers|egress ...] [--quick] [--write]
 
 The document keeps its own words: only what stands between `<!-- results: NAME -->` and `<!-- end -->` is replaced.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from measuring import ROOT, machine, table
 
-NAMES = ("engine", "journal", "policy", "approvals", "workspace", "egress")
+NAMES = ("engine", "journal", "policy", "approvals", "workspace", "isolation", "layers", "egress")
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 
@@ -26,11 +26,15 @@ def rows_of(name: str, *, quick: bool) -> list[dict]:
             "journal": ["--quick"],
             "workspace": ["--quick"],
             "egress": ["--quick"],
+            "isolation": ["--quick"],
+            "layers": ["--quick"],
             "policy": ["--no-toolkit"],
         }.get(name, [])
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT)
     found = json.loads(done.stdout)
-    return {"policy": policy_rows, "approvals": approvals_rows}.get(name, lambda rows: rows)(found)
+    return {"policy": policy_rows, "approvals": approvals_rows, "layers": layers_rows}.get(name, lambda rows: rows)(
+        found
+    )
 
 
 def policy_rows(found: list[dict]) -> list[dict]:
@@ -54,6 +58,15 @@ def approvals_rows(found: dict) -> list[dict]:
     return [*rows, {"work": "CPU of the waiting process, a round", "p50": f"{cpu:.3f} ms", "most": "", "rounds": ""}]
 
 
+def layers_rows(found: dict[str, dict[str, float]]) -> list[dict]:
+    """A row for each step of each way; only like steps can be compared, and none of the others is durable."""
+    return [
+        {"way": way, "step": step, "median": f"{ms:,.1f} ms"}
+        for way, steps in found.items()
+        for step, ms in steps.items()
+    ]
+
+
 def write(name: str, text: str) -> None:
     document = DOCUMENT.read_text()
     place = re.compile(rf"(<!-- results: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -64,9 +77,7 @@ def write(name: str, text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Benchmarks, side by side with others.")
-    parser.add_argument(
-        "names", nargs="*", metavar="engine|journal|policy|approvals|workspace|egress", help="all of them if none"
-    )
+    parser.add_argument("names", nargs="*", metavar="|".join(NAMES), help="all of them if none")
     parser.add_argument("--quick", action="store_true", help="fewer rounds; not for publishing")
     parser.add_argument("--write", action="store_true", help="put the results into docs/benchmarks.md")
     chosen = parser.parse_args()
