@@ -13,7 +13,7 @@ from scripted_model import Model
 from interlock.surfaces.clients.claude_code import NATIVE, TESTED
 
 pytest_plugins = ["clients_world"]
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -229,8 +229,9 @@ def test_a_project_does_not_keep_its_journal_in_memory(new_project):
 
 def test_the_same_settings_in_a_file_do_the_same(new_project):
     """One path reads settings: what the file refuses, code is refused for too."""
-    project = new_project(toml=f'agent = "{AGENT}"\n[mcp.servers.x]\ncommand = ["x"]\n')
-    assert any("mcp" in warning for warning in project.open().warnings)
+    toml = f'agent = "{AGENT}"\n[capsules.x]\npath = "x"\n'
+    project = new_project(toml=toml, files=[("x/capsule.toml", "")])
+    assert any("capsules" in warning for warning in project.open().warnings)
 
 
 def test_plain_settings_still_run(opened):

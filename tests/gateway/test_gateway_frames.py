@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlock.surfaces.gateway.frames import (
+from interlock.model.json_rpc import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     PARSE_ERROR,
@@ -32,7 +32,7 @@ def test_messages():
     assert read_frame(frame(method="notifications/cancelled", params={"requestId": 1})) == Notification(
         "notifications/cancelled", {"requestId": 1}
     )
-    assert read_frame(frame(id=7, result={})) == Response(7)
+    assert read_frame(frame(id=7, result={})) == Response(7, {}, None)
     assert read_frame(b"\xef\xbb\xbf" + frame(id=1, method="ping")) == Request(1, "ping", {})
     assert read_frame(b"[" + frame(id=1, method="ping") + b"]") == Batch([Request(1, "ping", {})])
 

@@ -70,15 +70,19 @@ from interlock.workspace.registry import Registry as Workspaces
 from interlock.workspace.registry import state_directory
 
 if TYPE_CHECKING:
+    from interlock.engine.tools import mcp_tools
     from interlock.executors import http_fetch
     from interlock.executors import modules as tool_modules
+    from interlock.executors.mcp.servers import Servers
 else:
+    mcp_tools = lazy("interlock.engine.tools.mcp_tools")
     http_fetch = lazy("interlock.executors.http_fetch")
     tool_modules = lazy("interlock.executors.modules")
 
 FEATURES: Final = frozenset(
     {
         "approvals",
+        "mcp",
         "modules",
         "otel",
         "policy",
@@ -142,7 +146,7 @@ def embedded(
 
 _NOT_EMBEDDED: Final = {
     "journal": "this runtime keeps nothing on disk",
-    "mcp": "this version has no MCP servers behind the runtime",
+    "mcp": "the tools of MCP servers are pinned by the lock of a project",
     "capsules": "this version has no capsules",
 }
 """Sections that a runtime in memory cannot honour, and why."""
@@ -214,8 +218,7 @@ def open_project(
     closing: list[Callable[[], None]] = [db.close]
     hooks = Hooks(warnings=[*warnings, *_foreign(env)])
     try:
-        redaction = redaction_key(state, disk)
-        desk = _desk(loaded, db, clock, home, Redactor(redaction))
+        desk = _desk(loaded, db, clock, home, Redactor(redaction := redaction_key(state, disk)))
         reload, checked = None, PolicyCache(home / "policies", disk)
         if unusable is None:
             reload = Reloader(
@@ -230,6 +233,7 @@ def open_project(
         closing.append(stops.close)
         measured = _measure(loaded, clock, hooks, desk, closing)
         hands = _equip(loaded, disk, clock, closing, open_walls(settings, env, state, disk, hooks, undo=bool(unusable)))
+        hands = hands if unusable else _with_servers(hands, loaded, env, hooks, closing)
         services = _services(
             loaded, db, disk, clock, hooks, desk, measured, hands, workspace_id=workspace_id, redaction=redaction,
             durability=settings.journal.durability, home=home, reload=reload, stops=stops, checked=checked,
@@ -270,6 +274,7 @@ class Hands(NamedTuple):
     programs: background.Programs
     modules: tool_modules.ModuleTools | None
     mounts: LayerMounts
+    mcp: Servers | None
 
     @property
     def servers(self) -> tuple[ForkServer | Egress, ...]:
@@ -297,7 +302,17 @@ def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], 
         closing.append(modules.close)
     mounts = LayerMounts()
     closing.append(mounts.close)
-    return Hands(workspace, runner, network, background.Programs(runner, clock, OnRecord()), modules, mounts)
+    return Hands(workspace, runner, network, background.Programs(runner, clock, OnRecord()), modules, mounts, None)
+
+
+def _with_servers(
+    hands: Hands, loaded: Loaded, env: Mapping[str, str], hooks: Hooks, closing: list[Callable[[], None]]
+) -> Hands:
+    if not loaded.settings.mcp.servers:
+        return hands
+    servers = mcp_tools.open_servers(loaded, env, hands, hooks)
+    closing.append(servers.close)
+    return hands._replace(mcp=servers)
 
 
 def _finish(services: Services, hands: Hands | None, closing: list[Callable[[], None]]) -> Assembled:
@@ -415,6 +430,7 @@ def _services(
         servers=() if hands is None else hands.servers,
         workspace=None if hands is None else hands.workspace,
         layers=None if hands is None else hands.mounts,
+        mcp=None if hands is None else hands.mcp,
         programs=None if hands is None else hands.programs,
         guard=measured.guard,
         sampler=measured.sampler,
@@ -478,6 +494,8 @@ def _register_builtins(services: Services, hands: Hands) -> None:
     ]
     for binding in found:
         services.registry.add_built_in(_built_in(binding, settings))
+    if hands.mcp is not None:
+        mcp_tools.offer(services, hands.mcp, lambda binding: adjusted(binding, settings))
 
 
 def _judge_hook(ctx: Context, parameters: dict[str, Any]) -> Refusal | None:

@@ -12,6 +12,7 @@ from interlock.engine.assemble import adjusted, embedded, open_project
 from interlock.engine.facets.grants import Grants
 from interlock.engine.facets.rules import CodeRules
 from interlock.engine.facets.runs import Runs
+from interlock.engine.facets.servers import McpServers
 from interlock.engine.facets.state import State
 from interlock.engine.kit.client_uses import ClientUses
 from interlock.engine.kit.execute import call_tool, call_tools, execute
@@ -50,8 +51,8 @@ Closing = Sequence[Callable[[], None]]
 class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Runtime"]):
     """Takes proposals through the gate. Open it with `Runtime.open(...)` (as a context manager, sync or async), then `execute`.
 
-    Each `execute` is a run of its own; `runs.start` gives one that carries several proposals. Its parts are `state` (keys and
-    values that runs share), `runs` (past and present ones), `checkpoints`, `grants`, `rules` in code, and `approvals`.
+    Each `execute` is a run; `runs.start` begins one for several. Its parts: `state`, `runs`, `checkpoints`, `grants`, `rules` in
+    code, `approvals`, and MCP `servers`.
     """
 
     @classmethod
@@ -104,13 +105,13 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self._closing = list(closing)
         self._sync = SyncRunner()
         self._on_question = on_question
-        self.clock = services.clock
-        self.state = State(services)
+        self.clock, self.state = services.clock, State(services)
         self.runs = Runs(services, self._asking, on_question)
         self.grants = Grants(services)
         self.rules = CodeRules(services)
         self.approvals = Approvals(services.desk, services.agent)
         self.client_uses = ClientUses(services)
+        self.servers = McpServers(services)
 
     checkpoints = cached_property(lambda self: checkpoints_facet.Checkpoints(self.services))
 

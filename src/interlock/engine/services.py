@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, TypeVar
 
 import msgspec
 
@@ -31,7 +31,7 @@ from interlock.model.limits import DEFAULT_LIMITS, Limits
 from interlock.model.proposal import Budget, Proposal
 from interlock.model.tool import Binding
 from interlock.model.waiting import Waiting
-from interlock.settings import Settings
+from interlock.settings import Loaded, Settings
 from interlock.settings.sections import DEFAULTS
 from interlock.signing import Signer
 from interlock.state.budgets import BudgetStore
@@ -41,6 +41,9 @@ from interlock.state.idempotency import IdempotencyStore
 from interlock.state.store import StateStore
 from interlock.telemetry import ResourceGuard, Sampler, Snapshot
 from interlock.workspace import LayerMounts, Workspace
+
+if TYPE_CHECKING:
+    from interlock.executors.mcp.servers import Servers
 
 T = TypeVar("T")
 START_AGE_NS: Final = 100_000_000
@@ -84,6 +87,9 @@ class OpenRun(Protocol):
 
 class Reload(Protocol):
     """Takes an edited and trusted configuration into force."""
+
+    adopting: list[Callable[[Loaded], None]]
+    """Called with it once it is in force."""
 
     def __call__(self, services: Services) -> None:
         """Look now; a few `stat` calls."""
@@ -200,6 +206,8 @@ class Services:
     """Mounts the layers in which proposals work (`[workspace] mode`)."""
     programs: Programs | None = None
     """Those that live on after their action; None where there are no process tools."""
+    mcp: Servers | None = None
+    """The configured MCP servers; None where there are none."""
     guard: ResourceGuard | None = None
     sampler: Sampler | None = None
     signer: Signer | None = None

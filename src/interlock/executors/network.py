@@ -109,9 +109,13 @@ class ProcessNetwork:
 
         Raises: ToolError `spawn_failed`.
         """
+        return await self.open_for(self._policy_of(ctx), walls)
+
+    async def open_for(self, policy: Policy, walls: WallSpec | None) -> tuple[WallSpec | None, BackgroundWatch | None]:
+        """The same for a program that belongs to no action. Raises: ToolError `spawn_failed`."""
         if walls is None or walls.network != "proxied":
             return walls, None
-        watch = await self._thread.watch(self._policy_of(ctx))
+        watch = await self._thread.watch(policy)
         return dataclasses.replace(walls, egress=watch.inside, egress_plan={"ports": watch.ports}), watch
 
     def tell(self, ctx: Context, traffic: Traffic) -> None:

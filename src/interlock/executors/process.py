@@ -29,6 +29,7 @@ from interlock.isolation.egress.wire import Record
 from interlock.isolation.posture import posture_of_group
 from interlock.isolation.spec import WallSpec
 from interlock.isolation.wire import (
+    STDOUT,
     VIEW_MOUNTS,
     VIEW_USER,
     Bind,
@@ -205,6 +206,36 @@ class ProcessRunner:
         finally:
             os.close(directory)
         return started, watch
+
+    async def serve(
+        self,
+        argv: Sequence[str],
+        *,
+        workspace: Any,
+        walls: WallSpec | None,
+        env: Mapping[str, str],
+        stdin: int,
+        stdout: int,
+        stderr_bytes_max: int,
+    ) -> background.Background:
+        """Start a program that belongs to no action: a server that is spoken to over `stdin` and `stdout`, both the caller's.
+
+        It runs in the workspace's root until it is closed or the runtime ends; the last `stderr_bytes_max` bytes of its
+        standard error are kept. `env` is added to the base environment unchecked.
+
+        Raises: ToolError `spawn_failed`, `process_lost`.
+        """
+        limits = msgspec.structs.replace(self._limits, cpu_ms=None)  # which is that of one action
+        request = self._request(argv, env, limits, walls, stderr_bytes_max)
+        request["keep_last"] = True
+        directory = int(workspace.open_directory((), "cwd"))
+        try:
+            given = {STDOUT: stdout} if walls is None else {**walls.descriptors(), STDOUT: stdout}
+            return await background.start(self._server, request, cwd=directory, stdin=stdin, descriptors=given)
+        except NotStarted as refused:
+            raise spawn_error(refused.failure) from None
+        finally:
+            os.close(directory)
 
     def close(self) -> None:
         """End the fork server."""

@@ -37,7 +37,7 @@ async def start(
     request: Request,
     *,
     cwd: int,
-    stdin: bytes | None = None,
+    stdin: bytes | int | None = None,
     descriptors: Mapping[str, int] | None = None,
 ) -> Background:
     """Start a program that lives on; returns once it runs, or has run. The rest as for `ForkServer.run`.

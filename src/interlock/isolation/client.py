@@ -143,11 +143,12 @@ class ForkServer:
         request: Request,
         *,
         cwd: int,
-        stdin: bytes | None = None,
+        stdin: bytes | int | None = None,
         descriptors: Mapping[str, int] | None = None,
     ) -> tuple[socket.socket, int]:
         """Hand a request over and return once its supervisor has started: the action's socket, and the supervisor's pidfd.
 
+        `stdin` may be a descriptor, which stays the caller's.
         The caller watches over it; closing the socket ends the tree. See `background`, which is where to call it from.
         Raises: ToolError `spawn_failed`, `process_lost`; CancelledError: then the tree is killed.
         """
@@ -183,7 +184,7 @@ class ForkServer:
         control: socket.socket,
         request: Request,
         cwd: int,
-        stdin: bytes | None,
+        stdin: bytes | int | None,
         descriptors: Mapping[str, int],
     ) -> None:
         """Send a request; a server that has died is replaced by a new one."""
@@ -192,8 +193,11 @@ class ForkServer:
             try:
                 body = memory_file("request", json.dumps(request).encode())
                 stack.callback(os.close, body)
-                source = _nothing() if stdin is None else memory_file("stdin", stdin)
-                stack.callback(os.close, source)
+                if isinstance(stdin, int):
+                    source = stdin
+                else:
+                    source = _nothing() if stdin is None else memory_file("stdin", stdin)
+                    stack.callback(os.close, source)
             except OSError as error:
                 raise _no_descriptors(error) from error
             message, fds = run_message(request), [control.fileno(), body, cwd, source, *descriptors.values()]

@@ -46,6 +46,7 @@ from interlock.isolation.wire import (
     LATE,
     OUTPUT,
     STARTED,
+    STDOUT,
     STOP,
     VIEW_MOUNTS,
     VIEW_USER,
@@ -162,7 +163,8 @@ class Supervisor:
         if self.pid == 0:
             channel = [named[CHANNEL]] if CHANNEL in named else []
             view = (named[VIEW_USER], named[VIEW_MOUNTS]) if VIEW_USER in named else None
-            begin(self.request, self.launcher, (me, cwd, view), [stdin, *writers, *channel], high, perform)
+            streams = [stdin, *_outputs(named, writers), *channel]
+            begin(self.request, self.launcher, (me, cwd, view), streams, high, perform)
         for fd in (*writers, high, cwd, stdin, *named.values()):
             os.close(fd)
         with open(trouble, "rb") as file:
@@ -200,7 +202,7 @@ class Supervisor:
         walls.confine_inside(self.walls)
         if self.request["call"] is None:
             environment, search = self.request["environment"], self.request["search"]
-            self.pid = spawn(self.request["argv"], environment, search, [stdin, *writers])
+            self.pid = spawn(self.request["argv"], environment, search, [stdin, *_outputs(named, writers)])
         else:
             self.pid = os.fork()
             if self.pid == 0:
@@ -373,6 +375,11 @@ def _output_pipes() -> tuple[list[int], list[int]]:
         readers.append(reader)
         writers.append(writer)
     return readers, writers
+
+
+def _outputs(named: dict[str, int], writers: list[int]) -> list[int]:
+    """What the program gets as standard output and standard error."""
+    return [named.get(STDOUT, writers[0]), writers[1]]
 
 
 def _send_started(control: socket.socket) -> None:

@@ -36,9 +36,10 @@ ROOT = "root"
 EGRESS = "egress"
 VIEW_USER = "view_user"
 VIEW_MOUNTS = "view_mounts"
+STDOUT = "stdout"
 """Names of the descriptors that may come with a request: what a function call writes its messages to; the merged root of a
 workspace layer; the socket on which listeners are passed out; without walls, the user and the mount namespace in which
-such a layer lies at the workspace's path."""
+such a layer lies at the workspace's path; what a program has as its standard output, in place of a pipe to the supervisor."""
 STARTED = b"started"
 STOP = b"stop"
 LATE = b"late"

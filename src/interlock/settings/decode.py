@@ -36,6 +36,7 @@ Locate = Callable[[Place], str]
 
 S = TypeVar("S")
 
+_SERVER: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
 _UNITS: Final = {DURATION: duration_ms, SIZE: size_bytes}
 
@@ -245,7 +246,7 @@ def _check(settings: Settings, locate: Locate) -> None:
         if problem is not None:
             raise error(problem, "approvals", "audit", index)
     for name, server in settings.mcp.servers.items():
-        wrong = _server_problem(server)
+        wrong = _server_problem(name, server)
         if wrong is not None:
             raise error(wrong[0], "mcp", "servers", name, *wrong[1:])
     if settings.telemetry.otel is not None and not _is_url(settings.telemetry.otel):
@@ -294,6 +295,7 @@ def _check_agents(settings: Settings, error: Callable[..., ConfigurationError]) 
 def _check_hosts(settings: Settings, error: Callable[..., ConfigurationError]) -> None:
     """The patterns of hosts outside of grants."""
     named: list[tuple[Place, Sequence[str]]] = [(("network", "private"), settings.network.private)]
+    named += [(("mcp", "servers", name, "hosts"), server.hosts) for name, server in settings.mcp.servers.items()]
     named += [(("tools", name, "hosts"), tool.hosts or ()) for name, tool in settings.tools.by_name.items()]
     for where, patterns in named:
         for index, pattern in enumerate(patterns):
@@ -305,8 +307,10 @@ def _check_hosts(settings: Settings, error: Callable[..., ConfigurationError]) -
                 raise error("an exception for every host is none", *where, index, hint="name the hosts")
 
 
-def _server_problem(server: McpServer) -> tuple[str, *Place] | None:
+def _server_problem(name: str, server: McpServer) -> tuple[str, *Place] | None:
     """The problem with a server, and its place in the table."""
+    if not _SERVER.fullmatch(name):
+        return ("the name of a server is 1 to 64 of the characters A-Z a-z 0-9 _ -",)
     if bool(server.command) == (server.url is not None):
         return ("needs either `command` or `url`",)
     if server.url is not None and not _is_url(server.url):
@@ -314,6 +318,9 @@ def _server_problem(server: McpServer) -> tuple[str, *Place] | None:
     for index, variable in enumerate(server.env):
         if not variable.isidentifier() or not variable.isascii():
             return "expected the name of an environment variable, without its value", "env", index
+    for variable in (*server.env, *server.variables):
+        if is_loaded_first(variable):
+            return "this variable is never passed on", "env" if variable in server.env else "variables", variable
     return None
 
 

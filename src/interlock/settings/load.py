@@ -25,6 +25,8 @@ from interlock.settings.trust import SourceFile, TrustStore
 
 FILE: Final = "interlock.toml"
 PYPROJECT: Final = "pyproject.toml"
+LOCK: Final = "interlock.lock"
+"""The pinned definitions of the tools of MCP servers."""
 TABLE: Final = ("tool", "interlock")
 FILES_MAX: Final = 1_000
 GIVEN: Final = "settings="
@@ -174,7 +176,7 @@ def _gather(
             policies[file.name] = None
         if len(files) > FILES_MAX:
             raise ConfigurationError(f"more than {FILES_MAX} files", path=locate(named.place))
-    for name in extra:
+    for name in (*((LOCK,) if settings.mcp.servers else ()), *extra):
         data = read_bytes(root / name)
         if data is not None:
             files[name] = SourceFile(name, data)

@@ -351,11 +351,31 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An MCP server: a command to start, or a URL to connect to."""
+    """An MCP server: a command to start, or a URL to connect to. Its tools are `NAME/TOOL`."""
 
     command: Annotated[tuple[str, ...], Meta(description="Program and arguments of a stdio server.")] = ()
     url: Annotated[Name | None, Meta(description="Address of an HTTP server.")] = None
     env: Annotated[tuple[Name, ...], Meta(description="Names of environment variables that the server inherits.")] = ()
+    variables: Annotated[
+        dict[Name, str], Meta(description="More environment variables of the server, with values that are not secret.")
+    ] = {}
+    hosts: Annotated[
+        tuple[Name, ...],
+        Meta(description="What a started server may connect to behind walls, as `name:port`; nothing unless set."),
+    ] = ()
+    writes: Annotated[
+        bool,
+        Meta(
+            description="True if a started server may write in the project. Its calls then wait their turn with all that writes "
+            "there; otherwise walls keep it from writing."
+        ),
+    ] = False
+    read_only: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description="Globs over the names of its tools that change nothing. What the server itself says of it is ignored."
+        ),
+    ] = ()
 
 
 class Mcp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

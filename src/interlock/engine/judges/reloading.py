@@ -63,7 +63,8 @@ class Reloader:
         self._clock = clock
         self._load = load
         self._make_judges = make_judges
-        self._adopt = adopt
+        self.adopting = [adopt]
+        """What else takes over an edit, once it is in force."""
         self._trust_file = trust_file
         self._paths = _paths(loaded)
         self._digest = loaded.digest
@@ -108,7 +109,8 @@ class Reloader:
                 self._problem = problem
                 services.announce_configuration(problem)
             return
-        self._adopt(loaded)
+        for adopt in self.adopting:
+            adopt(loaded)
         self._maker, self._digest, self._problem = maker, loaded.digest, None
         self._paths = _paths(loaded)
         self._note(self._look())

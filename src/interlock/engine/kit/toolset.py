@@ -6,7 +6,7 @@ needs approval, or is allowed for some parameters only, is shown.
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from interlock.engine.kit.names import CHARS_MAX, safe_names
 from interlock.engine.kit.tool_schemas import model_schema
@@ -15,6 +15,9 @@ from interlock.engine.tools.registry import Registered
 from interlock.model.errors import UsageError
 from interlock.model.grant import OPERATOR
 from interlock.model.tool import Tool
+
+if TYPE_CHECKING:
+    from interlock.executors.mcp.servers import Servers
 
 Format = Literal["openai", "openai-responses", "anthropic", "mcp"]
 """Chat Completions and Responses of OpenAI (and what is compatible), Messages of Anthropic, `tools/list` of MCP."""
@@ -41,7 +44,8 @@ def reachable(services: Services, agent: str, session: str | None, token: str | 
     """
     judges = services.judges.current(session, token)
     principal = judges.principal(agent, session)
-    found = services.registry.find_all(sorted(services.registry.by_name))
+    hidden = () if services.mcp is None else services.mcp.hidden
+    found = services.registry.find_all(name for name in sorted(services.registry.by_name) if name not in hidden)
     return [tool for tool in found if tool is not None and judges.may_ever(principal, tool)]
 
 
@@ -53,7 +57,23 @@ def definitions(services: Services, form: Format, *, agent: str, session: str | 
         raise UsageError(f"`{OPERATOR}` is not an agent: it stands for the person at the command line")
     services.require_tools()
     names = names_for(services, form)
-    return [_definition(form, names[found.name], found.tool) for found in reachable(services, agent, session)]
+    shown = [
+        (found.name, _definition(form, names[found.name], found.tool)) for found in reachable(services, agent, session)
+    ]
+    if form == "mcp" and services.mcp is not None:
+        for name, definition in shown:
+            definition.update(_more(services.mcp, name))
+    return [definition for _, definition in shown]
+
+
+def _more(servers: Servers, name: str) -> dict[str, Any]:
+    """What clients show of a server's tool besides: nothing is decided by it."""
+    locked = servers.definition(name)
+    if locked is None:
+        return {}
+    title = locked.title or locked.annotations.get("title")
+    found = {"title": title, "outputSchema": locked.output_schema}
+    return {field: value for field, value in found.items() if value}
 
 
 def _definition(form: Format, name: str, tool: Tool) -> dict[str, Any]:

@@ -86,6 +86,13 @@ class Registry:
         self.by_name[binding.tool.name] = binding.tool
         self._generation = next(_generations)
 
+    def remove(self, name: str) -> None:
+        """Take a tool out."""
+        self._tools.pop(name, None)
+        self._uncompiled.pop(name, None)
+        del self.by_name[name]
+        self._generation = next(_generations)
+
     @property
     def generation(self) -> int:
         """A higher number after each registration: what was worked out can be kept until it changes."""

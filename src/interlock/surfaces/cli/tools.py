@@ -1,22 +1,26 @@
-"""`interlock tools`: the tools that can be called."""
+"""`interlock tools`: the tools that can be called, and the lock of those that MCP servers define."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 
 import click
 import msgspec
 
+from interlock.engine.inspect.server_tools import Difference
 from interlock.model.tool import Tool
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.open_project import runtime
-from interlock.surfaces.cli.output import Output, brief
+from interlock.surfaces.cli.output import Output, brief, clean
+
+_COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
 
 @click.group(cls=Group)
 def tools() -> None:
-    """List the tools: the built-in ones, and those of the configured modules."""
+    """List the tools, and pin what MCP servers say of theirs."""
 
 
 @tools.command("list")
@@ -27,6 +31,63 @@ def list_tools(out: Output) -> None:
         asyncio.run(opened.prepare())
         found = opened.tools()
     out.emit([{**msgspec.to_builtins(tool), "version": tool.version} for tool in found], lambda: _table(out, found))
+
+
+@tools.command("diff")
+@click.argument("servers", nargs=-1, metavar="[SERVER]...")
+@click.pass_obj
+def diff_tools(out: Output, servers: Sequence[str]) -> int:
+    """Start MCP servers, and show how their tools differ from interlock.lock. Exit code 1 if they do."""
+    with runtime(out) as opened:
+        found = asyncio.run(opened.servers.compare(servers))
+    out.emit(_document(found), lambda: _lines(out, found))
+    return int(any(one.differs for one in found))
+
+
+@tools.command("lock")
+@click.argument("servers", nargs=-1, metavar="[SERVER]...")
+@click.pass_obj
+def lock_tools(out: Output, servers: Sequence[str]) -> int:
+    """Start MCP servers, show how their tools differ from interlock.lock, and write it. Agents are offered what it holds.
+
+    A tool that cannot be shown as it is (invisible characters, a schema that cannot be used) is left out. The lock is part of the
+    configuration: it counts once it is trusted.
+    """
+    with runtime(out) as opened:
+        found = asyncio.run(opened.servers.compare(servers))
+        reached = [one for one in found if one.unreachable is None]
+        path = opened.servers.write_lock(reached) if any(one.differs for one in reached) else None
+    document = {
+        **_document(found),
+        "written": None if path is None else str(path),
+        "next": ["interlock trust"] if path else [],
+    }
+    last = ["nothing has changed"] if path is None else [f"wrote {clean(str(path))}", "next: interlock trust"]
+    out.emit(document, lambda: [*_lines(out, found), *last])
+    return int(any(one.unreachable is not None or one.problems for one in found))
+
+
+def _document(found: Sequence[Difference]) -> dict[str, object]:
+    rows = [msgspec.to_builtins(one) | {"differs": one.differs} for one in found]
+    for row in rows:
+        del row["found"]
+    return {"servers": rows}
+
+
+def _lines(out: Output, found: Sequence[Difference]) -> Iterable[str]:
+    """For people. What a server wrote is shown escaped."""
+    for one in found:
+        if one.unreachable is not None:
+            yield f"{one.server}: {clean(one.unreachable)}"
+            continue
+        yield f"{one.server}: " + ("as it is locked" if not one.differs else "differs from the lock")
+        for tool, why in one.problems.items():
+            yield f"  {clean(tool)}: cannot be locked: {clean(why)}"
+        for tool, parts in one.remarks.items():
+            yield from (f"  {clean(tool)}: read with care: {clean(part)}" for part in parts)
+        for line in one.diff.splitlines():
+            shown = clean(line, lines=True)
+            yield out.paint(shown, _COLORS.get(line[:1], "dim"), sys.stdout)
 
 
 def _table(out: Output, found: list[Tool]) -> Iterable[str]:

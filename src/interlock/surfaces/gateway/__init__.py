@@ -2,7 +2,6 @@
 
 | file | what it does |
 |---|---|
-| `frames.py` | bytes to JSON-RPC messages, strictly, and back |
 | `protocol.py` | what the revisions of MCP differ in: negotiation, envelopes, results |
 | `calls.py` | one tool call: through the gate, held for a while, and what the model is told |
 | `session.py` | the messages of one client: requests in flight, cancellation |

@@ -45,7 +45,7 @@ async def call_tool(
             found = await runtime.call(
                 tool, arguments, agent=agent.name, session=agent.session, wait=False, resume_held=True
             )
-            return _result(found)
+            return _result(runtime, found)
         except HeldError as held:
             if not await _answered(runtime, held, deadline, progress):
                 return _text(_held(held), is_error=True)
@@ -84,8 +84,12 @@ def _held(held: HeldError) -> str:
     )
 
 
-def _result(found: CallResult) -> dict[str, Any]:
-    shown = _text(found.for_model(), is_error=not found.ok)
+def _result(runtime: Runtime, found: CallResult) -> dict[str, Any]:
+    own = None if runtime.servers.definition(found.tool) is None else found.output
+    if isinstance(own, dict) and isinstance(own.get("content"), list):  # a server's: passed on as it is
+        shown = own if found.ok else {**own, "isError": True}
+    else:
+        shown = _text(found.for_model(), is_error=not found.ok)
     return shown | {"_meta": {"interlock/run": found.run_id}}
 
 

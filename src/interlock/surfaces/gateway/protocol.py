@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from interlock._version import __version__
-from interlock.surfaces.gateway.frames import INVALID_PARAMS, Fault, Request
+from interlock.model.json_rpc import INVALID_PARAMS, Fault, Request
 
 HANDSHAKE: Final = ("2025-03-26", "2025-06-18", "2025-11-25")
 """Revisions that begin with `initialize`, oldest first."""

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from interlock.engine.runtime import Runtime
+from interlock.model import json_rpc as frames
 from interlock.model.errors import InterlockError
-from interlock.surfaces.gateway import frames, protocol
-from interlock.surfaces.gateway.calls import Agent, Progress, call_tool
-from interlock.surfaces.gateway.frames import (
+from interlock.model.json_rpc import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
@@ -23,6 +22,8 @@ from interlock.surfaces.gateway.frames import (
     Notification,
     Request,
 )
+from interlock.surfaces.gateway import protocol
+from interlock.surfaces.gateway.calls import Agent, Progress, call_tool
 from interlock.surfaces.gateway.protocol import Envelope, Unsupported
 
 IN_FLIGHT_MAX: Final = 512

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from interlock.model.errors import UsageError
-from interlock.surfaces.gateway.frames import LineSplitter
+from interlock.model.json_rpc import LineSplitter
 from interlock.surfaces.gateway.session import Session
 
 _CHUNK: Final = 1 << 18

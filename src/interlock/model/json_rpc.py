@@ -1,7 +1,7 @@
-"""Bytes to JSON-RPC 2.0 messages, strictly, and back.
+"""Bytes to JSON-RPC 2.0 messages, strictly, and back: for the gateway's clients, and for the servers behind it.
 
 A frame is one line of UTF-8 JSON (MCP, "stdio"). What is not a message becomes a `Fault`, so that the sender gets an error and
-its other messages go on. What is passed on to the gate is what was decoded here, never the bytes.
+its other messages go on. What is passed on, to the gate or to a server, is what was decoded here, never the bytes.
 """
 
 from __future__ import annotations
@@ -43,9 +43,11 @@ class Notification(NamedTuple):
 
 
 class Response(NamedTuple):
-    """An answer to a request of ours. Kept so that a response that nobody waits for is passed over, not refused."""
+    """An answer to a request of ours: a result, or an error with `code` and `message`."""
 
     id: Id
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
 
 
 class Fault(NamedTuple):
@@ -93,15 +95,22 @@ def _message(value: Any) -> Message:
     if "id" in value and message_id is None:
         return Fault(None, INVALID_REQUEST, "`id` must be a string or an integer")
     if "method" not in value:
-        if message_id is not None and ("result" in value) != ("error" in value):
-            return Response(message_id)
-        return Fault(message_id, INVALID_REQUEST, "the message has no `method`")
+        return _response(message_id, value)
     method, params = value["method"], value.get("params", {})
     if not isinstance(method, str):
         return Fault(message_id, INVALID_REQUEST, "`method` must be a string")
     if not isinstance(params, dict):
         return Fault(message_id, INVALID_PARAMS, "`params` must be an object")
     return Notification(method, params) if message_id is None else Request(message_id, method, params)
+
+
+def _response(message_id: Id | None, value: dict[str, Any]) -> Response | Fault:
+    if message_id is None or ("result" in value) == ("error" in value):
+        return Fault(message_id, INVALID_REQUEST, "the message has no `method`")
+    result, failure = value.get("result"), value.get("error")
+    if not isinstance(result if "result" in value else failure, dict):
+        return Fault(message_id, INVALID_REQUEST, "the result, or the error, must be an object")
+    return Response(message_id, result, failure)
 
 
 def result(message_id: Id, value: dict[str, Any]) -> bytes:
@@ -113,6 +122,11 @@ def error(fault: Fault, data: dict[str, Any] | None = None) -> bytes:
     """The frame of an error."""
     body: dict[str, Any] = {"code": fault.code, "message": fault.message}
     return _line({"jsonrpc": "2.0", "id": fault.id, "error": body if data is None else body | {"data": data}})
+
+
+def request(message_id: Id, method: str, params: dict[str, Any]) -> bytes:
+    """The frame of a request."""
+    return _line({"jsonrpc": "2.0", "id": message_id, "method": method, "params": params})
 
 
 def notification(method: str, params: dict[str, Any]) -> bytes:

@@ -1,0 +1,56 @@
+"""`runtime.servers`: the configured MCP servers, as doors see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from interlock.engine.services import Services
+from interlock.lazy import lazy
+
+if TYPE_CHECKING:
+    from interlock.engine.inspect import server_tools
+    from interlock.executors.mcp.definitions import Definition
+else:
+    server_tools = lazy("interlock.engine.inspect.server_tools")
+
+
+class McpServers:
+    """The MCP servers of a runtime. Their tools are tools of the runtime; this is what there is besides."""
+
+    def __init__(self, services: Services) -> None:
+        """Use `runtime.servers`."""
+        self._services = services
+        self._servers = services.mcp
+
+    @property
+    def names(self) -> list[str]:
+        """The configured servers."""
+        return [] if self._servers is None else self._servers.names
+
+    def definition(self, tool: str) -> Definition | None:
+        """The locked definition of a tool by its own name (`files/read_file`); None if it is not of a server."""
+        return None if self._servers is None else self._servers.definition(tool)
+
+    def instructions(self) -> dict[str, str]:
+        """What the servers say of themselves, as it is locked, by server."""
+        return {} if self._servers is None else self._servers.instructions()
+
+    def on_change(self, told: Callable[[], None]) -> None:
+        """Call `told` when tools were hidden or are shown again, on an event loop of the servers."""
+        if self._servers is not None:
+            self._servers.on_change.append(told)
+
+    async def end_session(self, session: str) -> None:
+        """A client has gone: end the servers that were started for its session."""
+        if self._servers is not None:
+            await self._servers.end_session(session)
+
+    async def compare(self, names: Sequence[str] = ()) -> list[server_tools.Difference]:
+        """Start the servers (all, unless named) and compare what they offer with the lock. Raises: UsageError `not_found`."""
+        return await server_tools.compare_servers(self._services, names)
+
+    def write_lock(self, found: Iterable[server_tools.Difference]) -> Path:
+        """Lock what was found; other servers stay as they are. It counts once it is trusted. Raises: StoreError."""
+        return server_tools.write_lock(self._services, found)

@@ -1,0 +1,102 @@
+"""How the tools of the MCP servers differ from what is locked: `interlock tools lock` and `diff`."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from interlock.engine.services import Services
+from interlock.executors.mcp.lock import FILE, LockedServer, as_text, encode_lock
+from interlock.executors.mcp.peer import LostError, RpcError
+from interlock.executors.mcp.servers import Servers
+from interlock.model.errors import ToolError, UsageError
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """One server against the lock."""
+
+    server: str
+    unreachable: str | None = None
+    """Why it could not be asked."""
+    diff: str = ""
+    """A unified difference of the definitions, as they stand in the lock; empty if there is none."""
+    problems: dict[str, str] = {}
+    """Tools that cannot be locked, with the reason."""
+    remarks: dict[str, list[str]] = {}
+    """Parts of changed definitions that speak to the model rather than about the tool."""
+    found: LockedServer = LockedServer()
+    """What it offers now, as far as it can be locked."""
+
+    @property
+    def differs(self) -> bool:
+        """True if something was changed, or is not known."""
+        return bool(self.diff or self.unreachable)
+
+
+async def compare_servers(services: Services, names: Sequence[str]) -> list[Difference]:
+    """Start the servers (all, unless named) and compare. Raises: UsageError for one that is not configured."""
+    servers = services.mcp
+    known = [] if servers is None else servers.names
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"there is no MCP server `{name}`",
+                code="not_found",
+                hint=f"configured are: {', '.join(known) or 'none'} (`[mcp.servers.NAME]` in the configuration)",
+            )
+    if servers is None:
+        return []
+    return list(await asyncio.gather(*(_compare(servers, name) for name in names or known)))
+
+
+def write_lock(services: Services, found: Iterable[Difference]) -> Path:
+    """Write what the servers offer into the lock; others stay as they are. Raises: StoreError."""
+    assert services.mcp is not None
+    assert services.workspace is not None
+    locked = {name: server for name, server in services.mcp.lock.servers.items() if name in services.mcp.names}
+    path = Path(services.workspace.root) / FILE
+    services.disk.write_atomic(path, encode_lock({**locked, **{one.server: one.found for one in found}}), mode=0o644)
+    return path
+
+
+async def _compare(servers: Servers, name: str) -> Difference:
+    try:
+        listing = await servers.list_now(name)
+    except (ToolError, RpcError, LostError) as error:
+        return Difference(server=name, unreachable=str(error))
+    except TimeoutError:
+        return Difference(server=name, unreachable=f"the MCP server `{name}` did not answer in time")
+    before = servers.lock.servers.get(name, LockedServer())
+    changed = {tool.name for tool in listing.server.tools} - {
+        tool.name for tool in listing.server.tools if before.by_name().get(tool.name) == tool
+    }
+    return Difference(
+        server=name,
+        diff=_diff(name, before, listing.server),
+        problems=listing.problems,
+        remarks={tool: said for tool, said in listing.remarks.items() if tool in changed},
+        found=listing.server,
+    )
+
+
+def _diff(name: str, before: LockedServer, after: LockedServer) -> str:
+    """One hunk a tool, so that a reader sees which tool each line is about."""
+    parts = []
+    if before.instructions != after.instructions:
+        parts += _lines(f"{name} instructions", before.instructions, after.instructions)
+    old, new = before.by_name(), after.by_name()
+    for tool in sorted(old.keys() | new.keys()):
+        was = as_text(old[tool]) if tool in old else ""
+        now = as_text(new[tool]) if tool in new else ""
+        if was != now:
+            parts += _lines(f"{name}/{tool}", was, now)
+    return "\n".join(parts)
+
+
+def _lines(what: str, was: str, now: str) -> list[str]:
+    heads = f"{what} (locked)" if was else "/dev/null", what if now else "/dev/null"
+    return list(difflib.unified_diff(was.splitlines(), now.splitlines(), *heads, lineterm=""))

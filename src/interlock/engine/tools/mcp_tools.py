@@ -1,0 +1,137 @@
+"""The tools of the configured MCP servers: from the lock, so that nothing has to be started to know them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from interlock.engine.tools.registry import Registry
+from interlock.executors.mcp.launch import Launcher, ServerSpec
+from interlock.executors.mcp.lock import FILE, Lock, decode_lock
+from interlock.executors.mcp.servers import SEPARATOR, Servers
+from interlock.executors.network import ProcessNetwork
+from interlock.executors.process import ProcessRunner
+from interlock.model.tool import Binding
+from interlock.settings import Loaded
+from interlock.settings.sections import McpServer, Settings
+
+Adjust = Callable[[Binding], Binding]
+"""A tool as `[tools."NAME"]` wants it."""
+
+
+class Hands(Protocol):
+    """What servers are started with."""
+
+    @property
+    def runner(self) -> ProcessRunner:
+        """Starts them."""
+        ...
+
+    @property
+    def network(self) -> ProcessNetwork:
+        """Their way out."""
+        ...
+
+    @property
+    def workspace(self) -> Any:
+        """The files that they see."""
+        ...
+
+
+class Told(Protocol):
+    """Who is told what people should know."""
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the configuration asks for and is not there."""
+        ...
+
+    def notify(self, text: str) -> None:
+        """Tell them while the runtime runs."""
+        ...
+
+
+class Reloading(Protocol):
+    """What takes over an edited configuration."""
+
+    adopting: list[Callable[[Loaded], None]]
+
+
+class Registering(Protocol):
+    """What of the services the tools are registered in."""
+
+    @property
+    def registry(self) -> Registry:
+        """The tools."""
+        ...
+
+    @property
+    def reload(self) -> Reloading | None:
+        """Tells of an edited lock."""
+        ...
+
+    def register(self, binding: Binding) -> None:
+        """Add a tool."""
+        ...
+
+
+def open_servers(loaded: Loaded, env: Mapping[str, str], hands: Hands, hooks: Told) -> Servers:
+    """The configured servers, none of them started. Raises: ConfigurationError `lock_invalid`."""
+    settings, lock, warn = loaded.settings, _lock_of(loaded), hooks.warnings.append
+    specs = {name: _spec(name, one, settings, env, warn) for name, one in settings.mcp.servers.items()}
+    for name in sorted(specs.keys() - lock.servers.keys()):
+        warn(f"mcp.servers.{name}: its tools are not locked, so none is offered; `interlock tools lock {name}` does it")
+    return Servers(specs, lock, Launcher(hands.runner, hands.network, hands.workspace), tell=hooks.notify)
+
+
+def offer(services: Registering, servers: Servers, adjust: Adjust) -> None:
+    """Register the locked tools, now and whenever another lock is in force. Servers stay as they were at the start."""
+
+    def relock(fresh: Loaded) -> None:
+        servers.relock(_lock_of(fresh))
+        _register(services, servers, adjust)
+
+    _register(services, servers, adjust)
+    if services.reload is not None:
+        services.reload.adopting.append(relock)
+
+
+def _register(services: Registering, servers: Servers, adjust: Adjust) -> None:
+    registry = services.registry
+    found = [adjust(binding) for binding in servers.bindings()]
+    names = {binding.tool.name for binding in found}
+    configured = tuple(f"{name}{SEPARATOR}" for name in servers.names)
+    for name in [name for name in registry.by_name if name.startswith(configured) and name not in names]:
+        registry.remove(name)
+    for binding in found:
+        if binding.tool.name not in registry.in_code:
+            services.register(binding)
+
+
+def _lock_of(loaded: Loaded) -> Lock:
+    """The lock beside the configuration; an empty one if there is none. Raises: ConfigurationError `lock_invalid`."""
+    data = next((file.data for file in loaded.files if file.name == FILE), None)
+    return Lock() if data is None else decode_lock(data)
+
+
+def _spec(
+    name: str, one: McpServer, settings: Settings, env: Mapping[str, str], warn: Callable[[str], None]
+) -> ServerSpec:
+    environment = dict(one.variables)
+    for variable in one.env:
+        if variable in env:
+            environment[variable] = env[variable]
+        else:
+            warn(
+                f"mcp.servers.{name}.env: the environment variable `{variable}` is not set, so the server does not get it"
+            )
+    return ServerSpec(
+        name=name,
+        command=one.command,
+        url=one.url,
+        environment=environment,
+        hosts=one.hosts,
+        private=settings.network.private,
+        writes=one.writes,
+        read_only=one.read_only,
+    )

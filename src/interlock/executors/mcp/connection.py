@@ -1,0 +1,317 @@
+"""One MCP server for one client: started when first needed, and again after its end, with a growing pause if it keeps failing.
+
+What it offers is compared with the lock each time it starts, and whenever it says that its list has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import ContextVar
+from typing import Any, Final, NamedTuple, Protocol
+
+from interlock.executors.mcp.definitions import UnusableDefinition, read_definition
+from interlock.executors.mcp.launch import Link, Lost, Receive, ServerSpec
+from interlock.executors.mcp.lock import LockedServer
+from interlock.executors.mcp.peer import LostError, OnProgress, Peer, RpcError
+from interlock.executors.mcp.session import NotSpokenError, ServerSession, open_session
+from interlock.model.errors import ToolError
+from interlock.model.json_rpc import METHOD_NOT_FOUND
+
+_PAUSE_MAX_S: Final = 60.0
+_STEADY_S: Final = 10.0
+"""A server that ended sooner after its start counts as one that failed to start."""
+_PING_S: Final = 5.0
+_LIST_CHANGED: Final = "notifications/tools/list_changed"
+
+
+class Client(Protocol):
+    """The client on whose behalf a call is made: what a server may ask it, and tell it."""
+
+    @property
+    def capabilities(self) -> Mapping[str, Any]:
+        """What it said that it can be asked, as in `initialize`."""
+        ...
+
+    async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Ask it. Raises: RpcError, also where it cannot be asked."""
+        ...
+
+    def notify(self, method: str, params: dict[str, Any]) -> None:
+        """Tell it, if it is there."""
+        ...
+
+    def progress(self, params: Mapping[str, Any]) -> None:
+        """Progress of the call that is being made."""
+        ...
+
+
+CLIENT: Final[ContextVar[Client | None]] = ContextVar("mcp_client", default=None)
+"""Set around a call by the door through which it came; None where no MCP client stands behind it."""
+
+_ASKABLE: Final = ("elicitation", "sampling", "roots")
+Start = Callable[[ServerSpec, Receive, Lost], Awaitable[Link]]
+
+
+class Mismatch(NamedTuple):
+    """How a server's tools differ from the lock: the locked ones that it defines otherwise, or lacks, with the reason."""
+
+    tools: Mapping[str, str]
+    unlocked: tuple[str, ...]
+    """Tools that are not locked, and so not offered."""
+
+
+class _Live(NamedTuple):
+    peer: Peer
+    link: Link
+    session: ServerSession
+    began: float
+
+
+class Connection:
+    """Use it on the event loop on which it was made; `close` from anywhere."""
+
+    def __init__(
+        self,
+        spec: ServerSpec,
+        start: Start,
+        locked: Callable[[], LockedServer | None],
+        compared: Callable[[str, Mismatch], None],
+    ) -> None:
+        """Start nothing yet. `compared` is told of each comparison with what is `locked`."""
+        self.loop = asyncio.get_running_loop()
+        self._spec = spec
+        self._start = start
+        self._locked = locked
+        self._compared = compared
+        self._live: _Live | None = None
+        self._starting: asyncio.Task[_Live] | None = None
+        self._client: Client | None = None
+        self._failures = 0
+        self._not_before = 0.0
+        self._why = ""
+        self._links: set[Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._offered: dict[str, str] | None = None
+        """Digests of its tools as it last listed them, by name; `!` and a reason for one that cannot be shown."""
+        self._checking: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def session(self) -> ServerSession:
+        """The session, which is opened if need be. Raises: ToolError `server_unavailable`, `spawn_failed`, `isolation_failed`."""
+        client = CLIENT.get()
+        if client is not None:
+            self._client = client
+        if self._checking is not None:  # whether it hangs is being found out
+            await asyncio.shield(self._checking)
+        live = self._live
+        if live is not None and live.peer.lost is None:
+            return live.session
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().create_task(self._open())
+            self._starting.add_done_callback(self._started)
+        # Shielded: a call that is given up does not end the start, which the next call needs.
+        return (await asyncio.shield(self._starting)).session
+
+    async def request(
+        self, method: str, params: dict[str, Any], *, on_progress: OnProgress | None = None
+    ) -> dict[str, Any]:
+        """A request to the server. Raises: RpcError; ToolError, `server_lost` if it ended before it answered."""
+        session = await self.session()
+        try:
+            return await session.request(method, params, on_progress=on_progress)
+        except LostError as error:
+            said = await self._last_words()
+            raise ToolError(
+                f"the MCP server `{self._spec.name}` was lost during the call: {error}{said}",
+                code="server_lost",
+                retryable=False,
+                hint="what the call had done by then is not known; the server is started again by the next call",
+            ) from None
+        except asyncio.CancelledError:
+            if self._checking is None:  # given up or too slow: a server that hangs is replaced
+                self._checking = self._spawn(self._check_alive())
+            raise
+
+    def mismatch(self, tool: str) -> str | None:
+        """Why a locked tool may not be called; None if the server defines it as it is locked."""
+        locked = self._locked()
+        return "it is not locked any more" if locked is None else self._difference(locked).tools.get(tool)
+
+    def disconnect(self) -> None:
+        """Let go of the server. On its event loop's thread, or after the loop's end; then `end` ends the processes."""
+        self._closed = True
+        for task in (*self._tasks, *([self._starting] if self._starting else ())):
+            if not task.get_loop().is_closed():
+                task.cancel()
+        if self._live is not None:
+            self._live.peer.lose("it was closed")
+        for link in self._links:
+            link.disconnect()
+
+    def end(self) -> None:
+        """End its processes. Any thread; blocks briefly."""
+        while self._links:
+            self._links.pop().end()
+
+    # -- start
+
+    def _started(self, task: asyncio.Task[_Live]) -> None:
+        self._starting = None
+        if not task.cancelled():
+            task.exception()  # looked at: whoever waits for it has it
+
+    async def _open(self) -> _Live:
+        loop = asyncio.get_running_loop()
+        await self._retire()
+        pause = self._not_before - loop.time()
+        if pause > 0:
+            raise self._unavailable(f"{self._why}; it is tried again in {pause:.0f} s")
+        peer = Peer(self._ask, self._notice)
+        link: Link | None = None
+        try:
+            link = await self._start(self._spec, peer.receive, peer.lose)
+            self._links.add(link)
+            peer.connect(link.send)
+            session = await open_session(peer, self._ask, self._capabilities())
+            live = _Live(peer, link, session, loop.time())
+            await self._list(session)
+        except (LostError, TimeoutError, NotSpokenError, RpcError) as error:
+            words = await link.describe_end() if link is not None else ""
+            reason = str(error) or "it did not answer in time"
+            raise self._failed(f"{reason}{f' (it said: {words})' if words else ''}") from None
+        except ToolError as error:
+            self._failed(error.message)
+            raise
+        except asyncio.CancelledError:
+            self._failed("its start was stopped")
+            raise
+        self._live = live
+        return live
+
+    def _failed(self, why: str) -> ToolError:
+        self._failures += 1
+        self._why = why
+        self._not_before = asyncio.get_running_loop().time() + min(_PAUSE_MAX_S, 0.5 * 2**self._failures)
+        return self._unavailable(why)
+
+    def _unavailable(self, why: str) -> ToolError:
+        return ToolError(
+            f"the MCP server `{self._spec.name}` cannot be reached: {why}",
+            code="server_unavailable",
+            hint="nothing was called; `interlock tools diff` starts it and shows what it says",
+        )
+
+    async def _retire(self) -> None:
+        """End what is left of the session before this one."""
+        live, self._live = self._live, None
+        if live is not None:
+            lived = asyncio.get_running_loop().time() - live.began
+            self._why = f"{live.peer.lost or 'it ended'}, {lived:.1f} s after its start"
+            if lived >= _STEADY_S:
+                self._failures = 0
+            elif not self._failures:  # once, it is started again at once
+                self._failures = 1
+            else:
+                self._failed(self._why)
+        await self._end_links()
+
+    async def _end_links(self) -> None:
+        for link in list(self._links):
+            self._links.discard(link)
+            link.disconnect()
+            await asyncio.to_thread(link.end)
+
+    async def _last_words(self) -> str:
+        live = self._live
+        words = "" if live is None else await live.link.describe_end()
+        return f" (it said: {words})" if words else ""
+
+    async def _check_alive(self) -> None:
+        live = self._live
+        try:
+            if live is not None and not live.session.is_modern:
+                await live.peer.request("ping", {}, timeout_s=_PING_S)
+        except RpcError:
+            pass  # it answers
+        except (LostError, TimeoutError):
+            assert live is not None
+            live.peer.lose("it does not answer")
+            await self._end_links()
+        finally:
+            self._checking = None
+
+    # -- what it offers
+
+    async def _list(self, session: ServerSession) -> None:
+        """Read what it offers, and compare it with the lock."""
+        offered: dict[str, str] = {}
+        for item in await session.list_tools():
+            try:
+                found = read_definition(item)
+            except UnusableDefinition as problem:
+                offered[problem.name] = f"!{problem.why}"
+            else:
+                offered[found.name] = found.digest
+        self._offered = offered
+        self.compare()
+
+    def compare(self) -> None:
+        """Compare what the server last listed with what is locked now, and tell of it."""
+        locked = self._locked()
+        if locked is not None and self._offered is not None:
+            self._compared(self._spec.name, self._difference(locked))
+
+    def _difference(self, locked: LockedServer) -> Mismatch:
+        offered = self._offered
+        if offered is None:
+            return Mismatch({}, ())
+        differing: dict[str, str] = {}
+        for tool in locked.tools:
+            now = offered.get(tool.name)
+            if now is None:
+                differing[tool.name] = "the server does not have it any more"
+            elif now.startswith("!"):
+                differing[tool.name] = f"its definition has changed, and cannot be shown: {now[1:]}"
+            elif now != tool.digest:
+                differing[tool.name] = "its definition has changed since it was locked"
+        known = locked.by_name()
+        return Mismatch(differing, tuple(name for name, now in offered.items() if name not in known and now[0] != "!"))
+
+    async def _list_again(self) -> None:
+        """After the server has said that its list is another one. Does not raise for what the server does."""
+        live = self._live
+        if live is not None and live.peer.lost is None:
+            try:
+                await self._list(live.session)
+            except (LostError, TimeoutError, RpcError):
+                live.peer.lose("it did not say which tools it has")
+
+    # -- what it asks and tells
+
+    def _capabilities(self) -> dict[str, Any]:
+        """What it may ask of the client behind the call for which it is started."""
+        client = self._client
+        given = {} if client is None else client.capabilities
+        return {name: given[name] for name in _ASKABLE if isinstance(given.get(name), dict)}
+
+    async def _ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        client = self._client
+        if client is None:
+            raise RpcError(METHOD_NOT_FOUND, "there is no client that could be asked")
+        return await client.ask(method, params)
+
+    def _notice(self, method: str, params: dict[str, Any]) -> None:
+        if method == _LIST_CHANGED:
+            self._spawn(self._list_again())
+        elif self._client is not None:
+            self._client.notify(method, params)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+        if self._closed:
+            work.close()
+            return None
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

@@ -1,0 +1,187 @@
+"""A tool as its MCP server defines it: text from a stranger that a model will read, so it is checked before anybody relies on it.
+
+What cannot be shown to a person as it is (invisible characters, marks of Interlock's own, a schema that does not compile) is
+a problem: the tool cannot be locked, and so is never offered. What reads like an instruction to a model is a remark for the
+person who locks it. Sources: the specification, "Tools"; the attacks known as tool poisoning and rug pull.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+
+from interlock.detect import find_secrets, find_unseen
+from interlock.model.canonical import CanonicalError, canonical, digest
+from interlock.model.errors import ProposalError
+from interlock.model.limits import DEFAULT_LIMITS
+from interlock.model.schema import Schema, SchemaError
+from interlock.model.values import check_value
+
+DEFINITION_BYTES_MAX: Final = 256 * 1024
+DESCRIPTION_CHARS_MAX: Final = 16 * 1024
+INSTRUCTIONS_CHARS_MAX: Final = 16 * 1024
+TOOLS_MAX: Final = 1_000
+"""Tools of one server."""
+_NAME: Final = re.compile(r"[A-Za-z0-9_./-]{1,128}")
+_HINTS: Final = ("title", "readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint")
+_MARK: Final = "x-interlock"
+_STEERING: Final = re.compile(
+    r"""(?ix)
+      < /? (important | system | secret | instructions? | hidden) \b
+    | \b (ignore | disregard | forget) \s+ ((all|any|the|your) \s+)* (previous | prior | above | other | earlier)
+    | \b do \s+ not \s+ (tell | mention | inform | show | reveal) | \b without \s+ (telling | informing | asking) \s+ the \s+ user
+    | \b (before | instead \s+ of) \s+ (using | calling) \s+ (any | all | other | this)
+    | \b system \s+ prompt \b | \b you \s+ (must | should) \s+ (always | first | never)
+    | ~/ | \.ssh\b | \bid_(rsa|ed25519)\b | \.env\b | \.aws\b | mcp\.json
+    """
+)
+
+
+class Definition(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, rename="camel"
+):
+    """What a server says of one of its tools, as far as it is passed on to models."""
+
+    name: str
+    title: str = ""
+    description: str = ""
+    input_schema: dict[str, Any]
+    output_schema: dict[str, Any] | None = None
+    annotations: dict[str, Any] = {}
+    """Hints for people; nothing is decided by them."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The definition in the form of `tools/list`."""
+        value = msgspec.to_builtins(self)
+        assert isinstance(value, dict)
+        return value
+
+    @property
+    def digest(self) -> str:
+        """`sha256:...` over all of it."""
+        return digest("mcp_tool", self.as_dict())
+
+
+class UnusableDefinition(Exception):  # noqa: N818 - found in somebody else's text: it is reported, not raised to users
+    """A definition that no agent may be shown; the text says why, and quotes nothing of it."""
+
+    def __init__(self, name: str, why: str) -> None:
+        """`name` is the tool's own, if it has one that can be shown."""
+        super().__init__(why)
+        self.name = name
+        self.why = why
+
+
+def read_definition(item: Any) -> Definition:
+    """One entry of `tools/list`. Raises: UnusableDefinition."""
+    if not isinstance(item, dict):
+        raise UnusableDefinition("?", "it is not an object")
+    name = item.get("name")
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UnusableDefinition("?", "its name is not 1 to 128 of the characters A-Z a-z 0-9 _ - . /")
+    title, description = (_text(name, item, key) for key in ("title", "description"))
+    given = item.get("annotations", {})
+    if not isinstance(given, dict):
+        raise UnusableDefinition(name, "`annotations` is not an object")
+    hints = {key: given[key] for key in _HINTS if key in given}
+    if any(not isinstance(value, str if key == "title" else bool) for key, value in hints.items()):
+        raise UnusableDefinition(name, "`annotations` has a hint of another type")
+    found = Definition(
+        name=name,
+        title=title,
+        description=description,
+        input_schema=_schema(name, item, "inputSchema"),
+        output_schema=_schema(name, item, "outputSchema") if item.get("outputSchema") is not None else None,
+        annotations=hints,
+    )
+    check_definition(found)
+    return found
+
+
+def check_definition(found: Definition) -> None:
+    """What its types do not say. Raises: UnusableDefinition."""
+    value = found.as_dict()
+    try:
+        check_value(value, "$", DEFAULT_LIMITS, foreign=True)
+        size = len(canonical(value))
+    except (ProposalError, CanonicalError) as error:
+        raise UnusableDefinition(found.name, f"it is not plain JSON: {error.message}") from None
+    if size > DEFINITION_BYTES_MAX:
+        raise UnusableDefinition(found.name, f"it has {size} bytes, more than {DEFINITION_BYTES_MAX}")
+    if len(found.description) > DESCRIPTION_CHARS_MAX:
+        raise UnusableDefinition(found.name, f"its description is longer than {DESCRIPTION_CHARS_MAX} characters")
+    for text in _texts(value):
+        unseen = find_unseen(text)
+        if unseen:
+            raise UnusableDefinition(found.name, f"it holds characters that a reader does not see ({unseen[0].kind})")
+    if any(text.startswith(_MARK) for text in _keys(value)):
+        raise UnusableDefinition(found.name, f"it holds `{_MARK}`, which is for the operator's own tools")
+    for where, schema in (("inputSchema", found.input_schema), ("outputSchema", found.output_schema)):
+        if schema is None:
+            continue
+        if schema.get("type") not in ("object", None):
+            raise UnusableDefinition(found.name, f"`{where}` is not that of an object")
+        try:
+            Schema.compile(schema)
+        except SchemaError as error:
+            raise UnusableDefinition(found.name, f"`{where}` cannot be used: {error.message}") from None
+
+
+def read_instructions(text: Any) -> str:
+    """What a server says of itself as a whole; empty if that cannot be shown to a person as it is."""
+    if not isinstance(text, str) or len(text) > INSTRUCTIONS_CHARS_MAX or find_unseen(text):
+        return ""
+    return text
+
+
+def remarks(found: Definition) -> list[str]:
+    """Parts of a definition that speak to the model rather than about the tool, for the person who locks it; at most three."""
+    quoted: list[str] = []
+    for text in _texts(found.as_dict()):
+        for match in _STEERING.finditer(text):
+            start, end = max(0, match.start() - 30), min(len(text), match.end() + 30)
+            quoted.append(" ".join(text[start:end].split()))
+        if any(True for _ in find_secrets(text)):
+            quoted.append("(something that looks like a secret)")
+    return quoted[:3]
+
+
+def _text(name: str, item: dict[str, Any], key: str) -> str:
+    value = item.get(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UnusableDefinition(name, f"`{key}` is not text")
+    return value
+
+
+def _schema(name: str, item: dict[str, Any], key: str) -> dict[str, Any]:
+    value = item.get(key)
+    if not isinstance(value, dict):
+        raise UnusableDefinition(name, f"`{key}` is not an object")
+    return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _keys(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _keys(item)

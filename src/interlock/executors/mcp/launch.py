@@ -1,0 +1,212 @@
+"""Starts a stdio server behind the walls of this machine, and speaks with it over two pipes.
+
+It has the walls of a process action: environment by name, a home of its own, its tree ended with the runtime however that ends.
+The project's files it can read, and write only if the operator says so; hosts it reaches only those that the operator names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from interlock.executors.network import ProcessNetwork, environment_of
+from interlock.executors.process import ProcessRunner
+from interlock.isolation.background import Background
+from interlock.isolation.egress.background import BackgroundWatch
+from interlock.isolation.egress.client import Policy
+from interlock.isolation.spec import WallSpec
+from interlock.model.errors import ToolError
+from interlock.model.json_rpc import LineSplitter
+
+_STDERR_BYTES: Final = 16 * 1024
+_STDERR_SHOWN: Final = 500
+_UNSENT_BYTES_MAX: Final = 64 * 1024 * 1024
+"""A server that reads nothing for so long is gone."""
+_CHUNK: Final = 256 * 1024
+
+
+class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One configured server, complete: nothing is looked up any more."""
+
+    name: str
+    command: tuple[str, ...] = ()
+    url: str | None = None
+    environment: dict[str, str] = {}
+    """On top of the base environment of every process."""
+    headers: dict[str, str] = {}
+    """Of every request to `url`."""
+    hosts: tuple[str, ...] = ()
+    """What a started server may connect to: `host:port`."""
+    private: tuple[str, ...] = ()
+    """Those whose addresses need not be public."""
+    writes: bool = False
+    """True if it may write in the project."""
+    read_only: tuple[str, ...] = ()
+    """Globs over the names of its tools that change nothing, as the operator says."""
+
+
+Receive = Callable[[bytes | None], None]
+Lost = Callable[[str], None]
+
+
+class Link(Protocol):
+    """A connection to a server."""
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame; never blocks, never raises."""
+        ...
+
+    async def describe_end(self) -> str:
+        """What the server said last to people, if anything."""
+        ...
+
+    def disconnect(self) -> None:
+        """Close the connection. On the event loop's thread, or after its end. Again is nothing."""
+        ...
+
+    def end(self) -> None:
+        """End the server if it was started for this connection. May block briefly; any thread."""
+        ...
+
+
+class Launcher:
+    """Starts servers for one runtime."""
+
+    def __init__(self, runner: ProcessRunner, network: ProcessNetwork, workspace: Any) -> None:
+        """`workspace` is the tree itself, never a layer: a server lives longer than any."""
+        self._runner = runner
+        self._network = network
+        self._workspace = workspace
+
+    def posture(self, spec: ServerSpec) -> dict[str, str]:
+        """The posture of its processes."""
+        return self._runner.enclosure.posture("proxied" if spec.hosts else "none")
+
+    async def start(self, spec: ServerSpec, receive: Receive, lost: Lost) -> Link:
+        """Start a server. Raises: ToolError `spawn_failed`, `isolation_failed`, `process_lost`."""
+        walls, watch = await self._walls(spec)
+        theirs_in, ours_out = os.pipe()
+        ours_in, theirs_out = os.pipe()
+        try:
+            process = await self._runner.serve(
+                spec.command,
+                workspace=self._workspace,
+                walls=walls,
+                env={**environment_of(walls), **spec.environment},
+                stdin=theirs_in,
+                stdout=theirs_out,
+                stderr_bytes_max=_STDERR_BYTES,
+            )
+        except BaseException:
+            os.close(ours_out)
+            os.close(ours_in)
+            if watch is not None:
+                watch.drop()
+            raise
+        finally:
+            os.close(theirs_in)
+            os.close(theirs_out)
+        return _Pipes(process, watch, (ours_in, ours_out), receive, lost)
+
+    async def _walls(self, spec: ServerSpec) -> tuple[WallSpec | None, BackgroundWatch | None]:
+        walls = self._runner.enclosure.around(self._workspace, network="proxied" if spec.hosts else "none")
+        if walls is None:
+            return None, None
+        walls = dataclasses.replace(walls, writable=("",) if spec.writes else ())
+        return await self._network.open_for(Policy(((spec.hosts,),), spec.private), walls)
+
+
+class _Pipes:
+    """Frames over the pipes of a started server, without a thread. Bound to the event loop on which it was made."""
+
+    def __init__(
+        self, process: Background, watch: BackgroundWatch | None, pipes: tuple[int, int], receive: Receive, lost: Lost
+    ) -> None:
+        """`pipes` are what to read from and what to write to; both are closed by `close`."""
+        self._process = process
+        self._watch = watch
+        self._receive = receive
+        self._lost = lost
+        self._lines = LineSplitter()
+        self._loop = asyncio.get_running_loop()
+        self._reader, self._writer = pipes
+        self._unsent = bytearray()
+        self._open = True
+        for pipe in pipes:
+            os.set_blocking(pipe, False)
+        self._loop.add_reader(self._reader, self._read)
+
+    def send(self, frame: bytes) -> None:
+        if not self._open:
+            return
+        if self._unsent:
+            self._unsent += frame
+            if len(self._unsent) > _UNSENT_BYTES_MAX:
+                self._end("it does not read what it is sent")
+            return
+        sent = self._write(frame)
+        if sent < len(frame) and self._open:
+            self._unsent += frame[sent:]
+            self._loop.add_writer(self._writer, self._write_rest)
+
+    async def describe_end(self) -> str:
+        """The last words on standard error."""
+        try:
+            outcome = await asyncio.to_thread(self._process.look)
+        except ToolError:
+            return ""
+        words = " ".join(outcome.stderr.decode("utf-8", "replace").split())
+        return words if len(words) <= _STDERR_SHOWN else "..." + words[-_STDERR_SHOWN:]
+
+    def disconnect(self) -> None:
+        """Close the pipes, which asks the server to end. On the event loop's thread, or after its end."""
+        if not self._open:
+            return
+        self._open = False
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._reader)
+            self._loop.remove_writer(self._writer)
+        os.close(self._reader)
+        os.close(self._writer)
+        if self._watch is not None:
+            self._watch.drop()
+
+    def end(self) -> None:
+        """End the server's processes, and wait until they are gone. Any thread; blocks briefly."""
+        self._process.close()
+
+    def _write(self, data: bytes | bytearray) -> int:
+        try:
+            return os.write(self._writer, data[:_CHUNK])
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self._end("it ended")
+            return 0
+
+    def _write_rest(self) -> None:
+        del self._unsent[: self._write(self._unsent)]
+        if not self._unsent and self._open:
+            self._loop.remove_writer(self._writer)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._reader, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._end("it ended")
+            return
+        for line in self._lines.feed(data):
+            self._receive(line)
+
+    def _end(self, why: str) -> None:
+        self.disconnect()
+        self._lost(why)

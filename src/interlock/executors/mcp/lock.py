@@ -1,0 +1,88 @@
+"""`interlock.lock`: the tool definitions that a person has seen, beside the configuration and trusted with it.
+
+Agents are shown these and no others. A definition that its server has changed since is hidden until it is locked again.
+
+The file is JSON, sorted, so that a difference is readable. Versions: 1 (first).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from interlock.executors.mcp.definitions import Definition, UnusableDefinition, check_definition, read_instructions
+from interlock.model.errors import ConfigurationError, ProposalError
+from interlock.model.values import parse_json
+
+FILE: Final = "interlock.lock"
+VERSION: Final = 1
+
+
+class LockedServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What is locked of one server."""
+
+    program: str = ""
+    """Name and version by which the server calls itself: for people."""
+    instructions: str = ""
+    tools: tuple[Definition, ...] = ()
+    """By name."""
+
+    def by_name(self) -> dict[str, Definition]:
+        """The tools by name."""
+        return {tool.name: tool for tool in self.tools}
+
+
+class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    version: int = VERSION
+    servers: dict[str, LockedServer] = {}
+
+
+def decode_lock(data: bytes) -> Lock:
+    """The lock in a file's bytes. Raises: ConfigurationError `lock_invalid`."""
+    try:
+        value = parse_json(data)
+        if isinstance(value, dict) and value.get("version") != VERSION:
+            raise _invalid(
+                f"it is of version {str(value.get('version'))[:20]}, and this is a reader of version {VERSION}"
+            )
+        lock = msgspec.convert(value, Lock)
+        for name, server in lock.servers.items():
+            if len(server.by_name()) != len(server.tools):
+                raise _invalid(f"the server `{name[:80]}` has a tool twice")
+            if server.instructions != read_instructions(server.instructions):
+                raise _invalid(f"the instructions of `{name[:80]}` are too long, or hold characters that are not seen")
+            for tool in server.tools:
+                check_definition(tool)
+    except (ProposalError, msgspec.ValidationError) as error:
+        raise _invalid(str(error)) from None
+    except UnusableDefinition as problem:
+        raise _invalid(f"the tool `{problem.name}` cannot be used: {problem.why}") from None
+    return lock
+
+
+def encode_lock(servers: Mapping[str, LockedServer]) -> bytes:
+    """The bytes of the file: the same for the same definitions."""
+    ordered = {
+        name: msgspec.structs.replace(server, tools=tuple(sorted(server.tools, key=lambda tool: tool.name)))
+        for name, server in sorted(servers.items())
+    }
+    data = msgspec.json.encode(Lock(servers=ordered), order="sorted")
+    return msgspec.json.format(data, indent=2) + b"\n"
+
+
+def as_text(value: Any) -> str:
+    """A part of the lock as text for a difference: one line a field."""
+    return msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=2).decode()
+
+
+def _invalid(why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"the lock cannot be used: {why}",
+        code="lock_invalid",
+        path=FILE,
+        hint="`interlock tools lock` writes it anew; put back the last good version if it was edited",
+    )

@@ -1,0 +1,193 @@
+"""Requests and answers with one MCP server, over any connection: frames go in and out.
+
+Nothing that a server sends is believed: an answer counts only for a request that is open, a broken message ends no other
+call, and what it asks of the client is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from interlock.model import json_rpc
+from interlock.model.json_rpc import INTERNAL_ERROR, Batch, Fault, Notification, Request, Response
+
+ASKS_MAX: Final = 32
+"""Requests of a server that are answered at once."""
+
+Send = Callable[[bytes], None]
+"""Sends a frame, or gets rid of it if the connection is lost: then `Peer.lose` is called."""
+OnProgress = Callable[[Mapping[str, Any]], None]
+Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+"""Answers a request of the server: its method and parameters. Raises: RpcError."""
+Notice = Callable[[str, dict[str, Any]], None]
+"""Takes a notification of the server."""
+
+
+class RpcError(Exception):
+    """An error that was answered in place of a result."""
+
+    def __init__(self, code: int, message: str, data: Any = None) -> None:
+        """As in JSON-RPC."""
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class LostError(Exception):
+    """The connection ended before the answer; what the server did is not known."""
+
+
+class Peer:
+    """One server. Not thread-safe: use it on one event loop."""
+
+    def __init__(self, ask: Ask, notice: Notice) -> None:
+        """`ask` answers the server's own requests, `notice` takes its notifications."""
+        self._send: Send | None = None
+        self._ask = ask
+        self._notice = notice
+        self._last_id = 0
+        self._open: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._progress: dict[int, OnProgress] = {}
+        self._asked: dict[json_rpc.Id, asyncio.Task[None]] = {}
+        self.lost: str | None = None
+        """Why there is no connection any more."""
+
+    def connect(self, send: Send) -> None:
+        """Frames are sent this way from now on."""
+        self._send = send
+
+    async def request(
+        self,
+        method: str,
+        params: dict[str, Any],
+        *,
+        timeout_s: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> dict[str, Any]:
+        """Send a request and wait for its result. A request that is given up is cancelled at the server.
+
+        Raises: RpcError, LostError, TimeoutError.
+        """
+        if self.lost is not None or self._send is None:
+            raise LostError(self.lost or "it is not connected")
+        self._last_id += 1
+        number = self._last_id
+        if on_progress is not None:
+            params = {**params, "_meta": {**params.get("_meta", {}), "progressToken": number}}
+            self._progress[number] = on_progress
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._open[number] = answer
+        self._send(json_rpc.request(number, method, params))
+        try:
+            if timeout_s is None:
+                return await answer
+            async with asyncio.timeout(timeout_s):
+                return await answer
+        except (asyncio.CancelledError, TimeoutError):
+            if method != "initialize":  # which must not be cancelled, by the specification
+                self.notify("notifications/cancelled", {"requestId": number})
+            raise
+        finally:
+            self._open.pop(number, None)
+            self._progress.pop(number, None)
+
+    def notify(self, method: str, params: dict[str, Any]) -> None:
+        """Send a notification."""
+        if self.lost is None and self._send is not None:
+            self._send(json_rpc.notification(method, params))
+
+    def receive(self, line: bytes | None) -> None:
+        """Take a frame; None is one that was too long. What cannot be read is dropped: its request runs into its time-out."""
+        if line is None:
+            return
+        frame = json_rpc.read_frame(line)
+        for message in frame.members if isinstance(frame, Batch) else [frame]:
+            match message:
+                case Response():
+                    self._settle(message)
+                case Request():
+                    self._answer(message)
+                case Notification(method="notifications/progress"):
+                    self._report(message.params)
+                case Notification(method="notifications/cancelled"):
+                    self._withdraw(message.params.get("requestId"))
+                case Notification():
+                    self._notice(message.method, message.params)
+                case Fault():
+                    self._refuse(message)
+
+    def fail(self, number: json_rpc.Id, error: Exception) -> None:
+        """End one request with an error: its connection has failed."""
+        answer = self._open.get(number) if isinstance(number, int) else None
+        if answer is not None and not answer.done():
+            answer.set_exception(error)
+
+    def lose(self, why: str) -> None:
+        """The connection has ended: so does everything that waits for it."""
+        if self.lost is None:
+            self.lost = why
+        for answer in self._open.values():
+            if not answer.done():
+                answer.set_exception(LostError(why))
+        for task in self._asked.values():
+            task.cancel()
+
+    def _settle(self, message: Response) -> None:
+        answer = self._open.get(message.id) if isinstance(message.id, int) else None
+        if answer is None or answer.done():  # given up, or never asked
+            return
+        if message.result is not None:
+            answer.set_result(message.result)
+        else:
+            answer.set_exception(_error(message.error or {}))
+
+    def _refuse(self, fault: Fault) -> None:
+        if fault.id is not None:  # an answer of ours that is broken, or a request that cannot be read
+            self.fail(fault.id, RpcError(fault.code, f"the server's answer cannot be read: {fault.message}"))
+
+    def _report(self, params: dict[str, Any]) -> None:
+        token = params.get("progressToken")
+        hears = self._progress.get(token) if isinstance(token, int) and not isinstance(token, bool) else None
+        if hears is not None:
+            hears(params)
+
+    def _answer(self, message: Request) -> None:
+        if message.method == "ping":
+            self._reply(json_rpc.result(message.id, {}))
+            return
+        if message.id in self._asked or len(self._asked) >= ASKS_MAX:
+            self._reply(json_rpc.error(Fault(message.id, INTERNAL_ERROR, "too many requests of this server are open")))
+            return
+        self._asked[message.id] = asyncio.get_running_loop().create_task(self._take(message))
+
+    def _withdraw(self, request_id: Any) -> None:
+        if isinstance(request_id, str | int) and not isinstance(request_id, bool):
+            task = self._asked.get(request_id)
+            if task is not None:
+                task.cancel()
+
+    async def _take(self, message: Request) -> None:
+        try:
+            self._reply(json_rpc.result(message.id, await self._ask(message.method, message.params)))
+        except RpcError as error:
+            self._reply(json_rpc.error(Fault(message.id, error.code, error.message), error.data))
+        finally:
+            del self._asked[message.id]
+
+    def _reply(self, frame: bytes) -> None:
+        if self.lost is None and self._send is not None:
+            with contextlib.suppress(OSError):
+                self._send(frame)
+
+
+def _error(body: dict[str, Any]) -> RpcError:
+    code, message = body.get("code"), body.get("message")
+    return RpcError(
+        code if isinstance(code, int) and not isinstance(code, bool) else INTERNAL_ERROR,
+        message if isinstance(message, str) else "an error without a message",
+        body.get("data"),
+    )

@@ -1,0 +1,267 @@
+"""All MCP servers of a runtime, and their tools as the engine calls them.
+
+A client (a session of one agent) has servers of its own: what one has loaded, opened or been told, no other sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from interlock.executors.mcp.connection import CLIENT, Client, Connection, Mismatch
+from interlock.executors.mcp.definitions import Definition, UnusableDefinition, read_definition, remarks
+from interlock.executors.mcp.launch import Launcher, Link, Lost, Receive, ServerSpec
+from interlock.executors.mcp.lock import Lock, LockedServer
+from interlock.executors.mcp.peer import LostError, RpcError
+from interlock.executors.mcp.results import read_result, text_of
+from interlock.model.errors import ProposalError, ToolError
+from interlock.model.globs import name_matcher
+from interlock.model.json_rpc import INVALID_PARAMS
+from interlock.model.schema import Schema
+from interlock.model.tool import Binding, Context, Tool, Writes
+
+SEPARATOR: Final = "/"
+TAG: Final = "mcp"
+"""The tag of every tool of a server."""
+TIMEOUT_MS: Final = 60_000
+_LOCKING: Final = "tools lock"
+
+
+class Listing(NamedTuple):
+    """What a server offers now, for `interlock tools lock`."""
+
+    server: LockedServer
+    problems: dict[str, str]
+    """Tools that cannot be locked, with the reason."""
+    remarks: dict[str, list[str]]
+    """Parts of definitions that a person should read with care."""
+
+
+class Servers:
+    """The servers of one runtime. Must be closed. Safe to use from several event loops."""
+
+    def __init__(
+        self,
+        specs: Mapping[str, ServerSpec],
+        lock: Lock,
+        launcher: Launcher,
+        *,
+        tell: Callable[[str], None],
+    ) -> None:
+        """Start nothing. `tell` gets sentences for people: a changed definition, a tool that is not locked."""
+        self._specs = specs
+        self._lock = lock
+        self._launcher = launcher
+        self._tell = tell
+        self._changing = threading.Lock()
+        self._connections: dict[tuple[int, str, str, str | None], Connection] = {}
+        self._schemas: dict[str, Schema] = {}
+        self.hidden: dict[str, str] = {}
+        """Locked tools, by their full names, that their servers define otherwise by now: with the reason."""
+        self.on_change: list[Callable[[], None]] = []
+        """Called when `hidden` has changed, on the event loop of the connection that saw it."""
+
+    @property
+    def lock(self) -> Lock:
+        """What is locked."""
+        return self._lock
+
+    @property
+    def names(self) -> list[str]:
+        """The configured servers."""
+        return sorted(self._specs)
+
+    def bindings(self) -> list[Binding]:
+        """The locked tools of the configured servers."""
+        return [
+            self._binding(self._specs[name], tool)
+            for name, server in sorted(self._lock.servers.items())
+            if name in self._specs
+            for tool in server.tools
+        ]
+
+    def definition(self, tool: str) -> Definition | None:
+        """The locked definition of a tool by its full name, for clients that show more than Interlock itself uses."""
+        server, _, own = tool.partition(SEPARATOR)
+        locked = self._lock.servers.get(server)
+        return None if locked is None else locked.by_name().get(own)
+
+    def instructions(self) -> dict[str, str]:
+        """What the servers say of themselves, as it is locked; of those that say something."""
+        locked = self._lock.servers
+        return {name: locked[name].instructions for name in self.names if name in locked and locked[name].instructions}
+
+    def relock(self, lock: Lock) -> None:
+        """Another lock is in force: what runs is compared with it."""
+        self._lock = lock
+        self.hidden.clear()
+        self._schemas.clear()
+        for connection in self._all():
+            connection.compare()
+
+    async def list_now(self, name: str) -> Listing:
+        """Start a server and read what it offers. Raises: ToolError; RpcError, LostError, TimeoutError."""
+        connection = self._connection(name, "", _LOCKING)
+        session = await connection.session()
+        problems: dict[str, str] = {}
+        found: dict[str, Definition] = {}
+        for item in await session.list_tools():
+            try:
+                definition = read_definition(item)
+            except UnusableDefinition as problem:
+                problems[problem.name] = problem.why
+                continue
+            if definition.name in found:
+                problems[definition.name] = "the server defines it twice"
+            found[definition.name] = definition
+        tools = tuple(found[tool] for tool in sorted(found) if tool not in problems)
+        locked = LockedServer(program=session.program, instructions=session.instructions, tools=tools)
+        return Listing(locked, problems, {tool.name: said for tool in tools if (said := remarks(tool))})
+
+    async def end_session(self, session: str) -> None:
+        """A client has gone: end its servers."""
+        with self._changing:
+            keys = [key for key in self._connections if key[3] == session]
+            ended = [self._connections.pop(key) for key in keys]
+        for connection in ended:
+            connection.disconnect()
+        await asyncio.gather(*(asyncio.to_thread(connection.end) for connection in ended))
+
+    def close(self) -> None:
+        """End all servers."""
+        with self._changing:
+            ended = list(self._connections.values())
+            self._connections.clear()
+        for connection in ended:
+            connection.disconnect()
+        threads = [threading.Thread(target=connection.end) for connection in ended]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    # -- one call
+
+    def _binding(self, spec: ServerSpec, definition: Definition) -> Binding:
+        name = f"{spec.name}{SEPARATOR}{definition.name}"
+        read_only = name_matcher(spec.read_only)(definition.name)
+        tool = Tool(
+            name=name,
+            description=definition.description or definition.title,
+            parameters={"type": "object", **definition.input_schema},
+            read_only=read_only,
+            destructive=not read_only,
+            timeout_ms=TIMEOUT_MS,
+            tags=(TAG,),
+        )
+
+        async def call(parameters: dict[str, Any], ctx: Context) -> Any:
+            return await self._call(spec, definition, parameters, ctx)
+
+        writes: Writes = "anywhere" if spec.writes and not read_only else "nothing"
+        return Binding(tool=tool, function=call, mode="async", writes=writes)
+
+    async def _call(self, spec: ServerSpec, definition: Definition, parameters: dict[str, Any], ctx: Context) -> Any:
+        connection = self._connection(spec.name, ctx.agent, ctx.session)
+        await connection.session()
+        changed = connection.mismatch(definition.name)
+        if changed is not None:
+            raise ToolError(
+                f"`{definition.name}` of the MCP server `{spec.name}` was not called: {changed}",
+                code="tool_changed",
+                retryable=False,
+                hint=f"`interlock tools diff {spec.name}` shows it to a person, who can agree with `interlock tools lock`",
+            )
+        if spec.url is None:
+            ctx.posture(**self._launcher.posture(spec))
+        if spec.writes:
+            ctx.not_exactly_undoable("an MCP server that may write in the workspace was called")
+        client = CLIENT.get()  # what comes later comes in another context
+        try:
+            result = await connection.request(
+                "tools/call",
+                {"name": definition.name, "arguments": parameters},
+                on_progress=lambda params: _report(params, ctx, client),
+            )
+            found = read_result(result)
+        except RpcError as error:
+            code = "invalid_parameters" if error.code == INVALID_PARAMS else "tool_failed"
+            raise ToolError(f"the server refused the call: {error.message[:1000]}", code=code) from None
+        except ProposalError as error:
+            raise ToolError(
+                f"the server's result cannot be used: {error.message}", code="invalid_output", retryable=False
+            ) from None
+        if found["isError"]:
+            raise ToolError(text_of(found) or "the tool reported a failure", code="tool_failed", output=found)
+        self._check_structured(spec, definition, found)
+        return found
+
+    def _check_structured(self, spec: ServerSpec, definition: Definition, found: dict[str, Any]) -> None:
+        """What a definition promises of a result, a client relies on."""
+        if definition.output_schema is None:
+            return
+        schema = self._schemas.get(definition.digest)
+        if schema is None:
+            schema = self._schemas[definition.digest] = Schema.compile(definition.output_schema)
+        structured = found.get("structuredContent")
+        if structured is None or not schema.is_valid(structured):
+            where = "$" if structured is None else schema.errors(structured)[0][0]
+            raise ToolError(
+                f"the result of `{definition.name}` of `{spec.name}` does not fit its `outputSchema` ({where})",
+                code="invalid_output",
+                retryable=False,
+                output={"content": found["content"], "isError": True},
+            )
+
+    def _connection(self, name: str, agent: str, session: str | None) -> Connection:
+        loop = asyncio.get_running_loop()
+        key = (id(loop), name, agent, session)
+        with self._changing:
+            found = self._connections.get(key)
+            if found is None or found.loop is not loop:  # an ended loop may have had the same id
+                found = Connection(self._specs[name], self._start, lambda: self._lock.servers.get(name), self._compared)
+                self._connections[key] = found
+            return found
+
+    async def _start(self, spec: ServerSpec, receive: Receive, lost: Lost) -> Link:
+        return await self._launcher.start(spec, receive, lost)
+
+    def _compared(self, server: str, mismatch: Mismatch) -> None:
+        before = dict(self.hidden)
+        prefix = f"{server}{SEPARATOR}"
+        for name in [name for name in self.hidden if name.startswith(prefix)]:
+            del self.hidden[name]
+        self.hidden.update({f"{prefix}{tool}": why for tool, why in mismatch.tools.items()})
+        for name, why in self.hidden.items():
+            if before.get(name) != why:
+                self._tell(f"the tool `{name}` is hidden: {why}; `interlock tools diff {server}` shows it")
+        if mismatch.unlocked:
+            shown = ", ".join(f"`{name}`" for name in mismatch.unlocked[:5])
+            self._tell(
+                f"the MCP server `{server}` has tools that are not locked, and not offered: {shown}"
+                f"{' and more' if len(mismatch.unlocked) > 5 else ''}; `interlock tools lock {server}` offers them"
+            )
+        if before != self.hidden:
+            for told in self.on_change:
+                told()
+
+    def _all(self) -> list[Connection]:
+        with self._changing:
+            return list(self._connections.values())
+
+
+def _report(params: Mapping[str, Any], ctx: Context, client: Client | None) -> None:
+    """Progress, to people and to the client."""
+    done, total = params.get("progress"), params.get("total")
+    if isinstance(done, int | float) and not isinstance(done, bool):
+        whole = total if isinstance(total, int | float) and not isinstance(total, bool) else None
+        with contextlib.suppress(ValueError):
+            ctx.progress(float(done), None if whole is None else float(whole))
+        if client is not None:
+            client.progress(params)
+
+
+__all__ = ["CLIENT", "Listing", "LostError", "Servers"]

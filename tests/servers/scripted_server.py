@@ -1,0 +1,116 @@
+"""An MCP server for the tests: plain frames, standard library only. Its one argument is a JSON file that says what it offers.
+
+The file is read again for each list, so that a test changes a definition by writing it. What a tool does is its name.
+"""
+
+import json
+import os
+import sys
+import time
+
+SCRIPT = sys.argv[1]
+waiting = {}
+
+
+def script():
+    with open(SCRIPT) as file:
+        return json.load(file)
+
+
+def send(message):
+    sys.stdout.write((message if isinstance(message, str) else json.dumps(message)) + "\n")
+    sys.stdout.flush()
+
+
+def text(words, **more):
+    return {"content": [{"type": "text", "text": words}], **more}
+
+
+def call(request, name, arguments):
+    """The result, or None if it comes later or never."""
+    match name:
+        case "echo":
+            return text("echo: " + arguments["text"])
+        case "pid":
+            return text(str(os.getpid()))
+        case "environment":
+            return text(json.dumps(dict(os.environ)))
+        case "write":
+            try:
+                with open(arguments["path"], "w") as file:
+                    file.write("written")
+            except OSError as error:
+                return text(str(error), isError=True)
+            return text("written")
+        case "fail":
+            return text("it did not work", isError=True)
+        case "crash":
+            print("my last words", file=sys.stderr, flush=True)
+            os._exit(3)
+        case "hang":
+            time.sleep(3600)
+        case "big":
+            return text("x" * arguments["bytes"])
+        case "result":  # a result as the caller wants it
+            return arguments["result"]
+        case "lines":  # sends these lines first
+            for line in arguments["lines"]:
+                send(line)
+            return text("after them")
+        case "progress":
+            token = request["params"].get("_meta", {}).get("progressToken")
+            for step in (1, 2):
+                params = {"progressToken": token, "progress": step, "total": 2, "message": f"step {step}"}
+                send({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
+            return text("done")
+        case "ask":  # asks the client, and answers with what that said
+            waiting["ask-1"] = request["id"]
+            send({"jsonrpc": "2.0", "id": "ask-1", "method": arguments["method"], "params": arguments["params"]})
+    return None
+
+
+def answer(request):
+    match request["method"]:
+        case "initialize":
+            said = script()
+            if said.get("silent"):
+                return None
+            if said.get("dies"):
+                print(said["dies"], file=sys.stderr, flush=True)
+                os._exit(1)
+            wanted = request["params"]["protocolVersion"]
+            return {
+                "protocolVersion": said.get("revision", wanted),
+                "capabilities": {"tools": {"listChanged": True}, **said.get("capabilities", {})},
+                "serverInfo": {"name": "scripted", "version": "1"},
+                **({"instructions": said["instructions"]} if "instructions" in said else {}),
+            }
+        case "tools/list":
+            tools = script()["tools"]
+            start = int(request["params"].get("cursor", 0))
+            more = {"nextCursor": str(start + 3)} if start + 3 < len(tools) else {}
+            return {"tools": tools[start : start + 3], **more}
+        case "tools/call":
+            return call(request, request["params"]["name"], request["params"].get("arguments", {}))
+        case "ping":
+            return {}
+        case other if other in script().get("answers", {}):
+            return script()["answers"][other]
+    return {"error": f"no method {request['method']}"}
+
+
+for line in sys.stdin:
+    message = json.loads(line)
+    if "method" not in message:
+        asked = waiting.pop(message["id"], None)
+        if asked is not None:
+            said = message.get("result", message.get("error"))
+            send({"jsonrpc": "2.0", "id": asked, "result": text(json.dumps(said))})
+        continue
+    if "id" not in message:
+        continue
+    found = answer(message)
+    if found is not None and isinstance(found.get("error"), str):
+        send({"jsonrpc": "2.0", "id": message["id"], "error": {"code": -32601, "message": found["error"]}})
+    elif found is not None:
+        send({"jsonrpc": "2.0", "id": message["id"], "result": found})

@@ -1,0 +1,73 @@
+"""Real servers behind the runtime: the official ones from npm, and one on the official Python SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from npm_programs import installed
+from servers_world import text_of
+
+VERSION = "2026.8.31"
+SDK = Path(__file__).parent / "sdk_server.py"
+RULES = """
+[rules]
+allow = ["files/*", "memory/*", "everything/*", "sdk/*"]
+
+[grants.agent]
+tools = ["*"]
+unscoped = ["*"]
+"""
+pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def table(name: str, *command: str, more: str = "") -> str:
+    return f"[mcp.servers.{name}]\ncommand = {json.dumps(command)}\n{more}\n"
+
+
+def official(name: str) -> str:
+    return str(installed(f"@modelcontextprotocol/server-{name}", VERSION, f"mcp-server-{name}"))
+
+
+def test_real_servers_are_locked_and_called(project):
+    (project.root / "a.txt").write_text("hello\n")
+    project.configure(
+        RULES
+        + table("files", official("filesystem"), ".", more="writes = true")
+        + table("memory", official("memory"), more=f'variables = {{ MEMORY_FILE_PATH = "{project.root}/memory.json" }}')
+        + table("everything", official("everything"))
+        + table("sdk", sys.executable, str(SDK))
+    )
+    project.lock()
+    assert [(one.server, one.unreachable or one.diff) for one in project.compare()] == [
+        ("everything", ""), ("files", ""), ("memory", ""), ("sdk", ""),
+    ]  # fmt: skip
+    runtime = project.open()
+
+    async def use() -> None:
+        read = await runtime.call("files/read_text_file", {"path": "a.txt"})
+        assert read.output["structuredContent"] == {"content": "hello\n"}
+        wrote = await runtime.call("files/write_file", {"path": "b.txt", "content": "new"})
+        assert wrote.ok
+        outside = await runtime.call("files/read_text_file", {"path": "/etc/passwd"})
+        assert (outside.status, outside.reason) == ("failed", "tool_failed")
+        entity = {"name": "n", "entityType": "t", "observations": ["o"]}
+        assert (await runtime.call("memory/create_entities", {"entities": [entity]})).ok
+        found = await runtime.call("memory/search_nodes", {"query": "n"})
+        assert found.output["structuredContent"]["entities"] == [entity]
+        assert "hello" in text_of(await runtime.call("everything/echo", {"message": "hello"}))
+        image = await runtime.call("everything/get-tiny-image")
+        assert "image" in {block["type"] for block in image.output["content"]}
+        done = []
+        runtime.subscribe(progress=lambda _action, value, total: done.append((value, total)))
+        long = await runtime.call("everything/trigger-long-running-operation", {"duration": 1, "steps": 2})
+        assert long.ok
+        assert (2.0, 2.0) in done
+        assert (await runtime.call("sdk/add", {"a": 2, "b": 3})).output["structuredContent"] == {"result": 5}
+        assert (await runtime.call("sdk/add", {"a": "two", "b": 3})).reason == "invalid_parameters"
+
+    asyncio.run(use())
+    assert (project.root / "b.txt").read_text() == "new"
