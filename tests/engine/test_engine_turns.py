@@ -86,6 +86,72 @@ def test_an_open_question_keeps_nobody_from_writing(asking):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("mode", ["async", "thread"])
+def test_while_all_that_a_tool_has_proposed_waits_others_may_write(asking, mode):
+    rt = asking.open()
+    inner = [plan(put("n", f"{name}", "A"), call("shell", "s", parameters={"command": "true"})) for name in "gh"]
+
+    def claims():
+        return [claim.everything for claim in at(rt)]
+
+    async def outer(parameters, ctx):
+        results = await asyncio.gather(*map(rt.execute, inner))
+        return [[result.status for result in results], claims()]
+
+    def plain(parameters, ctx):
+        return [[rt.execute_sync(one).status for one in inner], claims()]
+
+    rt.register(binding("outer", outer if mode == "async" else plain, mode=mode))
+
+    async def main():
+        asked = 2 if mode == "async" else 1
+        async with background(rt.execute(plan(call("outer", "o")))) as waiting:
+            await until(lambda: len(pending(rt)) == asked and at(rt) == [])
+            assert (await rt.execute(plan(put("w", "g", "B")))).ok
+            answer(rt, "approve")
+            await until(lambda: len(pending(rt)) == 1)
+            answer(rt, "approve")
+            result = await waiting
+            assert result["o"].output == [["succeeded", "succeeded"], [True]], "the tool goes on in its turn"
+        assert at(rt) == []
+
+    asyncio.run(main())
+
+
+def test_a_tool_that_is_stopped_while_its_proposal_waits_leaves_no_turn_behind(asking):
+    rt = asking.open()
+
+    async def outer(parameters, ctx):
+        await rt.execute(plan(call("shell", "s", parameters={"command": "true"})))
+
+    rt.register(binding("outer", outer))
+
+    async def main():
+        async with background(rt.execute(plan(call("outer", "o"), put("w", "f"), order="free"))) as waiting:
+            await until(lambda: pending(rt) and at(rt) == [])
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        assert at(rt) == []
+        assert (await rt.execute(plan(put("w", "f")))).ok
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fields", [{}, {"deadline_ms": 60_000}])
+def test_an_action_waits_for_its_turn_no_longer_than_its_own_time_out(project, fields):
+    rt = project.open()
+
+    async def main():
+        lease = open_queue(rt.services).attempt(EVERYTHING, "a long build")
+        result = await rt.execute(plan(put("w", "f", timeout_ms=150), **fields))
+        lease.release()
+        return result["w"]
+
+    row = asyncio.run(main())
+    assert (row.status, row.reason) == ("rejected", "workspace_busy")
+    assert "a long build" in row.error
+
+
 def test_a_question_is_asked_behind_a_long_action(asking):
     """The turn is taken after the answer: the person need not wait for it too."""
     rt = asking.open()

@@ -7,7 +7,7 @@ its next attempt, the lease is given back, and others may write. After the wait 
 steps 2 to 7 judge the files as they are then.
 
 A proposal that a tool makes while it runs (nested execution) works under the turn of the proposal that the tool belongs to, or
-it would wait for itself. That turn is not given back while the nested one waits: what the tool does meanwhile is not known.
+it would wait for itself (see `nested_turn`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from interlock.engine.proposals.waiting import Behind, tell_waiting
 from interlock.engine.proposals.watchdog import NEVER
 from interlock.engine.proposals.worker_pool import WorkerPool
 from interlock.engine.proposals.write_turn import Caller
+from interlock.engine.runs.nested_turn import Nested, under
 from interlock.engine.runs.write_claims import claim_of, claim_of_action, claim_of_undo
 from interlock.engine.services import Services
 from interlock.model.decision import Refusal
@@ -40,6 +41,8 @@ _TOLD_AGAIN_NS: Final = 5_000_000_000
 
 _current: ContextVar[_Turn | None] = ContextVar("interlock_write_turn", default=None)
 """The turn that the current task works under."""
+_entered: ContextVar[Caller | None] = ContextVar("interlock_writing_action", default=None)
+"""The action of that turn that the current task carries out, if it may be writing."""
 
 
 def open_queue(services: Services) -> LeaseQueue:
@@ -59,8 +62,12 @@ async def writing(pool: WorkerPool, *, settle: bool = False) -> AsyncIterator[No
         # Like a person's editor, a client writes whenever it likes: a lease would only make its parallel calls wait.
         yield
         return
-    if run.turn is not None or run.services.workspace is None or run.dry_run or _is_nested(run) or not _may_write(run):
+    if run.turn is not None or run.services.workspace is None or run.dry_run or not _may_write(run):
         yield
+        return
+    if (outer := _outer_of(run)) is not None:
+        async with under(run, outer, _entered.get()):
+            yield
         return
     turn = run.turn = _Turn(run, pool.fail)
     token = _current.set(turn)
@@ -74,9 +81,11 @@ async def writing(pool: WorkerPool, *, settle: bool = False) -> AsyncIterator[No
         turn.close()
 
 
-def _is_nested(run: ProposalRun) -> bool:
+def _outer_of(run: ProposalRun) -> _Turn | None:
+    """The turn of the proposal whose tool makes this one."""
     outer = _current.get()
-    return outer is not None and outer.holds and outer.workspace_id == run.services.workspace_id
+    nested = outer is not None and outer.holds and outer.workspace_id == run.services.workspace_id
+    return outer if nested else None
 
 
 def _may_write(run: ProposalRun) -> bool:
@@ -97,6 +106,10 @@ class _Turn:
         self._inside: dict[int, Caller] = {}
         """The actions that may be writing now."""
         self._waiting = 0
+        self.nested: dict[int, list[Nested]] = {}
+        """The proposals that an action inside makes, by its index."""
+        self._suspended: set[int] = set()
+        """Actions in their turn all of whose own proposals wait."""
         self._taking = asyncio.Lock()
         self._emptied = asyncio.Event()
         self._tick: asyncio.TimerHandle | None = None
@@ -120,6 +133,7 @@ class _Turn:
             return False
         action.in_turn = True
         self._inside[action.index] = action
+        _entered.set(action)
         return True
 
     async def enter(self, action: Caller) -> Refusal | None:
@@ -148,6 +162,10 @@ class _Turn:
         """See `WriteTurn`."""
         action.in_turn = False
         self._inside.pop(action.index, None)
+        _entered.set(None)
+        if action.index in self._suspended:
+            self._suspended.discard(action.index)
+            self._waiting -= 1
         if not self._inside:
             self._emptied.set()
             self._give_back_if_all_wait()
@@ -163,6 +181,38 @@ class _Turn:
             yield
         finally:
             self._waiting -= 1
+
+    # -- what nested proposals ask (`Outer`)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the proposal."""
+        return self._run.loop
+
+    def is_inside(self, action: Caller) -> bool:
+        """True while an action may write: it is in its turn and not suspended."""
+        return action.index in self._inside
+
+    def suspend(self, action: Caller) -> None:
+        """All that an action is making waits: so does the action."""
+        if self._inside.pop(action.index, None) is None:
+            return
+        self._suspended.add(action.index)
+        self._waiting += 1
+        if not self._inside:
+            self._emptied.set()
+        self._give_back_if_all_wait()
+
+    async def resume(self, action: Caller, *, patient: bool) -> None:
+        """Let a suspended action go on, in its turn: `patient` waits until the action itself is stopped. Raises: StoreError."""
+        async with self._taking:
+            tries = 0
+            while action.index in self._suspended and not self.try_enter(action):
+                await self._retake(action, again=tries > 0, patient=patient)
+                tries += 1
+            if action.index in self._suspended:
+                self._suspended.discard(action.index)
+                self._waiting -= 1
 
     async def take_for_commit(self) -> None:
         """See `WriteTurn`."""
@@ -199,7 +249,7 @@ class _Turn:
         # approver's edit may lead the action to an unclaimed path.
         return claim.covers(claim_of_action(self._run, action.tool, action.parameters))
 
-    async def _retake(self, action: Caller, *, again: bool) -> bool:
+    async def _retake(self, action: Caller, *, again: bool, patient: bool = False) -> bool:
         """Take the lease for all that is left to do. True if there was somebody to wait for."""
         waited = False
         while self._inside:  # under a lease that does not cover this action
@@ -211,7 +261,8 @@ class _Turn:
         if again or action.index in self._run.graph.referring:  # what its references stand for is known by now
             claim = claim.joined(claim_of_action(self._run, action.tool, action.parameters))
         doing = f"`{action.spec.id}` (`{action.spec.tool}`)"
-        waited = await self._take(claim, action.index, doing, self._patience_ns()) or waited
+        until_ns = None if patient else self._patience_ns(action)
+        waited = await self._take(claim, action.index, doing, until_ns) or waited
         self._told = action
         return waited
 
@@ -239,10 +290,13 @@ class _Turn:
         self._tick = run.loop.call_later(_TICK_S, self._on_tick)
         return waited
 
-    def _patience_ns(self) -> int | None:
-        """When an action gives up; None for a proposal with a deadline: the pool stops it then."""
-        run = self._run
-        return None if run.deadline_ns != NEVER else run.clock.mono_ns() + run.services.bounds.lease_wait_ms * 1_000_000
+    def _patience_ns(self, action: Caller) -> int | None:
+        """When an action gives up: after its own time-out, or `[workspace] wait`; at the deadline the pool stops it."""
+        run, own_ms = self._run, action.spec.timeout_ms
+        limits = [] if own_ms is None else [own_ms]
+        if run.deadline_ns == NEVER:
+            limits.append(run.services.bounds.lease_wait_ms)
+        return run.clock.mono_ns() + min(limits) * 1_000_000 if limits else None
 
     def _give_back_if_all_wait(self) -> None:
         if self._waiting and not self._inside and self._lease is not None and not self._taking.locked():
