@@ -12,6 +12,7 @@ from interlock.model.errors import ConfigurationError, IntegrityError, StoreErro
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.settings import SourceFile, TrustStore, decode, find, gather, load
 from interlock.settings.named import CLIENT_FILES
+from interlock.settings.schema import as_text, install
 from interlock.settings.source import read_bytes
 from interlock.settings.template import detect, render, write
 from interlock.settings.trust import LINES_MATCHED_MAX
@@ -508,6 +509,27 @@ def test_init_on_a_full_disk_leaves_nothing(project, monkeypatch):
     with pytest.raises(StoreError, match="cannot be written: No space left"):
         write(project)
     assert not (project / "interlock.toml").exists()
+
+
+@pytest.mark.parametrize("obstacle", ["file", "link"])
+def test_init_where_the_schema_cannot_be_written_names_none(project, tmp_path, obstacle):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if obstacle == "file":
+        (project / ".interlock").write_text("mine")
+    else:
+        (project / ".interlock").symlink_to(elsewhere)
+    assert not write(project).read_text().startswith("#:schema")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_the_copy_of_the_schema_is_brought_up_to_date(project):
+    copy = project / ".interlock/interlock.schema.json"
+    write(project)
+    copy.write_text("of an older version")
+    assert install(project, Disk())
+    assert copy.read_text() == as_text()
+    assert copy.stat().st_mode & 0o777 == 0o644
 
 
 def test_init_never_overwrites(project):

@@ -10,7 +10,7 @@ from interlock.disk import Disk
 from interlock.engine.inspect.policy_check import read_policies
 from interlock.engine.local.location import locate
 from interlock.engine.people.identity import Proof, identify, open_desk
-from interlock.settings import Change, SourceFile, TrustStore, gather, template
+from interlock.settings import Change, SourceFile, TrustStore, gather, schema, template
 from interlock.workspace.registry import check_apart, state_directory
 
 
@@ -45,6 +45,8 @@ def trust(reviewed: Review, env: Mapping[str, str], proof: Proof | None = None) 
     read_policies(reviewed.root, env)  # nothing would run with policies that do not load
     disk = Disk()
     TrustStore(state_directory(env, disk), disk).record(reviewed.root, reviewed.files)
+    if (reviewed.root / schema.PLACE).is_file():  # this version may know other settings than the one that wrote it
+        schema.install(reviewed.root, disk)
 
 
 def init(root: Path, env: Mapping[str, str], *, agent: str = "agent") -> Path:

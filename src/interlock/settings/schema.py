@@ -1,7 +1,7 @@
 """The JSON Schema of `interlock.toml`, for editors. `interlock.schema.json` beside this module is what `python -m` of it prints.
 
 It is generated from the types that decode the file, so the two cannot differ, and it ships with the package: `interlock init`
-names it in the first line of what it writes.
+copies it into the project and names the copy in the first line of what it writes; `interlock trust` brings the copy up to date.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from typing import Any, Final
 
 import msgspec
 
+from interlock.disk import Disk
+from interlock.model.errors import StoreError
 from interlock.model.units import DURATION_PATTERN, SIZE_PATTERN
 from interlock.settings.decode import fields_of, shown, unit_of
 from interlock.settings.sections import DURATION, Settings, Tools
 
 FILE: Final = Path(__file__).resolve().with_name("interlock.schema.json")
 """The schema as it is installed."""
+PLACE: Final = "./.interlock/interlock.schema.json"
+"""Its copy in a project, as the first line of `interlock.toml` names it."""
 
 _PATTERNS = {True: DURATION_PATTERN, False: SIZE_PATTERN}
 
@@ -41,14 +45,21 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def address(root: Path) -> str:
-    """What an editor finds the installed schema by, from a file in the project at `root`.
+def install(root: Path, disk: Disk) -> bool:
+    """Copy the schema to `PLACE` in the project at `root`; False if that is impossible. Follows no link.
 
-    A relative path if the schema lies beneath the project (an environment such as `.venv`), because that also holds for a
-    copy of the project; else a `file://` URL, which holds on this machine only.
+    Beside the configuration it is found by everybody who has the project, whatever they installed Interlock into.
     """
-    root = root.resolve()
-    return f"./{FILE.relative_to(root)}" if FILE.is_relative_to(root) else FILE.as_uri()
+    path = root / PLACE
+    try:
+        if path.parent.is_symlink():
+            return False
+        path.parent.mkdir(exist_ok=True)
+        if not path.is_file() or path.is_symlink() or path.read_bytes() != FILE.read_bytes():
+            disk.write_atomic(path, FILE.read_bytes(), 0o644, durable=False)
+    except (OSError, StoreError):
+        return False
+    return True
 
 
 def as_text() -> str:

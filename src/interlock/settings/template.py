@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import msgspec
 
+from interlock.disk import Disk
 from interlock.model.errors import ConfigurationError, StoreError
 from interlock.settings.decode import decode, description_of, fields_of, shown
 from interlock.settings.load import FILE, find
-from interlock.settings.schema import address
+from interlock.settings.schema import PLACE, install
 from interlock.settings.sections import DEFAULTS, Amounts, Guard
 
 READ_ONLY: Final = ("fs.read", "fs.list", "fs.search", "proc.list", "proc.output", "proc.wait")
@@ -186,8 +187,8 @@ def write(root: Path, *, agent: str = "agent") -> Path:
     there = find(root)
     if there is not None and there.path.parent == root.resolve():
         raise _exists(there.path)
-    text = render(detect(root), agent=agent, schema=address(root))
-    decode(tomllib.loads(text))  # an invalid agent name leaves no file behind
+    project = detect(root)
+    decode(tomllib.loads(render(project, agent=agent)))  # an invalid agent name leaves no file behind
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
@@ -196,7 +197,8 @@ def write(root: Path, *, agent: str = "agent") -> Path:
         raise StoreError(f"`{FILE}` cannot be written: {os.strerror(error.errno or 0)}", path=str(path)) from None
     try:
         with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
+            place = PLACE if install(root, Disk()) else None
+            file.write(render(project, agent=agent, schema=place))
     except OSError as error:
         path.unlink()
         raise StoreError(f"`{FILE}` cannot be written: {os.strerror(error.errno or 0)}", path=str(path)) from None
