@@ -267,8 +267,8 @@ def _doors(place: Place | None) -> Iterator[Fact]:
     section = "gaps around Interlock"
     yield _fact(
         section, "own tools", "warning",
-        "an agent's client may have a shell and an editor of its own: Interlock does not see what it does with them",
-        "switch them off in the client, so that Interlock is the only way", standing=True,
+        "an agent's client may have a shell and an editor of its own: Interlock sees their use only if it is set up so",
+        "interlock install CLIENT; `interlock doctor --clients` tries what is open", standing=True,
     )  # fmt: skip
     yield _fact(
         section, "same user", "warning",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +38,13 @@ _INDENT = 11
 @click.option(
     "--attack", is_flag=True, help="Try some seventy escapes from the walls, without harm, and print what came of them."
 )
+@click.option(
+    "--clients",
+    is_flag=True,
+    help="Start the coding agents that are installed, with a scripted model, and try their doors.",
+)
 @click.pass_obj
-def doctor(out: Output, config: bool, attack: bool) -> int:
+def doctor(out: Output, config: bool, attack: bool, clients: bool) -> int:
     """Say what keeps runs from starting, which gaps there are around Interlock, and what this machine offers, with remedies.
 
     Exit code: 1 if a problem prevents runs from starting, or an attack succeeded, else 0.
@@ -57,7 +63,9 @@ def doctor(out: Output, config: bool, attack: bool) -> int:
         settings = engine.settings(Path(), os.environ)
         out.emit(settings, lambda: _settings(out, settings))
         return 0
-    facts = engine.examine(Path(), os.environ)
+    # Another surface, which this one only names.
+    doors = import_module("interlock.surfaces.clients.doors")
+    facts = [*engine.examine(Path(), os.environ), *doors.examine_clients(Path(), os.environ, run=clients)]
     out.emit({"ok": all(f.status != "problem" for f in facts), "facts": facts}, lambda: _facts(out, facts))
     return FAILED if any(fact.status == "problem" for fact in facts) else 0
 

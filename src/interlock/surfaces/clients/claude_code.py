@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
+from interlock.surfaces.clients import claude_trial
 from interlock.surfaces.clients.claude_hooks import KINDS, ClaudeHooks
 from interlock.surfaces.clients.client import (
     CLIENT_HOOK_SECONDS,
@@ -75,4 +76,26 @@ CLIENT: Final = Client(
     },
     files=files,
     dialect=ClaudeHooks(),
+    open_doors={
+        "guard": (
+            "a project's or user's settings with `disableAllHooks`, and `--bare` or `--setting-sources`, start it without hooks",
+            "its shell runs without walls: what an allowed command does is not seen, and edits by it are not undoable",
+            "what its own search and listing find is not held against the grants, file by file",
+        ),
+        "replace": (
+            "whoever starts it can give other settings: `--bare`, `--setting-sources`",
+            "what it does without tools of its own machine (web search, scheduled prompts) is not seen",
+        ),
+    },
+    probe={
+        "session_id": "interlock-doctor",
+        "hook_event_name": "PreToolUse",
+        "tool_name": "InterlockProbe",
+        "tool_input": {},
+        "tool_use_id": "probe",
+        "cwd": "/",
+    },
+    trial=claude_trial.trial,
+    trial_files=claude_trial.FILES,
+    trial_home_files=claude_trial.HOME_FILES,
 )

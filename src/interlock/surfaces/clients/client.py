@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple
 import interlock
 from interlock.surfaces.clients.entries import Entry
 from interlock.surfaces.clients.hooks import Dialect
+from interlock.surfaces.clients.trial import Place, Tried
 
 Mode = Literal["guard", "replace"]
 """`replace`: the client's own tools are off, and Interlock's are offered. `guard`: hooks check the client's own tools."""
@@ -58,7 +59,15 @@ class Client(NamedTuple):
     dialect: Dialect | None = None
     """How its hooks speak; None if it has none."""
     open_doors: Mapping[Mode, tuple[str, ...]] = {}
-    """What stays open in each mode, in sentences for people. Each is tied to a test."""
+    """What stays open in each mode but for managed settings, in sentences for people. Each is tied to a test."""
+    probe: Mapping[str, Any] = {}
+    """An event before a call of a tool that does not exist: a hook that works refuses it."""
+    trial: Callable[[Place], list[Tried]] | None = None
+    """Tries the client's own tools in a real run; None if that is not possible."""
+    trial_files: tuple[str, ...] = ()
+    """The files of a project that a trial needs."""
+    trial_home_files: tuple[str, ...] = ()
+    """Those of the user's home."""
 
 
 def gateway_entry(setup: Setup) -> dict[str, Any]:

@@ -86,6 +86,15 @@ def take_out(document: dict[str, Any], entries: tuple[Entry, ...], before: dict[
     return found
 
 
+def has(document: dict[str, Any], entries: tuple[Entry, ...]) -> bool:
+    """True if the document has all of the entries."""
+    for entry in entries:
+        found = _at(document, entry.keys)
+        if entry.value not in found if entry.listed and isinstance(found, list) else found != entry.value:
+            return False
+    return True
+
+
 def encode(document: dict[str, Any]) -> bytes:
     """The document as a file that people read."""
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()

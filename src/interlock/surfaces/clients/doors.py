@@ -1,0 +1,151 @@
+"""What `interlock doctor` says of the clients: their versions, what is set up, and (by trying it) which doors are open."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from interlock.disk import Disk
+from interlock.engine.inspect.doctor import Fact
+from interlock.engine.local.location import locate
+from interlock.model.errors import InterlockError
+from interlock.surfaces.clients.client import Client, Scope
+from interlock.surfaces.clients.entries import has, read_object
+from interlock.surfaces.clients.hook_program import __name__ as hook_module
+from interlock.surfaces.clients.installation import Installation, Record
+from interlock.surfaces.clients.known import CLIENTS
+from interlock.surfaces.clients.trial import try_client
+from interlock.surfaces.clients.versions import found_version
+
+_SECTION: Final = "clients"
+_SECONDS: Final = 60
+_SCOPES: Final[tuple[Scope, ...]] = ("project", "user", "managed")
+_PROGRAM: Final = hook_module.rpartition(".")[2] + ".py"
+
+
+def examine_clients(start: Path, env: Mapping[str, str], *, run: bool) -> list[Fact]:
+    """Facts about the clients that are installed or set up. With `run` each client is started, against a scripted model."""
+    return [fact for client in CLIENTS.values() for fact in _examine(client, start, env, run=run)]
+
+
+def _examine(client: Client, start: Path, env: Mapping[str, str], *, run: bool) -> Iterator[Fact]:
+    version = found_version(client, env)
+    found: list[tuple[Scope, Installation, Record]] = []
+    for scope in _SCOPES:
+        try:
+            installation = Installation(client.name, start, env, scope)
+            record = installation.record
+        except InterlockError:
+            continue  # no project here, or a record that `interlock install` names
+        if record is not None:
+            found.append((scope, installation, record))
+    if version is None and not found:
+        return
+    yield _version(client, version)
+    if not found:
+        yield Fact(
+            section=_SECTION,
+            name=client.name,
+            status="warning",
+            detail="not set up: what it does with its own tools is not seen",
+            hint=f"interlock install {client.name}",
+        )
+    for scope, _, record in found:
+        yield from _setup(client, scope, record, env)
+    if run and version is not None:
+        yield from _tried(client, start, env)
+
+
+def _version(client: Client, version: str | None) -> Fact:
+    if version is None:
+        return _fact(client, "version", "warning", f"`{client.program}` is not on the PATH, so nothing was tried")
+    if version in client.tested:
+        return _fact(client, "version", "ok", version)
+    detail = f"{version} was not tested with Interlock: its hooks and settings may work otherwise"
+    return _fact(
+        client, "version", "warning", detail, f"use {' or '.join(client.tested)}, or try: interlock doctor --clients"
+    )
+
+
+def _setup(client: Client, scope: Scope, record: Record, env: Mapping[str, str]) -> Iterator[Fact]:
+    """What was put into its files is there, and works."""
+    where = f"{record.mode} mode, {scope}"
+    lost = [saved.path for saved in record.files if not _is_there(saved.path, saved.entries)]
+    again = f"interlock install {client.name} --mode {record.mode} --scope {scope}"
+    if lost:
+        yield _fact(
+            client, where, "warning", f"`{lost[0]}` no longer has what was put in: its own tools may be open", again
+        )
+    for command in dict.fromkeys(_hooks([entry.value for saved in record.files for entry in saved.entries])):
+        problem = _try_hook(client, command, env)
+        if problem is None:
+            yield _fact(client, f"{where}: hook", "ok", "tried: it refuses what is not known")
+        else:
+            yield _fact(client, f"{where}: hook", "problem", problem, f"interlock gate start, then {again}")
+    if not lost and record.mode == "replace":
+        yield _fact(client, where, "ok", "its own tools are off in the settings of this project")
+    for door in client.open_doors.get(record.mode, ()) if scope != "managed" else ():
+        yield _fact(client, "not closed", "warning", door, standing=True)
+
+
+def _is_there(path: str, entries: Any) -> bool:
+    try:
+        return has(read_object(Path(path).read_bytes(), Path(path)), entries)
+    except (OSError, InterlockError):
+        return False
+
+
+def _hooks(value: Any) -> Iterator[str]:
+    """The commands among the entries that start the hook program."""
+    if isinstance(value, str) and _PROGRAM in value:
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _hooks(inner)
+
+
+def _try_hook(client: Client, command: str, env: Mapping[str, str]) -> str | None:
+    """None if the hook refuses a tool that does not exist; else what is wrong."""
+    try:
+        done = subprocess.run(
+            ["/bin/sh", "-c", command],
+            input=json.dumps(client.probe).encode(),
+            capture_output=True,
+            timeout=_SECONDS,
+            check=False,
+            env=dict(env),
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"it could not be tried: {type(error).__name__}"
+    said = done.stdout.decode(errors="replace")
+    if done.returncode == 0 and '"deny"' in said:
+        return None
+    said = done.stderr.decode(errors="replace").strip()
+    return f"it allows nothing: {said}" if done.returncode == 2 else f"it did not refuse: exit code {done.returncode}"
+
+
+def _tried(client: Client, start: Path, env: Mapping[str, str]) -> Iterator[Fact]:
+    if client.trial is None:
+        return
+    try:
+        root = locate(start, env, Disk()).root
+    except InterlockError:
+        root = start.resolve()
+    for one in try_client(client.trial, client.program, root, env, client.trial_files, client.trial_home_files):
+        if one.is_open is None:
+            yield _fact(client, one.door, "warning", f"not tried: {one.detail}")
+        elif one.is_open:
+            yield _fact(client, one.door, "warning", f"open: {one.detail}", f"interlock install {client.name}")
+        else:
+            yield _fact(client, one.door, "ok", f"closed: {one.detail}")
+
+
+def _fact(
+    client: Client, name: str, status: Any, detail: str, hint: str | None = None, *, standing: bool = False
+) -> Fact:
+    return Fact(
+        section=_SECTION, name=f"{client.name}: {name}", status=status, detail=detail, hint=hint, standing=standing
+    )

@@ -1,0 +1,83 @@
+"""Tries a real client: does one of its own tools work although Interlock should stop it?
+
+The client runs in a throw-away directory and home, with copies of its settings, against a scripted model on loopback. Each call
+that is tried is one that must not be allowed: it works outside of the project. So a file that it leaves is an open door.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+SECONDS: Final = 120
+_PASSED_ON: Final = ("PATH", "LANG", "TERM", "USER", "LOGNAME", "INTERLOCK_STATE_DIR", "XDG_STATE_HOME")
+
+
+class Tried(NamedTuple):
+    """What came of one door."""
+
+    door: str
+    is_open: bool | None
+    """None where it could not be tried."""
+    detail: str
+
+
+class Place(NamedTuple):
+    """Where a client is tried."""
+
+    program: Path
+    work: Path
+    """An empty project, but for the client's files."""
+    home: Path
+    env: dict[str, str]
+
+    def run(self, arguments: Sequence[str], **env: str) -> subprocess.CompletedProcess[bytes]:
+        """Run the client to its end. Raises: OSError, subprocess.TimeoutExpired."""
+        return subprocess.run(
+            [self.program, *arguments],
+            cwd=self.work,
+            env={**self.env, **env},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=SECONDS,
+            check=False,
+        )
+
+
+def try_client(
+    trial: Callable[[Place], list[Tried]],
+    program: str,
+    root: Path,
+    env: Mapping[str, str],
+    files: Sequence[str],
+    home_files: Sequence[str],
+) -> list[Tried]:
+    """Try a client with copies of those of its files that are there: `files` of the project, `home_files` of the user."""
+    found = shutil.which(program, path=env.get("PATH"))
+    if found is None:
+        return [Tried("native tools", None, f"`{program}` is not installed")]
+    with tempfile.TemporaryDirectory(prefix="interlock-doctor-") as name:
+        base = Path(name).resolve()
+        passed = {key: env[key] for key in _PASSED_ON if key in env}
+        place = Place(Path(found), base / "work", base / "home", {**passed, "HOME": str(base / "home")})
+        own_home = Path(env.get("HOME") or "~").expanduser()
+        _copy(root, place.work, files)
+        _copy(own_home, place.home, home_files)
+        if "INTERLOCK_STATE_DIR" not in passed and "XDG_STATE_HOME" not in passed:
+            place.env["XDG_STATE_HOME"] = str(own_home / ".local" / "state")  # the gate is that of the user
+        try:
+            return trial(place)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return [Tried("native tools", None, f"`{program}` could not be tried: {type(error).__name__}")]
+
+
+def _copy(source: Path, target: Path, names: Sequence[str]) -> None:
+    target.mkdir(parents=True)
+    for name in names:
+        if (source / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, target / name)

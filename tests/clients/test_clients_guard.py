@@ -1,0 +1,252 @@
+"""The real Claude Code in guard mode: its own tools ask the gate."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+from npm_programs import installed
+from scripted_model import Model
+
+from interlock.surfaces.clients.claude_code import TESTED
+from interlock.surfaces.clients.hook_program import Gate
+
+pytest_plugins = ["clients_world"]
+pytestmark = [pytest.mark.slow, pytest.mark.clients, pytest.mark.timeout(600)]
+CONFIGURATION = """
+[rules]
+allow = ["fs.read", "fs.list", "fs.write", "shell"]
+ask = ["fs.edit"]
+
+[grants.agent]
+tools = ["fs.*", "shell"]
+
+[approvals]
+ttl = "10s"
+"""
+
+
+@pytest.fixture(scope="module")
+def claude():
+    """The program, in the version that the documentation names."""
+    return installed("@anthropic-ai/claude-code", TESTED, "claude")
+
+
+@pytest.fixture
+def guarded(project):
+    """A project in guard mode."""
+    (project.root / "interlock.toml").write_text(CONFIGURATION)
+    project.interlock("trust", "--yes")
+    project.interlock("install", "claude-code", "--mode", "guard")
+    yield project
+    project.interlock("gate", "stop")
+
+
+def begin(claude, project, model: Model, *arguments: str) -> subprocess.Popen[str]:
+    home = project.root.parent / "home"
+    home.mkdir(exist_ok=True)
+    trusted = {"projects": {str(project.root): {"hasTrustDialogAccepted": True}}}
+    (home / ".claude.json").write_text(json.dumps(trusted))
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "ANTHROPIC_API_KEY": "sk-none",
+        "ANTHROPIC_BASE_URL": model.url,
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "CLAUDE_CODE_MAX_RETRIES": "0",
+    }
+    return subprocess.Popen(
+        [claude, "-p", "do it", *arguments],
+        cwd=project.root,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+OWN = ("--allowedTools", "Bash", "Write", "Edit", "Read", "Glob", "Grep", "Agent")
+"""The client's own permissions let everything through: what stops a call is Interlock."""
+
+
+def run(claude, project, model: Model, *arguments: str) -> None:
+    with model.serving():
+        process = begin(claude, project, model, *(arguments or OWN))
+        out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+
+
+def rows(project) -> list[tuple[str, str, str]]:
+    return [(row["tool"], row["about"], row["status"]) for row in json.loads(project.interlock("log", "--json"))]
+
+
+def write(project, name: str, content: str = "new"):
+    return ("Write", {"file_path": str(project.root / name), "content": content})
+
+
+def edit(project, name: str):
+    return ("Edit", {"file_path": str(project.root / name), "old_string": "old", "new_string": "new"})
+
+
+def test_its_own_calls_are_allowed_refused_and_on_record(claude, guarded):
+    root = guarded.root
+    model = Model(
+        [
+            [("Bash", {"command": "echo made > by-shell"})],
+            [write(guarded, "by-editor")],
+            [write(guarded, "../outside")],
+            [write(guarded, ".claude/settings.json", "{}")],
+            [("Bash", {"command": "exit 3"})],
+            [("WebFetch", {"url": "https://example.org", "prompt": "x"})],
+            [("Agent", {"description": "x", "prompt": "[[sub]]", "subagent_type": "general-purpose"})],
+        ]
+    )
+    run(claude, guarded, model)
+    assert (root / "by-shell").read_text() == "made\n"
+    assert (root / "by-editor").read_text() == "new"
+    assert not (root.parent / "outside").exists()
+    assert "path_outside_workspace" in model.result(2)
+    assert "path_" in model.result(3)
+    assert "capability_denied" in model.result(5)
+    assert '"hooks"' in (root / ".claude/settings.json").read_text()
+    assert [row for row in rows(guarded) if row[0] in ("shell", "fs.write")][:2] == [
+        ("shell", "echo made > by-shell", "succeeded"),
+        ("fs.write", "by-editor", "succeeded"),
+    ]
+    assert ("shell", "exit 3", "failed") in rows(guarded)
+    run_id = next(
+        row["run_id"] for row in json.loads(guarded.interlock("log", "--json")) if row["about"] == "by-editor"
+    )
+    guarded.interlock("undo", run_id)
+    assert not (root / "by-editor").exists()
+
+
+def test_held_calls_are_answered_while_it_waits(claude, guarded):
+    for name in ("approved", "denied", "expired"):
+        (guarded.root / name).write_text("old")
+    model = Model([[("Read", {"file_path": str(guarded.root / name)})] for name in ("approved", "denied", "expired")])
+    model.turns += [[edit(guarded, name)] for name in ("approved", "denied", "expired")]
+    over = threading.Event()
+
+    def answer() -> None:
+        done: set[str] = set()
+        while not over.is_set():
+            for hold in json.loads(guarded.interlock("approvals", "list", "--json")):
+                name = hold["parameters"]["path"]
+                if hold["id"] not in done and name != "expired":
+                    done.add(hold["id"])
+                    guarded.interlock("approvals", "approve" if name == "approved" else "deny", hold["id"])
+            time.sleep(0.05)
+
+    person = threading.Thread(target=answer)
+    person.start()
+    try:
+        run(claude, guarded, model)
+    finally:
+        over.set()
+        person.join()
+    assert [(guarded.root / name).read_text() for name in ("approved", "denied", "expired")] == ["new", "old", "old"]
+    assert "approval_denied" in model.result(4)
+    assert "approval_expired" in model.result(5)
+    assert [row[1:] for row in rows(guarded) if row[0] == "fs.edit"] == [
+        ("approved", "succeeded"),
+        ("denied", "rejected"),
+        ("expired", "rejected"),
+    ]
+
+
+def test_nothing_runs_when_a_hook_fails(claude, project):
+    """Each of its tools has a hook that fails in a way of its own; the client's own permissions allow all of them."""
+    failures = {
+        "Bash": "exit 1",
+        "Write": "kill -9 $$",
+        "Glob": "/nowhere/at/all",
+        "Grep": "sleep 60",
+        "Read": "echo reason >&2; exit 2",
+    }
+    project.interlock("install", "claude-code", "--mode", "guard")
+    path = project.root / ".claude/settings.json"
+    settings = json.loads(path.read_text())
+    [ours] = settings["hooks"]["PreToolUse"]
+    settings["hooks"]["PreToolUse"] = [
+        {"matcher": tool, "hooks": [{**ours["hooks"][0], "command": command, "timeout": 2}]}
+        for tool, command in failures.items()
+    ]
+    path.write_text(json.dumps(settings))
+    (project.root / "a.txt").write_text("content")
+    model = Model(
+        [
+            [("Bash", {"command": "touch ran"})],
+            [write(project, "written")],
+            [("Glob", {"pattern": "*.txt"})],
+            [("Grep", {"pattern": "content"})],
+            [("Read", {"file_path": str(project.root / "a.txt")})],
+        ]
+    )
+    run(claude, project, model)
+    assert {path.name for path in project.root.iterdir()} == {"a.txt", "interlock.toml", ".claude"}
+    assert not any("a.txt" in model.result(turn) for turn in (2, 3))
+    assert "content" not in model.result(4)
+
+
+def test_what_it_tries_against_the_gate(claude, guarded):
+    """It kills the gate, and edits its settings with its shell: the calls after it are checked as before."""
+    guarded.interlock("gate", "start")
+    pid = json.loads(
+        Gate(guarded.env["INTERLOCK_STATE_DIR"], time.monotonic() + 60).ask_once(b"interlock 1 status\n" + bytes(16))[
+            17:
+        ]
+    )["pid"]
+    off = """python3 -c "open('.claude/settings.local.json', 'w').write('{\\"disableAllHooks\\": true}')" """
+    model = Model(
+        [
+            [("Bash", {"command": f"kill -9 {pid}; echo killed"})],
+            [write(guarded, "../outside")],
+            [("Bash", {"command": off})],
+            [("Bash", {"command": "sleep 1"})],
+            [write(guarded, "../outside")],
+        ]
+    )
+    run(claude, guarded, model)
+    assert not (guarded.root.parent / "outside").exists()
+    assert "path_outside_workspace" in model.result(1)
+    assert "path_outside_workspace" in model.result(4)
+    assert rows(guarded)[0][0] == "shell"
+    assert rows(guarded)[0][2] == "succeeded", "the next gate heard of its end"
+
+
+def test_interrupted_while_a_call_is_held(claude, guarded):
+    (guarded.root / "a.txt").write_text("old")
+    model = Model([[("Read", {"file_path": str(guarded.root / "a.txt")})], [edit(guarded, "a.txt")]])
+    with model.serving():
+        process = begin(claude, guarded, model, *OWN)
+        end = time.monotonic() + 60
+        while not (holds := json.loads(guarded.interlock("approvals", "list", "--json"))):
+            assert time.monotonic() < end
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    guarded.interlock("approvals", "approve", holds[0]["id"])
+    assert (guarded.root / "a.txt").read_text() == "old"
+    assert ("fs.edit", "a.txt", "succeeded") not in rows(guarded)
+
+
+@pytest.mark.parametrize("how", ["bare", "sources", "setting"])
+def test_what_a_projects_settings_do_not_close(claude, guarded, how):
+    """Who starts the client, or may write its settings, starts it without hooks: documented, and named by doctor."""
+    arguments = {"bare": ("--bare",), "sources": ("--setting-sources", "user"), "setting": ()}[how]
+    if how == "setting":
+        (guarded.root / ".claude/settings.local.json").write_text('{"disableAllHooks": true}')
+    model = Model([[("Bash", {"command": "touch ../outside"})]])
+    run(claude, guarded, model, *OWN, *arguments)
+    assert (guarded.root.parent / "outside").exists()
+    if how == "setting":
+        guarded.env["PATH"] = f"{claude.parent}:{guarded.env['PATH']}"
+        facts = json.loads(guarded.interlock("doctor", "--clients", "--json"))["facts"]
+        found = {fact["name"]: fact for fact in facts if fact["section"] == "clients"}
+        assert found["claude-code: own shell"]["detail"].startswith("open")

@@ -1,0 +1,195 @@
+"""Modes and scopes of `interlock install`, in one process: what is written, kept, found by doctor, and given back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import stat
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interlock.engine.trust import init
+from interlock.model.errors import UsageError
+from interlock.surfaces.clients.client import Setup, hook_command
+from interlock.surfaces.clients.doors import examine_clients
+from interlock.surfaces.clients.hook_program import Gate
+from interlock.surfaces.clients.installation import Installation
+from interlock.surfaces.clients.known import CLIENTS
+from interlock.surfaces.clients.versions import found_version
+
+SETTINGS = ".claude/settings.json"
+FILES = (".mcp.json", SETTINGS)
+
+
+class Place:
+    """A trusted project, and a home."""
+
+    def __init__(self, base: Path) -> None:
+        self.root, self.home = base / "project", base / "home"
+        self.root.mkdir()
+        self.home.mkdir()
+        self.env = {"HOME": str(self.home), "INTERLOCK_STATE_DIR": str(base / "state"), "PATH": str(base / "bin")}
+        init(self.root, self.env)
+
+    def install(self, mode=None, scope="project", agent=None):
+        installation = Installation("claude-code", self.root, self.env, scope)
+        changes = installation.plan_install(mode, agent)
+        installation.apply(changes, mode, agent, None)
+        return [change.outcome for change in changes]
+
+    def remove(self, scope="project"):
+        installation = Installation("claude-code", self.root, self.env, scope)
+        changes = installation.plan_remove()
+        installation.apply_removal(changes)
+        return [change.outcome for change in changes]
+
+    def files(self):
+        return {name: (self.root / name).read_bytes() if (self.root / name).exists() else None for name in FILES}
+
+    def settings(self):
+        return json.loads((self.root / SETTINGS).read_text())
+
+    def program(self, version: str) -> None:
+        """A `claude` that says its version."""
+        path = Path(self.env["PATH"]) / "claude"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/sh\necho '{version} (Claude Code)'\n")
+        path.chmod(0o755)
+
+    def facts(self):
+        return {fact.name: fact for fact in examine_clients(self.root, self.env, run=False)}
+
+
+@pytest.fixture
+def place(tmp_path) -> Place:
+    """A trusted project, and a home."""
+    return Place(tmp_path)
+
+
+documents = st.one_of(
+    st.none(),
+    st.builds(
+        lambda value, indent, end: json.dumps(value, indent=indent).encode() + end,
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "hooks": st.dictionaries(
+                    st.sampled_from(["PreToolUse", "Stop"]),
+                    st.lists(
+                        st.just({"matcher": "Bash", "hooks": [{"type": "command", "command": "mine"}]}), max_size=2
+                    ),
+                ),
+                "permissions": st.fixed_dictionaries(
+                    {}, optional={"deny": st.lists(st.sampled_from(["Bash", "Mine"]))}
+                ),
+                "mcpServers": st.dictionaries(st.sampled_from(["interlock", "other"]), st.just({"command": "x"})),
+                "env": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
+            },
+        ),
+        st.sampled_from([None, 1, 4, "\t"]),
+        st.sampled_from([b"", b"\n", b"\r\n\r\n"]),
+    ),
+)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    documents,
+    documents,
+    st.lists(
+        st.tuples(st.sampled_from(["guard", "replace", None]), st.sampled_from([None, "coder"])), min_size=1, max_size=4
+    ),
+)
+def test_removal_gives_back_the_bytes_whatever_was_set_up_in_between(servers, own, setups):
+    with tempfile.TemporaryDirectory() as name:
+        place = Place(Path(name).resolve())
+        for path, data in zip(FILES, (servers, own), strict=True):
+            if data is not None:
+                (place.root / path).parent.mkdir(exist_ok=True)
+                (place.root / path).write_bytes(data)
+        before = place.files()
+        for mode, agent in setups:
+            place.install(mode, agent=agent)
+            assert set(place.install(mode, agent=agent)) == {"unchanged"}
+        place.remove()
+        assert place.files() == before
+
+
+def test_guard_mode_writes_hooks_that_fail_closed(place):
+    (place.root / ".claude").mkdir()
+    (place.root / SETTINGS).write_text('{"hooks": {"PreToolUse": [{"matcher": "*", "hooks": []}]}, "model": "mine"}')
+    os.chmod(place.root / SETTINGS, 0o600)
+    assert place.install("guard", agent="coder") == ["changed"]
+    written = place.settings()
+    theirs, ours = written["hooks"]["PreToolUse"]
+    assert theirs == {"matcher": "*", "hooks": []}
+    [hook] = ours["hooks"]
+    assert (hook["onFailure"], hook["timeout"]) == ("block", 130)
+    assert "agent=coder" in hook["command"]
+    assert f"project={place.root}" in hook["command"]
+    assert hook["command"].split()[1:3] == ["-I", "-S"]
+    assert hook["command"].endswith("exit 2; }")
+    assert written["model"] == "mine"
+    assert stat.S_IMODE((place.root / SETTINGS).stat().st_mode) == 0o600
+
+
+def test_another_mode_takes_the_place_of_the_first(place):
+    place.install("replace")
+    assert place.install("guard") == ["changed", "restored"]
+    assert not (place.root / ".mcp.json").exists()
+    assert list(place.settings()) == ["hooks"]
+    assert place.remove() == ["restored"]
+    assert place.files() == dict.fromkeys(FILES)
+
+
+def test_the_users_own_settings(place):
+    assert place.install("guard", "user") == ["changed"]
+    assert "project=" not in (place.home / SETTINGS).read_text()
+    assert not (place.root / SETTINGS).exists()
+    place.remove("user")
+    assert not (place.home / SETTINGS).exists()
+
+
+@pytest.mark.parametrize("scope", ["user", "managed"])
+def test_what_cannot_be_set_up_is_said(place, scope):
+    with pytest.raises(UsageError) as caught:
+        place.install("replace", scope)
+    assert (caught.value.code, "--mode guard --scope managed" in caught.value.hint) == ("client_mode", True)
+
+
+def test_names_with_spaces_and_quotes_in_the_hook(tmp_path):
+    setup = Setup("guard", "project", "it's me", tmp_path / "a 'b' $c", {})
+    command = hook_command("claude-code", setup).rpartition(" || ")[0]
+    assert shlex.split(command)[4:] == ["claude-code", f"project={tmp_path}/a 'b' $c", "agent=it's me", "seconds=100"]
+
+
+def test_versions_outside_the_tested_table_are_named(place):
+    assert place.facts() == {}, "nothing is installed or set up"
+    place.program("2.1.332")
+    facts = place.facts()
+    assert facts["claude-code: version"].status == "ok"
+    assert "not set up" in facts["claude-code"].detail
+    place.program("9.0.0-beta.1")
+    assert found_version(CLIENTS["claude-code"], place.env) == "9.0.0-beta.1"
+    facts = place.facts()
+    assert facts["claude-code: version"].status == "warning"
+    assert "was not tested" in facts["claude-code: version"].detail
+
+
+def test_doctor_tries_the_hook_and_looks_at_the_files(place):
+    place.install("guard")
+    path = place.root / SETTINGS
+    written = path.read_text()
+    (place.root / "interlock.toml").write_text("[rules]\n")  # not trusted: refused all the same
+    facts = place.facts()
+    assert facts["claude-code: guard mode, project: hook"].status == "ok"
+    path.write_text(written.replace("PreToolUse", "PreToolUsed"))
+    assert "no longer has" in place.facts()["claude-code: guard mode, project"].detail
+    gate = Gate(place.env["INTERLOCK_STATE_DIR"], time.monotonic() + 60)
+    gate.ask_once(b"interlock 1 stop\n" + bytes(16))
