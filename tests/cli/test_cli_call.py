@@ -46,6 +46,8 @@ def test_a_held_call_is_left_open_and_goes_on_after_the_answer(cli):
     assert said.code == 3
     [hold] = cli("approvals", "list", "--json").json
     assert f"interlock approvals approve {hold['id']}" in said.err
+    assert "runtime." not in said.err, "a person at the command line is not told the Python way"
+    assert cli(*arguments, "--json").error["hint"].startswith("`interlock approvals approve")
     assert cli("approvals", "approve", hold["id"]).code == 0
     assert cli(*arguments).code == 0
     assert (cli.root / "b").exists()

@@ -31,6 +31,7 @@ def test_installed_and_removed_again(project):
     project.interlock("install", "claude-code", "--agent", "other")
     project.interlock("install", "claude-code", "--remove")
     assert files(project) == nothing
+    assert not (project.root / ".claude").exists()
     assert project.fails("install", "claude-code", "--remove")["code"] == "not_found"
 
 
@@ -44,6 +45,13 @@ def test_removal_gives_back_the_bytes(project):
     assert json.loads((project.root / ".mcp.json").read_text())["mcpServers"]["other"] == {"command": "x"}
     project.interlock("install", "claude-code", "--remove")
     assert files(project) == before
+
+
+def test_a_directory_that_others_use_by_now_stays(project):
+    project.interlock("install", "claude-code")
+    (project.root / ".claude/CLAUDE.md").write_text("mine")
+    project.interlock("install", "claude-code", "--remove")
+    assert os.listdir(project.root / ".claude") == ["CLAUDE.md"]
 
 
 def test_what_was_edited_since_stays(project):

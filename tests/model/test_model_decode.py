@@ -428,8 +428,9 @@ objects = st.dictionaries(words, values, max_size=3)
 @st.composite
 def actions(draw):
     kind = draw(st.sampled_from(["tool_call", "state_write", "state_read", "assertion"]))
+    key = words.filter(lambda k: not k.startswith("$"))
     optional = {
-        "id": words,
+        "id": key,
         "dependencies": st.lists(words, max_size=2),
         "state_dependencies": st.lists(words, max_size=2),
         "preconditions": st.lists(
@@ -450,7 +451,6 @@ def actions(draw):
         "metadata": objects,
     }
     action = draw(st.fixed_dictionaries({"type": st.just(kind)}, optional=optional))
-    key = words.filter(lambda k: not k.startswith("$"))
     match kind:
         case "tool_call":
             return {**action, "tool": draw(words), "parameters": draw(objects)}

@@ -64,10 +64,17 @@ def call(
                 out, opened, lambda: opened.call(tool, given, wait=not no_wait, **options), no_wait=no_wait
             )
         except HeldError as held:
-            out.note(f"`interlock approvals approve {held.approval}`, then `interlock resume {held.run_id}`")
+            held.hint = _how_to_go_on(held)
             raise
     _print(out, result)
     return EXIT_CODES.get(result.status, FAILED)
+
+
+def _how_to_go_on(held: HeldError) -> str:
+    """As typed: the error's own hint is for programs."""
+    if held.code == "unknown_outcome":
+        return f"`interlock recover {held.run_id} --action call --as again` (or succeeded, failed, undo)"
+    return f"`interlock approvals approve {held.approval}`, then `interlock resume {held.run_id}`"
 
 
 def _parse(text: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ The record is in the state directory, where no agent writes, and on disk before 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -49,6 +50,8 @@ class _Saved(msgspec.Struct, frozen=True):
     before: bytes | None
     after_sha256: str
     entries: tuple[Entry, ...] = ()
+    made_directory: bool = False
+    """True if the directory of the file was not there before."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -122,8 +125,13 @@ class Installation:
 
     def apply_removal(self, changes: list[FileChange]) -> None:
         """Write the files, and drop the record last. Raises: StoreError."""
+        record = self.record
         for change in changes:
             self._write(change)
+        for saved in () if record is None else record.files:
+            if saved.made_directory:
+                with contextlib.suppress(OSError):  # others have put something there, or it is gone
+                    self._path(saved).parent.rmdir()
         self._record_path.unlink(missing_ok=True)
 
     def _setup(self, mode: Mode, agent: str | None) -> Setup:
@@ -168,7 +176,8 @@ class Installation:
             saved = known.get(change.path)
             # What we wrote ourselves is not how it was before.
             before = change.old if saved is None else self._removing(change.path, saved).data
-            files.append(_Saved(str(change.path), before, _sha256(change.data or b""), change.entries))
+            made = not change.path.parent.is_dir() if saved is None else saved.made_directory
+            files.append(_Saved(str(change.path), before, _sha256(change.data or b""), change.entries, made))
         self._disk.make_directory(self._record_path.parent)
         written = Record(2, tuple(files), mode, agent, version)
         self._disk.write_atomic(self._record_path, msgspec.json.encode(written))
