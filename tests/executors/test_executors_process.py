@@ -11,13 +11,16 @@ import time
 
 import pytest
 
+from interlock.executors.enclosure import enclosure
 from interlock.executors.environment import child_environment, requested_environment
 from interlock.executors.exceeded import ProcessLimits
 from interlock.executors.network import ENVIRONMENT
 from interlock.executors.process import ProcessRunner, bindings
+from interlock.isolation.probe import probe
 from interlock.model.codes import REASONS
 from interlock.model.errors import ToolError
 from interlock.model.schema import Schema
+from interlock.workspace import Workspace
 from interlock.workspace.layer_mounts import LayerMounts
 from interlock.workspace.layers import open_layer
 
@@ -279,8 +282,9 @@ def test_a_cancelled_call_raises_with_its_partial_output_when_the_tree_is_gone(t
         task = asyncio.create_task(
             tools["shell"].function({"command": "echo partial; setsid sleep 792.5 & sleep 100"}, ctx)
         )
-        await asyncio.sleep(0.3)
-        ctx.deadline_ns = deadline
+        while not running("792.5"):
+            await asyncio.sleep(0.02)
+        ctx.deadline_ns = min(deadline, time.monotonic_ns()) if code == "timeout" else deadline
         task.cancel()
         with pytest.raises(ToolError) as error:
             await task
@@ -435,3 +439,30 @@ def test_named_variables_and_copies_of_named_files_reach_the_process(clock, cont
         runner.close()
     assert output["stdout"] == "Ann\nyes\n.gitconfig\n"
     assert "Ann" in (tmp_path / ".gitconfig").read_text()
+
+
+class Scoped(Workspace):
+    """A workspace whose action may read one directory and, of another, only some files."""
+
+    @property
+    def readable(self):
+        return ("src/**", "secrets/*.txt", "secrets", "top/**")
+
+
+@pytest.mark.parametrize("profile", ["ns", "nons"])
+def test_the_grant_is_the_wall_around_what_is_read(tmp_path, clock, context, workspace, profile):
+    """From `paths.read` of a grant, and `isolation.read`, to what a program can see."""
+    for name in ("workspace/src", "workspace/secrets", "more"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file.txt").write_text(name.rpartition("/")[2])
+    walls = enclosure(profile, probe(), environment=os.environ, read=(os.fspath(tmp_path / "more"),))
+    runner = ProcessRunner(clock, enclose=lambda: walls)
+    try:
+        with Scoped(workspace.root) as scoped:
+            ctx = context()
+            ctx.workspace = scoped
+            command = f"cat src/file.txt secrets/file.txt top {tmp_path}/more/file.txt; ls secrets"
+            output = asyncio.run(bindings(runner)[0].function({"command": command, "check": False}, ctx))
+    finally:
+        runner.close()
+    assert output["stdout"] == "srcmore"

@@ -60,6 +60,11 @@ class Compiled:
         inner = PathGlob(glob)
         return all(any(PathGlob(g).covers(inner) for g in c.grant.paths.write) for c in self.chain)
 
+    def reads_all(self, glob: str) -> bool:
+        """True if every path that the glob matches may be read, by the grant and its ancestors."""
+        inner = PathGlob(glob)
+        return all(any(PathGlob(g).covers(inner) for g in c.grant.paths.read) for c in self.chain)
+
     def reach(self, reach: Reach) -> bool:
         """True if this path or host may be accessed."""
         if reach[1] == "host":

@@ -146,6 +146,11 @@ class Capability:
         grants = _alive(self._entry(agent, tool)[1], now_us)
         return tuple(dict.fromkeys(glob for one in grants for glob in one.grant.paths.write if one.writes_all(glob)))
 
+    def readable(self, agent: str, tool: Tool, now_us: int) -> tuple[str, ...]:
+        """Globs of what a process of this tool may read, likewise."""
+        grants = _alive(self._entry(agent, tool)[1], now_us)
+        return tuple(dict.fromkeys(glob for one in grants for glob in one.grant.paths.read if one.reads_all(glob)))
+
     def _entry(self, agent: str, tool: Tool) -> tuple[Tool, tuple[Compiled, ...], Refusal | None, bool]:
         key = (agent, id(tool))
         entry = self._tools.get(key)

@@ -68,13 +68,19 @@ class Enclosure(msgspec.Struct, frozen=True):
         return {"namespaces": not alone, "groups": True, "shown": shown}
 
     def around(
-        self, workspace: Any, *, network: Network = "none", ports: Sequence[int] = (), binds: Sequence[Bind] = ()
+        self,
+        workspace: Any,
+        *,
+        network: Network = "none",
+        ports: Sequence[int] = (),
+        binds: Sequence[Bind] = (),
+        in_scope: bool = False,
     ) -> WallSpec | None:
         """The walls of one action in a `Workspace`; None without walls.
 
-        `ports` are for the network of that name.
-        `binds` are shown to it beyond the workspace. A glob of the grant that names no directory and no file (`src/*.py`)
-        cannot be a wall: it makes nothing writable.
+        `ports` are for the network of that name. `binds` are shown to it beyond the workspace. With `in_scope` it reads only what
+        the grant's `paths.read` allows. A glob of the grant that names no directory and no file (`src/*.py`) cannot be a wall: it
+        makes nothing readable or writable.
         """
         if self.profile == "none":
             return None
@@ -86,7 +92,8 @@ class Enclosure(msgspec.Struct, frozen=True):
             root=workspace.fd if own_root and layer.copy is None else None,
             copy=os.fspath(layer.copy) if own_root and layer.copy is not None else None,
             # What a process changes in a layer is compared with the grant before it counts.
-            writable=("",) if layer is not None else _places(workspace.written),
+            writable=("",) if layer is not None else _places(workspace.root, workspace.written),
+            readable=_places(workspace.root, workspace.readable) if in_scope else ("",),
             protected=tuple("/".join(os.fsdecode(name) for name in path) for path in workspace.protected),
             hidden=self.hidden,
             binds=(*self._late(), *binds),
@@ -126,8 +133,9 @@ def enclosure(
     environment: Mapping[str, str],
     hidden: Sequence[Path] = (),
     tmp_bytes: int = 1024**3,
+    read: Sequence[str] = (),
 ) -> Enclosure:
-    """The walls of a runtime. `environment` is Interlock's own, where PATH and HOME are looked up."""
+    """The walls of a runtime. `environment` is Interlock's own, where PATH and HOME are looked up; `read` is `isolation.read`."""
     if profile == "none":
         return Enclosure()
     home = environment.get("HOME", "")
@@ -140,7 +148,8 @@ def enclosure(
     }
     programs = [tree for path in environment.get("PATH", "").split(":") if (tree := _tree_of(path, home)) is not None]
     own = [sys.base_prefix, sys.prefix, os.fspath(Path(__file__).parents[1])]
-    shown = tuple(dict.fromkeys((*own, *chains, *programs)))
+    asked = [os.path.join(home, path[2:]) if path.startswith("~/") else path for path in read]  # noqa: PTH118
+    shown = tuple(dict.fromkeys((*own, *chains, *programs, *(path for path in asked if path.startswith("/")))))
     return Enclosure(
         profile, dict(offered), tuple(os.fspath(path) for path in hidden), shown, variables, tmp_bytes=tmp_bytes
     )
@@ -176,11 +185,13 @@ def _tree_of(directory: str, home: str) -> str | None:
     return None if os.fspath(directory) in ("/", home) else directory
 
 
-def _places(globs: Sequence[str]) -> tuple[str, ...]:
-    """The files and directories beneath the workspace that path globs name; what has a wildcard elsewhere is left out."""
+def _places(root: Path, globs: Sequence[str]) -> tuple[str, ...]:
+    """The files, and the directories with all that is in them, that path globs name; what has a wildcard elsewhere is left out,
+    and so is a directory without its contents.
+    """
     found = []
     for glob in globs:
         rest = "" if glob == "**" else glob.removesuffix("/**")
-        if not any(c in rest for c in "*?"):
+        if not any(c in rest for c in "*?") and (rest != glob or not (root / rest).is_dir()):
             found.append("" if rest == "." else rest)
     return ("",) if "" in found else tuple(dict.fromkeys(found))

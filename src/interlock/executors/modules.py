@@ -147,7 +147,7 @@ class ModuleTools:
         call = {"tool": tool.name, "version": version, "parameters": parameters, "context": _fields(ctx)}
         remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
         channel = _Messages(ctx)
-        around = self._enclosure.around(ctx.workspace, network="proxied")
+        around = self._enclosure.around(ctx.workspace, network="proxied", in_scope=True)
         cwd = open_cwd(ctx)
         try:
             async with (

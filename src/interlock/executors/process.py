@@ -146,15 +146,18 @@ class ProcessRunner:
         `cwd` is a directory descriptor, or a path beneath the workspace (None: its root). `env` is added to the allow-listed
         base environment. The program is looked up in the base PATH. It ends at the context's deadline, or after
         `timeout_ms` if that is sooner; then `timed_out` is set. With `read_only` the caller guarantees that nothing changes.
-        With `in_scope`, in a layer, the process may have changed only what the grant's `paths.write` allows, and nothing that
-        Interlock's loader reads. `network` and `binds` widen the walls: `proxied` leads to the hosts of the grant, of them only
-        to `hosts` if given; `ports` is for git without namespaces, whose address was judged, and leads to `ports`.
+        With `in_scope` the process reads only what the grant's `paths.read` allows, and in a layer it may have changed only what
+        `paths.write` allows, and nothing that Interlock's loader reads. `network` and `binds` widen the walls: `proxied` leads to
+        the hosts of the grant, of them only to `hosts` if given; `ports` is for git without namespaces, whose address was judged,
+        and leads to `ports`.
 
         Raises: ToolError `spawn_failed`, `isolation_failed`; `process_lost`; `process_limit`, `memory_limit`, `cpu_limit`,
         `disk_limit` if the tree was ended for it; with `in_scope` `path_denied`, `path_protected`; and, when the awaiting task is
         cancelled, `timeout` (the deadline has passed) or `cancelled`, with the partial output, once the tree is gone.
         """
-        around = self.enclosure.around(ctx.workspace, network=network, ports=ports, binds=[*self._binds, *binds])
+        around = self.enclosure.around(
+            ctx.workspace, network=network, ports=ports, binds=[*self._binds, *binds], in_scope=in_scope
+        )
         posture = self.enclosure.posture_for(network)
         directory = cwd if isinstance(cwd, int) else open_cwd(ctx, cwd)
         try:
@@ -188,7 +191,7 @@ class ProcessRunner:
 
         Everything else is as in `run`, except that no time-out ends it. Raises: ToolError `spawn_failed`, `process_lost`.
         """
-        around = self.enclosure.around(ctx.workspace, network="proxied", binds=self._binds)
+        around = self.enclosure.around(ctx.workspace, network="proxied", binds=self._binds, in_scope=True)
         directory = open_cwd(ctx, cwd)
         watch = None
         try:
@@ -391,7 +394,15 @@ def spawn_error(failure: Failure) -> ToolError:
             why, message = "no_home", f"the action's own HOME could not be made in /tmp: {os.strerror(number)}"
         case "view", _:
             why, message = "no_view", f"the proposal's layer could not be entered: {os.strerror(number)}"
-        case (("namespaces" | "network" | "root" | "capabilities" | "landlock" | "seccomp" | "hidden"), _):
+        case "hidden", _:
+            return ToolError(
+                "the state directory lies in a directory that processes may read, and without namespaces nothing hides it",
+                code="isolation_failed",
+                retryable=False,
+                output={"why": step, "errno": errno.errorcode.get(number, str(number))},
+                hint="nothing has run; set INTERLOCK_STATE_DIR to another place, or take the directory out of `isolation.read`",
+            )
+        case (("namespaces" | "network" | "root" | "capabilities" | "landlock" | "seccomp"), _):
             return ToolError(
                 f"the walls around the program could not be raised ({step}): {os.strerror(number)}",
                 code="isolation_failed",

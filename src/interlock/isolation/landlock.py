@@ -6,10 +6,11 @@ and without (the only one).
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.isolation import syscalls
 
@@ -29,19 +30,27 @@ _BIND_TCP, _CONNECT_TCP = 1, 2
 """Rights of TCP sockets (ABI 4)."""
 
 
+class Beneath(NamedTuple):
+    """A path beneath a directory, reached through no symbolic link: a program may have put one there."""
+
+    top: str
+    path: str
+
+
 def confine(
     *,
-    read: Sequence[str],
-    write: Sequence[str],
+    read: Sequence[str | Beneath],
+    write: Sequence[str | Beneath],
     devices: Sequence[str],
     ports: Sequence[int] | None,
+    write_only: Sequence[str | Beneath] = (),
     version: int | None = None,
 ) -> None:
     """Put this thread, and all that it starts, behind the walls. Paths that do not exist are left out.
 
-    `write` paths may be read and written, and all but device files made in them. `ports` are those that TCP may connect to (ABI
-    4; none of them may be listened on); None leaves TCP alone. The kernel's own version is asked unless given. Raises OSError:
-    then nothing is in force.
+    `write` paths may be read and written, and all but device files made in them; `write_only` ones cannot be read. `ports` are
+    those that TCP may connect to (ABI 4; none of them may be listened on); None leaves TCP alone. The kernel's own version is
+    asked unless given. Raises OSError: then nothing is in force.
     """
     abi = syscalls.landlock_version() if version is None else version
     rights = _RIGHTS.get(abi, _RIGHTS[5] if abi > 5 else 0)
@@ -51,10 +60,11 @@ def confine(
         for paths, wanted in (
             (read, _READ),
             (write, rights & ~(MAKE_CHAR | MAKE_BLOCK)),
+            (write_only, rights & ~(MAKE_CHAR | MAKE_BLOCK | _READ)),
             (devices, _DEVICE),
         ):
-            for path in paths:  # one at a time: the limit of open files is in force already
-                fd = syscalls.open_path(path)
+            for place in paths:  # one at a time: the limit of open files is in force already
+                fd = _open(place)
                 if fd is None:
                     continue
                 try:
@@ -71,3 +81,19 @@ def confine(
         syscalls.landlock_restrict(ruleset)
     finally:
         os.close(ruleset)
+
+
+def _open(place: str | Beneath) -> int | None:
+    if isinstance(place, str):
+        return syscalls.open_path(place)
+    top = syscalls.open_path(place.top)
+    if top is None:
+        return None
+    try:
+        return syscalls.open_beneath(top, place.path, os.O_PATH)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES):
+            return None
+        raise
+    finally:
+        os.close(top)

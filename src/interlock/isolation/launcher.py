@@ -20,7 +20,8 @@ class Launcher:
         """Find a place for control groups, enter a user and a mount namespace and prepare the shared part of the root, each if
         `launch` says so. `runtime` is the pid of the process that this one serves.
         """
-        self._shown = launch["shown"]
+        self.shown = launch["shown"]
+        """What processes see besides the system's directories."""
         self._refused = 0 if launch["namespaces"] else errno.ENOSYS
         """The errno that keeps supervisors from namespaces of their own; 0 if they can have them."""
         self.readable: list[str] = []
@@ -36,7 +37,7 @@ class Launcher:
                 self._groups = Groups.find(runtime)
         if launch["namespaces"]:
             try:
-                root.prepare(self._shown)
+                root.prepare(self.shown)
                 seccomp.assembled("all")
                 self.moved = True
             except OSError as error:
@@ -45,7 +46,7 @@ class Launcher:
     def fork(self, message: bytes) -> int:
         """Fork a supervisor as the message asks for it; returns 0 in it. Raises: RefusedError, OSError."""
         if message == RUN_CONFINED and not self.readable:
-            self.readable = root.readable(self._shown)
+            self.readable = root.readable(self.shown)
             seccomp.assembled("pairs")
         plain = message in {RUN, RUN_CONFINED}
         if self._refused and not plain:

@@ -116,6 +116,7 @@ def _enter(before: int) -> int:
         "layer": False,
         "copy": "",
         "writable": [],
+        "readable": [""],
         "protected": [],
         "hidden": [],
         "binds": [],
@@ -126,7 +127,7 @@ def _enter(before: int) -> int:
     }
     try:
         walls.enter_namespaces(request, {})
-        walls.confine_inside(request)
+        walls.confine_inside(request, [], {})
         if os.getpid() != 1 or os.path.exists(f"/proc/{before}/exe") or os.path.exists("/home"):
             return errno.EEXIST
     except RefusedError as refused:

@@ -27,6 +27,8 @@ class WallSpec:
     """A directory that is shown at `workspace` in place of the directory there: a layer that is a copy."""
     writable: tuple[str, ...] = ("",)
     """Paths beneath the workspace (relative; "" is all of it) that may be written; the rest of it is read-only."""
+    readable: tuple[str, ...] = ("",)
+    """Paths beneath the workspace (relative; "" is all of it) that may be read. What may only be written cannot be read back."""
     protected: tuple[str, ...] = ()
     """Paths beneath the workspace (relative) that are never written: what the loader reads."""
     hidden: tuple[str, ...] = ()
@@ -52,6 +54,7 @@ class WallSpec:
             "layer": self.root is not None,
             "copy": self.copy or "",
             "writable": list(self.writable),
+            "readable": list(self.readable),
             "protected": list(self.protected),
             "hidden": list(self.hidden),
             "binds": list(self.binds),

@@ -199,7 +199,7 @@ class Supervisor:
             syscalls.close_on_exec(3)  # what the runtime left inheritable has come down to here
         except (OSError, ValueError) as error:
             raise RefusedError("walls", getattr(error, "errno", None) or errno.EINVAL) from error
-        walls.confine_inside(self.walls)
+        walls.confine_inside(self.walls, self.launcher.shown, self.request["environment"])
         if self.request["call"] is None:
             environment, search = self.request["environment"], self.request["search"]
             self.pid = spawn(self.request["argv"], environment, search, [stdin, *_outputs(named, writers)])

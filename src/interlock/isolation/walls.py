@@ -13,10 +13,11 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.isolation import landlock, root, seccomp, syscalls
 from interlock.isolation.egress.listeners import open_listeners
+from interlock.isolation.landlock import Beneath
 from interlock.isolation.layer0 import RefusedError
 from interlock.isolation.wire import EGRESS, ROOT, Walls
 
@@ -26,6 +27,7 @@ NAMESPACES: Final = (
 """The flags of clone for an action, which the launcher starts in its own user namespace."""
 _DEVICES: Final = tuple(f"/dev/{name}" for name in (*root.DEVICES, "ptmx", "pts"))
 _HOST_NAME: Final = b"box"
+_PRIVATE: Final = ("/tmp", "/dev/shm")  # noqa: S108 - the action's own
 
 
 def enter_namespaces(walls: Walls, descriptors: dict[str, int]) -> None:
@@ -41,30 +43,46 @@ def enter_namespaces(walls: Walls, descriptors: dict[str, int]) -> None:
         raise RefusedError("root", error.errno or errno.EINVAL) from error
 
 
-def confine_inside(walls: Walls) -> None:
-    """As pid 1: give up all capabilities, then Landlock and the filter. Raises: RefusedError."""
+def confine_inside(walls: Walls, read: list[str], environment: dict[str, str]) -> None:
+    """As pid 1: give up all capabilities, then Landlock and the filter. `read` as for `confine_alone`. Raises: RefusedError."""
     _drop()  # the bounding set is empty already: see `root.prepare`
-    if syscalls.landlock_version():  # a second wall around what the root shows; without it the root alone holds
-        writable = ["/tmp", "/dev/shm", *_writable(walls)]  # noqa: S108 - the private ones
-        _confine_files(["/"], writable, ["/dev"], ports=None)  # a network namespace of its own is around it
+    top, devices = walls["workspace"], ["/dev"]
+    if "" in walls["readable"]:
+        if syscalls.landlock_version():  # a second wall around what the root shows; without it the root alone holds
+            places = _Places(["/"], [*_PRIVATE, *_written(walls)], [])
+            _confine_files(places, devices, ports=None)  # a network namespace of its own is around it
+    else:  # the only wall within the workspace
+        private = [path for path in _PRIVATE if not top.startswith(f"{path}/")]
+        if len(private) < len(_PRIVATE):  # the workspace lies in a directory of temporary files
+            private.append(root.HOME)
+            environment.setdefault("TMPDIR", root.HOME)
+        shown = [*_beside(top), *read, *(bind["path"] for bind in walls["binds"])]
+        _confine_files(_Places([*shown, *_read(walls)], private, _written(walls)), devices, ports=None)
     _filter("all")
 
 
 def confine_alone(walls: Walls, read: list[str], environment: dict[str, str]) -> None:
     """Without namespaces: capabilities, Landlock, which is the only wall around files here, and the filter.
 
-    The process writes in its home (temporary files too) and where the walls say. Raises: RefusedError.
+    The process reads what the walls say and `read`; it writes in its home (temporary files too) and where the walls say. Raises:
+    RefusedError.
     """
     home = [environment["HOME"]] if "HOME" in environment else []
     if home:
         environment.setdefault("TMPDIR", home[0])
     ports = walls["tcp_ports"] if walls["network"] == "ports" else []
-    shown = [*read, "/proc", walls["workspace"], *(bind["path"] for bind in walls["binds"])]
-    if any(path.startswith(f"{walls['workspace']}/") for path in walls["hidden"]):
+    shown = [*read, "/proc", *(bind["path"] for bind in walls["binds"])]
+    seen = [*shown, walls["workspace"]]
+    if any(f"{path}/".startswith(f"{place.rstrip('/')}/") for path in walls["hidden"] for place in seen):
         raise RefusedError("hidden", errno.EACCES)  # Landlock cannot hide what lies in a directory that is shown
     syscalls.drop_bounding_set()
     _drop()
-    _confine_files(shown, [*home, *_writable(walls)], _DEVICES, ports=ports)
+    written, whole = _written(walls), "" in walls["readable"]
+    if whole:
+        places = _Places([*shown, walls["workspace"]], [*home, *written], [])
+    else:
+        places = _Places([*shown, *_read(walls)], home, written)
+    _confine_files(places, _DEVICES, ports=ports)
     _filter("tcp" if ports else "pairs")
 
 
@@ -76,9 +94,17 @@ def _drop() -> None:
         raise RefusedError("capabilities", error.errno or errno.EINVAL) from error
 
 
-def _confine_files(read: list[str], write: list[str], devices: Sequence[str], *, ports: list[int] | None) -> None:
+class _Places(NamedTuple):
+    """What may be read, read and written, and written only."""
+
+    read: Sequence[str | Beneath]
+    write: Sequence[str | Beneath]
+    write_only: Sequence[str | Beneath]
+
+
+def _confine_files(places: _Places, devices: Sequence[str], *, ports: list[int] | None) -> None:
     try:
-        landlock.confine(read=read, write=write, devices=devices, ports=ports)
+        landlock.confine(**places._asdict(), devices=devices, ports=ports)
     except OSError as error:
         raise RefusedError("landlock", error.errno or errno.EINVAL) from error
 
@@ -97,7 +123,20 @@ def _enter_network(walls: Walls, descriptors: dict[str, int]) -> None:
         syscalls.raise_loopback()
 
 
-def _writable(walls: Walls) -> list[str]:
-    top = walls["workspace"]
-    places = [f"{top}/{path}" if path else top for path in walls["writable"]]
+def _written(walls: Walls) -> list[str | Beneath]:
+    places = [Beneath(walls["workspace"], path) for path in walls["writable"]]
     return [*places, *(bind["path"] for bind in walls["binds"] if bind["writable"])]
+
+
+def _read(walls: Walls) -> list[str | Beneath]:
+    return [Beneath(walls["workspace"], path) for path in walls["readable"]]
+
+
+def _beside(workspace: str) -> list[str]:
+    """All that the root shows but the workspace: in each directory on the way to it, what lies beside."""
+    found: list[str] = []
+    directory = ""
+    for name in workspace.strip("/").split("/"):
+        found += [f"{directory}/{other}" for other in os.listdir(directory or "/") if other != name]
+        directory += f"/{name}"
+    return found

@@ -92,6 +92,7 @@ class Walls(TypedDict):
     copy: str
     """A copy of the workspace that is shown in its place, by path; empty if there is none."""
     writable: list[str]
+    readable: list[str]
     protected: list[str]
     hidden: list[str]
     binds: list[Bind]

@@ -116,6 +116,7 @@ RULES: Final[dict[str, Rule]] = {
     "isolation.timeout": smaller,
     "isolation.env": fewer,
     "isolation.home": fewer,
+    "isolation.read": fewer,
     "network.private": fewer,
     "guard.cpu": smaller,
     "guard.memory": smaller,

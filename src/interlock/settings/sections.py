@@ -197,6 +197,13 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             description="Files of your home directory, such as `.gitconfig`, that are copied into each process's own."
         ),
     ] = ()
+    read: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^(?:/|~/)(?!.*(?:^|/)\.\.?(?:/|$)).*[^/]$")], ...],
+        Meta(
+            description="Files and directories outside of the workspace that processes may read, besides the system's and tool "
+            "chains: absolute, or `~/...` in your home directory."
+        ),
+    ] = ()
     memory_bytes: Annotated[
         int,
         Meta(ge=32 * MIB, le=INTEGER_MAX, extra=_SIZE, description="Memory of one process action, of its whole tree."),

@@ -103,6 +103,11 @@ class Workspace:
         """Globs of what a process of the action that has this workspace may write."""
         return ("**",)
 
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """Globs of what it may read."""
+        return ("**",)
+
     def close(self) -> None:
         """Close the root."""
         os.close(self.fd)

@@ -80,7 +80,7 @@ class _PreviewContext(AskingContext, eq=False, kw_only=True):
 
     @property
     def workspace(self) -> Any:
-        return ScopedWorkspace(self.view, self._check_path, self._written)
+        return ScopedWorkspace(self.view, self._check_path, self._globs)
 
     @property
     def backups(self) -> Any:

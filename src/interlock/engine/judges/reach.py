@@ -37,13 +37,14 @@ class Reach:
         judges = self._judges()
         return judges.grants.path(self._agent, tool.tool, path, access, judges.now_us())
 
-    def written(self) -> tuple[str, ...]:
-        """Globs of the paths that a process of this call may write."""
+    def globs(self, access: Access) -> tuple[str, ...]:
+        """Globs of the paths that a process of this call may read or write."""
         tool = self._tool
         if tool is None:
             return ()
         judges = self._judges()
-        return judges.grants.written(self._agent, tool.tool, judges.now_us())
+        find = judges.grants.written if access == "write" else judges.grants.readable
+        return find(self._agent, tool.tool, judges.now_us())
 
     def url(self, url: str) -> Refusal | None:
         """May the tool go on to this URL?"""

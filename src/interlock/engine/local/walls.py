@@ -90,7 +90,14 @@ def enclosure_for(
                 f"isolation.profile: `{chosen.profile}` is used in place of `{isolation.profile}`: {chosen.problem}; "
                 "`interlock doctor` says what to do"
             )
-        made = enclosure(chosen.profile, offered, environment=environment, hidden=hidden, tmp_bytes=isolation.tmp_bytes)
+        made = enclosure(
+            chosen.profile,
+            offered,
+            environment=environment,
+            hidden=hidden,
+            tmp_bytes=isolation.tmp_bytes,
+            read=isolation.read,
+        )
     absent = lacking(isolation.require, made.posture())
     if absent:
         raise ConfigurationError(

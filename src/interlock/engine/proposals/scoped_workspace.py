@@ -21,17 +21,24 @@ Check = Callable[[Rel, str, Access | None, str], None]
 class ScopedWorkspace(Workspace):
     """A workspace that asks before it goes on. Shares everything else with the one it was made from."""
 
-    def __init__(self, base: Workspace, check: Check, written: Callable[[], tuple[str, ...]]) -> None:
-        """`check(place, field, access, what)` raises ToolError if the action may not go there. The base owns the root."""
+    def __init__(self, base: Workspace, check: Check, globs: Callable[[Access], tuple[str, ...]]) -> None:
+        """`check(place, field, access, what)` raises ToolError if the action may not go there; `globs` are what processes may
+        read or write. The base owns the root.
+        """
         self.__dict__.update(base.__dict__)
         self._base = base
         self._check = check
-        self._written = written
+        self._globs = globs
 
     @property
     def written(self) -> tuple[str, ...]:
         """As `Workspace.written`: what the grants allow."""
-        return self._written()
+        return self._globs("write")
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """As `Workspace.readable`: what the grants allow."""
+        return self._globs("read")
 
     def resolve(self, path: Rel, field: str = "path", *, follow: bool = True) -> Rel:
         """As `Workspace.resolve`. Raises: ToolError `path_denied` too."""

@@ -94,7 +94,7 @@ class ActionContext(msgspec.Struct, eq=False):
     def workspace(self) -> Any:
         """The workspace of the run, in which links lead no further than the agent's grant."""
         workspace = self.run.workspace
-        return None if workspace is None else ScopedWorkspace(workspace, self._check_path, self._written)
+        return None if workspace is None else ScopedWorkspace(workspace, self._check_path, self._globs)
 
     @property
     def reach(self) -> Reach:
@@ -123,8 +123,8 @@ class ActionContext(msgspec.Struct, eq=False):
         call = Call(judges.principal(self.agent, self.session), run.proposal, action, self.tool, {}, run.buffer)
         return judges.connection(call, there)
 
-    def _written(self) -> tuple[str, ...]:
-        return self.reach.written()
+    def _globs(self, access: Access) -> tuple[str, ...]:
+        return self.reach.globs(access)
 
     def _check_path(self, place: Rel, field: str, access: Access | None, what: str) -> None:
         refusal = self.reach.path(to_json(place), field, access)
