@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,48 @@ def test_real_servers_are_locked_and_called(project):
 
     asyncio.run(use())
     assert (project.root / "b.txt").read_text() == "new"
+
+
+@pytest.fixture
+def http_server(tmp_path):
+    """The SDK's server over streamable HTTP: its address, and a function that starts it anew in the same place."""
+    running = []
+
+    def start() -> str:
+        port = tmp_path / "port"
+        port.unlink(missing_ok=True)
+        running.append(subprocess.Popen([sys.executable, SDK, "--http", port]))
+        until = time.monotonic() + 60
+        while not port.exists() or not port.read_text():
+            assert running[-1].poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        return f"http://127.0.0.1:{port.read_text()}/mcp"
+
+    yield start
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def test_a_server_over_streamable_http(project, http_server):
+    url = http_server()
+    project.configure(
+        RULES.replace('"files/*", "memory/*", "everything/*", ', "") + f'[mcp.servers.sdk]\nurl = "{url}"\n'
+    )
+    project.lock()
+    runtime = project.open()
+
+    async def use() -> None:
+        done = await asyncio.gather(*(runtime.call("sdk/add", {"a": n, "b": 1}) for n in range(20)))
+        assert [each.output["structuredContent"]["result"] for each in done] == list(range(1, 21))
+        assert (await runtime.call("sdk/add", {"a": "x", "b": 1})).reason == "invalid_parameters"
+
+    asyncio.run(use())
+
+
+def test_a_server_over_http_that_is_not_there(project):
+    project.configure(RULES.replace('"files/*", "memory/*", "everything/*", ', "").replace('allow = ["sdk/*"]', "") +
+        '[mcp.servers.sdk]\nurl = "http://127.0.0.1:1/mcp"\n')  # fmt: skip
+    (found,) = project.compare()
+    assert "cannot connect to 127.0.0.1:1" in found.unreachable

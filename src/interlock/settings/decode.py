@@ -36,6 +36,7 @@ Locate = Callable[[Place], str]
 
 S = TypeVar("S")
 
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _SERVER: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
 _UNITS: Final = {DURATION: duration_ms, SIZE: size_bytes}
@@ -315,6 +316,9 @@ def _server_problem(name: str, server: McpServer) -> tuple[str, *Place] | None:
         return ("needs either `command` or `url`",)
     if server.url is not None and not _is_url(server.url):
         return "expected an http or https URL", "url"
+    for header in server.headers:
+        if not _HEADER.fullmatch(header):
+            return "expected the name of a header", "headers", header
     for index, variable in enumerate(server.env):
         if not variable.isidentifier() or not variable.isascii():
             return "expected the name of an environment variable, without its value", "env", index

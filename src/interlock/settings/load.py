@@ -17,6 +17,7 @@ import msgspec
 from interlock.model.canonical import digest
 from interlock.model.errors import ConfigurationError
 from interlock.settings.decode import Locate, Place, decode, dotted, fields_of, shown
+from interlock.settings.mcp_files import files_of, merged, read_servers
 from interlock.settings.named import Named, named_files, protected_names
 from interlock.settings.overlay import overlay
 from interlock.settings.sections import Settings
@@ -163,8 +164,12 @@ def _gather(
 ) -> Gathered:
     """Decode a table and read every file that it names. `path` is the configuration file, which need not exist."""
     root = path.parent
-    settings = decode(table, locate=locate)
     files = {file.name: file for file in seen}
+    for index, name in enumerate(files_of(table)):
+        file = _read(Named(("mcp", "files", index), root / name), root, locate)
+        files[file.name] = file
+        table = merged(table, read_servers(file.data, file.name), file.name)
+    settings = decode(table, locate=locate)
     modules: dict[str, str] = {}
     policies: dict[str, None] = {}
     for named in named_files(settings, root, locate):

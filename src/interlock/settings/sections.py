@@ -362,6 +362,10 @@ class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     command: Annotated[tuple[str, ...], Meta(description="Program and arguments of a stdio server.")] = ()
     url: Annotated[Name | None, Meta(description="Address of an HTTP server.")] = None
+    headers: Annotated[
+        dict[Name, str],
+        Meta(description="HTTP headers for `url`. A secret is named: `Bearer ${TOKEN}`, with `TOKEN` in `[mcp] env`."),
+    ] = {}
     env: Annotated[tuple[Name, ...], Meta(description="Names of environment variables that the server inherits.")] = ()
     variables: Annotated[
         dict[Name, str], Meta(description="More environment variables of the server, with values that are not secret.")
@@ -388,6 +392,19 @@ class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Mcp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """MCP servers behind the gateway."""
 
+    files: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description="Files in the form of `.mcp.json` with more servers. A table `[mcp.servers.NAME]` adds keys to one."
+        ),
+    ] = ()
+    env: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description="Names of environment variables that `${NAME}` stands for in the commands, variables, addresses and "
+            "headers of servers."
+        ),
+    ] = ()
     servers: Annotated[dict[Name, McpServer], Meta(description="Servers by name.")] = {}
 
 

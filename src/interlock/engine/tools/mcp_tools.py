@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 from interlock.engine.tools.registry import Registry
 from interlock.executors.mcp.launch import Launcher, ServerSpec
@@ -11,9 +12,12 @@ from interlock.executors.mcp.lock import FILE, Lock, decode_lock
 from interlock.executors.mcp.servers import SEPARATOR, Servers
 from interlock.executors.network import ProcessNetwork
 from interlock.executors.process import ProcessRunner
+from interlock.model.errors import ConfigurationError
 from interlock.model.tool import Binding
 from interlock.settings import Loaded
 from interlock.settings.sections import McpServer, Settings
+
+_VARIABLE: Final = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 Adjust = Callable[[Binding], Binding]
 """A tool as `[tools."NAME"]` wants it."""
@@ -117,7 +121,10 @@ def _lock_of(loaded: Loaded) -> Lock:
 def _spec(
     name: str, one: McpServer, settings: Settings, env: Mapping[str, str], warn: Callable[[str], None]
 ) -> ServerSpec:
-    environment = dict(one.variables)
+    def expand(text: str, what: str) -> str:
+        return _expanded(text, f"mcp.servers.{name}.{what}", settings.mcp.env, env)
+
+    environment = {variable: expand(value, f"variables.{variable}") for variable, value in one.variables.items()}
     for variable in one.env:
         if variable in env:
             environment[variable] = env[variable]
@@ -125,13 +132,35 @@ def _spec(
             warn(
                 f"mcp.servers.{name}.env: the environment variable `{variable}` is not set, so the server does not get it"
             )
+    headers = {header: expand(value, f"headers.{header}") for header, value in one.headers.items()}
+    for header, value in headers.items():
+        if not (value.isascii() and value.isprintable()):
+            raise ConfigurationError("a header must be printable ASCII", path=f"mcp.servers.{name}.headers.{header}")
     return ServerSpec(
         name=name,
-        command=one.command,
-        url=one.url,
+        command=tuple(expand(part, "command") for part in one.command),
+        url=None if one.url is None else expand(one.url, "url"),
+        headers=headers,
         environment=environment,
         hosts=one.hosts,
         private=settings.network.private,
         writes=one.writes,
         read_only=one.read_only,
     )
+
+
+def _expanded(text: str, path: str, allowed: Sequence[str], env: Mapping[str, str]) -> str:
+    """The text with `${NAME}` and `${NAME:-default}` replaced. Raises: ConfigurationError for a name not allowed or set."""
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match["name"], match["default"]
+        if name not in allowed:
+            raise ConfigurationError(
+                f"`${{{name}}}` is used, and `mcp.env` does not name it", path=path, hint=f'`[mcp] env = ["{name}"]`'
+            )
+        found = env.get(name, default)
+        if found is None:
+            raise ConfigurationError(f"the environment variable `{name}` is not set", path=path)
+        return found
+
+    return _VARIABLE.sub(value, text)

@@ -7,6 +7,7 @@
 | `peer.py` | requests and answers with one server, over any connection |
 | `session.py` | what the revisions of MCP differ in, for a client of a server |
 | `launch.py` | starts a server behind the walls, and speaks with it over pipes |
+| `http_link.py`, `http_wire.py` | a server that is reached over streamable HTTP |
 | `results.py` | what a call gave, within bounds |
 | `servers.py` | all servers of a runtime: started when first called, one each client, started again when they end |
 """

@@ -6,11 +6,13 @@ What it offers is compared with the lock each time it starts, and whenever it sa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, Protocol
 
 from interlock.executors.mcp.definitions import UnusableDefinition, read_definition
+from interlock.executors.mcp.http_link import SessionGoneError
 from interlock.executors.mcp.launch import Link, Lost, Receive, ServerSpec
 from interlock.executors.mcp.lock import LockedServer
 from interlock.executors.mcp.peer import LostError, OnProgress, Peer, RpcError
@@ -50,7 +52,7 @@ CLIENT: Final[ContextVar[Client | None]] = ContextVar("mcp_client", default=None
 """Set around a call by the door through which it came; None where no MCP client stands behind it."""
 
 _ASKABLE: Final = ("elicitation", "sampling", "roots")
-Start = Callable[[ServerSpec, Receive, Lost], Awaitable[Link]]
+Start = Callable[[ServerSpec, Peer, Receive, Lost], Awaitable[Link]]
 
 
 class Mismatch(NamedTuple):
@@ -119,7 +121,10 @@ class Connection:
         """A request to the server. Raises: RpcError; ToolError, `server_lost` if it ended before it answered."""
         session = await self.session()
         try:
-            return await session.request(method, params, on_progress=on_progress)
+            with contextlib.suppress(SessionGoneError):
+                return await session.request(method, params, on_progress=on_progress)
+            # It was refused unread: asked once more, in a new session.
+            return await (await self.session()).request(method, params, on_progress=on_progress)
         except LostError as error:
             said = await self._last_words()
             raise ToolError(
@@ -170,7 +175,7 @@ class Connection:
         peer = Peer(self._ask, self._notice)
         link: Link | None = None
         try:
-            link = await self._start(self._spec, peer.receive, peer.lose)
+            link = await self._start(self._spec, peer, peer.receive, peer.lose)
             self._links.add(link)
             peer.connect(link.send)
             session = await open_session(peer, self._ask, self._capabilities())

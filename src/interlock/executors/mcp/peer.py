@@ -126,6 +126,11 @@ class Peer:
         if answer is not None and not answer.done():
             answer.set_exception(error)
 
+    def waits_for(self, number: json_rpc.Id) -> bool:
+        """True while this request has no answer."""
+        answer = self._open.get(number) if isinstance(number, int) else None
+        return answer is not None and not answer.done()
+
     def lose(self, why: str) -> None:
         """The connection has ended: so does everything that waits for it."""
         if self.lost is None:

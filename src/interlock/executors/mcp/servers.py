@@ -13,9 +13,10 @@ from typing import Any, Final, NamedTuple
 
 from interlock.executors.mcp.connection import CLIENT, Client, Connection, Mismatch
 from interlock.executors.mcp.definitions import Definition, UnusableDefinition, read_definition, remarks
+from interlock.executors.mcp.http_link import HttpLink
 from interlock.executors.mcp.launch import Launcher, Link, Lost, Receive, ServerSpec
 from interlock.executors.mcp.lock import Lock, LockedServer
-from interlock.executors.mcp.peer import LostError, RpcError
+from interlock.executors.mcp.peer import LostError, Peer, RpcError
 from interlock.executors.mcp.results import read_result, text_of
 from interlock.model.errors import ProposalError, ToolError
 from interlock.model.globs import name_matcher
@@ -226,7 +227,9 @@ class Servers:
                 self._connections[key] = found
             return found
 
-    async def _start(self, spec: ServerSpec, receive: Receive, lost: Lost) -> Link:
+    async def _start(self, spec: ServerSpec, peer: Peer, receive: Receive, lost: Lost) -> Link:
+        if spec.url is not None:
+            return HttpLink(spec, peer, receive, lost)
         return await self._launcher.start(spec, receive, lost)
 
     def _compared(self, server: str, mismatch: Mismatch) -> None:

@@ -1,0 +1,243 @@
+"""HTTP/1.1 as a client of one MCP server speaks it: requests on kept connections, answers read as they come.
+
+Only what streamable HTTP needs: POST, GET and DELETE to one address, JSON and event streams. Redirects are not followed, since
+they would carry credentials elsewhere. Everything that a server sends is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+_HEAD_BYTES_MAX: Final = 64 * 1024
+_CHUNK: Final = 256 * 1024
+_CONNECT_S: Final = 20.0
+_IDLE_MAX: Final = 8
+_LINE_BYTES_MAX: Final = 50 * 1024 * 1024
+
+
+class HttpError(Exception):
+    """The connection failed, or what came is not HTTP; the text says which."""
+
+
+class Address(NamedTuple):
+    """Where a server is."""
+
+    host: str
+    port: int
+    path: str
+    tls: bool
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """The address in an http or https URL."""
+        parts = urlsplit(url)
+        tls = parts.scheme == "https"
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        return cls(parts.hostname or "", parts.port or (443 if tls else 80), path, tls)
+
+    @property
+    def authority(self) -> str:
+        """As in the header `Host`."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+class _Connection(NamedTuple):
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+
+class Answer:
+    """The head of an answer, and its body as it comes. Close it, or read it to its end."""
+
+    def __init__(self, pool: HttpClient, connection: _Connection, status: int, headers: dict[str, str]) -> None:
+        """Made by `HttpClient.send`."""
+        self.status = status
+        self.headers = headers
+        self._pool = pool
+        self._connection = connection
+        self._ended = False
+
+    @property
+    def is_stream(self) -> bool:
+        """True for an event stream."""
+        return self.headers.get("content-type", "").partition(";")[0].strip() == "text/event-stream"
+
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        """The body. Raises: HttpError."""
+        reader = self._connection.reader
+        try:
+            if self.status in (204, 304):
+                pass
+            elif "chunked" in self.headers.get("transfer-encoding", "").lower():
+                while (size := int((await reader.readline()).partition(b";")[0], 16)) > 0:
+                    while size:
+                        part = await reader.readexactly(min(size, _CHUNK))
+                        size -= len(part)
+                        yield part
+                    await reader.readexactly(2)
+                while (await reader.readline()).strip():
+                    pass
+            elif "content-length" in self.headers:
+                left = int(self.headers["content-length"])
+                while left > 0:
+                    part = await reader.readexactly(min(left, _CHUNK))
+                    left -= len(part)
+                    yield part
+            else:
+                while part := await reader.read(_CHUNK):
+                    yield part
+                self.headers["connection"] = "close"
+            self._ended = True
+        except (OSError, EOFError, ValueError) as error:
+            raise HttpError(f"the connection broke ({type(error).__name__})") from None
+        finally:
+            self.close()
+
+    async def body(self, most: int) -> bytes:
+        """All of the body. Raises: HttpError, also if it is longer than `most` bytes."""
+        data = bytearray()
+        async with contextlib.aclosing(self.parts()) as parts:
+            async for part in parts:
+                data += part
+                if len(data) > most:
+                    raise HttpError(f"its answer is longer than {most} bytes")
+        return bytes(data)
+
+    def close(self) -> None:
+        """Give the connection back, or close it if something is left on it."""
+        if self._ended and self.headers.get("connection", "").lower() != "close":
+            self._pool.keep(self._connection)
+        else:
+            self._connection.writer.close()
+        self._ended = False
+
+
+class HttpClient:
+    """Connections to one address. Use it on one event loop; close it."""
+
+    def __init__(self, address: Address) -> None:
+        """Connect to nothing yet."""
+        self.address = address
+        self._idle: list[_Connection] = []
+        self._tls = ssl.create_default_context() if address.tls else None
+        self._closed = False
+
+    async def send(self, method: str, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+        """Send a request and read the head of its answer. Raises: HttpError."""
+        lines = [f"{method} {self.address.path} HTTP/1.1", f"Host: {self.address.authority}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        if body is not None:
+            lines.append(f"Content-Length: {len(body)}")
+        data = "\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b"")
+        while self._idle:  # the server may have closed a kept one: then nothing was processed, and another is tried
+            kept = self._idle.pop()
+            if kept.reader.at_eof() or kept.writer.is_closing():
+                kept.writer.close()
+                continue
+            with contextlib.suppress(HttpError):
+                return await self._exchange(kept, data)
+            if method == "POST":
+                raise HttpError("the connection was closed by the server")
+        return await self._exchange(await self._connect(), data)
+
+    def keep(self, connection: _Connection) -> None:
+        """Keep a connection for the next request."""
+        if self._closed or len(self._idle) >= _IDLE_MAX:
+            connection.writer.close()
+        else:
+            self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close what is idle; what is in use closes at its end."""
+        self._closed = True
+        for connection in self._idle:
+            connection.writer.close()
+        self._idle.clear()
+
+    async def _connect(self) -> _Connection:
+        where = self.address
+        try:
+            async with asyncio.timeout(_CONNECT_S):
+                return _Connection(
+                    *await asyncio.open_connection(where.host, where.port, ssl=self._tls, limit=_HEAD_BYTES_MAX)
+                )
+        except (OSError, TimeoutError) as error:
+            why = (
+                "no answer"
+                if isinstance(error, TimeoutError)
+                else (getattr(error, "strerror", None) or type(error).__name__)
+            )
+            raise HttpError(f"cannot connect to {where.host}:{where.port}: {why}") from None
+
+    async def _exchange(self, connection: _Connection, data: bytes) -> Answer:
+        try:
+            connection.writer.write(data)
+            await connection.writer.drain()
+            status, headers = await self._head(connection.reader)
+        except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+            connection.writer.close()
+            raise HttpError(f"the connection broke ({type(error).__name__})") from None
+        except BaseException:
+            connection.writer.close()
+            raise
+        return Answer(self, connection, status, headers)
+
+    async def _head(self, reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
+        while True:
+            first, *rest = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            version, _, status = first.partition(" ")
+            if not version.startswith("HTTP/1."):
+                raise ValueError("not HTTP")
+            number = int(status[:3])
+            if number >= 200:
+                headers = {}
+                for line in rest:
+                    name, colon, value = line.partition(":")
+                    if colon:
+                        headers[name.strip().lower()] = value.strip()
+                return number, headers
+
+
+class EventSplitter:
+    """Cuts an event stream into events: (id, data). Source: the HTML standard, "Server-sent events"."""
+
+    def __init__(self) -> None:
+        """At the beginning of a stream."""
+        self._pending = bytearray()
+        self._data: list[bytes] = []
+        self._size = 0
+        self.last_id: str | None = None
+        """What to name to go on after the last event."""
+        self.retry_s = 1.0
+        """How long to wait before that."""
+
+    def feed(self, part: bytes) -> list[bytes]:
+        """The data of the events that end in these bytes. Raises: HttpError if one is too long."""
+        self._pending += part
+        if len(self._pending) + self._size > _LINE_BYTES_MAX:
+            raise HttpError("an event of its stream is too long")
+        found = []
+        *lines, rest = self._pending.replace(b"\r\n", b"\n").split(b"\n")
+        self._pending = bytearray(rest)
+        for line in lines:
+            if not line:
+                if self._data:
+                    found.append(b"\n".join(self._data))
+                self._data, self._size = [], 0
+                continue
+            name, _, value = bytes(line).partition(b":")
+            value = value.removeprefix(b" ")
+            if name == b"data":
+                self._data.append(value)
+                self._size += len(value)
+            elif name == b"id" and b"\0" not in value:
+                self.last_id = value.decode("utf-8", "replace")
+            elif name == b"retry" and value.isdigit():
+                self.retry_s = min(int(value) / 1000, 30.0)
+        return found

@@ -1,0 +1,74 @@
+"""Servers in the files of other MCP clients (`.mcp.json`): put behind the gateway with `[mcp] files`.
+
+They become tables of `[mcp.servers]`, and are checked as if they stood there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from interlock.model.errors import ConfigurationError, ProposalError
+from interlock.model.values import parse_json
+
+_OWN: Final = "interlock"
+"""The gateway's own entry, which `interlock install` writes: it does not stand behind itself."""
+_KEYS: Final = {"command", "args", "env", "url", "headers", "type", "cwd", "disabled", "description"}
+
+
+def files_of(table: Mapping[str, Any]) -> list[str]:
+    """What `mcp.files` names; nothing if it is not a list of names, which decoding says."""
+    mcp = table.get("mcp")
+    files = mcp.get("files") if isinstance(mcp, Mapping) else None
+    well_formed = isinstance(files, list) and all(isinstance(name, str) and name for name in files)
+    return files if well_formed and files is not None else []
+
+
+def read_servers(data: bytes, name: str) -> dict[str, dict[str, Any]]:
+    """The servers in a file, as tables of `[mcp.servers]`. Raises: ConfigurationError."""
+    try:
+        document = parse_json(data)
+    except ProposalError as error:
+        where = f"{name}: {error.path}" if error.path else name
+        raise ConfigurationError(f"the file of MCP servers cannot be read: {error.message}", path=where) from None
+    found = document.get("mcpServers", document.get("servers")) if isinstance(document, dict) else None
+    if not isinstance(found, dict):
+        raise ConfigurationError("the file has no object `mcpServers`", path=name)
+    return {server: _table(one, f"{name}: {server}") for server, one in found.items() if server != _OWN}
+
+
+def merged(table: Mapping[str, Any], servers: Mapping[str, Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """The configuration's table with these servers. Raises: ConfigurationError if one has the name of another."""
+    mcp = dict(table["mcp"])
+    own = dict(mcp["servers"]) if isinstance(mcp.get("servers"), Mapping) else {}
+    for server, one in servers.items():
+        given = own.get(server, {})
+        if not isinstance(given, Mapping):
+            continue  # which decoding says
+        if set(given) & {"command", "url"}:
+            raise ConfigurationError(
+                f"there are two MCP servers `{server}`", path=name, hint="rename or remove one of them"
+            )
+        own[server] = {**one, **given}
+    return {**table, "mcp": {**mcp, "servers": own}}
+
+
+def _table(one: Any, path: str) -> dict[str, Any]:
+    if not isinstance(one, dict):
+        raise ConfigurationError("a server must be an object", path=path)
+    unknown = sorted(one.keys() - _KEYS)
+    if unknown:
+        raise ConfigurationError(f"the key `{unknown[0][:80]}` is not known here", path=path, hint="take it out")
+    if one.get("type") == "sse":
+        raise ConfigurationError(
+            "the transport `sse` is no longer part of MCP", path=path, hint="use `http`, or a command"
+        )
+    if one.get("cwd") not in (None, ".", "${workspaceFolder}"):
+        raise ConfigurationError("`cwd` is not supported: servers start in the project", path=path, hint="take it out")
+    found: dict[str, Any] = {}
+    if "command" in one:
+        found["command"] = [one["command"], *(one["args"] if isinstance(one.get("args"), list) else [])]
+    for key, target in (("url", "url"), ("headers", "headers"), ("env", "variables")):
+        if one.get(key):
+            found[target] = one[key]
+    return found
