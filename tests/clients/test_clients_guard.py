@@ -13,7 +13,9 @@ import pytest
 from npm_programs import installed
 from scripted_model import Model
 
-from interlock.surfaces.clients.claude_code import TESTED
+from interlock.surfaces.clients.claude_code import CLIENT, TESTED
+from interlock.surfaces.clients.client import Setup
+from interlock.surfaces.clients.entries import add, encode
 from interlock.surfaces.clients.hook_program import Gate
 
 pytest_plugins = ["clients_world"]
@@ -250,3 +252,30 @@ def test_what_a_projects_settings_do_not_close(claude, guarded, how):
         facts = json.loads(guarded.interlock("doctor", "--clients", "--json"))["facts"]
         found = {fact["name"]: fact for fact in facts if fact["section"] == "clients"}
         assert found["claude-code: own shell"]["detail"].startswith("open")
+
+
+@pytest.mark.parametrize("how", ["bare", "sources", "setting"])
+def test_managed_settings_hold_however_it_is_started(claude, guarded, tmp_path, how):
+    """The same three ways, with the hooks in the machine's settings: in a mount namespace, so that the machine's own stay."""
+    guarded.interlock("install", "claude-code", "--remove")
+    setup = Setup("guard", "managed", None, guarded.root, guarded.env)
+    document = add({}, CLIENT.files(setup)["managed-settings.json"], tmp_path)
+    (tmp_path / "etc/claude-code").mkdir(parents=True)
+    (tmp_path / "etc/claude-code/managed-settings.json").write_bytes(encode(document))
+    program = tmp_path / "claude-with-managed-settings"
+    program.write_text(
+        f"#!/bin/sh\nexec unshare -rm sh -c 'mount -t overlay overlay -o lowerdir={tmp_path}/etc:/etc /etc &&"
+        f' exec "$0" "$@"\' {claude} "$@"\n'
+    )
+    program.chmod(0o755)
+    arguments = {"bare": ("--bare",), "sources": ("--setting-sources", "user"), "setting": ()}[how]
+    if how == "setting":
+        (guarded.root / ".claude").mkdir(exist_ok=True)
+        (guarded.root / ".claude/settings.local.json").write_text('{"disableAllHooks": true}')
+    (guarded.root.parent / "outside").write_text("of no concern")
+    outside = ("Read", {"file_path": str(guarded.root.parent / "outside")})
+    model = Model([[outside], [("Bash", {"command": "touch inside"})]])
+    run(program, guarded, model, *OWN, *arguments)
+    assert "of no concern" not in model.result(0)
+    assert "path_outside_workspace" in model.result(0)
+    assert ("shell", "touch inside", "succeeded") in rows(guarded)
