@@ -263,6 +263,25 @@ def test_a_program_of_a_session_keeps_its_network_across_runs_and_event_loops(pr
     assert {use.outcome for use in row.hosts} == {"connected"}
 
 
+def test_a_program_that_lives_on_reaches_nothing_more_once_its_grant_is_taken_away(project, serve, tmp_path):
+    port = serve()
+    rt = project([f"index.test:{port}"])
+    once = f"curl -sS -o /dev/null -w '%{{http_code}}\\n' http://index.test:{port}/"
+    command = f"{once}; echo first; until test -e go; do sleep 0.05; done; {once}; echo second; exec sleep 60"
+
+    def call(tool, mode="one_shot", **parameters):
+        one = {"id": "a", "type": "tool_call", "tool": tool, "parameters": parameters, "invocation_mode": mode}
+        return asyncio.run(rt.execute({"actions": [one]}, session="night"))["a"]
+
+    handle = call("proc.start", "session", command=command).output["handle"]
+    assert call("proc.wait", handle=handle, output="first").output["stdout"].startswith("200\n")
+    rt.grants.set(interlock.Grant(id="less", agent="agent", tools=("*",)))
+    (tmp_path / "work" / "go").touch()
+    row = call("proc.wait", handle=handle, output="second")
+    assert "\n403\n" in row.output["stdout"], row
+    assert uses(row) >= {(f"index.test:{port}", "refused", "host_denied")}
+
+
 def test_policies_are_asked_about_connections_of_programs_that_live_on(project, serve, tmp_path):
     port = serve()
     (tmp_path / "work").mkdir()

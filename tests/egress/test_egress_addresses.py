@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
+from interlock.isolation.egress.dial import is_own
 from interlock.isolation.egress.rules import Rules, transparent_ports
 from interlock.model.hosts import Endpoint
 
@@ -51,6 +54,18 @@ def test_a_name_that_resolves_differently_a_moment_later_gains_nothing(boxes, li
     assert ran.code != 0
     assert hit == []
     assert [r["outcome"] for r in ran.traffic.records] == ["failed"], ran
+
+
+def test_an_address_of_the_machine_itself_is_not_public(boxes):
+    """Whatever range it is of: in a box every address is the machine's own."""
+    code = """
+from ipaddress import ip_address
+from interlock.isolation.egress.dial import is_own
+print(is_own(ip_address("9.9.9.9")))
+"""
+    assert boxes().python(code).out.split() == ["True"]
+    assert not is_own(ip_address("9.9.9.9"))
+    assert is_own(ip_address("::1"))
 
 
 def test_metadata_services_are_refused_by_address_and_by_name(boxes, proxied):

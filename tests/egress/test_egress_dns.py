@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import sys
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,11 +133,80 @@ def test_no_bytes_break_the_reader_of_first_bytes(data, start):
 
 
 def test_the_names_in_first_bytes():
-    assert read_flight(b"GET / HTTP/1.1\r\nHost: A.test:81\r\n\r\n") == ("http", "a.test")
-    assert read_flight(b"GET / HTTP/1.1\r\nHost: a.test\r\nhost: b.test\r\n\r\n") == ("http", None)
+    assert read_flight(b"GET / HTTP/1.1\r\nHost: A.test:81\r\n\r\n") == ("http", ("a.test",), False)
+    assert read_flight(b"GET / HTTP/1.1\nHost: a.test\n\n").name == "a.test"
+    assert read_flight(b"\r\n\r\nGET / HTTP/1.1\r\nHost: a.test\r\n\r\n").name == "a.test"
+    assert read_flight(b"get / HTTP/1.1\r\nHost: a.test\r\n\r\n").name == "a.test"
+    assert read_flight(b"GET http://b.test/ HTTP/1.1\r\nHost: a.test\r\n\r\n").names == ("a.test", "b.test")
+    assert read_flight(b"CONNECT b.test:443 HTTP/1.1\r\n\r\n").name == "b.test"
+    assert read_flight(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n") == ("http", (), False)
+    assert read_flight(b"GET / HTTP/1.0\r\n\r\n") == ("http", (), False)
     assert read_flight(b"GET / HT") is None
     assert read_flight(b"GET / HTTP/1.1\r\nHost: a.te") is None
     assert read_flight(b"EHLO a.test\r\n").protocol == "other"
     assert read_flight(b"SSH-2.0-x\r\n").protocol == "other"
     assert read_flight(b"\x00\x00").protocol == "other"
+    assert read_flight(b"hello").protocol == "unknown"
+    assert read_flight(b"x" * 9000).protocol == "other"
     assert read_flight(b"\x16\x03") is None
+
+
+HEADS = [
+    b"Host: a.test\r\nhost: b.test",
+    b"Host: a.test\r\nHost: a.test",
+    b"Host : b.test",
+    b"Host: a.test\r\n b.test",
+    b"Host: a.test\0.b.test",
+    b"Host: a.test, b.test",
+    b"Host: b_\xff.test",
+    b"X: y\rHost: b.test",
+]
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_head_that_servers_could_read_differently_is_doubtful(head):
+    assert read_flight(b"GET / HTTP/1.1\r\n" + head + b"\r\n\r\n").doubtful
+
+
+def hello(*extensions, after=b""):
+    """A TLS hello with these extensions (type, body)."""
+    block = b"".join(struct.pack(">HH", kind, len(body)) + body for kind, body in extensions)
+    body = b"\x03\x03" + bytes(33) + b"\0\x02\x13\x01" + b"\x01\0" + struct.pack(">H", len(block)) + block + after
+    return b"\x01" + len(body).to_bytes(3, "big") + body
+
+
+def record(data, kind=0x16):
+    return bytes((kind, 3, 1)) + struct.pack(">H", len(data)) + data
+
+
+def sni(*names, kind=0):
+    entries = b"".join(bytes((kind,)) + struct.pack(">H", len(name)) + name for name in names)
+    return 0, struct.pack(">H", len(entries)) + entries
+
+
+def test_a_hello_with_one_name_or_none_is_plain():
+    assert read_flight(record(hello(sni(b"A.test")))) == ("tls", ("a.test",), False)
+    assert read_flight(record(hello((10, b"xx")))) == ("tls", (), False)
+    whole = hello((10, b"xx"), sni(b"a.test"))
+    assert read_flight(b"".join(record(whole[i : i + 7]) for i in range(0, len(whole), 7))).name == "a.test"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        record(hello(sni(b"a.test"), sni(b"b.test"))),
+        record(hello(sni(b"a.test", b"b.test"))),
+        record(hello(sni(b"b.test:443"))),
+        record(hello(sni(b"b.test", kind=1))),
+        record(hello(sni(b"-b.test"))),
+        record(hello(sni(b"b.test\0"))),
+        record(hello(sni(b""))),
+        record(hello(sni(b"b.test"), after=b"x")),
+        record(hello(sni(b"b.test"))[:20]) + record(b"\x01\0", kind=0x15) + record(hello(sni(b"b.test"))[20:]),
+        record(b"") + record(hello(sni(b"b.test"))),
+        record(b"\x02" + hello(sni(b"b.test"))[1:]),
+        b"\x16\x03\x01\xff\xff\x01\xff\xff\xff" + bytes(70_000),
+    ],
+)
+def test_a_hello_that_servers_could_read_differently_is_doubtful(data):
+    assert read_flight(data) == ("tls", (), True)

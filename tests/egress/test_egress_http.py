@@ -143,6 +143,8 @@ sys.stdout.write(out.decode("latin-1"))
         "CONNECT index.test:{port}/ HTTP/1.1\\r\\n\\r\\n",
         "CONNECT  index.test:{port} HTTP/1.1\\r\\n\\r\\n",
         "nonsense\\r\\n\\r\\n",
+        "POST http://index.test:{port}/ HTTP/1.1\\r\\nConnection: content-length\\r\\nContent-Length: 3\\r\\n\\r\\nabc",
+        "POST http://index.test:{port}/ HTTP/1.1\\r\\nConnection: close, Transfer-Encoding\\r\\n\\r\\n",
     ],
 )
 def test_what_two_programs_could_read_differently_is_refused(boxes, serve, request_text):
@@ -156,6 +158,32 @@ def test_what_two_programs_could_read_differently_is_refused(boxes, serve, reque
     )
     assert ran.out.startswith("HTTP/1.1 400 Bad Request"), ran
     assert ran.connected() == []
+
+
+CHUNKS = [
+    "5\\r\\nabcdeXX0\\r\\n\\r\\n",
+    "0\\r\\n\\nGET / HTTP/1.1\\r\\nHost: evil.test\\r\\n\\r\\n",
+    "0\\r\\nA: b\\n\\nGET / HTTP/1.1\\r\\nHost: evil.test\\r\\n\\r\\n",
+    "0;a\\nGET /evil HTTP/1.1\\r\\n\\r\\n",
+    "-1\\r\\nevil\\r\\n0\\r\\n\\r\\n",
+    "0x1\\r\\nevil\\r\\n0\\r\\n\\r\\n",
+]
+
+
+@pytest.mark.parametrize("body", CHUNKS)
+def test_no_second_request_hides_behind_the_chunks_of_a_body(boxes, listen, body):
+    got = []
+
+    def take(sock):
+        with sock:
+            while data := sock.recv(65536):
+                got.append(data)
+
+    port = listen(take)
+    head = f"POST http://index.test:{port}/ HTTP/1.1\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n"
+    boxes().run(sys.executable, "-c", TALK, head + body, hosts=[f"index.test:{port}"])
+    assert b"evil" not in b"".join(got), got
+    assert b"XX" not in b"".join(got), got
 
 
 def test_tls_goes_through_untouched_and_is_checked_by_the_client(boxes, serve, certificate, proxied):
@@ -210,6 +238,49 @@ def test_plain_http_with_the_name_of_another_server_is_refused_too(boxes, serve)
     )
     assert ran.code != 0
     assert ran.refused() == {(f"evil.test:{port}", "server_name_mismatch")}
+
+
+FIRST_MESSAGES = [
+    [b"GET / HTTP/1.1\r\nHost: index.test\r\nHost: evil.test\r\n\r\n"],
+    [b"GET http://evil.test/ HTTP/1.1\r\nHost: index.test\r\n\r\n"],
+    [b"GET / HTTP/1.1\r\nHost : evil.test\r\n\r\n"],
+    [b"GET / HTTP/1.1\nHost: evil.test\n\n"],
+    [b"\r\nGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n"],
+    [b"g", b"et / HTTP/1.1\r\nHost: evil.test\r\n\r\n"],
+    [b"GET", b" / HTTP/1.1\r\nHo", b"st: evil.test\r\n\r\n"],
+    [b"CONNECT evil.test:443 HTTP/1.1\r\n\r\n"],
+    [b"\x16\x03\x01\0\x02\x02\0evil.test"],
+    [b"\x16\x03\x01\0\x01\x01\x15\x03\x01\0\x02\x01\0evil.test"],
+]
+SPEAK = """
+import select, socket
+for parts in PIECES:
+    for proxied in (False, True):
+        s = socket.create_connection(("127.0.0.1", 3128) if proxied else ("index.test", PORT))
+        s.settimeout(8); s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if proxied:
+            s.sendall(b"CONNECT index.test:%d HTTP/1.1\\r\\n\\r\\n" % PORT); assert b" 200 " in s.recv(1000)
+        try:
+            for part in parts: s.sendall(part); select.select([], [], [], 0.05)
+            print("ended" if s.recv(10) == b"" else "answered")
+        except ConnectionError as error: print("ended")
+"""
+
+
+def test_no_first_message_reaches_a_server_that_could_take_it_for_another(boxes, listen):
+    got = []
+
+    def take(sock):
+        with sock:
+            while data := sock.recv(65536):
+                got.append(data)
+
+    port = listen(take)
+    code = SPEAK.replace("PORT", str(port)).replace("PIECES", repr(FIRST_MESSAGES))
+    ran = boxes().python(code, hosts=[f"index.test:{port}"], timeout=60)
+    assert ran.out.split() == ["ended"] * 20, ran
+    assert b"evil" not in b"".join(got)
+    assert {reason for _, reason in ran.refused()} == {"server_name_mismatch"}
 
 
 def test_a_server_that_speaks_first_is_heard(boxes, listen):

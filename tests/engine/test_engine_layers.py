@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import os
+import socket
 import subprocess
+import sys
 
 import pytest
 from engine_world import TOML, binding, call, execute, plan, read, reasons, statuses, write
@@ -339,6 +341,19 @@ def test_a_copy_serves_where_overlayfs_is_refused(rt, root, project, monkeypatch
     assert (root / "a").exists()
     undo(rt, done.run_id)
     assert tree(root) == before
+
+
+def test_a_socket_in_the_workspace_is_not_reached_from_a_layer(new_project):
+    """What a program of the machine listens on stays there: the socket file that the layer shows is another one."""
+    project = new_project(toml=TOML % "" + LAYER + '[isolation]\nprofile = "ns"\n')
+    path = os.fspath(project.root / "s")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        connect = "import socket; socket.socket(socket.AF_UNIX).connect('s')"
+        row = execute(project.open(), shell(f'test -S s && exec {sys.executable} -I -c "{connect}"')).results[0]
+    assert row.posture["layer"].startswith("active"), row
+    assert "ConnectionRefusedError" in row.output["stderr"], row
 
 
 @pytest.mark.parametrize("made", ["overlay", "copy"])

@@ -39,7 +39,7 @@ def network():
     def make(hosts, private=("*:*",)):
         names = json.dumps({"repo.example": ["127.0.0.1"], "other.example": ["127.0.0.1"]})
         egress = Egress([sys.executable, os.fspath(PROXY), names])
-        made.append(ProcessNetwork(lambda _: Policy(((tuple(hosts),),), tuple(private)), egress=egress))
+        made.append(ProcessNetwork(lambda _, lasting=False: Policy(((tuple(hosts),),), tuple(private)), egress=egress))
         return made[-1]
 
     yield make

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from interlock.isolation.egress.background import BackgroundWatch, WatchThread
 from interlock.isolation.egress.client import Egress, Policy, Traffic, Watch
@@ -28,8 +28,15 @@ ENVIRONMENT: Final = {
 }
 """For programs that heed it. It is faster and fails with an explanation; whatever ignores it reaches the same hosts."""
 
-PolicyOf = Callable[[Context], Policy]
-"""What the processes of an action may reach."""
+
+class PolicyOf(Protocol):
+    """What the processes of an action may reach."""
+
+    def __call__(self, ctx: Context, /, *, lasting: bool = False) -> Policy:
+        """`lasting`: for a program that lives on after the action."""
+        ...
+
+
 Tell = Callable[[Context, Traffic], None]
 """Takes what the processes of an action did on the network."""
 
@@ -49,7 +56,7 @@ class Line:
     """What its processes did; filled in at their end."""
 
 
-def _nothing(_ctx: Context) -> Policy:
+def _nothing(_ctx: Context, /, *, lasting: bool = False) -> Policy:  # noqa: ARG001
     return Policy()
 
 
@@ -109,7 +116,7 @@ class ProcessNetwork:
 
         Raises: ToolError `spawn_failed`.
         """
-        return await self.open_for(self._policy_of(ctx), walls)
+        return await self.open_for(self._policy_of(ctx, lasting=True), walls)
 
     async def open_for(self, policy: Policy, walls: WallSpec | None) -> tuple[WallSpec | None, BackgroundWatch | None]:
         """The same for a program that belongs to no action. Raises: ToolError `spawn_failed`."""

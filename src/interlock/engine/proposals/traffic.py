@@ -9,6 +9,7 @@ from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.record.connections import add_hosts, connection_event
 from interlock.engine.record.recorder import Recorder
 from interlock.isolation.egress.client import Policy, Traffic
+from interlock.isolation.egress.rules import Rules
 from interlock.isolation.egress.wire import Record
 from interlock.model.errors import StoreError
 from interlock.model.events import ActionConnection
@@ -16,20 +17,29 @@ from interlock.model.hosts import Endpoint
 from interlock.model.tool import Context
 
 
-def policy_of(ctx: Context) -> Policy:
-    """What the grants in force when the action starts let its processes reach; policies are asked for each connection."""
+def policy_of(ctx: Context, *, lasting: bool = False) -> Policy:
+    """What the grants in force when the action starts let its processes reach; policies are asked for each connection.
+
+    A `lasting` program may outlive a grant: the grants are asked again too.
+    """
     assert isinstance(ctx, ActionContext)
     tool = ctx.tool
     if tool is None:
         return Policy()
     judges = ctx.run.judges_in_force()
 
+    grants = judges.hosts(ctx.agent, tool)
+
     def ask(there: Endpoint) -> str | None:
+        if lasting:
+            now = ctx.run.judges_in_force().hosts(ctx.agent, tool)
+            if now != grants and not Rules(now, ()).allows(there):
+                return "host_denied"
         refusal = ctx.refusal_of_connection(there)
         return None if refusal is None else refusal.reason
 
-    grants = judges.hosts(ctx.agent, tool)
-    return Policy(grants, judges.private_hosts, ask if judges.policies.guards_connections else None)
+    asked = lasting or judges.policies.guards_connections
+    return Policy(grants, judges.private_hosts, ask if asked else None)
 
 
 def record_traffic(ctx: Context, traffic: Traffic) -> None:

@@ -19,13 +19,14 @@ from interlock.isolation.egress.http_proxy import ESTABLISHED, read_request, ref
 from interlock.isolation.egress.ledger import Ledger
 from interlock.isolation.egress.names import Names
 from interlock.isolation.egress.relay import Client, Flow
-from interlock.isolation.egress.sniff import Flight, begins_tls, read_flight
+from interlock.isolation.egress.sniff import OTHER, Flight, begins_tls, read_flight
 from interlock.isolation.egress.wire import Kind, Via
 from interlock.model.hosts import Endpoint, host_name
 
 HELLO_S: Final = 10.0
 """How long a client may take to name its server."""
 CONNECTIONS_MAX: Final = 2048
+"""For an action; fewer where the proxy may open few files (`Network`)."""
 _FINISH_S: Final = 10.0
 """How long the data that ended programs had sent is still passed on: on a busy machine a connection alone can take seconds."""
 _QUERIES: Final = 64
@@ -37,8 +38,15 @@ _PAUSE_S: Final = 0.05
 class Network:
     """The listeners of one action, and everything that goes on behind them."""
 
-    def __init__(self, listeners: list[tuple[Kind, int, socket.socket]], dialer: Dialer, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        listeners: list[tuple[Kind, int, socket.socket]],
+        dialer: Dialer,
+        ledger: Ledger,
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> None:
         """Takes over the listeners. `open` begins to serve them."""
+        self._connections_max = connections_max
         self._listeners = listeners
         self._dialer = dialer
         self._ledger = ledger
@@ -111,7 +119,7 @@ class Network:
 
     def _serve(self, kind: Kind, port: int, sock: socket.socket) -> None:
         """Begin to serve a connection."""
-        if len(self._tasks) >= CONNECTIONS_MAX:
+        if len(self._tasks) >= self._connections_max:
             there = Endpoint(_reached(sock)[0].compressed, port) if kind == "transparent" else Endpoint("proxy", port)
             self._ledger.refused(there, "transparent", "too_many_connections")
             Client(sock).reset()
@@ -212,19 +220,18 @@ class Network:
             await _both(self._send_checked(flow, there, via), flow.receive_rest(), flow)
 
     async def _send_checked(self, flow: Flow, there: Endpoint, via: Via) -> None:
-        if not flow.client.read and not await flow.client.more():
-            flow.client_done = True
-            flow.end_sending()
-            return
-        flight = await _flight_of(flow.client)
-        if flight is None and begins_tls(flow.client.read):
-            raise ValueError("a hello that does not end")
-        if flight is not None and flight.name is not None and flight.name != there.host:
-            named = Endpoint(flight.name, there.port)
+        flight = await _first_message(flow)
+        if flight.doubtful and _is_name(there.host):
+            self._ledger.refused(there, via, "server_name_mismatch")
+            raise ValueError("the client may mean another server than the one that it asked for")
+        for name in flight.names:
+            if name == there.host:
+                continue
+            named = Endpoint(name, there.port)
             if _is_name(there.host) and not self._dialer.rules.allows(named):
-                self._ledger.refused(named, via, "server_name_mismatch", sni=flight.name)
+                self._ledger.refused(named, via, "server_name_mismatch", sni=name)
                 raise ValueError("the client names another server than the one that it asked for")
-            flow.sni = flight.name
+            flow.sni = name
         await flow.send_rest()
 
     @contextlib.contextmanager
@@ -304,6 +311,28 @@ async def _flight_of(client: Client) -> Flight | None:
                     return None
     except TimeoutError:
         return None
+    return flight
+
+
+async def _first_message(flow: Flow) -> Flight:
+    """The client's first message. What cannot name a server is passed on at once; the rest stays in `flow.client.read`.
+
+    A client that says nothing may wait for its server for as long as it likes. Raises: ValueError for a message that does not
+    end; OSError.
+    """
+    client, passed = flow.client, b""
+    while (flight := read_flight(passed + client.read)) is None or flight.protocol == "unknown":
+        begun = flight is None and bool(client.read)
+        if flight is not None:
+            passed += client.read
+            data, client.read = client.read, b""
+            await flow.send(data)
+        async with asyncio.timeout(HELLO_S if begun else None):
+            if await client.more():
+                continue
+        if begun and (begins_tls(client.read) or b"\n" in client.read):
+            raise ValueError("a first message that does not end")
+        return OTHER
     return flight
 
 

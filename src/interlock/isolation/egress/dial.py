@@ -83,7 +83,7 @@ class Dialer:
         if not exempt:
             # One bad address is enough: a name with mixed addresses is a known way around such checks.
             for address in found:
-                _refuse_private(there, classify(address))
+                _refuse_private(there, classify(address) or ("this machine" if is_own(address) else None))
         return found
 
     async def _resolve(self, there: Endpoint) -> list[Address]:
@@ -97,6 +97,16 @@ class Dialer:
         if not found:
             raise UnreachableError(f"the name of {there} does not resolve")
         return found
+
+
+def is_own(address: Address) -> bool:
+    """True if this is an address of this machine: public ones lead to services that trust their own machine, too."""
+    with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((str(address), 9))  # sends nothing: the kernel only chooses the address to send from
+        except OSError:
+            return False
+        return ip_address(probe.getsockname()[0].partition("%")[0]) == address
 
 
 def _refuse_private(there: Endpoint, reason: str | None) -> None:

@@ -17,6 +17,8 @@ ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _REQUEST: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}) ([!-~]{1,16384}) HTTP/1\.([01])")
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}):[ \t]*([^\x00\r\n]*?)[ \t]*")
 _HOP_BY_HOP: Final = frozenset((b"connection", b"keep-alive", b"te", b"trailer", b"upgrade", b"host"))
+_NEVER_HOP_BY_HOP: Final = frozenset((b"content-length", b"transfer-encoding", b"host"))
+"""Without the first two a server would take the body for another request."""
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 
@@ -50,6 +52,8 @@ def read_request(head: bytes) -> Asked:
     path = (split.path or "/") + (f"?{split.query}" if split.query else "")
     fields = [_field(line) for line in lines]
     close = {name.strip().lower() for key, value in fields if key == b"connection" for name in value.split(b",")}
+    if not close.isdisjoint(_NEVER_HOP_BY_HOP):
+        raise ValueError("`Connection` names a field that frames the message")
     kept = [
         b"%s: %s" % (line.split(b":", 1)[0], value)
         for line, (key, value) in zip(lines, fields, strict=True)
@@ -90,8 +94,12 @@ async def send_body(flow: Flow, length: int | None) -> None:
         size = int(chunk[1], 16)
         if size == 0:
             break
-        await flow.send_exactly(size + 2)
+        await flow.send_exactly(size)
+        if await flow.client.line() != b"\r\n":
+            raise ValueError("a chunk that is longer than announced")
+        await flow.send(b"\r\n")
     while (line := await flow.client.line(16_384)) != b"\r\n":
+        _field(line.removesuffix(b"\r\n"))  # a bare line feed would end the message for some servers
         await flow.send(line)
     await flow.send(line)
 

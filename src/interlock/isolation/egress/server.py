@@ -18,7 +18,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from interlock.isolation.egress.box import Network
+from interlock.isolation.egress.box import CONNECTIONS_MAX, Network
 from interlock.isolation.egress.dial import Dialer, Resolver, system_resolver
 from interlock.isolation.egress.ledger import Ledger
 from interlock.isolation.egress.rules import Rules
@@ -32,6 +32,8 @@ _RESOLVERS: Final = 64
 _WAITING_MAX: Final = 4096
 """Records that the runtime has not read yet; more are counted, not kept."""
 _ASK_S: Final = 30.0
+_SHARE: Final = 6
+"""A connection takes two descriptors: so an action can take up a third of them at most, and holds up no other."""
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 
 
@@ -93,7 +95,9 @@ async def _serve_action(fds: list[int], resolver: Resolver) -> None:
         dialer = Dialer(rules, action.ask if box["ask"] else None, resolver)
         kinds = box["listeners"]
         listeners = [(kind, port, sock) for (kind, port), sock in zip(kinds, sockets, strict=False)]
-        await action.run(Network(listeners, dialer, action.ledger))
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = max(1, min(CONNECTIONS_MAX, files // _SHARE))
+        await action.run(Network(listeners, dialer, action.ledger, most))
 
 
 class _Action:

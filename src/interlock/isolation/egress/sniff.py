@@ -1,6 +1,7 @@
 """Reads which server a client wants from the first bytes that it sends: the SNI of a TLS hello, or an HTTP `Host`. Pure.
 
-Nothing is decrypted and nothing is changed; the bytes go on as they came.
+Nothing is decrypted and nothing is changed; the bytes go on as they came. What servers may read differently from each other is
+doubtful, and not passed on: two hosts, a folded line, a hello with something between its records.
 """
 
 from __future__ import annotations
@@ -11,36 +12,53 @@ from typing import Final, Literal, NamedTuple
 from interlock.model.hosts import endpoint
 
 FLIGHT_BYTES_MAX: Final = 64 * 1024
+_LINE_BYTES_MAX: Final = 8 * 1024
 _HANDSHAKE, _CLIENT_HELLO = 0x16, 0x01
 _SERVER_NAME: Final = 0
-_REQUEST_LINE: Final = re.compile(rb"[A-Z]{3,16} [!-~]+ HTTP/[12]\.[0-9]\r?\n")
-_LINE_START: Final = re.compile(rb"[A-Z]{1,16}(?: [!-~]*(?: [!-~]*\r?)?)?")
-_HOST: Final = re.compile(rb"(?im)^host:[ \t]*([^\r\n]*?)[ \t]*\r?$")
+_HOST_NAME: Final = 0
+_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]+(\S+)[ \t]+HTTP/[0-9][0-9.]*[ \t]*\r?")
+_METHOD_START: Final = re.compile(rb"[A-Z]{1,16}(?: [!-~]*(?: [!-~]*\r?)?)?")
+_TEXT: Final = re.compile(rb"[\t\r\n -~]*")
+_EMPTY_LINES: Final = re.compile(rb"(?:\r?\n)*\r?")
+_HEAD_END: Final = re.compile(rb"\n\r?\n")
+_FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00\r\n]*?)[ \t]*\r?")
 
 
 class Flight(NamedTuple):
-    """What a client's first bytes are, and the server that they name (None: none, or none that is a host)."""
+    """What a client's first bytes are, and the servers that they name.
 
-    protocol: Literal["tls", "http", "other"]
-    name: str | None = None
+    `unknown`: no line is complete yet, and nothing speaks for a protocol that names a server.
+    """
+
+    protocol: Literal["tls", "http", "other", "unknown"]
+    names: tuple[str, ...] = ()
+    doubtful: bool = False
+    """True if servers could take it for a message to somebody else."""
+
+    @property
+    def name(self) -> str | None:
+        """The server, if exactly one is named."""
+        return self.names[0] if len(self.names) == 1 and not self.doubtful else None
 
 
 OTHER: Final = Flight("other")
+UNKNOWN: Final = Flight("unknown")
 
 
 def read_flight(data: bytes) -> Flight | None:
-    """What the first bytes of a client are; None while more of them are needed to tell."""
+    """What the first bytes of a client are; None while they begin a message that names a server, and more of them are needed."""
     if not data:
         return None
     if begins_tls(data):
         return _tls(data)
-    if len(data) >= FLIGHT_BYTES_MAX:
+    text = data[_EMPTY_LINES.match(data).end() :]  # type: ignore[union-attr] # it matches nothing at least; servers skip these
+    line, newline, _ = text.partition(b"\n")
+    if newline:
+        request = _REQUEST_LINE.fullmatch(line)
+        return OTHER if request is None else _http(text, request)
+    if len(line) > _LINE_BYTES_MAX or not _TEXT.fullmatch(line):
         return OTHER
-    if b"\n" not in data:
-        return None if _LINE_START.fullmatch(data) else OTHER
-    if not _REQUEST_LINE.match(data):
-        return OTHER
-    return Flight("http", _http_host(data)) if b"\r\n\r\n" in data else None
+    return None if _METHOD_START.fullmatch(line) else UNKNOWN
 
 
 def begins_tls(data: bytes) -> bool:
@@ -48,12 +66,18 @@ def begins_tls(data: bytes) -> bool:
     return data[:1] == b"\x16"
 
 
-def _http_host(data: bytes) -> str | None:
-    head = data.split(b"\r\n\r\n", 1)[0]
-    found = _HOST.findall(head)
-    if len(found) != 1:
-        return None  # several hosts are a known way to mean two servers at once
-    return _name(found[0], with_port=True)
+def _http(text: bytes, request: re.Match[bytes]) -> Flight | None:
+    end = _HEAD_END.search(text)
+    if end is None:
+        return None if len(text) < FLIGHT_BYTES_MAX else Flight("http", doubtful=True)
+    fields = [_FIELD.fullmatch(line) for line in text[: end.start()].split(b"\n")[1:]]
+    hosts = [field[2] for field in fields if field is not None and field[1].lower() == b"host"]
+    if request[1].upper() == b"CONNECT" or b"://" in request[2]:  # the target names a server too
+        hosts.append(request[2])
+    names = tuple(dict.fromkeys(_name(host, with_port=True) for host in hosts if host))
+    known = tuple(name for name in names if name is not None)
+    many = sum(field is not None and field[1].lower() == b"host" for field in fields) > 1
+    return Flight("http", known, many or None in fields or None in names)
 
 
 def _tls(data: bytes) -> Flight | None:
@@ -63,38 +87,55 @@ def _tls(data: bytes) -> Flight | None:
     while at + 5 <= len(data):
         kind, length = data[at], int.from_bytes(data[at + 3 : at + 5], "big")
         if kind != _HANDSHAKE or length == 0:
-            return OTHER
+            return _DOUBTFUL_TLS
         hello += data[at + 5 : at + 5 + length]
         at += 5 + length
         if len(hello) >= 4:
             if hello[0] != _CLIENT_HELLO:
-                return OTHER
+                return _DOUBTFUL_TLS
             wanted = 4 + int.from_bytes(hello[1:4], "big")
             if wanted > FLIGHT_BYTES_MAX:
-                return OTHER
+                return _DOUBTFUL_TLS
             if len(hello) >= wanted:
-                return Flight("tls", _server_name(bytes(hello[4:wanted])))
-    return None if len(data) < FLIGHT_BYTES_MAX else OTHER
+                return _server_names(bytes(hello[4:wanted]))
+    return None if len(data) < FLIGHT_BYTES_MAX else _DOUBTFUL_TLS
 
 
-def _server_name(hello: bytes) -> str | None:
+_DOUBTFUL_TLS: Final = Flight("tls", doubtful=True)
+
+
+def _server_names(hello: bytes) -> Flight:
+    """The server name extension of a hello (RFC 6066): none, or one with exactly one name."""
+    found: list[str | None] = []
     try:
         at = 34  # version and random
         at += 1 + hello[at]  # session id
         at += 2 + int.from_bytes(hello[at : at + 2], "big")  # cipher suites
         at += 1 + hello[at]  # compression methods
+        if at == len(hello):
+            return Flight("tls")  # no extensions
         end = at + 2 + int.from_bytes(hello[at : at + 2], "big")
         at += 2
-        while at + 4 <= end:
+        while at < end:
             kind, length = int.from_bytes(hello[at : at + 2], "big"), int.from_bytes(hello[at + 2 : at + 4], "big")
             if kind == _SERVER_NAME:
-                # list length, type (0: host name), name length, name
-                size = int.from_bytes(hello[at + 7 : at + 9], "big")
-                return _name(hello[at + 9 : at + 9 + size], with_port=False)
+                found.append(_only_name(hello[at + 4 : at + 4 + length]))
             at += 4 + length
     except IndexError:
-        pass
-    return None
+        return _DOUBTFUL_TLS
+    if at != end or end != len(hello) or None in found or len(found) > 1:
+        return _DOUBTFUL_TLS
+    return Flight("tls", tuple(name for name in found if name is not None))
+
+
+def _only_name(extension: bytes) -> str | None:
+    """The name of a list of one: length of the list, type, length of the name, name."""
+    if len(extension) < 5 or extension[2] != _HOST_NAME:
+        return None
+    size = int.from_bytes(extension[3:5], "big")
+    if int.from_bytes(extension[:2], "big") != size + 3 or len(extension) != size + 5:
+        return None
+    return _name(extension[5:], with_port=False)
 
 
 def _name(text: bytes, *, with_port: bool) -> str | None:
