@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from npm_programs import installed
 from scripted_model import Model
 
 from interlock.surfaces.clients.claude_code import CLIENT, TESTED
-from interlock.surfaces.clients.client import Setup
+from interlock.surfaces.clients.client import Setup, hook_command
 from interlock.surfaces.clients.entries import add, encode
 from interlock.surfaces.clients.hook_program import Gate
 
@@ -49,10 +52,11 @@ def guarded(project):
     project.interlock("gate", "stop")
 
 
-def begin(claude, project, model: Model, *arguments: str) -> subprocess.Popen[str]:
-    home = project.root.parent / "home"
+def begin(claude, project, model: Model, *arguments: str, work: Path | None = None) -> subprocess.Popen[str]:
+    work = work or project.root
+    home = project.root.parent / f"home-of-{work.name}"
     home.mkdir(exist_ok=True)
-    trusted = {"projects": {str(project.root): {"hasTrustDialogAccepted": True}}}
+    trusted = {"projects": {str(work): {"hasTrustDialogAccepted": True}}}
     (home / ".claude.json").write_text(json.dumps(trusted))
     env = {
         "PATH": os.environ["PATH"],
@@ -64,7 +68,7 @@ def begin(claude, project, model: Model, *arguments: str) -> subprocess.Popen[st
     }
     return subprocess.Popen(
         [claude, "-p", "do it", *arguments],
-        cwd=project.root,
+        cwd=work,
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -238,28 +242,49 @@ def test_interrupted_while_a_call_is_held(claude, guarded):
     assert ("fs.edit", "a.txt", "succeeded") not in rows(guarded)
 
 
-@pytest.mark.parametrize("how", ["bare", "sources", "setting"])
-def test_what_a_projects_settings_do_not_close(claude, guarded, how):
+STARTED = {"bare": ("--bare",), "sources": ("--setting-sources", "user"), "setting": ()}
+"""Ways to start the client without the hooks of its project; the last writes `disableAllHooks`."""
+
+
+def run_all(program, guarded, models: dict[str, Model]) -> None:
+    """Start it in each way, side by side, each in a copy of the project."""
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for how, model in models.items():
+            stack.enter_context(model.serving())
+            work = shutil.copytree(guarded.root, guarded.root.parent / f"started-{how}")
+            if how == "setting":
+                (work / ".claude").mkdir(exist_ok=True)
+                (work / ".claude/settings.local.json").write_text('{"disableAllHooks": true}')
+            processes.append(begin(program, guarded, model, *OWN, *STARTED[how], work=work))
+        for process in processes:
+            out, err = process.communicate(timeout=300)
+            assert process.returncode == 0, out + err
+
+
+def doors(guarded) -> dict[str, str]:
+    facts = json.loads(guarded.interlock("doctor", "--clients", "--json"))["facts"]
+    return {fact["name"]: fact["detail"] for fact in facts if fact["section"] == "clients"}
+
+
+def test_what_a_projects_settings_do_not_close(claude, guarded):
     """Who starts the client, or may write its settings, starts it without hooks: documented, and named by doctor."""
-    arguments = {"bare": ("--bare",), "sources": ("--setting-sources", "user"), "setting": ()}[how]
-    if how == "setting":
-        (guarded.root / ".claude/settings.local.json").write_text('{"disableAllHooks": true}')
-    model = Model([[("Bash", {"command": "touch ../outside"})]])
-    run(claude, guarded, model, *OWN, *arguments)
-    assert (guarded.root.parent / "outside").exists()
-    if how == "setting":
-        guarded.env["PATH"] = f"{claude.parent}:{guarded.env['PATH']}"
-        facts = json.loads(guarded.interlock("doctor", "--clients", "--json"))["facts"]
-        found = {fact["name"]: fact for fact in facts if fact["section"] == "clients"}
-        assert found["claude-code: own shell"]["detail"].startswith("open")
+    models = {how: Model([[("Bash", {"command": f"touch ../outside-{how}"})]]) for how in STARTED}
+    run_all(claude, guarded, models)
+    assert all((guarded.root.parent / f"outside-{how}").exists() for how in STARTED)
+    guarded.env["PATH"] = f"{claude.parent}:{guarded.env['PATH']}"
+    assert doors(guarded)["claude-code: own shell"].startswith("closed")
+    (guarded.root / ".claude/settings.local.json").write_text('{"disableAllHooks": true}')
+    assert doors(guarded)["claude-code: own shell"].startswith("open")
 
 
-@pytest.mark.parametrize("how", ["bare", "sources", "setting"])
-def test_managed_settings_hold_however_it_is_started(claude, guarded, tmp_path, how):
+def test_managed_settings_hold_however_it_is_started(claude, guarded, tmp_path):
     """The same three ways, with the hooks in the machine's settings: in a mount namespace, so that the machine's own stay."""
     guarded.interlock("install", "claude-code", "--remove")
     setup = Setup("guard", "managed", None, guarded.root, guarded.env)
     document = add({}, CLIENT.files(setup)["managed-settings.json"], tmp_path)
+    for event in document["hooks"].values():  # bound to the project, so that its copies are outside of it
+        event[0]["hooks"][0]["command"] = hook_command("claude-code", setup._replace(scope="project"))
     (tmp_path / "etc/claude-code").mkdir(parents=True)
     (tmp_path / "etc/claude-code/managed-settings.json").write_bytes(encode(document))
     program = tmp_path / "claude-with-managed-settings"
@@ -268,14 +293,8 @@ def test_managed_settings_hold_however_it_is_started(claude, guarded, tmp_path, 
         f' exec "$0" "$@"\' {claude} "$@"\n'
     )
     program.chmod(0o755)
-    arguments = {"bare": ("--bare",), "sources": ("--setting-sources", "user"), "setting": ()}[how]
-    if how == "setting":
-        (guarded.root / ".claude").mkdir(exist_ok=True)
-        (guarded.root / ".claude/settings.local.json").write_text('{"disableAllHooks": true}')
-    (guarded.root.parent / "outside").write_text("of no concern")
-    outside = ("Read", {"file_path": str(guarded.root.parent / "outside")})
-    model = Model([[outside], [("Bash", {"command": "touch inside"})]])
-    run(program, guarded, model, *OWN, *arguments)
-    assert "of no concern" not in model.result(0)
-    assert "path_outside_workspace" in model.result(0)
-    assert ("shell", "touch inside", "succeeded") in rows(guarded)
+    models = {how: Model([[("Bash", {"command": f"touch ran-{how}"})]]) for how in STARTED}
+    run_all(program, guarded, models)
+    for how, model in models.items():
+        assert "path_outside_workspace" in model.result(0), how
+        assert not (guarded.root.parent / f"started-{how}" / f"ran-{how}").exists()

@@ -14,10 +14,13 @@ import time
 import pytest
 from resident_world import CONFIGURATION, PROGRAM, WAIT_S, Answer, Project
 
+from interlock.approvals import Approver
 from interlock.engine.background_resume import Continuing
+from interlock.engine.people.answers import Answering
 from interlock.model.errors import UsageError
+from interlock.surfaces.clients import hook_program
 from interlock.surfaces.clients.hook_program import Failure, Gate
-from interlock.surfaces.resident import program
+from interlock.surfaces.resident import program, server
 from interlock.surfaces.resident.projects import Projects
 from interlock.surfaces.resident.server import Server
 
@@ -93,9 +96,18 @@ def test_only_its_client_goes_on_with_a_held_call(project):
     hook.kill()
     hook.communicate()
     until(lambda: not waiting(project), "the call still waits")
-    approve(project, hold)
     with project.runtime() as runtime:
-        run_id = runtime.approvals.get(hold).run
+        [unfinished] = runtime.runs.recover()
+        assert (unfinished.need, unfinished.then) == ("answer", None)
+        # Answered over HTTP: the same store.
+        shown = runtime.approvals.get(hold)
+        outcome = Answering(runtime.approvals.desk, "rest").answer(
+            hold, Approver(id="ann"), "approve", digest=shown.digest
+        )
+        assert outcome.code == "resolved"
+        [unfinished] = runtime.runs.recover()
+        assert unfinished.need == "nothing"
+        run_id = shown.run
         with pytest.raises(UsageError) as caught:
             asyncio.run(runtime.runs.resume(run_id))
         assert caught.value.code == "client_call"
@@ -105,12 +117,19 @@ def test_only_its_client_goes_on_with_a_held_call(project):
     assert (project.root / "a.txt").read_text() == "old"
 
 
-@pytest.mark.parametrize(("failed", "status"), [(None, "succeeded"), ("Exit code 1", "failed")])
-def test_a_report_that_comes_after_the_gate_was_killed_settles_the_call(project, failed, status):
+@pytest.mark.parametrize(
+    ("end", "failed", "status"),
+    [
+        (signal.SIGKILL, None, "succeeded"),
+        (signal.SIGKILL, "Exit code 1", "failed"),
+        (signal.SIGTERM, None, "succeeded"),
+    ],
+)
+def test_a_report_that_comes_after_the_gate_was_killed_settles_the_call(project, end, failed, status):
     with project.runtime() as runtime:  # a person's answer would want a proof: this is not one
         runtime.approvals.desk.approvers.add("ann", pin="123456")
     project.before("Bash", {"command": "make"}, "u")
-    project.world.kill()
+    project.world.kill(end)
     with project.runtime() as runtime:
         runtime.runs.recover()
         assert [hold.kind for hold in runtime.approvals.list()] == ["unknown_outcome"]
@@ -289,3 +308,30 @@ def test_what_a_client_did_not_hear_is_not_done(project):
             b"interlock 1 hook\n" + len(head).to_bytes(8, "big") + len(data).to_bytes(8, "big") + head + data, deliver
         )
     until(lambda: project.lines()[-1].status == "cancelled", "it is not on record that nothing was done")
+
+
+def test_only_processes_of_this_user_are_answered(project, tmp_path, monkeypatch):
+    other = os.geteuid() + 1
+
+    async def go() -> bytes:
+        gate = Server(Projects(tmp_path, print), b"", print)
+        listening = await asyncio.start_unix_server(gate.serve, tmp_path / "socket")
+        async with listening:
+            monkeypatch.setattr(server.os, "geteuid", lambda: other)
+            reader, writer = await asyncio.open_unix_connection(tmp_path / "socket")
+            writer.write(b"interlock 1 status\n" + bytes(16))
+            try:
+                return await reader.read()
+            except ConnectionResetError:  # closed with the request unread
+                return b""
+            finally:
+                writer.close()
+
+    assert asyncio.run(go()) == b""
+    monkeypatch.undo()
+    project.before("Read", {"file_path": "interlock.toml"})
+    # The directory is this user's, and what listens in it is not.
+    asked = iter([os.geteuid(), other])
+    monkeypatch.setattr(hook_program.os, "geteuid", lambda: next(asked))
+    with pytest.raises(Failure, match="another user"):
+        Gate(str(project.world.state), time.monotonic() + WAIT_S).ask_once(b"interlock 1 status\n" + bytes(16))

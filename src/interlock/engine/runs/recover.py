@@ -27,12 +27,14 @@ from interlock.journal.recovered import OpenFacts, RecoveredRuns, fingerprint
 from interlock.journal.sealing import JOURNAL_NAME
 from interlock.model.errors import IntegrityError, StoreError, UsageError
 from interlock.model.events import RunFinished, RunStarted
+from interlock.model.proposal import CLIENT_SOURCE
 from interlock.signing import Signer
 from interlock.state.cache import ResultCache
 from interlock.state.store import StateStore, Write, encode
 
 Need = Literal["nothing", "resume", "answer", "settle", "repair"]
-"""What a run needs: nothing (its process is alive), `resume`, an answer to a question, a human's word, a whole journal."""
+"""What a run needs: nothing (its process is alive, or its coding agent goes on with it), `resume`, an answer to a question, a
+human's word, a whole journal."""
 
 OPEN_STATUSES = ("running", "interrupted", "held")
 
@@ -240,10 +242,16 @@ def _need_of(row: RunRow, facts: OpenFacts, answered: AbstractSet[str], *, moved
         waiting += [hold for hold in facts.settle.values() if hold is not None]
         unknown = list(facts.unknown)
         return _report(row, "settle", detail, one, actions=unknown, approvals=waiting, moved_bytes=moved_bytes)
+    by_client = row.source.startswith(CLIENT_SOURCE)  # only the coding agent itself goes on with such a call
     if waiting:
         detail = "it waits for an answer" if len(waiting) == 1 else f"it waits for {len(waiting)} answers"
         command = f"interlock approvals show {waiting[0]}"
+        if by_client:
+            return _report(row, "answer", detail, command, approvals=waiting, moved_bytes=moved_bytes)
         return _report(row, "answer", detail, command, then=resume, approvals=waiting, moved_bytes=moved_bytes)
+    if by_client and not facts.unknown:
+        detail = "it goes on when its coding agent makes the call again"
+        return _report(row, "nothing", detail, None, moved_bytes=moved_bytes)
     if facts.unknown:
         detail = f"it stopped while {_names(list(facts.unknown))} ran"
     else:

@@ -119,6 +119,8 @@ def placed(call: NativeCall, root: str, cwd: str) -> NativeCall | Verdict:
         except UnicodeEncodeError:
             return deny(f"{name}: `{given[:_SHOWN]!r}` is not UTF-8")
         parameters[name] = relative
+    if call.tool == "shell" and parameters.get("cwd") == ".":
+        del parameters["cwd"]  # where it would run anyway
     return NativeCall(call.tool, parameters, call.paths, call.writes)
 
 

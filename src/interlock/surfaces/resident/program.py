@@ -36,6 +36,7 @@ def main() -> int:
     """Be the gate of this state directory, until the end."""
     version_text = Path(_version.__file__).read_bytes()  # before anything else: what this process has loaded
     os.umask(0o077)
+    os.chdir("/")  # the directory of the client that starts this is not kept busy
     disk = Disk()
     try:
         state = state_directory(os.environ, disk)
