@@ -1,4 +1,5 @@
-"""What durability costs: beside raw `fdatasync`, beside LangGraph and DBOS on SQLite, and what a snapshot and a start cost.
+"""What durability costs: beside raw `fdatasync`, beside LangGraph and DBOS on SQLite, and what
+a snapshot and the start of a command cost.
 
     python benchmarks/journal.py [--quick] [--json]
 
@@ -21,13 +22,16 @@ from pathlib import Path
 import subject
 from measuring import ROUNDS, Peer, alternate, options, row, scratch, show
 
+import interlock
+from interlock.engine.assemble import open_project
+
 ACTIONS = 192
 WIDE = 32
 
 
 def journal_of(measured: subject.Subject) -> Path:
-    assert measured.run.directory is not None
-    return measured.run.directory / "journal.ndjson"
+    assert measured.run.files.directory is not None
+    return measured.run.files.directory / "journal.ndjson"
 
 
 def sequential(root: Path, rounds: int) -> list[dict]:
@@ -124,20 +128,35 @@ def starts(root: Path, rounds: int) -> list[dict]:
         assert done.returncode == 0, (arguments[1:], done.returncode, done.stderr[-300:])
         return took
 
-    found = alternate(
-        {
-            "pass": lambda: timed(sys.executable, "-c", "pass"),
-            "version": lambda: timed(*command, "--version"),
-            "runs": lambda: timed(*command, "runs", "list"),
-        },
-        rounds,
-    )
-    rows = []
-    for key, shown, most in (("version", "interlock --version", 40), ("runs", "interlock runs list", 200)):
-        extra = (found[key] - found["pass"]) * 1e3
-        goal = f"+{most} ms; is {extra:+.0f} ms"
-        rows.append(row(f"`{shown}`", found[key], "`python -c pass`", found["pass"], goal, 1e3))
-    return rows
+    (project / "plan.json").write_text(PLAN)
+    holds = open_questions(root, project, rounds + 2)
+    commands = {
+        "interlock --version": (("--version",), "50 ms"),
+        "interlock runs list": (("runs", "list"), "90 ms"),
+        "interlock run, one action": (("run", "plan.json", "-q"), "150 ms"),
+    }
+    contenders = {shown: lambda given=given: timed(*command, *given) for shown, (given, _) in commands.items()}
+    contenders |= {
+        "interlock approvals approve": lambda: timed(*command, "approvals", "approve", holds.pop()),
+        "pass": lambda: timed(sys.executable, "-c", "pass"),
+    }
+    goals = {shown: goal for shown, (_, goal) in commands.items()} | {"interlock approvals approve": "90 ms"}
+    found = alternate(contenders, rounds)
+    return [
+        row(f"`{shown}`", found[shown], "`python -c pass`", found["pass"], goal, 1e3) for shown, goal in goals.items()
+    ]
+
+
+PLAN = '{"actions": [{"type": "tool_call", "tool": "fs.read", "parameters": {"path": "plan.json"}}]}'
+
+
+def open_questions(root: Path, project: Path, count: int) -> list[str]:
+    """Ids of questions that wait for an answer, each of a run of its own."""
+    with subject.register(interlock.Runtime(*open_project(project, env=subject.environment(root)))) as runtime:
+        runtime.rules.add("asked", lambda _request: True, effect="ask")
+        for _ in range(count):
+            runtime.execute_sync(subject.document(1), wait=False)
+        return [hold.id for hold in runtime.services.desk.store.list_holds("pending")]
 
 
 def main() -> None:

@@ -416,7 +416,7 @@ def _services(
         index=RunIndex(db),
         budgets=BudgetStore(db),
         cache=ResultCache(
-            db, workspace_id, clock, boot=boot_id(), flag=None if home is None else home / "wake" / "result-cache"
+            db, workspace_id, clock, boot=boot_id(), flag=None if home is None else home / "wake" / "result-cache-used"
         ),
         workspace_id=workspace_id,
         agent=settings.agent,

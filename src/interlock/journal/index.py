@@ -1,7 +1,9 @@
 """The list of runs in the workspace's database: what `runs list` and `sessions` show, and the position of each journal.
 
-A row is a convenience, and can be rebuilt from the journal, with one exception: the commit point. Every commit to the database
-stores the journal's position (`commit_point`); a journal that no longer contains that point was truncated or rewritten.
+A row is a convenience, and can be rebuilt from the journal, so no disk is waited for when a run begins or ends: a row that a
+power failure took is entered again, and one that it left behind is brought up to date, when unfinished runs are recovered. There
+is one exception: the commit point. Every commit to the database stores the journal's position (`commit_point`); a journal that no
+longer contains that point was truncated or rewritten.
 """
 
 from __future__ import annotations
@@ -92,7 +94,7 @@ class RunIndex:
 
     def add(self, row: RunRow) -> None:
         """Add a run. Raises: UsageError `run_exists`."""
-        with self._database.transaction():
+        with self._database.transaction(lasting=False):
             if self._rows("where run_id = ?", (row.run_id,)):
                 raise UsageError(f"run `{row.run_id}` exists already", code="run_exists", hint="use another run id")
             values = [getattr(row, name) for name in RunRow.__struct_fields__]
@@ -103,7 +105,7 @@ class RunIndex:
         """Update a run's status; `counts` are the row's counters. Raises: UsageError `not_found`."""
         assert set(counts) <= set(_COUNTS), counts
         assignments = "".join(f", {name} = ?" for name in counts)
-        with self._database.transaction():
+        with self._database.transaction(lasting=False):
             self.get(run_id)
             self._database.execute(
                 f"update runs set status = ?, finished_us = ?{assignments} where run_id = ?",  # noqa: S608 - constants

@@ -13,8 +13,9 @@ Schema history: 1: first.
 from __future__ import annotations
 
 import copy
+import mmap
 import os
-import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ import msgspec
 
 from interlock.disk import Database
 from interlock.model.clock import Clock
+from interlock.model.errors import StoreError
 from interlock.state.store import encode
 
 _SCHEMA: Final = (
@@ -42,6 +44,65 @@ class Hit(NamedTuple):
     output: Any
 
 
+class _Used:
+    """Whether any process of the workspace has ever used the cache: one byte of a file that all of them map.
+
+    Each action that may write asks twice, so it must not cost a system call.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        """The file is mapped when it is first asked about."""
+        self._path = path
+        self._set = False
+        self._byte: mmap.mmap | None = None
+
+    def is_set(self) -> bool:
+        """True too where the file cannot be used: then every write costs a transaction, and no result is too old."""
+        if self._set or self._path is None:
+            return self._set
+        if self._byte is None:
+            self._set = not self._map(self._path)
+        return self._set or self._byte is None or self._byte[0] != 0
+
+    def set(self) -> None:
+        """From now on it was used. Raises: StoreError if the other processes cannot be told."""
+        if self._set:
+            return
+        if self._path is not None:
+            try:
+                with closing(_OpenFlag(self._path)) as file:
+                    os.pwrite(file.fd, b"\1", 0)
+            except OSError as error:
+                raise StoreError(f"the result cache cannot be used: {self._path}: {error.strerror}") from error
+        self._set = True
+
+    def _map(self, path: Path) -> bool:
+        try:
+            with closing(_OpenFlag(path)) as file:
+                self._byte = mmap.mmap(file.fd, 1, prot=mmap.PROT_READ)
+        except OSError:
+            return False
+        return True
+
+
+class _OpenFlag:
+    """The file of `_Used`, made with its byte if it is not there. Raises: OSError."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            if os.fstat(self.fd).st_size == 0:
+                os.ftruncate(self.fd, 1)  # and not a write: another process may have set the byte meanwhile
+                os.posix_fallocate(self.fd, 0, 1)  # a mapped hole on a full disk would end the process
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
 class ResultCache:
     """A cache with a time to live for each entry. Threads and processes may share it. Everything may raise StoreError."""
 
@@ -56,13 +117,12 @@ class ResultCache:
         entries_max: int = 4_096,
         chars_max: int = 64 * 1024 * 1024,
     ) -> None:
-        """`flag` is a file that is there once any process has used the cache; None if no other process can."""
+        """`flag` is the file that says whether any process has used the cache; None if no other process can."""
         self._db = db
         self._workspace = workspace
         self._clock = clock
         self._boot = boot
-        self._flag = flag
-        self._used = threading.Event()  # shared by the caches that are kept apart
+        self._used = _Used(flag)  # shared by the caches that are kept apart
         self._space = ""
         self._entries_max = entries_max
         self._chars_max = chars_max
@@ -76,11 +136,7 @@ class ResultCache:
 
     def begin(self) -> int:
         """The generation of what is read from now on, for `put`."""
-        if not self._used.is_set():
-            if self._flag is not None:
-                self._flag.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                self._flag.touch(0o600)
-            self._used.set()
+        self._used.set()
         rows = self._db.execute(
             "select generation from result_cache_generations where workspace = ?", (self._workspace,)
         )
@@ -138,7 +194,7 @@ class ResultCache:
 
     def files_changed(self) -> None:
         """Something may write, or has written, in the workspace: what was read from files does not count any more."""
-        if not self._used.is_set() and (self._flag is None or not os.access(self._flag, os.F_OK)):
+        if not self._used.is_set():
             return
         with self._db.transaction(lasting=False):
             self._db.execute(

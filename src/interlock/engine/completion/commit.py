@@ -191,7 +191,7 @@ def reapply(run: ProposalRun, committed: WorkspaceCommitted) -> None:
 
 
 async def finish(run: ProposalRun, not_undone: list[NotUndone]) -> ProposalResult:
-    """The result, and the event that says so; on disk before the caller sees it."""
+    """The result, and the event that says so; on disk before the caller sees it, here or with the end of the run."""
     found = [row for row in run.rows if row is not None]
     assert len(found) == len(run.rows)
     cost = cost_of(run.proposal.actions, found, cost=run.cost)
@@ -206,7 +206,7 @@ async def finish(run: ProposalRun, not_undone: list[NotUndone]) -> ProposalResul
                 not_undone=tuple(msgspec.structs.replace(one, detail=recorder.text(one.detail)) for one in not_undone),
             ),
         )
-    if run.recorder is not None:
+    if run.recorder is not None and not run.only:
         await run.recorder.writer.durable()
     return ProposalResult(
         run_id=run.files.id, proposal_id=run.proposal.id, status=status, results=found, cost=cost, not_undone=not_undone,

@@ -42,7 +42,7 @@ def settle(action: ActionRun, attempt: ActionContext, result: Output | Failure) 
     run, spec, tool = action.run, action.spec, action.tool
     telemetry = seq = None
     if run.recorder is not None or attempt.usage:
-        telemetry, journaled = _telemetry(action, attempt)
+        telemetry, journaled = _telemetry(action, attempt, result.duration_ms)
         if run.recorder is not None:
             seq = _record_success(run.recorder, action, attempt, result, journaled)
     touches_state = tool is None or not tool.plain or spec.expected_effects
@@ -83,7 +83,7 @@ def _fail(action: ActionRun, attempt: ActionContext, result: Failure) -> Ended:
 def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple[int | None, dict[str, Any] | None]:
     """Journal an attempt that failed, and count what it took. Returns the event's number and the row's telemetry."""
     run, attempt = action.run, failure.attempt
-    telemetry, journaled = _telemetry(action, attempt)
+    telemetry, journaled = _telemetry(action, attempt, failure.duration_ms)
     if attempt.not_undoable:
         run.not_undoable[action.index] = attempt.not_undoable
     if failure.status == "unknown_outcome":
@@ -211,11 +211,14 @@ def _diverged(_: Recorder, *, key: str) -> EffectDivergence:
     return EffectDivergence(key=key)
 
 
-_BRIEF_NS: Final = 10_000_000
-"""The oldest that a reading after an action is: a shorter action has one reading, a second would cost too much of its time."""
+_BRIEF_MS: Final = 10
+"""An action this short has one reading of the machine: a second one would cost too much of its time. The reading after a longer
+one is at most so old, and so from its end."""
 
 
-def _telemetry(action: ActionRun, attempt: ActionContext) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+def _telemetry(
+    action: ActionRun, attempt: ActionContext, duration_ms: float
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Readings of the machine before and after, and the action's own use: in the form of the row, and in that of the event.
 
     None for state actions. An event names the readings by number: most actions share theirs with others.
@@ -226,8 +229,10 @@ def _telemetry(action: ActionRun, attempt: ActionContext) -> tuple[dict[str, Any
         return found, found
     recorder, sampler = run.recorder, run.services.sampler
     # An action that may have changed something gets a reading after it, unless it ended too soon to change one.
-    acts = action.tool is not None and not action.tool.read_only
-    after = sampler.fresh(_BRIEF_NS) if acts else sampler.latest()
+    if action.tool is None or action.tool.read_only:
+        after = sampler.latest()
+    else:
+        after = before if duration_ms < _BRIEF_MS else sampler.fresh(_BRIEF_MS * 1_000_000)
     return _readings(recorder, before, after, own)
 
 

@@ -41,7 +41,7 @@ async def execute(
     run = Run.start(services, agent=agent, session=session or decoded.session, source=decoded.source)
     try:
         async with asks(wait, on_question):
-            return await run.take(decoded, dry_run=dry_run, executor=executor, token=token)
+            return await run.take(decoded, dry_run=dry_run, executor=executor, token=token, only=True)
     finally:
         run.finish()
 

@@ -67,8 +67,11 @@ class ProposalRun:
         client: ClientExecutor | None = None,
         allowance: Allowance,
         token: str | None = None,
+        only: bool = False,
     ) -> None:
-        """Nothing has happened yet. `token` is the presented grant token's id; a `client` carries the calls out itself."""
+        """Nothing has happened yet. `token` is the presented grant token's id; a `client` carries the calls out itself; `only` as
+        in `Run.take`.
+        """
         # What does not change.
         self.services = services
         self.files = self.run_files = files  # in a layer `files` has the layer's backups
@@ -78,6 +81,7 @@ class ProposalRun:
         self.principal = principal
         self.token = token
         self.dry_run = dry_run
+        self.only = only
         self.client = client
         self.executor = executor if client is None else client
         self.allowance = allowance

@@ -58,7 +58,7 @@ class IndexedRun:
         recorder.writer.flush()
         head = recorder.writer.head()
         self._sign_head(files, head)
-        with services.db.transaction():
+        with services.db.transaction(lasting=False):  # the journal and its head are on disk, and say the same
             services.index.update(files.id, status=status, finished_us=services.clock.now_us(), **tally.counts)
             services.index.commit_point(head)
 

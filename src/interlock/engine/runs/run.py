@@ -167,9 +167,11 @@ class Run:
         executor: ToolExecutor | None = None,
         client: ClientExecutor | None = None,
         token: GrantToken | None = None,
+        only: bool = False,
     ) -> ProposalResult:
         """Take a proposal that `decode` gave through the gate; with a `token` that `present_token` gave, under it alone
-        and as its agent; a `client` carries the calls out itself.
+        and as its agent; a `client` carries the calls out itself. `only` promises to `finish` the run before anybody sees the
+        result, whose last events may wait for that.
 
         Raises: ProposalError if it is malformed (nothing ran); StoreError if the journal or the database failed (what is on
         disk is the truth); CancelledError if the caller cancelled (the proposal can be resumed).
@@ -200,6 +202,7 @@ class Run:
             client=client,
             allowance=self.allowance(proposal, dry_run=dry_run),
             token=None if token is None else token.id,
+            only=only,
         )
         record_received(run, None if token is None else token.digest)
         return await self.carry_on(WorkerPool(run, take_action))
