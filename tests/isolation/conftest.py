@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from interlock.isolation.client import ForkServer
+from interlock.isolation.spec import WallSpec
 
 LIMITS = {"memory_bytes": 1 << 30, "file_bytes": 1 << 32, "open_files": 4096, "processes": 64, "cpu_ms": None}
 
 
 class Bench:
-    """A fork server, a working directory and a marker that only this test's processes have in their arguments."""
+    """A fork server, a working directory and a marker that only this test's processes have in their arguments.
 
-    def __init__(self, root: Path, marker: str):
+    Its programs run behind the walls of `profile`, with the working directory as the workspace.
+    """
+
+    def __init__(self, root: Path, marker: str, profile: str):
         self.root = root
         self.marker = marker
-        self.server = ForkServer()
+        self.profile = profile
+        self.launch = {"namespaces": profile == "ns", "shown": [sys.base_prefix]}
+        self.server = ForkServer(launch=lambda: self.launch)
 
-    @staticmethod
-    def request(*argv, **changes):
+    def request(self, *argv, **changes):
+        walls = (
+            None if self.profile == "none" else WallSpec(profile=self.profile, workspace=os.fspath(self.root)).wire()
+        )
         request = {
             "argv": list(argv),
             "search": "/usr/local/bin:/usr/bin:/bin",
@@ -36,7 +45,7 @@ class Bench:
             "keep_last": False,
             "limits": LIMITS,
             "call": None,
-            "walls": None,
+            "walls": walls,
             "directory": "",
             "descriptors": [],
         }
@@ -82,10 +91,10 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path):
-    """A bench of its own for each test; its server must have gone when it is closed."""
+def bench(tmp_path, request):
+    """A bench of its own for each test, without walls unless the test names a profile; it leaves no process."""
     # A number that sleep takes and nobody else uses: 700 and some seconds, and a fraction for this test alone.
-    made = Bench(tmp_path, f"7{os.getpid() % 90 + 10}.{time.monotonic_ns()}")
+    made = Bench(tmp_path, f"7{os.getpid() % 90 + 10}.{time.monotonic_ns()}", getattr(request, "param", "none"))
     yield made
     made.server.close()
     assert made.marked() == []

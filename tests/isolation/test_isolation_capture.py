@@ -16,7 +16,10 @@ from interlock.isolation.wire import INLINE_BYTES
 
 MIB = 1 << 20
 
+every_profile = pytest.mark.parametrize("bench", ["ns", "nons", "none"], indirect=True)
 
+
+@every_profile
 def test_twenty_megabytes_on_both_streams_are_drained(bench):
     outcome = bench.sh("head -c 20000000 /dev/zero; head -c 20000000 /dev/zero >&2; echo end")
     assert outcome.report["exit_code"] == 0
@@ -66,6 +69,7 @@ while not os.path.exists("release"): time.sleep(0.01)
     assert holder.report["exit_code"] == 0, holder
 
 
+@every_profile
 def test_a_flood_is_stopped_at_the_time_out(bench):
     outcome = bench.run("yes", timeout_ms=300)
     assert outcome.report["stopped"] == "timeout"
@@ -79,18 +83,21 @@ def test_a_broken_pipe_ends_a_writer_as_in_any_shell(bench):
     assert outcome.report["exit_code"] == 0
 
 
+@every_profile
 def test_twenty_megabytes_of_input_do_not_deadlock(bench):
     data = bytes(range(256)) * (20 * MIB // 256)
     outcome = bench.run("cat", stdin=data, keep_bytes=len(data))
     assert outcome.stdout == data
 
 
+@every_profile
 def test_input_may_be_left_unread(bench):
     outcome = bench.run("head", "-c1", stdin=b"x" * (20 * MIB))
     assert outcome.stdout == b"x"
     assert outcome.report["exit_code"] == 0
 
 
+@every_profile
 def test_input_cannot_be_changed_by_the_program(bench):
     outcome = bench.sh("echo changed >/proc/self/fd/0; cat", stdin=b"as given")
     assert outcome.stdout == b"as given"
@@ -100,6 +107,7 @@ def test_without_input_there_is_an_end_of_file(bench):
     assert bench.run("cat").stdout == b""
 
 
+@every_profile
 def test_a_grandchild_that_holds_the_pipe_holds_nothing_up(bench):
     outcome = bench.sh("$MARK & echo hi")
     assert outcome.stdout == b"hi\n"
@@ -131,11 +139,13 @@ def test_a_stranger_that_holds_the_pipe_holds_nothing_up(bench):
     assert outcome.stdout == b"done\n"
 
 
+@every_profile
 def test_binary_output_comes_back_as_it_was(bench):
     data = bytes(range(256))
     assert bench.run("cat", stdin=data).stdout == data
 
 
+@every_profile
 def test_thirty_two_at_once_keep_their_outputs_apart(bench):
     async def scene():
         return await asyncio.gather(
@@ -161,6 +171,7 @@ def test_loops_of_several_threads_share_one_server(bench):
     assert results == {i: b"%d\n" % i for i in range(6)}
 
 
+@every_profile
 def test_three_hundred_queued_requests_all_run(bench):
     async def scene():
         return await asyncio.gather(*(bench.start("true") for _ in range(300)))

@@ -38,6 +38,10 @@ os.execvp("sleep", ["sleep", sys.argv[1]])
 """
 
 
+every_profile = pytest.mark.parametrize("bench", ["ns", "nons", "none"], indirect=True)
+
+
+@every_profile
 @pytest.mark.parametrize("flight", FLIGHTS.values(), ids=FLIGHTS)
 def test_gone_after_exit(bench, flight):
     outcome = bench.sh(flight + "sleep 0.1; echo done")
@@ -47,6 +51,7 @@ def test_gone_after_exit(bench, flight):
     assert bench.marked() == []
 
 
+@every_profile
 @pytest.mark.parametrize("flight", FLIGHTS.values(), ids=FLIGHTS)
 def test_gone_after_time_out_with_the_partial_output(bench, flight):
     outcome = bench.sh(f"echo partial; {flight} $MARK", timeout_ms=300)
@@ -55,11 +60,14 @@ def test_gone_after_time_out_with_the_partial_output(bench, flight):
     assert bench.marked() == []
 
 
+@every_profile
 def test_a_daemon_that_ignores_every_signal_is_gone(bench):
-    bench.run(sys.executable, "-c", DAEMON, bench.marker)
+    outcome = bench.run(os.path.realpath(sys.executable), "-c", DAEMON, bench.marker)
+    assert outcome.report["exit_code"] == 0
     assert bench.marked() == []
 
 
+@every_profile
 def test_cancellation_ends_the_tree_before_it_is_passed_on(bench):
     async def scene():
         task = asyncio.create_task(bench.start("/bin/sh", "-c", bench.script("echo partial; setsid $MARK & $MARK")))
@@ -76,6 +84,7 @@ def test_cancellation_ends_the_tree_before_it_is_passed_on(bench):
     assert outcome.stdout == b"partial\n"
 
 
+@every_profile
 def test_cancelled_twice_is_killed_without_grace(bench):
     async def scene():
         script = bench.script("trap '' TERM; $MARK & while :; do sleep 0.05; done")
@@ -92,6 +101,7 @@ def test_cancelled_twice_is_killed_without_grace(bench):
     bench.wait_marked(0)
 
 
+@every_profile
 def test_term_comes_first_and_leaves_time_to_tidy_up(bench):
     script = "trap 'echo tidy; exit 3' TERM; echo ready; while :; do sleep 0.02; done"
     outcome = bench.sh(script, timeout_ms=300, grace_ms=5_000)
@@ -100,6 +110,7 @@ def test_term_comes_first_and_leaves_time_to_tidy_up(bench):
     assert outcome.report["stopped"] == "timeout"
 
 
+@every_profile
 def test_kill_follows_when_term_is_ignored(bench):
     outcome = bench.sh("trap '' TERM; while :; do sleep 0.02; done", timeout_ms=200, grace_ms=100)
     assert outcome.report["signal"] == signal.SIGKILL
@@ -110,7 +121,7 @@ import asyncio, os, sys
 sys.path[:0] = {path!r}
 from interlock.isolation.client import ForkServer
 async def main():
-    server, cwd = ForkServer(), os.open("/", os.O_PATH)
+    server, cwd = ForkServer(launch=lambda: {launch!r}), os.open({cwd!r}, os.O_PATH)
     await asyncio.gather(*(server.run(request, cwd=cwd) for request in {requests!r}))
 asyncio.run(main())
 """
@@ -121,7 +132,7 @@ import asyncio, os, sys, time
 sys.path[:0] = {path!r}
 from interlock.isolation.client import ForkServer
 async def main():
-    server, cwd = ForkServer(), os.open("/", os.O_PATH)
+    server, cwd = ForkServer(launch=lambda: {launch!r}), os.open({cwd!r}, os.O_PATH)
     task = asyncio.create_task(server.run({request!r}, cwd=cwd))
     await asyncio.sleep(0)
     time.sleep(60)  # the loop is busy: what the supervisor says stays unread
@@ -129,10 +140,13 @@ asyncio.run(main())
 """
 
 
+@every_profile
 def test_gone_when_the_runtime_is_killed_before_it_has_read_anything(bench):
     """A socket whose other end dies with something unread is reset, not closed: that too means that the runtime is gone."""
     request = bench.request("/bin/sh", "-c", bench.script("setsid $MARK & $MARK; sleep 100"), timeout_ms=None)
-    program = textwrap.dedent(BUSY_RUNTIME.format(path=sys.path, request=request))
+    program = textwrap.dedent(
+        BUSY_RUNTIME.format(path=sys.path, launch=bench.launch, cwd=os.fspath(bench.root), request=request)
+    )
     with subprocess.Popen([sys.executable, "-c", program]) as runtime:
         try:
             bench.wait_marked(2)
@@ -141,11 +155,14 @@ def test_gone_when_the_runtime_is_killed_before_it_has_read_anything(bench):
     bench.wait_marked(0)
 
 
+@every_profile
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_gone_when_the_runtime_is_killed(bench, end):
     scripts = [bench.script(f"trap '' TERM; {flight} $MARK; sleep 100") for flight in FLIGHTS.values()]
     requests = [bench.request("/bin/sh", "-c", script, timeout_ms=None, home=True) for script in scripts]
-    program = textwrap.dedent(RUNTIME.format(path=sys.path, requests=requests))
+    program = textwrap.dedent(
+        RUNTIME.format(path=sys.path, launch=bench.launch, cwd=os.fspath(bench.root), requests=requests)
+    )
     with subprocess.Popen([sys.executable, "-c", program]) as runtime:
         try:
             bench.wait_marked(2 * len(FLIGHTS))
@@ -159,6 +176,7 @@ def test_gone_when_the_runtime_is_killed(bench, end):
         time.sleep(0.01)
 
 
+@every_profile
 def test_a_killed_fork_server_fails_nothing_that_runs_and_is_replaced(bench):
     async def scene():
         running = asyncio.create_task(bench.start("/bin/sh", "-c", "sleep 0.4; echo survived"))
@@ -174,6 +192,7 @@ def test_a_killed_fork_server_fails_nothing_that_runs_and_is_replaced(bench):
     assert following.stdout == b"again\n"
 
 
+@every_profile
 def test_requests_in_a_killed_servers_queue_are_taken_up_by_the_next(bench):
     """Nothing had been started, so nothing is done twice."""
 
@@ -280,7 +299,9 @@ def test_cancelled_twice_ends_the_tree_of_a_stopped_supervisor(bench):
 def test_a_stopped_supervisor_does_not_outlive_a_killed_runtime(bench, stop):
     script = bench.script(f"{stop} setsid $MARK & $MARK")
     request = bench.request("/bin/sh", "-c", script, timeout_ms=None, home=True)
-    program = textwrap.dedent(RUNTIME.format(path=sys.path, requests=[request]))
+    program = textwrap.dedent(
+        RUNTIME.format(path=sys.path, launch=bench.launch, cwd=os.fspath(bench.root), requests=[request])
+    )
     with subprocess.Popen([sys.executable, "-c", program]) as runtime:
         try:
             bench.wait_marked(2)
@@ -307,6 +328,67 @@ def test_a_program_that_kills_its_keeper_gains_nothing(bench):
     bench.wait_marked(0)
 
 
+@every_profile
+def test_a_supervisor_that_is_killed_in_the_middle_fails_its_action_alone(bench):
+    """By somebody outside of the walls, or by the kernel when memory is short."""
+
+    async def scene():
+        lost = asyncio.create_task(bench.start("/bin/sh", "-c", bench.script("setsid $MARK & $MARK")))
+        while len(bench.marked()) < 2:
+            await asyncio.sleep(0.01)
+        other = asyncio.create_task(bench.start("/bin/sh", "-c", "read line; echo $line", stdin=b"unharmed\n"))
+        (supervisor,) = {_parent(_parent(pid)) for pid in bench.marked()} & set(_children(bench.server.pid))
+        os.kill(supervisor, signal.SIGKILL)
+        with pytest.raises(ToolError) as error:
+            await lost
+        return error.value, await other, await bench.start("echo", "the next")
+
+    error, other, following = asyncio.run(scene())
+    assert (error.code, error.retryable) == ("process_lost", False)
+    assert "not known" in error.hint
+    bench.wait_marked(0)
+    assert other.stdout == b"unharmed\n"
+    assert following.stdout == b"the next\n"
+
+
+@every_profile
+def test_with_launcher_and_supervisor_killed_the_action_fails_and_the_next_one_starts(bench):
+    async def scene():
+        lost = asyncio.create_task(bench.start("/bin/sh", "-c", bench.script("setsid $MARK & $MARK")))
+        while len(bench.marked()) < 2:
+            await asyncio.sleep(0.01)
+        launcher = bench.server.pid
+        supervisors = _children(launcher)
+        for pid in (launcher, *supervisors):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(ToolError) as error:
+            await lost
+        return error.value, await bench.start("echo", "the next")
+
+    error, following = asyncio.run(scene())
+    assert error.code == "process_lost"
+    assert following.stdout == b"the next\n"
+    # Without namespaces a process that leaves its group has no keeper left that could end it.
+    for pid in bench.marked() if bench.profile != "ns" else ():
+        os.kill(pid, signal.SIGKILL)
+    bench.wait_marked(0)
+
+
+@every_profile
+def test_a_program_that_crashes_leaves_the_launcher_unharmed(bench):
+    async def scene():
+        await bench.start("true")
+        launcher = bench.server.pid
+        crashed = await asyncio.gather(*(bench.start("/bin/sh", "-c", "kill -SEGV $$") for _ in range(4)))
+        await bench.start("true")
+        return crashed, launcher
+
+    crashed, launcher = asyncio.run(scene())
+    assert {outcome.report["signal"] for outcome in crashed} == {signal.SIGSEGV}
+    assert bench.server.pid == launcher
+
+
+@every_profile
 def test_a_hundred_actions_leave_no_zombie(bench):
     async def scene():
         for _ in range(20):
@@ -321,6 +403,7 @@ def test_a_hundred_actions_leave_no_zombie(bench):
     assert zombies() == []
 
 
+@every_profile
 def test_more_processes_than_allowed_end_the_tree(bench):
     script = "for i in $(seq 200); do $MARK & done; wait"
     outcome = bench.sh(script, limits={"processes": 16})
@@ -328,22 +411,32 @@ def test_more_processes_than_allowed_end_the_tree(bench):
     assert bench.marked() == []
 
 
+@every_profile
 def test_a_bomb_of_short_lives_is_swept(bench):
     """Each process forks its successor and ends at once, so there is never anyone to kill for long."""
     program = (
         "import os, time\nend = time.monotonic() + 20\nwhile time.monotonic() < end:\n    if os.fork(): os._exit(0)\n"
     )
-    outcome = bench.run(sys.executable, "-c", program)
+    outcome = bench.run(os.path.realpath(sys.executable), "-c", program)
     assert outcome.report["exit_code"] == 0
     assert not outcome.report["strays_left"]
 
 
+@every_profile
 def test_close_ends_the_server(bench):
     bench.run("true")
     pid = bench.server.pid
     bench.server.close()
     assert not _lives(pid)
     assert bench.server.pid is None
+
+
+def _parent(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def _children(pid):
+    return [child for child in _descendants(pid) if _parent(child) == pid]
 
 
 def _descendants(root):

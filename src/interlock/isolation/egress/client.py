@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import select
@@ -290,7 +291,12 @@ async def _send(channel: socket.socket, descriptors: list[int]) -> None:
     while True:
         try:
             socket.send_fds(channel, [OPEN], descriptors)
-        except BlockingIOError:
+        except OSError as error:
+            if error.errno not in (
+                errno.EAGAIN,
+                errno.ETOOMANYREFS,
+            ):  # it has not caught up, with messages or descriptors
+                raise
             await asyncio.sleep(_RETRY_S)
         else:
             return

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from interlock.isolation.egress.wire import Kind
+from interlock.isolation.wire import send_message
 
 PROXY_PORT: Final = 3128
 DNS_PORT: Final = 53
@@ -51,7 +52,7 @@ def open_listeners(channel: int, ports: Iterable[int]) -> None:
     try:
         with socket.socket(fileno=channel) as sock:
             kinds = [(kind, port) for kind, port, _ in made]
-            socket.send_fds(sock, [json.dumps(kinds).encode()], [listener.fileno() for *_, listener in made])
+            send_message(sock, json.dumps(kinds).encode(), [listener.fileno() for *_, listener in made])
     finally:
         for *_, listener in made:
             listener.close()
