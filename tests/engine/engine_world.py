@@ -1,11 +1,13 @@
 """Words for the tests beside this file: actions, embedded runtimes, and trusted projects on a real disk."""
 
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,6 +92,26 @@ def change_services(rt, **changes):
 def binding(name, function, mode="async", **definition):
     """A tool whose function takes (parameters, ctx) as the engine calls it: no adapter in between."""
     return Binding(tool=Tool(name=name, **definition), function=function, mode=mode)
+
+
+def unique_seconds():
+    """A number for `sleep` that no other process has: by it `living` finds the process, whatever its pid is where it runs."""
+    return f"1000.{os.getpid()}{time.monotonic_ns()}"
+
+
+def living(seconds):
+    """The processes that sleep for so long."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if entry.read_bytes().split(b"\0")[:2] == [b"sleep", seconds.encode()]:
+                found.append(int(entry.parent.name))
+    return found
+
+
+def beside(name, function):
+    """A tool that, as far as the engine knows, does nothing to files: for what happens while a proposal runs."""
+    return Binding(tool=Tool(name=name), function=function, mode="async", writes="nothing")
 
 
 async def nothing(parameters, ctx):

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from engine_world import TOML, binding, call, execute, plan, read, reasons, statuses, write
+from engine_world import TOML, beside, binding, call, execute, plan, read, reasons, statuses, write
 
 from interlock.journal import read as read_journal
 from interlock.model.errors import UsageError
@@ -157,9 +157,8 @@ def test_undo_refuses_what_was_edited_after_the_commit(rt, root):
 
 
 def test_an_edit_of_somebody_else_meanwhile_is_a_conflict_and_nothing_is_committed(rt, root, project):
-    result = execute(
-        rt, shell(f"echo agent > a; echo agent > other; echo person > {project.state}/../person"), slow(root)
-    )
+    rt.register(editor(root))
+    result = execute(rt, shell("echo agent > a; echo agent > other"), call("edit", dependencies=["shell"]))
     assert result.status == "failed"
     assert result.workspace.status == "kept"
     assert result.workspace.blocked == {"a": "conflict"}
@@ -168,9 +167,13 @@ def test_an_edit_of_somebody_else_meanwhile_is_a_conflict_and_nothing_is_committ
     assert layers(project, result.run_id) == ["1"]
 
 
-def slow(root):
-    """A process edits the file outside the layer's namespaces: through /proc of this test's process."""
-    return shell(f"echo person > /proc/{os.getpid()}/root{root}/a", "edit")
+def editor(root):
+    """Somebody who edits the file itself, not in the layer: as a tool, so that it happens while the proposal runs."""
+
+    async def edit(parameters, ctx):
+        (root / "a").write_text("person\n")
+
+    return beside("edit", edit)
 
 
 def test_a_process_that_leaves_its_grant_fails_the_action(new_project):
@@ -281,18 +284,15 @@ def test_what_was_read_in_a_layer_is_not_cached_for_others_and_a_commit_makes_al
 def test_a_state_conflict_leaves_no_file_behind(rt, root, project):
     other = project.open()
     assert execute(other, write("k", 1)).ok
-    seen, go = project.state.parent / "seen", project.state.parent / "go"
 
-    async def both():
-        waiting = shell(f"echo agent > a; touch {seen}; while [ ! -e {go} ]; do sleep 0.01; done", "wait")
-        running = asyncio.ensure_future(rt.execute(plan(read("k", "r"), waiting, write("k", 5, "w"))))
-        while not seen.exists():
-            await asyncio.sleep(0.01)
+    async def outside(parameters, ctx):
         assert (await other.execute(plan(write("k", 2)))).ok
-        go.touch()
-        return await running
 
-    result = asyncio.run(both())
+    rt.register(beside("outside", outside))
+    result = execute(
+        rt, read("k", "r"), shell("echo agent > a"), call("outside", "o", dependencies=["r", "shell"]),
+        write("k", 5, "w", dependencies=["o"]),
+    )  # fmt: skip
     assert result.status == "failed"
     assert result.workspace.status == "discarded"
     assert (root / "a").read_text() == "original\n"
@@ -418,11 +418,15 @@ def test_git_tools_work_in_a_layer_and_are_undone_by_their_compensation(rt, root
 def test_a_run_that_was_killed_is_resumed_in_its_layer(project, root):
     child = project.script(
         """
-        rt = project.open()
+        async def die(parameters, ctx):
+            os.kill(os.getpid(), 9)
+
+        rt = project.open(beside("die", die))
         execute(
             rt,
             call("fs.write", "write", parameters={"path": "a", "content": "agent"}),
-            call("shell", "die", parameters={"command": f"echo 1 > shell; kill -9 {os.getpid()}; sleep 60"}),
+            call("shell", "shell", parameters={"command": "echo 1 > shell"}),
+            call("die", "die", dependencies=["shell"]),
         )
         """
     )

@@ -3,10 +3,9 @@
 import asyncio
 import signal
 import threading
-from pathlib import Path
 
 import pytest
-from engine_world import binding, call, nothing, plan, reasons, statuses, write
+from engine_world import binding, call, living, nothing, plan, reasons, statuses, unique_seconds, write
 
 from interlock.approvals import Approver
 from interlock.engine.record.replay import ReplayedRun
@@ -96,24 +95,24 @@ def test_an_action_that_waits_for_an_answer_is_stopped_and_its_question_withdraw
     assert (report.outcome, report.not_begun) == ("stopped", 1)
 
 
-def test_a_run_of_another_process_is_stopped_with_the_processes_of_its_actions(project, tmp_path):
-    mark = tmp_path / "pid"
+def test_a_run_of_another_process_is_stopped_with_the_processes_of_its_actions(project):
+    mark = unique_seconds()
     process = project.script(
         """
         rt = project.open()
-        result = execute(rt, call("shell", "runs", parameters={"command": "echo $$ > " + sys.argv[1] + "; exec sleep 1000"}))
+        result = execute(rt, call("shell", "runs", parameters={"command": "exec sleep " + sys.argv[1]}))
         print(result.status, result.results[0].error)
         """,
         mark,
     )
-    wait_for(lambda: mark.exists() and mark.read_text().strip())
+    wait_for(lambda: living(mark))
     rt = project.open()
     [report] = rt.runs.stop_sync(by="ann")
     out, err = process.communicate(timeout=25)
     assert (out, err) == ("cancelled stopped by `ann`\n", "")
     assert [(one.action, one.tool, one.status) for one in report.actions] == [("runs", "shell", "cancelled")]
     assert report.pid == process.pid
-    assert not Path(f"/proc/{mark.read_text().strip()}").exists()
+    assert not living(mark)
 
 
 def test_a_proposal_that_waits_for_its_turn_to_write_is_stopped(project):
@@ -144,12 +143,13 @@ def test_a_program_that_would_outlive_the_run_is_ended(new_project):
     slow = Slow()
     project = new_project(toml=RULES)
     rt = project.open(slow.binding)
-    command = {"command": "echo $$ > pid; exec sleep 1000"}
+    mark = unique_seconds()
+    command = {"command": f"touch started; exec sleep {mark}"}
     start = call("proc.start", "starts", parameters=command, invocation_mode="session")
-    ready = call("shell", parameters={"command": "until test -s pid; do sleep 0.01; done"})
+    ready = call("shell", parameters={"command": "until test -e started; do sleep 0.01; done"})
     result, [report] = stopped_while(rt, start, ready, call("slow"), until=slow.begun.wait, session="s")
     assert report.programs == 1
-    assert not Path(f"/proc/{(project.root / 'pid').read_text().strip()}").exists()
+    assert not living(mark)
     [end] = [e for e in project.journal(result.run_id) if e["kind"] == "process_ended"]
     assert (end["why"], end["handle"]) == ("run_stopped", result["starts"].output["handle"])
 

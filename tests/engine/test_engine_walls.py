@@ -1,25 +1,28 @@
 """Walls through the gate: from the settings to what a process can reach, in the workspace itself and in a layer."""
 
+import json
 import os
 
 import pytest
 from engine_world import TOML, call, execute, statuses
 
+from interlock.disk import Disk
+from interlock.engine.local.walls import offered_walls
 from interlock.model.errors import ConfigurationError
 
 
-def shell(command, name="shell"):
-    return call("shell", name, parameters={"command": command})
+def shell(command, **fields):
+    return call("shell", "shell", parameters={"command": command}, **fields)
 
 
 @pytest.fixture(params=["direct", "layer"])
 def project(request, new_project):
-    made = new_project(toml=f'{TOML % ""}[isolation]\nprofile = "ns"\n[workspace]\nmode = "{request.param}"\n')
+    made = new_project(toml=f'{TOML % ""}[workspace]\nmode = "{request.param}"\n')
     (made.root / "a").write_text("original\n")
     return made
 
 
-def test_a_process_works_in_the_workspace_and_sees_nothing_else(project, tmp_path):
+def test_without_a_word_of_configuration_a_process_sees_the_workspace_and_nothing_else(project, tmp_path):
     (tmp_path / "secret").write_text("secret")
     done = execute(
         project.open(),
@@ -50,3 +53,81 @@ def test_what_was_found_is_remembered_for_this_boot_and_user(project):
     execute(project.open(), shell("true"))
     (kept,) = project.state.glob("walls.json")
     assert f"{os.geteuid()}," in kept.read_text()
+
+
+@pytest.fixture
+def machine(new_project):
+    """Makes a project on a machine that refuses some layers: `machine("namespaces")`."""
+
+    def made(*absent, isolation=""):
+        project = new_project(toml=f"{TOML % ''}[isolation]\n{isolation}\n")
+        project.state.mkdir(exist_ok=True)
+        offered_walls(project.state, Disk())
+        known = project.state / "walls.json"
+        found = json.loads(known.read_text())
+        found["layers"] |= dict.fromkeys(absent, "absent(refused)")
+        known.write_text(json.dumps(found))
+        return project
+
+    return made
+
+
+def test_where_namespaces_are_refused_the_next_weaker_walls_stand_and_it_is_said(machine):
+    runtime = machine("namespaces").open()
+    done = execute(runtime, shell("echo ok"))
+    assert done.results[0].output["stdout"] == "ok\n"
+    posture = done.results[0].posture
+    assert all(posture[name].startswith("active") for name in ("syscalls", "fs", "net"))
+    assert posture["namespaces"] == "absent(profile `nons`)"
+    (warning,) = [text for text in runtime.warnings if text.startswith("isolation.profile: ")]
+    assert "`nons` is used in place of `ns`: namespaces absent(refused)" in warning
+
+
+def test_weaker_walls_that_were_asked_for_are_no_warning(machine):
+    runtime = machine("namespaces", isolation='profile = "nons"').open()
+    assert statuses(execute(runtime, shell("true"))) == ["succeeded"]
+    assert not [text for text in runtime.warnings if "isolation" in text]
+
+
+def test_where_no_wall_stands_no_process_starts_and_files_are_still_written(machine):
+    project = machine("namespaces", "fs")
+    write = call("fs.write", "write", parameters={"path": "b", "content": "new"})
+    done = execute(project.open(), write, shell("touch c", failure_behavior="skip"))
+    assert statuses(done) == ["succeeded", "failed"]
+    assert done.results[1].reason == "isolation_failed"
+    assert "namespaces absent(refused)" in done.results[1].error
+    assert (project.root / "b").exists()
+    assert not (project.root / "c").exists()
+
+
+def test_without_walls_a_process_starts_only_if_that_was_written(machine):
+    done = execute(machine("namespaces", "fs", isolation='profile = "none"').open(), shell("true"))
+    assert statuses(done) == ["succeeded"]
+    assert done.results[0].posture["fs"] == "absent(profile `none`)"
+
+
+@pytest.mark.parametrize("profile", ["ns", "nons"])
+def test_keys_other_sessions_and_the_environment_above_are_out_of_reach(new_project, monkeypatch, profile):
+    """Every file of the state directory, every environment of a process above, and what another run of the agent wrote."""
+    monkeypatch.setenv("INTERLOCK_TEST_SECRET", "above")
+    project = new_project(toml=f'{TOML % ""}[isolation]\nprofile = "{profile}"\n')
+    (project.root / "old").write_text("of another session")
+    runtime = project.open()
+    execute(runtime, call("fs.write", "write", parameters={"path": "old", "content": "new"}))
+    kept = [path for path in project.state.rglob("*") if path.is_file()]
+    assert {"ed25519.pem", "interlock.db", "journal.ndjson"} <= {path.name for path in kept}
+    assert any("backups" in path.parts for path in kept)
+    script = f"""
+        for path in {" ".join(map(str, kept))}; do head -c1 "$path" && echo "$path"; done
+        ls -A {project.state} && echo listed
+        touch {project.state}/x && echo written
+        for environment in /proc/[0-9]*/environ; do grep -a INTERLOCK_TEST_SECRET $environment && echo $environment; done
+        for memory in /proc/{os.getpid()}/mem /proc/{os.getpid()}/fd/0 /proc/{os.getpid()}/cwd/.; do
+            head -c0 $memory && echo $memory; done
+        kill -0 {os.getpid()} && echo signalled
+        true
+    """
+    done = execute(runtime, shell(script))
+    assert statuses(done) == ["succeeded"]
+    assert done.results[0].output["stdout"] == ""
+    assert not (project.state / "x").exists()

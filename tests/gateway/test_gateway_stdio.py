@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from gateway_world import ENVELOPE
@@ -180,14 +182,14 @@ def test_the_same_call_twice_at_once_is_two_calls(project):
 def test_a_cancelled_call_ends_and_is_not_answered(project):
     with project.gateway() as gateway:
         gateway.initialize()
-        call = {"name": "shell", "arguments": {"command": "echo $$ > pid; sleep 600"}}
+        call = {"name": "shell", "arguments": {"command": (program := Program(600)).command}}
         gateway.send({"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": call})
         gateway.send({"jsonrpc": "2.0", "id": 5, "method": "ping"})
         assert "in flight" in gateway.read()["error"]["message"]
-        pid = _pid(project.root / "pid")
+        program.wait_begun()
         gateway.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "5"}})
         gateway.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}})
-        _gone(pid)
+        program.wait_gone()
         assert gateway.request("ping")["result"] == {}
     nothing_is_left(project)
 
@@ -196,15 +198,16 @@ def test_a_cancelled_call_that_was_approved_leaves_nothing_to_resume(project):
     project.configure(
         (project.root / "interlock.toml").read_text().replace('"shell"]\nask = [', ']\nask = ["shell", ', 1)
     )
-    arguments = {"command": "echo $$ > pid; sleep 600"}
+    program = Program(600)
+    arguments = {"command": program.command}
     with project.gateway("--wait", "0s") as gateway:
         gateway.initialize()
         project.interlock("approvals", "approve", hold_of(gateway.call("shell", **arguments)[0]))
         params = {"name": "shell", "arguments": arguments}
         gateway.send({"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": params})
-        pid = _pid(project.root / "pid")
+        program.wait_begun()
         gateway.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}})
-        _gone(pid)
+        program.wait_gone()
         assert gateway.request("ping")["result"] == {}
         gateway.process.stdin.close()
         assert gateway.process.wait(timeout=60) == 0
@@ -215,17 +218,17 @@ def test_a_cancelled_call_that_was_approved_leaves_nothing_to_resume(project):
 def test_the_gateway_ends_with_its_client(project, end):
     with project.gateway() as gateway:
         gateway.initialize()
-        seconds = 1 if end == "eof" else 600
-        call = {"name": "shell", "arguments": {"command": f"echo $$ > pid; sleep {seconds}"}}
+        program = Program(1 if end == "eof" else 600)
+        call = {"name": "shell", "arguments": {"command": program.command}}
         gateway.send({"jsonrpc": "2.0", "id": 5, "method": "tools/call", "params": call})
-        pid = _pid(project.root / "pid")
+        program.wait_begun()
         if end == "eof":  # a client that has said all still gets its answers
             gateway.process.stdin.close()
             assert gateway.read()["result"]["isError"] is False
         else:
             gateway.process.send_signal(signal.SIGTERM if end == "term" else signal.SIGINT)
         assert gateway.process.wait(timeout=60) == 0
-        _gone(pid)
+        program.wait_gone()
     nothing_is_left(project)
 
 
@@ -264,16 +267,28 @@ def test_a_configuration_that_is_edited_holds_for_the_next_call(project):
         assert "policy" in text
 
 
-def _pid(path) -> int:
-    until = time.monotonic() + 60
-    while not (path.exists() and path.read_text().endswith("\n")):
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    return int(path.read_text())
+class Program:
+    """A program that sleeps for a time that no other process has in its arguments: its pid differs out here."""
 
+    def __init__(self, seconds: int):
+        self.seconds = f"{seconds}.{os.getpid()}{time.monotonic_ns()}"
+        self.command = f"exec sleep {self.seconds}"
 
-def _gone(pid: int) -> None:
-    until = time.monotonic() + 60
-    while os.path.exists(f"/proc/{pid}"):
-        assert time.monotonic() < until, "the process still runs"
-        time.sleep(0.02)
+    def lives(self) -> bool:
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if self.seconds.encode() in entry.read_bytes().split(b"\0"):
+                    return True
+        return False
+
+    def wait_begun(self) -> None:
+        until = time.monotonic() + 60
+        while not self.lives():
+            assert time.monotonic() < until, "the process did not begin"
+            time.sleep(0.02)
+
+    def wait_gone(self) -> None:
+        until = time.monotonic() + 60
+        while self.lives():
+            assert time.monotonic() < until, "the process still runs"
+            time.sleep(0.02)

@@ -341,8 +341,13 @@ def test_every_setting_that_this_version_lacks_is_told():
     everything = {"policy", "approvals", "isolation.ns", "isolation.fs", "isolation.net", "workspace.layer", "mcp",
                   "capsules", "otel", "modules"}  # fmt: skip
     assert settings.unavailable(everything) == []
-    assert [u.path for u in of('[workspace]\ncommit = "never"').unavailable(frozenset())] == ["workspace.commit"]
-    assert DEFAULTS.unavailable(frozenset()) == []
+    assert [u.path for u in of('[workspace]\ncommit = "never"').unavailable({"isolation.ns"})] == ["workspace.commit"]
+    assert DEFAULTS.unavailable({"isolation.ns"}) == []
+
+
+def test_processes_are_behind_walls_unless_it_is_said_otherwise():
+    assert DEFAULTS.isolation.profile == of("").isolation.profile == "ns"
+    assert [u.path for u in DEFAULTS.unavailable(frozenset()) if u.refuse] == ["isolation.profile"]
 
 
 def test_the_digest_follows_the_meaning():

@@ -428,6 +428,7 @@ def _services(
         make_undo_judges=undo_maker_of(loaded, clock, desk.issued, workspace=has_workspace),
         reload=reload,
         servers=() if hands is None else hands.servers,
+        runner=None if hands is None else hands.runner,
         workspace=None if hands is None else hands.workspace,
         layers=None if hands is None else hands.mounts,
         mcp=None if hands is None else hands.mcp,

@@ -21,6 +21,7 @@ from interlock.engine.tools.pending_tools import PendingTools
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors.background import Programs
+from interlock.executors.process import ProcessRunner
 from interlock.isolation.client import ForkServer
 from interlock.isolation.egress.client import Egress
 from interlock.journal import Durability, KeptRuns, RunIndex
@@ -201,6 +202,8 @@ class Services:
     # -- the machine
     servers: tuple[ForkServer | Egress, ...] = ()
     """Interlock's own fork servers and its egress proxy, which no action may kill."""
+    runner: ProcessRunner | None = None
+    """Starts programs."""
     workspace: Workspace | None = None
     layers: LayerMounts | None = None
     """Mounts the layers in which proposals work (`[workspace] mode`)."""

@@ -105,6 +105,10 @@ class ForkServer:
         """The server's process id; None if it is not running."""
         return self._process.pid
 
+    def warm_up(self) -> None:
+        """Start the server ahead of its first request, without waiting for it. Raises: OSError, and what `launch` raises."""
+        self._process.connect()
+
     async def run(
         self,
         request: Request,

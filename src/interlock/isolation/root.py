@@ -134,9 +134,9 @@ def secret_files(top: str) -> Iterator[str]:
             seen += 1
             if seen > _ETC_ENTRIES_MAX:
                 raise OSError(errno.E2BIG, f"too many files beneath {top}")
-            found = entry.stat(follow_symlinks=False)
-            if stat.S_ISLNK(found.st_mode):
+            if entry.is_symlink():
                 continue
+            found = entry.stat(follow_symlinks=False)
             wanted = 0o005 if stat.S_ISDIR(found.st_mode) else 0o004
             if found.st_mode & wanted != wanted:
                 if os.access(entry.path, os.R_OK):

@@ -17,7 +17,6 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import stat
@@ -460,4 +459,12 @@ def _remove_home(path: str) -> None:
                 inner = os.path.join(directory, name)
                 if not os.path.islink(inner):
                     os.chmod(inner, 0o700)
-        shutil.rmtree(path)
+        for _, names, files, opened in os.fwalk(path, topdown=False):
+            for name in files:
+                os.unlink(name, dir_fd=opened)
+            for name in names:
+                if stat.S_ISLNK(os.stat(name, dir_fd=opened, follow_symlinks=False).st_mode):
+                    os.unlink(name, dir_fd=opened)
+                else:
+                    os.rmdir(name, dir_fd=opened)
+        os.rmdir(path)

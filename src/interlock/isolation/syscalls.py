@@ -10,7 +10,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import platform
 import signal
 import socket
 import struct
@@ -49,7 +48,7 @@ def numbers(machine: str) -> dict[str, int]:
     return {row[0]: int(row[column]) for row in rows if row[column] != "-"}
 
 
-MACHINE: Final = platform.machine()
+MACHINE: Final = os.uname().machine
 SUPPORTED: Final = MACHINE in MACHINES
 NUMBER: Final[dict[str, int]] = numbers(MACHINE) if SUPPORTED else {}
 

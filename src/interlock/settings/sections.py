@@ -173,9 +173,10 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     profile: Annotated[
         Literal["none", "nons", "ns"],
         Meta(
-            description="`ns`: namespaces and more; `nons`: without namespaces; `none`: clean environment and limits only."
+            description="The walls around processes. `ns`: namespaces and more (`nons`, with a warning, where the machine "
+            "refuses namespaces); `nons`: without namespaces; `none`: no walls, only a clean environment and limits."
         ),
-    ] = "none"
+    ] = "ns"
     require: Annotated[
         tuple[Literal["syscalls", "fs", "signals", "namespaces", "net", "record"], ...],
         Meta(description="Isolation layers without which nothing may start."),

@@ -36,7 +36,7 @@ _BYTES_MAX: Final = 64 * 1024
 def offered_walls(state: Path | None, disk: Disk, *, anew: bool = False) -> dict[str, str]:
     """Each layer with `active` or `absent(reason)`. Probed once per boot, user, kernel and Python; `anew` probes again.
 
-    Without a state directory it is remembered only by this process. Raises: StoreError.
+    Without a state directory only this process remembers what was found. Raises: StoreError.
     """
     if state is None:
         return dict(_probe_once())
@@ -49,7 +49,7 @@ def offered_walls(state: Path | None, disk: Disk, *, anew: bool = False) -> dict
                 return dict(known["layers"])
         except (OSError, ValueError, KeyError, TypeError):
             pass  # not probed yet, or of another time: probe
-    layers = machine.probe()
+    layers = machine.probe() if anew else dict(_probe_once())
     disk.write_atomic(path, json.dumps({"key": key, "layers": layers}).encode() + b"\n")
     return layers
 
@@ -88,7 +88,7 @@ def enclosure_for(
         if chosen.problem is not None:
             warn(
                 f"isolation.profile: `{chosen.profile}` is used in place of `{isolation.profile}`: {chosen.problem}; "
-                "`interlock doctor` says what to do"
+                f'`interlock doctor` says what to do, and `profile = "{chosen.profile}"` that this is enough for you'
             )
         made = enclosure(
             chosen.profile,

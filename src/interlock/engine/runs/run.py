@@ -37,7 +37,7 @@ from interlock.engine.scheduler import Outcome
 from interlock.engine.services import Services
 from interlock.executors.background import Programs
 from interlock.journal.stops import StopAnswer, StopRequest
-from interlock.model.errors import InterlockError, ProposalError, StoreError
+from interlock.model.errors import InterlockError, ProposalError, StoreError, ToolError
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Proposal
 from interlock.model.result import ProposalResult, RunStatus
@@ -218,6 +218,7 @@ class Run:
         run = pool.run
         unrunnable = None if replay else find_unrunnable(run)
         if unrunnable is None:
+            _warm_up(run)
             try:
                 with self.switch.over(pool):
                     async with working_layer(run) as refusal, writing(pool):
@@ -324,3 +325,13 @@ def close_programs(services: Services, programs: Programs) -> None:
             run = Run.start(services, agent=ends[0][0].agent, session=ends[0][0].session, source="session_end")
             record_ends(run.recorder, ends)
             run.finish()
+
+
+def _warm_up(run: ProposalRun) -> None:
+    """Let what programs start from get ready while the first of them goes through the gate."""
+    runner = run.services.runner
+    if runner is None or run.dry_run or run.executor is not None:
+        return
+    if any(tool is not None and tool.tool.isolation == "process" for tool in run.tools):
+        with contextlib.suppress(ToolError, OSError):  # the action says what is wrong
+            runner.server.warm_up()
