@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +16,7 @@ from interlock.isolation import attack_report
 from interlock.isolation.attack_range import ESCAPED, NOBODY, STOPPED
 from interlock.isolation.attacks import ATTACKS
 
+ORDINARY_USER = str(Path(__file__).with_name("ordinary_user.py"))
 USERS = [None, NOBODY] if os.getuid() == 0 else [None]
 VOID_SOMEWHERE = {
     "load a program into the kernel",  # kernel.unprivileged_bpf_disabled
@@ -51,13 +58,71 @@ def test_natively_every_attack_succeeds():
 
 
 @pytest.mark.parametrize("user", USERS)
-@pytest.mark.parametrize("leg", ["ns", "nons", "container"])
-def test_behind_the_walls_none_does(leg, user):
+def test_under_an_imitation_of_dockers_filter_none_does(user):
     """But for those that a profile cannot stop, which are named in the data and in the guide."""
-    found = attack_report.try_attacks(leg, user=user)
-    losses = {attack.name for attack in ATTACKS if attack_report.profile_of(leg) in attack.losses}
+    found = attack_report.try_attacks("container", user=user)
+    losses = {attack.name for attack in ATTACKS if "nons" in attack.losses}
     assert {name: result for name, result in found.items() if result != STOPPED and name not in losses} == {}
-    assert leg != "ns" or not losses
+
+
+@pytest.fixture
+def doctor():
+    """Runs `interlock doctor --attack` as a command: what it printed. `user` is whom root becomes for it."""
+    home = Path(tempfile.mkdtemp(prefix="doctor-", dir="/var/tmp"))
+    program = [sys.executable, "-c", "from interlock.surfaces.cli.main import main; main()"]
+
+    def run(*options, user=None):
+        command = [*program, "doctor", "--attack", *options]
+        if user is not None:
+            home.chmod(0o755)
+            (home / "own").mkdir()
+            os.chown(home / "own", user, user)
+            command = [sys.executable, ORDINARY_USER, str(user), str(home / "own"), *command]
+        environment = os.environ | {"INTERLOCK_STATE_DIR": str(home / "state")}
+        done = subprocess.run(command, capture_output=True, cwd=home, env=environment, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    yield run
+    shutil.rmtree(home)
+
+
+def test_the_doctor_shows_that_none_does_and_leaves_the_machine_as_it_was(doctor):
+    before = machine()
+    said = json.loads(doctor("--json"))
+    assert said["ok"]
+    for profile in ("ns", "nons"):
+        rows = {row["attack"]: row for row in said["attacks"] if row["profile"] == profile}
+        assert set(rows) == {attack.name for attack in ATTACKS}
+        assert {name for name, row in rows.items() if not row["native"]} <= VOID_SOMEWHERE
+        losses = {attack.name for attack in ATTACKS if profile in attack.losses}
+        assert {name for name, row in rows.items() if row["result"] not in ("stopped", "void")} <= losses
+        assert profile != "ns" or not losses
+    assert machine() == before
+
+
+def test_the_doctor_shows_it_to_an_ordinary_user_as_a_table(doctor):
+    head, *lines, last = doctor(user=USERS[-1]).splitlines()
+    assert head.split() == ["attack", "layer", "ns", "nons"]
+    assert [line[2:54].rstrip() for line in lines] == [attack.name for attack in ATTACKS]
+    for attack, line in zip(ATTACKS, lines, strict=True):
+        layer, ns, nons = line[54:].split(maxsplit=2)
+        assert layer == attack.layer
+        assert ns in ("stopped", "void")
+        assert nons in ("stopped", "void") or attack.losses
+    assert " 0 escaped" in last
+
+
+def machine():
+    """What an attack that is not held back would change."""
+    settings = [Path(f"/proc/sys/kernel/{name}").read_text() for name in ("core_pattern", "hostname", "domainname")]
+    mounts = [
+        line
+        for line in Path("/proc/self/mountinfo").read_text().splitlines()
+        if "interlock" in line or " /tmp " in line
+    ]
+    state = Path("/proc/1/stat").read_text().rpartition(")")[2].split()[0]
+    return settings, mounts, state == "T"
 
 
 def test_an_attack_that_succeeds_is_seen(monkeypatch):

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Literal, NamedTuple
 
-from interlock.isolation.attack_range import ESCAPED, HUNG, NOBODY, Order
-from interlock.isolation.attacks import ATTACKS
+from interlock.isolation.attack_range import ESCAPED, HUNG, NOBODY, STOPPED, Order
+from interlock.isolation.attacks import ATTACKS, Attack
+from interlock.isolation.wire import Profile
 from interlock.server_process import module_command
 
 Leg = Literal["native", "ns", "nons", "container"]
@@ -29,6 +31,8 @@ class Row(NamedTuple):
     attack: str
     layer: str
     leg: Leg
+    native: bool | None
+    """Whether it succeeds without walls; None if that could not be tried."""
     result: str
     """`stopped`; `escaped`, `hung` (which counts as an escape); `void` if it does not even succeed natively; `not stopped by
     this profile` for a loss that the documentation names.
@@ -60,24 +64,39 @@ def try_attacks(leg: Leg, *, user: int | None = None, only: Sequence[str] = ()) 
 
 
 def table(legs: Sequence[Leg]) -> list[Row]:
-    """Try every attack natively and behind each profile. Raises: OSError."""
-    native = try_attacks("native")
-    rows = []
-    for leg in legs:
-        found = try_attacks(leg)
-        for attack in ATTACKS:
-            result = found[attack.name]
-            if native[attack.name] != ESCAPED:
-                result = "void"
-            elif result == ESCAPED and profile_of(leg) in attack.losses:
-                result = f"not stopped by `{profile_of(leg)}`"
-            rows.append(Row(attack.name, attack.layer, leg, result))
-    return rows
+    """Try every attack natively and behind each profile, all at the same time.
+
+    Where the place for the native leg cannot be set up (it takes namespaces), its column is unknown. Raises: OSError.
+    """
+    with ThreadPoolExecutor(len(legs) + 1) as pool:
+        shown = pool.submit(_try_natively)
+        walled = [pool.submit(try_attacks, leg) for leg in legs]
+        native, found = shown.result(), [one.result() for one in walled]
+    return [
+        _row(attack, leg, None if native is None else native[attack.name] == ESCAPED, results[attack.name])
+        for leg, results in zip(legs, found, strict=True)
+        for attack in ATTACKS
+    ]
 
 
-def profile_of(leg: Leg) -> str:
+def _try_natively() -> dict[str, str] | None:
+    try:
+        return try_attacks("native")
+    except OSError:
+        return None
+
+
+def _row(attack: Attack, leg: Leg, native: bool | None, result: str) -> Row:
+    if result == ESCAPED and profile_of(leg) in attack.losses:
+        result = f"not stopped by `{profile_of(leg)}`"
+    elif result == STOPPED and native is False:
+        result = "void"
+    return Row(attack.name, attack.layer, leg, native, result)
+
+
+def profile_of(leg: Leg) -> Profile:
     """The profile whose walls are raised in a leg."""
-    return "nons" if leg == "container" else leg
+    return "ns" if leg == "ns" else "nons"
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import platform
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from subprocess import TimeoutExpired
@@ -24,15 +24,16 @@ from interlock.engine.assemble import FEATURES
 from interlock.engine.inspect.history import History
 from interlock.engine.local.clock import SystemClock
 from interlock.engine.local.location import Place, locate
-from interlock.engine.local.walls import offered_walls
+from interlock.engine.local.walls import enclosure_for, offered_walls
 from interlock.engine.people.identity import open_desk
 from interlock.engine.runs.recover import OPEN_STATUSES
 from interlock.executors.git_repository import pins_addresses
-from interlock.isolation.attack_report import Leg, Row, table
+from interlock.isolation.attack_report import Leg, Row, profile_of, table
 from interlock.isolation.posture import FIXES, choose, posture_of
 from interlock.isolation.probe import probe
-from interlock.model.errors import InterlockError, StoreError, UsageError
+from interlock.model.errors import ConfigurationError, InterlockError, StoreError, UsageError
 from interlock.settings import TrustStore, gather, load
+from interlock.settings.sections import Isolation
 from interlock.signing import Signer
 from interlock.telemetry import Sampler
 from interlock.workspace.registry import state_directory
@@ -71,20 +72,28 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
 def examine(start: Path, env: Mapping[str, str]) -> list[Fact]:
     """Every fact, by section. Errors become facts; nothing is raised for what is wrong here."""
-    facts = [*_machine(), *_isolation(env), *_state(env)]
+    offered = _offered(env)
+    facts = [*_machine(), *_isolation(offered), *_state(env)]
     try:
         place = locate(start, env, Disk())
     except InterlockError as error:
         status: Status = "warning" if "no `interlock.toml`" in error.message else "problem"
         return [*facts, _fact("project", "configuration", status, error.message, error.hint), *_doors(None)]
-    return [*facts, *_project(place, env), *_approvers(place, env), *_runs(place), *_doors(place)]
+    return [*facts, *_project(place, env, offered), *_approvers(place, env), *_runs(place), *_doors(place)]
 
 
-def attacks(legs: Sequence[Leg]) -> list[Row]:
-    """Try the escape suite on this machine: natively where it can do no harm, and behind the walls of each profile.
+def attacks(env: Mapping[str, str]) -> list[Row]:
+    """Try the escape suite on this machine: natively where it can do no harm, and behind the walls of each profile it allows.
 
-    Raises: UsageError `attack_failed` if the range could not be set up.
+    Raises: UsageError `attack_failed` if there is none, or the range could not be set up.
     """
+    offered = _offered(env)
+    wanted: tuple[Leg, ...] = ("ns", "nons")
+    legs = [leg for leg in wanted if (chosen := choose(profile_of(leg), offered)) and chosen.profile == leg]
+    if not legs:
+        raise UsageError(
+            "this machine allows no walls to attack", code="attack_failed", hint="`interlock doctor` says what to do"
+        )
     try:
         return table(legs)
     except (OSError, TimeoutExpired) as error:
@@ -152,13 +161,16 @@ def _machine() -> Iterator[Fact]:
         )
 
 
-def _isolation(env: Mapping[str, str]) -> Iterator[Fact]:
-    """Each layer, probed anew by raising it."""
+def _offered(env: Mapping[str, str]) -> dict[str, str]:
+    """The layers that this machine has, probed anew by raising each."""
     disk = Disk()
     try:
-        offered = offered_walls(state_directory(env, disk), disk, anew=True)
+        return offered_walls(state_directory(env, disk), disk, anew=True)
     except InterlockError:
-        offered = probe()
+        return probe()
+
+
+def _isolation(offered: Mapping[str, str]) -> Iterator[Fact]:
     best = choose("ns", offered)
     here = posture_of("none" if best is None else best.profile, offered)
     for layer, key, about in LAYERS:
@@ -166,7 +178,8 @@ def _isolation(env: Mapping[str, str]) -> Iterator[Fact]:
             yield _fact("isolation", layer, "ok", f"{key}: {about}")
         else:
             detail = offered.get(key, here.get(key, "absent(not part of this version)"))
-            yield _fact("isolation", layer, "absent", f"{key}: {about}: {detail}", FIXES.get(key))
+            status: Status = "warning" if key in FIXES else "absent"  # what no machine has needs no remedy
+            yield _fact("isolation", layer, status, f"{key}: {about}: {detail}", FIXES.get(key))
     if best is None:
         yield _fact(
             "isolation", "profile", "problem", 'no wall can be raised: programs start only with `profile = "none"`'
@@ -202,7 +215,7 @@ def _state(env: Mapping[str, str]) -> Iterator[Fact]:
             yield _fact("state", path.name, "problem", f"{path} can be read by others", f"chmod go-rwx {path}")
 
 
-def _project(place: Place, env: Mapping[str, str]) -> Iterator[Fact]:
+def _project(place: Place, env: Mapping[str, str], offered: Mapping[str, str]) -> Iterator[Fact]:
     try:
         gathered = gather(place.root)
     except InterlockError as error:
@@ -222,8 +235,28 @@ def _project(place: Place, env: Mapping[str, str]) -> Iterator[Fact]:
         yield _fact("project", "workspace", "warning", f"{place.root} cannot be written: file tools can only read")
     if gathered.settings.journal.durability == "off":
         yield _fact("project", "journal", "warning", "durability is `off`: nothing is remembered, undo is impossible")
+    yield _walls(gathered.settings.isolation, offered)
     for missing in gathered.settings.unavailable(FEATURES):
         yield _fact("project", missing.path, "problem" if missing.refuse else "warning", missing.message)
+
+
+def _walls(isolation: Isolation, offered: Mapping[str, str]) -> Fact:
+    """The walls that the processes of this project get here."""
+    if isolation.profile == "none":
+        return _fact(
+            "project", "walls", "warning",
+            "`isolation.profile` is `none`: processes that agents start can read and write what this user can, the state "
+            "directory too, and reach every network that this user reaches",
+            'take `profile = "none"` out, or run agents as another user or in a container',
+        )  # fmt: skip
+    try:
+        warnings: list[str] = []
+        made = enclosure_for(isolation, offered, environment={}, hidden=(), warn=warnings.append)
+    except ConfigurationError as error:
+        return _fact("project", "walls", "problem", error.message, error.hint)
+    for warning in warnings:
+        return _fact("project", "walls", "warning", warning)
+    return _fact("project", "walls", "ok", f"processes start behind those of the profile `{made.profile}`")
 
 
 def _approvers(place: Place, env: Mapping[str, str]) -> Iterator[Fact]:
@@ -269,15 +302,6 @@ def _doors(place: Place | None) -> Iterator[Fact]:
         section, "own tools", "warning",
         "an agent's client may have a shell and an editor of its own: Interlock sees their use only if it is set up so",
         "interlock install CLIENT; `interlock doctor --clients` tries what is open", standing=True,
-    )  # fmt: skip
-    yield _fact(
-        section, "same user", "warning",
-        "processes of this user, also those that agents start, can read and write what the user can, the state directory too",
-        "run agents as another user, or in a container, until the isolation layers are here", standing=True,
-    )  # fmt: skip
-    yield _fact(
-        section, "network", "warning", "processes that agents start reach every network that this user reaches",
-        "grant `shell` and `exec` only where that is acceptable", standing=True,
     )  # fmt: skip
     yield _fact(
         section, "terminal", "warning",

@@ -52,9 +52,17 @@ def doctor(out: Output, config: bool, attack: bool, clients: bool) -> int:
     from interlock.engine.inspect import doctor as engine  # noqa: PLC0415 - start-up
 
     if attack:
-        rows = engine.attacks(("ns", "nons"))
+        out.note("trying some seventy attacks, without walls and behind them: this takes about a minute")
+        rows = engine.attacks(os.environ)
         told = [
-            {"attack": row.attack, "layer": row.layer, "profile": row.leg, "result": row.result, "ok": row.ok}
+            {
+                "attack": row.attack,
+                "layer": row.layer,
+                "profile": row.leg,
+                "native": row.native,
+                "result": row.result,
+                "ok": row.ok,
+            }
             for row in rows
         ]
         out.emit({"ok": all(row.ok for row in rows), "attacks": told}, lambda: _attacks(out, rows))
@@ -89,7 +97,11 @@ def _attacks(out: Output, rows: list[Any]) -> Iterable[str]:
         cells = " ".join(out.paint(f"{row.result:24}", "green" if row.ok else "red") for row in own)
         yield f"  {name:52} {own[0].layer:12} {cells}".rstrip()
     bad = sum(not row.ok for row in rows)
-    yield f"{len(rows)} tried, {bad} escaped" + ("" if bad else "; void: does not even succeed here without walls")
+    yield f"{len(rows)} tried, {bad} escaped; void: does not even succeed here without walls"
+    if any(row.native is None for row in rows):
+        yield "none was shown to succeed without walls: that takes namespaces, where it can do no harm"
+    for leg in {"ns", "nons"} - set(legs):
+        yield f"`{leg}` was not tried: this machine does not allow it (`interlock doctor` says why)"
 
 
 def _settings(out: Output, settings: list[dict[str, Any]]) -> Iterable[str]:
