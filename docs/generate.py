@@ -235,7 +235,7 @@ def _tighten(section: str, key: str) -> str:
         "added": "add to it",
         "fewer": "take from it",
         "allowed": "narrow it",
-        "asked": "add what is allowed",
+        "merge_ask": "add what is allowed",
         "nothing": "switch it off",
     }
     return words[rule.__name__] if rule is not None else "not set it"

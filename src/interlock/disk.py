@@ -49,7 +49,7 @@ def store_error(error: OSError, what: str) -> StoreError:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file of ours for reading. What is no regular file (a FIFO, which would be waited for) is refused.
+    """Open a file of ours for reading. What is not a regular file (a FIFO, which would be waited for) is refused.
 
     Raises: OSError as `open` does; StoreError for the refusal.
     """
@@ -153,7 +153,7 @@ class Disk:
                 self._do("rename", _rename, source_directory, source, directory, name, _RENAME_NOREPLACE)
                 return
             # Some network file systems do not know the flag; checking first leaves a small race there.
-            if _taken(directory, name):
+            if _is_taken(directory, name):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         self._do("rename", lambda: os.rename(source, name, src_dir_fd=source_directory, dst_dir_fd=directory))
 
@@ -215,7 +215,7 @@ def _rename(source_directory: int, source: bytes, directory: int, name: bytes, f
         raise _FlagUnknownError from error
 
 
-def _taken(directory: int, name: bytes) -> bool:
+def _is_taken(directory: int, name: bytes) -> bool:
     try:
         os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:

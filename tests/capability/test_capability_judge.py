@@ -300,14 +300,14 @@ def test_what_is_left_out_is_judged_as_what_the_tool_takes_for_it():
     defaults = {("path",): "secrets", ("options",): {}, ("options", "force"): True, ("steps", "*", "n"): 1}
     judge = compile_grants([])
     given = {"steps": [{"n": 2}, {}, "x"]}
-    assert judge.spelled((), given, defaults) == {
+    assert judge.normalize((), given, defaults) == {
         "path": "secrets",
         "options": {"force": True},
         "steps": [{"n": 2}, {"n": 1}, "x"],
     }
     assert given == {"steps": [{"n": 2}, {}, "x"]}
     named = {"path": None, "options": {"force": None}, "steps": {"n": 0}}
-    assert judge.spelled((), named, defaults) is named
+    assert judge.normalize((), named, defaults) is named
 
 
 def test_a_mark_under_a_name_that_looks_like_a_number_is_no_index_of_a_list():

@@ -52,7 +52,7 @@ class TerminalBell:
 
 
 def _ring(fd: int) -> None:
-    """Write one BEL; where somebody else is writing at this moment, or output is stopped, for a fifth of a second at most."""
+    """Write one BEL; waits for a fifth of a second at most while another process writes, or output is stopped."""
     for _ in range(40):
         try:
             os.write(fd, b"\a")

@@ -45,7 +45,7 @@ class LocalWake:
     """For questions in memory, which no other process can change."""
 
     def __init__(self) -> None:
-        """Nobody watches yet."""
+        """No watcher yet."""
         self._lock = threading.Lock()
         self._watches: set[int] = set()
 
@@ -57,7 +57,7 @@ class LocalWake:
                     os.eventfd_write(watch, 1)
 
     def watch(self) -> int:
-        """A descriptor of its own for each watcher: reading one takes the ring from nobody else."""
+        """A descriptor of its own for each watcher: reading one does not consume another watcher's notification."""
         watch = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         # What is handed out is a copy: the caller may close it at any time, and its number may then name another file.
         with self._lock:

@@ -44,7 +44,7 @@ def reaches(marks: Marks, parameters: Any, root: str | None) -> list[Reach] | Re
     return found
 
 
-def spelled(marks: Marks, parameters: dict[str, Any], root: str | None, defaults: Defaults) -> dict[str, Any]:
+def normalize(marks: Marks, parameters: dict[str, Any], root: str | None, defaults: Defaults) -> dict[str, Any]:
     """The parameters as judged: every path and host in normal form, and `defaults` for omitted ones.
 
     Otherwise a rule about `secrets/*` would miss `./secrets/x`, and neither grants nor rules would see a tool's defaults.
@@ -52,7 +52,7 @@ def spelled(marks: Marks, parameters: dict[str, Any], root: str | None, defaults
     """
     out = parameters
     for path, value in defaults.items():
-        out = _filled(out, path, value)
+        out = _fill_in(out, path, value)
     for pattern, mark in marks:
         if mark not in NOT_REACHED:
             spell = _spell_host if mark == "host" else lambda value: _spell_path(value, root)
@@ -60,16 +60,16 @@ def spelled(marks: Marks, parameters: dict[str, Any], root: str | None, defaults
     return out
 
 
-def _filled(node: Any, path: Sequence[str], value: Any) -> Any:
+def _fill_in(node: Any, path: Sequence[str], value: Any) -> Any:
     """A copy of `node` with `value` at a path, wherever only the last name is missing; otherwise the same object."""
     name, rest = path[0], path[1:]
     if isinstance(node, dict):
         if name not in node:
             return node if rest else {**node, name: value}
-        new = _filled(node[name], rest, value) if rest else node[name]
+        new = _fill_in(node[name], rest, value) if rest else node[name]
         return node if new is node[name] else {**node, name: new}
     if isinstance(node, list) and name == "*" and rest:
-        out = [_filled(item, rest, value) for item in node]
+        out = [_fill_in(item, rest, value) for item in node]
         return out if any(new is not old for new, old in zip(out, node, strict=True)) else node
     return node
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from interlock.capability.arguments import NOT_REACHED, Access, Defaults, Marks, Reach, reaches, spelled
+from interlock.capability.arguments import NOT_REACHED, Access, Defaults, Marks, Reach, normalize, reaches
 from interlock.capability.compiled import Compiled
 from interlock.model.decision import Refusal
 from interlock.model.errors import ConfigurationError
@@ -40,9 +40,9 @@ class Capability:
         # Keyed by identity; the tool is kept in the value, so the identity cannot be given to another one.
         self._tools: dict[tuple[str, int], tuple[Tool, tuple[Compiled, ...], Refusal | None, bool]] = {}
 
-    def spelled(self, marks: Marks, parameters: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
-        """The parameters of a call as capability and policy judge them; see `arguments.spelled`."""
-        return spelled(marks, parameters, self._root, defaults) if marks or defaults else parameters
+    def normalize(self, marks: Marks, parameters: dict[str, Any], defaults: Defaults) -> dict[str, Any]:
+        """The parameters of a call as capability and policy judge them; see `arguments.normalize`."""
+        return normalize(marks, parameters, self._root, defaults) if marks or defaults else parameters
 
     def proposal(self, agent: str, action_count: int) -> Refusal | None:
         """Check the number of actions in a proposal. The most generous of the agent's grants counts."""

@@ -5,7 +5,7 @@ workspace it is for. Each block names the public key that must sign the next one
 token. So a holder can add a block and cannot take one away: for that it would need a key that its predecessor threw away. A
 block can only restrict: as a grant it is a child of the block before, and `compile_grants` asks all of them.
 
-Written as text a token is `igt1_` and the base64url of its JSON. It has exactly one spelling, and is a secret: whoever has it
+Written as text a token is `igt1_` and the base64url of its JSON. It has exactly one spelling, and is a secret: anyone who has it
 can use it. Its id (that of its last block) and its digest say nothing that could be used. Pure: time and keys are handed in.
 """
 
@@ -111,7 +111,7 @@ def attenuate_token(text: str, restriction: Restriction, holder: Signer) -> str:
 
 
 def read_token(text: str) -> GrantToken:
-    """What a token says of itself: shows that it is whole, and vouches for nothing. Raises: GrantTokenError."""
+    """The claims of a token: checked for form only, not for a signature. Raises: GrantTokenError."""
     return _read(text, None)[0]
 
 
@@ -188,19 +188,19 @@ def _open(envelope: Envelope, kind: str, form: type[T], key: str | None) -> tupl
 def _as_grant(block_id: str, agent: str, parent: str, limits: Restriction, expires_at_us: int | None) -> Grant:
     """A block as a grant: what it does not name is open here, and as narrow as its parents make it."""
 
-    def given(globs: tuple[str, ...] | None, all_of_them: str) -> tuple[str, ...]:
+    def globs_or_all(globs: tuple[str, ...] | None, all_of_them: str) -> tuple[str, ...]:
         return (all_of_them,) if globs is None else globs
 
     ends = [at for at in (limits.expires_at_us, expires_at_us) if at is not None]
     return Grant(
         id=block_id,
         agent=agent,
-        tools=given(limits.tools, "*"),
+        tools=globs_or_all(limits.tools, "*"),
         deny_tools=limits.deny_tools,
-        state_keys=given(limits.state_keys, "*"),
-        paths=Paths(read=given(limits.read, "**"), write=given(limits.write, "**")),
-        hosts=given(limits.hosts, "*:*"),
-        unscoped=given(limits.unscoped, "*"),
+        state_keys=globs_or_all(limits.state_keys, "*"),
+        paths=Paths(read=globs_or_all(limits.read, "**"), write=globs_or_all(limits.write, "**")),
+        hosts=globs_or_all(limits.hosts, "*:*"),
+        unscoped=globs_or_all(limits.unscoped, "*"),
         actions_max=limits.actions_max,
         uses_max=limits.uses_max,
         expires_at_us=min(ends) if ends else None,

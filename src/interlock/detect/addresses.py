@@ -199,7 +199,7 @@ def _number(part: str, octal: bool) -> int | None:
 
 
 _CANDIDATE: Final = re.compile(
-    # What stands where a host stands in a URL: anything that has no other meaning there.
+    # The host part of a URL: anything that has no other meaning there.
     r"(?:(?<=//)|(?<=@))(?:[^\s/@:?#\[\]\"'<>\\,;]{1,253}|\[[0-9a-fA-F:.%\w]{2,64}\])"
     # Dotted quads, in decimal, octal or hex.
     r"|(?<![\w.])(?:0[xX][0-9a-fA-F]{1,8}|[0-9]{1,12})(?:\.(?:0[xX][0-9a-fA-F]{1,8}|[0-9]{1,12})){3}(?![\w]|\.[0-9])"

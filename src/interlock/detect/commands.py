@@ -221,7 +221,7 @@ class _Reader:
         """Is this a kind of node whose meaning is known?"""
         known = _CONTAINERS if node.is_named else _TOKENS
         if node.type == "compound_statement" and node.children and node.children[0].type == "{":
-            return  # but `(( ... ))` is arithmetic, which can run what stands in a subscript
+            return  # but `(( ... ))` is arithmetic, which can run the text of a subscript
         if node.type not in known and not (node.is_named and node.type in _LEAVES):
             self.clear = False
         elif node.type == "variable_assignment" and (parent := node.parent) is not None:
@@ -293,7 +293,7 @@ class _Reader:
     def _redirection(self, node: Node) -> tuple[str, ...]:
         """A redirection as rules see it, or nothing if it reaches no file."""
         if node.type != "file_redirect":
-            return ()  # what stands in the text is read, and the commands in it are found
+            return ()  # the text itself is read, and the commands in it are found
         target = node.child_by_field_name("destination")
         operator = next((child.type for child in node.children if not child.is_named), "")
         value = self._word(target) if target is not None else None

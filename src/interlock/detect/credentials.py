@@ -195,7 +195,7 @@ def _kind(password: bool) -> str:
 
 
 def _mixed(value: str) -> bool:
-    """True if the value is no plain word or number: digits among letters, or long with capitals in between."""
+    """True if the value is not a plain word or number: digits among letters, or long with capitals in between."""
     if len(set(value)) < 4:
         return False
     if _LETTER.search(value) and _DIGIT.search(value):

@@ -12,7 +12,7 @@ from interlock.detect.redact import find_secrets
 from interlock.detect.unicode import find_unseen
 
 FLAGS: Final[dict[str, str]] = {
-    "secret": "A token, key or password stands in a value, or a field is named like one and filled.",
+    "secret": "A value contains a token, key or password, or a field is named like one and filled.",
     "invisible_text": "Characters that are not seen: zero width, tags, fillers, rows of variation selectors.",
     "bidirectional_text": "Characters that change the direction in which the text around them is shown.",
     "control_characters": "Control characters other than tab and line ends, such as terminal escape sequences.",

@@ -2,7 +2,7 @@ r"""What may be hidden from a person who approves a call: only text that cannot 
 
 The finders (`shapes`, `credentials`) decide what may be a secret, and rather take too much than too little: that is right for
 a journal. In a question the opposite error is the grave one: an agent that puts shell syntax between `:` and `@` of a URL
-would have its command hidden from whoever approves it. So whatever a finder says, a question hides only
+would have its command hidden from the approver. So whatever a finder says, a question hides only
 
 - a word of letters, digits and `_ . ~ + / = - % @ :` (no white space, no quote, no shell syntax, nothing but ASCII),
 - not where a shell would look for a program (`PASSWORD= x`, or a line of its own), nor where a URL names its host,

@@ -93,7 +93,7 @@ class Redactor:
         self._inner, self._outer = bytes(b ^ 0x36 for b in block), bytes(b ^ 0x5C for b in block)
 
     def fingerprint(self, kind: str, secret: str) -> str:
-        """What stands in place of a secret."""
+        """The replacement of a secret."""
         digest = hmac.new(self._key, secret.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
         return f"[redacted:{kind}:{digest[:8]}]"
 

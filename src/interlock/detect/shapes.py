@@ -117,7 +117,7 @@ def _token_at(text: str, at: int, literal: str) -> Finding | None:
         bot, rest = _TELEGRAM_ID.search(text, max(0, at - 10), at), _TELEGRAM.match(text, at)
         return Finding("telegram-token", bot.start(), rest.end()) if bot and rest else None
     before = text[max(0, at - 2) : at]
-    # In JSON inside a string, a line break before a token is the two characters `\\n`: the `n` is no letter of a word.
+    # In JSON inside a string, a line break before a token is the two characters `\\n`: the `n` is not a letter of a word.
     if before and before[-1].isascii() and before[-1].isalnum() and not (before[0] == "\\" and before[-1] in "nrtbf"):
         return None
     for kind, pattern in _shapes_from(literal):

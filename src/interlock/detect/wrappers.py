@@ -166,7 +166,7 @@ def _find(words: tuple[str, ...]) -> Wrapped:
 
 
 def _shell(words: tuple[str, ...]) -> Wrapped:
-    """`sh -c CODE`; a shell that reads a file or its standard input runs what nobody can see here."""
+    """`sh -c CODE`; a shell that reads a file or its standard input runs what cannot be seen here."""
     if len(words) >= 2 and re.fullmatch(r"-[euxf]*c[euxf]*", words[0]) and not words[1].startswith(("-", "+")):
         return Wrapped(code=(words[1],), transparent=True)
     return Wrapped(clear=words in (("--version",), ("--help",)))
@@ -200,7 +200,7 @@ def _printf(words: tuple[str, ...]) -> Wrapped:
 
 
 def _names(words: tuple[str, ...]) -> Wrapped:
-    """`read`, `unset`, `export` ...: a name with a subscript runs what stands in it."""
+    """`read`, `unset`, `export` ...: a name with a subscript runs the subscript's text."""
     return _UNCLEAR if any("[" in word or "$" in word or "`" in word for word in words) else _NOTHING
 
 

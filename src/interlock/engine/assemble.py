@@ -52,7 +52,7 @@ from interlock.model.errors import ConfigurationError
 from interlock.model.hosts import Endpoint
 from interlock.model.tool import Binding, Context, RateLimit
 from interlock.policy.load import Checked
-from interlock.settings import Loaded, Settings, TrustStore, given, load_last_trusted
+from interlock.settings import Loaded, Settings, TrustStore, load_last_trusted, load_table
 from interlock.settings import load as load_settings
 from interlock.settings.decode import Place, dotted
 from interlock.settings.load import GIVEN
@@ -116,7 +116,7 @@ def embedded(
     """
     env = os.environ if env is None else env
     clock = clock or SystemClock()
-    loaded = given(settings, workspace, env=env, flags=flags or {})
+    loaded = load_table(settings, workspace, env=env, flags=flags or {})
     warnings = _warnings(loaded.settings)
     _check_embedded(loaded, workspace)
     memory = _durability(loaded) == "memory"

@@ -48,7 +48,7 @@ class Continuing:
 
     async def go(self) -> None:
         """Look, whenever a question has changed and every `LOOK_S`, until cancelled. A run that is under way can be resumed."""
-        async with self._told() as touched:
+        async with self._subscribed() as touched:
             while True:
                 touched.clear()
                 await self.look()
@@ -93,7 +93,7 @@ class Continuing:
         return due
 
     @asynccontextmanager
-    async def _told(self) -> AsyncIterator[asyncio.Event]:
+    async def _subscribed(self) -> AsyncIterator[asyncio.Event]:
         """An event that is set when a question has changed, by whatever process."""
         touched = asyncio.Event()
         watch = self._desk.wake.watch()

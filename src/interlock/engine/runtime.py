@@ -128,7 +128,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self.register(Tool(name=name) if executor is None else python.name_only(name, executor))
 
     def set_executor(self, executor: ToolExecutor | None) -> None:
-        """Who performs calls of tools without a function, or that are not registered; None for nobody. An unregistered name is
+        """Who performs calls of tools without a function, or that are not registered; None removes it. An unregistered name is
         then a tool with an open schema and the most cautious traits, under the rules. `execute(..., executor=)` comes first.
         """
         self.services.executors.default = executor
@@ -221,7 +221,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         return plans.simulate(self.services, proposal)
 
     def explain(self, proposal: ProposalLike) -> list[plans.ActionExplanation]:
-        """What the gate would answer for each action, and why; runs nothing and asks nobody. Raises: ProposalError."""
+        """What the gate would answer for each action, and why; runs nothing and asks no one. Raises: ProposalError."""
         return plans.explain(self.services, proposal)
 
     async def execute(self, proposal: ProposalLike, **options: Unpack[ExecuteOptions]) -> ProposalResult:

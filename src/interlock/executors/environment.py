@@ -48,7 +48,7 @@ def requested_environment(wanted: Mapping[str, str]) -> dict[str, str]:
             )
         if is_loaded_first(name):
             raise ToolError(
-                "`env` has a variable that makes programs load other code (`LD_*`, `BASH_ENV` and the like)",
+                "`env` has a variable that makes programs load other code (such as `LD_*` and `BASH_ENV`)",
                 code="environment_denied",
                 path="$.parameters.env",
                 retryable=False,

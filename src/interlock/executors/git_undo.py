@@ -89,7 +89,7 @@ async def restore_index(repository: Repository, blob: str) -> str:
         now = await git_index.entries(repository, copy.environment)
         head = await git_index.head_entries(repository, await repository.head())
         if (unmerged := record.unmerged) and record.conflict != await conflict_of(repository):
-            raise conflict(f"the merge, or the like, that left {_named(unmerged)} unmerged is over")
+            raise conflict(f"the merge (or rebase, or cherry-pick) that left {_named(unmerged)} unmerged is over")
         _compare(record.changes, now, head)
         await _need_other_copies(repository, copy, record.changes)
         await _apply(repository, copy, record.changes)

@@ -54,7 +54,7 @@ class Found(NamedTuple):
 def translate(kind: Any) -> Any:
     """Translate a type into msgspec's terms. Raises: NotUnderstoodError."""
     for found in walk(kind):
-        if found.owner is not None and not isinstance(found.item, type) and not _known(found.item):
+        if found.owner is not None and not isinstance(found.item, type) and not _is_known(found.item):
             raise NotUnderstoodError(
                 f"`{type(found.item).__name__}` on `{found.owner}` is not understood inside a class; write `msgspec.Meta`"
             )
@@ -196,7 +196,7 @@ def _alias(kind: Any) -> Any:
     return getattr(kind, "__value__", None) if type(kind).__name__ == "TypeAliasType" else None
 
 
-def _known(item: Any) -> bool:
+def _is_known(item: Any) -> bool:
     return isinstance(item, msgspec.Meta | Mark) or _is_text(item)
 
 

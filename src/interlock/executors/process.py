@@ -451,7 +451,7 @@ def _resources(report: Report) -> dict[str, int | float]:
 
 
 def signal_name(number: int | None) -> str | None:
-    """`SIGTERM` and the like; None for None."""
+    """The name of a signal, such as `SIGTERM`; None for None."""
     if number is None:
         return None
     try:

@@ -56,7 +56,7 @@ _FAST_OPEN_OPTIONS: Final = (23, 30)
 _NAMESPACES: Final = 0x7E020000
 """All CLONE_NEW* that clone can take."""
 _TERMINAL: Final = (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX: typing into the terminal of somebody else."""
+"""TIOCSTI and TIOCLINUX: typing into another user's terminal."""
 _ADDR_NO_RANDOMIZE_OK: Final = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
 """What `personality` may set: nothing, no address randomisation, and the 2.6 uname; or only ask."""
 

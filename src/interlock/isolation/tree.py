@@ -83,7 +83,7 @@ def end_children_of(subreaper: int) -> bool:
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
-            continue  # collected after all: somebody has resumed the process
+            continue  # collected after all: another process has resumed it
         try:
             if _lives(pid, subreaper):
                 some = True

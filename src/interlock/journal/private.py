@@ -123,7 +123,7 @@ class Originals:
         for path in packs:
             for record in _records(path):
                 places.setdefault(record.digest, []).append(record)
-        self._sizes, self._places, self._damaged = sizes, places, None  # a failed read is no scan
+        self._sizes, self._places, self._damaged = sizes, places, None  # a failed read does not count as a scan
         return True
 
     def _any_damage(self) -> bool:

@@ -77,7 +77,7 @@ def recover(run_dir: Path, disk: Disk, *, at: int | None = None) -> RecoveryRepo
             moved = status.torn.bytes
             _move(run_dir, status.torn, disk)
             status = scan(run_dir, at=at)
-        intents, unreadable = _told(run_dir)
+        intents, unreadable = _torn_intents(run_dir)
     return RecoveryReport(status=status, moved_bytes=moved, intents=intents, unreadable_lines=unreadable)
 
 
@@ -105,7 +105,7 @@ def _move(run_dir: Path, torn: Torn, disk: Disk) -> None:
         os.close(fd)
 
 
-def _told(run_dir: Path) -> tuple[tuple[TornIntent, ...], int]:
+def _torn_intents(run_dir: Path) -> tuple[tuple[TornIntent, ...], int]:
     events = [event for tail in _tails(run_dir) for event in _events(tail)]
     open_intents = dict.fromkeys(_intents(iter(events)))
     if open_intents:

@@ -1,4 +1,4 @@
-"""Requests to stop runs: written by whoever wants a run to stop, read by the process that carries it.
+"""Requests to stop runs: written by the person or program that wants a run to stop, read by the process that carries it.
 
 A request stands for good: a run that was stopped is not resumed. The process answers in the same row.
 """

@@ -123,7 +123,7 @@ REASONS: Final[dict[str, str]] = {
     "ref_invalid": "Not the name of a branch, tag or commit.",
     "url_refused": "The URL has a scheme, a form or a host that git tools do not connect to.",
     # step 10 and the end
-    "workspace_conflict": "Somebody else changed what the layer would commit; nothing was committed and the layer is kept.",
+    "workspace_conflict": "Another writer changed what the layer would commit; nothing was committed and the layer is kept.",
     "layer_unavailable": "What the proposal changes is to wait in a layer, and it can have none; the message says why.",
     "preview_outdated": "What an approved effect would replace has changed since it was shown; nothing was committed.",
     "layer_missing": "The run has no layer that waits for a commit.",

@@ -63,7 +63,7 @@ READING: Final[frozenset[ActionType]] = frozenset({"state_read", "assertion"})
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Upper bounds of what may be spent; `None` is no bound.
+    """Upper bounds of what may be spent; `None` means unlimited.
 
     `duration_ms` sums execution time; `cost` is what tools report.
     """

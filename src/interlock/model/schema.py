@@ -82,10 +82,10 @@ class Schema:
         return cls(definition, validator)
 
     def is_valid(self, value: Any) -> bool:
-        """True if the value fits; False for what is no JSON value, as far as the schema looks at it. Never raises."""
+        """True if the value fits; False for what is not a JSON value, as far as the schema looks at it. Never raises."""
         try:
             return self._validator.is_valid(value)
-        except ValueError:  # bytes, a lone surrogate, a key that is no string, nested beyond the validator's limit
+        except ValueError:  # bytes, a lone surrogate, a key that is not a string, nested beyond the validator's limit
             return False
 
     def errors(self, value: Any) -> list[tuple[str, str]]:
@@ -102,7 +102,7 @@ class Schema:
                     break
         except ValueError:
             return [
-                ("$", "is not a JSON value (bytes, invalid Unicode, a key that is no string, or nested too deeply)")
+                ("$", "is not a JSON value (bytes, invalid Unicode, a key that is not a string, or nested too deeply)")
             ]
         return found
 

@@ -73,24 +73,26 @@ def _explain(
 ) -> PolicyExplanation:
     outside = _outside(policy, action, s)
     if outside:
-        return _told(policy, "out of scope", f"it is about another {outside}")
+        return _explanation(policy, "out of scope", f"it is about another {outside}")
     if discharged:
-        return _told(policy, "discharged", "a person has approved the hold")
+        return _explanation(policy, "discharged", "a person has approved the hold")
     if context is None:
-        return _told(policy, "not evaluated", "the request was refused first")
+        return _explanation(policy, "not evaluated", "the request was refused first")
     conditions = _conditions(policy, s, context)
     # A `when` fails if its text is false, an `unless` if it is true.
     last = next((each for each in conditions if each.result in {"error", "true" if each.unless else "false"}), None)
     if last is None:
-        return _told(policy, "matched", "every condition is met" if conditions else "it has no conditions", conditions)
+        return _explanation(
+            policy, "matched", "every condition is met" if conditions else "it has no conditions", conditions
+        )
     word = "unless" if last.unless else "when"
     if last.result == "error":
         effect = "which denies" if policy.forbid else "so it is ignored"
-        return _told(policy, "error", f"`{word} {{ {last.text} }}` failed ({last.error}), {effect}", conditions)
-    return _told(policy, "no match", f"`{word} {{ {last.text} }}` is not met (line {last.line})", conditions)
+        return _explanation(policy, "error", f"`{word} {{ {last.text} }}` failed ({last.error}), {effect}", conditions)
+    return _explanation(policy, "no match", f"`{word} {{ {last.text} }}` is not met (line {last.line})", conditions)
 
 
-def _told(policy: Policy, result: Any, why: str, conditions: tuple[Condition, ...] = ()) -> PolicyExplanation:
+def _explanation(policy: Policy, result: Any, why: str, conditions: tuple[Condition, ...] = ()) -> PolicyExplanation:
     return PolicyExplanation(
         id=policy.id,
         place=policy.statement.place,

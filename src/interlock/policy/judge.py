@@ -133,7 +133,7 @@ class PolicyJudge:
             errors.update(dict.fromkeys(answer.errors if answer.requirements else ()))
             for each in answer.requirements:
                 found.setdefault(each.content, (each, []))[1].append(key)
-        return _asked(found, tuple(errors)) if found else None
+        return _hold_for_reads(found, tuple(errors)) if found else None
 
     def connection(self, request: Request) -> Decision | None:
         """The objection to a connection (action `connect`, resource a `Host`): a denial, a hold, or None."""
@@ -241,7 +241,7 @@ class PolicyJudge:
         return bucket
 
 
-def _asked(found: dict[str, tuple[Requirement, list[str]]], errors: tuple[str, ...]) -> Decision:
+def _hold_for_reads(found: dict[str, tuple[Requirement, list[str]]], errors: tuple[str, ...]) -> Decision:
     """The hold for the keys that an action reads. It names one key per policy, and the number of others."""
     requirements = []
     for requirement, keys in found.values():

@@ -157,7 +157,7 @@ def ordered(name: str, left: Closure, right: Closure) -> Closure:
 
 
 def ordered_number(name: str, left: Closure, number: int) -> Closure:
-    """`a < 5` and the like."""
+    """Comparisons such as `a < 5`."""
     compare = _ORDER[name]
 
     def run(c: dict[str, Any], s: Situation) -> bool:

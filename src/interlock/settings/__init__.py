@@ -2,7 +2,7 @@
 
 from interlock.settings.decode import decode
 from interlock.settings.last_trusted import load_last_trusted
-from interlock.settings.load import Gathered, Loaded, find, gather, given, load
+from interlock.settings.load import Gathered, Loaded, find, gather, load, load_table
 from interlock.settings.sections import Settings, Unavailable
 from interlock.settings.trust import Change, SourceFile, TrustStore
 
@@ -17,7 +17,7 @@ __all__ = [
     "decode",
     "find",
     "gather",
-    "given",
     "load",
     "load_last_trusted",
+    "load_table",
 ]

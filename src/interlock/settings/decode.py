@@ -85,7 +85,7 @@ def shown(value: Any, hint: Any) -> Any:
 
 
 def _bound_of(error: msgspec.ValidationError, hint: Any) -> str:
-    """What msgspec says of the bound that was missed, with its unit; empty where it says something else."""
+    """Msgspec's message about a bound that was missed, with its unit; empty for other messages."""
     found = re.search(r"(>=|<=) (\d+)", str(error))
     if found is None:
         return ""

@@ -216,7 +216,9 @@ def load(
     return _loaded(gathered, gathered.path.name, env, flags)
 
 
-def given(table: Mapping[str, Any], root: Path | None, *, env: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:
+def load_table(
+    table: Mapping[str, Any], root: Path | None, *, env: Mapping[str, str], flags: Mapping[str, Any]
+) -> Loaded:
     """The same for settings passed by a program instead of a file. Files that they name are read beneath `root`.
 
     The program trusts the files it names, so the trust record is not checked. Raises: ConfigurationError, also if

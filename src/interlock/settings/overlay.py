@@ -77,7 +77,7 @@ def allowed(old: tuple[str, ...], new: tuple[str, ...], _settings: Settings) -> 
     return new
 
 
-def asked(old: tuple[str, ...], new: tuple[str, ...], settings: Settings) -> tuple[str, ...]:
+def merge_ask(old: tuple[str, ...], new: tuple[str, ...], settings: Settings) -> tuple[str, ...]:
     """The file's `ask` entries, and entries that it allows. Asking for a denied tool would be looser."""
     if not all(_covered(entry, (*old, *settings.rules.allow)) for entry in new):
         raise LooserError
@@ -93,7 +93,7 @@ def nothing(old: Any, new: Any, _settings: Settings) -> Any:
 
 RULES: Final[dict[str, Rule]] = {
     "rules.allow": allowed,
-    "rules.ask": asked,
+    "rules.ask": merge_ask,
     "rules.deny": added,
     "approvals.ttl": smaller,
     "approvals.separation": later(False, True),
@@ -151,7 +151,7 @@ def overlay(settings: Settings, env: Mapping[str, str], flags: Mapping[str, Any]
 
 def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     ours = _ours(env)
-    known = {_variable(key): key for key in _known()} if ours else {}
+    known = {_variable(key): key for key in _known_keys()} if ours else {}
     for name in ours:
         if name not in known:
             if is_foreign(name):
@@ -166,25 +166,25 @@ def _from_environment(env: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
 def foreign_variables(env: Mapping[str, str]) -> list[str]:
     """The variables that have our prefix but no meaning here, except those that Kubernetes sets for each service."""
     ours = _ours(env)
-    known = {_variable(key) for key in _known()} if ours else set()
+    known = {_variable(key) for key in _known_keys()} if ours else set()
     return [name for name in ours if name not in known and is_foreign(name) and not _KUBERNETES.fullmatch(name)]
 
 
 def _ours(env: Mapping[str, str]) -> list[str]:
-    """The variables that may be settings. Mostly there are none, and then nobody waits until all settings are listed."""
+    """The variables that may be settings. Mostly there are none, and then the list of all settings is not made."""
     return [name for name in sorted(env) if name.startswith(_PREFIX) and name not in NOT_SETTINGS]
 
 
 def is_foreign(name: str) -> bool:
     """True if a variable belongs to another program: it names none of our sections, and resembles no setting."""
     own = name.removeprefix(_PREFIX)
-    known = [_variable(key).removeprefix(_PREFIX) for key in _known()]
+    known = [_variable(key).removeprefix(_PREFIX) for key in _known_keys()]
     sections = {key.partition("_")[0] for key in known}
     return own.partition("_")[0] not in sections and not difflib.get_close_matches(own, known, n=1, cutoff=0.75)
 
 
 def _from_flags(flags: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    known = _known() if flags else ()
+    known = _known_keys() if flags else ()
     for key, value in flags.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -243,7 +243,7 @@ def _variable(key: str) -> str:
 
 
 @functools.cache
-def _known() -> tuple[str, ...]:
+def _known_keys() -> tuple[str, ...]:
     """The keys of all settings with a fixed name."""
     return tuple(".".join(place) for place in _places(Settings, ()))
 

@@ -384,9 +384,7 @@ class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = False
     read_only: Annotated[
         tuple[Name, ...],
-        Meta(
-            description="Globs over the names of its tools that change nothing. What the server itself says of it is ignored."
-        ),
+        Meta(description="Globs over the names of its tools that change nothing. The server's own claim is ignored."),
     ] = ()
 
 

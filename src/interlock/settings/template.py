@@ -145,7 +145,7 @@ def render(project: Project, *, agent: str = "agent", schema: str | None = None)
         "[rules]",
         "# These run without asking: they change nothing but Interlock's own key-value state.",
         f"allow = {_toml(allow)}",
-        "# A person must approve each of these calls; where nobody can be asked, they are denied.",
+        "# A person must approve each of these calls; where no one can be asked, they are denied.",
         "# To let an agent work on its own, move what you trust it with to `allow`; `interlock undo` undoes file changes.",
         f"ask = {_toml(ask)}",
         "# These never run.",

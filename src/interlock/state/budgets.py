@@ -156,7 +156,7 @@ class SharedBudget:
             for purse, need in needs:
                 if not purse.lacks(need):
                     continue
-                block = _block(purse, need - purse.held, purse.limit - self._taken(purse))
+                block = _block(purse, need - purse.held, purse.limit - self._spent_so_far(purse))
                 if block is None:
                     return Exhausted(purse.scope, purse.kind, purse.limit)
                 filled.append((purse, block))
@@ -176,7 +176,7 @@ class SharedBudget:
         for purse in purses:
             purse.held = 0
 
-    def _taken(self, purse: _Purse) -> float:
+    def _spent_so_far(self, purse: _Purse) -> float:
         rows = self._database.execute(
             "select taken from budgets where scope = ? and kind = ?", (purse.scope, purse.kind)
         )
@@ -196,7 +196,7 @@ class _Preview(SharedBudget):
         super().__init__(database, {})
         for purse in purses:
             mine = _Purse(purse.scope, purse.kind, purse.limit)
-            mine.held = purse.limit - self._taken(purse) + purse.held
+            mine.held = purse.limit - self._spent_so_far(purse) + purse.held
             self._purses.append(mine)
 
     def _take(self, needs: _Needs) -> Exhausted | None:

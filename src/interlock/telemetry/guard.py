@@ -1,9 +1,9 @@
 """The resource guard: no action starts on a machine that is over its limits.
 
-CPU, memory and disk are over when the last sample *and* the average over 30 s are: a short peak stops nobody. Once over,
+CPU, memory and disk are over when the last sample *and* the average over 30 s are: a short peak has no effect. Once over,
 they stay over until the samples have been at or under the limit for the cool-down, so that waiting actions do not start
 all at once at the first dip. Zombies count at once. What Interlock and everything it started use themselves is taken off
-first: an agent's own build is no reason to hold up its next step. A measure that the machine does not give is not judged.
+first: an agent's own build must not hold up its next step. A measure that the machine does not give is not judged.
 
 The verdict is computed once a sample; asking again in between costs an attribute and a comparison.
 """

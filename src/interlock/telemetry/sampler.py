@@ -58,7 +58,7 @@ class Sampler:
         self._scan_due_ns = 0
 
     def warm_up(self) -> None:
-        """Take the first sample on a thread, if there is none yet: whoever needs it then waits for the rest only."""
+        """Take the first sample on a thread, if there is none yet: the first action then waits for the rest only."""
         if self._latest is None:
             threading.Thread(target=self.latest, name="interlock-first-sample", daemon=True).start()
 

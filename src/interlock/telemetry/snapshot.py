@@ -95,7 +95,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def unchanged(self) -> dict[str, Any]:
-        """What `diff` says of the sample and itself: what most actions have, which end before the next sample."""
+        """The `diff` of the sample with itself, which most actions have, which end before the next sample."""
         return diff(self, self)
 
     @cached_property
@@ -149,6 +149,6 @@ def expand(telemetry: dict[str, Any] | None, samples: Mapping[int, dict[str, Any
 
 
 def _no_change(view: dict[str, Any]) -> dict[str, Any]:
-    """What `diff` says of a sample and itself."""
+    """The `diff` of a sample with itself."""
     measures: dict[str, Any] = {name: 0 for name in _COMPARED if name in view}
     return {"interval_ms": 0, **measures, "appeared_count": 0, "vanished_count": 0, "appeared": [], "vanished": []}

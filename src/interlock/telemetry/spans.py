@@ -119,7 +119,7 @@ class Spans:
                 pass  # nothing that a span shows
 
     def close(self) -> None:
-        """End what is still open; nobody knows how it ended."""
+        """End what is still open; its outcome is unknown."""
         self._end_open(None, lambda _key: True)
 
     def _end_open(self, at_us: int | None, chosen: Callable[[Key], bool]) -> None:
@@ -129,13 +129,13 @@ class Spans:
         for key in [key for key in self._types if chosen(key)]:
             del self._types[key]
 
-    def _said(self, run_id: str) -> dict[str, str | int | bool]:
+    def _run_attributes(self, run_id: str) -> dict[str, str | int | bool]:
         return self._runs.setdefault(run_id, {"interlock.run.id": run_id})
 
     def _begin_proposal(self, run_id: str, event: e.ProposalReceived | e.ProposalRejected) -> None:
         key = (run_id, event.proposal or "")
         attributes: dict[str, str | int | bool] = {
-            **self._said(run_id),
+            **self._run_attributes(run_id),
             "gen_ai.operation.name": "invoke_agent",
             "interlock.proposal.id": key[1],
         }
@@ -195,7 +195,11 @@ class Spans:
         span = self._actions.get(key)
         if span is None:
             parent = self._proposals.get(key[:2])
-            attributes = {**self._said(key[0]), "interlock.proposal.id": key[1], "interlock.action.id": key[2]}
+            attributes = {
+                **self._run_attributes(key[0]),
+                "interlock.proposal.id": key[1],
+                "interlock.action.id": key[2],
+            }
             name = f"action.{self._types.get(key, 'unknown')}"
             span = self._actions[key] = self._tracer.start(key, name, parent, event.ts, attributes)
         return span
@@ -206,7 +210,7 @@ class Spans:
             return
         action.rename("action.tool_call")
         attributes: dict[str, str | int | bool] = {
-            **self._said(key[0]),
+            **self._run_attributes(key[0]),
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": event.tool,
             "gen_ai.tool.type": "function",

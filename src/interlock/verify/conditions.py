@@ -1,7 +1,7 @@
 """Step 4: do an action's preconditions and assumptions hold in the state that it would find?
 
 Values are compared as JSON values: 1 equals 1.0, true is not 1, strings are ordered by code point, and there is no order
-between values of different types (such a comparison does not hold, it is no error). A key that is absent, or a path that
+between values of different types (such a comparison does not hold; it is not an error). A key that is absent, or a path that
 leads nowhere in it, fails every operator that needs a value. Refusals name key and operator, never a value of the state: who
 may not read a key must not learn it from an error.
 """

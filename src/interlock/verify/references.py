@@ -69,7 +69,7 @@ class References:
                 f"the text begins with `$` and the id `{begun[0]}`, and is not a reference", _how(begun[0])
             )
         if text[1:2] == "{" and (inside := [name for name in self._begun(text, 2) if text[2 + len(name)] == "."]):
-            raise _malformed(f"the id `{inside[0]}` stands in braces", _how(inside[0]))
+            raise _malformed(f"the id `{inside[0]}` is in braces", _how(inside[0]))
         return None
 
     def of(self, value: Any) -> Iterator[Reference]:

@@ -1,7 +1,7 @@
 """A file that a coding agent changes with a tool of its own: what it was before is kept, and what it is afterwards recorded.
 
 What was there is durable before the client is told to go ahead, so that undo has it even if Interlock is killed meanwhile.
-Then the change itself counts as somebody else's, and undo wants `--force`.
+Then the change itself counts as made by others, and undo needs `--force`.
 """
 
 from __future__ import annotations

@@ -72,13 +72,15 @@ def plan_commit(
     earlier = _by_path(read_entries(run))
     guard = layer.base.guard()
     blocked: dict[Rel, Blocked] = {
-        one.path: Blocked(to_json(one.path), "unsupported", one.why) for one in unsupported if _asked(one.path, only)
+        one.path: Blocked(to_json(one.path), "unsupported", one.why)
+        for one in unsupported
+        if _is_wanted(one.path, only)
     }
     stopped = set(blocked_before)
     chosen: dict[Rel, Difference] = {}
     left = 0
     for one in differences:
-        if not _asked(one.path, only) and not _is_parent(one, only):
+        if not _is_wanted(one.path, only) and not _is_parent(one, only):
             left += 1
             continue
         chosen[one.path] = one
@@ -137,7 +139,7 @@ def _by_path(entries: Iterable[Entry]) -> dict[Rel, list[Entry]]:
     return found
 
 
-def _asked(path: Rel, only: Sequence[Rel] | None) -> bool:
+def _is_wanted(path: Rel, only: Sequence[Rel] | None) -> bool:
     return only is None or any(path[: len(one)] == one for one in only)
 
 

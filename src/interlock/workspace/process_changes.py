@@ -87,7 +87,7 @@ class ProcessWatch:
                 self._workspace.layer.sync()
             self.changed = [change.path for change in changes]
             self._backups.end_process(self._number, changes)
-        return _told([*self._missed, *look.missed])
+        return _describe_missed([*self._missed, *look.missed])
 
     def _in_layer(self, layer: View, now: dict[Rel, Node]) -> Iterator[Change]:
         """The differences at paths that the run had not touched before, beneath which the workspace still has what was there.
@@ -211,7 +211,7 @@ class _Look:
         return seen.node
 
 
-def _told(missed: list[Rel]) -> str | None:
+def _describe_missed(missed: list[Rel]) -> str | None:
     if not missed:
         return None
     paths = list(dict.fromkeys(missed))

@@ -51,7 +51,7 @@ class Restored(msgspec.Struct, frozen=True):
     """Then, for a file: the SHA-256 (hex) of the overwritten content, which names its backup in the undoing run."""
 
 
-def _told(step: Step) -> Restored:
+def _restored(step: Step) -> Restored:
     how: Literal["removed", "restored"] = "removed" if step.want.kind == "absent" else "restored"
     return Restored(to_json(step.path), how, step.by_process, step.seen.node.sha256 if step.by_process else None)
 
@@ -129,7 +129,7 @@ def restore(
         perform(workspace, prepared, lambda step: _content(run, step.want))
         changed = {step.path for step in steps}
         return [
-            *(_told(step) for step in steps),
+            *(_restored(step) for step in steps),
             *(Restored(to_json(path), "unchanged") for path in chains if path not in changed),
         ]
 
@@ -172,7 +172,7 @@ def _chains(entries: Iterable[Entry]) -> dict[Rel, _Chain]:
 
 
 def _compare_all(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tuple[list[Step], list[Rel]]:
-    """What has to change, contents of directories included, and which of it somebody else may have changed.
+    """What has to change, contents of directories included, and which of it others may have changed.
 
     That includes what lies there since Interlock died while a process of the run was running: the process may have written it,
     or a person at any time after.

@@ -44,7 +44,7 @@ class Compensation(NamedTuple):
     redoes: tuple[str, str, str] | None = None
     """Run, proposal and action whose compensation it undoes, in an undo of an undo."""
     by_definition: bool = False
-    """True if the tool's definition has it, and so whoever approved the action was shown all of it."""
+    """True if the tool's definition has it, so the approver of the action was shown all of it."""
 
 
 class Leftover(NamedTuple):

@@ -1,4 +1,4 @@
-"""When a failed attempt is made again: exponential back-off with full jitter, as often as the action allows."""
+"""When a failed attempt is made again: exponential back-off with full jitter, up to the action's number of retries."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class AskingContext(ActionContext, eq=False, kw_only=True):
     ) -> HoldAnswer:
         """See `interlock.Context`."""
         run, action = self.run, self.action
-        asked = _asked(self, summary, reason, context, **options)
+        asked = _question_of(self, summary, reason, context, **options)
         _require_somebody(self)
         if self.one_at_a_time is None:
             self.one_at_a_time = asyncio.Lock()
@@ -84,7 +84,7 @@ class AskingContext(ActionContext, eq=False, kw_only=True):
             self.from_thread.cancel()
 
 
-def _asked(
+def _question_of(
     attempt: AskingContext,
     summary: str,
     reason: str,

@@ -34,7 +34,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     """For people, on one line."""
     what: str
-    """`created`, `changed`, `deleted`, or `dir to file` and the like; with `, and put back` if its proposal was aborted."""
+    """`created`, `changed`, `deleted`, or `dir to file` (any two kinds); with `, and put back` if its proposal was aborted."""
     by_process: bool
     lines: list[str]
     """A unified difference without its head, redacted; empty if it cannot be shown."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from interlock.capability.arguments import spelled
+from interlock.capability.arguments import normalize
 from interlock.disk import Disk
 from interlock.engine.assemble import embedded
 from interlock.engine.inspect.history import History
@@ -63,7 +63,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
 
     judge: PolicyJudge
     agent: str
-    """Who asks, where nobody is named."""
+    """The agent of a request that names none."""
     rules: str
     """The Cedar text that the short rules became."""
     files: list[tuple[str, str]]
@@ -78,10 +78,10 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
     registry: Registry
     root: Path
 
-    def spelled(self, tool: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    def normalize(self, tool: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """Parameters as the gate hands them to the policies: one spelling for a path or host, and defaults filled in."""
         found = self.registry.find(tool)
-        return parameters if found is None else spelled(found.marks, parameters, str(self.root), found.defaults)
+        return parameters if found is None else normalize(found.marks, parameters, str(self.root), found.defaults)
 
     def test(self, data: Any, name: str) -> tuple[CaseResult, ...]:
         """Run a table of cases. Raises: ConfigurationError if it cannot be read."""
@@ -90,7 +90,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
             self.judge,
             tuple(
                 msgspec.structs.replace(
-                    case, agent=case.agent or self.agent, parameters=self.spelled(case.action, case.parameters)
+                    case, agent=case.agent or self.agent, parameters=self.normalize(case.action, case.parameters)
                 )
                 for case in cases
             ),
@@ -107,7 +107,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
         state: dict[str, Any] | None = None,
     ) -> Explanation:
         """What the policies answer to a request, and what became of each of them. Raises: UsageError without a resource."""
-        resource, named = about(action, resource, self.spelled(action, parameters))
+        resource, named = about(action, resource, self.normalize(action, parameters))
         if resource is None:
             kind = BUILT_IN[action][0]
             raise UsageError(f"`{action}` is about a {kind}: name it", hint="with `--resource NAME`")
@@ -116,7 +116,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
             build_request(
                 self.judge, Principal(agent=agent or self.agent, session=session),
                 Subject(action, kind, resource),  # type: ignore[arg-type]
-                parameters=parameters, spelled=named, state=state or {},
+                parameters=parameters, normalized=named, state=state or {},
                 proposal={"id": "explain", "source": "explain", "action_count": 1},
             )
         )  # fmt: skip
@@ -191,7 +191,7 @@ def _fits(pattern: str, gathered: Gathered) -> bool:
 
 
 def _rule_place(place: str, gathered: Gathered) -> str:
-    """Where a rule stands in its file, for `rules.allow[0]`; other places as they are."""
+    """The place of a rule in its file, for `rules.allow[0]`; other places as they are."""
     rule = _RULE.fullmatch(place)
     return gathered.locate(("rules", rule[1], int(rule[2]))) if rule else place
 
@@ -245,7 +245,7 @@ def _questions(policies: Policies, history: History, run_id: str) -> Iterator[Pa
         session = proposal.session or (replayed.started.session if replayed.started is not None else None)
         request = build_request(
             policies.judge, Principal(agent=known.received.agent, session=session), subject_of(action),
-            parameters=parameters, spelled=policies.spelled(action.tool or "", parameters),
+            parameters=parameters, normalized=policies.normalize(action.tool or "", parameters),
             state=_state(policies, store, event.ts), proposal=proposal_facts(proposal),
         )  # fmt: skip
         yield Past(

@@ -81,5 +81,5 @@ def _late_marks(directory: Path) -> dict[str, list[e.UndoDone]]:
             elif isinstance(event, e.UndoDone) and event.proposal in ended:
                 found.setdefault(event.proposal or "", []).append(event)
     except InterlockError:
-        pass  # whoever reads all of it is told
+        pass  # reading all of it reports the damage
     return found

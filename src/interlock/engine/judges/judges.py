@@ -154,7 +154,7 @@ class Judges:
         """
         if self.grants.tool_is_static(principal.agent, tool.tool):
             return ()
-        named = self.grants.spelled(tool.marks, parameters, tool.defaults)
+        named = self.grants.normalize(tool.marks, parameters, tool.defaults)
         found = self.grants.candidates(principal.agent, tool.tool, tool.marks, named, self.now_us())
         if isinstance(found, Refusal) or not found[0].counted:
             return ()
@@ -208,7 +208,7 @@ class Judges:
         refusal = None if call.partial else _check_schema(tool, call.parameters)
         if refusal is not None or call.granted:
             return refusal
-        named = self.grants.spelled(tool.marks, call.parameters, tool.defaults)
+        named = self.grants.normalize(tool.marks, call.parameters, tool.defaults)
         return self.grants.arguments(call.principal.agent, tool.tool, tool.marks, named, now_us)
 
     def state_reads(self, call: Call) -> Decision | None:
@@ -258,15 +258,15 @@ class Judges:
         return self.policies.decide(self.request(call))
 
     def request(self, call: Call, *, action: str | None = None) -> Request:
-        """What the policies are asked about a call. `action` stands in for its own name (`compensate`)."""
+        """What the policies are asked about a call. `action` replaces its own name (`compensate`)."""
         tool, policies = call.tool, self.policies
         named = call.parameters
         if tool is not None:
-            named = self.grants.spelled(tool.marks, call.parameters, tool.defaults)
+            named = self.grants.normalize(tool.marks, call.parameters, tool.defaults)
         subject = subject_of(call.action)
         return build_request(
             policies, call.principal, subject if action is None else subject._replace(action=action),
-            parameters=call.parameters, spelled=named,
+            parameters=call.parameters, normalized=named,
             state={key: found.value for key in policies.state_keys if (found := call.state.get(key)) is not None},
             proposal=proposal_facts(call.proposal), discharged=call.discharged,
         )  # fmt: skip

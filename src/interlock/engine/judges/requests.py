@@ -37,15 +37,15 @@ def build_request(
     subject: Subject,
     *,
     parameters: dict[str, Any],
-    spelled: dict[str, Any],
+    normalized: dict[str, Any],
     state: Mapping[str, Any],
     proposal: dict[str, Any],
     discharged: frozenset[str] = frozenset(),
 ) -> Request:
     """The request about a call with these `parameters`.
 
-    `spelled` are the parameters as grants spell them (one spelling for a path or host, defaults filled in), `state` the values of
-    `policies.state_keys` that exist, `proposal` what `proposal_facts` gives.
+    `normalized` are the parameters as grants see them (one spelling for a path or host, defaults filled in), `state` the values
+    of `policies.state_keys` that exist, `proposal` what `proposal_facts` gives.
     """
     return Request(
         agent=principal.agent,
@@ -54,7 +54,7 @@ def build_request(
         resource_type=subject.resource_type,
         resource=subject.resource,
         session={"name": principal.session} if principal.session else {},
-        parameters=spelled,
+        parameters=normalized,
         state=dict(state),
         proposal=proposal,
         flags=flags(parameters) if policies.wants_flags else (),

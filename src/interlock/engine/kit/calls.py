@@ -102,14 +102,16 @@ async def execute_tool_calls(services: Services, message: Any, caller: Caller, *
             continue
         seen.add(each.id)
         try:
-            done.append(await _told(services, each, own, caller, once=once))
+            done.append(await _carry_out(services, each, own, caller, once=once))
         except HeldError as held:
             held.messages = result_messages(shape, done)
             raise
     return result_messages(shape, done)
 
 
-async def _told(services: Services, one: ToolCall, own: Mapping[str, str], caller: Caller, *, once: bool) -> CallText:
+async def _carry_out(
+    services: Services, one: ToolCall, own: Mapping[str, str], caller: Caller, *, once: bool
+) -> CallText:
     """Carry out a call of a message. The model's mistakes are reported to the model. Raises: HeldError, and as `call`."""
     if one.problem is not None:
         return CallText(one, f"[REJECTED] {one.problem}. Nothing was done.", is_error=True)
@@ -237,7 +239,7 @@ async def _held_or_new(one: _Call, tool: str, key: str) -> CallResult:
 
 
 async def _stopped_with_caller(one: _Call, run_id: str, work: Coroutine[Any, Any, T]) -> T:
-    """Carry out a run, which is stopped if the caller is cancelled: there is nobody who would resume it.
+    """Carry out a run, which is stopped if the caller is cancelled: no one would resume it.
 
     Raises: CancelledError once nothing of the run is running; and what the work raises.
     """

@@ -11,7 +11,7 @@ from interlock.disk import Disk
 
 
 def user_name() -> str:
-    """Whoever runs this process, as the system knows them."""
+    """The name of the user that runs this process."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

@@ -116,7 +116,7 @@ class Desk:
 
     @property
     def can_ask(self) -> bool:
-        """True if somebody could answer a question of the work under way: in memory, only who listens here, and waits."""
+        """True if a person could answer a question of the work under way: in memory, only who listens here, and waits."""
         if self.outlives:
             return True
         heard = self.expected or self.listeners or ASKING.get().tell is not None or self._notifications is not None

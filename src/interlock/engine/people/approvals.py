@@ -105,7 +105,7 @@ class Approvals:
         return self._answer(approval, "approve", reason, token, standing=Standing(scope=scope))
 
     def deny(self, approval: str | Hold, *, reason: str = "", token: str | None = None) -> Hold:
-        """Refuse the call; the agent is told the reason. One denial denies, whoever else has approved."""
+        """Refuse the call; the agent is told the reason. One denial is final, even if others have approved."""
         return self._answer(approval, "deny", reason, token)
 
     def edit(
@@ -113,7 +113,7 @@ class Approvals:
     ) -> Hold:
         """Change the call's parameters (a JSON merge patch: null removes) and approve it so.
 
-        `approval` is a question as it was seen, or an id, which stands for the question as it was first asked: if somebody has
+        `approval` is a question as it was seen, or an id, which means the question as it was first asked: if a person has
         edited it since, only the former counts. Returns the question as it stands then, `pending` if more answers are needed.
         Raises: UsageError `not_found`, or `invalid_parameters` if the edited parameters do not fit the tool; ConflictError
         (`already_resolved`, `changed`, `separation`, `not_in_group`); AccessError `unauthenticated`; StoreError.

@@ -1,4 +1,4 @@
-"""Grant tokens: issued from a grant, narrowed by whoever holds one, and checked where they are presented.
+"""Grant tokens: issued from a grant, narrowed by their holders, and checked where they are presented.
 
 A token that was presented is known by its id from then on: its blocks stand in the table of grants, each the child of the one
 before, so that revocation, uses, expiry and a resume after a crash are those of every other grant. The token itself is kept

@@ -133,6 +133,6 @@ def revoke(desk: Desk, grant_id: str, *, by: str) -> list[str]:
         return [grant_id]
     if found.grant.source == "configuration":
         raise UsageError(
-            "that grant stands in the configuration", hint="take it out of interlock.toml, and `interlock trust`"
+            "that grant is from the configuration", hint="take it out of interlock.toml, and `interlock trust`"
         )
     return list(desk.issued.revoke(grant_id, by))

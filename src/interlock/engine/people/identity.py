@@ -48,7 +48,7 @@ def open_desk(
 
     The groups of approvers come from its configuration; with `trusted=False` it is not read, and only the database's own groups
     count. With `warn` a configuration that cannot be read, or is not trusted, changes nothing: the groups are those that were
-    last trusted, as in every process that is running, and `warn` is told so. Without it that is an error.
+    last trusted, as in every process that is running, and `warn` is called with the reason. Without it that is an error.
 
     Raises: ConfigurationError, StoreError, IntegrityError.
     """
@@ -133,6 +133,6 @@ def require(outcome: Outcome, hold_id: str) -> Outcome:
     raise ConflictError(_REFUSALS[outcome.code], code=outcome.code, hint=hint)
 
 
-def told(desk: Desk) -> int | None:
+def watch_questions(desk: Desk) -> int | None:
     """A descriptor that becomes readable when a question has changed (close it); None where the kernel has no such thing."""
     return desk.wake.watch()

@@ -82,7 +82,7 @@ class _Questions:
     async def _ask(self, hold: Hold) -> None:
         try:
             while not self._answer(hold, await self._reply(hold)):
-                edited = self._answering.hold(hold.id)  # by somebody else meanwhile: what is approved is what was seen
+                edited = self._answering.hold(hold.id)  # by another person meanwhile: what is approved is what was seen
                 assert edited is not None, "questions are never deleted"
                 hold = edited
         except Exception as error:  # noqa: BLE001 - whatever the caller's function raises, the action must not run
@@ -115,6 +115,6 @@ class _Questions:
         outcome = self._answering.answer(hold.id, at_own_terminal(self._desk), choice, digest=hold.digest, patch=patch)
         if outcome.code == "changed":
             return False
-        if outcome.code != "already_resolved":  # then somebody else was quicker, which is fine
+        if outcome.code != "already_resolved":  # then another person was quicker, which is fine
             require(outcome, hold.id)
         return True

@@ -81,7 +81,7 @@ class Recorder:
     def keep_output(self, value: Any, parameters: Any, secrets: Sequence[str] = ()) -> Kept:
         """What an action with these parameters gave, as `keep`; if one of the two may hold a secret, without hashes either.
 
-        The hash that `fs.write` gives of a file would let whoever has the journal try out what was taken out of its content.
+        The hash that `fs.write` gives of a file would let a reader of the journal confirm guesses at what was redacted.
         """
         if value is None:
             return _NOTHING

@@ -250,7 +250,7 @@ class _Turn:
         return claim.covers(claim_of_action(self._run, action.tool, action.parameters))
 
     async def _retake(self, action: Caller, *, again: bool, patient: bool = False) -> bool:
-        """Take the lease for all that is left to do. True if there was somebody to wait for."""
+        """Take the lease for all that is left to do. True if there was another writer to wait for."""
         waited = False
         while self._inside:  # under a lease that does not cover this action
             self._emptied.clear()
@@ -267,7 +267,7 @@ class _Turn:
         return waited
 
     async def _take(self, claim: Claim, index: int | None, doing: str, until_ns: int | None) -> bool:
-        """Wait for the lease. True if there was somebody to wait for."""
+        """Wait for the lease. True if there was another writer to wait for."""
         run = self._run
         began_ns, told_ns, told, waited = run.clock.mono_ns(), 0, ("", ""), False
 

@@ -17,7 +17,7 @@ class Executors:
     """Who performs the calls of tools without a function. Shared by a runtime and its forks' copies of its tools."""
 
     def __init__(self) -> None:
-        """Nobody."""
+        """No executor yet."""
         self.default: ToolExecutor | None = None
         self._adopted: set[str] = set()
 

@@ -164,7 +164,7 @@ class Connection:
     def _started(self, task: asyncio.Task[_Live]) -> None:
         self._starting = None
         if not task.cancelled():
-            task.exception()  # looked at: whoever waits for it has it
+            task.exception()  # retrieved: those who wait for it have it
 
     async def _open(self) -> _Live:
         loop = asyncio.get_running_loop()
@@ -262,7 +262,7 @@ class Connection:
         self.compare()
 
     def compare(self) -> None:
-        """Compare what the server last listed with what is locked now, and tell of it."""
+        """Compare what the server last listed with what is locked now, and report changes."""
         locked = self._locked()
         if locked is not None and self._offered is not None:
             self._compared(self._spec.name, self._difference(locked))

@@ -43,7 +43,7 @@ _STEERING: Final = re.compile(
 class Definition(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, rename="camel"
 ):
-    """What a server says of one of its tools, as far as it is passed on to models."""
+    """A server's description of one of its tools, as far as it is passed on to models."""
 
     name: str
     title: str = ""
@@ -65,7 +65,7 @@ class Definition(
         return digest("mcp_tool", self.as_dict())
 
 
-class UnusableDefinition(Exception):  # noqa: N818 - found in somebody else's text: it is reported, not raised to users
+class UnusableDefinition(Exception):  # noqa: N818 - found in a server's text: it is reported, not raised to users
     """A definition that no agent may be shown; the text says why, and quotes nothing of it."""
 
     def __init__(self, name: str, why: str) -> None:
@@ -131,7 +131,7 @@ def check_definition(found: Definition) -> None:
 
 
 def read_instructions(text: Any) -> str:
-    """What a server says of itself as a whole; empty if that cannot be shown to a person as it is."""
+    """A server's description of itself; empty if that cannot be shown to a person unchanged."""
     if not isinstance(text, str) or len(text) > INSTRUCTIONS_CHARS_MAX or find_unseen(text):
         return ""
     return text

@@ -77,7 +77,7 @@ class BackgroundWatch:
 
     def take(self) -> Traffic:
         """What the program has done since the last call."""
-        return Traffic() if self._ended else self._ask(self._taken())
+        return Traffic() if self._ended else self._ask(self._take_traffic())
 
     def finish(self) -> Traffic:
         """The program's processes are gone: the rest of what they did. Closes it; after that there is nothing more."""
@@ -92,7 +92,7 @@ class BackgroundWatch:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and all with it
             self._loop.call_soon_threadsafe(self._watch.drop)
 
-    async def _taken(self) -> Traffic:
+    async def _take_traffic(self) -> Traffic:
         return self._watch.take()
 
     def _ask(self, question: Coroutine[Any, Any, Traffic]) -> Traffic:

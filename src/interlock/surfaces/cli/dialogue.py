@@ -80,7 +80,7 @@ class Dialogue:
                 self._offer(shown)
 
     def _show(self, hold: Hold) -> Hold:
-        """Show a question. What was typed before is no answer to it."""
+        """Show a question. What was typed before does not count as an answer."""
         for line in hold_lines(self._out, hold, stream=sys.stderr):
             _say(line)
         self._cut = is_cut(hold)

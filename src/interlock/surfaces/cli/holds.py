@@ -148,7 +148,7 @@ def _spans(text: str, marks: Iterable[Any]) -> list[tuple[str, str]]:
 
 
 def _started(argv: list[Any]) -> Iterator[str]:
-    """What a program with these arguments starts, where that is another one: `env`, `sudo`, `sh -c` and the like."""
+    """What a program with these arguments starts, where that is another program: behind `env`, `sudo`, `sh -c` ..."""
     from interlock.detect.commands import parse_words  # noqa: PLC0415 - start-up
 
     if not all(isinstance(word, str) for word in argv):

@@ -47,7 +47,7 @@ def proposal_lines(
 ) -> Iterator[str]:
     """The lines of a proposal: its actions, what could not be undone, and the status.
 
-    `described` says of actions, by id, what they were about and what became of them since; `calls` what they called. Without
+    `described` gives for actions, by id, what they were about and what became of them since; `calls` what they called. Without
     `outputs` those are left out; `rows` are those to show, if not all.
     """
     for row in result.results if rows is None else rows:

@@ -82,7 +82,7 @@ def restriction_of(limits: dict[str, Any], expires_at_us: int | None = None) -> 
 
 
 def description(text: str) -> dict[str, Any]:
-    """What a token says of itself, without its secret. Raises: UsageError `bad_grant_token` if it is not whole."""
+    """The claims of a token, without its secret. Raises: UsageError `bad_grant_token` if it is not whole."""
     from interlock.capability.tokens import read_token  # noqa: PLC0415 - start-up: it brings cryptography
 
     found = read_token(text)

@@ -83,7 +83,7 @@ CLIENT: Final = Client(
             "what its own search and listing find is not held against the grants, file by file",
         ),
         "replace": (
-            "whoever starts it can give other settings: `--bare`, `--setting-sources`",
+            "the person or program that starts it can give other settings: `--bare`, `--setting-sources`",
             "what it does without tools of its own machine (web search, scheduled prompts) is not seen",
         ),
     },

@@ -1,4 +1,4 @@
-"""What `interlock doctor` says of the clients: their versions, what is set up, and (by trying it) which doors are open."""
+"""What `interlock doctor` reports about the clients: their versions, what is set up, and (by trying it) which doors are open."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class NativeCall(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The answer to an event. `ask` leaves it to the client's own dialogue with its user: only for what is no tool's effect."""
+    """The answer to an event. `ask` leaves it to the client's own dialogue with its user: never for a tool's effect."""
 
     decision: Literal["allow", "deny", "ask"]
     reason: str = ""

@@ -26,7 +26,7 @@ from interlock.surfaces.clients.known import find_client
 from interlock.workspace.registry import state_directory
 
 Outcome = Literal["changed", "unchanged", "restored", "edited"]
-"""`edited`: somebody has edited the file since, so only our entries were taken out."""
+"""`edited`: the file was edited since, so only our entries were taken out."""
 
 
 class FileChange(NamedTuple):

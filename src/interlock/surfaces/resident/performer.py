@@ -14,7 +14,7 @@ from interlock.workspace import Origin
 from interlock.workspace.client_changes import ClientChange
 
 OUTPUT_BYTES_MAX: Final = 256 * 1024
-"""More of what a client says of a call's outcome is not kept."""
+"""Of a client's report of an outcome, no more is kept."""
 _SHELLS: Final = frozenset({"shell", "exec"})
 
 

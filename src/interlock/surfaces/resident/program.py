@@ -64,7 +64,7 @@ async def _serve(state: Path, disk: Disk, version_text: bytes) -> None:
     try:
         await _until_the_end(server)
     finally:
-        # First the name: whoever comes now starts the next gate, which waits for the lock.
+        # First the name: a client that comes now starts the next gate, which waits for the lock.
         (home / "socket").unlink(missing_ok=True)
         listening.close()
         await server.close()

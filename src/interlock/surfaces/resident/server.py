@@ -31,7 +31,7 @@ _BANNER: Final = b"interlock 1 "
 
 
 class _Heard:
-    """What a hook was told that it may go ahead with."""
+    """What a hook was allowed to go ahead with."""
 
     calls: NativeCalls | None = None
     event: HookEvent
