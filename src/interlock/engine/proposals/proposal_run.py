@@ -53,6 +53,8 @@ class ProposalRun:
     layer_problem: str | None = None
     """What went wrong when the layer was committed."""
     layer_result: LayerResult | None = None
+    only: bool = False
+    """As in `Run.take`."""
 
     def __init__(
         self,
@@ -67,11 +69,8 @@ class ProposalRun:
         client: ClientExecutor | None = None,
         allowance: Allowance,
         token: str | None = None,
-        only: bool = False,
     ) -> None:
-        """Nothing has happened yet. `token` is the presented grant token's id; a `client` carries the calls out itself; `only` as
-        in `Run.take`.
-        """
+        """Nothing has happened yet. `token` is the presented grant token's id; a `client` carries the calls out itself."""
         # What does not change.
         self.services = services
         self.files = self.run_files = files  # in a layer `files` has the layer's backups
@@ -81,7 +80,6 @@ class ProposalRun:
         self.principal = principal
         self.token = token
         self.dry_run = dry_run
-        self.only = only
         self.client = client
         self.executor = executor if client is None else client
         self.allowance = allowance

@@ -202,8 +202,8 @@ class Run:
             client=client,
             allowance=self.allowance(proposal, dry_run=dry_run),
             token=None if token is None else token.id,
-            only=only,
         )
+        run.only = only
         record_received(run, None if token is None else token.digest)
         return await self.carry_on(WorkerPool(run, take_action))
 

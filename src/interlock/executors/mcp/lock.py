@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from interlock.executors.mcp.definitions import Definition, UnusableDefinition, check_definition, read_instructions
+from interlock.model import typed
 from interlock.model.errors import ConfigurationError, ProposalError
 from interlock.model.values import parse_json
 
@@ -49,7 +50,7 @@ def decode_lock(data: bytes) -> Lock:
             raise _invalid(
                 f"it is of version {str(value.get('version'))[:20]}, and this is a reader of version {VERSION}"
             )
-        lock = msgspec.convert(value, Lock)
+        lock = typed.convert(value, Lock)
         for name, server in lock.servers.items():
             if len(server.by_name()) != len(server.tools):
                 raise _invalid(f"the server `{name[:80]}` has a tool twice")
