@@ -141,7 +141,8 @@ def _declare(function: Any, options: dict[str, Any]) -> Any:
         setattr(target, ATTRIBUTE, definition)
     except (AttributeError, TypeError):
         raise InvalidToolError(
-            f"a `{type(target).__name__}` cannot be declared a tool", hint="wrap it in a function"
+            f"a `{type(target).__name__}` cannot be declared a tool",
+            hint="`runtime.register(...)` takes it as it is; to declare options, wrap it in a function",
         ) from None
     return function
 

@@ -25,8 +25,8 @@ _MARKS = {
 }
 _HEADINGS = {
     "problem": "no proposal runs until this is repaired",
-    "warning": "worth knowing, and what to do about it",
-    "ok": "looked at",
+    "warning": "warnings, and what to do about them",
+    "ok": "in order",
     "limit": "what this version leaves open on every machine",
 }
 _INDENT = 11
