@@ -38,6 +38,7 @@ from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors import background, files, git, http, proc, process
 from interlock.executors.enclosure import Enclose
+from interlock.executors.isolated import IsolatedFunctions
 from interlock.executors.network import ProcessNetwork
 from interlock.executors.process import ProcessRunner
 from interlock.isolation.client import ForkServer
@@ -273,6 +274,7 @@ class Hands(NamedTuple):
     network: ProcessNetwork
     programs: background.Programs
     modules: tool_modules.ModuleTools | None
+    isolated: IsolatedFunctions
     mounts: LayerMounts
     mcp: Servers | None
 
@@ -300,9 +302,16 @@ def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], 
             network=network,
         )  # fmt: skip
         closing.append(modules.close)
+    isolated = IsolatedFunctions(
+        lambda functions, path: tool_modules.ModuleTools(
+            (), loaded.root, clock, functions=functions, path=path, limits=limits, enclose=walls, network=network
+        )
+    )
+    closing.append(isolated.close)
     mounts = LayerMounts()
     closing.append(mounts.close)
-    return Hands(workspace, runner, network, background.Programs(runner, clock, OnRecord()), modules, mounts, None)
+    programs = background.Programs(runner, clock, OnRecord())
+    return Hands(workspace, runner, network, programs, modules, isolated, mounts, None)
 
 
 def _with_servers(
@@ -429,6 +438,7 @@ def _services(
         reload=reload,
         servers=() if hands is None else hands.servers,
         runner=None if hands is None else hands.runner,
+        isolated=None if hands is None else hands.isolated,
         workspace=None if hands is None else hands.workspace,
         layers=None if hands is None else hands.mounts,
         mcp=None if hands is None else hands.mcp,
@@ -482,7 +492,7 @@ def _register_builtins(services: Services, hands: Hands) -> None:
     settings, runner, programs = services.settings, hands.runner, hands.programs
 
     def servers() -> list[int]:
-        return [server.pid for server in services.servers if server.pid]
+        return [*hands.isolated.pids, *(server.pid for server in services.servers if server.pid)]
 
     found: list[Binding] = [
         *files.bindings(_may_read),

@@ -21,6 +21,7 @@ from interlock.engine.tools.pending_tools import PendingTools
 from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors.background import Programs
+from interlock.executors.isolated import IsolatedFunctions
 from interlock.executors.process import ProcessRunner
 from interlock.isolation.client import ForkServer
 from interlock.isolation.egress.client import Egress
@@ -30,7 +31,7 @@ from interlock.model.clock import Clock, Ids
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.model.limits import DEFAULT_LIMITS, Limits
 from interlock.model.proposal import Budget, Proposal
-from interlock.model.tool import Binding
+from interlock.model.tool import Binding, Tool
 from interlock.model.waiting import Waiting
 from interlock.settings import Loaded, Settings
 from interlock.settings.sections import DEFAULTS
@@ -204,6 +205,8 @@ class Services:
     """Interlock's own fork servers and its egress proxy, which no action may kill."""
     runner: ProcessRunner | None = None
     """Starts programs."""
+    isolated: IsolatedFunctions | None = None
+    """Functions of the program that run in processes; None without a workspace."""
     workspace: Workspace | None = None
     layers: LayerMounts | None = None
     """Mounts the layers in which proposals work (`[workspace] mode`)."""
@@ -295,6 +298,15 @@ class Services:
         """Add a tool or replace its namesake: judged anew from here on."""
         self.registry.register(binding)
         self.judges.expire()
+
+    def isolate(self, function: Callable[..., Any], tool: Tool) -> Binding:
+        """A binding that calls the function in a process of its own. Raises: InvalidToolError; UsageError without a workspace."""
+        if self.isolated is None:
+            raise UsageError(
+                f"`{tool.name}` is to run in a process, and this runtime has no workspace to run it in",
+                hint="open the runtime with `workspace=`",
+            )
+        return self.isolated.bind(function, tool)
 
     def change_tool(self, name: str, **changes: Any) -> None:
         """Replace fields of a tool's definition. Raises UsageError `not_found`."""

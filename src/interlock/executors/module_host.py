@@ -10,6 +10,7 @@ A call writes JSON lines to descriptor 3: calls of its context, and last `{"resu
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import importlib
 import inspect
@@ -23,10 +24,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_file_location
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, cast
 
 import msgspec
 
@@ -34,20 +35,35 @@ from interlock.executors.python import ATTRIBUTE, bind
 from interlock.isolation.launcher import Launcher
 from interlock.isolation.server import serve
 from interlock.isolation.wire import Request
+from interlock.model import typed
 from interlock.model.errors import InterlockError, ToolError
 from interlock.model.exceptions import describe, describe_exit, exit_code
-from interlock.model.tool import Binding, checked_cost
+from interlock.model.tool import Binding, Tool, checked_cost
 
 CHANNEL: Final = 3
 _IMPORT_S: Final = 60
 """Longer than the runtime waits."""
 
 
+class Source(TypedDict):
+    """Where a function is found that the program registered: in a module, or in the file that was started as the program."""
+
+    module: str
+    file: str | None
+    name: str
+    """Its qualified name."""
+    tool: Any
+    """Its definition as a JSON value."""
+
+
 class Setup(TypedDict):
     """The arguments of the host process."""
 
     modules: list[str]
+    functions: list[Source]
     project: str
+    path: list[str]
+    """Where modules are looked for, after everything that is installed: a project file can never shadow a library."""
     trusted: dict[str, tuple[str, str]] | None
     """Module to its file and the SHA-256 (hex) of the bytes that the user trusted: nothing else runs under that name."""
 
@@ -56,8 +72,7 @@ def main() -> None:
     """Import the modules and serve. Arguments: the Setup as JSON, then those of every fork server."""
     setup: Setup = json.loads(sys.argv[1])
     launcher = Launcher(json.loads(sys.argv[3]), int(sys.argv[2]))
-    # After everything installed, so that a project file can never shadow a library.
-    sys.path += [d for d in (setup["project"], f"{setup['project']}/src") if Path(d).is_dir()]
+    sys.path += [d for d in setup["path"] if d not in sys.path and Path(d).is_dir()]
     os.chdir(setup["project"])
     if setup["trusted"] is not None:  # empty if every module is installed, so no project file is trusted
         sys.meta_path[:0] = [TrustedFinder(setup["trusted"]), ProjectFinder(Path(setup["project"]))]
@@ -65,6 +80,8 @@ def main() -> None:
     signal.alarm(_IMPORT_S)  # nothing supervises the host yet, so limit an import that hangs
     for module in setup["modules"]:
         host.load(module)
+    for source in setup["functions"]:
+        host.add(source)
     signal.alarm(0)
     serve(int(sys.argv[2]), host.perform, launcher)
 
@@ -175,6 +192,8 @@ class Host:
         """Start with no module loaded."""
         self.bindings: dict[str, Binding] = {}
         self.problems: list[dict[str, str]] = []
+        self.failed: dict[str, str] = {}
+        """Functions that could not be found, by the names of their tools, and why."""
 
     def load(self, name: str) -> None:
         """Import a module and collect its tools; a problem is kept for the list request."""
@@ -190,6 +209,19 @@ class Host:
         except BaseException as error:  # noqa: BLE001 - anything a module raises is reported to the user who configured it
             traceback.print_exc()
             self._problem(name, describe(error))
+
+    def add(self, source: Source) -> None:
+        """Find one function; a problem is kept for its calls."""
+        tool = typed.convert(source["tool"], Tool)
+        try:
+            module = _import_file(source["module"], source["file"]) if source["file"] else None
+            found = functools.reduce(
+                getattr, source["name"].split("."), module or importlib.import_module(source["module"])
+            )
+            self.bindings[tool.name] = bind(cast("Callable[..., Any]", found), tool)
+        except BaseException as error:  # noqa: BLE001 - anything a module raises is reported to whoever calls the function
+            traceback.print_exc()
+            self.failed[tool.name] = f"`{source['file'] or source['module']}`: {describe(error)}"
 
     def perform(self, request: Request) -> None:
         """Make one call, in the process that was forked for it."""
@@ -213,6 +245,13 @@ class Host:
             say(Said(error={"code": "tool_error", "message": describe(error)}))
 
     def _call(self, call: dict[str, Any], say: _Channel) -> Any:
+        if call["tool"] in self.failed:
+            raise ToolError(
+                f"the function cannot be found in a process of its own: {self.failed[call['tool']]}",
+                code="tool_error",
+                retryable=False,
+                hint="its module is imported there, so importing it must only define things",
+            )
         binding = self.bindings.get(call["tool"])
         if binding is None or binding.tool.version != call["version"]:
             raise ToolError(
@@ -318,6 +357,18 @@ class _Channel:
 
 async def _awaited(value: Any) -> Any:
     return await value
+
+
+def _import_file(name: str, file: str) -> ModuleType:
+    """Run a file as a module of another name than `__main__`, so that it only defines things."""
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"`{file}` is not a Python file")
+    module = sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _declared(module: ModuleType) -> list[Callable[..., Any]]:

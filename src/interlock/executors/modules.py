@@ -21,7 +21,7 @@ from interlock.executors.enclosure import Enclose, Enclosure
 from interlock.executors.environment import child_environment
 from interlock.executors.exceeded import ProcessLimits, exceeded_error, layer_full, wire_limits
 from interlock.executors.layer_watch import LayerFullError, run_in_layer
-from interlock.executors.module_host import Said
+from interlock.executors.module_host import Said, Setup, Source
 from interlock.executors.network import ProcessNetwork, environment_of
 from interlock.executors.process import (
     GRACE_MS,
@@ -66,12 +66,15 @@ class ModuleTools:
         clock: Clock,
         *,
         trusted: Mapping[str, tuple[str, str]] | None = None,
+        functions: Sequence[Source] = (),
+        path: Sequence[str] | None = None,
         parent_environment: Mapping[str, str] | None = None,
         limits: ProcessLimits | None = None,
         enclose: Enclose = walls_of.none,
         network: ProcessNetwork | None = None,
     ) -> None:
-        """Does not start the host yet. Modules are looked for in `project` and its `src`, after installed packages.
+        """Does not start the host yet. Modules are looked for in `path`, by default `project` and its `src`, after installed
+        packages. `functions` are loaded beside the modules, to be called by `call`.
 
         `trusted` maps a module to its file and the SHA-256 (hex) of its trusted bytes: nothing else is run under that name,
         and no other file of the project (None: anything that is found may run).
@@ -83,10 +86,14 @@ class ModuleTools:
         self._network = network or ProcessNetwork()
         parent = os.environ if parent_environment is None else parent_environment
         self._environment = child_environment(parent)
-        setup = json.dumps(
-            {"modules": list(names), "project": str(project), "trusted": None if trusted is None else dict(trusted)}
-        )
-        command = [sys.executable, "-I", "-c", _BOOT, setup]
+        setup: Setup = {
+            "modules": list(names),
+            "functions": list(functions),
+            "project": str(project),
+            "path": [str(project), f"{project}/src"] if path is None else list(path),
+            "trusted": None if trusted is None else dict(trusted),
+        }
+        command = [sys.executable, "-I", "-c", _BOOT, json.dumps(setup)]
         self._server = ForkServer(command, self._environment, launch=self._launch)
 
     @property
@@ -139,11 +146,12 @@ class ModuleTools:
         version = tool.version
 
         async def call(parameters: dict[str, Any], ctx: Context) -> Any:
-            return await self._call(tool, version, parameters, ctx)
+            return await self.call(tool, version, parameters, ctx)
 
         return Binding(tool=tool, function=call, mode="async")
 
-    async def _call(self, tool: Tool, version: str, parameters: dict[str, Any], ctx: Context) -> Any:
+    async def call(self, tool: Tool, version: str, parameters: dict[str, Any], ctx: Context) -> Any:
+        """Call a function, in a process that is killed at the time-out. Raises: ToolError."""
         call = {"tool": tool.name, "version": version, "parameters": parameters, "context": _fields(ctx)}
         remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
         channel = _Messages(ctx)

@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, Literal, TypeVar, overload
 
 import msgspec
 
@@ -64,6 +64,7 @@ def tool(
     timeout: str | None = None,
     inline: bool = False,
     supports_dry_run: bool = False,
+    isolation: Literal["process"] | None = None,
     tags: Iterable[str] = (),
     returns: Any = None,
 ) -> Callable[[F], F]: ...
@@ -72,8 +73,9 @@ def tool(function: Any = None, /, **options: Any) -> Any:
 
     The function is unchanged, and carries its definition as `__interlock_tool__`. Name, description and schema come
     from its name, docstring and type hints unless given. Durations (`timeout`, `cache_ttl`, `per` of a rate limit) carry
-    units. `returns` is a type or a JSON Schema that outputs are checked against. The other options are the fields of
-    `interlock.model.tool.Tool`; a read-only tool is not destructive and reversible unless said otherwise.
+    units. `returns` is a type or a JSON Schema that outputs are checked against. With `isolation="process"` each call is a
+    process behind the runtime's walls, killed at the time-out; the function must be at the top of a module. The other options
+    are the fields of `interlock.model.tool.Tool`; a read-only tool is not destructive and reversible unless said otherwise.
 
     Raises: InvalidToolError (`invalid_tool`) if the function cannot be made into a tool.
     """
@@ -167,6 +169,8 @@ def _definition(function: Callable[..., Any], options: dict[str, Any], *, skip_f
     if fields.get("reversibility") is None:
         compensable = "compensable" if fields.get("compensation") else "irreversible"
         fields["reversibility"] = "reversible" if read_only else compensable
+    if fields.get("isolation") not in (None, "process"):
+        raise InvalidToolError("`isolation` can be `process`", path="isolation", hint="or leave it out")
     fields["parameters"] = read(target, skip_first=skip_first).schema
     try:
         definition = typed.convert({key: value for key, value in fields.items() if value is not None}, Tool)
