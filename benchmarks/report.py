@@ -1,6 +1,6 @@
 """Runs benchmarks one after the other and prints their tables; with `--write`, puts them into `docs/benchmarks.md`.
 
-    python benchmarks/report.py [engine|journal|policy|approvals|workspace|isolation|layers|egress ...] [--quick] [--write]
+    python benchmarks/report.py [engine|journal|policy|approvals|workspace|isolation|layers|egress|hooks ...] [--quick] [--write]
 
 The document keeps its own words: only what stands between `<!-- results: NAME -->` and `<!-- end -->` is replaced.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from measuring import ROOT, machine, table
 
-NAMES = ("engine", "journal", "policy", "approvals", "workspace", "isolation", "layers", "egress")
+NAMES = ("engine", "journal", "policy", "approvals", "workspace", "isolation", "layers", "egress", "hooks")
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 
@@ -26,6 +26,7 @@ def rows_of(name: str, *, quick: bool) -> list[dict]:
             "journal": ["--quick"],
             "workspace": ["--quick"],
             "egress": ["--quick"],
+            "hooks": ["--quick"],
             "isolation": ["--quick"],
             "layers": ["--quick"],
             "policy": ["--no-toolkit"],

@@ -166,7 +166,7 @@ def test_what_cannot_be_set_up_is_said(place, scope):
 def test_names_with_spaces_and_quotes_in_the_hook(tmp_path):
     setup = Setup("guard", "project", "it's me", tmp_path / "a 'b' $c", {})
     command = hook_command("claude-code", setup).rpartition(" || ")[0]
-    assert shlex.split(command)[4:] == ["claude-code", f"project={tmp_path}/a 'b' $c", "agent=it's me", "seconds=100"]
+    assert shlex.split(command)[5:] == ["claude-code", f"project={tmp_path}/a 'b' $c", "agent=it's me", "seconds=100"]
 
 
 def test_versions_outside_the_tested_table_are_named(place):

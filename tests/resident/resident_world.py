@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from interlock.engine.assemble import open_project
 from interlock.engine.inspect.actions import ActionLine, run_lines
 from interlock.engine.inspect.history import History
 from interlock.engine.trust import review, trust
+from interlock.surfaces.clients.client import HOOK_PROGRAM
 from interlock.surfaces.clients.hook_program import Failure, Gate
 
-PROGRAM = Path(interlock.__file__).parent / "surfaces" / "clients" / "hook_program.py"
 CONFIGURATION = """
 [rules]
 allow = ["fs.read", "fs.list", "fs.write", "shell"]
@@ -105,7 +104,7 @@ class Project:
         """Start the hook program with an event."""
         pairs = {"state": str(self.world.state), **self.given, **given}
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", PROGRAM, "claude-code", *(f"{k}={v}" for k, v in pairs.items() if v)],
+            [*HOOK_PROGRAM, "claude-code", *(f"{k}={v}" for k, v in pairs.items() if v)],
             cwd=cwd or self.root,
             env=self.world.env,
             stdin=subprocess.PIPE,

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
-from resident_world import CONFIGURATION, PROGRAM, WAIT_S, Answer, Project
+from resident_world import CONFIGURATION, WAIT_S, Answer, Project
 
 from interlock.approvals import Approver
 from interlock.engine.background_resume import Continuing
 from interlock.engine.people.answers import Answering
 from interlock.model.errors import UsageError
 from interlock.surfaces.clients import hook_program
+from interlock.surfaces.clients.client import HOOK_PROGRAM
 from interlock.surfaces.clients.hook_program import Failure, Gate
 from interlock.surfaces.resident import program, server
 from interlock.surfaces.resident.projects import Projects
@@ -208,8 +209,8 @@ def test_directories_that_are_gone_or_links(project, tmp_path):
     event = project.event(
         "PreToolUse", "Read", {"file_path": str(project.root / "interlock.toml")}, "u1", cwd=str(gone)
     )
-    program = f'"{sys.executable}" -I -S "{PROGRAM}" claude-code project={project.root} state={project.world.state}'
-    script = ["sh", "-c", f"rmdir {gone}; exec {program}"]
+    program = [*HOOK_PROGRAM, "claude-code", f"project={project.root}", f"state={project.world.state}"]
+    script = ["sh", "-c", f"rmdir {gone}; exec {shlex.join(program)}"]
     done = subprocess.run(script, cwd=gone, env=project.world.env, input=event, capture_output=True, check=False)
     assert Answer(done, done.stdout, done.stderr).decision == "allow"
     link = tmp_path / "link"

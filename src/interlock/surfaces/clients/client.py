@@ -21,6 +21,11 @@ Scope = Literal["project", "user", "managed"]
 
 SERVER: Final = "interlock"
 STATE_VARIABLE: Final = "INTERLOCK_STATE_DIR"
+_HERE: Final = str(Path(interlock.__file__).parent / "surfaces" / "clients")
+HOOK_PROGRAM: Final = (
+    sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({_HERE!r}); import hook_program; hook_program.run()",
+)  # fmt: skip
+"""Starts `hook_program.py`: imported, not run by its path, so that it is not compiled for each call."""
 HOOK_SECONDS: Final = 100
 """How long a hook works at most. The client's own limit has to be greater: many let a call pass when it is reached."""
 CLIENT_HOOK_SECONDS: Final = 130
@@ -93,7 +98,6 @@ def hook_command(client: str, setup: Setup, *, event: str = "") -> str:
     The interpreter is named by its whole path, and reads neither site packages nor the environment: so it starts in a fraction
     of the time, and nothing that an agent could write takes part in it.
     """
-    path = Path(interlock.__file__).parent / "surfaces" / "clients" / "hook_program.py"
     named = {
         "event": event,
         "project": "" if setup.project is None else str(setup.project),
@@ -102,5 +106,5 @@ def hook_command(client: str, setup: Setup, *, event: str = "") -> str:
         "seconds": str(HOOK_SECONDS),
     }
     given = [f"{name}={value}" for name, value in named.items() if value]
-    command = shlex.join([sys.executable, "-I", "-S", str(path), client, *given])
+    command = shlex.join([*HOOK_PROGRAM, client, *given])
     return f"{command} || {{ echo 'Interlock: no answer from its hook, so nothing is allowed' >&2; exit 2; }}"

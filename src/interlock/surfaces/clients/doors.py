@@ -23,7 +23,7 @@ from interlock.surfaces.clients.versions import found_version
 _SECTION: Final = "clients"
 _SECONDS: Final = 60
 _SCOPES: Final[tuple[Scope, ...]] = ("project", "user", "managed")
-_PROGRAM: Final = hook_module.rpartition(".")[2] + ".py"
+_PROGRAM: Final = hook_module.rpartition(".")[2]
 
 
 def examine_clients(start: Path, env: Mapping[str, str], *, run: bool) -> list[Fact]:
