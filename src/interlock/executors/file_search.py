@@ -8,6 +8,8 @@ first 8 KiB are binary and left out, and so are directories named `.git`.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
 import json
 import os
@@ -22,13 +24,14 @@ from interlock.executors.file_reads import matcher
 from interlock.model.errors import ToolError
 from interlock.model.text import BOM
 from interlock.model.tool import Context
-from interlock.workspace.names import Rel, to_json
-from interlock.workspace.tree import Workspace, refused
+from interlock.workspace.names import Rel, refusal, to_json
+from interlock.workspace.tree import Workspace
 
 MATCHES: Final = 200
 MATCHES_MAX: Final = 2_000
 LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 _FRAME_BYTES: Final = 256 * 1024
+_PIPE_BYTES: Final = 1024 * 1024
 _FRAME_TEXTS: Final = 512
 _WHOLE_BYTES: Final = 1024 * 1024
 """A file up to this size is read at once."""
@@ -96,6 +99,8 @@ class _Worker:
         self._input = cast(BinaryIO, self._process.stdin)
         self._output = cast(BinaryIO, self._process.stdout)
         os.set_blocking(self._input.fileno(), False)
+        with contextlib.suppress(OSError):  # a user may have no more memory for pipes
+            fcntl.fcntl(self._input, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._poll = select.poll()
         self._answers = bytearray()
         self._pattern = pattern
@@ -202,8 +207,8 @@ def _frames(workspace: Workspace, base: Rel, wanted: Callable[[Rel], bool]) -> I
     """
     frame: list[_Text] = []
     size = 0
-    for path, fd in workspace.open_files(base, wanted, skip=_SKIPPED):
-        for text in _texts(path, fd, named=path == base):
+    for path, fd, length in workspace.open_files(base, wanted, skip=_SKIPPED):
+        for text in _texts(path, fd, length, named=path == base):
             frame.append(text)
             size += len(text.data)
             if size >= _FRAME_BYTES or len(frame) == _FRAME_TEXTS:
@@ -213,20 +218,19 @@ def _frames(workspace: Workspace, base: Rel, wanted: Callable[[Rel], bool]) -> I
         yield frame
 
 
-def _texts(path: Rel, fd: int, *, named: bool) -> Iterator[_Text]:
+def _texts(path: Rel, fd: int, size: int, *, named: bool) -> Iterator[_Text]:
     """The lines of a file, of a large one in pieces; nothing of a binary file. Closes the descriptor."""
     try:
-        with refused("path"):
-            if os.fstat(fd).st_size > _WHOLE_BYTES:
-                with io.BufferedReader(io.FileIO(fd, closefd=False), _FRAME_BYTES) as file:
-                    yield from _pieces(path, file)
-                return
-            data = os.read(fd, _WHOLE_BYTES + 1)
-            while data and (more := os.read(fd, _WHOLE_BYTES)):  # it grew, or was read in parts
-                data += more
-    except ToolError:
+        if size > _WHOLE_BYTES:
+            with io.BufferedReader(io.FileIO(fd, closefd=False), _FRAME_BYTES) as file:
+                yield from _pieces(path, file)
+            return
+        data = os.read(fd, size + 1)
+        while len(data) > size and (more := os.read(fd, _WHOLE_BYTES)):  # it has grown
+            data += more
+    except OSError as error:
         if named:
-            raise
+            raise refusal(error, "path") from error
         return
     finally:
         os.close(fd)

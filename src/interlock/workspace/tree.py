@@ -301,8 +301,8 @@ class Workspace:
 
     def open_files(
         self, path: Rel, wanted: Callable[[Rel], bool], *, skip: frozenset[bytes] = frozenset()
-    ) -> Iterator[tuple[Rel, int]]:
-        """Open a file, or the regular files beneath a directory in the order of `walk`: each path with a descriptor for reading.
+    ) -> Iterator[tuple[Rel, int, int]]:
+        """Open a file, or the regular files beneath a directory in the order of `walk`: path, descriptor for reading, and size.
 
         The caller closes the descriptor before the next one. A file beneath `path` that is not `wanted`, that the agent may not
         reach or that cannot be opened is left out; links are not followed. Raises: ToolError about `path` itself.
@@ -311,7 +311,7 @@ class Workspace:
         if found is None:
             raise refusal(OSError(errno.ENOENT, ""), "path")
         if not stat.S_ISDIR(found.st_mode):
-            yield path, self.open_file(path)
+            yield path, self.open_file(path), found.st_size
             return
         os.close(self.open_directory(path))
         pending: list[tuple[Rel, list[tuple[bytes, bool]]]] = []
@@ -328,15 +328,18 @@ class Workspace:
                         break
                     if not wanted(below):
                         continue
-                    with contextlib.suppress(ToolError, OSError):
+                    try:
                         self.permit(below)
                         if directory < 0:
                             directory = self.open(here, os.O_PATH | os.O_DIRECTORY)
                         fd = os.open(name, _READING, dir_fd=directory)
-                        if not stat.S_ISREG(os.fstat(fd).st_mode):
-                            os.close(fd)  # it has taken the place of the file
-                            continue
-                        yield below, fd
+                    except (ToolError, OSError):
+                        continue
+                    found = os.fstat(fd)
+                    if stat.S_ISREG(found.st_mode):
+                        yield below, fd, found.st_size
+                    else:  # it has taken the place of the file
+                        os.close(fd)
                 else:
                     pending.pop()
             finally:
