@@ -24,6 +24,7 @@ ENVELOPE = {
     "io.modelcontextprotocol/protocolVersion": "2026-07-28",
     "io.modelcontextprotocol/clientCapabilities": {},
 }
+REVISION_HEADERS = {"MCP_Protocol_Version": "2026-07-28"}
 WAIT_S = 60.0
 
 

@@ -382,6 +382,13 @@ class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             "there; otherwise walls keep it from writing."
         ),
     ] = False
+    asks: Annotated[
+        tuple[Literal["elicitation", "sampling", "roots"], ...],
+        Meta(
+            description="What the server may ask of the client behind a call: `elicitation` (a question to its user), "
+            "`sampling` (its model), `roots` (the directories it works in)."
+        ),
+    ] = ("elicitation",)
     read_only: Annotated[
         tuple[Name, ...],
         Meta(description="Globs over the names of its tools that change nothing. The server's own claim is ignored."),

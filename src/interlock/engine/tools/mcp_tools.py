@@ -145,6 +145,7 @@ def _spec(
         hosts=one.hosts,
         private=settings.network.private,
         writes=one.writes,
+        asks=one.asks,
         read_only=one.read_only,
     )
 

@@ -8,6 +8,8 @@
 | `session.py` | what the revisions of MCP differ in, for a client of a server |
 | `launch.py` | starts a server behind the walls, and speaks with it over pipes |
 | `http_link.py`, `http_wire.py` | a server that is reached over streamable HTTP |
+| `connection.py` | one server for one client: its starts, ends and questions |
+| `offers.py` | what a server offers, against what is locked |
 | `results.py` | what a call gave, within bounds |
 | `servers.py` | all servers of a runtime: started when first called, one each client, started again when they end |
 """

@@ -11,14 +11,15 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, Protocol
 
-from interlock.executors.mcp.definitions import UnusableDefinition, read_definition
+from interlock.detect import find_unseen
 from interlock.executors.mcp.http_link import SessionGoneError
 from interlock.executors.mcp.launch import Link, Lost, Receive, ServerSpec
 from interlock.executors.mcp.lock import LockedServer
+from interlock.executors.mcp.offers import Mismatch, Offers
 from interlock.executors.mcp.peer import LostError, OnProgress, Peer, RpcError
 from interlock.executors.mcp.session import NotSpokenError, ServerSession, open_session
 from interlock.model.errors import ToolError
-from interlock.model.json_rpc import METHOD_NOT_FOUND
+from interlock.model.json_rpc import INVALID_PARAMS, METHOD_NOT_FOUND
 
 _PAUSE_MAX_S: Final = 60.0
 _STEADY_S: Final = 10.0
@@ -51,16 +52,9 @@ class Client(Protocol):
 CLIENT: Final[ContextVar[Client | None]] = ContextVar("mcp_client", default=None)
 """Set around a call by the door through which it came; None where no MCP client stands behind it."""
 
-_ASKABLE: Final = ("elicitation", "sampling", "roots")
+_ASKABLE: Final = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
+_MESSAGE_CHARS_MAX: Final = 8_192
 Start = Callable[[ServerSpec, Peer, Receive, Lost], Awaitable[Link]]
-
-
-class Mismatch(NamedTuple):
-    """How a server's tools differ from the lock: the locked ones that it defines otherwise, or lacks, with the reason."""
-
-    tools: Mapping[str, str]
-    unlocked: tuple[str, ...]
-    """Tools that are not locked, and so not offered."""
 
 
 class _Live(NamedTuple):
@@ -94,8 +88,7 @@ class Connection:
         self._why = ""
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._offered: dict[str, str] | None = None
-        """Digests of its tools as it last listed them, by name; `!` and a reason for one that cannot be shown."""
+        self._offers: Offers | None = None
         self._checking: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -141,7 +134,9 @@ class Connection:
     def mismatch(self, tool: str) -> str | None:
         """Why a locked tool may not be called; None if the server defines it as it is locked."""
         locked = self._locked()
-        return "it is not locked any more" if locked is None else self._difference(locked).tools.get(tool)
+        if locked is None or self._offers is None:
+            return "it is not locked any more"
+        return self._offers.against(locked).tools.get(tool)
 
     def disconnect(self) -> None:
         """Let go of the server. On its event loop's thread, or after the loop's end; then `end` ends the processes."""
@@ -250,38 +245,14 @@ class Connection:
 
     async def _list(self, session: ServerSession) -> None:
         """Read what it offers, and compare it with the lock."""
-        offered: dict[str, str] = {}
-        for item in await session.list_tools():
-            try:
-                found = read_definition(item)
-            except UnusableDefinition as problem:
-                offered[problem.name] = f"!{problem.why}"
-            else:
-                offered[found.name] = found.digest
-        self._offered = offered
+        self._offers = Offers(await session.list_tools())
         self.compare()
 
     def compare(self) -> None:
         """Compare what the server last listed with what is locked now, and report changes."""
         locked = self._locked()
-        if locked is not None and self._offered is not None:
-            self._compared(self._spec.name, self._difference(locked))
-
-    def _difference(self, locked: LockedServer) -> Mismatch:
-        offered = self._offered
-        if offered is None:
-            return Mismatch({}, ())
-        differing: dict[str, str] = {}
-        for tool in locked.tools:
-            now = offered.get(tool.name)
-            if now is None:
-                differing[tool.name] = "the server does not have it any more"
-            elif now.startswith("!"):
-                differing[tool.name] = f"its definition has changed, and cannot be shown: {now[1:]}"
-            elif now != tool.digest:
-                differing[tool.name] = "its definition has changed since it was locked"
-        known = locked.by_name()
-        return Mismatch(differing, tuple(name for name, now in offered.items() if name not in known and now[0] != "!"))
+        if locked is not None and self._offers is not None:
+            self._compared(self._spec.name, self._offers.against(locked))
 
     async def _list_again(self) -> None:
         """After the server has said that its list is another one. Does not raise for what the server does."""
@@ -298,13 +269,24 @@ class Connection:
         """What it may ask of the client behind the call for which it is started."""
         client = self._client
         given = {} if client is None else client.capabilities
-        return {name: given[name] for name in _ASKABLE if isinstance(given.get(name), dict)}
+        return {name: given[name] for name in self._spec.asks if isinstance(given.get(name), dict)}
 
     async def _ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         client = self._client
         if client is None:
             raise RpcError(METHOD_NOT_FOUND, "there is no client that could be asked")
+        needed = _ASKABLE.get(method)
+        if needed not in self._spec.asks:
+            raise RpcError(METHOD_NOT_FOUND, "this server may not ask for that")
+        if needed == "elicitation":
+            params = {**params, "message": self._attributed(params.get("message"))}
         return await client.ask(method, params)
+
+    def _attributed(self, message: Any) -> str:
+        """The question with the name of the server that asks: for the client, it all comes from Interlock."""
+        if not isinstance(message, str) or len(message) > _MESSAGE_CHARS_MAX or find_unseen(message):
+            raise RpcError(INVALID_PARAMS, "the question is too long, or holds characters that a reader does not see")
+        return f"The MCP server `{self._spec.name}` asks: {message}"
 
     def _notice(self, method: str, params: dict[str, Any]) -> None:
         if method == _LIST_CHANGED:

@@ -46,6 +46,8 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Those whose addresses need not be public."""
     writes: bool = False
     """True if it may write in the project."""
+    asks: tuple[str, ...] = ("elicitation",)
+    """What it may ask of a client: `elicitation`, `sampling`, `roots`."""
     read_only: tuple[str, ...] = ()
     """Globs over the names of its tools that change nothing, as the operator says."""
 

@@ -90,6 +90,9 @@ class Peer:
         except (asyncio.CancelledError, TimeoutError):
             if method != "initialize":  # which must not be cancelled, by the specification
                 self.notify("notifications/cancelled", {"requestId": number})
+            if not self._open.keys() - {number}:  # what the server asked meanwhile, it asked for this request
+                for task in self._asked.values():
+                    task.cancel()
             raise
         finally:
             self._open.pop(number, None)
@@ -148,7 +151,7 @@ class Peer:
         if message.result is not None:
             answer.set_result(message.result)
         else:
-            answer.set_exception(_error(message.error or {}))
+            answer.set_exception(error_of(message.error or {}))
 
     def _refuse(self, fault: Fault) -> None:
         if fault.id is not None:  # an answer of ours that is broken, or a request that cannot be read
@@ -180,6 +183,9 @@ class Peer:
             self._reply(json_rpc.result(message.id, await self._ask(message.method, message.params)))
         except RpcError as error:
             self._reply(json_rpc.error(Fault(message.id, error.code, error.message), error.data))
+        except asyncio.CancelledError:
+            self._reply(json_rpc.error(Fault(message.id, INTERNAL_ERROR, "the question was withdrawn")))
+            raise
         finally:
             del self._asked[message.id]
 
@@ -189,7 +195,8 @@ class Peer:
                 self._send(frame)
 
 
-def _error(body: dict[str, Any]) -> RpcError:
+def error_of(body: dict[str, Any]) -> RpcError:
+    """The exception for an `error` of JSON-RPC."""
     code, message = body.get("code"), body.get("message")
     return RpcError(
         code if isinstance(code, int) and not isinstance(code, bool) else INTERNAL_ERROR,

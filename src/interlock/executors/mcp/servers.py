@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from interlock.executors.mcp.connection import CLIENT, Client, Connection, Mismatch
+from interlock.executors.mcp.connection import CLIENT, Client, Connection
 from interlock.executors.mcp.definitions import Definition, UnusableDefinition, read_definition, remarks
 from interlock.executors.mcp.http_link import HttpLink
 from interlock.executors.mcp.launch import Launcher, Link, Lost, Receive, ServerSpec
 from interlock.executors.mcp.lock import Lock, LockedServer
+from interlock.executors.mcp.offers import Mismatch
 from interlock.executors.mcp.peer import LostError, Peer, RpcError
 from interlock.executors.mcp.results import read_result, text_of
 from interlock.model.errors import ProposalError, ToolError
@@ -102,6 +103,8 @@ class Servers:
         self._schemas.clear()
         for connection in self._all():
             connection.compare()
+        for told in self.on_change:
+            told()
 
     async def list_now(self, name: str) -> Listing:
         """Start a server and read what it offers. Raises: ToolError; RpcError, LostError, TimeoutError."""

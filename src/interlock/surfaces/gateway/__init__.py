@@ -5,6 +5,9 @@
 | `protocol.py` | what the revisions of MCP differ in: negotiation, envelopes, results |
 | `calls.py` | one tool call: through the gate, held for a while, and what the model is told |
 | `session.py` | the messages of one client: requests in flight, cancellation |
+| `callers.py` | the client behind one call: what it can be asked, and is told |
+| `asking.py` | calls that wait for their client's answer, and the seal of their state |
+| `http.py`, `http_app.py`, `streams.py` | streamable HTTP |
 | `stdio.py` | standard input and output as a connection |
 | `command.py` | `interlock gateway` |
 

@@ -8,12 +8,16 @@ call again, which goes on with the approved run. If no answer came, the model is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from interlock.engine.runtime import Runtime
+from interlock.executors.mcp.connection import CLIENT
+from interlock.executors.mcp.peer import RpcError
 from interlock.model.errors import ConflictError, HeldError, ProposalError
 from interlock.model.result import CallResult
+from interlock.surfaces.gateway.callers import Caller
 
 _PROGRESS_S: Final = 10.0
 
@@ -26,20 +30,15 @@ class Agent(NamedTuple):
     session: str
 
 
-class Progress(NamedTuple):
-    """What a client is told of a call that goes on, if it asked."""
-
-    tell: Callable[[float, str], None]
-
-
 async def call_tool(
-    runtime: Runtime, agent: Agent, tool: str, arguments: Mapping[str, Any], *, wait_s: float, progress: Progress | None
+    runtime: Runtime, agent: Agent, tool: str, arguments: Mapping[str, Any], *, wait_s: float, caller: Caller
 ) -> dict[str, Any]:
     """The result of `tools/call`. Whatever goes wrong with the call is told to the model, in the result.
 
     Raises: StoreError, ConfigurationError: Interlock itself cannot work.
     """
     deadline = asyncio.get_running_loop().time() + wait_s
+    CLIENT.set(caller)
     while True:
         try:
             found = await runtime.call(
@@ -47,7 +46,7 @@ async def call_tool(
             )
             return _result(runtime, found)
         except HeldError as held:
-            if not await _answered(runtime, held, deadline, progress):
+            if not await _answered(runtime, held, deadline, caller):
                 return _text(_held(held), is_error=True)
         except ProposalError as error:
             path = (error.path or "").replace("$.actions[0].parameters", "$")
@@ -57,19 +56,34 @@ async def call_tool(
             return _text(f"[REJECTED] {error.code}: {error.message}. Nothing was done.", is_error=True)
 
 
-async def _answered(runtime: Runtime, held: HeldError, deadline: float, progress: Progress | None) -> bool:
-    """Wait for an answer to the question, until the deadline of the loop's clock."""
+async def _answered(runtime: Runtime, held: HeldError, deadline: float, caller: Caller) -> bool:
+    """Wait for an answer to the question, until the deadline of the loop's clock. Meanwhile the client shows it, if it can."""
     if held.code != "held":  # an unknown outcome is settled by `interlock recover`, not by an answer
         return False
     loop = asyncio.get_running_loop()
     began = loop.time()
     message = f"waits for a person: `interlock approvals approve {held.approval}`, or `deny`"
-    while (left := deadline - loop.time()) > 0:
-        if progress is not None:
-            progress.tell(round(loop.time() - began, 1), message)
-        if await runtime.approvals.wait(held.approval, min(left, _PROGRESS_S)):
-            return True
-    return False
+    shown = loop.create_task(_show(held, caller)) if caller.can_show_forms and deadline > began else None
+    try:
+        while (left := deadline - loop.time()) > 0:
+            caller.progress({"progress": round(loop.time() - began, 1), "message": message})
+            if await runtime.approvals.wait(held.approval, min(left, _PROGRESS_S)):
+                return True
+        return False
+    finally:
+        if shown is not None:
+            shown.cancel()
+
+
+async def _show(held: HeldError, caller: Caller) -> None:
+    """Show the question where the client is. Whatever comes back is not an answer: only what our own record says counts."""
+    text = (
+        f"{held.message}. It waits for a person, who answers in a terminal with `interlock approvals approve {held.approval}`, or"
+        " `deny`. What is chosen here decides nothing."
+    )
+    schema = {"type": "object", "properties": {}}
+    with contextlib.suppress(RpcError):
+        await caller.ask("elicitation/create", {"mode": "form", "message": text, "requestedSchema": schema})
 
 
 def _held(held: HeldError) -> str:

@@ -5,16 +5,27 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from collections.abc import Callable
-from typing import Final, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
 
 import click
 
+from interlock.disk import Disk
 from interlock.engine.runtime import Runtime
+from interlock.lazy import lazy
 from interlock.model.units import duration_ms
 from interlock.surfaces.gateway import stdio
 from interlock.surfaces.gateway.calls import Agent
 from interlock.surfaces.gateway.session import Session
+
+if TYPE_CHECKING:
+    from interlock.surfaces.gateway import http as http_door
+    from interlock.surfaces.gateway import http_app
+else:
+    http_door = lazy("interlock.surfaces.gateway.http")
+    http_app = lazy("interlock.surfaces.gateway.http_app")
 
 WAIT: Final = "45s"
 """How long a held call waits for its answer: less than what clients give a call."""
@@ -33,9 +44,22 @@ class Speaks(Protocol):
 @click.option(
     "--wait", metavar="DURATION", default=WAIT, show_default=True, help="How long a held call waits for its answer."
 )
+@click.option(
+    "--http", metavar="[HOST:]PORT", help="Serve over streamable HTTP on this port of loopback instead; 0 for any port."
+)
+@click.option(
+    "--token-file",
+    metavar="PATH",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file with the bearer token of HTTP clients; a new one is written if there is none.",
+)
 @click.pass_obj
-def gateway(out: Speaks, agent: str | None, session: str | None, wait: str) -> None:
+def gateway(
+    out: Speaks, agent: str | None, session: str | None, wait: str, http: str | None, token_file: Path | None
+) -> None:
     """Serve the tools of this project over MCP, on standard input and output. An MCP client starts it."""
+    if (http is None) != (token_file is None):
+        raise click.UsageError("`--http` and `--token-file` belong together")
     try:
         wait_s = duration_ms(wait) / 1000
     except ValueError as error:
@@ -45,16 +69,37 @@ def gateway(out: Speaks, agent: str | None, session: str | None, wait: str) -> N
             out.warn(warning)
         runtime.subscribe(notices=out.warn)
         own = session or f"mcp-{runtime.clock.now_us() // 1000:x}-{os.getpid()}"
-        asyncio.run(_serve(runtime, Agent(agent, own), wait_s))
+        if http is None or token_file is None:
+            asyncio.run(_serve(runtime, Agent(agent, own), wait_s))
+            return
+        token = http_door.token_in(token_file, Disk())
+        with http_door.listen(http) as listening:
+            asyncio.run(_serve_http(runtime, Agent(agent, own), wait_s, token, listening, out))
 
 
-async def _serve(runtime: Runtime, agent: Agent, wait_s: float) -> None:
+def _stop_on_signals() -> asyncio.Event:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _serve_http(
+    runtime: Runtime, agent: Agent, wait_s: float, token: str, listening: socket.socket, out: Speaks
+) -> None:
+    app = http_app.HttpApp(runtime, agent, token, listening.getsockname()[1], wait_s=wait_s)
+    runtime.servers.on_change(app.tell_tools_changed)
+    url = http_door.url_of(listening)
+    await http_door.serve(app, listening, _stop_on_signals(), lambda: out.warn(f"serving MCP at {url}"))
+
+
+async def _serve(runtime: Runtime, agent: Agent, wait_s: float) -> None:
+    stop = _stop_on_signals()
 
     def start(send: Callable[[bytes], None]) -> Session:
-        return Session(runtime, agent, send, wait_s=wait_s)
+        session = Session(runtime, agent, send, wait_s=wait_s)
+        runtime.servers.on_change(session.tell_tools_changed)
+        return session
 
     await stdio.serve(start, stop)

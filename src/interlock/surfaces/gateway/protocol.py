@@ -45,6 +45,12 @@ class Envelope(NamedTuple):
         return self.revision in ENVELOPE
 
     @property
+    def capabilities(self) -> dict[str, Any]:
+        """What the client can be asked, in revisions whose requests say so."""
+        found = self.meta.get(CAPABILITIES_KEY)
+        return found if isinstance(found, dict) else {}
+
+    @property
     def progress_token(self) -> str | int | None:
         """Where the client wants to hear of progress, or None."""
         token = self.meta.get("progressToken")
@@ -86,23 +92,28 @@ def negotiate(params: Mapping[str, Any]) -> str | None:
     return wanted if wanted in HANDSHAKE else HANDSHAKE[-1]
 
 
-def initialized(revision: str) -> dict[str, Any]:
-    """The result of `initialize`."""
+def initialized(revision: str, servers: Mapping[str, str]) -> dict[str, Any]:
+    """The result of `initialize`; `servers` are the instructions of those behind the gateway."""
     server = SERVER if revision >= "2025-06-18" else {k: v for k, v in SERVER.items() if k != "title"}
     return {
         "protocolVersion": revision,
-        "capabilities": CAPABILITIES,
+        "capabilities": {"tools": {"listChanged": True}},
         "serverInfo": server,
-        "instructions": INSTRUCTIONS,
+        "instructions": _instructions(servers),
     }
 
 
-def discovered() -> dict[str, Any]:
+def _instructions(servers: Mapping[str, str]) -> str:
+    parts = [f"What the server `{name}` says of its tools: {text}" for name, text in servers.items()]
+    return "\n\n".join([INSTRUCTIONS, *parts])
+
+
+def discovered(servers: Mapping[str, str]) -> dict[str, Any]:
     """The result of `server/discover`, before `complete`."""
     return {
         "supportedVersions": [*HANDSHAKE, *ENVELOPE],
         "capabilities": CAPABILITIES,
-        "instructions": INSTRUCTIONS,
+        "instructions": _instructions(servers),
         **_not_cached(),
     }
 
@@ -116,7 +127,7 @@ def complete(value: dict[str, Any], envelope: Envelope) -> dict[str, Any]:
     """The result as the request's revision has it."""
     if not envelope.is_modern:
         return value
-    return {**value, "resultType": "complete", "_meta": {_SERVER_KEY: SERVER, **value.get("_meta", {})}}
+    return {"resultType": "complete", **value, "_meta": {_SERVER_KEY: SERVER, **value.get("_meta", {})}}
 
 
 def _not_cached() -> dict[str, Any]:

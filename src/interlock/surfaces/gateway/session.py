@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from interlock.engine.runtime import Runtime
+from interlock.executors.mcp.peer import error_of
 from interlock.model import json_rpc as frames
 from interlock.model.errors import InterlockError
 from interlock.model.json_rpc import (
@@ -21,25 +22,46 @@ from interlock.model.json_rpc import (
     Message,
     Notification,
     Request,
+    Response,
 )
 from interlock.surfaces.gateway import protocol
-from interlock.surfaces.gateway.calls import Agent, Progress, call_tool
+from interlock.surfaces.gateway.asking import OpenCall, OpenCalls
+from interlock.surfaces.gateway.callers import Caller
+from interlock.surfaces.gateway.calls import Agent, call_tool
 from interlock.surfaces.gateway.protocol import Envelope, Unsupported
 
 IN_FLIGHT_MAX: Final = 512
+Send = Callable[[bytes], None]
+
+
+class Reply(NamedTuple):
+    """Where what belongs to a message goes: its answer, and what is told before that."""
+
+    answer: Send
+    tell: Send
 
 
 class Session:
     """One client's connection. Not thread-safe: use it on one event loop."""
 
-    def __init__(self, runtime: Runtime, agent: Agent, send: Callable[[bytes], None], *, wait_s: float) -> None:
-        """`send` takes a frame and returns at once. `wait_s` is how long a held call waits for its answer."""
+    def __init__(
+        self, runtime: Runtime, agent: Agent, send: Send, *, wait_s: float, open_calls: OpenCalls | None = None
+    ) -> None:
+        """`send` takes a frame and returns at once. `wait_s` is how long a held call waits for its answer.
+
+        `open_calls` are those that other connections of the same client may take up again; its own unless given.
+        """
         self._runtime = runtime
         self._agent = agent
         self._send = send
         self._wait_s = wait_s
         self._revision: str | None = None
+        self._capabilities: dict[str, Any] = {}
         self._in_flight: dict[Id, asyncio.Task[None]] = {}
+        self._own_calls = open_calls is None
+        self._open_calls = open_calls or OpenCalls(f"{agent.name}/{agent.session}")
+        self._asked: dict[str, asyncio.Future[dict[str, Any]]] = {}
+        self._last_asked = 0
 
     def receive(self, line: bytes | None) -> None:
         """Take a line; None is one that was too long. Answers come later, in any order."""
@@ -51,7 +73,17 @@ class Session:
         if isinstance(frame, Batch):
             self._take_batch(frame)
         else:
-            self._take(frame, self._send)
+            self.take(frame, Reply(self._send, self._send))
+
+    def tell_tools_changed(self) -> None:
+        """The list of tools is another one: a client that was told that it would hear of it, hears of it."""
+        if self._revision is not None:
+            self._send(frames.notification("notifications/tools/list_changed", {}))
+
+    @property
+    def revision(self) -> str | None:
+        """The revision that was agreed on for the whole connection, if any."""
+        return self._revision
 
     async def close(self) -> None:
         """Cancel what is in flight, and wait for its end."""
@@ -60,6 +92,8 @@ class Session:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        if self._own_calls:
+            await self._open_calls.close()
 
     async def drain(self) -> None:
         """Wait until everything in flight has ended."""
@@ -79,77 +113,109 @@ class Session:
                 self._send(frames.join_batch(answers))
 
         for member in batch.members:
-            self._take(member, collect)
+            self.take(member, Reply(collect, self._send))
 
-    def _take(self, message: Message, answer: Callable[[bytes], None]) -> None:
+    def take(self, message: Message, reply: Reply) -> None:
+        """Take one message; what belongs to it goes to `reply`."""
         match message:
             case Fault():
-                answer(frames.error(message))
+                reply.answer(frames.error(message))
             case Request():
-                self._begin(message, answer)
+                self._begin(message, reply)
             case Notification(method="notifications/cancelled"):
-                self._cancel(message.params.get("requestId"))
-            case _:  # other notifications ask for nothing, and a response was not asked for
+                self.cancel(message.params.get("requestId"))
+            case Response():
+                self._settle(message)
+            case _:  # other notifications ask for nothing
                 pass
 
-    def _cancel(self, request_id: Any) -> None:
+    def _settle(self, message: Response) -> None:
+        asked = self._asked.get(message.id) if isinstance(message.id, str) else None
+        if asked is None or asked.done():  # not asked for, or not waited for any more
+            return
+        if message.result is not None:
+            asked.set_result(message.result)
+        else:
+            asked.set_exception(error_of(message.error or {}))
+
+    async def _ask(self, method: str, params: dict[str, Any], tell: Send) -> dict[str, Any]:
+        """Send the client a request, and wait for what it says. Raises: RpcError."""
+        self._last_asked += 1
+        name = f"interlock-{self._last_asked}"
+        asked: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._asked[name] = asked
+        tell(frames.request(name, method, params))
+        try:
+            return await asked
+        except asyncio.CancelledError:
+            tell(frames.notification("notifications/cancelled", {"requestId": name}))
+            raise
+        finally:
+            del self._asked[name]
+
+    def cancel(self, request_id: Any) -> None:
+        """The client gives a request up."""
         # `1 == True` and `1 == 1.0` in Python, and none of them is the id `"1"`.
         if isinstance(request_id, str) or (isinstance(request_id, int) and not isinstance(request_id, bool)):
             task = self._in_flight.get(request_id)
             if task is not None:
                 task.cancel()
 
-    def _begin(self, request: Request, answer: Callable[[bytes], None]) -> None:
+    def _begin(self, request: Request, reply: Reply) -> None:
         if request.id in self._in_flight:
-            answer(frames.error(Fault(request.id, INVALID_REQUEST, "a request with this id is still in flight")))
+            fault = Fault(request.id, INVALID_REQUEST, "a request with this id is still in flight")
+            reply.answer(frames.error(fault))
             return
         if len(self._in_flight) >= IN_FLIGHT_MAX:
-            answer(frames.error(Fault(request.id, INTERNAL_ERROR, f"more than {IN_FLIGHT_MAX} requests are in flight")))
+            fault = Fault(request.id, INTERNAL_ERROR, f"more than {IN_FLIGHT_MAX} requests are in flight")
+            reply.answer(frames.error(fault))
             return
         envelope = protocol.read_envelope(request, self._revision)
         match envelope:
             case Fault():
-                answer(frames.error(envelope))
+                reply.answer(frames.error(envelope))
             case Unsupported():
-                answer(frames.error(envelope.fault, envelope.data))
+                reply.answer(frames.error(envelope.fault, envelope.data))
             case Envelope():
-                task = asyncio.get_running_loop().create_task(self._answer(request, envelope, answer))
+                task = asyncio.get_running_loop().create_task(self._answer(request, envelope, reply))
                 self._in_flight[request.id] = task
 
-    async def _answer(self, request: Request, envelope: Envelope, answer: Callable[[bytes], None]) -> None:
+    async def _answer(self, request: Request, envelope: Envelope, reply: Reply) -> None:
         try:
-            found = await self._handle(request, envelope)
-            reply = (
+            found = await self._handle(request, envelope, reply)
+            frame = (
                 frames.error(found)
                 if isinstance(found, Fault)
                 else frames.result(request.id, protocol.complete(found, envelope))
             )
         except asyncio.CancelledError:
             # MCP wants no answer to a cancelled request; in a batch one is missing else.
-            reply = frames.error(Fault(request.id, INVALID_REQUEST, "the request was cancelled"))
-            if answer == self._send:
+            frame = frames.error(Fault(request.id, INVALID_REQUEST, "the request was cancelled"))
+            if reply.answer == reply.tell:
                 return
         except InterlockError as error:
-            reply = frames.error(Fault(request.id, INTERNAL_ERROR, error.message), _error_data(error))
+            frame = frames.error(Fault(request.id, INTERNAL_ERROR, error.message), _error_data(error))
         except Exception as error:  # noqa: BLE001 - a defect of ours ends this call, not the connection
             sys.excepthook(type(error), error, error.__traceback__)
-            reply = frames.error(Fault(request.id, INTERNAL_ERROR, "an internal error; the gateway's log has it"))
+            frame = frames.error(Fault(request.id, INTERNAL_ERROR, "an internal error; the gateway's log has it"))
         finally:
             del self._in_flight[request.id]
-        answer(reply)
+        reply.answer(frame)
 
-    async def _handle(self, request: Request, envelope: Envelope) -> dict[str, Any] | Fault:
+    async def _handle(self, request: Request, envelope: Envelope, reply: Reply) -> dict[str, Any] | Fault:
         match request.method:
             case "initialize":
                 revision = protocol.negotiate(request.params)
                 if revision is None:
                     return Fault(request.id, INVALID_PARAMS, "`protocolVersion` must be a string")
                 self._revision = revision
-                return protocol.initialized(revision)
+                capabilities = request.params.get("capabilities")
+                self._capabilities = capabilities if isinstance(capabilities, dict) else {}
+                return protocol.initialized(revision, self._runtime.servers.instructions())
             case "ping":
                 return {}
             case "server/discover":
-                return protocol.discovered()
+                return protocol.discovered(self._runtime.servers.instructions())
             case _ if envelope.revision is None:
                 return Fault(request.id, INVALID_REQUEST, "the connection was not initialized")
             case "tools/list":
@@ -159,7 +225,7 @@ class Session:
                     )
                 return protocol.tool_list(await self._tools(), envelope)
             case "tools/call":
-                return await self._call(request, envelope)
+                return await self._call(request, envelope, reply)
             case _:
                 return Fault(request.id, METHOD_NOT_FOUND, f"no method `{request.method[:80]}`")
 
@@ -168,7 +234,7 @@ class Session:
         self._runtime.refresh()  # so that the list is what the rules say now
         return self._runtime.tools_for("mcp", agent=self._agent.name, session=self._agent.session)
 
-    async def _call(self, request: Request, envelope: Envelope) -> dict[str, Any] | Fault:
+    async def _call(self, request: Request, envelope: Envelope, reply: Reply) -> dict[str, Any] | Fault:
         name, arguments = request.params.get("name"), request.params.get("arguments")
         if not isinstance(name, str) or not name:
             return Fault(request.id, INVALID_PARAMS, "`name` must be the name of a tool")
@@ -176,24 +242,48 @@ class Session:
             arguments = {}
         if not isinstance(arguments, dict):
             return Fault(request.id, INVALID_PARAMS, "`arguments` must be an object")
+        if envelope.is_modern and request.params.get("requestState") is not None:
+            return await self._take_up(request, envelope, reply)
         await self._runtime.prepare()
         tool = self._runtime.tool_named(name, "mcp")
         if tool is None:
             return Fault(request.id, INVALID_PARAMS, f"there is no tool `{name[:80]}`")
-        return await call_tool(
-            self._runtime, self._agent, tool, arguments, wait_s=self._wait_s, progress=self._progress(envelope)
-        )
+        if not envelope.is_modern:
+            caller = Caller(
+                envelope, self._capabilities, reply.tell, lambda method, params: self._ask(method, params, reply.tell)
+            )
+            return await call_tool(self._runtime, self._agent, tool, arguments, wait_s=self._wait_s, caller=caller)
+        call = OpenCall()
+        caller = Caller(envelope, envelope.capabilities, reply.tell, call.ask)
+        call.begin(caller, call_tool(self._runtime, self._agent, tool, arguments, wait_s=self._wait_s, caller=caller))
+        return await self._go_on(request, call)
 
-    def _progress(self, envelope: Envelope) -> Progress | None:
-        token = envelope.progress_token
-        if token is None:
-            return None
+    async def _take_up(self, request: Request, envelope: Envelope, reply: Reply) -> dict[str, Any] | Fault:
+        """A call that comes back with the client's answers."""
+        call = self._open_calls.take(request.params["requestState"], request.method, request.params)
+        if call is None:
+            why = "`requestState` is not one of this call: it was used, has expired, or is of another gateway"
+            return Fault(request.id, INVALID_PARAMS, f"{why}; make the call again without it")
+        responses = request.params.get("inputResponses")
+        call.caller.rebind(envelope, reply.tell)
+        call.answer(responses if isinstance(responses, dict) else {})
+        return await self._go_on(request, call)
 
-        def tell(value: float, message: str) -> None:
-            params = {"progressToken": token, "progress": value, "message": message}
-            self._send(frames.notification("notifications/progress", params))
-
-        return Progress(tell)
+    async def _go_on(self, request: Request, call: OpenCall) -> dict[str, Any] | Fault:
+        """The call's result, or what it asks the client first."""
+        try:
+            questions = await call.wait_news()
+        except asyncio.CancelledError:
+            call.task.cancel()
+            await asyncio.wait([call.task])
+            raise
+        if questions is None:
+            return call.task.result()
+        state = self._open_calls.keep(call, request.method, request.params)
+        if state is None:
+            call.task.cancel()
+            return Fault(request.id, INTERNAL_ERROR, "too many calls wait for their client")
+        return {"resultType": "input_required", "inputRequests": questions, "requestState": state}
 
 
 def _error_data(error: InterlockError) -> dict[str, Any]:

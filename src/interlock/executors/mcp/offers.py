@@ -1,0 +1,47 @@
+"""What a server offers, against what is locked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from interlock.executors.mcp.definitions import UnusableDefinition, read_definition
+from interlock.executors.mcp.lock import LockedServer
+
+
+class Mismatch(NamedTuple):
+    """How a server's tools differ from the lock: the locked ones that it defines otherwise, or lacks, with the reason."""
+
+    tools: Mapping[str, str]
+    unlocked: tuple[str, ...]
+    """Tools that are not locked, and so not offered."""
+
+
+class Offers:
+    """The tools that a server last listed."""
+
+    def __init__(self, listed: Iterable[Any]) -> None:
+        """`listed` is what `tools/list` gave."""
+        self._digests: dict[str, str] = {}
+        self._unusable: dict[str, str] = {}
+        for item in listed:
+            try:
+                found = read_definition(item)
+            except UnusableDefinition as problem:
+                self._unusable[problem.name] = problem.why
+            else:
+                self._digests[found.name] = found.digest
+
+    def against(self, locked: LockedServer) -> Mismatch:
+        """The differences."""
+        differing: dict[str, str] = {}
+        for tool in locked.tools:
+            now = self._digests.get(tool.name)
+            if now is None and tool.name in self._unusable:
+                differing[tool.name] = f"its definition has changed, and cannot be shown: {self._unusable[tool.name]}"
+            elif now is None:
+                differing[tool.name] = "the server does not have it any more"
+            elif now != tool.digest:
+                differing[tool.name] = "its definition has changed since it was locked"
+        known = locked.by_name()
+        return Mismatch(differing, tuple(name for name in self._digests if name not in known))

@@ -1,0 +1,386 @@
+"""MCP's streamable HTTP as an ASGI application, for clients on this machine.
+
+Who may speak is decided before the body is read: by the Host and the Origin of the request (a page in a browser reaches this port
+too, also by a name of its own that it lets resolve to this machine), then by the bearer token. Sources: the specification,
+"Transports", of each revision; its "Security warning".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple
+
+from interlock.engine.runtime import Runtime
+from interlock.model import json_rpc
+from interlock.model.json_rpc import (
+    FRAME_BYTES_MAX,
+    INVALID_REQUEST,
+    Batch,
+    Fault,
+    Request,
+    Response,
+)
+from interlock.surfaces.gateway import protocol
+from interlock.surfaces.gateway.asking import OpenCalls
+from interlock.surfaces.gateway.calls import Agent
+from interlock.surfaces.gateway.session import Reply, Session
+from interlock.surfaces.gateway.streams import Stream, Streams, event, opening
+
+PATH: Final = "/mcp"
+SESSIONS_MAX: Final = 100
+IDLE_S: Final = 3600.0
+"""A session that nobody used for so long has ended."""
+HEADER_MISMATCH: Final = -32020
+_KEEP_ALIVE_S: Final = 15.0
+_JSON: Final = (b"content-type", b"application/json")
+_EVENTS: Final = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+)
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not an error of ours
+    """A request that is answered with an HTTP status."""
+
+    def __init__(
+        self, status: int, text: str, *, code: int = INVALID_REQUEST, message_id: Any = None, **headers: str
+    ) -> None:
+        """`text` says what is wrong, in the body of a JSON-RPC error."""
+        super().__init__(text)
+        self.status = status
+        self.fault = Fault(message_id, code, text)
+        self.headers = headers
+
+
+class _Held(NamedTuple):
+    """One session of an older client."""
+
+    session: Session
+    streams: Streams
+    agent: Agent
+
+
+class HttpApp:
+    """The application. Use it on one event loop; close it."""
+
+    def __init__(self, runtime: Runtime, agent: Agent, token: str, port: int, *, wait_s: float) -> None:
+        """`port` is where it is served on loopback; `token` is what clients bring."""
+        self._runtime = runtime
+        self._agent = agent
+        self._token = token.encode()
+        self._wait_s = wait_s
+        names = [f"{host}:{port}" for host in ("127.0.0.1", "localhost", "[::1]")]
+        self._hosts = {name.encode() for name in names}
+        self._origins = {f"http://{name}".encode() for name in names}
+        self._sessions: dict[str, _Held] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._open_calls: OpenCalls | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        try:
+            self._check(scope, headers)
+            match scope["method"]:
+                case "POST":
+                    await self._post(headers, receive, send)
+                case "GET":
+                    await self._get(headers, receive, send)
+                case "DELETE":
+                    await self._delete(headers, send)
+                case _:
+                    await _answer(send, 405, b"", [(b"allow", b"POST, GET, DELETE")])
+        except Refused as refused:
+            more = [
+                (name.replace("_", "-").lower().encode(), value.encode()) for name, value in refused.headers.items()
+            ]
+            await _answer(send, refused.status, json_rpc.error(refused.fault), [_JSON, *more])
+
+    def tell_tools_changed(self) -> None:
+        """The list of tools is another one."""
+        for held in self._sessions.values():
+            held.session.tell_tools_changed()
+
+    async def close(self) -> None:
+        """End all sessions, and wait for what they do."""
+        for name in list(self._sessions):
+            self._end(name)
+        if self._ending:
+            await asyncio.wait(list(self._ending))
+        if self._open_calls is not None:
+            await self._open_calls.close()
+
+    def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        """Raises: Refused."""
+        if sum(name in (b"host", b"authorization", b"origin") for name, _ in scope["headers"]) > len(
+            {name for name, _ in scope["headers"]} & {b"host", b"authorization", b"origin"}
+        ):
+            raise Refused(400, "a header is given twice")
+        if headers.get(b"host", b"").lower() not in self._hosts:
+            raise Refused(421, "this address is not served under that name")
+        if b"origin" in headers and headers[b"origin"].lower() not in self._origins:
+            raise Refused(403, "requests from that origin are not served")
+        if scope["path"] != PATH:
+            raise Refused(404, f"there is only `{PATH}` here")
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
+            raise Refused(401, "a bearer token is needed", WWW_Authenticate="Bearer")
+
+    # -- POST
+
+    async def _post(self, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        if headers.get(b"content-type", b"").partition(b";")[0].strip().lower() != b"application/json":
+            raise Refused(415, "the body must be `application/json`")
+        accept = headers.get(b"accept", b"*/*")
+        if b"*/*" not in accept and not (b"application/json" in accept and b"text/event-stream" in accept):
+            raise Refused(406, "`Accept` must name `application/json` and `text/event-stream`")
+        frame = json_rpc.read_frame(await _body(headers, receive))
+        if isinstance(frame, Fault):
+            raise Refused(400, frame.message, code=frame.code, message_id=frame.id)
+        if isinstance(frame, Request) and _is_modern(frame):
+            await self._modern(frame, headers, receive, send)
+        elif isinstance(frame, Request) and frame.method == "initialize":
+            await self._initialize(frame, send)
+        else:
+            await self._older(frame, headers, receive, send)
+
+    async def _modern(self, request: Request, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        """A request that carries everything. The end of its connection gives it up."""
+        _check_mirrored(request, headers)
+        if self._open_calls is None:
+            self._open_calls = OpenCalls(f"{self._agent.name}/{self._agent.session}")
+        stream = Stream("0")
+        session = Session(self._runtime, self._agent, stream.put, wait_s=self._wait_s, open_calls=self._open_calls)
+        session.take(request, Reply(lambda frame: stream.put(frame, last=True), stream.put))
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            first = asyncio.ensure_future(stream.first.wait())
+            await asyncio.wait([first, gone], return_when=asyncio.FIRST_COMPLETED)
+            first.cancel()
+            if stream.ended:
+                frame = stream.after(0)[-1][1]
+                await _answer(send, _status_of(frame), frame, [_JSON])
+            elif not gone.done():
+                await self._stream(stream, 0, gone, send, resumable=False)
+        finally:
+            gone.cancel()
+            await session.close()
+
+    async def _initialize(self, request: Request, send: Send) -> None:
+        if len(self._sessions) >= SESSIONS_MAX:
+            raise Refused(503, "too many sessions are open", message_id=request.id, Retry_After="10")
+        name = secrets.token_urlsafe(24)
+        agent = Agent(self._agent.name, f"{self._agent.session}-{secrets.token_hex(4)}")
+        streams = Streams()
+        held = _Held(Session(self._runtime, agent, streams.own.put, wait_s=self._wait_s), streams, agent)
+        stream = Stream("0")
+        held.session.take(request, Reply(lambda frame: stream.put(frame, last=True), stream.put))
+        await stream.first.wait()
+        frame = stream.after(0)[-1][1]
+        more = []
+        if held.session.revision is not None:
+            self._sessions[name] = held
+            self._touch(name)
+            more = [(b"mcp-session-id", name.encode())]
+        await _answer(send, 200, frame, [_JSON, *more])
+
+    async def _older(self, frame: json_rpc.Frame, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        held = self._held(headers)
+        members = frame.members if isinstance(frame, Batch) else [frame]
+        if isinstance(frame, Batch) and held.session.revision != protocol.BATCHES:
+            raise Refused(400, "batches are not part of this revision of MCP")
+        requests = sum(isinstance(member, Request | Fault) for member in members)
+        if not requests:
+            for member in members:
+                held.session.take(member, Reply(held.streams.own.put, held.streams.own.put))
+            await _answer(send, 202, b"", [])
+            return
+        stream = held.streams.open()
+        left = requests
+
+        def answer(reply: bytes) -> None:
+            nonlocal left
+            left -= 1
+            stream.put(reply, last=left == 0)
+
+        for member in members:
+            held.session.take(member, Reply(answer, stream.put))
+        is_call = any(isinstance(member, Request) and member.method == "tools/call" for member in members)
+        if not is_call and requests == 1:
+            await stream.first.wait()
+            await _answer(send, 200, stream.after(0)[-1][1], [_JSON])
+            return
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:  # a broken connection gives nothing up: the client can come back for the answer
+            await self._stream(stream, 0, gone, send, resumable=True)
+        finally:
+            gone.cancel()
+
+    # -- GET and DELETE
+
+    async def _get(self, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
+        if b"text/event-stream" not in headers.get(b"accept", b""):
+            raise Refused(406, "`Accept` must name `text/event-stream`")
+        held = self._held(headers)
+        stream, after = held.streams.own, 0
+        if b"last-event-id" in headers:
+            found = held.streams.find(headers[b"last-event-id"].decode("latin-1"))
+            if found is None:
+                raise Refused(404, "that stream is not kept any more")
+            stream, after = found
+        gone = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await self._stream(stream, after, gone, send, resumable=True)
+        finally:
+            gone.cancel()
+
+    async def _delete(self, headers: dict[bytes, bytes], send: Send) -> None:
+        self._held(headers)
+        self._end(headers[b"mcp-session-id"].decode())
+        await _answer(send, 204, b"", [])
+
+    async def _stream(
+        self, stream: Stream, after: int, gone: asyncio.Future[None], send: Send, *, resumable: bool
+    ) -> None:
+        """Send the messages of a stream as they come, until its end or the client's."""
+        await send({"type": "http.response.start", "status": 200, "headers": [*_EVENTS]})
+        await _more(send, opening(stream) if resumable and not after else b": hello\n\n")
+        while not gone.done():
+            news = asyncio.ensure_future(stream.wait_after(after))
+            waited: list[asyncio.Future[Any]] = [news, gone]
+            await asyncio.wait(waited, timeout=_KEEP_ALIVE_S, return_when=asyncio.FIRST_COMPLETED)
+            if not news.done():
+                news.cancel()
+                await _more(send, b": waiting\n\n")
+                continue
+            for number, frame in news.result():
+                body = event(stream, number, frame) if resumable else b"data: %s\n\n" % frame.rstrip(b"\n")
+                await _more(send, body)
+                after = number
+            if stream.ended and not stream.after(after):
+                break
+        with contextlib.suppress(OSError):
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    # -- sessions
+
+    def _held(self, headers: dict[bytes, bytes]) -> _Held:
+        """The session of an older client. Raises: Refused."""
+        if b"mcp-session-id" not in headers:
+            raise Refused(400, "`Mcp-Session-Id` is missing: a session begins with `initialize`")
+        name = headers[b"mcp-session-id"].decode("latin-1")
+        held = self._sessions.get(name)
+        if held is None:
+            raise Refused(404, "there is no such session: begin another one")
+        revision = headers.get(b"mcp-protocol-version")
+        if revision is not None and revision.decode("latin-1") not in protocol.HANDSHAKE:
+            raise Refused(400, "`MCP-Protocol-Version` names no revision that is spoken here")
+        self._touch(name)
+        return held
+
+    def _touch(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+        self._timers[name] = asyncio.get_running_loop().call_later(IDLE_S, self._end, name)
+
+    def _end(self, name: str) -> None:
+        held = self._sessions.pop(name, None)
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+        if held is not None:
+            task = asyncio.get_running_loop().create_task(self._close(held))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    async def _close(self, held: _Held) -> None:
+        await held.session.close()
+        held.streams.end()
+        await self._runtime.servers.end_session(held.agent.session)
+
+
+def _is_modern(request: Request) -> bool:
+    meta = request.params.get("_meta")
+    return isinstance(meta, dict) and protocol.REVISION_KEY in meta
+
+
+def _check_mirrored(request: Request, headers: dict[bytes, bytes]) -> None:
+    """What the headers say of a request is what it is: something in between may have decided by them. Raises: Refused."""
+    wanted = {
+        "MCP-Protocol-Version": request.params["_meta"][protocol.REVISION_KEY],
+        "Mcp-Method": request.method,
+        **({"Mcp-Name": request.params.get("name")} if request.method == "tools/call" else {}),
+    }
+    for name, value in wanted.items():
+        given = _decoded(headers.get(name.lower().encode()))
+        if given is None or given != value:
+            raise Refused(
+                400, f"the header `{name}` is not what the body says", code=HEADER_MISMATCH, message_id=request.id
+            )
+
+
+def _decoded(value: bytes | None) -> str | None:
+    """A header as text; what is not ASCII comes as `=?base64?...?=`."""
+    if value is None:
+        return None
+    text = value.decode("latin-1").strip()
+    if text.startswith("=?base64?") and text.endswith("?="):
+        try:
+            return base64.b64decode(text[9:-2], validate=True).decode()
+        except ValueError:
+            return None
+    return text
+
+
+def _status_of(frame: bytes) -> int:
+    """The HTTP status of a newer request's answer."""
+    found = json_rpc.read_frame(frame)
+    code = found.error.get("code") if isinstance(found, Response) and found.error is not None else None
+    return {json_rpc.METHOD_NOT_FOUND: 404, protocol.UNSUPPORTED_REVISION: 400}.get(code, 200) if code else 200
+
+
+async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:
+    """The body. Raises: Refused if it is too long, or the client has gone."""
+    length = headers.get(b"content-length", b"0")
+    if not length.isdigit() or int(length) > FRAME_BYTES_MAX:
+        raise Refused(413, f"the message is longer than {FRAME_BYTES_MAX // 1024**2} MiB")
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Refused(400, "the body is incomplete")
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > FRAME_BYTES_MAX:
+            raise Refused(413, f"the message is longer than {FRAME_BYTES_MAX // 1024**2} MiB")
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _answer(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _more(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})

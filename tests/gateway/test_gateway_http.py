@@ -1,0 +1,265 @@
+"""The gateway over streamable HTTP: who may speak, sessions, streams that are read on; raw, and with the official client."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from gateway_world import CONFIGURATION, ENVELOPE, REVISION_HEADERS
+from mcp.client.client import Client
+from mcp.client.streamable_http import streamable_http_client
+
+from interlock import Runtime
+from interlock.disk import Disk
+from interlock.engine.trust import review, trust
+from interlock.model.errors import UsageError
+from interlock.surfaces.gateway import http
+from interlock.surfaces.gateway.calls import Agent
+from interlock.surfaces.gateway.http_app import HttpApp
+
+TOKEN = "t" * 40
+BOTH = "application/json, text/event-stream"
+
+
+class Served:
+    """A gateway on a port of its own, in this process."""
+
+    def __init__(self, runtime: Runtime, url: str, raw: httpx.AsyncClient) -> None:
+        self.runtime = runtime
+        self.url = url
+        self.raw = raw
+        self.headers = {"Authorization": f"Bearer {TOKEN}", "Accept": BOTH}
+
+    async def post(self, body: Any, **headers: str) -> httpx.Response:
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        sent = {**self.headers, "Content-Type": "application/json", **given}
+        return await self.raw.post(self.url, content=content, headers={k: v for k, v in sent.items() if v is not None})
+
+    async def begin(self, revision: str = "2025-11-25", **capabilities: Any) -> dict[str, str]:
+        """Begin a session; the headers of its requests."""
+        params = {"protocolVersion": revision, "capabilities": capabilities, "clientInfo": {}}
+        answer = await self.post({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params})
+        assert answer.status_code == 200
+        assert answer.json()["result"]["protocolVersion"] == revision
+        return {"Mcp_Session_Id": answer.headers["mcp-session-id"], "MCP_Protocol_Version": revision}
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """Serves a project: `async with served() as it`."""
+    root, state = tmp_path / "project", tmp_path / "state"
+    monkeypatch.setenv("INTERLOCK_STATE_DIR", str(state))
+    root.mkdir()
+    (root / "interlock.toml").write_text(CONFIGURATION)
+    (root / "a.txt").write_text("hello")
+    trust(review(root, os.environ), os.environ)
+
+    @asynccontextmanager
+    async def serve(wait_s: float = 0.0) -> AsyncIterator[Served]:
+        stop, ready = asyncio.Event(), asyncio.Event()
+        with Runtime.open(root / "interlock.toml") as runtime, http.listen("0") as listening:
+            app = HttpApp(runtime, Agent(None, "http"), TOKEN, listening.getsockname()[1], wait_s=wait_s)
+            task = asyncio.create_task(http.serve(app, listening, stop, ready.set))
+            await ready.wait()
+            async with httpx.AsyncClient(timeout=60) as raw:
+                yield Served(runtime, http.url_of(listening), raw)
+            stop.set()
+            await task
+
+    return serve
+
+
+def request(method: str, number: int = 1, **params: Any) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+
+
+def events(text: str) -> list[tuple[str, Any]]:
+    """The events of a stream that have data: id and message."""
+    found = []
+    for block in text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and not line.startswith(":"))
+        if fields.get("data"):
+            found.append((fields.get("id"), json.loads(fields["data"])))
+    return found
+
+
+def run(use) -> None:
+    asyncio.run(use())
+
+
+def test_who_may_speak(served):
+    async def use() -> None:
+        async with served() as it:
+            ping = request("ping")
+            headers = await it.begin()
+            for wrong, status in (
+                ({"Authorization": None}, 401),
+                ({"Authorization": "Bearer " + "u" * 40}, 401),
+                ({"Authorization": "Basic " + TOKEN}, 401),
+                ({"Host": "rebound.example.org:80"}, 421),
+                ({"Host": "127.0.0.1"}, 421),
+                ({"Origin": "https://evil.example.org"}, 403),
+                ({"Origin": "null"}, 403),
+                ({"Content-Type": "text/plain"}, 415),
+                ({"Accept": "application/json"}, 406),
+                ({"Mcp-Session-Id": "guessed"}, 404),
+                ({"Mcp-Session-Id": None}, 400),
+                ({"MCP-Protocol-Version": "1999-01-01"}, 400),
+            ):
+                given = {name.replace("_", "-"): value for name, value in headers.items()}
+                assert (await it.post(ping, **{**given, **wrong})).status_code == status, wrong
+            origin = it.url.removesuffix("/mcp")
+            assert (await it.post(ping, **headers, Origin=origin)).json()["result"] == {}
+            assert (await it.raw.put(it.url, headers=it.headers)).status_code == 405
+            assert (await it.raw.post(origin + "/other", headers=it.headers)).status_code == 404
+            assert (await it.post(b"{half", **headers)).json()["error"]["code"] == -32700
+            twice = b'{"jsonrpc":"2.0","id":1,"id":2,"method":"ping"}'
+            assert (await it.post(twice, **headers)).status_code == 400
+
+    run(use)
+
+
+def test_sessions(served):
+    async def use() -> None:
+        async with served() as it:
+            for revision in ("2025-03-26", "2025-06-18", "2025-11-25"):
+                headers = await it.begin(revision)
+                note = await it.post({"jsonrpc": "2.0", "method": "notifications/initialized"}, **headers)
+                assert (note.status_code, note.content) == (202, b"")
+                tools = (await it.post(request("tools/list"), **headers)).json()["result"]["tools"]
+                assert "fs_read" in [tool["name"] for tool in tools]
+                called = await it.post(request("tools/call", name="fs_read", arguments={"path": "a.txt"}), **headers)
+                assert called.headers["content-type"] == "text/event-stream"
+                ((_, message),) = events(called.text)
+                assert "hello" in message["result"]["content"][0]["text"]
+                batch = await it.post([request("ping", 1), request("ping", 2)], **headers)
+                assert batch.status_code == (200 if revision == "2025-03-26" else 400)
+                names = {name.replace("_", "-"): value for name, value in headers.items()}
+                assert (await it.raw.delete(it.url, headers={**it.headers, **names})).status_code == 204
+                assert (await it.post(request("ping"), **headers)).status_code == 404
+
+    run(use)
+
+
+def test_requests_that_carry_everything(served):
+    async def use() -> None:
+        async with served() as it:
+            call = request("tools/call", name="fs_read", arguments={"path": "a.txt"}, _meta=ENVELOPE)
+            named = {**REVISION_HEADERS, "Mcp_Method": "tools/call", "Mcp_Name": "fs_read"}
+            found = (await it.post(call, **named)).json()["result"]
+            assert (found["resultType"], "hello" in found["content"][0]["text"]) == ("complete", True)
+            for wrong in (
+                {"Mcp_Name": "fs_list"},
+                {"Mcp_Method": "tools/list"},
+                {"MCP_Protocol_Version": "2025-11-25"},
+            ):
+                refused = await it.post(call, **{**named, **wrong})
+                assert (refused.status_code, refused.json()["error"]["code"]) == (400, -32020)
+            without = await it.post(call, **REVISION_HEADERS, Mcp_Method="tools/call")
+            assert without.status_code == 400
+            unknown = await it.post(request("no/such", _meta=ENVELOPE), **REVISION_HEADERS, Mcp_Method="no/such")
+            assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, -32601)
+
+    run(use)
+
+
+def test_a_stream_that_broke_is_read_on(served):
+    async def use() -> None:
+        async with served(wait_s=60.0) as it:
+            headers = await it.begin()
+            names = {**it.headers, **{name.replace("_", "-"): value for name, value in headers.items()}}
+            call = request("tools/call", name="fs_write", arguments={"path": "b", "content": "1"})
+            call["params"]["_meta"] = {"progressToken": "p"}
+            sent = {**names, "Content-Type": "application/json"}
+            last = None
+            async with it.raw.stream("POST", it.url, content=json.dumps(call), headers=sent) as stream:
+                async for line in stream.aiter_lines():
+                    if line.startswith("id: "):
+                        last = line.removeprefix("id: ")
+                    if "waits for a person" in line:
+                        break  # the connection is closed while the call is held
+            (hold,) = it.runtime.approvals.list()
+            it.runtime.approvals.approve(hold.id)
+            again = await it.raw.get(it.url, headers={**names, "Last-Event-ID": last})
+            assert [message["id"] for _, message in events(again.text) if "result" in message] == [1]
+            gone = await it.raw.get(it.url, headers={**names, "Last-Event-ID": "999-1"})
+            assert gone.status_code == 404
+
+    run(use)
+
+
+def test_a_newer_request_whose_connection_ends_is_given_up(served):
+    async def use() -> None:
+        async with served(wait_s=60.0) as it:
+            arguments = {"path": "b", "content": "1"}
+            meta = {**ENVELOPE, "progressToken": "p"}
+            call = request("tools/call", name="fs_write", arguments=arguments, _meta=meta)
+            sent = {
+                **it.headers, "Content-Type": "application/json", "Mcp-Method": "tools/call", "Mcp-Name": "fs_write",
+                "MCP-Protocol-Version": "2026-07-28",
+            }  # fmt: skip
+            async with it.raw.stream("POST", it.url, content=json.dumps(call), headers=sent) as stream:
+                async for line in stream.aiter_lines():
+                    if "waits for a person" in line:
+                        break
+            async with asyncio.timeout(60):
+                while any(task.get_coro().__name__ == "call_tool" for task in asyncio.all_tasks()):
+                    await asyncio.sleep(0.01)
+            # Nothing waits in the gateway any more. The question stands, and the same call goes on with it.
+            (hold,) = it.runtime.approvals.list()
+            it.runtime.approvals.approve(hold.id)
+            named = {**REVISION_HEADERS, "Mcp_Method": "tools/call", "Mcp_Name": "fs_write"}
+            plain = request("tools/call", name="fs_write", arguments=arguments, _meta=ENVELOPE)
+            assert (await it.post(plain, **named)).json()["result"]["isError"] is False
+
+    run(use)
+
+
+@pytest.mark.parametrize(("mode", "revision"), [("auto", "2026-07-28"), ("legacy", "2025-11-25")])
+def test_the_official_client_over_http(served, mode, revision):
+    async def use() -> None:
+        async with (
+            served() as it,
+            httpx.AsyncClient(headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60) as own,
+            Client(streamable_http_client(it.url, http_client=own), mode=mode) as client,
+        ):
+            assert client.protocol_version == revision
+            assert "fs_read" in [tool.name for tool in (await client.list_tools()).tools]
+            assert "hello" in (await client.call_tool("fs_read", {"path": "a.txt"})).content[0].text
+            held = await client.call_tool("fs_write", {"path": "b", "content": "1"})
+            assert held.is_error
+            assert "interlock approvals approve" in held.content[0].text
+
+    run(use)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "192.0.2.1:0", "example.org:0", "x", "127.0.0.1:99999999"])
+def test_it_is_served_to_this_machine_alone(address):
+    with pytest.raises(UsageError):
+        http.listen(address)
+
+
+def test_the_token_is_in_a_file_of_its_own(tmp_path):
+    path = tmp_path / "token"
+    token = http.token_in(path, Disk())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert http.token_in(path, Disk()) == token
+    path.chmod(0o644)
+    with pytest.raises(UsageError, match="read by others"):
+        http.token_in(path, Disk())
+    path.chmod(0o600)
+    path.write_text("short")
+    with pytest.raises(UsageError, match="shorter"):
+        http.token_in(path, Disk())
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    with pytest.raises(UsageError):
+        http.token_in(link, Disk())
