@@ -119,9 +119,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         """Add a tool, or replace its namesake: a function, a binding, or a definition alone, which `set_executor`'s performs."""
         if isinstance(tool, Tool):
             tool = self.services.executors.binding(tool)
-        bound = tool if isinstance(tool, Binding) else python.bind(tool, definition)
-        if not isinstance(tool, Binding) and bound.tool.isolation == "process":
-            bound = self.services.isolate(tool, bound.tool)
+        bound = tool if isinstance(tool, Binding) else self.services.isolate(tool, python.bind(tool, definition))
         found = adjusted(bound, self.services.settings)
         self.services.register(found)
         self.services.registry.in_code.add(found.tool.name)

@@ -31,7 +31,7 @@ from interlock.model.clock import Clock, Ids
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.model.limits import DEFAULT_LIMITS, Limits
 from interlock.model.proposal import Budget, Proposal
-from interlock.model.tool import Binding, Tool
+from interlock.model.tool import Binding
 from interlock.model.waiting import Waiting
 from interlock.settings import Loaded, Settings
 from interlock.settings.sections import DEFAULTS
@@ -299,14 +299,19 @@ class Services:
         self.registry.register(binding)
         self.judges.expire()
 
-    def isolate(self, function: Callable[..., Any], tool: Tool) -> Binding:
-        """A binding that calls the function in a process of its own. Raises: InvalidToolError; UsageError without a workspace."""
+    def isolate(self, function: Callable[..., Any], binding: Binding) -> Binding:
+        """The binding of a function; one that calls it in a process of its own, if its definition says so.
+
+        Raises: InvalidToolError; UsageError without a workspace.
+        """
+        if binding.tool.isolation != "process":
+            return binding
         if self.isolated is None:
             raise UsageError(
-                f"`{tool.name}` is to run in a process, and this runtime has no workspace to run it in",
+                f"`{binding.tool.name}` is to run in a process, and this runtime has no workspace to run it in",
                 hint="open the runtime with `workspace=`",
             )
-        return self.isolated.bind(function, tool)
+        return self.isolated.bind(function, binding.tool)
 
     def change_tool(self, name: str, **changes: Any) -> None:
         """Replace fields of a tool's definition. Raises UsageError `not_found`."""
