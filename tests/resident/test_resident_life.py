@@ -69,13 +69,26 @@ def test_an_answer_from_elsewhere_lets_the_waiting_call_go_on(project):
     assert [line.status for line in project.lines()] == ["succeeded"]
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+NEWER = b'client=claude-code\0version=__version__ = "99.0"\n\0'
+"""The head of a request by the hook of a newer Interlock."""
+
+
+def ask_as_newer(project: Project) -> bytes | None:
+    request = b"interlock 1 hook\n" + len(NEWER).to_bytes(8, "big") + bytes(8) + NEWER
+    return Gate(str(project.world.state), time.monotonic() + WAIT_S).ask_once(request)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, None])
 def test_a_held_call_outlives_the_gate(project, end):
+    """Killed, stopped, or replaced by that of a newer Interlock."""
     hook, hold = held(project)
     first = project.world.status()["pid"]
-    project.world.kill(end)
-    until(lambda: waiting(project), "the call does not wait in the next gate")
-    assert project.world.status()["pid"] != first
+    if end is None:
+        assert ask_as_newer(project) is None
+    else:
+        project.world.kill(end)
+    until(lambda: (project.world.status() or {}).get("pid", first) != first, "there is no next gate")
+    until(lambda: waiting(project), "it does not wait in the next gate")
     approve(project, hold)
     assert answer_of(hook).decision == "allow"
     project.after("Edit", "held")
@@ -215,9 +228,9 @@ def test_directories_that_are_gone_or_links(project, tmp_path):
     assert Answer(done, done.stdout, done.stderr).decision == "allow"
     link = tmp_path / "link"
     link.symlink_to(project.root)
-    linked = project.before(
-        "Read", {"file_path": f"{link}/interlock.toml"}, options={"project": str(link)}, cwd=str(link)
-    )
+    (tmp_path / "home").symlink_to(tmp_path)
+    options = {"project": str(link), "state": str(tmp_path / "home/state")}
+    linked = project.before("Read", {"file_path": f"{link}/interlock.toml"}, options=options, cwd=str(link))
     assert linked.decision == "allow"
     assert {line.about for line in project.lines()} == {"interlock.toml"}
     shutil.move(project.root, tmp_path / "moved")
@@ -247,9 +260,7 @@ def test_a_hook_gives_up_before_its_client_does(project):
 def test_a_gate_makes_way_for_a_newer_interlock(project):
     project.before("Read", {"file_path": "interlock.toml"})
     first = project.world.status()["pid"]
-    head = b'client=claude-code\0version=__version__ = "99.0"\n\0'
-    request = b"interlock 1 hook\n" + len(head).to_bytes(8, "big") + bytes(8) + head
-    assert Gate(str(project.world.state), time.monotonic() + WAIT_S).ask_once(request) is None
+    assert ask_as_newer(project) is None
     assert project.before("Read", {"file_path": "interlock.toml"}).decision == "allow"
     assert project.world.status()["pid"] != first
 
@@ -336,3 +347,13 @@ def test_only_processes_of_this_user_are_answered(project, tmp_path, monkeypatch
     monkeypatch.setattr(hook_program.os, "geteuid", lambda: next(asked))
     with pytest.raises(Failure, match="another user"):
         Gate(str(project.world.state), time.monotonic() + WAIT_S).ask_once(b"interlock 1 status\n" + bytes(16))
+
+
+def test_hooks_of_two_scopes_ask_one_question(project):
+    hook, hold = held(project)
+    second = project.begin(project.event("PreToolUse", "Edit", EDIT, "held"), wait="50")
+    approve(project, hold)
+    assert [answer_of(hook).decision, answer_of(second).decision] == ["allow", "allow"]
+    project.after("Edit", "held")
+    project.after("Edit", "held")
+    assert [line.status for line in project.lines()] == ["succeeded"]

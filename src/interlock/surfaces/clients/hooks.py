@@ -27,7 +27,8 @@ class HookEvent(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     session: str = ""
     call_id: str = ""
-    """The client's id of the tool call; the events before and after a call have the same."""
+    """The client's id of the tool call; the events before and after a call have the same, and no other call of the session
+    has it. A dialect makes one (of the tool and its input, say) where the client gives none."""
     tool: str = ""
     """The client's name of the tool."""
     input: dict[str, Any] = {}

@@ -43,6 +43,11 @@ class _Open(NamedTuple):
     run_id: str
 
 
+class _Judged(NamedTuple):
+    call: NativeCall
+    task: asyncio.Task[Verdict]
+
+
 class NativeCalls:
     """Those of one project. Not thread-safe: use it on one event loop."""
 
@@ -52,6 +57,8 @@ class NativeCalls:
         self._warn = warn
         self._uses = runtime.client_uses
         self._open: dict[Use, _Open] = {}
+        self._judged: dict[Use, _Judged] = {}
+        """Those that are judged now, or wait for an answer."""
         self.waiting = 0
         """How many calls wait for an answer."""
 
@@ -63,9 +70,25 @@ class NativeCalls:
     async def before(self, event: HookEvent, call: NativeCall, caller: Caller) -> Verdict:
         """May the client make the call? Cancelled, nothing of it goes on. Raises: StoreError, ConfigurationError."""
         use = _use_of(event, caller)
+        if not event.call_id:
+            return deny("Interlock: the event gives the call no id.")
+        while (judged := self._judged.get(use)) is not None:  # hooks of two scopes ask at once
+            if judged.call != call:
+                return deny("another call with this id is under way.")
+            await asyncio.wait([judged.task])
+            if not judged.task.cancelled():
+                return judged.task.result()
         known = self._open.get(use)
         if known is not None:  # one use is asked about once, whatever asks again
             return _allowed(known.run_id) if known.call == call else deny("another call with this id is under way.")
+        task = asyncio.get_running_loop().create_task(self._judge(use, event, call, caller))
+        self._judged[use] = _Judged(call, task)
+        try:
+            return await task
+        finally:
+            del self._judged[use]
+
+    async def _judge(self, use: Use, event: HookEvent, call: NativeCall, caller: Caller) -> Verdict:
         deadline = asyncio.get_running_loop().time() + caller.wait_s
         while True:
             try:

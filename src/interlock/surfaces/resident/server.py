@@ -190,7 +190,8 @@ class Server:
         if event.kind == "permission":
             return project.calls.permission(event, call, caller.client)
         verdict = await project.calls.before(event, call, caller)
-        heard.calls, heard.event, heard.caller = project.calls, event, caller
+        if verdict.decision == "allow":
+            heard.calls, heard.event, heard.caller = project.calls, event, caller
         return verdict
 
     def _status(self) -> dict[str, Any]:
