@@ -1,6 +1,6 @@
 """Runs benchmarks one after the other and prints their tables; with `--write`, puts them into `docs/benchmarks.md`.
 
-    python benchmarks/report.py [engine|journal|policy|approvals|workspace|isolation|layers|egress|hooks ...] [--quick] [--write]
+    python benchmarks/report.py [NAME ...] [--quick] [--write]
 
 The document keeps its own words: only what stands between `<!-- results: NAME -->` and `<!-- end -->` is replaced.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from measuring import ROOT, machine, table
 
-NAMES = ("engine", "journal", "policy", "approvals", "workspace", "isolation", "layers", "egress", "hooks")
+NAMES = ("engine", "journal", "policy", "approvals", "workspace", "files", "isolation", "layers", "egress", "hooks")
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 
@@ -25,6 +25,7 @@ def rows_of(name: str, *, quick: bool) -> list[dict]:
             "engine": ["--quick"],
             "journal": ["--quick"],
             "workspace": ["--quick"],
+            "files": ["--quick"],
             "egress": ["--quick"],
             "hooks": ["--quick"],
             "isolation": ["--quick"],

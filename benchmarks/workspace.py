@@ -45,13 +45,13 @@ ACTIONS = 100_000
 class Project:
     """A trusted project in a directory of its own."""
 
-    def __init__(self, directory: Path, *, new: bool = True) -> None:
+    def __init__(self, directory: Path, *, new: bool = True, toml: str = TOML) -> None:
         self.directory = directory
         self.root = directory / "project"
         os.environ["INTERLOCK_STATE_DIR"] = str(directory / "state")
         if new:
             self.root.mkdir(parents=True)
-            (self.root / "interlock.toml").write_text(TOML)
+            (self.root / "interlock.toml").write_text(toml)
             found, disk = gather(self.root), Disk()
             state = state_directory(os.environ, disk)
             TrustStore(state, disk).record(found.root, found.files)

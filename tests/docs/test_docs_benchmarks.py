@@ -30,6 +30,13 @@ rows += journal.open_questions(root / "t", project, 1)
 import policy
 rows = [policy.measure(shape, 10, None) for shape in ("spread", "crowded")]
 """,
+    "files": """
+import files
+measured = files.Files(root / "f", 60)
+rows = files.transfer(measured, 1)
+assert len(measured.call("fs.search", pattern=files.NEEDLE)[1]["matches"]) == measured.found == 2
+measured.close()
+""",
     "workspace": """
 import workspace
 rows = [*workspace.open_question(root / "q", 1), *workspace.single(root / "s", 1)]
