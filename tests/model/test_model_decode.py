@@ -253,6 +253,7 @@ class TestValues:
         assert decode_value(b"1e20") == 1e20
 
 
+@pytest.mark.timeout(180)  # memory is what is tested: on a busy machine the largest documents take long
 class TestSize:
     def test_a_million_actions_are_refused_at_once(self):
         document = b'{"actions": [' + b",".join([b"{}"] * 1_000_000) + b"]}"
@@ -283,7 +284,7 @@ except ProposalError as error:
 else:
     raise AssertionError("not refused")
 """
-        subprocess.run([sys.executable, "-c", program], check=True, timeout=28)
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=150)
 
     def test_the_worst_document_that_is_accepted_can_be_run_in_under_two_gigabytes(self):
         program = """
@@ -295,7 +296,7 @@ whole = (DEFAULT_LIMITS.values - 4) // 61
 proposal = decode_proposal(b'{"actions": [], "context": {"x": [' + (item + b",") * (whole - 1) + item + b"]}}")
 assert proposal_from_builtins(proposal) == proposal
 """
-        subprocess.run([sys.executable, "-c", program], check=True, timeout=28)
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=150)
 
     @pytest.mark.parametrize(
         "text",
