@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+from egress_servers import Quiet
 
 
 def test_curl_reaches_a_host_of_the_grant_through_the_proxy(boxes, serve, proxied):
@@ -46,6 +47,19 @@ def test_a_host_that_is_not_granted_is_refused_by_name(boxes, serve, proxied, th
     assert ran.connected() == []
     assert ("403 Forbidden" in ran.out) == through_proxy
     assert ("no grant of the agent allows other.test" in ran.out) == through_proxy
+
+
+def test_programs_that_know_no_proxy_are_met_on_80_and_443_whatever_the_grant_names(boxes):
+    """By the name that they give, or the address where they give none; refused in words where that is possible."""
+    script = "curl -sS -m 8 http://9.9.9.9/; curl -sS -m 8 -H 'Host: evil.test' http://9.9.9.9/; curl -sS -m 8 -k https://9.9.9.9/"
+    ran = boxes().run("sh", "-c", script, hosts=["index.test:8080"])
+    assert ran.refused() == {
+        ("9.9.9.9:80", "host_denied"),
+        ("evil.test:80", "host_denied"),
+        ("9.9.9.9:443", "host_denied"),
+    }, ran
+    assert ran.out.count("interlock: host_denied") == 2
+    assert {record["via"] for record in ran.records("refused")} == {"transparent"}
 
 
 def test_another_port_of_a_granted_host_is_refused(boxes, serve, proxied):
@@ -208,6 +222,72 @@ def test_tls_with_the_name_of_another_server_is_refused_and_named(boxes, serve, 
     assert ran.code != 0
     assert ran.refused() == {(f"evil.test:{port}", "server_name_mismatch")}
     assert [r["sent"] for r in ran.records("connected")] == [0]
+
+
+def test_the_name_in_a_hello_is_on_record_where_it_is_another_one_that_is_granted(boxes, serve, certificate):
+    """An alias: the program connects to one granted name, and its hello names another that is granted too."""
+    context, ca = certificate("index.test")
+    port = serve(tls=context)
+    code = f"""
+import socket, ssl
+s = socket.create_connection(("other.test", {port}))
+print(ssl.create_default_context(cafile={ca!r}).wrap_socket(s, server_hostname="index.test").version())
+"""
+    ran = boxes().python(code, hosts=[f"*.test:{port}"])
+    assert ran.out.startswith("TLS"), ran
+    (record,) = ran.records("connected")
+    assert (record["host"], record["sni"]) == ("other.test", "index.test")
+    assert record["sent"] > 0
+    assert record["received"] > 0
+
+
+def test_a_redirect_to_another_host_is_followed_to_a_refusal(boxes, serve, proxied):
+    other = serve()
+
+    class Away(Quiet):
+        def do_GET(self):  # noqa: N802
+            self.send_response(302)
+            self.send_header("Location", f"http://{self.path[1:]}:{other}/")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    port = serve(Away)
+    for env in (proxied, {}):
+        for to, reason in (("other.test", "host_denied"), ("127.0.0.1", "host_denied"), ("2130706433", "host_denied")):
+            ran = boxes().run(
+                "curl", "-sSL", "-m", "10", f"http://index.test:{port}/{to}", hosts=[f"index.test:{port}"], env=env
+            )
+            assert ran.connected() == [f"index.test:{port}"], ran
+            assert {why for _, why in ran.refused()} <= {reason}, ran
+
+
+SPELLINGS = {
+    "index.test.": "index.test",
+    "INDEX.test": "index.test",
+    "evil.test.": None,
+    "index.test.evil.test": None,
+    "index.test..": None,
+    "index.test%2eevil.test": None,
+    "index.test\\0.evil.test": None,
+    "xn--ndex-r9a.test": None,  # a letter that looks like another one is another name
+    "\u0131ndex.test": None,
+    "index.te\u017ft": None,  # a long s, which some programs take for an s
+    "[::ffff:index.test]": None,
+}
+
+
+def test_a_name_is_allowed_in_each_spelling_of_it_and_in_no_other(boxes, listen):
+    port = listen(lambda sock: sock.close())
+    code = f"""
+import socket
+for name in {list(SPELLINGS)!r}:
+    s = socket.create_connection(("127.0.0.1", 3128)); s.settimeout(8)
+    s.sendall(b"CONNECT " + name.encode() + b":{port} HTTP/1.1\\r\\n\\r\\n")
+    print(s.recv(12).decode() == "HTTP/1.1 200")
+"""
+    ran = boxes().python(code, hosts=[f"index.test:{port}"])
+    assert ran.out.split() == [str(host is not None) for host in SPELLINGS.values()], ran
+    assert set(ran.connected()) <= {f"index.test:{port}"}
 
 
 def test_a_hello_in_many_pieces_is_read_as_one(boxes, serve, certificate, tmp_path):
