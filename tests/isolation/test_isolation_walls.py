@@ -188,3 +188,12 @@ def test_a_large_input_and_binary_output_pass(room):
     expected = subprocess.run(["sha256sum"], input=data, capture_output=True, check=True).stdout
     assert outcome.stdout == expected
     assert echoed.stdout == data[:100_000]
+
+
+def test_a_directory_is_shown_whole_although_something_in_it_is_named_first(bench, tmp_path):
+    """Interlock's own Python lies beneath `.pyenv`, which has other programs too."""
+    room = Room(bench, tmp_path, "ns")
+    bench.server.close()
+    shown = [f"{sys.base_prefix}/lib", sys.base_prefix]
+    bench.server = ForkServer(launch=lambda: {"namespaces": True, "shown": shown})
+    assert set(room.sh(f"ls -A {sys.base_prefix}").split()) == set(os.listdir(sys.base_prefix))

@@ -70,7 +70,8 @@ def prepare(read: Sequence[str]) -> None:
     os.symlink("pts/ptmx", f"{PREPARED}/dev/ptmx")
     for name in DEVICES:
         _show(f"/dev/{name}", MOUNT_ATTR_NOSUID)
-    for path in (*SYSTEM, *read):
+    # A directory before what lies in it: else it would seem to be shown already.
+    for path in (*SYSTEM, *sorted(read, key=os.path.realpath)):
         _show(path, _PRIVATE | MOUNT_ATTR_RDONLY)
     for path in secrets:
         _hide(PREPARED + path)
