@@ -189,6 +189,8 @@ def test_doctor_tries_the_hook_and_looks_at_the_files(place):
     (place.root / "interlock.toml").write_text("[rules]\n")  # not trusted: refused all the same
     facts = place.facts()
     assert facts["claude-code: guard mode, project: hook"].status == "ok"
+    assert facts["resident gate"].detail.startswith("not running")
+    assert place.facts()["resident gate"].detail.startswith("running"), "the hook has started it"
     path.write_text(written.replace("PreToolUse", "PreToolUsed"))
     assert "no longer has" in place.facts()["claude-code: guard mode, project"].detail
     gate = Gate(place.env["INTERLOCK_STATE_DIR"], time.monotonic() + 60)

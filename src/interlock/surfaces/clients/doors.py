@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -14,11 +15,13 @@ from interlock.engine.local.location import locate
 from interlock.model.errors import InterlockError
 from interlock.surfaces.clients.client import Client, Scope
 from interlock.surfaces.clients.entries import has, read_object
+from interlock.surfaces.clients.hook_program import Failure, Gate
 from interlock.surfaces.clients.hook_program import __name__ as hook_module
 from interlock.surfaces.clients.installation import Installation, Record
 from interlock.surfaces.clients.known import CLIENTS
 from interlock.surfaces.clients.trial import try_client
 from interlock.surfaces.clients.versions import found_version
+from interlock.workspace.registry import state_directory
 
 _SECTION: Final = "clients"
 _SECONDS: Final = 60
@@ -28,7 +31,20 @@ _PROGRAM: Final = hook_module.rpartition(".")[2]
 
 def examine_clients(start: Path, env: Mapping[str, str], *, run: bool) -> list[Fact]:
     """Facts about the clients that are installed or set up. With `run` each client is started, against a scripted model."""
-    return [fact for client in CLIENTS.values() for fact in _examine(client, start, env, run=run)]
+    gate = _gate(env)  # before the hooks are tried, which start it
+    facts = [fact for client in CLIENTS.values() for fact in _examine(client, start, env, run=run)]
+    return [gate, *facts] if facts else []
+
+
+def _gate(env: Mapping[str, str]) -> Fact:
+    """Whether the resident gate is there: asked, not looked for."""
+    name, state = "resident gate", state_directory(env, Disk())
+    try:
+        answer = Gate(str(state), time.monotonic() + _SECONDS).ask_once(b"interlock 1 status\n" + bytes(16))
+    except Failure as error:
+        return Fact(section=_SECTION, name=name, status="problem", detail=str(error), hint=f"look at {state}/gate/log")
+    detail = "not running: a hook starts it when it is needed" if answer is None else "running, and it answers"
+    return Fact(section=_SECTION, name=name, status="ok", detail=detail)
 
 
 def _examine(client: Client, start: Path, env: Mapping[str, str], *, run: bool) -> Iterator[Fact]:

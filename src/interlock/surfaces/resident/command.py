@@ -56,7 +56,7 @@ def stop(out: Speaks) -> None:
     if status["running"]:
         _ask(b"stop", start=False)
         until = time.monotonic() + _STOP_SECONDS
-        while _ask(b"status", start=False).get("pid") == status["pid"] or _is_there(status["pid"]):
+        while not _has_ended(status["pid"]):
             if time.monotonic() > until:
                 raise StoreError("the gate does not end", code="gate_failed", hint=f"`kill {status['pid']}` ends it")
             time.sleep(_LOOK_SECONDS)
@@ -78,13 +78,13 @@ def _ask(what: bytes, *, start: bool) -> dict[str, Any]:
     return {"running": True, **typed.decode(answer[17 : 17 + size], dict)}
 
 
-def _is_there(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+def _has_ended(pid: int) -> bool:
+    """True once the gate has given its lock back, or another one has it by now."""
+    disk = Disk()
+    lock = disk.lock(state_directory(os.environ, disk) / "gate" / "lock")
+    if lock is None:
+        return bool(_ask(b"status", start=False).get("pid", pid) != pid)
+    os.close(lock)
     return True
 
 
