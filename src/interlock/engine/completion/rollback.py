@@ -143,7 +143,7 @@ async def _compensate(
         if name in in_use:
             return True, NotUndone(action_id=name, reason=reason, detail=IN_USE)
         if before is not None and before.undo_open == "compensation" and not _may_repeat(run, call.tool):
-            detail = f"the process ended while `{call.tool}` was taking it back"
+            detail = f"the process ended while `{call.tool}` was undoing it"
             return True, NotUndone(action_id=name, reason="unknown_outcome", detail=detail)
         approved: tuple[Requirement, ...] = ()
         if call.by_definition:

@@ -1,4 +1,4 @@
-"""What later undos took back of earlier runs, found in the journals of the runs that undid.
+"""What later undos undid of earlier runs, found in the journals of the runs that undid.
 
 An undo that was itself undone does not count, and neither does one whose proposal was aborted.
 """
@@ -57,7 +57,7 @@ class Undo(msgspec.Struct, kw_only=True):
 
 
 class Undos:
-    """The undos that are in force, by the run that they took back."""
+    """The undos that are in force, by the run that they undid."""
 
     def __init__(self, found: Iterable[Undo]) -> None:
         """`found` in any order."""

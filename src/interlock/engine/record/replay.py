@@ -184,7 +184,7 @@ class ReplayedRun:
         waits = any(row.status == "held" for row in found)
         end = done or self.finished
         if done is not None and replayed.rolled_back:
-            _taken_back(found, done.not_undone, replayed.only_read())
+            _mark_rolled_back(found, done.not_undone, replayed.only_read())
         return ProposalResult(
             run_id=self.directory.name,
             proposal_id=proposal_id,
@@ -245,7 +245,7 @@ class ReplayedRun:
         replayed = self.proposals.pop(finished.proposal or "")
         found = [_shown_row(name, action) for name, action in replayed.actions.items()]
         if replayed.rolled_back:
-            _taken_back(found, finished.not_undone, replayed.only_read())
+            _mark_rolled_back(found, finished.not_undone, replayed.only_read())
         # Actions that are reserved as compensations need not be mentioned in the journal.
         silent = replayed.received.action_count - len(found)
         found.extend(_shown_row("", None) for _ in range(silent))
@@ -381,7 +381,7 @@ def _abandoned(rows: list[ActionResult]) -> None:
             row.status, row.reason, row.error, row.output = "skipped", "cancelled", None, None
 
 
-def _taken_back(rows: list[ActionResult], left: Sequence[NotUndone], read: set[str]) -> None:
+def _mark_rolled_back(rows: list[ActionResult], left: Sequence[NotUndone], read: set[str]) -> None:
     """Of an aborted proposal no success stands that changed something: `undo_done` names files and compensations only."""
     reasons: dict[str, str] = {}
     for one in left:
