@@ -22,9 +22,12 @@ _TOOL_CHAINS: Final = (
     ".nvm",
     ".local/bin",
     ".local/pipx/venvs",
-    ".local/share/uv",
-    ".local/share/mise",
-    ".local/share/pipx",
+    ".local/share/uv/python",
+    ".local/share/uv/tools",
+    ".local/share/mise/installs",
+    ".local/share/mise/shims",
+    ".local/share/pipx/venvs",
+    ".local/share/pipx/shared",
     ".volta",
     ".asdf",
     ".rbenv",
@@ -35,7 +38,7 @@ _TOOL_CHAINS: Final = (
     "miniconda3",
     "anaconda3",
 )
-"""Where tool chains lie beneath a home: programs and what they need, no credentials. Shown read-only."""
+"""Where tool chains lie beneath a home: programs and what they need, no credentials (uv has some beside). Shown read-only."""
 _ROOTS: Final = {"RUSTUP_HOME": ".rustup", "PYENV_ROOT": ".pyenv", "NVM_DIR": ".nvm"}
 """Variables that tell a tool chain where it lies, since the home of a process is another one."""
 
@@ -95,7 +98,7 @@ class Enclosure(msgspec.Struct, frozen=True):
             writable=("",) if layer is not None else _places(workspace.root, workspace.written),
             readable=_places(workspace.root, workspace.readable) if in_scope else ("",),
             protected=tuple("/".join(os.fsdecode(name) for name in path) for path in workspace.protected),
-            hidden=self.hidden,
+            hidden=(*self.hidden, *(_sockets_in(workspace.root) if self.profile == "ns" and layer is None else ())),
             binds=(*self._late(), *binds),
             network="none" if network == "proxied" and self.profile != "ns" else network,
             tcp_ports=tuple(ports),
@@ -166,6 +169,17 @@ def of(enclose: Enclose) -> Enclosure:
         return enclose()
     except ConfigurationError as error:
         raise ToolError(error.message, code="isolation_failed", retryable=False, hint=error.hint) from error
+
+
+def _sockets_in(root: Path) -> list[str]:
+    """Sockets of the machine's programs in a workspace, by path: a network namespace does not confine those. A layer does."""
+    try:
+        lines = Path("/proc/net/unix").read_bytes().splitlines()
+    except OSError:
+        return []
+    top = os.fsencode(root) + b"/"
+    paths = {fields[7] for line in lines if len(fields := line.split(None, 7)) == 8}
+    return sorted(os.fsdecode(path) for path in paths if path.startswith(top))
 
 
 def _is_temporary(path: str) -> bool:

@@ -115,6 +115,12 @@ def _targets(directory: str) -> Iterator[dict[str, Any]]:
     facts["program"] = f"{facts['outside']}/program"
     _write(facts["secret"], "secret")
     _write(facts["program"], "#!/bin/sh\necho ESCAPED\n", 0o700)
+    facts |= {"link": f"{facts['outside']}/link", "chain": f"{directory}/chain"}
+    os.symlink("where", facts["link"])
+    os.mkdir(facts["chain"])
+    _write(f"{facts['chain']}/tool", "#!/bin/sh\n", 0o700)
+    master, terminal = os.openpty()
+    facts["terminal"] = os.ttyname(terminal)
     mark = f"interlock-attack-{os.getpid()}-{time.monotonic_ns()}"
     for name, place in (("temporary", "/tmp"), ("shared", "/dev/shm")):  # noqa: S108 - of the machine, on purpose
         facts[name] = f"{place}/{mark}"
@@ -130,6 +136,8 @@ def _targets(directory: str) -> Iterator[dict[str, Any]]:
     libc = ctypes.CDLL(None, use_errno=True)
     facts |= {"victim": victim.pid, "victim_fd": held, "inherited": inherited, "shm": os.getpid() | 0x49000000}
     segment = libc.shmget(facts["shm"], 4096, 0o1600)
+    facts["queue"] = mark
+    syscalls.call("mq_open", mark.encode(), os.O_CREAT | os.O_RDWR, 0o600, None)
     sockets = _listen(facts, mark)
     try:
         yield facts
@@ -137,6 +145,9 @@ def _targets(directory: str) -> Iterator[dict[str, Any]]:
         victim.kill()
         victim.wait()
         libc.shmctl(segment, 0, None)
+        syscalls.call("mq_unlink", mark.encode())
+        os.close(master)
+        os.close(terminal)
         for made in sockets:
             made.close()
         for name in ("temporary", "shared"):
@@ -186,11 +197,16 @@ def _fresh(facts: dict[str, Any]) -> dict[str, Any]:
     os.makedirs(f"{workspace}/tools/deep")
     _write(f"{workspace}/interlock.toml", "")
     _write(f"{workspace}/tools/deep/mod.py", "")
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(f"{workspace}/server.sock")
+    server.listen(8)
+    facts["server"] = server  # the one before is closed
     for name in ("mine", "spare"):
         _write(facts[name], "mine")
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, facts["victim"], 0)
-    return {**facts, "workspace": workspace}
+    os.kill(facts["victim"], signal.SIGCONT)
+    return {**{name: fact for name, fact in facts.items() if name != "server"}, "workspace": workspace}
 
 
 def _try(attack: Attack, facts: dict[str, Any], perform: Callable[[list[str], str], tuple[bytes, bool]]) -> str:
@@ -249,12 +265,15 @@ def _walled(leg: str, chosen: list[Attack], facts: dict[str, Any]) -> dict[str, 
         command = module_command("interlock.isolation.server", first=_FILTERED)
     os.environ.update(_SECRET)
     python = sys.base_prefix if not sys.base_prefix.startswith("/usr") else "/usr"
-    server = ForkServer(command, launch=lambda: {"namespaces": profile == "ns", "shown": [python]})
+    server = ForkServer(command, launch=lambda: {"namespaces": profile == "ns", "shown": [python, facts["chain"]]})
 
     program = os.path.realpath(sys.executable)
 
     async def perform(argv: list[str], workspace: str) -> tuple[bytes, bool]:
-        spec = WallSpec(profile=profile, workspace=workspace, protected=("interlock.toml", "tools/deep/mod.py"))
+        protected, hidden = ("interlock.toml", "tools/deep/mod.py"), (f"{workspace}/server.sock",)
+        spec = WallSpec(
+            profile=profile, workspace=workspace, protected=protected, hidden=hidden if profile == "ns" else ()
+        )
         cwd = os.open(workspace, os.O_PATH | os.O_CLOEXEC)
         try:
             outcome = await server.run(_request(argv, spec), cwd=cwd)
@@ -300,7 +319,7 @@ def _request(argv: list[str], spec: WallSpec) -> Request:
             "file_bytes": 64 << 20,
             "open_files": 1024,
             "processes": 64,
-            "cpu_ms": None,
+            "cpu_ms": 700,
         },
         "call": None,
         "walls": spec.wire(),

@@ -93,6 +93,33 @@ ATTACKS: Final = (
         "os.rename('tools', 'gone'); os.makedirs('tools/deep'); open('tools/deep/mod.py', 'w'); escaped()",
         NONS,
     ),
+    Attack("change a file in the machine's /tmp", "fs", "open(T['temporary'], 'r+').write('secret'); escaped()"),
+    Attack("write into a tool chain", "fs", "open(T['chain'] + '/tool', 'a').write('x'); escaped()"),
+    Attack("put a program into a tool chain", "fs", "open(T['chain'] + '/git', 'w').write('x'); escaped()"),
+    Attack(
+        "leave a program with the user's rights",
+        "syscalls",
+        "open('s', 'w'); os.chmod('s', 0o4755); os.stat('s').st_mode & 0o4000 and escaped()",
+    ),
+    Attack(
+        "make a program with the group's rights",
+        "syscalls",
+        "os.umask(0); os.close(os.open('g', os.O_CREAT | os.O_WRONLY, 0o2755)); os.stat('g').st_mode & 0o2000 and escaped()",
+    ),
+    Attack(
+        "make a program with the user's rights by openat2",
+        "syscalls",
+        "os.umask(0); h = struct.pack('QQQ', os.O_CREAT | os.O_WRONLY, 0o4755, 0)\n"
+        "sys_(437, 437, -100, ctypes.c_char_p(b'o'), ctypes.c_char_p(h), 24); os.stat('o').st_mode & 0o4000 and escaped()",
+    ),
+    Attack("give another file an attribute", "syscalls", "os.setxattr(T['mine'], 'user.x', b'x'); escaped()"),
+    Attack(
+        "watch another directory",
+        "namespaces",
+        "f = libc.inotify_init1(0); libc.inotify_add_watch(f, T['outside'].encode(), 0x20) >= 0 and escaped()",
+        NONS,
+    ),
+    Attack("see where another link leads", "namespaces", "os.readlink(T['link']); escaped()", NONS),
     # -- processes
     Attack("signal another process", "signals", "os.kill(T['victim'], signal.SIGCONT); escaped()"),
     Attack(
@@ -130,14 +157,33 @@ ATTACKS: Final = (
         "syscalls",
         "sys_(438, 438, os.pidfd_open(T['victim']), T['victim_fd'], 0); escaped()",
     ),
+    Attack("slow another process down", "syscalls", "os.setpriority(os.PRIO_PROCESS, T['victim'], 19); escaped()"),
+    Attack("move another process to one processor", "syscalls", "os.sched_setaffinity(T['victim'], {0}); escaped()"),
     Attack(
-        "slow another process down", "namespaces", "os.setpriority(os.PRIO_PROCESS, T['victim'], 19); escaped()", NONS
+        "read another process's limits", "syscalls", "resource.prlimit(T['victim'], resource.RLIMIT_NOFILE); escaped()"
     ),
     Attack(
-        "read another process's limits",
-        "namespaces",
-        "resource.prlimit(T['victim'], resource.RLIMIT_NOFILE); escaped()",
-        NONS,
+        "lower another process's limits",
+        "syscalls",
+        "resource.prlimit(T['victim'], resource.RLIMIT_CORE, (0, 0)); escaped()",
+    ),
+    Attack(
+        "lower the supervisor's limits",
+        "syscalls",
+        "resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0)); escaped()",
+    ),
+    Attack(
+        "signal another process as the owner of a file",
+        "signals",
+        "r, w = os.pipe(); fcntl.fcntl(r, fcntl.F_SETOWN, T['victim']); fcntl.fcntl(r, 10, signal.SIGSTOP)\n"
+        "fcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC); os.write(w, b'x'); time.sleep(0.1)\n"
+        "s = open(f\"/proc/{T['victim']}/stat\").read().rpartition(')')[2].split()[0]\n"
+        "if s == 'T': os.kill(T['victim'], signal.SIGCONT); escaped()",
+    ),
+    Attack(
+        "signal another process by a pidfd",
+        "signals",
+        "signal.pidfd_send_signal(os.pidfd_open(T['victim']), signal.SIGCONT); escaped()",
     ),
     Attack(
         "live on after the action",
@@ -258,8 +304,22 @@ ATTACKS: Final = (
     Attack("make a socket to the hypervisor", "net", "socket.socket(40, socket.SOCK_STREAM); escaped()"),
     Attack("make a socket of the kernel's ciphers", "net", "socket.socket(38, socket.SOCK_SEQPACKET); escaped()"),
     Attack("hear the kernel's events", "net", "socket.socket(16, socket.SOCK_DGRAM, 15); escaped()"),
+    Attack("use shared memory of another process", "syscalls", "libc.shmget(T['shm'], 0, 0) >= 0 and escaped()"),
     Attack(
-        "use shared memory of another process", "namespaces", "libc.shmget(T['shm'], 0, 0) >= 0 and escaped()", NONS
+        "open a message queue of another process",
+        "syscalls",
+        "sys_(240, 180, ctypes.c_char_p(T['queue'].encode()), os.O_RDWR, 0, 0); escaped()",
+    ),
+    Attack(
+        "write to a terminal of the user",
+        "fs",
+        "os.write(os.open(T['terminal'], os.O_WRONLY | os.O_NOCTTY), b'approve? '); escaped()",
+    ),
+    Attack("read from a terminal of the user", "fs", "os.open(T['terminal'], os.O_RDONLY | os.O_NOCTTY); escaped()"),
+    Attack(
+        "connect to a socket of another program in the workspace",
+        "namespaces",
+        "s = socket.socket(socket.AF_UNIX); s.connect('server.sock'); escaped()",
     ),
     # -- what is inherited, and limits
     Attack("read an inherited descriptor", "descriptors", "os.pread(T['inherited'], 9, 0) and escaped()"),
@@ -269,6 +329,22 @@ ATTACKS: Final = (
         "limits",
         "n = 0\nfor _ in range(200):\n if os.fork() == 0:\n  time.sleep(3); os._exit(0)\n n += 1\n"
         "time.sleep(0.5); n == 200 and escaped()",
+    ),
+    Attack(
+        "use more memory than allowed in several processes",
+        "limits",
+        "for _ in range(3):\n if os.fork() == 0:\n  b = bytearray(b'x') * (120 << 20); time.sleep(30)\n"
+        "time.sleep(2); escaped(); os.killpg(0, 9)",
+    ),
+    Attack(
+        "use more memory than allowed in files of memory",
+        "limits",
+        "f = os.memfd_create('m')\nfor _ in range(400): os.write(f, bytes(1 << 20))\ntime.sleep(2); escaped()",
+    ),
+    Attack(
+        "use more CPU time than allowed",
+        "limits",
+        "while time.process_time() < 1.4: pass\nescaped()",
     ),
     Attack("use more memory than allowed", "limits", "b = bytearray(300 << 20); b[-1] = 1; escaped()"),
     Attack(

@@ -22,7 +22,7 @@ from interlock.isolation.wire import Limits
 
 _TICK_S: Final = 0.05
 _SHARE: Final = 20
-"""A measurement is followed by a pause of this many times its duration: it takes at most 5 % of one processor."""
+"""A measurement is followed by a pause of this many times the CPU time that it took: at most 5 % of one processor."""
 _ALWAYS_S: Final = 1.0
 """So often the tree is measured even if the machine as a whole gives no reason to."""
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -56,8 +56,9 @@ class Meter:
         now = time.monotonic()
         if now < self._next:
             return None
+        began = time.thread_time()
         found = self._measure() if self._reason(now) else None
-        self._next = (end := time.monotonic()) + max(_TICK_S, _SHARE * (end - now))
+        self._next = time.monotonic() + max(_TICK_S, _SHARE * (time.thread_time() - began))
         return found
 
     def at_end(self, ended_by: int | None, *, failed: bool) -> str | None:

@@ -45,6 +45,8 @@ RESOLVER: Final = {
 """How names are found inside: by the egress proxy's stub and by nothing else. The machine's own `/etc/hosts` would give a name an
 address before the proxy is asked about the name; the proxy reads it.
 """
+_SECRETS: Final = ("/etc", "/usr/local/etc")
+"""Where configuration with secrets lies among what is shown."""
 _ETC_ENTRIES_MAX: Final = 20_000
 _PRIVATE: Final = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
 
@@ -56,7 +58,7 @@ def prepare(read: Sequence[str]) -> None:
 
     `read` are directories to show besides `SYSTEM`: tool chains, and the Python that Interlock runs on.
     """
-    uid, gid, secrets = os.getuid(), os.getgid(), tuple(secret_files("/etc"))
+    uid, gid, secrets = os.getuid(), os.getgid(), tuple(path for top in _SECRETS for path in secret_files(top))
     syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
     syscalls.map_ids(uid, gid)
     syscalls.drop_bounding_set()
@@ -123,7 +125,11 @@ def write_files(directory: str, files: dict[str, bytes]) -> None:
 
 
 def secret_files(top: str) -> Iterator[str]:
-    """What this user can read beneath `top` and not everyone can: passwords, keys. Directories stand for all beneath them."""
+    """What this user can read at or beneath `top` and not everyone can: passwords, keys. A directory stands for all in it."""
+    if os.path.isdir(top) and os.stat(top).st_mode & 0o005 != 0o005:
+        if os.access(top, os.R_OK):
+            yield top
+        return
     pending, seen = [top], 0
     while pending:
         directory = pending.pop()
@@ -274,22 +280,16 @@ def _replace(path: str, text: str, spare: str) -> None:
 
 
 def readable(read: Iterable[str]) -> list[str]:
-    """What a process without a root of its own may read: the same places, /etc entry by entry without its secrets."""
-    secrets = set(secret_files("/etc"))
-    entries = [f"/etc/{name}" for name in os.listdir("/etc") if not any(_related(f"/etc/{name}", s) for s in secrets)]
-    inner = [p for s in secrets for p in _siblings(s, secrets)]
-    return [*(p for p in SYSTEM if p != "/etc"), *entries, *inner, *read]
+    """What a process without a root of its own may read: the same places, /etc entry by entry, all without their secrets."""
+    secrets = {path for top in _SECRETS for path in secret_files(top)}
+    places = [*(path for path in SYSTEM if path != "/etc"), *(f"/etc/{name}" for name in os.listdir("/etc"))]
+    return [*(inner for path in places for inner in _without(path, secrets)), *read]
 
 
-def _related(path: str, secret: str) -> bool:
-    return secret == path or secret.startswith(f"{path}/")
-
-
-def _siblings(secret: str, secrets: set[str]) -> Iterator[str]:
-    """Beside a secret in a directory of /etc: everything that holds none."""
-    directory = os.path.dirname(secret)
-    if directory != "/etc":
-        for name in os.listdir(directory):
-            path = f"{directory}/{name}"
-            if not any(_related(path, one) for one in secrets):
-                yield path
+def _without(path: str, secrets: set[str]) -> list[str]:
+    """A path, or what lies in it but for the secrets."""
+    if path in secrets:
+        return []
+    if not any(secret.startswith(f"{path}/") for secret in secrets):
+        return [path]
+    return [inner for name in os.listdir(path) for inner in _without(f"{path}/{name}", secrets)]

@@ -3,8 +3,9 @@
 The table denies; what it does not name is allowed, because programs need more calls than any list names, and the other layers
 hold without it. Standard library only. Pure: `program` is the same on every machine, `load` puts it in force.
 
-Order of the program: the architecture (killed if foreign: `int 0x80` would have other numbers), x32 (ENOSYS), the calls of
-`DENIED` (EPERM), those of `MISSING` (ENOSYS, so that libc takes the older way that can be checked), then arguments.
+Order of the program: the architecture (killed if foreign: `int 0x80` would have other numbers), x32 and calls that are newer than
+this table (ENOSYS), the calls of `DENIED` (EPERM), those of `MISSING` (ENOSYS, so that libc takes the older way that can be
+checked), then arguments.
 """
 
 from __future__ import annotations
@@ -32,8 +33,35 @@ DENIED: Final[dict[str, str]] = {
     "other security modules": "lsm_set_self_attr",
 }
 """Refused with EPERM, by the reason for it."""
-MISSING: Final = ("clone3", "memfd_secret")
-"""Refused with ENOSYS. clone3's flags lie behind a pointer that no filter can read."""
+MISSING: Final = ("clone3", "openat2", "memfd_secret")
+"""Refused with ENOSYS: libraries take the older call. What clone3 and openat2 are asked for (namespaces, set-id bits) lies behind
+a pointer that no filter can read.
+"""
+ALONE: Final[dict[str, str]] = {
+    "memory and messages of the user's other processes": "shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semctl "
+    "semtimedop mq_open mq_unlink",
+    "attributes of the user's other files": "setxattr lsetxattr setxattrat removexattr lremovexattr removexattrat file_setattr",
+}
+"""Refused with EPERM besides, where a process has no namespaces of its own: Landlock does not see these. The calls that change
+attributes by descriptor are left: what is open was allowed.
+"""
+_SELF_ONLY: Final = {
+    "sched_setaffinity": 0,
+    "sched_setscheduler": 0,
+    "sched_setparam": 0,
+    "sched_setattr": 0,
+    "setpriority": 1,
+    "ioprio_set": 1,
+}
+"""There too: which argument names another process. Only 0, the caller itself, is allowed."""
+_OF_A_USER: Final = {"setpriority": 2, "ioprio_set": 3}
+"""The first argument with which these mean all processes of a user."""
+_SET_ID: Final = 0o6000
+_MODES: Final = {"chmod": 1, "fchmod": 1, "fchmodat": 2, "fchmodat2": 2, "creat": 1, "mknod": 1, "mknodat": 2}
+"""Which argument is a mode: a program could leave its user's rights behind, in the workspace, for everyone who runs the file."""
+_OPEN_FLAGS: Final = {"open": 1, "openat": 2}
+_CREATES: Final = 0o20000100
+"""O_CREAT and O_TMPFILE: only then is there a mode, the argument after the flags."""
 
 Sockets = Literal["pairs", "tcp", "all"]
 FAMILIES: Final[dict[str, tuple[int, ...]]] = {"pairs": (), "tcp": (2, 10, 16), "all": (1, 2, 10, 16)}
@@ -55,8 +83,8 @@ _FAST_OPEN_OPTIONS: Final = (23, 30)
 
 _NAMESPACES: Final = 0x7E020000
 """All CLONE_NEW* that clone can take."""
-_TERMINAL: Final = (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX: typing into another user's terminal."""
+_TERMINAL: Final = (0x5412, 0x541C, 0x5423)
+"""TIOCSTI and TIOCLINUX: typing into another user's terminal. TIOCSETD: line disciplines, which hardly anything needs."""
 _ADDR_NO_RANDOMIZE_OK: Final = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
 """What `personality` may set: nothing, no address randomisation, and the 2.6 uname; or only ask."""
 
@@ -78,7 +106,8 @@ class Instruction(NamedTuple):
 def program(sockets: Sockets, machine: str = syscalls.MACHINE) -> list[Instruction]:
     """The filter for one of `syscalls.MACHINES`."""
     numbers = syscalls.numbers(machine)
-    code = _beginning(" ".join(DENIED.values()).split(), machine)
+    alone = "" if sockets == "all" else " ".join(ALONE.values())
+    code = _beginning([*" ".join(DENIED.values()).split(), *alone.split()], MISSING, machine)
     code += _checked(numbers["clone"], _clone())
     code += _checked(numbers["ioctl"], _terminal())
     code += _checked(numbers["personality"], _personality())
@@ -88,6 +117,16 @@ def program(sockets: Sockets, machine: str = syscalls.MACHINE) -> list[Instructi
         for name, index in _FAST_OPEN_FLAGS.items():
             code += _checked(numbers[name], _no_flag(index, _FAST_OPEN))
         code += _checked(numbers["setsockopt"], _no_fast_open())
+    for name, index in _MODES.items():
+        if name in numbers:
+            code += _checked(numbers[name], _no_set_id(index))
+    for name, index in _OPEN_FLAGS.items():
+        if name in numbers:
+            code += _checked(numbers[name], _no_set_id_created(index))
+    code += _checked(numbers["prlimit64"], _only_self("prlimit64", 0))  # pid 1 is a supervisor
+    if sockets != "all":
+        for name, index in _SELF_ONLY.items():
+            code += _checked(numbers[name], _only_self(name, index))
     return [*code, _answer(_ALLOW)]
 
 
@@ -107,7 +146,11 @@ def container_program(machine: str = syscalls.MACHINE) -> list[Instruction]:
         "process_mrelease",
     )
     denied = [name for name in " ".join(DENIED.values()).split() if name not in left]
-    return [*_beginning(denied, machine), *_checked(numbers["clone"], _clone()), _answer(_ALLOW)]
+    return [
+        *_beginning(denied, ("clone3", "memfd_secret"), machine),
+        *_checked(numbers["clone"], _clone()),
+        _answer(_ALLOW),
+    ]
 
 
 def assemble(instructions: list[Instruction]) -> bytes:
@@ -127,13 +170,14 @@ def assembled(sockets: Sockets) -> bytes:
     return assemble(program(sockets))
 
 
-def _beginning(denied: Sequence[str], machine: str) -> list[Instruction]:
+def _beginning(denied: Sequence[str], missing: Sequence[str], machine: str) -> list[Instruction]:
     """Architecture, x32, and the calls that are refused whatever their arguments."""
     numbers = syscalls.numbers(machine)
     code = [_load(_ARCH_AT), Instruction(_EQUAL, 1, 0, _AUDIT[machine]), _answer(_KILL), _load(_NUMBER_AT)]
     if machine == "x86_64":
         code += [Instruction(_GREATER, 0, 1, 0x40000000), _answer(_ERRNO | errno.ENOSYS)]
-    for names, number in ((denied, errno.EPERM), (MISSING, errno.ENOSYS)):
+    code += [Instruction(_GREATER, 0, 1, syscalls.LAST + 1), _answer(_ERRNO | errno.ENOSYS)]
+    for names, number in ((denied, errno.EPERM), (missing, errno.ENOSYS)):
         for name in names:
             if name in numbers:
                 code += [Instruction(_EQUAL, 0, 1, numbers[name]), _answer(_ERRNO | number)]
@@ -178,6 +222,23 @@ def _terminal() -> list[Instruction]:
 
 def _personality() -> list[Instruction]:
     return [_argument(0), *_one_of(_ADDR_NO_RANDOMIZE_OK, errno.EPERM)]
+
+
+def _no_set_id(index: int) -> list[Instruction]:
+    return [_argument(index), Instruction(_SET, 0, 1, _SET_ID), _answer(_ERRNO | errno.EPERM)]
+
+
+def _no_set_id_created(flags: int) -> list[Instruction]:
+    """The mode is looked at only if the call may make a file: else the argument is whatever lay in the register."""
+    mode = _no_set_id(flags + 1)
+    return [_argument(flags), Instruction(_SET, 0, len(mode), _CREATES), *mode]
+
+
+def _only_self(name: str, index: int) -> list[Instruction]:
+    code = [_argument(index), Instruction(_EQUAL, 1, 0, 0), _answer(_ERRNO | errno.EPERM)]
+    if name in _OF_A_USER:
+        code += [_argument(0), Instruction(_EQUAL, 0, 1, _OF_A_USER[name]), _answer(_ERRNO | errno.EPERM)]
+    return code
 
 
 def _family(families: tuple[int, ...]) -> list[Instruction]:

@@ -25,7 +25,8 @@ NAMESPACES: Final = (
     syscalls.CLONE_NEWNS | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWNET
 )
 """The flags of clone for an action, which the launcher starts in its own user namespace."""
-_DEVICES: Final = tuple(f"/dev/{name}" for name in (*root.DEVICES, "ptmx", "pts"))
+_DEVICES: Final = tuple(f"/dev/{name}" for name in root.DEVICES)
+"""Without a root of its own: no pseudo-terminals, because /dev/pts has those of the user, approvals and all."""
 _HOST_NAME: Final = b"box"
 _PRIVATE: Final = ("/tmp", "/dev/shm")  # noqa: S108 - the action's own
 

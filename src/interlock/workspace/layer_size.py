@@ -11,7 +11,7 @@ from typing import Final
 
 _ANEW_S: Final = 5.0
 _SHARE: Final = 20
-"""A measurement is followed by a pause of this many times its duration."""
+"""A measurement is followed by a pause of this many times the CPU time that it took."""
 
 
 class LayerSize:
@@ -44,13 +44,12 @@ class LayerSize:
             return self._used if self._used > allowed else None
 
     def _measure(self, free: int) -> None:
-        began = time.monotonic()
+        began = time.thread_time()
         if self._before is None:
             self._before = sum(-(-size // 4096) * 4096 for size in self._copied())
         self._used = max(0, _disk_of(self._directory) - self._before)
         self._free = free
-        ended = time.monotonic()
-        self._next = ended + _SHARE * (ended - began)
+        self._next = time.monotonic() + _SHARE * (time.thread_time() - began)
         self._anew = self._next + _ANEW_S
 
 
