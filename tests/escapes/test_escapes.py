@@ -41,6 +41,8 @@ VOID_SOMEWHERE = {
     "mount in a namespace of its own",
     "use the new mount calls",
     "find a file's handle",
+    "give another file an attribute",
+    "open a message queue of another process",
 }
 """What a kernel may refuse by itself; the rest succeeds on every machine, or the test of it is broken."""
 

@@ -94,6 +94,24 @@ def test_what_no_filter_can_read_seems_not_to_exist(ask, name):
         (("socket", 40, 1, 0), "EAFNOSUPPORT"),  # AF_VSOCK
         (("socketpair", 1, 1, 0), ALLOW),
         (("socketpair", 16, 3, 0), "EAFNOSUPPORT"),
+        (("ioctl", 0, 0x5423), "EPERM"),  # TIOCSETD
+        (("chmod", 0, 0o755), ALLOW),
+        (("chmod", 0, 0o4755), "EPERM"),
+        (("fchmod", 0, 0o2755), "EPERM"),
+        (("fchmodat", 0, 0, 0o4755), "EPERM"),
+        (("fchmodat2", 0, 0, 0o1777), ALLOW),
+        (("fchmodat2", 0, 0, 0o6755), "EPERM"),
+        (("mknodat", 0, 0, 0o104755), "EPERM"),
+        (("creat", 0, 0o4755), "EPERM"),
+        (("open", 0, 0o101, 0o4755), "EPERM"),
+        (("openat", 0, 0, 0o101, 0o2755), "EPERM"),
+        (("openat", 0, 0, 0o20200001, 0o4755), "EPERM"),  # O_TMPFILE
+        (("openat", 0, 0, 0o101, 0o644), ALLOW),
+        (("openat", 0, 0, 0, 0o4755), ALLOW),  # makes nothing: the mode is whatever lay there
+        (("prlimit64", 0, 7), ALLOW),
+        (("prlimit64", 1, 7), "EPERM"),  # the supervisor
+        (("shmget", 5), ALLOW),  # in namespaces of its own
+        (("setpriority", 0, 77, 19), ALLOW),
     ],
 )
 def test_arguments_decide(ask, call, answer):
@@ -126,6 +144,36 @@ def test_without_a_root_of_its_own_a_process_makes_no_socket(ask, family):
 )
 def test_git_without_namespaces_may_connect_by_tcp_and_no_other_way(ask, call, answer):
     assert ask(*call, sockets="tcp") == answer
+
+
+@pytest.mark.parametrize("name", sorted(" ".join(seccomp.ALONE.values()).split()))
+def test_what_landlock_does_not_see_is_refused_without_namespaces(ask, name):
+    assert ask(name, sockets="pairs") == ask(name, sockets="tcp") == "EPERM"
+    assert ask(name) == ALLOW
+
+
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        (("setpriority", 0, 0, 5), ALLOW),
+        (("setpriority", 0, 77, 5), "EPERM"),
+        (("setpriority", 2, 0, 5), "EPERM"),  # all processes of the user
+        (("ioprio_set", 1, 0), ALLOW),
+        (("ioprio_set", 3, 0), "EPERM"),
+        (("sched_setaffinity", 0), ALLOW),
+        (("sched_setaffinity", 77), "EPERM"),
+        (("sched_setattr", 77), "EPERM"),
+    ],
+)
+def test_without_namespaces_a_process_changes_only_itself(ask, call, answer):
+    assert ask(*call, sockets="pairs") == answer
+
+
+@pytest.mark.parametrize("machine", syscalls.MACHINES)
+def test_calls_that_are_newer_than_the_table_seem_not_to_exist(machine):
+    program = seccomp.program("all", machine)
+    assert run(program, machine, syscalls.LAST + 1) == "ENOSYS"
+    assert run(program, machine, syscalls.LAST) == ALLOW
 
 
 @pytest.mark.parametrize("machine", syscalls.MACHINES)

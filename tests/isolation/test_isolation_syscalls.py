@@ -28,6 +28,29 @@ def test_the_numbers_are_the_kernels_own(machine):
     assert len(set(ours) & set(told)) > 70
 
 
+def test_a_path_beneath_is_opened_where_openat2_is_refused(tmp_path, monkeypatch):
+    """As within the walls of another Interlock."""
+
+    def refused(*_):
+        raise OSError(errno.ENOSYS, "refused")
+
+    monkeypatch.setattr(syscalls, "_open_beneath", refused)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "link").symlink_to("b")
+    top = os.open(tmp_path, os.O_PATH)
+    try:
+        for path in ("a/b", "a", ""):
+            fd = syscalls.open_beneath(top, path, os.O_PATH)
+            assert Path(f"/proc/self/fd/{fd}").readlink() == tmp_path / path
+            os.close(fd)
+        for path, number in (("a/link", errno.ELOOP), ("a/..", errno.EXDEV), ("a/c", errno.ENOENT)):
+            with pytest.raises(OSError, match=r"\w") as raised:
+                syscalls.open_beneath(top, path, os.O_PATH)
+            assert raised.value.errno == number
+    finally:
+        os.close(top)
+
+
 @pytest.mark.parametrize("machine", syscalls.MACHINES)
 def test_no_number_is_given_twice(machine):
     ours = syscalls.numbers(machine)

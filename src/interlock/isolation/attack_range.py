@@ -319,7 +319,7 @@ def _request(argv: list[str], spec: WallSpec) -> Request:
             "file_bytes": 64 << 20,
             "open_files": 1024,
             "processes": 64,
-            "cpu_ms": 700,
+            "cpu_ms": None,
         },
         "call": None,
         "walls": spec.wire(),
