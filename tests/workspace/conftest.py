@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from pathlib import Path
+
 import pytest
 
 from interlock.disk import Disk
 from interlock.testing import FakeClock
 from interlock.workspace import Backups, Workspace
 from interlock.workspace.beneath import OpenAt2, Walk
+from interlock.workspace.layer_mounts import LayerMounts
+
+sys.path.insert(0, str(Path(__file__).parent))
+from layer_world import NoOverlay, World
 
 ACCESS = {"openat2": OpenAt2, "walk": Walk}
 
@@ -44,3 +52,16 @@ def new_run(tmp_path):
     yield make
     for backups in opened:
         backups.close()
+
+
+@pytest.fixture(params=["overlay", "copy"])
+def mounts(request):
+    made = LayerMounts() if request.param == "overlay" else NoOverlay()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def world(tmp_path, mounts):
+    with contextlib.closing(World(tmp_path, mounts)) as made:
+        yield made

@@ -45,6 +45,8 @@ FIXES: Final = {
     "`kernel.apparmor_restrict_unprivileged_userns=0`; in Docker `--security-opt seccomp=unconfined --security-opt "
     "systempaths=unconfined`, or stay with the profile `nons`",
     "net": "a kernel with seccomp (CONFIG_SECCOMP_FILTER)",
+    "layer": "user namespaces (as above), Linux 6.15 or newer for profile `ns`, and a state directory (INTERLOCK_STATE_DIR) on a "
+    "file system of its own kind, such as ext4, xfs or btrfs, and not on a container's overlay",
     "cgroup": "start Interlock in a control group of its own: `systemd-run --user --scope -p Delegate=yes interlock ...`, or "
     "`Delegate=yes` in its service; without one the memory of a tree is measured",
 }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         open_layer,
         remove_layer,
         reopen_layer,
+        why_no_overlay,
     )
     from interlock.workspace.lease import LeaseQueue, Turn, WriteLease
     from interlock.workspace.nodes import ABSENT, Identity, Node, Seen
@@ -73,6 +74,7 @@ else:
             "reopen_preview": "preview_layers",
             "restore": "undo",
             "state_directory": "registry",
+            "why_no_overlay": "layers",
         },
     )
 
@@ -120,4 +122,5 @@ __all__ = [
     "reopen_preview",
     "restore",
     "state_directory",
+    "why_no_overlay",
 ]

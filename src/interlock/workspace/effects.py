@@ -147,6 +147,21 @@ def set_mode(
         os.close(fd)
 
 
+def set_file_mode(workspace: Workspace, path: Rel, want: Node, *, expect: Identity, field: str = "path") -> None:
+    """Give a file its permissions and time of change, if it is unchanged. Raises: ToolError `file_changed`."""
+    fd = workspace.open_file(path, field)
+    try:
+        with refused(field):
+            if identity(os.fstat(fd)) != expect:
+                raise changed(field)
+            os.fchmod(fd, want.mode or 0)
+            if want.mtime_ns is not None:
+                os.utime(fd, ns=(os.fstat(fd).st_atime_ns, want.mtime_ns))
+            workspace.disk.sync(fd)
+    finally:
+        os.close(fd)
+
+
 def remove(
     workspace: Workspace, path: Rel, *, expect: Identity, field: str = "path", later: set[Rel] | None = None
 ) -> None:

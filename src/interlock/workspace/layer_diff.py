@@ -11,10 +11,12 @@ to the tree.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import stat
+import struct
 from collections.abc import Iterable, Iterator
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
@@ -22,6 +24,12 @@ from interlock.model.errors import ToolError
 from interlock.workspace.names import Rel, link_stored
 from interlock.workspace.nodes import ABSENT, Identity, Node, identity
 from interlock.workspace.tree import Workspace, hash_file
+
+_ORIGIN_HEADER: Final = 21
+_AT_EMPTY_PATH: Final = 0x1000
+_HANDLE_BYTES: Final = 128  # MAX_HANDLE_SZ
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 Kind = Literal["added", "changed", "deleted", "mode"]
 """`mode`: only the permissions differ. A symbolic link that leads elsewhere is `changed`."""
@@ -96,9 +104,13 @@ class Upper:
                 if directory:
                     pending.append(rel)
 
-    def was_below(self, path: Rel) -> bool:
-        """True if the path was copied up: it lay beneath the layer then."""
-        return _attribute(os.path.join(self.path, *path), b"origin") is not None  # noqa: PTH118 - bytes
+    def origin(self, path: Rel) -> bytes | None:
+        """The file handle of the file beneath that this one was copied up from, wherever it was named then; None if it is new.
+
+        Source: struct ovl_fb, fs/overlayfs/overlayfs.h: version, magic, length, flags, type, a uuid, the handle.
+        """
+        data = _attribute(os.path.join(self.path, *path), b"origin")  # noqa: PTH118 - bytes
+        return None if data is None else data[_ORIGIN_HEADER:]
 
 
 def _attribute(path: bytes, name: bytes) -> bytes | None:
@@ -106,6 +118,22 @@ def _attribute(path: bytes, name: bytes) -> bytes | None:
         return os.getxattr(path, b"user.overlay." + name, follow_symlinks=False)
     except OSError:
         return None
+
+
+def handle_of(tree: Workspace, path: Rel) -> bytes | None:
+    """The file handle of what lies at a path, as overlayfs notes it; None if there is none. Source: name_to_handle_at(2)."""
+    try:
+        fd = tree.open(path, os.O_PATH)
+    except ToolError:
+        return None
+    buffer = ctypes.create_string_buffer(struct.pack("=Ii", _HANDLE_BYTES, 0) + bytes(_HANDLE_BYTES))
+    try:
+        if _libc.name_to_handle_at(fd, b"", buffer, ctypes.byref(ctypes.c_int()), _AT_EMPTY_PATH):
+            return None
+    finally:
+        os.close(fd)
+    size = struct.unpack_from("=I", buffer)[0]
+    return buffer.raw[8 : 8 + size]
 
 
 def is_whiteout(found: os.stat_result) -> bool:

@@ -34,6 +34,7 @@ from interlock.workspace.layer_diff import (
     Upper,
     compare,
     copy_candidates,
+    handle_of,
     node_at,
     overlay_candidates,
 )
@@ -83,6 +84,7 @@ class Layer:
             lambda: () if overlay else (original.size for _, original in self.known().values()),
         )
         self._looked: dict[Rel, Identity] = {}
+        self._moved: set[bytes | None] | None = None
         self._known: dict[Rel, tuple[Identity, Identity]] | None = None
 
     @property
@@ -141,8 +143,25 @@ class Layer:
                 return found is not None or known is not None
             return not stat.S_ISDIR(found.st_mode) and identity(found) != known[1]
         if found is None:
-            return self.upper.was_below(path)
+            origin = self.upper.origin(path)
+            return origin is not None and self._is_gone(path, origin)
         return not stat.S_ISDIR(found.st_mode) and found.st_ctime_ns >= self.manifest.began_ns
+
+    def _is_gone(self, path: Rel, origin: bytes) -> bool:
+        """True if others have taken a file away that was copied up to `path`; it may also have been moved or linked there."""
+        depth, above = len(path) - 1, None
+        while depth >= 0 and above is None:
+            with contextlib.suppress(ToolError):
+                above = self.base.lstat(path[:depth])
+            depth -= 1
+        if above is not None and above.st_ctime_ns < self.manifest.began_ns:
+            return False  # nothing was taken from there since the layer began
+        if self.manifest.below:
+            return False  # its origin may lie in a layer that is committed by now
+        if self._moved is None:
+            touched = (one for one, found, _ in self.upper.walk() if not stat.S_ISDIR(found.st_mode))
+            self._moved = {handle_of(self.base, one) for one in touched}
+        return origin not in self._moved
 
     def known(self) -> dict[Rel, tuple[Identity, Identity]]:
         """Of a copy: each copied path with the identities of copy and original. Raises: IntegrityError."""
@@ -241,6 +260,20 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
         manifest = Manifest(VERSION, proposal, "copy", str(error), str(base.root), began_ns, names)
     base.disk.write_atomic(directory / "layer.json", msgspec.json.encode(manifest))
     return Layer(directory, manifest, base, mounted)
+
+
+def why_no_overlay(place: Path, base: Workspace, mounts: LayerMounts) -> str | None:
+    """Why layers that walled processes see are not overlays here, found by mounting one in `place`; None if they are."""
+    try:
+        _check_base(base, [])
+        for part in ("upper", "work"):
+            (place / part).mkdir(mode=0o700)
+        mounted = _mount_overlay(place, base, mounts, [], attach=True)
+    except UnmountableError as error:
+        return str(error)
+    for fd in (mounted.root, *mounted.namespaces):
+        os.close(fd)
+    return None
 
 
 def reopen_layer(directory: Path, base: Workspace, mounts: LayerMounts) -> Layer:

@@ -67,6 +67,9 @@ def perform(workspace: Workspace, steps: Sequence[Prepared], content: Content) -
                 assert want.target is not None
                 target = link_stored(want.target)
                 effects.put_link(workspace, step.path, target, expect=expect, temporary=temporary)
+            elif want.kind == "file" and _is_mode(step):
+                assert step.seen.identity is not None
+                effects.set_file_mode(workspace, step.path, want, expect=step.seen.identity)
             elif want.kind == "file":
                 files.append(_new_file(step, temporary, expect, content))
         _put_files(workspace, files, later)
@@ -75,6 +78,13 @@ def perform(workspace: Workspace, steps: Sequence[Prepared], content: Content) -
     for step, _ in deep_first:
         if step.want.kind == "dir":
             effects.set_mode(workspace, step.path, step.want.mode or 0, _attributes(step.want))
+
+
+def _is_mode(step: Step) -> bool:
+    """True if a file keeps its content, its owner and its attributes: then nothing is written but permissions and times."""
+    seen, want = step.seen.node, step.want
+    kept = (seen.sha256, seen.attributes or {}) == (want.sha256, want.attributes or {})
+    return seen.kind == "file" and kept and want.owner in (None, seen.owner)
 
 
 def _new_file(step: Step, temporary: bytes, expect: Identity | None, content: Content) -> effects.NewFile:

@@ -10,6 +10,7 @@ import platform
 import shutil
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,10 +33,11 @@ from interlock.isolation.attack_report import Leg, Row, profile_of, table
 from interlock.isolation.posture import FIXES, choose, posture_of
 from interlock.isolation.probe import probe
 from interlock.model.errors import ConfigurationError, InterlockError, StoreError, UsageError
-from interlock.settings import TrustStore, gather, load
+from interlock.settings import TrustStore, find, gather, load
 from interlock.settings.sections import Isolation
 from interlock.signing import Signer
 from interlock.telemetry import Sampler
+from interlock.workspace import LayerMounts, Workspace, why_no_overlay
 from interlock.workspace.registry import state_directory
 
 Status = Literal["ok", "warning", "problem", "absent"]
@@ -73,7 +75,7 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 def examine(start: Path, env: Mapping[str, str]) -> list[Fact]:
     """Every fact, by section. Errors become facts; nothing is raised for what is wrong here."""
     offered = _offered(env)
-    facts = [*_machine(), *_isolation(offered), *_state(env)]
+    facts = [*_machine(), *_isolation(offered, _overlay(start, env)), *_state(env)]
     try:
         place = locate(start, env, Disk())
     except InterlockError as error:
@@ -170,9 +172,9 @@ def _offered(env: Mapping[str, str]) -> dict[str, str]:
         return probe()
 
 
-def _isolation(offered: Mapping[str, str]) -> Iterator[Fact]:
+def _isolation(offered: Mapping[str, str], overlay: str) -> Iterator[Fact]:
     best = choose("ns", offered)
-    here = posture_of("none" if best is None else best.profile, offered)
+    here = posture_of("none" if best is None else best.profile, offered) | {"layer": overlay}
     for layer, key, about in LAYERS:
         if here.get(key, "absent").startswith("active"):
             yield _fact("isolation", layer, "ok", f"{key}: {about}")
@@ -187,6 +189,24 @@ def _isolation(offered: Mapping[str, str]) -> Iterator[Fact]:
     else:
         what = f"`{best.profile}` is the strongest that this machine allows"
         yield _fact("isolation", "profile", "ok" if best.problem is None else "warning", what, best.problem)
+
+
+def _overlay(start: Path, env: Mapping[str, str]) -> str:
+    """How the layer of a proposal here is made, found by mounting one."""
+    try:
+        state, found = state_directory(env, Disk()), find(start)
+        root = start if found is None else found.path.parent
+        with tempfile.TemporaryDirectory(dir=state, prefix="doctor-") as place, Workspace(root) as workspace:
+            mounts = LayerMounts()
+            try:
+                why = why_no_overlay(Path(place), workspace, mounts)
+            finally:
+                mounts.close()
+            for inside in (Path(place) / "work").glob("*"):
+                inside.chmod(0o700)
+    except (InterlockError, OSError) as error:
+        return f"absent({error})"
+    return "active" if why is None else f"absent(the workspace is copied: {why})"
 
 
 def _state(env: Mapping[str, str]) -> Iterator[Fact]:
