@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from interlock.executors.git_places import outside_places
+from interlock.executors.git_places import is_program, outside_places
 from interlock.executors.git_repository import Repository
 from interlock.executors.process import ProcessRunner, result_as_json
 from interlock.model.decision import Refusal
@@ -186,14 +186,11 @@ class Hooks:
 def _find(repository: Repository, names: Sequence[str]) -> list[Hook]:
     """The hooks that exist and are executable: git skips others, too."""
     place = repository.hooks_directory
-    return [Hook(name, _named(repository, place / name)) for name in names if _is_program(place / name)]
-
-
-def _is_program(path: Path) -> bool:
-    try:
-        return path.is_file() and os.access(path, os.X_OK)
-    except OSError:
-        return False
+    return [
+        Hook(name, _named(repository, place / name))
+        for name in names
+        if is_program(repository.ctx.workspace, place / name)
+    ]
 
 
 def _named(repository: Repository, path: Path) -> str:

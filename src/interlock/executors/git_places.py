@@ -19,10 +19,15 @@ from typing import Final, NamedTuple, NoReturn
 from interlock.isolation.wire import Bind
 from interlock.model.errors import ToolError
 from interlock.workspace import Workspace
-from interlock.workspace.names import Rel, parts
+from interlock.workspace.names import Rel, parts, refusal
 
 _NOT_WRITTEN: Final = frozenset((b"config", b"description", b"hooks", b"info", b"lfs", b"modules", b"worktrees"))
 """Parts of git's directory that no tool writes to, so links there are harmless (hooks are often links)."""
+
+_REPAIR: Final = (
+    "make the directory that holds both the workspace, repair it (`git worktree repair`), or run git by `exec`"
+)
+_DIRECT: Final = 'make the directory that holds both the workspace, or use `[workspace] mode = "direct"`'
 
 
 class Places(NamedTuple):
@@ -57,6 +62,32 @@ def check_places(workspace: Workspace, answer: bytes) -> Places:
         _check_agreed(top, git_dir, common, above=above)
     own = Path(os.fsdecode(git_dir)), Path(os.fsdecode(common))
     return Places((), root[len(names) :], *own) if above else Places(_beneath(workspace, top), (), *own)
+
+
+def open_git_directory(workspace: Workspace, places: Places) -> int:
+    """Open git's own directory, in the view of the workspace if it lies in there. Raises: ToolError."""
+    directory = os.fsencode(places.git_dir)
+    if _is_inside(workspace, directory):
+        return workspace.open_directory(_beneath(workspace, directory))
+    if workspace.layer is not None:
+        _refuse_place("git's own directory is outside of the workspace, where a layer does not reach", _DIRECT)
+    try:
+        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise refusal(error) from error
+
+
+def is_program(workspace: Workspace, path: Path) -> bool:
+    """True for an executable file, in the view of the workspace if it lies in there."""
+    name = os.fsencode(path)
+    try:
+        if not _is_inside(workspace, name):
+            return path.is_file() and os.access(path, os.X_OK)
+        place = workspace.resolve(parts(name)[len(parts(os.fsencode(workspace.root))) :])
+        found = workspace.lstat(place)
+    except (OSError, ToolError):
+        return False
+    return found is not None and stat.S_ISREG(found.st_mode) and bool(found.st_mode & 0o111)
 
 
 def outside_places(root: Path) -> list[Bind]:
@@ -167,13 +198,13 @@ def _vanished() -> Iterator[None]:
             raise
 
 
-def _refuse_place(why: str) -> NoReturn:
+def _refuse_place(why: str, hint: str = _REPAIR) -> NoReturn:
     raise ToolError(
         f"path: the repository is refused: {why}",
         code="path_outside_workspace",
         path="$.parameters.path",
         retryable=False,
-        hint="make the directory that holds both the workspace, repair it (`git worktree repair`), or run git by `exec`",
+        hint=hint,
     )
 
 

@@ -27,7 +27,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from interlock.executors.git_places import Places, check_places, outside_places
+from interlock.executors.git_places import Places, check_places, open_git_directory, outside_places
 from interlock.executors.git_remote import Remote
 from interlock.executors.git_user import UserSettings, read_user_settings
 from interlock.executors.process import ProcessResult, ProcessRunner, result_as_json
@@ -36,7 +36,7 @@ from interlock.model.codes import REASONS
 from interlock.model.errors import ToolError
 from interlock.model.tool import Context
 from interlock.workspace import Workspace
-from interlock.workspace.names import Rel, parts, refusal
+from interlock.workspace.names import Rel, parts
 
 OUTPUT_BYTES: Final = 1024 * 1024
 _PINS: Final = (2, 37)
@@ -269,10 +269,10 @@ class Repository:
         self.prefix = places.prefix
         self._fd = ctx.workspace.open_directory(places.top)
         try:
-            self.git_fd = os.open(places.git_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError as error:
+            self.git_fd = open_git_directory(ctx.workspace, places)
+        except BaseException:
             os.close(self._fd)
-            raise refusal(error) from error
+            raise
 
     @property
     def scope(self) -> tuple[str, ...]:

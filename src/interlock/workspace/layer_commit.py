@@ -126,7 +126,7 @@ def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Or
             steps.append(step)
             rows += _rows(step, seen.node, inside.get(one.path, []), last)
             at.append(len(rows) - 1)
-        layer.sync()
+        # What the layer holds is on disk: file tools sync what they write, and a process's end syncs all of it.
         entries = backups.record_commit(rows, layer.directory / "backups")
         prepared = [Prepared(step, backups.temporary(entries[number])) for step, number in zip(steps, at, strict=True)]
         perform(base, prepared, lambda step: _content(layer, step))
@@ -164,7 +164,7 @@ def _edited(layer: Layer, one: Difference, inside: Sequence[Entry], earlier: Seq
         states.append(earlier[-1].after)  # of a layer beneath this one, committed since
     if any(one.before.same(state) for state in states):
         return False
-    if inside:  # an action looked at it: better than any time
+    if inside and inside[0].by != "other":  # an action looked at it: better than any time
         return not one.before.same(inside[0].before)
     return layer.edited_below(one.path, layer.base.lstat(one.path) if one.before.kind != "absent" else None)
 

@@ -56,6 +56,10 @@ class ProcessWatch:
         """
         backups = self._backups
         with self._workspace.changing():
+            layer = self._workspace.layer
+            # What is not recorded in a layer is the run's own work all the same: nobody else writes there.
+            if layer is not None and (unrecorded := list(self._in_layer(layer, {}))):
+                backups.record(self._origin, unrecorded, by="process")
             look = _Look(self._workspace, backups, keep=True)
             touched = backups.touched()
             self._before = look.at_all()
@@ -66,8 +70,6 @@ class ProcessWatch:
                 if (last := touched.states.get(path)) is not None and not node.same(last.node)
             ]
             self._number = backups.begin_process(self._origin, edited)
-            if self._workspace.layer is not None:
-                self._workspace.layer.changed_since_look()
 
     def end(self) -> str | None:
         """Scan again, and record the differences. Durable once it returns.

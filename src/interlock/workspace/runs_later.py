@@ -31,15 +31,15 @@ _DIRECTORIES: Final = frozenset(
     }
 )  # fmt: skip
 """Everything in directories of these names."""
-_GIT: Final = frozenset({"hooks", "config", "config.worktree", "info"})
+_GIT: Final = frozenset({"hooks", "config", "config.worktree", "attributes"})
 """What git itself runs or obeys in its own directory; `info/attributes` names filters."""
 
 
 def runs_later(path: Rel) -> bool:
     """True if a file at this path may be executed, or decide what is executed, by another program later."""
     names = [fold(name) for name in path]
-    if not names:
-        return False
+    if not names or (len(names) > 1 and names[-2] == "hooks" and names[-1].endswith(".sample")):
+        return False  # git runs no sample
     if names[-1] in _NAMES or any(name in _DIRECTORIES for name in names):
         return True
     return any(
@@ -49,7 +49,11 @@ def runs_later(path: Rel) -> bool:
 
 def _in_git(names: list[str]) -> bool:
     """Beneath `.git`: its hooks and configuration, those of worktrees and submodules too."""
-    return names[0] in _GIT or (names[0] in {"modules", "worktrees"} and any(name in _GIT for name in names[1:]))
+    if names[0] == "info":
+        names = names[1:]
+    return bool(names) and (
+        names[0] in _GIT or (names[0] in {"modules", "worktrees"} and any(name in _GIT for name in names[1:]))
+    )
 
 
 def _is_bare(names: list[str]) -> bool:

@@ -17,6 +17,7 @@ from interlock.engine.judges.reach import Reach
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered
+from interlock.executors.git_places import outside_places
 from interlock.executors.process_watch import to_its_end
 from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError, ToolError
@@ -76,11 +77,15 @@ async def working_layer(run: ProposalRun) -> AsyncIterator[Refusal | None]:
     finally:
         run.layer, run.workspace, run.files = None, workspace, files
         backups.close()
-        layer.close()
-        result = run.layer_result
-        if result is not None and result.status != "kept":
-            with contextlib.suppress(StoreError):  # what is left of it is removed with the run
-                await asyncio.to_thread(remove_layer, layer.directory, run.services.disk)
+        await to_its_end(lambda: _close(run, layer))  # on a thread: the kernel syncs what it unmounts
+
+
+def _close(run: ProposalRun, layer: Layer) -> None:
+    """Close the layer, and remove it if nothing in it waits."""
+    layer.close()
+    if run.layer_result is not None and run.layer_result.status != "kept":
+        with contextlib.suppress(StoreError):  # what is left of it is removed with the run
+            remove_layer(layer.directory, run.services.disk)
 
 
 def _is_wanted(run: ProposalRun) -> bool:
@@ -110,9 +115,15 @@ def _why_outside(run: ProposalRun) -> str | None:
     """Why the proposal has to work on the files themselves; None if all of its tools can work in a layer."""
     if run.executor is not None:
         return "the program that proposes it performs the calls itself"
-    touching = (tool for tool in run.tools if tool is not None and tool.touches_files)
+    touching = [tool for tool in run.tools if tool is not None and tool.touches_files]
     outside = next((tool for tool in touching if not tool.in_layer), None)
-    return None if outside is None else f"`{outside.name}` works on the files themselves"
+    if outside is not None:
+        return f"`{outside.name}` works on the files themselves"
+    workspace = run.services.workspace
+    assert workspace is not None
+    if any(tool.name.startswith("git.") for tool in touching) and outside_places(workspace.root):
+        return "git's own directory lies outside of the workspace, where a layer does not reach"
+    return None
 
 
 def _refuse_without(run: ProposalRun) -> Refusal | None:

@@ -140,15 +140,21 @@ def entries_to_restore(
 ) -> list[Entry]:
     """The changes of an action to restore from backups; `compensated` is None if it has no compensation.
 
-    What its compensation has `changed` stays as the compensation left it. After a failed compensation, changes by the
-    action's processes stay too: restoring half of them would give neither the old state nor the new one.
+    What its compensation has `changed` stays as the compensation left it. So do git's own files, which git has changed back: by
+    files alone its logs and objects would be those of neither state. After a failed compensation, changes by the action's
+    processes stay too: restoring half of them would give neither the old state nor the new one.
     """
     if compensated is None or not entries:
         return list(entries)
     if not compensated:
         return [entry for entry in entries if entry.by == "action"]
     dealt_with = changed()
-    return [entry for entry in entries if entry.rel not in dealt_with]
+    return [entry for entry in entries if entry.rel not in dealt_with and not is_left_to_git(entry)]
+
+
+def is_left_to_git(entry: Entry) -> bool:
+    """True if a compensation undoes this, and backups do not: git's own file, changed by git."""
+    return entry.by != "action" and b".git" in entry.rel
 
 
 def changed_by_compensation(entries: Sequence[Entry]) -> set[Rel]:

@@ -16,6 +16,7 @@ from typing import Any
 from interlock.engine.completion.undo import (
     changed_by_compensation,
     entries_to_restore,
+    is_left_to_git,
     leftovers,
     restore_files,
     source,
@@ -32,6 +33,7 @@ from interlock.engine.runs.undo_marks import UndoMarks
 from interlock.engine.runs.undo_state import StateUndo
 from interlock.engine.runs.undo_target import bring_to_rest, require_whole
 from interlock.engine.services import Services
+from interlock.engine.tools.registry import Registry
 from interlock.model.errors import ConflictError, IntegrityError, InterlockError, StoreError, ToolError, UsageError
 from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action
@@ -187,7 +189,9 @@ class Undo:
         if workspace is None:
             return
         with _as_tool_error():
-            conflicts = find_conflicts(workspace, replayed.directory, _entries_of(replayed, chosen))
+            entries = _entries_of(replayed, chosen)
+            beside = _left_to_git(self._services.registry, chosen, entries)
+            conflicts = [path for path in find_conflicts(workspace, replayed.directory, entries) if path not in beside]
             if conflicts:
                 raise UndoConflictError(conflicts, replayed.directory)
 
@@ -217,7 +221,7 @@ class Undo:
             return
         compensated = await self._calls.compensate(replayed, known, action, done)
         touched = self._restore_files(replayed, proposal_id, action.id, compensated)
-        touched = self._state.restore(known, action.id) or touched
+        touched = self._state.restore(known, action.id) or touched or _stayed_in_layer(done)
         notes = [*dict.fromkeys(done.not_undoable)]
         if compensated is not None:
             notes = [note for note in notes if note not in PROCESS_NOTES]
@@ -276,6 +280,16 @@ def _entries_of(replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Acti
     return [one for one in plan_undo(replayed.directory) if (one.proposal, one.action) in wanted]
 
 
+def _left_to_git(registry: Registry, chosen: list[tuple[ReplayedProposal, Action]], entries: list[Entry]) -> set[Rel]:
+    """The paths where compensations and not backups have the last word."""
+    compensable = set()
+    for known, action in chosen:
+        tool = registry.find(action.tool)
+        if action.compensation is not None or (tool is not None and tool.tool.compensation is not None):
+            compensable.add((known.received.proposal, action.id))
+    return {one.rel for one in entries if is_left_to_git(one) and (one.proposal, one.action) in compensable}
+
+
 @contextlib.contextmanager
 def _as_tool_error() -> Iterator[None]:
     """An error in the other run fails this action, but does not end its own run."""
@@ -293,6 +307,12 @@ def _restored(action_id: str, one: Restored, run_id: str) -> dict[str, Any]:
         if one.kept is not None:
             found["kept"] = f"{run_id}/backups/{one.kept}"
     return found
+
+
+def _stayed_in_layer(done: ReplayedAction) -> bool:
+    """True if all that the action may have changed was in a layer, and so is known: its processes were kept from the rest."""
+    posture = None if done.row is None else done.row.posture
+    return not done.not_undoable and (posture or {}).get("layer", "").startswith("active")
 
 
 def _did_something(done: ReplayedAction) -> bool:
