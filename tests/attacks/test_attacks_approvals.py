@@ -99,9 +99,11 @@ def test_a_name_that_looks_like_the_other_spelling_of_paths_is_an_ordinary_name(
     assert (project.root / "real").read_text() == "mine"
 
 
+@pytest.mark.parametrize("mode", ["direct", "layer"])
 @pytest.mark.parametrize("name", ["new.txt", "same.txt"])
-def test_a_link_that_leads_elsewhere_after_the_question_is_asked_about_again(victim, name):
-    project = victim(ASK, {"harmless/same.txt": "x", "important/same.txt": "x"})
+def test_a_link_that_leads_elsewhere_after_the_question_does_not_lead_the_call_there(victim, name, mode):
+    """Directly the call is asked about again; a layer goes on with the link that it has seen."""
+    project = victim(f'{ASK}[workspace]\nmode = "{mode}"\n', {"harmless/same.txt": "x", "important/same.txt": "x"})
     (project.root / "link").symlink_to("harmless")
     rt = project.open()
 
@@ -111,7 +113,11 @@ def test_a_link_that_leads_elsewhere_after_the_question_is_asked_about_again(vic
 
     with Human(rt, swap) as human:
         execute(rt, call("fs.write", parameters={"path": f"link/{name}", "content": "new"}), deadline_ms=10_000)
-    assert len(human.answered) == 2
+    if mode == "direct" or len(human.answered) == 2:
+        assert len(human.answered) == 2
+    else:
+        assert (project.root / "harmless" / name).read_text() == "new"
+        assert [path.read_text() for path in (project.root / "important").iterdir()] == ["x"]
 
 
 def test_an_approved_parameter_is_the_one_that_is_used_whatever_it_refers_to(victim):

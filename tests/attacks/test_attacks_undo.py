@@ -151,12 +151,14 @@ def test_a_compensation_by_a_tool_that_is_denied_is_not_made(victim):
     assert not (project.root / "owned").exists()
 
 
-def test_what_a_compensation_writes_stays(victim):
-    project = victim((LIMITED % ("", "")).replace("uses_max = 3", ""), {"f": "one"})
+@pytest.mark.parametrize("mode", ["direct", "layer"])
+def test_what_a_compensation_writes_stays_but_in_a_layer_that_is_dropped(victim, mode):
+    toml = (LIMITED % ("", "")).replace("uses_max = 3", "")
+    project = victim(f'{toml}\n[workspace]\nmode = "{mode}"\n', {"f": "one"})
     rt = project.open()
     given = {"type": "tool", "tool": "fs.write", "parameters": {"path": "f", "content": "three"}}
     change = call("fs.write", parameters={"path": "f", "content": "two"}, compensation=given)
     result = execute(rt, change, write("k", 1, compensation=NOTE), expect("nothing", 1))
     assert statuses(result)[:2] == ["compensated", "compensated"]
-    assert (project.root / "f").read_text() == "three"
-    assert (project.root / "log").read_text() == "x"
+    assert (project.root / "f").read_text() == ("three" if mode == "direct" else "one")
+    assert (project.root / "log").exists() == (mode == "direct")

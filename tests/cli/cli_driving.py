@@ -97,6 +97,14 @@ class Cli:
         return self("run", self.plan(*actions, **fields), "--json", *flags).json
 
 
+def work_directly(cli: Cli) -> Cli:
+    """Have proposals work on the files themselves, where a test looks at what is under way."""
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text() + '[workspace]\nmode = "direct"\n')
+    assert cli("trust", "--yes").code == 0
+    return cli
+
+
 def call(tool: str, **parameters: Any) -> dict[str, Any]:
     """An action."""
     return {"type": "tool_call", "tool": tool, "parameters": parameters}

@@ -4,15 +4,13 @@ import json
 import os
 
 import pytest
+from cli_driving import work_directly
 
 COMMAND = "echo agent > a; echo new > new; rm gone; echo evil > .envrc; ln -s /etc out"
 
 
 @pytest.fixture
 def project(cli):
-    path = cli.root / "interlock.toml"
-    path.write_text(path.read_text() + '\n[workspace]\nmode = "layer"\n')
-    assert cli("trust", "--yes").code == 0
     (cli.root / "a").write_text("original\n")
     (cli.root / "gone").write_text("x\n")
     return cli
@@ -87,6 +85,7 @@ def test_a_conflict_is_committed_around(project):
 
 
 def test_without_layers_nothing_waits(cli):
+    work_directly(cli)
     result, _ = run(cli, "echo x > b")
     assert result["workspace"] is None
     done = cli("diff", result["run_id"])
@@ -94,7 +93,8 @@ def test_without_layers_nothing_waits(cli):
     assert "has no layer" in done.err
 
 
-def test_the_flag_alone_asks_for_a_layer(cli):
+def test_the_flag_asks_for_a_layer_whatever_the_mode_is(cli):
+    work_directly(cli)
     result, _ = run(cli, "echo x > b", "--commit", "never")
     assert result["workspace"]["status"] == "kept"
     assert not (cli.root / "b").exists()

@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from cli_driving import call
+from cli_driving import call, work_directly
 
 READ = call("fs.list")
 SLOW = call("shell", command="echo started > started; sleep 20")
@@ -157,6 +157,7 @@ def test_an_undo_that_could_not_take_all_back_is_no_success(cli):
 
 
 def test_an_undo_that_did_all_that_can_be_done_is_a_success(cli):
+    work_directly(cli)
     run_id = cli.run(call("fs.write", path="x", content="1"), call("shell", command="true"))["run_id"]
     said = cli("undo", run_id)
     assert said.code == 0
@@ -178,6 +179,7 @@ def test_a_finished_run_is_not_resumed(cli):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_run_says_how_to_go_on_and_does(cli, number):
+    work_directly(cli)
     plan = cli.plan(call("fs.write", path="x", content="1"), SLOW, call("fs.write", path="y", content="1"))
     process = cli.start("run", plan, "--json")
     wait_for((cli.root / "started").exists)
@@ -202,6 +204,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(cli, number):
 
 def test_a_closed_terminal_stops_the_run_and_a_second_hangup_changes_nothing(cli):
     """The kernel and the shell both send SIGHUP, and nothing can be written any more."""
+    work_directly(cli)
     master, slave = os.openpty()
     tidy = call("shell", command="trap 'sleep 0.3; echo x > tidied; exit 0' TERM; echo x > started; sleep 20 & wait")
     process = cli.start("run", cli.plan(tidy), stdin=slave, stdout=slave, stderr=slave)
@@ -216,6 +219,7 @@ def test_a_closed_terminal_stops_the_run_and_a_second_hangup_changes_nothing(cli
 
 
 def test_a_run_under_nohup_outlives_its_terminal(cli):
+    work_directly(cli)
     slow = call("shell", command="echo x > started; while [ ! -e go ]; do sleep 0.02; done; echo x > done")
     process = cli.start("run", cli.plan(slow), preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     wait_for((cli.root / "started").exists)
@@ -227,6 +231,7 @@ def test_a_run_under_nohup_outlives_its_terminal(cli):
 
 
 def test_a_second_signal_leaves_at_once(cli):
+    work_directly(cli)
     stubborn = call("shell", command="trap '' TERM; echo x > started; sleep 20")
     process = cli.start("run", cli.plan(stubborn))
     wait_for((cli.root / "started").exists)
@@ -237,6 +242,7 @@ def test_a_second_signal_leaves_at_once(cli):
 
 
 def test_a_killed_run_is_found_before_the_next_one_and_resumed(cli):
+    work_directly(cli)
     plan = cli.plan(call("fs.write", path="x", content="1"), SLOW)
     process = cli.start("run", plan)
     wait_for((cli.root / "started").exists)
@@ -327,6 +333,7 @@ def test_a_process_that_failed_is_shown_with_its_last_words_and_attempts(cli):
 
 
 def test_an_unknown_outcome_needs_an_approver_where_approvers_exist(cli):
+    work_directly(cli)
     token = cli("approvers", "add", "ann", "--json").json["token"]
     (cli.root.parent / "ann").write_text(token)
     process = cli.start("run", cli.plan(SLOW))

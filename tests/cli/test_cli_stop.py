@@ -6,9 +6,14 @@ import signal
 import time
 
 import pytest
-from cli_driving import Said, call
+from cli_driving import Said, call, work_directly
 
 SLOW = call("shell", command="echo $$ > pid; exec sleep 1000")
+
+
+@pytest.fixture
+def cli(cli):
+    return work_directly(cli)
 
 
 @pytest.fixture

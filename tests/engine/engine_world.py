@@ -40,6 +40,15 @@ disk = 1.0
 zombies = 100000
 """
 
+DIRECT = (
+    TOML
+    + """
+[workspace]
+mode = "direct"
+"""
+)
+"""The same, for what is about proposals that work on the files themselves."""
+
 
 def call(tool, name=None, /, **fields):
     """A `tool_call`; `parameters` and every other field by name."""

@@ -6,7 +6,8 @@ import signal
 import threading
 
 import pytest
-from engine_world import TOML, call, plan
+from engine_world import DIRECT as TOML
+from engine_world import call, plan
 
 from interlock.approvals import Approver
 from interlock.engine.background_resume import Continuing
@@ -168,7 +169,7 @@ def test_a_run_that_may_not_write_now_is_not_over(held):
 
 def test_a_fresh_run_that_may_not_write_now_is_over(new_project):
     """Nothing was done, and its caller lives: it is not left behind as interrupted."""
-    project = new_project()
+    project = new_project(toml=TOML % "")
     rt = project.open()
     rt.services.bounds.lease_wait_ms = 1
     open_queue(rt.services).attempt(EVERYTHING, "somebody else", doing="`build` (`shell`)")

@@ -110,13 +110,13 @@ def test_costs_that_add_up_to_no_amount(embedded):
 def test_what_a_tool_says_beside_its_result_is_text(project):
     def say(ctx: interlock.Context) -> None:
         ctx.log(5)
-        ctx.posture(layer=5)
+        ctx.posture(sandbox=5)
         ctx.not_exactly_undoable(5)
 
     rt = project.open(say)
     result = rt.execute_sync(plan(call("say")))
     assert result.status == "succeeded"
-    assert result.results[0].posture["layer"] == "5"
+    assert result.results[0].posture["sandbox"] == "5"
     assert list(read(project.run_directory(result.run_id)))
 
 

@@ -324,6 +324,44 @@ def test_ten_proposals_work_side_by_side_and_all_are_committed(project, root):
     assert sorted((root / f"f{n}").read_text().strip() for n in range(10)) == [str(n) for n in range(10)]
 
 
+def test_open_questions_and_long_builds_keep_nobody_from_committing(new_project):
+    asking = (TOML % "").replace('allow = ["*"', 'ask = ["fs.delete"]\nallow = ["shell", "fs.write", "fs.read"')
+    toml = asking + LAYER + '[isolation]\nprofile = "none"\n'  # a file beside the workspace tells the builds to end
+    project = new_project(toml=toml, files=[("old", "old\n")])
+    rt, go = project.open(), project.state.parent / "go"
+    asked = asyncio.Event()
+    holds = []
+
+    async def question(hold):
+        holds.append(hold)
+        asked.set()
+
+    async def all_of_them():
+        delete = call("fs.delete", "ask", parameters={"path": "old"})
+        waits = asyncio.ensure_future(
+            rt.execute(plan(fs_write("asked"), delete, fs_write("later", name="later")), on_question=question)
+        )
+        build = f"echo built > built; while [ ! -e {go} ]; do sleep 0.01; done"
+        builds = [asyncio.ensure_future(rt.execute(plan(shell(build.replace("built", f"built{n}"))))) for n in range(3)]
+        await asked.wait()
+        for number in range(3):
+            assert (await rt.execute(plan(fs_write(f"quick{number}"), shell(f"echo 1 > by_shell{number}")))).ok
+        assert sorted(path.name for path in root.iterdir() if path.name.startswith(("quick", "by", "built", "asked"))) == [
+            *(f"by_shell{n}" for n in range(3)), *(f"quick{n}" for n in range(3))
+        ]  # fmt: skip
+        assert not waits.done()
+        go.touch()
+        assert all(one.ok for one in await asyncio.gather(*builds))
+        await asyncio.to_thread(rt.approvals.approve, holds[0].id)
+        return await waits
+
+    root = project.root
+    result = asyncio.run(all_of_them())
+    assert result.ok, result.results
+    assert {(root / name).exists() for name in ("asked", "later", "built0", "built2")} == {True}
+    assert not (root / "old").exists()
+
+
 def test_a_copy_serves_where_overlayfs_is_refused(rt, root, project, monkeypatch):
     def refuse(*_, **__):
         raise UnmountableError("overlayfs refuses")

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from engine_world import (
     AGENT,
+    DIRECT,
     binding,
     call,
     change_services,
@@ -190,8 +191,9 @@ def test_a_reversible_tool_is_put_back_and_runs_again(crash):
     assert (settled["decision"], settled["by"]) == ("again", "reversible")
 
 
-def test_files_are_put_back_only_by_who_may_write_there(crash, monkeypatch):
+def test_files_are_put_back_only_by_who_may_write_there(new_project, monkeypatch):
     """Another proposal is writing in the workspace: the files of the interrupted action wait like everything else."""
+    crash = Crash(new_project(toml=DIRECT % ""))
     body = """
     found = rt.services.registry.find("fs.write")
     def dying(parameters, ctx):

@@ -95,7 +95,8 @@ WRITES = {
 @pytest.fixture
 def held(new_project):
     """A project in which one proposal waits for an answer, half done, and nobody waits with it."""
-    project = new_project(toml=rules('allow = ["fs.write"]\nask = ["fs.delete"]'), files=[("old.txt", "old")])
+    toml = rules('allow = ["fs.write"]\nask = ["fs.delete"]') + '[workspace]\nmode = "direct"\n'
+    project = new_project(toml=toml, files=[("old.txt", "old")])
     with project.open() as runtime:
         runtime.services.desk.wait = False
         result = asyncio.run(runtime.execute(WRITES))

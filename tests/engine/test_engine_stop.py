@@ -5,7 +5,7 @@ import signal
 import threading
 
 import pytest
-from engine_world import binding, call, living, nothing, plan, reasons, statuses, unique_seconds, write
+from engine_world import DIRECT, binding, call, living, nothing, plan, reasons, statuses, unique_seconds, write
 
 from interlock.approvals import Approver
 from interlock.engine.record.replay import ReplayedRun
@@ -115,8 +115,9 @@ def test_a_run_of_another_process_is_stopped_with_the_processes_of_its_actions(p
     assert not living(mark)
 
 
-def test_a_proposal_that_waits_for_its_turn_to_write_is_stopped(project):
+def test_a_proposal_that_waits_for_its_turn_to_write_is_stopped(new_project):
     """The other run goes on."""
+    project = new_project(toml=DIRECT % "")
     slow = Slow()
     rt = project.open(slow.binding)
     waits = []

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 
 import pytest
-from engine_world import TOML, binding, call, change_services, execute, plan, reasons, statuses
+from engine_world import DIRECT as TOML
+from engine_world import binding, call, change_services, execute, plan, reasons, statuses
 
 from interlock.approvals import Approver
 from interlock.engine.runs.write_lease import open_queue
@@ -49,6 +50,11 @@ def answer(rt, decision, patch=None):
 
 async def noop(parameters, ctx):
     return "done"
+
+
+@pytest.fixture
+def project(new_project):
+    return new_project(toml=TOML % "")
 
 
 @pytest.fixture

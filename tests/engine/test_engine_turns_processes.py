@@ -4,7 +4,8 @@ import asyncio
 import threading
 
 import pytest
-from engine_world import TOML, call, execute
+from engine_world import DIRECT as TOML
+from engine_world import call, execute
 
 from interlock.approvals import Approver
 from interlock.engine.runs.write_lease import open_queue
@@ -29,6 +30,11 @@ BUILDS = """
     print(execute(rt, call("shell", "build", parameters={"command": command})).status, flush=True)
 """
 BUILDING = "`build` (`shell`)"
+
+
+@pytest.fixture
+def project(new_project):
+    return new_project(toml=TOML % "")
 
 
 @pytest.fixture

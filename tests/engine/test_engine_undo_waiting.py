@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
-from engine_world import AGENT, TOML, call, execute, plan
+from engine_world import AGENT, DIRECT, call, execute, plan
 
 from interlock.engine.runs.write_lease import open_queue
 from interlock.model.errors import StoreError
 from interlock.workspace import EVERYTHING
 
-ASKING = TOML % 'ask = ["shell"]\n'
+ASKING = DIRECT % 'ask = ["shell"]\n'
 MIXED = [
     call("fs.write", "w", parameters={"path": "f", "content": "x"}),
     call("shell", "s", parameters={"command": "touch never"}),
@@ -19,6 +19,11 @@ ASKS = f"""
     result = execute(rt, *{MIXED!r})
     print(result.status, result["s"].reason, result["s"].error, flush=True)
 """
+
+
+@pytest.fixture
+def project(new_project):
+    return new_project(toml=DIRECT % "")
 
 
 @pytest.fixture

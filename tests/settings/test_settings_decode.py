@@ -341,13 +341,20 @@ def test_every_setting_that_this_version_lacks_is_told():
     everything = {"policy", "approvals", "isolation.ns", "isolation.fs", "isolation.net", "workspace.layer", "mcp",
                   "capsules", "otel", "modules"}  # fmt: skip
     assert settings.unavailable(everything) == []
-    assert [u.path for u in of('[workspace]\ncommit = "never"').unavailable({"isolation.ns"})] == ["workspace.commit"]
-    assert DEFAULTS.unavailable({"isolation.ns"}) == []
+    assert [u.path for u in of('[workspace]\ncommit = "never"').unavailable({"isolation.ns"})] == [
+        "workspace.mode",
+        "workspace.commit",
+    ]
+    assert DEFAULTS.unavailable({"isolation.ns", "workspace.layer"}) == []
 
 
 def test_processes_are_behind_walls_unless_it_is_said_otherwise():
     assert DEFAULTS.isolation.profile == of("").isolation.profile == "ns"
-    assert [u.path for u in DEFAULTS.unavailable(frozenset()) if u.refuse] == ["isolation.profile"]
+    assert [u.path for u in DEFAULTS.unavailable(frozenset()) if u.refuse] == ["isolation.profile", "workspace.mode"]
+
+
+def test_proposals_work_in_layers_unless_it_is_said_otherwise():
+    assert DEFAULTS.workspace.mode == of("").workspace.mode == "layer"
 
 
 def test_the_digest_follows_the_meaning():

@@ -461,7 +461,7 @@ def test_init_writes_a_configuration_that_loads(project, trust, files, languages
     assert "shell" in settings.rules.ask
     assert ("git.status" in settings.rules.allow) == git
     assert settings.grant("coder").paths.read == ("**",)
-    assert settings.unavailable({"approvals", "isolation.ns"}) == []
+    assert settings.unavailable({"approvals", "isolation.ns", "workspace.layer"}) == []
     if "mypkg/__init__.py" in files:
         assert "mypkg/**" in settings.grant("coder").paths.write
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
@@ -196,20 +197,19 @@ def open_project(
     clock: Clock | None = None,
     disk: Disk | None = None,
     unusable: ConfigurationError | None = None,
+    direct: bool = False,
 ) -> Assembled:
     """What the runtime of a project needs: the one whose configuration is found from `start` upwards (or is `explicit`).
 
+    With `direct`, `workspace.mode` is `direct` unless the file sets it.
     With `unusable` (what this raised before) no file of the project is read: what was last trusted is in force, for undo.
     Raises: ConfigurationError (`untrusted_configuration` among them), StoreError, IntegrityError, UsageError.
     """
     env = os.environ if env is None else env
     clock, disk = clock or SystemClock(), disk or Disk()
-    state = state_directory(env, disk)
-    trust = TrustStore(state, disk)
-    if unusable is None:
-        loaded = load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust)
-    else:
-        loaded = load_last_trusted(locate(start, env, disk).root, env=env, trust=trust)
+    trust = TrustStore(state := state_directory(env, disk), disk)
+    read = partial(load_settings, start, explicit=explicit, env=env, flags=flags or {}, trust=trust, direct=direct)
+    loaded = read() if unusable is None else load_last_trusted(locate(start, env, disk).root, env=env, trust=trust)
     settings = loaded.settings
     warnings = _warnings(settings) if unusable is None else [last_trusted_warning(unusable)]
     _check_project(settings)
@@ -225,7 +225,7 @@ def open_project(
             reload = Reloader(
                 loaded,
                 state / TRUST_FILE,
-                lambda: load_settings(start, explicit=explicit, env=env, flags=flags or {}, trust=trust),
+                read,
                 lambda fresh: _maker_of(fresh, clock, desk, checked),
                 lambda fresh: _adopt(fresh, desk),
                 clock,

@@ -205,14 +205,16 @@ def load(
     flags: Mapping[str, Any],
     trust: TrustStore,
     extra: Sequence[str] = (),
+    direct: bool = False,
 ) -> Loaded:
-    """The configuration in force for a project.
+    """The configuration in force for a project. With `direct`, `workspace.mode` is `direct` unless the file sets it.
 
     Raises: ConfigurationError: `configuration`, `untrusted_configuration`, `override_loosens`; StoreError and IntegrityError
     from the trust record.
     """
     gathered = gather(start, explicit=explicit, extra=extra)
     trust.require(gathered.root, gathered.files)
+    gathered = _directly(gathered) if direct else gathered
     return _loaded(gathered, gathered.path.name, env, flags)
 
 
@@ -221,7 +223,8 @@ def load_table(
 ) -> Loaded:
     """The same for settings passed by a program instead of a file. Files that they name are read beneath `root`.
 
-    The program trusts the files it names, so the trust record is not checked. Raises: ConfigurationError, also if
+    The program trusts the files it names, so the trust record is not checked. Such a runtime keeps nothing on disk, so
+    `workspace.mode` is `direct` unless the table sets it. Raises: ConfigurationError, also if
     there are files to read and no `root` to find them in.
     """
     if root is None:
@@ -235,7 +238,16 @@ def load_table(
                     hint="open the runtime with `workspace=`",
                 )
     base = Path("/") if root is None else root.resolve()
-    return _loaded(_gather(table, base / FILE, (), dotted), GIVEN, env, flags)
+    return _loaded(_directly(_gather(table, base / FILE, (), dotted)), GIVEN, env, flags)
+
+
+def _directly(gathered: Gathered) -> Gathered:
+    """The same with `workspace.mode = "direct"`, unless the file sets the mode."""
+    if ("workspace", "mode") in gathered.written:
+        return gathered
+    settings = gathered.settings
+    workspace = msgspec.structs.replace(settings.workspace, mode="direct")
+    return msgspec.structs.replace(gathered, settings=msgspec.structs.replace(settings, workspace=workspace))
 
 
 def _loaded(gathered: Gathered, name: str, env: Mapping[str, str], flags: Mapping[str, Any]) -> Loaded:

@@ -261,7 +261,7 @@ class WorkspaceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             "succeeded; `direct`: on the files themselves, with backups. "
             "Unless it is set, the gateway and runtimes opened with `settings=` work directly."
         ),
-    ] = "direct"
+    ] = "layer"
     commit: Annotated[
         Literal["auto", "ask", "never"],
         Meta(

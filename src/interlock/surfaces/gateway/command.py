@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import click
 
 from interlock.disk import Disk
+from interlock.engine.assemble import open_project
 from interlock.engine.runtime import Runtime
 from interlock.lazy import lazy
 from interlock.model.units import duration_ms
@@ -64,7 +65,8 @@ def gateway(
         wait_s = duration_ms(wait) / 1000
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--wait") from None
-    with Runtime.open() as runtime:
+    # Without a mode in the file: directly, so that the editor sees what a long call does while it runs.
+    with Runtime(*open_project(Path(), direct=True)) as runtime:
         for warning in runtime.warnings:
             out.warn(warning)
         runtime.subscribe(notices=out.warn)
