@@ -54,7 +54,7 @@ def test_undo_of_a_run_looks_each_thing_up_once(project, monkeypatch):
     assert (len(index), len(histories), len(decoded)) == (2, 1, 1), "the index once more, to look for conflicts first"
 
 
-def test_the_index_is_read_once_however_many_actions_are_taken_back(project, monkeypatch):
+def test_the_index_is_read_once_however_many_actions_are_undone(project, monkeypatch):
     """Once for each action took minutes for 10,000 of them."""
     reads = counted(monkeypatch, undo, "read_entries")
     rt = project.open(failing())

@@ -80,7 +80,7 @@ def test_an_undo_of_that_undo_brings_the_formatted_file_again(rt, root):
     assert (root / "a.py").read_text() == "x = 1\n"
 
 
-def test_the_process_alone_can_be_taken_back(rt, root):
+def test_the_process_alone_can_be_undone(rt, root):
     done = execute(rt, fs_write(), shell(FORMAT))
     undo(rt, done.run_id, action_id="shell")
     assert (root / "a.py").read_text() == "x=1\n"

@@ -136,7 +136,7 @@ def test_a_run_that_did_nothing_but_ask_ends_with_its_undo_too(new_project):
         assert again.results[0].reason == "nothing_to_undo"
 
 
-def test_a_run_that_is_not_over_is_taken_back_whole_or_not_at_all(held):
+def test_a_run_that_is_not_over_is_undone_whole_or_not_at_all(held):
     project, run_id = held
     with project.open() as runtime:
         refused = asyncio.run(runtime.runs.undo(run_id, "done"))
@@ -148,7 +148,7 @@ def test_a_run_that_is_not_over_is_taken_back_whole_or_not_at_all(held):
         assert (project.root / "a.txt").read_text() == "somebody else's"
 
 
-def test_a_run_whose_process_is_alive_is_not_taken_back(held):
+def test_a_run_whose_process_is_alive_is_not_undone(held):
     project, run_id = held
     with project.open() as runtime:
         directory = runtime.services.state_dir / "runs" / run_id
@@ -158,7 +158,7 @@ def test_a_run_whose_process_is_alive_is_not_taken_back(held):
         assert (project.root / "a.txt").exists()
 
 
-def test_a_run_that_cannot_be_ended_is_not_taken_back_and_can_be_resumed(held, monkeypatch):
+def test_a_run_that_cannot_be_ended_is_not_undone_and_can_be_resumed(held, monkeypatch):
     project, run_id = held
 
     def locked(*_arguments, **_options):

@@ -166,14 +166,14 @@ def test_stored_results_are_forgotten(rt, ledger):
     assert [entry[0] for entry in ledger] == ["book", "cancel", "book"]
 
 
-def test_a_deduplicated_call_is_not_taken_back_by_the_run_that_did_not_make_it(rt, ledger):
+def test_a_deduplicated_call_is_not_undone_by_the_run_that_did_not_make_it(rt, ledger):
     execute(rt, ACTIONS[-1])
     second = execute(rt, ACTIONS[-1], write("k", 1))
     undo(rt, second.run_id)
     assert ledger == [("book", "table")]
 
 
-def test_what_cannot_be_taken_back_is_said(rt, root, ledger):
+def test_what_cannot_be_undone_is_said(rt, root, ledger):
     done = execute(rt, call("wild", "x"), *ACTIONS[:1])
     row = undo(rt, done.run_id)
     assert row.status == "succeeded"
@@ -200,7 +200,7 @@ def test_an_action_that_is_not_there(rt):
     assert undo(rt, done.run_id, action="zz").status == "failed"
 
 
-def test_an_undo_in_a_proposal_that_fails_is_taken_back_itself(rt, root):
+def test_an_undo_in_a_proposal_that_fails_is_undone_itself(rt, root):
     done = execute(rt, *ACTIONS[:3])
     after = tree(root)
     failed = execute(

@@ -163,7 +163,7 @@ def test_clone_pull_push(git, origin, daemon, tmp_path):
     assert git.push(url=daemon, path="copy", branch="topic")["created"] is True
 
 
-def test_a_commit_that_was_pushed_is_not_taken_back(git, origin, daemon):
+def test_a_commit_that_was_pushed_is_not_undone(git, origin, daemon):
     """A push to a URL leaves no remote-tracking branch by which anybody could tell."""
     git.clone(url=daemon, path="copy")
     (git.root / "copy" / "b.txt").write_text("b")

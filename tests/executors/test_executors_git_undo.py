@@ -170,7 +170,7 @@ def test_a_commit_or_a_change_of_branch_by_somebody_is_a_conflict(git, then):
     assert cannot_undo(git, "add", added).code == "undo_conflict"
 
 
-def test_a_commit_is_not_taken_back_from_under_another(git):
+def test_a_commit_is_not_undone_from_under_another(git):
     (git.root / "b").write_text("b")
     added = git.add(paths=["b"])
     done = git.commit(message="by the run")
@@ -319,7 +319,7 @@ def test_a_revert_is_taken_back_with_its_files_and_without_a_new_commit(git):
 
 
 @pytest.mark.parametrize("how", ["changed", "in the way", "ignored and in the way"])
-def test_a_revert_is_not_taken_back_over_somebodys_files(git, how):
+def test_a_revert_is_not_undone_over_somebodys_files(git, how):
     (git.root / "a.txt").write_text("two\n")
     (git.root / "b").write_text("b")
     git.plain("add", ".")

@@ -157,7 +157,7 @@ def test_serve_continues_what_was_answered_before_it_started(project, rt):
     server.stop()
 
 
-def test_a_denied_run_whose_process_was_killed_is_taken_back(project, rt):
+def test_a_denied_run_whose_process_was_killed_is_undone(project, rt):
     rt.services.desk.approvers.add("ann", groups=["ops"])
     asking = project.run(write("a.txt", "hello"), delete("a.txt"))
     (first,) = waiting(rt)

@@ -170,7 +170,7 @@ def machine_tasks() -> int | None:
 def prefer_for_oom() -> tuple[int, bytes]:
     """Have the kernel end this process, and what it starts, before its supervisor when the memory of their group is used up.
 
-    Returns what takes it back: a descriptor, and what to write there at 0. Raises: OSError.
+    Returns what reverses it: a descriptor, and what to write there at 0. Raises: OSError.
     """
     fd = os.open("/proc/self/oom_score_adj", os.O_RDWR | os.O_CLOEXEC)
     before = os.read(fd, 16).strip()

@@ -195,7 +195,7 @@ class _Open:
         return line
 
     def finish(self, finished: e.ProposalFinished) -> list[ActionLine]:
-        """Say of each action whether the end of the proposal took it back; returns those of which it did."""
+        """Say of each action whether the end of the proposal undid it; returns those that it undid."""
         left = {one.action_id: one for one in reversed(finished.not_undone)} if self._rolled_back else {}
         changed = []
         for action_id, line in self._lines.items():

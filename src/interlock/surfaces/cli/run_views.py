@@ -32,7 +32,7 @@ class ListedRun(msgspec.Struct, frozen=True, kw_only=True):
     first: ActionLine | None = None
     """Its first action, or the first one that was asked for."""
     undone_by: str | None = None
-    """The run that took it back as a whole."""
+    """The run that undid it as a whole."""
 
     def as_dict(self) -> dict[str, Any]:
         """As one JSON object, the run's own fields first."""
