@@ -14,7 +14,19 @@ from pathlib import Path
 
 from measuring import ROOT, machine, table
 
-NAMES = ("engine", "journal", "policy", "approvals", "workspace", "files", "isolation", "layers", "egress", "hooks")
+NAMES = (
+    "engine",
+    "journal",
+    "policy",
+    "approvals",
+    "workspace",
+    "files",
+    "isolation",
+    "layers",
+    "egress",
+    "hooks",
+    "gateway",
+)
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
 
@@ -28,6 +40,7 @@ def rows_of(name: str, *, quick: bool) -> list[dict]:
             "files": ["--quick"],
             "egress": ["--quick"],
             "hooks": ["--quick"],
+            "gateway": ["--quick"],
             "isolation": ["--quick"],
             "layers": ["--quick"],
             "policy": ["--no-toolkit"],

@@ -27,7 +27,9 @@ pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def table(name: str, *command: str, more: str = "") -> str:
-    return f"[mcp.servers.{name}]\ncommand = {json.dumps(command)}\n{more}\n"
+    """A server's table. Behind walls it sees the directory in which it was installed."""
+    reads = json.dumps([str(Path(command[-1 if name == "sdk" else 0]).parents[0 if name == "sdk" else 2])])
+    return f"[mcp.servers.{name}]\ncommand = {json.dumps(command)}\nreads = {reads}\n{more}\n"
 
 
 def official(name: str) -> str:
@@ -39,7 +41,11 @@ def test_real_servers_are_locked_and_called(project):
     project.configure(
         RULES
         + table("files", official("filesystem"), ".", more="writes = true")
-        + table("memory", official("memory"), more=f'variables = {{ MEMORY_FILE_PATH = "{project.root}/memory.json" }}')
+        + table(
+            "memory",
+            official("memory"),
+            more=f'writes = true\nvariables = {{ MEMORY_FILE_PATH = "{project.root}/memory.json" }}',
+        )
         + table("everything", official("everything"))
         + table("sdk", sys.executable, str(SDK))
     )

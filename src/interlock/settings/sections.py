@@ -375,6 +375,13 @@ class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         tuple[Name, ...],
         Meta(description="What a started server may connect to behind walls, as `name:port`; nothing unless set."),
     ] = ()
+    reads: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^(?:/|~/)(?!.*(?:^|/)\.\.?(?:/|$)).*[^/]$")], ...],
+        Meta(
+            description="Files and directories outside of the project that a started server may read behind walls, those with "
+            "its own program among them: absolute, or `~/...`."
+        ),
+    ] = ()
     writes: Annotated[
         bool,
         Meta(

@@ -144,10 +144,15 @@ def _spec(
         environment=environment,
         hosts=one.hosts,
         private=settings.network.private,
+        reads=tuple(_beneath_home(path, env.get("HOME", "")) for path in one.reads),
         writes=one.writes,
         asks=one.asks,
         read_only=one.read_only,
     )
+
+
+def _beneath_home(path: str, home: str) -> str:
+    return f"{home}{path[1:]}" if path.startswith("~/") else path
 
 
 def _expanded(text: str, path: str, allowed: Sequence[str], env: Mapping[str, str]) -> str:

@@ -199,7 +199,7 @@ class Connection:
         return ToolError(
             f"the MCP server `{self._spec.name}` cannot be reached: {why}",
             code="server_unavailable",
-            hint="nothing was called; `interlock tools diff` starts it and shows what it says",
+            hint="nothing was called; behind walls it sees the system, the project, and what its `reads` names",
         )
 
     async def _retire(self) -> None:

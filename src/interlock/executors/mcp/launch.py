@@ -20,6 +20,7 @@ from interlock.isolation.background import Background
 from interlock.isolation.egress.background import BackgroundWatch
 from interlock.isolation.egress.client import Policy
 from interlock.isolation.spec import WallSpec
+from interlock.isolation.wire import Bind, Network
 from interlock.model.errors import ToolError
 from interlock.model.json_rpc import LineSplitter
 
@@ -44,6 +45,8 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a started server may connect to: `host:port`."""
     private: tuple[str, ...] = ()
     """Those whose addresses need not be public."""
+    reads: tuple[str, ...] = ()
+    """What it may read beside the project: absolute paths."""
     writes: bool = False
     """True if it may write in the project."""
     asks: tuple[str, ...] = ("elicitation",)
@@ -116,7 +119,9 @@ class Launcher:
         return _Pipes(process, watch, (ours_in, ours_out), receive, lost)
 
     async def _walls(self, spec: ServerSpec) -> tuple[WallSpec | None, BackgroundWatch | None]:
-        walls = self._runner.enclosure.around(self._workspace, network="proxied" if spec.hosts else "none")
+        binds: list[Bind] = [{"path": path, "writable": False} for path in spec.reads]
+        network: Network = "proxied" if spec.hosts else "none"
+        walls = self._runner.enclosure.around(self._workspace, network=network, binds=binds)
         if walls is None:
             return None, None
         walls = dataclasses.replace(walls, writable=("",) if spec.writes else ())
