@@ -199,6 +199,7 @@ def test_nothing_runs_when_a_hook_fails(claude, project):
     assert {path.name for path in project.root.iterdir()} == {"a.txt", "interlock.toml", ".claude"}
     assert not any("a.txt" in model.result(turn) for turn in (2, 3))
     assert "content" not in model.result(4)
+    project.interlock("gate", "stop")
 
 
 def test_what_it_tries_against_the_gate(claude, guarded):

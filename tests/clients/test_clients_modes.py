@@ -67,9 +67,11 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path) -> Place:
-    """A trusted project, and a home."""
-    return Place(tmp_path)
+def place(tmp_path):
+    """A trusted project, and a home. A gate that was started ends with the test."""
+    found = Place(tmp_path)
+    yield found
+    Gate(found.env["INTERLOCK_STATE_DIR"], time.monotonic() + 60).ask_once(b"interlock 1 stop\n" + bytes(16))
 
 
 documents = st.one_of(
@@ -193,5 +195,3 @@ def test_doctor_tries_the_hook_and_looks_at_the_files(place):
     assert place.facts()["resident gate"].detail.startswith("running"), "the hook has started it"
     path.write_text(written.replace("PreToolUse", "PreToolUsed"))
     assert "no longer has" in place.facts()["claude-code: guard mode, project"].detail
-    gate = Gate(place.env["INTERLOCK_STATE_DIR"], time.monotonic() + 60)
-    gate.ask_once(b"interlock 1 stop\n" + bytes(16))

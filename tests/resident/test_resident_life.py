@@ -265,17 +265,24 @@ def test_a_gate_makes_way_for_a_newer_interlock(project):
     assert project.world.status()["pid"] != first
 
 
-def test_an_idle_gate_ends_and_a_busy_one_does_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(program, "IDLE_S", 0.01)
+@pytest.mark.parametrize("why", ["idle", "gone"])
+def test_a_gate_ends_when_it_is_idle_or_cannot_be_found(tmp_path, monkeypatch, why):
+    monkeypatch.setattr(program, "LOOK_S", 0.01)
+    monkeypatch.setattr(program, "IDLE_S", 0.01 if why == "idle" else WAIT_S * 10)
+    found = True
 
     async def go() -> None:
-        server = Server(Projects(tmp_path, print), b"", print)
+        nonlocal found
+        gate = Server(Projects(tmp_path, print), b"", print)
         busy = True
         monkeypatch.setattr(Server, "is_busy", property(lambda _: busy))
-        end = asyncio.ensure_future(program._until_the_end(server))
+        end = asyncio.ensure_future(program._until_the_end(gate, lambda: found))
         done, _ = await asyncio.wait([end], timeout=0.1)
         assert not done
-        busy = False
+        if why == "idle":
+            busy = False
+        else:
+            found = False
         await asyncio.wait_for(end, WAIT_S)
 
     asyncio.run(go())

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,8 @@ from interlock.surfaces.resident.server import Server
 from interlock.workspace.registry import state_directory
 
 IDLE_S: Final = 30 * 60
+LOOK_S: Final = 60
+"""How often it looks whether its directory is still there."""
 DRAIN_S: Final = 2.0
 """How long calls that clients carry out may take to end before the gate does."""
 _WAIT_FOR_OTHER_S: Final = 10.0
@@ -61,11 +64,13 @@ async def _serve(state: Path, disk: Disk, version_text: bytes) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, server.stopping.set)
     listening = await asyncio.start_unix_server(server.serve, sock=_listen(home))
+    own = _inode(home / "socket")
     try:
-        await _until_the_end(server)
+        await _until_the_end(server, lambda: _inode(home / "socket") == own)
     finally:
         # First the name: a client that comes now starts the next gate, which waits for the lock.
-        (home / "socket").unlink(missing_ok=True)
+        if _inode(home / "socket") == own:  # the directory may be gone, or be another gate's by now
+            (home / "socket").unlink(missing_ok=True)
         listening.close()
         await server.close()
         with contextlib.suppress(TimeoutError):
@@ -104,19 +109,30 @@ def _listen(home: Path) -> socket.socket:
         os.close(directory)
 
 
-async def _until_the_end(server: Server) -> None:
+async def _until_the_end(server: Server, is_found: Callable[[], bool]) -> None:
+    """Wait until the gate is to end. `is_found` says whether its socket is still there."""
+    loop = asyncio.get_running_loop()
+    used_at = loop.time()
     stopping = asyncio.ensure_future(server.stopping.wait())
     try:
         while not stopping.done():
             server.used.clear()
             used = asyncio.ensure_future(server.used.wait())
-            await asyncio.wait([stopping, used], timeout=IDLE_S, return_when=asyncio.FIRST_COMPLETED)
-            idle = not used.done() and not server.is_busy
+            await asyncio.wait([stopping, used], timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            if used.done() or server.is_busy:
+                used_at = loop.time()
             used.cancel()
-            if idle:
+            if loop.time() - used_at >= IDLE_S or not is_found():
                 return
     finally:
         stopping.cancel()
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except OSError:
+        return None
 
 
 def _log(text: str) -> None:
