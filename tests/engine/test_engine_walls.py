@@ -100,6 +100,19 @@ def test_where_no_wall_stands_no_process_starts_and_files_are_still_written(mach
     assert not (project.root / "c").exists()
 
 
+@pytest.mark.parametrize("mode", ["direct", "layer"])
+def test_what_the_loader_reads_can_be_a_wall_without_namespaces_too(new_project, mode):
+    toml = f'{TOML % ""}[isolation]\nprofile = "nons"\nrequire = ["configuration"]\n[workspace]\nmode = "{mode}"\n'
+    project = new_project(toml=toml)
+    (project.root / "src").mkdir()
+    tricks = "echo x >> interlock.toml || mv interlock.toml src/ || touch beside || echo x > src/a"
+    done = execute(project.open(), shell(tricks))
+    assert statuses(done) == ["succeeded"]
+    assert done.results[0].posture["configuration"].startswith("active(nothing is made")
+    assert (project.root / "interlock.toml").read_text() == toml
+    assert [path.name for path in (project.root / "src").iterdir()] == ["a"]
+
+
 def test_without_walls_a_process_starts_only_if_that_was_written(machine):
     done = execute(machine("namespaces", "fs", isolation='profile = "none"').open(), shell("true"))
     assert statuses(done) == ["succeeded"]

@@ -42,10 +42,10 @@ def ask(request):
     """Ask the filter of one architecture about a call by name."""
     numbers = syscalls.numbers(request.param)
 
-    def asked(name, *arguments, sockets="all"):
+    def asked(name, *arguments, sockets="all", **options):
         if name not in numbers:
             pytest.skip(f"no {name} on {request.param}")
-        return run(seccomp.program(sockets, request.param), request.param, numbers[name], *arguments)
+        return run(seccomp.program(sockets, request.param, **options), request.param, numbers[name], *arguments)
 
     return asked
 
@@ -176,6 +176,19 @@ def test_calls_that_are_newer_than_the_table_seem_not_to_exist(machine):
     assert run(program, machine, syscalls.LAST) == ALLOW
 
 
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        (("truncate",), "EACCES"), (("openat", 0, 0, 0x200), "EACCES"),
+        (("openat", 0, 0, 0x203), "EACCES"), (("open", 0, 0x200), "EACCES"), (("openat", 0, 0, 0x241), ALLOW),
+        (("openat", 0, 0, 0x202), ALLOW), (("openat", 0, 0, 0x80000), ALLOW), (("open", 0, 0x241), ALLOW),
+    ],
+)  # fmt: skip
+def test_where_landlock_does_not_hold_it_files_are_cut_by_writable_descriptors_only(ask, call, answer):
+    assert ask(*call, sockets="pairs", truncation=False) == answer
+    assert ask(*call, sockets="pairs") == ALLOW
+
+
 @pytest.mark.parametrize("machine", syscalls.MACHINES)
 def test_another_architecture_is_killed(machine):
     program = seccomp.program("all", machine)
@@ -191,7 +204,7 @@ def test_x32_calls_seem_not_to_exist():
 @pytest.mark.parametrize("sockets", seccomp.FAMILIES)
 def test_the_program_is_one_that_the_kernel_takes(machine, sockets):
     """No jump is further than a byte can say, or past the end; the last instruction answers."""
-    program = seccomp.program(sockets, machine)
+    program = seccomp.program(sockets, machine, truncation=False)
     assert len(program) < 4096
     for at, (code, true, false, _) in enumerate(program):
         assert max(true, false) < 256

@@ -62,7 +62,11 @@ def test_the_workspace_is_read_and_written(room):
 
 def test_nothing_else_of_the_machine_is_written(room, tmp_path):
     (tmp_path / "other").write_text("mine")
-    room.sh(f"! echo x > {tmp_path}/other; ! touch /usr/x /etc/x; ! rm -f {tmp_path}/other; true")
+    loaded = "! true >> /etc/ld.so.cache; ! true >> $(command -v sh)"
+    done = room.sh(
+        f"! echo x > {tmp_path}/other; ! touch /usr/x /etc/x; ! rm -f {tmp_path}/other; {loaded} && echo held"
+    )
+    assert done == "held\n"
     assert (tmp_path / "other").read_text() == "mine"
 
 
@@ -146,6 +150,54 @@ def test_what_the_loader_reads_is_never_written(inside):
     inside.outcome("/bin/sh", "-c", tricks, protected=("interlock.toml", "tools/deep/mod.py", "not/there"))
     assert (inside.root / "interlock.toml").read_text() == "trusted"
     assert (inside.root / "tools" / "deep" / "mod.py").read_text() == "trusted"
+
+
+def test_without_namespaces_it_is_never_written_either_where_that_is_asked_for(bench, tmp_path):
+    """At a price: nothing is made, renamed or removed beside it. All else is written as ever."""
+    (tmp_path / "work").mkdir()
+    alone = Room(bench, tmp_path / "work", "nons")
+    for path in ("interlock.toml", "tools/deep/mod.py", "tools/other/free", "free", "src/a"):
+        (alone.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (alone.root / path).write_text("as it was")
+    (alone.root / "way").symlink_to("interlock.toml")
+    kept = ("interlock.toml", "tools/deep/mod.py", "policy/not-there.cedar")
+    tricks = (
+        "echo x > interlock.toml", "echo x > way", "rm -f interlock.toml", "mv interlock.toml y", "mv free interlock.toml",
+        "ln interlock.toml src/link && echo x > src/link", "ln -f free interlock.toml", "truncate -s0 interlock.toml",
+        "echo x >> tools/deep/mod.py", "mv tools src/tools", "mv tools/deep src/deep", "rm tools/deep/mod.py",
+        "mkdir policy", "mkdir src/policy && mv src/policy policy", "echo x >> src/../interlock.toml",
+        "exec 3<>tools/deep/mod.py && echo x >&3", "cp src/a tools/deep/mod.py", "rmdir tools/deep",
+    )  # fmt: skip
+    done = alone.sh(
+        "; ".join(f"( {trick} ) 2>/dev/null && echo '{trick}'" for trick in tricks) + "; true",
+        protected=kept,
+        guarded=True,
+    )
+    assert done == ""
+    assert (alone.root / "interlock.toml").read_text() == (alone.root / "tools/deep/mod.py").read_text() == "as it was"
+    others = "echo new > src/b && mkdir -p src/d && mv src/b src/d/b && rm src/a tools/other/free && echo x > free && cat src/d/b"
+    assert alone.sh(others, protected=kept, guarded=True) == "new\n"
+
+
+CUT = """
+import ctypes, os, sys
+from interlock.isolation import landlock, seccomp, syscalls
+landlock.confine(read=["/usr", "/lib"], write=[], devices=[], ports=[], version=2)
+syscalls.forbid_new_privileges()
+syscalls.load_filter(seccomp.assemble(seccomp.program("pairs", truncation=sys.argv[1] == "free")))
+for way in (lambda: os.truncate(sys.argv[2], 1), lambda: os.open(sys.argv[3], os.O_TRUNC | 3)):
+    try: way()
+    except OSError as error: print(error.errno)
+"""
+
+
+@pytest.mark.parametrize(("filtered", "sizes"), [("free", [1, 0]), ("filtered", [4, 4])])
+def test_an_old_landlock_lets_files_be_cut_and_the_filter_does_not(tmp_path, filtered, sizes):
+    files = [tmp_path / "a", tmp_path / "b"]
+    for file in files:
+        file.write_text("mine")
+    subprocess.run([sys.executable, "-c", CUT, filtered, *files], check=True)
+    assert [file.stat().st_size for file in files] == sizes
 
 
 def test_a_state_directory_in_the_workspace_is_not_seen(inside):

@@ -89,7 +89,7 @@ FEATURES: Final = frozenset(
         "otel",
         "policy",
         "workspace.layer",
-        *(f"isolation.{name}" for name in ("ns", "nons", *PROBED)),
+        *(f"isolation.{name}" for name in ("ns", "nons", "configuration", *PROBED)),
     }
 )
 """What this version has, of the things that a configuration can ask for."""

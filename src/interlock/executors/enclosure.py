@@ -99,6 +99,7 @@ class Enclosure(msgspec.Struct, frozen=True):
             readable=_places(workspace.root, workspace.readable) if in_scope else ("",),
             protected=tuple("/".join(os.fsdecode(name) for name in path) for path in workspace.protected),
             hidden=(*self.hidden, *(_sockets_in(workspace.root) if self.profile == "ns" and layer is None else ())),
+            guarded="configuration" in self.require,
             binds=(*self._late(), *binds),
             network="none" if network == "proxied" and self.profile != "ns" else network,
             tcp_ports=tuple(ports),
@@ -111,7 +112,7 @@ class Enclosure(msgspec.Struct, frozen=True):
 
     def posture(self, network: Network = "none") -> dict[str, str]:
         """The posture of a process behind these walls."""
-        return posture_of(self.profile, self.offered, network)
+        return posture_of(self.profile, self.offered, network, guarded="configuration" in self.require)
 
     def posture_for(self, network: Network) -> dict[str, str]:
         """The posture of a process that is about to start. Raises: ToolError `isolation_failed` if it lacks what is required."""

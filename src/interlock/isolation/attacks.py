@@ -56,6 +56,7 @@ ATTACKS: Final = (
     Attack("write another file", "fs", "open(T['outside'] + '/new', 'w').write('x'); escaped()"),
     Attack("overwrite another file", "fs", "open(T['mine'], 'r+').write('x'); escaped()"),
     Attack("truncate another file", "fs", "os.truncate(T['mine'], 0); escaped()"),
+    Attack("cut another file by a descriptor that cannot write", "fs", "os.open(T['mine'], os.O_TRUNC | 3); escaped()"),
     Attack("remove another file", "fs", "os.unlink(T['spare']); escaped()"),
     Attack("make a directory elsewhere", "fs", "os.mkdir(T['outside'] + '/dir'); escaped()"),
     Attack("make a FIFO elsewhere", "fs", "os.mkfifo(T['outside'] + '/fifo'); escaped()"),
@@ -135,6 +136,7 @@ ATTACKS: Final = (
         "fs",
         "b'SECRET' in open(f\"/proc/{T['victim']}/environ\",'rb').read() and escaped()",
     ),
+    Attack("list the machine's processes", "namespaces", "str(T['victim']) in os.listdir('/proc') and escaped()", NONS),
     Attack(
         "read another process's arguments",
         "namespaces",

@@ -34,6 +34,12 @@ _ANY_HOST: Final = (
     "absent(git is told the address that was judged; the kernel holds it to TCP and, from Linux 6.7 on, to the port of its URL, "
     "and cannot hold it to the address)"
 )
+_NO_WALLS: Final = "absent(profile `none`)"
+_GUARDED: Final = "active(nothing is made, renamed or removed in the directories that hold what Interlock reads)"
+_UNGUARDED: Final = (
+    "absent(without namespaces a file cannot be excepted from a directory that is written; an edit is found, at the end of a "
+    "process in a layer, else before the next run; `isolation.require` can ask for more)"
+)
 _NO_HOSTS: Final = "active(no network at all: without namespaces one host cannot be told from another)"
 
 FIXES: Final = {
@@ -73,12 +79,14 @@ def choose(wanted: Profile, offered: Mapping[str, str]) -> Chosen | None:
     return None
 
 
-def posture_of(profile: Profile, offered: Mapping[str, str], network: Network = "none") -> dict[str, str]:
-    """The posture of a process under a profile."""
+def posture_of(
+    profile: Profile, offered: Mapping[str, str], network: Network = "none", *, guarded: bool = False
+) -> dict[str, str]:
+    """The posture of a process under a profile. `guarded`: see `spec.WallSpec`."""
     found = dict.fromkeys(_L0, ACTIVE)
+    found["configuration"] = {"ns": ACTIVE, "nons": _GUARDED if guarded else _UNGUARDED, "none": _NO_WALLS}[profile]
     if profile == "none":
-        off = "absent(profile `none`)"
-        found |= dict.fromkeys(PROBED, off)
+        found |= dict.fromkeys(PROBED, _NO_WALLS)
     elif profile == "nons":
         found |= {name: offered[name] for name in ("syscalls", "fs", "signals")}
         net = {"none": ACTIVE, "proxied": _NO_HOSTS, "ports": _ANY_HOST}[network]

@@ -118,6 +118,7 @@ def _enter(before: int) -> int:
         "writable": [],
         "readable": [""],
         "protected": [],
+        "guarded": False,
         "hidden": [],
         "binds": [],
         "network": "none",

@@ -88,6 +88,9 @@ _TERMINAL: Final = (0x5412, 0x541C, 0x5423)
 _ADDR_NO_RANDOMIZE_OK: Final = (0x0, 0x0008, 0x20000, 0x20008, 0xFFFFFFFF)
 """What `personality` may set: nothing, no address randomisation, and the 2.6 uname; or only ask."""
 
+_O_TRUNC, _O_ACCMODE = 0x200, 0x3
+_CUTS_FROM: Final = 3
+
 _AUDIT: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _LOAD, _EQUAL, _GREATER, _SET, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 _KILL, _ERRNO, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
@@ -103,8 +106,8 @@ class Instruction(NamedTuple):
     operand: int
 
 
-def program(sockets: Sockets, machine: str = syscalls.MACHINE) -> list[Instruction]:
-    """The filter for one of `syscalls.MACHINES`."""
+def program(sockets: Sockets, machine: str = syscalls.MACHINE, *, truncation: bool = True) -> list[Instruction]:
+    """The filter for one of `syscalls.MACHINES`. Without `truncation` files are cut by writable descriptors only."""
     numbers = syscalls.numbers(machine)
     alone = "" if sockets == "all" else " ".join(ALONE.values())
     code = _beginning([*" ".join(DENIED.values()).split(), *alone.split()], MISSING, machine)
@@ -122,11 +125,13 @@ def program(sockets: Sockets, machine: str = syscalls.MACHINE) -> list[Instructi
             code += _checked(numbers[name], _no_set_id(index))
     for name, index in _OPEN_FLAGS.items():
         if name in numbers:
-            code += _checked(numbers[name], _no_set_id_created(index))
+            code += _checked(numbers[name], [*([] if truncation else _no_cut(index)), *_no_set_id_created(index)])
     code += _checked(numbers["prlimit64"], _only_self("prlimit64", 0))  # pid 1 is a supervisor
     if sockets != "all":
         for name, index in _SELF_ONLY.items():
             code += _checked(numbers[name], _only_self(name, index))
+    if not truncation:
+        code += [Instruction(_EQUAL, 0, 1, numbers["truncate"]), _answer(_ERRNO | errno.EACCES)]
     return [*code, _answer(_ALLOW)]
 
 
@@ -166,8 +171,11 @@ def load(sockets: Sockets) -> None:
 
 @functools.cache
 def assembled(sockets: Sockets) -> bytes:
-    """The program for this machine. A fork server has it made before it forks: its children inherit it."""
-    return assemble(program(sockets))
+    """The program for this machine. A fork server has it made before it forks: its children inherit it.
+
+    Landlock holds truncation from version 3 on (Linux 6.2). Before, where it is the only wall around files, the filter does.
+    """
+    return assemble(program(sockets, truncation=sockets == "all" or syscalls.landlock_version() >= _CUTS_FROM))
 
 
 def _beginning(denied: Sequence[str], missing: Sequence[str], machine: str) -> list[Instruction]:
@@ -247,6 +255,17 @@ def _family(families: tuple[int, ...]) -> list[Instruction]:
 
 def _no_flag(index: int, flag: int) -> list[Instruction]:
     return [_argument(index), Instruction(_SET, 0, 1, flag), _answer(_ERRNO | errno.EOPNOTSUPP)]
+
+
+def _no_cut(index: int) -> list[Instruction]:
+    """Refuse O_TRUNC where a file is not opened for writing: with O_RDONLY, or the access mode 3, which stands for neither."""
+    return [
+        _argument(index),
+        Instruction(_AND, 0, 0, _O_TRUNC | _O_ACCMODE),
+        Instruction(_EQUAL, 1, 0, _O_TRUNC),
+        Instruction(_EQUAL, 0, 1, _O_TRUNC | _O_ACCMODE),
+        _answer(_ERRNO | errno.EACCES),
+    ]
 
 
 def _no_fast_open() -> list[Instruction]:

@@ -31,6 +31,9 @@ class WallSpec:
     """Paths beneath the workspace (relative; "" is all of it) that may be read. What may only be written cannot be read back."""
     protected: tuple[str, ...] = ()
     """Paths beneath the workspace (relative) that are never written: what the loader reads."""
+    guarded: bool = False
+    """In `nons`, where a file cannot be excepted from a directory that is written: nothing is made, renamed or removed in the
+    directories that hold a protected file; what lies beside it, and beneath that, is written as ever."""
     hidden: tuple[str, ...] = ()
     """Paths that are empty inside, should they lie beneath something that is seen: the state directory."""
     binds: tuple[Bind, ...] = ()
@@ -56,6 +59,7 @@ class WallSpec:
             "writable": list(self.writable),
             "readable": list(self.readable),
             "protected": list(self.protected),
+            "guarded": self.guarded,
             "hidden": list(self.hidden),
             "binds": list(self.binds),
             "network": self.network,

@@ -37,7 +37,8 @@ pidfd_open 434 434|pidfd_send_signal 424 424|pivot_root 155 41|prctl 157 167|pro
 process_vm_readv 310 270|process_vm_writev 311 271|ptrace 101 117|quotactl 179 60|quotactl_fd 443 443|read 0 63|reboot 169 142
 request_key 249 218|seccomp 317 277|sendmmsg 307 269|sendmsg 46 211|sendto 44 206|set_mempolicy 238 237
 set_mempolicy_home_node 450 450|setdomainname 171 162|sethostname 170 161|setns 308 268|settimeofday 164 170|socket 41 198
-setsockopt 54 208|socketpair 53 199|statmount 457 457|stime - -|swapoff 168 225|swapon 167 224|syslog 103 116|umount2 166 39
+setsockopt 54 208|socketpair 53 199|statmount 457 457|stime - -|swapoff 168 225|swapon 167 224|syslog 103 116
+truncate 76 45|umount2 166 39
 unshare 272 97|uselib 134 -|userfaultfd 323 282|ustat 136 -|vhangup 153 58|vmsplice 278 75|write 1 64
 chmod 90 -|fchmod 91 52|fchmodat 268 53|fchmodat2 452 452|open 2 -|creat 85 -|shmget 29 194|shmat 30 196|shmctl 31 195
 msgget 68 186|msgsnd 69 189|msgrcv 70 188|msgctl 71 187|semget 64 190|semop 65 193|semctl 66 191|semtimedop 220 192

@@ -10,6 +10,7 @@ what came before. A step that fails is an error: nothing runs behind half a wall
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Sequence
@@ -78,7 +79,7 @@ def confine_alone(walls: Walls, read: list[str], environment: dict[str, str]) ->
         raise RefusedError("hidden", errno.EACCES)  # Landlock cannot hide what lies in a directory that is shown
     syscalls.drop_bounding_set()
     _drop()
-    written, whole = _written(walls), "" in walls["readable"]
+    written, whole = _guarded(walls) if walls["guarded"] else _written(walls), "" in walls["readable"]
     if whole:
         places = _Places([*shown, walls["workspace"]], [*home, *written], [])
     else:
@@ -127,6 +128,27 @@ def _enter_network(walls: Walls, descriptors: dict[str, int]) -> None:
 def _written(walls: Walls) -> list[str | Beneath]:
     places = [Beneath(walls["workspace"], path) for path in walls["writable"]]
     return [*places, *(bind["path"] for bind in walls["binds"] if bind["writable"])]
+
+
+def _guarded(walls: Walls) -> list[str | Beneath]:
+    """What is written if protected files have to be left out: instead of a directory that holds one, all that lies beside it.
+
+    Rights add up from a directory to what is in it, so the directory itself gets none: nothing is made or removed there.
+    """
+    top, protected = walls["workspace"], set(walls["protected"])
+    above = {"/".join(path.split("/")[:depth]) for path in protected for depth in range(path.count("/") + 1)}
+    found: list[str | Beneath] = [bind["path"] for bind in walls["binds"] if bind["writable"]]
+    pending = list(walls["writable"])
+    while pending:
+        place = pending.pop()
+        if place in protected or any(place.startswith(f"{path}/") for path in protected):
+            continue
+        if place not in above:
+            found.append(Beneath(top, place))
+            continue
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            pending += [f"{place}/{name}".lstrip("/") for name in os.listdir(f"{top}/{place}")]
+    return found
 
 
 def _read(walls: Walls) -> list[str | Beneath]:

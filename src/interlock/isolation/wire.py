@@ -94,6 +94,7 @@ class Walls(TypedDict):
     writable: list[str]
     readable: list[str]
     protected: list[str]
+    guarded: bool
     hidden: list[str]
     binds: list[Bind]
     network: Network

@@ -178,8 +178,11 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         ),
     ] = "ns"
     require: Annotated[
-        tuple[Literal["syscalls", "fs", "signals", "namespaces", "net", "record"], ...],
-        Meta(description="Isolation layers without which nothing may start."),
+        tuple[Literal["syscalls", "fs", "signals", "namespaces", "net", "configuration", "record"], ...],
+        Meta(
+            description="Isolation layers without which nothing may start. `configuration` (what Interlock reads is never "
+            "written) costs something in `nons`: nothing is made, renamed or removed in the directories that hold such a file."
+        ),
     ] = ()
     env_allow: Annotated[
         tuple[Name, ...],

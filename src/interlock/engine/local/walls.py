@@ -98,6 +98,7 @@ def enclosure_for(
             tmp_bytes=isolation.tmp_bytes,
             read=isolation.read,
         )
+    made = msgspec.structs.replace(made, require=tuple(isolation.require))
     absent = lacking(isolation.require, made.posture())
     if absent:
         raise ConfigurationError(
@@ -106,7 +107,7 @@ def enclosure_for(
             path="isolation.require",
             hint=_fix([one.partition(":")[0] for one in absent]),
         )
-    return msgspec.structs.replace(made, require=tuple(isolation.require))
+    return made
 
 
 def process_limits(isolation: Isolation) -> ProcessLimits:
