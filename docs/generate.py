@@ -24,6 +24,7 @@ import msgspec
 import interlock
 from interlock.detect.flags import FLAGS
 from interlock.detect.shapes import KINDS as SECRET_KINDS
+from interlock.isolation import seccomp, syscalls
 from interlock.model import codes, events
 from interlock.model.errors import InterlockError
 from interlock.model.limits import Limits
@@ -72,6 +73,22 @@ def reasons() -> str:
 
 def _codes(texts: dict[str, str]) -> str:
     return table(("code", "meaning"), ((f"`{code}`", text) for code, text in texts.items()))
+
+
+def system_calls() -> str:
+    """The filter around processes."""
+    numbers = {machine: syscalls.numbers(machine) for machine in syscalls.MACHINES}
+    rows = (
+        (
+            f"`{rule.call}`",
+            *(str(numbers[machine].get(rule.call, "")) for machine in numbers),
+            rule.condition,
+            rule.answer,
+            rule.reason,
+        )
+        for rule in sorted(seccomp.rules())
+    )
+    return table(("call", *syscalls.MACHINES, "when", "answer", "why"), rows)
 
 
 def exit_codes() -> str:
@@ -495,6 +512,7 @@ REGIONS: Final[dict[str, Callable[[], str]]] = {
     "routes": routes,
     "secret-kinds": secret_kinds,
     "settings": settings,
+    "system-calls": system_calls,
     "tools": tools,
     "warnings": lambda: _codes(codes.WARNINGS),
 }

@@ -190,6 +190,24 @@ def test_where_landlock_does_not_hold_it_files_are_cut_by_writable_descriptors_o
 
 
 @pytest.mark.parametrize("machine", syscalls.MACHINES)
+def test_the_table_is_the_filter(machine, capsys):
+    """Printed, and compared number by number: what the table refuses whatever the arguments, and nothing else, is refused."""
+    numbers = syscalls.numbers(machine)
+    for rule in seccomp.rules():
+        print(*rule, sep=" | ")
+    assert "ptrace |  | EPERM | other processes" in capsys.readouterr().out
+    always = {numbers[r.call]: r.answer for r in seccomp.rules() if not r.condition and r.call in numbers}
+    alone = {
+        numbers[r.call]: r.answer for r in seccomp.rules() if r.condition == "without namespaces" and r.call in numbers
+    }
+    looked_at = {numbers[r.call] for r in seccomp.rules() if r.condition and r.call in numbers} - set(alone)
+    for sockets, refused in (("all", always), ("pairs", always | alone), ("tcp", always | alone)):
+        program = seccomp.program(sockets, machine)
+        for number in set(range(syscalls.LAST + 1)) - looked_at:
+            assert run(program, machine, number) == refused.get(number, ALLOW), (sockets, number)
+
+
+@pytest.mark.parametrize("machine", syscalls.MACHINES)
 def test_another_architecture_is_killed(machine):
     program = seccomp.program("all", machine)
     assert run(program, machine, 1, arch=0x40000003) == KILL  # i386: int 0x80

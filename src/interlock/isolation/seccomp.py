@@ -135,6 +135,36 @@ def program(sockets: Sockets, machine: str = syscalls.MACHINE, *, truncation: bo
     return [*code, _answer(_ALLOW)]
 
 
+class Rule(NamedTuple):
+    """A line of the filter for people: which call is refused, when, with what, and why."""
+
+    call: str
+    condition: str
+    """Empty: whatever its arguments."""
+    answer: str
+    """The name of an errno."""
+    reason: str
+
+
+def rules() -> list[Rule]:
+    """The filter as a table; the tests compare it with `program`. What it does not name is allowed."""
+    found = [Rule(call, "", "EPERM", reason) for reason, calls in DENIED.items() for call in calls.split()]
+    found += [Rule(call, "", "ENOSYS", "the arguments lie behind a pointer, or it hides memory") for call in MISSING]
+    found.append(Rule("clone", "with a flag for namespaces", "EPERM", "namespaces"))
+    found.append(Rule("ioctl", "TIOCSTI, TIOCLINUX, TIOCSETD", "EPERM", "terminals"))
+    found.append(Rule("personality", "but for the randomisation of addresses", "EPERM", "data that can be executed"))
+    found.append(Rule("socket", "by family, type and protocol", "EAFNOSUPPORT", "networks that no namespace confines"))
+    found.append(Rule("socketpair", "but for AF_UNIX", "EAFNOSUPPORT", "networks that no namespace confines"))
+    found.append(Rule("prlimit64", "of another process", "EPERM", "other processes"))
+    found += [Rule(call, "with a set-id bit", "EPERM", "rights left behind") for call in (*_MODES, *_OPEN_FLAGS)]
+    alone = "without namespaces"
+    found += [Rule(call, alone, "EPERM", reason) for reason, calls in ALONE.items() for call in calls.split()]
+    found += [Rule(call, f"{alone}, of another process", "EPERM", "other processes") for call in _SELF_ONLY]
+    fast = f"{alone}, where git connects: with TCP fast open"
+    found += [Rule(call, fast, "EOPNOTSUPP", "ports that Landlock does not see") for call in _FAST_OPEN_FLAGS]
+    return [*found, Rule("setsockopt", fast, "ENOPROTOOPT", "ports that Landlock does not see")]
+
+
 def container_program(machine: str = syscalls.MACHINE) -> list[Instruction]:
     """An imitation of Docker's default profile for a container without capabilities: what the profile `nons` has to work under.
 
