@@ -6,6 +6,7 @@ something in between was damaged: *corruption*. The distinction matters because 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,8 +29,13 @@ from interlock.model.errors import IntegrityError, UsageError
 from interlock.model.events import FORMAT_VERSION, READABLE_VERSIONS, AnyEvent, Event, Seal, Unknown
 
 _seal_decoder = typed.json_decoder(Seal)
-_event_decoder: msgspec.json.Decoder[Event] = typed.json_decoder(AnyEvent)
 KINDS: Final = frozenset(str(kind.__struct_config__.tag) for kind in AnyEvent.__args__)
+
+
+@functools.cache
+def _event_decoder() -> msgspec.json.Decoder[Event]:
+    """Made when the first event is read: it takes milliseconds, and a run that begins reads none."""
+    return typed.json_decoder(AnyEvent)
 
 
 class Torn(msgspec.Struct, frozen=True):
@@ -232,7 +238,7 @@ def corrupt(run_dir: Path, damage: Corruption) -> IntegrityError:
 def decode_line(line: bytes) -> Event | Unknown:
     """One event line. Raises: msgspec.MsgspecError or UnicodeDecodeError if it is not one."""
     try:
-        return _event_decoder.decode(line)
+        return _event_decoder().decode(line)
     except msgspec.ValidationError:
         fields = typed.decode(line, dict[str, Any])
         kind, seq = fields.pop("kind", None), fields.pop("seq", None)
