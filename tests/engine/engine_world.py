@@ -11,6 +11,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from forked_script import ForkedScript
+
 import interlock
 from interlock.disk import Disk
 from interlock.model.tool import Binding, Tool
@@ -205,4 +207,6 @@ class Project:
         """
         code = textwrap.dedent(head) + textwrap.dedent(body)
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+        if options.keys() <= {"stdin", "stdout", "stderr", "text", "env", "cwd"}:
+            return ForkedScript(code, *map(str, arguments), **options)
         return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], **options)
