@@ -455,15 +455,17 @@ def test_a_state_store_that_fails_at_the_commit_leaves_the_run_to_be_resumed(pro
 
 def test_the_callers_cancellation_can_be_resumed(project):
     crash = Crash(project)
+    began = asyncio.Event()
 
     async def long(parameters, ctx):
+        began.set()
         await asyncio.sleep(20)
 
     rt = project.open(crash.tool(), binding("long", long, read_only=True))
 
     async def main():
         task = asyncio.ensure_future(rt.execute(plan(step("a"), call("long", "l", dependencies=["a"]), write("k", 1))))
-        await asyncio.sleep(0.3)
+        await began.wait()
         task.cancel()
         await task
 
