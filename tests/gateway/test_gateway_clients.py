@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from gateway_world import COMMAND
@@ -10,6 +14,11 @@ from mcp import StdioServerParameters
 from mcp.client.client import Client
 from mcp.client.stdio import stdio_client
 from mcp.shared.exceptions import MCPError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "clients"))
+from pypi_programs import python_with
+
+REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "bench-fastmcp.txt"
 
 
 @pytest.mark.parametrize(("mode", "revision"), [("auto", "2026-07-28"), ("legacy", "2025-11-25")])
@@ -37,3 +46,21 @@ def test_the_official_client(project, mode, revision):
 
     asyncio.run(use())
     assert (project.root / "b").read_text() == "1"
+
+
+@pytest.mark.clients
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_client_of_fastmcp(project):
+    (project.root / "a.txt").write_text("hello")
+    python = python_with(REQUIREMENTS)
+    script = Path(__file__).with_name("fastmcp_client.py")
+    done = subprocess.run(
+        [python, script, project.root, *COMMAND, "gateway", "--wait", "0s"],
+        env=project.env, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["tools"] == ["fs_list", "fs_read", "fs_write", "shell"]
+    assert "hello" in found["read"]
+    assert "interlock approvals approve" in found["held"]
