@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import signal
+import socket
 import sys
 import time
 
@@ -466,3 +467,34 @@ def test_the_grant_is_the_wall_around_what_is_read(tmp_path, clock, context, wor
     finally:
         runner.close()
     assert output["stdout"] == "srcmore"
+
+
+def test_a_socket_of_another_program_in_the_workspace_is_hidden(tmp_path, clock, context, workspace):
+    """A path leads to it from any network namespace."""
+    server = socket.socket(socket.AF_UNIX)
+    try:
+        server.bind(os.fspath(workspace.root / "server.sock"))
+        server.listen(1)
+        walls = enclosure("ns", probe(), environment=os.environ)
+        assert walls.around(workspace).hidden == (os.fspath(workspace.root / "server.sock"),)
+        runner = ProcessRunner(clock, enclose=lambda: walls)
+        try:
+            code = "import socket; socket.socket(socket.AF_UNIX).connect('server.sock')"
+            call = bindings(runner)[1].function
+            output = asyncio.run(call({"argv": [sys.executable, "-I", "-S", "-c", code], "check": False}, context()))
+        finally:
+            runner.close()
+    finally:
+        server.close()
+    assert output["exit_code"] == 1
+    assert "Connection refused" in output["stderr"]
+
+
+def test_tool_chains_are_shown_without_the_credentials_beside_them(tmp_path):
+    for name in (".local/share/uv/python/3.13", ".local/share/uv/credentials", ".cargo/bin"):
+        (tmp_path / name).mkdir(parents=True)
+    shown = enclosure("ns", {}, environment={"HOME": os.fspath(tmp_path)}).shown
+    assert os.fspath(tmp_path / ".local/share/uv/python") in shown
+    assert os.fspath(tmp_path / ".cargo/bin") in shown
+    credentials = os.fspath(tmp_path / ".local/share/uv/credentials")
+    assert not any(f"{credentials}/".startswith(f"{one}/") for one in shown)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from interlock.isolation import root
 from interlock.isolation.client import ForkServer
 from interlock.isolation.spec import WallSpec
 
@@ -174,3 +175,18 @@ def test_the_processes_of_the_machine_show_nothing(room):
         "attr/current",
         "fd",
     }  # a label, and numbers of descriptors
+
+
+def test_secrets_among_the_systems_files_are_left_out_and_all_else_is_not(tmp_path):
+    """Root could read files of mode 0600 in /etc and /usr/local/etc: without namespaces only Landlock's list prevents it."""
+    for name, mode in (("etc/open/a", 0o644), ("etc/open/key", 0o600), ("etc/plain", 0o644), ("lib/b", 0o644)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+        (tmp_path / name).chmod(mode)
+    secrets = set(root.secret_files(os.fspath(tmp_path / "etc")))
+    assert secrets == {f"{tmp_path}/etc/open/key"}
+    assert sorted(root.without(os.fspath(tmp_path), secrets)) == [
+        f"{tmp_path}/{name}" for name in ("etc/open/a", "etc/plain", "lib")
+    ]
+    (tmp_path / "etc").chmod(0o700)
+    assert set(root.secret_files(os.fspath(tmp_path / "etc"))) == {f"{tmp_path}/etc"}

@@ -283,13 +283,13 @@ def readable(read: Iterable[str]) -> list[str]:
     """What a process without a root of its own may read: the same places, /etc entry by entry, all without their secrets."""
     secrets = {path for top in _SECRETS for path in secret_files(top)}
     places = [*(path for path in SYSTEM if path != "/etc"), *(f"/etc/{name}" for name in os.listdir("/etc"))]
-    return [*(inner for path in places for inner in _without(path, secrets)), *read]
+    return [*(inner for path in places for inner in without(path, secrets)), *read]
 
 
-def _without(path: str, secrets: set[str]) -> list[str]:
+def without(path: str, secrets: set[str]) -> list[str]:
     """A path, or what lies in it but for the secrets."""
     if path in secrets:
         return []
     if not any(secret.startswith(f"{path}/") for secret in secrets):
         return [path]
-    return [inner for name in os.listdir(path) for inner in _without(f"{path}/{name}", secrets)]
+    return [inner for name in os.listdir(path) for inner in without(f"{path}/{name}", secrets)]
