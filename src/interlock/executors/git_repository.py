@@ -134,10 +134,8 @@ class Git:
         Raises: ToolError `git_failed`, `git_missing`, `timeout`, the reason of a refused connection, and the runner's.
         """
         if remote is not None:
-            settings, environment = (
-                {**(settings or {}), **remote.settings},
-                {**(environment or {}), **remote.environment},
-            )
+            settings = {**(settings or {}), **remote.settings}
+            environment = {**(environment or {}), **remote.environment}
             if "http.curloptResolve" in settings:
                 await self._need_pinning(directory)
         options = [
@@ -168,17 +166,7 @@ class Git:
         if result.timed_out:
             raise ToolError("git was stopped at its time-out", code="timeout", output=result_as_json(result))
         if result.exit_code not in expected:
-            if remote is not None:
-                _check_connected(remote, result)
-            if b"' in submodule " in result.stderr:
-                raise ToolError(
-                    "git would have to inspect a submodule, using the submodule's own configuration",
-                    code="git_config_refused",
-                    retryable=False,
-                    hint="name the files to stage, stage something before you commit, or run git by `exec`",
-                )
-            how = f"signal {result.signal}" if result.exit_code is None else f"exit code {result.exit_code}"
-            raise ToolError(f"`git {arguments[0]}` ended with {how}", code="git_failed", output=result_as_json(result))
+            raise _failure(arguments[0], remote, result)
         return result
 
     def _binds(self, environment: Mapping[str, str] | None, remote: Remote | None, shown: Sequence[str]) -> list[Bind]:
@@ -219,18 +207,27 @@ def _way_to(remote: Remote | None) -> dict[str, Any]:
     return {"network": "ports", "ports": [remote.there.port]}
 
 
-def _check_connected(remote: Remote, result: ProcessResult) -> None:
-    """Raises: ToolError for a connection that the proxy refused, or that failed: git itself only knows that it was closed."""
+def _failure(command: str, remote: Remote | None, result: ProcessResult) -> ToolError:
+    """The error for a git that failed: by the connection that the proxy refused, of which git only knows that it was closed."""
     for record in result.connections:
         reason = record["reason"]
-        if reason is not None:
-            raise ToolError(
+        if remote is not None and reason is not None:
+            return ToolError(
                 f"url: `{remote.there}` was not reached: {REASONS[reason]}",
                 code=reason,
                 path="$.parameters.url",
                 retryable=record["outcome"] == "failed",
                 output=result_as_json(result),
             )
+    if b"' in submodule " in result.stderr:
+        return ToolError(
+            "git would have to inspect a submodule, using the submodule's own configuration",
+            code="git_config_refused",
+            retryable=False,
+            hint="name the files to stage, stage something before you commit, or run git by `exec`",
+        )
+    how = f"signal {result.signal}" if result.exit_code is None else f"exit code {result.exit_code}"
+    return ToolError(f"`git {command}` ended with {how}", code="git_failed", output=result_as_json(result))
 
 
 def _own_index(environment: Mapping[str, str] | None) -> list[Bind]:

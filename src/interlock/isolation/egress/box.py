@@ -19,6 +19,7 @@ from interlock.isolation.egress.http_proxy import ESTABLISHED, read_request, ref
 from interlock.isolation.egress.ledger import Ledger
 from interlock.isolation.egress.names import Names
 from interlock.isolation.egress.relay import Client, Flow
+from interlock.isolation.egress.rules import Rules
 from interlock.isolation.egress.sniff import OTHER, Flight, begins_tls, read_flight
 from interlock.isolation.egress.wire import Kind, Via
 from interlock.model.hosts import Endpoint, host_name
@@ -254,7 +255,7 @@ class Network:
                 data, ancillary, _, sender = sock.recvmsg(_QUERY_BYTES, 256)
             except OSError:
                 return
-            if (answer := self._answer(data)) is not None:
+            if (answer := _answer(data, self._dialer.rules, self._names, self._ledger)) is not None:
                 try:
                     sock.sendmsg([answer], ancillary, 0, sender)  # from the address that was asked
                 except OSError:
@@ -269,27 +270,29 @@ class Network:
                         return
             size = 2 + int.from_bytes(client.read[:2], "big")
             data, client.read = client.read[2:size], client.read[size:]
-            if (answer := self._answer(data)) is not None:
+            if (answer := _answer(data, self._dialer.rules, self._names, self._ledger)) is not None:
                 await client.send(len(answer).to_bytes(2, "big") + answer)
 
-    def _answer(self, data: bytes) -> bytes | None:
-        query = dns.read_query(data)
-        if query is None:
-            return None
-        if query.problem is not None:
-            return dns.answer(query, query.problem)
-        try:
-            name = host_name(query.name)
-        except ValueError:
-            return dns.answer(query, dns.NAME_ERROR)
-        if not self._dialer.rules.knows(name):
-            if not name.endswith(_REVERSE):
-                self._ledger.refused(Endpoint(name, None), "dns", "host_denied")
-            return dns.answer(query, dns.NAME_ERROR)
-        if query.kind != dns.A:
-            return dns.answer(query, dns.NO_ERROR)
-        address = self._names.address(name)
-        return dns.answer(query, dns.SERVER_FAILURE if address is None else dns.NO_ERROR, address)
+
+def _answer(data: bytes, rules: Rules, names: Names, ledger: Ledger) -> bytes | None:
+    """The answer to a query; None for what is not one."""
+    query = dns.read_query(data)
+    if query is None:
+        return None
+    if query.problem is not None:
+        return dns.answer(query, query.problem)
+    try:
+        name = host_name(query.name)
+    except ValueError:
+        return dns.answer(query, dns.NAME_ERROR)
+    if not rules.knows(name):
+        if not name.endswith(_REVERSE):
+            ledger.refused(Endpoint(name, None), "dns", "host_denied")
+        return dns.answer(query, dns.NAME_ERROR)
+    if query.kind != dns.A:
+        return dns.answer(query, dns.NO_ERROR)
+    address = names.address(name)
+    return dns.answer(query, dns.SERVER_FAILURE if address is None else dns.NO_ERROR, address)
 
 
 async def _guarded(work: Coroutine[Any, Any, None], client: Client) -> None:
