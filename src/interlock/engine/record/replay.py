@@ -313,7 +313,7 @@ class ReplayedRun:
             case e.UndoIntent() if event.of is None:
                 action.undo_open = event.how
             case e.UndoDone() if event.of is None:
-                self._take_undo(action, event)
+                _take_undo(action, event)
             case _:
                 pass
 
@@ -330,30 +330,30 @@ class ReplayedRun:
             action.interrupted = True
             action.stopped = row
 
-    @staticmethod
-    def _take_undo(action: ReplayedAction, event: e.UndoDone) -> None:
-        action.undo_open = None
-        if event.status == "redone":  # the undo was undone
-            action.undone.pop(event.how, None)
-            if action.row is not None and action.row.status == "compensated":
-                action.row.status = "succeeded"
-            return
-        action.undone[event.how] = event.problem
-        row = action.row
-        if row is None or row.status not in _ENDED_WELL:
-            return
-        if event.problem is not None:
-            row.status = "not_undone"
-            row.reason = "compensation_failed" if event.how == "compensation" else "undo_conflict"
-        elif row.status == "succeeded":
-            row.status = "compensated" if event.status == "compensated" else "rolled_back"
-
     def view(self, kept: e.Kept) -> Any:
         """The original if it is there, else the redacted view: good enough to show, and checked again before it is used."""
         try:
             return self.value(kept)
         except IntegrityError:
             return kept.view
+
+
+def _take_undo(action: ReplayedAction, event: e.UndoDone) -> None:
+    action.undo_open = None
+    if event.status == "redone":  # the undo was undone
+        action.undone.pop(event.how, None)
+        if action.row is not None and action.row.status == "compensated":
+            action.row.status = "succeeded"
+        return
+    action.undone[event.how] = event.problem
+    row = action.row
+    if row is None or row.status not in _ENDED_WELL:
+        return
+    if event.problem is not None:
+        row.status = "not_undone"
+        row.reason = "compensation_failed" if event.how == "compensation" else "undo_conflict"
+    elif row.status == "succeeded":
+        row.status = "compensated" if event.status == "compensated" else "rolled_back"
 
 
 def _as_kept(kept: e.Kept) -> Any:
