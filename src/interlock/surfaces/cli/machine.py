@@ -91,11 +91,12 @@ def telemetry(out: Output) -> None:
 def _attacks(out: Output, rows: list[Any]) -> Iterable[str]:
     """One line an attack, with its result in each profile."""
     legs = list(dict.fromkeys(row.leg for row in rows))
-    yield f"  {'attack':52} {'layer':12} " + " ".join(f"{leg:24}" for leg in legs)
+    width = max(len(row.attack) for row in rows)
+    yield f"  {'attack':{width}} {'layer':12} " + " ".join(f"{leg:24}" for leg in legs)
     for name in dict.fromkeys(row.attack for row in rows):
         own = [row for row in rows if row.attack == name]
         cells = " ".join(out.paint(f"{row.result:24}", "green" if row.ok else "red") for row in own)
-        yield f"  {name:52} {own[0].layer:12} {cells}".rstrip()
+        yield f"  {name:{width}} {own[0].layer:12} {cells}".rstrip()
     bad = sum(not row.ok for row in rows)
     yield f"{len(rows)} tried, {bad} escaped; void: does not even succeed here without walls"
     if any(row.native is None for row in rows):
