@@ -117,4 +117,5 @@ def test_a_bound_on_hosts_is_refused_where_nothing_would_hold_it():
         ("ns", set(), ["isolation.profile", "tools.shell.hosts"]),
     ):
         settings = decode({**bound, "isolation": {"profile": profile}})
-        assert [u.path for u in settings.unavailable(features) if u.refuse] == refused
+        found = [u.path for u in settings.unavailable(features | {"workspace.layer"}) if u.refuse]
+        assert found == refused
