@@ -241,7 +241,7 @@ def test_posture_undo_and_resources_are_reported(call, context):
     assert ctx.undoable == ["a process ran in the workspace itself, where not every change is recorded"]
     active = {layer for layer, value in ctx.layers.items() if value == "active"}
     own = {"environment", "descriptors", "session", "no_new_privs", "limits", "tree"}
-    assert active - {"cgroup"} == own | {"syscalls", "fs", "signals", "namespaces", "net"}
+    assert active - {"cgroup"} == own | {"syscalls", "fs", "signals", "namespaces", "net", "configuration"}
     assert ctx.layers.pop("memory_tree").startswith("active(")
     assert all(value.startswith("absent(") for layer, value in ctx.layers.items() if layer not in active)
     assert {"fs", "net", "record", "disk", "cgroup"} <= ctx.layers.keys()
