@@ -157,7 +157,7 @@ def measure(client: Pipe | Http, quick: bool) -> dict[str, float]:
         times.append(time.perf_counter() - begun)
         assert answer["result"]["content"][0]["text"] == str(1 + number), answer
     times = sorted(times[WARM:])
-    rate = client.many(tool, MANY // 4 if quick else MANY)
+    rate = client.many(tool, MANY // 10 if quick else MANY)
     pages = int(Path(f"/proc/{client.process.pid}/statm").read_text().split()[1])
     return {
         "p50": statistics.median(times),
