@@ -23,6 +23,9 @@ tools = ["s/*"]
 unscoped = ["s/*"]
 """
 
+SAME_PIDS = CONFIGURATION + '[isolation]\nprofile = "none"\n'
+"""In namespaces every server has the same pid."""
+
 
 def tool(name: str, /, *required: str, **fields: Any) -> dict[str, Any]:
     """A definition as a server gives it, whose parameters are text."""

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from servers_world import CONFIGURATION, text_of, tool
+from servers_world import CONFIGURATION, SAME_PIDS, text_of, tool
 
 from interlock.executors.mcp import results
 from interlock.model.errors import HeldError
@@ -111,7 +111,9 @@ def test_a_program_that_is_missing_is_named(project):
 
 
 def test_a_server_that_hangs_is_replaced_after_the_time_out(project):
-    runtime = project.ready(ECHO, tool("hang"), tool("pid"), more='[tools."s/hang"]\ntimeout = "300ms"\n')
+    runtime = project.ready(
+        ECHO, tool("hang"), tool("pid"), more='[tools."s/hang"]\ntimeout = "300ms"\n', rules=SAME_PIDS
+    )
 
     async def use() -> None:
         before = int(text_of(await runtime.call("s/pid")))
@@ -126,7 +128,7 @@ def test_a_server_that_hangs_is_replaced_after_the_time_out(project):
 
 
 def test_each_session_has_a_server_of_its_own_which_ends_with_it(project):
-    runtime = project.ready(tool("pid"))
+    runtime = project.ready(tool("pid"), rules=SAME_PIDS)
 
     async def use() -> None:
         pids = {}
@@ -142,7 +144,7 @@ def test_each_session_has_a_server_of_its_own_which_ends_with_it(project):
 
 
 def test_servers_end_with_the_runtime(project):
-    runtime = project.ready(tool("pid"))
+    runtime = project.ready(tool("pid"), rules=SAME_PIDS)
     pid = int(text_of(runtime.call_sync("s/pid")))
     runtime.close()
     assert gone(pid)
