@@ -11,10 +11,16 @@ import subprocess
 import sys
 
 import pytest
-from engine_world import call, execute, statuses
+from engine_world import DIRECT, call, execute, statuses
 
 FORMAT = "printf 'x = 1\\n' > a.py"
 IMPORT = [sys.executable, "-c", "import pkg.mod"]
+
+
+@pytest.fixture
+def project(new_project):
+    """In a layer everything that a process changed is known; here not."""
+    return new_project(toml=DIRECT % "")
 
 
 @pytest.fixture
