@@ -179,8 +179,9 @@ def test_gone_when_the_runtime_is_killed(bench, end):
 @every_profile
 def test_a_killed_fork_server_fails_nothing_that_runs_and_is_replaced(bench):
     async def scene():
-        running = asyncio.create_task(bench.start("/bin/sh", "-c", "sleep 0.4; echo survived"))
-        await asyncio.sleep(0.2)
+        running = asyncio.create_task(bench.start("/bin/sh", "-c", "touch begun; sleep 0.4; echo survived"))
+        while not (bench.root / "begun").exists():
+            await asyncio.sleep(0.01)
         first = bench.server.pid
         os.kill(first, signal.SIGKILL)
         following = await bench.start("echo", "again")
