@@ -25,6 +25,7 @@ from interlock.model.errors import ToolError
 from interlock.model.text import BOM
 from interlock.model.tool import Context
 from interlock.workspace.names import Rel, refusal, to_json
+from interlock.workspace.open_files import open_files
 from interlock.workspace.tree import Workspace
 
 MATCHES: Final = 200
@@ -207,7 +208,7 @@ def _frames(workspace: Workspace, base: Rel, wanted: Callable[[Rel], bool]) -> I
     """
     frame: list[_Text] = []
     size = 0
-    for path, fd, length in workspace.open_files(base, wanted, skip=_SKIPPED):
+    for path, fd, length in open_files(workspace, base, wanted, skip=_SKIPPED):
         for text in _texts(path, fd, length, named=path == base):
             frame.append(text)
             size += len(text.data)

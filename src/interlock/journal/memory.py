@@ -16,7 +16,7 @@ import msgspec
 from interlock.journal.sealing import Head, genesis
 from interlock.model.canonical import canonical, digest_bytes, keyed_digest
 from interlock.model.clock import Clock
-from interlock.model.events import Event, Kept, Unknown
+from interlock.model.events import APART, Event, Kept, Unknown
 
 EVENTS_MAX: Final = 100_000
 """Of all runs together. Over it the oldest runs are dropped, whole, but never the one that is written."""
@@ -45,14 +45,12 @@ class MemoryJournal:
 
     def keep(self, data: bytes, view: Any, value: Any) -> Kept:
         """The `Kept` form of a value, as `JournalWriter.keep` gives it; the original is dropped."""
+        if view is APART:
+            return Kept(digest=keyed_digest(self._key, "value", data), bytes=len(data))
         shown = data if view is value else canonical(view)
         redacted = shown != data
         key = keyed_digest(self._key, "value", data) if redacted else digest_bytes("value", data)
         return Kept(digest=key, bytes=len(data), view=msgspec.Raw(shown), private=False)
-
-    def keep_apart(self, data: bytes) -> Kept:
-        """The `Kept` form of a value that is too large for an event."""
-        return Kept(digest=keyed_digest(self._key, "value", data), bytes=len(data))
 
     async def durable(self, *, alone: bool = False) -> None:
         """Return at once: there is no disk to wait for."""

@@ -23,7 +23,7 @@ from interlock.journal.sealing import Head
 from interlock.model.canonical import canonical, digest_bytes, keyed_digest
 from interlock.model.clock import Clock
 from interlock.model.errors import StoreError, UsageError
-from interlock.model.events import Event, Kept
+from interlock.model.events import APART, Event, Kept
 from interlock.model.limits import DEFAULT_LIMITS
 
 INLINE_ALONE_NS: Final = 2_000_000
@@ -114,15 +114,15 @@ class JournalWriter:
 
         The view goes into the event unless it is over 64 KiB (`Limits.inline_value_bytes`); the original goes to `private/`
         with the next flush if the event does not hold it. The view is encoded here, so later changes to the value do not
-        affect the journal. With durability `off` nothing is computed.
+        affect the journal. With durability `off` nothing is computed. The view `APART` is none: as if all were redacted.
         """
         if self._off:
             return _NOT_KEPT
         if self._file.failure is not None:
             raise self._file.failure
-        shown = data if view is value else canonical(view)
+        shown = data if view is value else b"" if view is APART else canonical(view)
         redacted = shown != data
-        inline = len(shown) <= DEFAULT_LIMITS.inline_value_bytes
+        inline = view is not APART and len(shown) <= DEFAULT_LIMITS.inline_value_bytes
         private = not inline or redacted
         run_key = self._file.pack.key if private else b""  # created here, because the flush may run on another thread
         key = keyed_digest(run_key, "value", data) if redacted else digest_bytes("value", data)
@@ -130,16 +130,6 @@ class JournalWriter:
             self._originals.append((key, data))
             self._original_bytes += len(data)
         return Kept(digest=key, bytes=len(data), view=msgspec.Raw(shown) if inline else None, private=private)
-
-    def keep_apart(self, data: bytes) -> Kept:
-        """The `Kept` form of a value that is too large for an event: no view, and a keyed digest, as if it were redacted."""
-        if self._off:
-            return _NOT_KEPT
-        if self._file.failure is not None:
-            raise self._file.failure
-        self._originals.append((key := keyed_digest(self._file.pack.key, "value", data), data))
-        self._original_bytes += len(data)
-        return Kept(digest=key, bytes=len(data), private=True)
 
     async def durable(self, *, alone: bool = False) -> None:
         """Return once everything appended so far is as durable as the level promises.

@@ -37,6 +37,10 @@ class Kept(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """True if the original differs from the view and lies in `private/` (until `keep` is over)."""
 
 
+APART: Final = object()
+"""The view of a value that is too large for an event, and so is neither redacted nor shown."""
+
+
 class Event(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="kind"):
     """The fields of every kind."""
 

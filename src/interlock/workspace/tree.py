@@ -28,7 +28,6 @@ from interlock.workspace.nodes import ABSENT, Node, Seen, attributes, identity, 
 LINKS_MAX: Final = 40  # what the kernel itself follows (MAXSYMLINKS)
 CHUNK_BYTES: Final = 1024 * 1024
 _ZEROS: Final = bytes(CHUNK_BYTES)
-_READING: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LEFT_OUT: Final = frozenset(("not_found", "not_a_directory", "path_changed", "access_denied"))
 
 
@@ -193,10 +192,10 @@ class Workspace:
         found = self.lstat(path, field)
         if found is None:
             raise refusal(OSError(errno.ENOENT, ""), field)
-        self._need_file(found, field)
+        _need_file(found, field)
         fd = self.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, field)
         try:
-            self._need_file(os.fstat(fd), field)
+            _need_file(os.fstat(fd), field)
         except BaseException:
             os.close(fd)
             raise
@@ -299,69 +298,6 @@ class Workspace:
                     names = self.names(here, field, most=most)
                     pending.extend((*here, name) for name in reversed(names) if name not in skip)
 
-    def open_files(
-        self, path: Rel, wanted: Callable[[Rel], bool], *, skip: frozenset[bytes] = frozenset()
-    ) -> Iterator[tuple[Rel, int, int]]:
-        """Open a file, or the regular files beneath a directory in the order of `walk`: path, descriptor for reading, and size.
-
-        The caller closes the descriptor before the next one. A file beneath `path` that is not `wanted`, that the agent may not
-        reach or that cannot be opened is left out; links are not followed. Raises: ToolError about `path` itself.
-        """
-        found = self.lstat(path)
-        if found is None:
-            raise refusal(OSError(errno.ENOENT, ""), "path")
-        if not stat.S_ISDIR(found.st_mode):
-            yield path, self.open_file(path), found.st_size
-            return
-        os.close(self.open_directory(path))
-        pending: list[tuple[Rel, list[tuple[bytes, bool]]]] = []
-        pending.append((path, self._entries(path, skip)))
-        while pending:
-            here, entries = pending[-1]
-            directory = -1
-            try:
-                while entries:
-                    name, is_directory = entries.pop()
-                    below = (*here, name)
-                    if is_directory:
-                        pending.append((below, self._entries(below, skip)))
-                        break
-                    if not wanted(below):
-                        continue
-                    try:
-                        self.permit(below)
-                        if directory < 0:
-                            directory = self.open(here, os.O_PATH | os.O_DIRECTORY)
-                        fd = os.open(name, _READING, dir_fd=directory)
-                    except (ToolError, OSError):
-                        continue
-                    found = os.fstat(fd)
-                    if stat.S_ISREG(found.st_mode):
-                        yield below, fd, found.st_size
-                    else:  # it has taken the place of the file
-                        os.close(fd)
-                else:
-                    pending.pop()
-            finally:
-                if directory >= 0:
-                    os.close(directory)
-
-    def _entries(self, path: Rel, skip: frozenset[bytes]) -> list[tuple[bytes, bool]]:
-        """The files (False) and directories (True) in a directory, the first name last; none if it cannot be read."""
-        found: list[tuple[bytes, bool]] = []
-        with contextlib.suppress(ToolError, OSError):
-            fd = self.open_directory(path)
-            try:
-                with os.scandir(fd) as entries:
-                    for entry in entries:
-                        name, is_directory = os.fsencode(entry.name), entry.is_dir(follow_symlinks=False)
-                        if (is_directory and name not in skip) or entry.is_file(follow_symlinks=False):
-                            found.append((name, is_directory))
-            finally:
-                os.close(fd)
-        found.sort(reverse=True)
-        return found
-
     def may_write(self, path: Rel) -> bool:
         """True if the file's own permissions allow writing; replacing it by rename would check only the directory's."""
         directory = self.open_directory(path[:-1])
@@ -377,13 +313,13 @@ class Workspace:
             raise _outside(field)
         return names[len(top) :]
 
-    @staticmethod
-    def _need_file(found: os.stat_result, field: str) -> None:
-        kind = kind_of(found, field)
-        if kind == "dir":
-            raise refusal(OSError(errno.EISDIR, ""), field)
-        if kind == "symlink":
-            raise refusal(OSError(errno.ELOOP, ""), field)
+
+def _need_file(found: os.stat_result, field: str) -> None:
+    kind = kind_of(found, field)
+    if kind == "dir":
+        raise refusal(OSError(errno.EISDIR, ""), field)
+    if kind == "symlink":
+        raise refusal(OSError(errno.ELOOP, ""), field)
 
 
 @contextlib.contextmanager

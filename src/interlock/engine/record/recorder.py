@@ -13,7 +13,7 @@ import msgspec
 from interlock.detect import Redactor
 from interlock.journal import JournalWriter, MemoryJournal
 from interlock.model.canonical import canonical, digest_bytes
-from interlock.model.events import Event, Kept, MachineSampled
+from interlock.model.events import APART, Event, Kept, MachineSampled
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.telemetry import Snapshot
 
@@ -75,7 +75,7 @@ class Recorder:
         if data is None:
             data = canonical(value)
         if len(data) > LARGE_BYTES:
-            return self.writer.keep_apart(data)
+            return self.writer.keep(data, APART, value)
         return self.writer.keep(data, self._redactor.redact(value, secrets, data), value)
 
     def keep_output(self, value: Any, parameters: Any, secrets: Sequence[str] = ()) -> Kept:
@@ -87,7 +87,7 @@ class Recorder:
             return _NOTHING
         data = canonical(value)
         if len(data) > LARGE_BYTES:
-            return self.writer.keep_apart(data)
+            return self.writer.keep(data, APART, value)
         view = self._redactor.redact(value, (), data)
         if self._redactor.may_hold_hash(data) and (view is not value or self._may_hold_secret(parameters, secrets)):
             view = self._redactor.hide_hashes(view)
