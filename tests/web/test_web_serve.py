@@ -145,6 +145,24 @@ def test_serve_continues_an_approved_run_whose_process_was_killed(project, rt):
     assert f"resumed run {first.run}: succeeded" in log
 
 
+def test_serve_continues_a_run_in_its_layer_and_commits_it_whole(new_project):
+    project = new_project(mode="layer")
+    rt = project.open()
+    token = rt.services.desk.approvers.add("ann", groups=["ops"])
+    asking = project.run(write("a.txt", "hello"), write("b.txt", "hello", "w2"))
+    (first,) = waiting(rt)
+    server = project.serve()
+    killed(asking)
+    with server.client(token) as http:
+        assert http.post(f"{LIST}/{first.id}/approve", json={"digest": first.digest}).status_code == 200
+        (second,) = until(lambda: [hold for hold in waiting(rt) if hold.id != first.id])
+        assert not (project.root / "a.txt").exists(), "nothing reaches the files before the whole proposal is done"
+        assert http.post(f"{LIST}/{second.id}/approve", json={"digest": second.digest}).status_code == 200
+    assert ended(rt, first.run).status == "succeeded"
+    assert [(project.root / name).read_text() for name in ("a.txt", "b.txt")] == ["hello", "hello"]
+    server.stop()
+
+
 def test_serve_continues_what_was_answered_before_it_started(project, rt):
     rt.services.desk.approvers.add("ann", groups=["ops"])
     document = result(project.run(write("a.txt", "hello"), wait=False))

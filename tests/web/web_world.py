@@ -27,6 +27,9 @@ ask = ["fs.write"]
 [grants.coder]
 tools = ["fs.*"]
 
+[workspace]
+mode = "%(mode)s"
+
 [approvals]
 ttl = "%(ttl)s"
 %(approvals)s
@@ -44,13 +47,16 @@ forbid (principal, action == Action::"fs.delete", resource);
 
 
 class Project:
-    """A trusted project in which `fs.write` asks anybody and `fs.delete` asks `ops`."""
+    """A trusted project in which `fs.write` asks anybody and `fs.delete` asks `ops`.
 
-    def __init__(self, directory: Path, *, ttl="10m", approvals=""):
+    Proposals work on the files themselves, so that a test sees what a run under way has done.
+    """
+
+    def __init__(self, directory: Path, *, ttl="10m", approvals="", mode="direct"):
         self.root, self.state = directory / "project", directory / "state"
         self.root.mkdir()
         policy = '\n[policy]\nfiles = ["policy/*.cedar"]\n'
-        (self.root / "interlock.toml").write_text(TOML % {"ttl": ttl, "approvals": approvals} + policy)
+        (self.root / "interlock.toml").write_text(TOML % {"ttl": ttl, "approvals": approvals, "mode": mode} + policy)
         (self.root / "policy").mkdir()
         (self.root / "policy" / "ops.cedar").write_text(CEDAR)
         self.env = {"INTERLOCK_STATE_DIR": str(self.state)}
