@@ -156,12 +156,24 @@ def test_an_undo_that_could_not_take_all_back_is_no_success(cli):
     assert "--force" in said.err
 
 
-def test_an_undo_that_did_all_that_can_be_done_is_a_success(cli):
+def test_an_undo_that_left_something_is_not_ok(cli):
     work_directly(cli)
     run_id = cli.run(call("fs.write", path="x", content="1"), call("shell", command="true"))["run_id"]
     said = cli("undo", run_id)
-    assert said.code == 0
+    assert said.code == 1
     assert "not undone: a2: not_exactly_undoable" in said.out
+    assert "partly undone: 1 not undone; run run_" in said.out
+    assert not (cli.root / "x").exists()
+
+
+def test_an_undo_that_undid_nothing_says_so(cli):
+    work_directly(cli)
+    run_id = cli.run(call("shell", command="echo 1 > x"))["run_id"]
+    said = cli("undo", run_id)
+    assert said.code == 1
+    assert "nothing was undone: 1 not undone; run run_" in said.out
+    assert "ok: " not in said.out
+    assert cli("undo", run_id, "--json").code == 1
 
 
 def test_undo_of_a_run_that_is_not_there(cli):

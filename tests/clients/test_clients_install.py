@@ -35,6 +35,19 @@ def test_installed_and_removed_again(project):
     assert project.fails("install", "claude-code", "--remove")["code"] == "not_found"
 
 
+def test_it_says_what_of_the_project_is_not_as_expected(project):
+    done = project._run("install", "claude-code", "--dry-run")
+    assert "undo does not cover what commands do" in done.stderr
+    assert "undo does not cover" not in project._run("install", "claude-code", "--dry-run", "--mode", "guard").stderr
+    path = project.root / "interlock.toml"
+    path.write_text(path.read_text() + '[workspace]\nmode = "layer"\n')
+    said = project._run("install", "claude-code", "--dry-run").stderr
+    assert "not trusted" in said
+    assert "interlock trust" in said
+    project.interlock("trust", "--yes")
+    assert project._run("install", "claude-code", "--dry-run").stderr.count("warning: the gateway") == 0
+
+
 def test_removal_gives_back_the_bytes(project):
     (project.root / ".claude").mkdir()
     (project.root / ".mcp.json").write_bytes(b'{"mcpServers":\t{"other": {"command": "x"}}}')

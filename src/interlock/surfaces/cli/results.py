@@ -76,7 +76,22 @@ def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
             yield f"{out.paint('restored'.ljust(12), 'green')} state {clean(key)}"
         for left in done["not_undone"]:
             yield _left(out, left["action"], left["reason"], left["detail"])
-    yield _summary(out, result)
+    yield _undo_summary(out, result) if result.status == "succeeded" else _summary(out, result)
+
+
+def undo_exit_code(result: ProposalResult) -> int:
+    """0 only if everything was undone: what could not be is no success, even where it never can be."""
+    return 1 if result.not_undone else EXIT_CODES.get(result.status, 1)
+
+
+def _undo_summary(out: Output, result: ProposalResult) -> str:
+    """The status of an undo that came to its end; what it left is not `ok`."""
+    if not result.not_undone:
+        return _summary(out, result)
+    left = len(result.not_undone)
+    anything = any(done[kind] for done in undo_outputs(result) for kind in ("restored", "compensated", "state"))
+    said = "partly undone" if anything else "nothing was undone"
+    return f"{out.paint(said, 'yellow' if anything else 'red')}: {left} not undone; run {clean(result.run_id)}"
 
 
 def _path(path: Any) -> str:

@@ -22,7 +22,7 @@ from interlock.surfaces.cli.open_project import at_terminal, runtime, undoing_ru
 from interlock.surfaces.cli.outcome_words import Calls
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.plan_file import read_plan
-from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines, undo_lines, undo_outputs
+from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines, undo_exit_code, undo_lines, undo_outputs
 from interlock.surfaces.cli.signals import interrupted, run_interruptibly
 from interlock.surfaces.cli.token_files import read_grant_token
 
@@ -130,7 +130,7 @@ def undo(out: Output, run_id: str | None, action: str | None, force: bool) -> in
 
     Without RUN, at a terminal: shows what undoing the newest run would change, and asks.
 
-    Exit code: 0 if everything that can be undone was, 1 if something prevented it, such as a later change.
+    Exit code: 0 if everything was undone, 1 if something was not: it cannot be undone, or was changed since.
     """
     if run_id is None:
         from interlock.surfaces.cli.undo_preview import choose_run  # noqa: PLC0415 - only then
@@ -144,7 +144,7 @@ def undo(out: Output, run_id: str | None, action: str | None, force: bool) -> in
     reasons = {left["reason"] for output in undo_outputs(result) for left in output["not_undone"]}
     if not force and {"undo_conflict", "state_conflict"} & {*reasons, *(row.reason for row in result.results)}:
         out.note("`--force` overwrites later changes but keeps their content, so that undo can be undone too")
-    return EXIT_CODES.get(result.status, FAILED)
+    return undo_exit_code(result)
 
 
 # -- shared with `recover`

@@ -9,10 +9,15 @@ from typing import Any, Protocol, cast
 
 import click
 
+from interlock.disk import Disk
+from interlock.model.errors import ConfigurationError
+from interlock.settings.load import load
+from interlock.settings.trust import TrustStore
 from interlock.surfaces.clients.client import Client, Mode, Scope
 from interlock.surfaces.clients.installation import FileChange, Installation
 from interlock.surfaces.clients.known import find_client
 from interlock.surfaces.clients.versions import found_version
+from interlock.workspace.registry import state_directory
 
 
 class Speaks(Protocol):
@@ -58,6 +63,9 @@ def install(
         installation.apply_removal(changes)
     elif not dry_run:
         installation.apply(changes, chosen, agent, version)
+    if not remove and scope == "project":
+        for warning in _project_warnings(chosen or known.modes[0]):
+            out.warn(warning)
     if version is not None and version not in known.tested:
         out.warn(f"{client} {version} was not tested with Interlock; {', '.join(known.tested)} was")
     chosen = chosen or known.modes[0]
@@ -68,6 +76,22 @@ def install(
         "files": [{"path": str(c.path), "outcome": c.outcome, "diff": list(c.difference())} for c in changes],
     }
     out.emit(document, lambda: _text(changes, known, chosen, dry_run=dry_run, remove=remove))
+
+
+def _project_warnings(mode: Mode) -> Iterator[str]:
+    """What of this project's configuration is not as a user of the client may expect."""
+    trust = TrustStore(state_directory(os.environ, disk := Disk()), disk)
+    try:
+        loaded = load(Path(), env=os.environ, flags={}, trust=trust, direct=True)
+    except ConfigurationError as error:
+        todo = f"; {error.hint}" if error.hint else ""
+        yield f"Interlock refuses to work for the client until this is mended: {error.message}{todo}"
+        return
+    if mode == "replace" and loaded.settings.workspace.mode == "direct":
+        yield (
+            "the gateway works on the files themselves, and undo does not cover what commands do; `[workspace]"
+            ' mode = "layer"` in interlock.toml covers them'
+        )
 
 
 def _text(changes: list[FileChange], client: Client, mode: Mode, *, dry_run: bool, remove: bool) -> Iterator[str]:
