@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from gateway_world import ENVELOPE
+from gateway_world import COMMAND, ENVELOPE, WAIT_S
 
 REVISIONS = ["2025-03-26", "2025-06-18", "2025-11-25"]
 
@@ -239,6 +240,24 @@ def test_a_client_that_is_gone_is_not_an_error(project):
         gateway.send({"jsonrpc": "2.0", "id": 5, "method": "ping"})
         assert gateway.process.wait(timeout=60) == 0
         assert b"Traceback" not in gateway.process.stderr.read()
+
+
+@pytest.mark.parametrize("what", ["/dev/null", "interlock.toml"])
+def test_standard_input_that_cannot_be_waited_for_is_an_error(project, what):
+    with (project.root / what).open("rb") as given:
+        done = subprocess.run(
+            [*COMMAND, "gateway"],
+            cwd=project.root,
+            env=project.env,
+            stdin=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=WAIT_S,
+        )
+    assert done.returncode == 2
+    assert "standard input is not a pipe" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_large_arguments_and_results(project):

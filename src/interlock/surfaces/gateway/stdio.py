@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -37,16 +38,15 @@ class _Input(asyncio.Protocol):
 async def serve(start: Callable[[Callable[[bytes], None]], Session], stop: asyncio.Event) -> None:
     """Serve one client until its end of input, or `stop`. `start` makes the session, given how to send.
 
-    At the end of input, what is in flight is carried out and answered; at `stop`, it is cancelled.
+    At the end of input, what is in flight is carried out and answered; at `stop`, it is cancelled. Raises: UsageError if
+    standard input is not a pipe, a socket or a terminal.
     """
+    _require_stream(0)
     source, target = _take_over()
     loop = asyncio.get_running_loop()
     output = _Output(target)
     session = start(output.send)
-    try:
-        transport, protocol = await loop.connect_read_pipe(lambda: _Input(session.receive), os.fdopen(source, "rb", 0))
-    except ValueError:
-        raise UsageError("standard input is not a pipe", hint="an MCP client starts `interlock gateway`") from None
+    transport, protocol = await loop.connect_read_pipe(lambda: _Input(session.receive), os.fdopen(source, "rb", 0))
     stopped = loop.create_task(stop.wait())
     ends: list[asyncio.Future[Any]] = [stopped, output.broken]
     try:
@@ -99,6 +99,15 @@ def _write(target: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(target, view[:_CHUNK]) :]
+
+
+def _require_stream(descriptor: int) -> None:
+    """Raises: UsageError for a file, a directory, or a device that cannot be waited for, such as `/dev/null`."""
+    with select.epoll() as poll:
+        try:
+            poll.register(descriptor, select.EPOLLIN)
+        except OSError:
+            raise UsageError("standard input is not a pipe", hint="an MCP client starts `interlock gateway`") from None
 
 
 def _take_over() -> tuple[int, int]:
