@@ -76,3 +76,22 @@ def test_a_conflict_is_found_before_anything_is_touched(new_project):
     assert (project.root / "two").read_text() == "new", "nothing was touched"
     assert asyncio.run(rt.runs.undo(done.run_id, force=True)).status == "succeeded"
     assert [(project.root / name).read_text() for name in ("one", "two")] == ["1", "2"]
+
+
+def test_state_too_is_undone_and_redone_again_and_again(new_project):
+    rt = new_project().open()
+    write = {"type": "state_write", "id": "w", "parameters": {"key": "k", "value": 1}}
+    done = execute(rt, write, {**write, "id": "x", "parameters": {"key": "k", "value": 2}, "dependencies": ["w"]})
+    for _ in range(2):
+        undone = asyncio.run(rt.runs.undo(done.run_id))
+        assert undone.status == "succeeded", undone.results[0].output
+        assert rt.state.get("k") is None
+        assert asyncio.run(rt.runs.undo(undone.run_id)).status == "succeeded"
+        assert rt.state.get("k") == 2
+    # Somebody's own write counts, although the value is the same.
+    execute(rt, {**write, "parameters": {"key": "k", "value": 3}})
+    execute(rt, {**write, "parameters": {"key": "k", "value": 2}})
+    again = asyncio.run(rt.runs.undo(done.run_id))
+    assert again.results[0].reason == "undo_incomplete"
+    assert {left.reason for left in again.not_undone} == {"state_conflict"}
+    assert rt.state.get("k") == 2

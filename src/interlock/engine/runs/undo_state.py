@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 
+from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.judges.reach import Reach
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.record.replay import ReplayedProposal
 from interlock.model.canonical import canonical
+from interlock.model.errors import UsageError
 from interlock.model.events import StateChanged
 from interlock.state.store import Transition
 
@@ -63,13 +65,32 @@ class StateUndo:
                 continue
             current = self._at.get(key) or (now.version if now is not None else past.versions[-1])
             between = mine[-1].version - mine[0].version >= len(mine)
-            if (current != mine[-1].version or between) and not self._force:
+            if (between or not self._is_as_left(past, mine[-1], current)) and not self._force:
                 self._leave(action_id, "state_conflict", f"state `{key}` was changed since")
                 continue
             self._run.write_state(self._index, key, None if before is None else before.value, delete=gone)
             self._at[key] = mine[0].version - 1
             self.keys.append(key)
         return True
+
+    def _is_as_left(self, past: _Past, left: Transition, current: int) -> bool:
+        """True if the key is as a run left it: nothing has written it since, or undos alone, which put the same value back.
+
+        A value that anything else wrote is not undone, even where it is the same: it may mean something else.
+        """
+        since = past.between(left.version, current)
+        if since is None:
+            return False
+        return not since or (
+            (since[-1].deleted, canonical(since[-1].value)) == (left.deleted, canonical(left.value))
+            and all(self._is_undo(run) for run in {change.run for change in since})
+        )
+
+    def _is_undo(self, run_id: str) -> bool:
+        try:
+            return self._run.services.index.get(run_id).source == UNDO_TOOL
+        except UsageError:  # pruned, or a write without a run
+            return False
 
 
 class _Past:
@@ -86,6 +107,11 @@ class _Past:
         """The last change before a version."""
         at = bisect_left(self.versions, version)
         return self._history[at - 1] if at else None
+
+    def between(self, version: int, last: int) -> list[Transition] | None:
+        """The changes after `version`, up to `last`; None if they are not all known, or `last` is earlier."""
+        start, end = bisect_right(self.versions, version), bisect_right(self.versions, last)
+        return self._history[start:end] if end - start == last - version else None
 
 
 def _is_same(one: object, other: object) -> bool:
