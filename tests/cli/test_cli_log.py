@@ -6,7 +6,7 @@ import json
 import signal
 
 import pytest
-from cli_driving import Terminal, call
+from cli_driving import Terminal, call, work_directly
 
 SECRET = "sk-proj-" + "Zq8vT1" * 8
 
@@ -93,6 +93,7 @@ def test_an_undo_of_one_action_marks_that_one(cli):
 
 
 def test_what_an_undo_could_not_take_back_is_not_marked_as_undone(cli):
+    work_directly(cli)
     run_id = cli.run(call("shell", command="true"))["run_id"]
     cli("undo", run_id)
     assert cli("log", "--json").json[0]["undone"] == "not_undone"
@@ -212,18 +213,22 @@ def test_bare_undo_without_a_terminal_says_to_name_a_run(cli):
     assert (cli.root / "a").exists()
 
 
-@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 2)])
+@pytest.mark.parametrize(("answer", "code"), [("y", 1), ("n", 1)])
 def test_bare_undo_shows_what_it_would_take_back_and_asks(cli, answer, code):
+    work_directly(cli)
     cli.run(write("old"))
     run_id = cli.run(write("a"), call("shell", command="echo hi"), call("fs.list"))["run_id"]
     terminal = Terminal(cli, "undo")
     try:
         seen = terminal.wait_for("Undo this run?")
         terminal.type(f"{answer}\r")
-        ended, _ = terminal.end()
+        ended, last = terminal.end()
     finally:
         terminal.close()
     assert run_id in seen
+    assert "files: a\r\n" in seen
+    assert ("nothing was undone\r\n" in last) == (answer == "n")
+    assert "error" not in last
     assert "fs.write a" in seen
     assert "shell echo hi" in seen
     assert "cannot be undone: " in seen
@@ -231,6 +236,21 @@ def test_bare_undo_shows_what_it_would_take_back_and_asks(cli, answer, code):
     assert ended == code
     assert (cli.root / "a").exists() == (answer == "n")
     assert (cli.root / "old").exists()
+
+
+def test_bare_undo_after_an_undo_offers_the_run_before(cli):
+    run_id = cli.run(write("old"))["run_id"]
+    undo_id = cli("undo", cli.run(write("a"))["run_id"], "--json").json["run_id"]
+    terminal = Terminal(cli, "undo")
+    try:
+        seen = terminal.wait_for("Undo this run?")
+        terminal.type("y\r")
+        assert terminal.end()[0] == 0
+    finally:
+        terminal.close()
+    assert run_id in seen
+    assert f"interlock undo {undo_id}` redoes" in seen
+    assert not (cli.root / "old").exists()
 
 
 def test_bare_undo_of_a_run_that_did_nothing_says_so(cli):

@@ -128,7 +128,7 @@ def resume(out: Output, run_id: str, no_wait: bool) -> int:
 def undo(out: Output, run_id: str | None, action: str | None, force: bool) -> int:
     """Undo what a run did: files, state, and actions with a compensation. An undo is itself a run, and can be undone.
 
-    Without RUN, at a terminal: shows what undoing the newest run would change, and asks.
+    Without RUN, at a terminal: shows what undoing the newest run that is not undone would change, and asks.
 
     Exit code: 0 if everything was undone, 1 if something was not: it cannot be undone, or was changed since.
     """
@@ -136,6 +136,8 @@ def undo(out: Output, run_id: str | None, action: str | None, force: bool) -> in
         from interlock.surfaces.cli.undo_preview import choose_run  # noqa: PLC0415 - only then
 
         run_id = choose_run(out, action)
+        if run_id is None:
+            return FAILED
     chosen = run_id
     with undoing_runtime(out) as opened:
         opened.runs.get(chosen)

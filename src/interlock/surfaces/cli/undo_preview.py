@@ -5,30 +5,40 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterator
+from typing import Final
 
 import click
 
+from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.inspect.actions import ActionLine
-from interlock.engine.inspect.history import RunRow
+from interlock.engine.inspect.history import History, RunRow
+from interlock.engine.inspect.undone import find_undos
 from interlock.model.errors import IntegrityError, InterlockError, UsageError
 from interlock.surfaces.cli.looking import action_line, line_width
 from interlock.surfaces.cli.open_project import at_terminal, history
 from interlock.surfaces.cli.output import Output, brief, clean
 from interlock.surfaces.cli.results import when
 from interlock.surfaces.cli.run_views import lines_of
+from interlock.workspace.names import show
+from interlock.workspace.undo import plan_by_action
 
 _HINT = "such as `interlock undo last`; `interlock runs list` shows them"
+_FILES_SHOWN: Final = 10
 _MAY_HAVE_ACTED = frozenset({"succeeded", "failed", "not_undone", "unknown_outcome", "cancelled", "running"})
 """Statuses of actions that an undo looks at."""
 
 
-def choose_run(out: Output, action: str | None) -> str:
-    """The newest run, once it was shown and a person said yes. Raises: UsageError without a terminal, a run, or a yes."""
+def choose_run(out: Output, action: str | None) -> str | None:
+    """The newest run that is neither an undo nor undone, once it was shown and a person said yes; None for a no.
+
+    Raises: UsageError without a terminal, or such a run.
+    """
     if out.json or not at_terminal():
         raise UsageError("name the run to undo", hint=_HINT)
     with history() as past:
-        run_id = past.find("last")
-        row = past.run(run_id)
+        newest = past.run(past.find("last"))
+        row = _find_not_undone(past, action)
+        run_id = row.run_id
         shown = list(lines_of(past, row).values())
         try:
             deque(past.proposals(run_id), maxlen=0)
@@ -38,14 +48,17 @@ def choose_run(out: Output, action: str | None) -> str:
         chosen = [line for line in shown if action in (None, line.action_id)]
         if not any(_can_act(line) for line in chosen):
             raise UsageError(
-                f"the newest run, `{run_id}`, has nothing that could be undone",
+                f"the newest run that is not undone, `{run_id}`, has nothing that could be undone",
                 code="nothing_to_undo",
                 hint="name an earlier one: `interlock runs list` shows them",
             )
-        for text in _preview(out, row, chosen):
+        if newest.source == UNDO_TOOL:
+            out.note(f"the newest run is an undo; `interlock undo {clean(newest.run_id)}` redoes what it undid")
+        for text in _preview(out, row, chosen, _files_of(past, run_id)):
             out.write(sys.stderr, text)
         if not click.confirm("Undo this run?" if action is None else "Undo this action?", err=True):
-            raise UsageError("nothing was undone", code="interrupted", hint=_HINT)
+            out.note("nothing was undone")
+            return None
         if list(lines_of(past, past.run(run_id)).values()) != shown:
             raise UsageError(
                 f"run `{run_id}` went on, or was undone, since it was shown",
@@ -55,11 +68,37 @@ def choose_run(out: Output, action: str | None) -> str:
     return run_id
 
 
+def _find_not_undone(past: History, action: str | None) -> RunRow:
+    """The run that is offered. Raises: UsageError `nothing_to_undo`."""
+    for row in past.runs():
+        if row.source == UNDO_TOOL:
+            continue
+        undos = find_undos(past.place.runs, past.runs(since_us=row.started_us))
+        if action is not None or undos.of_run(row.run_id) is None:
+            return row
+    raise UsageError(
+        "every run is undone already",
+        code="nothing_to_undo",
+        hint="to redo one, name its undo: `interlock runs list` shows them",
+    )
+
+
+def _files_of(past: History, run_id: str) -> dict[tuple[str, str], list[str]]:
+    """The files that each action changed, by its proposal and id; none if that cannot be read, which the undo itself says."""
+    try:
+        by_action = plan_by_action(past.directory(run_id))
+    except InterlockError:
+        return {}
+    return {key: list(dict.fromkeys(show(entry.rel) for entry in found)) for key, found in by_action.items()}
+
+
 def _can_act(line: ActionLine) -> bool:
     return line.changed and line.undone not in ("rolled_back", "compensated") and line.status in _MAY_HAVE_ACTED
 
 
-def _preview(out: Output, row: RunRow, lines: list[ActionLine]) -> Iterator[str]:
+def _preview(
+    out: Output, row: RunRow, lines: list[ActionLine], files: dict[tuple[str, str], list[str]]
+) -> Iterator[str]:
     session = f", session {clean(row.session)}" if row.session else ""
     yield (
         f"{out.paint(clean(row.run_id), 'bold')}  {row.status}, agent {clean(row.agent)}{session}, "
@@ -68,6 +107,9 @@ def _preview(out: Output, row: RunRow, lines: list[ActionLine]) -> Iterator[str]
     acting = [line for line in lines if _can_act(line)]
     for line in acting:
         yield action_line(out, line, width=line_width(), run=False, date=False)
+        if changed := files.get((line.proposal_id, line.action_id)):
+            more = f" and {len(changed) - _FILES_SHOWN} more" if len(changed) > _FILES_SHOWN else ""
+            yield f"  files: {clean(', '.join(changed[:_FILES_SHOWN]))}{more}"
     rest = len(lines) - len(acting)
     if rest:
         yield f"{rest} more changed nothing, or {'are' if rest != 1 else 'is'} undone already"
