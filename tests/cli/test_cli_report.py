@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-from cli_driving import call
+import pytest
+from cli_driving import call, work_directly
 
 SECRET = "sk-proj-" + "Zq8vT1" * 8
 VOID = {"meta", "br"}
@@ -41,6 +42,7 @@ def report(cli, run_id="last"):
 
 
 def test_a_report_has_actions_answers_and_differences(cli):
+    work_directly(cli)
     (cli.root / "a").write_text("one\ntwo\n")
     cli.run(
         call("fs.write", path="a", content="one\nthree\n"),
@@ -113,9 +115,20 @@ def test_a_file_that_exists_is_not_overwritten(cli):
     assert (cli.root / "mine").read_text() == "mine"
 
 
-def test_a_damaged_record_is_reported_as_far_as_it_goes(cli):
+@pytest.mark.parametrize("kind", [b"action_intent", b"action_succeeded"], ids=["in-the-middle", "at-the-end"])
+def test_a_damaged_record_is_reported_as_far_as_it_goes(cli, kind):
     run_id = cli.run(call("fs.list"))["run_id"]
     (path,) = (cli.root.parent / "state").glob(f"*/runs/{run_id}/journal.ndjson")
-    path.write_bytes(path.read_bytes().replace(b"action_succeeded", b"action_succeedeD", 1))
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(kind, kind.swapcase(), 1))
+    assert path.read_bytes() != whole
     assert cli("runs", "report", run_id, "--output", "r.html").code == 4
     assert "could not be read to its end" in (cli.root / "r.html").read_text()
+
+
+def test_a_report_of_a_run_in_a_layer_has_the_differences_that_it_committed(cli):
+    (cli.root / "a").write_text("one\ntwo\n")
+    cli.run(call("fs.write", path="a", content="one\nthree\n"), call("shell", command="echo new > b"))
+    _, page = report(cli)
+    for text in ("-two", "+three", "+new", "by a process"):
+        assert text in page.text, text

@@ -79,6 +79,7 @@ def read_report(past: History, run_id: str) -> Report:
         others = sorted({past.place.runs / line.undone_by for line in actions if line.undone_by})
         redactor = Redactor(redaction_key(past.place.state, past.disk))
         differences.extend(read_differences(directory, past.place.root, others, redactor, DIFFERENCES_MAX + 1))
+        past.index.check_not_behind(directory)  # damage of the last batch looks like a process that died
     except InterlockError as error:
         problem = error.message
     return Report(
