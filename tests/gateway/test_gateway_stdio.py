@@ -242,6 +242,14 @@ def test_a_client_that_is_gone_is_not_an_error(project):
         assert b"Traceback" not in gateway.process.stderr.read()
 
 
+def test_an_agent_without_tools_is_warned_about(project):
+    with project.gateway("--agent", "stranger") as gateway:
+        gateway.initialize()
+        gateway.process.stdin.close()
+        said = gateway.process.stderr.read().decode()
+    assert "agent `stranger` is offered no tools" in said
+
+
 @pytest.mark.parametrize("what", ["/dev/null", "interlock.toml"])
 def test_standard_input_that_cannot_be_waited_for_is_an_error(project, what):
     with (project.root / what).open("rb") as given:

@@ -33,7 +33,10 @@ WAIT: Final = "45s"
 
 
 class Speaks(Protocol):
-    """What the command line passes in: how to print warnings."""
+    """What the command line passes in: how to print notes and warnings."""
+
+    def note(self, text: str) -> None:
+        """Print a line to standard error."""
 
     def warn(self, text: str) -> None:
         """Print a warning to standard error."""
@@ -70,6 +73,11 @@ def gateway(
         for warning in runtime.warnings:
             out.warn(warning)
         runtime.subscribe(notices=out.warn)
+        if not runtime.tools_for("mcp", agent=agent, session=session):
+            who = f"agent `{agent}`" if agent else "the agent of the configuration"
+            out.warn(
+                f"{who} is offered no tools: no grant and rule let it use any; see `[grants.NAME]` in interlock.toml"
+            )
         own = session or f"mcp-{runtime.clock.now_us() // 1000:x}-{os.getpid()}"
         if http is None or token_file is None:
             asyncio.run(_serve(runtime, Agent(agent, own), wait_s))
@@ -93,7 +101,7 @@ async def _serve_http(
     app = http_app.HttpApp(runtime, agent, token, listening.getsockname()[1], wait_s=wait_s)
     runtime.servers.on_change(app.tell_tools_changed)
     url = http_door.url_of(listening)
-    await http_door.serve(app, listening, _stop_on_signals(), lambda: out.warn(f"serving MCP at {url}"))
+    await http_door.serve(app, listening, _stop_on_signals(), lambda: out.note(f"serving MCP at {url}"))
 
 
 async def _serve(runtime: Runtime, agent: Agent, wait_s: float) -> None:
