@@ -60,6 +60,10 @@ def test_an_answer_is_seen_without_reading(held, reads):
     found = {run: (need, detail) for run, need, detail, _ in needs(rt)}
     assert found[hold.run] == ("resume", "its questions are answered")
     assert sorted(need for need, _ in found.values()) == ["answer", "answer", "resume"]
+    (hold, *_) = rt.services.desk.store.list_holds()
+    rt.services.desk.store.vote(hold.id, ANN, "cli", "deny", digest=hold.digest)
+    found = {run: (need, detail) for run, need, detail, _ in needs(rt)}
+    assert found[hold.run] == ("resume", "it was not approved, and ends when it is resumed")
     assert len(reads) == 3
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -76,7 +76,7 @@ def recover_all(db: Database, index: RunIndex, runs: Path, disk: Disk, desk: Des
     # A run that is `running` may have a living writer or a dead one: check which.
     known = remembered.unchanged(runs, (row.run_id for row in rows if row.status != "running"))
     asked = [hold for facts in known.values() for hold in (*facts.asked, *filter(None, facts.settle.values()))]
-    answered = {hold.id for hold in store.answered(asked)}
+    answered = {hold.id: hold.status for hold in store.answered(asked)}
     learnt: dict[str, tuple[str, OpenFacts]] = {}
     found = []
     for row in rows:
@@ -222,16 +222,16 @@ def _need(
             for action in replayed.proposal(known).actions
         ),
     )
-    answered = {hold for hold, status in asked.items() if status != "pending"}
+    answered = {hold: status for hold, status in asked.items() if status != "pending"}
     return _need_of(row, facts, answered, moved_bytes=report.moved_bytes), facts
 
 
-def _still_holds(facts: OpenFacts, row: RunRow, answered: AbstractSet[str]) -> bool:
+def _still_holds(facts: OpenFacts, row: RunRow, answered: Mapping[str, str]) -> bool:
     """True unless an outcome was settled, or has to be asked about (again)."""
     return facts.status == row.status and all(hold and hold not in answered for hold in facts.settle.values())
 
 
-def _need_of(row: RunRow, facts: OpenFacts, answered: AbstractSet[str], *, moved_bytes: int = 0) -> Unfinished:
+def _need_of(row: RunRow, facts: OpenFacts, answered: Mapping[str, str], *, moved_bytes: int = 0) -> Unfinished:
     """What a run needs, from what is open in it."""
     resume = f"interlock resume {row.run_id}"
     waiting = [hold for hold in facts.asked if hold not in answered]
@@ -255,7 +255,13 @@ def _need_of(row: RunRow, facts: OpenFacts, answered: AbstractSet[str], *, moved
     if facts.unknown:
         detail = f"it stopped while {_names(list(facts.unknown))} ran"
     else:
-        detail = "it stopped in between two actions" if row.status == "interrupted" else "its questions are answered"
+        said = {answered[hold] for hold in facts.asked}
+        if row.status == "interrupted":
+            detail = "it stopped in between two actions"
+        elif said and said <= {"denied", "expired"}:
+            detail = "it was not approved, and ends when it is resumed"
+        else:
+            detail = "its questions are answered"
     return _report(row, "resume", detail, resume, actions=list(facts.unknown), moved_bytes=moved_bytes)
 
 
