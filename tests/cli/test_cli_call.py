@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from cli_driving import call
+
+from interlock.model.result import CallResult, HostUse
+from interlock.surfaces.cli.call import _print
+from interlock.surfaces.cli.output import Output
 
 
 def test_one_tool_is_called_and_its_result_printed(cli):
@@ -37,6 +42,18 @@ def test_parameters_come_from_standard_input_too(cli):
 def test_the_exit_code_says_what_became_of_the_call(cli, tool, parameters, code, word):
     said = cli("call", tool, parameters)
     assert (said.code, word in said.err) == (code, True), said
+
+
+def test_an_error_names_the_file(cli):
+    assert "nope.txt: there is no such file" in cli("call", "fs.read", '{"path": "nope.txt"}').err
+    assert "nope.txt: there is no such file" in cli("run", cli.plan(call("fs.read", path="nope.txt"))).out
+
+
+def test_hosts_that_were_refused_are_shown(cli, capsys):
+    use = HostUse(host="evil.example.com", outcome="refused", reason="host_denied")
+    row = {"action_id": "call", "status": "failed", "error": "it ended", "reason": "exit_code", "hosts": (use,)}
+    _print(Output(), CallResult(**row, tool="shell", run_id="run_x"), "")
+    assert "refused evil.example.com: host_denied" in capsys.readouterr().err
 
 
 def test_a_held_call_is_left_open_and_goes_on_after_the_answer(cli):

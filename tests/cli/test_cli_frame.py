@@ -241,3 +241,9 @@ def test_the_name_of_a_plan_need_not_be_text(cli):
     plan = cli.root / "plan\udcff.json"
     plan.write_text('{"actions": [{"type": "state_read", "parameters": {"key": "k"}}]}')
     assert cli("verify", plan.name).code == 0
+
+
+def test_a_missing_choice_is_one_line(bare):
+    said = bare("completion", "--json")
+    assert said.code == 2
+    assert said.error["message"] == "Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish"

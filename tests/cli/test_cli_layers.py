@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from cli_driving import work_directly
+from cli_driving import call, work_directly
 
 COMMAND = "echo agent > a; echo new > new; rm gone; echo evil > .envrc; ln -s /etc out"
 
@@ -98,3 +98,17 @@ def test_the_flag_asks_for_a_layer_whatever_the_mode_is(cli):
     result, _ = run(cli, "echo x > b", "--commit", "never")
     assert result["workspace"]["status"] == "kept"
     assert not (cli.root / "b").exists()
+
+
+def test_what_is_ok_before_the_run_is_over_is_said_to_be_in_its_layer(cli):
+    plan = cli.plan(call("fs.write", path="a", content="1"), call("fs.move", source="a", destination="b"))
+    said = cli("run", plan, "--no-wait")
+    assert said.code == 3
+    assert "in the proposal's layer" in said.err
+    assert not (cli.root / "a").exists()
+
+
+def test_changes_that_wait_are_said_with_what_to_do(cli):
+    said = cli("run", cli.plan(call("fs.write", path="a", content="1")), "--commit", "never")
+    assert "1 change waits in the layer, and the files are as they were" in said.err
+    assert "`interlock discard run_" in said.err

@@ -11,6 +11,7 @@ def test_init_writes_trusts_and_says_what_next(bare):
     said = bare("init")
     assert said.code == 0
     assert "interlock run PLAN" in said.out
+    assert "wrote .interlock/interlock.schema.json" in said.out
     assert gather(bare.root).settings.agent == "agent"
     assert bare("run", bare.plan(call("fs.list"))).code == 0
 

@@ -140,7 +140,7 @@ class Approvals(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         bool,
         Meta(
             description="Run a held `shell` or `exec` that can reach no host in a throw-away layer first: the question shows "
-            "what it changes, and an approval makes exactly that so."
+            "what it changes, and an approval applies exactly these changes."
         ),
     ] = False
     groups: Annotated[dict[Name, tuple[Name, ...]], Meta(description="Groups of approvers.")] = {}

@@ -240,7 +240,7 @@ def _reason(value: Any, count: int, hosts: Sequence[HostUse]) -> str:
     paths = "no path differs" if not count else f"{count} {'path differs' if count == 1 else 'paths differ'}"
     names = [f"{use.host}:{use.port}" for use in hosts[:_HOSTS_SHOWN_MAX]]
     tried = f"; it tried to reach {', '.join(names)}, and could not" if names else ""
-    return f"it has run in a throw-away layer{ended}: {paths}{tried}. Approving it makes exactly that so"
+    return f"it has run in a throw-away layer{ended}: {paths}{tried}. Approving applies exactly these changes"
 
 
 async def _digest_now(action: ActionRun, directory: Path) -> str | None:

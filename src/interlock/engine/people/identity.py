@@ -125,7 +125,7 @@ def require(outcome: Outcome, hold_id: str) -> Outcome:
             code="already_resolved",
             hint="the call was denied; when it is proposed again, it is asked about again"
             if status == "expired"
-            else f"`interlock approvals show {hold_id}` says by whom",
+            else f"`interlock approvals show {hold_id}` shows who answered",
         )
     hint = f"`interlock approvals show {hold_id}`" + (
         ", then answer with the `--digest` that it has now" if outcome.code == "changed" else ""

@@ -254,7 +254,8 @@ def _fail(out: Output, error: InterlockError, code: int | None = None) -> int:
 def _usage(error: click.ClickException) -> UsageError:
     ctx = getattr(error, "ctx", None)
     path = ctx.command_path if ctx is not None else "interlock"
-    return UsageError(error.format_message().rstrip("."), hint=f"`{path} --help` shows how it is used")
+    message = " ".join(error.format_message().split()).rstrip(".")  # click puts choices on lines of their own
+    return UsageError(message, hint=f"`{path} --help` shows how it is used")
 
 
 def _help(out: Output, error: click.exceptions.NoArgsIsHelpError) -> int:

@@ -12,8 +12,9 @@ from interlock.model.errors import HeldError, ProposalError, UsageError
 from interlock.surfaces.cli.app import FAILED, Command
 from interlock.surfaces.cli.ids import TOOL
 from interlock.surfaces.cli.open_project import runtime
+from interlock.surfaces.cli.outcome_words import described
 from interlock.surfaces.cli.output import Output, clean
-from interlock.surfaces.cli.results import EXIT_CODES
+from interlock.surfaces.cli.results import EXIT_CODES, host_lines, with_path
 from interlock.surfaces.cli.running import run_at_terminal
 from interlock.surfaces.cli.token_files import read_grant_token
 
@@ -66,7 +67,7 @@ def call(
         except HeldError as held:
             held.hint = _how_to_go_on(held)
             raise
-    _print(out, result)
+    _print(out, result, described(tool, given).about)
     return EXIT_CODES.get(result.status, FAILED)
 
 
@@ -89,13 +90,15 @@ def _parse(text: str) -> dict[str, Any]:
     return value
 
 
-def _print(out: Output, result: CallResult) -> None:
+def _print(out: Output, result: CallResult, about: str) -> None:
     if out.json:
         out.emit(result)
         return
     if not result.ok:
         word = out.paint(f"{result.status}: ", "red", sys.stderr)
-        out.write(sys.stderr, word + clean(f"{result.error or ''} ({result.reason})"))
+        out.write(sys.stderr, word + clean(f"{with_path(result.error or '', about)} ({result.reason})"))
     if result.output is not None:
         out.raw(result.output if isinstance(result.output, str) else out.as_json(result.output))
+    for line in host_lines(out, result):
+        out.note(line.strip())
     out.note(f"run {clean(result.run_id)}")

@@ -79,7 +79,8 @@ def hold_lines(out: Output, hold: Hold, *, full: bool = False, stream: TextIO | 
             + "; see all of it (`show`) before you approve"
         )
     for vote in hold.votes:
-        yield f"  {clean(vote.display)}: {vote.decision} by {vote.surface} at {when(vote.at_us)} {clean(vote.reason)}".rstrip()
+        said = f"{vote.decision} by {clean(vote.display)} ({vote.surface}) at {when(vote.at_us)}"
+        yield f"  answer: {said} {clean(vote.reason)}".rstrip()
 
 
 # -- parameters

@@ -74,6 +74,8 @@ def doctor(out: Output, config: bool, attack: bool, clients: bool) -> int:
     # Another surface, which this one only names.
     doors = import_module("interlock.surfaces.clients.doors")
     facts = [*engine.examine(Path(), os.environ), *doors.examine_clients(Path(), os.environ, run=clients)]
+    if clients and not any(fact.section == "clients" for fact in facts):
+        out.note("no coding agent that Interlock knows is installed or set up here, so none was tried")
     out.emit({"ok": all(f.status != "problem" for f in facts), "facts": facts}, lambda: _facts(out, facts))
     return FAILED if any(fact.status == "problem" for fact in facts) else 0
 

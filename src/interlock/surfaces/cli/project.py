@@ -10,6 +10,7 @@ import click
 
 from interlock.engine import trust as project
 from interlock.model.errors import ConfigurationError, UsageError
+from interlock.settings.schema import PLACE
 from interlock.surfaces.cli.app import Command
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.proof import proof, proving
@@ -27,10 +28,13 @@ def init(out: Output, agent: str) -> None:
     """
     path = project.init(Path(), os.environ, agent=agent)
     steps = ["interlock doctor", "interlock run PLAN"]
+    schema = path.parent / PLACE
+    beside = [f"wrote {clean(str(schema))}, by which editors complete and check it"] if schema.is_file() else []
     out.emit(
         {"written": str(path.resolve()), "trusted": True, "next": steps},
         lambda: [
             f"wrote {clean(str(path))}, and trusted it",
+            *beside,
             "next:",
             "  interlock doctor      what is wrong or open to attack here",
             "  interlock run PLAN    carry out a proposal",

@@ -145,15 +145,15 @@ def _row(
         what = f"waited {row.waited_ms / 1000:.0f} s for {'; '.join(row.waited_for)}"
         yield out.paint(f"{'':12} {brief(what, 200)}", "dim")
     if row.error:
-        yield f"{'':12} {brief(row.error, 200)}"
+        yield f"{'':12} {brief(with_path(row.error, '' if call is None else call.about), 200)}"
         yield from (out.paint(f"{'':12} | {brief(line, 200)}", "dim") for line in _last_lines(row.output))
     elif outputs and row.status == "succeeded" and row.output is not None:
         said = outcome(call, row.output)
         yield out.paint(f"{'':12} {brief(row.output if said is None else said)}", "dim")
-    yield from _hosts(out, row)
+    yield from host_lines(out, row)
 
 
-def _hosts(out: Output, row: ActionResult) -> Iterator[str]:
+def host_lines(out: Output, row: ActionResult) -> Iterator[str]:
     """The hosts that processes were refused, by name, and those that they connected to."""
     for use in row.hosts or ():
         if use.outcome == "connected":
@@ -163,6 +163,11 @@ def _hosts(out: Output, row: ActionResult) -> Iterator[str]:
             word = "refused" if use.outcome == "refused" else "could not reach"
             line = out.paint(f"{'':12} {word} {brief(str(use), 120)}: {clean(use.reason or '')}", "yellow")
         yield line + (f" ({use.count} times)" if use.count > 1 else "")
+
+
+def with_path(error: str, about: str) -> str:
+    """An error of a file tool with the path that it is about: results leave it out, because it is in the parameters."""
+    return f"{about}: {error.removeprefix('path: ')}" if about and error.startswith("path: ") else error
 
 
 def _last_lines(output: Any) -> list[str]:

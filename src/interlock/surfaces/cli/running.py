@@ -288,13 +288,20 @@ def _note_layer(out: Output, result: ProposalResult) -> None:
         names = ", ".join(f"`{clean(path)}` ({why})" for path, why in list(layer.blocked.items())[:5])
         out.note(f"not committed: {names}; `interlock commit {run_id} PATH` commits a file that runs later")
     else:
+        wait = "1 change waits" if layer.changes == 1 else f"{layer.changes} changes wait"
         out.note(
-            f"{layer.changes} changes wait: `interlock diff {run_id}`, then `interlock commit {run_id}` or `discard`"
+            f"{wait} in the layer, and the files are as they were: `interlock diff {run_id}` shows what differs; then"
+            f" `interlock commit {run_id}` or `interlock discard {run_id}`"
         )
 
 
 def _note_held(out: Output, results: list[ProposalResult]) -> None:
     for result in results:
+        if result.status == "held" and any(
+            row.status == "succeeded" and (row.posture or {}).get("layer", "").startswith("active")
+            for row in result.results
+        ):
+            out.note("what is `ok` so far is in the proposal's layer, and committed when the run has ended well")
         for row in result.results:
             if row.status != "held":
                 continue

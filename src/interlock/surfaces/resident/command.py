@@ -60,7 +60,7 @@ def stop(out: Speaks) -> None:
             if time.monotonic() > until:
                 raise StoreError("the gate does not end", code="gate_failed", hint=f"`kill {status['pid']}` ends it")
             time.sleep(_LOOK_SECONDS)
-    out.emit({"stopped": status["running"]}, lambda: ["stopped" if status["running"] else "it was not there"])
+    out.emit({"stopped": status["running"]}, lambda: ["stopped" if status["running"] else "not running"])
 
 
 def _ask(what: bytes, *, start: bool) -> dict[str, Any]:
