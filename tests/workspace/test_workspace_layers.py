@@ -23,7 +23,6 @@ from interlock.workspace.layer_commit import commit_layer, plan_commit
 from interlock.workspace.layer_mounts import LayerMounts, nested_mount
 from interlock.workspace.layers import kept_layers, layer_directories, remove_layer, reopen_layer
 from interlock.workspace.nodes import ABSENT, identity
-from interlock.workspace.runs_later import runs_later
 
 CHANGES = (
     "echo b >> a; echo n > new; mkdir -p deep/er; echo f > deep/er/f; rm -r gone; chmod 755 same; ln -sfn d/x link;"
@@ -128,18 +127,6 @@ def test_what_runs_later_is_held_until_it_is_named(world):
         world.commit(layer, only=[(b".envrc",)])
     assert (world.root / ".envrc").exists()
     assert not (world.root / ".git" / "config").exists()
-
-
-@pytest.mark.parametrize(
-    "path", [".GIT/Hooks/x", "a/.git/modules/m/config", "bare.git/hooks/post-receive", ".git/info/attributes"]
-)
-def test_a_file_that_runs_later_is_known_by_any_spelling(path):
-    assert runs_later(tuple(path.encode().split(b"/")))
-
-
-@pytest.mark.parametrize("path", [".git/objects/ab/cd", ".git/index", ".git/refs/heads/main", "src/config", "hooks.py"])
-def test_other_files_do_not(path):
-    assert not runs_later(tuple(path.encode().split(b"/")))
 
 
 def test_what_the_loader_reads_is_never_committed_even_by_name(world):

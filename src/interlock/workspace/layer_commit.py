@@ -7,6 +7,9 @@ repeated: committed paths are skipped, and what an earlier part of this run left
 A path is left alone, and named, if it was changed outside the layer since the layer began (`conflict`), if Interlock's loader
 reads it (`protected`), if a program may execute it later (`runs_later`), if the grant of the action does not cover it (`denied`),
 or if it cannot be represented (`unsupported`: a FIFO, socket or device, or a directory that cannot be read).
+
+What git stores in its directory (objects, references, the index) is committed as a whole, or not at all: a branch that moves
+without its index would have the person's next commit take back what the agent's did.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ import msgspec
 from interlock.model.errors import ToolError
 from interlock.workspace import effects
 from interlock.workspace.backups import Backups, Change, Committed, Entry, Origin, read_entries, temporary_name
+from interlock.workspace.git_directories import GitDirectories
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.layers import Layer
-from interlock.workspace.names import NameJson, Rel, to_json
+from interlock.workspace.names import NameJson, Rel, show, to_json
 from interlock.workspace.nodes import ABSENT, Node, Seen
 from interlock.workspace.runs_later import runs_later
 from interlock.workspace.steps import Prepared, Step, perform
@@ -71,33 +75,31 @@ def plan_commit(
     inside = _by_path(read_entries(layer.directory))
     earlier = _by_path(read_entries(run))
     guard = layer.base.guard()
-    blocked: dict[Rel, Blocked] = {
-        one.path: Blocked(to_json(one.path), "unsupported", one.why)
-        for one in unsupported
-        if _is_wanted(one.path, only)
-    }
+    git = GitDirectories(differences, layer.base, layer.workspace)
     stopped = set(blocked_before)
-    chosen: dict[Rel, Difference] = {}
-    left = 0
-    for one in differences:
-        if not _is_wanted(one.path, only) and not _is_parent(one, only):
-            left += 1
-            continue
-        chosen[one.path] = one
-        why: tuple[Why, str] | None = None
+
+    def reason(one: Difference) -> tuple[Why, str] | None:
         if _edited(layer, one, inside.get(one.path, []), earlier.get(one.path, [])) or one.path in stopped:
-            why = "conflict", "it was changed outside the layer since the layer began"
-        elif _is_protected(guard.check, one.path):
-            why = "protected", "Interlock's loader reads it"
-        elif refuse is not None and (refusal := refuse(one.path, inside.get(one.path, []))) is not None:
-            why = "denied", refusal
-        elif only is None and one.after.kind != "absent" and runs_later(one.path) and not _is_plain(one):
-            why = "runs_later", "a program may execute it later; a person commits it by name"
-        if why is not None:
+            return "conflict", "it was changed outside the layer since the layer began"
+        if _is_protected(guard.check, one.path):
+            return "protected", "Interlock's loader reads it"
+        if refuse is not None and (refusal := refuse(one.path, inside.get(one.path, []))) is not None:
+            return "denied", refusal
+        if only is None and runs_later(one, git):
+            return "runs_later", "a program may execute it later; a person commits it by name"
+        return None
+
+    unable = {one.path: Blocked(to_json(one.path), "unsupported", one.why) for one in unsupported}
+    blocked = {path: one for path, one in unable.items() if _is_wanted(path, only)}
+    chosen = {one.path: one for one in differences if _is_wanted(one.path, only) or _is_parent(one, only)}
+    for one in chosen.values():
+        if (why := reason(one)) is not None:
             blocked[one.path] = Blocked(to_json(one.path), *why)
+    stays = {git.repository(path): (path, one.why) for path, one in (unable | blocked).items()}
+    _keep_repositories_whole(git, differences, chosen, blocked, stays, reason)
     _spread(chosen, blocked)
     changes = [one for path, one in chosen.items() if path not in blocked]
-    return Plan(changes, [blocked[path] for path in sorted(blocked)], left)
+    return Plan(changes, [blocked[path] for path in sorted(blocked)], len(differences) - len(chosen))
 
 
 def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Origin) -> None:
@@ -149,9 +151,33 @@ def _is_parent(one: Difference, only: Sequence[Rel] | None) -> bool:
     return new and any(asked[: len(one.path)] == one.path for asked in only or ())
 
 
-def _is_plain(one: Difference) -> bool:
-    """A new directory executes nothing; what is in it may."""
-    return one.after.kind == "dir"
+def _keep_repositories_whole(
+    git: GitDirectories,
+    differences: Sequence[Difference],
+    chosen: dict[Rel, Difference],
+    blocked: dict[Rel, Blocked],
+    stays: dict[Rel | None, tuple[Rel, Why]],
+    reason: Callable[[Difference], tuple[Why, str] | None],
+) -> None:
+    """Of a repository of which one path of git's data stays, none is committed, whether or not that one was asked for.
+
+    `stays` are such paths by their repositories, as far as known.
+    """
+    stored = [(one, repository) for one in differences if (repository := git.repository(one.path)) is not None]
+    asked = {repository for one, repository in stored if one.path in chosen}
+    for one, repository in stored:
+        if (
+            repository in asked
+            and repository not in stays
+            and one.path not in chosen
+            and (why := reason(one)) is not None
+        ):
+            stays[repository] = one.path, why[0]
+    for one, repository in stored:
+        if repository in stays and one.path in chosen and one.path not in blocked:
+            first, because = stays[repository]
+            detail = f"what git stores is committed as a whole, and `{show(first)}` stays"
+            blocked[one.path] = Blocked(to_json(one.path), because, detail)
 
 
 def _edited(layer: Layer, one: Difference, inside: Sequence[Entry], earlier: Sequence[Entry]) -> bool:

@@ -1,61 +1,94 @@
-"""Files that execute later, outside of every wall: hooks, CI, editor, shell and package manager start-up files.
+"""Files that execute later, outside of every wall: git's hooks and configuration, CI, editor, shell and tool start-up files.
 
-A program that an agent may not run could be put into one of them, and run when a person opens the project. A commit holds them
-until a person commits them by name.
+A program that an agent may not run could be put into one of them, and run when a person opens the project or asks git for its
+status. A commit holds them until a person commits them by name. What a person starts as the project itself is not held (its
+sources, its build and test files, what is installed in it): an agent is there to write these. The guide to workspaces lists them.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Final
 
-from interlock.workspace.names import Rel
+from interlock.workspace.git_directories import GitDirectories, is_sample
+from interlock.workspace.layer_diff import Difference
 from interlock.workspace.protect import fold
 
 _NAMES: Final = frozenset(
     {
-        ".envrc", ".bashrc", ".bash_profile", ".bash_login", ".bash_logout", ".profile", ".zshrc", ".zshenv", ".zprofile",
-        ".zlogin", ".zlogout", ".kshrc", ".cshrc", ".tcshrc", ".login", ".inputrc", ".vimrc", ".nvimrc", ".exrc", ".gvimrc",
-        ".ideavimrc", ".dir-locals.el", ".gdbinit", ".lldbinit", ".pythonstartup", ".pdbrc", ".irbrc", ".rprofile",
-        ".gitconfig", ".gitmodules", ".lfsconfig", ".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs", ".mise.toml",
-        "mise.toml", ".tool-versions", ".pre-commit-config.yaml", "lefthook.yml", ".lefthook.yml", ".gitlab-ci.yml",
-        ".travis.yml", "azure-pipelines.yml", "jenkinsfile", "bitbucket-pipelines.yml", ".drone.yml", ".woodpecker.yml",
-        "appveyor.yml", ".cirrus.yml", "sitecustomize.py", "usercustomize.py", ".nvim.lua", ".projectile",
+        # shells and debuggers
+        ".envrc", ".autoenv", ".autoenv.zsh", ".autoenv_leave.zsh", ".bashrc", ".bash_profile", ".bash_login", ".bash_logout",
+        ".bash_aliases", ".profile", ".zshrc", ".zshenv", ".zprofile", ".zlogin", ".zlogout", ".kshrc", ".cshrc", ".tcshrc",
+        ".login", ".inputrc", ".tmux.conf", ".screenrc", ".rvmrc", ".gdbinit", ".lldbinit",
+        # interpreters that read a file where they are started
+        ".pythonstartup", ".pdbrc", "sitecustomize.py", "usercustomize.py", "ipython_config.py", ".irbrc", ".pryrc", ".rprofile",
+        ".renviron", ".ghci", ".ocamlinit", ".iex.exs", ".octaverc", "startup.m",
+        # editors
+        ".vimrc", ".lvimrc", ".nvimrc", ".nvim.lua", ".exrc", ".gvimrc", ".ideavimrc", ".dir-locals.el", ".dir-locals-2.el",
+        ".projectile", ".devcontainer.json", ".gitpod.yml", ".replit",
+        # git, and what runs when it commits
+        ".gitconfig", ".gitmodules", ".lfsconfig", ".pre-commit-config.yaml", ".pre-commit-config.yml", "lefthook.yml",
+        "lefthook.yaml", "lefthook.toml", "lefthook.json", ".lefthook.yml", ".lefthook.yaml", ".lefthook.toml", ".lefthook.json",
+        "lefthook-local.yml", "lefthook-local.yaml", ".huskyrc", ".overcommit.yml", ".simple-git-hooks.json",
+        # package and version managers
+        ".npmrc", ".yarnrc", ".yarnrc.yml", ".pnpmfile.cjs", ".pnpmfile.mjs", "pnpmfile.js", "bunfig.toml", ".mise.toml",
+        "mise.toml", ".tool-versions", "rust-toolchain", "rust-toolchain.toml",
+        # CI
+        ".gitlab-ci.yml", ".travis.yml", "azure-pipelines.yml", "azure-pipelines.yaml", "jenkinsfile", "bitbucket-pipelines.yml",
+        ".drone.yml", ".drone.yaml", ".woodpecker.yml", ".woodpecker.yaml", "appveyor.yml", ".appveyor.yml", ".cirrus.yml",
+        "cloudbuild.yaml", "cloudbuild.yml", "buildspec.yml", "buildspec.yaml", "codemagic.yaml", "netlify.toml", ".zuul.yaml",
+        # agents
+        "opencode.json", "opencode.jsonc", ".aider.conf.yml",
     }
 )  # fmt: skip
 """Names, wherever they lie."""
 _DIRECTORIES: Final = frozenset(
     {
-        ".github", ".gitlab", ".circleci", ".buildkite", ".forgejo", ".gitea", ".woodpecker", ".husky", ".githooks",
-        ".vscode", ".idea", ".devcontainer", ".zed", ".fleet", ".nvim", ".claude", ".cursor", ".codex", ".gemini",
-        ".config", ".ssh", ".gnupg",
+        ".github", ".gitlab", ".circleci", ".buildkite", ".forgejo", ".gitea", ".woodpecker", ".semaphore", ".teamcity",
+        ".azuredevops", ".azure-pipelines", ".tekton", ".husky", ".githooks", ".git-hooks", ".vscode", ".idea", ".vs", ".fleet",
+        ".devcontainer", ".zed", ".nvim", ".vim", ".helix", ".emacs.d", ".direnv", ".mise", ".ipython", ".jupyter", ".claude",
+        ".cursor", ".codex", ".gemini", ".qwen", ".windsurf", ".opencode", ".kiro", ".roo", ".continue", ".config", ".ssh",
+        ".gnupg",
     }
 )  # fmt: skip
 """Everything in directories of these names."""
-_GIT: Final = frozenset({"hooks", "config", "config.worktree", "attributes"})
-"""What git itself runs or obeys in its own directory; `info/attributes` names filters."""
+_PAIRS: Final = frozenset(
+    {
+        (".cargo", "config"), (".cargo", "config.toml"), (".yarn", "releases"), (".yarn", "plugins"), (".hg", "hgrc"),
+        (".hg", "hgrc-not-shared"), (".hg", "sharedpath"), (".hg", "shared"),
+    }
+)  # fmt: skip
+"""A name in a directory of a name, and everything in it."""
+_JJ: Final = frozenset({"repo", "config.toml", "workspace-config.toml"})
+"""Files of jj: the pointer to a repository, and configurations; its operations and index are data."""
+_LINKS: Final = frozenset({name for name, _ in _PAIRS} | {".jj", "hooks", "git-hooks"})
+"""A link of such a name puts files below it that no rule about names sees."""
+_SUFFIXES: Final = (".code-workspace", ".sublime-project")
+_HOOKS: Final = frozenset({"hooks", "git-hooks"})
+"""A repository without `.git` has its hooks in a directory of that name; so has core.hooksPath by habit."""
 
 
-def runs_later(path: Rel) -> bool:
-    """True if a file at this path may be executed, or decide what is executed, by another program later."""
-    names = [fold(name) for name in path]
-    if not names or (len(names) > 1 and names[-2] == "hooks" and names[-1].endswith(".sample")):
-        return False  # git runs no sample
-    if names[-1] in _NAMES or any(name in _DIRECTORIES for name in names):
+def runs_later(one: Difference, git: GitDirectories) -> bool:
+    """True if what the difference puts at its path may be executed, or decide what is executed, by another program later.
+
+    A new directory executes nothing; what is in it may. `git` are the git directories of the workspace and the layer. In one,
+    only data is free: everything else is held, links too, since git writes through them.
+    """
+    if one.after.kind in ("absent", "dir"):
+        return False
+    names = tuple(fold(name) for name in one.path)
+    link = one.after.kind == "symlink"
+    if names[-1] == ".git" or _is_named(names) or (link and names[-1] in _LINKS):
         return True
-    return any(
-        name == ".git" and (len(names) == at + 1 or _in_git(names[at + 1 :])) for at, name in enumerate(names)
-    ) or _is_bare(names)
+    place = git.place(one.path)
+    if place is not None:
+        return place.made or link or not place.is_harmless
+    return len(names) > 1 and names[-2] in _HOOKS and not is_sample(names[-2:])
 
 
-def _in_git(names: list[str]) -> bool:
-    """Beneath `.git`: its hooks and configuration, those of worktrees and submodules too."""
-    if names[0] == "info":
-        names = names[1:]
-    return bool(names) and (
-        names[0] in _GIT or (names[0] in {"modules", "worktrees"} and any(name in _GIT for name in names[1:]))
-    )
-
-
-def _is_bare(names: list[str]) -> bool:
-    """A repository without `.git` has its hooks in a directory of that name; so has core.hooksPath by habit."""
-    return len(names) > 1 and names[-2] in {"hooks", "git-hooks"} and ".git" not in names
+def _is_named(names: tuple[str, ...]) -> bool:
+    if names[-1] in _NAMES or names[-1].endswith(_SUFFIXES) or any(name in _DIRECTORIES for name in names):
+        return True
+    if ".jj" in names[:-1] and names[-1] in _JJ:
+        return True
+    return any(pair in _PAIRS for pair in itertools.pairwise(names))

@@ -1,0 +1,120 @@
+"""Git's own directories in a workspace: which paths lie in one, and which of those git only reads as data.
+
+Git takes a directory for its own by what is in it, not by its name: `HEAD` with `objects` and `refs`, or with `commondir`, which
+says where these lie (setup.c, is_git_directory). So an embedded bare repository is found by its contents, in the layer and in the
+workspace together. What a list here does not know is not data: git reads programs to start from more files with each version.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from interlock.model.errors import ToolError
+from interlock.workspace.layer_diff import Difference
+from interlock.workspace.names import Rel
+from interlock.workspace.protect import fold
+from interlock.workspace.tree import Workspace
+
+_MARKS: Final = ("HEAD", "objects", "refs", "commondir")
+_DATA: Final = frozenset(
+    {
+        "head", "orig_head", "fetch_head", "merge_head", "merge_msg", "merge_mode", "merge_rr", "merge_autostash", "auto_merge",
+        "squash_msg", "cherry_pick_head", "revert_head", "rebase_head", "commit_editmsg", "tag_editmsg", "packed-refs", "index",
+        "shallow", "description", "gc.log",
+    }
+)  # fmt: skip
+"""Files, folded as `fold` does. Not among them: `rebase-merge` and `sequencer`, whose lists of steps may name commands."""
+_DATA_DIRECTORIES: Final = frozenset({"refs", "reftable", "logs"})
+_OBJECTS_INFO: Final = frozenset({"packs", "commit-graph", "commit-graphs"})
+"""Of `objects/info`; `alternates` there leads to the objects of other directories."""
+
+
+class GitPlace(NamedTuple):
+    """Where in a git directory a path lies."""
+
+    directory: Rel
+    names: tuple[str, ...]
+    """The folded names beneath `directory`, at least one."""
+    made: bool
+    """True if the layer makes a git directory of a directory that was not one and is not called `.git`."""
+
+    @property
+    def is_data(self) -> bool:
+        """True for what git stores and only reads: objects, references, their logs, the index and the like."""
+        first, *more = self.names
+        if not more:
+            return first in _DATA | _DATA_DIRECTORIES or first == "objects" or first.startswith("sharedindex.")
+        if first == "objects":
+            return more[0] != "info" or (len(more) > 1 and more[1] in _OBJECTS_INFO)
+        return first in _DATA_DIRECTORIES or (len(more) > 1 and (first, more[0]) == ("lfs", "objects"))
+
+    @property
+    def is_harmless(self) -> bool:
+        """True for data, and for what a new repository and `git gc` write that decides nothing about programs."""
+        return self.is_data or self.names in (("info", "exclude"), ("info", "refs")) or is_sample(self.names)
+
+
+class GitDirectories:
+    """The git directories of a workspace with a layer over it."""
+
+    def __init__(self, differences: Iterable[Difference], below: Workspace, merged: Workspace) -> None:
+        """`differences` are those of the layer; `merged` is its view, `below` the workspace."""
+        self._below, self._merged = below, merged
+        marks = {fold(mark.encode()): mark for mark in _MARKS}
+        self._made: set[tuple[Rel, str]] = set()
+        for one in differences:
+            if one.after.kind != "absent" and (mark := marks.get(fold(one.path[-1]))) is not None:
+                self._made.add((one.path[:-1], mark))  # a file system may not tell `head` from `HEAD`
+        self._seen: dict[Rel, tuple[bool, bool]] = {}
+
+    def place(self, path: Rel) -> GitPlace | None:
+        """The place of a path in the innermost git directory above it; None if there is none."""
+        for depth in range(len(path) - 1, -1, -1):
+            found, made = self._look(path[:depth])
+            if found:
+                return GitPlace(path[:depth], tuple(fold(name) for name in path[depth:]), made)
+        return None
+
+    def repository(self, path: Rel) -> Rel | None:
+        """The repository whose data a path is, by its outermost git directory; None for any other path.
+
+        Worktrees and submodules, whose directories lie in that of the repository, belong to it.
+        """
+        place = self.place(path)
+        if place is None or not place.is_data:
+            return None
+        return next(path[:depth] for depth in range(len(path)) if self._look(path[:depth])[0])
+
+    def _look(self, directory: Rel) -> tuple[bool, bool]:
+        """Whether it is a git directory, and whether the layer made it one."""
+        known = self._seen.get(directory)
+        if known is None:
+            named = bool(directory) and fold(directory[-1]) == ".git"
+            if named or self._is_git(directory, (self._below,), made=False):
+                known = True, False
+            else:
+                found = self._is_git(directory, (self._below, self._merged), made=True)
+                known = found, found
+            self._seen[directory] = known
+        return known
+
+    def _is_git(self, directory: Rel, trees: tuple[Workspace, ...], *, made: bool) -> bool:
+        def has(mark: str) -> bool:
+            if made and (directory, mark) in self._made:
+                return True
+            return any(_exists(tree, (*directory, mark.encode())) for tree in trees)
+
+        return has("HEAD") and (has("commondir") or (has("objects") and has("refs")))
+
+
+def is_sample(names: tuple[str, ...]) -> bool:
+    """True for a sample of a hook, beneath a git directory: git runs none."""
+    return len(names) == 2 and names[0] == "hooks" and names[1].endswith(".sample")
+
+
+def _exists(tree: Workspace, path: Rel) -> bool:
+    with contextlib.suppress(ToolError):
+        return tree.lstat(path) is not None
+    return False

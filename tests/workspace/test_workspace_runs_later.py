@@ -1,0 +1,204 @@
+"""What a commit holds since another program executes or obeys it later, and what git stores, which is committed as a whole."""
+
+import contextlib
+import subprocess
+
+import pytest
+from layer_world import World, inside
+
+from interlock.workspace.git_directories import GitDirectories
+from interlock.workspace.layer_diff import Difference
+from interlock.workspace.layer_mounts import LayerMounts
+from interlock.workspace.names import Rel
+from interlock.workspace.nodes import ABSENT, Node
+from interlock.workspace.runs_later import runs_later
+
+MARK = '\\n fsmonitor = \\"touch $PWD/../ran; false\\"\\n'
+GIT = ["git", "-c", "user.name=p", "-c", "user.email=p@example.org"]
+AGENT = 'export HOME=/nonexistent; g() { git -c user.name=a -c user.email=a@example.org "$@"; };'
+
+
+@pytest.fixture
+def world(tmp_path):
+    with contextlib.closing(LayerMounts()) as mounts, contextlib.closing(World(tmp_path, mounts)) as made:
+        yield made
+
+
+@pytest.fixture
+def repository(world):
+    """The workspace is a repository with one commit."""
+    (world.root / "a").write_text("one\n")
+    git(world, "init", "-q", "-b", "main")
+    git(world, "add", "a")
+    git(world, "commit", "-qm", "first")
+    return world
+
+
+def git(world, *arguments, check=True, cwd=None):
+    done = subprocess.run(
+        [*GIT, *arguments], cwd=cwd or world.root, check=check, capture_output=True, text=True,
+        env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "GIT_CONFIG_NOSYSTEM": "1"},
+    )  # fmt: skip
+    return done.stdout
+
+
+def rel(path: str) -> Rel:
+    return tuple(path.encode().split(b"/"))
+
+
+def put(path, kind="file"):
+    return Difference(rel(path), ABSENT, Node(kind))
+
+
+def is_held(world, path, kind="file"):
+    one = put(path, kind)
+    return runs_later(one, GitDirectories([one], world.base, world.base))
+
+
+def blocked(plan, why):
+    return {one.path for one in plan.blocked if one.why == why}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".GIT/Hooks/x", "a/.git/modules/m/config", "bare.git/hooks/post-receive", ".git/info/attributes", ".git/commondir",
+        ".git", "sub/.git", ".git/worktrees/w/commondir", ".git/worktrees/w/gitdir", ".git/modules/m/commondir",
+        ".git/config.worktree", ".git/objects/info/alternates", ".git/objects/info/http-alternates", ".git/info/grafts",
+        ".git/rebase-merge/git-rebase-todo", ".git/sequencer/todo", ".git/remotes/origin", ".git/something-new",
+        ".git/modules/objects/config", ".git/modules/refs/hooks/x", ".git/index.lock", ".vscode/tasks.json", "x.code-workspace",
+        ".cargo/config.toml", ".yarn/releases/yarn.cjs", ".direnv/flake.rc", ".hg/hgrc", ".jj/repo", "sub/.ghci",
+        ".github/hooks/x.sample",
+    ],
+)  # fmt: skip
+def test_a_file_that_runs_later_is_known_by_any_spelling(world, path):
+    assert is_held(world, path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ".git/objects/ab/cd", ".git/objects/pack/pack-1.idx", ".git/objects/info/commit-graph", ".git/index", ".git/HEAD",
+        ".git/refs/heads/main", ".git/logs/HEAD", ".git/packed-refs", ".git/ORIG_HEAD", ".git/FETCH_HEAD", ".git/COMMIT_EDITMSG",
+        ".git/MERGE_HEAD", ".git/lfs/objects/ab/cd", ".git/hooks/pre-commit.sample", ".git/info/exclude", "src/config",
+        "hooks.py", "HEAD", "commondir", ".cargo/registry/x", "Makefile", "package.json", ".venv/bin/activate",
+        "node_modules/.bin/tsc", "conftest.py", ".gitattributes",
+    ],
+)  # fmt: skip
+def test_other_files_do_not(world, path):
+    assert not is_held(world, path)
+
+
+@pytest.mark.parametrize(
+    "path", [".git/HEAD", ".git/index", ".git/logs/HEAD", ".git/refs", ".cargo", ".vscode", ".git"]
+)
+def test_a_link_in_the_place_of_what_git_or_a_tool_uses_is_held(world, path):
+    assert is_held(world, path, "symlink")
+
+
+COMMONDIR = (
+    "mkdir vendor; cp -r .git/objects .git/refs vendor/;"
+    f'printf "[core]\\n repositoryformatversion = 0\\n bare = false{MARK}" > vendor/config; echo ../vendor > .git/commondir'
+)
+EMBEDDED = (
+    "mkdir docs; cp -r .git/objects .git/refs .git/HEAD docs/;"
+    f'printf "[core]\\n repositoryformatversion = 0\\n bare = false\\n worktree = .{MARK}" > docs/config'
+)
+BORROWED = "mkdir docs; cp .git/HEAD docs/; echo ../.git > docs/commondir; mkdir docs/hooks; echo exit > docs/hooks/x"
+
+
+@pytest.mark.parametrize("script", [COMMONDIR, EMBEDDED], ids=["commondir", "embedded"])
+def test_git_runs_nothing_of_an_agent_after_a_commit(repository, script):
+    """Each makes git obey a configuration that the agent wrote; in the layer it does, which shows that the attack works."""
+    world = repository
+    where = "docs" if script == EMBEDDED else "."
+    ran = world.root.parent / "ran"
+    with world.layer() as layer:
+        inside(layer, script)
+        inside(layer, f"cd {where}; HOME=/nonexistent git status >/dev/null 2>&1 || true")
+        assert ran.exists(), "the attack does not work"
+        ran.unlink()
+        plan = world.commit(layer)
+    (world.root / "docs").mkdir(exist_ok=True)
+    git(world, "status", check=False, cwd=world.root / where)
+    assert not ran.exists()
+    held = blocked(plan, "runs_later")
+    assert held >= ({"docs/HEAD", "docs/config"} if script == EMBEDDED else {".git/commondir"})
+
+
+def test_a_directory_that_borrows_a_repository_is_one(repository):
+    with repository.layer() as layer:
+        inside(layer, BORROWED)
+        plan = repository.commit(layer)
+    assert blocked(plan, "runs_later") == {"docs/HEAD", "docs/commondir", "docs/hooks/x"}
+
+
+def test_a_repository_that_is_made_in_parts_is_held_when_it_becomes_one(repository):
+    """No part of it is a repository on its own; the configuration is there when the last part comes."""
+    with repository.layer() as layer:
+        inside(layer, "mkdir docs; echo '[core]' > docs/config; cp -r .git/objects docs/")
+        assert not repository.commit(layer).blocked
+    with repository.layer("p2") as layer:
+        inside(layer, "mkdir -p docs/refs/heads; echo 'ref: refs/heads/main' > docs/HEAD")
+        plan = repository.commit(layer)
+    assert blocked(plan, "runs_later") == {"docs/HEAD", "docs/refs", "docs/refs/heads"}
+    assert not (repository.root / "docs" / "HEAD").exists()
+
+
+def test_pushing_to_a_bare_repository_of_the_person_is_committed_and_its_configuration_is_held(repository):
+    world = repository
+    git(world, "init", "-q", "--bare", "-b", "main", "bare")
+    with world.layer() as layer:
+        inside(layer, AGENT + "g push -q ./bare main; echo '[core]' >> bare/config")
+        plan = world.commit(layer)
+    assert {one.path for one in plan.blocked} == {"bare/config"}
+    assert git(world, "rev-parse", "main", cwd=world.root / "bare") == git(world, "rev-parse", "main")
+
+
+def test_a_commit_of_an_agent_is_taken_without_a_question(repository):
+    with repository.layer() as layer:
+        inside(layer, AGENT + "echo two > a; g commit -qam second; g checkout -qb topic; g merge -q main; g gc -q")
+        plan = repository.commit(layer)
+    assert plan.blocked == []
+    assert git(repository, "log", "--format=%s", "topic").split() == ["second", "first"]
+    assert git(repository, "status", "--porcelain") == ""
+
+
+PERSON = "echo mine > b; git add b"
+
+
+@pytest.mark.parametrize("named", [None, ".git", ".git/refs", ".git/objects"])
+def test_what_git_stores_is_committed_as_a_whole_or_not_at_all(repository, named):
+    """A branch without its index would make the person's next commit take the agent's back."""
+    world = repository
+    before = git(world, "rev-parse", "main")
+    with world.layer() as layer:
+        inside(
+            layer,
+            AGENT + "echo two > a; echo new > new; g add new; g commit -qam second; echo x > .git/config.worktree",
+        )
+        subprocess.run(["sh", "-ec", PERSON], cwd=world.root, check=True)
+        objects = {path for path in (world.root / ".git" / "objects").rglob("*") if path.is_file()}
+        plan = world.commit(layer, only=None if named is None else [rel(named)])
+        assert git(world, "rev-parse", "main") == before
+        assert {path for path in (world.root / ".git" / "objects").rglob("*") if path.is_file()} == objects
+        assert blocked(plan, "conflict")
+        if named is None:
+            assert ".git/refs/heads/main" in blocked(plan, "conflict")
+            assert (world.root / "a").read_text() == "two\n"  # what is not git's is committed
+        world.commit(layer, only=[rel(".git/config.worktree")])  # a setting that the person names is not a part of it
+    assert (world.root / ".git" / "config.worktree").exists()
+    git(world, "commit", "-qm", "mine")
+    assert git(world, "log", "--format=%s", "main").split() == ["mine", "first"]
+    git(world, "fsck", "--strict")
+
+
+def test_another_repository_is_committed_all_the_same(repository):
+    world = repository
+    git(world, "init", "-q", "-b", "main", "sub")
+    with world.layer() as layer:
+        inside(layer, AGENT + "echo two > a; g commit -qam second; cd sub; echo s > s; g add s; g commit -qm sub")
+        subprocess.run(["sh", "-ec", PERSON], cwd=world.root, check=True)
+        plan = world.commit(layer)
+    assert all(not one.path.startswith("sub") for one in plan.blocked)
+    assert git(world, "log", "--format=%s", cwd=world.root / "sub").split() == ["sub"]
