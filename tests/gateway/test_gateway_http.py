@@ -211,7 +211,7 @@ def test_a_newer_request_whose_connection_ends_is_given_up(served):
                     if "waits for a person" in line:
                         break
             async with asyncio.timeout(60):
-                while any(task.get_coro().__name__ == "call_tool" for task in asyncio.all_tasks()):
+                while any(getattr(task.get_coro(), "__name__", "") == "call_tool" for task in asyncio.all_tasks()):
                     await asyncio.sleep(0.01)
             # Nothing waits in the gateway any more. The question stands, and the same call goes on with it.
             (hold,) = it.runtime.approvals.list()
