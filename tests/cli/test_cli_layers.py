@@ -112,3 +112,16 @@ def test_changes_that_wait_are_said_with_what_to_do(cli):
     said = cli("run", cli.plan(call("fs.write", path="a", content="1")), "--commit", "never")
     assert "1 change waits in the layer, and the files are as they were" in said.err
     assert "`interlock discard run_" in said.err
+
+
+def test_why_a_layer_could_not_be_committed_is_shown_where_people_look(project):
+    result, _ = run(project, "echo agent > a; echo agent > b", "--commit", "never")
+    run_id = result["run_id"]
+    (project.root / "b").mkdir()
+    (project.root / "b" / "inside").write_text("person\n")
+    assert project("commit", run_id, "a").code == 0
+    assert project("commit", run_id).code == 1
+    discarded = project("discard", run_id)
+    assert discarded.code == 0
+    assert "1 path is already committed" in discarded.err
+    assert f"`interlock undo {run_id}`" in discarded.err

@@ -494,11 +494,11 @@ KILLED = """
             os.kill(os.getpid(), 9)
         return real(what, call, *arguments)
 
-    def commit(*arguments, real=layers.commit_layer):
+    def commit(*arguments, real=layers.commit_layer, **options):
         global armed
         armed = True
         Disk._do = staticmethod(counted)
-        return real(*arguments)
+        return real(*arguments, **options)
 
     layers.commit_layer = commit
     rt = project.open()

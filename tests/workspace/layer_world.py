@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from interlock.disk import Disk
+from interlock.disk import Disk, store_error
 from interlock.testing.clock import FakeClock
 from interlock.workspace import Backups, Origin, Workspace
 from interlock.workspace.layer_commit import commit_layer, plan_commit
@@ -112,3 +112,36 @@ class Dying(Disk):
         if self.left == 0:
             raise Stop
         return super().rename_at(*arguments, **options)
+
+
+class Failing(Disk):
+    """Reports an error at its operation number `at` (from 0), once, as a file system that is full or damaged does."""
+
+    def __init__(self, at: int, number: int) -> None:
+        self.left, self.number = at, number
+
+    def fail(self) -> None:
+        self.left -= 1
+        if self.left == -1:
+            error = OSError(self.number, os.strerror(self.number))
+            raise store_error(error, "change it") from error
+
+    def write(self, fd, data):
+        self.fail()
+        super().write(fd, data)
+
+    def sync(self, fd):
+        self.fail()
+        super().sync(fd)
+
+    def sync_filesystem(self, fd):
+        self.fail()
+        super().sync_filesystem(fd)
+
+    def swap_at(self, *arguments, **options):
+        self.fail()
+        return super().swap_at(*arguments, **options)
+
+    def rename_at(self, *arguments, **options):
+        self.fail()
+        super().rename_at(*arguments, **options)

@@ -135,6 +135,8 @@ class ToolError(InterlockError):
     exit_code = 1
     fault: Fault = "tool"
     default_code = "tool_failed"
+    at: tuple[bytes, ...] | None = None
+    """The path beneath the workspace's root that could not be changed, where many are changed at once. Not in the message."""
 
     def __init__(
         self,

@@ -434,14 +434,20 @@ class LayerCommitted(Event, kw_only=True, tag="layer_committed"):
 class LayerKept(Event, kw_only=True, tag="layer_kept"):
     """The layer, or a part of it, waits for `interlock commit` or `interlock discard`.
 
-    `why` is `ask`, `never`, `stopped`, `conflict` or `blocked`; `blocked` names paths (the first thousand) with `conflict`,
-    `protected`, `runs_later`, `denied` or `unsupported`.
+    `why` is `ask`, `never`, `stopped`, `conflict`, `failed` or `blocked`; `blocked` names paths (the first thousand) with
+    `conflict`, `protected`, `runs_later`, `denied` or `unsupported`.
     """
 
     layer: int
     why: str
     changes: int
     blocked: dict[str, str] = {}
+    reason: str = ""
+    """Of `conflict` and `failed`: the reason code."""
+    detail: str = ""
+    """What went wrong, for people."""
+    not_taken_back: dict[str, str] = {}
+    """Paths that the commit may have changed and that are not as they were before it, with why."""
 
 
 class LayerDiscarded(Event, kw_only=True, tag="layer_discarded"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
@@ -125,6 +125,25 @@ class LayerResult(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Paths that were committed, or (if nothing was) that wait."""
     blocked: dict[str, str] = {}
     """Paths that were not committed: `conflict`, `protected`, `runs_later`, `denied`, `unsupported`."""
+    reason: str | None = None
+    """The reason code, if a commit was to be made and was not: `workspace_conflict`, `workspace_full`, `access_denied` ..."""
+    detail: str | None = None
+    """Then what went wrong, with the path, for people."""
+    not_taken_back: dict[str, str] = {}
+    """Paths that the failed commit may have changed and that are not as they were before it, with why."""
+
+
+def advice(reason: str) -> str:
+    """What a person does about the reason why a layer could not be committed, before they commit it again."""
+    return _ADVICE.get(reason, "see what keeps the path from being written")
+
+
+_ADVICE: Final = {
+    "workspace_conflict": "look at what was changed meanwhile",
+    "workspace_full": "make room on the workspace's file system",
+    "access_denied": "give yourself permission to write there",
+    "file_busy": "end what uses the file",
+}
 
 
 class ProposalResult(msgspec.Struct, kw_only=True):

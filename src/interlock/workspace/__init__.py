@@ -7,7 +7,14 @@ from interlock.lazy import lazy_exports
 if TYPE_CHECKING:
     from interlock.workspace.backups import Backups, Change, Entry, Origin, read_entries
     from interlock.workspace.claims import EVERYTHING, NOTHING, Claim, claimed_by_writing
-    from interlock.workspace.layer_commit import Blocked, Plan, commit_layer, plan_commit
+    from interlock.workspace.layer_commit import (
+        Blocked,
+        CommitStoppedError,
+        Plan,
+        commit_layer,
+        plan_commit,
+        take_back_commit,
+    )
     from interlock.workspace.layer_diff import Difference
     from interlock.workspace.layer_mounts import LayerMounts
     from interlock.workspace.layers import (
@@ -37,6 +44,7 @@ else:
             "Change": "backups",
             "Claim": "claims",
             "Difference": "layer_diff",
+            "CommitStoppedError": "layer_commit",
             "EVERYTHING": "claims",
             "Entry": "backups",
             "Identity": "nodes",
@@ -74,6 +82,7 @@ else:
             "reopen_preview": "preview_layers",
             "restore": "undo",
             "state_directory": "registry",
+            "take_back_commit": "layer_commit",
             "why_no_overlay": "layers",
         },
     )
@@ -86,6 +95,7 @@ __all__ = [
     "Blocked",
     "Change",
     "Claim",
+    "CommitStoppedError",
     "Difference",
     "Entry",
     "Identity",
@@ -122,5 +132,6 @@ __all__ = [
     "reopen_preview",
     "restore",
     "state_directory",
+    "take_back_commit",
     "why_no_overlay",
 ]

@@ -59,7 +59,7 @@ def put_files(workspace: Workspace, files: Sequence[NewFile], later: set[Rel]) -
     staged: list[NewFile] = []
     try:
         for file in files:
-            with _parent(workspace, file.path, "path") as directory:
+            with named(file.path), _parent(workspace, file.path, "path") as directory:
                 staged.append(file)
                 fd = _written(workspace, directory, file)
                 devices.setdefault(os.fstat(fd).st_dev, fd)
@@ -69,7 +69,8 @@ def put_files(workspace: Workspace, files: Sequence[NewFile], later: set[Rel]) -
             for fd in devices.values():
                 workspace.disk.sync_filesystem(fd)
         for file in files:
-            _put(workspace, file.path, None, file.expect, file.temporary, "path", later)
+            with named(file.path):
+                _put(workspace, file.path, None, file.expect, file.temporary, "path", later)
             staged.remove(file)
     finally:
         for fd in devices.values():
@@ -145,6 +146,28 @@ def set_mode(
             workspace.disk.sync(fd)
     finally:
         os.close(fd)
+
+
+def widen(workspace: Workspace, path: Rel) -> None:
+    """Let this user list and change the names in its own directory. Works on one that cannot be opened for reading."""
+    with refused("path"):
+        fd = workspace.open(path, os.O_PATH | os.O_DIRECTORY)
+        try:
+            mode = stat.S_IMODE(os.fstat(fd).st_mode)
+            os.chmod(f"/proc/self/fd/{fd}", mode | 0o700)  # noqa: PTH101 - fchmod refuses O_PATH
+        finally:
+            os.close(fd)
+
+
+@contextlib.contextmanager
+def named(path: Rel) -> Iterator[None]:
+    """Note in a ToolError of the block which path it is about, unless that is known better."""
+    try:
+        yield
+    except ToolError as error:
+        if error.at is None:
+            error.at = path
+        raise
 
 
 def set_file_mode(workspace: Workspace, path: Rel, want: Node, *, expect: Identity, field: str = "path") -> None:

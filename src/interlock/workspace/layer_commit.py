@@ -1,8 +1,9 @@
 """Commits what a layer holds into the workspace, and reports what cannot be committed.
 
 A path is committed as undo restores one: recorded in the run's backups first, then changed in one atomic step beneath the root,
-with no link followed, and only if what lies there is still what was compared. So a commit may be stopped anywhere and
-repeated: committed paths are skipped, and what an earlier part of this run left there is known from the backups.
+with no link followed, and only if what lies there is still what was compared. So a commit may be interrupted anywhere and
+repeated: committed paths are skipped, and what an earlier part of this run left there is known from the backups. A commit that
+fails is taken back: all of it is in the workspace, or nothing.
 
 A path is left alone, and named, if it was changed outside the layer since the layer began (`conflict`), if Interlock's loader
 reads it (`protected`), if a program may execute it later (`runs_later`), if the grant of the action does not cover it (`denied`),
@@ -18,21 +19,35 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import msgspec
 
 from interlock.model.errors import ToolError
 from interlock.workspace import effects
-from interlock.workspace.backups import Backups, Change, Committed, Entry, Origin, read_entries, temporary_name
+from interlock.workspace.backups import Backups, Change, Committed, Entry, Origin, read_entries
 from interlock.workspace.git_directories import GitDirectories
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.layers import Layer
 from interlock.workspace.names import NameJson, Rel, show, to_json
 from interlock.workspace.nodes import ABSENT, Node, Seen
 from interlock.workspace.runs_later import runs_later
-from interlock.workspace.steps import Prepared, Step, perform
+from interlock.workspace.steps import Prepared, Step, perform, with_access
 from interlock.workspace.tree import changed, read_chunks
+from interlock.workspace.undo import discard_temporaries, take_back
+
+_OTHERS: Final = frozenset(
+    {
+        "file_changed",
+        "path_changed",
+        "already_exists",
+        "not_found",
+        "not_a_directory",
+        "not_a_file",
+        "directory_not_empty",
+    }
+)
+"""Codes of errors that another writer causes, between the plan and the change."""
 
 Why = Literal["conflict", "protected", "runs_later", "denied", "unsupported"]
 
@@ -102,36 +117,76 @@ def plan_commit(
     return Plan(changes, [blocked[path] for path in sorted(blocked)], len(differences) - len(chosen))
 
 
-def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Origin) -> None:
+class CommitStoppedError(ToolError):
+    """A commit that failed after its first change, or before. What it had changed was taken back, but for `left`."""
+
+    def __init__(self, why: ToolError, left: dict[Rel, str]) -> None:
+        """`why` is what went wrong (its code is this error's too), `left` the paths that are not as they were, with why."""
+        at = "" if why.at is None else f" at `{show(why.at)}`"
+        back = "nothing of it is in the workspace" if not left else "not all that it had changed could be taken back"
+        text = why.message.removeprefix("path: ")
+        super().__init__(f"the commit stopped{at}: {text}; {back}", code=why.code, retryable=False)
+        self.at = why.at
+        self.left = {show(path): problem.removeprefix("path: ") for path, problem in left.items()}
+
+    @property
+    def is_conflict(self) -> bool:
+        """True if another writer was faster; otherwise the file system refused."""
+        return self.code in _OTHERS
+
+
+def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Origin, *, whole: bool = False) -> None:
     """Commit what `plan_commit` found. `backups` are those of the run; `last` is the origin of unrecorded changes.
 
-    Raises: ToolError `file_changed` if something was changed since the plan was made, and other errors of the file system;
-    StoreError. What was done remains, and the commit may be planned and done again.
+    If that fails, what was done is taken back; with `whole`, also what a commit of this layer that was interrupted earlier did.
+    Raises: CommitStoppedError with the code of the failure (`file_changed` if something was changed since the plan was made);
+    StoreError, and then nothing was changed.
     """
     if not plan.changes:
         return
     base = layer.base
-    inside = _by_path(read_entries(layer.directory))
-    earlier = _by_path(read_entries(run))
+    earlier = read_entries(run, proposal=layer.manifest.proposal)
+    entries: list[Entry] = []
     with base.changing():
-        for one in plan.changes:
-            for entry in earlier.get(one.path, ()):
-                effects.discard_temporary(base, one.path, temporary_name(run, entry))
-        steps: list[Step] = []
-        rows: list[Committed] = []
-        at: list[int] = []
-        for one in plan.changes:
+        discard_temporaries(base, run, earlier)
+        try:
+            entries, prepared = _record(layer, backups, plan, last)
+            perform(base, prepared, lambda step: _content(layer, step))
+        except ToolError as error:
+            left = take_back(base, run, [*(earlier if whole else ()), *entries])
+            raise CommitStoppedError(error, left) from error
+
+
+def take_back_commit(layer: Layer, run: Path) -> dict[str, str]:
+    """Undo what an interrupted commit of a layer did. Returns the paths that are not as they were, with why.
+
+    Raises: as `take_back`.
+    """
+    entries = read_entries(run, proposal=layer.manifest.proposal)
+    return {show(path): why.removeprefix("path: ") for path, why in take_back(layer.base, run, entries).items()}
+
+
+def _record(layer: Layer, backups: Backups, plan: Plan, last: Origin) -> tuple[list[Entry], list[Prepared]]:
+    """Look at every path once more, and record what is going to be done there."""
+    base = layer.base
+    inside = _by_path(read_entries(layer.directory))
+    steps: list[Step] = []
+    for one in plan.changes:
+        with effects.named(one.path):
             seen = base.examine(one.path, read=backups.keep) if _exists(layer, one.path) else Seen(ABSENT, None)
             if not seen.node.same(one.before):
                 raise changed("path")
-            step = Step(one.path, seen, _wanted(one.after, seen.node))
-            steps.append(step)
-            rows += _rows(step, seen.node, inside.get(one.path, []), last)
-            at.append(len(rows) - 1)
-        # What the layer holds is on disk: file tools sync what they write, and a process's end syncs all of it.
-        entries = backups.record_commit(rows, layer.directory / "backups")
-        prepared = [Prepared(step, backups.temporary(entries[number])) for step, number in zip(steps, at, strict=True)]
-        perform(base, prepared, lambda step: _content(layer, step))
+        steps.append(Step(one.path, seen, _wanted(one.after, seen.node)))
+    planned = len(steps)
+    steps = with_access(base, steps)
+    rows: list[Committed] = []
+    at: list[int] = []
+    for number, step in enumerate(steps):
+        rows += _rows(step, step.seen.node, inside.get(step.path, []) if number < planned else [], last)
+        at.append(len(rows) - 1)
+    # What the layer holds is on disk: file tools sync what they write, and a process's end syncs all of it.
+    entries = backups.record_commit(rows, layer.directory / "backups")
+    return entries, [Prepared(step, backups.temporary(entries[number])) for step, number in zip(steps, at, strict=True)]
 
 
 def _by_path(entries: Iterable[Entry]) -> dict[Rel, list[Entry]]:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from interlock.model.errors import ToolError
 from interlock.workspace import effects
 from interlock.workspace.names import Rel, link_stored
 from interlock.workspace.nodes import Identity, Node, Seen
@@ -49,16 +50,73 @@ Content = Callable[[Step], Iterable[bytes]]
 """Gives the content of the file that a step wants, in chunks. Raises if it is not what was recorded."""
 
 
+def with_access(workspace: Workspace, steps: Sequence[Step]) -> list[Step]:
+    """The steps, and one for each present directory that they change names in and that this user may not write in.
+
+    `perform` widens the permissions of such a directory while it works, and gives it those of its step in the end. So a step
+    that wants what is there is needed, and recorded, too: then a stop in between is undone or repeated like any other.
+    """
+    planned = {step.path for step in steps}
+    more: dict[Rel, Step] = {}
+    for step in steps:
+        parent = step.path[:-1]
+        if not step.path or parent in planned or parent in more or may_change_names(workspace, parent):
+            continue
+        seen = workspace.examine(parent)
+        if seen.node.kind == "dir":
+            more[parent] = Step(parent, seen, seen.node)
+    return [*steps, *more.values()]
+
+
+def may_change_names(workspace: Workspace, path: Rel) -> bool:
+    """True if this user may list and change the names in a directory, or nothing is there."""
+    try:
+        fd = workspace.open(path, os.O_PATH | os.O_DIRECTORY)
+    except ToolError:
+        return True  # the step itself says what is wrong
+    try:
+        return os.access(b".", os.R_OK | os.W_OK | os.X_OK, dir_fd=fd, effective_ids=True)
+    finally:
+        os.close(fd)
+
+
 def perform(workspace: Workspace, steps: Sequence[Prepared], content: Content) -> None:
-    """Remove from the bottom up, create from the top down, then set the modes of directories. Raises: ToolError."""
+    """Remove from the bottom up, create from the top down, then set the modes of directories.
+
+    Directories that this user may not write in are made accessible first (see `with_access`). Raises: ToolError; its `at` is the
+    path of the step that failed.
+    """
     deep_first = sorted(steps, key=lambda p: len(p.step.path), reverse=True)
     later: set[Rel] = set()
     try:
+        _widen(workspace, [step for step, _ in reversed(deep_first)])
         for step, _ in deep_first:
             if step.seen.identity is not None and step.removes:
-                effects.remove(workspace, step.path, expect=step.seen.identity, later=later)
-        files: list[effects.NewFile] = []
-        for step, temporary in reversed(deep_first):
+                with effects.named(step.path):
+                    effects.remove(workspace, step.path, expect=step.seen.identity, later=later)
+        _put_all(workspace, [*reversed(deep_first)], content, later)
+    finally:
+        effects.sync_directories(workspace, later)
+    for step, _ in deep_first:
+        if step.want.kind == "dir":
+            with effects.named(step.path):
+                effects.set_mode(workspace, step.path, step.want.mode or 0, _attributes(step.want))
+
+
+def _widen(workspace: Workspace, top_first: Sequence[Step]) -> None:
+    """Make the present directories of the steps accessible, if names in them change."""
+    parents = {step.path[:-1] for step in top_first if step.path}
+    for step in top_first:
+        if step.seen.node.kind == "dir" and step.path in parents and not may_change_names(workspace, step.path):
+            with effects.named(step.path):
+                effects.widen(workspace, step.path)
+
+
+def _put_all(workspace: Workspace, top_first: Sequence[Prepared], content: Content, later: set[Rel]) -> None:
+    """Make what the steps want, but for the final modes of directories."""
+    files: list[effects.NewFile] = []
+    for step, temporary in top_first:
+        with effects.named(step.path):
             want = step.want
             expect = None if step.removes else step.seen.identity
             if want.kind == "dir" and expect is None:
@@ -72,12 +130,7 @@ def perform(workspace: Workspace, steps: Sequence[Prepared], content: Content) -
                 effects.set_file_mode(workspace, step.path, want, expect=step.seen.identity)
             elif want.kind == "file":
                 files.append(_new_file(step, temporary, expect, content))
-        _put_files(workspace, files, later)
-    finally:
-        effects.sync_directories(workspace, later)
-    for step, _ in deep_first:
-        if step.want.kind == "dir":
-            effects.set_mode(workspace, step.path, step.want.mode or 0, _attributes(step.want))
+    _put_files(workspace, files, later)
 
 
 def _is_mode(step: Step) -> bool:
@@ -103,7 +156,8 @@ def _attributes(want: Node) -> dict[str, str] | None:
 def _put_files(workspace: Workspace, files: list[effects.NewFile], later: set[Rel]) -> None:
     if len(files) <= _SINGLE_SYNCS_MAX:
         for file in files:
-            effects.put_file(workspace, file)
+            with effects.named(file.path):
+                effects.put_file(workspace, file)
         return
     for at in range(0, len(files), _TOGETHER):
         effects.put_files(workspace, files[at : at + _TOGETHER], later)

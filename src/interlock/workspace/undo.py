@@ -15,6 +15,7 @@ undo can be undone. All access is beneath the root and follows no link, so a lin
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal
@@ -34,7 +35,7 @@ from interlock.workspace.backups import (
 )
 from interlock.workspace.names import NameJson, Rel, show, to_json
 from interlock.workspace.nodes import ABSENT, Node, Seen
-from interlock.workspace.steps import Prepared, Step, perform
+from interlock.workspace.steps import Prepared, Step, perform, with_access
 from interlock.workspace.tree import CHUNK_BYTES, Workspace
 
 _SHOWN_MAX: Final = 20  # paths named in one message
@@ -120,7 +121,7 @@ def restore(
         steps, conflicts = _compare_all(workspace, run, chains)
         if conflicts and not force:
             raise UndoConflictError(conflicts, run)
-        steps = _with_parents(workspace, steps)
+        steps = with_access(workspace, _with_parents(workspace, steps))
         guard = workspace.guard()
         for step in steps:
             guard.check(step.path)
@@ -132,6 +133,67 @@ def restore(
             *(_restored(step) for step in steps),
             *(Restored(to_json(path), "unchanged") for path in chains if path not in changed),
         ]
+
+
+def take_back(workspace: Workspace, run: Path, entries: Sequence[Entry]) -> dict[Rel, str]:
+    """Undo a commit of a layer that did not get to its end. `entries` (of `run`, oldest first) are what it had recorded.
+
+    Nothing is recorded: every state is in `entries`, and the layer holds what is overwritten, so a stop in between is undone or
+    repeated like the commit itself. Works where nothing can be written but the paths themselves, as with a full disk. What others
+    have changed stays. Returns the paths that are not as they were, with why. Raises: IntegrityError, ConflictError, ToolError if
+    nothing could be looked at.
+    """
+    with workspace.changing():
+        discard_temporaries(workspace, run, entries)
+        temporaries = {entry.rel: temporary_name(run, entry) for entry in entries}
+        chains = _chains(entries)
+        problems: dict[Rel, str] = {}
+        open_before: int | None = None
+        while True:
+            steps, conflicts = _compare_all(workspace, run, chains)
+            left = dict.fromkeys(conflicts, "someone else has changed it since")
+            steps = [step for step in steps if not any(path[: len(step.path)] == step.path for path in conflicts)]
+            if not steps:
+                return left
+            if open_before is not None and len(steps) >= open_before:
+                return left | problems
+            open_before = len(steps)
+            problems = _perform_each(workspace, run, steps, temporaries)
+
+
+def _perform_each(workspace: Workspace, run: Path, steps: list[Step], temporaries: dict[Rel, bytes]) -> dict[Rel, str]:
+    """Make the steps all together, or else, one by one, those that can be made. Returns the others, with why."""
+
+    def make(some: Sequence[Step]) -> None:
+        prepared = [
+            Prepared(one, temporaries.get(one.path) or b".interlock-%b-back-%d.tmp" % (os.fsencode(run.name), number))
+            for number, one in enumerate(some)
+        ]
+        perform(workspace, prepared, lambda step: _content(run, step.want))
+
+    def order(step: Step) -> tuple[bool, int]:
+        deep = len(step.path)
+        return (False, -deep) if step.want.kind == "absent" else (True, deep)
+
+    left: dict[Rel, str] = {}
+    steps = with_access(workspace, _with_parents(workspace, steps))
+    try:
+        make(steps)
+    except (ToolError, IntegrityError):
+        for step in sorted(steps, key=order):
+            try:
+                seen = _examine(workspace, step.path)
+                if seen.node != step.want:
+                    make(with_access(workspace, [msgspec.structs.replace(step, seen=seen)]))
+            except (ToolError, IntegrityError) as error:
+                left[step.path] = error.message
+    return left
+
+
+def count_changed(workspace: Workspace, entries: Sequence[Entry]) -> int:
+    """How many paths of `entries` (oldest first) are not as they were before them. Raises: ConflictError, ToolError."""
+    chains = _chains(entries)
+    return sum(not _examine(workspace, path).node.same(chain.states[0]) for path, chain in chains.items())
 
 
 def discard_temporaries(workspace: Workspace, run: Path, entries: Iterable[Entry]) -> None:

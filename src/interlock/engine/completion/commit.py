@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from interlock.engine.completion.layers import CONFLICT, commit_files, discard, leave_committed_layer
+from interlock.engine.completion.layers import commit_files, discard, leave_committed_layer
 from interlock.engine.completion.rollback import roll_back
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.record import rows
@@ -48,7 +48,7 @@ async def conclude(run: ProposalRun) -> ProposalResult:
             if run.layer is not None:  # files first, so what stops the state stops them too
                 run.services.store.check(run.buffer.read)
                 await commit_files(run)
-            if run.stop_reason != CONFLICT:
+            if run.layer_problem is None:
                 commit(run)
         except StateConflictError as error:
             run.stop_reason = "state_conflict"

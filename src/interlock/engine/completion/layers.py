@@ -20,11 +20,12 @@ from interlock.engine.tools.registry import Registered
 from interlock.executors.git_places import outside_places
 from interlock.executors.process_watch import to_its_end
 from interlock.model.decision import Refusal
-from interlock.model.errors import StoreError, ToolError
+from interlock.model.errors import StoreError
 from interlock.model.events import LayerCommitIntent, LayerCommitted, LayerDiscarded, LayerKept, LayerOpened
-from interlock.model.result import LayerResult
+from interlock.model.result import ActionResult, LayerResult
 from interlock.workspace import (
     Blocked,
+    CommitStoppedError,
     Entry,
     Layer,
     Origin,
@@ -38,12 +39,14 @@ from interlock.workspace import (
     read_entries,
     remove_layer,
     reopen_layer,
+    take_back_commit,
 )
 from interlock.workspace.names import Rel, show, stored, to_json
 
 T = TypeVar("T")
 CONFLICT: Final = "workspace_conflict"
 _BLOCKED_SHOWN_MAX: Final = 1_000
+_NAMED_MAX: Final = 5  # paths in one message
 _IN_SCOPE: Final = frozenset({"shell", "exec"})
 """Tools whose processes may write only where the grant of the action says; git's own files are git's."""
 
@@ -178,7 +181,8 @@ def _absent(run: ProposalRun, why: str) -> None:
 async def commit_files(run: ProposalRun) -> None:
     """Commit the layer of a proposal that succeeded, as the configuration says; or keep it, as for a stopped run.
 
-    On a conflict nothing is committed, and the proposal stops with `workspace_conflict`. Raises: StoreError.
+    On a conflict nothing is committed, and the proposal stops with `workspace_conflict`; where the file system refuses, it stops
+    with that code. What an interrupted commit had done is taken back then. Raises: StoreError.
     """
     layer, directory = run.layer, run.run_files.directory
     if layer is None or directory is None:
@@ -195,9 +199,16 @@ async def commit_files(run: ProposalRun) -> None:
         return
     conflicts = [one for one in plan.blocked if one.why == "conflict"]
     if how != "auto" or conflicts:
-        await keep(run, layer, plan, "conflict" if conflicts and how == "auto" else how)
+        left = await to_its_end(
+            lambda: take_back_commit(layer, directory)
+        )  # what a process did that was killed meanwhile
         if conflicts and how == "auto":
-            run.stop(CONFLICT)
+            names = ", ".join(f"`{show(stored(one.path))}`" for one in conflicts[:_NAMED_MAX])
+            more = f" and {len(conflicts) - _NAMED_MAX} more" if len(conflicts) > _NAMED_MAX else ""
+            detail = f"{names}{more} changed outside the layer since it began: nothing was committed"
+            await _fail(run, layer, plan, "conflict", CONFLICT, detail, left)
+        else:
+            await keep(run, layer, plan, how)
         return
     await _commit(run, layer, directory, plan)
 
@@ -210,11 +221,11 @@ async def _commit(run: ProposalRun, layer: Layer, directory: Path, plan: Plan) -
     run.flush()
     last = last_origin(run)
     try:
-        await to_its_end(lambda: commit_layer(layer, directory, backups, plan, last))
-    except ToolError as error:  # another writer was faster: what was done is recorded, and can be undone or repeated
-        await keep(run, layer, plan, "conflict")
-        run.layer_problem = error.message
-        run.stop(CONFLICT)
+        await to_its_end(lambda: commit_layer(layer, directory, backups, plan, last, whole=True))
+    except CommitStoppedError as error:
+        run.services.cache.files_changed()
+        why, reason = ("conflict", CONFLICT) if error.is_conflict else ("failed", error.code)
+        await _fail(run, layer, plan, why, reason, error.message, error.left)
         return
     run.services.cache.files_changed()
     run.record(10, None, lambda _: LayerCommitted(layer=number, changes=changes, blocked=blocked))
@@ -225,12 +236,54 @@ async def _commit(run: ProposalRun, layer: Layer, directory: Path, plan: Plan) -
         run.layer_result = LayerResult(status="committed", changes=changes)
 
 
-async def keep(run: ProposalRun, layer: Layer, plan: Plan, why: str) -> None:
-    """The layer waits for a person. Raises: StoreError."""
+async def _fail(
+    run: ProposalRun, layer: Layer, plan: Plan, why: str, reason: str, detail: str, left: dict[str, str]
+) -> None:
+    """The layer waits because it could not be committed; the proposal has failed. Raises: StoreError."""
+    await keep(run, layer, plan, why, reason, detail, left)
+    run.layer_problem = detail
+    run.stop(reason)
+    for index in run.order_ended:
+        row, tool = run.rows[index], run.tools[index]
+        if row is not None and tool is not None and not tool.read_only:
+            mark_uncommitted(row, reason, detail)
+
+
+def mark_uncommitted(row: ActionResult, reason: str, detail: str) -> None:
+    """The row of an action that succeeded in its layer says why its changes are not in the workspace."""
+    if row.status == "succeeded":
+        row.reason, row.error = reason, detail
+
+
+async def keep(
+    run: ProposalRun,
+    layer: Layer,
+    plan: Plan,
+    why: str,
+    reason: str = "",
+    detail: str = "",
+    left: dict[str, str] | None = None,
+) -> None:
+    """The layer waits for a person. `reason`, `detail`, `left` as in `LayerKept`. Raises: StoreError."""
     changes, blocked, number = len(plan.changes), shown(plan.blocked), int(layer.directory.name)
     await to_its_end(lambda: layer.keep(why))
-    run.record(10, None, lambda _: LayerKept(layer=number, why=why, changes=changes, blocked=blocked))
-    run.layer_result = LayerResult(status="kept", changes=changes, blocked=blocked)
+    left = dict(list((left or {}).items())[:_BLOCKED_SHOWN_MAX])
+    run.record(
+        10,
+        None,
+        lambda recorder: LayerKept(
+            layer=number, why=why, changes=changes, blocked=blocked, reason=reason, detail=recorder.text(detail),
+            not_taken_back=left,
+        ),
+    )  # fmt: skip
+    run.layer_result = LayerResult(
+        status="kept",
+        changes=changes,
+        blocked=blocked,
+        reason=reason or None,
+        detail=detail or None,
+        not_taken_back=left,
+    )
 
 
 def leave_committed_layer(run: ProposalRun) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import msgspec
 
@@ -26,7 +26,7 @@ from interlock.model.decode import proposal_from_builtins
 from interlock.model.errors import IntegrityError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.proposal import Action, Proposal
-from interlock.model.result import ActionResult, Cost, NotUndone, ProposalResult, RunStatus
+from interlock.model.result import ActionResult, Cost, LayerResult, NotUndone, ProposalResult, RunStatus
 
 _ENDED_WELL: Final = frozenset({"succeeded", "rolled_back", "compensated", "not_undone"})
 """Statuses of actions that had succeeded, whatever undo has made of them."""
@@ -82,6 +82,8 @@ class ReplayedProposal:
         self.rolled_back = False
         self.committed: e.WorkspaceCommitted | None = None
         self.finished: e.ProposalFinished | None = None
+        self.layer: LayerResult | None = None
+        """What became of its layer."""
         self.spent_ms = 0.0
         self.spent_cost = 0.0
 
@@ -183,6 +185,8 @@ class ReplayedRun:
             _abandoned(found)
         waits = any(row.status == "held" for row in found)
         end = done or self.finished
+        if replayed.layer is not None and replayed.layer.reason is not None:
+            _mark_uncommitted(found, replayed, replayed.layer)
         if done is not None and replayed.rolled_back:
             _mark_rolled_back(found, done.not_undone, replayed.only_read())
         return ProposalResult(
@@ -194,6 +198,7 @@ class ReplayedRun:
             if done is None
             else typed.convert(done.cost, Cost, strict=False),
             not_undone=[] if done is None else [NotUndone(**msgspec.to_builtins(n)) for n in done.not_undone],
+            workspace=replayed.layer,
         )
 
     def take(self, event: e.Event | e.Unknown) -> None:
@@ -229,6 +234,8 @@ class ReplayedRun:
                 replayed.rolled_back = True
             case e.WorkspaceCommitted():
                 replayed.committed = event
+            case e.LayerCommitted() | e.LayerKept() | e.LayerDiscarded():
+                replayed.layer = _layer_after(replayed.layer, event)
             case e.ProposalFinished():
                 replayed.finished = event
                 if self._open_only:
@@ -336,6 +343,34 @@ class ReplayedRun:
             return self.value(kept)
         except IntegrityError:
             return kept.view
+
+
+def _layer_after(before: LayerResult | None, event: e.LayerCommitted | e.LayerKept | e.LayerDiscarded) -> LayerResult:
+    """What has become of a layer by now."""
+    match event:
+        case e.LayerCommitted():
+            status: Literal["committed", "kept"] = "kept" if event.blocked else "committed"
+            return LayerResult(status=status, changes=event.changes, blocked=event.blocked)
+        case e.LayerKept():
+            part = event.why == "blocked" and before is not None  # the rest was committed
+            return LayerResult(
+                status="kept",
+                changes=before.changes if part and before is not None else event.changes,
+                blocked=event.blocked,
+                reason=event.reason or ("workspace_conflict" if event.why == "conflict" else None),
+                detail=event.detail or None,
+                not_taken_back=event.not_taken_back,
+            )
+        case _:
+            return LayerResult(status="discarded")
+
+
+def _mark_uncommitted(rows: list[ActionResult], replayed: ReplayedProposal, layer: LayerResult) -> None:
+    """Actions that succeeded in the layer say why their changes are not in the workspace."""
+    for row in rows:
+        known = replayed.actions.get(row.action_id)
+        if row.status == "succeeded" and known is not None and known.tool is not None and not known.read_only:
+            row.reason, row.error = layer.reason, layer.detail
 
 
 def _take_undo(action: ReplayedAction, event: e.UndoDone) -> None:

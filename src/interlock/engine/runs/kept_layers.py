@@ -12,16 +12,18 @@ from pathlib import Path
 
 import msgspec
 
-from interlock.engine.completion.layers import shown
+from interlock.engine.completion.layers import CONFLICT, shown
 from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.runs.write_lease import open_queue
 from interlock.engine.services import Services
 from interlock.journal import JournalWriter, recover
-from interlock.model.errors import ConflictError, ToolError, UsageError
-from interlock.model.events import LayerCommitIntent, LayerCommitted, LayerDiscarded
+from interlock.model.errors import ConflictError, UsageError
+from interlock.model.events import LayerCommitIntent, LayerCommitted, LayerDiscarded, LayerKept
+from interlock.model.result import advice
 from interlock.workspace import (
     Backups,
+    CommitStoppedError,
     Layer,
     Origin,
     Plan,
@@ -34,10 +36,13 @@ from interlock.workspace import (
     reopen_layer,
 )
 from interlock.workspace.claims import EVERYTHING
+from interlock.workspace.layers import read_manifest
 from interlock.workspace.names import Rel, show, stored
 from interlock.workspace.process_changes import end_left_processes
+from interlock.workspace.undo import count_changed, discard_temporaries
 
 STEP = 10
+_LEFT_SHOWN_MAX = 5  # paths in one message
 
 
 class LayerChange(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -67,6 +72,10 @@ class LayerReport(msgspec.Struct, frozen=True):
     """Changes that still wait in a layer."""
     discarded: int = 0
     """Layers that were discarded."""
+    in_workspace: int = 0
+    """Of a discard: paths of these layers that were committed before, and are in the workspace still: `interlock undo` takes them
+    back.
+    """
 
 
 def diff_layers(services: Services, run_id: str) -> list[LayerChange]:
@@ -102,7 +111,8 @@ async def commit_layers(services: Services, run_id: str, paths: Sequence[str] = 
     """Commit the kept layers of a run, oldest first: all of them, or what lies at or beneath `paths`.
 
     Files that run later are committed only if a path names them, or a directory above them. Raises: UsageError `layer_missing`,
-    ConflictError `commit_incomplete` (the rest was committed), StoreError `run_locked`, IntegrityError, ToolError.
+    ConflictError `commit_incomplete` (the rest was committed) or why one layer could not be committed (then nothing of it was),
+    StoreError `run_locked`, IntegrityError, ToolError.
     """
     directory, kept = _kept(services, run_id)
     assert services.workspace is not None
@@ -144,12 +154,17 @@ def discard_layers(services: Services, run_id: str, why: str = "asked") -> Layer
     """Drop the kept layers of a run with everything in them. Raises: UsageError `layer_missing`, StoreError `run_locked`."""
     directory, kept = _kept(services, run_id)
     with _journal(services, run_id, directory) as recorder:
+        assert services.workspace is not None
+        proposals = {read_manifest(one).proposal for one in kept}
+        entries = [entry for entry in read_entries(directory) if entry.proposal in proposals]
+        discard_temporaries(services.workspace, directory, entries)
+        there = count_changed(services.workspace, entries)
         for one in kept:
-            recorder.record(LayerDiscarded(layer=int(one.name), why=why), None, None, STEP)
+            recorder.record(LayerDiscarded(layer=int(one.name), why=why), read_manifest(one).proposal, None, STEP)
         recorder.writer.flush()
         for one in kept:
             remove_layer(one, services.disk)
-    return LayerReport(run_id, discarded=len(kept))
+    return LayerReport(run_id, discarded=len(kept), in_workspace=there)
 
 
 def drop_layers(services: Services, directory: Path) -> None:
@@ -207,17 +222,39 @@ def _commit(services: Services, directory: Path, layer: Layer, plan: Plan, recor
     try:
         end_left_processes(backups)
         commit_layer(layer, directory, backups, plan, _last_origin(directory, layer))
-    except ToolError as error:
+    except CommitStoppedError as error:
+        reason = CONFLICT if error.is_conflict else error.code
+        recorder.record(
+            LayerKept(
+                layer=number,
+                why="conflict" if error.is_conflict else "failed",
+                changes=len(plan.changes),
+                blocked=shown(plan.blocked),
+                reason=reason,
+                detail=recorder.text(error.message),
+                not_taken_back=error.left,
+            ),
+            proposal,
+            None,
+            STEP,
+        )
+        recorder.writer.flush()
+        left = "".join(f"; `{path}`: {why}" for path, why in list(error.left.items())[:_LEFT_SHOWN_MAX])
         raise ConflictError(
-            f"the commit stopped: {error.message}",
-            code="commit_incomplete",
-            hint=f"what was done is recorded; `interlock commit {directory.name}` goes on",
+            f"{error.message}{left}",
+            code=reason,
+            hint=f"{advice(reason)}, then `interlock commit {directory.name}` again",
         ) from error
     finally:
         backups.close()
     recorder.record(
         LayerCommitted(layer=number, changes=len(plan.changes), blocked=shown(plan.blocked)), proposal, None, STEP
     )
+    if plan.left:
+        waits = plan.left + len(plan.blocked)
+        recorder.record(
+            LayerKept(layer=number, why="ask", changes=waits, blocked=shown(plan.blocked)), proposal, None, STEP
+        )
     recorder.writer.flush()
 
 

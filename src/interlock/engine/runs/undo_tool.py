@@ -40,7 +40,7 @@ from interlock.model.proposal import Action
 from interlock.model.tool import PROCESS_NOTES
 from interlock.workspace import Entry, Restored
 from interlock.workspace.names import Rel, show, to_json
-from interlock.workspace.undo import UndoConflictError, find_conflicts, plan_by_action, plan_undo
+from interlock.workspace.undo import UndoConflictError, discard_temporaries, find_conflicts, plan_by_action, plan_undo
 
 _NEVER_UNDONE = frozenset({"not_exactly_undoable", "irreversible"})
 """What cannot be undone at all is reported, and is not a failure of undo; everything else that is left is."""
@@ -190,6 +190,9 @@ class Undo:
             return
         with _as_tool_error():
             entries = _entries_of(replayed, chosen)
+            discard_temporaries(
+                workspace, replayed.directory, entries
+            )  # of a commit that was cut: they are not someone else's
             beside = _left_to_git(self._services.registry, chosen, entries)
             conflicts = [path for path in find_conflicts(workspace, replayed.directory, entries) if path not in beside]
             if conflicts:

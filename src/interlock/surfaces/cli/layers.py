@@ -64,6 +64,9 @@ def discard(out: Output, run_id: str) -> int:
     with undoing_runtime(out) as opened:
         report = opened.runs.discard(run_id)
     out.emit(report, lambda: [f"discarded {report.discarded} {'layer' if report.discarded == 1 else 'layers'}"])
+    if report.in_workspace:
+        paths = "1 path is" if report.in_workspace == 1 else f"{report.in_workspace} paths are"
+        out.note(f"{paths} already committed: `interlock undo {run_id}` takes that back")
     return 0
 
 

@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from interlock.model.result import ActionResult, ProposalResult
+from interlock.model.result import ActionResult, ProposalResult, advice
 from interlock.surfaces.cli.outcome_words import Call, Calls, outcome
 from interlock.surfaces.cli.outcome_words import described as call_of
 from interlock.surfaces.cli.output import Output, brief, clean
@@ -30,6 +30,7 @@ MARKS = {
     "running": ("running", "cyan"),
 }
 _LAST_LINES = 3
+_PATHS_MAX = 5  # in one line, or one a line
 WAIT_SHOWN_MS = 1000
 """A shorter wait is in the row, and not worth a line."""
 EXIT_CODES = {"succeeded": 0, "held": 3}
@@ -59,6 +60,38 @@ def proposal_lines(
     for left in result.not_undone:
         yield _left(out, left.action_id, left.reason, left.detail)
     yield _summary(out, result)
+
+
+def layer_lines(result: ProposalResult) -> Iterator[str]:
+    """What of the proposal's layer waits for a commit and why, and how to commit or discard it."""
+    layer, run_id = result.workspace, result.run_id
+    if layer is None or layer.status != "kept":
+        return
+    for path, why in list(layer.not_taken_back.items())[:_PATHS_MAX]:
+        yield f"`{clean(path)}` may be as the commit left it: {clean(why)}; `interlock undo {run_id}` takes it back"
+    names = ", ".join(f"`{clean(path)}` ({why})" for path, why in list(layer.blocked.items())[:_PATHS_MAX])
+    waits = "1 change waits" if layer.changes == 1 else f"{layer.changes} changes wait"
+    if layer.reason is not None:
+        detail = layer.detail or f"{names} changed outside the layer meanwhile: nothing was committed"
+        yield f"{layer.reason}: {clean(detail)}"
+        what = "commits the rest" if layer.reason == "workspace_conflict" else "commits them"
+        yield (
+            f"{waits}: {advice(layer.reason)} (`interlock diff {run_id}`), then `interlock commit {run_id}` {what}, "
+            f"or `interlock discard {run_id}` drops them"
+        )
+    elif layer.blocked:
+        later = "runs_later" in layer.blocked.values()
+        hint = (
+            f"`interlock commit {run_id} PATH` commits a file that runs later"
+            if later
+            else f"`interlock diff {run_id}`"
+        )
+        yield f"not committed: {names}; {hint}"
+    else:
+        yield (
+            f"{waits} in the layer, and the files are as they were: `interlock diff {run_id}` shows what differs; then"
+            f" `interlock commit {run_id}` or `interlock discard {run_id}`"
+        )
 
 
 def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:

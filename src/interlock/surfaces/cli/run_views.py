@@ -13,7 +13,7 @@ from interlock.model.errors import InterlockError
 from interlock.model.result import ActionResult
 from interlock.surfaces.cli.looking import SHORT_ID, Choice, line_width
 from interlock.surfaces.cli.output import LongObject, Output, aligned, clean
-from interlock.surfaces.cli.results import proposal_lines, when
+from interlock.surfaces.cli.results import layer_lines, proposal_lines, when
 
 if TYPE_CHECKING:
     from interlock.engine.inspect.actions import ActionLine
@@ -173,6 +173,8 @@ class ShownRun:
         yield clean(one.result.proposal_id)
         rows = map(one.row, chosen.rows)
         yield from proposal_lines(out, one.result, lines, outputs=self._action is None, rows=rows)
+        if self._action is None:
+            yield from layer_lines(one.result)
         if self._action is not None:
             for row in chosen.rows:
                 yield from _full(out, one.row(row), lines.get(row.action_id))

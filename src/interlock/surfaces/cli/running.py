@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -22,7 +22,14 @@ from interlock.surfaces.cli.open_project import at_terminal, runtime, undoing_ru
 from interlock.surfaces.cli.outcome_words import Calls
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.plan_file import read_plan
-from interlock.surfaces.cli.results import EXIT_CODES, proposal_lines, undo_exit_code, undo_lines, undo_outputs
+from interlock.surfaces.cli.results import (
+    EXIT_CODES,
+    layer_lines,
+    proposal_lines,
+    undo_exit_code,
+    undo_lines,
+    undo_outputs,
+)
 from interlock.surfaces.cli.signals import interrupted, run_interruptibly
 from interlock.surfaces.cli.token_files import read_grant_token
 
@@ -105,7 +112,7 @@ def run(
         result, lambda: [*proposal_lines(out, result, calls=calls), *(layers.diff_lines(changes) if changes else [])]
     )
     _note_held(out, [result])
-    _note_layer(out, result)
+    _note_layers(out, [result])
     return EXIT_CODES.get(result.status, FAILED)
 
 
@@ -179,6 +186,7 @@ def show_resumed(out: Output, run_id: str, results: list[ProposalResult], calls:
         ),
     )
     _note_held(out, results)
+    _note_layers(out, results)
     return EXIT_CODES.get(status, FAILED)
 
 
@@ -273,26 +281,10 @@ def _note_unfinished(out: Output, opened: Runtime) -> None:
         out.note(f"unfinished: {len(unfinished)} runs ({parts}); `interlock recover` says what each needs")
 
 
-def _note_layer(out: Output, result: ProposalResult) -> None:
-    """Say what waits for a commit, and how to commit or discard it."""
-    layer, run_id = result.workspace, result.run_id
-    if layer is None or layer.status != "kept":
-        return
-    conflicts = [path for path, why in layer.blocked.items() if why == "conflict"]
-    if conflicts:
-        names = ", ".join(f"`{clean(path)}`" for path in conflicts[:5])
-        out.note(
-            f"{names} changed outside the layer meanwhile: nothing was committed; `interlock commit {run_id}` commits the rest"
-        )
-    elif layer.blocked:
-        names = ", ".join(f"`{clean(path)}` ({why})" for path, why in list(layer.blocked.items())[:5])
-        out.note(f"not committed: {names}; `interlock commit {run_id} PATH` commits a file that runs later")
-    else:
-        wait = "1 change waits" if layer.changes == 1 else f"{layer.changes} changes wait"
-        out.note(
-            f"{wait} in the layer, and the files are as they were: `interlock diff {run_id}` shows what differs; then"
-            f" `interlock commit {run_id}` or `interlock discard {run_id}`"
-        )
+def _note_layers(out: Output, results: Iterable[ProposalResult]) -> None:
+    for result in results:
+        for line in layer_lines(result):
+            out.note(line)
 
 
 def _note_held(out: Output, results: list[ProposalResult]) -> None:
