@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -188,14 +189,38 @@ def set_file_mode(workspace: Workspace, path: Rel, want: Node, *, expect: Identi
 def remove(
     workspace: Workspace, path: Rel, *, expect: Identity, field: str = "path", later: set[Rel] | None = None
 ) -> None:
-    """Remove a file or link if it is unchanged, or an empty directory (regardless of its times)."""
+    """Remove a file or link if it is unchanged, or an empty directory (regardless of its times).
+
+    A file is renamed aside, checked again there, and only then removed: a save at this moment is kept. In a layer, where nobody
+    else writes, it is only removed: a rename would copy it up.
+    """
     with _parent(workspace, path, field) as directory:
         if stat.S_ISDIR(os.stat(path[-1], dir_fd=directory, follow_symlinks=False).st_mode):
             os.rmdir(path[-1], dir_fd=directory)
         else:
             _check(directory, path[-1], expect, field)
-            os.unlink(path[-1], dir_fd=directory)
+            if workspace.layer is None:
+                _remove_aside(workspace, directory, path[-1], expect, field)
+            else:
+                os.unlink(path[-1], dir_fd=directory)
         _sync(workspace, directory, path[:-1], later)
+
+
+def aside_name(name: bytes) -> bytes:
+    """The name beside a file under which `remove` checks it once more."""
+    return b".interlock-remove-%b.tmp" % hashlib.sha256(name).hexdigest()[:16].encode()
+
+
+def _remove_aside(workspace: Workspace, directory: int, name: bytes, expect: Identity, field: str) -> None:
+    """Remove the expected file, and nothing else."""
+    aside = aside_name(name)
+    workspace.disk.rename_at(directory, name, directory, aside, replace=False)
+    # The times of the inode itself change with its name.
+    if identity(os.stat(aside, dir_fd=directory, follow_symlinks=False))[:4] != expect[:4]:
+        with contextlib.suppress(FileExistsError):  # replaced once more: both stay
+            workspace.disk.rename_at(directory, aside, directory, name, replace=False)
+        raise changed(field)
+    os.unlink(aside, dir_fd=directory)
 
 
 def remove_empty_directory(workspace: Workspace, path: Rel) -> None:
@@ -274,8 +299,13 @@ def _copy(workspace: Workspace, path: Rel, to: Rel, node: Node, temporary: bytes
         os.close(fd)
 
 
-def discard_temporary(workspace: Workspace, path: Rel, temporary: bytes) -> None:
-    """Remove what an interrupted `put_file` or `put_link` left beside `path`, if anything."""
+def discard_temporary(workspace: Workspace, path: Rel, temporary: bytes, *, removed: Node | None = None) -> None:
+    """Remove what an interrupted `put_file` or `put_link` left beside `path`, if anything.
+
+    With `removed`, also what an interrupted `remove` of that state left; something else that it found there is put back.
+    """
+    if removed is not None and removed.kind in ("file", "symlink"):
+        _finish_remove(workspace, path, removed)
     beside = (*path[:-1], temporary)
     try:
         found = workspace.lstat(beside)
@@ -283,6 +313,23 @@ def discard_temporary(workspace: Workspace, path: Rel, temporary: bytes) -> None
         return  # its directory no longer exists
     if found is not None and not stat.S_ISDIR(found.st_mode):
         remove(workspace, beside, expect=identity(found))
+
+
+def _finish_remove(workspace: Workspace, path: Rel, removed: Node) -> None:
+    aside = (*path[:-1], aside_name(path[-1]))
+    try:
+        if workspace.lstat(aside) is None:
+            return
+        is_ours = workspace.examine(aside).node.same(removed)
+    except ToolError:
+        return  # its directory no longer exists, or it cannot be read: it stays
+    with _parent(workspace, path, "path") as directory:
+        if is_ours:
+            os.unlink(aside[-1], dir_fd=directory)
+        else:
+            with contextlib.suppress(FileExistsError):
+                workspace.disk.rename_at(directory, aside[-1], directory, path[-1], replace=False)
+        workspace.disk.sync(directory)
 
 
 def _put(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -89,12 +89,13 @@ def plan_commit(
     differences, unsupported = layer.differences()
     inside = _by_path(read_entries(layer.directory))
     earlier = _by_path(read_entries(run))
+    own = {path[:-1] for path in earlier}
     guard = layer.base.guard()
     git = GitDirectories(differences, layer.base, layer.workspace)
     stopped = set(blocked_before)
 
     def reason(one: Difference) -> tuple[Why, str] | None:
-        if _edited(layer, one, inside.get(one.path, []), earlier.get(one.path, [])) or one.path in stopped:
+        if one.path in stopped or _edited(layer, one, inside.get(one.path, []), earlier.get(one.path, []), own):
             return "conflict", "it was changed outside the layer since the layer began"
         if _is_protected(guard.check, one.path):
             return "protected", "Interlock's loader reads it"
@@ -235,19 +236,22 @@ def _keep_repositories_whole(
             blocked[one.path] = Blocked(to_json(one.path), because, detail)
 
 
-def _edited(layer: Layer, one: Difference, inside: Sequence[Entry], earlier: Sequence[Entry]) -> bool:
-    """True if what lies there now is not what the layer was made over."""
-    own = [entry for entry in earlier if entry.proposal == layer.manifest.proposal]
+def _edited(
+    layer: Layer, one: Difference, inside: Sequence[Entry], earlier: Sequence[Entry], own: Collection[Rel]
+) -> bool:
+    """True if what lies there now is not what the layer was made over. `own` are directories that the run has changed."""
+    manifest = layer.manifest
+    # Of a commit that was interrupted, or undone.
     states = [
-        state for entry in own for state in (entry.before, entry.after)
-    ]  # of a commit that was interrupted, or undone
-    if earlier:
+        state for entry in earlier if entry.proposal == manifest.proposal for state in (entry.before, entry.after)
+    ]
+    if earlier and earlier[-1].proposal in manifest.below_proposals:
         states.append(earlier[-1].after)  # of a layer beneath this one, committed since
     if any(one.before.same(state) for state in states):
         return False
-    if inside and inside[0].by != "other":  # an action looked at it: better than any time
+    if inside and inside[0].by == "action":  # it looked before it changed anything: better than any time
         return not one.before.same(inside[0].before)
-    return layer.edited_below(one.path, layer.base.lstat(one.path) if one.before.kind != "absent" else None)
+    return layer.edited_below(one, own)
 
 
 def _is_protected(check: Callable[[Rel], None], path: Rel) -> bool:

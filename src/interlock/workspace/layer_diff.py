@@ -1,8 +1,9 @@
 """Finds what changed in a layer, in time proportional to what changed.
 
 An overlay's upper directory holds every path that was created, changed or deleted (a whiteout: a character device 0/0) in the
-view, and directories on the way to them. An opaque directory hides what lay there before. What these hints name is then compared
-through the two views, the merged one and the one beneath it, so a forged hint can only cause a needless comparison.
+view, and directories on the way to them. An opaque directory hides what lay there before, and so does each one beneath it and
+each one that was not copied up, which the kernel does not mark. What these hints name is then compared through the two views,
+the merged one and the one beneath it, so a forged hint can only cause a needless comparison.
 
 A copy has no such hints: its files are compared by identity with a list made when it was copied, which takes time proportional
 to the tree.
@@ -85,7 +86,7 @@ class Upper:
         """Directories that `walk` could not enter, because a process took their permissions away."""
 
     def walk(self) -> Iterator[tuple[Rel, os.stat_result, bool]]:
-        """Each path in it, a directory before its contents, and whether it is an opaque directory."""
+        """Each path in it, a directory before its contents, and whether it is a directory that hides what lies beneath it."""
         pending: list[Rel] = [()]
         while pending:
             here = pending.pop()
@@ -100,7 +101,7 @@ class Upper:
                 rel = (*here, entry.name)
                 seen = entry.stat(follow_symlinks=False)
                 directory = stat.S_ISDIR(seen.st_mode)
-                yield rel, seen, directory and _attribute(entry.path, b"opaque") == b"y"
+                yield rel, seen, directory and _hides(entry.path)
                 if directory:
                     pending.append(rel)
 
@@ -111,6 +112,11 @@ class Upper:
         """
         data = _attribute(os.path.join(self.path, *path), b"origin")  # noqa: PTH118 - bytes
         return None if data is None else data[_ORIGIN_HEADER:]
+
+
+def _hides(directory: bytes) -> bool:
+    """True for an opaque directory, and for one that was made in the layer: it may have been moved over one that lay beneath."""
+    return _attribute(directory, b"opaque") == b"y" or _attribute(directory, b"origin") is None
 
 
 def _attribute(path: bytes, name: bytes) -> bytes | None:
@@ -141,28 +147,29 @@ def is_whiteout(found: os.stat_result) -> bool:
     return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
 
 
-def overlay_candidates(
-    entries: Iterable[tuple[Rel, os.stat_result, bool]], below: Workspace, merged: Workspace
-) -> Iterator[Rel]:
+def overlay_candidates(entries: Iterable[tuple[Rel, os.stat_result, bool]], below: Workspace) -> Iterator[Rel]:
     """The paths that may differ, by the hints of an upper directory. A path may come twice."""
-    for path, found, opaque in entries:
+    hiding: set[Rel] = set()
+    for path, found, hides in entries:
         yield path
+        if path[:-1] in hiding:  # all beneath that one was named
+            if stat.S_ISDIR(found.st_mode):
+                hiding.add(path)
+            continue
         if is_whiteout(found) or not stat.S_ISDIR(found.st_mode):
-            yield from beneath(below, path, itself=False)
-        elif opaque:
-            for name in _names(below, path):
-                inside = (*path, name)
-                if _lstat(merged, inside) is None:
-                    yield from beneath(below, inside, itself=True)
+            yield from beneath(below, path)
+        elif hides:
+            hiding.add(path)
+            yield from beneath(below, path)
 
 
-def beneath(tree: Workspace, path: Rel, *, itself: bool) -> Iterator[Rel]:
+def beneath(tree: Workspace, path: Rel) -> Iterator[Rel]:
     """The paths beneath a directory of a tree; nothing if there is no directory."""
     found = _lstat(tree, path)
-    if found is None or (not itself and not stat.S_ISDIR(found.st_mode)):
+    if found is None or not stat.S_ISDIR(found.st_mode):
         return
     for inside, _ in tree.walk(path, lenient=True):
-        if itself or inside != path:
+        if inside != path:
             yield inside
 
 
@@ -175,10 +182,12 @@ def copy_candidates(known: dict[Rel, Identity], below: Workspace, merged: Worksp
         seen.add(path)
         if known.get(path) != identity(found):
             yield path
+            if not stat.S_ISDIR(found.st_mode):
+                yield from beneath(below, path)  # a directory that was replaced
     for path in known:
         if path not in seen:
             yield path
-            yield from beneath(below, path, itself=False)  # what others have put there since
+            yield from beneath(below, path)  # what others have put there since
 
 
 def compare(paths: Iterable[Rel], below: Workspace, merged: Workspace) -> tuple[list[Difference], list[Uncommittable]]:
@@ -217,12 +226,6 @@ def node_at(tree: Workspace, path: Rel) -> Node:
             return ABSENT
         raise
     return node
-
-
-def _names(tree: Workspace, path: Rel) -> list[bytes]:
-    with contextlib.suppress(ToolError):
-        return tree.names(path)
-    return []
 
 
 def _lstat(tree: Workspace, path: Rel) -> os.stat_result | None:

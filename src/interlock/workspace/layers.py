@@ -16,7 +16,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal, Self
 
@@ -62,6 +62,8 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Wall clock when the layer began: what was changed beneath it since has this ctime, or a later one."""
     below: list[str] = []
     """The run's kept layers beneath this one, oldest first."""
+    below_proposals: list[str] = []
+    """Their proposals: what these commit is what this layer was made over."""
 
 
 class Layer:
@@ -85,6 +87,7 @@ class Layer:
         )
         self._looked: dict[Rel, Identity] = {}
         self._moved: set[bytes | None] | None = None
+        self._replaced: dict[Rel, bool] = {}
         self._known: dict[Rel, tuple[Identity, Identity]] | None = None
 
     @property
@@ -107,7 +110,7 @@ class Layer:
     def candidates(self) -> Iterator[Rel]:
         """The paths that may differ from what lies beneath."""
         if self.manifest.kind == "overlay":
-            return overlay_candidates(self.upper.walk(), self.base, self.workspace)
+            return overlay_candidates(self.upper.walk(), self.base)
         return copy_candidates({path: copy for path, (copy, _) in self.known().items()}, self.base, self.workspace)
 
     def differences(self, only: Iterable[Rel] | None = None) -> tuple[list[Difference], list[Uncommittable]]:
@@ -115,6 +118,8 @@ class Layer:
 
         Raises: ToolError.
         """
+        self._replaced.clear()
+        self._moved = None
         found, left = compare(self.candidates() if only is None else only, self.base, self.workspace)
         why = "a process took the permissions of this directory away"
         return found, [*left, *(Uncommittable(path, why) for path in self.upper.unreadable)]
@@ -135,17 +140,41 @@ class Layer:
         """See `View.lower_node`."""
         return node_at(self.base, path)
 
-    def edited_below(self, path: Rel, found: os.stat_result | None) -> bool:
-        """True if what lies beneath was, or may have been, changed by others since the layer began; `found` is its lstat now."""
+    def edited_below(self, one: Difference, own: Collection[Rel]) -> bool:
+        """True if what lies beneath was, or may have been, changed by others since the layer began.
+
+        Only times and identities tell that: by the time that a process has ended, its record holds their work as what was there
+        before. `own` are directories in which the run itself has changed names since.
+        """
+        path, found = one.path, self.base.lstat(one.path) if one.before.kind != "absent" else None
         if self.manifest.kind == "copy":
             known = self.known().get(path)
             if found is None or known is None:
                 return found is not None or known is not None
-            return not stat.S_ISDIR(found.st_mode) and identity(found) != known[1]
+            return identity(found)[:2] != known[1][:2] if path in own else identity(found) != known[1]
         if found is None:
             origin = self.upper.origin(path)
             return origin is not None and self._is_gone(path, origin)
-        return not stat.S_ISDIR(found.st_mode) and found.st_ctime_ns >= self.manifest.began_ns
+        if found.st_ctime_ns >= self.manifest.began_ns and not (stat.S_ISDIR(found.st_mode) and path in own):
+            return True
+        return any(self._is_replaced(path[:depth], own) for depth in range(1, len(path)))
+
+    def _is_replaced(self, directory: Rel, own: Collection[Rel]) -> bool:
+        """True if others have put another directory in the place of one: the times of what is in it tell nothing then."""
+        if directory not in self._replaced:
+            self._replaced[directory] = self._look_for_replaced(directory, own)
+        return self._replaced[directory]
+
+    def _look_for_replaced(self, directory: Rel, own: Collection[Rel]) -> bool:
+        found = self.base.lstat(directory)
+        if found is None or found.st_ctime_ns < self.manifest.began_ns:
+            return False
+        origin = self.upper.origin(directory)
+        if origin is None and directory not in own:
+            return True  # made again, or deleted, in the layer: what it was is not known
+        if origin and not self.manifest.below and (handle := handle_of(self.base, directory)) is not None:
+            return handle != origin
+        return found.st_ctime_ns != found.st_mtime_ns  # a rename sets only the former, and a new name in it both
 
     def _is_gone(self, path: Rel, origin: bytes) -> bool:
         """True if others have taken a file away that was copied up to `path`; it may also have been moved or linked there."""
@@ -241,6 +270,7 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
     """
     kept = kept_layers(run)
     names = [one.name for one in kept]
+    proposals = [read_manifest(one).proposal for one in kept]
     directory = _new_directory(run / "workspace", base.disk)
     try:
         _check_base(base, kept)
@@ -248,7 +278,7 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
             (directory / part).mkdir(mode=0o700)
         _take_mode(base, directory / "upper")
         mounted: Mounted | int = _mount_overlay(directory, base, mounts, kept, attach=attach)
-        manifest = Manifest(VERSION, proposal, "overlay", "", str(base.root), next_tick_ns(), names)
+        manifest = Manifest(VERSION, proposal, "overlay", "", str(base.root), next_tick_ns(), names, proposals)
     except UnmountableError as error:
         began_ns = next_tick_ns()
         try:
@@ -257,7 +287,7 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
             with contextlib.suppress(StoreError):
                 remove_layer(directory, base.disk)
             raise
-        manifest = Manifest(VERSION, proposal, "copy", str(error), str(base.root), began_ns, names)
+        manifest = Manifest(VERSION, proposal, "copy", str(error), str(base.root), began_ns, names, proposals)
     base.disk.write_atomic(directory / "layer.json", msgspec.json.encode(manifest))
     return Layer(directory, manifest, base, mounted)
 

@@ -3,7 +3,8 @@
 A process changes files without recording them. The run's own processes are part of the run, and a person's edit is not: so a
 difference between start and end is recorded as the process's change, and a difference between the run's last state and the
 start is recorded as someone else's. A person's edit while a process runs cannot be told from the process's work; undo keeps
-and names what it overwrites.
+and names what it overwrites. In a layer it can, but not here: what is recorded as the state before a process may be the person's
+edit, so the commit trusts times and identities instead (`Layer.edited_below`).
 
 It compares the paths that the run has recorded, and everything beneath the directories that it created (a Python import puts
 `__pycache__` there). Contents are backed up before the process starts, because it may overwrite them. A path whose identity
