@@ -179,9 +179,34 @@ def test_what_an_interrupted_removal_left_aside_is_removed_or_put_back(workspace
     removed = workspace.examine((b"a",)).node
     (root / "a").write_text(left)
     (root / "a").rename(root / effects.aside_name(b"a").decode())
-    effects.discard_temporary(workspace, (b"a",), b".t", removed=removed)
+    effects.discard_temporary(workspace, (b"a",), b".t", change=(removed, ABSENT))
     assert [path.name for path in root.iterdir()] == (["a"] if kept else [])
-    effects.discard_temporary(workspace, (b"a",), b".t", removed=ABSENT)
+    effects.discard_temporary(workspace, (b"a",), b".t", change=(ABSENT, ABSENT))
+
+
+@pytest.mark.parametrize("swapped_out", ["old", "person"])
+def test_what_an_interrupted_replacement_swapped_out_is_removed_or_put_back(workspace, swapped_out):
+    root = workspace.root
+    (root / "a").write_text("old")
+    before = workspace.examine((b"a",)).node
+    (root / "a").write_text("new")
+    after = workspace.examine((b"a",)).node
+    (root / ".t").write_text(swapped_out)
+    effects.discard_temporary(workspace, (b"a",), b".t", change=(before, after))
+    assert {path.name: path.read_text() for path in root.iterdir()} == {
+        "a": "new" if swapped_out == "old" else "person"
+    }
+
+
+def test_an_unfinished_temporary_is_removed(workspace):
+    root = workspace.root
+    (root / "a").write_text("old")
+    before = workspace.examine((b"a",)).node
+    (root / "b").write_text("new")
+    after = workspace.examine((b"b",)).node
+    (root / ".t").write_text("ne")
+    effects.discard_temporary(workspace, (b"a",), b".t", change=(before, after))
+    assert {path.name: path.read_text() for path in root.iterdir()} == {"a": "old", "b": "new"}
 
 
 AGENT = (

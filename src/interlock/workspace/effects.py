@@ -299,20 +299,37 @@ def _copy(workspace: Workspace, path: Rel, to: Rel, node: Node, temporary: bytes
         os.close(fd)
 
 
-def discard_temporary(workspace: Workspace, path: Rel, temporary: bytes, *, removed: Node | None = None) -> None:
+def discard_temporary(
+    workspace: Workspace, path: Rel, temporary: bytes, *, change: tuple[Node, Node] | None = None
+) -> None:
     """Remove what an interrupted `put_file` or `put_link` left beside `path`, if anything.
 
-    With `removed`, also what an interrupted `remove` of that state left; something else that it found there is put back.
+    With `change` (the state before and after), also what an interrupted `remove` left. A file that neither of them was to
+    replace, saved by a person at that very moment, is put back at `path`.
     """
-    if removed is not None and removed.kind in ("file", "symlink"):
-        _finish_remove(workspace, path, removed)
+    if change is not None and change[0].kind in ("file", "symlink"):
+        _finish_remove(workspace, path, change[0])
     beside = (*path[:-1], temporary)
     try:
         found = workspace.lstat(beside)
+        if found is None or stat.S_ISDIR(found.st_mode):
+            return
+        if change is not None and _is_saved_by_others(workspace, path, beside, *change):
+            with _parent(workspace, path, "path") as directory:
+                workspace.disk.swap_at(directory, temporary, path[-1])
+            found = workspace.lstat(beside)
     except ToolError:
-        return  # its directory no longer exists
-    if found is not None and not stat.S_ISDIR(found.st_mode):
+        return  # its directory no longer exists, or it cannot be read: it stays
+    if found is not None:
         remove(workspace, beside, expect=identity(found))
+
+
+def _is_saved_by_others(workspace: Workspace, path: Rel, beside: Rel, before: Node, after: Node) -> bool:
+    """True if the temporary was swapped in, as what is at `path` shows, and what came out of there was not `before`."""
+    if before.kind not in ("file", "symlink") or not workspace.examine(path).node.same(after):
+        return False
+    held = workspace.examine(beside).node
+    return not held.same(before) and not held.same(after)
 
 
 def _finish_remove(workspace: Workspace, path: Rel, removed: Node) -> None:

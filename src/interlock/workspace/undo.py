@@ -200,7 +200,9 @@ def discard_temporaries(workspace: Workspace, run: Path, entries: Iterable[Entry
     """Remove the temporary files that an interrupted change of `entries` (of `run`) left beside its paths. Raises: ToolError."""
     with workspace.changing():
         for entry in entries:
-            effects.discard_temporary(workspace, entry.rel, temporary_name(run, entry), removed=entry.before)
+            effects.discard_temporary(
+                workspace, entry.rel, temporary_name(run, entry), change=(entry.before, entry.after)
+            )
 
 
 def find_conflicts(workspace: Workspace, run: Path, entries: Sequence[Entry]) -> list[Rel]:
