@@ -68,7 +68,8 @@ def layer_lines(result: ProposalResult) -> Iterator[str]:
     if layer is None or layer.status != "kept":
         return
     for path, why in list(layer.not_taken_back.items())[:_PATHS_MAX]:
-        yield f"`{clean(path)}` may be as the commit left it: {clean(why)}; `interlock undo {run_id}` takes it back"
+        left = f"`{clean(path)}` may be as the commit left it: {clean(why)}"
+        yield f"{left}; look at it: `interlock undo {run_id}` leaves what others changed"
     names = ", ".join(f"`{clean(path)}` ({why})" for path, why in list(layer.blocked.items())[:_PATHS_MAX])
     waits = "1 change waits" if layer.changes == 1 else f"{layer.changes} changes wait"
     if layer.reason is not None:
