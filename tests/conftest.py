@@ -12,5 +12,6 @@ settings.register_profile("search", parent=settings(), deadline=None, suppress_h
 settings.register_profile("any machine", parent=settings.get_profile("search"), derandomize=True, database=None)
 settings.load_profile("any machine")
 
-# A suite started in the background inherits an ignored Ctrl-C, and so would every command that it starts.
+# A suite started in the background, or by nohup, inherits ignored signals, and so would every command that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)

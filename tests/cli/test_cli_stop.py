@@ -48,7 +48,7 @@ def test_a_run_is_stopped_from_another_terminal(cli, running):
     shown = cli("runs", "show", "last").out
     assert "wrong branch" in shown
     assert (cli.root / "made").exists()
-    assert cli("undo", run_id).code == 0
+    assert cli("undo", run_id).code == 1, "the cancelled command is not undone"
     assert not (cli.root / "made").exists()
 
 

@@ -140,5 +140,6 @@ class Nested:
 
     def _suspend(self) -> None:
         origin = self._origin
-        if origin.in_turn and all(each.waits for each in self._outer.nested.get(origin.index, ())):
+        proposals = self._outer.nested.get(origin.index)  # none is left if the last one ended before this was called
+        if origin.in_turn and proposals and all(each.waits for each in proposals):
             self._outer.suspend(origin)
