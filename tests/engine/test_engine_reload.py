@@ -47,8 +47,8 @@ def test_a_forbid_that_is_trusted_while_an_action_runs_reaches_the_next_action(p
     assert "problem" not in event
 
 
-def test_another_process_may_be_the_one_that_forbids(project):
-    async def first(parameters, ctx):
+def test_another_process_may_be_the_one_that_forbids(project, clock):
+    def forbid():
         process = project.script(
             """
             (project.root / "interlock.toml").write_text(TOML % 'deny = ["second"]')
@@ -57,8 +57,7 @@ def test_another_process_may_be_the_one_that_forbids(project):
         )
         assert process.communicate(timeout=25) == ("", "")
 
-    rt = project.open(binding("first", first), binding("second", nothing))
-    result = execute(rt, call("first"), call("second", failure_behavior="skip"))
+    result = execute(running(project, clock, forbid), call("first"), call("second", failure_behavior="skip"))
     assert reasons(result) == [None, "policy_denied"]
 
 
