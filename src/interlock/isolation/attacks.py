@@ -329,8 +329,8 @@ ATTACKS: Final = (
     Attack(
         "start more processes than allowed",
         "limits",
-        "n = 0\nfor _ in range(200):\n if os.fork() == 0:\n  time.sleep(3); os._exit(0)\n n += 1\n"
-        "time.sleep(0.5); n == 200 and escaped()",
+        "n = 0\nfor _ in range(200):\n if os.fork() == 0:\n  time.sleep(30); os._exit(0)\n n += 1\n"
+        "time.sleep(3); n == 200 and escaped(); os.killpg(0, 9)",
     ),
     Attack(
         "use more memory than allowed in several processes",
