@@ -104,6 +104,19 @@ def test_an_answer_is_found_again_by_a_resumed_run_and_bound_to_the_same_effect(
     assert f"+{(project.root / 'stamp').read_text().strip()}" in stamp.lines
 
 
+def test_a_call_that_a_wider_answer_covers_runs_on_the_files_as_they_are_then(project):
+    rt = project.open()
+    held = asyncio.run(rt.execute(plan(shell("cat a > b")), wait=False))
+    other = asyncio.run(rt.execute(plan(shell("true")), wait=False))
+    rt.approvals.approve(other["shell"].output["approval"], scope="always")
+    (project.root / "a").write_text("person\n")
+    rt.close()
+    (result,) = asyncio.run(project.open().runs.resume(held.run_id))
+    assert result.ok, result.results
+    assert (project.root / "b").read_text() == "person\n"
+    assert not list((project.home / "runs" / held.run_id).glob("workspace/preview-*"))
+
+
 def test_an_edited_call_is_made_as_it_was_edited(project):
     result, _ = asked(project.open(), shell("echo 1 > b"), answer={"command": "echo 2 > c"})
     assert result.ok, result.results

@@ -51,6 +51,7 @@ async def ask(action: ActionRun, decision: Decision) -> Allow | Held | Refusal:
     hold = _existing(action)
     # The action's own answer comes first: it is used up by this call, and may hold an edit. A wider one is for other calls.
     if (hold is None or hold.status == "pending") and _is_covered(action, desk, decision, hold):
+        await drop_effect(action)  # no person has approved the effect: the call runs on the files as they are now
         return ALLOW
     hold = hold or await _new(action, decision)
     if hold.status == "pending":
