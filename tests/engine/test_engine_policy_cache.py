@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from importlib import import_module
 
 import pytest
@@ -127,6 +128,24 @@ def test_edited_code_finds_nothing(tmp_path, monkeypatch):
     PolicyCache(tmp_path / "policies", Disk()).keep("key", b"x")
     monkeypatch.setattr("interlock.engine.local.policy_cache._CHECKED_BY", ("interlock.policy",))
     assert PolicyCache(tmp_path / "policies", Disk()).find("key") is None
+
+
+@pytest.mark.parametrize("checked_by", ["no_such_package", "zipped"])
+def test_code_that_cannot_be_looked_at_keeps_nothing(tmp_path, monkeypatch, checked_by):
+    with zipfile.ZipFile(tmp_path / "code.zip", "w") as archive:
+        archive.writestr("zipped/__init__.py", "")
+    monkeypatch.syspath_prepend(str(tmp_path / "code.zip"))
+    monkeypatch.setattr("interlock.engine.local.policy_cache._CHECKED_BY", (checked_by,))
+    cache = PolicyCache(tmp_path / "policies", Disk())
+    cache.keep("key", b"x")
+    assert cache.find("key") is None
+
+
+def test_a_workspace_whose_path_is_not_utf8_is_checked_each_time(project, checks):
+    project.root = project.root.rename(project.root.with_name(os.fsdecode(b"caf\xe9")))
+    project.trust()
+    assert [reads(project), reads(project)] == ["succeeded", "succeeded"]
+    assert (len(checks), entries(project)) == (2, [])
 
 
 def test_a_disk_that_refuses_costs_only_time(tmp_path):

@@ -5,6 +5,7 @@ A set is always built from scratch; a caller that reloads keeps the old judge un
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -70,7 +71,10 @@ class _Resolved(NamedTuple):
     contexts: dict[str, Context]
 
 
-_decode = typed.msgpack_decoder(_Sound).decode
+@functools.cache
+def _decoder() -> msgspec.msgpack.Decoder[_Sound]:
+    """Made when it is first used: it takes milliseconds, and a runtime in memory needs none."""
+    return typed.msgpack_decoder(_Sound)
 
 
 def load(
@@ -85,10 +89,10 @@ def load(
     problem with its place; its `path` is the first one's.
     """
     files, world = tuple(files), world or World()
-    if checked is None:
+    key = None if checked is None else _key(files, rules, world)
+    if checked is None or key is None:
         sound, resolved = _check(files, rules, world)
     else:
-        key = _key(files, rules, world)
         known = _read(checked.find(key))
         if known is None:
             sound, resolved = _check(files, rules, world)
@@ -110,15 +114,18 @@ def load(
     )
 
 
-def _key(files: Sequence[tuple[str, str]], rules: Rules, world: World) -> str:
-    """A digest of all that a check depends on."""
+def _key(files: Sequence[tuple[str, str]], rules: Rules, world: World) -> str | None:
+    """A digest of all that a check depends on; None if that has no encoding, as for a workspace whose path is not UTF-8."""
     about = (__version__, files, rules, world)
-    return digest_bytes("policies", msgspec.msgpack.encode(about, order="deterministic"))
+    try:
+        return digest_bytes("policies", msgspec.msgpack.encode(about, order="deterministic"))
+    except UnicodeEncodeError:
+        return None
 
 
 def _read(data: bytes | None) -> _Sound | None:
     try:
-        return None if data is None else _decode(data)
+        return None if data is None else _decoder().decode(data)
     except msgspec.MsgspecError:
         return None  # kept by a version that says it otherwise, or damaged: check again
 

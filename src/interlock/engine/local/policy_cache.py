@@ -36,9 +36,8 @@ class PolicyCache:
 
     def find(self, key: str) -> bytes | None:
         """What was kept under this key, if it is whole and nobody else could have written it."""
-        path = self._path(key)
         try:
-            with contextlib.closing(_Private(path)) as file:
+            with contextlib.closing(_Private(self._path(key))) as file:
                 data = file.read()
         except OSError:
             return None
@@ -61,10 +60,16 @@ class PolicyCache:
 
     @cached_property
     def _code(self) -> str:
-        """What the code that checks looks like from outside: another version, or an edit, is other code."""
+        """What the code that checks looks like from outside: another version, or an edit, is other code.
+
+        Raises: OSError if it cannot be looked at (in an archive, say): then nothing is found or kept.
+        """
         found: list[tuple[str, int, int]] = []
         for name in _CHECKED_BY:
-            for directory in _directories(name):
+            directories = _directories(name)
+            if not directories:
+                raise FileNotFoundError(name)
+            for directory in directories:
                 with os.scandir(directory) as entries:
                     found += [(e.path, e.stat().st_mtime_ns, e.stat().st_size) for e in entries if e.is_file()]
         return repr(sorted(found))
