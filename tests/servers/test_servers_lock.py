@@ -11,6 +11,7 @@ from servers_world import CONFIGURATION, text_of, tool
 from interlock.executors.mcp.definitions import UnusableDefinition, read_definition, remarks
 from interlock.executors.mcp.lock import decode_lock, encode_lock
 from interlock.model.errors import ConfigurationError, UsageError
+from interlock.model.tool import Tool
 
 ECHO = tool("echo", "text")
 
@@ -66,6 +67,34 @@ def test_a_changed_definition_is_hidden_until_it_is_locked_again(project):
     runtime.refresh()  # the lock takes effect on a runtime that is open
     assert names(runtime) == ["s_echo", "s_new", "s_pid"]
     assert text_of(runtime.call_sync("s/echo", {"text": "x"})) == "echo: x"
+
+
+def test_a_lock_that_cannot_be_used_changes_nothing_of_a_runtime_that_is_open(project):
+    runtime = project.ready(ECHO, tool("pid"))
+    told = []
+    runtime.subscribe(notices=told.append)
+    path = project.root / "interlock.lock"
+    good = path.read_text()
+    path.write_text("{}")
+    project.configure(CONFIGURATION.replace("[rules]", '[rules]\ndeny = ["s/pid"]') + project.server)
+    runtime.refresh()
+    assert any("not in force (interlock.lock): the lock cannot be used" in each for each in told)
+    assert names(runtime) == ["s_echo", "s_pid"]
+    assert runtime.call_sync("s/pid").ok
+    path.write_text(good)
+    project.trust()
+    runtime.refresh()
+    assert names(runtime) == ["s_echo"]
+    assert runtime.call_sync("s/pid").reason == "policy_denied"
+
+
+def test_another_lock_leaves_the_tools_that_the_program_registered(project):
+    runtime = project.ready(ECHO)
+    runtime.register(lambda: "own", Tool(name="s/own"))
+    project.script(ECHO, tool("pid"))
+    project.lock()
+    runtime.refresh()
+    assert names(runtime) == ["s_echo", "s_own", "s_pid"]
 
 
 def test_a_tool_that_its_server_has_no_more_is_hidden(project):

@@ -227,7 +227,7 @@ def open_project(
                 state / TRUST_FILE,
                 read,
                 lambda fresh: _maker_of(fresh, clock, desk, checked),
-                lambda fresh: _adopt(fresh, desk),
+                lambda fresh: partial(_adopt, fresh, desk),
                 clock,
             )
         stops = StopListener(StopStore(db, clock), home / "wake" / WAKE_NAME, hooks.runs)

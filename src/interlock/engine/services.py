@@ -90,8 +90,8 @@ class OpenRun(Protocol):
 class Reload(Protocol):
     """Takes an edited and trusted configuration into force."""
 
-    adopting: list[Callable[[Loaded], None]]
-    """Called with it once it is in force."""
+    preparing: list[Callable[[Loaded], Callable[[], None]]]
+    """Each checks its part of an edit, and returns what takes it over."""
 
     def __call__(self, services: Services) -> None:
         """Look now; a few `stat` calls."""

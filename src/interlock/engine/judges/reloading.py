@@ -18,6 +18,8 @@ from interlock.model.errors import InterlockError
 from interlock.settings import Loaded
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
+Prepare = Callable[[Loaded], Callable[[], None]]
+"""Checks its part of an edit, and returns what takes it over; the latter cannot fail. Raises: InterlockError."""
 LOOK_NS: Final = 100_000_000
 """Before an action the files are looked at if the last look is at least so long ago."""
 _SAME_TICK_NS: Final = 50_000_000
@@ -56,15 +58,14 @@ class Reloader:
         trust_file: Path,
         load: Callable[[], Loaded],
         make_judges: Callable[[Loaded], JudgeMaker],
-        adopt: Callable[[Loaded], None],
+        prepare: Prepare,
         clock: Clock,
     ) -> None:
-        """`trust_file` is watched too: trusting an edit is what puts it into force. `adopt` takes over the rest."""
+        """`trust_file` is watched too: trusting an edit is what puts it into force. `prepare` is for the rest of it."""
         self._clock = clock
         self._load = load
         self._make_judges = make_judges
-        self.adopting = [adopt]
-        """What else takes over an edit, once it is in force."""
+        self.preparing = [prepare]
         self._trust_file = trust_file
         self._paths = _paths(loaded)
         self._digest = loaded.digest
@@ -100,6 +101,7 @@ class Reloader:
             if services.tools_loaded:  # before that not all tools are known, and nothing is judged
                 # Built once here, so that a mistake shows before the old rules are given up.
                 maker(services.registry, None, services.judges.own_grants, None)
+            prepared = [prepare(loaded) for prepare in self.preparing]
         except InterlockError as error:
             if error.code == "database_locked":
                 self._seen = ()  # the next look tries it again
@@ -109,8 +111,8 @@ class Reloader:
                 self._problem = problem
                 services.announce_configuration(problem)
             return
-        for adopt in self.adopting:
-            adopt(loaded)
+        for adopt in prepared:
+            adopt()
         self._maker, self._digest, self._problem = maker, loaded.digest, None
         self._paths = _paths(loaded)
         self._note(self._look())

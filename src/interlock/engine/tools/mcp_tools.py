@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Protocol
 
 from interlock.engine.tools.registry import Registry
@@ -58,7 +59,7 @@ class Told(Protocol):
 class Reloading(Protocol):
     """What takes over an edited configuration."""
 
-    adopting: list[Callable[[Loaded], None]]
+    preparing: list[Callable[[Loaded], Callable[[], None]]]
 
 
 class Registering(Protocol):
@@ -91,13 +92,16 @@ def open_servers(loaded: Loaded, env: Mapping[str, str], hands: Hands, hooks: To
 def offer(services: Registering, servers: Servers, adjust: Adjust) -> None:
     """Register the locked tools, now and whenever another lock is in force. Servers stay as they were at the start."""
 
-    def relock(fresh: Loaded) -> None:
-        servers.relock(_lock_of(fresh))
+    def prepare(fresh: Loaded) -> Callable[[], None]:
+        return partial(relock, _lock_of(fresh))
+
+    def relock(lock: Lock) -> None:
+        servers.relock(lock)
         _register(services, servers, adjust)
 
     _register(services, servers, adjust)
     if services.reload is not None:
-        services.reload.adopting.append(relock)
+        services.reload.preparing.append(prepare)
 
 
 def _register(services: Registering, servers: Servers, adjust: Adjust) -> None:
@@ -105,7 +109,8 @@ def _register(services: Registering, servers: Servers, adjust: Adjust) -> None:
     found = [adjust(binding) for binding in servers.bindings()]
     names = {binding.tool.name for binding in found}
     configured = tuple(f"{name}{SEPARATOR}" for name in servers.names)
-    for name in [name for name in registry.by_name if name.startswith(configured) and name not in names]:
+    gone = [name for name in registry.by_name if name.startswith(configured) and name not in names | registry.in_code]
+    for name in gone:
         registry.remove(name)
     for binding in found:
         if binding.tool.name not in registry.in_code:
