@@ -192,6 +192,8 @@ def test_a_cancelled_call_ends_and_is_not_answered(project):
         gateway.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 5}})
         program.wait_gone()
         assert gateway.request("ping")["result"] == {}
+        gateway.process.stdin.close()
+        assert gateway.process.wait(timeout=60) == 0
     nothing_is_left(project)
 
 
