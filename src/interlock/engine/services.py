@@ -317,9 +317,7 @@ class Services:
         """Replace fields of a tool's definition. Raises UsageError `not_found`."""
         found = self.registry.require(name)
         tool = msgspec.structs.replace(found.tool, **changes)
-        self.register(
-            Binding(tool=tool, function=found.function, mode=found.mode, writes=found.writes, preview=found.preview)
-        )
+        self.register(msgspec.structs.replace(found.binding, tool=tool))
 
     def adopt_tools(self, proposal: Proposal) -> None:
         """Tools that the proposal names and nobody registered are the default executor's, if there is one."""

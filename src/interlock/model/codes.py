@@ -44,7 +44,8 @@ REASONS: Final[dict[str, str]] = {
     "approval_expired": "No one answered in time, which denies.",
     "approval_cancelled": "The question was withdrawn.",
     # step 7
-    "budget_exceeded": "A budget (actions, tool calls, duration or cost) is used up.",
+    "budget_exceeded": "A budget (actions, tool calls, duration, cost or tokens) is used up, or leaves too little for the call.",
+    "price_unknown": "A budget in money is in force, and the prices of the model are not configured, so nothing can be reserved.",
     "rate_limited": "Waiting for the tool's rate limit would exceed the deadline.",
     "resource_guard": "The machine exceeded its CPU, memory, disk or zombie limit for longer than the guard waits.",
     "workspace_busy": "Others were writing in this workspace for as long as one waits; the message names them.",

@@ -155,7 +155,7 @@ def _check_proposal(proposal: Proposal, limits: Limits) -> None:
     check_value(proposal.context, "$.context", limits)
     budget = proposal.budget
     if budget is not None:
-        for field in ("actions", "tool_calls", "duration_ms"):
+        for field in ("actions", "tool_calls", "duration_ms", "tokens"):
             value = getattr(budget, field)
             if value is not None:
                 _range(value, f"$.budget.{field}", 0, INTEGER_MAX)

@@ -222,6 +222,9 @@ class ActionIntent(Event, kw_only=True, tag="action_intent"):
     idempotent: bool = False
     recoverable: bool = False
     """True if the tool's files can be restored, or it has a probe: then an unknown outcome may be settled without a person."""
+    tokens: int = 0
+    """What is reserved for the attempt, and `cost` likewise."""
+    cost: float = 0.0
 
 
 class ActionRetrying(Event, kw_only=True, tag="action_retrying"):
@@ -239,6 +242,9 @@ class ActionSucceeded(Event, kw_only=True, tag="action_succeeded"):
     output: Kept
     waited_ms: float = 0.0
     cost: float = 0.0
+    tokens: int = 0
+    cost_unknown: bool = False
+    """True if the call did not report what it used: `cost` and `tokens` are what was reserved for it."""
     posture: dict[str, str] = {}
     telemetry: dict[str, Any] | None = None
     """`before` and `after` are numbers of `machine_sampled` events; `change` is left out where they are the same one."""
@@ -260,6 +266,8 @@ class ActionFailed(Event, kw_only=True, tag="action_failed"):
     final: bool = True
     output: Kept | None = None
     cost: float = 0.0
+    tokens: int = 0
+    cost_unknown: bool = False
     posture: dict[str, str] = {}
     telemetry: dict[str, Any] | None = None
     not_undoable: tuple[str, ...] = ()
@@ -273,6 +281,9 @@ class ActionUnknown(Event, kw_only=True, tag="action_unknown_outcome"):
     attempt: int
     reason: str
     detail: str = ""
+    cost: float = 0.0
+    tokens: int = 0
+    cost_unknown: bool = False
 
 
 class OutcomeSettled(Event, kw_only=True, tag="outcome_settled"):
@@ -293,6 +304,9 @@ class ActionCancelled(Event, kw_only=True, tag="action_cancelled"):
     detail: str = ""
     duration_ms: float = 0.0
     hosts: tuple[HostUse, ...] = ()
+    cost: float = 0.0
+    tokens: int = 0
+    cost_unknown: bool = False
 
 
 class ActionLog(Event, kw_only=True, tag="action_log"):

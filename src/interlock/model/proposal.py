@@ -65,13 +65,14 @@ READING: Final[frozenset[ActionType]] = frozenset({"state_read", "assertion"})
 class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Upper bounds of what may be spent; `None` means unlimited.
 
-    `duration_ms` sums execution time; `cost` is what tools report.
+    `duration_ms` sums execution time; `cost` is what tools report. `tokens` counts those that models read and write.
     """
 
     actions: int | None = None
     tool_calls: int | None = None
     duration_ms: int | None = None
     cost: float | None = None
+    tokens: int | None = None
 
 
 CLIENT_SOURCE: Final = "client/"

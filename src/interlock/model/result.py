@@ -106,6 +106,10 @@ class Cost(msgspec.Struct, kw_only=True):
     retries: int = 0
     total_duration_ms: float = 0.0
     cost: float = 0.0
+    tokens: int = 0
+    """Tokens that models read and wrote."""
+    cost_unknown: int = 0
+    """Calls whose use nobody reported: `cost` and `tokens` have what was reserved for them, if their prices are known."""
 
 
 class NotUndone(msgspec.Struct, frozen=True, kw_only=True):

@@ -221,6 +221,34 @@ class FilePreview(NamedTuple):
     """One sentence in place of the texts: why they cannot be shown, or that the call would fail."""
 
 
+class Estimate(NamedTuple):
+    """The most that a call can use. It is reserved in every budget before the call, and replaced by what the call has used."""
+
+    tokens: int
+    cost: float | None
+    """None if the prices are not known: then the call is refused where a budget counts cost."""
+
+
+class MeteredContext(Context, Protocol):
+    """The context of a call for which `Binding.estimates` has reserved."""
+
+    @property
+    def reserved(self) -> Estimate | None:
+        """What is reserved for this attempt."""
+        ...
+
+    def report_usage(self, tokens: int, cost: float | None, *, known: bool = True) -> None:
+        """What the call has used, in place of the reservation; the last report counts. Without one the reservation is spent.
+
+        `cost` is None if the prices are not known; `known` is False if the amounts are partly the most that it can have been.
+        """
+        ...
+
+
+Estimates = Callable[[dict[str, Any]], Sequence[Estimate]]
+"""What a call with these parameters can use: the largest first, then smaller amounts that do where a budget leaves no more."""
+
+
 Preview = Callable[[dict[str, Any], Any], Sequence[FilePreview]]
 """The files that a call with these parameters would change in a workspace. Changes nothing. Raises: ToolError if the call would
 fail."""
@@ -238,6 +266,8 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
     executors: then it works in the layer of its proposal."""
     """Calls that may write the same files wait for each other. Say less than `anywhere` only if the function can do no more."""
     preview: Preview | None = None
+    estimates: Estimates | None = None
+    """Given for a tool that uses tokens or money: what to reserve. Its context is a `MeteredContext`."""
 
 
 class ToolExecutor(Protocol):

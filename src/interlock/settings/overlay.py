@@ -98,11 +98,11 @@ RULES: Final[dict[str, Rule]] = {
     "approvals.ttl": smaller,
     "approvals.separation": later(False, True),
     "approvals.preview": later(False, True),
-    **{f"budget.{key}": smaller for key in ("actions", "tool_calls", "duration", "cost")},
+    **{f"budget.{key}": smaller for key in ("actions", "tool_calls", "duration", "cost", "tokens")},
     **{
         f"budget.{per}.{key}": smaller
         for per in ("proposal", "run", "agent")
-        for key in ("actions", "tool_calls", "duration", "cost")
+        for key in ("actions", "tool_calls", "duration", "cost", "tokens")
     },
     "isolation.profile": later("none", "nons", "ns"),
     "isolation.require": added,

@@ -156,7 +156,11 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     duration_ms: Annotated[DurationMs | None, Meta(description="Summed execution time.")] = field(
         default=None, name="duration"
     )
-    cost: Annotated[Annotated[float, Meta(ge=0)] | None, Meta(description="Cost reported by tools.")] = None
+    cost: Annotated[
+        Annotated[float, Meta(ge=0)] | None,
+        Meta(description="Cost: of models by their prices, and what tools report."),
+    ] = None
+    tokens: Annotated[Count | None, Meta(description="Tokens that models read and write.")] = None
 
 
 class Budget(Amounts, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,8 +5,9 @@ a transaction per action, and returns the rest. Blocks shrink as a budget runs o
 other. A process that dies returns nothing: its block counts as spent, so a crash can waste a few actions of a budget but
 never overspends it.
 
-`actions` and `tool_calls` are exact: an action that does not fit is not started. `duration_ms` and `cost` are known only
-afterwards: nothing is started once they are reached, and actions already running are counted and may exceed them.
+`actions` and `tool_calls` are exact: an action that does not fit is not started. So are `tokens` and `cost` of a call that says
+beforehand what it can use at most, as calls of models do; settling gives back the rest. Otherwise `duration_ms` and `cost` are
+known only afterwards: nothing is started once they are reached, and actions already running are counted and may exceed them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import msgspec
 from interlock.disk import Database
 from interlock.model.proposal import Budget
 
-Kind = Literal["actions", "tool_calls", "duration_ms", "cost"]
-KINDS: Final[tuple[Kind, ...]] = ("actions", "tool_calls", "duration_ms", "cost")
+Kind = Literal["actions", "tool_calls", "duration_ms", "cost", "tokens"]
+KINDS: Final[tuple[Kind, ...]] = ("actions", "tool_calls", "duration_ms", "cost", "tokens")
 
 BLOCK_MAX: Final = 64
 """Actions or tool calls that a process takes at once, at most."""
@@ -55,7 +56,7 @@ class _Purse:
         self.exact = kind in {"actions", "tool_calls"}
 
     def lacks(self, amount: float) -> bool:
-        return self.held < amount if self.exact else self.held <= 0
+        return self.held < amount if amount else self.held <= 0
 
 
 _Needs = list[tuple[_Purse, float]]
@@ -99,12 +100,16 @@ class SharedBudget:
         self.exhausted: Exhausted | None = None
         """Why the last `reserve` failed."""
 
-    def reserve(self, actions: int = 1, tool_calls: int = 1) -> bool:
+    def counts(self, kind: Kind) -> bool:
+        """True if one of the budgets bounds it."""
+        return any(purse.kind == kind for purse in self._purses)
+
+    def reserve(self, actions: int = 1, tool_calls: int = 1, tokens: int = 0, cost: float = 0.0) -> bool:
         """Reserve before dispatch, once per attempt: the whole request in every scope, or nothing and False.
 
-        Raises: StoreError.
+        `tokens` and `cost` are the most that the attempt can use, where that is known. Raises: StoreError.
         """
-        needs = self._needs(actions, tool_calls)
+        needs = self._needs(actions, tool_calls, tokens, cost)
         for purse, amount in needs:
             if purse.lacks(amount):
                 self.exhausted = self._take(needs)
@@ -115,16 +120,17 @@ class SharedBudget:
             purse.held -= amount
         return True
 
-    def refund(self, actions: int = 1, tool_calls: int = 1) -> None:
+    def refund(self, actions: int = 1, tool_calls: int = 1, tokens: int = 0, cost: float = 0.0) -> None:
         """Return a reservation that was not used."""
-        for purse, amount in self._needs(actions, tool_calls):
+        for purse, amount in self._needs(actions, tool_calls, tokens, cost):
             purse.held += amount
 
-    def settle(self, duration_ms: float = 0, cost: float = 0) -> None:
-        """Count what an attempt spent. Raises StoreError."""
+    def settle(self, duration_ms: float = 0, cost: float = 0, tokens: int = 0) -> None:
+        """Count what an attempt spent beyond what was reserved for it (less than 0 gives some back). Raises StoreError."""
+        spent = {"duration_ms": duration_ms, "cost": cost, "tokens": tokens}
         debts = []
         for purse in self._timed:
-            purse.held -= duration_ms if purse.kind == "duration_ms" else cost
+            purse.held -= spent[purse.kind]
             if purse.held < 0:
                 debts.append(purse)
         self._pay(debts)
@@ -139,15 +145,19 @@ class SharedBudget:
         """A copy of these budgets that is spent in memory only, for a dry run."""
         return _Preview(self._database, self._purses)
 
-    def _needs(self, actions: int, tool_calls: int) -> _Needs:
-        """What a reservation takes from each purse. Time and cost give nothing, but must not be empty."""
+    def _needs(self, actions: int, tool_calls: int, tokens: int = 0, cost: float = 0.0) -> _Needs:
+        """What a reservation takes from each purse. Time, and cost that nobody knows, take nothing, but must not be used up."""
+        if tokens or cost:
+            return self._work_out(actions, tool_calls, tokens, cost)
         found = self._known.get((actions, tool_calls))
         if found is None:
-            amounts = {"actions": float(actions), "tool_calls": float(tool_calls)}
-            found = self._known[actions, tool_calls] = [
-                (p, amounts.get(p.kind, 0.0)) for p in self._purses if amounts.get(p.kind) != 0
-            ]
+            found = self._known[actions, tool_calls] = self._work_out(actions, tool_calls, 0, 0.0)
         return found
+
+    def _work_out(self, actions: int, tool_calls: int, tokens: int, cost: float) -> _Needs:
+        exact: dict[str, float] = {"actions": actions, "tool_calls": tool_calls, "tokens": tokens}
+        amounts = {**exact, "duration_ms": 0.0, "cost": cost}
+        return [(p, float(amounts[p.kind])) for p in self._purses if amounts[p.kind] or p.kind not in exact]
 
     def _take(self, needs: _Needs) -> Exhausted | None:
         """Fill every short purse from the database, or none if one cannot be filled."""
@@ -210,4 +220,4 @@ def _block(purse: _Purse, missing: float, free: float) -> float | None:
     """How much to take: what is missing, or a share of the rest (a whole number for counts). None if there is not enough."""
     if purse.exact:
         return None if free < missing else max(missing, min(BLOCK_MAX, int(free * BLOCK_SHARE)))
-    return None if free <= 0 else free * BLOCK_SHARE
+    return None if free <= 0 or free < missing else max(missing, free * BLOCK_SHARE)

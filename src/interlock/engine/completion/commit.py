@@ -194,7 +194,7 @@ async def finish(run: ProposalRun, not_undone: list[NotUndone]) -> ProposalResul
     """The result, and the event that says so; on disk before the caller sees it, here or with the end of the run."""
     found = [row for row in run.rows if row is not None]
     assert len(found) == len(run.rows)
-    cost = cost_of(run.proposal.actions, found, cost=run.cost)
+    cost = cost_of(run.proposal.actions, found, run)
     status = status_of(run, found)
     if status != "held":
         run.record(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from interlock.engine.proposals.action_run import ActionRun
@@ -18,6 +18,7 @@ from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError
 from interlock.model.result import ActionResult
+from interlock.model.tool import Estimate
 from interlock.state.idempotency import Origin, call_key
 from interlock.state.idempotency import Stored as StoredCall
 
@@ -52,7 +53,7 @@ def needs_nothing(action: ActionRun) -> bool:
         return False
     if tool is None:
         return True
-    if not tool.plain or (action.spec.idempotent and tool.tool.idempotent):
+    if tool.estimates is not None or not tool.plain or (action.spec.idempotent and tool.tool.idempotent):
         return False
     guard = run.services.guard
     if not (tool.read_only or guard is None or guard.check() is None):
@@ -68,10 +69,12 @@ async def admit(action: ActionRun) -> Admitted | Stored | Refusal | Exhausted:
     if tool is not None and action.spec.idempotent and tool.tool.idempotent and (stored := _from_store(action)):
         return stored
     if action.admitted:
-        return await take_turn(action) or ADMITTED
-    if not run.allowance.reserve(tool_calls=0 if tool is None else 1):
-        return Exhausted(run.allowance.exhausted)
-    action.admitted = True
+        if action.reserved is None:
+            return await take_turn(action) or ADMITTED
+        action.refund()  # for the parameters as they were: an approver may have edited them since
+        return _reserve(action) or await take_turn(action) or ADMITTED
+    if short := _reserve(action):
+        return short
     if tool is None or run.dry_run:
         return ADMITTED
     refusal = None
@@ -116,6 +119,23 @@ async def take_turn(action: ActionRun) -> Refusal | None:
     if refusal is not None:
         action.step = 7
     return refusal
+
+
+def _reserve(action: ActionRun) -> Refusal | Exhausted | None:
+    """Reserve for one attempt in every budget, or in none: the largest amount of the tool's estimates that fits."""
+    run, tool = action.run, action.tool
+    allowance, calls = run.allowance, 0 if tool is None else 1
+    estimates: Sequence[Estimate | None] = (None,)
+    if tool is not None and tool.estimates is not None:
+        estimates = tool.estimates(action.parameters)
+    for most in estimates:
+        if most is not None and most.cost is None and allowance.counts_cost:
+            action.step = 7
+            return Refusal("price_unknown", "a budget in money is in force, and the model has no `prices`")
+        if allowance.reserve(calls, most):
+            action.admitted, action.reserved = True, most
+            return None
+    return Exhausted(allowance.exhausted)
 
 
 def _use_grant(action: ActionRun, tool: Registered) -> Refusal | None:

@@ -55,6 +55,8 @@ async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | N
         recoverable=tool is not None
         and run.client is None
         and (tool.tool.reversibility == "reversible" or tool.tool.probe is not None),
+        tokens=0 if action.reserved is None else action.reserved.tokens,
+        cost=0.0 if action.reserved is None else action.reserved.cost or 0.0,
     )
     recorder.record(intent, run.proposal.id, action.spec.id, 8)
     if tool is None:
@@ -69,6 +71,9 @@ async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | N
         # The intent is written and nothing was done: the outcome has to say so.
         slot = action.slot
         failure = _stopped(action, attempt, started=False)
+        attempt.reserved = action.reserved
+        attempt.report_usage(0, 0.0)
+        attempt.count_use()
         slot.acknowledge()
         return failure
     return None
@@ -84,6 +89,7 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
     if writes:
         run.services.cache.files_changed()  # before too: this process may end during the call
     started = clock.mono_ns()
+    attempt.reserved = action.reserved
     deadline = attempt.deadline_ns = slot.deadline = started + _timeout_ns(action)
     if deadline < slot.watchdog.at:
         slot.watchdog.wake(deadline)
@@ -106,6 +112,7 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
         attempt.posture(layer=f"absent({run.layer_absent})")  # last: what runs processes knows only that there is none
     slot.ended_ns = clock.mono_ns()
     slot.deadline = NEVER
+    attempt.count_use()
     late = slot.expired > 0 or slot.ended_ns > attempt.deadline_ns
     if slot.expired or slot.stopped is not None:
         slot.acknowledge()

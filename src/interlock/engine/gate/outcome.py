@@ -53,8 +53,8 @@ def settle(action: ActionRun, attempt: ActionContext, result: Output | Failure) 
     )  # fmt: skip
     if attempt.not_undoable:
         run.not_undoable[action.index] = attempt.not_undoable
-    if attempt.cost or not run.allowance.free:
-        run.spend(result.duration_ms, attempt.cost)
+    if attempt.cost or attempt.reserved is not None or not run.allowance.free:
+        run.spend(result.duration_ms, attempt.use)
     if tool is not None and (spec.idempotent or tool.cache_ttl_ns):
         remember(action, row)
     return Ended(row, _DONE)
@@ -93,6 +93,9 @@ def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple
                 attempt=attempt.attempt,
                 reason=failure.reason,
                 detail=failure.message,
+                cost=attempt.cost,
+                tokens=attempt.tokens,
+                cost_unknown=attempt.cost_unknown,
             ),
         )
     else:
@@ -107,6 +110,8 @@ def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple
                 final=final,
                 output=None if failure.output is None else _keep(recorder, action, failure.output),
                 cost=attempt.cost,
+                tokens=attempt.tokens,
+                cost_unknown=attempt.cost_unknown,
                 posture=attempt.layers or {},
                 telemetry=journaled,
                 not_undoable=tuple(map(recorder.text, attempt.not_undoable or ())),
@@ -114,7 +119,7 @@ def record_failure(action: ActionRun, failure: Failure, *, final: bool) -> tuple
             ),
         )
     run.kick()
-    run.spend(failure.duration_ms, attempt.cost)
+    run.spend(failure.duration_ms, attempt.use)
     return seq, telemetry
 
 
@@ -127,6 +132,8 @@ def _record_success(
         output=_keep(recorder, action, output.value),
         waited_ms=action.waited_ns / 1e6,
         cost=attempt.cost,
+        tokens=attempt.tokens,
+        cost_unknown=attempt.cost_unknown,
         posture=attempt.layers or {},
         telemetry=telemetry,
         not_undoable=tuple(map(recorder.text, attempt.not_undoable)) if attempt.not_undoable else (),
@@ -152,6 +159,9 @@ def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
                 attempt=attempt.attempt,
                 reason=failure.reason,
                 detail=failure.message,
+                cost=attempt.cost,
+                tokens=attempt.tokens,
+                cost_unknown=attempt.cost_unknown,
             ),
         )
     else:
@@ -163,6 +173,9 @@ def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
                 detail=recorder.text(error or ""),
                 duration_ms=failure.duration_ms,
                 hosts=attempt.hosts or (),
+                cost=attempt.cost,
+                tokens=attempt.tokens,
+                cost_unknown=attempt.cost_unknown,
             ),
         )
     run.kick()
@@ -182,7 +195,7 @@ def _stop(action: ActionRun, attempt: ActionContext, failure: Failure) -> Ended:
     )
     if failure.started and attempt.not_undoable:
         run.not_undoable[action.index] = attempt.not_undoable
-    run.spend(failure.duration_ms, attempt.cost)
+    run.spend(failure.duration_ms, attempt.use)
     return Ended(row, undoable=failure.started, raises=failure.raises)
 
 

@@ -18,6 +18,7 @@ from interlock.engine.tools.registry import Registered
 from interlock.model.events import Event
 from interlock.model.proposal import Action
 from interlock.model.result import ActionResult
+from interlock.model.tool import Estimate
 
 
 class Effect(NamedTuple):
@@ -37,6 +38,8 @@ class ActionRun:
     waited_ns = 0
     admitted = False
     """True once step 7 has reserved budget and a place in the tool's rate limit for the coming attempt."""
+    reserved: Estimate | None = None
+    """What step 7 has reserved of tokens and money for the attempt; None for a tool that uses none."""
     in_turn = False
     """True while the action may be writing in the workspace."""
     in_plan = True
@@ -96,7 +99,7 @@ class ActionRun:
         """Give back what step 7 reserved: the attempt is not made."""
         if self.admitted:
             self.admitted = False
-            self.run.allowance.refund(tool_calls=0 if self.tool is None else 1)
+            self.run.allowance.refund(tool_calls=0 if self.tool is None else 1, most=self.reserved)
 
 
 class Ended(msgspec.Struct, eq=False):

@@ -1,20 +1,37 @@
 """What a proposal may still spend: its own budget, and those of its run, session and agent.
 
-Reserved before dispatch, counting attempts, and refunded where nothing ran. The shared budgets are leased in blocks from the
+Reserved before dispatch, counting attempts, and refunded where nothing ran. A call of a model also reserves the most tokens and
+money that it can use, and is settled by what it used. The shared budgets are leased in blocks from the
 database (`interlock.state.budgets`), so a step costs no transaction here.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from interlock.model.proposal import Budget
+from interlock.model.tool import Estimate
 from interlock.settings.sections import Amounts
-from interlock.state.budgets import SharedBudget
+from interlock.state.budgets import Exhausted, SharedBudget
+
+
+class Use(NamedTuple):
+    """What an attempt used of tokens and money."""
+
+    cost: float = 0.0
+    tokens: int = 0
+    unknown: bool = False
+    """True if nobody reported it: the amounts are what was reserved."""
+    reserved: Estimate | None = None
+    """What was reserved for it, which this replaces."""
 
 
 class Allowance:
     """The budgets of one proposal, checked as one."""
 
-    __slots__ = ("_actions", "_budget", "_cost", "_duration_ms", "_shared", "_tool_calls", "exhausted", "free")
+    __slots__ = (
+        "_actions", "_budget", "_cost", "_duration_ms", "_shared", "_tokens", "_tool_calls", "counts_cost", "exhausted", "free"
+    )  # fmt: skip
 
     def __init__(self, budget: Budget | None, shared: SharedBudget | None = None) -> None:
         """`budget` is the proposal's own; `shared` is drawn from beside it."""
@@ -26,69 +43,97 @@ class Allowance:
         self._tool_calls = 0
         self._duration_ms = 0.0
         self._cost = 0.0
+        self._tokens = 0
+        self.counts_cost = (budget is not None and budget.cost is not None) or (
+            shared is not None and shared.counts("cost")
+        )
+        """True if a budget bounds money."""
         self.exhausted = ""
         """After a failed `reserve`: which budget, for people."""
 
-    def reserve(self, tool_calls: int) -> bool:
-        """Take a place for one attempt in every budget, or in none."""
+    def reserve(self, tool_calls: int, most: Estimate | None = None) -> bool:
+        """Take a place for one attempt in every budget, and the `most` that it can use, or nothing."""
         if self.free:
             return True
-        if not self._own(tool_calls):
+        tokens, cost = _amounts(most)
+        if not self._own(tool_calls, tokens, cost):
             return False
-        if self._shared is not None and not self._shared.reserve(1, tool_calls):
+        if self._shared is not None and not self._shared.reserve(1, tool_calls, tokens, cost):
             reached = self._shared.exhausted
-            self.exhausted = (
-                f"the budget of {reached.limit:g} {reached.kind} for `{reached.scope}` is used up" if reached else ""
-            )
+            self.exhausted = _shortage(reached, most) if reached else ""
             return False
         self._actions += 1
         self._tool_calls += tool_calls
+        self._tokens += tokens
+        self._cost += cost
         return True
 
-    def refund(self, tool_calls: int) -> None:
+    def refund(self, tool_calls: int, most: Estimate | None = None) -> None:
         """Give back what `reserve` took: nothing ran."""
         if self.free:
             return
+        tokens, cost = _amounts(most)
         self._actions -= 1
         self._tool_calls -= tool_calls
+        self._tokens -= tokens
+        self._cost -= cost
         if self._shared is not None:
-            self._shared.refund(1, tool_calls)
+            self._shared.refund(1, tool_calls, tokens, cost)
 
-    def settle(self, duration_ms: float, cost: float) -> None:
-        """Count what an attempt took."""
+    def settle(self, duration_ms: float, use: Use) -> None:
+        """Count what an attempt took, in place of what was reserved for it."""
         if self.free:
             return
+        tokens, cost = _amounts(use.reserved)
         self._duration_ms += duration_ms
-        self._cost += cost
+        self._cost += use.cost - cost
+        self._tokens += use.tokens - tokens
         if self._shared is not None:
-            self._shared.settle(duration_ms, cost)
+            self._shared.settle(duration_ms, use.cost - cost, use.tokens - tokens)
 
     def release(self) -> None:
         """Give back what is leased and not used, for other processes: a long wait begins."""
         if self._shared is not None:
             self._shared.release()
 
-    def spent(self, attempts: int, tool_calls: int, duration_ms: float, cost: float) -> None:
+    def spent(self, attempts: int, tool_calls: int, duration_ms: float, use: Use) -> None:
         """Count what an earlier process spent on this proposal (after `resume`)."""
         self._actions += attempts
         self._tool_calls += tool_calls
         self._duration_ms += duration_ms
-        self._cost += cost
+        self._cost += use.cost
+        self._tokens += use.tokens
 
-    def _own(self, tool_calls: int) -> bool:
+    def _own(self, tool_calls: int, tokens: int, cost: float) -> bool:
         budget = self._budget
         if budget is None:
             return True
-        for name, limit, spent in (
-            ("actions", budget.actions, self._actions),
-            ("tool_calls", budget.tool_calls if tool_calls else None, self._tool_calls),
-            ("duration_ms", budget.duration_ms, self._duration_ms),
-            ("cost", budget.cost, self._cost),
+        for name, limit, spent, need in (
+            ("actions", budget.actions, self._actions, 0),
+            ("tool_calls", budget.tool_calls if tool_calls else None, self._tool_calls, 0),
+            ("duration_ms", budget.duration_ms, self._duration_ms, 0),
+            ("cost", budget.cost, self._cost, cost),
+            ("tokens", budget.tokens if tokens else None, self._tokens, tokens),
         ):
-            if limit is not None and spent >= limit:
-                self.exhausted = f"the proposal's budget of {limit} {name} is used up"
-                return False
+            if limit is None or (spent < limit and spent + need <= limit):
+                continue
+            what = f"the proposal's budget of {limit} {name}"
+            left = limit - spent
+            self.exhausted = (
+                f"{what} is used up" if left <= 0 else f"{what} leaves {left:g}, and the call may take {need:g}"
+            )
+            return False
         return True
+
+
+def _amounts(most: Estimate | None) -> tuple[int, float]:
+    return (0, 0.0) if most is None else (most.tokens, most.cost or 0.0)
+
+
+def _shortage(reached: Exhausted, most: Estimate | None) -> str:
+    what = f"the budget of {reached.limit:g} {reached.kind} for `{reached.scope}`"
+    need = None if most is None else getattr(most, reached.kind, None)
+    return f"{what} is used up" if need is None else f"{what} leaves less than the {need:g} that the call may take"
 
 
 def tighter(a: Budget | None, b: Budget | None) -> Budget | None:
@@ -105,6 +150,10 @@ def tighter(a: Budget | None, b: Budget | None) -> Budget | None:
 def budget_of(amounts: Amounts) -> Budget | None:
     """The budget that a section of the settings gives; None if it bounds nothing."""
     budget = Budget(
-        actions=amounts.actions, tool_calls=amounts.tool_calls, duration_ms=amounts.duration_ms, cost=amounts.cost
+        actions=amounts.actions,
+        tool_calls=amounts.tool_calls,
+        duration_ms=amounts.duration_ms,
+        cost=amounts.cost,
+        tokens=amounts.tokens,
     )
     return None if budget == Budget() else budget

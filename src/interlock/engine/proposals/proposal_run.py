@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from interlock.engine.judges.judges import Judges
-from interlock.engine.proposals.budget import Allowance
+from interlock.engine.proposals.budget import Allowance, Use
 from interlock.engine.proposals.watchdog import NEVER
 from interlock.engine.proposals.write_turn import WriteTurn
 from interlock.engine.record.recorder import Recorder
@@ -46,6 +46,8 @@ class ProposalRun:
     turn: WriteTurn | None = None
     """The turn to write in the workspace; None if the proposal needs none."""
     cost = 0.0
+    tokens = 0
+    cost_unknown = 0
     """What tools reported."""
     layer: Layer | None = None
     layer_absent: str | None = None
@@ -197,10 +199,12 @@ class ProposalRun:
             ),
         )
 
-    def spend(self, duration_ms: float, cost: float) -> None:
+    def spend(self, duration_ms: float, use: Use) -> None:
         """Count what an attempt took."""
-        self.cost += cost
-        self.allowance.settle(duration_ms, cost)
+        self.cost += use.cost
+        self.tokens += use.tokens
+        self.cost_unknown += use.unknown
+        self.allowance.settle(duration_ms, use)
 
 
 def _deadline(proposal: Proposal, clock: Clock) -> int:

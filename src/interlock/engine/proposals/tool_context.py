@@ -11,6 +11,7 @@ import msgspec
 from interlock.engine.judges.judges import Call
 from interlock.engine.judges.reach import Access, Reach
 from interlock.engine.judges.steps import refusal_within
+from interlock.engine.proposals.budget import Use
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.scoped_workspace import ScopedWorkspace
 from interlock.engine.tools.registry import Registered
@@ -21,7 +22,7 @@ from interlock.model.hold_answer import AskOptions, HoldAnswer
 from interlock.model.hosts import Endpoint
 from interlock.model.proposal import Action
 from interlock.model.result import HostUse
-from interlock.model.tool import checked_cost
+from interlock.model.tool import Estimate, checked_cost
 from interlock.telemetry import Snapshot
 from interlock.workspace.names import Rel, to_json
 
@@ -42,6 +43,12 @@ class ActionContext(msgspec.Struct, eq=False):
     paused_ns: int = 0
     """For how long people were asked meanwhile: not a part of the execution time."""
     cost: float = 0.0
+    tokens: int = 0
+    cost_unknown: bool = False
+    reserved: Estimate | None = None
+    """What step 7 has reserved for this attempt."""
+    reported: tuple[int, float | None, bool] | None = None
+    """What the tool said that it used: tokens, cost, and whether that is known."""
     layers: dict[str, str] | None = None
     not_undoable: list[str] | None = None
     usage: dict[str, Any] | None = None
@@ -181,6 +188,25 @@ class ActionContext(msgspec.Struct, eq=False):
     def report_cost(self, cost: float) -> None:
         """Add to the action's cost. Raises ValueError unless it is a finite number, 0 or more."""
         self.cost = checked_cost(self.cost + checked_cost(cost))
+
+    def report_usage(self, tokens: int, cost: float | None, *, known: bool = True) -> None:
+        """What the call has used, in place of the reservation. Raises ValueError for an invalid amount."""
+        if tokens < 0:
+            raise ValueError("a number of tokens is 0 or more")
+        self.reported = tokens, None if cost is None else checked_cost(cost), known
+
+    def count_use(self) -> None:
+        """The attempt is over: what it used is what it reported, or all that was reserved for it."""
+        if self.reserved is None:
+            return
+        tokens, cost, known = self.reported or (*self.reserved, False)
+        self.tokens, self.cost_unknown = tokens, not known or cost is None
+        self.cost = checked_cost(self.cost + (cost or 0.0))
+
+    @property
+    def use(self) -> Use:
+        """What the attempt used, for the budgets."""
+        return Use(self.cost, self.tokens, self.cost_unknown, self.reserved)
 
     def posture(self, **layers: str) -> None:
         """Add to the action's posture: of a layer that several processes have, the weakest."""

@@ -66,6 +66,8 @@ class ReplayedAction:
         """True while that has no answer, as far as the journal knows."""
         self.waits: list[str] = []
         """What it has waited for."""
+        self.reserved: tuple[int, float] = (0, 0.0)
+        """Tokens and cost of its open attempt."""
 
 
 class ReplayedProposal:
@@ -85,11 +87,33 @@ class ReplayedProposal:
         self.layer: LayerResult | None = None
         """What became of its layer."""
         self.spent_ms = 0.0
-        self.spent_cost = 0.0
+        self.cost = 0.0
+        self.tokens = 0
+        self.cost_unknown = 0
 
     def action(self, action_id: str | None) -> ReplayedAction:
         """The action of that id."""
         return self.actions.setdefault(action_id or "", ReplayedAction())
+
+    def reserve(self, action: ReplayedAction, intent: e.ActionIntent) -> None:
+        """Count what was reserved for an attempt as spent, until its outcome says what it was."""
+        self.cost_unknown += action.reserved != (0, 0.0)
+        action.reserved = intent.tokens, intent.cost
+        self.tokens += intent.tokens
+        self.cost += intent.cost
+
+    def count(self, action: ReplayedAction, event: e.Event) -> None:
+        """Count what an attempt used, in place of what was reserved for it. One whose process died has spent all of that."""
+        if not isinstance(event, e.ActionSucceeded | e.ActionFailed | e.ActionUnknown | e.ActionCancelled):
+            return  # a stored result costs nothing
+        tokens, cost = action.reserved
+        action.reserved = 0, 0.0
+        if isinstance(event, e.ActionUnknown) and tokens and not event.tokens:
+            self.cost_unknown += 1
+            return
+        self.tokens += event.tokens - tokens
+        self.cost += event.cost - cost
+        self.cost_unknown += event.cost_unknown
 
     def forget_writes(self, action_id: str) -> None:
         """Drop the state writes of an attempt that does not count: it is made again, or another call stands for it."""
@@ -194,9 +218,7 @@ class ReplayedRun:
             proposal_id=proposal_id,
             status=cast("RunStatus", end.status) if end is not None else "held" if waits else "interrupted",
             results=found,
-            cost=cost_of(actions, found, cost=replayed.spent_cost)
-            if done is None
-            else typed.convert(done.cost, Cost, strict=False),
+            cost=cost_of(actions, found, replayed) if done is None else typed.convert(done.cost, Cost, strict=False),
             not_undone=[] if done is None else [NotUndone(**msgspec.to_builtins(n)) for n in done.not_undone],
             workspace=replayed.layer,
         )
@@ -262,6 +284,7 @@ class ReplayedRun:
         action_id = event.action or ""
         match event:
             case e.ActionIntent():
+                replayed.reserve(action, event)
                 action.attempts = event.attempt
                 action.open, action.interrupted, action.settled = True, False, None
                 action.undone.clear()  # what an interrupted attempt had done was undone before this one
@@ -277,12 +300,12 @@ class ReplayedRun:
                 action.not_undoable = getattr(event, "not_undoable", ())
                 replayed.outcomes.append((action_id, Outcome.DONE))
                 replayed.spent_ms += getattr(event, "duration_ms", 0.0)
-                replayed.spent_cost += getattr(event, "cost", 0.0)
+                replayed.count(action, event)
             case e.ActionFailed():
                 action.open = False
                 action.not_undoable = (*action.not_undoable, *event.not_undoable)
                 replayed.spent_ms += event.duration_ms
-                replayed.spent_cost += event.cost
+                replayed.count(action, event)
                 if event.final:
                     action.row = row_of(event, self._shown, self.samples)
                     kept_on = event.reason == "budget_exceeded"
@@ -328,6 +351,7 @@ class ReplayedRun:
         self, replayed: ReplayedProposal, action: ReplayedAction, event: e.ActionUnknown | e.ActionCancelled
     ) -> None:
         action.open = False
+        replayed.count(action, event)
         row = row_of(event, self._shown, self.samples)
         if isinstance(event, e.ActionUnknown) and event.reason == "timeout":
             # Final for the proposal that saw it: the thread of a time-out is never waited for or run again.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from interlock.model.proposal import Action
 from interlock.model.result import ActionResult, Cost, RunStatus
@@ -11,12 +11,20 @@ from interlock.model.result import ActionResult, Cost, RunStatus
 _WORST_FIRST: Final[tuple[RunStatus, ...]] = ("interrupted", "held", "cancelled", "failed", "rejected", "succeeded")
 
 
-def cost_of(actions: Sequence[Action], rows: Sequence[ActionResult], *, cost: float) -> Cost:
-    """What was spent. A stored or cached result costs nothing; `cost` is not in the rows.
+class Spending(Protocol):
+    """What is not in the rows."""
+
+    cost: float
+    tokens: int
+    cost_unknown: int
+
+
+def cost_of(actions: Sequence[Action], rows: Sequence[ActionResult], spending: Spending) -> Cost:
+    """What was spent. A stored or cached result costs nothing.
 
     `tool_calls` counts each try of a call that began, as the budgets do: five tries of one action are five.
     """
-    spent = Cost(cost=cost)
+    spent = Cost(cost=spending.cost, tokens=spending.tokens, cost_unknown=spending.cost_unknown)
     calls = retries = executed = 0
     duration_ms = 0.0
     for action, row in zip(actions, rows, strict=True):

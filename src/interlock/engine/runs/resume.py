@@ -17,6 +17,7 @@ from interlock.engine.completion.layers import working_layer
 from interlock.engine.gate.admission import key_for
 from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.gate.sequence import take_action
+from interlock.engine.proposals.budget import Use
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.worker_pool import WorkerPool
 from interlock.engine.record import rows
@@ -288,8 +289,8 @@ class _Resumption:
             self._remember(index, replayed)
         attempts = sum(replayed.attempts for replayed in known.actions.values())
         calls = sum(replayed.attempts for replayed in known.actions.values() if replayed.tool is not None)
-        run.allowance.spent(attempts, calls, known.spent_ms, known.spent_cost)
-        run.cost = known.spent_cost
+        run.allowance.spent(attempts, calls, known.spent_ms, Use(known.cost, known.tokens))
+        run.cost, run.tokens, run.cost_unknown = known.cost, known.tokens, known.cost_unknown
 
     def _write_again(self, action_id: str, change: StateChanged) -> None:
         """Put a state write of the journal back into the buffer, and into its action's row."""

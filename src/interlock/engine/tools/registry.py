@@ -22,17 +22,20 @@ class Registered:
     """One tool, ready to be called."""
 
     __slots__ = (
-        "bucket", "cache_ttl_ns", "defaults", "function", "in_layer", "inline", "marks", "mode", "name", "plain", "preview",
-        "read_only", "reads_files", "returns", "schema", "secrets", "timeout_ns", "tool", "touches_files", "version", "writes",
+        "binding", "bucket", "cache_ttl_ns", "defaults", "estimates", "function", "in_layer", "inline", "marks", "mode", "name",
+        "plain", "preview", "read_only", "reads_files", "returns", "schema", "secrets", "timeout_ns", "tool", "touches_files",
+        "version", "writes",
     )  # fmt: skip
 
     def __init__(self, binding: Binding) -> None:
         """Compile a binding. Raises ConfigurationError or UsageError if its schema cannot be used."""
         tool = binding.tool
+        self.binding = binding
         self.tool = tool
         self.name = tool.name
         self.function: Function = binding.function
         self.preview = binding.preview
+        self.estimates = binding.estimates
         self.mode: Mode = "inline" if tool.inline and binding.mode != "async" else binding.mode
         self.version = tool.version
         self.read_only = tool.read_only
