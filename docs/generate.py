@@ -22,7 +22,7 @@ import click
 import msgspec
 
 import interlock
-from interlock.detect.flags import FLAGS
+from interlock.detect.prompts import PROMPT_FLAGS
 from interlock.detect.shapes import KINDS as SECRET_KINDS
 from interlock.isolation import seccomp, syscalls
 from interlock.model import codes, events
@@ -344,7 +344,7 @@ def command_context() -> str:
 
 def flags() -> str:
     """The detectors."""
-    return table(("flag", "fires on"), ((f"`{name}`", text) for name, text in FLAGS.items()))
+    return table(("flag", "fires on"), ((f"`{name}`", text) for name, text in PROMPT_FLAGS.items()))
 
 
 def secret_kinds() -> str:

@@ -17,7 +17,7 @@ Access = Literal["read", "write"]
 Marks = Sequence[tuple[str, str]]
 """Pairs of a pointer pattern (RFC 6901, `*` for every element) and `path.read`, `path.write`, `host`, `secret` or `command`."""
 
-NOT_REACHED: Final = frozenset(("secret", "command", "environment"))
+NOT_REACHED: Final = frozenset(("secret", "command", "environment", "model"))
 """Marks other than paths and hosts."""
 
 Reach = tuple[str, Access, str] | tuple[str, Literal["host"], Endpoint]

@@ -4,22 +4,26 @@ from interlock.detect.addresses import address_is_private, classify, find_privat
 from interlock.detect.finding import Finding
 from interlock.detect.flags import FLAGS, flags
 from interlock.detect.paths import find_escapes
+from interlock.detect.prompts import PROMPT_FLAGS, find_instructions, prompt_flags
 from interlock.detect.questions import QuestionRedactor
 from interlock.detect.redact import Redactor, find_secrets, may_hold_secret
 from interlock.detect.unicode import find_unseen
 
 __all__ = [
     "FLAGS",
+    "PROMPT_FLAGS",
     "Finding",
     "QuestionRedactor",
     "Redactor",
     "address_is_private",
     "classify",
     "find_escapes",
+    "find_instructions",
     "find_private",
     "find_secrets",
     "find_unseen",
     "flags",
     "may_hold_secret",
     "parse_address",
+    "prompt_flags",
 ]

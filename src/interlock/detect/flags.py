@@ -28,7 +28,7 @@ def flags(value: Any) -> tuple[str, ...]:
     """The names of `FLAGS` that hold for a JSON value, keys included, in alphabetical order."""
     found: set[str] = set()
     seen: set[str] = set()
-    for text in _texts(value, found):
+    for text in texts(value, found):
         if text not in seen:
             seen.add(text)
             _flag(text, found)
@@ -37,8 +37,9 @@ def flags(value: Any) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _texts(value: Any, found: set[str]) -> Iterator[str]:
-    """Every string in a value, depth first, without recursion; a filled field named like a secret is flagged on the way."""
+def texts(value: Any, found: set[str] | None = None) -> Iterator[str]:
+    """Every string in a value, depth first, without recursion; a filled field named like a secret is flagged in `found`."""
+    found = set() if found is None else found
     todo = [value]
     while todo:
         item = todo.pop()

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from interlock.model.errors import Fault, InterlockError
 
-MARKS: Final = frozenset(("path.read", "path.write", "host", "secret", "command", "environment"))
+MARKS: Final = frozenset(("path.read", "path.write", "host", "secret", "command", "environment", "model"))
 """The values of `x-interlock` on a property."""
 
 SUBSCHEMAS_MAX: Final = 200_000

@@ -41,7 +41,9 @@ class Tool(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     description: str = ""
     parameters: dict[str, Any] = msgspec.field(default_factory=open_schema)
-    """JSON Schema 2020-12. `x-interlock: path.read | path.write | host | secret | command` marks the kind of a property."""
+    """JSON Schema 2020-12. `x-interlock` marks the kind of a property: `path.read`, `path.write`, `host`, `secret`, `command`,
+    `environment` or `model`.
+    """
     returns: dict[str, Any] | None = None
     read_only: bool = False
     destructive: bool = True

@@ -4,6 +4,9 @@ A call that runs a command line is judged once for each simple command in it. Ce
 command must not let another one beside it through. So `context.command` is one simple command, and the strictest decision
 applies. Each command needs a permit, and one forbid is enough.
 
+`context.model` and `context.provider` say which model a call asks, `context.prompt_flags` which detectors fire on what
+it is sent.
+
 `context.paths` holds the path globs mentioned by policies (`context.paths.contains("~/.ssh/**")`) that match a path of the
 call: a parameter marked as a path, or a word of the command. Links are not followed.
 """
@@ -15,12 +18,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from interlock.detect import prompt_flags
 from interlock.detect.commands import Command, CommandLine, parse_shell, parse_words
 from interlock.model.decision import Request
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import PathGlob
 from interlock.model.pointers import values_at
-from interlock.policy.contexts import COMMAND, PATHS, Context, fill
+from interlock.policy.contexts import COMMAND, MODEL_PARTS, PATHS, Context, fill
+from interlock.policy.values import Converter, RefusedError
 from interlock.policy.world import ActionType
 
 _HOME = re.compile(r"(?:~|\$HOME|\$\{HOME\})(?=/|$)")
@@ -59,6 +64,8 @@ def contexts(context: Context, request: Request, action: ActionType | None, path
     """The contexts to judge a request in: one, or one for each command. Raises: values.RefusedError."""
     shared = fill(context, request)
     wanted = dict(context.parts)
+    if action is not None and action.model is not None:
+        shared.update(_of_model(wanted, request.parameters, action))
     if action is None or not (COMMAND in wanted or PATHS in wanted):
         yield shared
         return
@@ -77,6 +84,22 @@ def contexts(context: Context, request: Request, action: ActionType | None, path
         if command is not None and COMMAND in wanted:
             out[COMMAND] = wanted[COMMAND](record(command))
         yield out
+
+
+def _of_model(wanted: dict[str, Converter], parameters: dict[str, Any], action: ActionType) -> dict[str, Any]:
+    """What policies want to know of a call of a model. Raises: values.RefusedError for one that is not configured."""
+    parts = [name for name in MODEL_PARTS if name in wanted]
+    if not parts:
+        return {}
+    model = parameters.get(action.model or "")
+    provider = action.providers.get(model) if isinstance(model, str) else None
+    if provider is None:
+        raise RefusedError(f"`{action.model}` names no model that is configured")
+    sent = {name: value for name, value in parameters.items() if name != action.model}
+    values = {"model": model, "provider": provider}
+    if "prompt_flags" in wanted:
+        values["prompt_flags"] = list(prompt_flags(sent))
+    return {name: wanted[name](values[name]) for name in parts}
 
 
 def record(command: Command) -> dict[str, Any]:

@@ -24,7 +24,8 @@ _SHARED: Final = {"state", "session"}
 
 COMMAND: Final = "command"
 PATHS: Final = "paths"
-DERIVED: Final = frozenset((COMMAND, PATHS))
+MODEL_PARTS: Final = ("model", "provider", "prompt_flags")
+DERIVED: Final = frozenset((COMMAND, PATHS, *MODEL_PARTS))
 """Parts of a context that are computed from the parameters: see `calls`."""
 
 RESERVED: Final = ("__entity", "__extn", "__expr")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from interlock.detect import FLAGS
+from interlock.detect import FLAGS, PROMPT_FLAGS
 from interlock.model.errors import ConfigurationError
 from interlock.policy import syntax
 from interlock.policy.calls import Paths
@@ -27,8 +27,11 @@ _PATHS: Final = "path globs"
 _SETS: Final = (
     (syntax.GetAttr(syntax.Var("context"), "paths"), _PATHS),
     (syntax.GetAttr(syntax.Var("context"), "flags"), "no detector has the flag"),
+    (syntax.GetAttr(syntax.Var("context"), "prompt_flags"), "no detector of prompts has the flag"),
     (syntax.GetAttr(syntax.Var("resource"), "tags"), "no tool has the tag"),
 )
+
+_FLAGS: Final = {"no detector has the flag": FLAGS, "no detector of prompts has the flag": PROMPT_FLAGS}
 
 
 class Names:
@@ -76,8 +79,8 @@ class Names:
                 if wrong := _path_glob(name):
                     found.append(Problem(policy.statement.place_of(name), wrong))
                 continue
-            of_flags = what == "no detector has the flag"
-            words = FLAGS if of_flags else self._tags
+            words: Collection[str] = _FLAGS.get(what, self._tags)
+            of_flags = what in _FLAGS
             if name not in words:
                 place, message = policy.statement.place_of(name), f"{what} `{name}`{nearest(name, words)}"
                 found.append(Problem(place, message) if of_flags else Absence(place, message, kind="tag", name=name))

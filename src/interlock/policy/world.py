@@ -80,6 +80,10 @@ COMMAND: Final = Fields(
     }
 )
 """A simple command of a parameter that is marked `command`: see `commands`."""
+MODEL: Final = Fields({"model": _TEXT, "provider": _TEXT, "prompt_flags": Field(Many(Atom("String")), required=True)})
+"""What a call of a model has besides: the tool's schema marks the parameter that names the model with `x-interlock: model`."""
+PROVIDERS: Final = "x-interlock-providers"
+"""Beside that mark: an object that names the provider of each model."""
 PROPOSAL: Final = Fields({"id": _TEXT, "source": _TEXT, "action_count": Field(Atom("Long"), required=True)})
 
 
@@ -112,6 +116,10 @@ class ActionType(msgspec.Struct, frozen=True):
     """The parameter that holds a command line (a string for a shell, or an array of words), if one is marked so."""
     environment: str | None = None
     """The parameter that holds environment variables of a program, if one is marked so."""
+    model: str | None = None
+    """The parameter that names a model, if one is marked so."""
+    providers: dict[str, str] = {}
+    """The provider of each model."""
     paths: tuple[str, ...] = ()
     """Pointer patterns of the parameters that are marked as paths."""
 
@@ -154,7 +162,20 @@ def actions(world: World) -> dict[str, ActionType]:
         if command is not None:
             shape = Fields({**shape.fields, "command": Field(COMMAND, required=True)})
         shape = Fields({**shape.fields, "paths": Field(Many(Atom("String")), required=True)})
-        found[tool.name] = ActionType(tool.name, groups, "Tool", shape, command, environment, path_parameters(tool))
+        model = marked_parameter(tool, "model")
+        if model is not None:
+            shape = Fields({**shape.fields, **MODEL.fields})
+        found[tool.name] = ActionType(
+            tool.name,
+            groups,
+            "Tool",
+            shape,
+            command,
+            environment,
+            model,
+            _providers(tool, model),
+            path_parameters(tool),
+        )
     return found
 
 
@@ -168,6 +189,11 @@ def marked_parameter(tool: Tool, mark: str) -> str | None:
     listed = tool.parameters.get("properties")
     fields = listed.items() if isinstance(listed, dict) else ()
     return next((name for name, part in fields if isinstance(part, dict) and part.get("x-interlock") == mark), None)
+
+
+def _providers(tool: Tool, model: str | None) -> dict[str, str]:
+    listed = {} if model is None else tool.parameters["properties"][model].get(PROVIDERS, {})
+    return {str(name): str(provider) for name, provider in listed.items()} if isinstance(listed, dict) else {}
 
 
 def path_parameters(tool: Tool) -> tuple[str, ...]:
