@@ -106,7 +106,13 @@ def exit_codes() -> str:
 
 def tools() -> str:
     """Every built-in tool."""
-    with tempfile.TemporaryDirectory() as empty, interlock.Runtime.open(settings={}, workspace=empty) as runtime:
+    local = {
+        "provider": "openai-compatible",
+        "endpoint": "http://localhost:8000/v1",
+        "tools": ["infer", "classify", "embed"],
+    }
+    settings = {"models": {"fast": local}}
+    with tempfile.TemporaryDirectory() as empty, interlock.Runtime.open(settings=settings, workspace=empty) as runtime:
         return "\n".join(_tool(tool) for tool in runtime.tools())
 
 

@@ -14,7 +14,7 @@ from interlock.detect.flags import FLAGS, flags, texts
 
 PROMPT_FLAGS: Final[dict[str, str]] = {
     **FLAGS,
-    "model_instructions": "Only in `prompt_flags`: text that addresses a model (`ignore all instructions`, marks of a chat template).",
+    "model_instructions": "Only in `prompt_flags`: text that addresses a model, such as `ignore all instructions`.",
 }
 """Every flag of a prompt, with what it means."""
 

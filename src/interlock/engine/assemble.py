@@ -39,6 +39,7 @@ from interlock.engine.tools.registry import Registry
 from interlock.engine.tools.threads import DaemonThreads
 from interlock.executors import background, files, git, http, proc, process
 from interlock.executors.enclosure import Enclose
+from interlock.executors.inference import MODEL_TOOLS
 from interlock.executors.isolated import IsolatedFunctions
 from interlock.executors.network import ProcessNetwork
 from interlock.executors.process import ProcessRunner
@@ -72,12 +73,13 @@ from interlock.workspace.registry import Registry as Workspaces
 from interlock.workspace.registry import state_directory
 
 if TYPE_CHECKING:
-    from interlock.engine.tools import mcp_tools
+    from interlock.engine.tools import mcp_tools, model_tools
     from interlock.executors import http_fetch
     from interlock.executors import modules as tool_modules
     from interlock.executors.mcp.servers import Servers
 else:
     mcp_tools = lazy("interlock.engine.tools.mcp_tools")
+    model_tools = lazy("interlock.engine.tools.model_tools")
     http_fetch = lazy("interlock.executors.http_fetch")
     tool_modules = lazy("interlock.executors.modules")
 
@@ -139,7 +141,7 @@ def embedded(
             kept=KeptRuns(os.urandom(32), clock) if memory else None,
         )  # fmt: skip
         announce(services, loaded, env, closing)
-        return _finish(services, hands, closing)
+        return _finish(services, hands, closing, env)
     except BaseException:
         while closing:
             closing.pop()()
@@ -242,7 +244,7 @@ def open_project(
         )  # fmt: skip
         announce(services, loaded, env if unusable is None else None, closing)
         keep_once_a_day(services)
-        return _finish(services, hands, closing)
+        return _finish(services, hands, closing, env if unusable is None else None)
     except BaseException:
         while closing:
             closing.pop()()
@@ -324,12 +326,30 @@ def _with_servers(
     return hands._replace(mcp=servers)
 
 
-def _finish(services: Services, hands: Hands | None, closing: list[Callable[[], None]]) -> Assembled:
-    """Register the built-in tools. Programs that outlive their run are ended before anything that they need is closed."""
+def _finish(
+    services: Services, hands: Hands | None, closing: list[Callable[[], None]], env: Mapping[str, str] | None
+) -> Assembled:
+    """Register the built-in tools, without those of models if `env` is None. Programs that outlive their run are ended before
+    anything that they need is closed.
+    """
     if hands is not None:
         _register_builtins(services, hands)
         closing.append(lambda: close_programs(services, hands.programs))
+    if env is not None:
+        _offer_models(services, env)
     return Assembled(services, closing)
+
+
+def _offer_models(services: Services, env: Mapping[str, str]) -> None:
+    """Register the tools of the configured models, now and whenever an edited configuration is in force."""
+
+    def register(settings: Settings) -> None:
+        if settings.models or not services.registry.by_name.keys().isdisjoint(MODEL_TOOLS):
+            model_tools.register(services, settings, env, adjusted)
+
+    register(services.settings)
+    if services.reload is not None:
+        services.reload.adopting.append(lambda fresh: register(fresh.settings))
 
 
 def _foreign(env: Mapping[str, str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from functools import cached_property
@@ -36,11 +37,13 @@ if TYPE_CHECKING:
     from interlock.engine.facets import checkpoints as checkpoints_facet
     from interlock.engine.facets import forks
     from interlock.engine.inspect import explain as plans
+    from interlock.engine.tools import model_tools
     from interlock.executors import python
 else:
     checkpoints_facet = lazy("interlock.engine.facets.checkpoints")
     forks = lazy("interlock.engine.facets.forks")
     plans = lazy("interlock.engine.inspect.explain")
+    model_tools = lazy("interlock.engine.tools.model_tools")
     python = lazy("interlock.executors.python")
 
 Parameters = Mapping[str, Any] | None
@@ -134,6 +137,13 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         """
         self.services.executors.default = executor
 
+    def with_inference(self, models: Mapping[str, Mapping[str, Any]]) -> Self:
+        """Register `infer`, `classify` and `embed` for these models (by name, with the keys of `[models.NAME]`), before those
+        of the configuration. What `key_env` names is read from this process's environment. Raises: ConfigurationError.
+        """
+        model_tools.register_in_code(self.services, models, os.environ, adjusted)
+        return self
+
     def tools(self) -> list[Tool]:
         """The registered tools' definitions, by name."""
         return self.services.registry.definitions()
@@ -158,8 +168,6 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
     def prepare_sync(self) -> None:
         """`prepare` for code that has no event loop. Raises UsageError if there is one running in this thread."""
         self._sync.run("prepare", self.prepare)
-
-    # -- settings in code
 
     def set_budget(self, budget: Budget | None) -> None:
         """What each proposal may spend at most; its own budget can only be smaller."""
@@ -194,8 +202,6 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         """
         return Runtime(forks.share(self.services, agent or self.services.agent), on_question=self._on_question)
 
-    # -- what happens
-
     def subscribe(self, **listeners: Unpack[Listeners]) -> None:
         """Be told, on the event loop, of things as they happen: `events` of every run (run id and event; none with durability
         `off`), `progress`, `waits`, `notices` for people, `questions`. The functions must return at once and not raise.
@@ -210,8 +216,6 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
     def refresh(self) -> None:
         """Take an edited and trusted configuration into force, if there is one; a few `stat` calls."""
         self.services.refresh()
-
-    # -- proposals
 
     def verify(self, proposal: ProposalLike) -> plans.Report:
         """All that is wrong with a proposal, at the state as it is now; runs nothing. Raises: ProposalError."""
@@ -274,8 +278,6 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
     def execute_tool_calls_sync(self, message: Any, **options: Unpack[ToolCallsOptions]) -> list[dict[str, Any]]:
         """`execute_tool_calls` without an event loop. Raises UsageError if there is one running in this thread."""
         return self._sync.run("execute_tool_calls", lambda: self.execute_tool_calls(message, **options))
-
-    # -- life
 
     def close(self) -> None:
         """Release everything that was opened. A second call does nothing."""

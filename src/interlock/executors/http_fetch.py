@@ -126,6 +126,11 @@ class Fetcher:
             request = following
             passed.append(request.target.url)
 
+    def send(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        """As `fetch`, but one exchange only: a redirect is an answer like any other. For a host that the operator has named."""
+        answer, _ = self._exchange(_request(parameters), ctx, Patience(ctx, self._clock))
+        return answer
+
     def _exchange(self, request: _Request, ctx: Context, patience: Patience) -> tuple[dict[str, Any], str | None]:
         """One request and its response, with the next URL if it is a redirect."""
         target = request.target

@@ -26,6 +26,7 @@ from interlock.model.grant import GROUP, OPERATOR
 from interlock.model.hosts import parse_pattern
 from interlock.model.units import as_duration, as_size, duration_ms, size_bytes
 from interlock.model.values import step
+from interlock.settings.models import problem_of
 from interlock.settings.sections import DURATION, SIZE, AuditTo, McpServer, Notify, Settings, Tools
 
 Place = tuple[str | int, ...]
@@ -250,6 +251,7 @@ def _check(settings: Settings, locate: Locate) -> None:
         wrong = _server_problem(name, server)
         if wrong is not None:
             raise error(wrong[0], "mcp", "servers", name, *wrong[1:])
+    _check_models(settings, error)
     if settings.telemetry.otel is not None and not _is_url(settings.telemetry.otel):
         raise error("expected an http or https URL", "telemetry", "otel")
     for index, name in enumerate(settings.isolation.env_allow):
@@ -260,6 +262,14 @@ def _check(settings: Settings, locate: Locate) -> None:
             raise error("this variable is never passed on", "isolation", "env_allow", index, hint=hint)
     _check_agents(settings, error)
     _check_hosts(settings, error)
+
+
+def _check_models(settings: Settings, error: Callable[..., ConfigurationError]) -> None:
+    for name, model in settings.models.items():
+        if not _SERVER.fullmatch(name.replace(".", "-")):
+            raise error("a name of a model has letters, digits, `.`, `_` and `-`, at most 64", "models", name)
+        if (found := problem_of(model)) is not None:
+            raise error(found[1], "models", name, found[0])
 
 
 def _check_agents(settings: Settings, error: Callable[..., ConfigurationError]) -> None:

@@ -17,6 +17,7 @@ from msgspec import Meta, field
 from interlock.model.canonical import digest
 from interlock.model.grant import Grant, Paths
 from interlock.model.limits import INTEGER_MAX
+from interlock.settings.models import ModelSettings
 
 DURATION: Final = "duration"
 SIZE: Final = "size"
@@ -475,6 +476,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tools: Tools = Tools()
     git: Git = Git()
     mcp: Mcp = Mcp()
+    models: Annotated[dict[Name, ModelSettings], Meta(description="Models by name.")] = {}
     capsules: Annotated[dict[Name, CapsuleSettings], Meta(description="Capsules by name.")] = {}
     telemetry: Telemetry = Telemetry()
 

@@ -1,0 +1,153 @@
+"""The functions of `infer`, `classify` and `embed`. They run on a thread; a time-out or a cancellation ends their waits.
+
+An answer that does not fit the call's schema is asked for again, at most twice more, and only while what was reserved for the
+call covers it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Final, cast
+
+import msgspec
+
+from interlock.executors.inference import anthropic, google, metering, openai
+from interlock.executors.inference.exchange import Endpoint, Unsent
+from interlock.executors.inference.models import Answer, Message, Model, Question, ShapeError, Usage
+from interlock.executors.inference.prompts import CLASSIFY_TOKENS, classify_question, infer_question
+from interlock.model.clock import Clock
+from interlock.model.errors import ToolError
+from interlock.model.schema import Schema, SchemaError
+from interlock.model.tool import Context, MeteredContext
+
+_SHAPES: Final[dict[str, ModuleType]] = {"openai-compatible": openai, "anthropic": anthropic, "google": google}
+_FENCE: Final = re.compile(r"\s*```[a-zA-Z]{0,10}\n(.*?)\n?```\s*\Z", re.DOTALL)
+_PROBLEMS_MAX: Final = 5
+_QUOTED_BYTES: Final = metering.REPAIR_BYTES // 2
+
+
+class Inference:
+    """Asks the configured models. One per runtime; stateless between calls."""
+
+    def __init__(self, models: Mapping[str, Model], clock: Clock) -> None:
+        """Connects to nothing yet."""
+        self._models = models
+        self._endpoints = {name: Endpoint(model, clock) for name, model in models.items()}
+
+    def infer(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        """The function of `infer`. Raises: ToolError, as `Endpoint.ask` does, and `model_output_mismatch`."""
+        model = self._models[parameters["model"]]
+        meter = metering.Meter(model, cast("MeteredContext", ctx))
+        question = infer_question(model, parameters)
+        if question.schema is None:
+            _begin(meter, metering.attempt_usage(metering.question_tokens(question), question.max_tokens, 0))
+            answer = self._ask(model, question, ctx, meter)
+            found: dict[str, Any] = {"text": answer.text}
+        else:
+            value, answer = self._structured(model, question, ctx, meter)
+            found = {"value": value}
+        return {**found, "model": model.name, "finish_reason": answer.finish_reason, "usage": meter.total}
+
+    def classify(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        """The function of `classify`: the model gives each label a score. Raises: as `infer`."""
+        model = self._models[parameters["model"]]
+        meter = metering.Meter(model, cast("MeteredContext", ctx))
+        question = classify_question(parameters, min(CLASSIFY_TOKENS, model.output_tokens))
+        scores, _ = self._structured(model, question, ctx, meter)
+        order = [label["name"] for label in parameters["labels"]]
+        best = max(order, key=lambda name: scores[name])  # of equals the first
+        found: dict[str, Any] = {"label": best}
+        if parameters.get("multi"):
+            found["labels"] = [name for name in order if scores[name] >= 0.5]
+        return {**found, "scores": {name: scores[name] for name in order}, "model": model.name, "usage": meter.total}
+
+    def embed(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
+        """The function of `embed`. Raises: ToolError, as `Endpoint.ask` does."""
+        model, texts = self._models[parameters["model"]], parameters["texts"]
+        meter = metering.Meter(model, cast("MeteredContext", ctx))
+        endpoint, shape = self._endpoints[model.name], _SHAPES[model.provider]
+        _begin(meter, metering.attempt_usage(metering.prompt_tokens(texts), 0, 0))
+        try:
+            document = endpoint.ask(shape.embed(model, texts), ctx)
+        except Unsent:
+            meter.end(Usage(0, 0))
+            raise
+        try:
+            vectors, usage = shape.read_vectors(document, len(texts))
+        except ShapeError as error:
+            raise endpoint.invalid(error) from None
+        meter.end(usage)
+        return {"vectors": vectors, "dimensions": len(vectors[0]), "model": model.name, "usage": meter.total}
+
+    def _ask(self, model: Model, question: Question, ctx: Context, meter: metering.Meter) -> Answer:
+        """One answer; the meter knows that it is asked for. Raises: ToolError."""
+        endpoint, shape = self._endpoints[model.name], _SHAPES[model.provider]
+        try:
+            answer: Answer = shape.read(endpoint.ask(shape.ask(model, question), ctx, shape.assemble))
+        except Unsent:
+            meter.end(Usage(0, 0))
+            raise
+        except ShapeError as error:
+            raise endpoint.invalid(error) from None
+        meter.end(answer.usage)
+        return answer._replace(text=endpoint.shown(answer.text))
+
+    def _structured(self, model: Model, question: Question, ctx: Context, meter: metering.Meter) -> tuple[Any, Answer]:
+        """An answer that fits the schema. Raises: ToolError `model_output_mismatch`, and as `_ask`."""
+        assert question.schema is not None
+        schema, first = _compiled(question.schema), question.messages
+        prompt = metering.question_tokens(question)
+        problems = ["it is not JSON"]
+        for attempt in range(metering.ATTEMPTS_MAX):
+            most = metering.attempt_usage(prompt, question.max_tokens, attempt)
+            if attempt == 0:
+                _begin(meter, most)
+            elif not meter.begin(most):
+                problems.append("what was reserved for the call does not cover another attempt")
+                break
+            answer = self._ask(model, question, ctx, meter)
+            try:
+                value = msgspec.json.decode(_bare(answer.text))
+            except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+                cut = answer.finish_reason == "length"
+                problems = ["it is cut off: it needs more tokens than it may have" if cut else "it is not JSON"]
+            else:
+                problems = [f"{path}: {message}" for path, message in schema.errors(value)[:_PROBLEMS_MAX]]
+                if not problems:
+                    return value, answer
+            question = question._replace(messages=(*first, *_repair(answer.text, problems)))
+        else:
+            attempt = metering.ATTEMPTS_MAX
+        raise ToolError(
+            f"`{model.name}`: no answer fits the schema: {'; '.join(problems)}",
+            code="model_output_mismatch", output={"attempts": attempt},
+        )  # fmt: skip
+
+
+def _compiled(schema: dict[str, Any]) -> Schema:
+    try:
+        return Schema.compile(schema)
+    except SchemaError as error:
+        message = f"`schema` cannot be used: {error.message}"
+        raise ToolError(message, code="invalid_parameters", path="$.parameters.schema", retryable=False) from None
+
+
+def _begin(meter: metering.Meter, most: Usage) -> None:
+    if not meter.begin(most):  # an approver's edit is reserved for before it runs, so this is a mistake of ours
+        raise ToolError("the call would use more than is reserved for it", code="budget_exceeded", retryable=False)
+
+
+def _bare(text: str) -> str:
+    """JSON without the fence of Markdown around it, which models like to add."""
+    fenced = _FENCE.match(text)
+    return text if fenced is None else fenced[1]
+
+
+def _repair(text: str, problems: list[str]) -> list[Message]:
+    """What is added to the conversation: the answer, as far as it is quoted, and what is wrong with it."""
+    quoted = text.encode("utf-8", "replace")[:_QUOTED_BYTES].decode("utf-8", "ignore") or "(nothing)"
+    why = "; ".join(problems).encode("utf-8", "replace")[: _QUOTED_BYTES - 256].decode("utf-8", "ignore")
+    again = f"That does not fit the JSON Schema: {why}. Answer again, with nothing but JSON that fits it."
+    return [Message("assistant", quoted), Message("user", again)]

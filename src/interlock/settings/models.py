@@ -1,0 +1,93 @@
+"""The section `[models]`: which models there are, where they answer, and what they cost."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from interlock.model.hosts import endpoint
+from interlock.model.limits import INTEGER_MAX
+
+Provider = Literal["openai-compatible", "anthropic", "google"]
+ModelTool = Literal["infer", "classify", "embed"]
+_Name = Annotated[str, Meta(min_length=1, max_length=256)]
+_Price = Annotated[float, Meta(ge=0)]
+
+ENDPOINTS: Final[dict[Provider, str]] = {
+    "anthropic": "https://api.anthropic.com",
+    "google": "https://generativelanguage.googleapis.com",
+}
+"""Where providers answer if `endpoint` is left out."""
+
+
+class Prices(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a million tokens cost, in the currency of `budget.cost`."""
+
+    input: Annotated[_Price, Meta(description="A million tokens that the model reads.")]
+    output: Annotated[_Price, Meta(description="A million tokens that it writes.")] = 0.0
+
+
+class ModelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A model that the tools `infer`, `classify` and `embed` may ask. The first one for a tool is its default."""
+
+    provider: Annotated[
+        Provider,
+        Meta(description="The shape of its requests. `openai-compatible`: vLLM, llama.cpp, Ollama and gateways too."),
+    ]
+    endpoint: Annotated[
+        _Name | None,
+        Meta(
+            description="URL under which it answers; up to `/v1` for `openai-compatible`, which has no default. Its host has "
+            "public addresses, unless it is `localhost`, an address itself, or listed in `network.private`."
+        ),
+    ] = None
+    model: Annotated[_Name | None, Meta(description="The provider's name for it; NAME if left out.")] = None
+    key_env: Annotated[_Name | None, Meta(description="Environment variable with the key.")] = None
+    prices: Annotated[
+        Prices | None,
+        Meta(description="Without them its cost is unknown, and a budget in money refuses its calls."),
+    ] = None
+    output_tokens: Annotated[
+        int, Meta(ge=1, le=INTEGER_MAX, description="The most tokens of one answer; reserved before each call.")
+    ] = 4096
+    tools: Annotated[tuple[ModelTool, ...], Meta(description="The tools that may ask it.")] = (
+        "infer",
+        "classify",
+    )
+    structured: Annotated[
+        bool,
+        Meta(description="The endpoint takes JSON Schemas for answers. Otherwise the schema is a part of the prompt."),
+    ] = True
+    stream: Annotated[
+        bool, Meta(description="Ask for a stream, for endpoints that close connections on which nothing is sent.")
+    ] = False
+
+
+def problem_of(model: ModelSettings) -> tuple[str, str] | None:
+    """What is wrong with a model that types cannot express: the setting, and a sentence; None if nothing is."""
+    url = model.endpoint or ENDPOINTS.get(model.provider)
+    if url is None:
+        return "endpoint", "an `openai-compatible` model needs its address, such as `https://api.openai.com/v1`"
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("http", "https") or any(c in rest for c in "?#@ \\"):
+        return "endpoint", "expected an http or https URL without user, query and fragment"
+    try:
+        host = endpoint(url).host
+    except ValueError as error:
+        return "endpoint", f"the URL {error}"
+    if scheme == "http" and model.key_env is not None and not is_loopback(host):
+        return "endpoint", "the key would cross the network unencrypted: use https"
+    if model.key_env is not None and not (model.key_env.isidentifier() and model.key_env.isascii()):
+        return "key_env", "expected the name of an environment variable"
+    if not model.tools:
+        return "tools", "name at least one tool"
+    if "embed" in model.tools and model.provider == "anthropic":
+        return "tools", "this provider has no embeddings"
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """True for `localhost` and literal loopback addresses."""
+    return host in ("localhost", "::1") or host.startswith("127.")
