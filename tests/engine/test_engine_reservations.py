@@ -5,8 +5,9 @@ import asyncio
 from engine_world import AGENT, SETTINGS, call, embedded, execute, nothing, plan, reasons, statuses
 
 import interlock
+from interlock.engine.record.replay import ReplayedAction, ReplayedProposal
 from interlock.model.errors import ToolError
-from interlock.model.events import ActionFailed, ActionIntent, ActionSucceeded
+from interlock.model.events import ActionCancelled, ActionFailed, ActionIntent, ActionSucceeded, ActionUnknown
 from interlock.model.proposal import Budget
 from interlock.model.tool import Binding, Estimate, Tool
 from interlock.state.budgets import BudgetStore
@@ -169,3 +170,31 @@ def test_the_budget_of_a_program_counts_tokens_too():
     rt = embedded(model(using(30, 0.0), Estimate(30, 0.0)))
     rt.set_budget(Budget(tokens=59))
     assert statuses(execute(rt, call("think"), call("think"))) == ["succeeded", "skipped"]
+
+
+INTENT = ActionIntent(attempt=1, tool="think", tokens=100, cost=1.0)
+
+
+def replayed(*events):
+    """What a resumed proposal counts as spent after these events of one action."""
+    proposal, action = ReplayedProposal("run_1", None), ReplayedAction()
+    for event in events:
+        if isinstance(event, ActionIntent):
+            proposal.reserve(action, event)
+        else:
+            proposal.count(action, event)
+    return proposal.tokens, proposal.cost, proposal.cost_unknown
+
+
+def test_a_resumed_proposal_counts_what_a_dead_process_may_have_spent():
+    done = ActionSucceeded(attempt=1, duration_ms=1.0, output=None, tokens=30, cost=0.25)
+    mute = ActionFailed(attempt=1, reason="timeout", error="", tokens=100, cost=1.0, cost_unknown=True)
+    lost = ActionUnknown(attempt=1, reason="interrupted")
+    stopped = ActionCancelled(attempt=1, reason="cancelled", tokens=100, cost=1.0, cost_unknown=True)
+    assert replayed(INTENT, done) == (30, 0.25, 0)
+    assert replayed(INTENT, mute) == (100, 1.0, 1)
+    assert replayed(INTENT, stopped) == (100, 1.0, 1)
+    assert replayed(INTENT) == (100, 1.0, 0)  # still open
+    assert replayed(INTENT, lost) == (100, 1.0, 1)
+    assert replayed(INTENT, lost, INTENT, done) == (130, 1.25, 1)
+    assert replayed(INTENT, INTENT, done) == (130, 1.25, 1)  # the process died before it could say so

@@ -126,33 +126,29 @@ def openai_answer(text, _body, usage, reason):
 
 
 def anthropic_answer(text, body, usage, reason):
-    tool = body.get("tools")
-    block = {"type": "tool_use", "id": "t", "name": "answer", "input": None} if tool else {"type": "text", "text": text}
-    if tool:
-        try:
-            block["input"] = json.loads(text)
-        except ValueError:
-            block["input"] = text
-    reason = reason or ("tool_use" if tool else "end_turn")
+    reason = reason or "end_turn"
     counted = {} if usage is None else {"input_tokens": usage[0], "output_tokens": usage[1]}
-    empty = {**block, "input": {}} if tool else {**block, "text": ""}
-    deltas = [
-        {"type": "input_json_delta", "partial_json": part} if tool else {"type": "text_delta", "text": part}
-        for part in halves(text)
-    ]
+    head = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": body["model"],
+        "content": [],
+        "stop_reason": None,
+    }
+    written = {name: count for name, count in counted.items() if name == "output_tokens"}
     events = [
-        {"type": "message_start", "message": {"usage": {**counted, "output_tokens": 1} if counted else {}}},
-        {"type": "content_block_start", "index": 0, "content_block": empty},
-        *({"type": "content_block_delta", "index": 0, "delta": delta} for delta in deltas),
+        {"type": "message_start", "message": {**head, "usage": {**counted, "output_tokens": 1} if counted else {}}},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        *(
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": part}}
+            for part in halves(text)
+        ),
         {"type": "content_block_stop", "index": 0},
-        {
-            "type": "message_delta",
-            "delta": {"stop_reason": reason},
-            "usage": {k: v for k, v in counted.items() if k[0] == "o"},
-        },
+        {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": written},
         {"type": "message_stop"},
     ]
-    return {"type": "message", "content": [block], "stop_reason": reason, "usage": counted}, events
+    return {**head, "content": [{"type": "text", "text": text}], "stop_reason": reason, "usage": counted}, events
 
 
 def google_answer(text, _body, usage, reason):

@@ -6,7 +6,7 @@ import pytest
 from inference_world import KEY, call, runtime
 from model_server import PROVIDERS, STREAMED, Raw, serving
 
-KEY_HEADERS = {"openai-compatible": "authorization", "anthropic": "x-api-key", "google": "x-goog-api-key"}
+KEY_HEADERS = {"openai-compatible": "authorization", "anthropic": "authorization", "google": "x-goog-api-key"}
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"type": "string"}, "people": {"type": "integer"}},
@@ -19,7 +19,7 @@ FITS = '{"city": "Bern", "people": 134000}'
 @pytest.mark.parametrize(("provider", "stream"), STREAMED)
 def test_a_model_answers(provider, stream):
     with serving("The answer is 42. Ä") as server, runtime(server, provider, stream=stream) as rt:
-        result = call(rt, "infer", prompt="What?", system="Be brief.", temperature=0.5, max_tokens=50)
+        result = call(rt, "infer", prompt="What?", system="Be brief.", max_tokens=50)
         path, headers, body = server.seen[0]
     assert result.output == {
         "text": "The answer is 42. Ä", "model": "fast", "finish_reason": "stop",
@@ -27,13 +27,23 @@ def test_a_model_answers(provider, stream):
     }  # fmt: skip
     assert headers[KEY_HEADERS[provider]].removeprefix("Bearer ") == KEY
     assert path.startswith(
-        {"openai-compatible": "/v1/chat/", "anthropic": "/v1/messages", "google": "/v1beta/"}[provider]
+        {"openai-compatible": "/v1/chat/", "anthropic": "/v1/messages", "google": "/v1/models/"}[provider]
     )
     text = json.dumps(body)
     assert "What?" in text
     assert "Be brief." in text
-    assert "0.5" in text
     assert "50" in text
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_temperature_is_sent_where_the_provider_takes_one(provider):
+    with serving() as server, runtime(server, provider) as rt:
+        result = call(rt, "infer", prompt="x", temperature=0.5)
+        sent = [body for _, _, body in server.seen]
+    if provider == "anthropic":
+        assert (result.reason, sent) == ("invalid_parameters", [])
+    else:
+        assert "0.5" in json.dumps(sent[0])
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -67,7 +77,7 @@ def test_an_answer_fits_its_schema(provider, stream):
     assert "text" not in result.output
     given = {
         "openai-compatible": lambda: body["response_format"]["json_schema"]["schema"],
-        "anthropic": lambda: body["tools"][0]["input_schema"],
+        "anthropic": lambda: body["output_config"]["format"]["schema"],
         "google": lambda: body["generationConfig"]["responseJsonSchema"],
     }[provider]()
     assert given == SCHEMA
@@ -79,7 +89,7 @@ def test_an_endpoint_without_schemas_gets_it_in_the_prompt(provider):
         result = call(rt, "infer", prompt="Bern?", schema=SCHEMA)
         body = server.seen[0][2]
     assert result.output["value"]["city"] == "Bern"
-    assert not {"response_format", "tools"} & body.keys()
+    assert not {"response_format", "output_config"} & body.keys()
     assert "additionalProperties" in json.dumps(body)
 
 
@@ -178,7 +188,7 @@ def test_a_call_names_one_of_the_models_and_the_first_is_the_default():
             assert call(rt, "infer", prompt="x", model="second").output["text"] == "two"
             assert call(rt, "infer", prompt="x", model="third").reason == "invalid_parameters"
         assert one.seen[0][2]["model"] == "a/b:c"
-        assert two.seen[0][0] == "/v1beta/models/a%2Fb%3Ac:generateContent"
+        assert two.seen[0][0] == "/v1/models/a%2Fb%3Ac:generateContent"
         assert "authorization" not in one.seen[0][1]
 
 

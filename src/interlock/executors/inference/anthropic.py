@@ -1,14 +1,12 @@
-"""The shape of Anthropic's Messages. An answer with a schema is asked for as the call of a tool, which every version knows.
+"""The shape of Anthropic's Messages, in the version of 2026-10-21: a bearer token, `output_config`, and no `temperature`.
 
-Source: Anthropic, "Messages API" and "Streaming Messages".
+Source: Anthropic, "Messages API", "Streaming Messages" and "Structured outputs".
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Final
-
-import msgspec
 
 from interlock.executors.inference.models import (
     Answer,
@@ -23,9 +21,14 @@ from interlock.executors.inference.models import (
     usage_of,
 )
 
+_VERSION: Final = "2026-10-21"
 _REASONS: Final[dict[str, FinishReason]] = {
-    "end_turn": "stop", "stop_sequence": "stop", "tool_use": "stop", "max_tokens": "length", "refusal": "content_filter",
-}  # fmt: skip
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "content_filter",
+}
 _INPUTS: Final = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
 
 
@@ -35,16 +38,13 @@ def ask(model: Model, question: Question) -> Post:
     body: dict[str, Any] = {"model": model.id, "max_tokens": question.max_tokens, "messages": messages}
     if question.system is not None:
         body["system"] = question.system
-    if question.temperature is not None:
-        body["temperature"] = question.temperature
     if model.structured and question.native_schema is not None:
-        tool = {"name": "answer", "description": "Gives the answer.", "input_schema": question.native_schema}
-        body |= {"tools": [tool], "tool_choice": {"type": "tool", "name": "answer"}}
+        body["output_config"] = {"format": {"type": "json_schema", "schema": question.native_schema}}
     if model.stream:
         body["stream"] = True
-    headers = {"anthropic-version": "2023-06-01"}
+    headers = {"anthropic-version": _VERSION}
     if model.key is not None:
-        headers["x-api-key"] = model.key
+        headers["Authorization"] = f"Bearer {model.key}"
     return Post("/v1/messages", headers, body)
 
 
@@ -54,9 +54,6 @@ def read(document: Any) -> Answer:
     if not isinstance(blocks, list):
         raise ShapeError("it has no list at `content`")
     reason = _REASONS.get(str(at(document, "stop_reason")), "other")
-    for block in blocks:
-        if at(block, "type") == "tool_use" and at(block, "name") == "answer":
-            return Answer(msgspec.json.encode(at(block, "input")).decode(), reason, _usage(document))
     texts = [at(block, "text") for block in blocks if at(block, "type") == "text"]
     if not all(isinstance(text, str) for text in texts) or (not texts and reason in ("stop", "other")):
         raise ShapeError("it has no text in `content`")
@@ -80,7 +77,7 @@ def assemble(events: Sequence[Any]) -> Any:
                 reason = at(event, "delta", "stop_reason") or reason
                 usage |= at(event, "usage") or {}
             case "message_stop":
-                return _document(blocks, reason, usage)
+                return {"content": [blocks[index] for index in sorted(blocks)], "stop_reason": reason, "usage": usage}
     return None
 
 
@@ -90,22 +87,9 @@ def _add(blocks: dict[int, dict[str, Any]], event: Any) -> None:
     if type(index) is not int:
         return
     if isinstance(begun, dict):
-        blocks[index] = {**begun, "partial": ""}
-    block = blocks.setdefault(index, {"partial": ""})
-    if isinstance(text := at(event, "delta", "text"), str):
-        block["text"] = f"{block.get('text') or ''}{text}"
-    if isinstance(part := at(event, "delta", "partial_json"), str):
-        block["partial"] += part
-
-
-def _document(blocks: dict[int, dict[str, Any]], reason: Any, usage: dict[str, Any]) -> Any:
-    for block in blocks.values():
-        if partial := block.pop("partial"):
-            try:
-                block["input"] = msgspec.json.decode(partial)
-            except (msgspec.DecodeError, RecursionError):
-                block["input"] = partial  # cut off at the limit of tokens: it will not fit the schema
-    return {"content": [blocks[index] for index in sorted(blocks)], "stop_reason": reason, "usage": usage}
+        blocks[index] = dict(begun)
+    if isinstance(text := at(event, "delta", "text"), str) and index in blocks:
+        blocks[index]["text"] = f"{blocks[index].get('text') or ''}{text}"
 
 
 def _usage(document: Any) -> Usage | None:

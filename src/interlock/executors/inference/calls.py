@@ -41,6 +41,9 @@ class Inference:
         model = self._models[parameters["model"]]
         meter = metering.Meter(model, cast("MeteredContext", ctx))
         question = infer_question(model, parameters)
+        if question.temperature is not None and model.provider == "anthropic":
+            message = f"`{model.name}`: models of this provider take no temperature"
+            raise _invalid(message, "$.parameters.temperature", meter)
         if question.schema is None:
             _begin(meter, metering.attempt_usage(metering.question_tokens(question), question.max_tokens, 0))
             answer = self._ask(model, question, ctx, meter)
@@ -97,7 +100,7 @@ class Inference:
     def _structured(self, model: Model, question: Question, ctx: Context, meter: metering.Meter) -> tuple[Any, Answer]:
         """An answer that fits the schema. Raises: ToolError `model_output_mismatch`, and as `_ask`."""
         assert question.schema is not None
-        schema, first = _compiled(question.schema), question.messages
+        schema, first = _compiled(question.schema, meter), question.messages
         prompt = metering.question_tokens(question)
         problems = ["it is not JSON"]
         for attempt in range(metering.ATTEMPTS_MAX):
@@ -126,12 +129,17 @@ class Inference:
         )  # fmt: skip
 
 
-def _compiled(schema: dict[str, Any]) -> Schema:
+def _compiled(schema: dict[str, Any], meter: metering.Meter) -> Schema:
     try:
         return Schema.compile(schema)
     except SchemaError as error:
-        message = f"`schema` cannot be used: {error.message}"
-        raise ToolError(message, code="invalid_parameters", path="$.parameters.schema", retryable=False) from None
+        raise _invalid(f"`schema` cannot be used: {error.message}", "$.parameters.schema", meter) from None
+
+
+def _invalid(message: str, path: str, meter: metering.Meter) -> ToolError:
+    """The error of a question that cannot be asked: nothing was sent, so nothing was used."""
+    meter.end(Usage(0, 0))
+    return ToolError(message, code="invalid_parameters", path=path, retryable=False)
 
 
 def _begin(meter: metering.Meter, most: Usage) -> None:

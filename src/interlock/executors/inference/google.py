@@ -100,7 +100,7 @@ def read_vectors(document: Any, count: int) -> tuple[list[list[float]], Usage | 
 
 
 def _path(model: Model) -> str:
-    return f"/v1beta/models/{quote(model.id, safe='')}"
+    return f"/v1/models/{quote(model.id, safe='')}"
 
 
 def _headers(model: Model) -> dict[str, str]:

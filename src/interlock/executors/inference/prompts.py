@@ -51,7 +51,7 @@ def classify_question(parameters: dict[str, Any], max_tokens: int) -> Question:
     }
     described = "\n".join(f"- {one['name']}: {one.get('description', one['name'])}" for one in labels)
     text = f"Labels:\n{described}\n\nText:\n{parameters['text']}"
-    return Question((Message("user", text),), _with_schema(_CLASSIFY, schema), max_tokens, 0.0, schema)
+    return Question((Message("user", text),), _with_schema(_CLASSIFY, schema), max_tokens, schema=schema)
 
 
 def _with_schema(system: str | None, schema: dict[str, Any] | None) -> str | None:

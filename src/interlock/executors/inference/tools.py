@@ -99,7 +99,12 @@ def _infer(models: Sequence[Model]) -> _Defined:
             "maximum": most,
             "description": "The model's limit unless set.",
         },
-        "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+        "temperature": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": 2,
+            "description": "Not for models of the provider `anthropic`.",
+        },
     }
     returns = {
         "text": _TEXT, "value": {"description": "Instead of `text` if `schema` was given."}, "model": _MODEL,
