@@ -343,13 +343,14 @@ def _finish(
 def _offer_models(services: Services, env: Mapping[str, str]) -> None:
     """Register the tools of the configured models, now and whenever an edited configuration is in force."""
 
-    def register(settings: Settings) -> None:
+    def prepare(settings: Settings) -> Callable[[], None]:
         if settings.models or not services.registry.by_name.keys().isdisjoint(MODEL_TOOLS):
-            model_tools.register(services, settings, env, adjusted)
+            return model_tools.prepare(services, settings, env, adjusted)
+        return lambda: None
 
-    register(services.settings)
+    prepare(services.settings)()
     if services.reload is not None:
-        services.reload.adopting.append(lambda fresh: register(fresh.settings))
+        services.reload.preparing.append(lambda fresh: prepare(fresh.settings))
 
 
 def _foreign(env: Mapping[str, str]) -> list[str]:

@@ -64,16 +64,20 @@ class Registering(Protocol):
         ...
 
 
-def register(services: Registering, settings: Settings, env: Mapping[str, str], adjust: Adjust) -> None:
-    """Register the tools of the configured models, but for those that the program registered itself. One for which there is no
-    model any more is removed. Raises: ConfigurationError for a key that cannot be one.
+def prepare(services: Registering, settings: Settings, env: Mapping[str, str], adjust: Adjust) -> Callable[[], None]:
+    """Make the tools of the configured models; what is returned registers them, but for those that the program registered
+    itself. One for which there is no model any more is removed. Raises: ConfigurationError for a key that cannot be one.
     """
     registry = services.registry
-    found = _bindings(services, settings, settings.models, env)
-    for name in MODEL_TOOLS:
-        if name not in registry.in_code:
-            _replace(registry, name, adjust(found[name], settings) if name in found else None)
-    services.judges.expire()
+    found = {name: adjust(one, settings) for name, one in _bindings(services, settings, settings.models, env).items()}
+
+    def register() -> None:
+        for name in MODEL_TOOLS:
+            if name not in registry.in_code:
+                _replace(registry, name, found.get(name))
+        services.judges.expire()
+
+    return register
 
 
 def register_in_code(
