@@ -335,8 +335,9 @@ ATTACKS: Final = (
     Attack(
         "use more memory than allowed in several processes",
         "limits",
-        "for _ in range(3):\n if os.fork() == 0:\n  b = bytearray(b'x') * (120 << 20); time.sleep(30)\n"
-        "time.sleep(2); escaped(); os.killpg(0, 9)",
+        "r, w = os.pipe()\nfor _ in range(3):\n if os.fork() == 0:\n"
+        "  b = bytearray(b'x') * (120 << 20); os.write(w, b'x'); time.sleep(30); os._exit(0)\n"
+        "os.close(w)\nfor _ in range(3): os.read(r, 1) or os._exit(1)\ntime.sleep(2); escaped(); os.killpg(0, 9)",
     ),
     Attack(
         "use more memory than allowed in files of memory",
