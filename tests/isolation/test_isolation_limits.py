@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from interlock.isolation import meter
 from interlock.isolation.client import ForkServer
 from interlock.isolation.spec import WallSpec
 
@@ -191,3 +192,12 @@ def test_a_supervisor_lives_within_the_smallest_limits(cell):
     outcome = cell.run(PYTHON, "-I", "-S", "-c", code, limits=limits)
     assert outcome.report["exit_code"] == 0, outcome
     assert (len(outcome.stdout), len(outcome.stderr)) == (MIB, MIB)
+
+
+def test_a_program_that_makes_measuring_slow_is_measured_all_the_same(monkeypatch):
+    clock = iter(range(0, 1000, 60))
+    monkeypatch.setattr(meter.time, "thread_time", lambda: float(next(clock)))
+    limits = {"memory_bytes": 1 << 60, "file_bytes": 1, "open_files": 1 << 30, "processes": 1 << 20, "cpu_ms": 1 << 40}
+    measured = meter.Meter(limits, None)
+    assert measured.exceeded() is None
+    assert measured.pause_s() <= 1.0

@@ -22,9 +22,11 @@ from interlock.isolation.wire import Limits
 
 _TICK_S: Final = 0.05
 _SHARE: Final = 20
-"""A measurement is followed by a pause of this many times the CPU time that it took: at most 5 % of one processor."""
+"""A measurement is followed by a pause of this many times the CPU time that it took, so that it takes 5 % of one processor."""
 _ALWAYS_S: Final = 1.0
-"""So often the tree is measured even if the machine as a whole gives no reason to."""
+"""So often the tree is measured even if the machine as a whole gives no reason to, and however long a measurement takes: a
+program could make it long.
+"""
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _CLOCK_MS: Final = 1000 / os.sysconf("SC_CLK_TCK")
 _FULL_BYTES: Final = 64 * 1024
@@ -58,7 +60,8 @@ class Meter:
             return None
         began = time.thread_time()
         found = self._measure() if self._reason(now) else None
-        self._next = time.monotonic() + max(_TICK_S, _SHARE * (time.thread_time() - began))
+        pause = _SHARE * (time.thread_time() - began)
+        self._next = time.monotonic() + min(max(_TICK_S, pause), _ALWAYS_S)
         return found
 
     def at_end(self, ended_by: int | None, *, failed: bool) -> str | None:
