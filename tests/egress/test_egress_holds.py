@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import queue
 import select
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from interlock.isolation.egress.client import Egress, Policy
+from interlock.isolation.egress import background
+from interlock.isolation.egress.client import CLOSE_S, Egress, Policy, Traffic, Watch
+from interlock.isolation.egress.wire import FINISH_S
 
 
 def test_silent_and_slow_clients_do_not_hold_up_others(boxes, serve):
@@ -166,6 +172,32 @@ asyncio.run(main())
     poller.register(pidfd, select.POLLIN)
     assert poller.poll((until - time.monotonic()) * 1000), "the proxy outlived its runtime"
     os.close(pidfd)
+
+
+def test_a_proxy_that_does_not_answer_is_given_up_and_its_action_dropped(monkeypatch):
+    """The runtime waits longer than the proxy may pass on what programs had sent, and not for ever."""
+    assert background._ANSWER_S > CLOSE_S > FINISH_S
+    monkeypatch.setattr(background, "_ANSWER_S", 0.2)
+    dropped_by = queue.SimpleQueue()
+    drop = Watch.drop
+
+    def noted(watch):
+        drop(watch)
+        dropped_by.put(threading.current_thread().name)
+
+    monkeypatch.setattr(Watch, "drop", noted)
+    egress = Egress([sys.executable, "-c", "import time; time.sleep(60)"])
+    thread = background.WatchThread(egress)
+    watch = asyncio.run(thread.watch(Policy()))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        inside = socket.socket(fileno=os.dup(watch.inside))
+        with inside, socket.create_connection(listener.getsockname()):
+            socket.send_fds(inside, [json.dumps([["proxy", 1]]).encode()], [listener.fileno()])
+            assert watch.finish() == Traffic(lost=True)
+            assert dropped_by.get(timeout=20) == "interlock-egress", "only its own thread may touch it"
+            assert egress.pid is not None
+    thread.close()
+    egress.close()
 
 
 def test_an_action_that_uses_no_network_starts_no_proxy(boxes):

@@ -13,10 +13,10 @@ from collections.abc import Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any, Final
 
-from interlock.isolation.egress.client import Egress, Policy, Traffic, Watch
+from interlock.isolation.egress.client import CLOSE_S, Egress, Policy, Traffic, Watch
 from interlock.model.errors import ToolError
 
-_ANSWER_S: Final = 20.0
+_ANSWER_S: Final = CLOSE_S + 5.0
 """How long the thread may take: more than the proxy has for its last message."""
 _END_S: Final = 5.0
 
@@ -98,9 +98,14 @@ class BackgroundWatch:
     def _ask(self, question: Coroutine[Any, Any, Traffic]) -> Traffic:
         """The thread's answer; if there is none, what was done is not known."""
         try:
-            return asyncio.run_coroutine_threadsafe(question, self._loop).result(_ANSWER_S)
-        except (TimeoutError, CancelledError, RuntimeError, ToolError):
+            asked = asyncio.run_coroutine_threadsafe(question, self._loop)
+        except RuntimeError:  # the loop has ended, and all with it
             question.close()
+            return Traffic(lost=True)
+        try:
+            return asked.result(_ANSWER_S)
+        except (TimeoutError, CancelledError, ToolError):
+            asked.cancel()
             return Traffic(lost=True)
 
 

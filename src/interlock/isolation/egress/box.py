@@ -21,15 +21,13 @@ from interlock.isolation.egress.names import Names
 from interlock.isolation.egress.relay import Client, Flow
 from interlock.isolation.egress.rules import Rules
 from interlock.isolation.egress.sniff import OTHER, Flight, begins_tls, read_flight
-from interlock.isolation.egress.wire import Kind, Via
+from interlock.isolation.egress.wire import FINISH_S, Kind, Via
 from interlock.model.hosts import Endpoint, host_name
 
 HELLO_S: Final = 10.0
 """How long a client may take to name its server."""
 CONNECTIONS_MAX: Final = 2048
 """For an action; fewer where the proxy may open few files (`Network`)."""
-_FINISH_S: Final = 10.0
-"""How long the data that ended programs had sent is still passed on: on a busy machine a connection alone can take seconds."""
 _QUERIES: Final = 64
 _QUERY_BYTES: Final = 4096
 _REVERSE: Final = (".in-addr.arpa", ".ip6.arpa")
@@ -75,7 +73,7 @@ class Network:
             else:
                 self._accept_waiting(kind, port, sock)
         self._stop_listening()
-        until = time.monotonic() + _FINISH_S
+        until = time.monotonic() + FINISH_S
         while self._unsent() and time.monotonic() < until:  # noqa: ASYNC110 - a hundred connections report it one by one
             await asyncio.sleep(_PAUSE_S)
         await self.drop()

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple, cast
 
 from interlock.isolation.egress.rules import transparent_ports
 from interlock.isolation.egress.wire import (
+    FINISH_S,
     LISTENERS_MAX,
     MESSAGE_BYTES,
     OPEN,
@@ -33,8 +34,8 @@ from interlock.model.errors import ToolError
 from interlock.model.hosts import Endpoint
 from interlock.server_process import ServerProcess, module_command
 
-_CLOSE_S: Final = 5.0
-"""How long the proxy may take for its last message: for two seconds it passes on what programs had sent."""
+CLOSE_S: Final = FINISH_S + 5.0
+"""How long the proxy may take for its last message: until then it passes on what programs had sent."""
 _RETRY_S: Final = 0.002
 _REAP_MS: Final = 1_000
 _RECORD_FIELDS: Final = frozenset(Record.__annotations__)
@@ -159,7 +160,7 @@ class Watch:
                 with contextlib.suppress(OSError):
                     await self._loop.sock_sendall(self._control, encode({"say": "close"}))
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_CLOSE_S):
+                    async with asyncio.timeout(CLOSE_S):
                         await asyncio.shield(self._closed)
                 self._lost = self._lost or not self._closed.done()
             return Traffic(tuple(self._records), self._dropped, self._lost)

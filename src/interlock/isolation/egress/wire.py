@@ -18,6 +18,8 @@ import json
 from typing import Any, Final, Literal, TypedDict
 
 OPEN: Final = b"open"
+FINISH_S: Final = 10.0
+"""How long the data that ended programs had sent is still passed on: on a busy machine a connection alone can take seconds."""
 MESSAGE_BYTES: Final = 16 * 1024
 PORTS_MAX: Final = 48
 """How many ports have a transparent listener, besides 80 and 443; others are reached through the proxy."""
