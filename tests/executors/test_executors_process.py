@@ -469,11 +469,13 @@ def test_the_grant_is_the_wall_around_what_is_read(tmp_path, clock, context, wor
     assert output["stdout"] == "srcmore"
 
 
-def test_a_socket_of_another_program_in_the_workspace_is_hidden(tmp_path, clock, context, workspace):
-    """A path leads to it from any network namespace."""
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_socket_of_another_program_in_the_workspace_is_hidden(clock, context, workspace, monkeypatch, relative):
+    """A path leads to it from any network namespace, however the program that listens there has named it."""
     server = socket.socket(socket.AF_UNIX)
+    monkeypatch.chdir(workspace.root)
     try:
-        server.bind(os.fspath(workspace.root / "server.sock"))
+        server.bind("server.sock" if relative else os.fspath(workspace.root / "server.sock"))
         server.listen(1)
         walls = enclosure("ns", probe(), environment=os.environ)
         assert walls.around(workspace).hidden == (os.fspath(workspace.root / "server.sock"),)

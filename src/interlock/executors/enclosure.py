@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -173,14 +174,42 @@ def of(enclose: Enclose) -> Enclosure:
 
 
 def _sockets_in(root: Path) -> list[str]:
-    """Sockets of the machine's programs in a workspace, by path: a network namespace does not confine those. A layer does."""
+    """Sockets of the machine's programs in a workspace, by path: a network namespace does not confine those. A layer does.
+
+    One that was bound by a relative path is known by its name alone, so every socket of that name is taken.
+    """
     try:
-        lines = Path("/proc/net/unix").read_bytes().splitlines()
-    except OSError:
-        return []
-    top = os.fsencode(root) + b"/"
-    paths = {fields[7] for line in lines if len(fields := line.split(None, 7)) == 8}
-    return sorted(os.fsdecode(path) for path in paths if path.startswith(top))
+        lines = Path("/proc/net/unix").read_bytes().splitlines()[1:]
+    except OSError:  # which of them are in use is not known
+        return sorted(_socket_files(root))
+    paths = {os.fsdecode(fields[7]) for line in lines if len(fields := line.split(None, 7)) == 8}
+    found = {path for path in paths if path.startswith(f"{root}/")}
+    names = {os.path.basename(path) for path in paths if not path.startswith(("/", "@"))}  # noqa: PTH119 - texts
+    if names:
+        found.update(path for path in _socket_files(root) if os.path.basename(path) in names)  # noqa: PTH119
+    return sorted(found)
+
+
+def _socket_files(root: Path) -> Iterator[str]:
+    """The sockets beneath a directory, by path. What cannot be listed is left out."""
+    pending = [os.fspath(root)]
+    while pending:
+        try:
+            entries = list(os.scandir(pending.pop()))
+        except OSError:
+            continue
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(entry.path)
+            elif not entry.is_file(follow_symlinks=False) and _is_socket(entry.path):
+                yield entry.path
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:  # gone just now
+        return False
 
 
 def _is_temporary(path: str) -> bool:
