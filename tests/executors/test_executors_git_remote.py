@@ -326,6 +326,22 @@ def test_git_reaches_the_host_of_its_url_and_no_other(clock, walls, network, wor
         runner.close()
 
 
+def test_a_host_that_another_program_did_not_reach_is_not_why_git_failed(runner, workspace, context, web):
+    """The result has a refused connection, as a credential helper's would be, and the failure is git's own."""
+    actual = runner.run
+
+    async def run(*arguments, **options):
+        result = await actual(*arguments, **options)
+        refusals = [{"host": "helper.example", "port": 443, "outcome": "refused", "reason": "host_denied"}]
+        return msgspec.structs.replace(result, connections=(*refusals, *result.connections))
+
+    runner.run = run
+    git = Git(runner, workspace, context(), address_judge=None, resolver=None)
+    error = refused(git.clone, url=f"{web}/missing.git", path="copy")
+    assert error.code == "git_failed"
+    assert "not found" in error.output["stderr"]
+
+
 def test_git_is_not_run_with_less_than_what_is_required(clock, workspace, context, offered, web):
     walls = enclosure("nons", offered, environment=os.environ)
     walls = msgspec.structs.replace(walls, require=("fs", "net"))

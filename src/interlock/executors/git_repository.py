@@ -208,10 +208,13 @@ def _way_to(remote: Remote | None) -> dict[str, Any]:
 
 
 def _failure(command: str, remote: Remote | None, result: ProcessResult) -> ToolError:
-    """The error for a git that failed: by the connection that the proxy refused, of which git only knows that it was closed."""
+    """The error for a git that failed: by the connection that the proxy refused, of which git only knows that it was closed.
+
+    A refused connection to another host, such as one that a program beside git tried, says nothing about git's own.
+    """
     for record in result.connections:
         reason = record["reason"]
-        if remote is not None and reason is not None:
+        if remote is not None and reason is not None and record["host"] == remote.there.host:
             return ToolError(
                 f"url: `{remote.there}` was not reached: {REASONS[reason]}",
                 code=reason,
