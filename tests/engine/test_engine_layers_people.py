@@ -10,8 +10,8 @@ from engine_world import TOML, call, execute
 from interlock.workspace.layer_mounts import LayerMounts, UnmountableError
 
 LAYER = '[workspace]\nmode = "layer"\n'
-# It goes on once the person has done, if it sees that, and after some seconds anyway.
-UNTIL_THEN = "; touch started; for i in $(seq 60); do ls gate | grep -q go && break; sleep 0.05; done"
+# It goes on once the person has done, if it sees that, and after half a minute anyway.
+UNTIL_THEN = "; touch started; for i in $(seq 400); do ls gate | grep -q go && break; sleep 0.05; done"
 
 
 @pytest.fixture(params=["overlay", "copy"])
