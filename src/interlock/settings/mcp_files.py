@@ -1,6 +1,6 @@
 """Servers in the files of other MCP clients (`.mcp.json`): put behind the gateway with `[mcp] files`.
 
-They become tables of `[mcp.servers]`, and are checked as if they stood there.
+They become tables of `[mcp.servers]`, and are checked in the same way.
 """
 
 from __future__ import annotations

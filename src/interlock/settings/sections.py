@@ -209,8 +209,8 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     read: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^(?:/|~/)(?!.*(?:^|/)\.\.?(?:/|$)).*[^/]$")], ...],
         Meta(
-            description="Files and directories outside of the workspace that processes may read, besides the system's and tool "
-            "chains: absolute, or `~/...` in your home directory."
+            description="Files and directories outside of the workspace that processes may read, besides the system's and "
+            "those of tool chains: absolute, or `~/...` in your home directory."
         ),
     ] = ()
     memory_bytes: Annotated[
@@ -232,7 +232,7 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = field(default=1024 * MIB, name="tmp")
     disk_bytes: Annotated[
         int,
-        Meta(ge=MIB, le=INTEGER_MAX, extra=_SIZE, description="Disk that the layer of a proposal may take."),
+        Meta(ge=MIB, le=INTEGER_MAX, extra=_SIZE, description="Disk space that the layer of a proposal may take."),
     ] = field(default=16 * 1024 * MIB, name="disk")
     output_bytes: Annotated[
         int, Meta(ge=1024, le=MIB, extra=_SIZE, description="What is kept of each output stream of a process action.")
@@ -386,14 +386,14 @@ class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     reads: Annotated[
         tuple[Annotated[str, Meta(pattern=r"^(?:/|~/)(?!.*(?:^|/)\.\.?(?:/|$)).*[^/]$")], ...],
         Meta(
-            description="Files and directories outside of the project that a started server may read behind walls, those with "
-            "its own program among them: absolute, or `~/...`."
+            description="Files and directories outside of the project that a started server may read behind walls, including "
+            "those of its own program: absolute, or `~/...`."
         ),
     ] = ()
     writes: Annotated[
         bool,
         Meta(
-            description="True if a started server may write in the project. Its calls then wait their turn with all that writes "
+            description="True if a started server may write in the project. Its calls then wait their turn with everything that writes "
             "there; otherwise walls keep it from writing."
         ),
     ] = False
