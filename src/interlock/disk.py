@@ -68,7 +68,7 @@ class Disk:
     """The real disk. Each method is one operation that can fail, so a test can make the nth one fail."""
 
     def open_append(self, path: Path, mode: int = 0o600) -> int:
-        """Open a file for appending; it is created if absent. A symbolic link, and a FIFO nobody reads, are refused."""
+        """Open a file for appending; it is created if absent. A symbolic link, and a FIFO without a reader, are refused."""
         flags = os.O_NONBLOCK | os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         return int(self._do(f"open {path}", os.open, path, flags, mode))
 

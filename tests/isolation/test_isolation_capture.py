@@ -44,7 +44,7 @@ def test_what_is_printed_arrives_whole_however_it_travels(bench, size):
 
 
 def test_a_program_that_holds_descriptors_in_flight_does_not_hold_up_the_report_of_another(bench):
-    """The kernel counts them for all processes of a user, and refuses more to whoever has a lower limit."""
+    """The kernel counts them for all processes of a user, and refuses more to a process with a lower limit."""
     holds = """
 import array, os, socket, time
 a, b = socket.socketpair()

@@ -219,7 +219,7 @@ class Host:
                 getattr, source["name"].split("."), module or importlib.import_module(source["module"])
             )
             self.bindings[tool.name] = bind(cast("Callable[..., Any]", found), tool)
-        except BaseException as error:  # noqa: BLE001 - anything a module raises is reported to whoever calls the function
+        except BaseException as error:  # noqa: BLE001 - anything a module raises is reported to the caller of the function
             traceback.print_exc()
             self.failed[tool.name] = f"`{source['file'] or source['module']}`: {describe(error)}"
 

@@ -60,14 +60,14 @@ def _nothing(_ctx: Context, /, *, lasting: bool = False) -> Policy:  # noqa: ARG
     return Policy()
 
 
-def _nobody(_ctx: Context, _traffic: Traffic) -> None:
+def _ignored(_ctx: Context, _traffic: Traffic) -> None:
     pass
 
 
 class ProcessNetwork:
     """The egress proxy of a runtime, with the engine's decision on which action may reach which host."""
 
-    def __init__(self, policy_of: PolicyOf = _nothing, tell: Tell = _nobody, *, egress: Egress | None = None) -> None:
+    def __init__(self, policy_of: PolicyOf = _nothing, tell: Tell = _ignored, *, egress: Egress | None = None) -> None:
         """Starts nothing. By default, processes may reach no host. `egress` replaces the proxy in tests."""
         self._policy_of = policy_of
         self._tell = tell

@@ -131,7 +131,7 @@ def call(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None
 def clone(namespaces: int) -> int:
     """Fork into new namespaces; returns 0 in the child. Only for a process with one thread that is about to do little.
 
-    libc's own hooks around fork do not run, so Python's are called by hand.
+    Neither libc's hooks around fork nor Python's run.
     """
     zero = ctypes.c_long(0)
     number, flags = ctypes.c_long(NUMBER["clone"]), ctypes.c_long(namespaces | signal.SIGCHLD)

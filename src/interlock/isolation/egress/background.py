@@ -1,6 +1,6 @@
 """The network of programs that live on after the action that started them: watched by a thread of its own.
 
-The event loop of an action ends before such a program does, and nobody may be calling a tool when the program connects. So one
+The event loop of an action ends before such a program does, and the program may connect while no tool is being called. So one
 thread of the runtime, started when first needed, takes over the listeners and answers what the proxy asks.
 """
 

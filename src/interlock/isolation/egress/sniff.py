@@ -33,7 +33,7 @@ class Flight(NamedTuple):
     protocol: Literal["tls", "http", "other", "unknown"]
     names: tuple[str, ...] = ()
     doubtful: bool = False
-    """True if servers could take it for a message to somebody else."""
+    """True if servers could take it for a message to another server."""
 
     @property
     def name(self) -> str | None:
