@@ -14,10 +14,10 @@ Names are loaded when they are first used, so that `import interlock` and the co
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interlock._version import __version__
+from interlock.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from interlock.approvals.audit import AuditRecord
@@ -173,15 +173,7 @@ __all__ = [
     "tool",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Load an exported name from the room where it lives."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module `interlock` has no attribute `{name}`")
-    value = getattr(import_module(f"interlock.{home}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_exports(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

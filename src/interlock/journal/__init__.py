@@ -8,8 +8,9 @@ Exported names are imported on first use, because the list of runs needs neither
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from interlock.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from interlock.journal.heads import decode_head, read_head, sign_head, verify_head
@@ -22,35 +23,38 @@ if TYPE_CHECKING:
     from interlock.journal.sealed_file import Durability
     from interlock.journal.sealing import Head
     from interlock.journal.writer import JournalWriter
-
-_HOMES = {
-    "Corruption": "reader",
-    "Durability": "sealed_file",
-    "Head": "sealing",
-    "JournalStatus": "reader",
-    "JournalWriter": "writer",
-    "KeptRuns": "memory",
-    "MemoryJournal": "memory",
-    "RecoveryReport": "recovery",
-    "RunIndex": "index",
-    "RunRow": "index",
-    "SessionRow": "index",
-    "Tail": "reader",
-    "Torn": "reader",
-    "TornIntent": "recovery",
-    "decode_head": "heads",
-    "delete_private": "private",
-    "intents_in_torn_tail": "recovery",
-    "keep": "pruning",
-    "prune": "pruning",
-    "read": "reader",
-    "read_head": "heads",
-    "read_private": "private",
-    "recover": "recovery",
-    "scan": "reader",
-    "sign_head": "heads",
-    "verify_head": "heads",
-}
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "Corruption": "reader",
+            "Durability": "sealed_file",
+            "Head": "sealing",
+            "JournalStatus": "reader",
+            "JournalWriter": "writer",
+            "KeptRuns": "memory",
+            "MemoryJournal": "memory",
+            "RecoveryReport": "recovery",
+            "RunIndex": "index",
+            "RunRow": "index",
+            "SessionRow": "index",
+            "Tail": "reader",
+            "Torn": "reader",
+            "TornIntent": "recovery",
+            "decode_head": "heads",
+            "delete_private": "private",
+            "intents_in_torn_tail": "recovery",
+            "keep": "pruning",
+            "prune": "pruning",
+            "read": "reader",
+            "read_head": "heads",
+            "read_private": "private",
+            "recover": "recovery",
+            "scan": "reader",
+            "sign_head": "heads",
+            "verify_head": "heads",
+        },
+    )
 
 __all__ = [
     "Corruption",
@@ -80,13 +84,3 @@ __all__ = [
     "sign_head",
     "verify_head",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Import an exported name from its module."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module `interlock.journal` has no attribute `{name}`")
-    value = getattr(import_module(f"interlock.journal.{home}"), name)
-    globals()[name] = value
-    return value

@@ -12,14 +12,24 @@ from typing import TYPE_CHECKING, Self
 
 import msgspec
 
+from interlock import journal
 from interlock.disk import Disk
+from interlock.engine.local.clock import SystemClock
 from interlock.engine.local.location import Place, locate, open_database
-from interlock.journal.index import RunIndex, RunRow, SessionRow
+from interlock.journal.index import RunIndex, RunRow, SessionRow, require_reached
+from interlock.lazy import lazy
 from interlock.model.errors import IntegrityError, InterlockError, StoreError, UsageError
 from interlock.model.events import Event, RunFinished, Unknown
 
 if TYPE_CHECKING:
-    from interlock.engine.inspect.shown_run import ShownProposal
+    from interlock import signing
+    from interlock.engine.inspect import shown_run, undone
+    from interlock.state import store
+else:
+    shown_run = lazy("interlock.engine.inspect.shown_run")
+    undone = lazy("interlock.engine.inspect.undone")
+    signing = lazy("interlock.signing")
+    store = lazy("interlock.state.store")
 
 __all__ = ["Check", "History", "RunRow", "SessionRow"]
 
@@ -105,36 +115,27 @@ class History:
         self.index.get(run_id)
         return self.place.runs / run_id
 
-    def proposals(self, run_id: str) -> Iterator[ShownProposal]:
+    def proposals(self, run_id: str) -> Iterator[shown_run.ShownProposal]:
         """What each proposal of a run did, and what was undone since; one at a time. Raises as `shown_proposals`."""
-        from interlock.engine.inspect.shown_run import shown_proposals  # noqa: PLC0415 - start-up: a list needs none of it
-        from interlock.engine.inspect.undone import find_undos  # noqa: PLC0415 - start-up
-
         row = self.index.get(run_id)
-        undos = find_undos(self.place.runs, self.runs(since_us=row.started_us))
-        yield from shown_proposals(self.place.runs / run_id, row, undos)
+        undos = undone.find_undos(self.place.runs, self.runs(since_us=row.started_us))
+        yield from shown_run.shown_proposals(self.place.runs / run_id, row, undos)
 
     # -- journals
 
     def events(self, run_id: str, start: int = 0) -> Iterator[Event | Unknown]:
         """The events of a run, in order. Raises: UsageError `not_found`; IntegrityError after the last one that is whole."""
-        from interlock.journal import read  # noqa: PLC0415 - start-up, as above
-
-        return read(self.directory(run_id), start=start)
+        return journal.read(self.directory(run_id), start=start)
 
     def head(self, run_id: str) -> bytes:
         """The signed head of a run's journal: a DSSE envelope. Raises: UsageError `not_found` before the first."""
-        from interlock.journal import read_head  # noqa: PLC0415 - start-up, as above
-
-        return read_head(self.directory(run_id))
+        return journal.read_head(self.directory(run_id))
 
     def check(self, run_id: str) -> Check:
         """Check every seal and event of a run's journal, and compare it with the database and its signed head.
 
         Raises: UsageError `not_found`; StoreError.
         """
-        from interlock.journal import read, scan  # noqa: PLC0415 - start-up, as above
-
         row = self.index.get(run_id)
         directory = self.place.runs / run_id
         problems: list[dict[str, str]] = []
@@ -146,7 +147,7 @@ class History:
                 problems.append(error.as_dict())
 
         try:
-            status = scan(directory)
+            status = journal.scan(directory)
         except (UsageError, StoreError) as error:
             return _unreadable(run_id, _missing(run_id, directory) if isinstance(error, UsageError) else error)
         try:
@@ -156,7 +157,7 @@ class History:
             collect(error)
         finished = -1
         try:
-            for event in read(directory):
+            for event in journal.read(directory):
                 finished = event.seq if isinstance(event, RunFinished) else finished
         except IntegrityError as error:
             collect(error)
@@ -182,23 +183,19 @@ class History:
 
     def _check_head(self, row: RunRow, directory: Path) -> tuple[int | None, str | None]:
         """Up to which event the signed head vouches, and whose key signed; None for a run that has none yet."""
-        from interlock.journal import read_head, verify_head  # noqa: PLC0415 - start-up, as above
-
         try:
-            envelope = read_head(directory)
+            envelope = journal.read_head(directory)
         except UsageError:
             if row.finished_us is None:
                 return None, None
             raise _unsigned(row.run_id, directory, "is not there") from None
-        head, verified = verify_head(directory, envelope)
+        head, verified = journal.verify_head(directory, envelope)
         return head.seq, verified.keyid
 
     def _check_signer(self, run_id: str, keyid: str | None) -> None:
         """A head proves nothing if just any key has signed it. Raises: IntegrityError `bad_signature`; StoreError."""
-        from interlock.signing import PRIVATE_NAME, Signer  # noqa: PLC0415 - start-up, as above
-
         keys = self.place.state / "keys"
-        ours = Signer.open(keys, self.disk).keyid if (keys / PRIVATE_NAME).exists() else None
+        ours = signing.Signer.open(keys, self.disk).keyid if (keys / signing.PRIVATE_NAME).exists() else None
         if keyid is not None and keyid != ours:
             than = "which has no key of its own" if ours is None else f"whose key is `{ours}`"
             raise IntegrityError(
@@ -210,20 +207,13 @@ class History:
 
     def _check_state(self, run_id: str, directory: Path) -> None:
         """Every commit of state must stand in the journal under the very seal that the database remembers."""
-        from interlock.engine.local.clock import SystemClock  # noqa: PLC0415 - start-up, as above
-        from interlock.journal import scan  # noqa: PLC0415
-        from interlock.journal.index import require_reached  # noqa: PLC0415
-        from interlock.state.store import StateStore  # noqa: PLC0415
-
-        commit = StateStore(self.db, self.place.workspace_id, SystemClock()).last_commit(run_id)
+        commit = store.StateStore(self.db, self.place.workspace_id, SystemClock()).last_commit(run_id)
         if commit is not None:
-            require_reached(scan(directory, at=commit.seq), commit.seq, commit.seal, "the state")
+            require_reached(journal.scan(directory, at=commit.seq), commit.seq, commit.seal, "the state")
 
     def prune(self, run_ids: list[str]) -> None:
         """Remove runs entirely. Raises: UsageError `not_found`; StoreError `run_locked` for a live run."""
-        from interlock.journal import prune  # noqa: PLC0415 - start-up, as above
-
-        prune(self.place.runs, self.index, self.disk, run_ids)
+        journal.prune(self.place.runs, self.index, self.disk, run_ids)
 
     def finished_before(self, before_us: int) -> list[str]:
         """Ids of the runs that ended before a time, oldest first: never one that could still be resumed."""
