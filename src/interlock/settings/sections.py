@@ -393,8 +393,8 @@ class McpServer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     writes: Annotated[
         bool,
         Meta(
-            description="True if a started server may write in the project. Its calls then wait their turn with everything that writes "
-            "there; otherwise walls keep it from writing."
+            description="True if a started server may write in the project. Its calls then wait their turn with everything that "
+            "writes there; otherwise walls keep it from writing."
         ),
     ] = False
     asks: Annotated[
