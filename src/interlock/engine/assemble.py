@@ -73,11 +73,13 @@ from interlock.workspace.registry import Registry as Workspaces
 from interlock.workspace.registry import state_directory
 
 if TYPE_CHECKING:
+    from interlock.engine.learning import attach as learning
     from interlock.engine.tools import mcp_tools, model_tools
     from interlock.executors import http_fetch
     from interlock.executors import modules as tool_modules
     from interlock.executors.mcp.servers import Servers
 else:
+    learning = lazy("interlock.engine.learning.attach")
     mcp_tools = lazy("interlock.engine.tools.mcp_tools")
     model_tools = lazy("interlock.engine.tools.model_tools")
     http_fetch = lazy("interlock.executors.http_fetch")
@@ -337,6 +339,7 @@ def _finish(
         closing.append(lambda: close_programs(services, hands.programs))
     if env is not None:
         _offer_models(services, env)
+    services.hooks.undone.append(lambda run, action, by: learning.withdraw(services, run, action, by))
     return Assembled(services, closing)
 
 

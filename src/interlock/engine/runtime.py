@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack
 
-from interlock.engine.assemble import adjusted, embedded, open_project
+from interlock.engine.assemble import Assembled, adjusted, embedded, open_project
 from interlock.engine.facets.grants import Grants
 from interlock.engine.facets.rules import CodeRules
 from interlock.engine.facets.runs import Runs
@@ -37,12 +37,16 @@ if TYPE_CHECKING:
     from interlock.engine.facets import checkpoints as checkpoints_facet
     from interlock.engine.facets import forks
     from interlock.engine.inspect import explain as plans
+    from interlock.engine.learning import attach as learning
+    from interlock.engine.learning import memory as memory_facet
     from interlock.engine.tools import model_tools
     from interlock.executors import python
 else:
     checkpoints_facet = lazy("interlock.engine.facets.checkpoints")
     forks = lazy("interlock.engine.facets.forks")
     plans = lazy("interlock.engine.inspect.explain")
+    learning = lazy("interlock.engine.learning.attach")
+    memory_facet = lazy("interlock.engine.learning.memory")
     model_tools = lazy("interlock.engine.tools.model_tools")
     python = lazy("interlock.executors.python")
 
@@ -54,8 +58,8 @@ Closing = Sequence[Callable[[], None]]
 class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Runtime"]):
     """Takes proposals through the gate. Open it with `Runtime.open(...)` (as a context manager, sync or async), then `execute`.
 
-    Each `execute` is a run; `runs.start` begins one for several. Its parts: `state`, `runs`, `checkpoints`, `grants`, `rules` in
-    code, `approvals`, and MCP `servers`.
+    Each `execute` is a run; `runs.start` begins one for several. Its parts: `state`, `runs`, `checkpoints`, `memory`, `grants`,
+    `rules` in code, `approvals`, and MCP `servers`.
     """
 
     @classmethod
@@ -82,12 +86,8 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         Raises: ConfigurationError (`untrusted_configuration` among them), UsageError, StoreError, IntegrityError.
         """
         root = None if workspace is None else Path(workspace)
-        if settings is not None:
-            if config is not None:
-                raise UsageError("`settings` replaces the file: give one of `config` and `settings`")
-            return cls(*embedded(settings, workspace=root, clock=clock, flags=flags), on_question)
-        explicit = None if config is None else Path(config)
-        return cls(*open_project(root or Path(), explicit=explicit, flags=flags, clock=clock), on_question)
+        opened = cls(*_assembled(config, settings, root, flags, clock), on_question)
+        return opened.with_learning(memory=opened.services.settings.learning.memory)
 
     @classmethod
     def open_for_undo(cls, workspace: str | Path | None = None, *, clock: Clock | None = None) -> Self:
@@ -105,18 +105,16 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
     def __init__(self, services: Services, closing: Closing = (), on_question: OnQuestion | None = None) -> None:
         """Use `open`."""
         self.services = services
-        self._closing = list(closing)
-        self._sync = SyncRunner()
+        self._closing, self._sync = list(closing), SyncRunner()
         self._on_question = on_question
         self.clock, self.state = services.clock, State(services)
         self.runs = Runs(services, self._asking, on_question)
-        self.grants = Grants(services)
-        self.rules = CodeRules(services)
+        self.grants, self.rules = Grants(services), CodeRules(services)
         self.approvals = Approvals(services.desk, services.agent)
-        self.client_uses = ClientUses(services)
-        self.servers = McpServers(services)
+        self.client_uses, self.servers = ClientUses(services), McpServers(services)
 
     checkpoints = cached_property(lambda self: checkpoints_facet.Checkpoints(self.services))
+    memory = cached_property(lambda self: memory_facet.Memory(self.services))
 
     def register(self, tool: Callable[..., Any] | Binding | Tool, definition: Tool | None = None) -> None:
         """Add a tool, or replace its namesake: a function, a binding, or a definition alone, which `set_executor`'s performs."""
@@ -142,6 +140,12 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         of the configuration. What `key_env` names is read from this process's environment. Raises: ConfigurationError.
         """
         model_tools.register_in_code(self.services, models, os.environ, adjusted)
+        return self
+
+    def with_learning(self, *, memory: bool = True) -> Self:
+        """Offer agents a memory: the tools `memory.*`, under rules and grants as all tools are."""
+        if memory:
+            learning.offer_memory(self.services, adjusted)
         return self
 
     def tools(self) -> list[Tool]:
@@ -298,5 +302,21 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         await self.services.load_tools()
 
     def _asking(self, wait: bool, on_question: OnQuestion | None) -> AbstractAsyncContextManager[None]:
-        asked = on_question or self._on_question
-        return asking(self.services.desk, self.services.threads, wait=wait, on_question=asked)
+        return asking(
+            self.services.desk, self.services.threads, wait=wait, on_question=on_question or self._on_question
+        )
+
+
+def _assembled(
+    config: str | Path | None,
+    settings: Mapping[str, Any] | None,
+    root: Path | None,
+    flags: Mapping[str, Any] | None,
+    clock: Clock | None,
+) -> Assembled:
+    if settings is None:
+        explicit = None if config is None else Path(config)
+        return open_project(root or Path(), explicit=explicit, flags=flags, clock=clock)
+    if config is not None:
+        raise UsageError("`settings` replaces the file: give one of `config` and `settings`")
+    return embedded(settings, workspace=root, clock=clock, flags=flags)

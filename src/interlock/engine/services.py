@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypedDict, TypeVar
 
 import msgspec
 
@@ -31,6 +31,7 @@ from interlock.model.clock import Clock, Ids
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.model.limits import DEFAULT_LIMITS, Limits
 from interlock.model.proposal import Budget, Proposal
+from interlock.model.result import ProposalResult
 from interlock.model.tool import Binding
 from interlock.model.waiting import Waiting
 from interlock.settings import Loaded, Settings
@@ -51,6 +52,19 @@ T = TypeVar("T")
 START_AGE_NS: Final = 100_000_000
 """How old a reading may be that counts as that from before an action."""
 Progress = Callable[[str, float, float | None], None]
+
+
+class EndedProposal(NamedTuple):
+    """A proposal that has ended, as those who learn from it are told. It is not over if its status is `held`."""
+
+    run_id: str
+    agent: str
+    proposal: Proposal
+    edited: Mapping[int, dict[str, Any]]
+    """Parameters that an approver changed, by the action's index."""
+    result: ProposalResult
+    rolled_back: bool
+    dry_run: bool
 
 
 class Listeners(TypedDict, total=False):
@@ -116,6 +130,10 @@ class Hooks:
     """Told what a person should know while a process runs: a broken edit of a policy, for example."""
     warnings: list[str] = field(default_factory=list)
     """What the configuration asks for and is not there."""
+    ended: list[Callable[[EndedProposal], None]] = field(default_factory=list)
+    """Told of each proposal that has ended, when its end is on disk. Must return at once, and must not raise."""
+    undone: list[Callable[[str, str | None, str], None]] = field(default_factory=list)
+    """Told that a run (or one action of it) was undone, and by which run."""
     runs: set[OpenRun] = field(default_factory=set)
     """The runs that are open in this process."""
 

@@ -77,6 +77,7 @@ REASONS: Final[dict[str, str]] = {
     "tool_changed": "The tool's definition has changed since it was loaded; nothing has run.",
     "server_unavailable": "The MCP server cannot be started or reached; the message says why. Nothing was called.",
     "server_lost": "The MCP server ended, or its connection broke, during the call; what the call had done is not known.",
+    "memory_scope_denied": "The agent is not in the group whose memory it would write.",
     "model_key_missing": "The environment variable that holds the model's key is not set; nothing was sent.",
     "model_rate_limited": "The model's endpoint answered 429: too many requests or tokens at once.",
     "model_unavailable": "The model's endpoint answered with a server error, or reported one in its stream.",

@@ -435,6 +435,20 @@ class CapsuleSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     path: Annotated[Name, Meta(description="Directory with its `capsule.toml`.")]
 
 
+class Learning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is remembered beyond a run. A change holds for the next process."""
+
+    memory: Annotated[
+        bool, Meta(description="Offer the tools `memory.read`, `memory.read_agent` and `memory.write`.")
+    ] = False
+    distill: Annotated[
+        bool, Meta(description="Look for skills in proposals that succeeded; each waits for a person.")
+    ] = False
+    keep_ms: Annotated[
+        DurationMs, Meta(description="How long what agents noted, and traces of proposals, are kept.")
+    ] = field(default=180 * 86_400_000, name="keep")
+
+
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is measured, and where measurements are sent."""
 
@@ -478,6 +492,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mcp: Mcp = Mcp()
     models: Annotated[dict[Name, ModelSettings], Meta(description="Models by name.")] = {}
     capsules: Annotated[dict[Name, CapsuleSettings], Meta(description="Capsules by name.")] = {}
+    learning: Learning = Learning()
     telemetry: Telemetry = Telemetry()
 
     def grant(self, agent: str) -> Grant | None:

@@ -19,7 +19,7 @@ from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.record import rows
 from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.tally import cost_of
-from interlock.engine.services import Services
+from interlock.engine.services import EndedProposal, Services
 from interlock.journal import scan
 from interlock.model.decision import Refusal
 from interlock.model.errors import IntegrityError
@@ -208,10 +208,16 @@ async def finish(run: ProposalRun, not_undone: list[NotUndone]) -> ProposalResul
         )
     if run.recorder is not None and not run.only:
         await run.recorder.writer.durable()
-    return ProposalResult(
+    result = ProposalResult(
         run_id=run.files.id, proposal_id=run.proposal.id, status=status, results=found, cost=cost, not_undone=not_undone,
         workspace=run.layer_result,
     )  # fmt: skip
+    for tell in run.services.hooks.ended:
+        rolled_back = run.stop_reason in _ABORTING
+        tell(
+            EndedProposal(run.files.id, run.principal.agent, run.proposal, run.edited, result, rolled_back, run.dry_run)
+        )
+    return result
 
 
 def status_of(run: ProposalRun, found: list[ActionResult]) -> RunStatus:

@@ -125,13 +125,15 @@ class Undo:
         return self._output()
 
     def _forget(self, replayed: ReplayedRun, action: str | None) -> None:
-        """Cached results of the run are out of date, and its kept layers are not wanted any more."""
+        """Cached results and what was learnt of the run are out of date, and its kept layers are not wanted any more."""
         services, run_id = self._services, replayed.directory.name
         if action is None:
             drop_layers(services, replayed.directory)
         services.idempotency.delete(run_id, action=action)
         services.calls.forget_run(run_id)
         services.cache.clear()
+        for tell in services.hooks.undone:
+            tell(run_id, action, self._run.files.id)
 
     def _find_dead(self, run_id: str, action: str | None) -> list[DeadUndo]:
         """The undos of the same target whose process died, without the temporary files that they left. Raises: ToolError."""

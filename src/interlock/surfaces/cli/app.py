@@ -53,6 +53,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "runs": ("runs", "List, show, check and prune runs."),
         "sessions": ("sessions", "List and show sessions."),
         "state": ("state", "Show the state that runs share, and its history."),
+        "memory": ("memory", "Show, correct and forget what agents noted."),
     },
     "Agents": {
         "install": ("interlock.surfaces.clients.command", "Let a coding agent work through Interlock in this project."),

@@ -1,0 +1,55 @@
+"""What learning does beside the runs: offers the memory's tools, and hears of proposals that have ended or were undone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from interlock.engine.learning.memory_tools import MEMORY_TOOLS, bindings
+from interlock.engine.services import EndedProposal, Services
+from interlock.learning.facts import FactStore
+from interlock.model.errors import StoreError
+from interlock.model.tool import Binding
+from interlock.settings import Settings
+
+_ROOMS: Final = "select room from schema_versions where room in ('memory', 'skills')"
+
+
+def offer_memory(services: Services, adjust: Callable[[Binding, Settings], Binding]) -> None:
+    """Register the tools of the memory, but for those that the program registered itself; once."""
+    registry = services.registry
+    if not registry.by_name.keys().isdisjoint(MEMORY_TOOLS):
+        return
+    store = FactStore(services.db, services.workspace_id, services.clock)
+    store.prune(services.clock.now_us() - services.settings.learning.keep_ms * 1000)
+    for binding in bindings(services, store):
+        registry.add_built_in(adjust(binding, services.settings))
+    services.judges.expire()
+    services.hooks.ended.append(lambda ended: _settle(services, store, ended))
+
+
+def _settle(services: Services, store: FactStore, ended: EndedProposal) -> None:
+    """What the proposal has noted holds, or never was. If that cannot be stored it stays invisible."""
+    if ended.dry_run or ended.result.status == "held" or not _notes(ended):
+        return
+    rows = [] if ended.rolled_back else ended.result.results
+    try:
+        store.settle(
+            ended.run_id, ended.proposal.id or "", [row.action_id for row in rows if row.status == "succeeded"]
+        )
+    except StoreError as error:
+        services.hooks.notify(f"what run `{ended.run_id}` noted was not kept: {error.message}")
+
+
+def _notes(ended: EndedProposal) -> bool:
+    return any(action.tool == "memory.write" for action in ended.proposal.actions)
+
+
+def withdraw(services: Services, run_id: str, action: str | None, by: str) -> None:
+    """A run was undone: what was learnt from it does not hold any more. Nothing is done where nothing was ever learnt."""
+    try:
+        rooms = {row[0] for row in services.db.execute(_ROOMS)}
+        if "memory" in rooms:
+            FactStore(services.db, services.workspace_id, services.clock).withdraw(run_id, action, by=by)
+    except StoreError as error:
+        services.hooks.notify(f"what was learnt from run `{run_id}` still holds: {error.message}")

@@ -1,0 +1,56 @@
+"""`runtime.memory`: what agents and people have noted, for a program or a person who may see and change all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from interlock.engine.services import Services
+from interlock.learning.context import Context, render
+from interlock.learning.facts import WORKSPACE, Fact, FactStore, Found
+
+
+class Memory:
+    """Reads and corrects the facts of a workspace. Nothing here goes through the gate: it is the person's own view."""
+
+    def __init__(self, services: Services) -> None:
+        """Use `runtime.memory`."""
+        self._services = services
+        self._store = FactStore(services.db, services.workspace_id, services.clock)
+
+    def scopes_of(self, agent: str) -> list[str]:
+        """The scopes that an agent sees: its own, those of its groups, and the workspace's."""
+        groups = self._services.settings.groups_by_agent().get(agent, ())
+        return [f"agent:{agent}", *(f"group:{name}" for name in groups), WORKSPACE]
+
+    def search(self, query: str, *, agent: str | None = None, limit: int = 10) -> Sequence[Found]:
+        """The facts that hold and fit a query best; those that `agent` sees, or all. Raises: StoreError, as everything here."""
+        return self._store.search(query, self._scopes(agent), limit=limit)
+
+    def list(self, *, agent: str | None = None, everything: bool = False) -> Sequence[Fact]:
+        """The facts that hold, newest first; with `everything` also those that are withdrawn, replaced or expired."""
+        return self._store.facts(self._scopes(agent), everything=everything)
+
+    def get(self, fact_id: str) -> Fact:
+        """A fact. Raises: UsageError `not_found`."""
+        return self._store.get(fact_id)
+
+    def build_context(self, query: str, *, agent: str | None = None, budget_tokens: int = 1_000) -> Context:
+        """A block of at most about `budget_tokens` for a model: best first, each piece with its source, marked as data."""
+        return render(self._store.search(query, self._scopes(agent), limit=50), budget_tokens)
+
+    def correct(self, fact_id: str, value: Any, *, by: str | None = None) -> Fact:
+        """Say how it is, in the name of a person (by default the user): that holds from now on, whatever agents note.
+
+        Raises: UsageError `not_found`; CanonicalError if the value is not JSON.
+        """
+        services = self._services
+        return self._store.correct(fact_id, value, by=by or services.desk.user, new_id=services.ids.new("mem"))
+
+    def forget(self, fact_id: str) -> None:
+        """Delete a fact for good. Raises: UsageError `not_found`."""
+        self._store.get(fact_id)
+        self._store.forget(ids=[fact_id])
+
+    def _scopes(self, agent: str | None) -> Sequence[str]:
+        return self._store.scopes() if agent is None else self.scopes_of(agent)

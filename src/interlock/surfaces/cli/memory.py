@@ -1,0 +1,154 @@
+"""`interlock memory`: what agents noted, for the person, who sees all of it, corrects it, and has the last word."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from interlock.model.errors import UsageError
+from interlock.surfaces.cli.app import Group
+from interlock.surfaces.cli.open_project import history
+from interlock.surfaces.cli.output import Output, brief, clean
+from interlock.surfaces.cli.proof import proof, proving
+from interlock.surfaces.cli.results import when
+
+if TYPE_CHECKING:
+    from interlock.learning.facts import Fact, FactStore
+
+
+@contextmanager
+def _store() -> Iterator[FactStore]:
+    from interlock.engine.local.clock import SystemClock  # noqa: PLC0415 - start-up
+    from interlock.learning.facts import FactStore  # noqa: PLC0415 - start-up
+
+    with history() as past:
+        yield FactStore(past.db, past.place.workspace_id, SystemClock())
+
+
+@click.group(cls=Group)
+def memory() -> None:
+    """Look at what agents noted, correct it, and make it forgotten. Needs no trusted configuration."""
+
+
+@memory.command("list")
+@click.option("--scope", metavar="SCOPE", help="Only of `agent:NAME`, `group:NAME` or `workspace`.")
+@click.option("--all", "everything", is_flag=True, help="Include what was replaced, withdrawn or has expired.")
+@click.pass_obj
+def list_facts(out: Output, scope: str | None, everything: bool) -> None:
+    """List the facts that hold, newest first."""
+    with _store() as store:
+        found = store.facts(store.scopes() if scope is None else [scope], everything=everything)
+    out.emit(found, lambda: _table(out, found))
+
+
+@memory.command("search")
+@click.argument("query")
+@click.option("--scope", metavar="SCOPE", help="Only of `agent:NAME`, `group:NAME` or `workspace`.")
+@click.pass_obj
+def search(out: Output, query: str, scope: str | None) -> None:
+    """Show the facts that fit QUERY, best first."""
+    with _store() as store:
+        found = store.search(query, store.scopes() if scope is None else [scope], limit=50)
+    out.emit(found, lambda: _table(out, [one.fact for one in found]))
+
+
+@memory.command("show")
+@click.argument("fact", metavar="FACT")
+@click.pass_obj
+def show(out: Output, fact: str) -> None:
+    """Show a fact in full: who noted it, and in which action."""
+    from interlock.learning.context import flags_of  # noqa: PLC0415 - start-up
+
+    with _store() as store:
+        found = store.get(store.find(fact))
+    flags = flags_of(found)
+    document = {**msgspec.to_builtins(found), "flags": list(flags)}
+    out.emit(document, lambda: _lines(found, flags))
+
+
+@memory.command("correct")
+@click.argument("fact", metavar="FACT")
+@click.argument("value")
+@proving
+@click.pass_obj
+def correct(out: Output, fact: str, value: str, token_file: Path | None, approver: str | None) -> None:
+    """Say what FACT is: VALUE as JSON, or else as text. It holds from now on, whatever agents note."""
+    from interlock.engine.local.clock import SystemIds  # noqa: PLC0415 - start-up
+
+    by = _person(out, token_file, approver)
+    with _store() as store:
+        made = store.correct(store.find(fact), _value(value), by=by, new_id=SystemIds().new("mem"))
+    out.emit(made, lambda: [f"corrected: {clean(made.id)} holds from now on"])
+
+
+@memory.command("forget")
+@click.argument("facts", metavar="[FACT]...", nargs=-1)
+@click.option("--scope", metavar="SCOPE", help="Everything of `agent:NAME`, `group:NAME` or `workspace`.")
+@click.option("--run", "run_id", metavar="RUN", help="Everything that a run noted.")
+@proving
+@click.pass_obj
+def forget(
+    out: Output, facts: tuple[str, ...], scope: str | None, run_id: str | None, token_file: Path | None,
+    approver: str | None,
+) -> None:  # fmt: skip
+    """Delete facts for good. Where FACT was a correction, what agents noted holds again."""
+    if not facts and scope is None and run_id is None:
+        raise UsageError("nothing to forget is named", hint="name facts, or use `--scope` or `--run`")
+    _person(out, token_file, approver)
+    with _store() as store:
+        gone = store.forget(ids=[store.find(one) for one in facts], scope=scope, run=run_id)
+    out.emit({"forgotten": gone}, lambda: [f"forgot {clean(one)}" for one in gone] or ["nothing was there"])
+
+
+def _person(out: Output, token_file: Path | None, approver: str | None) -> str:
+    """Who says so. Raises: AccessError."""
+    from interlock.engine.people.identity import identify, open_desk  # noqa: PLC0415 - start-up
+
+    with open_desk(Path(), os.environ, warn=out.warn) as desk:
+        return identify(desk, proof(token_file, approver, needed=bool(desk.approvers.all()))).id
+
+
+def _value(text: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def _table(out: Output, found: list[Fact]) -> Iterable[str]:
+    rows = (
+        (
+            one.id,
+            one.scope,
+            one.subject,
+            one.predicate,
+            brief(one.value, 60),
+            one.author,
+            when(one.created_us),
+            _state(one),
+        )
+        for one in found
+    )
+    head = ("FACT", "SCOPE", "SUBJECT", "PREDICATE", "VALUE", "BY", "WHEN", "STATE")
+    return out.table(head, rows) if found else ["nothing was noted"]
+
+
+def _state(fact: Fact) -> str:
+    return "withdrawn" if fact.withdrawn_by else "pending" if fact.pending else ""
+
+
+def _lines(fact: Fact, flags: tuple[str, ...]) -> Iterable[str]:
+    shown = {
+        "id": fact.id, "scope": fact.scope, "subject": fact.subject, "predicate": fact.predicate or "-",
+        "value": brief(fact.value, 10_000), "by": fact.author, "when": when(fact.created_us),
+        "expires": when(fact.expires_us), "confidence": f"{fact.confidence:g}",
+        "from": f"{fact.run}/{fact.proposal}/{fact.action}" if fact.run else "-",
+        "withdrawn by": fact.withdrawn_by or "-", "flags": " ".join(flags) or "-",
+    }  # fmt: skip
+    yield from (f"{name}: {clean(str(text))}" for name, text in shown.items())
