@@ -35,7 +35,7 @@ def test_no_note_changes_a_decision(tmp_path):
     with interlock.Runtime.open(settings=_SETTINGS, workspace=tmp_path) as rt:
         plan = {"actions": _ACTIONS}
         before = rt.explain(plan)
-        assert {one.answer for one in before} >= {"allow", "hold", "deny"}, before
+        assert {one.answer for one in before} >= {"allow", "ask", "reject"}, before
         store = FactStore(rt.services.db, rt.services.workspace_id, rt.clock)
         for number, (order, aim, (subject, predicate)) in enumerate(attempts):
             store.note(
