@@ -145,7 +145,7 @@ def test_resume_after_an_edit_takes_the_cut_commit_back_and_names_the_edit(cut):
         assert one.workspace.not_taken_back == {committed: "someone else has changed it since"}
         assert one["sh"].reason == "workspace_conflict"
     report = rt.runs.discard(result.run_id)
-    assert report.in_workspace == 1  # what the person has edited is not as it was before the run
+    assert report.in_workspace == 0  # what the person has edited since is theirs
 
 
 def test_undo_of_a_cut_commit_knows_its_own_temporary_file(cut):

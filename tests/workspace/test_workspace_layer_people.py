@@ -12,9 +12,10 @@ from layer_world import fill, inside
 from interlock.disk import Disk
 from interlock.model.errors import ToolError
 from interlock.workspace import Origin, ProcessWatch, effects
-from interlock.workspace.backups import Change
+from interlock.workspace.backups import Change, read_entries
 from interlock.workspace.layer_commit import commit_layer, plan_commit
 from interlock.workspace.nodes import ABSENT, identity
+from interlock.workspace.undo import count_changed
 
 
 def during(world, layer, agent, person):
@@ -264,3 +265,13 @@ def test_whatever_a_person_saves_at_any_moment_is_in_the_workspace_or_in_the_bac
         found = {path.read_text() for path in world.root.rglob("*") if path.is_file()}
         found |= {path.read_text(errors="replace") for path in (world.run / "backups").rglob("*") if path.is_file()}
         assert [text for text, _ in saved if text not in found] == []
+
+
+def test_a_path_that_a_person_has_edited_since_does_not_count_as_committed(world):
+    fill(world.root)
+    with world.layer() as layer:
+        inside(layer, "echo two > a; echo two > d/x; rm d/y; rm same")
+        world.commit(layer)
+    (world.root / "a").write_text("person\n")
+    (world.root / "d" / "y").write_text("y\n")  # as it was
+    assert count_changed(world.base, read_entries(world.run)) == 2

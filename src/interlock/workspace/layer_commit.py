@@ -27,7 +27,7 @@ from interlock.model.errors import ToolError
 from interlock.workspace import effects
 from interlock.workspace.backups import Backups, Change, Committed, Entry, Origin, read_entries
 from interlock.workspace.git_directories import GitDirectories
-from interlock.workspace.layer_diff import Difference
+from interlock.workspace.layer_diff import Difference, Uncommittable
 from interlock.workspace.layers import Layer
 from interlock.workspace.names import NameJson, Rel, show, to_json
 from interlock.workspace.nodes import ABSENT, Node, Seen
@@ -67,6 +67,10 @@ class Plan(NamedTuple):
     blocked: list[Blocked]
     left: int = 0
     """Changes that were not asked for."""
+    found: Sequence[Difference] = ()
+    """Everything that differs, asked for or not."""
+    unable: Sequence[Uncommittable] = ()
+    """What differs and cannot be committed because of what it is."""
 
 
 Refuse = Callable[[Rel, Sequence[Entry]], str | None]
@@ -98,7 +102,7 @@ def plan_commit(
         if one.path in stopped or _edited(layer, one, inside.get(one.path, []), earlier.get(one.path, []), own):
             return "conflict", "it was changed outside the layer since the layer began"
         if _is_protected(guard.check, one.path):
-            return "protected", "Interlock's loader reads it"
+            return "protected", "Interlock's loader reads it, or its name is one of Interlock's temporary files"
         if refuse is not None and (refusal := refuse(one.path, inside.get(one.path, []))) is not None:
             return "denied", refusal
         if only is None and runs_later(one, git):
@@ -115,7 +119,8 @@ def plan_commit(
     _keep_repositories_whole(git, differences, chosen, blocked, stays, reason)
     _spread(chosen, blocked)
     changes = [one for path, one in chosen.items() if path not in blocked]
-    return Plan(changes, [blocked[path] for path in sorted(blocked)], len(differences) - len(chosen))
+    stay = [blocked[path] for path in sorted(blocked)]
+    return Plan(changes, stay, len(differences) - len(chosen), differences, unsupported)
 
 
 class CommitStoppedError(ToolError):
@@ -152,7 +157,7 @@ def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Or
         discard_temporaries(base, run, earlier)
         try:
             entries, prepared = _record(layer, backups, plan, last)
-            perform(base, prepared, lambda step: _content(layer, step))
+            perform(base, prepared, lambda step: _content(layer, step), apart=True)
         except ToolError as error:
             left = take_back(base, run, [*(earlier if whole else ()), *entries])
             raise CommitStoppedError(error, left) from error

@@ -57,7 +57,7 @@ def read_copied(layer: Path) -> dict[Rel, tuple[Identity, Identity]]:
 
 
 class _Copying:
-    """One copy, within the limits. Special files and other file systems are left out."""
+    """One copy, within the limits. Sockets, devices and other file systems are left out."""
 
     def __init__(self, source: Workspace, tree: bytes) -> None:
         self._source = source
@@ -94,6 +94,10 @@ class _Copying:
                 directories.append((to, found, path))
             elif stat.S_ISLNK(found.st_mode):
                 os.symlink(source.read_link(path), to)  # noqa: PTH211 - bytes
+                files.append((path, identity(found)))
+            elif stat.S_ISFIFO(found.st_mode):
+                os.mkfifo(to, 0o600)
+                os.chmod(to, stat.S_IMODE(found.st_mode))  # noqa: PTH101 - bytes
                 files.append((path, identity(found)))
             elif stat.S_ISREG(found.st_mode) and self._copy_file(path, to, found):
                 files.append((path, identity(found)))

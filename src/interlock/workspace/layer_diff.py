@@ -22,18 +22,23 @@ from typing import Final, Literal, NamedTuple
 import msgspec
 
 from interlock.model.errors import ToolError
+from interlock.workspace.beneath import Beneath, best
 from interlock.workspace.names import Rel, link_stored
 from interlock.workspace.nodes import ABSENT, Identity, Node, identity
 from interlock.workspace.tree import Workspace, hash_file
 
 _ORIGIN_HEADER: Final = 21
 _AT_EMPTY_PATH: Final = 0x1000
+_DEPTH_MAX: Final = 256
+"""Names in a path. What lies deeper is not compared: the time for it grows with the cube of the depth."""
 _HANDLE_BYTES: Final = 128  # MAX_HANDLE_SZ
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-Kind = Literal["added", "changed", "deleted", "mode"]
-"""`mode`: only the permissions differ. A symbolic link that leads elsewhere is `changed`."""
+Kind = Literal["added", "changed", "deleted", "mode", "attributes", "times"]
+"""`mode`: the permissions differ, and not the content; `attributes`: only extended attributes or access control lists; `times`:
+only the time of a file's last change. A symbolic link that leads elsewhere is `changed`.
+"""
 
 
 class Difference(NamedTuple):
@@ -51,7 +56,11 @@ class Difference(NamedTuple):
         if self.after.kind == "absent":
             return "deleted"
         same = (self.before.kind, self.before.sha256, self.before.target)
-        return "mode" if same == (self.after.kind, self.after.sha256, self.after.target) else "changed"
+        if same != (self.after.kind, self.after.sha256, self.after.target):
+            return "changed"
+        if self.before.mode != self.after.mode:
+            return "mode"
+        return "times" if self.before.same_attributes(self.after) else "attributes"
 
     @property
     def leaves_workspace(self) -> bool:
@@ -74,14 +83,18 @@ class Uncommittable(NamedTuple):
 
     path: Rel
     why: str
+    kind: Kind = "changed"
 
 
 class Upper:
-    """The upper directory of an overlay; belongs to us, so it is walked by path with no privilege."""
+    """The upper directory of an overlay. It is walked by descriptors: a process may have nested directories deeper than a path
+    can name.
+    """
 
     def __init__(self, path: bytes) -> None:
         """`path` is absolute."""
         self.path = path
+        self._access: Beneath | None = None
         self.unreadable: list[Rel] = []
         """Directories that `walk` could not enter, because a process took their permissions away."""
 
@@ -90,28 +103,52 @@ class Upper:
         pending: list[Rel] = [()]
         while pending:
             here = pending.pop()
-            where = os.path.join(self.path, *here)  # noqa: PTH118 - bytes
             try:
-                with os.scandir(where) as entries:
-                    found = sorted(entries, key=lambda entry: entry.name)
+                fd = self._open(here)
             except PermissionError:
                 self.unreadable.append(here)
                 continue
-            for entry in found:
-                rel = (*here, entry.name)
-                seen = entry.stat(follow_symlinks=False)
-                directory = stat.S_ISDIR(seen.st_mode)
-                yield rel, seen, directory and _hides(entry.path)
-                if directory:
-                    pending.append(rel)
+            try:
+                with os.scandir(fd) as entries:
+                    found = sorted((os.fsencode(entry.name), entry.stat(follow_symlinks=False)) for entry in entries)
+                listed = []
+                for name, seen in found:
+                    directory = stat.S_ISDIR(seen.st_mode)
+                    listed.append(((*here, name), seen, directory and _hides(_at(fd, name))))
+            finally:
+                os.close(fd)
+            for one in listed:
+                yield one
+                if stat.S_ISDIR(one[1].st_mode) and len(one[0]) <= _DEPTH_MAX:
+                    pending.append(one[0])
 
     def origin(self, path: Rel) -> bytes | None:
         """The file handle of the file beneath that this one was copied up from, wherever it was named then; None if it is new.
 
         Source: struct ovl_fb, fs/overlayfs/overlayfs.h: version, magic, length, flags, type, a uuid, the handle.
         """
-        data = _attribute(os.path.join(self.path, *path), b"origin")  # noqa: PTH118 - bytes
+        try:
+            fd = self._open(path[:-1])
+        except OSError:
+            return None
+        try:
+            data = _attribute(_at(fd, path[-1]), b"origin")
+        finally:
+            os.close(fd)
         return None if data is None else data[_ORIGIN_HEADER:]
+
+    def _open(self, directory: Rel) -> int:
+        root = os.open(self.path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._access = self._access or best(root)
+            return self._access.open(root, directory, os.O_RDONLY | os.O_DIRECTORY)
+        finally:
+            os.close(root)
+
+
+def _at(directory: int, name: bytes) -> bytes:
+    """A name in an open directory, for calls that take paths only."""
+    return b"/proc/self/fd/%d/%b" % (directory, name)
 
 
 def _hides(directory: bytes) -> bool:
@@ -195,18 +232,45 @@ def compare(paths: Iterable[Rel], below: Workspace, merged: Workspace) -> tuple[
     found: list[Difference] = []
     left: list[Uncommittable] = []
     for path in sorted(set(paths)):
-        if path == ():
+        if path == () or len(path) > _DEPTH_MAX + 1:
+            continue
+        if len(path) > _DEPTH_MAX:
+            kind = _kind_of_special(_lstat(below, path), _lstat(merged, path))
+            left.append(Uncommittable(path, f"it lies more than {_DEPTH_MAX} directories deep", kind or "changed"))
             continue
         try:
             after = node_at(merged, path)
             before = node_at(below, path)
         except ToolError as error:
-            left.append(Uncommittable(path, error.message.partition(": ")[2] or error.message))
+            kind = _kind_of_special(_lstat(below, path), _lstat(merged, path))
+            if kind is not None:
+                left.append(Uncommittable(path, error.message.partition(": ")[2] or error.message, kind))
             continue
         after = to_commit(before, after)
-        if after.mode != before.mode if after.kind == before.kind == "dir" else not after.same(before):
+        if is_different(before, after):
             found.append(Difference(path, before, after))
     return found, left
+
+
+def is_different(before: Node, after: Node) -> bool:
+    """True if a commit has to do something to make one of the other."""
+    if not after.same(before):
+        return True
+    if before.kind == after.kind == "dir" and before.mode != after.mode:
+        return True
+    if before.kind == after.kind == "file" and before.mtime_ns != after.mtime_ns:
+        return True
+    return not before.same_attributes(after)
+
+
+def _kind_of_special(before: os.stat_result | None, after: os.stat_result | None) -> Kind | None:
+    """What became of a path that cannot be compared; None if it is the same FIFO, socket or device."""
+    if before is None or after is None:
+        return "added" if before is None else "deleted"
+    special = not (stat.S_ISREG(after.st_mode) or stat.S_ISDIR(after.st_mode))
+    if special and (before.st_mode, before.st_rdev) == (after.st_mode, after.st_rdev):
+        return None
+    return "changed"
 
 
 def to_commit(before: Node, after: Node) -> Node:

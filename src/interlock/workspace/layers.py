@@ -324,13 +324,43 @@ def remove_layer(directory: Path, disk: Disk) -> None:
     """Remove a layer from the disk: it was committed or discarded. Raises: StoreError."""
     with contextlib.suppress(FileNotFoundError):
         (directory / "layer.json").unlink()  # a torn removal is not a layer any more
-    for where, names, _ in os.walk(directory):
-        for name in names:  # overlayfs leaves a work directory of mode 0, and processes leave what they like
-            path = os.path.join(where, name)  # noqa: PTH118 - os.walk
-            if not os.path.islink(path):  # noqa: PTH114
-                with contextlib.suppress(OSError):
-                    os.chmod(path, 0o700)  # noqa: PTH101
+    with contextlib.suppress(OSError, StoreError):  # what is left is reported below
+        _flatten(directory, disk)
     disk.remove_tree(directory)
+
+
+def _flatten(top: Path, disk: Disk) -> None:
+    """Move every directory of a tree into its top one, empty them and remove them.
+
+    Processes leave directories that no path can name, because they are nested too deep, and such of mode 0, like overlayfs.
+    """
+    number = 0
+    root = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        pending = _directories_in(root)
+        while pending:
+            name = pending.pop()
+            os.chmod(name, 0o700, dir_fd=root)
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+            try:
+                for inside in _directories_in(fd):
+                    os.chmod(inside, 0o700, dir_fd=fd)
+                    number += 1
+                    to = b".interlock-flat-%d" % number
+                    disk.rename_at(fd, inside, root, to, replace=False)
+                    pending.append(to)
+                for other in os.listdir(fd):  # noqa: PTH208 - a descriptor
+                    os.unlink(other, dir_fd=fd)
+            finally:
+                os.close(fd)
+            os.rmdir(name, dir_fd=root)
+    finally:
+        os.close(root)
+
+
+def _directories_in(fd: int) -> list[bytes]:
+    with os.scandir(fd) as entries:
+        return [os.fsencode(entry.name) for entry in entries if entry.is_dir(follow_symlinks=False)]
 
 
 def _new_directory(parent: Path, disk: Disk) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import errno
 import os
+import unicodedata
 from typing import Any, Final
 
 from interlock.model.errors import ToolError
@@ -78,9 +79,20 @@ def parts(raw: bytes) -> tuple[bytes, ...]:
 
 
 def show(path: Rel) -> str:
-    """A path for people, on one line."""
-    text = (b"/".join(path) or b".").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """A path for people, on one line. Different paths look different."""
+    raw = b"/".join(path) or b"."
+    text = raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    if text.isascii() and text.isprintable():
+        return text
+    twin = unicodedata.normalize("NFC", text) != text  # another path may look the same
+    return "".join(
+        c if c.isprintable() and not (twin and _is_apart(c)) else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def _is_apart(character: str) -> bool:
+    """True for a character that normalisation joins with others, or replaces."""
+    return bool(unicodedata.combining(character)) or unicodedata.normalize("NFC", character) != character
 
 
 _ERRNO: Final[dict[int, tuple[str, str]]] = {

@@ -44,6 +44,10 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
             return other.kind == "dir" and (self.mode or 0) | 0o700 == (other.mode or 0) | 0o700
         return (self.kind, self.mode, self.sha256, self.target) == (other.kind, other.mode, other.sha256, other.target)
 
+    def same_attributes(self, other: Node) -> bool:
+        """True if both have the same extended attributes, or one of them was not examined."""
+        return None in (self.owner, other.owner) or (self.attributes or {}) == (other.attributes or {})
+
 
 ABSENT: Final = Node("absent")
 
@@ -95,9 +99,9 @@ def set_attributes(fd: int, wanted: dict[str, str]) -> None:
 
 def _is_kept(name: str) -> bool:
     """True if an attribute is restored. Others belong to the system (`security.*`: a capability is for the old content only)
-    or cannot be set (`trusted.*`).
+    or cannot be set (`trusted.*`), or are marks of overlayfs.
     """
-    return name.startswith(("user.", "system.posix_acl_"))
+    return name.startswith(("user.", "system.posix_acl_")) and not name.startswith("user.overlay.")
 
 
 def kind_of(found: os.stat_result, field: str = "path") -> Kind:

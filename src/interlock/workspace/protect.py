@@ -34,6 +34,12 @@ def related(one: Rel, other: Rel) -> bool:
     return all(a == b or fold(a) == fold(b) for a, b in zip(one, other, strict=False))
 
 
+def is_reserved(name: bytes) -> bool:
+    """True for a name like those of Interlock's own temporary files, which it removes, or gives the name of another file."""
+    folded = fold(name)
+    return folded.startswith(".interlock-") and folded.endswith(".tmp")
+
+
 class Tree(Protocol):
     """What the guard asks of a workspace."""
 
@@ -68,6 +74,14 @@ class Guard:
         """Refuse `path` (free of links) as the target of a change. Raises: ToolError `path_protected`."""
         if any(related(path, place) for place in self._places):
             raise _refusal(field)
+        if any(is_reserved(name) for name in path):
+            raise ToolError(
+                f"{field}: names that begin with `.interlock-` and end with `.tmp` are those of Interlock's temporary files",
+                code="path_protected",
+                path=f"$.parameters.{field}",
+                retryable=False,
+                hint="use another name",
+            )
         for depth in range(1, len(path) + 1):
             found = self._workspace.lstat(path[:depth])
             if found is None:

@@ -14,7 +14,7 @@ import msgspec
 from interlock.model.errors import ToolError
 from interlock.workspace import effects
 from interlock.workspace.names import Rel, link_stored
-from interlock.workspace.nodes import Identity, Node, Seen
+from interlock.workspace.nodes import Identity, Node, Seen, identity
 from interlock.workspace.tree import Workspace
 
 _SINGLE_SYNCS_MAX: Final = 8  # above this many files, one syncfs is cheaper
@@ -80,21 +80,55 @@ def may_change_names(workspace: Workspace, path: Rel) -> bool:
         os.close(fd)
 
 
-def perform(workspace: Workspace, steps: Sequence[Prepared], content: Content) -> None:
+class _Links:
+    """The steps whose paths are names of one file (hard links).
+
+    To change or remove one of them changes the ctime of the file, and so what is found at the others.
+    """
+
+    def __init__(self, steps: Iterable[Step]) -> None:
+        names: dict[tuple[int, int], list[Rel]] = {}
+        for step in steps:
+            if step.seen.identity is not None and step.seen.node.kind != "dir":
+                names.setdefault(step.seen.identity[:2], []).append(step.path)
+        self._files = {path: file for file, paths in names.items() if len(paths) > 1 for path in paths}
+        self._changed: set[tuple[int, int]] = set()
+
+    def __contains__(self, path: Rel) -> bool:
+        return path in self._files
+
+    def expect(self, workspace: Workspace, step: Step) -> Identity | None:
+        """What has to lie at the path of a step: what was seen, but for its ctime if the steps before have changed that."""
+        seen, file = step.seen.identity, self._files.get(step.path)
+        if seen is None or file is None:
+            return seen
+        if file in self._changed:
+            found = workspace.lstat(step.path)
+            if found is not None and identity(found)[:4] == seen[:4]:
+                return identity(found)
+        self._changed.add(file)
+        return seen
+
+
+def perform(workspace: Workspace, steps: Sequence[Prepared], content: Content, *, apart: bool = False) -> None:
     """Remove from the bottom up, create from the top down, then set the modes of directories.
 
-    Directories that this user may not write in are made accessible first (see `with_access`). Raises: ToolError; its `at` is the
-    path of the step that failed.
+    With `apart`, a file that has other names (hard links, perhaps outside of the workspace) is replaced and not changed in place,
+    so that only the named path changes. Directories that this user may not write in are made accessible first (see
+    `with_access`). Raises: ToolError; its `at` is the path of the step that failed.
     """
     deep_first = sorted(steps, key=lambda p: len(p.step.path), reverse=True)
     later: set[Rel] = set()
+    links = _Links(step for step, _ in steps)
     try:
         _widen(workspace, [step for step, _ in reversed(deep_first)])
         for step, _ in deep_first:
-            if step.seen.identity is not None and step.removes:
+            if step.removes:
                 with effects.named(step.path):
-                    effects.remove(workspace, step.path, expect=step.seen.identity, later=later)
-        _put_all(workspace, [*reversed(deep_first)], content, later)
+                    expect = links.expect(workspace, step)
+                    assert expect is not None
+                    effects.remove(workspace, step.path, expect=expect, later=later)
+        _put_all(workspace, [*reversed(deep_first)], content, later, links, apart=apart)
     finally:
         effects.sync_directories(workspace, later)
     for step, _ in deep_first:
@@ -112,25 +146,40 @@ def _widen(workspace: Workspace, top_first: Sequence[Step]) -> None:
                 effects.widen(workspace, step.path)
 
 
-def _put_all(workspace: Workspace, top_first: Sequence[Prepared], content: Content, later: set[Rel]) -> None:
+def _put_all(
+    workspace: Workspace,
+    top_first: Sequence[Prepared],
+    content: Content,
+    later: set[Rel],
+    links: _Links,
+    *,
+    apart: bool,
+) -> None:
     """Make what the steps want, but for the final modes of directories."""
     files: list[effects.NewFile] = []
     for step, temporary in top_first:
         with effects.named(step.path):
             want = step.want
-            expect = None if step.removes else step.seen.identity
+            expect = None if step.removes else links.expect(workspace, step)
             if want.kind == "dir" and expect is None:
                 effects.put_directory(workspace, step.path, mode=want.mode or 0, later=later)
             elif want.kind == "symlink":
                 assert want.target is not None
                 target = link_stored(want.target)
                 effects.put_link(workspace, step.path, target, expect=expect, temporary=temporary)
-            elif want.kind == "file" and _is_mode(step):
-                assert step.seen.identity is not None
-                effects.set_file_mode(workspace, step.path, want, expect=step.seen.identity)
+            elif want.kind == "file" and _is_mode(step) and not (apart and _has_links(workspace, step.path)):
+                assert expect is not None
+                effects.set_file_mode(workspace, step.path, want, expect=expect)
+            elif want.kind == "file" and step.path in links and expect is not None:
+                effects.put_file(workspace, _new_file(step, temporary, expect, content))
             elif want.kind == "file":
                 files.append(_new_file(step, temporary, expect, content))
     _put_files(workspace, files, later)
+
+
+def _has_links(workspace: Workspace, path: Rel) -> bool:
+    found = workspace.lstat(path)
+    return found is not None and found.st_nlink > 1
 
 
 def _is_mode(step: Step) -> bool:

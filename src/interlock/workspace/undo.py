@@ -191,9 +191,15 @@ def _perform_each(workspace: Workspace, run: Path, steps: list[Step], temporarie
 
 
 def count_changed(workspace: Workspace, entries: Sequence[Entry]) -> int:
-    """How many paths of `entries` (oldest first) are not as they were before them. Raises: ConflictError, ToolError."""
-    chains = _chains(entries)
-    return sum(not _examine(workspace, path).node.same(chain.states[0]) for path, chain in chains.items())
+    """How many paths of `entries` (oldest first) are as these left them, and not as they were before.
+
+    What someone else has changed since is not counted. Raises: ConflictError, ToolError.
+    """
+    count = 0
+    for path, chain in _chains(entries).items():
+        node = _examine(workspace, path).node
+        count += not node.same(chain.states[0]) and any(node.same(state) for state in chain.states[1:])
+    return count
 
 
 def discard_temporaries(workspace: Workspace, run: Path, entries: Iterable[Entry]) -> None:
@@ -255,8 +261,10 @@ def _compare(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tupl
         want = chain.states[0]
         if seen.node.same(want):
             # Rewriting the same content changes only its time.
-            if (want.kind == "dir" and seen.node.mode != want.mode) or (
-                want.kind == "file" and seen.node.mtime_ns != want.mtime_ns
+            if (
+                (want.kind == "dir" and seen.node.mode != want.mode)
+                or (want.kind == "file" and seen.node.mtime_ns != want.mtime_ns)
+                or (not seen.node.same_attributes(want) and seen.node.same_attributes(chain.states[-1]))
             ):
                 steps.append(Step(path, seen, want))
             continue
