@@ -6,6 +6,9 @@ import os
 import pytest
 from cli_driving import call, work_directly
 
+from interlock.disk import Disk
+from interlock.journal import lock
+
 COMMAND = "echo agent > a; echo new > new; rm gone; echo evil > .envrc; ln -s /etc out"
 
 
@@ -125,3 +128,68 @@ def test_why_a_layer_could_not_be_committed_is_shown_where_people_look(project):
     assert discarded.code == 0
     assert "1 path is already committed" in discarded.err
     assert f"`interlock undo {run_id}`" in discarded.err
+
+
+def test_a_path_that_the_layer_does_not_change_is_refused_and_nothing_is_committed(project):
+    result, _ = run(project, "echo agent > a; echo new > new", "--commit", "never")
+    done = project("commit", result["run_id"], "new", "neww")
+    assert done.code == 2
+    assert "change nothing at or beneath `neww`: nothing was committed" in done.err
+    assert not (project.root / "new").exists()
+    assert project("commit", result["run_id"], "new").code == 0
+    again = project("commit", result["run_id"], "new")  # as after a commit that was interrupted
+    assert (again.code, again.out) == (0, "there was nothing to commit\n")
+
+
+def test_a_name_that_is_not_utf8_is_given_as_it_is_or_as_it_is_shown(project):
+    result, _ = run(
+        project, "echo 1 > $(printf 'b\\377'); echo 2 > 'b\\xff'; echo 3 > $(printf 'n\\nl')", "--commit", "never"
+    )
+    run_id = result["run_id"]
+    assert project("diff", run_id).out.splitlines() == ["+ b\\\\xff", "+ b\\xff", "+ n\\nl"]
+    assert [one["path"] for one in json.loads(project("diff", run_id, "--json").out)] == [
+        "b\\xff", {"b64": "Yv8="}, "n\nl",
+    ]  # fmt: skip
+    assert project("commit", run_id, "n\\nl").out == "committed n\\nl\n"
+    assert project("commit", run_id, os.fsdecode(b"b\xff")).out == "committed b\\xff\n"
+    assert sorted(os.listdir(os.fsencode(project.root))) == [b"a", b"b\xff", b"gone", b"interlock.toml", b"n\nl"]
+    assert project("commit", run_id, "b\\xff").code == 0
+    assert (project.root / "b\\xff").read_text() == "2\n"
+
+
+def test_what_is_never_committed_has_its_own_sign_and_advice(project):
+    os.mkfifo(project.root / "pipe")
+    result, _ = run(project, "rm pipe; mkfifo made; touch -d @5 a", "--commit", "never")
+    assert project("diff", result["run_id"]).out.splitlines() == [
+        "t a",
+        "+ made (special)  # never committed: not a file, a directory or a link that can be read",
+        "- pipe (special)  # never committed: not a file, a directory or a link that can be read",
+    ]
+    done = project("commit", result["run_id"])
+    assert done.code == 1
+    assert "PATH" not in done.err
+    assert f"`interlock discard {result['run_id']}` drops the rest" in done.err
+    assert (project.root / "a").stat().st_mtime == 5
+
+
+def test_a_run_that_is_at_work_or_waits_is_said_to_be(project):
+    result, _ = run(project, "echo new > new", "--commit", "never")
+    run_id = result["run_id"]
+    (directory,) = (project.root.parent).rglob(run_id)
+    with lock.held(directory, Disk()):
+        for command in ("commit", "discard"):
+            done = project(command, run_id)
+            assert done.code != 0
+            assert "it is at work, and its layers can be committed or discarded once it is over" in done.err
+            assert f"`interlock stop {run_id}`" in done.err
+    waiting = project(
+        "run",
+        project.plan(call("fs.write", path="a", content="1"), call("fs.move", source="a", destination="b")),
+        "--no-wait",
+        "--json",
+    )
+    waiting_id = json.loads(waiting.out)["run_id"]
+    for command in ("diff", "commit", "discard"):
+        done = project(command, waiting_id)
+        assert done.code == 2
+        assert "it waits for an answer. Its layer is committed when it has succeeded" in done.err

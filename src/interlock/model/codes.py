@@ -135,6 +135,7 @@ REASONS: Final[dict[str, str]] = {
     "workspace_conflict": "Another writer changed what the layer would commit; nothing was committed and the layer is kept.",
     "layer_unavailable": "What the proposal changes is to wait in a layer, and it can have none; the message says why.",
     "preview_outdated": "What an approved effect would replace has changed since it was shown; nothing was committed.",
+    "path_unchanged": "No layer of the run changes anything at or beneath a path that was to be committed.",
     "layer_missing": "The run has no layer that waits for a commit.",
     "commit_incomplete": "Some of the named paths were not committed; the output says which, and why.",
     "state_conflict": "Another proposal changed a state key that this one had read.",

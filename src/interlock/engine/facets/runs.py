@@ -29,6 +29,7 @@ from interlock.model.events import Event, Unknown
 from interlock.model.grant import OPERATOR
 from interlock.model.result import NotUndone, ProposalResult
 from interlock.telemetry import SpanRecord, spans_of
+from interlock.workspace.names import NameJson
 
 Results = list[ProposalResult]
 Spans = list[SpanRecord]
@@ -177,10 +178,11 @@ class Runs:
         """
         return diff_layers(self._services, run_id)
 
-    async def commit(self, run_id: str, paths: Sequence[str] = ()) -> LayerReport:
+    async def commit(self, run_id: str, paths: Sequence[NameJson] = ()) -> LayerReport:
         """Commit the kept layers of a run, or what lies at or beneath `paths` of them.
 
-        Raises: UsageError `layer_missing`, ConflictError `commit_incomplete` (the rest was committed), StoreError `run_locked`.
+        Raises: UsageError `layer_missing`, `path_unchanged`; ConflictError `commit_incomplete` (the rest was committed);
+        StoreError `run_locked`.
         """
         return await commit_layers(self._services, run_id, paths)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -18,7 +19,7 @@ from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.runs.write_lease import open_queue
 from interlock.engine.services import Services
 from interlock.journal import JournalWriter, recover
-from interlock.model.errors import ConflictError, UsageError
+from interlock.model.errors import ConflictError, StoreError, UsageError
 from interlock.model.events import LayerCommitIntent, LayerCommitted, LayerDiscarded, LayerKept
 from interlock.model.result import advice
 from interlock.workspace import (
@@ -36,23 +37,30 @@ from interlock.workspace import (
     reopen_layer,
 )
 from interlock.workspace.claims import EVERYTHING
+from interlock.workspace.layer_diff import Difference
 from interlock.workspace.layers import read_manifest
-from interlock.workspace.names import Rel, show, stored
+from interlock.workspace.names import NameJson, Rel, show, stored, to_json
 from interlock.workspace.process_changes import end_left_processes
 from interlock.workspace.undo import count_changed, discard_temporaries
 
 STEP = 10
+_UNFINISHED: Final = {
+    "running": "was interrupted",
+    "interrupted": "was interrupted",
+    "held": "waits for an answer",
+}
+"""What a run without a living process is like, by its status."""
 _LEFT_SHOWN_MAX = 5  # paths in one message
 
 
 class LayerChange(msgspec.Struct, frozen=True, omit_defaults=True):
     """One path whose state in a kept layer differs from the workspace."""
 
-    path: str
+    path: NameJson
     kind: str
-    """`added`, `changed`, `deleted` or `mode`."""
+    """`added`, `changed`, `deleted`; `mode`, `attributes` or `times` if only these differ."""
     what: str
-    """`file`, `dir` or `symlink`; of a deleted path what it was."""
+    """`file`, `dir` or `symlink`; of a deleted path what it was; `special` for anything else."""
     layer: int
     blocked: str | None = None
     """Why a commit would leave it: `conflict`, `protected`, `runs_later`, `denied`, `unsupported`."""
@@ -66,7 +74,7 @@ class LayerReport(msgspec.Struct, frozen=True):
     """What a commit or a discard did."""
 
     run_id: str
-    committed: list[str] = []
+    committed: list[NameJson] = []
     blocked: dict[str, str] = {}
     left: int = 0
     """Changes that still wait in a layer."""
@@ -90,34 +98,32 @@ def diff_layers(services: Services, run_id: str) -> list[LayerChange]:
         with _opened(services, one) as layer:
             plan = plan_commit(layer, directory, blocked_before=stopped)
             number = int(one.name)
-            why = {show(stored(blocked.path)): blocked.why for blocked in plan.blocked}
-            stopped |= {stored(blocked.path) for blocked in plan.blocked}
-            named = {show(change.path): change for change in layer.differences()[0]}
-            for name in sorted(named.keys() | why.keys()):
-                change = named.get(name)
-                if change is None:
-                    found.append(LayerChange(name, "added", "special", number, why[name]))
-                    continue
-                node = change.before if change.after.kind == "absent" else change.after
-                found.append(
-                    LayerChange(
-                        name, change.kind, node.kind, number, why.get(name), change.leaves_workspace, change.after.size
-                    )
-                )
+            why: dict[Rel, str] = {stored(blocked.path): blocked.why for blocked in plan.blocked}
+            stopped |= why.keys()
+            rows = [_change(change, number, why.get(change.path)) for change in plan.found]
+            rows += [LayerChange(to_json(one.path), one.kind, "special", number, "unsupported") for one in plan.unable]
+            found += sorted(rows, key=lambda row: stored(row.path))
     return found
 
 
-async def commit_layers(services: Services, run_id: str, paths: Sequence[str] = ()) -> LayerReport:
+def _change(change: Difference, layer: int, why: str | None) -> LayerChange:
+    node = change.before if change.after.kind == "absent" else change.after
+    name = to_json(change.path)
+    return LayerChange(name, change.kind, node.kind, layer, why, change.leaves_workspace, change.after.size)
+
+
+async def commit_layers(services: Services, run_id: str, paths: Sequence[NameJson] = ()) -> LayerReport:
     """Commit the kept layers of a run, oldest first: all of them, or what lies at or beneath `paths`.
 
-    Files that run later are committed only if a path names them, or a directory above them. Raises: UsageError `layer_missing`,
+    A path may be given as `diff` shows it, with escapes. Files that run later are committed only if a path names them, or a
+    directory above them. Raises: UsageError `layer_missing`, `path_unchanged` (nothing was done),
     ConflictError `commit_incomplete` (the rest was committed) or why one layer could not be committed (then nothing of it was),
     StoreError `run_locked`, IntegrityError, ToolError.
     """
     directory, kept = _kept(services, run_id)
     assert services.workspace is not None
-    only = [services.workspace.parse(path) for path in paths] or None
-    committed: list[str] = []
+    only = _asked(services, kept, paths)
+    committed: list[NameJson] = []
     blocked: dict[str, str] = {}
     stopped: set[Rel] = set()
     left = 0
@@ -131,7 +137,7 @@ async def commit_layers(services: Services, run_id: str, paths: Sequence[str] = 
                 with _opened(services, number) as layer:
                     plan = plan_commit(layer, directory, only=only, blocked_before=stopped)
                     _commit(services, directory, layer, plan, recorder)
-                committed += [show(change.path) for change in plan.changes]
+                committed += [to_json(change.path) for change in plan.changes]
                 blocked |= shown(plan.blocked)
                 stopped |= {stored(one.path) for one in plan.blocked}
                 left += plan.left + len(plan.blocked)
@@ -145,9 +151,53 @@ async def commit_layers(services: Services, run_id: str, paths: Sequence[str] = 
         raise ConflictError(
             f"{len(committed)} changes were committed; these stay in the layer: {first}",
             code="commit_incomplete",
-            hint=f"`interlock diff {run_id}` shows them; `interlock commit {run_id} PATH` commits a file that runs later",
+            hint=_what_to_do(run_id, set(blocked.values())),
         )
     return report
+
+
+_TO_DO: Final = {
+    "runs_later": "`interlock commit {run} PATH` commits a file that runs later",
+    "conflict": "a conflict is merged by hand",
+    "protected": "what is protected, a person changes",
+    "denied": "what the grant does not cover is never committed",
+    "unsupported": "a FIFO, a socket, a device or what cannot be read is never committed",
+}
+
+
+def _what_to_do(run_id: str, why: set[str]) -> str:
+    """What a person does about paths that stay in a layer for these reasons."""
+    steps = [text.format(run=run_id) for reason, text in _TO_DO.items() if reason in why]
+    return "; ".join([f"`interlock diff {run_id}` shows them", *steps, f"`interlock discard {run_id}` drops the rest"])
+
+
+def _asked(services: Services, kept: Sequence[Path], paths: Sequence[NameJson]) -> list[Rel] | None:
+    """The paths that a commit is limited to; None for all. Raises: UsageError `path_unchanged`, ToolError."""
+    if not paths:
+        return None
+    assert services.workspace is not None
+    touched: set[Rel] = set()
+    for one in kept:
+        with _opened(services, one) as layer:
+            for path in layer.candidates():
+                touched.update(path[:depth] for depth in range(len(path) + 1))
+    shown_as: dict[str, list[Rel]] = {}
+    if any(isinstance(text, str) and "\\" in text for text in paths):
+        for path in touched:
+            shown_as.setdefault(show(path), []).append(path)
+    asked = []
+    for text in paths:
+        path = services.workspace.parse(text)
+        alike = [path] if path in touched else shown_as.get(text, []) if isinstance(text, str) else []
+        if len(alike) != 1:
+            run_id = kept[0].parent.parent.name
+            raise UsageError(
+                f"the layers of run `{run_id}` change nothing at or beneath `{show(path)}`: nothing was committed",
+                code="path_unchanged",
+                hint=f"`interlock diff {run_id}` shows what they change",
+            )
+        asked += alike
+    return asked
 
 
 def discard_layers(services: Services, run_id: str, why: str = "asked") -> LayerReport:
@@ -181,11 +231,18 @@ def drop_layers(services: Services, directory: Path) -> None:
 
 
 def _kept(services: Services, run_id: str) -> tuple[Path, list[Path]]:
-    services.index.get(run_id)
+    row = services.index.get(run_id)
     if services.state_dir is None or services.workspace is None or services.layers is None:
         raise UsageError("this runtime keeps no layers", code="layer_missing")
     directory = services.state_dir / "runs" / run_id
     kept = kept_layers(directory)
+    if not kept and row.status in _UNFINISHED:
+        _require_at_rest(services, directory)
+        raise UsageError(
+            f"run `{run_id}` is not over: it {_UNFINISHED[row.status]}. Its layer is committed when it has succeeded",
+            code="run_unfinished",
+            hint=f"`interlock resume {run_id}` goes on with it, `interlock undo {run_id}` ends it and drops its layer",
+        )
     if not kept:
         raise UsageError(
             f"run `{run_id}` has no layer that waits for a commit",
@@ -203,10 +260,24 @@ def _opened(services: Services, directory: Path) -> Iterator[Layer]:
         yield layer
 
 
+def _require_at_rest(services: Services, directory: Path) -> None:
+    """Put the journal in order. Raises: StoreError `run_locked` if the run's process is alive; IntegrityError."""
+    try:
+        recover(directory, services.disk)
+    except StoreError as error:
+        if error.code != "run_locked":
+            raise
+        raise StoreError(
+            f"{error.message}: it is at work, and its layers can be committed or discarded once it is over",
+            code=error.code,
+            hint=f"wait for it, or end it: `interlock stop {directory.name}`",
+        ) from error
+
+
 @contextlib.contextmanager
 def _journal(services: Services, run_id: str, directory: Path) -> Iterator[Recorder]:
     """The run's journal, locked. Raises: StoreError `run_locked` if its process is alive; IntegrityError."""
-    recover(directory, services.disk)
+    _require_at_rest(services, directory)
     writer = JournalWriter.open(directory, run_id=run_id, disk=services.disk, clock=services.clock, create=False)
     with writer:
         yield Recorder(run_id, writer, services.redactor, ())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import os
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -11,14 +13,15 @@ from interlock.surfaces.cli.app import Command
 from interlock.surfaces.cli.ids import RUN
 from interlock.surfaces.cli.open_project import undoing_runtime
 from interlock.surfaces.cli.output import Output, clean
+from interlock.workspace.names import NameJson, show, stored
 
 if TYPE_CHECKING:
     from interlock.engine.runs.kept_layers import LayerChange, LayerReport
 
-_SIGNS: Final = {"added": "+", "changed": "~", "deleted": "-", "mode": "m"}
+_SIGNS: Final = {"added": "+", "changed": "~", "deleted": "-", "mode": "m", "attributes": "a", "times": "t"}
 _WHY: Final = {
     "conflict": "conflict: changed outside the layer since",
-    "protected": "never committed: Interlock's loader reads it",
+    "protected": "never committed: Interlock's loader reads it, or its name is one of Interlock's temporary files",
     "runs_later": "held: a program may run it later; commit it by name",
     "denied": "never committed: outside of the grant",
     "unsupported": "never committed: not a file, a directory or a link that can be read",
@@ -29,27 +32,33 @@ _WHY: Final = {
 @click.argument("run_id", metavar="RUN", type=RUN)
 @click.pass_obj
 def diff(out: Output, run_id: str) -> int:
-    """Show what the kept layer of a run would change in the workspace. Changes nothing."""
+    """Show what the kept layer of a run would change in the workspace. Changes nothing.
+
+    The signs: + added, ~ changed, - deleted, m permissions, a attributes or access control lists, t time of the last change.
+    """
     with undoing_runtime(out) as opened:
         found = opened.runs.diff(run_id)
+        at_work = opened.runs.get(run_id).status == "running"
     out.emit(found, lambda: diff_lines(found))
+    if at_work:
+        out.note(f"run {run_id} is not over: this is what its ended proposals have kept so far")
     return 0
 
 
 @click.command(cls=Command)
 @click.argument("run_id", metavar="RUN", type=RUN)
-@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path())
 @click.pass_obj
 def commit(out: Output, run_id: str, paths: tuple[str, ...]) -> int:
     """Commit the kept layer of a run, or what lies at or beneath each PATH of it.
 
-    Files that run later (hooks, CI, editor and shell start-up files) are committed only where a PATH names them. `interlock undo`
-    takes a commit back.
+    PATH may be written as `interlock diff` shows it. Files that run later (hooks, CI, editor and shell start-up files) are
+    committed only where a PATH names them. `interlock undo` takes a commit back.
 
     Exit code: 0 if everything that was asked for was committed, 1 if some of it stays in the layer.
     """
     with undoing_runtime(out) as opened:
-        report = asyncio.run(opened.runs.commit(run_id, paths))
+        report = asyncio.run(opened.runs.commit(run_id, [_name(path) for path in paths]))
     out.emit(report, lambda: _report(report))
     if report.left:
         out.note(f"{report.left} changes still wait: `interlock diff {run_id}`")
@@ -70,6 +79,19 @@ def discard(out: Output, run_id: str) -> int:
     return 0
 
 
+def _name(path: str) -> NameJson:
+    """An argument, which may hold bytes that are not UTF-8, as other surfaces give paths."""
+    raw = os.fsencode(path)
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return {"b64": base64.b64encode(raw).decode()}
+
+
+def _shown(path: NameJson) -> str:
+    return clean(show(stored(path)))
+
+
 def diff_lines(found: list[LayerChange]) -> list[str]:
     """One line a path, for people."""
     lines = []
@@ -78,9 +100,9 @@ def diff_lines(found: list[LayerChange]) -> list[str]:
         if one.leaves_workspace:
             notes.append("a link that leads out of the workspace")
         kind = "" if one.what == "file" else f" ({one.what})"
-        lines.append(f"{_SIGNS[one.kind]} {clean(one.path)}{kind}{'  # ' if notes else ''}{'; '.join(notes)}")
+        lines.append(f"{_SIGNS[one.kind]} {_shown(one.path)}{kind}{'  # ' if notes else ''}{'; '.join(notes)}")
     return lines or ["nothing differs from the workspace"]
 
 
 def _report(report: LayerReport) -> list[str]:
-    return [f"committed {clean(path)}" for path in report.committed] or ["there was nothing to commit"]
+    return [f"committed {_shown(path)}" for path in report.committed] or ["there was nothing to commit"]
