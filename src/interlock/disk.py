@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 import stat
@@ -94,13 +95,14 @@ class Disk:
         finally:
             os.close(fd)
 
-    def make_directory(self, path: Path, mode: int = 0o700) -> None:
-        """Make a directory and its parents; durable once this returns."""
-        missing = [p for p in (path, *path.parents) if not self._do(f"stat {p}", p.exists)]
+    def make_directory(self, path: Path, mode: int = 0o700, *, durable: bool = True) -> None:
+        """Make a directory and its parents; durable once this returns, unless the caller is to sync the parents later."""
+        missing = list(itertools.takewhile(lambda p: not self._do(f"stat {p}", p.exists), (path, *path.parents)))
         for p in reversed(missing):
             with contextlib.suppress(FileExistsError):
                 self._do(f"mkdir {p}", os.mkdir, p, mode)
-            self.sync_directory(p.parent)
+            if durable:
+                self.sync_directory(p.parent)
 
     def remove_tree(self, path: Path) -> None:
         """Remove a directory and everything in it, following no symbolic link; nothing if it is absent. Durable."""

@@ -15,9 +15,21 @@ from journaling import RUN, CountingDisk, SlowClock, intent, keep, log, open_wri
 
 from interlock.disk import Disk
 from interlock.journal import JournalWriter, read, read_private, scan
+from interlock.journal.late_sync import LATE_SYNC
 from interlock.model.canonical import digest
 from interlock.model.errors import IntegrityError, StoreError, UsageError
 from interlock.testing import CrashingDisk, FakeClock
+
+
+class NamingDisk(Disk):
+    """Notes the directories whose names were synced."""
+
+    def __init__(self) -> None:
+        self.named: list[Path] = []
+
+    def sync_directory(self, path: Path) -> None:
+        super().sync_directory(path)
+        self.named.append(path)
 
 
 @pytest.fixture
@@ -226,19 +238,63 @@ def test_batch_is_written_at_once_and_synced_soon_without_being_asked(run_dir: P
         assert synced.wait(10)
 
 
-def test_a_failed_sync_in_the_background_ends_the_journal(run_dir: Path):
-    failed = threading.Event()
+def test_many_journals_in_batch_share_one_thread_and_each_is_synced_once_with_its_names(tmp_path: Path):
+    disk, threads = NamingDisk(), set()
 
+    def sync_data(fd: int) -> None:
+        threads.add(threading.current_thread().name)
+        Disk.sync_data(disk, fd)
+
+    disk.sync_data = sync_data  # type: ignore[method-assign]
+    (tmp_path / "runs").mkdir()
+    names = [f"{RUN[:-1]}{number}" for number in range(4)]
+    writers = [
+        JournalWriter.open(
+            tmp_path / "runs" / name, run_id=name, disk=disk, clock=FakeClock(), durability="batch", create=True
+        )
+        for name in names
+    ]
+    assert disk.named == []  # nothing of it is promised yet
+    for writer in writers:
+        writer.append(intent("a"))
+        run(writer.durable())
+    late = threading.Event()
+    LATE_SYNC.schedule(late.set)
+    assert late.wait(10)
+    assert threads == {"interlock-late-sync"}
+    assert disk.named == [path for name in names for path in (tmp_path / "runs", tmp_path / "runs" / name)]
+    for writer in writers:
+        writer.close()  # everything is on disk: nothing to sync, no thread to wait for
+    assert len(disk.named) == 2 * len(names)
+    assert threads == {"interlock-late-sync"}
+
+
+def test_the_end_of_a_journal_in_batch_is_on_disk_without_waiting_for_the_late_sync(run_dir: Path):
+    disk = CountingDisk()
+    writer = open_writer(run_dir, disk=disk, durability="batch")
+    writer.append(intent("a"))
+    writer.flush(synced=False)
+    assert scan(run_dir).events == 1
+    writer.flush()
+    assert disk.syncs == 1
+    writer.close()
+    late = threading.Event()
+    LATE_SYNC.schedule(late.set)
+    assert late.wait(10)
+    assert disk.syncs == 1  # the file was closed by then
+
+
+def test_a_failed_sync_in_the_background_ends_the_journal(run_dir: Path):
     class Failing(Disk):
         def sync_data(self, fd: int) -> None:
-            failed.set()
             raise StoreError("fdatasync: Input/output error", code="disk_failed")
 
     writer = open_writer(run_dir, disk=Failing(), durability="batch")
     writer.append(intent("a"))
     run(writer.durable())
-    assert failed.wait(10)
-    writer._file.flusher.close()  # the thread has recorded it
+    recorded = threading.Event()
+    LATE_SYNC.schedule(recorded.set)  # after the sync of the journal
+    assert recorded.wait(10)
     with pytest.raises(StoreError) as caught:
         writer.append(intent("b"))
     assert caught.value.code == "disk_failed"

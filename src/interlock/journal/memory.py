@@ -58,7 +58,7 @@ class MemoryJournal:
     def kick(self, loop: asyncio.AbstractEventLoop) -> None:
         """Do nothing: there is nothing to flush."""
 
-    def flush(self) -> None:
+    def flush(self, *, synced: bool = True) -> None:
         """Do nothing, as `kick`."""
 
     def head(self) -> Head:

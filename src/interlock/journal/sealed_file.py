@@ -7,14 +7,15 @@ pages and would report success): `failure` is set, and every later call of the w
 from __future__ import annotations
 
 import os
-import time
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Literal, Self
 
 from interlock.disk import Disk
 from interlock.journal import lock
 from interlock.journal.flusher import Flusher
+from interlock.journal.late_sync import LATE_SYNC
 from interlock.journal.private import Pack
 from interlock.journal.reader import corrupt, scan
 from interlock.journal.sealing import JOURNAL_NAME, Head, encode_batches, genesis, seal_digest, seal_line
@@ -25,12 +26,9 @@ from interlock.model.events import Event, Seal
 Durability = Literal["full", "batch", "memory", "off"]
 """`memory` is not written to a file but kept in a `MemoryJournal`."""
 
-BATCH_SYNC_AFTER_S: Final = 0.003
-"""Durability `batch` promises 5 ms; the rest is for the sync itself."""
-
 
 class SealedFile:
-    """`commit` is called by one thread at a time, the loop's or the flusher's; durability `batch` syncs on the flusher's."""
+    """`commit` is called by one thread at a time, the loop's or the flusher's; `sync` by any, for durability `batch`."""
 
     def __init__(
         self, run_dir: Path, disk: Disk, clock: Clock, durability: Durability, head: Head, descriptors: tuple[int, int]
@@ -49,7 +47,10 @@ class SealedFile:
         self._durability = durability
         self._lock_fd, self._fd = descriptors
         self._epoch = head.epoch + 1
-        self._unsynced = False
+        self._syncing = threading.Lock()
+        self._unsynced = self._closed = False
+        self._new_names: tuple[Path, ...] = ()
+        """Directories with names that durability `batch` has yet to sync."""
 
     @classmethod
     def open(cls, run_dir: Path, disk: Disk, clock: Clock, durability: Durability, *, create: bool) -> Self:
@@ -57,8 +58,10 @@ class SealedFile:
         head = Head(run=run_dir.name, seq=-1, seal=genesis(run_dir.name), epoch=0)
         if durability == "off":
             return cls(run_dir, disk, clock, durability, head, (-1, -1))
+        batch = durability == "batch"
         if create:
-            disk.make_directory(run_dir)
+            disk.make_directory(run_dir.parent)
+            disk.make_directory(run_dir, durable=not batch)
         lock_fd = lock.take(run_dir, disk)
         try:
             if create:
@@ -67,14 +70,18 @@ class SealedFile:
                 head = _require_whole(run_dir)
             fd = disk.open_append(run_dir / JOURNAL_NAME)
             try:
-                disk.sync_directory(run_dir)
+                if not batch:
+                    disk.sync_directory(run_dir)
             except BaseException:
                 os.close(fd)
                 raise
         except BaseException:
             os.close(lock_fd)
             raise
-        return cls(run_dir, disk, clock, durability, head, (lock_fd, fd))
+        found = cls(run_dir, disk, clock, durability, head, (lock_fd, fd))
+        if batch:
+            found._new_names = (run_dir.parent, run_dir) if create else (run_dir,)
+        return found
 
     def commit(self, events: Sequence[Event], originals: list[tuple[str, bytes]]) -> None:
         """Write originals first, then the batches, each synced before the next is written. Sets `failure`, and does not raise."""
@@ -92,7 +99,7 @@ class SealedFile:
                 self.head = Head(run=self.head.run, seq=seal.last, seal=seal.digest, epoch=seal.epoch)
             if self._durability == "batch" and not self._unsynced:
                 self._unsynced = True
-                self.flusher.submit(self._sync_later)
+                LATE_SYNC.schedule(self.sync)
         except Exception as error:  # noqa: BLE001 - any error ends this journal; none is swallowed
             self._poison(error)
         except BaseException:
@@ -100,22 +107,30 @@ class SealedFile:
             raise
 
     def sync(self) -> None:
-        """Sync the writes of durability `batch`. The flag is cleared first, so that a write meanwhile requests another sync."""
-        self._unsynced = False
-        try:
-            self.pack.sync()
-            self._disk.sync_data(self._fd)
-        except BaseException as error:  # noqa: BLE001 - kept for the next call: this thread has no caller
-            self._poison(error)
+        """Sync what durability `batch` has written and not synced. Sets `failure`, and does not raise."""
+        with self._syncing:  # whoever comes second has to wait for the sync of the first
+            if not self._unsynced or self._closed:
+                return
+            self._unsynced = False  # first, so that a write meanwhile requests another sync
+            try:
+                self.pack.sync()
+                self._disk.sync_data(self._fd)
+                for directory in self._new_names:
+                    self._disk.sync_directory(directory)
+                self._new_names = ()
+            except BaseException as error:  # noqa: BLE001 - kept for the next call: a late sync has no caller
+                self._poison(error)
 
     def close(self) -> None:
         """Let go of the files and the lock."""
         self.flusher.close()
         self.failure = self.failure or StoreError(f"the journal of run `{self.head.run}` is closed")
-        self.pack.close()
-        for fd in (self._fd, self._lock_fd):
-            if fd >= 0:
-                os.close(fd)
+        with self._syncing:
+            self._closed = True
+            self.pack.close()
+            for fd in (self._fd, self._lock_fd):
+                if fd >= 0:
+                    os.close(fd)
 
     def _seal(self, count: int, lines: bytes) -> Seal:
         first = self.head.seq + 1
@@ -133,10 +148,6 @@ class SealedFile:
         start = self._clock.mono_ns()
         self._disk.sync_data(self._fd)
         self.sync_ns += 0.2 * (self._clock.mono_ns() - start - self.sync_ns)
-
-    def _sync_later(self) -> None:
-        time.sleep(BATCH_SYNC_AFTER_S)
-        self.sync()
 
     def _poison(self, error: BaseException) -> None:
         if self.failure is not None:

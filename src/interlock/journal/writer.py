@@ -174,13 +174,16 @@ class JournalWriter:
             self._kicked = loop
             loop.call_soon(self._next_turn, loop)
 
-    def flush(self) -> None:
-        """Put everything appended so far on disk (durability `batch` included) before returning. Raises: StoreError."""
+    def flush(self, *, synced: bool = True) -> None:
+        """Put everything appended so far on disk before returning; with durability `batch` it is only written unless `synced`.
+
+        Raises: StoreError.
+        """
         self._settle_flight()
         waiters, self._waiters = self._waiters, []
         try:
             self._run_inline()
-            if self.durability == "batch":
+            if synced and self.durability == "batch":
                 self._file.sync()
         finally:
             self._answer(waiters)

@@ -105,12 +105,12 @@ class CrashingDisk(Disk):
         super().sync_directory(path)
         self._names = [(directory, undo) for directory, undo in self._names if directory != path]
 
-    def make_directory(self, path: Path, mode: int = 0o700) -> None:
+    def make_directory(self, path: Path, mode: int = 0o700, *, durable: bool = True) -> None:
         """As `Disk`."""
         self._step("make_directory")
         missing = [p for p in (path, *path.parents) if not p.exists()]
         self._names += [(p.parent, partial(shutil.rmtree, p, ignore_errors=True)) for p in reversed(missing)]
-        super().make_directory(path, mode)
+        super().make_directory(path, mode, durable=durable)
 
     def remove_tree(self, path: Path) -> None:
         """As `Disk`; with a fault, half of the files are gone."""

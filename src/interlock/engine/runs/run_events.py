@@ -39,7 +39,7 @@ def record_start(services: Services, recorder: Recorder, run_id: str, agent: str
             boot=services.boot,
         )
     )
-    recorder.writer.flush()
+    recorder.writer.flush(synced=False)  # nothing is promised before the first intent
 
 
 def record_resumption(services: Services, recorder: Recorder) -> None:
