@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from interlock.engine.inspect import explain as plans
     from interlock.engine.learning import attach as learning
     from interlock.engine.learning import memory as memory_facet
+    from interlock.engine.learning import skills as skills_facet
     from interlock.engine.tools import model_tools
     from interlock.executors import python
 else:
@@ -47,6 +48,7 @@ else:
     plans = lazy("interlock.engine.inspect.explain")
     learning = lazy("interlock.engine.learning.attach")
     memory_facet = lazy("interlock.engine.learning.memory")
+    skills_facet = lazy("interlock.engine.learning.skills")
     model_tools = lazy("interlock.engine.tools.model_tools")
     python = lazy("interlock.executors.python")
 
@@ -58,8 +60,8 @@ Closing = Sequence[Callable[[], None]]
 class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Runtime"]):
     """Takes proposals through the gate. Open it with `Runtime.open(...)` (as a context manager, sync or async), then `execute`.
 
-    Each `execute` is a run; `runs.start` begins one for several. Its parts: `state`, `runs`, `checkpoints`, `memory`, `grants`,
-    `rules` in code, `approvals`, and MCP `servers`.
+    Each `execute` is a run; `runs.start` begins one for several. Its parts: `state`, `runs`, `checkpoints`, `memory`, `skills`,
+    `grants`, `rules` in code, `approvals`, and MCP `servers`.
     """
 
     @classmethod
@@ -87,7 +89,8 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         """
         root = None if workspace is None else Path(workspace)
         opened = cls(*_assembled(config, settings, root, flags, clock), on_question)
-        return opened.with_learning(memory=opened.services.settings.learning.memory)
+        wants = opened.services.settings.learning
+        return opened.with_learning(memory=wants.memory, auto_distill=wants.distill)
 
     @classmethod
     def open_for_undo(cls, workspace: str | Path | None = None, *, clock: Clock | None = None) -> Self:
@@ -115,6 +118,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
 
     checkpoints = cached_property(lambda self: checkpoints_facet.Checkpoints(self.services))
     memory = cached_property(lambda self: memory_facet.Memory(self.services))
+    skills = cached_property(lambda self: skills_facet.Skills(self.services, self.execute))
 
     def register(self, tool: Callable[..., Any] | Binding | Tool, definition: Tool | None = None) -> None:
         """Add a tool, or replace its namesake: a function, a binding, or a definition alone, which `set_executor`'s performs."""
@@ -142,10 +146,10 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         model_tools.register_in_code(self.services, models, os.environ, adjusted)
         return self
 
-    def with_learning(self, *, memory: bool = True) -> Self:
-        """Offer agents a memory: the tools `memory.*`, under rules and grants as all tools are."""
-        if memory:
-            learning.offer_memory(self.services, adjusted)
+    def with_learning(self, *, memory: bool = True, auto_distill: bool = False) -> Self:
+        """Offer agents a memory (the tools `memory.*`, under rules and grants), and look for `skills` in what succeeds."""
+        if memory or auto_distill:
+            self._closing += learning.attach(self, adjusted, memory=memory, auto_distill=auto_distill)
         return self
 
     def tools(self) -> list[Tool]:
@@ -186,10 +190,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self.services.change_tool(tool, rate_limit=RateLimit(calls=calls, per_ms=per_ms))
 
     def enable_cache(self, tool: str, ttl_ms: int | None) -> None:
-        """Keep results of a tool's successes for so long, for the same call of the same agent; None for no longer.
-
-        Raises UsageError `not_found`.
-        """
+        """Keep a tool's successes for so long, for the same call of the same agent; None for no longer. Raises UsageError."""
         self.services.change_tool(tool, cache_ttl_ms=ttl_ms)
 
     def fork(self, agent: str, grant: Grant | None = None) -> Runtime:

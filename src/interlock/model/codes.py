@@ -157,6 +157,10 @@ REASONS: Final[dict[str, str]] = {
 }
 
 ERROR_CODES: Final[dict[str, str]] = {
+    "skill_not_active": "The skill is not in use: a person has not approved it, or it was degraded or retired.",
+    "skill_tool_changed": "A tool that the skill calls is not there any more, or has another definition than when it was learnt.",
+    "skill_untested": "The skill has not passed a test in a throw-away layer; approve it with `--untested` if you know why.",
+    "skill_arguments": "The arguments do not fit the skill's parameters; the message names the place.",
     "internal": "A bug in Interlock. Please report it with the message and the run id.",
     "usage": "The command line or the call is invalid.",
     "configuration": "The configuration file is invalid; the path names the field.",

@@ -479,6 +479,20 @@ class ProposalFinished(Event, kw_only=True, tag="proposal_finished"):
     not_undone: tuple[NotUndone, ...] = ()
 
 
+class SkillDistilled(Event, kw_only=True, tag="skill_distilled"):
+    """Candidates were made from proposals that succeeded. In a run of its own, whose source is `learning`."""
+
+    count: int
+    names: tuple[str, ...]
+
+
+class EvolutionTriggered(Event, kw_only=True, tag="evolution_triggered"):
+    """A skill (`domain`) is degraded, because too few of its last uses succeeded. In a run of its own, as above."""
+
+    domain: str
+    rate: float
+
+
 class Unknown(msgspec.Struct, kw_only=True):
     """An event kind that this version does not know: shown, but the run is not resumed."""
 
@@ -495,7 +509,7 @@ AnyEvent = (
     | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | ActionConnection
     | ProcessStarted | ProcessEnded | StateChanged | EffectDivergence
     | UndoIntent | UndoDone | StateRolledBack | WorkspaceCommitted | LayerOpened | LayerCommitIntent | LayerCommitted | LayerKept
-    | LayerDiscarded | ProposalFinished
+    | LayerDiscarded | ProposalFinished | SkillDistilled | EvolutionTriggered
 )  # fmt: skip
 
 

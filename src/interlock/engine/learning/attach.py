@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
+from interlock.engine.learning.distil import Distiller
 from interlock.engine.learning.memory_tools import MEMORY_TOOLS, bindings
+from interlock.engine.learning.skills import Skills
 from interlock.engine.services import EndedProposal, Services
 from interlock.learning.facts import FactStore
+from interlock.learning.skills import SkillStore
 from interlock.model.errors import StoreError
 from interlock.model.tool import Binding
 from interlock.settings import Settings
@@ -15,7 +18,24 @@ from interlock.settings import Settings
 _ROOMS: Final = "select room from schema_versions where room in ('memory', 'skills')"
 
 
-def offer_memory(services: Services, adjust: Callable[[Binding, Settings], Binding]) -> None:
+Adjust = Callable[[Binding, Settings], Binding]
+
+
+class Learner(Protocol):
+    """What of a runtime learns."""
+
+    @property
+    def services(self) -> Services:
+        """Its services."""
+        ...
+
+    @property
+    def skills(self) -> Skills:
+        """Its skills."""
+        ...
+
+
+def offer_memory(services: Services, adjust: Adjust) -> None:
     """Register the tools of the memory, but for those that the program registered itself; once."""
     registry = services.registry
     if not registry.by_name.keys().isdisjoint(MEMORY_TOOLS):
@@ -26,6 +46,20 @@ def offer_memory(services: Services, adjust: Callable[[Binding, Settings], Bindi
         registry.add_built_in(adjust(binding, services.settings))
     services.judges.expire()
     services.hooks.ended.append(lambda ended: _settle(services, store, ended))
+
+
+def attach(runtime: Learner, adjust: Adjust, *, memory: bool, auto_distill: bool) -> list[Callable[[], None]]:
+    """Give a runtime what is wanted, each once. Returns what has to be called at its end."""
+    services = runtime.services
+    if memory:
+        offer_memory(services, adjust)
+    if not auto_distill or runtime.skills.distiller is not None:
+        return []
+    store = SkillStore(services.db, services.workspace_id, services.clock)
+    store.prune(services.clock.now_us() - services.settings.learning.keep_ms * 1000)
+    found = runtime.skills.distiller = Distiller(services, store)
+    services.hooks.ended.append(found.hear)
+    return [found.close]
 
 
 def _settle(services: Services, store: FactStore, ended: EndedProposal) -> None:
@@ -51,5 +85,7 @@ def withdraw(services: Services, run_id: str, action: str | None, by: str) -> No
         rooms = {row[0] for row in services.db.execute(_ROOMS)}
         if "memory" in rooms:
             FactStore(services.db, services.workspace_id, services.clock).withdraw(run_id, action, by=by)
+        if "skills" in rooms:
+            SkillStore(services.db, services.workspace_id, services.clock).withdraw(run_id, by=by)
     except StoreError as error:
         services.hooks.notify(f"what was learnt from run `{run_id}` still holds: {error.message}")

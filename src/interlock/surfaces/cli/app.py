@@ -54,6 +54,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "sessions": ("sessions", "List and show sessions."),
         "state": ("state", "Show the state that runs share, and its history."),
         "memory": ("memory", "Show, correct and forget what agents noted."),
+        "skills": ("skills", "Read, test, approve and use what was learnt from proposals that worked."),
     },
     "Agents": {
         "install": ("interlock.surfaces.clients.command", "Let a coding agent work through Interlock in this project."),

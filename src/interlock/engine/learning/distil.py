@@ -1,0 +1,98 @@
+"""Learns from proposals as they end: on a thread, after their results. What it finds is on record in a run of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from typing import Final
+
+from interlock.engine.learning.traces import SKILL_SOURCE, trace_of
+from interlock.engine.runs.run import Run
+from interlock.engine.services import EndedProposal, Services
+from interlock.learning.skills import SkillStore
+from interlock.model.errors import InterlockError
+from interlock.model.events import Event, EvolutionTriggered, SkillDistilled
+
+SOURCE: Final = "learning"
+"""The source of the runs that hold the events."""
+_QUEUED_MAX: Final = 1_000
+"""Proposals that wait to be learnt from; more than that are left out, which costs nothing but evidence."""
+
+
+class Distiller:
+    """Hears of ended proposals, and learns from them one after the other."""
+
+    def __init__(self, services: Services, store: SkillStore) -> None:
+        """The thread begins with the first proposal."""
+        self._services = services
+        self._store = store
+        self._queue: queue.Queue[EndedProposal | None] = queue.Queue(_QUEUED_MAX)
+        self._thread: threading.Thread | None = None
+
+    def hear(self, ended: EndedProposal) -> None:
+        """A proposal has ended. Returns at once."""
+        if ended.dry_run or ended.result.status == "held" or ended.proposal.source == SOURCE:
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="interlock-learning", daemon=True)
+            self._thread.start()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(ended)
+
+    def wait_learnt(self) -> None:
+        """Wait until everything that has ended so far was learnt from."""
+        self._queue.join()
+
+    def close(self) -> None:
+        """Learn from the rest, and end."""
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while True:
+            ended = self._queue.get()
+            try:
+                if ended is None:
+                    return
+                self._learn(ended)
+            except InterlockError as error:
+                self._services.hooks.notify(f"nothing was learnt from a proposal: {error.message}")
+            finally:
+                self._queue.task_done()
+
+    def _learn(self, ended: EndedProposal) -> None:
+        source = ended.proposal.source
+        if source.startswith(SKILL_SOURCE):
+            self._count(ended, source.removeprefix(SKILL_SOURCE))
+            return
+        found = trace_of(self._services, ended)
+        if found is None:
+            return
+        made = self._store.learn(ended.agent, ended.run_id, ended.proposal.id, *found)
+        if made is not None:
+            self._record(ended.agent, SkillDistilled(count=1, names=(made.name,)))
+
+    def _count(self, ended: EndedProposal, which: str) -> None:
+        name, _, version = which.rpartition("@")
+        if ended.result.status in ("rejected", "cancelled") or not version.isdecimal():
+            return  # a rule or a person said no, which says nothing about the skill
+        known = [one for one in self._store.versions(name) if one.version == int(version)]
+        if not known:
+            return
+        succeeded = ended.result.status == "succeeded"
+        degraded = self._store.count_use(
+            name, int(version), ended.run_id, ended.proposal.id, ended.agent, succeeded=succeeded
+        )
+        if degraded is not None:
+            self._record(ended.agent, EvolutionTriggered(domain=name, rate=degraded.rate))
+
+    def _record(self, agent: str, event: Event) -> None:
+        run = Run.start(self._services, agent=agent, source=SOURCE)
+        try:
+            if run.recorder is not None:
+                run.recorder.record(event)
+        finally:
+            run.finish()

@@ -1,0 +1,250 @@
+"""`runtime.skills`: proposals that were seen to work, for a program or a person: to read, approve, test and use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from interlock.engine.learning.traces import SKILL_SOURCE, TEST_SOURCE, document_of
+from interlock.engine.proposals.decoding import decode
+from interlock.engine.runs.kept_layers import discard_layers
+from interlock.engine.services import Services
+from interlock.learning.align import PARAMETER
+from interlock.learning.skills import Content, Evidence, Skill, SkillStore, Uses
+from interlock.model.errors import UsageError
+from interlock.model.limits import DEFAULT_LIMITS
+from interlock.model.result import ProposalResult
+from interlock.model.schema import Schema
+
+if TYPE_CHECKING:
+    from interlock.engine.learning.distil import Distiller
+
+_WORD: Final = re.compile(r"\w+")
+_HOST: Final = re.compile(r"(?:https?://|ssh://|git@)([A-Za-z0-9.-]+)|\b((?:[a-z0-9-]+\.)+[a-z]{2,})\b", re.IGNORECASE)
+_FORMAT: Final = 1
+_BYTES_MAX: Final = 1024 * 1024
+Execute = Callable[..., Awaitable[ProposalResult]]
+
+
+class Exported(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A skill in a file. It brings no state, no evidence and no rights."""
+
+    interlock_skill: int
+    """Version of the format. 1: first."""
+    name: str
+    content: Content
+
+
+class Skills:
+    """The skills of a workspace."""
+
+    def __init__(self, services: Services, execute: Execute) -> None:
+        """Use `runtime.skills`."""
+        self._services = services
+        self._execute = execute
+        self._store = SkillStore(services.db, services.workspace_id, services.clock)
+        self.distiller: Distiller | None = None
+        """Set while proposals are learnt from."""
+
+    def wait_learnt(self) -> None:
+        """Wait until the proposals that have ended so far were learnt from."""
+        if self.distiller is not None:
+            self.distiller.wait_learnt()
+
+    def list(self) -> Sequence[Skill]:
+        """Every version of every skill. Raises: StoreError, as everything here."""
+        return self._store.all()
+
+    def get(self, name: str, version: int | None = None) -> Skill:
+        """A version; without a number the one in use, else the newest. Raises: UsageError `not_found`."""
+        return self._store.get(name, version)
+
+    def evidence(self, skill: Skill) -> Sequence[Evidence]:
+        """The proposals that it was learnt from."""
+        return self._store.evidence(skill)
+
+    def uses(self, skill: Skill) -> Uses:
+        """How it has done lately."""
+        return self._store.uses(skill.name, skill.version)
+
+    def find(self, goal: str) -> Sequence[Skill]:
+        """The skills in use whose name, goals or tools share words with `goal`, best first."""
+        wanted = {word.lower() for word in _WORD.findall(goal)}
+        scored = []
+        for one in self._store.all():
+            if one.state == "active" and not self.problems(one):
+                text = " ".join((one.name, *one.content.goals, *one.content.tools)).lower()
+                score = len(wanted & set(_WORD.findall(text)))
+                if score:
+                    scored.append((-score, one.name, one))
+        return [one for _, _, one in sorted(scored, key=lambda each: each[:2])]
+
+    def problems(self, skill: Skill) -> Sequence[str]:
+        """Which of its tools are gone or have changed since it was learnt."""
+        versions = self._services.registry.by_name
+        found = []
+        for name, version in sorted(skill.content.tools.items()):
+            if name not in versions:
+                found.append(f"there is no tool `{name}`")
+            elif versions[name].version != version:
+                found.append(f"the tool `{name}` has changed")
+        return found
+
+    def proposal(self, skill: Skill, arguments: dict[str, Any], *, source: str = "unknown") -> dict[str, Any]:
+        """The proposal that a skill is with these arguments. Raises: UsageError `skill_arguments`."""
+        template = skill.content.template
+        schema = Schema.compile(parameters_of(skill))
+        errors = schema.errors(arguments)
+        if errors:
+            where, what = errors[0]
+            raise UsageError(
+                f"the arguments of `{skill.name}` do not fit: {where}: {what}",
+                code="skill_arguments",
+                hint=f"`interlock skills show {skill.name}` shows its parameters",
+            )
+        return document_of(template, arguments, source=source)
+
+    async def run(self, name: str, arguments: dict[str, Any] | None = None, **options: Any) -> ProposalResult:
+        """Use a skill: as the proposal that it is, with the rights of the runtime's agent (or `agent`), and no other's.
+
+        Other options are those of `Runtime.execute`. Raises: UsageError `not_found`, `skill_not_active`, `skill_tool_changed`,
+        `skill_arguments`; else as `Runtime.execute`.
+        """
+        skill = self._store.get(name)
+        if skill.state != "active":
+            raise UsageError(
+                f"`{name}` is {skill.state}",
+                code="skill_not_active",
+                hint=f"`interlock skills show {name}`, then `interlock skills approve {name}`",
+            )
+        self._require_tools(skill)
+        agent = options.pop("agent", None)
+        document = self.proposal(skill, arguments or {}, source=f"{SKILL_SOURCE}{name}@{skill.version}")
+        return await self._execute(document | ({} if agent is None else {"agent": agent}), **options)
+
+    def approve(self, name: str, *, version: int, digest: str, by: str | None = None, untested: bool = False) -> Skill:
+        """Let a version be used, in the name of a person. `digest` is that of the version that was read.
+
+        Raises: UsageError `not_found`, `skill_untested`, `skill_tool_changed`; ConflictError `changed`.
+        """
+        skill = self._store.get(name, version)
+        self._require_tools(skill)
+        if skill.tested != "passed" and not untested:
+            raise UsageError(
+                f"`{name}` was not tested" if skill.tested is None else f"the test of `{name}`: {skill.tested}",
+                code="skill_untested",
+                hint=f"`interlock skills test {name}`, or `--untested` if that is not possible",
+            )
+        return self._store.approve(name, version, digest, by=by or self._services.desk.user)
+
+    def retire(self, name: str, *, by: str | None = None) -> Sequence[Skill]:
+        """Let no version be used any more. Raises: UsageError `not_found`."""
+        return self._store.retire(name, by=by or self._services.desk.user)
+
+    async def test(self, skill: Skill, arguments: dict[str, Any] | None = None, *, agent: str | None = None) -> str:
+        """Replay a skill in a layer that is dropped: `passed`, or why not. Without `arguments`, those of its newest evidence.
+
+        For a runtime whose layers wait (`workspace.mode` is `layer`, `commit` is `never`). Programs still reach the hosts that
+        the grant names. Raises: UsageError `not_available`, `skill_arguments`; as `Runtime.execute`.
+        """
+        settings = self._services.settings.workspace
+        if settings.mode != "layer" or settings.commit != "never":
+            raise UsageError(
+                "a skill is tested where layers wait", code="not_available", hint="`interlock skills test`"
+            )
+        outcome = self._why_not_testable(skill)
+        if outcome is None:
+            if arguments is None:
+                known = self._store.evidence(skill)
+                arguments = known[-1].arguments if known else {}
+            document = self.proposal(skill, arguments, source=TEST_SOURCE)
+            result = await self._execute(document | ({} if agent is None else {"agent": agent}), wait=False)
+            outcome = await self._outcome(result)
+        self._store.set_tested(skill, outcome)
+        return outcome
+
+    async def _outcome(self, result: ProposalResult) -> str:
+        runs = self._services
+        failed = next((row for row in result.results if row.status != "succeeded"), None)
+        if result.workspace is not None and result.workspace.status == "kept":
+            discard_layers(runs, result.run_id)
+        if failed is None and result.status == "succeeded":
+            return "passed"
+        return "failed" if failed is None else f"`{failed.action_id}`: {failed.status}, {failed.reason}"
+
+    def _why_not_testable(self, skill: Skill) -> str | None:
+        problems = self.problems(skill)
+        if problems:
+            return problems[0]
+        for step in skill.content.template.steps:
+            found = self._services.registry.find(step.tool)
+            if found is None:
+                if step.type == "state_write":
+                    return "not possible: it writes state, which is not in a layer"
+                continue
+            local = found.in_layer and found.touches_files
+            if not local and not (found.read_only and not found.tool.open_world):
+                return f"not possible: `{found.name}` reaches outside of a layer"
+        return None
+
+    def export(self, skill: Skill) -> bytes:
+        """The skill as a JSON document for elsewhere."""
+        document = Exported(interlock_skill=_FORMAT, name=skill.name, content=skill.content)
+        return msgspec.json.format(msgspec.json.encode(document, order="deterministic"), indent=2)
+
+    def load(self, data: bytes) -> Skill:
+        """Import a skill from a stranger: a candidate, which a person has to read. Raises: UsageError `malformed_proposal`."""
+        if len(data) > _BYTES_MAX:
+            raise UsageError(f"a skill has at most {_BYTES_MAX} bytes")
+        try:
+            found = msgspec.json.decode(data, type=Exported)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise UsageError(f"this is not an exported skill: {error}") from None
+        if found.interlock_skill != _FORMAT or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", found.name):
+            raise UsageError("this is not an exported skill that this version knows")
+        self._check(found.content)
+        return self._store.add_imported(found.name, found.content)
+
+    def _check(self, content: Content) -> None:
+        """Raises: UsageError if the template could not be a proposal."""
+        template = content.template
+        used = set(_parameters([step.parameters for step in template.steps]))
+        needs = all(0 <= need < len(template.steps) for step in template.steps for need in step.needs)
+        if used != set(template.parameters) or not needs or not template.steps:
+            raise UsageError("this is not an exported skill: its steps and parameters do not belong together")
+        if {step.tool for step in template.steps if step.tool} != set(content.tools):
+            raise UsageError("this is not an exported skill: it does not name the tools that it calls")
+        examples = dict.fromkeys(template.parameters, "x")
+        decode(document_of(template, examples), DEFAULT_LIMITS)
+
+    def _require_tools(self, skill: Skill) -> None:
+        problems = self.problems(skill)
+        if problems:
+            raise UsageError(
+                f"`{skill.name}` cannot be used: {problems[0]}",
+                code="skill_tool_changed",
+                hint="do the task anew, so that it is learnt with the tools as they are",
+            )
+
+
+def parameters_of(skill: Skill) -> dict[str, Any]:
+    """The JSON Schema of a skill's arguments."""
+    properties = skill.content.template.parameters
+    return {"type": "object", "properties": properties, "required": sorted(properties), "additionalProperties": False}
+
+
+def hosts_of(skill: Skill) -> list[str]:
+    """The names in a skill's literals that look like hosts: for the person who reads it."""
+    text = msgspec.json.encode([step.parameters for step in skill.content.template.steps]).decode()
+    return sorted({(one[1] or one[2]).lower() for one in _HOST.finditer(text)})
+
+
+def _parameters(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        if len(value) == 1 and isinstance(value.get(PARAMETER), str):
+            return [value[PARAMETER]]
+        return [name for inner in value.values() for name in _parameters(inner)]
+    return [name for inner in value for name in _parameters(inner)] if isinstance(value, list) else []

@@ -1,0 +1,113 @@
+"""Proposals and traces: an ended proposal as what can be learnt from, and a template with its arguments as a proposal again."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from interlock.engine.services import EndedProposal, Services
+from interlock.learning.align import PARAMETER, REFERENCE, Step, Template, Trace, is_marker, keeps_apart
+from interlock.model.errors import ProposalError
+from interlock.model.proposal import Action
+from interlock.verify.references import Path, References
+
+SKILL_SOURCE: Final = "skill/"
+"""How the `source` of a proposal begins that is a use of a skill: `skill/NAME@VERSION`."""
+TEST_SOURCE: Final = "skill-test"
+_NOT_LEARNT: Final = ("compensation", "assumptions", "invocation_mode", "metadata", "read_set", "write_set")
+"""Fields of an action that a template does not have; with the last three it is left out, with the others all of it is."""
+_LEFT_OUT: Final = _NOT_LEARNT[3:]
+_OWN: Final = ("type", "id", "tool", "parameters", "dependencies", *_LEFT_OUT)
+STEPS_MIN: Final = 2
+STEPS_MAX: Final = 100
+
+
+def trace_of(services: Services, ended: EndedProposal) -> tuple[Trace, dict[str, str]] | None:
+    """What can be learnt from a proposal, with the versions of its tools, in its redacted view; None if nothing can."""
+    proposal = ended.proposal
+    if not _is_learnable(ended) or not STEPS_MIN <= len(proposal.actions) <= STEPS_MAX:
+        return None
+    number = {action.id: index for index, action in enumerate(proposal.actions)}
+    references = References(number)
+    steps, tools = [], {}
+    for index, action in enumerate(proposal.actions):
+        found = services.registry.find(action.tool)
+        if action.tool is not None:
+            if found is None or action.tool == "undo" or action.tool.startswith("skills."):
+                return None
+            tools[action.tool] = found.version
+        step = _step(services, action, ended.edited.get(index, action.parameters), number, references)
+        if step is None:
+            return None
+        steps.append(step)
+    goal = proposal.context.get("goal")
+    shown = services.redactor.redact_text(goal)[:500] if isinstance(goal, str) and not keeps_apart(goal) else ""
+    return Trace(order=proposal.order, steps=tuple(steps), goal="" if keeps_apart(shown) else shown), tools
+
+
+def _is_learnable(ended: EndedProposal) -> bool:
+    source = ended.proposal.source
+    return (
+        ended.result.status == "succeeded"
+        and not ended.dry_run
+        and not ended.proposal.by_client
+        and not source.startswith((SKILL_SOURCE, TEST_SOURCE))
+        and all(row.status == "succeeded" for row in ended.result.results)
+    )
+
+
+def _step(
+    services: Services, action: Action, parameters: dict[str, Any], number: dict[str, int], references: References
+) -> Step | None:
+    if is_marker(parameters):
+        return None
+    plain = msgspec.to_builtins(action)
+    if any(name in plain for name in _NOT_LEARNT if name not in _LEFT_OUT):
+        return None
+    more = {name: value for name, value in plain.items() if name not in _OWN}
+    if keeps_apart(more) or is_marker(more) or services.redactor.redact(more) is not more:
+        return None
+    found = services.registry.find(action.tool)
+    try:
+        resolved = references.resolve(parameters, lambda name, path: {REFERENCE: f"s{number[name] + 1}{_suffix(path)}"})
+    except ProposalError:
+        return None
+    redacted = services.redactor.redact(resolved, () if found is None else found.secrets)
+    needs = tuple(sorted(number[name] for name in action.dependencies))
+    return Step(type=action.type, tool=action.tool, parameters=msgspec.to_builtins(redacted), needs=needs, more=more)
+
+
+def _suffix(path: Path) -> str:
+    steps = (f"[{one}]" if isinstance(one, int) else f'["{one}"]' if "'" in one else f"['{one}']" for one in path)
+    return ".output" + "".join(steps)
+
+
+def document_of(template: Template, arguments: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """The proposal that a template and its arguments are."""
+    references = References(tuple(f"s{index + 1}" for index in range(len(template.steps))))
+    actions = [
+        {
+            **step.more,
+            "type": step.type,
+            "id": f"s{index + 1}",
+            **({} if step.tool is None else {"tool": step.tool}),
+            "parameters": _spelled(step.parameters, arguments, references),
+            "dependencies": [f"s{need + 1}" for need in step.needs],
+        }
+        for index, step in enumerate(template.steps)
+    ]
+    return {"order": template.order, "actions": actions, **fields}
+
+
+def _spelled(value: Any, arguments: dict[str, Any], references: References) -> Any:
+    """Parameters of an action: references as texts, and everything else as plain text, whatever it looks like."""
+    if isinstance(value, dict):
+        if len(value) == 1 and REFERENCE in value:
+            return f"${value[REFERENCE]}"
+        if len(value) == 1 and isinstance(value.get(PARAMETER), str):
+            return references.escape(arguments[value[PARAMETER]])
+        return {key: _spelled(inner, arguments, references) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_spelled(inner, arguments, references) for inner in value]
+    return references.escape(value)

@@ -1,0 +1,361 @@
+"""Skills: parametrised proposals that were seen to work. Each version is a candidate until a person approves it.
+
+Whatever is learnt from a trace is one transaction, worked out anew from the traces that there are: two processes that learn at
+once, or the same history again, give the same skills.
+
+Schema history: 1: first.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+from interlock.disk import Database
+from interlock.learning.align import Template, Trace, UnalignableError, align, bindings
+from interlock.model.canonical import digest
+from interlock.model.clock import Clock
+from interlock.model.errors import ConflictError, UsageError
+
+SkillState = Literal["candidate", "active", "degraded", "retired"]
+EVIDENCE_MIN: Final = 2
+EVIDENCE_MAX: Final = 20
+"""The newest traces of a shape that count."""
+USES: Final = 20
+USES_MIN: Final = 5
+"""A skill is not degraded before it was used so often."""
+RATE_MIN: Final = 0.6
+GOALS_MAX: Final = 5
+IMPORTED: Final = ""
+"""The shape of a skill that was not learnt here."""
+_SLUG: Final = re.compile(r"[^a-z0-9]+")
+_SLUG_CHARS: Final = 48
+
+_SCHEMA: Final = (
+    """
+    create table skill_traces (
+        number integer primary key,
+        workspace text not null, agent text not null, shape text not null, run text not null, proposal text not null,
+        trace text not null, tools text not null, created_us bigint not null, withdrawn_by text,
+        unique (workspace, run, proposal)
+    );
+    create index skill_traces_by_shape on skill_traces (workspace, agent, shape, number);
+    create table skills (
+        workspace text not null, name text not null, version bigint not null, agent text not null, shape text not null,
+        state text not null, content text not null, digest text not null, created_us bigint not null,
+        decided_by text, tested text, source text not null,
+        primary key (workspace, name, version)
+    );
+    create table skill_uses (
+        workspace text not null, name text not null, version bigint not null, run text not null, proposal text not null,
+        agent text not null, succeeded integer not null, at_us bigint not null,
+        primary key (workspace, run, proposal)
+    );
+    """,
+)
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a skill does, and when to use it."""
+
+    goals: tuple[str, ...]
+    """What the proposals that it was learnt from were for, in their own words."""
+    template: Template
+    tools: dict[str, str]
+    """Each tool with the version of its definition when it was learnt."""
+
+    @property
+    def digest(self) -> str:
+        """Of what it does: the goals are words about it."""
+        return digest("skill", [msgspec.to_builtins(self.template), self.tools])
+
+
+class Skill(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a skill. `agent` is whose proposals it was learnt from: it gives no rights."""
+
+    name: str
+    version: int
+    state: SkillState
+    agent: str
+    content: Content
+    digest: str
+    """What a person approves: any change is another digest."""
+    created_us: int
+    decided_by: str | None = None
+    tested: str | None = None
+    """Outcome of the last test of this content: `passed`, or why not."""
+    source: str = "learnt"
+    """`learnt`, or `imported`."""
+    shape: str = IMPORTED
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """A proposal that a skill was learnt from, with its arguments."""
+
+    run: str
+    proposal: str
+    arguments: dict[str, Any]
+
+
+class Uses(msgspec.Struct, frozen=True, kw_only=True):
+    """How a version of a skill has done, over its last `USES` uses."""
+
+    uses: int
+    succeeded: int
+
+    @property
+    def rate(self) -> float:
+        """1.0 without any use."""
+        return self.succeeded / self.uses if self.uses else 1.0
+
+
+_COLUMNS: Final = "name, version, state, agent, content, digest, created_us, decided_by, tested, source, shape"
+
+
+class SkillStore:
+    """The skills of one workspace. Every method may raise StoreError."""
+
+    def __init__(self, db: Database, workspace: str, clock: Clock) -> None:
+        """Open it, making the tables if they are absent."""
+        self.db = db
+        self._workspace = workspace
+        self._clock = clock
+        db.migrate("skills", _SCHEMA)
+
+    # -- learning
+
+    def learn(self, agent: str, run: str, proposal: str, trace: Trace, tools: dict[str, str]) -> Skill | None:
+        """Count a proposal that succeeded; returns the candidate if it makes a new one."""
+        with self.db.transaction():
+            self.db.execute(
+                "insert into skill_traces (workspace, agent, shape, run, proposal, trace, tools, created_us)"
+                " values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (workspace, run, proposal) do nothing",
+                (
+                    self._workspace, agent, trace.shape, run, proposal, _json(trace), _json(tools), self._clock.now_us(),
+                ),
+            )  # fmt: skip
+            if not self.db.changes:
+                return None
+            return self._distil(agent, trace.shape)
+
+    def withdraw(self, run: str, *, by: str) -> None:
+        """A run was undone: it is no evidence any more. What that run itself had withdrawn counts again."""
+        with self.db.transaction():
+            rows = self.db.execute(
+                "select distinct agent, shape from skill_traces where workspace = ? and (run = ? or withdrawn_by = ?)",
+                (self._workspace, run, run),
+            )
+            self._mark(None, "withdrawn_by = ?", run)
+            self._mark(by, "run = ? and withdrawn_by is null", run)
+            for agent, shape in rows:
+                if len(self._traces(agent, shape)) >= EVIDENCE_MIN:
+                    continue
+                self.db.execute(
+                    "delete from skills where workspace = ? and agent = ? and shape = ? and state = 'candidate'",
+                    (self._workspace, agent, shape),
+                )
+                self.db.execute(
+                    "update skills set state = 'degraded' where workspace = ? and agent = ? and shape = ? and state = 'active'",
+                    (self._workspace, agent, shape),
+                )
+
+    def _distil(self, agent: str, shape: str) -> Skill | None:
+        rows = self._traces(agent, shape)
+        if len(rows) < EVIDENCE_MIN:
+            return None
+        traces = [msgspec.json.decode(row[2], type=Trace) for row in rows]
+        newest = self._newest(agent, shape)
+        if newest is not None and newest.state != "candidate":
+            settled = newest.state == "retired" or bindings(newest.content.template, traces[-1]) is not None
+            if settled:  # a person does not want it, or it covers this as well
+                return None
+        try:
+            template = align(traces)
+        except UnalignableError:
+            return None
+        goals = tuple(dict.fromkeys(trace.goal for trace in traces if trace.goal))[:GOALS_MAX]
+        content = Content(goals=goals, template=template, tools=msgspec.json.decode(rows[-1][3], type=dict[str, str]))
+        if newest is None:
+            return self._add(self._free_name(content), 1, agent, shape, content, "learnt")
+        if newest.state != "candidate":
+            return self._add(newest.name, newest.version + 1, agent, shape, content, "learnt")
+        if newest.content != content:
+            self.db.execute(
+                "update skills set content = ?, digest = ?, tested = null where workspace = ? and name = ? and version = ?",
+                (_json(content), content.digest, self._workspace, newest.name, newest.version),
+            )
+        return None
+
+    def add_imported(self, name: str, content: Content) -> Skill:
+        """A skill from elsewhere, as a candidate of its own version."""
+        with self.db.transaction():
+            known = self.versions(name)
+            return self._add(name, known[0].version + 1 if known else 1, "", IMPORTED, content, "imported")
+
+    def _add(self, name: str, version: int, agent: str, shape: str, content: Content, source: str) -> Skill:
+        self.db.execute(
+            "insert into skills (workspace, name, version, agent, shape, state, content, digest, created_us, source)"
+            " values (?, ?, ?, ?, ?, 'candidate', ?, ?, ?, ?)",
+            (
+                self._workspace, name, version, agent, shape, _json(content), content.digest,
+                self._clock.now_us(), source,
+            ),
+        )  # fmt: skip
+        return self.get(name, version)
+
+    def _free_name(self, content: Content) -> str:
+        tools = dict.fromkeys(step.tool or step.type for step in content.template.steps)
+        base = _slug(content.goals[0] if content.goals else " ".join(tools)) or "skill"
+        name, number = base, 2
+        while self.versions(name):
+            name, number = f"{base}-{number}", number + 1
+        return name
+
+    # -- people
+
+    def approve(self, name: str, version: int, shown: str, *, by: str) -> Skill:
+        """Make a version the one that is used; the one before it is retired. Raises: UsageError `not_found`; ConflictError
+        `changed` if its digest is not the one that was `shown`.
+        """
+        with self.db.transaction():
+            found = self.get(name, version)
+            if found.digest != shown:
+                raise ConflictError(
+                    f"`{name}` is not as it was shown any more", code="changed", hint=f"`interlock skills show {name}`"
+                )
+            self.db.execute(
+                "update skills set state = 'retired' where workspace = ? and name = ? and state in ('active', 'degraded')",
+                (self._workspace, name),
+            )
+            self._set(name, version, state="active", decided_by=by)
+        return self.get(name, version)
+
+    def retire(self, name: str, *, by: str) -> list[Skill]:
+        """No version of it is used or offered any more, nor learnt again. Raises: UsageError `not_found`."""
+        with self.db.transaction():
+            found = self.versions(name)
+            if not found:
+                raise _missing(name)
+            for one in found:
+                if one.state != "retired":
+                    self._set(name, one.version, state="retired", decided_by=by)
+        return self.versions(name)
+
+    def set_tested(self, skill: Skill, outcome: str) -> None:
+        """Note the outcome of a test, unless the skill was changed meanwhile."""
+        self.db.execute(
+            "update skills set tested = ? where workspace = ? and name = ? and version = ? and digest = ?",
+            (outcome, self._workspace, skill.name, skill.version, skill.digest),
+        )
+
+    # -- uses
+
+    def count_use(
+        self, name: str, version: int, run: str, proposal: str, agent: str, *, succeeded: bool
+    ) -> Uses | None:
+        """Count a use of an active version; what it has come to, if that degrades it."""
+        with self.db.transaction():
+            self.db.execute(
+                "insert into skill_uses values (?, ?, ?, ?, ?, ?, ?, ?) on conflict (workspace, run, proposal) do nothing",
+                (self._workspace, name, version, run, proposal, agent, succeeded, self._clock.now_us()),
+            )
+            uses = self.uses(name, version)
+            if self.get(name, version).state != "active" or uses.uses < USES_MIN or uses.rate >= RATE_MIN:
+                return None
+            self._set(name, version, state="degraded", decided_by=None)
+            return uses
+
+    def uses(self, name: str, version: int) -> Uses:
+        """How a version has done lately."""
+        rows = self.db.execute(
+            "select succeeded from skill_uses where workspace = ? and name = ? and version = ? order by at_us desc limit ?",
+            (self._workspace, name, version, USES),
+        )
+        return Uses(uses=len(rows), succeeded=sum(row[0] for row in rows))
+
+    # -- reading
+
+    def get(self, name: str, version: int | None = None) -> Skill:
+        """A version; without a number the one in use, else the newest. Raises: UsageError `not_found`."""
+        found = self.versions(name)
+        if version is not None:
+            found = [one for one in found if one.version == version]
+        if not found:
+            raise _missing(name)
+        return next((one for one in found if version is None and one.state == "active"), found[0])
+
+    def versions(self, name: str) -> list[Skill]:
+        """All versions, newest first."""
+        return self._select("name = ? order by version desc", name)
+
+    def all(self) -> list[Skill]:
+        """Every version of every skill, by name, newest first."""
+        return self._select("1 = 1 order by name, version desc")
+
+    def evidence(self, skill: Skill) -> list[Evidence]:
+        """The proposals that a skill was learnt from and fits, oldest first."""
+        found = []
+        for run, proposal, text, _ in self._traces(skill.agent, skill.shape):
+            arguments = bindings(skill.content.template, msgspec.json.decode(text, type=Trace))
+            if arguments is not None:
+                found.append(Evidence(run=run, proposal=proposal, arguments=arguments))
+        return found
+
+    def prune(self, before_us: int) -> None:
+        """Delete old traces and uses; skills stay."""
+        with self.db.transaction():
+            self.db.execute(
+                "delete from skill_traces where workspace = ? and created_us < ?", (self._workspace, before_us)
+            )
+            self.db.execute("delete from skill_uses where workspace = ? and at_us < ?", (self._workspace, before_us))
+
+    def _traces(self, agent: str, shape: str) -> list[tuple[str, str, str, str]]:
+        rows = self.db.execute(
+            "select run, proposal, trace, tools from skill_traces where workspace = ? and agent = ? and shape = ?"
+            " and withdrawn_by is null order by number desc limit ?",
+            (self._workspace, agent, shape, EVIDENCE_MAX),
+        )
+        return [(r[0], r[1], r[2], r[3]) for r in reversed(rows)]
+
+    def _newest(self, agent: str, shape: str) -> Skill | None:
+        found = self._select("agent = ? and shape = ? order by version desc", agent, shape)
+        return found[0] if found else None
+
+    def _mark(self, by: str | None, condition: str, run: str) -> None:
+        self.db.execute(
+            f"update skill_traces set withdrawn_by = ? where workspace = ? and {condition}",  # noqa: S608 - constants
+            (by, self._workspace, run),
+        )
+
+    def _set(self, name: str, version: int, *, state: SkillState, decided_by: str | None) -> None:
+        self.db.execute(
+            "update skills set state = ?, decided_by = ? where workspace = ? and name = ? and version = ?",
+            (state, decided_by, self._workspace, name, version),
+        )
+
+    def _select(self, condition: str, *values: Any) -> list[Skill]:
+        rows: Sequence[tuple[Any, ...]] = self.db.execute(
+            f"select {_COLUMNS} from skills where workspace = ? and {condition}",  # noqa: S608 - constants
+            (self._workspace, *values),
+        )
+        names = [name.strip() for name in _COLUMNS.split(",")]
+        found = []
+        for row in rows:
+            fields = dict(zip(names, row, strict=True))
+            found.append(Skill(**{**fields, "content": msgspec.json.decode(fields["content"], type=Content)}))
+        return found
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value, order="deterministic").decode()
+
+
+def _slug(text: str) -> str:
+    return _SLUG.sub("-", text.lower()).strip("-")[:_SLUG_CHARS].strip("-")
+
+
+def _missing(name: str) -> UsageError:
+    return UsageError(f"there is no skill `{name}`", code="not_found", hint="`interlock skills list` shows them")
