@@ -16,6 +16,7 @@ import msgspec
 
 from interlock.disk import Database
 from interlock.learning.align import Template, Trace, UnalignableError, align, bindings
+from interlock.model import typed
 from interlock.model.canonical import digest
 from interlock.model.clock import Clock
 from interlock.model.errors import ConflictError, UsageError
@@ -166,7 +167,7 @@ class SkillStore:
         rows = self._traces(agent, shape)
         if len(rows) < EVIDENCE_MIN:
             return None
-        traces = [msgspec.json.decode(row[2], type=Trace) for row in rows]
+        traces = [typed.decode(row[2], Trace) for row in rows]
         newest = self._newest(agent, shape)
         if newest is not None and newest.state != "candidate":
             settled = newest.state == "retired" or bindings(newest.content.template, traces[-1]) is not None
@@ -177,7 +178,7 @@ class SkillStore:
         except UnalignableError:
             return None
         goals = tuple(dict.fromkeys(trace.goal for trace in traces if trace.goal))[:GOALS_MAX]
-        content = Content(goals=goals, template=template, tools=msgspec.json.decode(rows[-1][3], type=dict[str, str]))
+        content = Content(goals=goals, template=template, tools=typed.decode(rows[-1][3], dict[str, str]))
         if newest is None:
             return self._add(self._free_name(content), 1, agent, shape, content, "learnt")
         if newest.state != "candidate":
@@ -299,7 +300,7 @@ class SkillStore:
         """The proposals that a skill was learnt from and fits, oldest first."""
         found = []
         for run, proposal, text, _ in self._traces(skill.agent, skill.shape):
-            arguments = bindings(skill.content.template, msgspec.json.decode(text, type=Trace))
+            arguments = bindings(skill.content.template, typed.decode(text, Trace))
             if arguments is not None:
                 found.append(Evidence(run=run, proposal=proposal, arguments=arguments))
         return found
@@ -345,7 +346,7 @@ class SkillStore:
         found = []
         for row in rows:
             fields = dict(zip(names, row, strict=True))
-            found.append(Skill(**{**fields, "content": msgspec.json.decode(fields["content"], type=Content)}))
+            found.append(Skill(**{**fields, "content": typed.decode(fields["content"], Content)}))
         return found
 
 

@@ -14,6 +14,7 @@ from interlock.engine.runs.kept_layers import discard_layers
 from interlock.engine.services import Services
 from interlock.learning.align import PARAMETER
 from interlock.learning.skills import Content, Evidence, Skill, SkillStore, Uses
+from interlock.model import typed
 from interlock.model.errors import UsageError
 from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.result import ProposalResult
@@ -200,7 +201,7 @@ class Skills:
         if len(data) > _BYTES_MAX:
             raise UsageError(f"a skill has at most {_BYTES_MAX} bytes")
         try:
-            found = msgspec.json.decode(data, type=Exported)
+            found = typed.decode(data, Exported)
         except (msgspec.DecodeError, RecursionError) as error:
             raise UsageError(f"this is not an exported skill: {error}") from None
         if found.interlock_skill != _FORMAT or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,63}", found.name):
