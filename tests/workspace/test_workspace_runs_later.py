@@ -68,7 +68,7 @@ def blocked(plan, why):
         ".git/rebase-merge/git-rebase-todo", ".git/sequencer/todo", ".git/remotes/origin", ".git/something-new",
         ".git/modules/objects/config", ".git/modules/refs/hooks/x", ".git/index.lock", ".vscode/tasks.json", "x.code-workspace",
         ".cargo/config.toml", ".yarn/releases/yarn.cjs", ".direnv/flake.rc", ".hg/hgrc", ".jj/repo", "sub/.ghci",
-        ".github/hooks/x.sample",
+        ".github/hooks/x.sample", "hooks/pre-commit", "git-hooks/post-checkout", "templates/Hooks/Pre-Push",
     ],
 )  # fmt: skip
 def test_a_file_that_runs_later_is_known_by_any_spelling(world, path):
@@ -82,7 +82,7 @@ def test_a_file_that_runs_later_is_known_by_any_spelling(world, path):
         ".git/refs/heads/main", ".git/logs/HEAD", ".git/packed-refs", ".git/ORIG_HEAD", ".git/FETCH_HEAD", ".git/COMMIT_EDITMSG",
         ".git/MERGE_HEAD", ".git/lfs/objects/ab/cd", ".git/hooks/pre-commit.sample", ".git/info/exclude", "src/config",
         "hooks.py", "HEAD", "commondir", ".cargo/registry/x", "Makefile", "package.json", ".venv/bin/activate",
-        "node_modules/.bin/tsc", "conftest.py", ".gitattributes",
+        "node_modules/.bin/tsc", "conftest.py", ".gitattributes", "src/hooks/useState.ts", "hooks/use-cart.js", "hooks/x.sample",
     ],
 )  # fmt: skip
 def test_other_files_do_not(world, path):
@@ -94,6 +94,30 @@ def test_other_files_do_not(world, path):
 )
 def test_a_link_in_the_place_of_what_git_or_a_tool_uses_is_held(world, path):
     assert is_held(world, path, "symlink")
+
+
+@pytest.mark.parametrize("named", ["tools/run", '"tools/run"', "./tools//run/ ; ours", "{root}/tools/run"])
+def test_the_directory_that_a_repository_has_its_hooks_in_is_held(repository, named):
+    with open(repository.root / ".git" / "config", "a", encoding="utf-8") as file:
+        file.write(f"[CORE]\n\tHooksPath = {named.format(root=repository.root)}\n")
+    assert is_held(repository, "tools/run/pre-commit")
+    assert is_held(repository, "tools/run/lib/checks.sh")
+    assert not is_held(repository, "tools/other")
+
+
+def test_hooks_that_the_layer_itself_configures_are_held_with_the_configuration(repository):
+    with repository.layer() as layer:
+        inside(layer, "git config core.hooksPath tools; mkdir tools; echo exit > tools/pre-commit; echo 1 > other")
+        plan = repository.commit(layer)
+    assert blocked(plan, "runs_later") == {".git/config", "tools/pre-commit"}
+
+
+def test_the_users_own_configuration_names_hooks_too(repository, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    (tmp_path / ".gitconfig").write_text("[core]\n  hooksPath = scripts\n")
+    assert is_held(repository, "scripts/pre-commit")
+    assert not is_held(repository, "script/pre-commit")
 
 
 COMMONDIR = (

@@ -8,7 +8,10 @@ workspace together. What a list here does not know is not data: git reads progra
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from interlock.model.errors import ToolError
@@ -29,6 +32,9 @@ _DATA: Final = frozenset(
 _DATA_DIRECTORIES: Final = frozenset({"refs", "reftable", "logs"})
 _OBJECTS_INFO: Final = frozenset({"packs", "commit-graph", "commit-graphs"})
 """Of `objects/info`; `alternates` there leads to the objects of other directories."""
+
+_HOOKS_PATH: Final = re.compile(rb"hookspath[ \t]*=[ \t]*([^#;\n]*)", re.IGNORECASE)
+_CONFIGURATION_BYTES: Final = 1024 * 1024
 
 
 class GitPlace(NamedTuple):
@@ -68,6 +74,7 @@ class GitDirectories:
             if one.after.kind != "absent" and (mark := marks.get(fold(one.path[-1]))) is not None:
                 self._made.add((one.path[:-1], mark))  # a file system may not tell `head` from `HEAD`
         self._seen: dict[Rel, tuple[bool, bool]] = {}
+        self._hooks: dict[Rel, set[Rel]] = {}
 
     def place(self, path: Rel) -> GitPlace | None:
         """The place of a path in the innermost git directory above it; None if there is none."""
@@ -86,6 +93,25 @@ class GitDirectories:
         if place is None or not place.is_data:
             return None
         return next(path[:depth] for depth in range(len(path)) if self._look(path[:depth])[0])
+
+    def is_in_hooks(self, path: Rel) -> bool:
+        """True for a path in a directory that `core.hooksPath` names, as configured in a repository above it or by the user."""
+        return any(path[: len(hooks)] == hooks for depth in range(len(path)) for hooks in self._hooks_of(path[:depth]))
+
+    def _hooks_of(self, top: Rel) -> set[Rel]:
+        """The directories of hooks of the repository whose files lie in `top`; none if there is no repository."""
+        known = self._hooks.get(top)
+        if known is None:
+            known = set()
+            trees = [tree for tree in (self._below, self._merged) if _exists(tree, (*top, b".git"))]
+            if trees:
+                texts = [
+                    _read(tree, (*top, b".git", name)) for tree in trees for name in (b"config", b"config.worktree")
+                ]
+                for text in (*texts, *_users_configurations()):
+                    known.update(_hooks_named_in(text, top, self._below))
+            self._hooks[top] = known
+        return known
 
     def _look(self, directory: Rel) -> tuple[bool, bool]:
         """Whether it is a git directory, and whether the layer made it one."""
@@ -112,6 +138,35 @@ class GitDirectories:
 def is_sample(names: tuple[str, ...]) -> bool:
     """True for a sample of a hook, beneath a git directory: git runs none."""
     return len(names) == 2 and names[0] == "hooks" and names[1].endswith(".sample")
+
+
+def _hooks_named_in(text: bytes, top: Rel, tree: Workspace) -> Iterator[Rel]:
+    """What a configuration names as directory of hooks, beneath the workspace. Rather too much than too little counts."""
+    for found in _HOOKS_PATH.finditer(text):
+        raw = os.path.expanduser(found[1].strip(b' \t\r"'))  # noqa: PTH111 - bytes
+        root = os.fsencode(tree.root)
+        inside = os.path.relpath(os.path.join(root, *top, raw), root) if raw else b".."  # noqa: PTH118 - bytes
+        if inside != b"." and not inside.startswith(b".."):
+            yield tuple(inside.split(b"/"))
+
+
+def _read(tree: Workspace, path: Rel) -> bytes:
+    with contextlib.suppress(ToolError):
+        fd = tree.open_file(path)
+        try:
+            return os.read(fd, _CONFIGURATION_BYTES)
+        finally:
+            os.close(fd)
+    return b""
+
+
+def _users_configurations() -> Iterator[bytes]:
+    """The user's and the system's configuration of git; a file that cannot be read is left out. Included files are too."""
+    home = Path("~").expanduser()
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+    for path in (home / ".gitconfig", config / "git" / "config", Path("/etc/gitconfig")):
+        with contextlib.suppress(OSError):
+            yield path.read_bytes()[:_CONFIGURATION_BYTES]
 
 
 def _exists(tree: Workspace, path: Rel) -> bool:

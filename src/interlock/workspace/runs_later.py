@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from typing import Final
 
-from interlock.workspace.git_directories import GitDirectories, is_sample
+from interlock.workspace.git_directories import GitDirectories
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.protect import fold
 
@@ -65,7 +65,17 @@ _LINKS: Final = frozenset({name for name, _ in _PAIRS} | {".jj", "hooks", "git-h
 """A link of such a name puts files below it that no rule about names sees."""
 _SUFFIXES: Final = (".code-workspace", ".sublime-project")
 _HOOKS: Final = frozenset({"hooks", "git-hooks"})
-"""A repository without `.git` has its hooks in a directory of that name; so has core.hooksPath by habit."""
+"""Directories that git's hooks lie in by habit, wherever `core.hooksPath` is set to them. Others hold something else there."""
+_HOOK_NAMES: Final = frozenset(
+    {
+        "applypatch-msg", "pre-applypatch", "post-applypatch", "pre-commit", "pre-merge-commit", "prepare-commit-msg",
+        "commit-msg", "post-commit", "pre-rebase", "post-checkout", "post-merge", "pre-push", "pre-receive", "update",
+        "proc-receive", "post-receive", "post-update", "reference-transaction", "push-to-checkout", "pre-auto-gc",
+        "post-rewrite", "sendemail-validate", "fsmonitor-watchman", "p4-changelist", "p4-prepare-changelist",
+        "p4-post-changelist", "p4-pre-submit", "post-index-change",
+    }
+)  # fmt: skip
+"""Source: githooks(5)."""
 
 
 def runs_later(one: Difference, git: GitDirectories) -> bool:
@@ -83,7 +93,9 @@ def runs_later(one: Difference, git: GitDirectories) -> bool:
     place = git.place(one.path)
     if place is not None:
         return place.made or link or not place.is_harmless
-    return len(names) > 1 and names[-2] in _HOOKS and not is_sample(names[-2:])
+    if len(names) > 1 and names[-2] in _HOOKS and names[-1] in _HOOK_NAMES:
+        return True
+    return git.is_in_hooks(one.path)
 
 
 def _is_named(names: tuple[str, ...]) -> bool:
