@@ -1,8 +1,10 @@
 """A commit that fails takes back what it had done; one that was interrupted is taken back where a person has edited meanwhile."""
 
+import contextlib
 import errno
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,10 @@ import pytest
 from layer_world import Dying, Failing, Stop, World, fill, inside
 
 from interlock.disk import Disk
-from interlock.workspace.layer_commit import CommitStoppedError, take_back_commit
+from interlock.workspace import Backups, Origin, effects
+from interlock.workspace.backups import read_entries
+from interlock.workspace.layer_commit import CommitStoppedError, clear_interrupted, plan_commit, take_back_commit
+from interlock.workspace.undo import discard_temporaries, plan_undo, restore
 
 CHANGES = (
     "echo b >> a; echo n > new; mkdir -p deep/er; echo f > deep/er/f; rm -r gone; chmod 755 same; rm -r d; echo d > d"
@@ -163,3 +168,147 @@ def test_an_ordinary_user_commits_and_undoes_changes_in_read_only_directories(tm
     finally:
         subprocess.run(["rm", "-rf", str(place)], check=True)
     assert done.stdout == "undone\n", done.stderr
+
+
+KILLED = (
+    "echo b >> a; rm -r gone; mkdir -p m/n; echo 1 > m/n/f; rm -r d; ln -s a d; chmod 755 same; rm h1; echo h >> h2"
+)
+EVENTS = {"open", "os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.symlink", "os.chmod", "os.utime"}
+
+
+def fill_linked(root):
+    fill(root)
+    (root / "h1").write_text("h\n")
+    for name in ("h2", "h3"):
+        os.link(root / "h1", root / name)
+
+
+def killed_at(number, work):
+    """Do the work in a process that is killed at its call number `number`, beneath Python too. False if it came to its end."""
+    pid = os.fork()
+    if pid == 0:
+        left = number
+
+        def count(*_):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        real = Disk._do
+        Disk._do = staticmethod(lambda *arguments: (count(), real(*arguments))[1])
+        sys.addaudithook(lambda event, _: count() if event in EVENTS else None)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+
+
+def test_a_commit_that_is_killed_at_any_call_is_done_again_or_undone(tmp_path, mounts):
+    number = 5
+    while True:
+        place = tmp_path / str(number)
+        place.mkdir()
+        world = World(place, mounts)
+        fill_linked(world.root)
+        before = world.tree()
+        with world.layer() as layer:
+            inside(layer, KILLED)
+            killed = killed_at(number, lambda world=world, layer=layer: world.commit(layer))
+            world.main.close()
+            world.main = Backups(world.run, Disk(), world.clock)
+            if number % 2:
+                assert all(".interlock" not in one.path for one in plan_commit(layer, world.run).blocked), number
+                clear_interrupted(layer, world.run)
+                assert world.commit(layer).blocked == [], number
+                assert layer.differences()[0] == [], number
+        world.undo()
+        assert world.tree() == before, number
+        world.close()
+        if not killed:
+            break
+        number += 24
+    assert number > 50
+
+
+def test_an_undo_that_is_killed_at_any_call_is_done_again(tmp_path, mounts):
+    number = 4
+    while True:
+        place = tmp_path / str(number)
+        place.mkdir()
+        world = World(place, mounts)
+        fill_linked(world.root)
+        before = world.tree()
+        with world.layer() as layer:
+            inside(layer, KILLED)
+            world.commit(layer)
+        dead, again = world.run.parent / "run_2", world.run.parent / "run_3"
+        dead.mkdir()
+        again.mkdir()
+
+        def undo(run, world=world):
+            with contextlib.closing(Backups(run, Disk(), world.clock)) as backups:
+                restore(world.base, world.run, plan_undo(world.run), backups, Origin("undo", "u"))
+
+        killed = killed_at(number, lambda undo=undo, dead=dead: undo(dead))
+        discard_temporaries(world.base, dead, read_entries(dead))
+        undo(again)
+        assert world.tree() == before, number
+        world.close()
+        if not killed:
+            break
+        number += 24
+    assert number > 50
+
+
+def test_a_directory_has_its_permissions_as_soon_as_it_has_its_name(world, monkeypatch):
+    real = os.fchmod
+
+    def die(fd, mode):
+        real(fd, mode)
+        raise Stop
+
+    monkeypatch.setattr(effects.os, "fchmod", die)
+    with pytest.raises(Stop):
+        effects.put_directory(world.base, (b"d",), mode=0o755)
+    assert os.listdir(world.root) == []
+
+
+def test_what_a_cut_commit_left_beside_its_files_is_not_a_conflict(world):
+    """It died between the rename aside and the removal, and before a directory that it made got its name."""
+    fill(world.root)
+    before = world.tree()
+    with world.layer() as layer:
+        inside(layer, "rm -r d; mkdir -p m/n")
+        plan = plan_commit(layer, world.run)
+        assert killed_at_rename_aside(world, layer)
+        left = {path.name for path in world.root.rglob(".interlock-*")}
+        assert len(left) == 1
+        (world.root / effects.made_name(b"m").decode()).mkdir()
+        assert plan_commit(layer, world.run).blocked == []  # as `diff` sees it
+        clear_interrupted(layer, world.run)
+        assert world.commit(layer).blocked == []
+        assert len(plan.changes) == 5
+    assert sorted(os.listdir(world.root)) == ["a", "gone", "link", "m", "same"]
+    world.undo()
+    assert world.tree() == before
+
+
+def killed_at_rename_aside(world, layer):
+    """Commit in a process that dies at its first removal, after the rename aside."""
+
+    def work():
+        os.unlink = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)
+        world.commit(layer)
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    world.main.close()
+    world.main = Backups(world.run, Disk(), world.clock)
+    return killed

@@ -123,14 +123,26 @@ def put_link(
 def put_directory(
     workspace: Workspace, path: Rel, *, mode: int, field: str = "path", later: set[Rel] | None = None
 ) -> None:
-    """Make a directory where nothing exists, accessible to us until `set_mode`."""
+    """Make a directory where nothing exists, accessible to us until `set_mode`.
+
+    It gets its name with its permissions: a stop in between leaves nothing there that no record has.
+    """
+    made = made_name(path[-1])
     with _parent(workspace, path, field) as directory:
-        os.mkdir(path[-1], 0o700, dir_fd=directory)
-        fd = os.open(path[-1], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(made, dir_fd=directory)  # of a process that died
+        os.mkdir(made, 0o700, dir_fd=directory)
         try:
-            os.fchmod(fd, mode | 0o700)
-        finally:
-            os.close(fd)
+            fd = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+            try:
+                os.fchmod(fd, mode | 0o700)
+            finally:
+                os.close(fd)
+            workspace.disk.rename_at(directory, made, directory, path[-1], replace=False)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.rmdir(made, dir_fd=directory)
+            raise
         _sync(workspace, directory, path[:-1], later)
 
 
@@ -209,6 +221,11 @@ def remove(
 def aside_name(name: bytes) -> bytes:
     """The name beside a file under which `remove` checks it once more."""
     return b".interlock-remove-%b.tmp" % hashlib.sha256(name).hexdigest()[:16].encode()
+
+
+def made_name(name: bytes) -> bytes:
+    """The name beside a directory under which `put_directory` makes it."""
+    return b".interlock-make-%b.tmp" % hashlib.sha256(name).hexdigest()[:16].encode()
 
 
 def _remove_aside(workspace: Workspace, directory: int, name: bytes, expect: Identity, field: str) -> None:
@@ -304,11 +321,13 @@ def discard_temporary(
 ) -> None:
     """Remove what an interrupted `put_file` or `put_link` left beside `path`, if anything.
 
-    With `change` (the state before and after), also what an interrupted `remove` left. A file that neither of them was to
-    replace, saved by a person at that very moment, is put back at `path`.
+    With `change` (the state before and after), also what an interrupted `remove` or `put_directory` left. A file that neither
+    of them was to replace, saved by a person at that very moment, is put back at `path`.
     """
     if change is not None and change[0].kind in ("file", "symlink"):
         _finish_remove(workspace, path, change[0])
+    if change is not None and "dir" in (change[0].kind, change[1].kind) and path:
+        remove_empty_directory(workspace, (*path[:-1], made_name(path[-1])))
     beside = (*path[:-1], temporary)
     try:
         found = workspace.lstat(beside)

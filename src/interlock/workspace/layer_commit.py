@@ -123,6 +123,11 @@ def plan_commit(
     return Plan(changes, stay, len(differences) - len(chosen), differences, unsupported)
 
 
+def clear_interrupted(layer: Layer, run: Path) -> None:
+    """Remove the temporary files that an interrupted commit of a layer left, before it is planned again. Raises: ToolError."""
+    discard_temporaries(layer.base, run, read_entries(run, proposal=layer.manifest.proposal))
+
+
 class CommitStoppedError(ToolError):
     """A commit that failed after its first change, or before. What it had changed was taken back, but for `left`."""
 

@@ -25,6 +25,7 @@ from interlock.model.errors import ToolError
 from interlock.workspace.beneath import Beneath, best
 from interlock.workspace.names import Rel, link_stored
 from interlock.workspace.nodes import ABSENT, Identity, Node, identity
+from interlock.workspace.protect import is_reserved
 from interlock.workspace.tree import Workspace, hash_file
 
 _ORIGIN_HEADER: Final = 21
@@ -246,6 +247,8 @@ def compare(paths: Iterable[Rel], below: Workspace, merged: Workspace) -> tuple[
             if kind is not None:
                 left.append(Uncommittable(path, error.message.partition(": ")[2] or error.message, kind))
             continue
+        if after.kind == "absent" and is_reserved(path[-1]):
+            continue  # what an interrupted commit left
         after = to_commit(before, after)
         if is_different(before, after):
             found.append(Difference(path, before, after))

@@ -31,6 +31,7 @@ from interlock.workspace import (
     Origin,
     Plan,
     Workspace,
+    clear_interrupted,
     commit_layer,
     kept_layers,
     layer_of,
@@ -193,7 +194,13 @@ async def commit_files(run: ProposalRun) -> None:
     if run.turn is not None and how == "auto":
         await run.turn.take_for_commit()
     refuse = _refusals(run)
-    plan = await to_its_end(lambda: plan_commit(layer, directory, refuse=refuse))
+
+    def look() -> Plan:
+        if how == "auto" and run.attempts_before:
+            clear_interrupted(layer, directory)
+        return plan_commit(layer, directory, refuse=refuse)
+
+    plan = await to_its_end(look)
     if not plan.changes and not plan.blocked:
         run.layer_result = LayerResult(status="committed")
         return

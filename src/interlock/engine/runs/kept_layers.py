@@ -28,6 +28,7 @@ from interlock.workspace import (
     Layer,
     Origin,
     Plan,
+    clear_interrupted,
     commit_layer,
     kept_layers,
     layer_directories,
@@ -135,6 +136,7 @@ async def commit_layers(services: Services, run_id: str, paths: Sequence[NameJso
         try:
             for number in kept:
                 with _opened(services, number) as layer:
+                    clear_interrupted(layer, directory)
                     plan = plan_commit(layer, directory, only=only, blocked_before=stopped)
                     _commit(services, directory, layer, plan, recorder)
                 committed += [to_json(change.path) for change in plan.changes]
