@@ -175,10 +175,7 @@ class JournalWriter:
             loop.call_soon(self._next_turn, loop)
 
     def flush(self, *, synced: bool = True) -> None:
-        """Put everything appended so far on disk before returning; with durability `batch` it is only written unless `synced`.
-
-        Raises: StoreError.
-        """
+        """Put all that was appended on disk before returning (`batch`: write it only, unless `synced`). Raises: StoreError."""
         self._settle_flight()
         waiters, self._waiters = self._waiters, []
         try:
