@@ -234,6 +234,19 @@ def test_a_kept_layer_is_the_lower_of_the_next_one_in_that_run(new_project, how)
     assert not (project.root / "b").exists()
 
 
+@pytest.mark.parametrize("how", ["ask", "never"])
+def test_a_person_undoes_what_they_committed_where_layers_wait_and_an_agent_does_not(new_project, how):
+    project = new_project(toml=TOML % "" + LAYER + f'commit = "{how}"\n')
+    rt = project.open()
+    run_id = execute(rt, fs_write()).run_id
+    asyncio.run(rt.runs.commit(run_id))
+    assert (project.root / "a").exists()
+    refused = execute(rt, call("undo", "undo", parameters={"run": run_id}))
+    assert (refused["undo"].status, refused["undo"].reason) == ("rejected", "layer_unavailable")
+    assert asyncio.run(rt.runs.undo(run_id)).ok
+    assert not (project.root / "a").exists()
+
+
 def test_the_layer_of_a_run_that_a_person_stops_is_kept_and_reaches_the_workspace_only_when_told(rt, root, project):
     begun = asyncio.Event()
 

@@ -22,6 +22,7 @@ from interlock.executors.process_watch import to_its_end
 from interlock.model.decision import Refusal
 from interlock.model.errors import StoreError
 from interlock.model.events import LayerCommitIntent, LayerCommitted, LayerDiscarded, LayerKept, LayerOpened
+from interlock.model.grant import OPERATOR
 from interlock.model.result import ActionResult, LayerResult
 from interlock.workspace import (
     Blocked,
@@ -133,6 +134,8 @@ def _why_outside(run: ProposalRun) -> str | None:
 def _refuse_without(run: ProposalRun) -> Refusal | None:
     """A refusal if nothing may reach the files without a person, and there is no layer. Raises: StoreError on resuming."""
     if run.layer_absent is None or run.services.settings.workspace.commit == "auto":
+        return None
+    if run.principal.agent == OPERATOR:  # the undo that a person asked for
         return None
     detail = f"what it changes is to wait in a layer, and it can have none: {run.layer_absent}"
     if run.attempts_before:
