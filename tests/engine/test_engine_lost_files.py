@@ -119,7 +119,7 @@ def test_a_failed_write_leaves_no_directories(project, monkeypatch):
     """Directories that were made for a file that could not be written go again, and one that somebody uses by now stays."""
     rt = project.open()
 
-    def full(*_arguments):
+    def full(*_arguments, **_options):
         raise StoreError("the disk is full", code="disk_full") from OSError(28, "no space")
 
     for name in ("d/e/f", "g/h"):
