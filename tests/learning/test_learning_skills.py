@@ -197,6 +197,31 @@ def test_a_test_leaves_nothing_behind(project, rt):
     assert asyncio.run(waiting.skills.test(skill, {"path": "../out", "path_2": "x"})) != "passed"
 
 
+def test_a_test_that_a_person_is_asked_about_is_given_up(project, rt):
+    do(rt, "jan", "feb")
+    skill = rt.skills.list()[0]
+    path = project.root / "interlock.toml"
+    path.write_text(path.read_text().replace("[rules]", '[rules]\nask = ["fs.write"]'))
+    project.trust()
+    waiting = project.open(flags={"workspace.mode": "layer", "workspace.commit": "never"})
+    outcome = asyncio.run(waiting.skills.test(skill, {"path": "new.txt", "path_2": "jan.txt"}))
+    assert outcome == "not possible: a person is asked about `s1`"
+    assert waiting.approvals.list() == [], "an answer would let the test go on"
+    assert "held" not in {row.status for row in waiting.runs.list()}
+    assert not (project.root / "new.txt").exists()
+
+
+def test_a_fault_of_the_learner_is_told_and_ends_nothing(project, rt, monkeypatch):
+    said = []
+    rt.services.hooks.notices.append(said.append)
+    with monkeypatch.context() as broken:
+        broken.setattr("interlock.engine.learning.distil.trace_of", lambda *_: 1 / 0)
+        do(rt, "jan")
+    assert said == ["nothing was learnt from a proposal: ZeroDivisionError in Interlock"]
+    do(rt, "feb", "mar")
+    assert len(rt.skills.list()) == 1
+
+
 def test_a_skill_that_fails_is_degraded_and_says_so(rt):
     broken = []
 
@@ -242,6 +267,10 @@ def test_an_import_is_a_candidate_of_its_own_and_brings_nothing_else(rt):
         lambda d: d["content"]["template"]["steps"][0].update(needs=[7]) or d,
         lambda d: d["content"]["template"].update(steps=[]) or d,
         lambda d: d["content"]["template"]["steps"][0].update(more={"agent": "bob"}) or d,
+        *(
+            lambda d, schema=schema: d["content"]["template"]["parameters"].update(path=schema) or d
+            for schema in ({}, {"type": "text"}, {"type": []}, {"type": "string", "$ref": "#/nowhere"}, "string")
+        ),
         lambda d: [],
     ],
 )

@@ -118,7 +118,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
 
     checkpoints = cached_property(lambda self: checkpoints_facet.Checkpoints(self.services))
     memory = cached_property(lambda self: memory_facet.Memory(self.services))
-    skills = cached_property(lambda self: skills_facet.Skills(self.services, self.execute))
+    skills = cached_property(lambda self: skills_facet.Skills(self.services, self.execute, self.runs.undo))
 
     def register(self, tool: Callable[..., Any] | Binding | Tool, definition: Tool | None = None) -> None:
         """Add a tool, or replace its namesake: a function, a binding, or a definition alone, which `set_executor`'s performs."""

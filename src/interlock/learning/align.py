@@ -29,6 +29,8 @@ _TYPES: Final = {
     list: "array",
     type(None): "null",
 }
+JSON_TYPES: Final = frozenset(_TYPES.values())
+"""What a parameter of a template can be."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

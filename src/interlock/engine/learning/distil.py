@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 from typing import Final
@@ -37,8 +36,12 @@ class Distiller:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="interlock-learning", daemon=True)
             self._thread.start()
-        with contextlib.suppress(queue.Full):
+        try:
             self._queue.put_nowait(ended)
+        except queue.Full:
+            self._services.hooks.notify(
+                f"run `{ended.run_id}` was not learnt from: {_QUEUED_MAX} proposals wait already"
+            )
 
     def wait_learnt(self) -> None:
         """Wait until everything that has ended so far was learnt from."""
@@ -60,6 +63,8 @@ class Distiller:
                 self._learn(ended)
             except InterlockError as error:
                 self._services.hooks.notify(f"nothing was learnt from a proposal: {error.message}")
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not end the thread that others wait for
+                self._services.hooks.notify(f"nothing was learnt from a proposal: {type(error).__name__} in Interlock")
             finally:
                 self._queue.task_done()
 

@@ -12,7 +12,7 @@ from interlock.engine.learning.traces import SKILL_SOURCE, TEST_SOURCE, document
 from interlock.engine.proposals.decoding import decode
 from interlock.engine.runs.kept_layers import discard_layers
 from interlock.engine.services import Services
-from interlock.learning.align import PARAMETER
+from interlock.learning.align import JSON_TYPES, PARAMETER
 from interlock.learning.skills import Content, Evidence, Skill, SkillStore, Uses
 from interlock.model import typed
 from interlock.model.errors import UsageError
@@ -42,10 +42,11 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Skills:
     """The skills of a workspace."""
 
-    def __init__(self, services: Services, execute: Execute) -> None:
+    def __init__(self, services: Services, execute: Execute, undo: Execute) -> None:
         """Use `runtime.skills`."""
         self._services = services
         self._execute = execute
+        self._undo = undo
         self._store = SkillStore(services.db, services.workspace_id, services.clock)
         self.distiller: Distiller | None = None
         """Set while proposals are learnt from."""
@@ -168,10 +169,14 @@ class Skills:
         return outcome
 
     async def _outcome(self, result: ProposalResult) -> str:
-        runs = self._services
         failed = next((row for row in result.results if row.status != "succeeded"), None)
+        if result.status == "held":  # an answer would let it go on, and then it would no longer be a test
+            await self._undo(result.run_id)
+            return "not possible: a person is asked about " + ", ".join(
+                f"`{row.action_id}`" for row in result.results if row.status == "held"
+            )
         if result.workspace is not None and result.workspace.status == "kept":
-            discard_layers(runs, result.run_id)
+            discard_layers(self._services, result.run_id)
         if failed is None and result.status == "succeeded":
             return "passed"
         return "failed" if failed is None else f"`{failed.action_id}`: {failed.status}, {failed.reason}"
@@ -218,6 +223,9 @@ class Skills:
             raise UsageError("this is not an exported skill: its steps and parameters do not belong together")
         if {step.tool for step in template.steps if step.tool} != set(content.tools):
             raise UsageError("this is not an exported skill: it does not name the tools that it calls")
+        for name, schema in template.parameters.items():
+            if not isinstance(schema, dict) or not _is_type(schema.get("type")) or len(schema) != 1:
+                raise UsageError(f"this is not an exported skill: its parameter `{name}` has no type of JSON alone")
         examples = dict.fromkeys(template.parameters, "x")
         decode(document_of(template, examples), DEFAULT_LIMITS)
 
@@ -229,6 +237,12 @@ class Skills:
                 code="skill_tool_changed",
                 hint="do the task anew, so that it is learnt with the tools as they are",
             )
+
+
+def _is_type(value: Any) -> bool:
+    """True for what `align` gives as the type of a parameter."""
+    names = [value] if isinstance(value, str) else value
+    return isinstance(names, list) and bool(names) and all(isinstance(one, str) and one in JSON_TYPES for one in names)
 
 
 def parameters_of(skill: Skill) -> dict[str, Any]:
