@@ -1,4 +1,4 @@
-"""Endpoints that answer with garbage, half a stream, errors, a redirect, too much, or nothing; and keys, which nobody sees."""
+"""Endpoints that answer with garbage, half a stream, errors, a redirect, too much, or nothing, and keys that are never shown."""
 
 import asyncio
 import gzip

@@ -108,7 +108,7 @@ class SealedFile:
 
     def sync(self) -> None:
         """Sync what durability `batch` has written and not synced. Sets `failure`, and does not raise."""
-        with self._syncing:  # whoever comes second has to wait for the sync of the first
+        with self._syncing:  # a second caller has to wait for the sync of the first
             if not self._unsynced or self._closed:
                 return
             self._unsynced = False  # first, so that a write meanwhile requests another sync

@@ -109,7 +109,7 @@ class Cost(msgspec.Struct, kw_only=True):
     tokens: int = 0
     """Tokens that models read and wrote."""
     cost_unknown: int = 0
-    """Calls whose use nobody reported: `cost` and `tokens` have what was reserved for them, if their prices are known."""
+    """Calls whose use was not reported: `cost` and `tokens` have what was reserved for them, if their prices are known."""
 
 
 class NotUndone(msgspec.Struct, frozen=True, kw_only=True):

@@ -146,7 +146,7 @@ class SharedBudget:
         return _Preview(self._database, self._purses)
 
     def _needs(self, actions: int, tool_calls: int, tokens: int = 0, cost: float = 0.0) -> _Needs:
-        """What a reservation takes from each purse. Time, and cost that nobody knows, take nothing, but must not be used up."""
+        """What a reservation takes from each purse. Time, and a cost that is not known, take nothing, but must not be used up."""
         if tokens or cost:
             return self._work_out(actions, tool_calls, tokens, cost)
         found = self._known.get((actions, tool_calls))

@@ -35,7 +35,7 @@ _ITEMS: Final = {
 
 
 def scopes_of(ctx: ActionContext) -> list[str]:
-    """The scopes that the acting agent sees without anybody's leave."""
+    """The scopes that the acting agent sees without a grant that names another agent's."""
     agent = ctx.agent
     groups = ctx.run.principal.groups if ctx.call is None else ()
     return [f"agent:{agent}", *(f"group:{name}" for name in groups), WORKSPACE]

@@ -21,7 +21,7 @@ class Use(NamedTuple):
     cost: float = 0.0
     tokens: int = 0
     unknown: bool = False
-    """True if nobody reported it: the amounts are what was reserved."""
+    """True if it was not reported: the amounts are what was reserved."""
     reserved: Estimate | None = None
     """What was reserved for it, which this replaces."""
 

@@ -81,7 +81,7 @@ class Meter:
         return True
 
     def end(self, usage: Usage | None) -> None:
-        """It has ended, and took so much; None if nobody says."""
+        """It has ended, and took so much; None if the provider did not say."""
         self._known = self._known and usage is not None
         self._used = _sum(self._used, self._open if usage is None else usage)
         self._open = Usage(0, 0)

@@ -87,7 +87,7 @@ def _infer(models: Sequence[Model]) -> _Defined:
             "description": "A conversation; the last is the user's.",
         },
         "model": _choice(models),
-        "system": {**_TEXT, "description": "Instructions that stand above the conversation."},
+        "system": {**_TEXT, "description": "Instructions that come before the conversation."},
         "context": {**_TEXT, "description": "Data to answer from; the model is told that it is no instruction."},
         "schema": {
             "type": "object",

@@ -96,7 +96,7 @@ def approve(
     out: Output, name: str, version: int | None, digest: str | None, untested: bool, yes: bool,
     token_file: Path | None, approver: str | None,
 ) -> None:  # fmt: skip
-    """Let a version of a skill be used, after showing it. It gives nobody rights: each use is judged as any proposal."""
+    """Let a version of a skill be used, after showing it. It gives no rights: each use is judged as any proposal."""
     with runtime(out) as opened:
         prepare(out, opened)
         skill = _candidate(opened, name, version)
