@@ -213,6 +213,13 @@ def test_files_that_run_later_stay_in_the_layer(rt, root, project):
     assert layers(project, result.run_id) == ["1"]
 
 
+def test_a_file_that_is_written_again_as_it_is_holds_nothing_up(rt, root):
+    (root / ".envrc").write_text("mine\n")
+    result = execute(rt, shell("for file in .envrc interlock.toml; do cp $file copy; cat copy > $file; done; rm copy"))
+    assert result.ok
+    assert (result.workspace.status, result.workspace.blocked) == ("committed", {})
+
+
 @pytest.mark.parametrize("how", ["ask", "never"])
 def test_a_kept_layer_is_the_lower_of_the_next_one_in_that_run(new_project, how):
     project = new_project(toml=TOML % "" + LAYER + f'commit = "{how}"\n')

@@ -90,22 +90,30 @@ def plan_commit(
     With `only`, what lies at or beneath these paths, which also lets files through that run later: a person named them.
     `blocked_before` are paths that an earlier layer could not commit. Changes nothing. Raises: ToolError, IntegrityError.
     """
-    differences, unsupported = layer.differences()
+    found, unsupported = layer.differences()
     inside = _by_path(read_entries(layer.directory))
     earlier = _by_path(read_entries(run))
     own = {path[:-1] for path in earlier}
     guard = layer.base.guard()
+
+    def edited(one: Difference) -> bool:
+        return _edited(layer, one, inside.get(one.path, []), earlier.get(one.path, []), own)
+
+    # A file that was written again as it is: where it may not change, its time does not count as a change either.
+    differences = [
+        one for one in found if one.kind != "times" or not (edited(one) or _is_protected(guard.check, one.path))
+    ]
     git = GitDirectories(differences, layer.base, layer.workspace)
     stopped = set(blocked_before)
 
     def reason(one: Difference) -> tuple[Why, str] | None:
-        if one.path in stopped or _edited(layer, one, inside.get(one.path, []), earlier.get(one.path, []), own):
+        if one.path in stopped or edited(one):
             return "conflict", "it was changed outside the layer since the layer began"
         if _is_protected(guard.check, one.path):
             return "protected", "Interlock's loader reads it, or its name is one of Interlock's temporary files"
         if refuse is not None and (refusal := refuse(one.path, inside.get(one.path, []))) is not None:
             return "denied", refusal
-        if only is None and runs_later(one, git):
+        if only is None and one.kind != "times" and runs_later(one, git):
             return "runs_later", "a program may execute it later; a person commits it by name"
         return None
 
