@@ -16,11 +16,11 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import subject
 from measuring import ROUNDS, Peer, alternate, options, row, scratch, show
+from msgspec.structs import replace
 
 import interlock
 from interlock.engine.assemble import open_project

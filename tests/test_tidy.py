@@ -179,3 +179,19 @@ def test_one_module_decodes_into_types() -> None:
                 if into or what in {"msgspec.convert", "msgspec.json.Decoder", "msgspec.msgpack.Decoder"}:
                     found.append(f"{name(path)}:{node.lineno}: {what}")
     assert not found
+
+
+def test_patterns_that_are_compiled_on_first_use_can_be_compiled() -> None:
+    """A wrong one would be found at its first use, and not at start."""
+    script = (
+        "import pkgutil, importlib, interlock\n"
+        "from interlock.lazy import LazyPattern\n"
+        "found = 0\n"
+        "for one in pkgutil.walk_packages(interlock.__path__, 'interlock.'):\n"
+        "    if one.name.startswith(('interlock.detect', 'interlock.policy', 'interlock.model', 'interlock.settings')):\n"
+        "        for value in list(vars(importlib.import_module(one.name)).values()):\n"
+        "            found += isinstance(value, LazyPattern) and bool(value.pattern)\n"
+        "print(found)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=25, check=True)
+    assert int(done.stdout) > 50

@@ -13,17 +13,22 @@ import errno
 import fcntl
 import itertools
 import os
-import shutil
 import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import apsw
 
+from interlock.lazy import lazy
 from interlock.model.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    import shutil
+else:
+    shutil = lazy("shutil")
 
 _CODES: Final[dict[int, tuple[str, str]]] = {
     errno.ENOSPC: ("disk_full", "free some space on that file system, then run `interlock recover`"),

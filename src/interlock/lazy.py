@@ -1,4 +1,4 @@
-"""Imports that wait until they are used, so that a command pays only for the parts that it needs.
+"""Imports and regular expressions that wait until they are used, so that a command pays only for the parts that it needs.
 
     if TYPE_CHECKING:
         from interlock.executors import git_tools
@@ -11,10 +11,11 @@ action is imported as usual: a name that is looked up through a lazy module cost
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, AnyStr, cast
 
 
 class LazyModule:
@@ -52,3 +53,26 @@ def lazy_exports(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]
         return value
 
     return find
+
+
+class LazyPattern:
+    """A regular expression that is compiled when it is first used, by whatever thread."""
+
+    def __init__(self, text: str | bytes, flags: int) -> None:
+        """As for `re.compile`."""
+        self._text = text
+        self._flags = flags
+
+    def __getattr__(self, name: str) -> Any:
+        """An attribute of the compiled pattern, kept: its methods cost nothing more from then on."""
+        value = getattr(re.compile(self._text, self._flags), name)
+        setattr(self, name, value)
+        return value
+
+    def __repr__(self) -> str:
+        return f"<lazy pattern {self._text!r}>"
+
+
+def lazy_pattern(text: AnyStr, flags: int = 0) -> re.Pattern[AnyStr]:
+    """The pattern, compiled on first use. Give it to no function of `re`: those take compiled ones only."""
+    return cast("re.Pattern[AnyStr]", LazyPattern(text, flags))

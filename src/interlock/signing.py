@@ -13,7 +13,6 @@ import base64
 import binascii
 import contextlib
 import os
-import re
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,7 +22,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from interlock.disk import Disk, store_error
-from interlock.lazy import lazy
+from interlock.lazy import lazy, lazy_pattern
 from interlock.model import typed
 from interlock.model.errors import IntegrityError, StoreError, UsageError
 
@@ -38,7 +37,7 @@ _SCHEME: Final = "ed25519:"
 _KEY_BYTES_MAX: Final = 16 * 1024
 _PKCS8: Final = bytes.fromhex("302e020100300506032b657004220420")
 """What stands before the 32 bytes of an Ed25519 key in PKCS #8 (RFC 8410)."""
-_PRIVATE_PEM: Final = re.compile(rb"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/]{64})\n-----END PRIVATE KEY-----\n")
+_PRIVATE_PEM: Final = lazy_pattern(rb"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/]{64})\n-----END PRIVATE KEY-----\n")
 
 
 class Signature(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlock.detect import FLAGS, find_unseen, flags
+from interlock.detect import FLAGS, find_unseen
+from interlock.detect.flags import flags
 
 TOKEN = "gh" + "p_" + "aB3dE6gH9jK2mN5pQ8sT1vW4xY7zA0cF3hJ6"
 

@@ -11,7 +11,7 @@ import docs_pages
 import pytest
 
 from interlock.model.decode import decode_proposal
-from interlock.settings import decode
+from interlock.settings.decode import decode
 
 ALL = [(page, block) for page in docs_pages.PAGES for block in docs_pages.blocks(page)]
 READABLE = [

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from forked_script import ForkedScript
+from msgspec.structs import replace
 
 import interlock
 from interlock.disk import Disk

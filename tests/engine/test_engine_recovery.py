@@ -714,7 +714,7 @@ def test_a_run_waits_until_the_journals_are_in_order(project, monkeypatch):
         looked.append(1)
         raise StoreError("locked", code="database_locked")
 
-    monkeypatch.setattr("interlock.engine.facets.runs.recover_all", locked)
+    monkeypatch.setattr("interlock.engine.runs.recover.recover_all", locked)
     for _ in range(2):
         with pytest.raises(StoreError):
             execute(rt, write("k", 1))

@@ -6,7 +6,8 @@ import pytest
 from policy_worlds import ask, judge, request
 
 from interlock.model.errors import ConfigurationError
-from interlock.policy import Past, Rules, read_cases, replay, run_cases
+from interlock.policy import Past, Rules, read_cases, run_cases
+from interlock.policy.replay import replay
 
 TEXT = """
 @id("all") permit(principal, action, resource);

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from interlock.model.codes import ERROR_CODES
 from interlock.model.errors import ConfigurationError
 from interlock.model.schema import Schema
-from interlock.settings import Settings, decode
-from interlock.settings.decode import fields_of
+from interlock.settings import Settings
+from interlock.settings.decode import decode, fields_of
 from interlock.settings.schema import as_text, json_schema
 from interlock.settings.sections import DEFAULTS
 from interlock.settings.source import locator, parse_toml

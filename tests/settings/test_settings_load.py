@@ -10,10 +10,12 @@ import pytest
 from interlock.disk import Disk
 from interlock.model.errors import ConfigurationError, IntegrityError, StoreError
 from interlock.model.limits import DEFAULT_LIMITS
-from interlock.settings import SourceFile, TrustStore, decode, find, gather, load
+from interlock.settings import SourceFile, TrustStore, find, gather
+from interlock.settings.decode import decode
+from interlock.settings.file_bytes import read_bytes
+from interlock.settings.load import load
 from interlock.settings.named import CLIENT_FILES
 from interlock.settings.schema import as_text, install
-from interlock.settings.source import read_bytes
 from interlock.settings.template import detect, render, write
 from interlock.settings.trust import LINES_MATCHED_MAX
 

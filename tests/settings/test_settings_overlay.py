@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import name_matcher
 from interlock.model.units import as_duration, as_size, duration_ms, size_bytes
-from interlock.settings import decode
+from interlock.settings.decode import decode
 from interlock.settings.overlay import RULES, overlay
 
 FILE = {

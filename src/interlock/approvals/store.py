@@ -10,7 +10,7 @@ expired, whether or not that has been recorded yet.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -35,12 +35,17 @@ from interlock.approvals.quorum import agreed_standing, refusal, satisfied
 from interlock.approvals.standing import StandingAnswers
 from interlock.approvals.time import SharedTime
 from interlock.disk import Database
+from interlock.lazy import lazy
 from interlock.model import typed
 from interlock.model.canonical import canonical
 from interlock.model.clock import Clock, Ids
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.model.limits import DEFAULT_LIMITS
-from interlock.model.schema import Schema
+
+if TYPE_CHECKING:
+    from interlock.model import schema as schemas
+else:
+    schemas = lazy("interlock.model.schema")
 
 STANDING_DAYS_MAX: Final = 365
 STANDING_USES_MAX: Final = 1_000_000
@@ -329,7 +334,7 @@ def _edited(hold: Hold, patch: dict[str, Any], schema: Any, redact: Redact) -> H
     """The question after an approver's edit. Raises: UsageError if that does not fit the tool."""
     parameters = merge_patch(hold.parameters, patch)
     if schema is not None:
-        _check_fits(hold, parameters, Schema.compile(schema))
+        _check_fits(hold, parameters, schemas.Schema.compile(schema))
     shown = redact(parameters)
     return msgspec.structs.replace(
         hold,
@@ -341,7 +346,7 @@ def _edited(hold: Hold, patch: dict[str, Any], schema: Any, redact: Redact) -> H
     )
 
 
-def _check_fits(hold: Hold, edited: Any, schema: Schema) -> None:
+def _check_fits(hold: Hold, edited: Any, schema: schemas.Schema) -> None:
     """Refuse an edit that the gate would refuse, while the question is still open. Raises: UsageError.
 
     Redacted values may not match the schema either; those errors are ignored.

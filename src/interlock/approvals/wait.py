@@ -9,7 +9,6 @@ inotify(7) is called through ctypes: the standard library has no binding.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import ctypes
 import os
@@ -17,11 +16,17 @@ import threading
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from interlock.approvals.hold import Hold
 from interlock.approvals.store import ApprovalStore
+from interlock.lazy import lazy
 from interlock.model.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    import asyncio
+else:
+    asyncio = lazy("asyncio")
 
 POLL_S: Final = 1.0
 

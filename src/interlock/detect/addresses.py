@@ -8,7 +8,6 @@ RFC 6598, RFC 6052 (NAT64), RFC 3056 (6to4), RFC 5214 (ISATAP), and the cloud ma
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
@@ -16,6 +15,7 @@ from typing import Final, Literal
 from urllib.parse import unquote
 
 from interlock.detect.finding import Finding
+from interlock.lazy import lazy_pattern
 
 Reason = Literal[
     "metadata", "loopback", "private", "link_local", "cgnat", "multicast", "unspecified", "mapped", "tunnel", "reserved"
@@ -92,18 +92,18 @@ _EMBEDDED: Final[tuple[tuple[IPv6Network, int, Reason | None], ...]] = (
 )
 _ISATAP: Final = frozenset((0x00005EFE, 0x02005EFE))
 
-_LOCAL_NAMES: Final = re.compile(
+_LOCAL_NAMES: Final = lazy_pattern(
     r"(?P<loopback>localhost|(?:.*\.)?localhost(?:\.localdomain)?|localhost[46]|ip6-localhost|ip6-loopback|localhost6?\.localdomain6?)"
     r"|(?P<metadata>metadata|metadata\.google\.internal|metadata\.goog|instance-data(?:\.ec2\.internal)?|metadata\.azure\.com"
     r"|metadata\.azure\.internal|metadata\.oraclecloud\.com|metadata\.tencentyun\.com)"
     r"|(?P<private>.*\.(?:internal|local|localdomain|lan|intranet|home\.arpa|cluster\.local|svc)|kubernetes(?:\.default)?)"
 )
 # Names that are a public address book of private addresses (nip.io and its like resolve 10.0.0.1.nip.io to 10.0.0.1).
-_WILDCARD_DNS: Final = re.compile(
+_WILDCARD_DNS: Final = lazy_pattern(
     r"(?:.*[.-])?(?:(\d{1,3}(?:[.-]\d{1,3}){3})(?:[.-].*)?|([0-9a-f]{8}))\.(?:nip|sslip|xip)\.io"
 )
 _NAME_CHARS_MAX: Final = 253
-_PART: Final = re.compile(r"0[xX][0-9a-fA-F]{0,16}|[0-9]{1,24}")
+_PART: Final = lazy_pattern(r"0[xX][0-9a-fA-F]{0,16}|[0-9]{1,24}")
 
 
 def classify(ip: IPv4Address | IPv6Address) -> Reason | None:
@@ -198,7 +198,7 @@ def _number(part: str, octal: bool) -> int | None:
     return int(part)
 
 
-_CANDIDATE: Final = re.compile(
+_CANDIDATE: Final = lazy_pattern(
     # The host part of a URL: anything that has no other meaning there.
     r"(?:(?<=//)|(?<=@))(?:[^\s/@:?#\[\]\"'<>\\,;]{1,253}|\[[0-9a-fA-F:.%\w]{2,64}\])"
     # Dotted quads, in decimal, octal or hex.
@@ -209,7 +209,7 @@ _CANDIDATE: Final = re.compile(
     r"|(?<![\w.-])(?:[a-zA-Z0-9-]{1,63}\.){0,4}(?:localhost|internal|localdomain|nip\.io|sslip\.io|xip\.io)(?![\w-])"
     r"|(?<![\w.-])(?:ip6-loopback|instance-data)(?![\w-])"
 )
-_WHOLE: Final = re.compile(
+_WHOLE: Final = lazy_pattern(
     r"0[xX][0-9a-fA-F]{6,16}|[0-9]{8,10}|(?:0[xX][0-9a-fA-F]{1,8}|0?127|0177|0+)(?:\.[0-9a-fA-FxX]{1,8}){1,2}"
 )
 

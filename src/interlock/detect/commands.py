@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from interlock.detect.wrappers import Wrapped, unwrap
+from interlock.lazy import lazy_pattern
 
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
@@ -53,17 +54,17 @@ _LEAVES: Final = frozenset(
 _TOKENS: Final = frozenset((*"|&;\n!(){}<>$`\"'=,", "&&", "||", ";;", ">>", ">|", "<<", "<<-", "<<<", ">&", "<&", "$(", "<(",
                             ">(", "+=", "if", "then", "elif", "else", "fi", "while", "until", "do", "done", "for", "in",
                             "case", "esac", "${", "export", "unset", "declare", "local", "readonly", "typeset"))  # fmt: skip
-_UNCLEAR_TEXT: Final = re.compile(
+_UNCLEAR_TEXT: Final = lazy_pattern(
     r"[^\S \t\n]"  # white space that shells and the grammar may see differently
     r"|[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]"
     r"|(?<![ \t])\\\n"  # a line continued in the middle of a word
     r"|&>|\|&|\bfunction\b|\bselect\b|\bcoproc\b|\[\[|\(\("
 )
 _SIMPLE: Final = ("command", "declaration_command", "unset_command", "test_command")
-_GAP: Final = re.compile(rb"(?:[ \t]|\\\n)*")
-_PATTERN: Final = re.compile(r"[*?\[\]{}~$`!^]|^=")
+_GAP: Final = lazy_pattern(rb"(?:[ \t]|\\\n)*")
+_PATTERN: Final = lazy_pattern(r"[*?\[\]{}~$`!^]|^=")
 """What makes an unquoted word something else than itself, in one of the shells."""
-_ASSIGNMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
+_ASSIGNMENT: Final = lazy_pattern(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from typing import Final
 
 from interlock.detect.finding import Finding
 from interlock.detect.literals import LONG_CHARS, LiteralFinder
+from interlock.lazy import lazy_pattern
 
 KINDS: Final = (
     "authorization",
@@ -25,14 +26,14 @@ KINDS: Final = (
 
 _LOWER: Final = bytes.maketrans(bytes(range(65, 91)), bytes(range(97, 123)))
 
-_KEY_STEM: Final = re.compile(
+_KEY_STEM: Final = lazy_pattern(
     "|".join(f"key(?<={word}key)" for word in ("api", "access", "account", "private", "signing", "encryption"))
 )
 _NAME: Final = (
     r"(?:passw(?:or)?d|passphrase|pwd|secret|token|api[_ -]?key|(?:access|account|private|signing|encryption)[_-]?key"
     r"|credential)"
 )
-_NAMED: Final = re.compile(_NAME + r"(?:s|_[a-z0-9_]{0,24})?\\?[\"']?\s{0,3}(?:=>|[=:](?!//))\s{0,3}\\?[\"']?")
+_NAMED: Final = lazy_pattern(_NAME + r"(?:s|_[a-z0-9_]{0,24})?\\?[\"']?\s{0,3}(?:=>|[=:](?!//))\s{0,3}\\?[\"']?")
 _KEYS: Final = ("api", "access", "account", "private", "signing", "encryption")
 _NAME_STARTS: Final = (
     "passw", "passphrase", "pwd", "secret", "token", "credential", "api key",
@@ -40,31 +41,34 @@ _NAME_STARTS: Final = (
 )  # fmt: skip
 # Where a credential may begin, and what must stand there; all against lower-cased text.
 _PLACES: Final[dict[str, tuple[str, re.Pattern[str]]]] = {
-    "://": ("url", re.compile(r"://[^\s/@:\"'<>?#]{0,128}:(?=[^\s@/\"'<>]{1,256}@)")),
-    "--": ("flag", re.compile(r"--[a-z0-9-]{0,30}" + _NAME + r"(?:=|[ \t]{1,4})[\"']?")),
-    "sshpass": ("sshpass", re.compile(r"sshpass[ \t]{1,4}-p[ \t]{0,4}[\"']?")),
-    "mysql": ("mysql", re.compile(r"mysql[a-z_]{0,16}[ \t][^\n|;&]{0,120}?(?<=[ \t])-p(?=[^\s]{3})[\"']?")),
-    "curl": ("curl", re.compile(r"curl[ \t][^\n|;&]{0,160}?(?<=[ \t])(?:-u|--user)[= \t]{0,4}[\"']?[^\s:\"']{1,64}:")),
+    "://": ("url", lazy_pattern(r"://[^\s/@:\"'<>?#]{0,128}:(?=[^\s@/\"'<>]{1,256}@)")),
+    "--": ("flag", lazy_pattern(r"--[a-z0-9-]{0,30}" + _NAME + r"(?:=|[ \t]{1,4})[\"']?")),
+    "sshpass": ("sshpass", lazy_pattern(r"sshpass[ \t]{1,4}-p[ \t]{0,4}[\"']?")),
+    "mysql": ("mysql", lazy_pattern(r"mysql[a-z_]{0,16}[ \t][^\n|;&]{0,120}?(?<=[ \t])-p(?=[^\s]{3})[\"']?")),
+    "curl": (
+        "curl",
+        lazy_pattern(r"curl[ \t][^\n|;&]{0,160}?(?<=[ \t])(?:-u|--user)[= \t]{0,4}[\"']?[^\s:\"']{1,64}:"),
+    ),
     "authorization": (
         "auth",
-        re.compile(
+        lazy_pattern(
             r"authorization\\?[\"']?\s{0,4}[:=,]\s{0,4}\\?[\"']?(?:(?:bearer|basic|token|digest|apikey)\s{1,4})?"
         ),
     ),
-    "bearer": ("bearer", re.compile(r"bearer\s{1,4}(?=[a-z0-9._~+/=-]{16})")),
+    "bearer": ("bearer", lazy_pattern(r"bearer\s{1,4}(?=[a-z0-9._~+/=-]{16})")),
     **dict.fromkeys(_NAME_STARTS, ("named", _NAMED)),
 }
 _FINDER: Final = LiteralFinder(_PLACES)
-_VALUE: Final = re.compile(r"[^\s\"'\\,;&<>(){}\[\]`|]{1,1024}")
-_URL_VALUE: Final = re.compile(r"[^\s@/\"'<>]{1,256}")
+_VALUE: Final = lazy_pattern(r"[^\s\"'\\,;&<>(){}\[\]`|]{1,1024}")
+_URL_VALUE: Final = lazy_pattern(r"[^\s@/\"'<>]{1,256}")
 _JUDGED_CHARS: Final = 128
 """So much of a value says whether it is a secret: in `token=token=...` every name has all the rest as its value."""
-_LETTER: Final = re.compile(r"[^\W\d_]")
-_DIGIT: Final = re.compile(r"\d")
-_NO_WORD: Final = re.compile(r"\d|[^\w.:/-]")
-_REFERENCE: Final = re.compile(r"[$%<{*]|(.)\1*\Z|\.\.\.|[Yy](?:our|OUR)[_-]|(?i:redacted|changeme|placeholder)")
-_DOTTED: Final = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\Z")
-_SECRET_NAME: Final = re.compile(
+_LETTER: Final = lazy_pattern(r"[^\W\d_]")
+_DIGIT: Final = lazy_pattern(r"\d")
+_NO_WORD: Final = lazy_pattern(r"\d|[^\w.:/-]")
+_REFERENCE: Final = lazy_pattern(r"[$%<{*]|(.)\1*\Z|\.\.\.|[Yy](?:our|OUR)[_-]|(?i:redacted|changeme|placeholder)")
+_DOTTED: Final = lazy_pattern(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+\Z")
+_SECRET_NAME: Final = lazy_pattern(
     r".*(?:password|passwd|passphrase|secrets?|apikey|(?:access|account|private|signing|encryption|secret)key"
     r"|credentials?|authorization|token)|pwd|cookie|setcookie|auth|bearer|pin"
 )

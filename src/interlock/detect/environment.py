@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-_ANY_VALUE: Final = re.compile(
+from interlock.lazy import lazy_pattern
+
+_ANY_VALUE: Final = lazy_pattern(
     r"TZ | TMPDIR | DEBUG | RUST_LOG | SOURCE_DATE_EPOCH | GIT_(AUTHOR|COMMITTER)_(NAME|EMAIL|DATE)", re.VERBOSE
 )
-_WORD: Final = re.compile(
+_WORD: Final = lazy_pattern(
     r"""
       LANG | LANGUAGE | LC_[A-Z]+ | TERM | COLORTERM | COLUMNS | LINES
     | NO_COLOR | FORCE_COLOR | CLICOLOR(_FORCE)? | CARGO_TERM_COLOR
@@ -24,9 +26,9 @@ _WORD: Final = re.compile(
     """,
     re.VERBOSE,
 )
-_NO_PATH: Final = re.compile(r"[^/\\\0]*")
+_NO_PATH: Final = lazy_pattern(r"[^/\\\0]*")
 """The value of a `_WORD`: some name a file by it (`config/environments/$RAILS_ENV.rb`), so it must not lead elsewhere."""
-_REFUSED: Final = re.compile(
+_REFUSED: Final = lazy_pattern(
     r"LD_.*|GLIBC_TUNABLES|GCONV_PATH|BASH_ENV|ENV|BASH_FUNC_.*|BASHOPTS|SHELLOPTS|PS4|PROMPT_COMMAND", re.DOTALL
 )
 

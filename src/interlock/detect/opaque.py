@@ -21,27 +21,28 @@ from itertools import pairwise
 from typing import Final
 
 from interlock.detect.finding import Finding
+from interlock.lazy import lazy_pattern
 
 # No comma: braces that stand around it make two words of it. No `#`: there the host of a URL ends, and what looks like a
 # password was its port.
-_WORD: Final = re.compile(r"[A-Za-z0-9_.+/=%@:-][A-Za-z0-9_.~+/=%@:-]*")
-_SEPARATOR: Final = re.compile(r"[:@%~.]")
+_WORD: Final = lazy_pattern(r"[A-Za-z0-9_.+/=%@:-][A-Za-z0-9_.~+/=%@:-]*")
+_SEPARATOR: Final = lazy_pattern(r"[:@%~.]")
 """What no key material has inside: a program may take such a word apart."""
 BEFORE: Final = 48
 """So many characters before a value say whether it stands where a program or a host would."""
-_PROGRAM_FOLLOWS: Final = re.compile(r"(?:[\r\n][ \t]{0,8}|\w=[ \t]{1,8})\\?[\"']?\Z|\\\Z")
+_PROGRAM_FOLLOWS: Final = lazy_pattern(r"(?:[\r\n][ \t]{0,8}|\w=[ \t]{1,8})\\?[\"']?\Z|\\\Z")
 """The end of what stands before a word that a shell would run: a line break, an assignment of nothing (`PASSWORD= x`), or a
 backslash (`\\n` in a text that is printed into a script)."""
-_HOST_FOLLOWS: Final = re.compile(r"(?://|@)\Z")
-_HOST: Final = re.compile(r".*\.[A-Za-z]{2,24}\.?")
+_HOST_FOLLOWS: Final = lazy_pattern(r"(?://|@)\Z")
+_HOST: Final = lazy_pattern(r".*\.[A-Za-z]{2,24}\.?")
 """Some tokens may have dots in them. What ends like a host or a file name is none."""
-_PATH: Final = re.compile(r"[./~]|[A-Za-z]:[/\\]")
-_NAME_OF_PROGRAM: Final = re.compile(r"[A-Za-z_.+-]*|[./~].*|.*[./].*")
+_PATH: Final = lazy_pattern(r"[./~]|[A-Za-z]:[/\\]")
+_NAME_OF_PROGRAM: Final = lazy_pattern(r"[A-Za-z_.+-]*|[./~].*|.*[./].*")
 _CLASSES: Final = bytes(2 if 65 <= c <= 90 else 1 if 97 <= c <= 122 else 3 if 48 <= c <= 57 else 0 for c in range(256))
 _ALONE: Final = frozenset(("env-assignment", "password", "secret-assignment", "credential-flag"))
 """Kinds whose value is a word of its own, and so can be run, where the others are a part of a URL or of a field."""
 _BY_NAME: Final = _ALONE | {"url-credentials", "basic-auth", "authorization", "named"}
-_RUNS_VALUES: Final = re.compile(
+_RUNS_VALUES: Final = lazy_pattern(
     r"[$`]|\b(?i:eval|exec|execv[ep]*|system|popen|spawn|subprocess|environ|getenv|printenv|argv|source|xargs|alias|declare)\b"
     # Programs that run what follows their options: `env -u --password x` runs x.
     r"|\b(?:env|sudo|doas|su|nice|ionice|nohup|setsid|stdbuf|time|timeout|chroot|unshare|nsenter|setpriv|runuser|flock|watch|find"
@@ -92,17 +93,17 @@ def is_opaque(kind: str, value: str, *, runs_values: bool, before: str = "") -> 
     return not _PATH.match(value) and not runs_values
 
 
-_BEGIN: Final = re.compile(
+_BEGIN: Final = lazy_pattern(
     r"-----BEGIN (?P<label>(?:RSA |EC |DSA |OPENSSH |ENCRYPTED )?PRIVATE KEY|PGP PRIVATE KEY BLOCK)-----"
 )
-_NEW_LINE: Final = re.compile(r"(?:\r\n|\n|\\r\\n|\\n)[ \t]{0,40}")
-_LINE: Final = re.compile(r"[A-Za-z0-9+/]{1,76}={0,2}")
-_HEADERS: Final = re.compile(
+_NEW_LINE: Final = lazy_pattern(r"(?:\r\n|\n|\\r\\n|\\n)[ \t]{0,40}")
+_LINE: Final = lazy_pattern(r"[A-Za-z0-9+/]{1,76}={0,2}")
+_HEADERS: Final = lazy_pattern(
     r"Proc-Type: 4,ENCRYPTED|DEK-Info: (?:AES-(?:128|192|256)-CBC|DES-EDE3-CBC|DES-CBC),[0-9A-F]{16,32}"
     r"|Version: (?:GnuPG|OpenPGP)[ A-Za-z]{0,8} ?v?[0-9.]{1,12}"
 )
-_CHECKSUM: Final = re.compile(r"=[A-Za-z0-9+/]{4}")
-_KEY_LINE: Final = re.compile(r"[A-Za-z0-9+/]{40,76}={0,2}")
+_CHECKSUM: Final = lazy_pattern(r"=[A-Za-z0-9+/]{4}")
+_KEY_LINE: Final = lazy_pattern(r"[A-Za-z0-9+/]{40,76}={0,2}")
 _LINES_MAX: Final = 2_000
 
 

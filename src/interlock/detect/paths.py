@@ -6,26 +6,26 @@ workspace lies is not known here, so every absolute path counts.
 
 from __future__ import annotations
 
-import re
 from typing import Final
 from urllib.parse import unquote
 
 from interlock.detect.finding import Finding
+from interlock.lazy import lazy_pattern
 
 _HARMLESS: Final = frozenset(("/dev/null", "/dev/stdin", "/dev/stdout", "/dev/stderr"))
-_TOKEN: Final = re.compile(r"(?:\$\{\w{1,64}\}|[^\s\"'`=,;|&<>()\[\]{}])+")
-_WORTH: Final = re.compile(
+_TOKEN: Final = lazy_pattern(r"(?:\$\{\w{1,64}\}|[^\s\"'`=,;|&<>()\[\]{}])+")
+_WORTH: Final = lazy_pattern(
     r"\.\.|[/~\\$]|(?i:%(?:25){0,3}(?:2e|2f|5c|c0|e0))|\uff0e|\u2025|\u2024|\uff0f|\u2215|\u2044|\uff3c"
 )
-_ABSOLUTE: Final = re.compile(r"(?:file:)?/+[\w.~*?$-]")
-_HOME: Final = re.compile(r"~(?:[A-Za-z_][\w.+-]*)?(?:/|\Z)|\$\{?(?:HOME|OLDPWD|TMPDIR|XDG_\w+)\b")
-_WINDOWS: Final = re.compile(r"[A-Za-z]:[\\/]|\\\\[\w.?]")
-_URL: Final = re.compile(r"(?i:[a-z][a-z0-9+.-]{1,20})://")
+_ABSOLUTE: Final = lazy_pattern(r"(?:file:)?/+[\w.~*?$-]")
+_HOME: Final = lazy_pattern(r"~(?:[A-Za-z_][\w.+-]*)?(?:/|\Z)|\$\{?(?:HOME|OLDPWD|TMPDIR|XDG_\w+)\b")
+_WINDOWS: Final = lazy_pattern(r"[A-Za-z]:[\\/]|\\\\[\w.?]")
+_URL: Final = lazy_pattern(r"(?i:[a-z][a-z0-9+.-]{1,20})://")
 _LOOKALIKES: Final = str.maketrans(
     {"\uff0e": ".", "\u2024": ".", "\u2025": "..", "\uff0f": "/", "\u2215": "/", "\u2044": "/", "\uff3c": "\\"}
 )
-_OVERLONG: Final = re.compile(r"(?i:%c0%ae|%e0%80%ae|%c0%2e)")
-_OVERLONG_SLASH: Final = re.compile(r"(?i:%c0%af|%e0%80%af|%c0%2f|%c1%9c)")
+_OVERLONG: Final = lazy_pattern(r"(?i:%c0%ae|%e0%80%ae|%c0%2e)")
+_OVERLONG_SLASH: Final = lazy_pattern(r"(?i:%c0%af|%e0%80%af|%c0%2f|%c1%9c)")
 
 
 def find_escapes(text: str) -> list[Finding]:

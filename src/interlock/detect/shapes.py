@@ -17,6 +17,7 @@ from typing import Final
 
 from interlock.detect.finding import Finding
 from interlock.detect.literals import LiteralFinder
+from interlock.lazy import lazy_pattern
 
 _SHAPES: Final[tuple[tuple[str, str, str], ...]] = (
     ("aws-access-key", "AKIA", r"[A-Z2-7]{16}(?![A-Za-z0-9])"),
@@ -69,8 +70,8 @@ _SHAPES: Final[tuple[tuple[str, str, str], ...]] = (
 )
 
 _FINDER: Final = LiteralFinder([literal for _, literal, _ in _SHAPES] + [":AA"])
-_TELEGRAM: Final = re.compile(r":AA[A-Za-z0-9_-]{33}(?![A-Za-z0-9_-])")
-_TELEGRAM_ID: Final = re.compile(r"[0-9]{8,10}\Z")
+_TELEGRAM: Final = lazy_pattern(r":AA[A-Za-z0-9_-]{33}(?![A-Za-z0-9_-])")
+_TELEGRAM_ID: Final = lazy_pattern(r"[0-9]{8,10}\Z")
 
 
 @cache
@@ -88,8 +89,8 @@ _RUN_CLASSES: Final = bytes(97 if chr(c).isascii() and (chr(c).isalnum() or c in
 _DISTINCT_MIN: Final = 5
 """A token with fewer different characters among its last 16 is a placeholder such as `ghp_xxxx...`."""
 
-_PEM: Final = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-_PEM_BODY: Final = re.compile(r"[A-Za-z0-9+/=\s\\:,.-]*")
+_PEM: Final = lazy_pattern(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+_PEM_BODY: Final = lazy_pattern(r"[A-Za-z0-9+/=\s\\:,.-]*")
 
 KINDS: Final[tuple[str, ...]] = tuple(sorted({*(kind for kind, _, _ in _SHAPES), "private-key", "telegram-token"}))
 

@@ -6,12 +6,12 @@ An agent's command may look harmless in an approval and do something else. Sourc
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from interlock.detect.finding import Finding
+from interlock.lazy import lazy_pattern
 
-_UNSEEN: Final = re.compile(
+_UNSEEN: Final = lazy_pattern(
     "(?P<bidirectional>[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069])"
     # Tags: a whole hidden alphabet. The flags of England, Scotland and Wales are the one honest use: passed over, unnamed.
     "|\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f"

@@ -12,6 +12,8 @@ from typing import Final
 
 import msgspec
 
+from interlock.lazy import lazy_pattern
+
 
 class Started(msgspec.Struct, frozen=True, kw_only=True):
     """A command that a wrapper starts."""
@@ -47,7 +49,7 @@ _OPAQUE: Final = frozenset(
         "firejail", "tmux", "screen", "at", "batch", "crontab", "run-parts", "expect", "capsh", "newgrp", "sg", "chrt",
     )
 )  # fmt: skip
-_ASSIGNMENT: Final = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=.*", re.DOTALL)
+_ASSIGNMENT: Final = lazy_pattern(r"([A-Za-z_][A-Za-z0-9_]*)=.*", re.DOTALL)
 
 
 def unwrap(words: tuple[str, ...], *, literal: bool) -> Wrapped:

@@ -56,9 +56,9 @@ from interlock.model.hosts import Endpoint
 from interlock.model.tool import Binding, Context, RateLimit
 from interlock.policy.load import Checked
 from interlock.settings import Loaded, Settings, TrustStore, load_last_trusted, load_table
-from interlock.settings import load as load_settings
 from interlock.settings.decode import Place, dotted
 from interlock.settings.load import GIVEN
+from interlock.settings.load import load as load_settings
 from interlock.settings.overlay import foreign_variables
 from interlock.settings.trust import FILE as TRUST_FILE
 from interlock.signing import Signer

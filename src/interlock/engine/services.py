@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypedDict, TypeVar
 
 import msgspec
+from msgspec import field
+from msgspec.structs import replace
 
 from interlock.approvals import Hold
 from interlock.detect import Redactor
@@ -116,8 +117,7 @@ class Reload(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Hooks:
+class Hooks(msgspec.Struct, frozen=True, eq=False):
     """Who is told of what: the only part of the services to which a program adds while they are in use."""
 
     events: list[Listener] = field(default_factory=list)
@@ -155,8 +155,7 @@ class Hooks:
         self.notify(problem or "the edited configuration is in force")
 
 
-@dataclass(slots=True, eq=False, repr=False)
-class Bounds:
+class Bounds(msgspec.Struct, eq=False):
     """What a runtime allows at most. The program may change them for its runtime (`Runtime.set_limits`, `set_budget`)."""
 
     limits: Limits = DEFAULT_LIMITS
@@ -171,8 +170,7 @@ class Bounds:
     """How long an action waits until the machine is fit."""
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Services:
+class Services(msgspec.Struct, frozen=True, eq=False):
     """Shared by the runs of a runtime. `workspace` and what hangs on the machine is None for pure embedding.
 
     Built complete, and never changed: what can change while it is in use (tools, judges, bounds, listeners) is an object of its
@@ -238,6 +236,10 @@ class Services:
     """Signs the heads of finished runs."""
     stops: StopListener | None = None
     """Finds the requests of other processes to stop a run; None in a runtime that keeps nothing."""
+
+    def __repr__(self) -> str:
+        """Without what it holds, which no log needs."""
+        return object.__repr__(self)
 
     async def load_tools(self) -> None:
         """Load the tool modules, once. A tool that the program registered stays, whenever it did. Raises ConfigurationError."""

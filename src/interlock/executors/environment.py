@@ -13,16 +13,16 @@ A child gets these and nothing else:
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Final
 
 from interlock.detect.environment import is_loaded_first
+from interlock.lazy import lazy_pattern
 from interlock.model.errors import ToolError
 
 _KEPT: Final = frozenset(("LANG", "LANGUAGE", "TZ", "USER", "LOGNAME"))
 _DEFAULT_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_NAME: Final = lazy_pattern(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 def child_environment(parent: Mapping[str, str]) -> dict[str, str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import stat
 from collections.abc import Callable
 from typing import Any, Final
 
 from interlock.executors.encodings import MARK_BYTES, character_start, marked, whole_characters
+from interlock.lazy import lazy_pattern
 from interlock.model.errors import ConfigurationError, ToolError
 from interlock.model.globs import PathGlob
 from interlock.model.tool import Context
@@ -28,7 +28,7 @@ _TYPES: Final = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "symli
 _BINARY: Final = bytes({*range(0x20), 0x7F} - set(b"\t\n\r\f\b\x1b"))
 _NO_BINARY: Final = dict.fromkeys(_BINARY)
 _GLOBS_MAX: Final = 256
-_BRACES: Final = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_BRACES: Final = lazy_pattern(r"\{([^{}]*,[^{}]*)\}")
 
 
 def read(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:

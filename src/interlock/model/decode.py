@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import msgspec
 
-from interlock.lazy import lazy
+from interlock.lazy import lazy, lazy_pattern
 from interlock.model import typed
 from interlock.model.errors import ProposalError
 from interlock.model.limits import DEFAULT_LIMITS, INTEGER_MAX, Limits
@@ -47,10 +47,10 @@ STATE_PARAMETERS: Final = {
     "assertion": frozenset(("key", "expected")),
 }
 _ATOMS: Final = frozenset((str, bool, type(None)))
-_POINTER: Final = re.compile(r"(/([^~/]|~[01])*)*\Z")
-_MSGSPEC_PATH: Final = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`\Z")
-_UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
-_MISSING_FIELD: Final = re.compile(r"Object missing required field `(.*)`\Z")
+_POINTER: Final = lazy_pattern(r"(/([^~/]|~[01])*)*\Z")
+_MSGSPEC_PATH: Final = lazy_pattern(r" - at (?:`key` in )?`(\$[^`]*)`\Z")
+_UNKNOWN_FIELD: Final = lazy_pattern(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
+_MISSING_FIELD: Final = lazy_pattern(r"Object missing required field `(.*)`\Z")
 _CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "type": get_args(ActionType),
     "operator": get_args(Operator),

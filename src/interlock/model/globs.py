@@ -19,14 +19,15 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from interlock.lazy import lazy_pattern
 from interlock.model.errors import ConfigurationError
 
 PATH_BYTES_MAX: Final = 4096
 """Linux's PATH_MAX: no kernel call takes a longer one."""
 
 ROOT: Final = "."
-_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*", re.ASCII)
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+_PLAIN = lazy_pattern(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*", re.ASCII)
+_SCHEME = lazy_pattern(r"[A-Za-z][A-Za-z0-9+.-]*:/")
 
 
 class PathOutsideError(ValueError):

@@ -9,12 +9,12 @@ differently) is refused. Names are only compared, never resolved.
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
 
+from interlock.lazy import lazy_pattern
 from interlock.model.errors import ConfigurationError
 
 PORTS: Final = {
@@ -40,10 +40,10 @@ PORTS: Final = {
 """The default port by URL scheme (IANA's registry). An unknown scheme needs a port."""
 
 _TEXT_CHARS_MAX: Final = 16_384
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)")
-_UNSAFE = re.compile(r"[\x00-\x20\x7f\\^`{|}<>\"]")
-_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_NUMBER = re.compile(r"0[xX][0-9A-Fa-f]*|[0-9]+")
+_URL = lazy_pattern(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)")
+_UNSAFE = lazy_pattern(r"[\x00-\x20\x7f\\^`{|}<>\"]")
+_LABEL = lazy_pattern(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = lazy_pattern(r"0[xX][0-9A-Fa-f]*|[0-9]+")
 
 
 class Endpoint(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from typing import Any, Final
 import jsonschema_rs
 import msgspec
 
+from interlock.lazy import lazy_pattern
 from interlock.model.limits import DEFAULT_LIMITS, Limits
 from interlock.model.schema_walk import SchemaError, check_structure, defaults, marks
 from interlock.model.text_forms import KEYWORD, Form
@@ -30,8 +31,8 @@ BACKTRACK_MAX: Final = 20_000
 _ERRORS_MAX: Final = 20
 _SHOWN_CHARS_MAX: Final = 200
 _MASK: Final = "the value"
-_PLAIN_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.-]{0,31}", re.ASCII)
-_DRAFTS: Final = re.compile(
+_PLAIN_NAME: Final = lazy_pattern(r"[A-Za-z_$][A-Za-z0-9_.-]{0,31}", re.ASCII)
+_DRAFTS: Final = lazy_pattern(
     r"https?://json-schema\.org/(draft/2020-12/schema|draft/2019-09/schema|draft-0[467]/schema)#?", re.ASCII
 )
 

@@ -6,8 +6,10 @@ import re
 import shlex
 from typing import Any, Final
 
+from interlock.lazy import lazy_pattern
+
 _SAY_MOST: Final = ("command", "argv", "path", "source", "url", "key", "message")
-_PLAIN: Final = re.compile(r"(?:[\w.,/:=@%+-]|\[redacted:[a-z0-9-]+:[0-9a-f]{8}\])+", re.ASCII)
+_PLAIN: Final = lazy_pattern(r"(?:[\w.,/:=@%+-]|\[redacted:[a-z0-9-]+:[0-9a-f]{8}\])+", re.ASCII)
 """A word that needs no quotes; a redacted one is easier to recognise without."""
 
 

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from math import isfinite
 from typing import Any, Final
@@ -16,6 +15,7 @@ from typing import Any, Final
 import jiter
 import msgspec
 
+from interlock.lazy import lazy_pattern
 from interlock.model.errors import ProposalError
 from interlock.model.limits import INTEGER_MAX, Limits
 from interlock.model.text import starts_foreign, why_not_utf8, without_bom
@@ -24,8 +24,8 @@ RESERVED: Final = frozenset(("__entity", "__extn"))
 """Keys that Cedar's JSON form reads as an entity or an extension value: an agent could forge one with them."""
 
 _ATOMS: Final = frozenset((str, bool, type(None)))
-_AT: Final = re.compile(r" at (line \d+ column \d+)$")
-_IDENTIFIER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_AT: Final = lazy_pattern(r" at (line \d+ column \d+)$")
+_IDENTIFIER: Final = lazy_pattern(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 def parse_json(data: bytes) -> Any:

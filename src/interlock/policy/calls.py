@@ -14,12 +14,12 @@ call: a parameter marked as a path, or a word of the command. Links are not foll
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from interlock.detect import prompt_flags
 from interlock.detect.commands import Command, CommandLine, parse_shell, parse_words
+from interlock.lazy import lazy_pattern
 from interlock.model.decision import Request
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import PathGlob
@@ -28,8 +28,8 @@ from interlock.policy.contexts import COMMAND, MODEL_PARTS, PATHS, Context, fill
 from interlock.policy.values import Converter, RefusedError
 from interlock.policy.world import ActionType
 
-_HOME = re.compile(r"(?:~|\$HOME|\$\{HOME\})(?=/|$)")
-_VALUE = re.compile(r"--?[A-Za-z][A-Za-z0-9-]*=|-[A-Za-z](?=[/~.])|@|file://|[A-Za-z_][A-Za-z0-9_]*=")
+_HOME = lazy_pattern(r"(?:~|\$HOME|\$\{HOME\})(?=/|$)")
+_VALUE = lazy_pattern(r"--?[A-Za-z][A-Za-z0-9-]*=|-[A-Za-z](?=[/~.])|@|file://|[A-Za-z_][A-Za-z0-9_]*=")
 
 
 class Paths:

@@ -6,11 +6,11 @@ and duration. `ip` is left to the reference engine (see `reference`).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from interlock.lazy import lazy_pattern
 from interlock.policy.terms import (
     LONG_MAX,
     LONG_MIN,
@@ -22,12 +22,12 @@ from interlock.policy.terms import (
 )
 
 DAY_MS: Final = 86_400_000
-_DECIMAL = re.compile(r"(-?)([0-9]+)\.([0-9]{1,4})")
-_DATE = re.compile(
+_DECIMAL = lazy_pattern(r"(-?)([0-9]+)\.([0-9]{1,4})")
+_DATE = lazy_pattern(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
     r"(?:T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{3}))?(?:Z|([+-])([0-9]{2})([0-9]{2})))?"
 )
-_DURATION = re.compile(r"(-?)(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?(?:([0-9]+)ms)?")
+_DURATION = lazy_pattern(r"(-?)(?:([0-9]+)d)?(?:([0-9]+)h)?(?:([0-9]+)m)?(?:([0-9]+)s)?(?:([0-9]+)ms)?")
 _UNITS: Final = (DAY_MS, 3_600_000, 60_000, 1000, 1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

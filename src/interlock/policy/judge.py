@@ -7,15 +7,15 @@ it not match and is reported. If every matching forbid has `@hold`, and a permit
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
 from interlock.detect.environment import unknown_variables
+from interlock.lazy import lazy
 from interlock.model.decision import Decision, Request, Requirement
 from interlock.policy.calls import Paths, contexts
 from interlock.policy.contexts import Context
-from interlock.policy.explain import Explanation, explain
 from interlock.policy.index import Index, Residue
 from interlock.policy.narrow import Match, narrowed, no_match, one_by_one
 from interlock.policy.operators import Entity, Situation
@@ -25,6 +25,11 @@ from interlock.policy.terms import EvaluationError, Uid
 from interlock.policy.values import RefusedError
 from interlock.policy.verdict import Outcome, asked_about_variables, held, run, strictest, together, verdict
 from interlock.policy.world import ActionType, World, host_id, situation
+
+if TYPE_CHECKING:
+    from interlock.policy import explain as explaining
+else:
+    explaining = lazy("interlock.policy.explain")
 
 BUCKETS_MAX: Final = 4096
 OUTCOMES_MAX: Final = 256
@@ -179,7 +184,7 @@ class PolicyJudge:
         denied = any(each.settled and (each.tests or each.policy.hold is None) for each in bucket.forbids)
         return not denied and any(not (each.settled and each.tests) for each in bucket.permits)
 
-    def explain(self, request: Request) -> Explanation:
+    def explain(self, request: Request) -> explaining.Explanation:
         """The decision, and for each policy whether it matched and which of its conditions was false."""
         bucket = self._bucket(request)
         context: dict[str, Any] | None = {}
@@ -193,7 +198,7 @@ class PolicyJudge:
                 answers = (_answer(bucket, each, request.discharged).decision for each in found)
                 decisive = (each for each, answer in zip(found, answers, strict=True) if answer == decision.decision)
                 context = next(decisive, found[0])
-        return explain(
+        return explaining.explain(
             decision,
             self.policies,
             self._actions.get(request.action),

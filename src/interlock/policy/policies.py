@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 
+from interlock.lazy import lazy_pattern
 from interlock.model.canonical import digest
 from interlock.policy import syntax
 from interlock.policy.source import Statement, too_deep
@@ -21,9 +22,9 @@ ANNOTATIONS: Final = ("id", "hold", "quorum", "ttl", "reason")
 QUORUM_MAX: Final = 100
 TTL_MAX_MS: Final = 30 * 24 * 3_600_000
 _TOO_DEEP: Final = "the condition is nested more than 100 levels deep; use `[...].contains(x)` or several policies"
-_TTL = re.compile(r"([1-9][0-9]{0,9})(ms|s|m|h|d)")
+_TTL = lazy_pattern(r"([1-9][0-9]{0,9})(ms|s|m|h|d)")
 _UNIT_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_ID = re.compile(r"[^\x00-\x1f\x7f]{1,256}")
+_ID = lazy_pattern(r"[^\x00-\x1f\x7f]{1,256}")
 
 
 class Problem(msgspec.Struct, frozen=True):

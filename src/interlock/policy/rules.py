@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from interlock.lazy import lazy_pattern
 from interlock.model.globs import name_matcher
 from interlock.policy.policies import Absence, Problem, nearest
 from interlock.policy.terms import quote
@@ -22,7 +23,7 @@ from interlock.policy.world import CALL, ON_STATE, ActionType
 
 FILE: Final = "rules"
 PATH: Final = "path"
-_SPECIAL: Final = re.compile(r"([^()\s]+)\((.+)\)", re.DOTALL)
+_SPECIAL: Final = lazy_pattern(r"([^()\s]+)\((.+)\)", re.DOTALL)
 _WHY: Final = {
     "plain": "what this command runs, reads or writes cannot be determined in advance, so no rule about commands applies",
     "literal": "what this command runs cannot be determined in advance, and there are rules about commands",

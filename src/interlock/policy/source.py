@@ -12,7 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-_TOKEN = re.compile(
+from interlock.lazy import lazy_pattern
+
+_TOKEN = lazy_pattern(
     r"(?P<space>\s+|//[^\n]*)"
     r'|(?P<string>"(?:[^"\\]|\\.)*")'
     r"|(?P<word>[A-Za-z_][A-Za-z0-9_]*)"

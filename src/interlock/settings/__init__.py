@@ -1,10 +1,35 @@
-"""Loads the user's configuration: found, decoded, overridden only to tighten, and trusted."""
+"""The configuration: found, decoded, merged with environment and flags, and trusted.
 
-from interlock.settings.decode import decode
-from interlock.settings.last_trusted import load_last_trusted
-from interlock.settings.load import Gathered, Loaded, find, gather, load, load_table
-from interlock.settings.sections import Settings, Unavailable
-from interlock.settings.trust import Change, SourceFile, TrustStore
+Exported names are imported on first use: commands that only look back need to find the project, not to read its settings.
+"""
+
+from typing import TYPE_CHECKING
+
+from interlock.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from interlock.settings.last_trusted import load_last_trusted
+    from interlock.settings.load import Gathered, Loaded, gather, load_table
+    from interlock.settings.project_file import find
+    from interlock.settings.sections import Settings, Unavailable
+    from interlock.settings.trust import Change, SourceFile, TrustStore
+else:
+    __getattr__ = lazy_exports(
+        __name__,
+        {
+            "Change": "trust",
+            "Gathered": "load",
+            "Loaded": "load",
+            "Settings": "sections",
+            "SourceFile": "trust",
+            "TrustStore": "trust",
+            "Unavailable": "sections",
+            "find": "project_file",
+            "gather": "load",
+            "load_last_trusted": "last_trusted",
+            "load_table": "load",
+        },
+    )
 
 __all__ = [
     "Change",
@@ -14,10 +39,8 @@ __all__ = [
     "SourceFile",
     "TrustStore",
     "Unavailable",
-    "decode",
     "find",
     "gather",
-    "load",
     "load_last_trusted",
     "load_table",
 ]

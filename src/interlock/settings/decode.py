@@ -19,6 +19,7 @@ import msgspec
 
 from interlock.detect import find_secrets
 from interlock.detect.environment import is_loaded_first
+from interlock.lazy import lazy_pattern
 from interlock.model import typed
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import PathGlob
@@ -37,9 +38,9 @@ Locate = Callable[[Place], str]
 
 S = TypeVar("S")
 
-_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_SERVER: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
+_HEADER: Final = lazy_pattern(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
+_SERVER: Final = lazy_pattern(r"[A-Za-z0-9_-]{1,64}")
+_VARIABLE: Final = lazy_pattern(r"[A-Za-z_][A-Za-z0-9_]*\*?|\*")
 _UNITS: Final = {DURATION: duration_ms, SIZE: size_bytes}
 
 

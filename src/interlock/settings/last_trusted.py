@@ -15,9 +15,10 @@ from typing import Final
 from interlock.model.canonical import digest
 from interlock.model.errors import ConfigurationError
 from interlock.settings.decode import decode, dotted
-from interlock.settings.load import FILE, PYPROJECT, Loaded
+from interlock.settings.load import Loaded
 from interlock.settings.named import protected_names
 from interlock.settings.overlay import overlay
+from interlock.settings.project_file import FILE, PYPROJECT
 from interlock.settings.sections import DEFAULTS, Settings
 from interlock.settings.source import parse_toml
 from interlock.settings.trust import SourceFile, TrustStore

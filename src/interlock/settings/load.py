@@ -17,28 +17,20 @@ import msgspec
 from interlock.model.canonical import digest
 from interlock.model.errors import ConfigurationError
 from interlock.settings.decode import Locate, Place, decode, dotted, fields_of, shown
+from interlock.settings.file_bytes import read_bytes
 from interlock.settings.mcp_files import files_of, merged, read_servers
 from interlock.settings.named import Named, named_files, protected_names
 from interlock.settings.overlay import overlay
+from interlock.settings.project_file import FILE, PYPROJECT, TABLE, Found, find, has_table, no_configuration
 from interlock.settings.sections import Settings
-from interlock.settings.source import locator, parse_toml, read_bytes, utf8
+from interlock.settings.source import locator, parse_toml, utf8
 from interlock.settings.trust import SourceFile, TrustStore
 
-FILE: Final = "interlock.toml"
-PYPROJECT: Final = "pyproject.toml"
 LOCK: Final = "interlock.lock"
 """The pinned definitions of the tools of MCP servers."""
-TABLE: Final = ("tool", "interlock")
 FILES_MAX: Final = 1_000
 GIVEN: Final = "settings="
 """The source name of settings passed by a program."""
-
-
-class Found(msgspec.Struct, frozen=True):
-    """A configuration file that was found: `interlock.toml`, or a `pyproject.toml` with a `[tool.interlock]` table."""
-
-    path: Path
-    data: bytes
 
 
 class Gathered(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,41 +93,6 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
             {"path": dotted(place), "value": value, "source": _source(place, self.sources)}
             for place, value in _leaves(self.settings, Settings, ())
         ]
-
-
-def find(start: Path) -> Found | None:
-    """The nearest configuration, from `start` upwards; None if there is none.
-
-    Raises: ConfigurationError if a directory has both kinds, or the file cannot be read. An unreadable `pyproject.toml`
-    beside an `interlock.toml` is ignored.
-    """
-    start = start.resolve()
-    for directory in (start, *start.parents):
-        own = read_bytes(directory / FILE)
-        try:
-            project = _pyproject(directory / PYPROJECT)
-        except ConfigurationError:
-            if own is None:
-                raise
-            project = None  # temporarily broken, as while being edited, which must not affect interlock.toml
-        if own is not None and project is not None:
-            raise ConfigurationError(
-                f"both `{FILE}` and `[tool.interlock]` in `{PYPROJECT}` exist here",
-                path=str(directory),
-                hint="keep one of them",
-            )
-        if own is not None:
-            return Found(directory / FILE, own)
-        if project is not None:
-            return Found(directory / PYPROJECT, project)
-    return None
-
-
-def no_configuration(start: Path) -> ConfigurationError:
-    """The error of a command that needs a configuration and finds none from `start` on."""
-    return ConfigurationError(
-        f"no `{FILE}` in this directory or any parent", path=str(start), hint="`interlock init` writes one"
-    )
 
 
 def gather(start: Path, *, explicit: Path | None = None, extra: Sequence[str] = ()) -> Gathered:
@@ -288,28 +245,9 @@ def _explicit(path: Path) -> Found:
         raise ConfigurationError(
             "the configuration file does not exist", path=str(path), hint="`interlock init` writes one"
         )
-    if path.name == PYPROJECT and not _has_table(data, path):
+    if path.name == PYPROJECT and not has_table(data, path):
         raise ConfigurationError("there is no `[tool.interlock]` table", path=str(path))
     return Found(path.parent.resolve() / path.name, data)
-
-
-def _pyproject(path: Path) -> bytes | None:
-    """The bytes of a pyproject.toml with our table. Others, including links, are ignored."""
-    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises in a directory that cannot be searched
-        return None
-    data = read_bytes(path, follow=True)
-    if data is None or b"interlock" not in data or not _has_table(data, path):
-        return None
-    return read_bytes(path)
-
-
-def _has_table(data: bytes, path: Path) -> bool:
-    tool = parse_toml(data, str(path)).get("tool")
-    if not isinstance(tool, dict) or "interlock" not in tool:
-        return False
-    if not isinstance(tool["interlock"], dict):
-        raise ConfigurationError("`tool.interlock` is not a table", path=str(path))
-    return True
 
 
 def _as_text(table: Mapping[str, Any]) -> bytes:

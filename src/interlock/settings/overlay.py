@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import functools
-import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
 
+from interlock.lazy import lazy_pattern
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import name_covers
 from interlock.settings.decode import Place, decode_text, fields_of
@@ -24,7 +24,7 @@ NOT_SETTINGS: Final = frozenset(("INTERLOCK_STATE_DIR", "INTERLOCK_APPROVER_TOKE
 """Variables of Interlock that are not settings."""
 
 _PREFIX: Final = "INTERLOCK_"
-_KUBERNETES: Final = re.compile(
+_KUBERNETES: Final = lazy_pattern(
     r"INTERLOCK_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)?)"
 )
 _BUILT_IN_ACTIONS: Final = frozenset(("state_read", "state_write", "assert", "compensate", "connect"))

@@ -18,7 +18,7 @@ import msgspec
 from interlock.disk import Disk
 from interlock.model.errors import ConfigurationError, StoreError
 from interlock.settings.decode import decode, description_of, fields_of, shown
-from interlock.settings.load import FILE, find
+from interlock.settings.project_file import FILE, find
 from interlock.settings.schema import PLACE, install
 from interlock.settings.sections import DEFAULTS, Amounts, Guard
 

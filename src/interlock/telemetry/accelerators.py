@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from shutil import which
+from typing import TYPE_CHECKING
 
+from interlock.lazy import lazy
 from interlock.telemetry.procfs import Absent, read
 from interlock.telemetry.snapshot import Accelerator
+
+if TYPE_CHECKING:
+    import shutil
+else:
+    shutil = lazy("shutil")
 
 _ASK_TIMEOUT_S = 3.0
 NOT_ASKED = "the NVIDIA driver tells use and memory only through nvidia-smi, which `interlock telemetry` asks"
@@ -41,7 +47,7 @@ def _nvidia(proc: Path, *, ask: bool) -> list[Accelerator]:
 
 
 def _ask_nvidia() -> list[Accelerator]:
-    program = which("nvidia-smi")
+    program = shutil.which("nvidia-smi")
     if program is None:
         return []
     query = ["--query-gpu=name,utilization.gpu,memory.used,memory.total", "--format=csv,noheader,nounits"]

@@ -7,14 +7,15 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from interlock.lazy import lazy_pattern
 from interlock.model.errors import ProposalError
 from interlock.model.proposal import Action, ToolCompensation
 from interlock.model.schema import Schema
 from interlock.model.tool import Tool, open_schema
 from interlock.verify.references import References, has_dollar
 
-_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_.-]{0,31}", re.ASCII)
-_LEVEL_OF_ITS_OWN: Final = re.compile(r"is a required property$|^(an )?unknown property")
+_NAME: Final = lazy_pattern(r"[A-Za-z_$][A-Za-z0-9_.-]{0,31}", re.ASCII)
+_LEVEL_OF_ITS_OWN: Final = lazy_pattern(r"is a required property$|^(an )?unknown property")
 """Messages about an object itself, which stay true whatever the references inside it turn out to be."""
 
 

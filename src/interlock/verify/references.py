@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
+from interlock.lazy import lazy_pattern
 from interlock.model.errors import ProposalError
 from interlock.model.values import step
 
@@ -19,9 +20,9 @@ Path = tuple[str | int, ...]
 """Steps into an output: keys and indices."""
 
 _STEPS: Final = r"(?:\.[^.\[\]$]+|\[[0-9]{1,9}\]|\['[^']*'\]|\[\"[^\"]*\"\])*"
-_REFERENCE: Final = re.compile(rf"\$([A-Za-z0-9_.:-]+?)\.output({_STEPS})", re.ASCII)
-_OUTPUT: Final = re.compile(rf"\.output({_STEPS})")
-_STEP: Final = re.compile(r"\.([^.\[\]$]+)|\[([0-9]+)\]|\['([^']*)'\]|\[\"([^\"]*)\"\]")
+_REFERENCE: Final = lazy_pattern(rf"\$([A-Za-z0-9_.:-]+?)\.output({_STEPS})", re.ASCII)
+_OUTPUT: Final = lazy_pattern(rf"\.output({_STEPS})")
+_STEP: Final = lazy_pattern(r"\.([^.\[\]$]+)|\[([0-9]+)\]|\['([^']*)'\]|\[\"([^\"]*)\"\]")
 
 
 class Reference(NamedTuple):

@@ -21,15 +21,15 @@ import fcntl
 import hashlib
 import itertools
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal, NamedTuple
 
 import msgspec
 
 from interlock.disk import Disk, open_regular, store_error
+from interlock.lazy import lazy
 from interlock.model import typed
 from interlock.model.canonical import digest_bytes
 from interlock.model.clock import Clock
@@ -37,6 +37,11 @@ from interlock.model.errors import IntegrityError, StoreError
 from interlock.workspace.names import NameJson, Rel, stored, to_json
 from interlock.workspace.nodes import Node, Seen
 from interlock.workspace.tree import hash_file, read_chunks, write_chunks
+
+if TYPE_CHECKING:
+    import shutil
+else:
+    shutil = lazy("shutil")
 
 _FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 _PROCESS_VERSION: Final = 2  # of lines about processes

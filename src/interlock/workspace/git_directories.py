@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from interlock.lazy import lazy_pattern
 from interlock.model.errors import ToolError
 from interlock.workspace.layer_diff import Difference
 from interlock.workspace.names import Rel
@@ -33,7 +34,7 @@ _DATA_DIRECTORIES: Final = frozenset({"refs", "reftable", "logs"})
 _OBJECTS_INFO: Final = frozenset({"packs", "commit-graph", "commit-graphs"})
 """Of `objects/info`; `alternates` there leads to the objects of other directories."""
 
-_HOOKS_PATH: Final = re.compile(rb"hookspath[ \t]*=[ \t]*([^#;\n]*)", re.IGNORECASE)
+_HOOKS_PATH: Final = lazy_pattern(rb"hookspath[ \t]*=[ \t]*([^#;\n]*)", re.IGNORECASE)
 _CONFIGURATION_BYTES: Final = 1024 * 1024
 
 

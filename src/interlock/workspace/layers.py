@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 import time
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 import msgspec
 
 from interlock.disk import Disk
+from interlock.lazy import lazy
 from interlock.model import typed
 from interlock.model.clock import Clock
 from interlock.model.errors import IntegrityError, StoreError, ToolError
@@ -43,6 +43,11 @@ from interlock.workspace.layer_size import LayerSize
 from interlock.workspace.names import Rel
 from interlock.workspace.nodes import Identity, Node, identity
 from interlock.workspace.tree import Workspace
+
+if TYPE_CHECKING:
+    import shutil
+else:
+    shutil = lazy("shutil")
 
 VERSION: Final = 1
 _CLOCK_REALTIME_COARSE: Final = 5  # linux/time.h; file systems take their timestamps from it

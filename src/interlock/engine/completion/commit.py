@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from interlock.engine.completion.layers import commit_files, discard, leave_committed_layer
-from interlock.engine.completion.rollback import roll_back
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.record import rows
 from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.tally import cost_of
 from interlock.engine.services import EndedProposal, Services
 from interlock.journal import scan
+from interlock.lazy import lazy
 from interlock.model.decision import Refusal
 from interlock.model.errors import IntegrityError
 from interlock.model.events import (
@@ -35,6 +35,11 @@ from interlock.model.result import ActionResult, NotUndone, ProposalResult, RunS
 from interlock.state.buffer import Buffer
 from interlock.state.store import StateConflictError
 from interlock.verify.graph import state_reads
+
+if TYPE_CHECKING:
+    from interlock.engine.completion import rollback
+else:
+    rollback = lazy("interlock.engine.completion.rollback")
 
 _ABORTING: Final = frozenset({"aborted", "deadline_exceeded", "state_conflict"})
 
@@ -61,7 +66,7 @@ async def conclude(run: ProposalRun) -> ProposalResult:
         leave_committed_layer(run)
         if run.turn is not None and any(row is not None and row.attempts for row in run.rows):
             await run.turn.take_for_undo()
-        not_undone = await roll_back(run)
+        not_undone = await rollback.roll_back(run)
         discard(run)
     return await finish(run, not_undone)
 

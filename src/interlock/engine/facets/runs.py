@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from interlock.approvals import Approver, Outcome
 from interlock.approvals.hold import Surface
@@ -13,17 +13,10 @@ from interlock.engine.kit.execute import Asks
 from interlock.engine.local.machine import user_name
 from interlock.engine.people.questions import OnQuestion
 from interlock.engine.proposals.decoding import decode
-from interlock.engine.record.replay import ReplayedRun
-from interlock.engine.runs.kept_layers import LayerChange, LayerReport, commit_layers, diff_layers, discard_layers
-from interlock.engine.runs.recover import Unfinished, recover_all
-from interlock.engine.runs.resume import resume, run_directory
 from interlock.engine.runs.run import Run
-from interlock.engine.runs.stop import StopReport
-from interlock.engine.runs.stop_runs import end_left_runs, stop_runs
-from interlock.engine.runs.undo_target import stop_target
-from interlock.engine.runs.unknown_outcomes import Answer, answer_outcome
 from interlock.engine.services import Services
 from interlock.journal import MemoryJournal, RunRow, Tail, read
+from interlock.lazy import lazy
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.model.events import Event, Unknown
 from interlock.model.grant import OPERATOR
@@ -31,11 +24,25 @@ from interlock.model.result import NotUndone, ProposalResult
 from interlock.telemetry import SpanRecord, spans_of
 from interlock.workspace.names import NameJson
 
+if TYPE_CHECKING:
+    from interlock.engine.record import replay
+    from interlock.engine.runs import kept_layers, recover, resume, stop_runs, undo_target, unknown_outcomes
+    from interlock.engine.runs.stop import StopReport
+
+    UnfinishedRuns = list[recover.Unfinished]
+    StopReports = list[StopReport]
+    LayerChanges = list[kept_layers.LayerChange]
+else:
+    replay = lazy("interlock.engine.record.replay")
+    kept_layers = lazy("interlock.engine.runs.kept_layers")
+    recover = lazy("interlock.engine.runs.recover")
+    resume = lazy("interlock.engine.runs.resume")
+    stop_runs = lazy("interlock.engine.runs.stop_runs")
+    undo_target = lazy("interlock.engine.runs.undo_target")
+    unknown_outcomes = lazy("interlock.engine.runs.unknown_outcomes")
+
 Results = list[ProposalResult]
 Spans = list[SpanRecord]
-UnfinishedRuns = list[Unfinished]
-StopReports = list[StopReport]
-LayerChanges = list[LayerChange]
 FOLLOW_S: Final = 0.05
 """Poll interval of `follow`: another process may write the journal."""
 
@@ -76,7 +83,7 @@ class Runs:
 
     def results(self, run_id: str) -> Results:
         """The results of a run's proposals, from its journal. Raises: UsageError `not_found`; IntegrityError; StoreError."""
-        replayed = ReplayedRun(self._directory(run_id))
+        replayed = replay.ReplayedRun(self._directory(run_id))
         return [replayed.result(proposal_id) for proposal_id in replayed.proposals]
 
     def events(self, run_id: str, *, start: int = 0) -> Iterator[Event | Unknown]:
@@ -151,7 +158,7 @@ class Runs:
             self._services.hooks.notify(f"undo goes on without the tool modules: {error.message}")
         services = self._services.for_undo()
         if action_id is None:
-            await stop_target(services, run_id, by=user_name())
+            await undo_target.stop_target(services, run_id, by=user_name())
         parameters = {"run": run_id, "force": force} | ({} if action_id is None else {"action": action_id})
         # `skip`: an undo that gets stuck half way is not itself rolled back.
         action: dict[str, Any] = {"type": "tool_call", "id": "undo", "tool": "undo", "parameters": parameters}
@@ -176,19 +183,19 @@ class Runs:
 
         Raises: UsageError `layer_missing`, StoreError, IntegrityError.
         """
-        return diff_layers(self._services, run_id)
+        return kept_layers.diff_layers(self._services, run_id)
 
-    async def commit(self, run_id: str, paths: Sequence[NameJson] = ()) -> LayerReport:
+    async def commit(self, run_id: str, paths: Sequence[NameJson] = ()) -> kept_layers.LayerReport:
         """Commit the kept layers of a run, or what lies at or beneath `paths` of them.
 
         Raises: UsageError `layer_missing`, `path_unchanged`; ConflictError `commit_incomplete` (the rest was committed);
         StoreError `run_locked`.
         """
-        return await commit_layers(self._services, run_id, paths)
+        return await kept_layers.commit_layers(self._services, run_id, paths)
 
-    def discard(self, run_id: str) -> LayerReport:
+    def discard(self, run_id: str) -> kept_layers.LayerReport:
         """Drop the kept layers of a run with everything in them. Raises: UsageError `layer_missing`, StoreError `run_locked`."""
-        return discard_layers(self._services, run_id)
+        return kept_layers.discard_layers(self._services, run_id)
 
     async def stop(
         self,
@@ -205,20 +212,24 @@ class Runs:
         then. `by` is who the journal names, by default the user. A stopped run is over: `undo` undoes what it did. Raises:
         UsageError `not_found`, `run_finished`; StoreError.
         """
-        return await stop_runs(self._services, run_id, reason=reason, by=by, wait_ms=wait_ms, kill=kill)
+        return await stop_runs.stop_runs(self._services, run_id, reason=reason, by=by, wait_ms=wait_ms, kill=kill)
 
     async def end_left(self, reports: Sequence[StopReport]) -> StopReports:
         """End the runs among these, which were to stop, that no process carries any more. Raises: StoreError, IntegrityError."""
-        return await end_left_runs(self._services, reports)
+        return await stop_runs.end_left_runs(self._services, reports)
 
-    def answer_outcome(self, run_id: str, action: str, answer: Answer, approver: Approver, surface: Surface) -> Outcome:
+    def answer_outcome(
+        self, run_id: str, action: str, answer: unknown_outcomes.Answer, approver: Approver, surface: Surface
+    ) -> Outcome:
         """Say what became of an action whose outcome is not known; `resume` then goes on with its run.
 
         Raises: UsageError `not_found` if the action has no unknown outcome; StoreError `run_locked` if its process is alive.
         """
         services = self._services
-        directory = run_directory(services, run_id)
-        return answer_outcome(services.desk, services.disk, directory, action, answer, approver, surface)
+        directory = resume.run_directory(services, run_id)
+        return unknown_outcomes.answer_outcome(
+            services.desk, services.disk, directory, action, answer, approver, surface
+        )
 
     def stop_sync(self, run_id: str | None = None, **options: Any) -> StopReports:
         """`stop` from a thread without an event loop."""
@@ -233,14 +244,16 @@ class Runs:
         services = self._services
         found = []
         if services.state_dir is not None:
-            found = recover_all(services.db, services.index, services.state_dir / "runs", services.disk, services.desk)
+            found = recover.recover_all(
+                services.db, services.index, services.state_dir / "runs", services.disk, services.desk
+            )
         services.index.in_order = True
         return found
 
     async def resume(
         self,
         run_id: str,
-        answers: Mapping[str, Answer] | None = None,
+        answers: Mapping[str, unknown_outcomes.Answer] | None = None,
         *,
         by: str = "",
         wait: bool = True,
@@ -253,4 +266,4 @@ class Runs:
         """
         await self._services.load_tools()
         async with self._asks(wait, on_question):
-            return await resume(self._services, run_id, answers, by=by)
+            return await resume.resume(self._services, run_id, answers, by=by)

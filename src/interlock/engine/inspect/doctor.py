@@ -33,7 +33,8 @@ from interlock.isolation.attack_report import Leg, Row, profile_of, table
 from interlock.isolation.posture import FIXES, choose, posture_of
 from interlock.isolation.probe import probe
 from interlock.model.errors import ConfigurationError, InterlockError, StoreError, UsageError
-from interlock.settings import TrustStore, find, gather, load
+from interlock.settings import TrustStore, find, gather
+from interlock.settings.load import load
 from interlock.settings.sections import Isolation
 from interlock.signing import Signer
 from interlock.telemetry import Sampler

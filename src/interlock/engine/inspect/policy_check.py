@@ -42,10 +42,10 @@ from interlock.policy import (
     PolicyJudge,
     Replay,
     read_cases,
-    replay,
     run_cases,
     to_cedar,
 )
+from interlock.policy.replay import replay
 from interlock.policy.world import BUILT_IN, about
 from interlock.settings import Gathered, TrustStore, gather
 from interlock.settings.source import utf8

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
-from interlock.detect import flags
+from interlock.detect.flags import flags
 from interlock.model.decision import Request
 from interlock.model.grant import Principal
 from interlock.model.proposal import Action, Proposal

@@ -5,10 +5,17 @@ So its report of the end finds the run even if it reaches another process than t
 
 from __future__ import annotations
 
-from interlock.engine.runs.resume import resume, unknown_actions
-from interlock.engine.runs.unknown_outcomes import Answer
+from typing import TYPE_CHECKING
+
 from interlock.engine.services import Services
+from interlock.lazy import lazy
 from interlock.model.canonical import digest
+
+if TYPE_CHECKING:
+    from interlock.engine.runs import resume
+    from interlock.engine.runs.unknown_outcomes import Answer
+else:
+    resume = lazy("interlock.engine.runs.resume")
 
 
 class ClientUses:
@@ -42,8 +49,8 @@ class ClientUses:
         """
         await self._services.load_tools()
         answer: Answer = "succeeded" if succeeded else "failed"
-        answers = dict.fromkeys(unknown_actions(self._services, run_id), answer)
-        await resume(self._services, run_id, answers, by=client, reported=True)
+        answers = dict.fromkeys(resume.unknown_actions(self._services, run_id), answer)
+        await resume.resume(self._services, run_id, answers, by=client, reported=True)
 
     def _key(self, client: str, session: str, use: str) -> str:
         about = [self._services.workspace_id, client, session, use]

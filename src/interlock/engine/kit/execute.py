@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from interlock.capability.tokens import GrantToken
-from interlock.engine.kit.calls import Caller, call, execute_tool_calls
 from interlock.engine.people.grant_tokens import present_token
 from interlock.engine.people.questions import OnQuestion
 from interlock.engine.proposals.decoding import ProposalLike, decode
 from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
+from interlock.lazy import lazy
 from interlock.model.grant import OPERATOR
 from interlock.model.result import CallResult, ProposalResult
 from interlock.model.tool import ClientExecutor, ToolExecutor
+
+if TYPE_CHECKING:
+    from interlock.engine.kit import calls
+else:
+    calls = lazy("interlock.engine.kit.calls")
 
 Asks = Callable[[bool, OnQuestion | None], AbstractAsyncContextManager[None]]
 """Gives the context in which work is asked about, from `wait` and `on_question`."""
@@ -71,7 +76,7 @@ async def call_tool(
     """See `Runtime.call`."""
     async with asks(wait, on_question):
         caller = _caller(services, agent, session, grant_token)
-        return await call(
+        return await calls.call(
             services, tool, parameters or {}, caller, call_id=call_id, resume_held=resume_held, client=client
         )
 
@@ -91,11 +96,11 @@ async def call_tools(
     """See `Runtime.execute_tool_calls`."""
     async with asks(wait, on_question):
         caller = _caller(services, agent, session, grant_token)
-        return await execute_tool_calls(services, message, caller, once=once)
+        return await calls.execute_tool_calls(services, message, caller, once=once)
 
 
-def _caller(services: Services, agent: str | None, session: str | None, grant_token: str | None) -> Caller:
+def _caller(services: Services, agent: str | None, session: str | None, grant_token: str | None) -> calls.Caller:
     token = present(services, grant_token, agent)
     if token is None:
-        return Caller(agent or services.agent, session)
-    return Caller(token.root.agent, session, token)
+        return calls.Caller(agent or services.agent, session)
+    return calls.Caller(token.root.agent, session, token)

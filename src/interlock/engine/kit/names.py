@@ -7,14 +7,15 @@ name is safe keeps it; where two would get the same, and where one is too long, 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Collection
 from typing import Final
 
+from interlock.lazy import lazy_pattern
+
 CHARS_MAX: Final = 64
 _DIGEST_CHARS: Final = 8
-_UNSAFE: Final = re.compile(r"[^A-Za-z0-9_-]")
+_UNSAFE: Final = lazy_pattern(r"[^A-Za-z0-9_-]")
 
 
 def safe_names(tools: Collection[str], chars_max: int = CHARS_MAX) -> dict[str, str]:

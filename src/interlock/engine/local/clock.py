@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 
 
@@ -24,4 +24,4 @@ class SystemIds:
     @staticmethod
     def new(prefix: str) -> str:
         """`PREFIX_` + 32 hex digits."""
-        return f"{prefix}_{secrets.token_hex(16)}"
+        return f"{prefix}_{os.urandom(16).hex()}"

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from interlock.disk import Database, Disk, open_regular, store_error
 from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.model.errors import ConfigurationError, IntegrityError
-from interlock.settings.load import FILE, PYPROJECT, find, no_configuration
+from interlock.settings.project_file import FILE, PYPROJECT, find, no_configuration
 from interlock.workspace.registry import Registry, state_directory
 
 MARK_NAME: Final = "database.id"

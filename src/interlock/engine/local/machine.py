@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import secrets
 from pathlib import Path
 
 from interlock.disk import Disk
@@ -31,5 +30,5 @@ def redaction_key(state: Path, disk: Disk) -> bytes:
     path = state / "keys" / "redaction.key"
     if not path.exists():
         disk.make_directory(path.parent)
-        disk.write_atomic(path, secrets.token_bytes(32))
+        disk.write_atomic(path, os.urandom(32))
     return path.read_bytes()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -16,20 +15,23 @@ from interlock.approvals import (
     AuditRecord,
     GrantStore,
     Hold,
-    LocalWake,
-    Notifications,
-    Notifier,
-    Waiter,
-    Wake,
-    WakeFile,
     action_digest,
 )
-from interlock.approvals.audit_sinks import AuditSink, AuditStream, FunctionSink
-from interlock.approvals.notifiers import Function
 from interlock.detect import QuestionRedactor, Redactor
 from interlock.disk import Database, Disk
+from interlock.lazy import lazy
 from interlock.model.clock import Clock, Ids
 from interlock.model.errors import UsageError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from interlock.approvals import audit_sinks, notifiers, notify, wait
+else:
+    audit_sinks = lazy("interlock.approvals.audit_sinks")
+    notifiers = lazy("interlock.approvals.notifiers")
+    notify = lazy("interlock.approvals.notify")
+    wait = lazy("interlock.approvals.wait")
 
 CLOSE_S: Final = 2.0
 """What notifications and audit sinks get at the end of a process."""
@@ -76,8 +78,8 @@ class Desk:
         """
         self._home = home
         self._db = db
-        self._stream: AuditStream | None = None
-        self.wake: Wake = LocalWake() if home is None else WakeFile(home / "wake")
+        self._stream: audit_sinks.AuditStream | None = None
+        self.wake: wait.Wake = wait.LocalWake() if home is None else wait.WakeFile(home / "wake")
         """Rings whenever a question has changed."""
         self._redactor = redactor
         self.questions = QuestionRedactor(redactor)
@@ -96,8 +98,8 @@ class Desk:
         """In memory: the program answers through `approvals`, so that a question may wait with no listener."""
         self.listeners: list[Callable[[Hold], None]] = []
         """Told of each question as it is asked (a prompt at the terminal). Must return at once."""
-        self._notifications: Notifications | None = None
-        self._waiters: dict[asyncio.AbstractEventLoop, Waiter] = {}
+        self._notifications: notify.Notifications | None = None
+        self._waiters: dict[asyncio.AbstractEventLoop, wait.Waiter] = {}
 
     @property
     def runs_directory(self) -> Path:
@@ -142,24 +144,24 @@ class Desk:
         self.separation = separation
         self.agent_groups = agent_groups
 
-    def notify_through(self, notifiers: Sequence[Notifier]) -> None:
+    def notify_through(self, notifiers: Sequence[notify.Notifier]) -> None:
         """Tell these of each question."""
-        self._notifications = Notifications(notifiers, self.store.audit, self.store.time) if notifiers else None
+        self._notifications = notify.Notifications(notifiers, self.store.audit, self.store.time) if notifiers else None
 
-    def add_notifier(self, notifier: Notifier | Callable[[Hold], None]) -> None:
+    def add_notifier(self, notifier: notify.Notifier | Callable[[Hold], None]) -> None:
         """Tell this too of each question; a plain function is called with it."""
-        found = notifier if isinstance(notifier, Notifier) else Function(notifier)
+        found = notifier if isinstance(notifier, notify.Notifier) else notifiers.Function(notifier)
         if self._notifications is None:
             self.notify_through([found])
         else:
             self._notifications.add(found)
 
-    def attach(self, sink: AuditSink | Callable[[AuditRecord], None]) -> None:
+    def attach(self, sink: audit_sinks.AuditSink | Callable[[AuditRecord], None]) -> None:
         """Copy the audit to a sink from now on, beginning with what it has not had; a plain function is called with it."""
         if self._stream is None:
             locks = self._home
-            self._stream = AuditStream(self._db, self.store.audit, self.store.time, locks, Disk())
-        self._stream.attach(sink if isinstance(sink, AuditSink) else FunctionSink(sink))
+            self._stream = audit_sinks.AuditStream(self._db, self.store.audit, self.store.time, locks, Disk())
+        self._stream.attach(sink if isinstance(sink, audit_sinks.AuditSink) else audit_sinks.FunctionSink(sink))
 
     def keyed(self, digest: str) -> str:
         """A digest that does not confirm a guess of what it is of."""
@@ -182,11 +184,11 @@ class Desk:
         for listener in (*self.listeners, *(() if asking.tell is None else (asking.tell,))):
             listener(hold)
 
-    def waiter(self, loop: asyncio.AbstractEventLoop) -> Waiter:
+    def waiter(self, loop: asyncio.AbstractEventLoop) -> wait.Waiter:
         """What waits on that loop."""
         for closed in [other for other in self._waiters if other.is_closed()]:
             self._waiters.pop(closed).close()
-        return self._waiters.setdefault(loop, Waiter(self.store, self.wake))
+        return self._waiters.setdefault(loop, wait.Waiter(self.store, self.wake))
 
     def close(self) -> None:
         """Give notifications and audit sinks a moment, and stop waiting."""
@@ -197,5 +199,5 @@ class Desk:
         for waiter in self._waiters.values():
             waiter.close()
         self._waiters.clear()
-        if isinstance(self.wake, LocalWake):
+        if isinstance(self.wake, wait.LocalWake):
             self.wake.close()

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from interlock.approvals import AuditRecord, Notifier
-from interlock.approvals.audit_sinks import AuditSink
 from interlock.engine.people.answers import Answering, Choice, Hold, Scope, Standing, Status
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.asked import Asked, answer_of, checked
 from interlock.engine.people.identity import Proof, identify, require
 from interlock.model.errors import HeldError
 from interlock.model.hold_answer import AskedKind, HoldAnswer
+
+if TYPE_CHECKING:
+    from interlock.approvals import AuditRecord, Notifier
+    from interlock.approvals.audit_sinks import AuditSink
 
 
 class Approvals:

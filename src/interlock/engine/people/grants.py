@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final, NamedTuple
 
 import msgspec
@@ -10,11 +9,12 @@ import msgspec
 from interlock.approvals import IssuedGrant, StandingAnswer
 from interlock.capability import attenuate, compile_grants
 from interlock.engine.people.approval_desk import Desk
+from interlock.lazy import lazy_pattern
 from interlock.model.errors import UsageError
 from interlock.model.grant import GROUP, OPERATOR, TOKEN, Grant, Paths
 
 TTL_MAX_MS: Final = 36_500 * 86_400_000
-_TOKEN_ID: Final = re.compile("token_[0-9a-f]{32}")
+_TOKEN_ID: Final = lazy_pattern("token_[0-9a-f]{32}")
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):

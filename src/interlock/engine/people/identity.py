@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from interlock.approvals import AccessError, Approver, Outcome
 from interlock.approvals.hold import ANY_GROUP
@@ -20,9 +20,17 @@ from interlock.engine.local.clock import SystemClock, SystemIds
 from interlock.engine.local.location import Place, last_trusted_warning, locate, open_database
 from interlock.engine.local.machine import boot_id, redaction_key, user_name
 from interlock.engine.people.approval_desk import Desk
+from interlock.lazy import lazy
 from interlock.model.errors import ConfigurationError, ConflictError, UsageError
-from interlock.settings import Settings, TrustStore, load, load_last_trusted
-from interlock.settings.sections import DEFAULTS
+from interlock.settings.sections import DEFAULTS, Settings
+
+if TYPE_CHECKING:
+    from interlock.settings import last_trusted, trust
+    from interlock.settings import load as loading
+else:
+    last_trusted = lazy("interlock.settings.last_trusted")
+    loading = lazy("interlock.settings.load")
+    trust = lazy("interlock.settings.trust")
 
 _REFUSALS = {
     "agent_may_not_approve": "an agent never answers its own questions",
@@ -73,14 +81,14 @@ def open_desk(
 
 
 def _settings(place: Place, env: Mapping[str, str], disk: Disk, warn: Callable[[str], None] | None) -> Settings:
-    trust = TrustStore(place.state, disk)
+    store = trust.TrustStore(place.state, disk)
     try:
-        return load(place.root, env=env, flags={}, trust=trust).settings
+        return loading.load(place.root, env=env, flags={}, trust=store).settings
     except ConfigurationError as error:
         if warn is None:
             raise
         warn(last_trusted_warning(error))
-        return load_last_trusted(place.root, env=env, trust=trust).settings
+        return last_trusted.load_last_trusted(place.root, env=env, trust=store).settings
 
 
 def identify(desk: Desk, proof: Proof) -> Approver:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from interlock.engine.record.recorder import Recorder
 from interlock.state.budgets import SharedBudget
 from interlock.workspace import Backups
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class RunFiles:
+class RunFiles(msgspec.Struct, frozen=True, eq=False):
     """The run that a proposal belongs to. Everything but `id` is None where nothing is kept, or nothing limits it."""
 
     id: str

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from interlock.engine.proposals.budget import budget_of
 from interlock.engine.record.recorder import Recorder

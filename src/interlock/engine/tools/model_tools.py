@@ -12,7 +12,8 @@ from interlock.executors.inference.tools import bindings
 from interlock.model.clock import Clock
 from interlock.model.errors import ConfigurationError
 from interlock.model.tool import Binding
-from interlock.settings import Settings, decode
+from interlock.settings import Settings
+from interlock.settings.decode import decode
 from interlock.settings.models import ENDPOINTS, ModelSettings
 
 Adjust = Callable[[Binding, Settings], Binding]

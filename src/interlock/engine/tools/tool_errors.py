@@ -6,16 +6,16 @@ read back: a message is well-formed text, a code is snake_case, an output is JSO
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from interlock.lazy import lazy_pattern
 from interlock.model.canonical import canonical
 from interlock.model.errors import ToolError
 from interlock.model.exceptions import text_of
 
-_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_CODE: Final = lazy_pattern(r"[a-z][a-z0-9_]{0,63}")
 
 
 class ToolFailure(NamedTuple):

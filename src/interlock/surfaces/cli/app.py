@@ -7,20 +7,26 @@ Exit codes: 0 every action succeeded; 1 an action did not; 2 usage, configuratio
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from interlock._version import __version__
+from interlock.lazy import lazy
 from interlock.model.errors import InterlockError, UsageError
 from interlock.model.values import quoted
 from interlock.surfaces.cli.output import Output
+
+if TYPE_CHECKING:
+    import difflib
+    import traceback
+else:
+    difflib = lazy("difflib")
+    traceback = lazy("traceback")
 
 FAILED: Final = 1
 INTERNAL: Final = 5

@@ -7,20 +7,25 @@ is shown again.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 import msgspec
 
 from interlock.engine.people.answers import Choice, Hold, Outcome, Standing
 from interlock.engine.people.identity import require
+from interlock.lazy import lazy
 from interlock.model.decode import decode_value
 from interlock.model.errors import InterlockError
 from interlock.model.units import as_duration
 from interlock.surfaces.cli.holds import hidden, hold_lines, is_cut
 from interlock.surfaces.cli.key_input import ENDED, NOTHING, PASTED, KeyInput
 from interlock.surfaces.cli.output import Output, clean
+
+if TYPE_CHECKING:
+    import shutil
+else:
+    shutil = lazy("shutil")
 
 End = Literal["answered", "ended"]
 """`ended`: the input has ended, so nothing can be answered here."""

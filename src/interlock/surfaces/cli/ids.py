@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem
 
+from interlock.lazy import lazy
 from interlock.model.errors import InterlockError
 from interlock.surfaces.cli.open_project import history
+
+if TYPE_CHECKING:
+    from click import shell_completion
+else:
+    shell_completion = lazy("click.shell_completion")
 
 _OFFERED = 50
 """How many ids a completion offers, newest first."""
@@ -32,7 +38,9 @@ class RunId(click.ParamType[str]):
         with history() as past:
             return past.find(value)
 
-    def shell_complete(self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(
+        self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str
+    ) -> list[shell_completion.CompletionItem]:
         """The newest runs whose id has this prefix; none outside a project, because a completion must not print errors."""
         try:
             with history() as past:
@@ -41,7 +49,7 @@ class RunId(click.ParamType[str]):
             return []
         wanted = [row for row in rows if not self._statuses or row.status in self._statuses]
         found = [row for row in wanted if row.run_id.startswith(incomplete)][:_OFFERED]
-        return [CompletionItem(row.run_id, help=f"{row.status}, {row.agent}") for row in found]
+        return [shell_completion.CompletionItem(row.run_id, help=f"{row.status}, {row.agent}") for row in found]
 
 
 class HoldId(click.ParamType[str]):
@@ -59,7 +67,9 @@ class HoldId(click.ParamType[str]):
         with open_desk(Path(), os.environ, trusted=False) as desk:
             return desk.store.find(value)
 
-    def shell_complete(self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(
+        self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str
+    ) -> list[shell_completion.CompletionItem]:
         """The open questions whose id has this prefix."""
         from interlock.engine.people.identity import open_desk  # noqa: PLC0415 - start-up
 
@@ -69,7 +79,7 @@ class HoldId(click.ParamType[str]):
         except InterlockError:
             return []
         found = [hold for hold in holds if hold.id.startswith(incomplete)][-_OFFERED:]
-        return [CompletionItem(hold.id, help=hold.summary) for hold in found]
+        return [shell_completion.CompletionItem(hold.id, help=hold.summary) for hold in found]
 
 
 class ToolName(click.ParamType[str]):
@@ -77,7 +87,9 @@ class ToolName(click.ParamType[str]):
 
     name = "tool"
 
-    def shell_complete(self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(
+        self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str
+    ) -> list[shell_completion.CompletionItem]:
         """The built-in tools whose name has this prefix."""
         from interlock.engine.runtime import Runtime  # noqa: PLC0415 - start-up
 
@@ -86,7 +98,7 @@ class ToolName(click.ParamType[str]):
                 names = sorted(tool.name for tool in runtime.tools())
         except InterlockError:
             return []
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [shell_completion.CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 def _require_text(kind: click.ParamType[str], value: str) -> None:

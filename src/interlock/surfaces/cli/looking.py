@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -13,10 +12,16 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 import msgspec
 
+from interlock.lazy import lazy
 from interlock.model.errors import UsageError
 from interlock.surfaces.cli.ids import TOOL
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.results import MARKS
+
+if TYPE_CHECKING:
+    import shutil
+else:
+    shutil = lazy("shutil")
 
 if TYPE_CHECKING:
     from interlock.engine.inspect.actions import ActionLine

@@ -8,14 +8,19 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 import msgspec
 
+from interlock.lazy import lazy
 from interlock.model.errors import Fault, InterlockError
+
+if TYPE_CHECKING:
+    import shutil
+else:
+    shutil = lazy("shutil")
 
 if TYPE_CHECKING:
     from interlock.surfaces.cli.drawing import Drawing

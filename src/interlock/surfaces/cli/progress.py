@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import sys
 import threading
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from interlock.engine.local.clock import SystemClock
+from interlock.lazy import lazy
 from interlock.model.events import (
     ActionCancelled,
     ActionDeduplicated,
@@ -25,6 +25,11 @@ from interlock.model.events import (
 )
 from interlock.model.waiting import Waiting
 from interlock.surfaces.cli.output import Output, clean
+
+if TYPE_CHECKING:
+    import shutil
+else:
+    shutil = lazy("shutil")
 
 _ENDS: Final = (ActionSucceeded, ActionRejected, ActionSkipped, ActionDeduplicated, ActionUnknown, ActionCancelled)
 _TICK_S: Final = 0.2

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
-from click.shell_completion import CompletionItem
 
+from interlock.lazy import lazy
 from interlock.model.errors import InterlockError, UsageError
 from interlock.surfaces.cli.app import Group
 from interlock.surfaces.cli.open_project import history
@@ -17,7 +17,11 @@ from interlock.surfaces.cli.output import Output, brief
 from interlock.surfaces.cli.results import when
 
 if TYPE_CHECKING:
+    from click import shell_completion
+
     from interlock.state.store import StateStore, Transition
+else:
+    shell_completion = lazy("click.shell_completion")
 
 
 @contextmanager
@@ -32,14 +36,16 @@ def _store() -> Iterator[StateStore]:
 class _Key(click.ParamType[str]):
     name = "key"
 
-    def shell_complete(self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    def shell_complete(
+        self, _ctx: click.Context, _parameter: click.Parameter, incomplete: str
+    ) -> list[shell_completion.CompletionItem]:
         """The keys with this prefix; none outside a project."""
         try:
             with _store() as store:
                 keys = sorted(store.snapshot())
         except InterlockError:
             return []
-        return [CompletionItem(key) for key in keys if key.startswith(incomplete)]
+        return [shell_completion.CompletionItem(key) for key in keys if key.startswith(incomplete)]
 
 
 @click.group(cls=Group)
