@@ -148,7 +148,7 @@ def test_git_without_namespaces_may_connect_by_tcp_and_no_other_way(ask, call, a
 
 @pytest.mark.parametrize("name", sorted(" ".join(seccomp.ALONE.values()).split()))
 def test_what_landlock_does_not_see_is_refused_without_namespaces(ask, name):
-    assert ask(name, sockets="pairs") == ask(name, sockets="tcp") == "EPERM"
+    assert ask(name, sockets="pairs") == ask(name, sockets="tcp") == ask(name, sockets="inet") == "EPERM"
     assert ask(name) == ALLOW
 
 
@@ -201,7 +201,12 @@ def test_the_table_is_the_filter(machine, capsys):
         numbers[r.call]: r.answer for r in seccomp.rules() if r.condition == "without namespaces" and r.call in numbers
     }
     looked_at = {numbers[r.call] for r in seccomp.rules() if r.condition and r.call in numbers} - set(alone)
-    for sockets, refused in (("all", always), ("pairs", always | alone), ("tcp", always | alone)):
+    for sockets, refused in (
+        ("all", always),
+        ("pairs", always | alone),
+        ("tcp", always | alone),
+        ("inet", always | alone),
+    ):
         program = seccomp.program(sockets, machine)
         for number in set(range(syscalls.LAST + 1)) - looked_at:
             assert run(program, machine, number) == refused.get(number, ALLOW), (sockets, number)

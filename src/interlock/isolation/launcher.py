@@ -22,7 +22,7 @@ class Launcher:
         """
         self.shown = launch["shown"]
         """What processes see besides the system's directories."""
-        self._refused = 0 if launch["namespaces"] else errno.ENOSYS
+        self.refused = 0 if launch["namespaces"] else errno.ENOSYS
         """The errno that keeps supervisors from namespaces of their own; 0 if they can have them."""
         self.readable: list[str] = []
         """What processes without a root of their own may read; found out when the first one starts."""
@@ -37,11 +37,11 @@ class Launcher:
                 self._groups = Groups.find(runtime)
         if launch["namespaces"]:
             try:
-                root.prepare(self.shown)
+                root.prepare(self.shown, machine_network=launch.get("machine_network", False))
                 seccomp.assembled("all")
                 self.moved = True
             except OSError as error:
-                self._refused = error.errno or errno.EINVAL
+                self.refused = error.errno or errno.EINVAL
 
     def fork(self, message: bytes) -> int:
         """Fork a supervisor as the message asks for it; returns 0 in it. Raises: RefusedError, OSError."""
@@ -49,8 +49,8 @@ class Launcher:
             self.readable = root.readable(self.shown)
             seccomp.assembled("pairs")
         plain = message in {RUN, RUN_CONFINED}
-        if self._refused and not plain:
-            raise RefusedError("namespaces", self._refused)
+        if self.refused and not plain:
+            raise RefusedError("namespaces", self.refused)
         namespaces = 0 if plain else NAMESPACES
         with contextlib.suppress(OSError):
             return self._fork_into_group(namespaces)

@@ -21,7 +21,7 @@ T = TypeVar("T")
 _OOM_PREFERENCE = 500
 """In thousandths of the memory: a program counts as half as large again as it is."""
 
-_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
+DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGXFSZ)
 """The two that Python ignores; ignoring survives exec."""
 
 
@@ -92,7 +92,7 @@ def place(descriptors: Sequence[int], spare: int) -> None:
         syscalls.close_range(spare + 1)
     except OSError as error:
         raise RefusedError("walls", error.errno or errno.EINVAL) from error
-    for number in _DEFAULT_SIGNALS:
+    for number in DEFAULT_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
 
 
@@ -136,7 +136,19 @@ def spawn(argv: list[str], environment: dict[str, str], search: str, descriptors
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(descriptors)]
 
     def start(path: str) -> int:
-        return os.posix_spawn(path, argv, environment, file_actions=actions, setsid=True, setsigdef=_DEFAULT_SIGNALS)
+        return os.posix_spawn(path, argv, environment, file_actions=actions, setsid=True, setsigdef=DEFAULT_SIGNALS)
+
+    return _first_that_runs(argv, search, start)
+
+
+def spawn_in_session(argv: list[str], environment: dict[str, str], search: str, *, mask: Sequence[int]) -> int:
+    """Start the program as a child in this session and process group, so that it has the terminal; returns its pid.
+
+    It inherits 0, 1, 2, and blocks the signals of `mask`. Raises: RefusedError.
+    """
+
+    def start(path: str) -> int:
+        return os.posix_spawn(path, argv, environment, setsigmask=mask, setsigdef=DEFAULT_SIGNALS)
 
     return _first_that_runs(argv, search, start)
 

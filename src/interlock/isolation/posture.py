@@ -29,6 +29,7 @@ MEMORY_BY: Final = {
 """What holds the memory of a tree: its cgroup, or not."""
 _RECORD: Final = "absent(not part of this version)"
 
+_MACHINE_NET: Final = "absent(the network of this machine was asked for)"
 _DIRECT: Final = "absent(it works on the files themselves)"
 _ANY_HOST: Final = (
     "absent(git is told the address that was judged; the kernel holds it to TCP and, from Linux 6.7 on, to the port of its URL, "
@@ -89,10 +90,12 @@ def posture_of(
         found |= dict.fromkeys(PROBED, _NO_WALLS)
     elif profile == "nons":
         found |= {name: offered[name] for name in ("syscalls", "fs", "signals")}
-        net = {"none": ACTIVE, "proxied": _NO_HOSTS, "ports": _ANY_HOST}[network]
+        net = {"none": ACTIVE, "proxied": _NO_HOSTS, "ports": _ANY_HOST, "machine": _MACHINE_NET}[network]
         found |= {"namespaces": "absent(profile `nons`)", "net": net}
     else:
         found |= dict.fromkeys(PROBED, ACTIVE)
+        if network == "machine":
+            found["net"] = _MACHINE_NET
         if offered["fs"] != ACTIVE:
             found["fs"] = "active(the root alone: no Landlock behind it)"
     return {**found, "layer": _DIRECT, "record": _RECORD, **posture_of_group(offered.get("cgroup") == ACTIVE)}

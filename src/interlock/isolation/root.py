@@ -51,12 +51,13 @@ _ETC_ENTRIES_MAX: Final = 20_000
 _PRIVATE: Final = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
 
 
-def prepare(read: Sequence[str]) -> None:
+def prepare(read: Sequence[str], *, machine_network: bool = False) -> None:
     """In the launcher: enter a user and a mount namespace, and prepare the shared part of the root. Raises OSError.
 
     The bounding set of capabilities is empty afterwards, in all that the launcher starts.
 
-    `read` are directories to show besides `SYSTEM`: tool chains, and the Python that Interlock runs on.
+    `read` are directories to show besides `SYSTEM`: tool chains, and the Python that Interlock runs on. With `machine_network`
+    names are looked up as on the machine.
     """
     uid, gid, secrets = os.getuid(), os.getgid(), tuple(path for top in _SECRETS for path in secret_files(top))
     syscalls.unshare(syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS)
@@ -77,7 +78,7 @@ def prepare(read: Sequence[str]) -> None:
         _show(path, _PRIVATE | MOUNT_ATTR_RDONLY)
     for path in secrets:
         _hide(PREPARED + path)
-    for number, (path, text) in enumerate(RESOLVER.items()):
+    for number, (path, text) in enumerate(() if machine_network else RESOLVER.items()):
         _replace(path, text, f"{PREPARED}/.resolver{number}")
 
 

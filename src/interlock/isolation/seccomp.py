@@ -63,16 +63,21 @@ _OPEN_FLAGS: Final = {"open": 1, "openat": 2}
 _CREATES: Final = 0o20000100
 """O_CREAT and O_TMPFILE: only then is there a mode, the argument after the flags."""
 
-Sockets = Literal["pairs", "tcp", "all"]
-FAMILIES: Final[dict[str, tuple[int, ...]]] = {"pairs": (), "tcp": (2, 10, 16), "all": (1, 2, 10, 16)}
+Sockets = Literal["pairs", "tcp", "inet", "all"]
+FAMILIES: Final[dict[str, tuple[int, ...]]] = {
+    "pairs": (),
+    "tcp": (2, 10, 16),
+    "inet": (2, 10, 16),
+    "all": (1, 2, 10, 16),
+}
 """Address families that `socket` may name, of AF_UNIX, AF_INET, AF_INET6 and AF_NETLINK.
 
 AF_UNIX only behind a root of its own: nothing else keeps a process from the sockets of the host (docker's, for example).
 Never AF_VSOCK, AF_ALG, AF_PACKET ...: a network namespace does not confine them.
 """
-_TYPES: Final = {"tcp": (1,), "all": (1, 2)}
+_TYPES: Final = {"tcp": (1,), "inet": (1, 2), "all": (1, 2)}
 """SOCK_STREAM and SOCK_DGRAM of AF_INET and AF_INET6; AF_UNIX may have SOCK_SEQPACKET too."""
-_PROTOCOLS: Final = {"tcp": (0, 6), "all": (0, 1, 6, 17, 58)}
+_PROTOCOLS: Final = {"tcp": (0, 6), "inet": (0, 1, 6, 17, 58), "all": (0, 1, 6, 17, 58)}
 """Any, ICMP, TCP, UDP, ICMPv6: not MPTCP (262), SCTP and other code that hardly any program needs."""
 _FAST_OPEN: Final = 0x20000000
 """MSG_FASTOPEN: connects by sending, which Landlock's rule for ports does not see. So does the option of the same name."""

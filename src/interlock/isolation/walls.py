@@ -84,8 +84,9 @@ def confine_alone(walls: Walls, read: list[str], environment: dict[str, str]) ->
         places = _Places([*shown, walls["workspace"]], [*home, *written], [])
     else:
         places = _Places([*shown, *_read(walls)], home, written)
-    _confine_files(places, _DEVICES, ports=ports)
-    _filter("tcp" if ports else "pairs")
+    machine = walls["network"] == "machine"
+    _confine_files(places, _DEVICES, ports=None if machine else ports)
+    _filter("inet" if machine else "tcp" if ports else "pairs")
 
 
 def _drop() -> None:
@@ -121,7 +122,7 @@ def _filter(sockets: seccomp.Sockets) -> None:
 def _enter_network(walls: Walls, descriptors: dict[str, int]) -> None:
     if walls["network"] == "proxied":
         open_listeners(os.dup(descriptors[EGRESS]), walls["egress"]["ports"])
-    else:
+    elif walls["network"] != "machine":
         syscalls.raise_loopback()
 
 

@@ -70,10 +70,10 @@ class Limits(TypedDict):
 
 Profile = Literal["ns", "nons", "none"]
 """`ns`: namespaces, seccomp, Landlock. `nons`: Landlock and seccomp. `none`: a clean environment and limits."""
-Network = Literal["none", "proxied", "ports"]
-"""`none`: no way out. `proxied`: a network namespace whose only listeners are ours. `ports`: without namespaces (`nons`), TCP
-connections of the machine's network to given ports, for a program that connects to an address which was judged before (the git
-tools)."""
+Network = Literal["none", "proxied", "ports", "machine"]
+"""`none`: no way out. `machine`: the machine's own, unwalled: for a person's own command (`foreground`). `proxied`: a
+network namespace whose only listeners are ours. `ports`: without namespaces (`nons`), TCP connections of the machine's
+network to given ports, for a program that connects to an address which was judged before (the git tools)."""
 
 
 class Bind(TypedDict):
@@ -137,8 +137,37 @@ class Launch(TypedDict):
     """Its actions may have namespaces of their own (profile `ns`)."""
     groups: NotRequired[bool]
     """Each action gets a control group of its own. False if left out."""
+    machine_network: NotRequired[bool]
+    """Names are looked up as on the machine, not through the egress proxy. False if left out."""
     shown: list[str]
     """Directories of the machine that walled actions are shown, read-only, besides the system's."""
+
+
+class Command(TypedDict):
+    """A person's own command, for `foreground`."""
+
+    argv: list[str]
+    environment: dict[str, str]
+    search: str
+    walls: Walls | None
+    launch: Launch
+    directory: str
+    """The working directory."""
+    home: bool
+    """Make a fresh home behind the walls of `ns`. Else HOME is as in the environment."""
+    mask: list[int]
+    """Signals that the program blocks: those that its starter had blocked."""
+    timeout_ms: int | None
+
+
+class CommandEnd(TypedDict):
+    """How a command ended: `failure`, or a wait status."""
+
+    failure: Failure | None
+    status: int
+    strays: int
+    """Processes that it left behind and that were ended."""
+    timed_out: bool
 
 
 class Failure(TypedDict):

@@ -1,0 +1,206 @@
+"""Runs a person's own command in the foreground, behind walls or none. Standard library only.
+
+Unlike an action's program, the command keeps the terminal, the session and the process group of whoever started it: a TTY stays
+one, job control and the size of the window work, and what the terminal sends (Ctrl-C, Ctrl-Z) reaches it directly. A signal that
+another process sends is passed on, from this process to the first process of the namespaces, and from there to the command.
+
+This process starts with a clean environment, raises the walls, reports on a pipe how the command ended, and ends with its
+starter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from typing import Final, NoReturn
+
+from interlock.isolation import root, syscalls, walls
+from interlock.isolation.launcher import Launcher
+from interlock.isolation.layer0 import DEFAULT_SIGNALS, RefusedError, execute, spawn_in_session
+from interlock.isolation.tree import reap, sweep
+from interlock.isolation.wire import Command, CommandEnd, read_memory_file
+
+PASSED_ON: Final = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that are for the command, whichever process of ours they are sent to."""
+FROM_KERNEL: Final = 0x80
+"""`si_code` of what the terminal sends: the whole process group has it, the command too."""
+GRACE_S: Final = 5.0
+"""Between TERM and KILL at the time-out: a person's program may have to save something."""
+_SWEEP_S: Final = 5.0
+_PAUSE_MAX_S: Final = 3600.0
+
+
+def main() -> None:
+    """Arguments: the descriptors of the request and of the report's pipe, and the pid of the starter."""
+    request, report, starter = (int(text) for text in sys.argv[1:4])
+    for fd in (request, report):
+        os.set_inheritable(fd, False)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD})
+    syscalls.die_with_parent()
+    if os.getppid() != starter:
+        return
+    command: Command = json.loads(read_memory_file(request))
+    os.close(request)
+    try:
+        run(command, report)
+    except RefusedError as refused:
+        _say(report, _failed(refused))
+    except OSError as error:
+        _say(report, _failed(RefusedError("request", error.errno or errno.EINVAL)))
+
+
+def run(command: Command, report: int) -> None:
+    """Run a command to its end, and report. Raises: RefusedError, OSError if it was not started."""
+    launcher = Launcher(command["launch"], os.getppid())
+    around = command["walls"]
+    if around is not None and around["profile"] == "ns":
+        _run_inside(command, launcher, report)
+        return
+    if around is not None:
+        syscalls.become_subreaper()
+        launcher.readable = root.readable(launcher.shown)
+    _say(report, _attended(_fork_program(command, launcher), command, walled=around is not None))
+
+
+def attend(pid: int, timeout_ms: int | None = None) -> tuple[int, bool]:
+    """Wait for a child, and pass on to it what other processes send here; returns its wait status.
+
+    After `timeout_ms` it is asked to end (TERM), and killed after a grace; then the second value is True.
+    """
+    ends_at = float("inf") if timeout_ms is None else time.monotonic() + timeout_ms / 1000
+    late = False
+    while True:
+        for ended, status in reap():
+            if ended == pid:
+                return status, late
+        pause = min(ends_at - time.monotonic(), _PAUSE_MAX_S)
+        found = signal.sigtimedwait({*PASSED_ON, signal.SIGCHLD}, max(0.0, pause))
+        if found is not None and found.si_signo != signal.SIGCHLD and found.si_code != FROM_KERNEL:
+            _signal(pid, found.si_signo)
+        if time.monotonic() >= ends_at:
+            _signal(pid, signal.SIGKILL if late else signal.SIGTERM)
+            late, ends_at = True, time.monotonic() + GRACE_S
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _attended(pid: int, command: Command, *, walled: bool) -> CommandEnd:
+    status, late = attend(pid, command["timeout_ms"])
+    killed = sweep(_SWEEP_S)[0] if walled else ()
+    return {"failure": None, "status": status, "strays": len(killed), "timed_out": late}
+
+
+def _run_inside(command: Command, launcher: Launcher, report: int) -> None:
+    """Start the first process of new namespaces, which raises the walls around itself, starts the command and reports its end.
+
+    Its own end takes all that is left along. If it is killed, nothing is reported, and how the command ended is not known.
+    """
+    around = command["walls"]
+    assert around is not None
+    if launcher.refused:
+        raise RefusedError("namespaces", launcher.refused)
+    flags = walls.NAMESPACES & ~syscalls.CLONE_NEWNET if around["network"] == "machine" else walls.NAMESPACES
+    try:
+        first = syscalls.clone(flags)
+    except OSError as error:
+        raise RefusedError("namespaces", error.errno or errno.EAGAIN) from error
+    if first == 0:
+        _be_first(command, launcher, report)
+    attend(first)
+
+
+def _be_first(command: Command, launcher: Launcher, report: int) -> NoReturn:
+    """In the first process; never returns."""
+    try:
+        try:
+            end = _perform_inside(command, launcher)
+        except RefusedError as refused:
+            end = _failed(refused)
+        _say(report, end)
+    except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(0)
+
+
+def _perform_inside(command: Command, launcher: Launcher) -> CommandEnd:
+    around, environment = command["walls"], command["environment"]
+    assert around is not None
+    walls.enter_namespaces(around, {})
+    try:
+        if command["home"]:
+            root.make_home({})
+            environment["HOME"] = root.HOME
+    except OSError as error:
+        raise RefusedError("home", error.errno or errno.EINVAL) from error
+    _enter(command["directory"])
+    try:
+        syscalls.set_dumpable(dumpable=False)
+        syscalls.close_on_exec(3)
+        syscalls.die_with_parent()
+    except OSError as error:
+        raise RefusedError("walls", error.errno or errno.EINVAL) from error
+    walls.confine_inside(around, launcher.shown, environment)
+    pid = spawn_in_session(command["argv"], environment, command["search"], mask=command["mask"])
+    return _attended(pid, command, walled=True)
+
+
+def _fork_program(command: Command, launcher: Launcher) -> int:
+    """Fork the command, which raises its walls itself. Raises: RefusedError, OSError."""
+    trouble, ours = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(trouble)
+        _become_program(command, launcher, ours)
+    os.close(ours)
+    with open(trouble, "rb") as file:
+        said = file.read()  # end of file when exec closes the other end
+    if said:
+        os.waitpid(pid, 0)
+        step, _, number = said.partition(b" ")
+        raise RefusedError(step.decode(), int(number))
+    return pid
+
+
+def _become_program(command: Command, launcher: Launcher, trouble: int) -> NoReturn:
+    around, environment = command["walls"], command["environment"]
+    try:
+        _enter(command["directory"])
+        if around is not None:
+            syscalls.die_with_parent()
+            walls.confine_alone(around, launcher.readable, environment)
+        syscalls.close_on_exec(3)
+        for number in DEFAULT_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, command["mask"])
+        execute(command["argv"], environment, command["search"])
+    except RefusedError as refused:
+        os.write(trouble, f"{refused.step} {refused.number}".encode())
+    except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(127)
+
+
+def _enter(directory: str) -> None:
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise RefusedError("cwd", error.errno or errno.EINVAL) from error
+
+
+def _failed(refused: RefusedError) -> CommandEnd:
+    return {"failure": {"step": refused.step, "errno": refused.number}, "status": 0, "strays": 0, "timed_out": False}
+
+
+def _say(report: int, end: CommandEnd) -> None:
+    with contextlib.suppress(BrokenPipeError):  # then no reader is left
+        os.write(report, json.dumps(end).encode() + b"\n")
