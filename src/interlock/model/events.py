@@ -471,6 +471,58 @@ class LayerDiscarded(Event, kw_only=True, tag="layer_discarded"):
     why: str
 
 
+class CommandStarted(Event, kw_only=True, tag="command_started"):
+    """A measured run is about to start its command. Its window begins here."""
+
+    agent_shim: str
+    platform: str
+    command: tuple[str, ...]
+    """Redacted."""
+    env_keys: tuple[str, ...] = ()
+    """Sorted names of the variables that were set for this run; their values are nowhere."""
+    window_elapsed_ms: int = 0
+    profile: str = "none"
+    network: str = "none"
+    recorder: str = "none"
+    """What records effects in the kernel; `none`: nothing is observed there."""
+    posture: dict[str, str] = {}
+
+
+class CommandFinished(Event, kw_only=True, tag="command_finished"):
+    """The command of a measured run has ended. Exactly one of `exit_code` and `signal` is set."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    success: bool
+    window_elapsed_ms: int
+    """Since `command_started`, on the same monotonic clock."""
+    timed_out: bool = False
+    strays_ended: int = 0
+    """Processes that the command left behind, and that were ended with it."""
+
+
+class SpawnFailed(Event, kw_only=True, tag="spawn_failed"):
+    """The command of a measured run was never started."""
+
+    failed_step: str
+    """`exec`: the program could not be executed. Else what was to be done before it."""
+    error: str
+    """Symbolic name of the errno, such as `ENOENT`."""
+    window_elapsed_ms: int
+
+
+class CommandLost(Event, kw_only=True, tag="command_lost"):
+    """How the command of a measured run ended is not known."""
+
+    detail: str
+    window_elapsed_ms: int | None = None
+    """Absent if the process that measured it has ended too."""
+
+
+COMMAND_KINDS: Final = frozenset({"command_started", "command_finished", "spawn_failed", "command_lost"})
+"""The events of a measured run."""
+
+
 class ProposalFinished(Event, kw_only=True, tag="proposal_finished"):
     """The proposal has ended."""
 
@@ -509,7 +561,8 @@ AnyEvent = (
     | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | ActionConnection
     | ProcessStarted | ProcessEnded | StateChanged | EffectDivergence
     | UndoIntent | UndoDone | StateRolledBack | WorkspaceCommitted | LayerOpened | LayerCommitIntent | LayerCommitted | LayerKept
-    | LayerDiscarded | ProposalFinished | SkillDistilled | EvolutionTriggered
+    | LayerDiscarded | CommandStarted | CommandFinished | SpawnFailed | CommandLost | ProposalFinished
+    | SkillDistilled | EvolutionTriggered
 )  # fmt: skip
 
 

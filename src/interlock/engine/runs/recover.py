@@ -26,7 +26,7 @@ from interlock.journal.index import require_not_behind
 from interlock.journal.recovered import OpenFacts, RecoveredRuns, fingerprint
 from interlock.journal.sealing import JOURNAL_NAME
 from interlock.model.errors import IntegrityError, StoreError, UsageError
-from interlock.model.events import RunFinished, RunStarted
+from interlock.model.events import COMMAND_KINDS, CommandLost, CommandStarted, RunFinished, RunStarted
 from interlock.model.proposal import CLIENT_SOURCE
 from interlock.signing import Signer
 from interlock.state.cache import ResultCache
@@ -100,8 +100,6 @@ def adopt_orphans(index: RunIndex, runs: Path, disk: Disk) -> None:
     names = set(os.listdir(runs)) if runs.is_dir() else set()  # noqa: PTH208 - there may be thousands, all known
     for name in sorted(names - index.ids()):
         directory = runs / name
-        if not name.startswith("run_"):
-            continue
         if not os.path.lexists(directory / JOURNAL_NAME):
             continue  # nothing is written yet: the process that starts this run may need its lock
         try:
@@ -184,14 +182,19 @@ def _recover_one(
 
 
 def _end_empty(index: RunIndex, directory: Path, disk: Disk, keys: Path) -> None:
-    """End a run whose process died before its first proposal: nothing began, so there is nothing to go on with."""
-    clock = SystemClock()
+    """End a run whose process died before its first proposal, or during a measured command: there is nothing to go on with."""
+    clock, status = SystemClock(), "cancelled"
+    commands = list(read(directory, kinds=COMMAND_KINDS))
     with JournalWriter.open(directory, run_id=directory.name, disk=disk, clock=clock, create=False) as writer:
-        writer.append(RunFinished(status="cancelled"))
+        if commands:  # a measured run: it was its process that was lost, not only its end
+            status = "failed"
+            if isinstance(commands[-1], CommandStarted):
+                writer.append(CommandLost(detail="the process that measured it ended before the command did"))
+        writer.append(RunFinished(status=status))
         writer.flush()
         head = writer.head()
     sign_head(directory, head, Signer.open(keys, disk), disk)
-    index.update(directory.name, status="cancelled", finished_us=clock.now_us())
+    index.update(directory.name, status=status, finished_us=clock.now_us())
 
 
 def _need(

@@ -41,6 +41,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Run": {
         "run": ("running", "Run a proposal through the gate."),
         "call": ("call", "Call one tool through the gate."),
+        "exec": ("measured", "Run a command of your own on record, and behind walls."),
         "resume": ("running", "Finish a run that was interrupted, or that waited for an answer."),
         "stop": ("stop", "Stop what runs now, whatever process carries it."),
         "recover": ("recovering", "Recover unfinished runs, and settle unknown outcomes."),

@@ -1,0 +1,67 @@
+"""Starts the command of a measured run in the foreground, and waits for its end: `isolation.foreground` from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Final
+
+from interlock.isolation.foreground import FROM_KERNEL, PASSED_ON
+from interlock.isolation.wire import Command, CommandEnd, memory_file
+from interlock.model import typed
+from interlock.server_process import bare_environment, module_command
+
+_REPORT_BYTES_MAX: Final = 4096
+
+
+def run_in_foreground(command: Command, *, take_signals: bool) -> CommandEnd | None:
+    """Run a command with this process's terminal and standard streams to its end; None if its end is not known.
+
+    With `take_signals` (main thread only) what is sent to this process is passed on to the command, and what the terminal sends
+    to all of the process group is left to it. Raises: OSError if no process could be had.
+    """
+    with _blocked(take_signals) as mask:
+        command = {**command, "mask": sorted(int(number) for number in mask)}
+        request = memory_file("command", json.dumps(command).encode())
+        reader, writer = os.pipe()
+        try:
+            process = subprocess.Popen(
+                [*module_command("interlock.isolation.foreground"), str(request), str(writer), str(os.getpid())],
+                env=bare_environment(),
+                cwd="/",
+                pass_fds=(request, writer),
+            )
+        except BaseException:
+            os.close(reader)
+            raise
+        finally:
+            os.close(request)
+            os.close(writer)
+        with open(reader, "rb") as file:  # noqa: PTH123 - a descriptor
+            if take_signals:
+                _pass_signals_on(process)
+            process.wait()
+            said = file.read(_REPORT_BYTES_MAX)
+    return typed.decode(said, CommandEnd) if said.endswith(b"\n") else None
+
+
+@contextlib.contextmanager
+def _blocked(take_signals: bool) -> Iterator[set[int]]:
+    """Hold back the signals that `_pass_signals_on` waits for; gives those that were blocked before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*PASSED_ON, signal.SIGCHLD} if take_signals else ())
+    try:
+        yield {int(number) for number in before}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _pass_signals_on(process: subprocess.Popen[bytes]) -> None:
+    """Until the process has ended: what another process sends here is for the command."""
+    while process.poll() is None:
+        found = signal.sigwaitinfo({*PASSED_ON, signal.SIGCHLD})
+        if found.si_signo != signal.SIGCHLD and found.si_code != FROM_KERNEL:
+            process.send_signal(found.si_signo)

@@ -1,0 +1,283 @@
+"""Runs one measured run: its journal, its window, its command."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from interlock._version import __version__
+from interlock.detect import Redactor
+from interlock.detect.credentials import is_secret_name
+from interlock.engine.inspect.history import History, RunRow
+from interlock.engine.local.clock import SystemClock
+from interlock.engine.local.machine import boot_id, redaction_key
+from interlock.engine.measured.command import run_in_foreground
+from interlock.engine.measured.spec import RunSpec
+from interlock.engine.measured.walls import Enclosed, OwnNetwork, enclosed
+from interlock.engine.record.recorder import Recorder
+from interlock.isolation.wire import Command, CommandEnd, Failure, Profile
+from interlock.journal import JournalWriter, sign_head
+from interlock.model.canonical import digest
+from interlock.model.clock import Clock
+from interlock.model.errors import InterlockError, StoreError, UsageError
+from interlock.model.events import (
+    FORMAT_VERSION,
+    CommandFinished,
+    CommandLost,
+    CommandStarted,
+    Event,
+    RunFinished,
+    RunStarted,
+    SpawnFailed,
+)
+from interlock.model.grant import OPERATOR
+from interlock.signing import Signer
+
+SOURCE: Final = "exec"
+"""The source of measured runs in the list of runs."""
+_LITERAL_CHARS_MIN: Final = 6
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How a command is run."""
+
+    profile: Profile = "ns"
+    network: OwnNetwork = "none"
+    clean: bool = False
+    """Only the base environment, and an empty HOME behind walls."""
+    timeout_ms: int | None = None
+
+
+class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How a measured run ended. `exit_code` and `signal` are both null if it was not started, or its end is not known."""
+
+    run_id: str
+    exit_code: int | None = None
+    signal: int | None = None
+    success: bool = False
+    window_elapsed_ms: int = 0
+    timed_out: bool = False
+    failed_step: str | None = None
+    """Set if the command was not started: `exec`, or what was to be done before."""
+    error: str | None = None
+    """With `failed_step`: the name of the errno."""
+    lost: bool = False
+    """True if how the command ended is not known."""
+    profile: str = "none"
+    posture: dict[str, str] = {}
+
+
+def measure_command(
+    past: History,
+    spec: RunSpec,
+    options: Options,
+    *,
+    directory: Path,
+    env: Mapping[str, str],
+    take_signals: bool = False,
+    warn: Callable[[str], None] = lambda _text: None,
+    clock: Clock | None = None,
+) -> CommandResult:
+    """Run a command as a run of its own, with this process's terminal and standard streams.
+
+    Raises: UsageError as `RunSpec.validate`, and `not_visible`; ConfigurationError `isolation_unavailable`; StoreError. Then
+    nothing has run. Once it has begun, a command that cannot be started is a result, and on record.
+    """
+    spec.validate(past.index.ids())
+    clock = clock or SystemClock()
+    place = past.place
+    with enclosed(
+        place,
+        directory,
+        env,
+        spec.env,
+        profile=options.profile,
+        network=options.network,
+        clean=options.clean,
+        warn=warn,
+    ) as around:
+        run = _MeasuredRun(past, spec, clock)
+        try:
+            return run.measure(
+                around, _command_of(spec, options, around, directory), options, take_signals=take_signals
+            )
+        finally:
+            run.close()
+
+
+def _command_of(spec: RunSpec, options: Options, around: Enclosed, directory: Path) -> Command:
+    return {
+        "argv": list(spec.command),
+        "environment": around.environment,
+        "search": around.environment.get("PATH", os.defpath),
+        "walls": around.walls,
+        "launch": around.launch,
+        "directory": os.fspath(directory),
+        "home": around.home,
+        "mask": [],
+        "timeout_ms": options.timeout_ms,
+    }
+
+
+class _MeasuredRun:
+    """The record of one measured run while it is written."""
+
+    def __init__(self, past: History, spec: RunSpec, clock: Clock) -> None:
+        """Begin its journal. Raises: UsageError `run_exists`, StoreError."""
+        self._past, self._spec, self._clock = past, spec, clock
+        place, disk = past.place, past.disk
+        self._directory = place.runs / spec.run_id
+        self._redactor = Redactor(redaction_key(place.state, disk))
+        self._writer = JournalWriter.open(
+            self._directory, run_id=spec.run_id, disk=disk, clock=clock, durability="full", create=True
+        )
+        try:
+            self._recorder = Recorder(spec.run_id, self._writer, self._redactor, ())
+            self._signer = Signer.open(place.state / "keys", disk)
+            self._record(
+                RunStarted(
+                    version=FORMAT_VERSION, run=spec.run_id, interlock=__version__, workspace=place.workspace_id,
+                    agent=OPERATOR, configuration=digest("configuration", None), pid=os.getpid(), boot=boot_id(),
+                )
+            )  # fmt: skip
+            past.index.add(
+                RunRow(
+                    run_id=spec.run_id, workspace=place.workspace_id, agent=OPERATOR, source=SOURCE,
+                    started_us=clock.now_us(),
+                )
+            )  # fmt: skip
+        except BaseException:
+            self.close()
+            raise
+
+    def measure(self, around: Enclosed, command: Command, options: Options, *, take_signals: bool) -> CommandResult:
+        """Open the window, run the command, close the window. Raises: StoreError."""
+        shown = self._shown()
+        started = CommandStarted(
+            profile=around.profile, network=options.network if around.profile != "none" else "machine",
+            posture=around.posture, agent_shim=shown["agent_shim"], platform=shown["platform"],
+            command=tuple(shown["command"]), env_keys=tuple(shown["env_keys"]),
+        )  # fmt: skip
+        self._record(started)
+        start = self._clock.mono_ns()
+        end: CommandEnd | None
+        try:
+            end = run_in_foreground(command, take_signals=take_signals)
+        except OSError as error:
+            failure: Failure = {"step": "fork", "errno": error.errno or errno.EAGAIN}
+            end = {"failure": failure, "status": 0, "strays": 0, "timed_out": False}
+        elapsed_ms = (self._clock.mono_ns() - start) // 1_000_000
+        result = _result(self._spec.run_id, end, elapsed_ms, around)
+        self._record(_event_of(result, 0 if end is None else end["strays"]))
+        self._finish("succeeded" if result.success else "failed")
+        return result
+
+    def close(self) -> None:
+        """Let go of the journal; an error that is being raised is not replaced."""
+        with contextlib.suppress(StoreError):
+            self._writer.close()
+
+    def _finish(self, status: str) -> None:
+        self._record(RunFinished(status=status))
+        head, past = self._writer.head(), self._past
+        sign_head(self._directory, head, self._signer, past.disk)
+        counts = {"actions": 1, ("succeeded" if status == "succeeded" else "failed"): 1}
+        with past.db.transaction(lasting=False):
+            past.index.update(self._spec.run_id, status=status, finished_us=self._clock.now_us(), **counts)
+            past.index.commit_point(head)
+
+    def _record(self, event: Event) -> None:
+        self._recorder.record(event)
+        self._writer.flush()
+
+    def _shown(self) -> dict[str, Any]:
+        """The spec as it is recorded: without secrets, those among the values of its variables included."""
+        shown: dict[str, Any] = dict(self._spec.recorded())
+        secrets = [
+            value for name, value in self._spec.env.items() if is_secret_name(name) and len(value) >= _LITERAL_CHARS_MIN
+        ]
+        words: list[str] = list(self._recorder.shown(shown["command"]))
+        for secret in sorted(secrets, key=len, reverse=True):
+            replacement = self._redactor.fingerprint("named", secret)
+            words = [word.replace(secret, replacement) for word in words]
+        return {**shown, "command": words}
+
+
+def _result(run_id: str, end: CommandEnd | None, elapsed_ms: int, around: Enclosed) -> CommandResult:
+    made = CommandResult(
+        run_id=run_id, window_elapsed_ms=elapsed_ms, profile=around.profile, posture=around.posture, lost=end is None
+    )
+    if end is None:
+        return made
+    if end["failure"] is not None:
+        step, number = end["failure"]["step"], end["failure"]["errno"]
+        return msgspec.structs.replace(made, failed_step=step, error=errno.errorcode.get(number, str(number)))
+    code = os.waitstatus_to_exitcode(end["status"])
+    return msgspec.structs.replace(
+        made,
+        exit_code=code if code >= 0 else None,
+        signal=-code if code < 0 else None,
+        success=code == 0,
+        timed_out=end["timed_out"],
+    )
+
+
+def _event_of(result: CommandResult, strays: int) -> Event:
+    elapsed_ms = result.window_elapsed_ms
+    if result.lost:
+        return CommandLost(detail="the process that started it was killed", window_elapsed_ms=elapsed_ms)
+    if result.failed_step is not None:
+        return SpawnFailed(failed_step=result.failed_step, error=result.error or "", window_elapsed_ms=elapsed_ms)
+    return CommandFinished(
+        exit_code=result.exit_code, signal=result.signal, success=result.success, window_elapsed_ms=elapsed_ms,
+        timed_out=result.timed_out, strays_ended=strays,
+    )  # fmt: skip
+
+
+def exit_status(result: CommandResult) -> int:
+    """The exit status of a shell for this end: the command's own, 128 + signal, 126 or 127; 125 for what is Interlock's."""
+    if result.exit_code is not None:
+        return result.exit_code
+    if result.signal is not None:
+        return 128 + result.signal
+    if result.failed_step == "exec":
+        return 127 if result.error in ("ENOENT", "ENOTDIR") else 126
+    return 125
+
+
+def problem_of(result: CommandResult) -> InterlockError | None:
+    """What to tell people, if the command was not started or its end is not known."""
+    if result.lost:
+        return InterlockError(
+            f"how the command of run `{result.run_id}` ended is not known: the process that watched it was killed",
+            code="command_lost",
+            hint="look whether it still runs; its record says what is known",
+        )
+    if result.failed_step == "exec":
+        return UsageError(
+            f"the program could not be executed: {os.strerror(getattr(errno, result.error or '', 0))}",
+            code="spawn_failed",
+            hint="is it installed, executable, and (behind walls) in a place that is shown? `--profile none` has no walls",
+        )
+    if result.failed_step is not None:
+        return StoreError(
+            f"the walls could not be raised ({result.failed_step}: {result.error}): nothing has run",
+            code="isolation_failed",
+            hint="`interlock doctor` says what this machine allows",
+        )
+    return None
+
+
+def signal_name(number: int) -> str:
+    """`SIGTERM` for 15."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

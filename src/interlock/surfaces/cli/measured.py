@@ -1,0 +1,191 @@
+"""`interlock exec`: run a command as a measured run, with the terminal, behind walls or only on record."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import msgspec
+
+from interlock.model.errors import ConfigurationError, InterlockError, UsageError
+from interlock.surfaces.cli.app import Command
+from interlock.surfaces.cli.open_project import history
+from interlock.surfaces.cli.output import Output, clean
+
+if TYPE_CHECKING:
+    from interlock.engine.measured.run import CommandResult
+    from interlock.engine.measured.spec import RunSpec
+
+OWN_FAILURE: Final = 125
+"""Exit code of everything that is Interlock's own, so that it is not taken for the command's."""
+_SPEC_BYTES_MAX: Final = 4 * 1024 * 1024
+
+
+class _ExecCommand(Command):
+    """Everything that is wrong before the command starts has the exit code 125."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise _own(UsageError(" ".join(error.format_message().split()).rstrip("."), hint=_HELP)) from None
+
+
+_HELP: Final = "`interlock exec --help` shows how it is used"
+
+
+@click.command("exec", cls=_ExecCommand, context_settings={"ignore_unknown_options": False})
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@click.option("--run-id", metavar="ID", help="The run's id. [default: a new one]")
+@click.option(
+    "--spec", "spec_file", type=click.Path(path_type=Path), help="A run spec in JSON; options come before it."
+)
+@click.option("--platform", metavar="NAME", help="The platform that is recorded. [default: this one's]")
+@click.option("--agent-shim", "shim", metavar="NAME", help="What reports an agent's tool calls. [default: none]")
+@click.option("--env", "env", multiple=True, metavar="KEY=VALUE", help="Set a variable; only its name is recorded.")
+@click.option("--env-clean", "clean", is_flag=True, help="Hand on no environment of yours, and an empty HOME.")
+@click.option(
+    "--profile",
+    type=click.Choice(["ns", "nons", "none"]),
+    default="ns",
+    show_default=True,
+    help="The walls; `none` only records.",
+)
+@click.option(
+    "--network",
+    type=click.Choice(["none", "machine"]),
+    default="none",
+    show_default=True,
+    help="Behind walls: no network, or this machine's.",
+)
+@click.option("--timeout", metavar="DURATION", help="End the command after this long, such as 10m. [default: never]")
+@click.option("--json-to", "json_to", type=click.Path(path_type=Path), help="Write the result, or the error, here.")
+@click.pass_obj
+def exec_command(
+    out: Output,
+    command: tuple[str, ...],
+    run_id: str | None,
+    spec_file: Path | None,
+    platform: str | None,
+    shim: str | None,
+    env: tuple[str, ...],
+    clean: bool,
+    profile: str,
+    network: str,
+    timeout: str | None,
+    json_to: Path | None,
+) -> int:
+    """Run COMMAND as a measured run: on record, and behind walls unless `--profile none`. Write `--` before it.
+
+    The command has your terminal, directory, environment and HOME. Behind walls it changes the project, HOME and a /tmp of
+    its own, and nothing else; it sees neither other processes nor Interlock's state, and reaches the network only with
+    `--network machine`.
+
+    Exit code: the command's own; 128 + n if signal n ended it; 127 if it was not found, 126 if it cannot be executed, 125 for all
+    that is Interlock's own.
+    """
+    from interlock.engine.measured.run import Options, exit_status, measure_command, problem_of  # noqa: PLC0415 - start-up
+
+    try:
+        if out.json:
+            raise UsageError("standard output is the command's own", hint="use `--json-to FILE` instead of `--json`")
+        spec = _spec(command, spec_file, {"run_id": run_id, "platform": platform, "agent_shim": shim}, env)
+        options = Options(profile=profile, network=network, clean=clean, timeout_ms=_timeout(timeout))  # type: ignore[arg-type]
+        with history() as past:
+            result = measure_command(
+                past, spec, options, directory=Path.cwd(), env=os.environ, take_signals=True, warn=out.warn
+            )
+        problem = problem_of(result)
+        if json_to is not None:
+            document = msgspec.to_builtins(result) | ({} if problem is None else {"error": problem.as_dict()})
+            _write(json_to, document)
+    except InterlockError as error:
+        if json_to is not None:
+            _write(json_to, {"error": error.as_dict()})
+        raise _own(error) from None
+    if problem is not None:
+        out.error(problem)
+    out.note(_end_line(result))
+    return exit_status(result)
+
+
+exec = exec_command  # noqa: A001 - the tree of commands finds a command by its name
+
+
+def _own(error: InterlockError) -> InterlockError:
+    error.exit_code = OWN_FAILURE
+    return error
+
+
+def _spec(
+    command: tuple[str, ...], spec_file: Path | None, given: dict[str, str | None], env: tuple[str, ...]
+) -> RunSpec:
+    """The run spec of a file and of options. Raises: UsageError, ConfigurationError `not_available`."""
+    from interlock.engine.measured.spec import RunSpec  # noqa: PLC0415 - start-up
+
+    spec = RunSpec(command=()) if spec_file is None else RunSpec.from_json(_read(spec_file))
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if command:
+        changes["command"] = command
+    variables = dict(spec.env)
+    for one in env:
+        name, separator, value = one.partition("=")
+        if not separator:
+            raise UsageError("`--env` needs KEY=VALUE", code="bad_environment")
+        variables[name] = value
+    spec = msgspec.structs.replace(spec, env=variables, **changes)
+    spec.validate()
+    if spec.agent_shim != "none":
+        raise ConfigurationError(
+            f"this version does not install the agent shim `{spec.agent_shim}`",
+            code="not_available",
+            hint="leave `--agent-shim` out: the run is then recorded without what the agent's SDK reports",
+        )
+    return spec
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_SPEC_BYTES_MAX + 1)
+    except OSError as error:
+        raise UsageError(
+            f"the run spec cannot be read: {os.strerror(error.errno or 0)}", code="malformed_spec", path=str(path)
+        ) from None
+    if len(data) > _SPEC_BYTES_MAX:
+        raise UsageError(f"the run spec has more than {_SPEC_BYTES_MAX} bytes", code="malformed_spec", path=str(path))
+    return data
+
+
+def _timeout(text: str | None) -> int | None:
+    from interlock.model.units import duration_ms  # noqa: PLC0415 - start-up
+
+    if text is None:
+        return None
+    try:
+        return duration_ms(text)
+    except ValueError as error:
+        raise UsageError(f"`--timeout` is not a duration: {error}", hint="such as `10m`") from None
+
+
+def _write(path: Path, document: Any) -> None:
+    """Raises: UsageError if the file cannot be written."""
+    try:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    except OSError as error:
+        raise UsageError(f"the result cannot be written: {os.strerror(error.errno or 0)}", path=str(path)) from None
+
+
+def _end_line(result: CommandResult) -> str:
+    from interlock.engine.measured.run import signal_name  # noqa: PLC0415 - start-up
+
+    if result.exit_code is not None:
+        how = f"exit code {result.exit_code}"
+    elif result.signal is not None:
+        how = f"ended by {signal_name(result.signal)}"
+    else:
+        how = "no end is known" if result.lost else "not started"
+    late = ", at its time-out" if result.timed_out else ""
+    return f"run {clean(result.run_id)}: {how}{late}, {result.window_elapsed_ms} ms; no observer recorded its effects"
