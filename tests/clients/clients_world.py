@@ -6,10 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from interlock.engine.inspect.actions import ActionLine, run_lines
+from interlock.engine.inspect.history import History
+from interlock.engine.trust import review, trust
+from interlock.surfaces.clients.doors import examine_clients
+from interlock.surfaces.clients.hook_program import Gate
+from interlock.surfaces.clients.installation import Installation
 
 COMMAND = [sys.executable, "-c", "from interlock.surfaces.cli.main import main; main()"]
 CONFIGURATION = """
@@ -33,13 +41,51 @@ class Project:
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "INTERLOCK"))}
         self.env["INTERLOCK_STATE_DIR"] = str(state)
         root.mkdir()
-        (root / "interlock.toml").write_text(CONFIGURATION)
-        self.interlock("trust", "--yes")
+        self.configure(CONFIGURATION)
 
     def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*COMMAND, *arguments], cwd=self.root, env=self.env, capture_output=True, text=True, check=False, timeout=90
         )
+
+    def configure(self, text: str) -> None:
+        """Another configuration, trusted."""
+        (self.root / "interlock.toml").write_text(text)
+        trust(review(self.root, self.env), self.env)
+
+    def install(self, client: str, mode: str | None = None, scope: str = "project", agent: str | None = None) -> None:
+        """As `interlock install`, in this process."""
+        installation = Installation(client, self.root, self.env, scope)
+        installation.apply(installation.plan_install(mode, agent), mode, agent, None)
+
+    def remove(self, client: str, scope: str = "project") -> None:
+        """As `interlock install --remove`."""
+        installation = Installation(client, self.root, self.env, scope)
+        installation.apply_removal(installation.plan_remove())
+
+    def doors(self, client: str) -> dict[str, str]:
+        """What doctor finds when it tries the client: "open" or "closed" by the door."""
+        facts = [
+            fact for fact in examine_clients(self.root, self.env, run=True) if fact.name.startswith(f"{client}: own")
+        ]
+        return {fact.name.removeprefix(f"{client}: own "): fact.detail.partition(":")[0] for fact in facts}
+
+    def lines(self) -> list[ActionLine]:
+        """What was done, the last first."""
+        with History.open(self.root, self.env) as past:
+            return [line for row in past.runs() for line in run_lines(past.directory(row.run_id), row)]
+
+    def actions(self) -> list[tuple[str, str, str]]:
+        """Tool, what about, and status of each action."""
+        return [(line.tool, line.about, line.status) for line in self.lines()]
+
+    def stop_gate(self) -> None:
+        """End the gate, if there is one."""
+        Gate(self.env["INTERLOCK_STATE_DIR"], time.monotonic() + 60).ask_once(b"interlock 1 stop\n" + bytes(16))
+
+    def undo(self, tool: str, about: str) -> None:
+        """Undo the run with that action."""
+        self.interlock("undo", next(line.run_id for line in self.lines() if (line.tool, line.about) == (tool, about)))
 
     def interlock(self, *arguments: str) -> str:
         """Run a command that succeeds; its standard output."""

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.model.errors import UsageError
-from interlock.surfaces.clients.entries import Entry, add, read_object, take_out
+from interlock.surfaces.clients.documents import read_document
+from interlock.surfaces.clients.entries import Entry, add, take_out
 
 ENTRIES = (
     Entry(("mcpServers", "interlock"), {"command": "x"}),
@@ -57,10 +58,10 @@ def test_what_somebody_added_since_stays(before):
 )
 def test_a_file_that_is_not_understood_is_refused(text):
     with pytest.raises(UsageError) as caught:
-        add(read_object(text.encode(), Path("f")), ENTRIES, Path("f"))
+        add(read_document(text.encode(), Path("f")), ENTRIES, Path("f"))
     assert caught.value.code == "client_file"
 
 
 def test_an_empty_file_is_an_empty_object():
-    assert read_object(b" \n", Path("f")) == {}
+    assert read_document(b" \n", Path("f")) == {}
     assert json.loads(json.dumps(add({}, ENTRIES, Path("f"))))["on"] == ["interlock"]

@@ -18,7 +18,7 @@ from scripted_model import Model
 
 from interlock.surfaces.clients.claude_code import CLIENT, TESTED
 from interlock.surfaces.clients.client import Setup, hook_command
-from interlock.surfaces.clients.entries import add, encode
+from interlock.surfaces.clients.entries import add
 from interlock.surfaces.clients.hook_program import Gate
 
 pytest_plugins = ["clients_world"]
@@ -287,7 +287,7 @@ def test_managed_settings_hold_however_it_is_started(claude, guarded, tmp_path):
     for event in document["hooks"].values():  # bound to the project, so that its copies are outside of it
         event[0]["hooks"][0]["command"] = hook_command("claude-code", setup._replace(scope="project"))
     (tmp_path / "etc/claude-code").mkdir(parents=True)
-    (tmp_path / "etc/claude-code/managed-settings.json").write_bytes(encode(document))
+    (tmp_path / "etc/claude-code/managed-settings.json").write_text(json.dumps(document))
     program = tmp_path / "claude-with-managed-settings"
     program.write_text(
         f"#!/bin/sh\nexec unshare -rm sh -c 'mount -t overlay overlay -o lowerdir={tmp_path}/etc:/etc /etc &&"

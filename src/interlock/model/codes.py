@@ -182,6 +182,7 @@ ERROR_CODES: Final[dict[str, str]] = {
     "client_call": "A coding agent carries the call out itself; it goes on when the agent makes it again.",
     "client_mode": "The client cannot be set up in that mode and scope.",
     "client_unknown": "The name is not that of a client that can be set up.",
+    "client_program": "The client's program is needed to set it up, and is not there or does not answer.",
     "client_file": "A configuration file of a client cannot be edited safely, so nothing was changed.",
     "message_unknown": "The value is not a message of a model in one of the known shapes.",
     "run_finished": "The run is finished, so there is nothing to resume.",

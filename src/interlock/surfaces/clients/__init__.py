@@ -6,11 +6,15 @@
 | `known.py` | the clients, by name |
 | `claude_code.py` | Claude Code: its files, modes, versions, and what stays open |
 | `claude_hooks.py`, `claude_trial.py` | how its hooks speak; how it is tried |
+| `codex.py`, `codex_hooks.py`, `codex_trial.py` | the same for Codex |
+| `codex_trust.py` | asks Codex for the hashes of hooks |
+| `patches.py` | the patches of `apply_patch` |
 | `hooks.py` | what the hooks of all clients have in common: event, call, verdict, reply |
 | `hook_program.py` | the program that a client starts as a hook; see `surfaces/resident` for who answers |
-| `entries.py` | entries in a JSON file of somebody else's: adds them, and takes out exactly what was added |
+| `entries.py` | entries in a file of somebody else's: adds them, and takes out exactly what was added |
+| `documents.py` | such files as text: JSON, JSON with comments, TOML |
 | `installation.py` | writes the files, with a record of how they were |
-| `trial.py`, `scripted_model.py` | tries a real client in a throw-away home, against a model that makes the calls of a script |
+| `trial.py`, `scripted_model.py`, `model_replies.py` | tries a real client, against a model that makes the calls of a script |
 | `doors.py`, `versions.py` | what `interlock doctor` says of the clients |
 | `command.py` | `interlock install` |
 

@@ -17,6 +17,7 @@ from interlock.surfaces.clients.client import (
     Scope,
     Setup,
     gateway_entry,
+    home_of,
     hook_command,
 )
 from interlock.surfaces.clients.entries import Entry
@@ -71,7 +72,7 @@ CLIENT: Final = Client(
     scopes={
         ("replace", "project"): lambda setup: setup.root,
         ("guard", "project"): lambda setup: setup.root,
-        ("guard", "user"): lambda setup: Path(setup.env.get("HOME") or "~").expanduser(),
+        ("guard", "user"): home_of,
         ("guard", "managed"): lambda _: Path("/etc/claude-code"),
     },
     files=files,

@@ -53,7 +53,7 @@ HARMLESS: Final = frozenset(
 FOR_ITS_USER: Final = frozenset({"AskUserQuestion", "ExitPlanMode"})
 """Dialogues of the client with its user: not ours to answer."""
 
-Translate = Callable[[Mapping[str, Any], str], NativeCall]
+Translate = Callable[[Mapping[str, Any], str], "NativeCall | Verdict"]
 
 
 def _edit(given: Mapping[str, Any], cwd: str) -> NativeCall:

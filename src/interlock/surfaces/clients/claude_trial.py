@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from interlock.surfaces.clients.scripted_model import AnthropicModel
-from interlock.surfaces.clients.trial import Place, Tried
+from interlock.surfaces.clients.scripted_model import ScriptedModel
+from interlock.surfaces.clients.trial import Place, Tried, tried
 
 FILES: Final = (".claude/settings.json", ".claude/settings.local.json", ".mcp.json")
 HOME_FILES: Final = (".claude/settings.json", ".claude/settings.local.json")
@@ -17,7 +17,7 @@ def trial(place: Place) -> list[Tried]:
     accepted = {"projects": {str(place.work): {"hasTrustDialogAccepted": True}}}
     (place.home / ".claude.json").write_text(json.dumps(accepted))
     marks = {"shell": place.work / "shell-ran", "editor": place.work / "editor-ran"}
-    model = AnthropicModel(
+    model = ScriptedModel(
         [
             ("Bash", {"command": f"touch {marks['shell']}", "description": "try the shell"}),
             ("Write", {"file_path": str(marks["editor"]), "content": ""}),
@@ -31,11 +31,4 @@ def trial(place: Place) -> list[Tried]:
             CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC="1",
             CLAUDE_CODE_MAX_RETRIES="0",
         )
-    if len(model.results) < len(marks):
-        return [Tried("native tools", None, f"it ended with exit code {done.returncode} before its tools were tried")]
-    return [
-        Tried(
-            f"own {name}", mark.exists(), "it ran a call that Interlock does not allow" if mark.exists() else "refused"
-        )
-        for name, mark in marks.items()
-    ]
+    return tried(marks, len(model.results), done)

@@ -60,7 +60,11 @@ class Client(NamedTuple):
     scopes: Mapping[tuple[Mode, Scope], Callable[[Setup], Path]]
     """What can be set up, and the directory in which its files lie."""
     files: Callable[[Setup], dict[str, tuple[Entry, ...]]]
-    """What has to be in which file, by the file's path in the scope's directory."""
+    """What has to be in which file, by the file's path in the scope's directory, or its whole path."""
+    more: Callable[[Setup, Mapping[Path, bytes | None]], dict[str, tuple[Entry, ...]]] | None = None
+    """What else has to be there, where that depends on what the files above will hold. Raises: UsageError."""
+    comments: bool = False
+    """True if it reads JSON with comments."""
     dialect: Dialect | None = None
     """How its hooks speak; None if it has none."""
     open_doors: Mapping[Mode, tuple[str, ...]] = {}
@@ -73,6 +77,11 @@ class Client(NamedTuple):
     """The files of a project that a trial needs."""
     trial_home_files: tuple[str, ...] = ()
     """Those of the user's home."""
+
+
+def home_of(setup: Setup) -> Path:
+    """The user's home."""
+    return Path(setup.env.get("HOME") or "~").expanduser()
 
 
 def gateway_entry(setup: Setup) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,8 @@ from interlock.engine.inspect.doctor import Fact
 from interlock.engine.local.location import locate
 from interlock.model.errors import InterlockError
 from interlock.surfaces.clients.client import Client, Scope
-from interlock.surfaces.clients.entries import has, read_object
+from interlock.surfaces.clients.documents import read_document
+from interlock.surfaces.clients.entries import Entry, has
 from interlock.surfaces.clients.hook_program import Failure, Gate
 from interlock.surfaces.clients.hook_program import __name__ as hook_module
 from interlock.surfaces.clients.installation import Installation, Record
@@ -27,6 +29,8 @@ _SECTION: Final = "clients"
 _SECONDS: Final = 60
 _SCOPES: Final[tuple[Scope, ...]] = ("project", "user", "managed")
 _PROGRAM: Final = hook_module.rpartition(".")[2]
+_COMMAND: Final = re.compile(r'^const COMMAND = (".*")$', re.MULTILINE)
+"""The hook's command in a plug-in, which is a whole file."""
 
 
 def examine_clients(start: Path, env: Mapping[str, str], *, run: bool) -> list[Fact]:
@@ -89,13 +93,14 @@ def _version(client: Client, version: str | None) -> Fact:
 def _setup(client: Client, scope: Scope, record: Record, env: Mapping[str, str]) -> Iterator[Fact]:
     """What was put into its files is there, and works."""
     where = f"{record.mode} mode, {scope}"
-    lost = [saved.path for saved in record.files if not _is_there(saved.path, saved.entries)]
+    lost = [saved.path for saved in record.files if not _is_there(client, saved.path, saved.entries)]
     again = f"interlock install {client.name} --mode {record.mode} --scope {scope}"
     if lost:
         yield _fact(
             client, where, "warning", f"`{lost[0]}` no longer has what was put in: its own tools may be open", again
         )
-    for command in dict.fromkeys(_hooks([entry.value for saved in record.files for entry in saved.entries])):
+    entries = [entry for saved in record.files for entry in saved.entries]
+    for command in dict.fromkeys(each for entry in entries for each in _hooks(entry)):
         problem = _try_hook(client, command, env)
         if problem is None:
             yield _fact(client, f"{where}: hook", "ok", "tried: it refuses what is not known")
@@ -107,20 +112,30 @@ def _setup(client: Client, scope: Scope, record: Record, env: Mapping[str, str])
         yield _fact(client, "not closed", "warning", door, standing=True)
 
 
-def _is_there(path: str, entries: Any) -> bool:
+def _is_there(client: Client, path: str, entries: tuple[Entry, ...]) -> bool:
     try:
-        return has(read_object(Path(path).read_bytes(), Path(path)), entries)
+        data = Path(path).read_bytes()
+        if entries and not entries[0].keys:
+            return data == str(entries[0].value).encode()
+        return has(read_document(data, Path(path), comments=client.comments), entries)
     except (OSError, InterlockError):
         return False
 
 
-def _hooks(value: Any) -> Iterator[str]:
-    """The commands among the entries that start the hook program."""
-    if isinstance(value, str) and _PROGRAM in value:
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _hooks(inner)
+def _hooks(entry: Entry) -> Iterator[str]:
+    """The commands in an entry that start the hook program."""
+    if not entry.keys:
+        yield from (json.loads(found) for found in _COMMAND.findall(entry.value))
+        return
+    values = [entry.value]
+    while values:
+        match values.pop():
+            case str(value) if _PROGRAM in value:
+                yield value
+            case dict(value):
+                values += value.values()
+            case list(value):
+                values += value
 
 
 def _try_hook(client: Client, command: str, env: Mapping[str, str]) -> str | None:

@@ -1,33 +1,26 @@
-"""Entries in a JSON file that belongs to a client: adds them, and takes out exactly what was added."""
+"""Entries in a file that belongs to a client: adds them, and takes out exactly what was added.
+
+All of it on plain values; `documents.py` has the text.
+"""
 
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from interlock.model.errors import ProposalError, UsageError
-from interlock.model.values import parse_json
+from interlock.surfaces.clients.documents import unusable
 
 
 class Entry(NamedTuple):
-    """One thing that a file must hold: at these keys a value, or, with `listed`, the value among those of a list."""
+    """One thing that a file must hold: at these keys a value, or, with `listed`, the value among those of a list.
+
+    Without keys it is the whole file, as text: one that is Interlock's alone.
+    """
 
     keys: tuple[str, ...]
     value: Any
     listed: bool = False
-
-
-def read_object(data: bytes, path: Path) -> dict[str, Any]:
-    """The object in a file. Raises: UsageError `client_file` if it holds anything else, comments included."""
-    try:
-        value = parse_json(data) if data.strip() else {}
-    except ProposalError as error:
-        raise _unusable(path, f"{error.message}{f' ({error.path})' if error.path else ''}") from None
-    if not isinstance(value, dict):
-        raise _unusable(path, "it does not hold a JSON object")
-    return value
 
 
 def add(document: dict[str, Any], entries: tuple[Entry, ...], path: Path) -> dict[str, Any]:
@@ -38,14 +31,14 @@ def add(document: dict[str, Any], entries: tuple[Entry, ...], path: Path) -> dic
         for key in entry.keys[:-1]:
             place = place.setdefault(key, {})
             if not isinstance(place, dict):
-                raise _unusable(path, f"`{'.'.join(entry.keys[:-1])}` is not an object")
+                raise unusable(path, f"`{'.'.join(entry.keys[:-1])}` is not an object")
         last = entry.keys[-1]
         if not entry.listed:
             place[last] = entry.value
             continue
         values = place.setdefault(last, [])
         if not isinstance(values, list):
-            raise _unusable(path, f"`{'.'.join(entry.keys)}` is not a list")
+            raise unusable(path, f"`{'.'.join(entry.keys)}` is not a list")
         if entry.value not in values:
             values.append(entry.value)
     return found
@@ -95,21 +88,7 @@ def has(document: dict[str, Any], entries: tuple[Entry, ...]) -> bool:
     return True
 
 
-def encode(document: dict[str, Any]) -> bytes:
-    """The document as a file that people read."""
-    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
-
-
 def _at(document: Any, keys: tuple[str, ...]) -> Any:
     for key in keys:
         document = document.get(key) if isinstance(document, dict) else None
     return document
-
-
-def _unusable(path: Path, why: str) -> UsageError:
-    return UsageError(
-        f"`{path.name}` cannot be edited: {why}",
-        code="client_file",
-        path=str(path),
-        hint="mend the file, or move it away; nothing was changed",
-    )

@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -21,7 +21,8 @@ from interlock.model import typed
 from interlock.model.difference import compare
 from interlock.model.errors import UsageError
 from interlock.surfaces.clients.client import Client, Mode, Scope, Setup
-from interlock.surfaces.clients.entries import Entry, add, encode, read_object, take_out
+from interlock.surfaces.clients.documents import read_document, rewrite_document, unusable
+from interlock.surfaces.clients.entries import Entry, add, take_out
 from interlock.surfaces.clients.known import find_client
 from interlock.workspace.registry import state_directory
 
@@ -50,12 +51,19 @@ class _Saved(msgspec.Struct, frozen=True):
     before: bytes | None
     after_sha256: str
     entries: tuple[Entry, ...] = ()
-    made_directory: bool = False
-    """True if the directory of the file was not there before."""
+    directories: int = 0
+    """How many of the directories above the file were not there before."""
+
+    @property
+    def text(self) -> str | None:
+        """The whole file, where it is Interlock's alone."""
+        return _whole(self.entries)
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What was set up. Version history: 1: first; 2: absolute paths, entries, mode, version of the client."""
+    """What was set up. Version history: 1: first; 2: absolute paths, entries, mode, version of the client; 3: directories are
+    counted, whole files.
+    """
 
     version: int
     files: tuple[_Saved, ...]
@@ -106,6 +114,10 @@ class Installation:
         base = self._client.scopes[setup.mode, self._scope](setup)
         wanted = {base / name: entries for name, entries in self._client.files(setup).items()}
         saved = {self._path(each): each for each in (() if self.record is None else self.record.files)}
+        if self._client.more is not None:
+            planned = {path: self._adding(path, entries, saved.get(path)).data for path, entries in wanted.items()}
+            for name, entries in self._client.more(setup, planned).items():
+                wanted[base / name] = (*wanted.get(base / name, ()), *entries)
         changes = [self._adding(path, entries, saved.get(path)) for path, entries in wanted.items()]
         # What another mode had put elsewhere goes.
         return changes + [self._removing(path, each) for path, each in saved.items() if path not in wanted]
@@ -129,9 +141,9 @@ class Installation:
         for change in changes:
             self._write(change)
         for saved in () if record is None else record.files:
-            if saved.made_directory:
+            for directory in list(self._path(saved).parents)[: saved.directories]:
                 with contextlib.suppress(OSError):  # others have put something there, or it is gone
-                    self._path(saved).parent.rmdir()
+                    directory.rmdir()
         self._record_path.unlink(missing_ok=True)
 
     def _setup(self, mode: Mode, agent: str | None) -> Setup:
@@ -149,12 +161,16 @@ class Installation:
 
     def _adding(self, path: Path, entries: tuple[Entry, ...], saved: _Saved | None) -> FileChange:
         old = _read(path)
+        text = _whole(entries)
+        if text is not None:
+            _check_own(path, old, text, saved)
+            data = text.encode()
+            return FileChange(path, old, data, "unchanged" if data == old else "changed", entries)
         base = old if saved is None else self._removing(path, saved).data
-        before = {} if base is None else read_object(base, path)
-        after = add(before, entries, path)
-        if old is not None and after == read_object(old, path):
+        after = add(self._values(base, path), entries, path)
+        if old is not None and after == self._values(old, path):
             return FileChange(path, old, old, "unchanged", entries)
-        return FileChange(path, old, encode(after), "changed", entries)
+        return FileChange(path, old, self._rewritten(base, after, path), "changed", entries)
 
     def _removing(self, path: Path, saved: _Saved) -> FileChange:
         current = _read(path)
@@ -162,10 +178,17 @@ class Installation:
             return FileChange(path, current, current, "unchanged")
         if _sha256(current) == saved.after_sha256:
             return FileChange(path, current, saved.before, "restored")
-        before = {} if saved.before is None else read_object(saved.before, path)
-        document = read_object(current, path)
-        left = take_out(document, saved.entries, before)
-        return FileChange(path, current, None if not left and saved.before is None else encode(left), "edited")
+        if saved.text is not None:
+            _check_own(path, current, saved.text, saved)
+        left = take_out(self._values(current, path), saved.entries, self._values(saved.before, path))
+        emptied = not left and saved.before is None
+        return FileChange(path, current, None if emptied else self._rewritten(current, left, path), "edited")
+
+    def _values(self, data: bytes | None, path: Path) -> dict[str, Any]:
+        return {} if data is None else read_document(data, path, comments=self._client.comments)
+
+    def _rewritten(self, data: bytes | None, wanted: dict[str, Any], path: Path) -> bytes:
+        return rewrite_document(data, wanted, path, comments=self._client.comments)
 
     def _save(self, changes: list[FileChange], mode: Mode, agent: str | None, version: str | None) -> None:
         known = {} if (record := self.record) is None else {self._path(saved): saved for saved in record.files}
@@ -176,10 +199,12 @@ class Installation:
             saved = known.get(change.path)
             # What we wrote ourselves is not how it was before.
             before = change.old if saved is None else self._removing(change.path, saved).data
-            made = not change.path.parent.is_dir() if saved is None else saved.made_directory
+            if _whole(change.entries) is not None:
+                before = None
+            made = sum(not each.is_dir() for each in change.path.parents) if saved is None else saved.directories
             files.append(_Saved(str(change.path), before, _sha256(change.data or b""), change.entries, made))
         self._disk.make_directory(self._record_path.parent)
-        written = Record(2, tuple(files), mode, agent, version)
+        written = Record(3, tuple(files), mode, agent, version)
         self._disk.write_atomic(self._record_path, msgspec.json.encode(written))
 
     def _write(self, change: FileChange) -> None:
@@ -220,6 +245,18 @@ def _read(path: Path) -> bytes | None:
             hint="put the entries into the file that it leads to by hand: `--dry-run` in a fresh directory shows them",
         )
     return path.read_bytes()
+
+
+def _whole(entries: tuple[Entry, ...]) -> str | None:
+    """The text of a file that is Interlock's alone; None for entries in somebody else's."""
+    return str(entries[0].value) if entries and not entries[0].keys else None
+
+
+def _check_own(path: Path, data: bytes | None, text: str, saved: _Saved | None) -> None:
+    """Raises: UsageError `client_file` if a person has written the file, or has edited what Interlock had written."""
+    written = data is None or data == text.encode() or (saved is not None and _sha256(data) == saved.after_sha256)
+    if not written:
+        raise unusable(path, "it is not as Interlock writes it, and Interlock changes no other")
 
 
 def _sha256(data: bytes) -> str:

@@ -1,22 +1,34 @@
 """A model on loopback that makes the calls of a script, so that `interlock doctor --clients` can try a real client offline.
 
-It speaks Anthropic's Messages API, streamed. Which call is due is read from the conversation.
+It speaks the APIs of Anthropic, OpenAI and Gemini, streamed. Which call is due is read from the conversation, so nothing is kept.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Final
 
-Call = tuple[str, dict[str, Any]]
-"""A tool's name and its input."""
+from interlock.surfaces.clients import model_replies
+from interlock.surfaces.clients.model_replies import Turn
+
+Call = tuple[str, Any]
+"""A tool's name (`NAMESPACE/NAME` where the API groups tools) and its input."""
+_ID: Final = "call_probe_"
+_SHAPES: Final = (
+    ("/messages", model_replies.anthropic),
+    ("/responses", model_replies.responses),
+    ("/chat/completions", model_replies.chat),
+    (":streamGenerateContent", model_replies.gemini),
+)
 
 
-class AnthropicModel:
+class ScriptedModel:
     """Makes one call after the other. Not for more than one client at once."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
@@ -41,26 +53,54 @@ class AnthropicModel:
                 server.shutdown()
                 thread.join()
 
-    def reply(self, request: dict[str, Any]) -> list[dict[str, Any]]:
-        """The events of the answer to a request."""
+    def turn(self, request: dict[str, Any]) -> Turn:
+        """What is said next."""
         if not request.get("tools"):
-            return list(_events([{"type": "text", "text": "ok"}]))
-        self.offered |= {str(tool.get("name")) for tool in request["tools"]}
-        due = 0
-        for message in request.get("messages", ()):
-            blocks = message.get("content")
-            for block in blocks if isinstance(blocks, list) else ():
-                if block.get("type") == "tool_result" and str(block.get("tool_use_id")).startswith("toolu_probe_"):
-                    number = int(block["tool_use_id"].removeprefix("toolu_probe_"))
-                    self.results[number] = json.dumps(block.get("content"))
-                    due = max(due, number + 1)
+            return Turn("ok")  # a title, a probe
+        self.offered |= set(_names(request["tools"]))
+        said = [*request.get("messages", ()), *request.get("input", ()), *request.get("contents", ())]
+        results = list(_results(said))
+        self.results |= dict(results)
+        due = max((number for number, _ in results), default=-1) + 1
         if due >= len(self._calls):
-            return list(_events([{"type": "text", "text": "done"}]))
+            return Turn("done")
         name, given = self._calls[due]
-        return list(_events([{"type": "tool_use", "id": f"toolu_probe_{due}", "name": name, "input": given}]))
+        namespace, _, tool = name.rpartition("/")
+        return Turn("", f"{_ID}{due}", tool, given, namespace or None)
 
 
-def _handler(model: AnthropicModel) -> type[BaseHTTPRequestHandler]:
+def _names(tools: Any) -> Iterator[str]:
+    """Of tools as each API writes them, with those of a group as `NAMESPACE/NAME`."""
+    for tool in tools:
+        for inner in tool.get("functionDeclarations", ()):
+            yield str(inner.get("name"))
+        for inner in tool.get("tools", ()):
+            yield f"{tool.get('name')}/{inner.get('name')}"
+        yield str(tool.get("name") or (tool.get("function") or {}).get("name") or tool.get("type"))
+
+
+def _results(value: Any) -> Iterator[tuple[int, str]]:
+    """The results of calls, wherever in a conversation they stand."""
+    if isinstance(value, list):
+        for inner in value:
+            yield from _results(inner)
+        return
+    if not isinstance(value, dict):
+        return
+    call = value.get("tool_use_id") or value.get("tool_call_id")
+    if str(value.get("type")).endswith("_output"):
+        call = value.get("call_id")
+    if isinstance(response := value.get("functionResponse"), dict):
+        call, value = response.get("id"), response
+    number = re.fullmatch(rf"{_ID}(\d+)(?:\D.*)?", str(call))
+    if number is not None:
+        yield int(number[1]), json.dumps(value.get("content", value.get("output", value.get("response"))))
+        return
+    for inner in value.values():
+        yield from _results(inner)
+
+
+def _handler(model: ScriptedModel) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -71,16 +111,28 @@ def _handler(model: AnthropicModel) -> type[BaseHTTPRequestHandler]:
             self._send(b"", "application/json")
 
         def do_GET(self) -> None:
-            self._send(b'{"data": []}', "application/json")
+            self._send(b'{"object": "list", "data": [], "models": []}', "application/json")
 
         def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers.get("content-length") or 0)) or b"{}")
-            if "count_tokens" in self.path:
-                self._send(b'{"input_tokens": 10}', "application/json")
-                return
-            events = model.reply(request)
-            data = "".join(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events)
-            self._send(data.encode(), "text/event-stream")
+            request = json.loads(self._body() or b"{}")
+            path = self.path.partition("?")[0]
+            for ending, reply in _SHAPES:
+                if path.endswith(ending):
+                    self._send(reply(model.turn(request)), "text/event-stream")
+                    return
+            self._send(b'{"input_tokens": 10, "totalTokens": 10}', "application/json")
+
+        def _body(self) -> bytes:
+            if "chunked" in self.headers.get("transfer-encoding", ""):
+                parts = bytearray()
+                while size := int(self.rfile.readline().strip() or b"0", 16):
+                    parts += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                data = bytes(parts)
+            else:
+                data = self.rfile.read(int(self.headers.get("content-length") or 0))
+            return gzip.decompress(data) if self.headers.get("content-encoding") == "gzip" else data
 
         def _send(self, data: bytes, kind: str) -> None:
             self.send_response(200)
@@ -90,30 +142,3 @@ def _handler(model: AnthropicModel) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(data)
 
     return Handler
-
-
-def _events(blocks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The events of a streamed message. Source: Anthropic's documentation of streaming."""
-    usage = {"input_tokens": 1, "output_tokens": 1}
-    message: dict[str, Any] = {
-        "id": "msg_probe",
-        "type": "message",
-        "role": "assistant",
-        "model": "probe",
-        "content": [],
-    }
-    ends: dict[str, Any] = {"stop_reason": None, "stop_sequence": None}
-    start: dict[str, Any]
-    yield {"type": "message_start", "message": {**message, **ends, "usage": usage}}
-    for index, block in enumerate(blocks):
-        if block["type"] == "text":
-            start, delta = {"type": "text", "text": ""}, {"type": "text_delta", "text": block["text"]}
-        else:
-            start = {**block, "input": {}}
-            delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
-        yield {"type": "content_block_start", "index": index, "content_block": start}
-        yield {"type": "content_block_delta", "index": index, "delta": delta}
-        yield {"type": "content_block_stop", "index": index}
-    reason = "tool_use" if any(block["type"] == "tool_use" for block in blocks) else "end_turn"
-    yield {"type": "message_delta", "delta": {**ends, "stop_reason": reason}, "usage": usage}
-    yield {"type": "message_stop"}

@@ -34,6 +34,10 @@ class Place(NamedTuple):
     """An empty project, but for the client's files."""
     home: Path
     env: dict[str, str]
+    root: Path
+    """The project that `work` stands for."""
+    own_home: Path
+    """The user's, that `home` stands for."""
 
     def run(self, arguments: Sequence[str], **env: str) -> subprocess.CompletedProcess[bytes]:
         """Run the client to its end. Raises: OSError, subprocess.TimeoutExpired."""
@@ -63,8 +67,9 @@ def try_client(
     with tempfile.TemporaryDirectory(prefix="interlock-doctor-") as name:
         base = Path(name).resolve()
         passed = {key: env[key] for key in _PASSED_ON if key in env}
-        place = Place(Path(found), base / "work", base / "home", {**passed, "HOME": str(base / "home")})
         own_home = Path(env.get("HOME") or "~").expanduser()
+        variables = {**passed, "HOME": str(base / "home")}
+        place = Place(Path(found), base / "work", base / "home", variables, root, own_home)
         _copy(root, place.work, files)
         _copy(own_home, place.home, home_files)
         if "INTERLOCK_STATE_DIR" not in passed and "XDG_STATE_HOME" not in passed:
@@ -73,6 +78,14 @@ def try_client(
             return trial(place)
         except (OSError, subprocess.TimeoutExpired) as error:
             return [Tried("native tools", None, f"`{program}` could not be tried: {type(error).__name__}")]
+
+
+def tried(marks: Mapping[str, Path], results: int, done: subprocess.CompletedProcess[bytes]) -> list[Tried]:
+    """What came of calls of own tools that leave a file each; `results` is how many of them were answered."""
+    if results < len(marks):
+        return [Tried("native tools", None, f"it ended with exit code {done.returncode} before its tools were tried")]
+    opened = "it ran a call that Interlock does not allow"
+    return [Tried(f"own {name}", mark.exists(), opened if mark.exists() else "refused") for name, mark in marks.items()]
 
 
 def _copy(source: Path, target: Path, names: Sequence[str]) -> None:

@@ -1,0 +1,131 @@
+"""Codex: in replace mode its shell is off and its editor can write nothing, and the gateway is started; in guard mode its hooks
+ask the gate.
+
+Tested with version 0.171.0. It reads a project's `.codex` only if the user trusts the project, and runs only hooks whose hash
+is in the user's `config.toml`: both are written there. Sources: its documentation of settings, hooks and MCP, and tries with the
+program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from interlock.surfaces.clients import codex_trial
+from interlock.surfaces.clients.client import (
+    CLIENT_HOOK_SECONDS,
+    SERVER,
+    Client,
+    Setup,
+    gateway_entry,
+    home_of,
+    hook_command,
+)
+from interlock.surfaces.clients.codex_hooks import KINDS, CodexHooks
+from interlock.surfaces.clients.codex_trust import hook_hashes
+from interlock.surfaces.clients.entries import Entry
+
+TESTED: Final = "0.171.0"
+GATEWAY_SECONDS: Final = 120
+"""How long it waits for a call of the gateway: longer than a held call is waited for."""
+_END_SECONDS: Final = 3
+"""What it gives the hook at the end of a session at most."""
+
+
+def files(setup: Setup) -> dict[str, tuple[Entry, ...]]:
+    """See `Client.files`."""
+    user = str(_home(setup) / "config.toml")
+    trusted = Entry(("projects", str(setup.root), "trust_level"), "trusted")
+    if setup.mode == "replace":
+        return {
+            ".codex/config.toml": (
+                Entry(("sandbox_mode",), "read-only"),  # its editor cannot be taken out: so it can write nothing
+                Entry(("approval_policy",), "never"),  # and does not ask to
+                Entry(("web_search",), "disabled"),
+                *(Entry(("features", name), value=False) for name in ("shell_tool", "view_image", "multi_agent")),
+                Entry(
+                    ("mcp_servers", SERVER),
+                    {
+                        **gateway_entry(setup),
+                        "default_tools_approval_mode": "approve",
+                        "tool_timeout_sec": GATEWAY_SECONDS,
+                        "required": True,
+                    },
+                ),
+            ),
+            user: (trusted,),
+        }
+    return {
+        str(_hook_file(setup)): tuple(Entry(("hooks", event), _hook(event, setup), listed=True) for event in KINDS),
+        # Without a terminal a command's standard input is closed, so `write_stdin`, which no hook sees, reaches no shell.
+        user: (Entry(("features", "unified_exec_tty"), value=False), *((trusted,) if setup.project else ())),
+    }
+
+
+def trust(setup: Setup, planned: Mapping[Path, bytes | None]) -> dict[str, tuple[Entry, ...]]:
+    """See `Client.more`: the hashes of the hooks, by which Codex runs them."""
+    if setup.mode == "replace":
+        return {}
+    path = _hook_file(setup)
+    hashes = hook_hashes(planned[path] or b"", hook_command("codex", setup), setup.env)
+    place = path.parent.resolve() / path.name
+    return {
+        str(_home(setup) / "config.toml"): tuple(
+            Entry(("hooks", "state", f"{place}{suffix}", "trusted_hash"), value) for suffix, value in hashes.items()
+        )
+    }
+
+
+def _hook(event: str, setup: Setup) -> dict[str, Any]:
+    seconds = _END_SECONDS if event == "SessionEnd" else CLIENT_HOOK_SECONDS
+    hook = {"type": "command", "command": hook_command("codex", setup), "timeout": seconds}
+    return {"matcher": "*", "hooks": [hook]}
+
+
+def _home(setup: Setup) -> Path:
+    named = setup.env.get("CODEX_HOME")
+    return Path(named) if named else home_of(setup) / ".codex"
+
+
+def _hook_file(setup: Setup) -> Path:
+    return (setup.root / ".codex" if setup.project else _home(setup)) / "hooks.json"
+
+
+CLIENT: Final = Client(
+    name="codex",
+    program="codex",
+    tested=(TESTED,),
+    modes=("replace", "guard"),
+    scopes={
+        ("replace", "project"): lambda setup: setup.root,
+        ("guard", "project"): lambda setup: setup.root,
+        ("guard", "user"): _home,
+    },
+    files=files,
+    more=trust,
+    dialect=CodexHooks(),
+    open_doors={
+        "guard": (
+            "a hook that is too slow lets the call pass; `features.hooks = false` and a change of the hook file switch hooks off",
+            "with `-c features.unified_exec_tty=true` it writes to a running shell with `write_stdin`, which no hook sees",
+            "its shell runs without walls: what an allowed command does is not seen, and edits by it are not undoable",
+            "its web search is not seen",
+        ),
+        "replace": (
+            "the person or program that starts it can give other settings: `-c`, `--sandbox`, `--dangerously-bypass-...`",
+            "its editor is offered still; the sandbox lets it write nothing",
+        ),
+    },
+    probe={
+        "session_id": "interlock-doctor",
+        "hook_event_name": "PreToolUse",
+        "tool_name": "InterlockProbe",
+        "tool_input": {},
+        "tool_use_id": "probe",
+        "cwd": "/",
+    },
+    trial=codex_trial.trial,
+    trial_files=codex_trial.FILES,
+    trial_home_files=codex_trial.HOME_FILES,
+)

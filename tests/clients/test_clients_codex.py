@@ -1,0 +1,193 @@
+"""The real Codex, in both modes, against a scripted model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tomllib
+
+import pytest
+from npm_programs import installed
+
+from interlock.model.errors import UsageError
+from interlock.surfaces.clients.codex import TESTED
+from interlock.surfaces.clients.scripted_model import ScriptedModel
+
+pytest_plugins = ["clients_world"]
+pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(600)]
+CONFIGURATION = """
+[rules]
+allow = ["fs.read", "fs.list", "fs.write", "fs.delete", "shell"]
+ask = ["fs.edit"]
+deny = ["shell(rm *)"]
+
+[grants.agent]
+tools = ["fs.*", "shell"]
+
+[approvals]
+ttl = "2s"
+"""
+USER = """# mine
+model = "gpt-5.5"
+approval_policy = "never"
+sandbox_mode = "danger-full-access"  # what the client's own settings allow
+"""
+
+
+@pytest.fixture(scope="module")
+def codex():
+    """The program, in the version that the documentation names."""
+    return installed("@openai/codex", TESTED, "codex")
+
+
+@pytest.fixture
+def world(codex, project):
+    """A trusted project, and a home with settings of the user's own that allow everything."""
+    home = project.root.parent / "home"
+    (home / ".codex").mkdir(parents=True)
+    (home / ".codex/config.toml").write_text(USER)
+    project.env |= {"HOME": str(home), "PATH": f"{codex.parent}:{os.environ['PATH']}"}
+    project.configure(CONFIGURATION)
+    yield project
+    project.stop_gate()
+
+
+def run(project, model: ScriptedModel, *arguments: str) -> str:
+    """Let it work; what it has printed."""
+    with model.serving():
+        provider = f'{{name="t", base_url="{model.url}/v1", wire_api="responses", env_key="KEY", stream_max_retries=0}}'
+        settings = ["-c", 'model_provider="t"', "-c", f"model_providers.t={provider}", "-c", "analytics.enabled=false"]
+        done = subprocess.run(
+            ["codex", "exec", "--json", "--skip-git-repo-check", *settings, *arguments, "do it"],
+            cwd=project.root,
+            env={"PATH": project.env["PATH"], "HOME": project.env["HOME"], "KEY": "none"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def shell(command: str, **more) -> tuple[str, dict]:
+    return ("exec_command", {"cmd": command, "yield_time_ms": 2000, **more})
+
+
+def patch(*parts: str) -> tuple[str, str]:
+    return ("apply_patch", "\n".join(["*** Begin Patch", *parts, "*** End Patch", ""]))
+
+
+def settings_of(project) -> bytes:
+    return (project.root.parent / "home/.codex/config.toml").read_bytes()
+
+
+def test_replace_mode_leaves_it_no_shell_and_an_editor_that_writes_nothing(world):
+    world.install("codex")
+    (world.root / "a.txt").write_text("hello")
+    model = ScriptedModel(
+        [
+            ("mcp__interlock/fs_read", {"path": "a.txt"}),
+            ("mcp__interlock/fs_write", {"path": "b.txt", "content": "made"}),
+            ("mcp__interlock/fs_write", {"path": ".codex/config.toml", "content": ""}),
+            shell("touch pwned"),
+            patch("*** Add File: pwned", "+x"),
+        ]
+    )
+    run(world, model)
+    assert "hello" in model.results[0]
+    assert (world.root / "b.txt").read_text() == "made"
+    assert "path_protected" in model.results[2]
+    assert "unsupported call" in model.results[3]
+    assert "read-only" in model.results[4]
+    assert not (world.root / "pwned").exists()
+    assert not {"exec_command", "write_stdin", "view_image", "web_search"} & model.offered
+    world.undo("fs.write", "b.txt")
+    assert not (world.root / "b.txt").exists()
+    assert world.doors("codex") == {"shell": "closed", "editor": "closed"}
+    world.remove("codex")
+    assert settings_of(world) == USER.encode()
+    assert not (world.root / ".codex").exists()
+
+
+def test_guard_mode_asks_about_its_own_calls(world):
+    world.install("codex", "guard")
+    written = settings_of(world)
+    assert written.startswith(b"# mine\n")
+    assert b"# what the client's own settings allow" in written
+    assert len(tomllib.loads(written.decode())["hooks"]["state"]) == 5
+    (world.root / "old.txt").write_text("old\n")
+    model = ScriptedModel(
+        [
+            shell("echo made > by-shell"),
+            shell("rm old.txt"),
+            patch("*** Add File: by-editor", "+new"),
+            patch("*** Add File: ../outside", "+new"),
+            patch("*** Add File: .codex/hooks.json", "+{}"),
+            patch("*** Add File: one", "+x", "*** Add File: two", "+x"),
+            patch("*** Update File: old.txt", "-old", "+new"),
+            patch("*** Delete File: old.txt"),
+        ]
+    )
+    run(world, model)
+    assert (world.root / "by-shell").read_text() == "made\n"
+    assert "rule" in model.results[1] or "denied" in model.results[1]
+    assert (world.root / "by-editor").read_text() == "new\n"
+    assert "path_outside_workspace" in model.results[3]
+    assert "path_" in model.results[4]
+    assert "one patch for each file" in model.results[5]
+    assert "approval_expired" in model.results[6]
+    assert not {"one", "two", "old.txt"} & {path.name for path in world.root.iterdir()}
+    assert not (world.root.parent / "outside").exists()
+    assert world.actions()[::-1] == [
+        ("shell", "echo made > by-shell", "succeeded"),
+        ("shell", "rm old.txt", "rejected"),
+        ("fs.write", "by-editor", "succeeded"),
+        ("fs.write", ".codex/hooks.json", "failed"),
+        ("fs.edit", "old.txt", "rejected"),
+        ("fs.delete", "old.txt", "succeeded"),
+    ]
+    world.undo("fs.write", "by-editor")
+    world.undo("fs.delete", "old.txt")
+    assert not (world.root / "by-editor").exists()
+    assert (world.root / "old.txt").read_text() == "old\n"
+    assert world.doors("codex") == {"shell": "closed", "editor": "closed"}
+    world.remove("codex")
+    assert settings_of(world) == USER.encode()
+
+
+def test_what_its_hooks_do_not_close(world):
+    """Documented, and named by doctor: hooks that are too slow, that it does not trust, or that are switched off."""
+    world.install("codex", "guard")
+    path = world.root / ".codex/hooks.json"
+    calls = [
+        shell("cat", tty=True),
+        shell("sleep 30", yield_time_ms=250),
+        ("write_stdin", {"session_id": 0, "chars": "touch pwned\n"}),
+    ]
+    model = ScriptedModel(calls)
+    run(world, model)
+    assert "TTY execution is disabled" in model.results[0]
+    assert not (world.root / "pwned").exists()
+    path.write_text(path.read_text().replace('"timeout": 130', '"timeout": 129'))
+    run(world, ScriptedModel([shell("touch ../changed")]))
+    hooks = json.loads(path.read_text())
+    hooks["hooks"]["PreToolUse"][0]["hooks"][0] |= {"command": "sleep 30", "timeout": 1}
+    path.write_text(json.dumps(hooks))
+    run(world, ScriptedModel([shell("touch ../slow")]), "--dangerously-bypass-hook-trust")
+    assert {"changed", "slow"} <= {path.name for path in world.root.parent.iterdir()}
+    world.install("codex", "guard")  # puts it right
+    assert world.doors("codex") == {"shell": "closed", "editor": "closed"}
+    local = world.root / ".codex/config.toml"
+    local.write_text("[features]\nhooks = false\n")
+    assert world.doors("codex")["shell"] == "open"
+
+
+def test_it_is_not_set_up_in_guard_mode_without_the_program(world):
+    world.env["PATH"] = "/nowhere"
+    with pytest.raises(UsageError) as caught:
+        world.install("codex", "guard")
+    assert caught.value.code == "client_program"
+    assert settings_of(world) == USER.encode()
