@@ -1,0 +1,97 @@
+"""The events that Interlock's plug-in for opencode sends (`opencode.py`), and its own tools. Sources: tries with the program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from interlock.model import typed
+from interlock.model.values import parse_json
+from interlock.surfaces.clients.claude_hooks import Translate
+from interlock.surfaces.clients.hooks import (
+    HookEvent,
+    Kind,
+    NativeCall,
+    Reply,
+    Verdict,
+    deny,
+    edit_call,
+    fetch_call,
+    list_call,
+    read_call,
+    search_call,
+    shell_call,
+    text_of,
+    write_call,
+)
+from interlock.surfaces.clients.patches import patch_call
+
+KINDS: Final[Mapping[str, Kind]] = {"before": "before", "after": "after", "end": "end"}
+HARMLESS: Final = frozenset({"todowrite", "todoread", "task", "skill", "invalid", "question", "plan_exit"})
+"""What changes nothing but its own lists. The calls of its sub-agents come to the plug-in themselves."""
+GATEWAY_PREFIX: Final = "interlock_"
+
+
+def _optional(given: Mapping[str, Any], name: str) -> str | None:
+    return None if given.get(name) is None else text_of(given, name)
+
+
+def _edit(given: Mapping[str, Any], cwd: str) -> NativeCall:
+    old, new = text_of(given, "oldString"), text_of(given, "newString")
+    return edit_call(text_of(given, "filePath"), old, new, everywhere=given.get("replaceAll") is True, cwd=cwd)
+
+
+NATIVE: Final[Mapping[str, Translate]] = {
+    "bash": lambda given, cwd: shell_call(text_of(given, "command"), _optional(given, "workdir") or cwd),
+    "write": lambda given, _: write_call(text_of(given, "filePath"), text_of(given, "content")),
+    "edit": _edit,
+    "apply_patch": lambda given, _: patch_call(text_of(given, "patchText")),
+    "read": lambda given, _: read_call(text_of(given, "filePath")),
+    "list": lambda given, _: list_call(_optional(given, "path") or ""),
+    "glob": lambda given, _: list_call(_optional(given, "path") or "", text_of(given, "pattern")),
+    "grep": lambda given, _: search_call(
+        text_of(given, "pattern"), _optional(given, "path") or "", _optional(given, "include")
+    ),
+    "webfetch": lambda given, _: fetch_call(text_of(given, "url")),
+}
+
+
+class OpencodeHooks:
+    """The dialect."""
+
+    project_variable: str | None = None
+
+    def read(self, data: bytes, named: str = "") -> HookEvent:
+        """See `Dialect`."""
+        given = parse_json(data)
+        if not isinstance(given, dict):
+            raise ValueError("the input is not a JSON object")  # noqa: TRY004 - what the client sent
+        name = named or text_of(given, "name")
+        fields = {
+            "name": name,
+            "kind": KINDS.get(name, "other"),
+            "session": given.get("sessionID", ""),
+            "call_id": given.get("callID", ""),
+            "tool": given.get("tool", ""),
+            "input": given.get("args") or {},
+            "output": given.get("output"),
+            "cwd": given.get("directory", ""),
+        }
+        return typed.convert(fields, HookEvent)
+
+    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+        """See `Dialect`."""
+        if event.tool in NATIVE:
+            return NATIVE[event.tool](event.input, event.cwd)
+        if event.tool.startswith(GATEWAY_PREFIX) and event.tool != "interlock_probe":
+            return Verdict("allow", "Interlock: the gateway checks it")
+        if event.tool in HARMLESS:
+            return Verdict("allow", "Interlock: not a call that it has to check here")
+        return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
+
+    def reply(self, event: HookEvent, verdict: Verdict) -> Reply:  # noqa: ARG002 - one form for all events
+        """See `Dialect`."""
+        decision = "allow" if verdict.decision == "allow" else "deny"
+        return Reply(0, msgspec.json.encode({"decision": decision, "reason": verdict.reason}))

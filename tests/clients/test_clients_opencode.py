@@ -1,0 +1,160 @@
+"""The real opencode, in both modes, against a scripted model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+from npm_programs import installed
+
+from interlock.surfaces.clients.documents import read_document
+from interlock.surfaces.clients.opencode import TESTED
+from interlock.surfaces.clients.opencode_trial import provider
+from interlock.surfaces.clients.scripted_model import ScriptedModel
+
+pytest_plugins = ["clients_world"]
+pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(600)]
+CONFIGURATION = """
+[rules]
+allow = ["fs.read", "fs.list", "fs.write", "shell"]
+ask = ["fs.edit"]
+deny = ["shell(rm *)"]
+
+[grants.agent]
+tools = ["fs.*", "shell"]
+
+[approvals]
+ttl = "2s"
+"""
+CLOSED = {"shell": "closed", "editor": "closed"}
+
+
+@pytest.fixture(scope="module")
+def opencode():
+    """The program, in the version that the documentation names."""
+    return installed("opencode-ai", TESTED, "opencode")
+
+
+@pytest.fixture
+def world(opencode, project):
+    """A trusted project, and a home of its own."""
+    home = project.root.parent / "home"
+    home.mkdir()
+    project.env |= {"HOME": str(home), "PATH": f"{opencode.parent}:{os.environ['PATH']}"}
+    project.configure(CONFIGURATION)
+    yield project
+    project.stop_gate()
+
+
+def run(project, model: ScriptedModel, *arguments: str) -> None:
+    home = project.root.parent / "home"
+    with model.serving():
+        allowed = {"permission": {"bash": "allow", "edit": "allow", "external_directory": "allow"}}
+        (home / "settings.json").write_text(json.dumps({**provider(model.url), **allowed}))
+        done = subprocess.run(
+            ["opencode", "run", "--format", "json", *arguments, "do it"],
+            cwd=project.root,
+            env={
+                "PATH": project.env["PATH"],
+                "HOME": str(home),
+                "OPENCODE_CONFIG": str(home / "settings.json"),
+                "OPENCODE_DISABLE_MODELS_FETCH": "1",
+                "OPENCODE_DISABLE_AUTOUPDATE": "1",
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def shell(command: str) -> tuple[str, dict]:
+    return ("bash", {"command": command, "description": "x"})
+
+
+def write(project, name: str) -> tuple[str, dict]:
+    return ("write", {"filePath": str(project.root / name), "content": "new"})
+
+
+def test_replace_mode_offers_only_interlocks_tools(world):
+    settings = '{\n  // mine\n  "theme": "dark", // always\n}\n'
+    (world.root / "opencode.jsonc").write_text(settings)
+    world.install("opencode")
+    assert "// mine" in (world.root / "opencode.jsonc").read_text()
+    (world.root / "a.txt").write_text("hello")
+    model = ScriptedModel(
+        [
+            ("interlock_fs_read", {"path": "a.txt"}),
+            ("interlock_fs_write", {"path": "b.txt", "content": "made"}),
+            ("interlock_fs_write", {"path": "opencode.jsonc", "content": "{}"}),
+            shell("touch pwned"),
+            write(world, "pwned"),
+        ]
+    )
+    run(world, model)
+    assert "hello" in model.results[0]
+    assert (world.root / "b.txt").read_text() == "made"
+    assert "path_" in model.results[2]
+    assert "unavailable tool" in model.results[3]
+    assert "unavailable tool" in model.results[4]
+    assert not {"bash", "edit", "write", "read", "glob", "grep", "webfetch", "apply_patch"} & model.offered
+    world.undo("fs.write", "b.txt")
+    assert not (world.root / "b.txt").exists()
+    assert world.doors("opencode") == CLOSED
+    world.remove("opencode")
+    left = (world.root / "opencode.jsonc").read_text()  # it has put a line of its own into the file meanwhile
+    assert "// mine\n" in left
+    assert set(read_document(left.encode(), world.root, comments=True)) == {"$schema", "theme"}
+
+
+def test_guard_mode_asks_about_its_own_calls(world):
+    world.install("opencode", "guard")
+    (world.root / "old.txt").write_text("old\n")
+    old = str(world.root / "old.txt")
+    model = ScriptedModel(
+        [
+            shell("echo made > by-shell"),
+            shell("rm old.txt"),
+            write(world, "by-editor"),
+            write(world, "../outside"),
+            write(world, ".opencode/plugin/interlock.js"),
+            ("read", {"filePath": old}),
+            ("edit", {"filePath": old, "oldString": "old", "newString": "new"}),
+            ("webfetch", {"url": "https://example.org", "format": "text"}),
+        ]
+    )
+    run(world, model)
+    assert (world.root / "by-shell").read_text() == "made\n"
+    assert (world.root / "by-editor").read_text() == "new"
+    assert "path_outside_workspace" in model.results[3]
+    assert "path_" in model.results[4]
+    assert "old" in model.results[5]
+    assert "approval_expired" in model.results[6]
+    assert "capability_denied" in model.results[7]
+    assert (world.root / "old.txt").read_text() == "old\n"
+    assert not (world.root.parent / "outside").exists()
+    assert [row for row in world.actions() if row[2] == "succeeded"][::-1] == [
+        ("shell", "echo made > by-shell", "succeeded"),
+        ("fs.write", "by-editor", "succeeded"),
+        ("fs.read", "old.txt", "succeeded"),
+    ]
+    world.undo("fs.write", "by-editor")
+    assert not (world.root / "by-editor").exists()
+    assert world.doors("opencode") == CLOSED
+
+
+def test_what_its_plug_in_does_not_close(world):
+    """Documented: it is started without plug-ins. A gate that cannot answer is no such way."""
+    world.install("opencode", "guard")
+    run(world, ScriptedModel([shell("touch ../pure")]), "--pure")
+    assert (world.root.parent / "pure").exists()
+    path = world.root / ".opencode/plugin/interlock.js"
+    path.write_text(path.read_text().replace("hook_program.run()", "hook_program.walk()"))
+    model = ScriptedModel([shell("touch ran"), write(world, "ran")])
+    run(world, model)
+    assert "nothing is allowed" in model.results[0]
+    assert not (world.root / "ran").exists()
