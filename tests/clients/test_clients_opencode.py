@@ -11,7 +11,7 @@ from npm_programs import installed
 
 from interlock.surfaces.clients.documents import read_document
 from interlock.surfaces.clients.opencode import TESTED
-from interlock.surfaces.clients.opencode_trial import provider
+from interlock.surfaces.clients.opencode_trial import OFFLINE, provider
 from interlock.surfaces.clients.scripted_model import ScriptedModel
 
 pytest_plugins = ["clients_world"]
@@ -60,8 +60,7 @@ def run(project, model: ScriptedModel, *arguments: str) -> None:
                 "PATH": project.env["PATH"],
                 "HOME": str(home),
                 "OPENCODE_CONFIG": str(home / "settings.json"),
-                "OPENCODE_DISABLE_MODELS_FETCH": "1",
-                "OPENCODE_DISABLE_AUTOUPDATE": "1",
+                **OFFLINE,
             },
             stdin=subprocess.DEVNULL,
             capture_output=True,

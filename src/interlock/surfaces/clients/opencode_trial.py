@@ -13,6 +13,13 @@ HOME_FILES: Final = (
     ".config/opencode/opencode.json", ".config/opencode/opencode.jsonc", ".config/opencode/plugin/interlock.js",
 )  # fmt: skip
 
+OFFLINE: Final = {
+    "OPENCODE_DISABLE_MODELS_FETCH": "1",
+    "OPENCODE_DISABLE_AUTOUPDATE": "1",
+    "npm_config_offline": "true",  # beside a plug-in it installs the types of plug-ins from npm, and waits for that
+}
+"""Its environment for work without a network."""
+
 
 def provider(url: str) -> dict[str, object]:
     """Settings that make it use a scripted model."""
@@ -38,7 +45,6 @@ def trial(place: Place) -> list[Tried]:
         done = place.run(
             ["run", "--format", "json", "try"],
             OPENCODE_CONFIG=str(extra),
-            OPENCODE_DISABLE_MODELS_FETCH="1",
-            OPENCODE_DISABLE_AUTOUPDATE="1",
+            **OFFLINE,
         )
     return tried(marks, len(model.results), done)
