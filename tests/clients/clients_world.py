@@ -6,12 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
+import interlock
+from interlock.engine.assemble import open_project
 from interlock.engine.inspect.actions import ActionLine, run_lines
 from interlock.engine.inspect.history import History
 from interlock.engine.trust import review, trust
@@ -78,6 +83,26 @@ class Project:
     def actions(self) -> list[tuple[str, str, str]]:
         """Tool, what about, and status of each action."""
         return [(line.tool, line.about, line.status) for line in self.lines()]
+
+    @contextmanager
+    def person(self, answers: Mapping[str, Literal["approve", "deny"]]) -> Iterator[None]:
+        """While the block runs, somebody answers the questions about these files; other questions are left open."""
+        over = threading.Event()
+        person = threading.Thread(target=self._answer, args=(answers, over))
+        person.start()
+        try:
+            yield
+        finally:
+            over.set()
+            person.join()
+
+    def _answer(self, answers: Mapping[str, Literal["approve", "deny"]], over: threading.Event) -> None:
+        with interlock.Runtime(*open_project(self.root, env=self.env)) as runtime:
+            while not over.wait(0.05):
+                for hold in runtime.approvals.list():
+                    answer = answers.get(hold.parameters["path"])
+                    if answer is not None:
+                        getattr(runtime.approvals, answer)(hold)
 
     def stop_gate(self) -> None:
         """End the gate, if there is one."""

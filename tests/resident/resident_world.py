@@ -100,11 +100,13 @@ class Project:
     def runtime(self) -> interlock.Runtime:
         return interlock.Runtime(*open_project(self.root, env=self.world.env))
 
-    def begin(self, data: bytes, *, cwd: Path | None = None, **given: str) -> subprocess.Popen[bytes]:
+    def begin(
+        self, data: bytes, *, cwd: Path | None = None, client: str = "claude-code", **given: str
+    ) -> subprocess.Popen[bytes]:
         """Start the hook program with an event."""
         pairs = {"state": str(self.world.state), **self.given, **given}
         process = subprocess.Popen(
-            [*HOOK_PROGRAM, "claude-code", *(f"{k}={v}" for k, v in pairs.items() if v)],
+            [*HOOK_PROGRAM, client, *(f"{k}={v}" for k, v in pairs.items() if v)],
             cwd=cwd or self.root,
             env=self.world.env,
             stdin=subprocess.PIPE,

@@ -124,3 +124,23 @@ def test_a_use_is_asked_about_once(project):
     assert json.dumps(first.document) == json.dumps(again.document)
     assert project.before("Bash", {"command": "rm -r x"}, "u").decision == "deny"
     assert len(project.lines()) == 1
+
+
+def gemini(project, name: str, moment: str, **more) -> tuple[int, dict]:
+    """An event as Gemini CLI gives it, which has no id of the call."""
+    event = {"session_id": "s", "cwd": str(project.root), "hook_event_name": name, "timestamp": moment, **more}
+    call = {"tool_name": "run_shell_command", "tool_input": {"command": "make", "description": moment}}
+    process = project.begin(json.dumps(event | call).encode(), client="gemini")
+    out, _ = process.communicate(timeout=60)
+    return process.returncode, json.loads(out)
+
+
+def test_equal_calls_of_a_client_without_ids_are_two(project):
+    """Hooks of two scopes are given the same event, and ask once; the same call again is another one."""
+    first = gemini(project, "BeforeTool", "1")
+    assert (first[0], first[1]["decision"]) == (0, "allow")
+    assert gemini(project, "BeforeTool", "1") == first
+    again = gemini(project, "BeforeTool", "2")
+    assert (again[1]["decision"], again[1] != first[1]) == ("allow", True)
+    gemini(project, "AfterTool", "3", tool_response={"llmContent": "done"})
+    assert [line.status for line in project.lines()] == ["unknown_outcome", "succeeded"]

@@ -20,7 +20,7 @@ _SUFFIXES: Final = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 
 CLIENT_FILES: Final = (
     ".mcp.json", ".claude/settings.json", ".claude/settings.local.json", ".codex", ".copilot", ".cursor/hooks.json",
-    ".cursor/mcp.json", ".gemini/settings.json", ".opencode", ".vscode/mcp.json", "opencode.json", "opencode.jsonc",
+    ".cursor/mcp.json", ".gemini", ".opencode", ".vscode/mcp.json", "opencode.json", "opencode.jsonc",
 )  # fmt: skip
 """Where coding agents are told which servers to start, which hooks to run and which tools of their own they have."""
 

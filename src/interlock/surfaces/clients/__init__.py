@@ -7,6 +7,7 @@
 | `claude_code.py` | Claude Code: its files, modes, versions, and what stays open |
 | `claude_hooks.py`, `claude_trial.py` | how its hooks speak; how it is tried |
 | `codex.py`, `codex_hooks.py`, `codex_trial.py` | the same for Codex |
+| `gemini.py`, `gemini_hooks.py`, `gemini_trial.py` | the same for Gemini CLI |
 | `opencode.py`, `opencode_hooks.py`, `opencode_trial.py` | the same for opencode, whose hooks are a plug-in |
 | `codex_trust.py` | asks Codex for the hashes of hooks |
 | `patches.py` | the patches of `apply_patch` |

@@ -23,6 +23,7 @@ from interlock.surfaces.clients.hooks import (
     failure,
     fetch_call,
     list_call,
+    optional_text,
     read_call,
     search_call,
     shell_call,
@@ -62,19 +63,15 @@ def _edit(given: Mapping[str, Any], cwd: str) -> NativeCall:
     return edit_call(text_of(given, "file_path"), old, new, everywhere=everywhere, cwd=cwd)
 
 
-def _optional(given: Mapping[str, Any], name: str) -> str | None:
-    return None if given.get(name) is None else text_of(given, name)
-
-
 NATIVE: Final[Mapping[str, Translate]] = {
     "Bash": lambda given, cwd: shell_call(text_of(given, "command"), cwd),
     "Monitor": lambda given, cwd: shell_call(text_of(given, "command"), cwd),
     "Write": lambda given, _: write_call(text_of(given, "file_path"), text_of(given, "content")),
     "Edit": _edit,
     "Read": lambda given, _: read_call(text_of(given, "file_path")),
-    "Glob": lambda given, _: list_call(_optional(given, "path") or "", text_of(given, "pattern")),
+    "Glob": lambda given, _: list_call(optional_text(given, "path") or "", text_of(given, "pattern")),
     "Grep": lambda given, _: search_call(
-        text_of(given, "pattern"), _optional(given, "path") or "", _optional(given, "glob")
+        text_of(given, "pattern"), optional_text(given, "path") or "", optional_text(given, "glob")
     ),
     "WebFetch": lambda given, _: fetch_call(text_of(given, "url")),
 }

@@ -78,6 +78,10 @@ class Client(NamedTuple):
     trial_home_files: tuple[str, ...] = ()
     """Those of the user's home."""
 
+    def left_open(self, mode: Mode, scope: Scope) -> tuple[str, ...]:
+        """What stays open in that mode and scope."""
+        return () if scope == "managed" else self.open_doors.get(mode, ())
+
 
 def home_of(setup: Setup) -> Path:
     """The user's home."""

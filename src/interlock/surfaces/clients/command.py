@@ -16,7 +16,7 @@ from interlock.settings.trust import TrustStore
 from interlock.surfaces.clients.client import Client, Mode, Scope
 from interlock.surfaces.clients.installation import FileChange, Installation
 from interlock.surfaces.clients.known import find_client
-from interlock.surfaces.clients.versions import found_version
+from interlock.surfaces.clients.versions import found_version, untested
 from interlock.workspace.registry import state_directory
 
 
@@ -51,8 +51,8 @@ def install(
 ) -> None:
     """Let a coding agent work through Interlock.
 
-    CLIENT is claude-code, codex or opencode. In replace mode its own tools are off and Interlock's are offered; in guard mode
-    hooks check its own tools. Its files are edited, and --remove gives back the bytes that they had.
+    CLIENT is claude-code, codex, gemini or opencode. In replace mode its own tools are off and Interlock's are offered; in
+    guard mode hooks check its own tools. Its files are edited, and --remove gives back the bytes that they had.
     """
     known = find_client(client)
     installation = Installation(client, Path(), os.environ, cast("Scope", scope))
@@ -66,8 +66,8 @@ def install(
     if not remove and scope == "project":
         for warning in _project_warnings(chosen or known.modes[0]):
             out.warn(warning)
-    if version is not None and version not in known.tested:
-        out.warn(f"{client} {version} was not tested with Interlock; {', '.join(known.tested)} was")
+    if version is not None and (untried := untested(known, version)) is not None:
+        out.warn(untried)
     chosen = chosen or known.modes[0]
     document = {
         "client": client,
@@ -75,7 +75,7 @@ def install(
         "written": not dry_run,
         "files": [{"path": str(c.path), "outcome": c.outcome, "diff": list(c.difference())} for c in changes],
     }
-    out.emit(document, lambda: _text(changes, known, chosen, dry_run=dry_run, remove=remove))
+    out.emit(document, lambda: _text(changes, known, chosen, cast("Scope", scope), dry_run=dry_run, remove=remove))
 
 
 def _project_warnings(mode: Mode) -> Iterator[str]:
@@ -94,18 +94,21 @@ def _project_warnings(mode: Mode) -> Iterator[str]:
         )
 
 
-def _text(changes: list[FileChange], client: Client, mode: Mode, *, dry_run: bool, remove: bool) -> Iterator[str]:
+def _text(
+    changes: list[FileChange], client: Client, mode: Mode, scope: Scope, *, dry_run: bool, remove: bool
+) -> Iterator[str]:
     for change in changes:
         yield f"{change.outcome}: {change.path}"
         yield from change.difference()
     if dry_run:
         yield "nothing was written (--dry-run)"
-    elif remove:
         return
-    elif mode == "replace":
+    if remove:
+        return
+    if mode == "replace":
         yield f"{client.name} starts `interlock gateway` in this project from now on; its own file tools and shell are off."
-        yield "It asks once whether to trust the project's servers. Held calls: `interlock approvals watch`."
+        yield "It may ask once whether to trust the project's servers. Held calls: `interlock approvals watch`."
     else:
         yield f"{client.name} asks Interlock before each of its own tool calls from now on."
         yield "Held calls: `interlock approvals watch`."
-        yield from (f"Not closed: {door}" for door in client.open_doors.get(mode, ()))
+    yield from (f"Not closed: {door}" for door in client.left_open(mode, scope))

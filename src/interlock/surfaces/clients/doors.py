@@ -22,7 +22,7 @@ from interlock.surfaces.clients.hook_program import __name__ as hook_module
 from interlock.surfaces.clients.installation import Installation, Record
 from interlock.surfaces.clients.known import CLIENTS
 from interlock.surfaces.clients.trial import try_client
-from interlock.surfaces.clients.versions import found_version
+from interlock.surfaces.clients.versions import found_version, untested
 from interlock.workspace.registry import state_directory
 
 _SECTION: Final = "clients"
@@ -82,12 +82,11 @@ def _examine(client: Client, start: Path, env: Mapping[str, str], *, run: bool) 
 def _version(client: Client, version: str | None) -> Fact:
     if version is None:
         return _fact(client, "version", "warning", f"`{client.program}` is not on the PATH, so nothing was tried")
-    if version in client.tested:
+    untried = untested(client, version)
+    if untried is None:
         return _fact(client, "version", "ok", version)
-    detail = f"{version} was not tested with Interlock: its hooks and settings may work otherwise"
-    return _fact(
-        client, "version", "warning", detail, f"use {' or '.join(client.tested)}, or try: interlock doctor --clients"
-    )
+    detail = f"{untried}; its hooks and settings may work otherwise"
+    return _fact(client, "version", "warning", detail, "interlock doctor --clients" if client.trial else None)
 
 
 def _setup(client: Client, scope: Scope, record: Record, env: Mapping[str, str]) -> Iterator[Fact]:
@@ -108,7 +107,7 @@ def _setup(client: Client, scope: Scope, record: Record, env: Mapping[str, str])
             yield _fact(client, f"{where}: hook", "problem", problem, f"interlock gate start, then {again}")
     if not lost and record.mode == "replace":
         yield _fact(client, where, "ok", "its own tools are off in the settings of this project")
-    for door in client.open_doors.get(record.mode, ()) if scope != "managed" else ():
+    for door in client.left_open(record.mode, scope):
         yield _fact(client, "not closed", "warning", door, standing=True)
 
 

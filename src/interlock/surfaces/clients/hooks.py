@@ -6,6 +6,7 @@ native tool comes to, and writes the answer as the client wants it. It decides n
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,7 +29,10 @@ class HookEvent(msgspec.Struct, frozen=True, kw_only=True):
     session: str = ""
     call_id: str = ""
     """The client's id of the tool call; the events before and after a call have the same, and no other call of the session
-    has it. A dialect makes one (of the tool and its input, say) where the client gives none."""
+    has it. Where the client gives none, a dialect makes one of what the call does (`made_id`)."""
+    moment: str = ""
+    """Where the id was made: the time of the event, which all hooks of one event are given. Another event with the same id is
+    about another call."""
     tool: str = ""
     """The client's name of the tool."""
     input: dict[str, Any] = {}
@@ -134,6 +138,18 @@ def text_of(given: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"`{name}` is not a text")  # noqa: TRY004 - what the client sent, not our type
     return value
+
+
+def optional_text(given: Mapping[str, Any], name: str) -> str | None:
+    """A text that may be left out. Raises: ValueError."""
+    return None if given.get(name) is None else text_of(given, name)
+
+
+def made_id(tool: str, given: Mapping[str, Any], inputs: tuple[str, ...] = ()) -> str:
+    """An id for a call of a client that gives none: of the tool and its input, or of those of the `inputs` that are named."""
+    told = {name: given.get(name) for name in inputs or given}
+    data = msgspec.json.encode([tool, told], order="sorted")
+    return hashlib.sha256(data).hexdigest()[:32]
 
 
 def shell_call(command: str, cwd: str) -> NativeCall:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from interlock.model.errors import UsageError
-from interlock.surfaces.clients import claude_code, codex, opencode
+from interlock.surfaces.clients import claude_code, codex, gemini, opencode
 from interlock.surfaces.clients.client import Client
 
-CLIENTS: Final = {client.name: client for client in (claude_code.CLIENT, codex.CLIENT, opencode.CLIENT)}
+CLIENTS: Final = {client.name: client for client in (claude_code.CLIENT, codex.CLIENT, gemini.CLIENT, opencode.CLIENT)}
 
 
 def find_client(name: str) -> Client:

@@ -102,11 +102,20 @@ def chat(turn: Turn) -> bytes:
 
 def gemini(turn: Turn) -> bytes:
     """An answer of Gemini's `streamGenerateContent`."""
+    return _data(_gemini(turn))
+
+
+def gemini_at_once(turn: Turn) -> bytes:
+    """An answer of Gemini's `generateContent`, which is not streamed."""
+    return json.dumps(_gemini(turn)).encode()
+
+
+def _gemini(turn: Turn) -> dict[str, Any]:
     call = {"functionCall": {"id": turn.call_id, "name": turn.tool, "args": turn.input}, "thoughtSignature": "c2ln"}
     part: dict[str, Any] = call if turn.tool else {"text": turn.text}
     candidate = {"index": 0, "content": {"role": "model", "parts": [part]}, "finishReason": "STOP"}
     usage = {"promptTokenCount": 1, "candidatesTokenCount": 1, "totalTokenCount": 2}
-    return _data({"candidates": [candidate], "usageMetadata": usage, "modelVersion": "scripted", "responseId": "1"})
+    return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "scripted", "responseId": "1"}
 
 
 def _data(event: dict[str, Any]) -> bytes:

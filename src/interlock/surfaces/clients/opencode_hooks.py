@@ -20,6 +20,7 @@ from interlock.surfaces.clients.hooks import (
     edit_call,
     fetch_call,
     list_call,
+    optional_text,
     read_call,
     search_call,
     shell_call,
@@ -34,25 +35,21 @@ HARMLESS: Final = frozenset({"todowrite", "todoread", "task", "skill", "invalid"
 GATEWAY_PREFIX: Final = "interlock_"
 
 
-def _optional(given: Mapping[str, Any], name: str) -> str | None:
-    return None if given.get(name) is None else text_of(given, name)
-
-
 def _edit(given: Mapping[str, Any], cwd: str) -> NativeCall:
     old, new = text_of(given, "oldString"), text_of(given, "newString")
     return edit_call(text_of(given, "filePath"), old, new, everywhere=given.get("replaceAll") is True, cwd=cwd)
 
 
 NATIVE: Final[Mapping[str, Translate]] = {
-    "bash": lambda given, cwd: shell_call(text_of(given, "command"), _optional(given, "workdir") or cwd),
+    "bash": lambda given, cwd: shell_call(text_of(given, "command"), optional_text(given, "workdir") or cwd),
     "write": lambda given, _: write_call(text_of(given, "filePath"), text_of(given, "content")),
     "edit": _edit,
     "apply_patch": lambda given, _: patch_call(text_of(given, "patchText")),
     "read": lambda given, _: read_call(text_of(given, "filePath")),
-    "list": lambda given, _: list_call(_optional(given, "path") or ""),
-    "glob": lambda given, _: list_call(_optional(given, "path") or "", text_of(given, "pattern")),
+    "list": lambda given, _: list_call(optional_text(given, "path") or ""),
+    "glob": lambda given, _: list_call(optional_text(given, "path") or "", text_of(given, "pattern")),
     "grep": lambda given, _: search_call(
-        text_of(given, "pattern"), _optional(given, "path") or "", _optional(given, "include")
+        text_of(given, "pattern"), optional_text(given, "path") or "", optional_text(given, "include")
     ),
     "webfetch": lambda given, _: fetch_call(text_of(given, "url")),
 }

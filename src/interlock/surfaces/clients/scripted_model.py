@@ -20,11 +20,22 @@ from interlock.surfaces.clients.model_replies import Turn
 Call = tuple[str, Any]
 """A tool's name (`NAMESPACE/NAME` where the API groups tools) and its input."""
 _ID: Final = "call_probe_"
+_CHOICE: Final = json.dumps(
+    {
+        "model_choice": "flash",
+        "reasoning": "",
+        "complexity_score": 1,
+        "complexity_reasoning": "",
+        "next_speaker": "user",
+    }
+)
+"""What Gemini CLI asks before each turn, as JSON: which model to take, and who goes on. It asks again for minutes otherwise."""
 _SHAPES: Final = (
     ("/messages", model_replies.anthropic),
     ("/responses", model_replies.responses),
     ("/chat/completions", model_replies.chat),
     (":streamGenerateContent", model_replies.gemini),
+    (":generateContent", model_replies.gemini_at_once),
 )
 
 
@@ -56,7 +67,9 @@ class ScriptedModel:
     def turn(self, request: dict[str, Any]) -> Turn:
         """What is said next."""
         if not request.get("tools"):
-            return Turn("ok")  # a title, a probe
+            return Turn(
+                _CHOICE if "responseMimeType" in (request.get("generationConfig") or {}) else "ok"
+            )  # a title, a probe
         self.offered |= set(_names(request["tools"]))
         said = [*request.get("messages", ()), *request.get("input", ()), *request.get("contents", ())]
         results = list(_results(said))
@@ -118,7 +131,8 @@ def _handler(model: ScriptedModel) -> type[BaseHTTPRequestHandler]:
             path = self.path.partition("?")[0]
             for ending, reply in _SHAPES:
                 if path.endswith(ending):
-                    self._send(reply(model.turn(request)), "text/event-stream")
+                    streamed = reply is not model_replies.gemini_at_once
+                    self._send(reply(model.turn(request)), "text/event-stream" if streamed else "application/json")
                     return
             self._send(b'{"input_tokens": 10, "totalTokens": 10}', "application/json")
 

@@ -32,3 +32,14 @@ def found_version(client: Client, env: Mapping[str, str]) -> str | None:
         return None
     found = _VERSION.search(done.stdout.decode(errors="replace"))
     return None if found is None else found.group()
+
+
+def untested(client: Client, version: str) -> str | None:
+    """What to say of a version that was not tried with Interlock; None for one that was."""
+    if version in client.tested:
+        return None
+    if not client.tested:
+        return (
+            f"{client.name} {version} was not tried with Interlock, in no version: it is set up from its documentation"
+        )
+    return f"{client.name} {version} was not tested with Interlock; {' and '.join(client.tested)} was"

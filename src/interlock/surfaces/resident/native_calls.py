@@ -21,6 +21,7 @@ WAIT_S: Final = 45.0
 """How long a held call waits for its answer inside the hook."""
 _LOOK_S: Final = 10.0
 _UNFINISHED: Final = "run_finished"
+_UNDER_WAY: Final = "another call with this id is under way: make this one when it has ended."
 
 Use = tuple[str, str, str]
 """Client, session with sub-agent, and the client's id of the call."""
@@ -38,6 +39,7 @@ class Caller(NamedTuple):
 
 class _Open(NamedTuple):
     call: NativeCall
+    moment: str
     performer: Performer
     task: asyncio.Task[CallResult]
     run_id: str
@@ -45,6 +47,7 @@ class _Open(NamedTuple):
 
 class _Judged(NamedTuple):
     call: NativeCall
+    moment: str
     task: asyncio.Task[Verdict]
 
 
@@ -72,17 +75,20 @@ class NativeCalls:
         use = _use_of(event, caller)
         if not event.call_id:
             return deny("Interlock: the event gives the call no id.")
-        while (judged := self._judged.get(use)) is not None:  # hooks of two scopes ask at once
-            if judged.call != call:
-                return deny("another call with this id is under way.")
-            await asyncio.wait([judged.task])
-            if not judged.task.cancelled():
-                return judged.task.result()
-        known = self._open.get(use)
-        if known is not None:  # one use is asked about once, whatever asks again
-            return _allowed(known.run_id) if known.call == call else deny("another call with this id is under way.")
+        while (judged := self._judged.get(use)) is not None or use in self._open:
+            if judged is not None:  # hooks of two scopes ask at once
+                if judged.call != call or judged.moment != event.moment:
+                    return deny(_UNDER_WAY)
+                await asyncio.wait([judged.task])
+                if not judged.task.cancelled():
+                    return judged.task.result()
+                continue
+            known = self._open[use]
+            if known.moment == event.moment:  # one use is asked about once, whatever asks again
+                return _allowed(known.run_id) if known.call == call else deny(_UNDER_WAY)
+            await self._give_up([use])  # the same call again: how the first one ended was never said
         task = asyncio.get_running_loop().create_task(self._judge(use, event, call, caller))
-        self._judged[use] = _Judged(call, task)
+        self._judged[use] = _Judged(call, event.moment, task)
         try:
             return await task
         finally:
@@ -170,7 +176,7 @@ class NativeCalls:
             await asyncio.wait([task])
             raise
         performer.release()
-        self._open[use] = _Open(call, performer, task, run_id)
+        self._open[use] = _Open(call, event.moment, performer, task, run_id)
         task.add_done_callback(lambda done: self._done(use, run_id, done))
         return _allowed(run_id)
 

@@ -1,0 +1,194 @@
+"""The real Gemini CLI, in both modes, against a scripted model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+
+import pytest
+from npm_programs import installed
+
+from interlock.surfaces.clients.documents import read_document
+from interlock.surfaces.clients.gemini import NATIVE, TESTED
+from interlock.surfaces.clients.scripted_model import ScriptedModel
+
+pytest_plugins = ["clients_world"]
+pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(600)]
+CONFIGURATION = """
+[rules]
+allow = ["fs.read", "fs.list", "fs.search", "fs.write", "shell"]
+ask = ["fs.edit"]
+deny = ["shell(rm *)"]
+
+[grants.agent]
+tools = ["fs.*", "shell"]
+
+[approvals]
+ttl = "4s"
+"""
+USER = """{
+  // mine
+  "security": {"auth": {"selectedType": "gemini-api-key"}},
+  "general": {"disableAutoUpdate": true}
+}
+"""
+CLOSED = {"shell": "closed", "editor": "closed"}
+
+
+@pytest.fixture(scope="module")
+def gemini():
+    """The program, in the version that the documentation names."""
+    return installed("@google/gemini-cli", TESTED, "gemini")
+
+
+@pytest.fixture
+def world(gemini, project):
+    """A trusted project, and a home with settings of the user's own."""
+    home = project.root.parent / "home"
+    (home / ".gemini").mkdir(parents=True)
+    (home / ".gemini/settings.json").write_text(USER)
+    project.env |= {"HOME": str(home), "PATH": f"{gemini.parent}:{os.environ['PATH']}"}
+    project.configure(CONFIGURATION)
+    yield project
+    project.stop_gate()
+
+
+def run(project, model: ScriptedModel, code: int = 0) -> None:
+    with model.serving():
+        done = subprocess.run(
+            ["gemini", "-p", "do it", "--output-format", "json", "--approval-mode", "yolo"],
+            cwd=project.root,
+            env={
+                "PATH": project.env["PATH"],
+                "HOME": project.env["HOME"],
+                "GEMINI_API_KEY": "none",
+                "GOOGLE_GEMINI_BASE_URL": model.url,
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+    assert done.returncode == code, done.stdout + done.stderr
+
+
+def shell(command: str) -> tuple[str, dict]:
+    return ("run_shell_command", {"command": command, "description": "x"})
+
+
+def write(project, name: str) -> tuple[str, dict]:
+    return ("write_file", {"file_path": str(project.root / name), "content": "new"})
+
+
+def edit(project, name: str) -> tuple[str, dict]:
+    return (
+        "replace",
+        {"file_path": str(project.root / name), "instruction": "x", "old_string": "old", "new_string": "new"},
+    )
+
+
+def test_replace_mode_offers_only_interlocks_tools(world):
+    (world.root / ".gemini").mkdir()
+    settings = '{\n  // mine\n  "tools": {"exclude": ["glob"]} // always\n}\n'
+    (world.root / ".gemini/settings.json").write_text(settings)
+    world.install("gemini")
+    assert "// mine" in (world.root / ".gemini/settings.json").read_text()
+    (world.root / "a.txt").write_text("hello")
+    model = ScriptedModel(
+        [
+            ("mcp_interlock_fs_read", {"path": "a.txt"}),
+            ("mcp_interlock_fs_write", {"path": "b.txt", "content": "made"}),
+            ("mcp_interlock_fs_write", {"path": ".gemini/settings.json", "content": "{}"}),
+            shell("touch pwned"),
+            write(world, "pwned"),
+        ]
+    )
+    run(world, model)
+    assert "hello" in model.results[0]
+    assert (world.root / "b.txt").read_text() == "made"
+    assert "path_" in model.results[2]
+    assert all("not found" in model.results[call] for call in (3, 4)), model.results
+    assert not (world.root / "pwned").exists()
+    assert not set(NATIVE) & model.offered
+    world.undo("fs.write", "b.txt")
+    assert not (world.root / "b.txt").exists()
+    assert world.doors("gemini") == CLOSED
+    world.remove("gemini")
+    assert (world.root / ".gemini/settings.json").read_text() == settings
+    assert not (world.root.parent / "home/.gemini/trustedFolders.json").exists()
+
+
+def test_guard_mode_asks_about_its_own_calls(world):
+    world.install("gemini", "guard")
+    for name in ("approved", "denied", "expired"):
+        (world.root / name).write_text("old\n")
+    model = ScriptedModel(
+        [
+            shell("echo made > by-shell"),
+            shell("rm approved"),
+            shell("exit 3"),
+            write(world, "by-editor"),
+            write(world, "../outside"),
+            write(world, ".gemini/settings.json"),
+            ("read_file", {"file_path": str(world.root / "denied")}),
+            ("grep_search", {"pattern": "ol+d"}),
+            ("web_fetch", {"prompt": "read https://example.org"}),
+            *(edit(world, name) for name in ("approved", "denied", "expired")),
+        ]
+    )
+    with world.person({"approved": "approve", "denied": "deny"}):
+        run(world, model)
+    assert (world.root / "by-shell").read_text() == "made\n"
+    assert (world.root / "by-editor").read_text() == "new"
+    assert not (world.root.parent / "outside").exists()
+    assert "not in workspace" in model.results[4]  # it refuses that itself, before it asks
+    assert "path_" in model.results[5]
+    assert "does not know" in model.results[8]
+    assert [(world.root / name).read_text() for name in ("approved", "denied", "expired")] == [
+        "new\n",
+        "old\n",
+        "old\n",
+    ]
+    assert "approval_denied" in model.results[10]
+    assert "approval_expired" in model.results[11]
+    assert world.actions()[::-1] == [
+        ("shell", "echo made > by-shell", "succeeded"),
+        ("shell", "rm approved", "rejected"),
+        ("shell", "exit 3", "succeeded"),
+        ("fs.write", "by-editor", "succeeded"),
+        ("fs.write", ".gemini/settings.json", "failed"),
+        ("fs.read", "denied", "succeeded"),
+        ("fs.search", ".", "succeeded"),
+        ("fs.edit", "approved", "succeeded"),
+        ("fs.edit", "denied", "rejected"),
+        ("fs.edit", "expired", "rejected"),
+    ]
+    world.undo("fs.write", "by-editor")
+    world.undo("fs.edit", "approved")
+    assert not (world.root / "by-editor").exists()
+    assert (world.root / "approved").read_text() == "old\n"
+    assert world.doors("gemini") == CLOSED
+    world.remove("gemini")
+    assert not (world.root / ".gemini").exists()
+
+
+def test_what_its_hooks_do_not_close(world):
+    """Documented, and named by doctor: a hook that is too slow, and hooks switched off."""
+    world.install("gemini", "guard")
+    path = world.root / ".gemini/settings.json"
+    written = path.read_text()
+    settings = read_document(written.encode(), path)
+    settings["hooks"]["BeforeTool"][0]["hooks"][0] |= {"command": "sleep 30", "timeout": 500}
+    path.write_text(json.dumps(settings))
+    run(world, ScriptedModel([shell("touch ../slow")]))
+    assert (world.root.parent / "slow").exists()
+    path.write_text(json.dumps({**read_document(written.encode(), path), "hooksConfig": {"enabled": False}}))
+    assert world.doors("gemini")["shell"] == "open"
+    path.write_text(written)
+    trusted = world.root.parent / "home/.gemini/trustedFolders.json"
+    trusted.write_text(json.dumps({str(world.root): "DO_NOT_TRUST"}))
+    untrusted = ScriptedModel([shell("touch ../untrusted")])
+    run(world, untrusted, code=55)  # without a person it does not start there
+    assert not untrusted.results
