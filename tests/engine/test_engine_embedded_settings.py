@@ -229,8 +229,9 @@ def test_a_project_does_not_keep_its_journal_in_memory(new_project):
 
 def test_the_same_settings_in_a_file_do_the_same(new_project):
     """One path reads settings: what the file refuses, code is refused for too."""
+    manifest = "[package]\nname = 'x'\nversion = '1.0.0'\n[component]\nfile = 'x.wasm'\n"
     toml = f'agent = "{AGENT}"\n[capsules.x]\npath = "x"\n'
-    project = new_project(toml=toml, files=[("x/capsule.toml", "")])
+    project = new_project(toml=toml, files=[("x/capsule.toml", manifest)])
     assert any("capsules" in warning for warning in project.open().warnings)
 
 

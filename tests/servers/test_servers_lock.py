@@ -202,7 +202,8 @@ def test_the_lock_is_the_same_for_the_same_definitions(project):
     project.script(tool("pid"), ECHO)
     project.lock()
     assert (project.root / "interlock.lock").read_bytes() == first
-    assert encode_lock(decode_lock(first).servers) == first
+    lock = decode_lock(first)
+    assert encode_lock(lock.servers, lock.capsules) == first
     assert json.loads(first)["servers"]["s"]["program"] == "scripted 1"
 
 

@@ -211,7 +211,7 @@ def test_every_file_that_the_loader_reads_is_trusted_by_itself(project, trust):
         "pkg/__init__.py": "",
         "pkg/tools.py": "x = 1",
         "src/single.py": "",
-        "caps/h/capsule.toml": "",
+        "caps/h/capsule.toml": "[package]\nname = 'h'\nversion = '1.0.0'\n[component]\nfile = 'h.wasm'\n",
     }
     for name, text in files.items():
         (project / name).parent.mkdir(parents=True, exist_ok=True)

@@ -56,6 +56,11 @@ def decode(table: Mapping[str, Any], *, locate: Locate = dotted) -> Settings:
     return settings
 
 
+def decode_section(table: Mapping[str, Any], section: type[S], locate: Locate) -> S:
+    """The table of another file (a capsule's manifest) as a struct, as strictly. Raises: ConfigurationError."""
+    return _Decoder(locate).section(table, section, ())
+
+
 def decode_text(hint: Any, text: str, place: Place, *, locate: Locate) -> Any:
     """Decode one setting from an environment variable or a flag; list items are separated by commas."""
     plain = _plain(hint)[0]

@@ -10,24 +10,31 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from interlock.lazy import lazy
 from interlock.model.canonical import digest
 from interlock.model.errors import ConfigurationError
 from interlock.settings.decode import Locate, Place, decode, dotted, fields_of, shown
 from interlock.settings.file_bytes import read_bytes
 from interlock.settings.mcp_files import files_of, merged, read_servers
-from interlock.settings.named import Named, named_files, protected_names
+from interlock.settings.named import Named, component_names, named_files, protected_names
 from interlock.settings.overlay import overlay
 from interlock.settings.project_file import FILE, PYPROJECT, TABLE, Found, find, has_table, no_configuration
 from interlock.settings.sections import Settings
 from interlock.settings.source import locator, parse_toml, utf8
 from interlock.settings.trust import SourceFile, TrustStore
 
+if TYPE_CHECKING:
+    from interlock.model.capsule import Manifest
+    from interlock.settings import manifest
+else:
+    manifest = lazy("interlock.settings.manifest")
+
 LOCK: Final = "interlock.lock"
-"""The pinned definitions of the tools of MCP servers."""
+"""The pinned definitions of the tools of MCP servers, and the pinned builds of capsules."""
 FILES_MAX: Final = 1_000
 GIVEN: Final = "settings="
 """The source name of settings passed by a program."""
@@ -52,11 +59,14 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     """The settings that the file sets."""
     locate: Locate
     """Finds the line of the file on which a place is set."""
+    capsules: Mapping[str, Manifest] = {}
+    """The manifests of the capsules by name, each after those that it depends on."""
 
     @property
     def protected(self) -> tuple[str, ...]:
         """What was read, and where a new file would be read too, relative to the root: no agent may write there."""
-        return protected_names((file.name for file in self.files), self.settings, self.root)
+        components = component_names(self.settings, self.capsules, self.root)
+        return protected_names((*(file.name for file in self.files), *components), self.settings, self.root)
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +88,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     """The source of each setting that is not a default."""
     overrides: frozenset[Place]
     """The settings set by the environment or a flag."""
+    capsules: Mapping[str, Manifest] = {}
+    """As in `Gathered`."""
 
     def text(self, name: str) -> str:
         """The text of a file that was read (a policy, by its name in `files`). Raises ConfigurationError, KeyError."""
@@ -129,6 +141,7 @@ def _gather(
     settings = decode(table, locate=locate)
     modules: dict[str, str] = {}
     policies: dict[str, None] = {}
+    capsules: dict[str, Manifest] = {}
     for named in named_files(settings, root, locate):
         file = _read(named, root, locate)
         files[file.name] = file
@@ -136,9 +149,12 @@ def _gather(
             modules[named.module] = file.name
         if named.place[0] == "policy":
             policies[file.name] = None
+        if named.place[0] == "capsules":
+            capsule = str(named.place[1])
+            capsules[capsule] = manifest.read_manifest(capsule, file.data, file.name, settings, locate)
         if len(files) > FILES_MAX:
             raise ConfigurationError(f"more than {FILES_MAX} files", path=locate(named.place))
-    for name in (*((LOCK,) if settings.mcp.servers else ()), *extra):
+    for name in (*((LOCK,) if settings.mcp.servers or capsules else ()), *extra):
         data = read_bytes(root / name)
         if data is not None:
             files[name] = SourceFile(name, data)
@@ -151,6 +167,7 @@ def _gather(
         policies=tuple(policies),
         written=frozenset(_written(table, ())),
         locate=locate,
+        capsules={name: capsules[name] for name in manifest.load_order(capsules, locate)} if capsules else {},
     )
 
 
@@ -223,6 +240,7 @@ def _loaded(gathered: Gathered, name: str, env: Mapping[str, str], flags: Mappin
         ),
         sources=dict.fromkeys(gathered.written, name) | overrides,
         overrides=frozenset(overrides),
+        capsules=gathered.capsules,
     )
 
 

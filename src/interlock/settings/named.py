@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.machinery import BYTECODE_SUFFIXES, EXTENSION_SUFFIXES, SOURCE_SUFFIXES
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -14,6 +14,11 @@ from interlock.model.errors import ConfigurationError
 from interlock.settings.decode import Locate, Place, dotted
 from interlock.settings.sections import Settings
 
+if TYPE_CHECKING:
+    from interlock.model.capsule import Manifest
+
+MANIFEST: Final = "capsule.toml"
+"""The name of a capsule's manifest."""
 _SUFFIXES: Final = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 """Of the files that Python takes for a module."""
 
@@ -47,7 +52,7 @@ def named_files(settings: Settings, root: Path, locate: Locate) -> Iterator[Name
         else:
             yield Named(place, root / pattern)
     for name, capsule in settings.capsules.items():
-        yield Named(("capsules", name, "path"), root / capsule.path / "capsule.toml")
+        yield Named(("capsules", name, "path"), root / capsule.path / MANIFEST)
     for index, module in enumerate(settings.tools.modules):
         yield from _module(module, root, ("tools", "modules", index), locate)
 
@@ -57,6 +62,14 @@ def protected_names(names: Iterable[str], settings: Settings, root: Path) -> tup
     inside = [name for name in names if not name.startswith(("/", "../"))]
     modules = (each for module in settings.tools.modules for each in _module_names(module, inside))
     return tuple(dict.fromkeys((*inside, *_directories(settings, root), *modules, *CLIENT_FILES)))
+
+
+def component_names(settings: Settings, capsules: Mapping[str, Manifest], root: Path) -> Iterator[str]:
+    """The WebAssembly files of capsules, relative to the root as far as they lie beneath it."""
+    for name, manifest in capsules.items():
+        path = Path(os.path.normpath(root / settings.capsules[name].path / manifest.component.file))
+        if path.is_relative_to(root):
+            yield path.relative_to(root).as_posix()
 
 
 def _module_names(module: str, read: Sequence[str]) -> Iterator[str]:

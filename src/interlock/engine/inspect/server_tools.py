@@ -59,7 +59,8 @@ def write_lock(services: Services, found: Iterable[Difference]) -> Path:
     assert services.workspace is not None
     locked = {name: server for name, server in services.mcp.lock.servers.items() if name in services.mcp.names}
     path = Path(services.workspace.root) / FILE
-    services.disk.write_atomic(path, encode_lock({**locked, **{one.server: one.found for one in found}}), mode=0o644)
+    servers = {**locked, **{one.server: one.found for one in found}}
+    services.disk.write_atomic(path, encode_lock(servers, services.mcp.lock.capsules), mode=0o644)
     return path
 
 

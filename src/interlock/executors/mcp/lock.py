@@ -1,6 +1,8 @@
-"""`interlock.lock`: the tool definitions that a person has seen, beside the configuration and trusted with it.
+"""`interlock.lock`: the tool definitions and the builds of capsules that a person has seen, beside the configuration and trusted
+with it.
 
-Agents are shown these and no others. A definition that its server has changed since is hidden until it is locked again.
+Agents are shown these definitions and no others. A definition that its server has changed since is hidden until it is locked
+again, and a capsule of another build is not loaded.
 
 The file is JSON, sorted, so that a difference is readable. Versions: 1 (first).
 """
@@ -14,6 +16,7 @@ import msgspec
 
 from interlock.executors.mcp.definitions import Definition, UnusableDefinition, check_definition, read_instructions
 from interlock.model import typed
+from interlock.model.capsule import LockedCapsule
 from interlock.model.errors import ConfigurationError, ProposalError
 from interlock.model.values import parse_json
 
@@ -40,6 +43,7 @@ class Lock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     version: int = VERSION
     servers: dict[str, LockedServer] = {}
+    capsules: dict[str, LockedCapsule] = {}
 
 
 def decode_lock(data: bytes) -> Lock:
@@ -65,13 +69,14 @@ def decode_lock(data: bytes) -> Lock:
     return lock
 
 
-def encode_lock(servers: Mapping[str, LockedServer]) -> bytes:
-    """The bytes of the file: the same for the same definitions."""
+def encode_lock(servers: Mapping[str, LockedServer], capsules: Mapping[str, LockedCapsule]) -> bytes:
+    """The bytes of the file: the same for the same definitions and builds."""
     ordered = {
         name: msgspec.structs.replace(server, tools=tuple(sorted(server.tools, key=lambda tool: tool.name)))
         for name, server in sorted(servers.items())
     }
-    data = msgspec.json.encode(Lock(servers=ordered), order="sorted")
+    document = {"version": VERSION, "servers": ordered} | ({"capsules": dict(capsules)} if capsules else {})
+    data = msgspec.json.encode(document, order="sorted")
     return msgspec.json.format(data, indent=2) + b"\n"
 
 
@@ -85,5 +90,5 @@ def _invalid(why: str) -> ConfigurationError:
         f"the lock cannot be used: {why}",
         code="lock_invalid",
         path=FILE,
-        hint="`interlock tools lock` writes it anew; put back the last good version if it was edited",
+        hint="`interlock tools lock` and `interlock capsule lock` write it anew; put back the last good version if it was edited",
     )
