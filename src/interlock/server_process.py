@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 _PACKAGE: Final = str(Path(__file__).resolve().parent)
-_PACKAGES: Final = ("", ".detect", ".isolation", ".model", ".workspace")
+_PACKAGES: Final = ("", ".detect", ".executors", ".executors.capsules", ".isolation", ".model", ".workspace")
 """Below `interlock`: those whose modules run this way, and those that they import from."""
 
 

@@ -74,11 +74,13 @@ from interlock.workspace.registry import state_directory
 
 if TYPE_CHECKING:
     from interlock.engine.learning import attach as learning
-    from interlock.engine.tools import mcp_tools, model_tools
+    from interlock.engine.tools import capsule_tools, mcp_tools, model_tools
     from interlock.executors import http_fetch
     from interlock.executors import modules as tool_modules
+    from interlock.executors.capsules.capsules import Capsules
     from interlock.executors.mcp.servers import Servers
 else:
+    capsule_tools = lazy("interlock.engine.tools.capsule_tools")
     learning = lazy("interlock.engine.learning.attach")
     mcp_tools = lazy("interlock.engine.tools.mcp_tools")
     model_tools = lazy("interlock.engine.tools.model_tools")
@@ -88,6 +90,7 @@ else:
 FEATURES: Final = frozenset(
     {
         "approvals",
+        "capsules",
         "mcp",
         "modules",
         "otel",
@@ -153,7 +156,7 @@ def embedded(
 _NOT_EMBEDDED: Final = {
     "journal": "this runtime keeps nothing on disk",
     "mcp": "the tools of MCP servers are pinned by the lock of a project",
-    "capsules": "this version has no capsules",
+    "capsules": "capsules are pinned by the lock of a project",
 }
 """Sections that a runtime in memory cannot honour, and why."""
 
@@ -238,7 +241,8 @@ def open_project(
         closing.append(stops.close)
         measured = _measure(loaded, clock, hooks, desk, closing)
         hands = _equip(loaded, disk, clock, closing, open_walls(settings, env, state, disk, hooks, undo=bool(unusable)))
-        hands = hands if unusable else _with_servers(hands, loaded, env, hooks, closing)
+        if not unusable:
+            hands = _with_configured(hands, loaded, env, hooks, closing, state, db, workspace_id)
         services = _services(
             loaded, db, disk, clock, hooks, desk, measured, hands, workspace_id=workspace_id, redaction=redaction,
             durability=settings.journal.durability, home=home, reload=reload, stops=stops, checked=checked,
@@ -280,7 +284,10 @@ class Hands(NamedTuple):
     modules: tool_modules.ModuleTools | None
     isolated: IsolatedFunctions
     mounts: LayerMounts
-    mcp: Servers | None
+    clock: Clock
+    disk: Disk
+    mcp: Servers | None = None
+    capsules: Capsules | None = None
 
     @property
     def servers(self) -> tuple[ForkServer | Egress, ...]:
@@ -315,17 +322,23 @@ def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], 
     mounts = LayerMounts()
     closing.append(mounts.close)
     programs = background.Programs(runner, clock, OnRecord())
-    return Hands(workspace, runner, network, programs, modules, isolated, mounts, None)
+    return Hands(workspace, runner, network, programs, modules, isolated, mounts, clock, disk)
 
 
-def _with_servers(
-    hands: Hands, loaded: Loaded, env: Mapping[str, str], hooks: Hooks, closing: list[Callable[[], None]]
-) -> Hands:
-    if not loaded.settings.mcp.servers:
-        return hands
-    servers = mcp_tools.open_servers(loaded, env, hands, hooks)
-    closing.append(servers.close)
-    return hands._replace(mcp=servers)
+def _with_configured(
+    hands: Hands, loaded: Loaded, env: Mapping[str, str], hooks: Hooks, closing: list[Callable[[], None]],
+    state: Path, db: Database, workspace: str,
+) -> Hands:  # fmt: skip
+    """Add what only some projects have: MCP servers and capsules."""
+    if loaded.settings.mcp.servers:
+        servers = mcp_tools.open_servers(loaded, env, hands, hooks)
+        closing.append(servers.close)
+        hands = hands._replace(mcp=servers)
+    if loaded.capsules:
+        capsules = capsule_tools.open_capsules(loaded, hands, hooks, state=state, db=db, workspace_id=workspace)
+        closing.append(capsules.close)
+        hands = hands._replace(capsules=capsules)
+    return hands
 
 
 def _finish(
@@ -466,6 +479,7 @@ def _services(
         workspace=None if hands is None else hands.workspace,
         layers=None if hands is None else hands.mounts,
         mcp=None if hands is None else hands.mcp,
+        capsules=None if hands is None else hands.capsules,
         programs=None if hands is None else hands.programs,
         guard=measured.guard,
         sampler=measured.sampler,
@@ -531,6 +545,8 @@ def _register_builtins(services: Services, hands: Hands) -> None:
         services.registry.add_built_in(_built_in(binding, settings))
     if hands.mcp is not None:
         mcp_tools.offer(services, hands.mcp, lambda binding: adjusted(binding, settings))
+    if hands.capsules is not None:
+        capsule_tools.offer(services, hands.capsules, lambda binding: adjusted(binding, settings))
 
 
 def _judge_hook(ctx: Context, parameters: dict[str, Any]) -> Refusal | None:

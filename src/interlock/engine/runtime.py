@@ -34,6 +34,7 @@ from interlock.model.result import CallResult, ProposalResult
 from interlock.model.tool import Binding, RateLimit, Tool, ToolExecutor
 
 if TYPE_CHECKING:
+    from interlock.engine.facets import capsules as capsules_facet
     from interlock.engine.facets import checkpoints as checkpoints_facet
     from interlock.engine.facets import forks
     from interlock.engine.inspect import explain as plans
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from interlock.engine.tools import model_tools
     from interlock.executors import python
 else:
+    capsules_facet = lazy("interlock.engine.facets.capsules")
     checkpoints_facet = lazy("interlock.engine.facets.checkpoints")
     forks = lazy("interlock.engine.facets.forks")
     plans = lazy("interlock.engine.inspect.explain")
@@ -61,7 +63,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
     """Takes proposals through the gate. Open it with `Runtime.open(...)` (as a context manager, sync or async), then `execute`.
 
     Each `execute` is a run; `runs.start` begins one for several. Its parts: `state`, `runs`, `checkpoints`, `memory`, `skills`,
-    `grants`, `rules` in code, `approvals`, and MCP `servers`.
+    `grants`, `rules` in code, `approvals`, MCP `servers`, and `capsules`.
     """
 
     @classmethod
@@ -116,6 +118,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self.approvals = Approvals(services.desk, services.agent)
         self.client_uses, self.servers = ClientUses(services), McpServers(services)
 
+    capsules = cached_property(lambda self: capsules_facet.CapsuleParts(self.services))
     checkpoints = cached_property(lambda self: checkpoints_facet.Checkpoints(self.services))
     memory = cached_property(lambda self: memory_facet.Memory(self.services))
     skills = cached_property(lambda self: skills_facet.Skills(self.services, self.execute, self.runs.undo))

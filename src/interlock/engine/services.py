@@ -47,6 +47,7 @@ from interlock.telemetry import ResourceGuard, Sampler, Snapshot
 from interlock.workspace import LayerMounts, Workspace
 
 if TYPE_CHECKING:
+    from interlock.executors.capsules.capsules import Capsules
     from interlock.executors.mcp.servers import Servers
 
 T = TypeVar("T")
@@ -230,6 +231,8 @@ class Services(msgspec.Struct, frozen=True, eq=False):
     """Those that live on after their action; None where there are no process tools."""
     mcp: Servers | None = None
     """The configured MCP servers; None where there are none."""
+    capsules: Capsules | None = None
+    """The configured capsules; None where there are none."""
     guard: ResourceGuard | None = None
     sampler: Sampler | None = None
     signer: Signer | None = None

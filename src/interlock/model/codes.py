@@ -75,6 +75,10 @@ REASONS: Final[dict[str, str]] = {
     "tmp_limit": "The program failed, and its `/tmp` was full when it ended.",
     "open_files_limit": "The program failed, and a process of the action was seen with as many files open as it may have.",
     "tool_changed": "The tool's definition has changed since it was loaded; nothing has run.",
+    "capsule_refused": "The capsule was not loaded: another build than the locked one, an undeclared import, its configuration.",
+    "capsule_invalid": "The capsule's component is not beneath its directory, or does not keep to its ABI.",
+    "capsule_trapped": "The capsule was ended by a trap of WebAssembly; the message says which. Nothing of the call is left.",
+    "fuel_limit": "The call of the capsule used up the fuel that its manifest sets.",
     "server_unavailable": "The MCP server cannot be started or reached; the message says why. Nothing was called.",
     "server_lost": "The MCP server ended, or its connection broke, during the call; what the call had done is not known.",
     "memory_scope_denied": "The agent is not in the group whose memory it would write.",
@@ -272,6 +276,8 @@ ERROR_CODES: Final[dict[str, str]] = {
             "interrupted",
             "path_invalid",
             "path_protected",
+            "capsule_invalid",
+            "capsule_refused",
         )
     },
 }

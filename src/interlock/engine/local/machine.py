@@ -27,7 +27,12 @@ def boot_id() -> str:
 
 def redaction_key(state: Path, disk: Disk) -> bytes:
     """The key of the fingerprints that stand for secrets; made once for a state directory. Raises StoreError."""
-    path = state / "keys" / "redaction.key"
+    return own_key(state, disk, "redaction")
+
+
+def own_key(state: Path, disk: Disk, name: str) -> bytes:
+    """A secret of this state directory, made when it is first needed. Raises StoreError."""
+    path = state / "keys" / f"{name}.key"
     if not path.exists():
         disk.make_directory(path.parent)
         disk.write_atomic(path, os.urandom(32))

@@ -82,7 +82,7 @@ class Registering(Protocol):
 
 def open_servers(loaded: Loaded, env: Mapping[str, str], hands: Hands, hooks: Told) -> Servers:
     """The configured servers, none of them started. Raises: ConfigurationError `lock_invalid`."""
-    settings, lock, warn = loaded.settings, _lock_of(loaded), hooks.warnings.append
+    settings, lock, warn = loaded.settings, lock_of(loaded), hooks.warnings.append
     specs = {name: _spec(name, one, settings, env, warn) for name, one in settings.mcp.servers.items()}
     for name in sorted(specs.keys() - lock.servers.keys()):
         warn(f"mcp.servers.{name}: its tools are not locked, so none is offered; `interlock tools lock {name}` does it")
@@ -93,7 +93,7 @@ def offer(services: Registering, servers: Servers, adjust: Adjust) -> None:
     """Register the locked tools, now and whenever another lock is in force. Servers stay as they were at the start."""
 
     def prepare(fresh: Loaded) -> Callable[[], None]:
-        return partial(relock, _lock_of(fresh))
+        return partial(relock, lock_of(fresh))
 
     def relock(lock: Lock) -> None:
         servers.relock(lock)
@@ -117,7 +117,7 @@ def _register(services: Registering, servers: Servers, adjust: Adjust) -> None:
             services.register(binding)
 
 
-def _lock_of(loaded: Loaded) -> Lock:
+def lock_of(loaded: Loaded) -> Lock:
     """The lock beside the configuration; an empty one if there is none. Raises: ConfigurationError `lock_invalid`."""
     data = next((file.data for file in loaded.files if file.name == FILE), None)
     return Lock() if data is None else decode_lock(data)

@@ -77,6 +77,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "policy": ("policy", "Show, check, test and explain the policies."),
         "grants": ("grants", "Manage what agents may reach."),
         "tools": ("tools", "List the available tools."),
+        "capsule": ("capsule", "Make, install and run capsules: tools as sandboxed WebAssembly."),
     },
     "Machine": {
         "telemetry": ("machine", "Take a snapshot of this machine."),

@@ -1,0 +1,113 @@
+"""The configured capsules: those whose manifest is the locked one are offered; of the others people are told why they are not."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+from interlock.disk import Database, Disk
+from interlock.engine.local.machine import own_key
+from interlock.engine.tools.mcp_tools import Adjust, Hands, Registering, Told, lock_of
+from interlock.executors.capsules.capsules import Capsules, Installed
+from interlock.executors.capsules.code_cache import CodeCache
+from interlock.executors.capsules.workers import WalledStart
+from interlock.model.capsule import LockedCapsule, Manifest
+from interlock.model.clock import Clock
+from interlock.settings import Loaded
+from interlock.settings.named import MANIFEST
+from interlock.state.capsule_values import CapsuleValues
+
+EXTRA: Final = "pip install 'interlock[wasm]'"
+_WORKERS_MAX: Final = 4
+_CODE: Final = "capsule-code"
+"""Directory of compiled code in the state directory."""
+
+
+class Equipment(Hands, Protocol):
+    """What capsules are run with."""
+
+    @property
+    def clock(self) -> Clock:
+        """Says how late it is."""
+        ...
+
+    @property
+    def disk(self) -> Disk:
+        """Keeps compiled code."""
+        ...
+
+
+def open_capsules(
+    loaded: Loaded, hands: Equipment, hooks: Told, *, state: Path, db: Database, workspace_id: str
+) -> Capsules:
+    """The capsules of a project, none of them loaded. Raises: ConfigurationError `lock_invalid`, StoreError."""
+    return Capsules(
+        _installed(loaded, hooks.warnings.append),
+        CodeCache(state / _CODE, own_key(state, hands.disk, "capsules"), hands.disk),
+        WalledStart(hands.runner, hands.workspace),
+        CapsuleValues(db, workspace_id),
+        hands.clock,
+        workers_max=max(1, min(_WORKERS_MAX, os.cpu_count() or 1)),
+        tell=hooks.notify,
+    )
+
+
+def offer(services: Registering, capsules: Capsules, adjust: Adjust) -> None:
+    """Register their tools. Capsules stay as they were at the start."""
+    for binding in capsules.bindings():
+        if binding.tool.name not in services.registry.in_code:
+            services.register(adjust(binding))
+
+
+def _installed(loaded: Loaded, warn: Callable[[str], None]) -> dict[str, Installed]:
+    """The capsules that can be loaded, in their order; a warning about each of the others."""
+    locked = lock_of(loaded).capsules
+    found: dict[str, Installed] = {}
+    for name, manifest in loaded.capsules.items():
+        path = loaded.settings.capsules[name].path
+        file = os.path.normpath(Path(path) / MANIFEST)
+        data = next(one.data for one in loaded.files if one.name == file or one.name == str(loaded.root / file))
+        problem = _problem(name, manifest, locked.get(name), data, found)
+        if problem is not None:
+            warn(f"capsules.{name}: not loaded, so its tools are not offered: {problem}")
+        else:
+            found[name] = Installed(manifest, loaded.root / path, locked[name])
+    return found
+
+
+def _problem(
+    name: str, manifest: Manifest, locked: LockedCapsule | None, data: bytes, loaded: dict[str, Installed]
+) -> str | None:
+    """Why a capsule is not loaded; None if it is."""
+    if importlib.util.find_spec("wasmtime") is None:
+        return f"the extra `wasm` is not installed ({EXTRA})"
+    if locked is None:
+        return f"its build is not locked; `interlock capsule lock {name}` does it"
+    if locked.manifest != hashlib.sha256(data).hexdigest():
+        return f"its manifest is not the one in `interlock.lock`; `interlock capsule lock {name}` pins it"
+    missing = [dependency for dependency in manifest.behavior.dependencies if dependency not in loaded]
+    if missing:
+        return f"it depends on `{missing[0]}`, which is not loaded"
+    return _unavailable(manifest)
+
+
+def _unavailable(manifest: Manifest) -> str | None:
+    """What a manifest asks for and this version does not have."""
+    own = manifest.capabilities
+    asked = {
+        'component.abi = "component"': manifest.component.abi == "component",
+        "capabilities.fs_read": bool(own.fs_read),
+        "capabilities.fs_write": bool(own.fs_write),
+        "capabilities.net": bool(own.net),
+        "capabilities.ipc_publish": bool(own.ipc_publish),
+        "capabilities.ipc_subscribe": bool(own.ipc_subscribe),
+        "capabilities.tools": bool(own.tools),
+        "capabilities.approval": own.approval,
+        "uplink": bool(manifest.uplinks),
+    }
+    found = [name for name, wanted in asked.items() if wanted]
+    return f"`{found[0]}` is not available in this version" if found else None

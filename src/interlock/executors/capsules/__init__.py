@@ -1,0 +1,12 @@
+"""Capsules: tools as sandboxed WebAssembly. A worker process behind walls runs each call in a store of its own.
+
+| file | holds |
+|---|---|
+| `capsules.py` | the capsules of a runtime: their tools, how they are loaded, one call |
+| `component_file.py` | the WebAssembly file beneath a capsule's directory, read without following a link |
+| `code_cache.py` | compiled code: private, keyed, replaced as a whole |
+| `host.py` | what the runtime answers to host functions |
+| `workers.py` | worker processes: started, lent to one call at a time, ended |
+| `worker.py`, `core_module.py` | the process itself, and the ABI of core modules in it |
+| `interfaces.py`, `frames.py` | what both sides know: the host functions, and the form of messages |
+"""

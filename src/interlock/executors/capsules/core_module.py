@@ -1,0 +1,239 @@
+"""One call of a core module, in a worker: link, instantiate, call, read the result. The only file that knows the core ABI.
+
+The module exports `memory`, `interlock_alloc(length: i32) -> i32`, and `interlock_call(name, name_length, arguments,
+arguments_length: i32) -> i64`, whose result is a reply like that of a host function (see `interfaces`): the result as JSON, or an
+error with the module's own words. An optional `interlock_init()` runs once for each store.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol
+
+import wasmtime
+
+from interlock.executors.capsules import interfaces
+
+EXPORTS: Final = ("memory", "interlock_alloc", "interlock_call")
+TABLES_MAX: Final = 4
+TABLE_ELEMENTS_MAX: Final = 100_000
+_TRAP_WORDS: Final = 300
+_I32: Final = wasmtime.ValType.i32()
+_I64: Final = wasmtime.ValType.i64()
+
+
+class CallError(Exception):
+    """A call did not give a result: `code` is a reason, and the message is for people and models."""
+
+    def __init__(self, code: str, message: str) -> None:
+        """`message` may hold words of the capsule."""
+        super().__init__(message)
+        self.code = code
+
+
+class Bounds(NamedTuple):
+    """What a store may take."""
+
+    memory_bytes: int
+    fuel: int | None
+    output_bytes: int
+
+
+class Host(Protocol):
+    """Answers host functions that the worker cannot answer itself."""
+
+    def call(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
+        """The kind of the reply and its bytes. Blocks, no longer than the call may take."""
+        ...
+
+
+class Answers:
+    """The host functions of one capsule during one call. Nothing that they do raises through wasmtime.
+
+    wasmtime-py ends the process when a host function raises what is not an Exception, and passes others on to the wrong call.
+    """
+
+    def __init__(self, host: Host, config: dict[str, str]) -> None:
+        """`config` are the values of the capsule's configuration."""
+        self._host = host
+        self._config = config
+
+    def reply(self, interface: str, function: str, given: list[Any]) -> tuple[int, bytes]:
+        """The kind of the reply, and its bytes."""
+        try:
+            return self._reply(interface, function, given)
+        except UnicodeDecodeError:
+            return _error("invalid_utf8", f"{interface}.{function}: a text is not UTF-8")
+        except BaseException as error:  # noqa: BLE001 - see the class
+            return _error("host_failed", f"{interface}.{function} failed: {type(error).__name__}")
+
+    def plain(self, function: str) -> int:
+        """A number of the clock."""
+        # The process of the clock that is handed in is another one.
+        return time.time_ns() // 1000 if function == "now" else time.monotonic_ns()  # noqa: TID251
+
+    def _reply(self, interface: str, function: str, given: list[Any]) -> tuple[int, bytes]:
+        if interface == "config":
+            value = self._config.get(_text(given[0]))
+            return (interfaces.NONE, b"") if value is None else (interfaces.OK, value.encode())
+        arguments: list[Any] = []
+        body = b""
+        kinds = interfaces.INTERFACES[interface].functions[function].parameters
+        for kind, value in zip(kinds, given, strict=True):
+            if kind == "bytes":
+                body = value
+            else:
+                arguments.append(_text(value) if kind == "text" else value)
+        return self._host.call(f"{interface}.{function}", arguments, body)
+
+
+class CoreInstance:
+    """A store with the module's instance. Used by one thread, and not again after an error."""
+
+    def __init__(
+        self, engine: wasmtime.Engine, module: wasmtime.Module, allowed: list[str], answers: Answers, bounds: Bounds
+    ) -> None:
+        """Instantiate. `allowed` are the interfaces to link. Raises: CallError."""
+        self._answers = answers
+        self._bounds = bounds
+        self.store = wasmtime.Store(engine)
+        self.store.set_limits(
+            memory_size=bounds.memory_bytes,
+            table_elements=TABLE_ELEMENTS_MAX,
+            instances=1,
+            tables=TABLES_MAX,
+            memories=1,
+        )
+        self.store.set_epoch_deadline(1)
+        if bounds.fuel is not None:
+            self.store.set_fuel(bounds.fuel)
+        linker = wasmtime.Linker(engine)
+        if any(one.module == interfaces.WASI_CORE for one in module.imports):
+            self.store.set_wasi(wasmtime.WasiConfig())
+            linker.define_wasi()
+        for name in allowed:
+            self._link(linker, name)
+        exports = self._guarded(lambda: linker.instantiate(self.store, module)).exports(self.store)
+        found = [exports.get(name) for name in EXPORTS]
+        if not isinstance(found[0], wasmtime.Memory) or not all(isinstance(one, wasmtime.Func) for one in found[1:]):
+            raise CallError("capsule_invalid", f"the module does not export {', '.join(f'`{one}`' for one in EXPORTS)}")
+        self._memory: Any = found[0]
+        self._alloc: Any = found[1]
+        self._call: Any = found[2]
+        for start in ("_initialize", "interlock_init"):
+            function = exports.get(start)
+            if isinstance(function, wasmtime.Func):
+                self._guarded(lambda function=function: function(self.store))  # type: ignore[misc]
+
+    def call(self, tool: str, arguments: bytes) -> bytes:
+        """The result of a tool, as JSON text. Raises: CallError."""
+        self.store.set_epoch_deadline(1)
+        if self._bounds.fuel is not None:
+            self.store.set_fuel(self._bounds.fuel)
+        name = tool.encode()
+        places = [
+            self._guarded(lambda data=data: _write(self.store, self._memory, self._alloc, data))  # type: ignore[misc]
+            for data in (name, arguments)
+        ]
+        packed = self._guarded(lambda: self._call(self.store, places[0], len(name), places[1], len(arguments)))
+        pointer, length = _unpacked(packed)
+        if length - 1 > self._bounds.output_bytes:
+            raise CallError("invalid_output", f"the result has more than {self._bounds.output_bytes} bytes")
+        data = _read(self.store, self._memory, pointer, length)
+        if not data or data[0] not in (interfaces.OK, interfaces.ERROR):
+            raise CallError("capsule_invalid", "the module's result is not a reply")
+        if data[0] == interfaces.ERROR:
+            raise CallError("tool_failed", data[1:].decode("utf-8", "replace")[:2000] or "the tool reported a failure")
+        return data[1:]
+
+    def _link(self, linker: wasmtime.Linker, name: str) -> None:
+        for function, signature in interfaces.INTERFACES[name].functions.items():
+            kinds = [
+                kind
+                for parameter in signature.parameters
+                for kind in ([_I64] if parameter == "number" else [_I32, _I32])
+            ]
+            linker.define_func(
+                interfaces.module_name(name),
+                function,
+                wasmtime.FuncType(kinds, [_I64]),
+                self._answer(name, function, signature),
+                access_caller=True,
+            )
+
+    def _answer(self, name: str, function: str, signature: interfaces.HostFunction) -> Callable[..., int]:
+        def answer(caller: Any, *values: int) -> int:
+            try:
+                if signature.plain:
+                    return self._answers.plain(function)
+                memory, rest = caller["memory"], iter(values)
+                given = [
+                    next(rest) if kind == "number" else _read(caller, memory, next(rest), next(rest))
+                    for kind in signature.parameters
+                ]
+                kind_of_reply, data = self._answers.reply(name, function, given)
+                reply = bytes((kind_of_reply,)) + data
+                return _packed(_write(caller, memory, caller["interlock_alloc"], reply), len(reply))
+            except BaseException:  # noqa: BLE001 - the module gave no memory for it: 0 is not a reply, and nothing is raised
+                return 0
+
+        return answer
+
+    def _guarded(self, run: Callable[[], Any]) -> Any:
+        try:
+            return run()
+        except wasmtime.Trap as trap:
+            raise _trapped(trap) from None
+        except wasmtime.WasmtimeError as error:
+            raise CallError("capsule_invalid", _words(str(error))) from None
+
+
+def _read(store: Any, memory: Any, pointer: int, length: int) -> bytes:
+    """Bytes of the module's memory. Raises: CallError."""
+    pointer, length = pointer & 0xFFFF_FFFF, length & 0xFFFF_FFFF
+    if pointer + length > memory.data_len(store):
+        raise CallError("capsule_invalid", "the module named bytes outside of its memory")
+    return bytes(memory.read(store, pointer, pointer + length))
+
+
+def _write(store: Any, memory: Any, alloc: Any, data: bytes) -> int:
+    """Put bytes into memory that the module gives. Raises: CallError, wasmtime.Trap."""
+    pointer = int(alloc(store, len(data))) & 0xFFFF_FFFF
+    if pointer + len(data) > memory.data_len(store):
+        raise CallError("capsule_invalid", "`interlock_alloc` gave bytes outside of the module's memory")
+    memory.write(store, data, pointer)
+    return pointer
+
+
+def _trapped(trap: wasmtime.Trap) -> CallError:
+    code = trap.trap_code
+    if code is wasmtime.TrapCode.INTERRUPT:
+        return CallError("timeout", "stopped at its time-out")
+    if code is wasmtime.TrapCode.OUT_OF_FUEL:
+        return CallError("fuel_limit", "the call used up its fuel")
+    name = "a trap" if code is None else code.name.lower().replace("_", " ")
+    return CallError("capsule_trapped", f"the capsule was ended: {name}")
+
+
+def _words(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _TRAP_WORDS else line[:_TRAP_WORDS] + "..."
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8")
+
+
+def _error(code: str, message: str) -> tuple[int, bytes]:
+    return interfaces.ERROR, f'{{"code":"{code}","message":"{message}"}}'.encode()
+
+
+def _packed(pointer: int, length: int) -> int:
+    value = (pointer << 32) | length
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _unpacked(packed: int) -> tuple[int, int]:
+    value = packed & 0xFFFF_FFFF_FFFF_FFFF
+    return value >> 32, value & 0xFFFF_FFFF

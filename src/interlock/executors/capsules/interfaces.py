@@ -1,0 +1,83 @@
+"""The host functions of capsules: their interfaces, signatures, and what a manifest has to declare for each.
+
+The world `interlock:capsule` is the same set for components. In a core module a function is imported from the interface's
+name; `text` and `bytes` are passed as two `i32` (pointer, length) and `number` as an `i64`. Every function but those of the clock
+returns an `i64`, the pointer (high half) and the length of a reply that lies in memory from the module's own
+`interlock_alloc`: one byte that says which kind it is, then what belongs to it. Standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+VERSION: Final = "0.1.0"
+PACKAGE: Final = "interlock:capsule"
+WASI_CORE: Final = "wasi_snapshot_preview1"
+"""Linked with nothing behind it: no files, no environment, no arguments."""
+
+OK: Final = 0
+"""Kind of a reply: the result follows."""
+ERROR: Final = 1
+"""A JSON object with `code` and `message` follows."""
+NONE: Final = 2
+"""There is no such thing, which is not an empty one."""
+
+
+class HostFunction(NamedTuple):
+    """One function that a capsule can import."""
+
+    parameters: tuple[str, ...]
+    """Each `text`, `bytes` or `number`."""
+    plain: bool = False
+    """True if the result is an `i64` rather than a reply."""
+
+
+class Interface(NamedTuple):
+    """Functions that are imported together."""
+
+    functions: dict[str, HostFunction]
+    capability: str = ""
+    """What the manifest must declare, as a key of `[capabilities]`; empty if every capsule has it."""
+
+
+INTERFACES: Final = {
+    "log": Interface({"write": HostFunction(("number", "text"))}),
+    "config": Interface({"get": HostFunction(("text",))}),
+    "clock": Interface({"now": HostFunction((), plain=True), "monotonic": HostFunction((), plain=True)}),
+    "kv": Interface(
+        {
+            "get": HostFunction(("text",)),
+            "set": HostFunction(("text", "bytes")),
+            "delete": HostFunction(("text",)),
+            "list": HostFunction(("text",)),
+        },
+        "kv",
+    ),
+}
+"""By the name after `interlock:capsule/`."""
+
+
+def module_name(interface: str) -> str:
+    """The full name of an interface: `interlock:capsule/kv@0.1.0`."""
+    return f"{PACKAGE}/{interface}@{VERSION}"
+
+
+BY_MODULE: Final = {module_name(name): name for name in INTERFACES}
+
+
+def import_problem(imports: Iterable[tuple[str, str]], declared: Any) -> str | None:
+    """Why a module that imports these functions (interface, function) is not loaded; None if it is.
+
+    `declared` are the capabilities of its manifest.
+    """
+    for module, function in imports:
+        if module == WASI_CORE:
+            continue
+        name = BY_MODULE.get(module)
+        if name is None or function not in INTERFACES[name].functions:
+            return f"it imports `{function}` from `{module}`, which is not a function that capsules are given"
+        capability = INTERFACES[name].capability
+        if capability and not getattr(declared, capability):
+            return f"it imports `{function}` from `{module}`, and its manifest does not declare `capabilities.{capability}`"
+    return None

@@ -1,0 +1,191 @@
+"""The worker: a process behind walls that compiles modules and runs calls of capsules, one at a time, on one thread.
+
+It speaks with the runtime over the socket that is its standard input (`frames`). A second thread only ends a call that is late,
+by the engine's epoch; it touches no store. Imports nothing of the runtime but its own few files.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from typing import Any, Final
+
+import wasmtime
+
+from interlock.executors.capsules import frames
+from interlock.executors.capsules.core_module import EXPORTS, Answers, Bounds, CallError, CoreInstance
+
+_LOADED_MAX: Final = 64
+_STACK_BYTES: Final = 512 * 1024
+_GUARD_BYTES: Final = 64 * 1024
+
+
+def main() -> None:
+    """Serve until the runtime closes the socket."""
+    with socket.socket(fileno=os.dup(0)) as link:
+        link.setblocking(True)
+        Worker(link).serve()
+
+
+class Alarm:
+    """Ends the call that runs once it is late: raises the epoch of an engine at a deadline, again and again until disarmed."""
+
+    def __init__(self) -> None:
+        """Start the thread."""
+        self._changed = threading.Condition()
+        self._engine: wasmtime.Engine | None = None
+        self._deadline = 0.0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def arm(self, engine: wasmtime.Engine, seconds: float) -> None:
+        """From now on, a call of this engine has this long."""
+        with self._changed:
+            self._engine, self._deadline = engine, time.monotonic() + seconds
+            self._changed.notify()
+
+    def disarm(self) -> None:
+        """The call has ended."""
+        with self._changed:
+            self._engine = None
+
+    @property
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def _run(self) -> None:
+        with self._changed:
+            while True:
+                if self._engine is None:
+                    self._changed.wait()
+                    continue
+                left = self._deadline - time.monotonic()
+                if left > 0:
+                    self._changed.wait(left)
+                    continue
+                self._engine.increment_epoch()
+                self._changed.wait(0.01)  # a deadline that was set just after is one more than the epoch
+
+
+class Worker:
+    """What this process has loaded."""
+
+    def __init__(self, link: socket.socket) -> None:
+        """`link` leads to the runtime."""
+        self._link = link
+        self._alarm = Alarm()
+        self._engines: dict[bool, wasmtime.Engine] = {}
+        self._modules: dict[str, wasmtime.Module] = {}
+        self._kept: dict[str, CoreInstance] = {}
+
+    def serve(self) -> None:
+        """Answer requests until there are no more."""
+        while (message := self._receive()) is not None:
+            header, body = message
+            try:
+                answer, data = self._answer(header, body)
+            except CallError as error:
+                answer, data = {"done": "error", "code": error.code, "message": str(error)}, b""
+            except wasmtime.WasmtimeError as error:
+                words = " ".join(str(error).split())[:300]
+                answer, data = {"done": "error", "code": "capsule_invalid", "message": words}, b""
+            except MemoryError:
+                answer, data = (
+                    {"done": "error", "code": "memory_limit", "message": "the worker's memory is used up"},
+                    b"",
+                )
+            self._link.sendall(frames.encode(answer, data))
+
+    def call(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
+        """Ask the runtime for a host function, no longer than the call may take."""
+        self._link.settimeout(None)
+        self._link.sendall(frames.encode({"host": function, "arguments": arguments}, body))
+        message = self._receive()
+        if message is None:
+            os._exit(0)  # the runtime has ended
+        return int(message[0]["kind"]), message[1]
+
+    def _answer(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+        match header["do"]:
+            case "compile":
+                return self._compile(body, fuel=header["fuel"])
+            case "load":
+                return self._load(header)
+            case "call":
+                return {"done": "ok"}, self._call(header, body)
+            case other:
+                raise CallError("capsule_invalid", f"a worker cannot {other}")
+
+    def _compile(self, source: bytes, *, fuel: bool) -> tuple[dict[str, Any], bytes]:
+        try:
+            module = wasmtime.Module(self._engine(fuel), source)
+        except wasmtime.WasmtimeError as error:
+            words = " ".join(str(error).split())[:300]
+            raise CallError("capsule_invalid", f"not a WebAssembly module that can be used: {words}") from None
+        exports = {one.name for one in module.exports}
+        for name in EXPORTS:
+            if name not in exports:
+                raise CallError("capsule_invalid", f"the module does not export `{name}`")
+        imports = [[one.module, one.name or ""] for one in module.imports]
+        return {"done": "ok", "imports": imports}, bytes(module.serialize())
+
+    def _load(self, header: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+        while len(self._modules) >= _LOADED_MAX:
+            self._modules.pop(next(iter(self._modules)))
+        self._modules[header["key"]] = wasmtime.Module.deserialize_file(self._engine(header["fuel"]), header["path"])
+        return {"done": "ok"}, b""
+
+    def _call(self, header: dict[str, Any], body: bytes) -> bytes:
+        key, fuel = header["key"], header["fuel"]
+        engine = self._engine(fuel is not None)
+        self._alarm.arm(engine, header["timeout_ms"] / 1000)
+        try:
+            instance = self._kept.pop(key, None)
+            if instance is None:
+                bounds = Bounds(header["memory_bytes"], fuel, header["output_bytes"])
+                answers = Answers(self, header["config"])
+                instance = CoreInstance(engine, self._modules[key], header["allowed"], answers, bounds)
+            result = instance.call(header["tool"], body)
+            if header["keep"]:
+                self._kept[key] = instance  # after an error it is not kept
+            return result
+        finally:
+            self._alarm.disarm()
+
+    def _engine(self, fuel: bool) -> wasmtime.Engine:
+        if fuel not in self._engines:
+            self._engines[fuel] = wasmtime.Engine(configuration(fuel=fuel))
+        return self._engines[fuel]
+
+    def _receive(self) -> tuple[dict[str, Any], bytes] | None:
+        prefix = self._read(frames.PREFIX.size)
+        if prefix is None:
+            return None
+        header, body = frames.checked_sizes(*frames.PREFIX.unpack(prefix))
+        head, data = self._read(header), self._read(body)
+        return None if head is None or data is None else (frames.decode_header(head), data)
+
+    def _read(self, count: int) -> bytes | None:
+        data = bytearray(count)
+        view, filled = memoryview(data), 0
+        while filled < count:
+            got = self._link.recv_into(view[filled:])
+            if not got:
+                return None
+            filled += got
+        return bytes(data)
+
+
+def configuration(*, fuel: bool) -> wasmtime.Config:
+    """How code is compiled and run. What a capsule does not need is off. A change makes older compiled code unusable."""
+    config = wasmtime.Config()
+    config.epoch_interruption = True
+    config.consume_fuel = fuel
+    config.max_wasm_stack = _STACK_BYTES
+    config.wasm_threads = False
+    config.wasm_memory64 = False
+    config.wasm_multi_memory = False
+    config.parallel_compilation = False
+    return config

@@ -1,0 +1,257 @@
+"""Worker processes of capsules as the runtime sees them: started behind walls, each lent to one call at a time.
+
+A worker that is late, or says something that is not a message, is killed; nothing else is lost with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, NamedTuple, Protocol
+
+from interlock.executors.capsules import frames
+from interlock.executors.network import environment_of
+from interlock.executors.process import ProcessRunner
+from interlock.isolation.background import Background
+from interlock.isolation.wire import Bind
+from interlock.model.errors import ToolError
+from interlock.server_process import module_command
+
+_STDERR_BYTES: Final = 16 * 1024
+_CHUNK: Final = 256 * 1024
+_IDLE_MAX: Final = 4
+"""Idle workers that are kept for the next call."""
+
+Answer = Callable[[str, list[Any], bytes], Awaitable[tuple[int, bytes]]]
+"""Answers a host function: its name, its arguments and its bytes give the kind of the reply and its bytes."""
+
+
+class Reply(NamedTuple):
+    """The end of a request."""
+
+    header: dict[str, Any]
+    body: bytes
+
+
+class WorkerLostError(Exception):
+    """The worker has ended, or does not speak as it should."""
+
+
+class Start(Protocol):
+    """Starts a worker process; returns the runtime's end of its socket, and the process."""
+
+    async def __call__(self, code_directory: str | None) -> tuple[socket.socket, Background]:
+        """`code_directory` is what it may read beside its own program. Raises: ToolError."""
+        ...
+
+
+class WalledStart:
+    """Starts workers behind the walls of process actions, which reach no host and write nothing."""
+
+    def __init__(self, runner: ProcessRunner, workspace: Any) -> None:
+        """`workspace` is the project's tree itself, never a layer: a worker lives longer than any. It sees nothing of it."""
+        self._runner = runner
+        self._workspace = workspace
+
+    async def __call__(self, code_directory: str | None) -> tuple[socket.socket, Background]:
+        """Start one. Raises: ToolError `spawn_failed`, `isolation_failed`, `process_lost`."""
+        binds: list[Bind] = [] if code_directory is None else [{"path": code_directory, "writable": False}]
+        walls = self._runner.enclosure.around(self._workspace, network="none", binds=binds)
+        if walls is not None:
+            walls = dataclasses.replace(walls, writable=(), readable=(), hidden=self._hidden(code_directory))
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process = await self._runner.serve(
+                    module_command("interlock.executors.capsules.worker", site=True),
+                    workspace=self._workspace,
+                    walls=walls,
+                    env=environment_of(walls),
+                    stdin=theirs.fileno(),
+                    stdout=theirs.fileno(),
+                    stderr_bytes_max=_STDERR_BYTES,
+                )
+            except BaseException:
+                ours.close()
+                raise
+        ours.setblocking(False)
+        return ours, process
+
+    def _hidden(self, code_directory: str | None) -> tuple[str, ...]:
+        """What to hide, but for the state directory if the code lies in it: nothing shows that. Raises: ToolError."""
+        enclosure = self._runner.enclosure
+        above = {path for path in enclosure.hidden if f"{code_directory}/".startswith(f"{path.rstrip('/')}/")}
+        if any(f"{path}/".startswith(f"{place.rstrip('/')}/") for path in above for place in enclosure.shown):
+            raise ToolError(
+                "the state directory lies in a directory that processes may read, and a worker of capsules may not see it",
+                code="isolation_failed",
+                retryable=False,
+                hint="nothing has run; set INTERLOCK_STATE_DIR to another place, or take the directory out of `isolation.read`",
+            )
+        return tuple(path for path in enclosure.hidden if path not in above)
+
+    def posture(self) -> dict[str, str]:
+        """The posture of a worker."""
+        return self._runner.enclosure.posture("none")
+
+
+class Worker:
+    """One process. Used by one request at a time, from any event loop."""
+
+    def __init__(self, link: socket.socket, process: Background) -> None:
+        """Of a process that has been started."""
+        self._link = link
+        self._process = process
+        self.loaded: set[str] = set()
+        """Keys of the modules that it has."""
+        self.broken = False
+
+    async def request(self, header: dict[str, Any], body: bytes, answer: Answer) -> Reply:
+        """Send a request, answer the host functions of the call, and return the end.
+
+        After a cancellation the worker is broken: close it. Raises: WorkerLostError.
+        """
+        self.broken = True  # until the end has been read
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.sock_sendall(self._link, frames.encode(header, body))
+            while True:
+                said, data = await self._receive(loop)
+                if "done" in said:
+                    self.broken = False
+                    return Reply(said, data)
+                kind, reply = await answer(str(said["host"]), list(said["arguments"]), data)
+                await loop.sock_sendall(self._link, frames.encode({"kind": kind}, reply))
+        except (OSError, KeyError, TypeError, frames.FrameError) as error:
+            raise WorkerLostError(type(error).__name__) from error
+
+    @property
+    def ended(self) -> bool:
+        """True if the process of an idle worker is gone. What it says without being asked is no better."""
+        try:
+            self._link.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    async def close(self) -> None:
+        """End the process, and wait until it is gone."""
+        self._link.close()
+        await asyncio.to_thread(self._process.close)
+
+    def end(self) -> None:
+        """The same, blocking briefly. Any thread."""
+        self._link.close()
+        self._process.close()
+
+    async def _receive(self, loop: asyncio.AbstractEventLoop) -> tuple[dict[str, Any], bytes]:
+        prefix = await self._read(loop, frames.PREFIX.size)
+        header, body = frames.checked_sizes(*frames.PREFIX.unpack(prefix))
+        return frames.decode_header(await self._read(loop, header)), await self._read(loop, body)
+
+    async def _read(self, loop: asyncio.AbstractEventLoop, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            part = await loop.sock_recv(self._link, min(_CHUNK, count - len(data)))
+            if not part:
+                raise OSError("the worker has ended")
+            data += part
+        return bytes(data)
+
+
+class Workers:
+    """The workers of a runtime, in groups: a worker never serves another group. Must be closed. Safe for threads."""
+
+    def __init__(self, start: Start, code_directory: str | None, most: int) -> None:
+        """Start nothing. At most `most` workers of a group run at once; calls beyond wait their turn."""
+        self._start = start
+        self._code_directory = code_directory
+        self._most = most
+        self._lock = threading.Lock()
+        self._idle: list[tuple[str, Worker]] = []
+        self._running: dict[str, int] = {}
+        self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]] = {}
+        self._closed = False
+
+    @contextlib.asynccontextmanager
+    async def lend(self, group: str, most: int | None = None) -> AsyncIterator[Worker]:
+        """A worker of the group for one call. Raises: ToolError if none can be started."""
+        worker = await self._take(group, self._most if most is None else most)
+        while worker.ended:  # while it was idle: nothing was lost
+            await asyncio.shield(worker.close())
+            self._give_back(group, None)
+            worker = await self._take(group, self._most if most is None else most)
+        try:
+            yield worker
+        finally:
+            if worker.broken:
+                await asyncio.shield(worker.close())
+            self._give_back(group, None if worker.broken else worker)
+
+    def close(self) -> None:
+        """End the idle workers. A call that still runs ends its own."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for _, worker in idle:
+            worker.end()
+
+    async def compile(self, source: bytes, *, fuel: bool, answer: Answer) -> Reply:
+        """Compile a module in a worker that does nothing else. Raises: ToolError, WorkerLostError."""
+        worker = Worker(*await self._start(None))
+        try:
+            return await worker.request({"do": "compile", "fuel": fuel}, source, answer)
+        finally:
+            await asyncio.shield(worker.close())
+
+    async def _take(self, group: str, most: int) -> Worker:
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise ToolError("the runtime is closed", code="cancelled", retryable=False)
+                found = next((pair for pair in reversed(self._idle) if pair[0] == group), None)
+                if found is not None:
+                    self._idle.remove(found)
+                    return found[1]
+                if self._running.get(group, 0) < most:
+                    self._running[group] = self._running.get(group, 0) + 1
+                    break
+                loop = asyncio.get_running_loop()
+                turn: asyncio.Future[None] = loop.create_future()
+                self._waiting.setdefault(group, []).append((loop, turn))
+            await turn
+        try:
+            return Worker(*await self._start(self._code_directory))
+        except BaseException:
+            self._give_back(group, None)
+            raise
+
+    def _give_back(self, group: str, worker: Worker | None) -> None:
+        """Keep a worker for the next call, or count it as gone; the next in the queue looks again."""
+        surplus: list[tuple[str, Worker]] = []
+        with self._lock:
+            if worker is not None and not self._closed:
+                self._idle.append((group, worker))
+                worker = None
+            else:
+                self._running[group] -= 1
+            while len(self._idle) > _IDLE_MAX:
+                surplus.append(self._idle.pop(0))
+                self._running[surplus[-1][0]] -= 1
+            turns, self._waiting[group] = self._waiting.get(group, []), []
+        for loop, turn in turns:
+            with contextlib.suppress(RuntimeError):  # its loop has ended
+                loop.call_soon_threadsafe(_wake, turn)
+        for one in (*(pair[1] for pair in surplus), *([worker] if worker is not None else [])):
+            threading.Thread(target=one.end, daemon=True).start()
+
+
+def _wake(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)

@@ -1,0 +1,80 @@
+"""`interlock capsule build`: compiles the source of a capsule, for the person who typed it, with the tools of its language."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from interlock.disk import Disk
+from interlock.engine.inspect.capsule_files import open_manifest
+from interlock.model.errors import UsageError
+from interlock.surfaces.cli.capsule_templates import LANGUAGES
+
+_TIMEOUT_S: Final = 600
+_C_FLAGS: Final = ("-target", "wasm32-wasi", "-mexec-model=reactor", "-O2", "-Wl,--strip-all")
+
+
+def build(directory: Path) -> Path:
+    """Build the capsule in a directory; returns the component's path. Raises: UsageError, ConfigurationError, StoreError."""
+    manifest = open_manifest(directory)
+    found = [name for name, one in LANGUAGES.items() if (directory / one.source).is_file()]
+    if len(found) != 1:
+        known = ", ".join(f"`{one.source}`" for one in LANGUAGES.values())
+        raise UsageError(
+            f"expected one source file in `{directory}`, and there are {len(found)}",
+            code="not_found",
+            hint=f"one of {known}; a component that something else builds needs no `interlock capsule build`",
+        )
+    target = directory / manifest.component.file
+    data = _COMPILERS[found[0]](directory / LANGUAGES[found[0]].source)
+    Disk().make_directory(target.parent, mode=0o755)
+    Disk().write_atomic(target, data, mode=0o644, durable=False)
+    return target
+
+
+def _from_wat(source: Path) -> bytes:
+    _need("wasmtime", "pip install 'interlock[wasm]'")
+    import wasmtime  # noqa: PLC0415 - an optional extra
+
+    try:
+        return bytes(wasmtime.wat2wasm(source.read_text(encoding="utf-8")))
+    except wasmtime.WasmtimeError as error:
+        raise UsageError(f"`{source}` cannot be assembled: {' '.join(str(error).split())[:500]}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"`{source}` is not UTF-8") from None
+
+
+def _from_c(source: Path) -> bytes:
+    _need("ziglang", "pip install ziglang")
+    output = source.with_suffix(f".{os.getpid()}.tmp.wasm")
+    command = [sys.executable, "-m", "ziglang", "cc", *_C_FLAGS, "-o", output.name, source.name]
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=source.parent,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+        if ended.returncode != 0:
+            raise UsageError(f"`{source}` cannot be compiled", hint=f"the compiler says: {ended.stderr.strip()[:2000]}")
+        return output.read_bytes()
+    except subprocess.TimeoutExpired:
+        raise UsageError(f"compiling `{source}` took longer than {_TIMEOUT_S} s") from None
+    finally:
+        output.unlink(missing_ok=True)
+
+
+def _need(module: str, command: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise UsageError(f"building this capsule needs `{module}`", code="extra_missing", hint=f"`{command}`")
+
+
+_COMPILERS: Final[dict[str, Callable[[Path], bytes]]] = {"wat": _from_wat, "c": _from_c}

@@ -1,0 +1,113 @@
+"""What `interlock capsule new` writes: a small capsule that greets, in each language."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+_MANIFEST: Final = """\
+# A capsule: https://webassembly.org code behind a manifest. `interlock capsule build` makes the component.
+
+[package]
+name = "{name}"
+version = "0.1.0"
+description = "Greets."
+
+[component]
+file = "{name}.wasm"
+abi = "{abi}"
+
+[[tool]]
+name = "greet"
+description = "Greets somebody by name."
+read_only = true
+input_schema = {{ type = "object", properties = {{ name = {{ type = "string" }} }}, required = ["name"] }}
+
+[limits]
+memory_mb = 4
+timeout_ms = 1000
+"""
+
+_WAT: Final = """\
+;; The ABI of core modules: the runtime writes the tool's name and its arguments (JSON) into memory from `interlock_alloc`, and
+;; `interlock_call` gives pointer and length of a reply: one byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
+(module
+  (import "interlock:capsule/log@0.1.0" "write" (func $log (param i64 i32 i32) (result i64)))
+  (memory (export "memory") 1)
+  (global $top (mut i32) (i32.const 1024))
+  (data (i32.const 0) "\\00{{\\"hello\\":")
+  (data (i32.const 64) "somebody is greeted")
+
+  (func $alloc (export "interlock_alloc") (param $length i32) (result i32) (local $at i32)
+    (local.set $at (global.get $top))
+    (global.set $top (i32.add (global.get $top) (local.get $length)))
+    (if (i32.gt_u (global.get $top) (i32.mul (memory.size) (i32.const 65536)))
+      (then (drop (memory.grow (i32.add (i32.div_u (local.get $length) (i32.const 65536)) (i32.const 1))))))
+    (local.get $at))
+
+  ;; There is one tool, so its name is not looked at. The arguments come back as `{{"hello": ARGUMENTS}}`.
+  (func (export "interlock_call")
+    (param $name i32) (param $name_length i32) (param $arguments i32) (param $length i32) (result i64) (local $at i32)
+    (drop (call $log (i64.const 1) (i32.const 64) (i32.const 19)))
+    (local.set $at (call $alloc (i32.add (local.get $length) (i32.const 11))))
+    (memory.copy (local.get $at) (i32.const 0) (i32.const 10))
+    (memory.copy (i32.add (local.get $at) (i32.const 10)) (local.get $arguments) (local.get $length))
+    (i32.store8 (i32.add (local.get $at) (i32.add (local.get $length) (i32.const 10))) (i32.const 125))
+    (i64.or
+      (i64.shl (i64.extend_i32_u (local.get $at)) (i64.const 32))
+      (i64.extend_i32_u (i32.add (local.get $length) (i32.const 11))))))
+"""
+
+_C: Final = """\
+// The ABI of core modules: the runtime writes the tool's name and its arguments (JSON) into memory from `interlock_alloc`, and
+// `interlock_call` gives pointer and length of a reply: one byte, 0 for a result (JSON) or 1 for an error (text), then the rest.
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define EXPORT(name) __attribute__((export_name(name)))
+#define HOST(interface, name) __attribute__((import_module("interlock:capsule/" interface "@0.1.0"), import_name(name)))
+
+HOST("log", "write") uint64_t host_log(int64_t level, const char *text, size_t length);
+
+EXPORT("interlock_alloc") void *interlock_alloc(size_t length) {{ return malloc(length); }}
+
+static uint64_t reply(char kind, const char *text, size_t length) {{
+    char *at = malloc(length + 1);
+    at[0] = kind;
+    memcpy(at + 1, text, length);
+    return (uint64_t)(uintptr_t)at << 32 | (length + 1);
+}}
+
+// There is one tool, so its name is not looked at. The arguments come back as {{"hello": ARGUMENTS}}.
+EXPORT("interlock_call")
+uint64_t interlock_call(const char *name, size_t name_length, const char *arguments, size_t length) {{
+    (void)name, (void)name_length;
+    host_log(1, "somebody is greeted", 19);
+    char *text = malloc(length + 10);
+    memcpy(text, "{{\\"hello\\":", 9);
+    memcpy(text + 9, arguments, length);
+    text[length + 9] = '}}';
+    return reply(0, text, length + 10);
+}}
+"""
+
+
+class Language(NamedTuple):
+    """A language in which capsules are written."""
+
+    abi: str
+    source: str
+    """Name of the source file."""
+    text: str
+
+
+LANGUAGES: Final = {
+    "wat": Language("core", "capsule.wat", _WAT),
+    "c": Language("core", "capsule.c", _C),
+}
+
+
+def files(name: str, language: str) -> dict[str, str]:
+    """The files of a new capsule, by name."""
+    found = LANGUAGES[language]
+    return {"capsule.toml": _MANIFEST.format(name=name, abi=found.abi), found.source: found.text.format(name=name)}

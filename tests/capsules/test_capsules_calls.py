@@ -1,0 +1,210 @@
+"""Calls of a capsule: each in memory of its own, within its limits, and through the same gate as any tool."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+
+import psutil
+import pytest
+from capsules_world import call, name_of, wat
+
+
+@pytest.fixture
+def runtime(world):
+    world.add()
+    world.configure()
+    return world.open()
+
+
+def set_config(runtime, key, value):
+    runtime.services.capsules._values.set_config("c", key, value)
+
+
+def logged(runtime, result):
+    return [event["message"] for event in events(runtime, result) if event["kind"] == "action_log"]
+
+
+def events(runtime, result):
+    path = runtime.services.state_dir / "runs" / result.run_id / "journal.ndjson"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_call_goes_through_the_gate_and_gives_a_value(runtime, world):
+    assert runtime.warnings == ()
+    got = call(runtime, "echo", {"a": [1, "x"]})
+    assert got.output == {"a": [1, "x"]}
+    assert got.posture["namespaces"] == "active"
+    kinds = [event["kind"] for event in events(runtime, got)]
+    assert kinds.index("action_intent") < kinds.index("action_succeeded")
+    assert call(runtime, "clock").ok
+    assert call(runtime, "times").output == 2
+    refused = world.root / "interlock.toml"
+    refused.write_text(refused.read_text().replace('allow = ["*"]', f'allow = ["*"]\ndeny = ["c/{name_of("echo")}"]'))
+    world.trust()
+    assert call(runtime, "echo").reason == "policy_denied"
+
+
+def test_each_call_has_memory_of_its_own(runtime):
+    assert [call(runtime, "count").output for _ in range(3)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("tool", "reason", "words"),
+    [
+        ("recurse", "capsule_trapped", "stack overflow"),
+        ("unreachable", "capsule_trapped", "unreachable"),
+        ("fail", "tool_failed", "is wrong"),
+        ("nothing", "capsule_invalid", "not a reply"),
+        ("beyond", "capsule_invalid", "outside of its memory"),
+        ("much", "invalid_output", "more than 65536 bytes"),
+        ("words", "invalid_output", "not JSON"),
+        ("outside", "capsule_invalid", "not a reply"),  # the host function gave 0
+    ],
+)
+def test_what_goes_wrong_in_a_capsule_is_a_failed_action_and_leaves_nothing_behind(runtime, tool, reason, words):
+    got = call(runtime, tool)
+    assert (got.status, got.reason) == ("failed", reason)
+    assert words in got.error
+    assert call(runtime, "count").output == 1
+    assert len(runtime.services.capsules._workers._idle) == 1  # the same worker goes on
+
+
+def test_memory_ends_where_the_manifest_says(runtime):
+    assert call(runtime, "grow").output == 1
+
+
+@pytest.mark.parametrize("tool", ["loop", "host_loop"])
+def test_a_loop_ends_at_the_time_out_and_the_worker_goes_on(world, tool):
+    world.add(timeout_ms="700")
+    world.configure()
+    runtime = world.open()
+    assert call(runtime, "count").output == 1
+    got = call(runtime, tool)
+    assert got.reason == "timeout"
+    assert call(runtime, "count").output == 1
+    assert len(runtime.services.capsules._workers._idle) == 1
+
+
+def test_fuel_ends_a_call(world):
+    world.add(limits="fuel = 100000")
+    world.configure()
+    runtime = world.open()
+    assert call(runtime, "loop").reason == "fuel_limit"
+    assert [call(runtime, "count").output for _ in range(2)] == [1, 1]
+
+
+def test_a_start_function_is_held_to_the_time_out(world):
+    world.add(source=wat(top="(func $start (loop (br 0))) (start $start)"), timeout_ms="700")
+    world.configure()
+    runtime = world.open()
+    asyncio.run(runtime.services.capsules.load("c"))
+    assert call(runtime, "echo").reason == "timeout"
+
+
+def test_memory_lasts_for_a_capsule_that_says_so_until_a_trap(world):
+    world.add(lifetime="capsule")
+    world.configure()
+    runtime = world.open()
+    assert [call(runtime, "count").output for _ in range(3)] == [1, 2, 3]
+    assert call(runtime, "unreachable").reason == "capsule_trapped"
+    assert call(runtime, "count").output == 1
+    assert call(runtime, "count", agent="other").output == 1  # another agent has another store
+
+
+def test_values_are_of_one_capsule_and_one_agent(world):
+    world.add()
+    world.add("d")
+    world.configure()
+    runtime = world.open()
+    key = {"k": "v"}
+    assert call(runtime, "get", key).output is None
+    stored = call(runtime, "set", key)
+    assert stored.ok
+    assert any("values" in str(event.get("not_undoable")) for event in events(runtime, stored))
+    assert call(runtime, "get", key).output == key
+    assert call(runtime, "keys").output == ['{"k":"v"}']
+    assert call(runtime, "get", key, capsule="d").output is None
+    assert call(runtime, "get", key, agent="other").output is None
+    assert world.open().call_sync(f"c/{name_of('get')}", key).output == key  # another process would find it too
+
+
+@pytest.mark.parametrize(("tool", "words"), [("nul", "none is NUL"), ("bytes", "not UTF-8")])
+def test_a_key_that_cannot_be_one_is_an_error_for_the_capsule(runtime, tool, words):
+    got = call(runtime, tool)
+    assert (got.reason, words in got.error) == ("tool_failed", True)
+
+
+def test_a_flood_of_log_lines_is_cut_and_the_call_goes_on(runtime):
+    got = call(runtime, "log")
+    assert got.ok
+    lines = logged(runtime, got)
+    assert len(lines) == 101
+    assert "are not kept" in lines[-1]
+
+
+def test_configured_values_are_checked_and_secrets_are_not_shown(world):
+    world.add()
+    world.configure()
+    runtime = world.open()
+    set_config(runtime, "TOKEN", b"hunter22")
+    set_config(runtime, "TIMES", b"7")
+    got = call(runtime, "secret")
+    assert got.ok
+    assert "hunter22" not in (runtime.services.state_dir / "runs" / got.run_id / "journal.ndjson").read_text()
+    assert logged(runtime, got) == ["c: [secret]"]
+    assert call(runtime, "times").output == 7
+    for value, why in [(b"\xff", "not UTF-8"), (b"1.5", "not of the type `integer`"), (b"", "not of the type")]:
+        set_config(runtime, "TIMES", value)
+        refused = call(world.open(), "times")
+        assert (refused.reason, why in refused.error) == ("capsule_refused", True)
+
+
+def test_a_missing_required_value_refuses_the_capsule(world):
+    world.add(limits="[env.PLACE]\nrequired = true")
+    world.configure()
+    refused = call(world.open(), "echo")
+    assert refused.reason == "capsule_refused"
+    assert "lacks `PLACE`" in refused.error
+
+
+def test_a_worker_that_is_killed_takes_one_call_with_it_and_no_more(runtime):
+    assert call(runtime, "count").output == 1
+    (idle,) = workers()
+    idle.kill()
+    assert call(runtime, "count").output == 1  # nothing was lost: it did nothing
+    (worker,) = workers()
+    before = worker.cpu_times().user
+
+    async def main():
+        lost = asyncio.ensure_future(runtime.call(f"c/{name_of('loop')}"))
+        while worker.cpu_times().user < before + 0.1:
+            await asyncio.sleep(0.02)
+        worker.kill()
+        return await lost
+
+    got = asyncio.run(main())
+    assert (got.status, got.reason) == ("failed", "process_lost")
+    assert call(runtime, "count").output == 1
+
+
+def workers():
+    """The worker processes of this test, that is, descendants of its process."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if (
+                "interlock.executors.capsules.worker" in " ".join(process.cmdline())
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                found.append(process)
+    return found
+
+
+def test_calls_side_by_side_are_all_right(runtime):
+    async def main():
+        names = [f"c/{name_of('echo')}"] * 40
+        return await asyncio.gather(*(runtime.call(name, {"n": n}) for n, name in enumerate(names)))
+
+    assert [one.output for one in asyncio.run(main())] == [{"n": n} for n in range(40)]
