@@ -21,10 +21,10 @@ from interlock.executors.mcp.lock import FILE, Lock, decode_lock, encode_lock
 from interlock.model.capsule import LockedCapsule, Manifest
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.settings import Gathered, gather
-from interlock.settings.load import PYPROJECT
+from interlock.settings.file_bytes import read_bytes
 from interlock.settings.manifest import decode_manifest
 from interlock.settings.named import MANIFEST
-from interlock.settings.source import read_bytes
+from interlock.settings.project_file import PYPROJECT
 from interlock.state.capsule_values import CapsuleValues
 
 T = TypeVar("T")

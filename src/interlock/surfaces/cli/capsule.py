@@ -78,11 +78,10 @@ def install(out: Output, directory: Path) -> None:
     """Add the capsule in DIRECTORY to the configuration, and pin its build in interlock.lock. Both count once trusted."""
     path, name = capsule_files.add_capsule(Path(), directory)
     lock, _ = capsule_files.lock_capsules(Path(), [name])
-    document = {"capsule": name, "written": [str(path), str(lock)], "next": ["interlock trust"]}
-    out.emit(
-        document,
-        lambda: [f"added `{name}` to {path.name}, and pinned its build in {lock.name}", "next: interlock trust"],
-    )
+    steps = [f"allow `{name}/*` in [rules], and in `tools` and `unscoped` of a grant", "interlock trust"]
+    document = {"capsule": name, "written": [str(path), str(lock)], "next": steps}
+    done = f"added `{name}` to {path.name}, and pinned its build in {lock.name}"
+    out.emit(document, lambda: [done, *(f"next: {step}" for step in steps)])
 
 
 @capsule.command("lock")

@@ -16,7 +16,14 @@ from interlock.model.errors import UsageError
 from interlock.surfaces.cli.capsule_templates import LANGUAGES
 
 _TIMEOUT_S: Final = 600
-_C_FLAGS: Final = ("-target", "wasm32-wasi", "-mexec-model=reactor", "-O2", "-Wl,--strip-all")
+_C_FLAGS: Final = (
+    "-target",
+    "wasm32-wasi",
+    "-mexec-model=reactor",
+    "-O2",
+    "-Wl,--strip-all",
+    "-Wl,-z,stack-size=131072",
+)
 
 
 def build(directory: Path) -> Path:

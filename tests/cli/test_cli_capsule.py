@@ -1,0 +1,144 @@
+"""`interlock capsule`: from an empty directory to a call, with nothing but the command line."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from interlock.surfaces.cli.app import run
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys):
+    """Runs a command in a new project; returns its exit code and what it printed, as JSON."""
+    root = tmp_path / "project"
+    root.mkdir()
+    monkeypatch.setenv("INTERLOCK_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.chdir(root)
+
+    def call(*argv):
+        capsys.readouterr()
+        code = run([*argv, "--json"])
+        printed = capsys.readouterr().out
+        return code, json.loads(printed) if printed else None
+
+    return call
+
+
+def configure(name):
+    Path("interlock.toml").write_text(
+        f'[rules]\nallow = ["{name}/*"]\n[grants.agent]\ntools = ["{name}/*"]\nunscoped = ["{name}/*"]\n'
+    )
+
+
+def make(cli, name="hello", lang="wat"):
+    configure(name)
+    assert cli("capsule", "new", name, "--lang", lang)[0] == 0
+    assert cli("capsule", "build", name)[0] == 0
+    assert cli("capsule", "install", name)[0] == 0
+    assert cli("trust", "--yes")[0] == 0
+
+
+def test_a_capsule_in_wat_from_nothing_to_a_call(cli):
+    make(cli)
+    code, found = cli("capsule", "list")
+    assert (code, found["capsules"][0]["tools"], found["capsules"][0].get("problem")) == (0, ["hello/greet"], None)
+    code, result = cli("capsule", "run", "hello", "greet", '{"name": "x"}')
+    assert (code, result["output"]) == (0, {"hello": {"name": "x"}})
+    code, result = cli("call", "hello/greet", "{}")
+    assert (code, result["reason"]) == (1, "invalid_parameters")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_capsule_in_c_from_nothing_to_a_call(cli):
+    pytest.importorskip("ziglang")
+    make(cli, lang="c")
+    assert cli("capsule", "run", "hello", "greet", '{"name": "x"}')[1]["output"] == {"hello": {"name": "x"}}
+
+
+def test_another_build_is_not_loaded_until_it_is_locked_and_trusted(cli):
+    make(cli)
+    source = Path("hello/capsule.wat")
+    source.write_text(source.read_text().replace("somebody is greeted", "someone is  greeted"))
+    assert cli("capsule", "build", "hello")[0] == 0
+    code, found = cli("capsule", "list")
+    assert (code, "another build" in found["capsules"][0]["problem"]) == (1, True)
+    code, locked = cli("capsule", "lock")
+    assert (code, locked["capsules"][0]["changed"]) == (0, True)
+    assert cli("capsule", "list")[1]["error"]["code"] == "untrusted_configuration"
+    assert cli("trust", "--yes")[0] == 0
+    assert cli("capsule", "list")[0] == 0
+    assert cli("capsule", "lock")[1]["capsules"][0]["changed"] is False
+
+
+def test_the_configuration_file_keeps_what_is_in_it(cli):
+    configure("hello")
+    Path("interlock.toml").write_text("# mine\n" + Path("interlock.toml").read_text().rstrip("\n"))
+    before = Path("interlock.toml").read_text()
+    cli("capsule", "new", "hello")
+    cli("capsule", "build", "hello")
+    assert cli("capsule", "install", "hello")[0] == 0
+    assert Path("interlock.toml").read_text().startswith(before)
+    once = Path("interlock.toml").read_text()
+    assert cli("capsule", "install", "hello")[0] == 0
+    assert Path("interlock.toml").read_text() == once
+
+
+def test_configured_values_are_checked_when_they_are_set_and_secrets_are_not_printed(cli, monkeypatch):
+    make(cli)
+    manifest = Path("hello/capsule.toml")
+    manifest.write_text(
+        manifest.read_text()
+        + '[env.TIMES]\ntype = "integer"\ndefault = 2\n[env.TOKEN]\nsecret = true\n[env.PLACE]\nrequired = true\n'
+    )
+    rows = cli("capsule", "config", "list", "hello")[1]["config"]
+    assert [(row["key"], row["value"], row["source"]) for row in rows] == [
+        ("TIMES", "2", "default"),
+        ("TOKEN", None, "none"),
+        ("PLACE", None, "missing"),
+    ]
+    code, refused = cli("capsule", "config", "set", "hello", "TIMES", "many")
+    assert (code, refused["error"]["code"]) == (2, "usage")
+    assert "many" not in refused["error"]["message"]
+    assert cli("capsule", "config", "set", "hello", "NONE", "1")[1]["error"]["code"] == "not_found"
+    assert cli("capsule", "config", "set", "hello", "TIMES", "3")[0] == 0
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"hunter22\n")))
+    assert cli("capsule", "config", "set", "hello", "TOKEN")[0] == 0
+    rows = cli("capsule", "config", "list", "hello")[1]["config"]
+    assert [row["value"] for row in rows] == ["3", "(secret)", None]
+    assert cli("capsule", "config", "unset", "hello", "TIMES")[0] == 0
+    assert cli("capsule", "config", "list", "hello")[1]["config"][0]["source"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (["new", "Hello"], "usage"),
+        (["new", "../x"], "usage"),
+        (["build", "."], "not_found"),
+        (["install", "."], "not_found"),
+        (["lock", "nothing"], "not_found"),
+        (["config", "list", "nothing"], "not_found"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(cli, argv, code):
+    configure("x")
+    exit_code, found = cli("capsule", *argv)
+    assert (exit_code, found["error"]["code"]) == (2, code)
+
+
+def test_nothing_is_overwritten_by_new(cli):
+    configure("x")
+    Path("hello").mkdir()
+    assert cli("capsule", "new", "hello")[1]["error"]["code"] == "conflict"
+
+
+def test_source_that_cannot_be_assembled_says_where(cli):
+    make(cli)
+    Path("hello/capsule.wat").write_text("(module (func (nonsense)))")
+    code, found = cli("capsule", "build", "hello")
+    assert (code, "nonsense" in found["error"]["message"]) == (2, True)
