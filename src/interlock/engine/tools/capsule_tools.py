@@ -99,7 +99,6 @@ def _unavailable(manifest: Manifest) -> str | None:
     """What a manifest asks for and this version does not have."""
     own = manifest.capabilities
     asked = {
-        'component.abi = "component"': manifest.component.abi == "component",
         "capabilities.fs_read": bool(own.fs_read),
         "capabilities.fs_write": bool(own.fs_write),
         "capabilities.net": bool(own.net),

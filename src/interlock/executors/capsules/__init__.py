@@ -7,6 +7,8 @@
 | `code_cache.py` | compiled code: private, keyed, replaced as a whole |
 | `host.py` | what the runtime answers to host functions |
 | `workers.py` | worker processes: started, lent to one call at a time, ended |
-| `worker.py`, `core_module.py` | the process itself, and the ABI of core modules in it |
+| `worker.py` | the process itself |
+| `core_module.py`, `component_instance.py` | one call of a core module, and of a component |
+| `capsule.wit` | the world of components |
 | `interfaces.py`, `frames.py` | what both sides know: the host functions, and the form of messages |
 """

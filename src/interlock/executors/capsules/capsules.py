@@ -199,6 +199,7 @@ class Capsules:
             request = {
                 "do": "load",
                 "key": loaded.key,
+                "abi": one.manifest.component.abi,
                 "path": str(loaded.code.path),
                 "fuel": one.manifest.limits.fuel is not None,
             }
@@ -238,7 +239,7 @@ class Capsules:
         key = code_name(component.sha256, manifest.component.abi, _compiler(), fuel=fuel)
         code = None if anew else await asyncio.to_thread(self._cache.find, key)
         if code is None:
-            code = await self._compile(name, key, component.data, fuel=fuel)
+            code = await self._compile(name, key, component.data, manifest)
         problem = interfaces.import_problem(code.imports, manifest.capabilities)
         if problem is not None:
             raise _refused(name, problem, "an import of a capsule must be declared; nothing of it has run")
@@ -247,11 +248,12 @@ class Capsules:
             self._loaded[name] = loaded
         return loaded
 
-    async def _compile(self, name: str, key: str, source: bytes, *, fuel: bool) -> Code:
+    async def _compile(self, name: str, key: str, source: bytes, manifest: Manifest) -> Code:
         self._tell(f"compiling the capsule `{name}`, which is done once for a build (up to {COMPILE_S} s)")
         try:
             async with asyncio.timeout(COMPILE_S):
-                reply = await self._workers.compile(source, fuel=fuel, answer=_no_host)
+                fuel = manifest.limits.fuel is not None
+                reply = await self._workers.compile(source, manifest.component.abi, fuel=fuel, answer=_no_host)
         except TimeoutError:
             raise _refused(name, f"compiling it took longer than {COMPILE_S} s", None) from None
         except WorkerLostError:

@@ -7,6 +7,7 @@ error with the module's own words. An optional `interlock_init()` runs once for 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
@@ -18,6 +19,7 @@ from interlock.executors.capsules import interfaces
 EXPORTS: Final = ("memory", "interlock_alloc", "interlock_call")
 TABLES_MAX: Final = 4
 TABLE_ELEMENTS_MAX: Final = 100_000
+_TRAP: Final = re.compile(r"wasm trap: (?P<trap>.+)")
 _TRAP_WORDS: Final = 300
 _I32: Final = wasmtime.ValType.i32()
 _I64: Final = wasmtime.ValType.i64()
@@ -114,7 +116,7 @@ class CoreInstance:
             linker.define_wasi()
         for name in allowed:
             self._link(linker, name)
-        exports = self._guarded(lambda: linker.instantiate(self.store, module)).exports(self.store)
+        exports = run_guarded(lambda: linker.instantiate(self.store, module)).exports(self.store)
         found = [exports.get(name) for name in EXPORTS]
         if not isinstance(found[0], wasmtime.Memory) or not all(isinstance(one, wasmtime.Func) for one in found[1:]):
             raise CallError("capsule_invalid", f"the module does not export {', '.join(f'`{one}`' for one in EXPORTS)}")
@@ -124,7 +126,7 @@ class CoreInstance:
         for start in ("_initialize", "interlock_init"):
             function = exports.get(start)
             if isinstance(function, wasmtime.Func):
-                self._guarded(lambda function=function: function(self.store))  # type: ignore[misc]
+                run_guarded(lambda function=function: function(self.store))  # type: ignore[misc]
 
     def call(self, tool: str, arguments: bytes) -> bytes:
         """The result of a tool, as JSON text. Raises: CallError."""
@@ -133,10 +135,10 @@ class CoreInstance:
             self.store.set_fuel(self._bounds.fuel)
         name = tool.encode()
         places = [
-            self._guarded(lambda data=data: _write(self.store, self._memory, self._alloc, data))  # type: ignore[misc]
+            run_guarded(lambda data=data: _write(self.store, self._memory, self._alloc, data))  # type: ignore[misc]
             for data in (name, arguments)
         ]
-        packed = self._guarded(lambda: self._call(self.store, places[0], len(name), places[1], len(arguments)))
+        packed = run_guarded(lambda: self._call(self.store, places[0], len(name), places[1], len(arguments)))
         pointer, length = _unpacked(packed)
         if length - 1 > self._bounds.output_bytes:
             raise CallError("invalid_output", f"the result has more than {self._bounds.output_bytes} bytes")
@@ -180,13 +182,17 @@ class CoreInstance:
 
         return answer
 
-    def _guarded(self, run: Callable[[], Any]) -> Any:
-        try:
-            return run()
-        except wasmtime.Trap as trap:
-            raise _trapped(trap) from None
-        except wasmtime.WasmtimeError as error:
-            raise CallError("capsule_invalid", _words(str(error))) from None
+
+def run_guarded(run: Callable[[], Any]) -> Any:
+    """What `run` gives, which is a call into WebAssembly. Raises: CallError for everything that goes wrong in it."""
+    try:
+        return run()
+    except wasmtime.Trap as trap:
+        raise _trapped(trap) from None
+    except wasmtime.WasmtimeError as error:
+        raise _failed(str(error)) from None
+    except Exception as error:  # noqa: BLE001 - a value of another type than the host gives fails inside of wasmtime-py
+        raise CallError("capsule_invalid", _words(str(error))) from None
 
 
 def _read(store: Any, memory: Any, pointer: int, length: int) -> bytes:
@@ -204,6 +210,19 @@ def _write(store: Any, memory: Any, alloc: Any, data: bytes) -> int:
         raise CallError("capsule_invalid", "`interlock_alloc` gave bytes outside of the module's memory")
     memory.write(store, data, pointer)
     return pointer
+
+
+def _failed(text: str) -> CallError:
+    """The error for what a component does, whose traps have only a text. The last line is wasmtime's own."""
+    last = (text.strip().splitlines() or [""])[-1].strip().removeprefix("0: ").removeprefix("1: ")
+    found = _TRAP.search(last)
+    if found is None:
+        return CallError("capsule_invalid", _words(text))
+    if found["trap"] == "interrupt":
+        return CallError("timeout", "stopped at its time-out")
+    if found["trap"].startswith("all fuel consumed"):
+        return CallError("fuel_limit", "the call used up its fuel")
+    return CallError("capsule_trapped", f"the capsule was ended: {_words(found['trap'])}")
 
 
 def _trapped(trap: wasmtime.Trap) -> CallError:

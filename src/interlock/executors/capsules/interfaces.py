@@ -15,6 +15,8 @@ VERSION: Final = "0.1.0"
 PACKAGE: Final = "interlock:capsule"
 WASI_CORE: Final = "wasi_snapshot_preview1"
 """Linked with nothing behind it: no files, no environment, no arguments."""
+WASI_COMPONENTS: Final = ("wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/")
+"""The same for components."""
 
 OK: Final = 0
 """Kind of a reply: the result follows."""
@@ -29,6 +31,8 @@ class HostFunction(NamedTuple):
 
     parameters: tuple[str, ...]
     """Each `text`, `bytes` or `number`."""
+    gives: str = ""
+    """What it gives in WIT: nothing, `text?` (an option), or a result of `bytes?`, `texts`, or nothing. See `capsule.wit`."""
     plain: bool = False
     """True if the result is an `i64` rather than a reply."""
 
@@ -43,14 +47,14 @@ class Interface(NamedTuple):
 
 INTERFACES: Final = {
     "log": Interface({"write": HostFunction(("number", "text"))}),
-    "config": Interface({"get": HostFunction(("text",))}),
+    "config": Interface({"get": HostFunction(("text",), "text?")}),
     "clock": Interface({"now": HostFunction((), plain=True), "monotonic": HostFunction((), plain=True)}),
     "kv": Interface(
         {
-            "get": HostFunction(("text",)),
+            "get": HostFunction(("text",), "bytes?"),
             "set": HostFunction(("text", "bytes")),
             "delete": HostFunction(("text",)),
-            "list": HostFunction(("text",)),
+            "list": HostFunction(("text",), "texts"),
         },
         "kv",
     ),
@@ -72,7 +76,7 @@ def import_problem(imports: Iterable[tuple[str, str]], declared: Any) -> str | N
     `declared` are the capabilities of its manifest.
     """
     for module, function in imports:
-        if module == WASI_CORE:
+        if module == WASI_CORE or module.startswith(WASI_COMPONENTS):
             continue
         name = BY_MODULE.get(module)
         if name is None or function not in INTERFACES[name].functions:

@@ -13,8 +13,10 @@ import time
 from typing import Any, Final
 
 import wasmtime
+from wasmtime import component
 
-from interlock.executors.capsules import frames
+from interlock.executors.capsules import frames, interfaces
+from interlock.executors.capsules.component_instance import ENTRY, ComponentInstance
 from interlock.executors.capsules.core_module import EXPORTS, Answers, Bounds, CallError, CoreInstance
 
 _LOADED_MAX: Final = 64
@@ -77,8 +79,8 @@ class Worker:
         self._link = link
         self._alarm = Alarm()
         self._engines: dict[bool, wasmtime.Engine] = {}
-        self._modules: dict[str, wasmtime.Module] = {}
-        self._kept: dict[str, CoreInstance] = {}
+        self._modules: dict[str, wasmtime.Module | component.Component] = {}
+        self._kept: dict[str, CoreInstance | ComponentInstance] = {}
 
     def serve(self) -> None:
         """Answer requests until there are no more."""
@@ -110,7 +112,7 @@ class Worker:
     def _answer(self, header: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
         match header["do"]:
             case "compile":
-                return self._compile(body, fuel=header["fuel"])
+                return self._compile(body, header["abi"], fuel=header["fuel"])
             case "load":
                 return self._load(header)
             case "call":
@@ -118,9 +120,13 @@ class Worker:
             case other:
                 raise CallError("capsule_invalid", f"a worker cannot {other}")
 
-    def _compile(self, source: bytes, *, fuel: bool) -> tuple[dict[str, Any], bytes]:
+    def _compile(self, source: bytes, abi: str, *, fuel: bool) -> tuple[dict[str, Any], bytes]:
+        engine = self._engine(fuel)
         try:
-            module = wasmtime.Module(self._engine(fuel), source)
+            if abi == "component":
+                made = component.Component(engine, source)
+                return {"done": "ok", "imports": _imports_of(made, engine)}, bytes(made.serialize())
+            module = wasmtime.Module(engine, source)
         except wasmtime.WasmtimeError as error:
             words = " ".join(str(error).split())[:300]
             raise CallError("capsule_invalid", f"not a WebAssembly module that can be used: {words}") from None
@@ -134,7 +140,8 @@ class Worker:
     def _load(self, header: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
         while len(self._modules) >= _LOADED_MAX:
             self._modules.pop(next(iter(self._modules)))
-        self._modules[header["key"]] = wasmtime.Module.deserialize_file(self._engine(header["fuel"]), header["path"])
+        kind = component.Component if header["abi"] == "component" else wasmtime.Module
+        self._modules[header["key"]] = kind.deserialize_file(self._engine(header["fuel"]), header["path"])
         return {"done": "ok"}, b""
 
     def _call(self, header: dict[str, Any], body: bytes) -> bytes:
@@ -146,7 +153,11 @@ class Worker:
             if instance is None:
                 bounds = Bounds(header["memory_bytes"], fuel, header["output_bytes"])
                 answers = Answers(self, header["config"])
-                instance = CoreInstance(engine, self._modules[key], header["allowed"], answers, bounds)
+                code, allowed = self._modules[key], header["allowed"]
+                if isinstance(code, component.Component):
+                    instance = ComponentInstance(engine, code, allowed, answers, bounds)
+                else:
+                    instance = CoreInstance(engine, code, allowed, answers, bounds)
             result = instance.call(header["tool"], body)
             if header["keep"]:
                 self._kept[key] = instance  # after an error it is not kept
@@ -176,6 +187,20 @@ class Worker:
                 return None
             filled += got
         return bytes(data)
+
+
+def _imports_of(code: component.Component, engine: wasmtime.Engine) -> list[list[str]]:
+    """The imports of a component: interface and function. Raises: CallError if it does not export what a capsule does."""
+    if ENTRY not in code.type.exports(engine):
+        raise CallError("capsule_invalid", f"the component does not export `{ENTRY}`")
+    found: list[list[str]] = []
+    for name, item in code.type.imports(engine).items():
+        kind = item.ty
+        inner = kind.exports(engine) if isinstance(kind, component.ComponentInstanceType) else {}
+        functions = [function for function, one in inner.items() if isinstance(one.ty, component.FuncType)]
+        own = name.startswith(interfaces.PACKAGE)
+        found += [[name, function] for function in functions] if own else [[name, functions[0] if functions else ""]]
+    return found
 
 
 def configuration(*, fuel: bool) -> wasmtime.Config:

@@ -202,11 +202,11 @@ class Workers:
         for _, worker in idle:
             worker.end()
 
-    async def compile(self, source: bytes, *, fuel: bool, answer: Answer) -> Reply:
+    async def compile(self, source: bytes, abi: str, *, fuel: bool, answer: Answer) -> Reply:
         """Compile a module in a worker that does nothing else. Raises: ToolError, WorkerLostError."""
         worker = Worker(*await self._start(None))
         try:
-            return await worker.request({"do": "compile", "fuel": fuel}, source, answer)
+            return await worker.request({"do": "compile", "abi": abi, "fuel": fuel}, source, answer)
         finally:
             await asyncio.shield(worker.close())
 

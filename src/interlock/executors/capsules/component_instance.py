@@ -1,0 +1,111 @@
+"""One call of a component, in a worker: link the world `interlock:capsule`, instantiate, call, read the result.
+
+WASI is linked with nothing behind it (components made from Python import all of it): no directories, no environment, no
+arguments, no sockets; what is printed is dropped. Functions of the host give values of their WIT types, in which an error is
+`err` with one line of text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Final
+
+import wasmtime
+from wasmtime import component
+
+from interlock.executors.capsules import interfaces
+from interlock.executors.capsules.core_module import TABLE_ELEMENTS_MAX, Answers, Bounds, CallError, run_guarded
+
+ENTRY: Final = "call-tool"
+INSTANCES_MAX: Final = 100
+"""A component is made of several: those from Python have dozens."""
+TABLES_MAX: Final = 50
+
+
+class ComponentInstance:
+    """A store with the component's instance. Used by one thread, and not again after an error."""
+
+    def __init__(
+        self,
+        engine: wasmtime.Engine,
+        code: component.Component,
+        allowed: list[str],
+        answers: Answers,
+        bounds: Bounds,
+    ) -> None:
+        """Instantiate. `allowed` are the interfaces to link. Raises: CallError."""
+        self._answers = answers
+        self._bounds = bounds
+        self.store = wasmtime.Store(engine)
+        self.store.set_wasi(wasmtime.WasiConfig())
+        self.store.set_limits(
+            memory_size=bounds.memory_bytes,
+            table_elements=TABLE_ELEMENTS_MAX,
+            instances=INSTANCES_MAX,
+            tables=TABLES_MAX,
+            memories=1,
+        )
+        self._begin()
+        linker = component.Linker(engine)
+        linker.add_wasip2()
+        with linker.root() as root:
+            for name in allowed:
+                with root.add_instance(interfaces.module_name(name)) as instance:
+                    for function in interfaces.INTERFACES[name].functions:
+                        instance.add_func(function, self._answer(name, function))
+        self._instance: Any = run_guarded(lambda: linker.instantiate(self.store, code))
+        self._entry: Any = self._instance.get_func(self.store, ENTRY)
+
+    def call(self, tool: str, arguments: bytes) -> bytes:
+        """The result of a tool, as JSON text. Raises: CallError."""
+        self._begin()
+        result = run_guarded(lambda: self._entry(self.store, tool, arguments.decode()))
+        if not isinstance(result, component.Variant) or not isinstance(result.payload, str):
+            raise CallError("capsule_invalid", f"`{ENTRY}` does not give a `result<string, string>`")
+        if result.tag == "err":
+            raise CallError("tool_failed", result.payload[:2000] or "the tool reported a failure")
+        data = result.payload.encode()
+        if len(data) > self._bounds.output_bytes:
+            raise CallError("invalid_output", f"the result has more than {self._bounds.output_bytes} bytes")
+        return data
+
+    def _begin(self) -> None:
+        self.store.set_epoch_deadline(1)
+        if self._bounds.fuel is not None:
+            self.store.set_fuel(self._bounds.fuel)
+
+    def _answer(self, name: str, function: str) -> Callable[..., Any]:
+        signature = interfaces.INTERFACES[name].functions[function]
+
+        def answer(_store: Any, *given: Any) -> Any:
+            if signature.plain:
+                return self._answers.plain(function)
+            values = [_flat(value) for value in given]
+            kind, data = self._answers.reply(name, function, values)
+            return _lifted(signature.gives, kind, data)
+
+        return answer
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode()
+    return value if isinstance(value, int) else bytes(value)
+
+
+def _lifted(gives: str, kind: int, data: bytes) -> Any:
+    """A reply as the value that wasmtime-py takes for the function's type in WIT: the types in `capsule.wit` are such that each
+    case has a Python type of its own.
+    """
+    if gives == "text?":
+        return data.decode() if kind == interfaces.OK else None
+    if kind == interfaces.ERROR:
+        return json.loads(data)["message"]
+    match gives:
+        case "bytes?":
+            return None if kind == interfaces.NONE else data
+        case "texts":
+            return json.loads(data)
+        case _:
+            return None
