@@ -54,9 +54,10 @@ def test_a_capsule_in_wat_from_nothing_to_a_call(cli):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_capsule_in_c_from_nothing_to_a_call(cli):
-    pytest.importorskip("ziglang")
-    make(cli, lang="c")
+@pytest.mark.parametrize(("lang", "compiler"), [("c", "ziglang"), ("python", "componentize_py")])
+def test_a_capsule_in_another_language_from_nothing_to_a_call(cli, lang, compiler):
+    pytest.importorskip(compiler)
+    make(cli, lang=lang)
     assert cli("capsule", "run", "hello", "greet", '{"name": "x"}')[1]["output"] == {"hello": {"name": "x"}}
 
 

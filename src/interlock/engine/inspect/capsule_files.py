@@ -9,12 +9,13 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from interlock.disk import Disk
 from interlock.engine.local.location import locate, open_database
+from interlock.executors.capsules import component_file
 from interlock.executors.capsules.capsules import coerce_value
 from interlock.executors.capsules.component_file import read_component
 from interlock.executors.mcp.lock import FILE, Lock, decode_lock, encode_lock
@@ -28,6 +29,9 @@ from interlock.settings.project_file import PYPROJECT
 from interlock.state.capsule_values import CapsuleValues
 
 T = TypeVar("T")
+
+WORLD: Final = Path(component_file.__file__).parent / "capsule.wit"
+"""The world that components are made for."""
 
 
 class Pinned(msgspec.Struct, frozen=True, kw_only=True):

@@ -41,7 +41,9 @@ def capsule() -> None:
 
 
 @capsule.command("new")
-@click.option("--lang", type=click.Choice(["wat", "c"]), default="wat", show_default=True, help="Its language.")
+@click.option(
+    "--lang", type=click.Choice(["wat", "c", "python"]), default="wat", show_default=True, help="Its language."
+)
 @click.argument("name")
 @click.pass_obj
 def new(out: Output, lang: str, name: str) -> None:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from interlock.disk import Disk
-from interlock.engine.inspect.capsule_files import open_manifest
+from interlock.engine.inspect.capsule_files import WORLD, open_manifest
 from interlock.model.errors import UsageError
 from interlock.surfaces.cli.capsule_templates import LANGUAGES
 
 _TIMEOUT_S: Final = 600
+_COMPONENTIZE: Final = "import componentize_py; componentize_py.script()"
 _C_FLAGS: Final = (
     "-target",
     "wasm32-wasi",
@@ -58,8 +59,19 @@ def _from_wat(source: Path) -> bytes:
 
 def _from_c(source: Path) -> bytes:
     _need("ziglang", "pip install ziglang")
+    return _compiled(source, lambda output: ["-m", "ziglang", "cc", *_C_FLAGS, "-o", output, source.name])
+
+
+def _from_python(source: Path) -> bytes:
+    _need("componentize_py", "pip install componentize-py")
+    world = ["-d", str(WORLD), "-w", "capsule"]
+    return _compiled(source, lambda output: ["-c", _COMPONENTIZE, *world, "componentize", source.stem, "-o", output])
+
+
+def _compiled(source: Path, arguments: Callable[[str], list[str]]) -> bytes:
+    """What a compiler that is a Python module makes of a source file; `arguments` takes the name of the output."""
     output = source.with_suffix(f".{os.getpid()}.tmp.wasm")
-    command = [sys.executable, "-m", "ziglang", "cc", *_C_FLAGS, "-o", output.name, source.name]
+    command = [sys.executable, *arguments(output.name)]
     try:
         ended = subprocess.run(
             command,
@@ -84,4 +96,4 @@ def _need(module: str, command: str) -> None:
         raise UsageError(f"building this capsule needs `{module}`", code="extra_missing", hint=f"`{command}`")
 
 
-_COMPILERS: Final[dict[str, Callable[[Path], bytes]]] = {"wat": _from_wat, "c": _from_c}
+_COMPILERS: Final[dict[str, Callable[[Path], bytes]]] = {"wat": _from_wat, "c": _from_c, "python": _from_python}

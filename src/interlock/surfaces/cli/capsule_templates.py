@@ -23,7 +23,7 @@ read_only = true
 input_schema = {{ type = "object", properties = {{ name = {{ type = "string" }} }}, required = ["name"] }}
 
 [limits]
-memory_mb = 4
+memory_mb = {memory_mb}
 timeout_ms = 1000
 """
 
@@ -92,6 +92,29 @@ uint64_t interlock_call(const char *name, size_t name_length, const char *argume
 """
 
 
+_PYTHON: Final = """\
+import json
+
+import wit_world
+from wit_world.imports import log
+
+
+class WitWorld(wit_world.WitWorld):
+    def call_tool(self, name: str, args: str) -> str:
+        # There is one tool, so its name is not looked at.
+        given = json.loads(args)
+        log.write(1, "somebody is greeted")
+        return json.dumps({{"hello": given}})
+"""
+
+
+_ALL: Final = """
+# A component made from Python imports the whole world, so all of it has to be declared.
+[capabilities]
+kv = true
+"""
+
+
 class Language(NamedTuple):
     """A language in which capsules are written."""
 
@@ -99,15 +122,22 @@ class Language(NamedTuple):
     source: str
     """Name of the source file."""
     text: str
+    memory_mb: int = 4
+    more: str = ""
+    """The end of its manifest."""
 
 
 LANGUAGES: Final = {
     "wat": Language("core", "capsule.wat", _WAT),
     "c": Language("core", "capsule.c", _C),
+    "python": Language("component", "capsule.py", _PYTHON, 64, _ALL),
 }
 
 
 def files(name: str, language: str) -> dict[str, str]:
     """The files of a new capsule, by name."""
     found = LANGUAGES[language]
-    return {"capsule.toml": _MANIFEST.format(name=name, abi=found.abi), found.source: found.text.format(name=name)}
+    return {
+        "capsule.toml": _MANIFEST.format(name=name, abi=found.abi, memory_mb=found.memory_mb) + found.more,
+        found.source: found.text.format(name=name),
+    }
