@@ -52,15 +52,6 @@ def test_a_capsule_in_wat_from_nothing_to_a_call(cli):
     assert (code, result["reason"]) == (1, "invalid_parameters")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("lang", "compiler"), [("c", "ziglang"), ("python", "componentize_py")])
-def test_a_capsule_in_another_language_from_nothing_to_a_call(cli, lang, compiler):
-    pytest.importorskip(compiler)
-    make(cli, lang=lang)
-    assert cli("capsule", "run", "hello", "greet", '{"name": "x"}')[1]["output"] == {"hello": {"name": "x"}}
-
-
 def test_another_build_is_not_loaded_until_it_is_locked_and_trusted(cli):
     make(cli)
     source = Path("hello/capsule.wat")

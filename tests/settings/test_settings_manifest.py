@@ -6,8 +6,9 @@ import pytest
 
 from interlock.disk import Disk
 from interlock.model.errors import ConfigurationError
-from interlock.settings import TrustStore, gather, load
+from interlock.settings import TrustStore, gather
 from interlock.settings.decode import dotted
+from interlock.settings.load import load
 from interlock.settings.manifest import decode_manifest, load_order
 
 SMALLEST = """\
