@@ -132,3 +132,51 @@ def test_a_report_of_a_run_in_a_layer_has_the_differences_that_it_committed(cli)
     _, page = report(cli)
     for text in ("-two", "+three", "+new", "by a process"):
         assert text in page.text, text
+
+
+def test_one_page_has_the_runs_that_are_asked_for_oldest_first_with_only_the_actions_that_are_asked_for(cli):
+    work_directly(cli)
+    first = cli.run(call("fs.write", path="a", content="alpha\n"), call("fs.list"))["run_id"]
+    second = cli.run(call("fs.write", path="b", content="beta\n"))["run_id"]
+    other = cli.run(call("fs.list", path="."), call("shell", command="echo gamma"))["run_id"]
+    undo = cli("undo", first, "--json").json["run_id"]
+    said = cli("runs", "report", "--tool", "fs.write", "--since", "1h", "--output", "n.html", "--json")
+    assert (said.code, said.json["runs"]) == (0, [first, second])
+    text = (cli.root / "n.html").read_text()
+    page = Page(text)
+    assert text.index(f'<section id="{first}">') < text.index(f'<section id="{second}">')
+    assert [value for name, value in page.attributes if name == "href"] == [f"#{first}", f"#{second}"]
+    for expected in ("+alpha", "+beta", f"undone by run {undo}", "Runs since 20", "tool fs.write", "2 runs"):
+        assert expected in page.text, expected
+    assert not any(absent in page.text for absent in (other, "gamma", "fs.list"))
+    cli("runs", "report", "--since", "1h", "--output", "all.html")
+    whole = (cli.root / "all.html").read_text()
+    assert "gamma" in whole
+    assert f'<section id="{undo}">' in whole
+
+
+def test_the_limits_of_a_page_hold_for_all_of_its_runs_together(cli, monkeypatch):
+    monkeypatch.setattr("interlock.engine.inspect.report.ACTIONS_MAX", 3)
+    for _ in range(3):
+        cli.run(call("fs.list"), call("fs.list"))
+    assert cli("runs", "report", "--tool", "fs.*", "-o", "n.html").code == 0
+    text = (cli.root / "n.html").read_text()
+    assert (text.count("<article>"), text.count("has more than this page shows")) == (3, 2)
+
+
+def test_a_damaged_record_among_several_is_named_and_the_others_are_there(cli):
+    damaged = cli.run(call("fs.list"))["run_id"]
+    cli.run(call("shell", command="echo whole"))
+    (path,) = (cli.root.parent / "state").glob(f"*/runs/{damaged}/journal.ndjson")
+    path.write_bytes(path.read_bytes().replace(b"action_intent", b"ACTION_INTENT", 1))
+    assert cli("runs", "report", "--since", "1h", "-o", "n.html").code == 4
+    text = (cli.root / "n.html").read_text()
+    assert text.count("could not be read to its end") == 1
+    assert "<pre>whole</pre>" in text
+
+
+@pytest.mark.parametrize("arguments", [(), ("last", "--since", "1h")], ids=["neither", "both"])
+def test_a_report_is_about_one_run_or_about_those_asked_for(cli, arguments):
+    cli.run(call("fs.list"))
+    said = cli("runs", "report", *arguments, "--json")
+    assert (said.code, said.error["code"]) == (2, "usage")

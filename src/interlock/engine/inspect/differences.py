@@ -6,9 +6,8 @@ itself, if its digest is still the recorded one.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -17,6 +16,7 @@ import msgspec
 
 from interlock.detect import Redactor
 from interlock.disk import open_regular
+from interlock.model.difference import compare
 from interlock.model.errors import InterlockError
 from interlock.workspace.backups import Entry, read_entries
 from interlock.workspace.names import show
@@ -42,11 +42,23 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """Why there are no lines, or not all of them."""
 
 
-def read_differences(run: Path, root: Path, others: list[Path], redactor: Redactor, limit: int) -> Iterator[Difference]:
-    """The changes of a run, at most `limit`. `others` are runs that undid it. Raises: IntegrityError, StoreError."""
+def read_differences(
+    run: Path,
+    root: Path,
+    others: list[Path],
+    redactor: Redactor,
+    limit: int,
+    only: Container[tuple[str, str]] | None = None,
+) -> Iterator[Difference]:
+    """The changes of a run, at most `limit`. `others` are runs that undid it; `only` are the ids of a proposal and its action.
+
+    Raises: IntegrityError, StoreError.
+    """
     first: dict[tuple[str, str, bytes], Entry] = {}
     last: dict[tuple[str, str, bytes], Entry] = {}
     for entry in read_entries(run):
+        if only is not None and (entry.proposal, entry.action) not in only:
+            continue
         key = (entry.proposal, entry.action, b"/".join(entry.rel))
         first.setdefault(key, entry)
         last[key] = entry
@@ -88,7 +100,7 @@ def _compare(before: Node, after: Node, places: list[Path], file: Path, redactor
             texts.append(redactor.redact_text(data.decode()))
         except UnicodeDecodeError:
             return [], "this is not text in UTF-8"
-    found = list(islice(difflib.unified_diff(texts[0].splitlines(), texts[1].splitlines(), lineterm=""), 2, None))
+    found = list(compare(*texts).lines)
     note = "" if len(found) <= DIFFERENCE_LINES_MAX else f"{len(found) - DIFFERENCE_LINES_MAX} more lines are not shown"
     return found[:DIFFERENCE_LINES_MAX], note or ("" if found else "only what cannot be shown differs")
 

@@ -57,6 +57,20 @@ class Choice(msgspec.Struct, frozen=True):
             return False
         return self.pattern is None or self.pattern.search(_searched(line)) is not None
 
+    def title(self, session: str | None) -> str:
+        """What was asked for, as the title of a page."""
+        since = (
+            None if self.since_us is None else dt.datetime.fromtimestamp(self.since_us / 1e6, tz=dt.UTC).astimezone()
+        )
+        parts = (
+            since and f"since {since:%Y-%m-%d %H:%M:%S}",
+            session and f"session {session}",
+            self.agent and f"agent {self.agent}",
+            self.tool and f"tool {self.tool}",
+            self.pattern and f"with {self.pattern.pattern}",
+        )
+        return "Runs " + ", ".join(part for part in parts if part)
+
 
 def choosing(command: _F) -> _F:
     """The options `--since`, `--agent`, `--tool` and `--grep`, which `choice` takes."""

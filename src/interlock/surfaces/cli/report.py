@@ -1,9 +1,11 @@
-"""`interlock runs report`: a run as one HTML page."""
+"""`interlock runs report`: one run, or those that are asked for, as one HTML page."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,32 +13,108 @@ from interlock.disk import store_error
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.surfaces.cli.app import Command
 from interlock.surfaces.cli.ids import RUN
+from interlock.surfaces.cli.looking import Choice, choice, choosing
 from interlock.surfaces.cli.open_project import history
 from interlock.surfaces.cli.output import Output, clean
 
+if TYPE_CHECKING:
+    from interlock.engine.inspect.history import History
+    from interlock.engine.inspect.report import Report
+
 
 @click.command(cls=Command)
-@click.argument("run_id", metavar="RUN", type=RUN)
+@click.argument("run_id", metavar="[RUN]", type=RUN, required=False)
+@click.option("--session", metavar="NAME", help="Only runs of this session.")
+@choosing
 @click.option(
-    "--output", "-o", type=click.Path(path_type=Path), metavar="FILE", help="Where to write it; else RUN.html, here."
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Where to write it; else RUN.html or runs.html, here.",
 )
 @click.pass_obj
-def report(out: Output, run_id: str, output: Path | None) -> int:
+def report(
+    out: Output,
+    run_id: str | None,
+    output: Path | None,
+    session: str | None,
+    since: str | None,
+    agent: str | None,
+    tool: str | None,
+    grep: str | None,
+) -> int:
     """Write one HTML page about a run: time line, actions, questions and answers, differences of files. It loads nothing.
 
-    Values are redacted. A file that exists is never overwritten. Exit code: 4 if the record is damaged; the page says so too.
-    """
-    from interlock.engine.inspect.report import read_report  # noqa: PLC0415 - start-up
-    from interlock.surfaces.cli.report_html import page  # noqa: PLC0415 - start-up
+    Without RUN, and with --since, --session, --agent, --tool or --grep: one page about all runs with such actions, the oldest
+    first.
 
-    target = Path(f"{run_id}.html") if output is None else output
+    Values are redacted. A file that exists is never overwritten. Exit code: 4 if a record is damaged; the page says so too.
+    """
+    chosen = choice(since, agent, tool, grep)
+    if (run_id is None) == (chosen == Choice() and session is None):
+        raise UsageError(
+            "give either a run, or which runs: `--since`, `--session`, `--agent`, `--tool` or `--grep`",
+            hint="such as `interlock runs report last` or `interlock runs report --since 12h`",
+        )
+    target = Path(f"{run_id or 'runs'}.html") if output is None else output
     with history() as past:
-        found = read_report(past, run_id)
+        pages = _Pages(past, chosen)
+        pieces = pages.of_runs(session) if run_id is None else pages.of_run(run_id)
+        _write_new(target, pieces)
+    said: dict[str, Any] = {"run_id": run_id} if run_id is not None else {"runs": pages.runs}
+    out.emit({**said, "file": str(target)}, lambda: [f"wrote {clean(str(target))}{pages.counted}"])
+    for problem in pages.problems:
+        out.warn(problem)
+    return IntegrityError.exit_code if pages.problems else 0
+
+
+class _Pages:
+    """Makes a page, and keeps what there is to say about it besides."""
+
+    def __init__(self, past: History, chosen: Choice) -> None:
+        self._past = past
+        self._chosen = chosen
+        self.problems: list[str] = []
+        self.runs: list[str] = []
+        self.counted = ""
+
+    def of_run(self, run_id: str) -> Iterator[str]:
+        """About one run. Raises: UsageError `not_found`; StoreError."""
+        from interlock.engine.inspect.report import read_reports  # noqa: PLC0415 - start-up
+        from interlock.surfaces.cli.report_html import page  # noqa: PLC0415 - start-up
+
+        (found,) = self._noted(read_reports(self._past, [self._past.run(run_id)], self._chosen.wants))
+        return page(found)
+
+    def of_runs(self, session: str | None) -> Iterator[str]:
+        """About all runs that have an action that is asked for."""
+        from interlock.engine.inspect.report import RUNS_MAX, read_reports, runs_with_actions  # noqa: PLC0415 - start-up
+        from interlock.surfaces.cli.report_html import page_of_runs  # noqa: PLC0415 - start-up
+
+        wants = self._chosen.wants
+        rows = self._past.runs(session=session, since_us=self._chosen.since_us)  # not by agent: an action has its own
+        found = list(runs_with_actions(self._past, reversed(rows), wants))
+        shown = found[-RUNS_MAX:]
+        self.runs = [row.run_id for row in shown]
+        self.counted = ": 1 run" if len(shown) == 1 else f": {len(shown)} runs"
+        reports = self._noted(read_reports(self._past, shown, wants))
+        return page_of_runs(self._chosen.title(session), shown, reports, len(found) - len(shown))
+
+    def _noted(self, reports: Iterator[Report]) -> Iterator[Report]:
+        for one in reports:
+            if one.problem is not None:
+                self.problems.append(one.problem)
+            yield one
+
+
+def _write_new(target: Path, pieces: Iterator[str]) -> None:
+    """Write a file that must not exist, whole or not at all. Raises: UsageError `already_exists`; StoreError."""
     try:
         with target.open("x", encoding="utf-8", errors="backslashreplace") as file:
             try:
-                file.writelines(page(found))
-            except OSError:
+                file.writelines(pieces)
+            except BaseException:
                 with contextlib.suppress(OSError):
                     target.unlink()
                 raise
@@ -46,8 +124,3 @@ def report(out: Output, run_id: str, output: Path | None) -> int:
         ) from None
     except OSError as error:
         raise store_error(error, f"write {target}") from error
-    out.emit({"run_id": run_id, "file": str(target)}, lambda: [f"wrote {clean(str(target))}"])
-    if found.problem is not None:
-        out.warn(found.problem)
-        return IntegrityError.exit_code
-    return 0

@@ -10,13 +10,18 @@ import msgspec
 
 from interlock.engine.inspect.actions import ActionLine
 from interlock.engine.inspect.differences import Difference
+from interlock.engine.inspect.history import RunRow
 from interlock.engine.inspect.report import Question, Report
+from interlock.engine.local.clock import SystemClock
 from interlock.surfaces.cli.outcome_words import described, outcome
 from interlock.surfaces.cli.output import clean
 from interlock.surfaces.cli.results import MARKS, when
 
 _CHARS_MAX: Final = 20_000
 """Of one output."""
+_FOOT: Final = (
+    "<p><small>Values are redacted as the journal has them. Written by Interlock.</small></p></body></html>\n"
+)
 _STYLE: Final = """
 :root{color-scheme:light dark;--line:#8884;--good:#187a3c;--bad:#b3261e;--warn:#946200}
 @media (prefers-color-scheme:dark){:root{--good:#5fd38d;--bad:#ff8a80;--warn:#f0c05a}}
@@ -31,25 +36,61 @@ article{border-top:1px solid var(--line);padding:.6rem 0}
 .bar i{position:absolute;top:0;bottom:0;min-width:3px;background:currentColor;border-radius:3px}
 ol{list-style:none;padding:0}ol li{margin:.5rem 0}small{opacity:.75}
 .green,ins{color:var(--good)}.red,del{color:var(--bad)}.yellow,.cyan{color:var(--warn)}ins,del{text-decoration:none}
-@media print{:root{color-scheme:light}body{max-width:none;padding:0;font-size:11pt}article,li{break-inside:avoid}
+section{border-top:3px solid var(--line);margin-top:2.5rem}
+@media print{section{break-before:page;border:0}
+:root{color-scheme:light}body{max-width:none;padding:0;font-size:11pt}article,li{break-inside:avoid}
 pre{font-size:8.5pt}h2{break-after:avoid}.bar{print-color-adjust:exact}}
 """
 
 
 def page(report: Report) -> Iterator[str]:
-    """The page, piece by piece."""
-    row = report.run
-    title = f"Run {_text(row.run_id)}"
-    yield (
+    """The page about one run, piece by piece."""
+    yield _head(f"Run {_text(report.run.run_id)}")
+    yield from _run(report)
+    yield _FOOT
+
+
+def page_of_runs(title: str, rows: list[RunRow], reports: Iterator[Report], left_out: int) -> Iterator[str]:
+    """One page about several runs, piece by piece: a table of contents, and a section for each of `rows`, in that order.
+
+    `left_out` is the number of runs for which the page has no room.
+    """
+    yield _head(_text(title))
+    counted = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
+    yield f"<p>{counted}, the oldest first. Written {when(SystemClock().now_us())}.</p>\n"
+    if left_out:
+        yield f'<p class="yellow">{left_out} older runs are not on this page; <code>interlock runs list</code> has them.</p>\n'
+    yield "<ol>"
+    for row in rows:
+        yield (
+            f'<li><a href="#{_text(row.run_id)}">{_text(row.run_id)}</a> <small>{when(row.started_us)}</small> '
+            f"{_text(row.agent)}: {_text(row.status)}, {_counted(row)}</li>\n"
+        )
+    yield "</ol>\n"
+    for report in reports:
+        run_id = _text(report.run.run_id)
+        yield f'<section id="{run_id}"><h1>Run {run_id}</h1>\n'
+        yield from _run(report)
+        yield "</section>\n"
+    yield _FOOT
+
+
+def _head(title: str) -> str:
+    return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>\n"
     )
+
+
+def _run(report: Report) -> Iterator[str]:
+    """What the page has about a run."""
+    row = report.run
+    undone = f", undone by run {report.undone_by}" if report.undone_by else ""
     facts = {
-        "Status": row.status, "Agent": row.agent, "Session": row.session or "", "From": row.source,
-        "Started": when(row.started_us), "Ended": when(row.finished_us),
-        "Actions": f"{row.succeeded} of {row.actions} succeeded",
+        "Status": row.status + undone, "Agent": row.agent, "Session": row.session or "", "From": row.source,
+        "Started": when(row.started_us), "Ended": when(row.finished_us), "Actions": _counted(row),
     }  # fmt: skip
     yield (
         "<dl>" + "".join(f"<dt>{key}</dt><dd>{_text(value)}</dd>" for key, value in facts.items() if value) + "</dl>\n"
@@ -70,7 +111,10 @@ def page(report: Report) -> Iterator[str]:
     yield "<h2>Files</h2>\n"
     yield from map(_difference, report.differences)
     yield "" if report.differences else "<p>No change of a file was recorded.</p>\n"
-    yield "<p><small>Values are redacted as the journal has them. Written by Interlock.</small></p></body></html>\n"
+
+
+def _counted(row: RunRow) -> str:
+    return f"{row.succeeded} of {row.actions} actions succeeded"
 
 
 def _time_line(lines: list[ActionLine]) -> Iterator[str]:
