@@ -193,3 +193,39 @@ def test_a_run_that_is_at_work_or_waits_is_said_to_be(project):
         done = project(command, waiting_id)
         assert done.code == 2
         assert "it waits for an answer. Its layer is committed when it has succeeded" in done.err
+
+
+def test_the_content_of_what_waits_is_shown_line_by_line_for_all_of_it_or_some_paths(project):
+    secret = "ghp_" + "a1B2c3D4e5" * 4
+    (project.root / "run.sh").write_text("exit\n")
+    command = (
+        f"echo agent > a; mkdir d; echo 'token = {secret}' > d/new; rm gone; chmod 755 run.sh; echo 'exit 0' > run.sh;"
+        " touch -d 2001-01-01 d/old; printf '\\377' > bytes; ln -s /etc/passwd out; printf '#!/bin/sh\\n' > x; chmod 700 x"
+    )
+    result, _ = run(project, command, "--commit", "never")
+    shown = project("diff", result["run_id"], "--content")
+    assert shown.code == 0
+    for text in (
+        "~ a\n    @@ -1 +1 @@\n    -original\n    +agent\n",
+        "- gone\n    @@ -1 +0,0 @@\n    -x\n",
+        "~ run.sh\n    permissions 644 become 755\n",
+        "+ x\n    permissions 700: it can be run\n",
+        "+ bytes\n    not text",
+        "a symbolic link to `/etc/passwd`, which leads out of the workspace",
+        "+token = [redacted:",
+    ):
+        assert text in shown.out, shown.out
+    assert secret not in shown.out
+    some = project("diff", result["run_id"], "d", "--content", "--json").json
+    assert [one["path"] for one in some] == ["d", "d/new", "d/old"]
+    assert some[1]["content"]["added"] == 1
+    assert "content" not in project("diff", result["run_id"], "a", "--json").json[0]
+    assert project("diff", result["run_id"], "nothing").code == 2
+
+
+def test_differences_of_a_layer_have_a_limit_for_all_of_them_and_say_so(project, monkeypatch):
+    monkeypatch.setattr("interlock.engine.runs.kept_layers._CONTENT_CHARS_MAX", 1)
+    result, _ = run(project, "echo 1 > b; echo 2 > c", "--commit", "never")
+    first, second = project("diff", result["run_id"], "--content", "--json").json
+    assert first["content"]["lines"] == ["@@ -0,0 +1 @@", "+1"]
+    assert "not compared" in second["content"]["note"]

@@ -51,6 +51,8 @@ class ChangeShown(msgspec.Struct, frozen=True, kw_only=True):
     """False if the call would remove the file."""
     note: str = ""
     """Why there is no difference; empty if `lines` has all of it."""
+    permissions: str = ""
+    """What becomes of the file's permissions, beside its text: `permissions 644 become 755`."""
 
 
 class HoldRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -221,6 +221,8 @@ class FilePreview(NamedTuple):
     """Hex digest of the bytes that `before` was read from; None without one."""
     note: str = ""
     """One sentence in place of the texts: why they cannot be shown, or that the call would fail."""
+    permissions: str = ""
+    """What becomes of the file's permissions, beside its text; empty if there is nothing to say."""
 
 
 class Estimate(NamedTuple):

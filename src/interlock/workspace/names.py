@@ -80,7 +80,11 @@ def parts(raw: bytes) -> tuple[bytes, ...]:
 
 def show(path: Rel) -> str:
     """A path for people, on one line. Different paths look different."""
-    raw = b"/".join(path) or b"."
+    return show_bytes(b"/".join(path) or b".")
+
+
+def show_bytes(raw: bytes) -> str:
+    """A path or the target of a link for people, on one line. Different ones look different."""
     text = raw.replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
     if text.isascii() and text.isprintable():
         return text

@@ -178,12 +178,13 @@ class Runs:
 
     # -- layers that wait for a commit
 
-    def diff(self, run_id: str) -> LayerChanges:
-        """What the kept layers of a run would change in the workspace, by layer and path.
+    def diff(self, run_id: str, paths: Sequence[NameJson] = (), *, content: bool = False) -> LayerChanges:
+        """What the kept layers of a run would change in the workspace, by layer and path; of `paths`, what lies at or beneath.
 
-        Raises: UsageError `layer_missing`, StoreError, IntegrityError.
+        With `content`, each change has the difference of its text, redacted as in a question. Raises: UsageError
+        `layer_missing`, `path_unchanged`; StoreError, IntegrityError.
         """
-        return kept_layers.diff_layers(self._services, run_id)
+        return kept_layers.diff_layers(self._services, run_id, paths, content=content)
 
     async def commit(self, run_id: str, paths: Sequence[NameJson] = ()) -> kept_layers.LayerReport:
         """Commit the kept layers of a run, or what lies at or beneath `paths` of them.

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,6 +17,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from interlock.approvals import ChangeShown
+from interlock.engine.gate.layer_previews import preview_difference
 from interlock.engine.gate.output import copy_parameters
 from interlock.engine.gate.previews import compare_previews
 from interlock.engine.gate.tool_questions import AskingContext
@@ -30,7 +30,6 @@ from interlock.model.canonical import digest
 from interlock.model.errors import InterlockError, StoreError, ToolError
 from interlock.model.events import ActionLog
 from interlock.model.result import HostUse
-from interlock.model.tool import FilePreview
 from interlock.workspace import (
     Backups,
     Difference,
@@ -45,13 +44,11 @@ from interlock.workspace import (
     remove_layer,
     reopen_preview,
 )
-from interlock.workspace.names import show, to_json
-from interlock.workspace.tree import read_chunks
+from interlock.workspace.names import to_json
 
 _TOOLS: Final = frozenset({"shell", "exec"})
 _CHANGES_MAX: Final = 200
 """What more paths a call changes is more than a person looks at: then nothing of the effect is shown or bound."""
-_TEXT_BYTES_MAX: Final = 1024 * 1024
 _HOSTS_SHOWN_MAX: Final = 5
 OUTDATED: Final = "preview_outdated"
 
@@ -224,7 +221,7 @@ async def _run(action: ActionRun, layer: Layer, backups: Backups) -> Shown:
     run.services.disk.write_atomic(layer.directory / "effect.json", msgspec.json.encode(done))
     effect = Effect(layer.directory, _digest(found, done))
     redact = run.services.desk.questions.redact
-    previews = await to_its_end(lambda: [_preview(one, layer) for one in found])
+    previews = await to_its_end(lambda: [preview_difference(one, layer) for one in found])
     changes = await compare_previews(action, previews, lambda path: str(redact(path)))
     action.effect = effect
     return Shown(changes, _reason(value, len(found), attempt.hosts or ()))
@@ -279,48 +276,6 @@ def _state(node: Node) -> list[Any]:
         node.sha256,
         None if node.target is None else msgspec.to_builtins(node.target),
     ]
-
-
-def _preview(one: Difference, layer: Layer) -> FilePreview:
-    """One path before and after, as the question compares texts."""
-    path = show(one.path)
-    note = _note(one)
-    if note:
-        return FilePreview(path, note=note)
-    texts = []
-    for node, tree in ((one.before, layer.base), (one.after, layer.workspace)):
-        text = None if node.kind == "absent" else _text(tree, one)
-        if text is None and node.kind != "absent":
-            return FilePreview(
-                path, note=f"not text, or too large to compare ({one.kind}, {one.after.size or 0} bytes)"
-            )
-        texts.append(text)
-    return FilePreview(path, texts[0], texts[1])
-
-
-def _note(one: Difference) -> str:
-    kinds = {node.kind for node in (one.before, one.after)}
-    if one.kind == "mode":
-        return f"permissions {one.before.mode or 0:o} become {one.after.mode or 0:o}"
-    if kinds <= {"file", "absent"}:
-        return ""
-    what = {"dir": "a directory", "symlink": "a symbolic link", "file": "a file", "absent": "nothing"}
-    leaves = ", which leads out of the workspace" if one.leaves_workspace else ""
-    return f"{what[one.before.kind]} becomes {what[one.after.kind]}{leaves}"
-
-
-def _text(tree: Workspace, one: Difference) -> str | None:
-    fd, data = tree.open_file(one.path), b""
-    try:
-        for chunk in read_chunks(fd):
-            data += chunk
-            if len(data) > _TEXT_BYTES_MAX:
-                return None
-    finally:
-        os.close(fd)
-    with contextlib.suppress(UnicodeDecodeError):
-        return data.decode()
-    return None
 
 
 def _outdated() -> ToolError:

@@ -45,14 +45,17 @@ async def compare_previews(
         return ()
     redact, parameters = desk.questions.redact, action.parameters
     found: tuple[ChangeShown, ...] = await action.run.services.threads.run(
-        action.run.loop, lambda: tuple(_compare(one, parameters, redact, show(one.path)) for one in previews)
+        action.run.loop, lambda: tuple(compare_preview(one, parameters, redact, show(one.path)) for one in previews)
     )
     return found
 
 
-def _compare(one: FilePreview, parameters: dict[str, Any], redact: Callable[[Any], Any], path: str) -> ChangeShown:
+def compare_preview(
+    one: FilePreview, parameters: dict[str, Any], redact: Callable[[Any], Any], path: str
+) -> ChangeShown:
+    """One difference, redacted; `parameters` are those of the call that makes it."""
     if one.note:
-        return ChangeShown(path=path, note=redact(one.note))
+        return ChangeShown(path=path, note=redact(one.note), permissions=one.permissions)
     # Redacted before they are compared, so that a secret over several lines is seen as one; and beside the parameters, which
     # say whether something could run a value.
     texts = redact({"before": one.before or "", "after": one.after or "", "parameters": parameters})
@@ -60,11 +63,11 @@ def _compare(one: FilePreview, parameters: dict[str, Any], redact: Callable[[Any
     there, stays = one.before is not None, one.after is not None
     if sum(map(len, difference.lines)) > _CHARS_MAX:
         note = f"the difference is too large to show ({difference.removed} lines removed, {difference.added} added)"
-        return ChangeShown(path=path, before=there, after=stays, note=note)
+        return ChangeShown(path=path, before=there, after=stays, note=note, permissions=one.permissions)
     note = ""
     if not difference.lines and there == stays:
         note = "the content stays as it is" if one.before == one.after else "only what is hidden differs"
     return ChangeShown(
         path=path, lines=difference.lines, added=difference.added, removed=difference.removed, before=there, after=stays,
-        note=note,
+        note=note, permissions=one.permissions,
     )  # fmt: skip

@@ -13,13 +13,16 @@ from typing import Final
 
 import msgspec
 
+from interlock.approvals import ChangeShown
 from interlock.engine.completion.layers import CONFLICT, shown
+from interlock.engine.gate.layer_previews import preview_difference
+from interlock.engine.gate.previews import compare_preview
 from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.replay import ReplayedRun
 from interlock.engine.runs.write_lease import open_queue
 from interlock.engine.services import Services
 from interlock.journal import JournalWriter, recover
-from interlock.model.errors import ConflictError, StoreError, UsageError
+from interlock.model.errors import ConflictError, StoreError, ToolError, UsageError
 from interlock.model.events import LayerCommitIntent, LayerCommitted, LayerDiscarded, LayerKept
 from interlock.model.result import advice
 from interlock.workspace import (
@@ -51,6 +54,8 @@ _UNFINISHED: Final = {
     "held": "waits for an answer",
 }
 """What a run without a living process is like, by its status."""
+_CONTENT_CHARS_MAX: Final = 16 * 1024 * 1024
+"""Of all differences of texts together."""
 _LEFT_SHOWN_MAX = 5  # paths in one message
 
 
@@ -69,6 +74,8 @@ class LayerChange(msgspec.Struct, frozen=True, omit_defaults=True):
     """True for a symbolic link that leads out of the workspace."""
     size: int | None = None
     """Bytes of a file."""
+    content: ChangeShown | None = None
+    """The difference line by line, if it was asked for, redacted as in a question; its `note` says why there is none."""
 
 
 class LayerReport(msgspec.Struct, frozen=True):
@@ -87,30 +94,66 @@ class LayerReport(msgspec.Struct, frozen=True):
     """
 
 
-def diff_layers(services: Services, run_id: str) -> list[LayerChange]:
-    """What the kept layers of a run would change in the workspace. Changes nothing.
+def diff_layers(
+    services: Services, run_id: str, paths: Sequence[NameJson] = (), *, content: bool = False
+) -> list[LayerChange]:
+    """What the kept layers of a run would change in the workspace: all of it, or what lies at or beneath `paths`.
 
-    Raises: UsageError `layer_missing`, StoreError, IntegrityError, ToolError.
+    With `content`, also the differences of texts, 16 MiB of them at most. Changes nothing. Raises: UsageError `layer_missing`,
+    `path_unchanged`, StoreError, IntegrityError, ToolError.
     """
     found: list[LayerChange] = []
     stopped: set[Rel] = set()
     directory, kept = _kept(services, run_id)
+    only = _asked(services, kept, paths, "nothing of it differs")
+    compared = _Contents(services) if content else None
     for one in kept:
         with _opened(services, one) as layer:
             plan = plan_commit(layer, directory, blocked_before=stopped)
             number = int(one.name)
             why: dict[Rel, str] = {stored(blocked.path): blocked.why for blocked in plan.blocked}
             stopped |= why.keys()
-            rows = [_change(change, number, why.get(change.path)) for change in plan.found]
-            rows += [LayerChange(to_json(one.path), one.kind, "special", number, "unsupported") for one in plan.unable]
+            changes = sorted(plan.found, key=lambda change: change.path)
+            rows = [
+                _change(
+                    change, number, why.get(change.path), None if compared is None else compared.take(change, layer)
+                )
+                for change in changes
+                if _is_asked(change.path, only)
+            ]
+            unable = [one for one in plan.unable if _is_asked(one.path, only)]
+            rows += [LayerChange(to_json(one.path), one.kind, "special", number, "unsupported") for one in unable]
             found += sorted(rows, key=lambda row: stored(row.path))
     return found
 
 
-def _change(change: Difference, layer: int, why: str | None) -> LayerChange:
+def _is_asked(path: Rel, only: Sequence[Rel] | None) -> bool:
+    return only is None or any(path[: len(one)] == one for one in only)
+
+
+def _change(change: Difference, layer: int, why: str | None, content: ChangeShown | None) -> LayerChange:
     node = change.before if change.after.kind == "absent" else change.after
     name = to_json(change.path)
-    return LayerChange(name, change.kind, node.kind, layer, why, change.leaves_workspace, change.after.size)
+    return LayerChange(name, change.kind, node.kind, layer, why, change.leaves_workspace, change.after.size, content)
+
+
+class _Contents:
+    """Compares texts as a question does, up to a limit for all of them."""
+
+    def __init__(self, services: Services) -> None:
+        self._redact = services.desk.questions.redact
+        self._left = _CONTENT_CHARS_MAX
+
+    def take(self, change: Difference, layer: Layer) -> ChangeShown:
+        path = self._redact(show(change.path))
+        if self._left <= 0:
+            return ChangeShown(path=path, note="not compared, because there is too much before it; name it to see it")
+        try:
+            shown_change = compare_preview(preview_difference(change, layer), {}, self._redact, path)
+        except ToolError as error:
+            return ChangeShown(path=path, note=self._redact(error.message))
+        self._left -= sum(map(len, shown_change.lines))
+        return shown_change
 
 
 async def commit_layers(services: Services, run_id: str, paths: Sequence[NameJson] = ()) -> LayerReport:
@@ -123,7 +166,7 @@ async def commit_layers(services: Services, run_id: str, paths: Sequence[NameJso
     """
     directory, kept = _kept(services, run_id)
     assert services.workspace is not None
-    only = _asked(services, kept, paths)
+    only = _asked(services, kept, paths, "nothing was committed")
     committed: list[NameJson] = []
     blocked: dict[str, str] = {}
     stopped: set[Rel] = set()
@@ -173,8 +216,8 @@ def _what_to_do(run_id: str, why: set[str]) -> str:
     return "; ".join([f"`interlock diff {run_id}` shows them", *steps, f"`interlock discard {run_id}` drops the rest"])
 
 
-def _asked(services: Services, kept: Sequence[Path], paths: Sequence[NameJson]) -> list[Rel] | None:
-    """The paths that a commit is limited to; None for all. Raises: UsageError `path_unchanged`, ToolError."""
+def _asked(services: Services, kept: Sequence[Path], paths: Sequence[NameJson], so: str) -> list[Rel] | None:
+    """The paths that a commit or a diff is limited to; None for all. Raises: UsageError `path_unchanged`, ToolError."""
     if not paths:
         return None
     assert services.workspace is not None
@@ -194,7 +237,7 @@ def _asked(services: Services, kept: Sequence[Path], paths: Sequence[NameJson]) 
         if len(alike) != 1:
             run_id = kept[0].parent.parent.name
             raise UsageError(
-                f"the layers of run `{run_id}` change nothing at or beneath `{show(path)}`: nothing was committed",
+                f"the layers of run `{run_id}` change nothing at or beneath `{show(path)}`: {so}",
                 code="path_unchanged",
                 hint=f"`interlock diff {run_id}` shows what they change",
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TextIO
 
 import msgspec
@@ -180,20 +180,33 @@ def _is_cut_change(change: ChangeShown) -> bool:
 
 def _change_lines(out: Output, change: ChangeShown, stream: TextIO, *, full: bool) -> Iterator[str]:
     head = clean(change.path)
+    also = f"; {clean(change.permissions)}" if change.permissions else ""
     if change.note:
-        yield f"  change: {head}: {clean(change.note)}"
+        yield f"  change: {head}: {clean(change.note)}{also}"
         return
     what = "changes" if change.before and change.after else "is made" if change.after else "is deleted"
     counts = f"{change.added} added, {change.removed} removed" if change.before and change.after else ""
     size = counts or _lines(change.added or change.removed)
-    yield f"  change: {out.paint(head, 'bold', stream)} {what} ({size})"
+    yield f"  change: {out.paint(head, 'bold', stream)} {what} ({size}){also}"
     lines = change.lines if full else change.lines[:_LINES]
-    shown = [clean(line if full or len(line) <= _WIDTH else line[:_WIDTH] + " ...", lines=True) for line in lines]
-    drawing = out.drawing(stream)
-    yield from (f"    {line}" for line in shown) if drawing is None else drawing.difference(shown, 4)
+    yield from _drawn(out, [line if full or len(line) <= _WIDTH else line[:_WIDTH] + " ..." for line in lines], stream)
     if len(lines) < len(change.lines):
         more = f"{len(change.lines) - len(lines)} more lines of this difference; `show` shows them"
         yield out.paint(f"    ... {more}", "yellow", stream)
+
+
+def difference_lines(out: Output, change: ChangeShown, stream: TextIO) -> Iterator[str]:
+    """All of a difference without the name of its file, indented."""
+    for note in (change.note, change.permissions):
+        if note:
+            yield f"    {clean(note)}"
+    yield from _drawn(out, change.lines, stream)
+
+
+def _drawn(out: Output, lines: Sequence[str], stream: TextIO) -> Iterable[str]:
+    shown = [clean(line, lines=True) for line in lines]
+    drawing = out.drawing(stream)
+    return (f"    {line}" for line in shown) if drawing is None else drawing.difference(shown, 4)
 
 
 def _lines(number: int) -> str:

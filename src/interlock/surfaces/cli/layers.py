@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -30,16 +32,19 @@ _WHY: Final = {
 
 @click.command(cls=Command)
 @click.argument("run_id", metavar="RUN", type=RUN)
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path())
+@click.option("--content", is_flag=True, help="Show the differences of files, line by line.")
 @click.pass_obj
-def diff(out: Output, run_id: str) -> int:
-    """Show what the kept layer of a run would change in the workspace. Changes nothing.
+def diff(out: Output, run_id: str, paths: tuple[str, ...], content: bool) -> int:
+    """Show what the kept layer of a run would change in the workspace, or what lies at or beneath each PATH. Changes nothing.
 
     The signs: + added, ~ changed, - deleted, m permissions, a attributes or access control lists, t time of the last change.
+    With --content, a value that can be nothing but a secret is hidden, as in a question.
     """
     with undoing_runtime(out) as opened:
-        found = opened.runs.diff(run_id)
+        found = opened.runs.diff(run_id, [_name(path) for path in paths], content=content)
         at_work = opened.runs.get(run_id).status == "running"
-    out.emit(found, lambda: diff_lines(found))
+    out.emit(found, lambda: content_lines(out, found) if content else diff_lines(found))
     if at_work:
         out.note(f"run {run_id} is not over: this is what its ended proposals have kept so far")
     return 0
@@ -94,14 +99,27 @@ def _shown(path: NameJson) -> str:
 
 def diff_lines(found: list[LayerChange]) -> list[str]:
     """One line a path, for people."""
-    lines = []
+    return [_line(one) for one in found] or ["nothing differs from the workspace"]
+
+
+def content_lines(out: Output, found: list[LayerChange]) -> Iterator[str]:
+    """The same with the difference of each text beneath its line."""
+    from interlock.surfaces.cli.holds import difference_lines  # noqa: PLC0415 - start-up
+
     for one in found:
-        notes = [] if one.blocked is None else [_WHY[one.blocked]]
-        if one.leaves_workspace:
-            notes.append("a link that leads out of the workspace")
-        kind = "" if one.what == "file" else f" ({one.what})"
-        lines.append(f"{_SIGNS[one.kind]} {_shown(one.path)}{kind}{'  # ' if notes else ''}{'; '.join(notes)}")
-    return lines or ["nothing differs from the workspace"]
+        yield _line(one)
+        if one.content is not None:
+            yield from difference_lines(out, one.content, sys.stdout)
+    if not found:
+        yield "nothing differs from the workspace"
+
+
+def _line(one: LayerChange) -> str:
+    notes = [] if one.blocked is None else [_WHY[one.blocked]]
+    if one.leaves_workspace:
+        notes.append("a link that leads out of the workspace")
+    kind = "" if one.what == "file" else f" ({one.what})"
+    return f"{_SIGNS[one.kind]} {_shown(one.path)}{kind}{'  # ' if notes else ''}{'; '.join(notes)}"
 
 
 def _report(report: LayerReport) -> list[str]:
