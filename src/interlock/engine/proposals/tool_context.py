@@ -210,8 +210,11 @@ class ActionContext(msgspec.Struct, eq=False):
 
     def posture(self, **layers: str) -> None:
         """Add to the action's posture: of a layer that several processes have, the weakest."""
-        known = self.layers or {}
-        self.layers = {**known, **{name: _weaker(known.get(name), str(layer)) for name, layer in layers.items()}}
+        known = self.layers
+        if known is None:
+            self.layers = {name: str(layer) for name, layer in layers.items()}
+        else:
+            self.layers = {**known, **{name: _weaker(known.get(name), str(layer)) for name, layer in layers.items()}}
 
     def not_exactly_undoable(self, what: str) -> None:
         """Remember that this cannot be undone exactly."""
