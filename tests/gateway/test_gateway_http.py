@@ -26,6 +26,8 @@ from interlock.surfaces.gateway.http_app import HttpApp
 
 TOKEN = "t" * 40
 BOTH = "application/json, text/event-stream"
+REVISION = "io.modelcontextprotocol/protocolVersion"
+CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
 
 
 class Served:
@@ -167,6 +169,47 @@ def test_requests_that_carry_everything(served):
             assert without.status_code == 400
             unknown = await it.post(request("no/such", _meta=ENVELOPE), **REVISION_HEADERS, Mcp_Method="no/such")
             assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, -32601)
+
+    run(use)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code"),
+    [
+        # What an envelope lacks: the official suite's `sep-2575-request-meta-invalid`.
+        (request("server/discover"), REVISION_HEADERS, 400, -32602),
+        (request("tools/list"), REVISION_HEADERS, 400, -32602),
+        (request("tools/list", _meta=7), REVISION_HEADERS, 400, -32602),
+        (request("server/discover", _meta={CAPABILITIES: {}}), {}, 400, -32602),
+        (request("tools/list", _meta={REVISION: "2026-07-28"}), REVISION_HEADERS, 400, -32602),
+        (request("tools/list", _meta={REVISION: 3, CAPABILITIES: {}}), REVISION_HEADERS, 400, -32602),
+        (request("tools/list", _meta={**ENVELOPE, REVISION: "v9"}), {"MCP_Protocol_Version": "v9"}, 400, -32022),
+        (request("tools/list", _meta={**ENVELOPE, REVISION: "v9"}), REVISION_HEADERS, 400, -32020),
+        # What the revision has not any more, and what is not offered.
+        (request("initialize", _meta=ENVELOPE), REVISION_HEADERS, 404, -32601),
+        (request("ping", _meta=ENVELOPE), REVISION_HEADERS, 404, -32601),
+        (request("resources/list", _meta=ENVELOPE), REVISION_HEADERS, 404, -32601),
+        (request("logging/setLevel", _meta=ENVELOPE, level="info"), REVISION_HEADERS, 404, -32601),
+        # Neither revision: the client has to say which it means.
+        (request("tools/list"), {}, 400, -32600),
+    ],
+)
+def test_an_error_of_a_newer_request_has_its_id_and_an_http_status(served, body, headers, status, code):
+    async def use() -> None:
+        async with served() as it:
+            refused = await it.post({**body, "id": "own"}, Mcp_Method=body["method"], **headers)
+            found = refused.json()
+            assert (refused.status_code, found["id"], found["error"]["code"]) == (status, "own", code)
+
+    run(use)
+
+
+def test_a_notification_of_a_newer_client_is_accepted_and_ends_nothing(served):
+    async def use() -> None:
+        async with served() as it:
+            note = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+            said = await it.post(note, **REVISION_HEADERS)
+            assert (said.status_code, said.content) == (202, b"")
 
     run(use)
 

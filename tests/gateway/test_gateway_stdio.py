@@ -51,6 +51,20 @@ def test_a_client_of_any_revision_is_served(project):
         assert "2026-07-28" in refused["data"]["supported"]
 
 
+def test_a_client_need_not_wait_for_the_answer_to_its_greeting(project):
+    with project.gateway() as gateway:
+        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {}}
+        messages = (
+            {"id": 1, "method": "initialize", "params": hello},
+            {"method": "notifications/initialized"},
+            {"id": 2, "method": "tools/list"},
+        )
+        gateway.write(b"".join(json.dumps({"jsonrpc": "2.0", **each}).encode() + b"\n" for each in messages))
+        gateway.process.stdin.close()
+        answers = {each["id"]: each["result"] for each in (gateway.read(), gateway.read())}
+        assert answers[2]["tools"]
+
+
 def test_a_bad_frame_gets_an_error_and_other_calls_go_on(project):
     with project.gateway() as gateway:
         gateway.initialize()
@@ -63,7 +77,15 @@ def test_a_bad_frame_gets_an_error_and_other_calls_go_on(project):
         assert "batches" in gateway.read()["error"]["message"]
         gateway.write(b"x" * (51 * 1024 * 1024) + b"\n")
         assert "50 MiB" in gateway.read()["error"]["message"]
-        assert gateway.request("resources/list")["error"]["code"] == -32601
+        for method, why in (
+            ("resources/read", "without being checked by the rules"),
+            ("prompts/list", "tools only"),
+            ("completion/complete", "tools only"),
+            ("logging/setLevel", "no log messages"),
+            ("no/such", "no method `no/such`"),
+        ):
+            refused = gateway.request(method)["error"]
+            assert (refused["code"], why in refused["message"]) == (-32601, True), refused
         assert gateway.request("tools/call", name="nope")["error"]["code"] == -32602
         assert gateway.request("tools/call", name="fs_read", arguments=[1])["error"]["code"] == -32602
         assert gateway.request("tools/list", cursor="x")["error"]["code"] == -32602

@@ -22,6 +22,7 @@ from interlock.model.json_rpc import (
     INVALID_REQUEST,
     Batch,
     Fault,
+    Notification,
     Request,
     Response,
 )
@@ -36,6 +37,13 @@ SESSIONS_MAX: Final = 100
 IDLE_S: Final = 3600.0
 """A session that nobody used for so long has ended."""
 HEADER_MISMATCH: Final = -32020
+_STATUS: Final = {
+    json_rpc.METHOD_NOT_FOUND: 404,
+    json_rpc.INVALID_PARAMS: 400,
+    json_rpc.INVALID_REQUEST: 400,
+    protocol.UNSUPPORTED_REVISION: 400,
+}
+"""HTTP statuses of errors; others are 200."""
 _KEEP_ALIVE_S: Final = 15.0
 _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = (
@@ -150,8 +158,11 @@ class HttpApp:
         frame = json_rpc.read_frame(await _body(headers, receive))
         if isinstance(frame, Fault):
             raise Refused(400, frame.message, code=frame.code, message_id=frame.id)
-        if isinstance(frame, Request) and _is_modern(frame):
+        if isinstance(frame, Request) and _is_modern(frame, headers):
             await self._modern(frame, headers, receive, send)
+        elif isinstance(frame, Notification) and _is_modern(frame, headers):
+            # The revision defines none over HTTP, and the ids in it could be those of another client's requests.
+            await _answer(send, 202, b"", [])
         elif isinstance(frame, Request) and frame.method == "initialize":
             await self._initialize(frame, send)
         else:
@@ -159,6 +170,9 @@ class HttpApp:
 
     async def _modern(self, request: Request, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
         """A request that carries everything. The end of its connection gives it up."""
+        envelope = protocol.read_envelope(request, None, required=True)
+        if isinstance(envelope, Fault):
+            raise Refused(400, envelope.message, code=envelope.code, message_id=request.id)
         _check_mirrored(request, headers)
         if self._open_calls is None:
             self._open_calls = OpenCalls(f"{self._agent.name}/{self._agent.session}")
@@ -198,7 +212,7 @@ class HttpApp:
         await _answer(send, 200, frame, [_JSON, *more])
 
     async def _older(self, frame: json_rpc.Frame, headers: dict[bytes, bytes], receive: Receive, send: Send) -> None:
-        held = self._held(headers)
+        held = self._held(headers, frame.id if isinstance(frame, Request) else None)
         members = frame.members if isinstance(frame, Batch) else [frame]
         if isinstance(frame, Batch) and held.session.revision != protocol.BATCHES:
             raise Refused(400, "batches are not part of this revision of MCP")
@@ -277,17 +291,17 @@ class HttpApp:
 
     # -- sessions
 
-    def _held(self, headers: dict[bytes, bytes]) -> _Held:
+    def _held(self, headers: dict[bytes, bytes], message_id: json_rpc.Id | None = None) -> _Held:
         """The session of an older client. Raises: Refused."""
         if b"mcp-session-id" not in headers:
-            raise Refused(400, "`Mcp-Session-Id` is missing: a session begins with `initialize`")
+            raise Refused(400, "`Mcp-Session-Id` is missing: a session begins with `initialize`", message_id=message_id)
         name = headers[b"mcp-session-id"].decode("latin-1")
         held = self._sessions.get(name)
         if held is None:
-            raise Refused(404, "there is no such session: begin another one")
+            raise Refused(404, "there is no such session: begin another one", message_id=message_id)
         revision = headers.get(b"mcp-protocol-version")
         if revision is not None and revision.decode("latin-1") not in protocol.HANDSHAKE:
-            raise Refused(400, "`MCP-Protocol-Version` names no revision that is spoken here")
+            raise Refused(400, "`MCP-Protocol-Version` names no revision that is spoken here", message_id=message_id)
         self._touch(name)
         return held
 
@@ -313,9 +327,13 @@ class HttpApp:
         await self._runtime.servers.end_session(held.agent.session)
 
 
-def _is_modern(request: Request) -> bool:
-    meta = request.params.get("_meta")
-    return isinstance(meta, dict) and protocol.REVISION_KEY in meta
+def _is_modern(message: Request | Notification, headers: dict[bytes, bytes]) -> bool:
+    """True for a message of a revision without sessions: it says so itself, or its header does."""
+    meta = message.params.get("_meta")
+    if isinstance(meta, dict) and protocol.REVISION_KEY in meta:
+        return True
+    named = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
+    return message.method == "server/discover" or (named in protocol.ENVELOPE and message.method != "initialize")
 
 
 def _check_mirrored(request: Request, headers: dict[bytes, bytes]) -> None:
@@ -347,10 +365,10 @@ def _decoded(value: bytes | None) -> str | None:
 
 
 def _status_of(frame: bytes) -> int:
-    """The HTTP status of a newer request's answer."""
+    """The HTTP status of a newer request's answer. Source: the specification, "Transports", of 2026-07-28."""
     found = json_rpc.read_frame(frame)
     code = found.error.get("code") if isinstance(found, Response) and found.error is not None else None
-    return {json_rpc.METHOD_NOT_FOUND: 404, protocol.UNSUPPORTED_REVISION: 400}.get(code, 200) if code else 200
+    return _STATUS.get(code, 200) if isinstance(code, int) else 200
 
 
 async def _body(headers: dict[bytes, bytes], receive: Receive) -> bytes:

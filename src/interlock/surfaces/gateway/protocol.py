@@ -20,6 +20,18 @@ ENVELOPE: Final = ("2026-07-28",)
 BATCHES: Final = "2025-03-26"
 """The only revision with batches."""
 
+REMOVED: Final = frozenset(("initialize", "ping"))
+"""Methods that only revisions with `initialize` have."""
+_TOOLS_ONLY: Final = "this gateway offers tools only"
+_NOT_OFFERED: Final = {
+    "resources": f"{_TOOLS_ONLY}; a resource would be read without being checked by the rules",
+    "prompts": f"{_TOOLS_ONLY}, no prompts",
+    "completion": f"{_TOOLS_ONLY}, and completes nothing",
+    "logging": f"{_TOOLS_ONLY}, and passes on no log messages of servers",
+    "subscriptions": "this gateway has no subscriptions; ask for the list of tools again",
+    "tasks": "this gateway has no tasks; a call is answered when it is done",
+}
+
 UNSUPPORTED_REVISION: Final = -32022
 REVISION_KEY: Final = "io.modelcontextprotocol/protocolVersion"
 CAPABILITIES_KEY: Final = "io.modelcontextprotocol/clientCapabilities"
@@ -64,13 +76,13 @@ class Unsupported(NamedTuple):
     data: dict[str, Any]
 
 
-def read_envelope(request: Request, agreed: str | None) -> Envelope | Fault | Unsupported:
-    """The envelope of a request on a connection whose revision, if any, is `agreed`."""
+def read_envelope(request: Request, agreed: str | None, *, required: bool = False) -> Envelope | Fault | Unsupported:
+    """The envelope of a request on a connection whose revision, if any, is `agreed`. `required`: the request must carry one."""
     meta = request.params.get("_meta", {})
     if not isinstance(meta, dict):
         return Fault(request.id, INVALID_PARAMS, "`_meta` must be an object")
     if REVISION_KEY not in meta:
-        if request.method == "server/discover":
+        if required or request.method == "server/discover":
             return Fault(request.id, INVALID_PARAMS, f"`_meta` lacks `{REVISION_KEY}`")
         return Envelope(agreed, meta)
     revision = meta[REVISION_KEY]
@@ -82,6 +94,14 @@ def read_envelope(request: Request, agreed: str | None) -> Envelope | Fault | Un
     if not isinstance(meta.get(CAPABILITIES_KEY), dict):
         return Fault(request.id, INVALID_PARAMS, f"`_meta` lacks the object `{CAPABILITIES_KEY}`")
     return Envelope(revision, meta)
+
+
+def explain_missing(method: str, envelope: Envelope) -> str:
+    """Why there is no such method here."""
+    reason = _NOT_OFFERED.get(method.partition("/")[0])
+    if method in REMOVED and envelope.is_modern:
+        reason = f"revision {envelope.revision} has none"
+    return f"no method `{method[:80]}`{f': {reason}' if reason else ''}"
 
 
 def negotiate(params: Mapping[str, Any]) -> str | None:

@@ -177,8 +177,16 @@ class Session:
             case Unsupported():
                 reply.answer(frames.error(envelope.fault, envelope.data))
             case Envelope():
+                if request.method == "initialize" and not envelope.is_modern:
+                    self._agree(request.params)  # at once: the client's next message may have been read already
                 task = asyncio.get_running_loop().create_task(self._answer(request, envelope, reply))
                 self._in_flight[request.id] = task
+
+    def _agree(self, params: dict[str, Any]) -> None:
+        revision, capabilities = protocol.negotiate(params), params.get("capabilities")
+        if revision is not None:
+            self._revision = revision
+            self._capabilities = capabilities if isinstance(capabilities, dict) else {}
 
     async def _answer(self, request: Request, envelope: Envelope, reply: Reply) -> None:
         try:
@@ -204,13 +212,12 @@ class Session:
 
     async def _handle(self, request: Request, envelope: Envelope, reply: Reply) -> dict[str, Any] | Fault:
         match request.method:
+            case method if method in protocol.REMOVED and envelope.is_modern:
+                return Fault(request.id, METHOD_NOT_FOUND, protocol.explain_missing(method, envelope))
             case "initialize":
                 revision = protocol.negotiate(request.params)
                 if revision is None:
                     return Fault(request.id, INVALID_PARAMS, "`protocolVersion` must be a string")
-                self._revision = revision
-                capabilities = request.params.get("capabilities")
-                self._capabilities = capabilities if isinstance(capabilities, dict) else {}
                 return protocol.initialized(revision, self._runtime.servers.instructions())
             case "ping":
                 return {}
@@ -227,7 +234,7 @@ class Session:
             case "tools/call":
                 return await self._call(request, envelope, reply)
             case _:
-                return Fault(request.id, METHOD_NOT_FOUND, f"no method `{request.method[:80]}`")
+                return Fault(request.id, METHOD_NOT_FOUND, protocol.explain_missing(request.method, envelope))
 
     async def _tools(self) -> list[dict[str, Any]]:
         await self._runtime.prepare()
