@@ -10,6 +10,7 @@ import time
 
 SCRIPT = sys.argv[1]
 waiting = {}
+greeting = {}
 
 
 def script():
@@ -63,14 +64,33 @@ def call(request, name, arguments):
                 params = {"progressToken": token, "progress": step, "total": 2, "message": f"step {step}"}
                 send({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
             return text("done")
+        case "greeting":  # what the client said that it can be asked
+            return text(json.dumps(greeting))
+        case "log":
+            params = {"level": "error", "data": "a log message"}
+            send({"jsonrpc": "2.0", "method": "notifications/message", "params": params})
+            params = {"elicitationId": "e1", "more": "x"}
+            send({"jsonrpc": "2.0", "method": "notifications/elicitation/complete", "params": params})
+            return text("logged")
+        case "input" if "inputResponses" in request["params"]:  # as a server of 2026-07-28 asks
+            return text(
+                json.dumps(request["params"]["inputResponses"]["q"] | {"state": request["params"]["requestState"]})
+            )
+        case "input":
+            questions = {"q": {"method": arguments["method"], "params": arguments["params"]}}
+            return {"resultType": "input_required", "inputRequests": questions, "requestState": "own"}
         case "ask":  # asks the client, and answers with what that said
-            waiting["ask-1"] = request["id"]
-            send({"jsonrpc": "2.0", "id": "ask-1", "method": arguments["method"], "params": arguments["params"]})
+            asked = f"ask-{request['id']}"
+            waiting[asked] = request["id"]
+            send({"jsonrpc": "2.0", "id": asked, "method": arguments["method"], "params": arguments["params"]})
     return None
 
 
 def answer(request):
     match request["method"]:
+        case "server/discover" if script().get("modern"):
+            about = {"name": "scripted", "version": "1"}
+            return {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}, "serverInfo": about}
         case "initialize":
             said = script()
             if said.get("silent"):
@@ -78,6 +98,7 @@ def answer(request):
             if said.get("dies"):
                 print(said["dies"], file=sys.stderr, flush=True)
                 os._exit(1)
+            greeting.update(request["params"]["capabilities"])
             wanted = request["params"]["protocolVersion"]
             return {
                 "protocolVersion": said.get("revision", wanted),

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from older_http_server import older_http_server
 from servers_world import CONFIGURATION, tool
 
 from interlock.surfaces.gateway.calls import Agent
@@ -220,6 +221,109 @@ def test_a_held_call_of_a_newer_client_comes_back_until_a_person_has_answered(pr
             runtime.approvals.approve(hold.id)
             answer = await one.read()
             assert (answer["id"], answer["result"]["content"][0]["text"]) == (number, "echo: x")
+
+    run(use)
+
+
+def shown(message: dict[str, Any]) -> str:
+    """The question in a request to an older client, or in a result to a newer one, without the server's name."""
+    found = message if "method" in message else next(iter(message["result"]["inputRequests"].values()))
+    return found["params"]["message"].removeprefix("The MCP server `s` asks: ")
+
+
+@pytest.mark.parametrize("modern", [False, True])
+def test_a_question_on_the_stream_of_a_call_goes_to_the_client_of_that_call(project, modern):
+    """A server of an older revision over HTTP, with calls of two clients in flight."""
+    with older_http_server() as url:
+        project.configure(CONFIGURATION + f'[mcp.servers.s]\nurl = "{url}"\n')
+        project.lock()
+        runtime = project.open()
+
+        async def use() -> None:
+            async with (
+                client(runtime, modern=modern, elicitation={}) as one,
+                client(runtime, modern=modern, elicitation={}) as two,
+            ):
+                asked = {}
+                for who, message in ((one, "a?"), (two, "b?"), (one, "c?")):
+                    asked[message] = who.ask("tools/call", name="s_ask", arguments={"message": message})
+                said = [await one.read(), await one.read()], [await two.read()]
+                assert [sorted(map(shown, each)) for each in said] == [["a?", "c?"], ["b?"]]
+                if modern:  # the question is the answer of its own call
+                    assert {each["id"]: shown(each) for each in said[0]} == {asked["a?"]: "a?", asked["c?"]: "c?"}
+
+        run(use)
+        runtime.close()
+
+
+def test_a_question_that_may_be_of_several_clients_is_refused(project):
+    """A server of an older revision over standard output, which does not say for which call it asks."""
+    runtime = project.ready(ASK)
+    params = {"method": "elicitation/create", "params": FORM}
+
+    async def use() -> None:
+        async with client(runtime, elicitation={}) as one, client(runtime, elicitation={}) as two:
+            first = one.ask("tools/call", name="s_ask", arguments=params)
+            again = one.ask("tools/call", name="s_ask", arguments=params)
+            questions = [await one.read(), await one.read()]  # of one client, so it is asked
+            refused = await two.call("s_ask", **params)
+            assert "several clients" in told(refused["result"])["message"]
+            for question in questions:
+                one.send(id=question["id"], result={"action": "decline"})
+            answers = {each["id"]: told(each["result"]) for each in (await one.read(), await one.read())}
+            assert answers == {first: {"action": "decline"}, again: {"action": "decline"}}
+
+    run(use)
+
+
+def test_what_a_newer_server_needs_is_asked_of_the_client_of_its_call(project):
+    runtime = project.ready(tool("input", "method", "params"), modern=True)
+
+    async def use() -> None:
+        async with client(runtime, elicitation={}) as one, client(runtime, elicitation={}) as two:
+            asked = {}
+            for who in (one, two):
+                form = FORM | {"message": f"{id(who)}?"}
+                asked[who] = who.ask(
+                    "tools/call", name="s_input", arguments={"method": "elicitation/create", "params": form}
+                )
+            for who in (two, one):
+                question = await who.read()
+                assert (question["method"], shown(question)) == ("elicitation/create", f"{id(who)}?")
+                who.send(id=question["id"], result={"action": "decline"})
+                answer = await who.read()
+                assert (answer["id"], told(answer["result"])) == (asked[who], {"action": "decline", "state": "own"})
+
+    run(use)
+
+
+def test_clients_that_can_be_asked_different_things_have_servers_of_their_own(project):
+    runtime = project.ready(tool("greeting"))
+
+    async def greeted(**capabilities) -> Any:
+        async with client(runtime, **capabilities) as one:
+            return told((await one.call("s_greeting"))["result"])
+
+    async def use() -> None:
+        assert await greeted() == {}
+        said = {"form": {}, "url": {}, "other": {"x": 1}}
+        assert await greeted(elicitation=said, sampling={}) == {"elicitation": {"form": {}, "url": {}}}
+        assert await greeted() == {}
+
+    run(use)
+
+
+def test_of_what_a_server_tells_by_itself_only_the_end_of_a_link_is_passed_on(project):
+    runtime = project.ready(tool("log"))
+
+    async def use() -> None:
+        async with client(runtime) as one:
+            one.ask("tools/call", name="s_log", arguments={})
+            done = await one.read()
+            assert (done["method"], done["params"]) == ("notifications/elicitation/complete", {"elicitationId": "e1"})
+            assert (await one.read())["result"]["isError"] is False
+        async with client(runtime, modern=True) as one:
+            assert (await one.call("s_log"))["result"]["isError"] is False
 
     run(use)
 

@@ -12,14 +12,14 @@ from contextvars import ContextVar
 from typing import Any, Final, NamedTuple, Protocol
 
 from interlock.detect import find_unseen
-from interlock.executors.mcp.http_link import SessionGoneError
+from interlock.executors.mcp.http_link import DeniedError, SessionGoneError
 from interlock.executors.mcp.launch import Link, Lost, Receive, ServerSpec
 from interlock.executors.mcp.lock import LockedServer
 from interlock.executors.mcp.offers import Mismatch, Offers
-from interlock.executors.mcp.peer import LostError, OnProgress, Peer, RpcError
+from interlock.executors.mcp.peer import LostError, OnProgress, Owners, Peer, RpcError
 from interlock.executors.mcp.session import NotSpokenError, ServerSession, open_session
 from interlock.model.errors import ToolError
-from interlock.model.json_rpc import INVALID_PARAMS, METHOD_NOT_FOUND
+from interlock.model.json_rpc import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND
 
 _PAUSE_MAX_S: Final = 60.0
 _STEADY_S: Final = 10.0
@@ -30,6 +30,11 @@ _LIST_CHANGED: Final = "notifications/tools/list_changed"
 
 class Client(Protocol):
     """The client on whose behalf a call is made: what a server may ask it, and tell it."""
+
+    @property
+    def origin(self) -> object:
+        """Its connection to the door: the same for calls of one client."""
+        ...
 
     @property
     def capabilities(self) -> Mapping[str, Any]:
@@ -54,7 +59,29 @@ CLIENT: Final[ContextVar[Client | None]] = ContextVar("mcp_client", default=None
 
 _ASKABLE: Final = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
 _MESSAGE_CHARS_MAX: Final = 8_192
+_WALLED: Final = "behind walls it sees the system, the project, and what its `reads` names"
 Start = Callable[[ServerSpec, Peer, Receive, Lost], Awaitable[Link]]
+
+
+_DETAILS: Final = {"elicitation": ("form", "url"), "sampling": ("tools", "context"), "roots": ()}
+"""What the capabilities of a client may say more, as far as it is passed on."""
+
+
+def askable(spec: ServerSpec, client: Client | None) -> dict[str, Any]:
+    """What a server is told that it may ask of a client: few values, whatever the client says."""
+    given = {} if client is None else client.capabilities
+    found: dict[str, Any] = {}
+    for name in spec.asks:
+        said = given.get(name)
+        if isinstance(said, dict):
+            found[name] = {detail: {} for detail in _DETAILS[name] if isinstance(said.get(detail), dict)}
+    return found
+
+
+def _one_client(owners: Owners) -> Client | None:
+    """The last of these callers if they are all one client, who may then be asked in any of its calls."""
+    client: Client | None = owners[-1] if owners else None
+    return client if client is not None and all(each.origin is client.origin for each in owners) else None
 
 
 class _Live(NamedTuple):
@@ -73,8 +100,12 @@ class Connection:
         start: Start,
         locked: Callable[[], LockedServer | None],
         compared: Callable[[str, Mismatch], None],
+        capabilities: dict[str, Any],
     ) -> None:
-        """Start nothing yet. `compared` is told of each comparison with what is `locked`."""
+        """Start nothing yet. `compared` is told of each comparison with what is `locked`.
+
+        `capabilities` are what the server may ask of the clients, as `askable` gives them.
+        """
         self.loop = asyncio.get_running_loop()
         self._spec = spec
         self._start = start
@@ -82,10 +113,11 @@ class Connection:
         self._compared = compared
         self._live: _Live | None = None
         self._starting: asyncio.Task[_Live] | None = None
-        self._client: Client | None = None
+        self._capabilities = capabilities
         self._failures = 0
         self._not_before = 0.0
         self._why = ""
+        self._hint = ""
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._offers: Offers | None = None
@@ -94,9 +126,6 @@ class Connection:
 
     async def session(self) -> ServerSession:
         """The session, which is opened if need be. Raises: ToolError `server_unavailable`, `spawn_failed`, `isolation_failed`."""
-        client = CLIENT.get()
-        if client is not None:
-            self._client = client
         if self._checking is not None:  # whether it hangs is being found out
             await asyncio.shield(self._checking)
         live = self._live
@@ -115,9 +144,17 @@ class Connection:
         session = await self.session()
         try:
             with contextlib.suppress(SessionGoneError):
-                return await session.request(method, params, on_progress=on_progress)
+                return await session.request(method, params, on_progress=on_progress, owner=CLIENT.get())
             # It was refused unread: asked once more, in a new session.
-            return await (await self.session()).request(method, params, on_progress=on_progress)
+            again = await self.session()
+            return await again.request(method, params, on_progress=on_progress, owner=CLIENT.get())
+        except DeniedError as error:
+            raise ToolError(
+                f"the MCP server `{self._spec.name}` did not take the call: {error}",
+                code="server_unavailable",
+                retryable=False,
+                hint=f"nothing was called; {error.hint}",
+            ) from None
         except LostError as error:
             said = await self._last_words()
             raise ToolError(
@@ -173,12 +210,13 @@ class Connection:
             link = await self._start(self._spec, peer, peer.receive, peer.lose)
             self._links.add(link)
             peer.connect(link.send)
-            session = await open_session(peer, self._ask, self._capabilities())
+            session = await open_session(peer, self._ask, self._capabilities, CLIENT.get())
             live = _Live(peer, link, session, loop.time())
-            await self._list(session)
+            await self._list(session, CLIENT.get())
         except (LostError, TimeoutError, NotSpokenError, RpcError) as error:
             words = await link.describe_end() if link is not None else ""
             reason = str(error) or "it did not answer in time"
+            self._hint = error.hint if isinstance(error, DeniedError) else ""
             raise self._failed(f"{reason}{f' (it said: {words})' if words else ''}") from None
         except ToolError as error:
             self._failed(error.message)
@@ -199,7 +237,7 @@ class Connection:
         return ToolError(
             f"the MCP server `{self._spec.name}` cannot be reached: {why}",
             code="server_unavailable",
-            hint="nothing was called; behind walls it sees the system, the project, and what its `reads` names",
+            hint=f"nothing was called; {self._hint or (_WALLED if self._spec.url is None else 'is its `url` right?')}",
         )
 
     async def _retire(self) -> None:
@@ -243,9 +281,9 @@ class Connection:
 
     # -- what it offers
 
-    async def _list(self, session: ServerSession) -> None:
+    async def _list(self, session: ServerSession, client: Client | None = None) -> None:
         """Read what it offers, and compare it with the lock."""
-        self._offers = Offers(await session.list_tools())
+        self._offers = Offers(await session.list_tools(client))
         self.compare()
 
     def compare(self) -> None:
@@ -265,16 +303,13 @@ class Connection:
 
     # -- what it asks and tells
 
-    def _capabilities(self) -> dict[str, Any]:
-        """What it may ask of the client behind the call for which it is started."""
-        client = self._client
-        given = {} if client is None else client.capabilities
-        return {name: given[name] for name in self._spec.asks if isinstance(given.get(name), dict)}
-
-    async def _ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        client = self._client
+    async def _ask(self, method: str, params: dict[str, Any], owners: Owners) -> dict[str, Any]:
+        if not owners:
+            raise RpcError(METHOD_NOT_FOUND, "no call of a client that could be asked is under way")
+        client = _one_client(owners)
         if client is None:
-            raise RpcError(METHOD_NOT_FOUND, "there is no client that could be asked")
+            why = "calls of several clients are under way, and it cannot be known for which of them this is asked"
+            raise RpcError(INVALID_REQUEST, why)
         needed = _ASKABLE.get(method)
         if needed not in self._spec.asks:
             raise RpcError(METHOD_NOT_FOUND, "this server may not ask for that")
@@ -288,11 +323,11 @@ class Connection:
             raise RpcError(INVALID_PARAMS, "the question is too long, or holds characters that a reader does not see")
         return f"The MCP server `{self._spec.name}` asks: {message}"
 
-    def _notice(self, method: str, params: dict[str, Any]) -> None:
+    def _notice(self, method: str, params: dict[str, Any], owners: Owners) -> None:
         if method == _LIST_CHANGED:
             self._spawn(self._list_again())
-        elif self._client is not None:
-            self._client.notify(method, params)
+        elif (client := _one_client(owners)) is not None:
+            client.notify(method, params)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
         if self._closed:

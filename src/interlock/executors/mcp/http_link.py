@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +26,30 @@ class SessionGoneError(LostError):
     """The server does not know the session any more; what was asked of it was not done."""
 
 
+class DeniedError(LostError):
+    """The server wants to know who asks: what the operator can do about it is in `hint`."""
+
+    def __init__(self, why: str, hint: str) -> None:
+        """What it answered, and what to do."""
+        super().__init__(why)
+        self.hint = hint
+
+
+def _refusal(status: int, headers: Mapping[str, str]) -> LostError:
+    """The error for an HTTP status."""
+    if status in (401, 403):
+        if any(name.lower() == "authorization" for name in headers):
+            why = "it does not accept the `Authorization` in the `headers` of its table"
+            hint = "renew the token; it is read when Interlock starts"
+        else:
+            why = "it wants to know who asks, and its table has no `Authorization` in `headers`"
+            hint = 'give it a token: `headers = { Authorization = "Bearer ${TOKEN}" }`, with `TOKEN` in `[mcp] env`'
+        return DeniedError(f"it answered HTTP {status}: {why}", f"{hint}; Interlock does not sign in by itself (OAuth)")
+    if 300 <= status < 400:
+        return LostError(f"it answered HTTP {status}: it has another address, which has to be in its `url`")
+    return LostError(f"it answered HTTP {status}")
+
+
 class HttpLink:
     """Messages to one address. Bound to the event loop on which it was made."""
 
@@ -38,7 +63,6 @@ class HttpLink:
         self._lost = lost
         self._session: str | None = None
         self._revision: str | None = None
-        self._said = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._before: asyncio.Task[None] | None = None
         """The last notification: what comes after it arrives after it."""
@@ -61,8 +85,8 @@ class HttpLink:
             self._before = task
 
     async def describe_end(self) -> str:
-        """What the server answered last in place of a result."""
-        return self._said
+        """Nothing: what it answered is in the error of the request."""
+        return ""
 
     def disconnect(self) -> None:
         """Close all connections."""
@@ -91,7 +115,6 @@ class HttpLink:
         except LostError as error:
             self._fail(number, error)
         except HttpError as error:
-            self._said = str(error)
             self._fail(number, LostError(str(error)))
 
     def _fail(self, number: Any, error: LostError) -> None:
@@ -107,11 +130,10 @@ class HttpLink:
             raise SessionGoneError("its session has ended")
         if answer.status >= 300:
             text = await answer.body(_ERROR_BYTES)
-            if self._is_error_of(text, number):
+            if answer.status != 401 and self._is_error_of(text, number):
                 self._receive(text)
                 return
-            self._said = f"HTTP {answer.status}"
-            raise LostError(f"it answered HTTP {answer.status}")
+            raise _refusal(answer.status, self._headers)
         if message.get("method") == "initialize":
             self._session = answer.headers.get("mcp-session-id")
         if number is None:
@@ -123,11 +145,11 @@ class HttpLink:
         else:
             self._take(await answer.body(FRAME_BYTES_MAX), message)
 
-    def _take(self, data: bytes, message: dict[str, Any]) -> None:
+    def _take(self, data: bytes, message: dict[str, Any], about: Any = None) -> None:
         if message.get("method") == "initialize":
             with contextlib.suppress(msgspec.DecodeError, AttributeError):
                 self._revision = msgspec.json.decode(data).get("result", {}).get("protocolVersion")
-        self._receive(data)
+        self._receive(data, about)
 
     async def _events(self, answer: Answer, number: Any) -> None:
         """Read the stream of a request until its answer, and go on with it where it broke. Raises: HttpError, LostError."""
@@ -137,7 +159,7 @@ class HttpLink:
                 async with contextlib.aclosing(answer.parts()) as parts:
                     async for part in parts:
                         for event in splitter.feed(part):
-                            self._take(event, {"method": "initialize"} if self._revision is None else {})
+                            self._take(event, {"method": "initialize"} if self._revision is None else {}, number)
                             if not self._peer.waits_for(number):
                                 return
             if splitter.last_id is None:

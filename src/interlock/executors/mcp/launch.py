@@ -22,7 +22,7 @@ from interlock.isolation.egress.client import Policy
 from interlock.isolation.spec import WallSpec
 from interlock.isolation.wire import Bind, Network
 from interlock.model.errors import ToolError
-from interlock.model.json_rpc import LineSplitter
+from interlock.model.json_rpc import Id, LineSplitter
 
 _STDERR_BYTES: Final = 16 * 1024
 _STDERR_SHOWN: Final = 500
@@ -55,7 +55,13 @@ class ServerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Globs over the names of its tools that change nothing, as the operator says."""
 
 
-Receive = Callable[[bytes | None], None]
+class Receive(Protocol):
+    """Takes a frame."""
+
+    def __call__(self, line: bytes | None, about: Id | None = None) -> None:
+        """None is a frame that was too long; `about` is the request on whose own stream it came, where there are such."""
+
+
 Lost = Callable[[str], None]
 
 

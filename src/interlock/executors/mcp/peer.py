@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from interlock.model import json_rpc
@@ -20,9 +20,11 @@ ASKS_MAX: Final = 32
 Send = Callable[[bytes], None]
 """Sends a frame, or gets rid of it if the connection is lost: then `Peer.lose` is called."""
 OnProgress = Callable[[Mapping[str, Any]], None]
-Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
+Owners = Sequence[Any]
+"""On whose behalf the server may be speaking: the owners of the requests that are open, the latest last."""
+Ask = Callable[[str, dict[str, Any], Owners], Awaitable[dict[str, Any]]]
 """Answers a request of the server: its method and parameters. Raises: RpcError."""
-Notice = Callable[[str, dict[str, Any]], None]
+Notice = Callable[[str, dict[str, Any], Owners], None]
 """Takes a notification of the server."""
 
 
@@ -52,7 +54,10 @@ class Peer:
         self._last_id = 0
         self._open: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._progress: dict[int, OnProgress] = {}
+        self._owners: dict[int, Any] = {}
         self._asked: dict[json_rpc.Id, asyncio.Task[None]] = {}
+        self._asked_for: dict[int, set[json_rpc.Id]] = {}
+        """What the server asked on the stream of a request, where the transport says which that is."""
         self.lost: str | None = None
         """Why there is no connection any more."""
 
@@ -67,8 +72,11 @@ class Peer:
         *,
         timeout_s: float | None = None,
         on_progress: OnProgress | None = None,
+        owner: Any = None,
     ) -> dict[str, Any]:
         """Send a request and wait for its result. A request that is given up is cancelled at the server.
+
+        `owner` is whom the server may ask something for it; None for nobody.
 
         Raises: RpcError, LostError, TimeoutError.
         """
@@ -81,6 +89,8 @@ class Peer:
             self._progress[number] = on_progress
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._open[number] = answer
+        if owner is not None:
+            self._owners[number] = owner
         self._send(json_rpc.request(number, method, params))
         try:
             if timeout_s is None:
@@ -97,14 +107,20 @@ class Peer:
         finally:
             self._open.pop(number, None)
             self._progress.pop(number, None)
+            self._owners.pop(number, None)
+            for asked in self._asked_for.pop(number, ()):
+                self._withdraw(asked)
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
         """Send a notification."""
         if self.lost is None and self._send is not None:
             self._send(json_rpc.notification(method, params))
 
-    def receive(self, line: bytes | None) -> None:
-        """Take a frame; None is one that was too long. What cannot be read is dropped: its request runs into its time-out."""
+    def receive(self, line: bytes | None, about: json_rpc.Id | None = None) -> None:
+        """Take a frame; None is one that was too long. What cannot be read is dropped: its request runs into its time-out.
+
+        `about` is the request on whose own stream it came.
+        """
         if line is None:
             return
         frame = json_rpc.read_frame(line)
@@ -113,13 +129,13 @@ class Peer:
                 case Response():
                     self._settle(message)
                 case Request():
-                    self._answer(message)
+                    self._answer(message, about)
                 case Notification(method="notifications/progress"):
                     self._report(message.params)
                 case Notification(method="notifications/cancelled"):
                     self._withdraw(message.params.get("requestId"))
                 case Notification():
-                    self._notice(message.method, message.params)
+                    self._notice(message.method, message.params, self._owners_of(about))
                 case Fault():
                     self._refuse(message)
 
@@ -163,14 +179,22 @@ class Peer:
         if hears is not None:
             hears(params)
 
-    def _answer(self, message: Request) -> None:
+    def _owners_of(self, about: json_rpc.Id | None) -> Owners:
+        if about is None:
+            return list(self._owners.values())
+        owner = self._owners.get(about) if isinstance(about, int) else None
+        return [] if owner is None else [owner]
+
+    def _answer(self, message: Request, about: json_rpc.Id | None) -> None:
         if message.method == "ping":
             self._reply(json_rpc.result(message.id, {}))
             return
         if message.id in self._asked or len(self._asked) >= ASKS_MAX:
             self._reply(json_rpc.error(Fault(message.id, INTERNAL_ERROR, "too many requests of this server are open")))
             return
-        self._asked[message.id] = asyncio.get_running_loop().create_task(self._take(message))
+        self._asked[message.id] = asyncio.get_running_loop().create_task(self._take(message, self._owners_of(about)))
+        if isinstance(about, int) and about in self._open:
+            self._asked_for.setdefault(about, set()).add(message.id)
 
     def _withdraw(self, request_id: Any) -> None:
         if isinstance(request_id, str | int) and not isinstance(request_id, bool):
@@ -178,9 +202,9 @@ class Peer:
             if task is not None:
                 task.cancel()
 
-    async def _take(self, message: Request) -> None:
+    async def _take(self, message: Request, owners: Owners) -> None:
         try:
-            self._reply(json_rpc.result(message.id, await self._ask(message.method, message.params)))
+            self._reply(json_rpc.result(message.id, await self._ask(message.method, message.params, owners)))
         except RpcError as error:
             self._reply(json_rpc.error(Fault(message.id, error.code, error.message), error.data))
         except asyncio.CancelledError:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from interlock.executors.mcp.connection import CLIENT, Client, Connection
+from interlock.executors.mcp.connection import CLIENT, Client, Connection, askable
 from interlock.executors.mcp.definitions import Definition, UnusableDefinition, read_definition, remarks
 from interlock.executors.mcp.http_link import HttpLink
 from interlock.executors.mcp.launch import Launcher, Link, Lost, Receive, ServerSpec
@@ -59,7 +60,7 @@ class Servers:
         self._launcher = launcher
         self._tell = tell
         self._changing = threading.Lock()
-        self._connections: dict[tuple[int, str, str, str | None], Connection] = {}
+        self._connections: dict[tuple[int, str, str, str | None, str], Connection] = {}
         self._schemas: dict[str, Schema] = {}
         self.hidden: dict[str, str] = {}
         """Locked tools, by their full names, that their servers define otherwise by now: with the reason."""
@@ -222,11 +223,16 @@ class Servers:
 
     def _connection(self, name: str, agent: str, session: str | None) -> Connection:
         loop = asyncio.get_running_loop()
-        key = (id(loop), name, agent, session)
+        # A server is told once what it may ask: clients that can be asked different things have servers of their own.
+        capabilities = askable(self._specs[name], CLIENT.get())
+        key = (id(loop), name, agent, session, json.dumps(capabilities, sort_keys=True))
         with self._changing:
             found = self._connections.get(key)
             if found is None or found.loop is not loop:  # an ended loop may have had the same id
-                found = Connection(self._specs[name], self._start, lambda: self._lock.servers.get(name), self._compared)
+                spec = self._specs[name]
+                found = Connection(
+                    spec, self._start, lambda: self._lock.servers.get(name), self._compared, capabilities
+                )
                 self._connections[key] = found
             return found
 

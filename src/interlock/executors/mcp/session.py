@@ -57,16 +57,17 @@ class ServerSession:
         """True if each request carries revision and capabilities."""
         return self.revision == MODERN
 
-    async def list_tools(self) -> list[Any]:
+    async def list_tools(self, owner: Any = None) -> list[Any]:
         """What `tools/list` gives, all pages, unchecked. Raises: RpcError, LostError, TimeoutError."""
-        return await self.list_all("tools/list", "tools") if "tools" in self.capabilities else []
+        return await self.list_all("tools/list", "tools", owner) if "tools" in self.capabilities else []
 
-    async def list_all(self, method: str, key: str) -> list[Any]:
+    async def list_all(self, method: str, key: str, owner: Any = None) -> list[Any]:
         """All pages of a list, unchecked; bounded."""
         found: list[Any] = []
         cursor: str | None = None
         for _ in range(_PAGES_MAX):
-            page = await self.request(method, {} if cursor is None else {"cursor": cursor}, timeout_s=_LIST_S)
+            params = {} if cursor is None else {"cursor": cursor}
+            page = await self.request(method, params, timeout_s=_LIST_S, owner=owner)
             items = page.get(key)
             found += items if isinstance(items, list) else []
             cursor = page.get("nextCursor")
@@ -81,26 +82,27 @@ class ServerSession:
         *,
         timeout_s: float | None = None,
         on_progress: OnProgress | None = None,
+        owner: Any = None,
     ) -> dict[str, Any]:
-        """A request and its result, with everything that the server needs in between asked for.
+        """A request and its result, with everything that the server needs in between asked for, of its `owner`.
 
         Raises: RpcError, LostError, TimeoutError.
         """
         given = dict(params)
         for _ in range(_ROUNDS_MAX):
             result = await self._peer.request(
-                method, self._enveloped(given), timeout_s=timeout_s, on_progress=on_progress
+                method, self._enveloped(given), timeout_s=timeout_s, on_progress=on_progress, owner=owner
             )
             if not self.is_modern or result.get("resultType") != "input_required":
                 return result
-            given = {**params, **await self._inputs(result)}
+            given = {**params, **await self._inputs(result, owner)}
         raise RpcError(INVALID_REQUEST, f"the server asked for input more than {_ROUNDS_MAX} times")
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
         """Send a notification."""
         self._peer.notify(method, params)
 
-    async def _inputs(self, result: dict[str, Any]) -> dict[str, Any]:
+    async def _inputs(self, result: dict[str, Any], owner: Any) -> dict[str, Any]:
         """The answers to an `input_required`, one after the other, and the state that goes back with them."""
         wanted = result.get("inputRequests", {})
         if not isinstance(wanted, dict) or len(wanted) > _ROUNDS_MAX:
@@ -110,7 +112,7 @@ class ServerSession:
             method, params = (one.get("method"), one.get("params", {})) if isinstance(one, dict) else (None, {})
             if not isinstance(method, str) or not isinstance(params, dict):
                 raise RpcError(INVALID_REQUEST, "the server's `inputRequests` cannot be read")
-            answers[key] = await self._ask(method, params)
+            answers[key] = await self._ask(method, params, [] if owner is None else [owner])
         found: dict[str, Any] = {"inputResponses": answers} if wanted else {}
         if isinstance(result.get("requestState"), str):
             found["requestState"] = result["requestState"]
@@ -122,15 +124,17 @@ class ServerSession:
         return _enveloped(params, self._client) if self.is_modern else params
 
 
-async def open_session(peer: Peer, ask: Ask, capabilities: dict[str, Any]) -> ServerSession:
-    """Agree on a revision. Raises: NotSpokenError, LostError, TimeoutError."""
-    newer = asyncio.ensure_future(peer.request("server/discover", _enveloped({}, capabilities), timeout_s=_START_S))
+async def open_session(peer: Peer, ask: Ask, capabilities: dict[str, Any], owner: Any) -> ServerSession:
+    """Agree on a revision, for the client `owner`. Raises: NotSpokenError, LostError, TimeoutError."""
+    discover = peer.request("server/discover", _enveloped({}, capabilities), timeout_s=_START_S, owner=owner)
+    newer = asyncio.ensure_future(discover)
     older: asyncio.Future[dict[str, Any]] | None = None
     try:
         await asyncio.wait([newer], timeout=_PROBE_S)
         if (said := _succeeded(newer)) is None or MODERN not in _listed(said.get("supportedVersions")):
             # It is an older server, or one that is slow to start: then the first answer counts.
-            older = asyncio.ensure_future(peer.request("initialize", _greeting(capabilities), timeout_s=_START_S))
+            greet = peer.request("initialize", _greeting(capabilities), timeout_s=_START_S, owner=owner)
+            older = asyncio.ensure_future(greet)
             while (said := _succeeded(older)) is None and not (older.done() and newer.done()):
                 await asyncio.wait(
                     [each for each in (newer, older) if not each.done()], return_when=asyncio.FIRST_COMPLETED

@@ -44,6 +44,7 @@ class OpenCall:
         """Begin the call."""
         self.caller = caller
         self.task = asyncio.get_running_loop().create_task(call)
+        self.task.add_done_callback(lambda _: self._withdraw())
 
     async def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         """Ask the client with its next answer, and wait for what it says."""
@@ -82,6 +83,12 @@ class OpenCall:
                 answer.set_result(said)
             else:
                 answer.set_exception(RpcError(INTERNAL_ERROR, "the client did not answer"))
+
+    def _withdraw(self) -> None:
+        """The call has ended: no answer to its questions can come any more."""
+        for _, answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(RpcError(INTERNAL_ERROR, "the call for which this was asked has ended"))
 
 
 class OpenCalls:

@@ -11,6 +11,9 @@ from interlock.model.json_rpc import METHOD_NOT_FOUND
 from interlock.surfaces.gateway.protocol import Envelope
 
 _NEEDS: Final = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
+_LINK_DONE: Final = "notifications/elicitation/complete"
+_LINK_REVISION: Final = "2025-11-25"
+"""The only revision that has it."""
 Tell = Callable[[bytes], None]
 """Sends a message that belongs to a call, beside its answer."""
 Ask = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -30,8 +33,11 @@ def check_askable(capabilities: Mapping[str, Any], method: str, params: Mapping[
 class Caller:
     """One call's client."""
 
-    def __init__(self, envelope: Envelope, capabilities: Mapping[str, Any], tell: Tell, ask: Ask) -> None:
-        """`tell` sends notifications of the call, `ask` asks the client and waits."""
+    def __init__(
+        self, origin: object, envelope: Envelope, capabilities: Mapping[str, Any], tell: Tell, ask: Ask
+    ) -> None:
+        """`origin` is the client's connection. `tell` sends notifications of the call, `ask` asks the client and waits."""
+        self.origin = origin
         self.capabilities = capabilities
         self._envelope = envelope
         self._tell = tell
@@ -54,9 +60,10 @@ class Caller:
         return await self._ask(method, params)
 
     def notify(self, method: str, params: dict[str, Any]) -> None:
-        """Pass on what a server says by itself, as far as this client knows such messages."""
-        if method == "notifications/message" and not self._envelope.is_modern:
-            self._tell(json_rpc.notification(method, params))
+        """Pass on that what a link was for is done. Other notifications end here: no capability of this gateway covers them."""
+        link = params.get("elicitationId")
+        if method == _LINK_DONE and self._envelope.revision == _LINK_REVISION and isinstance(link, str):
+            self._tell(json_rpc.notification(method, {"elicitationId": link}))
 
     def progress(self, params: Mapping[str, Any]) -> None:
         """Tell the client of progress, if it asked for that. The value only grows, whatever a server says."""

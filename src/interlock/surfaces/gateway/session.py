@@ -256,12 +256,14 @@ class Session:
         if tool is None:
             return Fault(request.id, INVALID_PARAMS, f"there is no tool `{name[:80]}`")
         if not envelope.is_modern:
-            caller = Caller(
-                envelope, self._capabilities, reply.tell, lambda method, params: self._ask(method, params, reply.tell)
-            )
+
+            async def ask(method: str, params: dict[str, Any]) -> dict[str, Any]:
+                return await self._ask(method, params, reply.tell)
+
+            caller = Caller(self, envelope, self._capabilities, reply.tell, ask)
             return await call_tool(self._runtime, self._agent, tool, arguments, wait_s=self._wait_s, caller=caller)
         call = OpenCall()
-        caller = Caller(envelope, envelope.capabilities, reply.tell, call.ask)
+        caller = Caller(self, envelope, envelope.capabilities, reply.tell, call.ask)
         call.begin(caller, call_tool(self._runtime, self._agent, tool, arguments, wait_s=self._wait_s, caller=caller))
         return await self._go_on(request, call)
 
