@@ -22,6 +22,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     server: str
     unreachable: str | None = None
     """Why it could not be asked."""
+    hint: str = ""
+    """What to do about that."""
     diff: str = ""
     """A unified difference of the definitions, as they stand in the lock; empty if there is none."""
     problems: dict[str, str] = {}
@@ -67,7 +69,9 @@ def write_lock(services: Services, found: Iterable[Difference]) -> Path:
 async def _compare(servers: Servers, name: str) -> Difference:
     try:
         listing = await servers.list_now(name)
-    except (ToolError, RpcError, LostError) as error:
+    except ToolError as error:
+        return Difference(server=name, unreachable=error.message, hint=error.hint or "")
+    except (RpcError, LostError) as error:
         return Difference(server=name, unreachable=str(error))
     except TimeoutError:
         return Difference(server=name, unreachable=f"the MCP server `{name}` did not answer in time")

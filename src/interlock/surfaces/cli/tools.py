@@ -79,6 +79,8 @@ def _lines(out: Output, found: Sequence[Difference]) -> Iterable[str]:
     for one in found:
         if one.unreachable is not None:
             yield f"{one.server}: {clean(one.unreachable)}"
+            if one.hint:
+                yield f"  hint: {clean(one.hint)}"
             continue
         yield f"{one.server}: " + ("as it is locked" if not one.differs else "differs from the lock")
         for tool, why in one.problems.items():
