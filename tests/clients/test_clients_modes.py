@@ -18,6 +18,7 @@ from interlock.engine.trust import init
 from interlock.model.errors import UsageError
 from interlock.surfaces.clients.client import Setup, hook_command
 from interlock.surfaces.clients.doors import examine_clients
+from interlock.surfaces.clients.gateway_trial import GatewayStart, find_starts, try_gateway
 from interlock.surfaces.clients.hook_program import Gate
 from interlock.surfaces.clients.installation import Installation
 from interlock.surfaces.clients.known import CLIENTS
@@ -195,3 +196,30 @@ def test_doctor_tries_the_hook_and_looks_at_the_files(place):
     assert place.facts()["resident gate"].detail.startswith("running"), "the hook has started it"
     path.write_text(written.replace("PreToolUse", "PreToolUsed"))
     assert "no longer has" in place.facts()["claude-code: guard mode, project"].detail
+
+
+def test_doctor_tries_the_gateway_by_starting_it(place):
+    place.install("replace")
+    name = "claude-code: replace mode, project: gateway"
+    tried = place.facts()[name]
+    assert (tried.status, tried.detail.startswith("started, it offers ")) == ("ok", True), tried
+    place.install("replace", agent="stranger")
+    tried = place.facts()[name]
+    assert (tried.status, "`stranger`" in tried.detail, "[grants.NAME]" in tried.hint) == ("warning", True, True)
+    (place.root / "interlock.toml").write_text("[rules]\n")
+    tried = place.facts()[name]
+    assert (tried.status, "not trusted" in tried.detail) == ("problem", True)
+    gone = try_gateway(GatewayStart(("/nowhere/interlock", "gateway"), ()), place.root, place.env)
+    assert (gone.status, "No such file" in gone.detail, "interlock install" in gone.hint) == ("problem", True, True)
+
+
+def test_a_gateway_is_found_in_each_form_that_settings_have_for_it():
+    own = GatewayStart(("/bin/interlock", "gateway", "--agent", "a"), (("INTERLOCK_STATE_DIR", "/s"),))
+    given = {"INTERLOCK_STATE_DIR": "/s"}
+    for value in (
+        {"command": "/bin/interlock", "args": ["gateway", "--agent", "a"], "env": given},
+        [{"mcp": {"type": "local", "command": ["/bin/interlock", "gateway", "--agent", "a"], "environment": given}}],
+    ):
+        assert list(find_starts(value)) == [own]
+    assert list(find_starts({"command": "gateway", "args": []})) == []
+    assert list(find_starts([{"command": "/bin/other", "args": ["serve"]}, "gateway", None])) == []

@@ -17,6 +17,7 @@ from interlock.model.errors import InterlockError
 from interlock.surfaces.clients.client import Client, Scope
 from interlock.surfaces.clients.documents import read_document
 from interlock.surfaces.clients.entries import Entry, has
+from interlock.surfaces.clients.gateway_trial import find_starts, try_gateway
 from interlock.surfaces.clients.hook_program import Failure, Gate
 from interlock.surfaces.clients.hook_program import __name__ as hook_module
 from interlock.surfaces.clients.installation import Installation, Record
@@ -74,7 +75,7 @@ def _examine(client: Client, start: Path, env: Mapping[str, str], *, run: bool) 
             hint=f"interlock install {client.name}",
         )
     for scope, _, record in found:
-        yield from _setup(client, scope, record, env)
+        yield from _setup(client, scope, record, start, env)
     if run and version is not None:
         yield from _tried(client, start, env)
 
@@ -89,7 +90,7 @@ def _version(client: Client, version: str | None) -> Fact:
     return _fact(client, "version", "warning", detail, "interlock doctor --clients" if client.trial else None)
 
 
-def _setup(client: Client, scope: Scope, record: Record, env: Mapping[str, str]) -> Iterator[Fact]:
+def _setup(client: Client, scope: Scope, record: Record, start: Path, env: Mapping[str, str]) -> Iterator[Fact]:
     """What was put into its files is there, and works."""
     where = f"{record.mode} mode, {scope}"
     lost = [saved.path for saved in record.files if not _is_there(client, saved.path, saved.entries)]
@@ -105,6 +106,9 @@ def _setup(client: Client, scope: Scope, record: Record, env: Mapping[str, str])
             yield _fact(client, f"{where}: hook", "ok", "tried: it refuses what is not known")
         else:
             yield _fact(client, f"{where}: hook", "problem", problem, f"interlock gate start, then {again}")
+    for gateway in dict.fromkeys(find_starts([entry.value for saved in record.files for entry in saved.entries])):
+        tried = try_gateway(gateway, start, env)
+        yield _fact(client, f"{where}: gateway", tried.status, tried.detail, tried.hint)
     if not lost and record.mode == "replace":
         yield _fact(client, where, "ok", "its own tools are off in the settings of this project")
     for door in client.left_open(record.mode, scope):
