@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import wasmtime
@@ -23,6 +25,18 @@ unscoped = ["*"]
 tools = ["*"]
 unscoped = ["*"]
 """
+
+HOST_TOOLS = {
+    "fs_read": ("fs-read", "read", 1),
+    "fs_list": ("fs-read", "list", 1),
+    "fs_write": ("fs-write", "write", 2),
+    "fs_delete": ("fs-write", "delete", 1),
+    "fetch": ("http", "fetch", 0),
+    "call_tool": ("tools", "call", 1),
+    "ask": ("approval", "request", 2),
+}
+"""Tool to the host function that it calls: with so many texts of its arguments, in their order, or with (0) all of them. What is
+missing to the function's two parameters is all arguments, too."""
 
 TOOLS = {
     "echo": "(return (call $reply_ok (local.get $args) (local.get $alen)))",
@@ -84,18 +98,21 @@ KV = """
   (import "interlock:capsule/kv@0.1.0" "list" (func $kv_list (param i32 i32) (result i64)))"""
 
 
-def wat(*, imports: str = "", top: str = "", memory: str = "2") -> str:
-    """The module with all tools. `top` is more of it, and `imports` more imports."""
+def wat(*, imports: str = "", top: str = "", memory: str = "2", more: str | None = None) -> str:
+    """The module with all tools, or (`more`) other ones. `top` is more of it, and `imports` more imports."""
     branches = "".join(
         f"(if (i32.eq (local.get $tool) (i32.const {index})) (then {body}))\n"
         for index, body in enumerate(TOOLS.values())
+    )
+    branches = (
+        branches if more is None else f"(global.set $ap (local.get $args)) (global.set $al (local.get $alen)) {more}"
     )
     return f"""(module
   (import "interlock:capsule/log@0.1.0" "write" (func $log (param i64 i32 i32) (result i64)))
   (import "interlock:capsule/config@0.1.0" "get" (func $config_get (param i32 i32) (result i64)))
   (import "interlock:capsule/clock@0.1.0" "now" (func $now (result i64)))
   (import "interlock:capsule/clock@0.1.0" "monotonic" (func $monotonic (result i64)))
-  {KV} {imports}
+  {KV if more is None else ""} {imports}
   (memory (export "memory") {memory})
   (global $top (mut i32) (i32.const 4096))
   (global $count (mut i32) (i32.const 0))
@@ -133,9 +150,55 @@ def wat(*, imports: str = "", top: str = "", memory: str = "2") -> str:
   {top})"""
 
 
+def host_wat(*interfaces: str) -> str:
+    """A module with a tool for each host function of the interfaces, which gives what the function gave."""
+    tools = {tool: found for tool, found in HOST_TOOLS.items() if found[0] in interfaces}
+    imports, branches = "", ""
+    for tool, (interface, function, texts) in tools.items():
+        index = list(HOST_TOOLS).index(tool)
+        count = 2 if function in ("write", "call", "request") else 1
+        imports += f"""
+          (import "interlock:capsule/{interface}@0.1.0" "{function}"
+            (func ${tool} (param {"i32 i32 " * count}) (result i64)))"""
+        given = [
+            f"(call $find (i32.const {n})) (global.get $vp) (call $find (i32.const {n})) (global.get $vl)"
+            for n in range(texts)
+        ]
+        given += ["(local.get $args) (local.get $alen)"] * (count - texts)
+        branches += f"""(if (i32.eq (local.get $tool) (i32.const {index})) (then
+          (return (call $done (call ${tool} {" ".join(given)})))))"""
+    return wat(imports=imports, top=FIND, more=branches)
+
+
+FIND = """
+  ;; The text after the n-th `:"` of the arguments, up to the next quotation mark: no escapes.
+  (global $vp (mut i32) (i32.const 0)) (global $vl (mut i32) (i32.const 0))
+  (global $ap (mut i32) (i32.const 0)) (global $al (mut i32) (i32.const 0))
+  (func $find (param $n i32) (local $p i32)
+    (local.set $p (global.get $ap))
+    (block $found (loop $next
+      (if (i32.eq (i32.load16_u (local.get $p)) (i32.const 0x223a)) (then
+        (br_if $found (i32.eqz (local.get $n)))
+        (local.set $n (i32.sub (local.get $n) (i32.const 1)))))
+      (local.set $p (i32.add (local.get $p) (i32.const 1)))
+      (br $next)))
+    (local.set $p (i32.add (local.get $p) (i32.const 2)))
+    (global.set $vp (local.get $p))
+    (block $end (loop $next
+      (br_if $end (i32.eq (i32.load8_u (local.get $p)) (i32.const 34)))
+      (local.set $p (i32.add (local.get $p) (i32.const 1)))
+      (br $next)))
+    (global.set $vl (i32.sub (local.get $p) (global.get $vp))))
+  ;; A reply without content becomes `null`.
+  (func $done (param $r i64) (result i64)
+    (if (i32.eq (i32.wrap_i64 (local.get $r)) (i32.const 1)) (then
+      (return (call $reply_ok (i32.const 32) (i32.const 4)))))
+    (local.get $r))"""
+
+
 def name_of(tool: str) -> str:
     """The tool's name in the module."""
-    return f"{tool}-{list(TOOLS).index(tool):03}"
+    return f"{tool}-{list(HOST_TOOLS if tool in HOST_TOOLS else TOOLS).index(tool):03}"
 
 
 MANIFEST = """
@@ -152,6 +215,7 @@ default = 2
 secret = true
 [capabilities]
 kv = {kv}
+{declared}
 [limits]
 memory_mb = 4
 timeout_ms = {timeout_ms}
@@ -176,19 +240,34 @@ class World:
         self.opened: list[Runtime] = []
         self.capsules: list[str] = []
 
-    def add(self, name: str = "c", source: str | None = None, **options: str) -> Path:
+    def add(
+        self, name: str = "c", source: str | None = None, tools: Iterable[str] | None = None, **options: str
+    ) -> Path:
         """Write a capsule; returns its directory."""
         directory = self.root / name
         directory.mkdir(exist_ok=True)
-        values = {"kv": "true", "timeout_ms": "20000", "lifetime": "call", "trust": "full", "limits": "", "more": ""}
+        values = {
+            "kv": "true",
+            "declared": "",
+            "timeout_ms": "20000",
+            "lifetime": "call",
+            "trust": "full",
+            "limits": "",
+            "more": "",
+        }
         manifest = MANIFEST.format(name=name, **{**values, **options})
-        for tool in TOOLS:
+        for tool in TOOLS if tools is None else tools:
             manifest += f'[[tool]]\nname = "{name_of(tool)}"\ndescription = "Does {tool}."\n'
             manifest += 'input_schema = { type = "object" }\n'
         (directory / "capsule.toml").write_text(manifest)
         (directory / "module.wasm").write_bytes(wasmtime.wat2wasm(source or wat()))
         self.capsules.append(name)
         return directory
+
+    def add_host(self, name: str, declared: str, *interfaces: str, **options: str) -> Path:
+        """Write a capsule with a tool for each host function of some interfaces. `declared` are capabilities."""
+        tools = [tool for tool, found in HOST_TOOLS.items() if found[0] in interfaces]
+        return self.add(name, host_wat(*interfaces), tools, kv="false", declared=declared, **options)
 
     def configure(self, more: str = "") -> None:
         """Write and trust the configuration, with every capsule locked as it is now."""
@@ -217,3 +296,17 @@ class World:
 def call(runtime: Runtime, tool: str, parameters: dict | None = None, capsule: str = "c", **options):
     """One call of a tool of the capsule."""
     return runtime.call_sync(f"{capsule}/{name_of(tool)}", parameters or {}, **options)
+
+
+def refusal(runtime: Runtime, tool: str, parameters: dict, **options) -> str:
+    """The code with which a host function refused a call."""
+    result = call(runtime, tool, parameters, **options)
+    assert result.reason == "tool_failed", result
+    return json.loads(result.error[result.error.index("{") :])["code"]
+
+
+def events(runtime: Runtime, run_id: str, *kinds: str) -> list[dict]:
+    """The events of these kinds in a run's journal."""
+    journal = runtime.services.state_dir / "runs" / run_id / "journal.ndjson"
+    found = [json.loads(line) for line in journal.read_text().splitlines()]
+    return [event for event in found if event["kind"] in kinds]

@@ -61,7 +61,7 @@ def test_one_flipped_byte_in_the_compiled_code_has_it_compiled_again(world):
     world.configure()
     runtime = world.open()
     load(runtime)
-    (code,) = runtime.services.capsules._cache.directory.glob("*.cwasm")
+    (code,) = runtime.services.capsules._loader._cache.directory.glob("*.cwasm")
     assert (os.stat(code).st_mode & 0o777, os.stat(code.parent).st_mode & 0o777) == (0o600, 0o700)
     good = code.read_bytes()
     for place in (100, len(good) // 2, len(good) - 1):
@@ -73,7 +73,7 @@ def test_one_flipped_byte_in_the_compiled_code_has_it_compiled_again(world):
         assert code.read_bytes() == good
     record = code.with_suffix(".json")
     record.write_bytes(record.read_bytes().replace(b'"imports":[', b'"imports":[ '))
-    assert runtime.services.capsules._cache.find(code.stem) is None
+    assert runtime.services.capsules._loader._cache.find(code.stem) is None
 
 
 def test_the_code_is_not_read_again_while_its_file_is_the_same(world):
@@ -81,7 +81,7 @@ def test_the_code_is_not_read_again_while_its_file_is_the_same(world):
     world.configure()
     runtime = world.open()
     load(runtime)
-    cache = runtime.services.capsules._cache
+    cache = runtime.services.capsules._loader._cache
     (code,) = cache.directory.glob("*.cwasm")
     cache._digest_of = cache._digest
     seen = []

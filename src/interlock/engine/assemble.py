@@ -73,14 +73,15 @@ from interlock.workspace.registry import Registry as Workspaces
 from interlock.workspace.registry import state_directory
 
 if TYPE_CHECKING:
+    from interlock.engine.capsules import attach as capsule_tools
     from interlock.engine.learning import attach as learning
-    from interlock.engine.tools import capsule_tools, mcp_tools, model_tools
+    from interlock.engine.tools import mcp_tools, model_tools
     from interlock.executors import http_fetch
     from interlock.executors import modules as tool_modules
     from interlock.executors.capsules.capsules import Capsules
     from interlock.executors.mcp.servers import Servers
 else:
-    capsule_tools = lazy("interlock.engine.tools.capsule_tools")
+    capsule_tools = lazy("interlock.engine.capsules.attach")
     learning = lazy("interlock.engine.learning.attach")
     mcp_tools = lazy("interlock.engine.tools.mcp_tools")
     model_tools = lazy("interlock.engine.tools.model_tools")
@@ -241,8 +242,7 @@ def open_project(
         closing.append(stops.close)
         measured = _measure(loaded, clock, hooks, desk, closing)
         hands = _equip(loaded, disk, clock, closing, open_walls(settings, env, state, disk, hooks, undo=bool(unusable)))
-        if not unusable:
-            hands = _with_configured(hands, loaded, env, hooks, closing, state, db, workspace_id)
+        hands = hands if unusable else _with_more(hands, loaded, env, hooks, closing, state, db, workspace_id)
         services = _services(
             loaded, db, disk, clock, hooks, desk, measured, hands, workspace_id=workspace_id, redaction=redaction,
             durability=settings.journal.durability, home=home, reload=reload, stops=stops, checked=checked,
@@ -325,11 +325,11 @@ def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], 
     return Hands(workspace, runner, network, programs, modules, isolated, mounts, clock, disk)
 
 
-def _with_configured(
+def _with_more(
     hands: Hands, loaded: Loaded, env: Mapping[str, str], hooks: Hooks, closing: list[Callable[[], None]],
     state: Path, db: Database, workspace: str,
 ) -> Hands:  # fmt: skip
-    """Add what only some projects have: MCP servers and capsules."""
+    """Add MCP servers and capsules."""
     if loaded.settings.mcp.servers:
         servers = mcp_tools.open_servers(loaded, env, hands, hooks)
         closing.append(servers.close)

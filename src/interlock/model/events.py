@@ -16,40 +16,19 @@ from typing import Any, Final
 
 import msgspec
 
+from interlock.model.capsule_events import CapsuleLoaded as CapsuleLoaded
+from interlock.model.capsule_events import CapsuleRefused as CapsuleRefused
+from interlock.model.capsule_events import CapsuleUnloaded as CapsuleUnloaded
+from interlock.model.capsule_events import ToolCalled as ToolCalled
+from interlock.model.capsule_events import ToolReturned as ToolReturned
+from interlock.model.event import APART as APART
+from interlock.model.event import Event as Event
+from interlock.model.event import Kept as Kept
 from interlock.model.result import HostUse, NotUndone
 
 FORMAT_VERSION: Final = 2
 """Of the journal. 1: digests of kept values were SHA-256. 2: those of redacted values are keyed, `hmac-sha256:...`."""
 READABLE_VERSIONS: Final = (1, 2)
-
-
-class Kept(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """A value as the journal stores it."""
-
-    digest: str
-    """Of the original's canonical JSON (what = `value`): `sha256:...`, or `hmac-sha256:...` under the run's key if the view is
-    redacted or absent, so that a reader of the journal alone cannot confirm a guess of the redacted text."""
-    bytes: int
-    """Length of the original's canonical JSON."""
-    view: Any = None
-    """The redacted value; absent if it is over `Limits.inline_value_bytes`."""
-    private: bool = False
-    """True if the original differs from the view and lies in `private/` (until `keep` is over)."""
-
-
-APART: Final = object()
-"""The view of a value that is too large for an event, and so is neither redacted nor shown."""
-
-
-class Event(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="kind"):
-    """The fields of every kind."""
-
-    seq: int = -1
-    ts: int = -1
-    mono: int = -1
-    proposal: str | None = None
-    action: str | None = None
-    step: int | None = None
 
 
 class RunStarted(Event, kw_only=True, tag="run_started"):
@@ -556,7 +535,7 @@ class Unknown(msgspec.Struct, kw_only=True):
 AnyEvent = (
     RunStarted | RunResumed | ConfigurationChanged | StopRequested | RunFinished | ProposalReceived | ProposalRejected
     | MachineSampled | ActionRejected | PolicyDecided | ActionHeld | HoldResolved | ToolAsked | ToolAnswered
-    | ActionDeduplicated | ActionWaiting
+    | ActionDeduplicated | ActionWaiting | ToolCalled | ToolReturned | CapsuleLoaded | CapsuleRefused | CapsuleUnloaded
     | ActionSkipped | ActionValidated | ActionIntent | ActionRetrying | OutcomeSettled | ActionSucceeded
     | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | ActionConnection
     | ProcessStarted | ProcessEnded | StateChanged | EffectDivergence

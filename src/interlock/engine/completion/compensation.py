@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final
 
 from interlock.engine.gate.admission import wait
 from interlock.engine.gate.entailed import judge_entailed
@@ -16,7 +16,7 @@ from interlock.engine.proposals.action_run import ActionRun
 from interlock.engine.proposals.attempt import Failure, Output
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.tool_context import ActionContext
-from interlock.engine.proposals.watchdog import Slot, Watchdog
+from interlock.engine.proposals.watchdog import Alone, Slot, Watchdog
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Decision, Refusal, Requirement
 from interlock.model.grant import Principal
@@ -27,7 +27,6 @@ COMPENSATING: Final = -1
 """The number of the attempt under which a compensation changes files."""
 _LAST_LINES: Final = 3
 _LAST_CHARS_MAX: Final = 500
-T = TypeVar("T")
 
 
 class Answer:
@@ -45,16 +44,6 @@ class Answer:
     def reason(self) -> str:
         """Why a compensation did not undo its action: a code for `not_undone`."""
         return self.code if self.code == "undo_conflict" else "compensation_failed"
-
-
-class _Alone:
-    """The pool of a call outside the plan: nothing runs beside it."""
-
-    alone = True
-
-    async def wait_outside(self, answer: Awaitable[T]) -> T:
-        """No other call could use the place."""
-        return await answer
 
 
 async def call_tool(
@@ -112,7 +101,7 @@ async def _execute(
     task = asyncio.current_task()
     assert task is not None
     watchdog = Watchdog(run.loop, run.clock)
-    action = ActionRun(run, Slot(task, watchdog, _Alone()), index)
+    action = ActionRun(run, Slot(task, watchdog, Alone()), index)
     action.spec, action.tool, action.parameters, action.in_plan = spec, tool, spec.parameters, False
     if problem := await _admit(action, tool, principal, judges):
         return Answer(problem=problem)

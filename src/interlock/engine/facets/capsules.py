@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
+from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
-from interlock.model.errors import ToolError
+from interlock.executors.capsules.capsules import Capsules
+from interlock.model.capsule import SEPARATOR
+from interlock.model.errors import ToolError, UsageError
+from interlock.model.events import CapsuleUnloaded
+from interlock.model.tool import Binding
 
 
 class CapsuleState(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +30,10 @@ class CapsuleParts:
 
     def __init__(self, services: Services) -> None:
         """Use `runtime.capsules`."""
+        self._services = services
         self._capsules = services.capsules
+        self._taken: dict[str, list[Binding]] = {}
+        """The tools of capsules that were unloaded."""
 
     @property
     def names(self) -> list[str]:
@@ -34,11 +42,13 @@ class CapsuleParts:
 
     async def load(self, name: str) -> CapsuleState:
         """Have a capsule ready: check its build, compile it if need be, check its imports and its configuration."""
-        assert self._capsules is not None
-        manifest = self._capsules.manifest(name)
+        capsules = self._require(name)
+        manifest = capsules.manifest(name)
         problem = None
+        for binding in self._taken.pop(name, ()):
+            self._services.register(binding)
         try:
-            await self._capsules.load(name)
+            await capsules.load(name)
         except ToolError as error:
             problem = error.message
         return CapsuleState(
@@ -48,3 +58,30 @@ class CapsuleParts:
             tools=tuple(f"{name}/{tool.name}" for tool in manifest.tools),
             problem=problem,
         )
+
+    def unload(self, name: str) -> int:
+        """Take away a capsule's tools, end its calls (`cancelled`) and release its memory, until `load`. From any thread.
+
+        Recorded in a run of its own. Returns how many calls were ended. Raises: UsageError `not_found`, StoreError.
+        """
+        capsules, registry = self._require(name), self._services.registry
+        tools = [f"{name}{SEPARATOR}{tool.name}" for tool in capsules.manifest(name).tools]
+        found = [known.binding for tool in tools if (known := registry.find(tool)) is not None]
+        self._taken.setdefault(name, []).extend(found)
+        for binding in found:
+            registry.remove(binding.tool.name)
+        self._services.judges.expire()
+        instance, cancelled = capsules.unload(name)
+        if instance is not None:
+            run = Run.start(self._services, source="capsules")
+            if run.recorder is not None:
+                run.recorder.record(CapsuleUnloaded(capsule=name, instance=instance, cancelled=cancelled))
+            run.finish()
+        return cancelled
+
+    def _require(self, name: str) -> Capsules:
+        if self._capsules is None or name not in self._capsules.names:
+            raise UsageError(
+                f"there is no capsule `{name}`", code="not_found", hint="`runtime.capsules.names` lists them"
+            )
+        return self._capsules

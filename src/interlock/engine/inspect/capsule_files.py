@@ -15,9 +15,9 @@ import msgspec
 
 from interlock.disk import Disk
 from interlock.engine.local.location import locate, open_database
-from interlock.executors.capsules import component_file
-from interlock.executors.capsules.capsules import coerce_value
+from interlock.executors.capsules import component_file, interfaces
 from interlock.executors.capsules.component_file import read_component
+from interlock.executors.capsules.loading import coerce_value
 from interlock.executors.mcp.lock import FILE, Lock, decode_lock, encode_lock
 from interlock.model.capsule import LockedCapsule, Manifest
 from interlock.model.errors import ConfigurationError, UsageError
@@ -30,6 +30,10 @@ from interlock.state.capsule_values import CapsuleValues
 
 T = TypeVar("T")
 
+OPTIONAL_EXPORTS: Final = {"init": "func() -> result<_, string>"}
+"""Functions of a component that the host calls if they are there, and their types."""
+ENTRY: Final = "call-tool"
+_ENTRY_TYPE: Final = "func(name: string, args: string) -> result<string, string>"
 WORLD: Final = Path(component_file.__file__).parent / "capsule.wit"
 """The world that components are made for."""
 
@@ -68,6 +72,18 @@ def open_manifest(directory: Path) -> Manifest:
             hint="`interlock capsule new NAME` makes a capsule",
         )
     return decode_manifest(data, str(directory / MANIFEST))
+
+
+def world_of(manifest: Manifest, exports: Sequence[str]) -> str:
+    """The text of the world that a component with this manifest is made for: `capsule.wit`, with those interfaces alone that the
+    manifest declares, and besides `call-tool` those of the optional functions that are in `exports`.
+    """
+    text = WORLD.read_text(encoding="utf-8")
+    head, _, _ = text.partition("/// All interfaces.")
+    declared = [name for name in interfaces.INTERFACES if interfaces.is_declared(name, manifest.capabilities)]
+    lines = [*(f"  import {name};" for name in declared), f"  export {ENTRY}: {_ENTRY_TYPE};"]
+    lines += [f"  export {name}: {OPTIONAL_EXPORTS[name]};" for name in exports]
+    return "\n".join([head, "world capsule {", *lines, "}", ""])
 
 
 def lock_capsules(start: Path, names: Sequence[str]) -> tuple[Path, list[Pinned]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from interlock.engine.judges.code_rules import objection
 from interlock.engine.judges.judges import Call, Judges
 from interlock.engine.judges.verdict import Ask, Judged, verdict_of
-from interlock.model.decision import Refusal
+from interlock.model.decision import Decision, Refusal
 
 
 def judge_call(judges: Judges, call: Call) -> Judged:
@@ -39,3 +40,25 @@ def refusal_within(judges: Judges, call: Call) -> Refusal | None:
     if call.tool is not None and judges.uses(call.principal, call.tool, call.parameters):
         return Refusal("capability_denied", f"the grant for `{call.tool.name}` counts its uses")
     return None
+
+
+def objection_to(judges: Judges, call: Call) -> Refusal | None:
+    """Why policies or rules in code object to what a call does on the way, which none of them has to permit; None if none does.
+
+    For what the grant of a tool lets it do by itself, such as the files of a capsule.
+    """
+    assert call.tool is not None
+    request = judges.request(call)
+    decision = judges.policies.decide(request)
+    # Denied only because nothing permits it: no policy objects. What could not be evaluated is an objection.
+    if (
+        decision.decision == "deny"
+        and decision.reason == "policy_denied"
+        and not (decision.policies or decision.errors)
+    ):
+        decision = Decision(decision="allow")
+    if decision.decision == "allow" and (rules := judges.code_rules.cover(call.tool.name)):
+        decision = objection(rules, request, call.state.get) or decision
+    if decision.decision == "hold":
+        return Refusal("approval_required", "the rules say to ask, which is not possible in the middle of a call")
+    return Refusal(decision.reason or "policy_denied", decision.detail) if decision.decision == "deny" else None

@@ -31,6 +31,16 @@ class Pool(Protocol):
         ...
 
 
+class Alone:
+    """The pool of a call outside the plan: nothing runs beside it."""
+
+    alone = True
+
+    async def wait_outside(self, answer: Awaitable[T]) -> T:
+        """No other call could use the place."""
+        return await answer
+
+
 class Slot:
     """A worker's place in the pool: the task that runs there, and its deadline.
 

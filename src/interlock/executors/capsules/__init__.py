@@ -2,10 +2,12 @@
 
 | file | holds |
 |---|---|
-| `capsules.py` | the capsules of a runtime: their tools, how they are loaded, one call |
+| `capsules.py` | the capsules of a runtime: their tools, and one call |
+| `loading.py` | how a capsule is loaded: its build, its code, its imports, its configuration |
 | `component_file.py` | the WebAssembly file beneath a capsule's directory, read without following a link |
 | `code_cache.py` | compiled code: private, keyed, replaced as a whole |
-| `host.py` | what the runtime answers to host functions |
+| `host.py`, `host_files.py`, `host_http.py` | what the runtime answers to host functions |
+| `rights.py` | what the engine decides for them |
 | `workers.py` | worker processes: started, lent to one call at a time, ended |
 | `worker.py` | the process itself |
 | `core_module.py`, `component_instance.py` | one call of a core module, and of a component |

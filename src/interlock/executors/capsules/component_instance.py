@@ -18,6 +18,8 @@ from interlock.executors.capsules import interfaces
 from interlock.executors.capsules.core_module import TABLE_ELEMENTS_MAX, Answers, Bounds, CallError, run_guarded
 
 ENTRY: Final = "call-tool"
+INIT: Final = "init"
+"""Optional: `func() -> result<_, string>`, called once for each store."""
 INSTANCES_MAX: Final = 100
 """A component is made of several: those from Python have dozens."""
 TABLES_MAX: Final = 50
@@ -56,6 +58,11 @@ class ComponentInstance:
                         instance.add_func(function, self._answer(name, function))
         self._instance: Any = run_guarded(lambda: linker.instantiate(self.store, code))
         self._entry: Any = self._instance.get_func(self.store, ENTRY)
+        begin = self._instance.get_func(self.store, INIT)
+        if begin is not None:
+            failed = run_guarded(lambda: begin(self.store))
+            if isinstance(failed, str):
+                raise CallError("tool_failed", failed[:2000] or f"`{INIT}` reported a failure")
 
     def call(self, tool: str, arguments: bytes) -> bytes:
         """The result of a tool, as JSON text. Raises: CallError."""
@@ -101,11 +108,16 @@ def _lifted(gives: str, kind: int, data: bytes) -> Any:
     if gives == "text?":
         return data.decode() if kind == interfaces.OK else None
     if kind == interfaces.ERROR:
-        return json.loads(data)["message"]
+        message = json.loads(data)["message"]
+        return component.Variant("err", message) if gives == "text" else message
     match gives:
         case "bytes?":
             return None if kind == interfaces.NONE else data
-        case "texts":
+        case "bytes":
+            return data
+        case "text":
+            return component.Variant("ok", data.decode())
+        case "texts" | "flag" | "number":
             return json.loads(data)
         case _:
             return None

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
-from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from interlock.executors.capsules import interfaces
-from interlock.model.errors import InterlockError
+from interlock.executors.capsules.host_files import Files
+from interlock.executors.capsules.host_http import Http
+from interlock.executors.capsules.rights import Rights
+from interlock.model.capsule import Capabilities
+from interlock.model.clock import Clock
+from interlock.model.errors import InterlockError, ProposalError
+from interlock.model.globs import name_matcher
+from interlock.model.limits import DEFAULT_LIMITS
 from interlock.model.tool import Context
+from interlock.model.values import check_value, parse_json
 
 KEY_CHARS_MAX: Final = 512
 VALUE_BYTES_MAX: Final = 1024 * 1024
@@ -17,8 +28,14 @@ LOG_LINES_MAX: Final = 100
 """Lines of one call that are kept."""
 LOG_CHARS_MAX: Final = 2_000
 """Of one line."""
+LATE_S: Final = 0.25
+"""How long a worker has to end a late call by itself."""
+QUESTION_CHARS_MAX: Final = 2_000
+TOOL_CALLS_MAX: Final = 100
+"""Tools that one call may call."""
 _SECRET_CHARS_MIN: Final = 4
 """A secret that is shorter is not looked for in log lines: it would occur in ordinary words."""
+T = TypeVar("T")
 
 
 class KeyValues(Protocol):
@@ -41,27 +58,74 @@ class KeyValues(Protocol):
         ...
 
 
+class Caller(NamedTuple):
+    """Whose call it is."""
+
+    capsule: str
+    ctx: Context
+    capabilities: Capabilities
+    secrets: Mapping[str, str]
+    """Configured values, which no log line and no question shows."""
+
+
 class Host:
     """The host functions of one call."""
 
-    def __init__(self, capsule: str, ctx: Context, values: KeyValues | None, secrets: Mapping[str, str]) -> None:
-        """`values` is None if the manifest does not declare them. `secrets` are configured values, which no log line shows."""
-        self._capsule = capsule
-        self._ctx = ctx
+    def __init__(self, caller: Caller, values: KeyValues, rights: Rights, clock: Clock) -> None:
+        """Nothing is answered before `limit` is set."""
+        self._capsule = caller.capsule
+        self._ctx = caller.ctx
+        self._capabilities = caller.capabilities
         self._values = values
-        self._secrets = [value for value in secrets.values() if len(value) >= _SECRET_CHARS_MIN]
+        self._rights = rights
+        self._clock = clock
+        self._secrets = [value for value in caller.secrets.values() if len(value) >= _SECRET_CHARS_MIN]
+        self._may_call = name_matcher(caller.capabilities.tools)
+        self._files = Files(caller.ctx, rights, caller.capabilities)
+        self._bounded = Bounded(caller.ctx)
+        self._http = Http(rights, caller.capabilities.net, clock)
         self._lines = 0
+        self._tool_calls = 0
+        self.limit: asyncio.Timeout | None = None
+        """When the call ends; it is moved while people are asked."""
+        self.parked: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+        """Gives the context in which another call may have the place of this one."""
 
     async def answer(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
-        """The kind of the reply, and its bytes."""
+        """The kind of the reply, and its bytes, by the end of the call."""
+        interface = function.partition(".")[0]
+        if interface not in interfaces.INTERFACES or not interfaces.is_declared(interface, self._capabilities):
+            return _error("not_declared", f"the manifest does not declare `{interface}`")
         try:
-            match function, arguments:
-                case "log.write", [int(), str(text)]:
-                    return self._log(text)
-                case (("kv.get" | "kv.set" | "kv.delete" | "kv.list"), [str(key)]):
-                    return self._key_values(function, key, body)
+            if function == "approval.request":
+                return await self._ask(arguments)
+            async with asyncio.timeout_at(self._until()):
+                return await self._answer(function, arguments, body)
         except InterlockError as error:
-            return _error(error.code, error.message)
+            return _error(error.code, self._masked(error.message))
+        except TimeoutError:
+            return _error("timeout", "the call has no time left")
+
+    async def _answer(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
+        match function, arguments:
+            case "log.write", [int(), str(text)]:
+                return self._log(text)
+            case (("kv.get" | "kv.set" | "kv.delete" | "kv.list"), [str(key)]):
+                return self._key_values(function, key, body)
+            case "fs-read.read", [str(path)]:
+                return interfaces.OK, await self._on_thread(lambda: self._files.read(path))
+            case "fs-read.list", [str(path)]:
+                return interfaces.OK, await self._on_thread(lambda: self._files.list_(path))
+            case "fs-write.write", [str(path)]:
+                await self._on_thread(lambda: self._files.write(path, body))
+                return interfaces.OK, b""
+            case "fs-write.delete", [str(path)]:
+                await self._on_thread(lambda: self._files.delete(path))
+                return interfaces.OK, b""
+            case "http.fetch", [str(request)]:
+                return await self._fetch(request)
+            case "tools.call", [str(name), str(text)]:
+                return await self._call_tool(name, text)
         return _error("unknown_function", "there is no such host function")
 
     def _log(self, text: str) -> tuple[int, bytes]:
@@ -70,15 +134,16 @@ class Host:
             if self._lines == LOG_LINES_MAX + 1:
                 self._ctx.log(f"{self._capsule}: more than {LOG_LINES_MAX} lines; the others of this call are not kept")
             return _error("log_full", f"a call may log {LOG_LINES_MAX} lines")
+        self._ctx.log(f"{self._capsule}: {self._masked(text)[:LOG_CHARS_MAX]}")
+        return interfaces.OK, b""
+
+    def _masked(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "[secret]")
-        self._ctx.log(f"{self._capsule}: {text[:LOG_CHARS_MAX]}")
-        return interfaces.OK, b""
+        return text
 
     def _key_values(self, function: str, key: str, body: bytes) -> tuple[int, bytes]:
         values = self._values
-        if values is None:
-            return _error("not_declared", "the manifest does not declare `capabilities.kv`")
         if function == "kv.list":
             return interfaces.OK, json.dumps(values.keys(key[:KEY_CHARS_MAX], KEYS_LISTED_MAX)).encode()
         if not key or "\0" in key or len(key) > KEY_CHARS_MAX:
@@ -98,6 +163,80 @@ class Host:
                 "kv_full", "the values that the capsule keeps for this agent take all the space that they may"
             )
         return interfaces.OK, b""
+
+    async def _fetch(self, request: str) -> tuple[int, bytes]:
+        self._bounded.deadline_ns = self._clock.mono_ns() + self._left_ms() * 1_000_000
+        fetched = await self._on_thread(lambda: self._http.fetch(request, self._ctx, self._bounded))
+        self._rights.record_connections(self._ctx, fetched.records)
+        if fetched.error is not None:
+            raise fetched.error
+        return interfaces.OK, fetched.data
+
+    async def _call_tool(self, name: str, text: str) -> tuple[int, bytes]:
+        self._tool_calls += 1
+        if self._tool_calls > TOOL_CALLS_MAX:
+            return _error("limit_exceeded", f"a call may call {TOOL_CALLS_MAX} tools")
+        if not self._may_call(name):
+            return _error("not_declared", f"the manifest does not name `{name[:200]}` in `capabilities.tools`")
+        try:
+            parameters = parse_json(text.encode())
+            check_value([parameters], "$", DEFAULT_LIMITS)
+        except ProposalError as error:
+            return _error("invalid_parameters", f"the arguments are not JSON: {error.message}")
+        if not isinstance(parameters, dict):
+            return _error("invalid_parameters", "the arguments are not a JSON object")
+        value = await self._rights.call_tool(self._ctx, name, parameters, self._left_ms())
+        return interfaces.OK, json.dumps(value).encode()
+
+    async def _ask(self, arguments: list[Any]) -> tuple[int, bytes]:
+        """Ask people; the time that they take is not the call's."""
+        limit, loop = self.limit, asyncio.get_running_loop()
+        summary, reason = (str(text) for text in arguments)
+        assert limit is not None
+        left = (limit.when() or loop.time()) - loop.time()
+        shown = f"{self._capsule}: {self._masked(summary)[:QUESTION_CHARS_MAX]}"
+        limit.reschedule(None)
+        try:
+            with self.parked():
+                given = await self._ctx.ask(shown, self._masked(reason)[:QUESTION_CHARS_MAX])
+        finally:
+            if not limit.expired():
+                limit.reschedule(loop.time() + left)
+        return interfaces.OK, json.dumps(bool(given)).encode()
+
+    def _until(self) -> float:
+        """When a host function ends at the latest (the loop's time): before a worker that does not answer is killed."""
+        when = None if self.limit is None else self.limit.when()
+        return asyncio.get_running_loop().time() if when is None else when - LATE_S
+
+    def _left_ms(self) -> int:
+        return max(1, int((self._until() - asyncio.get_running_loop().time()) * 1000))
+
+    async def _on_thread(self, work: Callable[[], T]) -> T:
+        """Run what blocks, to its end. Raises what it raises."""
+        running = asyncio.ensure_future(asyncio.to_thread(work))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self._files.stopped = True
+            self._bounded.cancelled = True
+            while not running.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([running])
+            raise
+
+
+class Bounded:
+    """A context whose deadline is that of the call, and which is cancelled with it."""
+
+    def __init__(self, ctx: Context) -> None:
+        """Of an attempt."""
+        self._ctx = ctx
+        self.deadline_ns = ctx.deadline_ns
+        self.cancelled = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
 
 
 def _error(code: str, message: str) -> tuple[int, bytes]:

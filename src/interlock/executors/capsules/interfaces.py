@@ -32,9 +32,12 @@ class HostFunction(NamedTuple):
     parameters: tuple[str, ...]
     """Each `text`, `bytes` or `number`."""
     gives: str = ""
-    """What it gives in WIT: nothing, `text?` (an option), or a result of `bytes?`, `texts`, or nothing. See `capsule.wit`."""
+    """What it gives in WIT: `text?` (an option), or a result of `bytes`, `bytes?`, `text`, `texts`, `flag`, `number`, or nothing.
+    See `capsule.wit`. In the reply to a core module `texts`, `flag` and `number` are JSON."""
     plain: bool = False
     """True if the result is an `i64` rather than a reply."""
+    untimed: bool = False
+    """True if the time that it takes is not time of the call: a person is asked."""
 
 
 class Interface(NamedTuple):
@@ -58,6 +61,13 @@ INTERFACES: Final = {
         },
         "kv",
     ),
+    "fs-read": Interface(
+        {"read": HostFunction(("text",), "bytes"), "list": HostFunction(("text",), "texts")}, "fs_read"
+    ),
+    "fs-write": Interface({"write": HostFunction(("text", "bytes")), "delete": HostFunction(("text",))}, "fs_write"),
+    "http": Interface({"fetch": HostFunction(("text",), "text")}, "net"),
+    "tools": Interface({"call": HostFunction(("text", "text"), "text")}, "tools"),
+    "approval": Interface({"request": HostFunction(("text", "text"), "flag", untimed=True)}, "approval"),
 }
 """By the name after `interlock:capsule/`."""
 
@@ -68,6 +78,12 @@ def module_name(interface: str) -> str:
 
 
 BY_MODULE: Final = {module_name(name): name for name in INTERFACES}
+
+
+def is_declared(interface: str, capabilities: Any) -> bool:
+    """True if a manifest with these `[capabilities]` declares the interface, or it needs no declaration."""
+    capability = INTERFACES[interface].capability
+    return not capability or bool(getattr(capabilities, capability))
 
 
 def import_problem(imports: Iterable[tuple[str, str]], declared: Any) -> str | None:
@@ -81,7 +97,7 @@ def import_problem(imports: Iterable[tuple[str, str]], declared: Any) -> str | N
         name = BY_MODULE.get(module)
         if name is None or function not in INTERFACES[name].functions:
             return f"it imports `{function}` from `{module}`, which is not a function that capsules are given"
-        capability = INTERFACES[name].capability
-        if capability and not getattr(declared, capability):
+        if not is_declared(name, declared):
+            capability = INTERFACES[name].capability
             return f"it imports `{function}` from `{module}`, and its manifest does not declare `capabilities.{capability}`"
     return None

@@ -6,10 +6,12 @@ by the engine's epoch; it touches no store. Imports nothing of the runtime but i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, Final
 
 import wasmtime
@@ -52,10 +54,18 @@ class Alarm:
         with self._changed:
             self._engine = None
 
-    @property
-    def left(self) -> float:
-        """Seconds until the deadline."""
-        return max(0.0, self._deadline - time.monotonic())
+    @contextlib.contextmanager
+    def stopped(self, stop: bool) -> Iterator[None]:
+        """The block is not time of the call, if `stop`."""
+        engine, left = self._engine, self._deadline - time.monotonic()
+        if not stop or engine is None:
+            yield
+            return
+        self.disarm()
+        try:
+            yield
+        finally:
+            self.arm(engine, left)
 
     def _run(self) -> None:
         with self._changed:
@@ -101,10 +111,11 @@ class Worker:
             self._link.sendall(frames.encode(answer, data))
 
     def call(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
-        """Ask the runtime for a host function, no longer than the call may take."""
-        self._link.settimeout(None)
-        self._link.sendall(frames.encode({"host": function, "arguments": arguments}, body))
-        message = self._receive()
+        """Ask the runtime for a host function, which it answers by the end of the call."""
+        interface, _, name = function.partition(".")
+        with self._alarm.stopped(interfaces.INTERFACES[interface].functions[name].untimed):
+            self._link.sendall(frames.encode({"host": function, "arguments": arguments}, body))
+            message = self._receive()
         if message is None:
             os._exit(0)  # the runtime has ended
         return int(message[0]["kind"]), message[1]

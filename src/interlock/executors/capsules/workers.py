@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Final, NamedTuple, Protocol
 
 from interlock.executors.capsules import frames
@@ -109,6 +109,8 @@ class Worker:
         self.loaded: set[str] = set()
         """Keys of the modules that it has."""
         self.broken = False
+        self.unwanted = False
+        """True once it is not to serve another call."""
 
     async def request(self, header: dict[str, Any], body: bytes, answer: Answer) -> Reply:
         """Send a request, answer the host functions of the call, and return the end.
@@ -175,6 +177,7 @@ class Workers:
         self._most = most
         self._lock = threading.Lock()
         self._idle: list[tuple[str, Worker]] = []
+        self._lent: list[tuple[str, Worker]] = []
         self._running: dict[str, int] = {}
         self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]]] = {}
         self._closed = False
@@ -187,12 +190,45 @@ class Workers:
             await asyncio.shield(worker.close())
             self._give_back(group, None)
             worker = await self._take(group, self._most if most is None else most)
+        with self._lock:
+            self._lent.append((group, worker))
         try:
             yield worker
         finally:
-            if worker.broken:
+            with self._lock:
+                self._lent.remove((group, worker))
+            done = worker.broken or worker.unwanted
+            if done:
                 await asyncio.shield(worker.close())
-            self._give_back(group, None if worker.broken else worker)
+            self._give_back(group, None if done else worker)
+
+    @contextlib.contextmanager
+    def parked(self, group: str) -> Iterator[None]:
+        """The block is one of a call that waits for people: meanwhile another call may have a worker in place of its own."""
+        with self._lock:
+            self._running[group] -= 1
+        self._wake(group)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running[group] += 1
+
+    def drop(self, key: str, group: str) -> None:
+        """End the workers that hold a module, or serve a group that begins so: those that are busy once their call has ended."""
+
+        def holds(pair: tuple[str, Worker]) -> bool:
+            return key in pair[1].loaded or pair[0].startswith(group)
+
+        with self._lock:
+            ended = [pair for pair in self._idle if holds(pair)]
+            self._idle = [pair for pair in self._idle if pair not in ended]
+            for pair in ended:
+                self._running[pair[0]] -= 1
+            for pair in self._lent:
+                pair[1].unwanted = pair[1].unwanted or holds(pair)
+        for _, worker in ended:
+            worker.end()
 
     def close(self) -> None:
         """End the idle workers. A call that still runs ends its own."""
@@ -244,12 +280,17 @@ class Workers:
             while len(self._idle) > _IDLE_MAX:
                 surplus.append(self._idle.pop(0))
                 self._running[surplus[-1][0]] -= 1
+        self._wake(group)
+        for one in (*(pair[1] for pair in surplus), *([worker] if worker is not None else [])):
+            threading.Thread(target=one.end, daemon=True).start()
+
+    def _wake(self, group: str) -> None:
+        """Have the calls that wait for a worker of the group look again."""
+        with self._lock:
             turns, self._waiting[group] = self._waiting.get(group, []), []
         for loop, turn in turns:
             with contextlib.suppress(RuntimeError):  # its loop has ended
                 loop.call_soon_threadsafe(_wake, turn)
-        for one in (*(pair[1] for pair in surplus), *([worker] if worker is not None else [])):
-            threading.Thread(target=one.end, daemon=True).start()
 
 
 def _wake(turn: asyncio.Future[None]) -> None:

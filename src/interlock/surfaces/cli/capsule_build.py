@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from interlock.disk import Disk
-from interlock.engine.inspect.capsule_files import WORLD, open_manifest
+from interlock.engine.inspect.capsule_files import OPTIONAL_EXPORTS, open_manifest, world_of
+from interlock.model.capsule import Manifest
 from interlock.model.errors import UsageError
 from interlock.surfaces.cli.capsule_templates import LANGUAGES
 
@@ -39,13 +42,13 @@ def build(directory: Path) -> Path:
             hint=f"one of {known}; a component that something else builds needs no `interlock capsule build`",
         )
     target = directory / manifest.component.file
-    data = _COMPILERS[found[0]](directory / LANGUAGES[found[0]].source)
+    data = _COMPILERS[found[0]](directory / LANGUAGES[found[0]].source, manifest)
     Disk().make_directory(target.parent, mode=0o755)
     Disk().write_atomic(target, data, mode=0o644, durable=False)
     return target
 
 
-def _from_wat(source: Path) -> bytes:
+def _from_wat(source: Path, _manifest: Manifest) -> bytes:
     _need("wasmtime", "pip install 'interlock[wasm]'")
     import wasmtime  # noqa: PLC0415 - an optional extra
 
@@ -57,15 +60,24 @@ def _from_wat(source: Path) -> bytes:
         raise UsageError(f"`{source}` is not UTF-8") from None
 
 
-def _from_c(source: Path) -> bytes:
+def _from_c(source: Path, _manifest: Manifest) -> bytes:
     _need("ziglang", "pip install ziglang")
     return _compiled(source, lambda output: ["-m", "ziglang", "cc", *_C_FLAGS, "-o", output, source.name])
 
 
-def _from_python(source: Path) -> bytes:
+def _from_python(source: Path, manifest: Manifest) -> bytes:
     _need("componentize_py", "pip install componentize-py")
-    world = ["-d", str(WORLD), "-w", "capsule"]
-    return _compiled(source, lambda output: ["-c", _COMPONENTIZE, *world, "componentize", source.stem, "-o", output])
+    try:
+        tree = ast.parse(source.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"`{source}` cannot be compiled: {error}") from None
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    exports = [name for name in OPTIONAL_EXPORTS if name.replace("-", "_") in defined]
+    with tempfile.TemporaryDirectory() as directory:
+        world = Path(directory) / "capsule.wit"
+        world.write_text(world_of(manifest, exports), encoding="utf-8")
+        command = ["-c", _COMPONENTIZE, "-d", str(world), "-w", "capsule", "componentize", source.stem, "-o"]
+        return _compiled(source, lambda output: [*command, output])
 
 
 def _compiled(source: Path, arguments: Callable[[str], list[str]]) -> bytes:
@@ -96,4 +108,8 @@ def _need(module: str, command: str) -> None:
         raise UsageError(f"building this capsule needs `{module}`", code="extra_missing", hint=f"`{command}`")
 
 
-_COMPILERS: Final[dict[str, Callable[[Path], bytes]]] = {"wat": _from_wat, "c": _from_c, "python": _from_python}
+_COMPILERS: Final[dict[str, Callable[[Path, Manifest], bytes]]] = {
+    "wat": _from_wat,
+    "c": _from_c,
+    "python": _from_python,
+}

@@ -108,13 +108,6 @@ class WitWorld(wit_world.WitWorld):
 """
 
 
-_ALL: Final = """
-# A component made from Python imports the whole world, so all of it has to be declared.
-[capabilities]
-kv = true
-"""
-
-
 class Language(NamedTuple):
     """A language in which capsules are written."""
 
@@ -123,14 +116,12 @@ class Language(NamedTuple):
     """Name of the source file."""
     text: str
     memory_mb: int = 4
-    more: str = ""
-    """The end of its manifest."""
 
 
 LANGUAGES: Final = {
     "wat": Language("core", "capsule.wat", _WAT),
     "c": Language("core", "capsule.c", _C),
-    "python": Language("component", "capsule.py", _PYTHON, 64, _ALL),
+    "python": Language("component", "capsule.py", _PYTHON, 64),
 }
 
 
@@ -138,6 +129,6 @@ def files(name: str, language: str) -> dict[str, str]:
     """The files of a new capsule, by name."""
     found = LANGUAGES[language]
     return {
-        "capsule.toml": _MANIFEST.format(name=name, abi=found.abi, memory_mb=found.memory_mb) + found.more,
+        "capsule.toml": _MANIFEST.format(name=name, abi=found.abi, memory_mb=found.memory_mb),
         found.source: found.text.format(name=name),
     }

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from interlock.disk import Database, Disk
+from interlock.engine.capsules.rights import CallerRights
+from interlock.engine.local.clock import SystemIds
 from interlock.engine.local.machine import own_key
 from interlock.engine.tools.mcp_tools import Adjust, Hands, Registering, Told, lock_of
-from interlock.executors.capsules.capsules import Capsules, Installed
+from interlock.executors.capsules.capsules import Capsules
 from interlock.executors.capsules.code_cache import CodeCache
+from interlock.executors.capsules.loading import Installed
 from interlock.executors.capsules.workers import WalledStart
 from interlock.model.capsule import LockedCapsule, Manifest
 from interlock.model.clock import Clock
@@ -50,9 +53,11 @@ def open_capsules(
         CodeCache(state / _CODE, own_key(state, hands.disk, "capsules"), hands.disk),
         WalledStart(hands.runner, hands.workspace),
         CapsuleValues(db, workspace_id),
+        CallerRights(),
         hands.clock,
         workers_max=max(1, min(_WORKERS_MAX, os.cpu_count() or 1)),
         tell=hooks.notify,
+        new_instance=lambda: SystemIds().new("capsule"),
     )
 
 
@@ -92,21 +97,4 @@ def _problem(
     missing = [dependency for dependency in manifest.behavior.dependencies if dependency not in loaded]
     if missing:
         return f"it depends on `{missing[0]}`, which is not loaded"
-    return _unavailable(manifest)
-
-
-def _unavailable(manifest: Manifest) -> str | None:
-    """What a manifest asks for and this version does not have."""
-    own = manifest.capabilities
-    asked = {
-        "capabilities.fs_read": bool(own.fs_read),
-        "capabilities.fs_write": bool(own.fs_write),
-        "capabilities.net": bool(own.net),
-        "capabilities.ipc_publish": bool(own.ipc_publish),
-        "capabilities.ipc_subscribe": bool(own.ipc_subscribe),
-        "capabilities.tools": bool(own.tools),
-        "capabilities.approval": own.approval,
-        "uplink": bool(manifest.uplinks),
-    }
-    found = [name for name, wanted in asked.items() if wanted]
-    return f"`{found[0]}` is not available in this version" if found else None
+    return "`uplink` is not available in this version" if manifest.uplinks else None

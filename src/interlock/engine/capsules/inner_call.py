@@ -1,0 +1,136 @@
+"""A tool calls another tool, as a part of its own call: with the rights of its caller, never with more.
+
+The call goes through steps 2 to 5, takes a place in the budget and in the rate limit (7), is written down before it has an effect
+(8), runs within the time of the outer call (9), and its outcome is written down (10). It works in the outer action's layer and
+turn, and what it changes is undone with that action. A question (6) cannot be asked in the middle of a call: what the rules
+hold is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any, Final
+
+from interlock.engine.gate.execute import execute
+from interlock.engine.judges.judges import Call
+from interlock.engine.judges.steps import refusal_within
+from interlock.engine.proposals.action_run import ActionRun
+from interlock.engine.proposals.attempt import Failure, Output
+from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.proposals.watchdog import Alone, Slot, Watchdog
+from interlock.engine.tools.registry import Registered
+from interlock.model.errors import ToolError
+from interlock.model.events import ToolCalled, ToolReturned
+from interlock.model.proposal import Action
+
+_ALONE: Final = frozenset({"undo"})
+"""Tools whose own writes are judged before they run, which takes an action of its own."""
+_numbers = itertools.count(1)
+
+
+async def call_within(outer: ActionContext, name: str, parameters: dict[str, Any], left_ms: int) -> Any:
+    """The output of a tool. Raises: ToolError, with the reason of the refusal or of the failure; StoreError."""
+    run = outer.run
+    run.services.refresh_if_due()
+    tool = run.services.registry.find(name)
+    if tool is None:
+        raise ToolError(f"there is no tool `{name[:200]}` here", code="unknown_tool", retryable=False)
+    _require_possible(outer, tool)
+    spec = Action(type="tool_call", id=outer.action_id, tool=name, parameters=parameters, timeout_ms=left_ms)
+    judges = run.judges_in_force()
+    principal = judges.principal(outer.agent, outer.session)
+    refusal = refusal_within(judges, Call(principal, run.proposal, spec, tool, parameters, run.buffer))
+    if refusal is not None:
+        raise _refused(name, refusal.reason, refusal.detail)
+    await _admit(outer, tool, left_ms)
+    number = next(_numbers)
+    if outer.run.recorder is not None:
+        kept = outer.run.recorder.keep(parameters, tool.secrets)
+        called = ToolCalled(call=number, tool=name, version=tool.version, parameters=kept, read_only=tool.read_only)
+        run.record(8, outer.index, lambda _: called)
+        if not tool.read_only:
+            await outer.run.recorder.writer.durable(alone=False)
+    result = await _execute(outer, spec, tool)
+    _record(outer, number, tool, parameters, result)
+    if isinstance(result, Output):
+        return result.value
+    if result.raises is not None:
+        raise result.raises
+    raise ToolError(f"`{name}`: {result.message or result.reason}", code=result.reason, retryable=result.retryable)
+
+
+def _require_possible(outer: ActionContext, tool: Registered) -> None:
+    """Raises: ToolError for a tool that cannot be called in the middle of a call."""
+    run, own = outer.run, outer.tool
+    why = None
+    if tool.name in _ALONE or tool.estimates is not None:
+        why = "it is called only as an action of its own"
+    elif own is not None and own.read_only and not tool.read_only:
+        why = "the capsule's tool is declared as one that changes nothing"
+    elif run.layer is not None and tool.touches_files and not tool.binding.in_layer:
+        why = "it works on the files themselves, and this proposal works in a layer"
+    if why is not None:
+        raise _refused(tool.name, "not_available", why)
+
+
+async def _admit(outer: ActionContext, tool: Registered, left_ms: int) -> None:
+    """Step 7. Raises: ToolError."""
+    run = outer.run
+    if tool.bucket is not None:
+        wait_ns = tool.bucket.acquire(run.clock.mono_ns(), left_ms * 1_000_000)
+        if wait_ns is None:
+            raise _refused(tool.name, "rate_limited", "its rate limit leaves no place within the time of the call")
+        await asyncio.sleep(wait_ns / 1e9)
+    if not run.allowance.reserve(tool_calls=1):
+        raise _refused(tool.name, "budget_exceeded", run.allowance.exhausted)
+
+
+async def _execute(outer: ActionContext, spec: Action, tool: Registered) -> Output | Failure:
+    run, task = outer.run, asyncio.current_task()
+    assert task is not None
+    watchdog = Watchdog(run.loop, run.clock)
+    action = ActionRun(run, Slot(task, watchdog, Alone()), outer.index)
+    action.spec, action.tool, action.parameters, action.in_plan = spec, tool, spec.parameters, False
+    attempt = ActionContext(run, outer.index, outer.attempt, call=(tool, outer.agent))
+    try:
+        result = await execute(action, attempt)
+    finally:
+        watchdog.close()
+        run.allowance.settle(0.0, attempt.use)
+        _take_over(outer, attempt, tool)
+    return result
+
+
+def _take_over(outer: ActionContext, inner: ActionContext, tool: Registered) -> None:
+    """What the inner call did counts as done by the action."""
+    outer.posture(**(inner.layers or {}))
+    for note in inner.not_undoable or ():
+        outer.not_exactly_undoable(note)
+    if not tool.read_only and tool.tool.reversibility != "reversible":
+        outer.not_exactly_undoable(f"it called `{tool.name}`, whose effects are not undone with it")
+    if inner.usage:
+        outer.resources(inner.usage)
+    outer.hosts = (*(outer.hosts or ()), *(inner.hosts or ())) or None
+    outer.cost += inner.cost
+
+
+def _record(
+    outer: ActionContext, number: int, tool: Registered, parameters: dict[str, Any], result: Output | Failure
+) -> None:
+    recorder = outer.run.recorder
+    if recorder is None:
+        return
+    if isinstance(result, Output):
+        kept = recorder.keep_output(result.value, parameters, tool.secrets)
+        event = ToolReturned(call=number, tool=tool.name, output=kept, duration_ms=result.duration_ms)
+    else:
+        detail = recorder.text(result.message)
+        event = ToolReturned(
+            call=number, tool=tool.name, reason=result.reason, detail=detail, duration_ms=result.duration_ms
+        )
+    recorder.record(event, outer.run.proposal.id, outer.action_id, 10)
+
+
+def _refused(name: str, reason: str, detail: str) -> ToolError:
+    return ToolError(f"`{name}` was refused: {reason}: {detail}", code=reason, retryable=False)

@@ -1,0 +1,142 @@
+"""What the host functions of a capsule's call may reach: what the caller may, as far as the manifest declares it.
+
+A capsule's tool has no parameter that is marked as a path or a host, so nothing of this was judged in step 3. The caller's grant
+for that tool gives the paths and hosts; no policy has to permit a file by itself, but one that objects to `fs.read` or
+`fs.write` of it counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+from interlock.engine.capsules.inner_call import call_within
+from interlock.engine.judges.judges import Call
+from interlock.engine.judges.steps import objection_to
+from interlock.engine.proposals.scoped_workspace import ScopedWorkspace
+from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.proposals.traffic import policy_of, record_traffic
+from interlock.executors.capsules.rights import Access
+from interlock.isolation.egress.client import Policy, Traffic
+from interlock.isolation.egress.wire import Record
+from interlock.model.decision import Refusal
+from interlock.model.errors import ToolError
+from interlock.model.events import CapsuleLoaded, CapsuleRefused
+from interlock.model.hosts import Endpoint
+from interlock.model.proposal import Action
+from interlock.model.tool import Context
+from interlock.workspace import Workspace
+from interlock.workspace.names import Rel, to_json
+
+_TOOLS: Final = {"read": "fs.read", "write": "fs.write"}
+
+
+class CallerRights:
+    """`interlock.executors.capsules.rights.Rights`, by the judges in force."""
+
+    def for_files(
+        self, ctx: Context, access: Access, declared: Callable[[str], bool], stopped: Callable[[], bool]
+    ) -> Context:
+        """See `Rights`."""
+        return cast("Context", _FileContext(_own(ctx), access, declared, stopped))
+
+    def network(self, ctx: Context) -> Policy:
+        """See `Rights`."""
+        return policy_of(ctx)
+
+    def refuse_connection(self, ctx: Context, there: Endpoint) -> str | None:
+        """See `Rights`."""
+        refusal = _own(ctx).refusal_of_connection(there)
+        return None if refusal is None else refusal.reason
+
+    def record_connections(self, ctx: Context, records: Sequence[Record]) -> None:
+        """See `Rights`."""
+        record_traffic(ctx, Traffic(tuple(records)))
+
+    async def call_tool(self, ctx: Context, name: str, parameters: dict[str, Any], left_ms: int) -> Any:
+        """See `Rights`."""
+        return await call_within(_own(ctx), name, parameters, left_ms)
+
+    def record_loaded(self, ctx: Context, capsule: str, version: str, instance: str, component: str) -> None:
+        """See `Rights`."""
+        own = _own(ctx)
+        event = CapsuleLoaded(capsule=capsule, version=version, instance=instance, component=component, agent=own.agent)
+        own.run.record(9, own.index, lambda _: event)
+
+    def record_refused(self, ctx: Context, capsule: str, detail: str) -> None:
+        """See `Rights`."""
+        own = _own(ctx)
+        own.run.record(
+            9,
+            own.index,
+            lambda recorder: CapsuleRefused(capsule=capsule, detail=recorder.text(detail), agent=own.agent),
+        )
+
+
+class _FileContext:
+    """The context of an attempt for one kind of access to files."""
+
+    def __init__(
+        self, ctx: ActionContext, access: Access, declared: Callable[[str], bool], stopped: Callable[[], bool]
+    ) -> None:
+        self._ctx = ctx
+        self._access = access
+        self._declared = declared
+        self._stopped = stopped
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ctx, name)
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the call was stopped."""
+        return self._stopped()
+
+    @property
+    def workspace(self) -> Workspace | None:
+        """The proposal's, in which every path is judged, and not only the targets of links."""
+        workspace = self._ctx.run.workspace
+        return None if workspace is None else _JudgedWorkspace(workspace, self._check, lambda _access: ())
+
+    def _check(self, place: Rel, field: str, access: Access | None, what: str) -> None:  # noqa: ARG002
+        path = to_json(place)
+        if not isinstance(path, str) or not self._declared(path):
+            raise _denied("path_denied", f"the manifest does not declare the path in `capabilities.fs_{self._access}`")
+        ctx = self._ctx
+        refusal = ctx.reach.path(path, field, self._access)
+        if refusal is not None:
+            raise _denied("path_denied", "no grant of the agent allows this path to the capsule's tool")
+        refusal = _objection(ctx, _TOOLS[self._access], path)
+        if refusal is not None:
+            raise _denied(refusal.reason, refusal.detail)
+
+
+class _JudgedWorkspace(ScopedWorkspace):
+    """A workspace in which a path is judged wherever it leads, also if no link is in it."""
+
+    def resolve(self, path: Rel, field: str = "path", *, follow: bool = True) -> Rel:
+        """As `Workspace.resolve`. Raises: ToolError `path_denied` too."""
+        real = Workspace.resolve(self, path, field, follow=follow)
+        self._check(real, field, None, "")
+        return real
+
+
+def _objection(ctx: ActionContext, name: str, path: str) -> Refusal | None:
+    """What policies object to a file tool's call with this path, as a part of this one."""
+    run, tool = ctx.run, ctx.run.services.registry.find(name)
+    if tool is None:
+        return None
+    parameters: dict[str, Any] = {"path": path}
+    judges = run.judges_in_force()
+    action = Action(type="tool_call", id=ctx.action_id, tool=name, parameters=parameters)
+    principal = judges.principal(ctx.agent, ctx.session)
+    return objection_to(judges, Call(principal, run.proposal, action, tool, parameters, run.buffer, partial=True))
+
+
+def _own(ctx: Context) -> ActionContext:
+    assert isinstance(ctx, ActionContext)
+    return ctx
+
+
+def _denied(code: str, why: str) -> ToolError:
+    return ToolError(f"path: {why}", code=code, retryable=False)

@@ -1,0 +1,49 @@
+"""What the engine decides for the host functions of a call: handed in, because nothing here may judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+from interlock.isolation.egress.client import Policy
+from interlock.isolation.egress.wire import Record
+from interlock.model.hosts import Endpoint
+from interlock.model.tool import Context
+
+Access = Literal["read", "write"]
+
+
+class Rights(Protocol):
+    """The rights of the caller, for whatever a capsule wants beyond its own memory. Its manifest can only narrow them."""
+
+    def for_files(
+        self, ctx: Context, access: Access, declared: Callable[[str], bool], stopped: Callable[[], bool]
+    ) -> Context:
+        """A context whose workspace is the proposal's, in which every path is judged: it must be `declared` by the manifest,
+        within the caller's grants, and no policy may object to `fs.read` or `fs.write` of it. It is cancelled once `stopped`.
+        """
+        ...
+
+    def network(self, ctx: Context) -> Policy:
+        """What the caller's grants let the call reach."""
+        ...
+
+    def refuse_connection(self, ctx: Context, there: Endpoint) -> str | None:
+        """The reason code of the policy that objects to a connection; None if none does."""
+        ...
+
+    def record_connections(self, ctx: Context, records: Sequence[Record]) -> None:
+        """Write down what was tried on the network."""
+        ...
+
+    async def call_tool(self, ctx: Context, name: str, parameters: dict[str, Any], left_ms: int) -> Any:
+        """Call a tool as a part of the call, within `left_ms`. Raises: ToolError."""
+        ...
+
+    def record_loaded(self, ctx: Context, capsule: str, version: str, instance: str, component: str) -> None:
+        """Write down that the call had a capsule loaded: its instance, and the SHA-256 of its component."""
+        ...
+
+    def record_refused(self, ctx: Context, capsule: str, detail: str) -> None:
+        """Write down that a capsule was not loaded."""
+        ...

@@ -1,0 +1,57 @@
+"""The events of capsules, and of tools that call other tools. See `events` for the format."""
+
+from __future__ import annotations
+
+from interlock.model.event import Event, Kept
+
+
+class ToolCalled(Event, kw_only=True, tag="tool_called"):
+    """The tool of the action calls another tool, as a part of itself: what is about to be done."""
+
+    call: int
+    """Counts such calls of an attempt from 1."""
+    tool: str
+    version: str
+    parameters: Kept
+    read_only: bool = False
+
+
+class ToolReturned(Event, kw_only=True, tag="tool_returned"):
+    """What became of that call: `reason` is absent if it succeeded."""
+
+    call: int
+    tool: str
+    output: Kept | None = None
+    reason: str | None = None
+    detail: str = ""
+    duration_ms: float = 0.0
+
+
+class CapsuleLoaded(Event, kw_only=True, tag="capsule_loaded"):
+    """A capsule is ready, because of the action: its build was checked, compiled and its imports compared with its manifest.
+
+    `instance` names this loading until it is unloaded; the posture of each call names it again.
+    """
+
+    capsule: str
+    version: str
+    instance: str
+    component: str
+    """SHA-256 of the WebAssembly file."""
+    agent: str
+
+
+class CapsuleRefused(Event, kw_only=True, tag="capsule_refused"):
+    """A capsule was not loaded; nothing of it has run."""
+
+    capsule: str
+    detail: str
+    agent: str
+
+
+class CapsuleUnloaded(Event, kw_only=True, tag="capsule_unloaded"):
+    """A capsule was unloaded: `cancelled` calls of it were ended, and its memory is released."""
+
+    capsule: str
+    instance: str
+    cancelled: int = 0

@@ -1,0 +1,36 @@
+"""What all events of a journal have in common, and the form of the values in them. The kinds are in `events`."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A value as the journal stores it."""
+
+    digest: str
+    """Of the original's canonical JSON (what = `value`): `sha256:...`, or `hmac-sha256:...` under the run's key if the view is
+    redacted or absent, so that a reader of the journal alone cannot confirm a guess of the redacted text."""
+    bytes: int
+    """Length of the original's canonical JSON."""
+    view: Any = None
+    """The redacted value; absent if it is over `Limits.inline_value_bytes`."""
+    private: bool = False
+    """True if the original differs from the view and lies in `private/` (until `keep` is over)."""
+
+
+APART: Final = object()
+"""The view of a value that is too large for an event, and so is neither redacted nor shown."""
+
+
+class Event(msgspec.Struct, kw_only=True, gc=False, omit_defaults=True, tag_field="kind"):
+    """The fields of every kind."""
+
+    seq: int = -1
+    ts: int = -1
+    mono: int = -1
+    proposal: str | None = None
+    action: str | None = None
+    step: int | None = None
