@@ -7,6 +7,9 @@ import os
 
 import pytest
 
+import interlock
+from interlock.engine.assemble import open_project
+
 pytest_plugins = ["clients_world"]
 
 
@@ -105,9 +108,13 @@ def test_links_and_unknown_clients_are_refused(project, tmp_path):
 
 
 def test_an_agent_cannot_edit_what_a_client_starts(project):
-    for name in (".mcp.json", ".claude/settings.json", ".claude/settings.local.json", ".codex/hooks.json"):
-        plan = {"actions": [{"type": "tool_call", "tool": "fs.write", "parameters": {"path": name, "content": "{}"}}]}
-        (project.root / "plan.json").write_text(json.dumps(plan))
-        result = project.fails("run", "plan.json")
-        assert result["results"][0]["reason"] in ("path_denied", "path_protected")
-        assert not (project.root / name).exists()
+    names = (
+        ".mcp.json", ".claude/settings.json", ".claude/settings.local.json", ".codex/hooks.json", ".copilot/config.json",
+        ".cursor/hooks.json", ".cursor/mcp.json", ".gemini/settings.json", ".github/hooks/x.json", ".github/mcp.json",
+        ".github/copilot/settings.json", ".opencode/plugin/x.js", ".vscode/mcp.json", ".vscode/settings.json", "opencode.json",
+    )  # fmt: skip
+    with interlock.Runtime(*open_project(project.root, env=project.env)) as runtime:
+        for name in names:
+            result = runtime.call_sync("fs.write", {"path": name, "content": "{}"})
+            assert result.reason in ("path_denied", "path_protected"), name
+            assert not (project.root / name).exists()

@@ -126,6 +126,48 @@ def test_a_use_is_asked_about_once(project):
     assert len(project.lines()) == 1
 
 
+def told(project, client: str, event: dict, **given) -> tuple[int, dict, str]:
+    """What the hook of a client says to an event: exit code, document, standard error."""
+    process = project.begin(json.dumps({"cwd": str(project.root), **event}).encode(), client=client, **given)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, json.loads(out or b"{}"), err.decode()
+
+
+def test_a_call_is_one_call_when_the_hooks_of_two_clients_are_asked_about_it(project):
+    """VS Code runs the hooks of Claude Code's settings too, with events of its own form."""
+    event = {"hookEventName": "PreToolUse", "sessionId": "s", "timestamp": "1", "tool_use_id": "u"}
+    call = event | {"tool_name": "run_in_terminal", "tool_input": {"command": "ls"}}
+    first = told(project, "vscode", call)
+    assert first[1]["hookSpecificOutput"]["permissionDecision"] == "allow"
+    assert told(project, "claude-code", call) == first
+    told(project, "claude-code", call | {"hookEventName": "PostToolUse", "tool_response": "done"})
+    assert [(line.tool, line.status) for line in project.lines()] == [("shell", "succeeded")]
+
+
+def test_in_replace_mode_a_hook_refuses_the_clients_own_tools(project):
+    event = {"hook_event_name": "preToolUse", "conversation_id": "s", "tool_use_id": "u"}
+    shell = event | {"tool_name": "Shell", "tool_input": {"command": "ls"}}
+    _, answer, _ = told(project, "cursor", shell, mode="replace")
+    assert (answer["permission"], "use the tools of the MCP server" in answer["user_message"]) == ("deny", True)
+    _, answer, _ = told(project, "cursor", event | {"tool_name": "MCP:fs_read"}, mode="replace")
+    assert answer["permission"] == "allow"
+    assert project.lines() == []
+
+
+def test_the_second_event_of_a_command_passes_only_what_the_first_has_allowed(project):
+    second = {"hook_event_name": "beforeShellExecution", "conversation_id": "s", "command": "ls"}
+    assert told(project, "cursor", second)[1]["permission"] == "deny"
+    first = {"hook_event_name": "preToolUse", "conversation_id": "s", "tool_use_id": "u", "tool_name": "Shell"}
+    assert told(project, "cursor", first | {"tool_input": {"command": "ls"}})[1]["permission"] == "allow"
+    assert told(project, "cursor", second)[1]["permission"] == "allow"
+    assert told(project, "cursor", second | {"command": "rm x"})[1]["permission"] == "deny"
+
+
+def test_a_tool_call_in_an_event_that_is_not_known_is_refused(project):
+    code, _, error = told(project, "claude-code", {"hook_event_name": "PreToolUseLater", "tool_name": "Bash"})
+    assert (code, "does not know" in error) == (2, True)
+
+
 def gemini(project, name: str, moment: str, **more) -> tuple[int, dict]:
     """An event as Gemini CLI gives it, which has no id of the call."""
     event = {"session_id": "s", "cwd": str(project.root), "hook_event_name": name, "timestamp": moment, **more}

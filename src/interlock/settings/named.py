@@ -24,8 +24,9 @@ _SUFFIXES: Final = (*EXTENSION_SUFFIXES, *SOURCE_SUFFIXES, *BYTECODE_SUFFIXES)
 
 
 CLIENT_FILES: Final = (
-    ".mcp.json", ".claude/settings.json", ".claude/settings.local.json", ".codex", ".copilot", ".cursor/hooks.json",
-    ".cursor/mcp.json", ".gemini", ".opencode", ".vscode/mcp.json", "opencode.json", "opencode.jsonc",
+    ".mcp.json", ".claude/settings.json", ".claude/settings.local.json", ".codex", ".copilot", ".cursor/cli.json",
+    ".cursor/hooks.json", ".cursor/mcp.json", ".gemini", ".github/agents", ".github/copilot", ".github/hooks", ".github/mcp.json",
+    ".opencode", ".vscode/mcp.json", ".vscode/settings.json", "opencode.json", "opencode.jsonc",
 )  # fmt: skip
 """Where coding agents are told which servers to start, which hooks to run and which tools of their own they have."""
 

@@ -3,10 +3,12 @@
 | file | what it does |
 |---|---|
 | `client.py` | what is known about a client: `Client`; how a hook is started |
-| `known.py` | the clients, by name |
+| `known.py` | the clients, by name; which of them an event comes from |
 | `claude_code.py` | Claude Code: its files, modes, versions, and what stays open |
 | `claude_hooks.py`, `claude_trial.py` | how its hooks speak; how it is tried |
 | `codex.py`, `codex_hooks.py`, `codex_trial.py` | the same for Codex |
+| `copilot.py`, `copilot_hooks.py`, `copilot_trial.py` | the same for Copilot CLI |
+| `cursor.py`, `cursor_hooks.py`; `vscode.py`, `vscode_hooks.py` | the same for Cursor and VS Code, which were not tried |
 | `gemini.py`, `gemini_hooks.py`, `gemini_trial.py` | the same for Gemini CLI |
 | `opencode.py`, `opencode_hooks.py`, `opencode_trial.py` | the same for opencode, whose hooks are a plug-in |
 | `codex_trust.py` | asks Codex for the hashes of hooks |

@@ -11,7 +11,6 @@ from typing import Any, Final
 import msgspec
 
 from interlock.model import typed
-from interlock.model.values import parse_json
 from interlock.surfaces.clients.hooks import (
     HookEvent,
     Kind,
@@ -20,6 +19,7 @@ from interlock.surfaces.clients.hooks import (
     Verdict,
     deny,
     edit_call,
+    event_fields,
     failure,
     fetch_call,
     list_call,
@@ -98,9 +98,7 @@ class ClaudeHooks:
 
     def read(self, data: bytes, named: str = "") -> HookEvent:
         """See `Dialect`."""
-        given = parse_json(data)
-        if not isinstance(given, dict):
-            raise ValueError("the input is not a JSON object")  # noqa: TRY004 - what the client sent
+        given = event_fields(data)
         name = named or text_of(given, "hook_event_name")
         fields = {
             "session": given.get("session_id", ""),

@@ -109,12 +109,14 @@ def hook_command(client: str, setup: Setup, *, event: str = "") -> str:
     """The hook as a command for a shell. Whatever keeps the hook program from answering ends with exit code 2 and a reason.
 
     The interpreter is named by its whole path, and reads neither site packages nor the environment: so it starts in a fraction
-    of the time, and nothing that an agent could write takes part in it.
+    of the time, and nothing that an agent could write takes part in it. In replace mode the gate refuses the client's own tools:
+    for clients that have no setting which takes them away.
     """
     named = {
         "event": event,
         "project": "" if setup.project is None else str(setup.project),
         "agent": setup.agent or "",
+        "mode": "replace" if setup.mode == "replace" else "",
         "state": setup.env.get(STATE_VARIABLE, ""),
         "seconds": str(HOOK_SECONDS),
     }

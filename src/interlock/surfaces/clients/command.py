@@ -51,8 +51,9 @@ def install(
 ) -> None:
     """Let a coding agent work through Interlock.
 
-    CLIENT is claude-code, codex, gemini or opencode. In replace mode its own tools are off and Interlock's are offered; in
-    guard mode hooks check its own tools. Its files are edited, and --remove gives back the bytes that they had.
+    CLIENT is claude-code, codex, copilot, cursor, gemini, opencode or vscode. In replace mode its own tools are off and
+    Interlock's are offered; in guard mode hooks check its own tools. Its files are edited, and --remove gives back the bytes
+    that they had.
     """
     known = find_client(client)
     installation = Installation(client, Path(), os.environ, cast("Scope", scope))

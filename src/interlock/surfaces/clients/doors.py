@@ -76,7 +76,11 @@ def _examine(client: Client, start: Path, env: Mapping[str, str], *, run: bool) 
         )
     for scope, _, record in found:
         yield from _setup(client, scope, record, start, env)
-    if run and version is not None:
+    if run and client.trial is None:
+        yield _fact(
+            client, "own tools", "warning", "not tried with the real program here: set up from its documentation"
+        )
+    elif run and version is not None:
         yield from _tried(client, start, env)
 
 

@@ -12,7 +12,6 @@ from typing import Any, Final
 import msgspec
 
 from interlock.model import typed
-from interlock.model.values import parse_json
 from interlock.surfaces.clients.claude_hooks import Translate
 from interlock.surfaces.clients.hooks import (
     HookEvent,
@@ -22,6 +21,7 @@ from interlock.surfaces.clients.hooks import (
     Verdict,
     deny,
     edit_call,
+    event_fields,
     list_call,
     made_id,
     optional_text,
@@ -88,9 +88,7 @@ class GeminiHooks:
 
     def read(self, data: bytes, named: str = "") -> HookEvent:
         """See `Dialect`."""
-        given = parse_json(data)
-        if not isinstance(given, dict):
-            raise ValueError("the input is not a JSON object")  # noqa: TRY004 - what the client sent
+        given = event_fields(data)
         name = named or text_of(given, "hook_event_name")
         tool, tool_input, response = (given.get(key) for key in ("tool_name", "tool_input", "tool_response"))
         kind = KINDS.get(name, "other")

@@ -4,7 +4,7 @@ Run with `-I -S` and as the only import, without any of Interlock's or of the la
 tool call, so its start is what a hook costs. (Run by its path it works too; then it is compiled each time.) Whatever goes wrong
 ends with exit code 2 and a reason on standard error, which every client takes as a refusal. It decides nothing.
 
-    hook_program.py CLIENT [event=NAME] [project=DIRECTORY] [agent=NAME] [state=DIRECTORY] [seconds=N] [wait=N]
+    hook_program.py CLIENT [event=NAME] [project=DIRECTORY] [agent=NAME] [mode=replace] [state=DIRECTORY] [seconds=N] [wait=N]
 
 Wire format, version 1. Request: a line `interlock 1 hook`, the lengths of two parts, 8 bytes each, big-endian, and the parts:
 `name=value` pairs that end with NUL, and the event as the client gave it. Answer: an exit code (1 byte), two lengths of 8 bytes,
@@ -28,7 +28,7 @@ _REFUSAL = 2
 _INPUT_MAX = 64 * 1024 * 1024
 _START_SECONDS = 20.0
 _PAUSE_SECONDS = 0.02
-_ENVIRONMENT = ("INTERLOCK_", "CLAUDE_PROJECT_DIR", "GEMINI_PROJECT_DIR")
+_ENVIRONMENT = ("INTERLOCK_", "CLAUDE_PROJECT_DIR", "CURSOR_PROJECT_DIR", "GEMINI_PROJECT_DIR")
 
 
 class Failure(Exception):  # noqa: N818, D101 - this program has no other

@@ -14,6 +14,8 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
+from interlock.model.values import parse_json
+
 Kind = Literal["before", "permission", "after", "failed", "start", "end", "settings", "other"]
 """`before` a tool call; `permission`: the client would ask the person at its own terminal; `after` a call that ended, or that
 `failed`; `start` and `end` of a session; `settings`: the client's settings were changed; `other` asks for nothing.
@@ -130,6 +132,14 @@ def placed(call: NativeCall, root: str, cwd: str) -> NativeCall | Verdict:
 
 
 _SHOWN: Final = 200
+
+
+def event_fields(data: bytes) -> dict[str, Any]:
+    """The fields of an event that is a JSON object. Raises: ValueError, ProposalError."""
+    given = parse_json(data)
+    if not isinstance(given, dict):
+        raise ValueError("the input is not a JSON object")  # noqa: TRY004 - what the client sent
+    return given
 
 
 def text_of(given: Mapping[str, Any], name: str) -> str:

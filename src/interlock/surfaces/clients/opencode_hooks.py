@@ -8,7 +8,6 @@ from typing import Any, Final
 import msgspec
 
 from interlock.model import typed
-from interlock.model.values import parse_json
 from interlock.surfaces.clients.claude_hooks import Translate
 from interlock.surfaces.clients.hooks import (
     HookEvent,
@@ -18,6 +17,7 @@ from interlock.surfaces.clients.hooks import (
     Verdict,
     deny,
     edit_call,
+    event_fields,
     fetch_call,
     list_call,
     optional_text,
@@ -62,9 +62,7 @@ class OpencodeHooks:
 
     def read(self, data: bytes, named: str = "") -> HookEvent:
         """See `Dialect`."""
-        given = parse_json(data)
-        if not isinstance(given, dict):
-            raise ValueError("the input is not a JSON object")  # noqa: TRY004 - what the client sent
+        given = event_fields(data)
         name = named or text_of(given, "name")
         fields = {
             "name": name,

@@ -18,9 +18,9 @@ import msgspec
 from interlock._version import __version__
 from interlock.model.errors import InterlockError, ProposalError
 from interlock.surfaces.clients.hooks import Dialect, HookEvent, Reply, Verdict, deny, failure, placed
-from interlock.surfaces.clients.known import CLIENTS
+from interlock.surfaces.clients.known import find_speaker
 from interlock.surfaces.resident.native_calls import WAIT_S, Caller, NativeCalls
-from interlock.surfaces.resident.projects import Projects
+from interlock.surfaces.resident.projects import Project, Projects
 
 HEAD_BYTES_MAX: Final = 1024 * 1024
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -137,13 +137,15 @@ class Server:
 
     async def _hook(self, given: Mapping[str, str], data: bytes, heard: _Heard) -> Reply:
         """The answer to an event. Whatever goes wrong is a refusal, with a reason that the model and the person can read."""
-        client = CLIENTS.get(given.get("client", ""))
+        client = find_speaker(given.get("client", ""), data)
         if client is None or client.dialect is None:
             return failure(f"`{given.get('client', '')[:80]}` is not a client with hooks")
         try:
             event = client.dialect.read(data, given.get("event", ""))
         except (ValueError, ProposalError) as error:
             return failure(f"the event is not one that Interlock understands: {error}")
+        if event.kind == "other" and event.tool:
+            return failure(f"a tool call in an event that Interlock does not know, `{event.name[:80]}`")
         try:
             caller = Caller(client.name, given.get("agent") or None, float(given.get("wait") or WAIT_S))
             verdict = await self._verdict(client.dialect, event, given, caller, heard)
@@ -180,10 +182,23 @@ class Server:
                 await project.calls.after(event, caller)
                 return Verdict("allow")
             case _:
-                pass
+                return await self._call_verdict(project, dialect, event, given, caller, heard)
+
+    async def _call_verdict(
+        self,
+        project: Project,
+        dialect: Dialect,
+        event: HookEvent,
+        given: Mapping[str, str],
+        caller: Caller,
+        heard: _Heard,
+    ) -> Verdict:
+        """Of an event before a tool call. Raises: as `_verdict`."""
         found = dialect.translate(event)
         if isinstance(found, Verdict):
             return found
+        if given.get("mode") == "replace":
+            return deny(f"`{event.tool}` is off here: use the tools of the MCP server `interlock`. Nothing was done.")
         call = placed(found, project.root, event.cwd)
         if isinstance(call, Verdict):
             return call

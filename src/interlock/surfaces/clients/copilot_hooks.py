@@ -1,0 +1,134 @@
+"""The hooks of Copilot CLI 1.0: its events, its own tools, and the form of its answers. Sources: its documentation, tries.
+
+The names of the events are written in the form of VS Code's. Then an event has the fields of Claude Code's, and its names for
+most tools, but with inputs of Copilot's own. It has no id of the call, so one is made of the tool and its input. Copilot CLI also
+runs the hooks of Claude Code's settings and of VS Code, with events of this form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from interlock.model import typed
+from interlock.surfaces.clients.claude_hooks import Translate
+from interlock.surfaces.clients.hooks import (
+    HookEvent,
+    Kind,
+    NativeCall,
+    Reply,
+    Verdict,
+    deny,
+    edit_call,
+    event_fields,
+    fetch_call,
+    list_call,
+    made_id,
+    optional_text,
+    read_call,
+    search_call,
+    shell_call,
+    text_of,
+    write_call,
+)
+from interlock.surfaces.clients.patches import patch_call
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "PreToolUse": "before",
+    "PostToolUse": "after",
+    "PostToolUseFailure": "failed",
+    "SessionStart": "start",
+    "SessionEnd": "end",
+}
+HARMLESS: Final = frozenset(
+    {
+        "Agent", "AskUserQuestion", "ask_user", "TodoWrite", "update_todo", "report_intent", "Skill", "skill", "read_bash",
+        "list_bash", "stop_bash", "read_agent", "list_agents", "write_agent", "fetch_copilot_cli_documentation",
+    }
+)  # fmt: skip
+"""What changes nothing but its own lists and processes, or asks its user. Calls of its sub-agents come to the hooks as well."""
+GATEWAY_PREFIX: Final = "interlock-"
+_PATCH: Final = "patch"
+"""The name that the input of an editor gets here which takes a text: a patch."""
+_EXIT_CODE: Final = re.compile(r"<shellId: \S+ completed with exit code (-?\d+)>\s*\Z")
+
+
+def _edit(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
+    if _PATCH in given:
+        return patch_call(text_of(given, _PATCH))
+    return edit_call(text_of(given, "path"), text_of(given, "old_str"), text_of(given, "new_str"))
+
+
+NATIVE: Final[Mapping[str, Translate]] = {
+    "Bash": lambda given, cwd: shell_call(text_of(given, "command"), cwd),
+    "Write": lambda given, _: write_call(text_of(given, "path"), optional_text(given, "file_text") or ""),
+    "Edit": _edit,
+    "Read": lambda given, _: read_call(text_of(given, "path")),
+    "Glob": lambda given, _: list_call(optional_text(given, "path") or "", text_of(given, "pattern")),
+    "Grep": lambda given, _: search_call(
+        text_of(given, "pattern"), optional_text(given, "path") or "", optional_text(given, "glob")
+    ),
+    "WebFetch": lambda given, _: fetch_call(text_of(given, "url")),
+}
+
+
+class CopilotHooks:
+    """The dialect."""
+
+    project_variable: str | None = None
+
+    def read(self, data: bytes, named: str = "") -> HookEvent:
+        """See `Dialect`."""
+        given = event_fields(data)
+        if "hookName" in given:  # its own permissions, about a call that was allowed here: nothing to say
+            return HookEvent(name=text_of(given, "hookName"), kind="other")
+        name = named or text_of(given, "hook_event_name")
+        kind, output = KINDS.get(name, "other"), given.get("tool_result", given.get("error"))
+        if kind == "after" and _has_failed(output):
+            kind = "failed"
+        tool_input = given.get("tool_input") or {}
+        fields = {
+            "name": name,
+            "kind": kind,
+            "session": given.get("session_id", ""),
+            "moment": given.get("timestamp", ""),
+            "tool": given.get("tool_name", ""),
+            "input": {_PATCH: tool_input} if isinstance(tool_input, str) else tool_input,
+            "output": output,
+            "cwd": given.get("cwd", ""),
+        }
+        event = typed.convert(fields, HookEvent)
+        return msgspec.structs.replace(event, call_id=made_id(event.tool, event.input))
+
+    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+        """See `Dialect`."""
+        if event.tool in NATIVE:
+            return NATIVE[event.tool](event.input, event.cwd)
+        if event.tool.startswith(GATEWAY_PREFIX):
+            return Verdict("allow", "Interlock: the gateway checks it")
+        if event.tool in HARMLESS:
+            return Verdict("allow", "Interlock: not a call that it has to check here")
+        return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
+
+    def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
+        """See `Dialect`. It never says `ask`: a person would then decide at the client's terminal, past the record."""
+        document: dict[str, Any] = {}
+        if event.kind == "before":
+            decision = "allow" if verdict.decision == "allow" else "deny"
+            document = {"permissionDecision": decision, "permissionDecisionReason": verdict.reason}
+        elif event.kind == "start":
+            document = {"additionalContext": verdict.reason}
+        return Reply(0, msgspec.json.encode(document))
+
+
+def _has_failed(result: Any) -> bool:
+    """True for a command whose exit code is not 0: it stands in the text for the model, behind the command's output."""
+    text = result.get("text_result_for_llm") if isinstance(result, dict) else None
+    found = _EXIT_CODE.search(text[-_TAIL:]) if isinstance(text, str) else None
+    return found is not None and int(found[1]) != 0
+
+
+_TAIL: Final = 200

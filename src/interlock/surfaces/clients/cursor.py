@@ -1,0 +1,84 @@
+"""Cursor: its hooks ask the gate; in replace mode they refuse its own tools, and the gateway is started.
+
+Set up from its documentation (hooks, MCP) and published events of version 3.9; the program was not tried. It has no setting that
+takes its own tools away.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from interlock.surfaces.clients.client import (
+    CLIENT_HOOK_SECONDS,
+    SERVER,
+    Client,
+    Scope,
+    Setup,
+    gateway_entry,
+    home_of,
+    hook_command,
+)
+from interlock.surfaces.clients.cursor_hooks import KINDS, CursorHooks
+from interlock.surfaces.clients.entries import Entry
+
+_HOOKS: Final[dict[Scope, str]] = {
+    "project": ".cursor/hooks.json",
+    "user": ".cursor/hooks.json",
+    "managed": "hooks.json",
+}
+_VERSION: Final = 1
+"""Of the format of its hook file; a file without it is not read."""
+
+
+def files(setup: Setup) -> dict[str, tuple[Entry, ...]]:
+    """See `Client.files`."""
+    hooks = (
+        Entry(("version",), _VERSION),
+        *(Entry(("hooks", event), _hook(event, setup), listed=True) for event in KINDS),
+    )
+    gateway = {".cursor/mcp.json": (Entry(("mcpServers", SERVER), gateway_entry(setup)),)}
+    return {_HOOKS[setup.scope]: hooks, **(gateway if setup.mode == "replace" else {})}
+
+
+def _hook(event: str, setup: Setup) -> dict[str, Any]:
+    hook: dict[str, Any] = {"command": hook_command("cursor", setup), "timeout": CLIENT_HOOK_SECONDS}
+    return hook | ({"failClosed": True} if KINDS[event] in ("before", "permission") else {})
+
+
+CLIENT: Final = Client(
+    name="cursor",
+    program="cursor",
+    tested=(),
+    modes=("replace", "guard"),
+    scopes={
+        ("replace", "project"): lambda setup: setup.root,
+        ("guard", "project"): lambda setup: setup.root,
+        ("guard", "user"): home_of,
+        ("guard", "managed"): lambda _: Path("/etc/cursor"),
+    },
+    files=files,
+    comments=True,
+    dialect=CursorHooks(),
+    open_doors={
+        "guard": (
+            "it was not tried with the real program: whether each of its programs runs hooks before each tool is not known",
+            "in a project that its user does not trust it runs no hooks of the project; take the scope `user`",
+            "its shell runs without walls: what an allowed command does is not seen, and edits by it are not undoable",
+            "its completions (Tab) read and write without these hooks",
+        ),
+        "replace": (
+            "it was not tried with the real program: whether each of its programs runs hooks before each tool is not known",
+            "in a project that its user does not trust it runs no hooks of the project",
+            "its own tools are offered still, and refused by the hook; its completions (Tab) write without hooks",
+        ),
+    },
+    probe={
+        "hook_event_name": "preToolUse",
+        "conversation_id": "interlock-doctor",
+        "tool_name": "InterlockProbe",
+        "tool_input": {},
+        "tool_use_id": "probe",
+        "cwd": "/",
+    },
+)

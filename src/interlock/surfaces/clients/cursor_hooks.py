@@ -1,0 +1,161 @@
+"""The hooks of Cursor: its events, its own tools, and the form of its answers.
+
+Sources: its documentation of hooks, and events of version 3.9 that others have recorded and published. The program was not tried.
+
+Each tool call comes to `preToolUse`; a command and a call of an MCP server then come to an event of their own too. The first is
+where a call is judged. The second says which server an MCP tool belongs to, and is the only one that some of Cursor's programs
+fire for a command: there it passes only what was allowed before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from interlock.model import typed
+from interlock.surfaces.clients.claude_hooks import Translate
+from interlock.surfaces.clients.client import program
+from interlock.surfaces.clients.hooks import (
+    HookEvent,
+    Kind,
+    NativeCall,
+    Reply,
+    Verdict,
+    deny,
+    edit_call,
+    event_fields,
+    fetch_call,
+    list_call,
+    read_call,
+    search_call,
+    shell_call,
+    text_of,
+    write_call,
+)
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "preToolUse": "before",
+    "beforeShellExecution": "permission",
+    "beforeMCPExecution": "before",
+    "postToolUse": "after",
+    "postToolUseFailure": "failed",
+    "sessionStart": "start",
+    "sessionEnd": "end",
+}
+HARMLESS: Final = frozenset({"Task", "TodoWrite", "AskQuestion", "ReadLints", "SwitchMode", "CreatePlan"})
+"""What changes nothing but its own lists, or asks its user. The calls of its sub-agents come to the hooks themselves."""
+_MCP_PREFIX: Final = "MCP:"
+
+
+def _path(given: Mapping[str, Any]) -> str:
+    return text_of(given, "path" if "path" in given else "file_path")
+
+
+def _edit(given: Mapping[str, Any], cwd: str) -> NativeCall:
+    old, new = text_of(given, "old_string"), text_of(given, "new_string")
+    return edit_call(_path(given), old, new, everywhere=given.get("replace_all") is True, cwd=cwd)
+
+
+def _where(given: Mapping[str, Any]) -> str:
+    """The directory that is searched; the whole project if none is named."""
+    for name in ("path", "file_path", "target_directory"):
+        if given.get(name):
+            return text_of(given, name)
+    return ""
+
+
+NATIVE: Final[Mapping[str, Translate]] = {
+    "Shell": lambda given, cwd: shell_call(
+        text_of(given, "command"), given.get("working_directory") or given.get("cwd") or cwd
+    ),
+    "Write": lambda given, _: write_call(
+        _path(given), text_of(given, "contents" if "contents" in given else "content")
+    ),
+    "StrReplace": _edit,
+    "Delete": lambda given, _: NativeCall("fs.delete", {"path": _path(given)}, writes="path"),
+    "Read": lambda given, _: read_call(_path(given)),
+    "LS": lambda given, _: list_call(_where(given)),
+    "Glob": lambda given, _: list_call(_where(given), text_of(given, "glob_pattern")),
+    "Grep": lambda given, _: search_call(text_of(given, "pattern"), _where(given)),
+    "WebFetch": lambda given, _: fetch_call(text_of(given, "url")),
+}
+
+
+class CursorHooks:
+    """The dialect."""
+
+    project_variable: str | None = "CURSOR_PROJECT_DIR"
+
+    def read(self, data: bytes, named: str = "") -> HookEvent:
+        """See `Dialect`."""
+        given = event_fields(data)
+        name = named or text_of(given, "hook_event_name")
+        roots = given.get("workspace_roots")
+        root = roots[0] if isinstance(roots, list) and roots else ""
+        fields: dict[str, Any] = {
+            "name": name,
+            "kind": KINDS.get(name, "other"),
+            "session": given.get("conversation_id", ""),
+            "call_id": given.get("tool_use_id", ""),
+            "tool": given.get("tool_name", ""),
+            "input": given.get("tool_input") or {},
+            "output": given.get("tool_output", given.get("error_message")),
+            "cwd": given.get("cwd") or root,
+        }
+        if name == "beforeShellExecution":
+            fields |= {"tool": "Shell", "input": {"command": given.get("command")}}
+        elif name == "beforeMCPExecution":  # its input is text; which server it is, is what counts
+            fields["tool"] = _MCP_PREFIX + ("interlock" if _starts_gateway(given.get("command")) else "other")
+            fields["input"] = {}
+        elif fields["kind"] == "after" and _exit_code(fields["output"]) not in (None, 0):
+            fields["kind"] = "failed"
+        return typed.convert(fields, HookEvent)
+
+    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+        """See `Dialect`."""
+        if event.tool in NATIVE:
+            return NATIVE[event.tool](event.input, event.cwd)
+        if event.name == "beforeMCPExecution" and event.tool == f"{_MCP_PREFIX}interlock":
+            return Verdict("allow", "Interlock: the gateway checks it")
+        if event.name == "beforeMCPExecution":
+            return deny("it is a tool of an MCP server that is not behind `interlock gateway`.")
+        if event.tool.startswith(_MCP_PREFIX):
+            return Verdict("allow", "Interlock: judged by its server, in the event that names it")
+        if event.tool in HARMLESS:
+            return Verdict("allow", "Interlock: not a call that it has to check here")
+        return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
+
+    def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
+        """See `Dialect`. Always a decision: a hook that is to fail closed blocks also when it says nothing."""
+        document: dict[str, Any] = {}
+        if event.kind == "permission":  # `ask`: what was allowed a moment ago
+            document = {"permission": "deny" if verdict.decision == "deny" else "allow"}
+        elif event.kind == "before":
+            document = {"permission": "allow" if verdict.decision == "allow" else "deny"}
+        elif event.kind == "start" and verdict.decision == "allow":
+            document = {"additional_context": verdict.reason}
+        if document.get("permission") == "deny":
+            document |= {"user_message": verdict.reason, "agent_message": verdict.reason}
+        return Reply(0, msgspec.json.encode(document))
+
+
+def _starts_gateway(command: Any) -> bool:
+    """True if a server's command is this Interlock's gateway: it may be given without its arguments."""
+    if not isinstance(command, str):
+        return False
+    with contextlib.suppress(ValueError):
+        words = shlex.split(command)
+        return words[:1] == [program()] and words[1:2] in ([], ["gateway"])
+    return False
+
+
+def _exit_code(output: Any) -> Any:
+    """That of a command, in the text that Cursor has for the result of a tool."""
+    with contextlib.suppress(TypeError, ValueError, AttributeError):
+        return json.loads(output).get("exitCode")
+    return None

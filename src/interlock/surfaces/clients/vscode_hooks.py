@@ -1,0 +1,133 @@
+"""The hooks of Visual Studio Code's agents: their events, their tools, and the form of the answers.
+
+Sources: its documentation of hooks and tools, and the published source of its chat extension. The program was not tried.
+
+That a call has failed is not said: there is no event for it. A call without an event after it is given up when the turn ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from interlock.model import typed
+from interlock.surfaces.clients.claude_hooks import Translate
+from interlock.surfaces.clients.hooks import (
+    HookEvent,
+    Kind,
+    NativeCall,
+    Reply,
+    Verdict,
+    deny,
+    edit_call,
+    event_fields,
+    fetch_call,
+    list_call,
+    optional_text,
+    read_call,
+    search_call,
+    shell_call,
+    text_of,
+    write_call,
+)
+from interlock.surfaces.clients.patches import patch_call
+
+KINDS: Final[Mapping[str, Kind]] = {
+    "PreToolUse": "before",
+    "PostToolUse": "after",
+    "SessionStart": "start",
+    "Stop": "end",
+}
+HARMLESS: Final = frozenset(
+    {
+        "manage_todo_list", "runSubagent", "get_errors", "get_terminal_output", "get_task_output", "tool_search",
+        "vscode_askQuestions", "get_vscode_api", "get_project_setup_info",
+    }
+)  # fmt: skip
+"""What changes nothing but its own lists, or asks its user. The calls of its sub-agents come to the hooks themselves."""
+GATEWAY_PREFIX: Final = "mcp_interlock_"
+MCP_PREFIX: Final = "mcp_"
+
+
+def _replace(given: Mapping[str, Any]) -> NativeCall:
+    return edit_call(text_of(given, "filePath"), text_of(given, "oldString"), text_of(given, "newString"))
+
+
+def _replace_several(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
+    replacements = given.get("replacements")
+    if not isinstance(replacements, list) or len(replacements) != 1 or not isinstance(replacements[0], dict):
+        return deny("several replacements at once are not supported: call `replace_string_in_file` for each of them.")
+    return _replace(replacements[0])
+
+
+def _fetch(given: Mapping[str, Any], _: str) -> NativeCall | Verdict:
+    urls = given.get("urls")
+    if not isinstance(urls, list) or len(urls) != 1 or not isinstance(urls[0], str):
+        return deny("several pages at once are not supported: call `fetch_webpage` for each of them.")
+    return fetch_call(urls[0])
+
+
+NATIVE: Final[Mapping[str, Translate]] = {
+    "run_in_terminal": lambda given, cwd: shell_call(text_of(given, "command"), cwd),
+    "create_file": lambda given, _: write_call(text_of(given, "filePath"), text_of(given, "content")),
+    "replace_string_in_file": lambda given, _: _replace(given),
+    "multi_replace_string_in_file": _replace_several,
+    "apply_patch": lambda given, _: patch_call(text_of(given, "input")),
+    "read_file": lambda given, _: read_call(text_of(given, "filePath")),
+    "list_dir": lambda given, _: list_call(text_of(given, "path")),
+    "file_search": lambda given, _: list_call("", text_of(given, "query")),
+    "grep_search": lambda given, _: search_call(
+        text_of(given, "query"), "", optional_text(given, "includePattern") or None
+    ),
+    "fetch_webpage": _fetch,
+}
+
+
+class VsCodeHooks:
+    """The dialect."""
+
+    project_variable: str | None = None
+
+    def read(self, data: bytes, named: str = "") -> HookEvent:
+        """See `Dialect`."""
+        given = event_fields(data)
+        name = named or text_of(given, "hookEventName")
+        fields = {
+            "name": name,
+            "kind": KINDS.get(name, "other"),
+            "session": given.get("sessionId", ""),
+            "call_id": given.get("tool_use_id", ""),
+            "moment": given.get("timestamp", ""),
+            "tool": given.get("tool_name", ""),
+            "input": given.get("tool_input") or {},
+            "output": given.get("tool_response"),
+            "cwd": given.get("cwd", ""),
+        }
+        return typed.convert(fields, HookEvent)
+
+    def translate(self, event: HookEvent) -> NativeCall | Verdict:
+        """See `Dialect`."""
+        if event.tool in NATIVE:
+            return NATIVE[event.tool](event.input, event.cwd)
+        if event.tool.startswith(GATEWAY_PREFIX):
+            return Verdict("allow", "Interlock: the gateway checks it")
+        if event.tool in HARMLESS:
+            return Verdict("allow", "Interlock: not a call that it has to check here")
+        if event.tool.startswith(MCP_PREFIX):
+            return deny(f"`{event.tool}` is a tool of an MCP server that is not behind `interlock gateway`.")
+        return deny(f"Interlock does not know what `{event.tool}` does, so it is not allowed.")
+
+    def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
+        """See `Dialect`. It never says `ask`: a person would then decide at the client's terminal, past the record."""
+        said: dict[str, Any] = {}
+        if event.kind == "before":
+            decision = "allow" if verdict.decision == "allow" else "deny"
+            said = {"permissionDecision": decision, "permissionDecisionReason": verdict.reason}
+        elif event.kind == "start" and verdict.decision == "allow":
+            said = {"additionalContext": verdict.reason}
+        elif event.kind == "start":
+            return Reply(0, msgspec.json.encode({"systemMessage": verdict.reason}))
+        document = {"hookSpecificOutput": {"hookEventName": event.name, **said}} if said else {}
+        return Reply(0, msgspec.json.encode(document))

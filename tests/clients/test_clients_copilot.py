@@ -1,0 +1,199 @@
+"""The real Copilot CLI, in both modes, against a scripted model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from npm_programs import installed
+
+from interlock.surfaces.clients.copilot import TESTED
+from interlock.surfaces.clients.copilot_trial import offline
+from interlock.surfaces.clients.documents import read_document
+from interlock.surfaces.clients.scripted_model import ScriptedModel
+
+pytest_plugins = ["clients_world"]
+pytestmark = [pytest.mark.clients, pytest.mark.slow, pytest.mark.timeout(600)]
+CONFIGURATION = """
+[rules]
+allow = ["fs.read", "fs.list", "fs.search", "fs.write", "shell"]
+ask = ["fs.edit"]
+deny = ["shell(rm *)"]
+
+[grants.agent]
+tools = ["fs.*", "shell"]
+
+[approvals]
+ttl = "4s"
+"""
+USER = '// mine\n{\n  "firstLaunchAt": "2026-11-27T20:00:00.000Z"\n}\n'
+CLOSED = {"shell": "closed", "editor": "closed"}
+
+
+@pytest.fixture(scope="module")
+def copilot():
+    """The program, in the version that the documentation names."""
+    return installed("@github/copilot", TESTED, "copilot")
+
+
+@pytest.fixture
+def world(copilot, project):
+    """A trusted project, and a home with settings of the user's own. What the program unpacks is kept beside it."""
+    home = project.root.parent / "home"
+    (home / ".copilot").mkdir(parents=True)
+    (home / ".copilot/config.json").write_text(USER)
+    (home / ".cache").mkdir()
+    unpacked = copilot.parents[2] / "unpacked"
+    unpacked.mkdir(exist_ok=True)
+    (home / ".cache/copilot").symlink_to(unpacked)
+    project.env |= {"HOME": str(home), "PATH": f"{copilot.parent}:{os.environ['PATH']}"}
+    project.configure(CONFIGURATION)
+    yield project
+    project.stop_gate()
+
+
+def run(project, model: ScriptedModel, **env: str) -> None:
+    with model.serving():
+        done = subprocess.run(
+            ["copilot", "-p", "do it", "--output-format", "json", "--allow-all-tools", "--allow-all-paths"],
+            cwd=project.root,
+            env={
+                "PATH": project.env["PATH"],
+                "HOME": project.env["HOME"],
+                **offline(model.url, Path(project.env["HOME"])),
+                **env,
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def shell(command: str) -> tuple[str, dict]:
+    return ("bash", {"command": command, "description": "x"})
+
+
+def write(project, name: str) -> tuple[str, dict]:
+    return ("create", {"path": str(project.root / name), "file_text": "new"})
+
+
+def edit(project, name: str) -> tuple[str, dict]:
+    return ("edit", {"path": str(project.root / name), "old_str": "old", "new_str": "new"})
+
+
+def settings_of(project) -> dict:
+    path = project.root.parent / "home/.copilot/config.json"
+    return read_document(path.read_bytes(), path, comments=True)
+
+
+def test_replace_mode_refuses_its_own_tools(world):
+    world.install("copilot")
+    assert settings_of(world)["trustedFolders"] == [str(world.root)]
+    (world.root / "a.txt").write_text("hello")
+    model = ScriptedModel(
+        [
+            ("interlock-fs_read", {"path": "a.txt"}),
+            ("interlock-fs_write", {"path": "b.txt", "content": "made"}),
+            ("interlock-fs_write", {"path": ".github/hooks/interlock-copilot.json", "content": "{}"}),
+            shell("touch pwned"),
+            write(world, "pwned"),
+            ("view", {"path": str(world.root / "a.txt")}),
+        ]
+    )
+    run(world, model)
+    assert "hello" in model.results[0]
+    assert (world.root / "b.txt").read_text() == "made"
+    assert "path_" in model.results[2]
+    assert all("use the tools of the MCP server" in model.results[call] for call in (3, 4, 5)), model.results
+    assert not (world.root / "pwned").exists()
+    world.undo("fs.write", "b.txt")
+    assert not (world.root / "b.txt").exists()
+    assert world.doors("copilot") == CLOSED
+    world.remove("copilot")
+    assert not settings_of(world).get("trustedFolders")
+    assert not (world.root / ".github").exists()
+
+
+def test_guard_mode_asks_about_its_own_calls(world):
+    """Also with the hooks of the clients set up whose files it reads too: a call is asked about and recorded once."""
+    for client in ("copilot", "claude-code", "vscode"):
+        world.install(client, "guard")
+    for name in ("approved", "denied", "expired"):
+        (world.root / name).write_text("old\n")
+    model = ScriptedModel(
+        [
+            shell("echo made > by-shell"),
+            shell("rm approved"),
+            shell("exit 3"),
+            write(world, "by-editor"),
+            write(world, "../outside"),
+            write(world, ".github/hooks/more.json"),
+            ("view", {"path": str(world.root / "denied")}),
+            ("grep", {"pattern": "ol+d"}),
+            ("sql", {"query": "select 1", "description": "x"}),
+            *(edit(world, name) for name in ("approved", "denied", "expired")),
+        ]
+    )
+    with world.person({"approved": "approve", "denied": "deny"}):
+        run(world, model)
+    assert (world.root / "by-shell").read_text() == "made\n"
+    assert "Created" in model.results[3], model.results
+    assert (world.root / "by-editor").read_text() == "new"
+    assert not (world.root.parent / "outside").exists()
+    assert "path_outside_workspace" in model.results[4]
+    assert "path_" in model.results[5]
+    assert "does not know" in model.results[8]
+    assert [(world.root / name).read_text() for name in ("approved", "denied", "expired")] == [
+        "new\n",
+        "old\n",
+        "old\n",
+    ]
+    assert "approval_denied" in model.results[10]
+    assert "approval_expired" in model.results[11]
+    assert world.actions()[::-1] == [
+        ("shell", "echo made > by-shell", "succeeded"),
+        ("shell", "rm approved", "rejected"),
+        ("shell", "exit 3", "failed"),
+        ("fs.write", "by-editor", "succeeded"),
+        ("fs.write", ".github/hooks/more.json", "failed"),
+        ("fs.read", "denied", "succeeded"),
+        ("fs.search", ".", "succeeded"),
+        ("fs.edit", "approved", "succeeded"),
+        ("fs.edit", "denied", "rejected"),
+        ("fs.edit", "expired", "rejected"),
+    ]
+    world.undo("fs.write", "by-editor")
+    world.undo("fs.edit", "approved")
+    assert not (world.root / "by-editor").exists()
+    assert (world.root / "approved").read_text() == "old\n"
+
+
+def test_what_its_hooks_do_not_close(world):
+    """Documented, and named by doctor: a hook that is too slow, hooks switched off, a directory that is not trusted."""
+    world.install("copilot", "guard")
+    patch = "*** Begin Patch\n*** Add File: ../outside\n+x\n*** End Patch\n"
+    patched = ScriptedModel([("apply_patch", {"input": patch})])
+    run(world, patched, COPILOT_MODEL="gpt-5.5")  # for such models it has an editor that takes patches
+    assert "path_outside_workspace" in patched.results[0]
+    path = world.root / ".github/hooks/interlock-copilot.json"
+    written = path.read_text()
+    hooks = json.loads(written)
+    hooks["hooks"]["PreToolUse"][0] |= {"bash": "sleep 30", "timeoutSec": 1}
+    path.write_text(json.dumps(hooks))
+    run(world, ScriptedModel([shell("touch ../slow")]))
+    path.write_text(written)
+    assert (world.root.parent / "slow").exists()
+    assert world.doors("copilot") == CLOSED
+    (world.root / ".github/copilot").mkdir()
+    (world.root / ".github/copilot/settings.json").write_text('{"disableAllHooks": true}')
+    assert world.doors("copilot")["shell"] == "open"
+    (world.root / ".github/copilot/settings.json").unlink()
+    (world.root.parent / "home/.copilot/config.json").write_text(USER)
+    run(world, ScriptedModel([shell("touch ../untrusted")]))
+    assert (world.root.parent / "untrusted").exists()
