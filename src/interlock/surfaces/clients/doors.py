@@ -104,7 +104,8 @@ def _setup(client: Client, scope: Scope, record: Record, start: Path, env: Mappi
             client, where, "warning", f"`{lost[0]}` no longer has what was put in: its own tools may be open", again
         )
     entries = [entry for saved in record.files for entry in saved.entries]
-    for command in dict.fromkeys(each for entry in entries for each in _hooks(entry)):
+    hooks = tuple(dict.fromkeys(each for entry in entries for each in _hooks(entry)))
+    for command in hooks:
         problem = _try_hook(client, command, env)
         if problem is None:
             yield _fact(client, f"{where}: hook", "ok", "tried: it refuses what is not known")
@@ -114,7 +115,8 @@ def _setup(client: Client, scope: Scope, record: Record, start: Path, env: Mappi
         tried = try_gateway(gateway, start, env)
         yield _fact(client, f"{where}: gateway", tried.status, tried.detail, tried.hint)
     if not lost and record.mode == "replace":
-        yield _fact(client, where, "ok", "its own tools are off in the settings of this project")
+        how = "refused by these hooks" if hooks else "off in the settings of this project"
+        yield _fact(client, where, "ok", f"its own tools are {how}")
     for door in client.left_open(record.mode, scope):
         yield _fact(client, "not closed", "warning", door, standing=True)
 
