@@ -14,7 +14,7 @@ from interlock.surfaces.clients.installation import Installation
 from interlock.surfaces.clients.known import CLIENTS, find_speaker
 
 pytest_plugins = ["clients_world"]
-ROOT = "/work/project"
+ROOT = "/srv/project"
 
 
 def cursor(name: str, **more) -> bytes:
