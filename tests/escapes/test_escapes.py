@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from interlock.isolation import attack_report
-from interlock.isolation.attack_range import ESCAPED, NOBODY, STOPPED
-from interlock.isolation.attacks import ATTACKS
+from interlock.isolation import attack_range, attack_report
+from interlock.isolation.attack_range import ESCAPED, HUNG, NOBODY, STOPPED
+from interlock.isolation.attacks import ATTACKS, BATCH, PRELUDE
 
 ORDINARY_USER = str(Path(__file__).with_name("ordinary_user.py"))
 USERS = [None, NOBODY] if os.getuid() == 0 else [None]
@@ -54,11 +54,6 @@ def test_there_are_enough_attacks_and_each_has_its_own_name():
     assert {attack.layer for attack in ATTACKS} >= {"fs", "syscalls", "namespaces", "net", "signals", "tree", "limits"}
 
 
-def test_natively_every_attack_succeeds():
-    found = attack_report.try_attacks("native")
-    assert {name for name, result in found.items() if result != ESCAPED} <= VOID_SOMEWHERE
-
-
 @pytest.mark.parametrize("user", USERS)
 def test_under_an_imitation_of_dockers_filter_none_does(user):
     """But for those that a profile cannot stop, which are named in the data and in the guide."""
@@ -96,6 +91,7 @@ def test_the_doctor_shows_that_none_does_and_leaves_the_machine_as_it_was(doctor
     for profile in ("ns", "nons"):
         rows = {row["attack"]: row for row in said["attacks"] if row["profile"] == profile}
         assert set(rows) == {attack.name for attack in ATTACKS}
+        # Natively every attack succeeds; what a profile stops is shown to need stopping.
         assert {name for name, row in rows.items() if not row["native"]} <= VOID_SOMEWHERE
         losses = {attack.name for attack in ATTACKS if profile in attack.losses}
         assert {name for name, row in rows.items() if row["result"] not in ("stopped", "void")} <= losses
@@ -130,3 +126,32 @@ def machine():
 def test_an_attack_that_succeeds_is_seen(monkeypatch):
     """The judge is not blind: without walls around it the same range reports an escape."""
     assert attack_report.try_attacks("native", only=["read another file"]) == {"read another file": ESCAPED}
+
+
+def test_of_attacks_that_share_an_action_each_has_its_own_result(tmp_path):
+    """One that hangs, fails or ends all of them hides nothing: what was not tried has no result, and counts as an escape."""
+    cases = {
+        "hangs": "time.sleep(60)",
+        "leaves a child that hangs": "os.fork() or time.sleep(5)",
+        "prints for ever": "while True: print('x' * 1000)",
+        "fails": "raise ValueError",
+        "succeeds": "escaped()",
+        "succeeds with its last breath": "escaped(); os.kill(os.getpid(), 9)",
+        "is refused": "open('/nonexistent')",
+        "runs a program that succeeds": "os.execv('/bin/echo', ['echo', 'ESCAPED'])",
+        "ends all of them": "os.kill(os.getppid(), 9)",
+        "comes too late": "escaped()",
+    }
+    arguments = json.dumps({"workspace": str(tmp_path)}), json.dumps([0.5, list(cases.items())])
+    program = [sys.executable, "-I", "-S", "-c", PRELUDE + BATCH, *arguments]
+    done = subprocess.run(program, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
+    assert attack_range._judge_each(done.stdout) == {
+        "hangs": HUNG,
+        "leaves a child that hangs": HUNG,
+        "prints for ever": HUNG,
+        "fails": STOPPED,
+        "succeeds": ESCAPED,
+        "succeeds with its last breath": ESCAPED,
+        "is refused": STOPPED,
+        "runs a program that succeeds": ESCAPED,
+    }

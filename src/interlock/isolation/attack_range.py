@@ -23,8 +23,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, TypedDict
 
 from interlock.isolation import syscalls
-from interlock.isolation.attacks import ATTACKS, PRELUDE, Attack
-from interlock.isolation.client import ForkServer, fork_server_command
+from interlock.isolation.attacks import ATTACKS, BATCH, PRELUDE, Attack
+from interlock.isolation.client import ForkServer, Stopped, fork_server_command
 from interlock.isolation.spec import WallSpec
 from interlock.isolation.wire import Profile, Request
 from interlock.server_process import module_command
@@ -34,6 +34,11 @@ NOBODY: Final = 64_999
 """The throw-away user and group."""
 _ATTACK_S: Final = 4.0
 _NATIVE_S: Final = 20.0
+"""How long an attack may take, behind walls and without. Then it has hung."""
+_OUTLASTED_S: Final = 2.0
+"""The time-out of an attack that is about what is left after it."""
+_BATCH_S: Final = 120.0
+"""How long all the attacks that share an action may take; what has not been tried by then has hung."""
 _SECRET: Final = {"INTERLOCK_ATTACK_SECRET": "secret"}
 _PATH: Final = "/usr/local/bin:/usr/bin:/bin"
 _FILTERED: Final = """
@@ -66,9 +71,9 @@ def main() -> None:
     chosen = [attack for attack in ATTACKS if not order["only"] or attack.name in order["only"]]
     with _targets(order["directory"]) as facts:
         if order["leg"] == "native":
-            found = {attack.name: _try(attack, facts, _native) for attack in chosen}
+            found = asyncio.run(_all(chosen, facts, _NATIVE_S, _native))
         else:
-            found = _walled(order["leg"], chosen, facts)
+            found = asyncio.run(_walled(order["leg"], chosen, facts))
     print(json.dumps(found), flush=True)  # noqa: T201 - the answer
     os._exit(0)
 
@@ -209,11 +214,39 @@ def _fresh(facts: dict[str, Any]) -> dict[str, Any]:
     return {**{name: fact for name, fact in facts.items() if name != "server"}, "workspace": workspace}
 
 
-def _try(attack: Attack, facts: dict[str, Any], perform: Callable[[list[str], str], tuple[bytes, bool]]) -> str:
-    own = _fresh(facts)
-    argv = [sys.executable, "-I", "-S", "-c", PRELUDE + attack.code, json.dumps(own)]
-    output, late = perform(argv, own["workspace"])
-    return _judge(own["workspace"], output, late)
+Perform = Callable[[list[str], str, float], Awaitable[tuple[bytes, bool]]]
+"""Runs a program in a workspace for so many seconds at most: what it printed, and whether it was late. Raises: TimeoutError if
+not even that was reported.
+"""
+
+
+async def _all(chosen: list[Attack], facts: dict[str, Any], seconds: float, perform: Perform) -> dict[str, str]:
+    """Try the attacks, each for so many seconds at most: those that can share an action together, the others one by one."""
+    found = dict.fromkeys((attack.name for attack in chosen), HUNG)
+    together = [attack for attack in chosen if not attack.alone]
+    if together:
+        own = _fresh(facts)
+        cases = json.dumps([seconds, [(attack.name, attack.code) for attack in together]])
+        with contextlib.suppress(TimeoutError):
+            output, _ = await perform(_program(PRELUDE + BATCH, own, cases), own["workspace"], _BATCH_S)
+            found |= _judge_each(output)
+    for attack in chosen:
+        if attack.alone:
+            own, limit_s = _fresh(facts), _OUTLASTED_S if attack.outlasts else seconds
+            with contextlib.suppress(TimeoutError):
+                output, late = await perform(_program(PRELUDE + attack.code, own), own["workspace"], limit_s)
+                found[attack.name] = _judge(own["workspace"], output, late)
+    return found
+
+
+def _program(code: str, facts: dict[str, Any], *arguments: str) -> list[str]:
+    return [os.path.realpath(sys.executable), "-I", "-S", "-c", code, json.dumps(facts), *arguments]
+
+
+def _judge_each(output: bytes) -> dict[str, str]:
+    """What became of the attacks that `BATCH` got to."""
+    lines = [json.loads(line) for line in output.splitlines()]
+    return {name: ESCAPED if escaped else HUNG if late else STOPPED for name, escaped, late in lines}
 
 
 def _judge(workspace: str, output: bytes, late: bool) -> str:
@@ -235,30 +268,35 @@ def _beats(path: str) -> bool:
     return False
 
 
-def _native(argv: list[str], workspace: str) -> tuple[bytes, bool]:
+async def _native(argv: list[str], workspace: str, seconds: float) -> tuple[bytes, bool]:
     environment = {**_SECRET, "PATH": _PATH}
-    done = subprocess.Popen(
+    done = subprocess.Popen(  # noqa: ASYNC220 - nothing else waits in this loop
         ["/bin/sh", "-c", '"$@"; exit 0', "sh", *argv],  # a parent that can be attacked
         env=environment, cwd=workspace, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, close_fds=False,
         start_new_session=True,
     )  # fmt: skip
     output = bytearray()
     assert done.stdout is not None
-    pipe = done.stdout.fileno()
-    reader = threading.Thread(target=lambda: output.extend(os.read(pipe, 1 << 16)), daemon=True)
+    reader = threading.Thread(target=_read_all, args=(done.stdout.fileno(), output), daemon=True)
     reader.start()
     late = False
     try:
-        done.wait(_NATIVE_S if "time.sleep(60)" not in argv[4] else 1.0)
+        done.wait(seconds)
     except subprocess.TimeoutExpired:
         late = True
         os.killpg(done.pid, signal.SIGKILL)
         done.wait()
-    reader.join(0.5)
+    reader.join(0.5)  # what lives on may hold the pipe open
     return bytes(output), late
 
 
-def _walled(leg: str, chosen: list[Attack], facts: dict[str, Any]) -> dict[str, str]:
+def _read_all(pipe: int, output: bytearray) -> None:
+    with contextlib.suppress(OSError):
+        while data := os.read(pipe, 1 << 16):
+            output.extend(data)
+
+
+async def _walled(leg: str, chosen: list[Attack], facts: dict[str, Any]) -> dict[str, str]:
     profile: Profile = "ns" if leg == "ns" else "nons"
     command = fork_server_command()
     if leg == "container":
@@ -267,50 +305,37 @@ def _walled(leg: str, chosen: list[Attack], facts: dict[str, Any]) -> dict[str, 
     python = sys.base_prefix if not sys.base_prefix.startswith("/usr") else "/usr"
     server = ForkServer(command, launch=lambda: {"namespaces": profile == "ns", "shown": [python, facts["chain"]]})
 
-    program = os.path.realpath(sys.executable)
-
-    async def perform(argv: list[str], workspace: str) -> tuple[bytes, bool]:
+    async def perform(argv: list[str], workspace: str, seconds: float) -> tuple[bytes, bool]:
         protected, hidden = ("interlock.toml", "tools/deep/mod.py"), (f"{workspace}/server.sock",)
         spec = WallSpec(
             profile=profile, workspace=workspace, protected=protected, hidden=hidden if profile == "ns" else ()
         )
         cwd = os.open(workspace, os.O_PATH | os.O_CLOEXEC)
         try:
-            outcome = await server.run(_request(argv, spec), cwd=cwd)
+            async with asyncio.timeout(4 * seconds):
+                outcome = await server.run(_request(argv, spec, seconds), cwd=cwd)
+        except Stopped:
+            raise TimeoutError from None
         finally:
             os.close(cwd)
         if outcome.report["failure"] is not None:
             raise OSError(outcome.report["failure"]["errno"], f"the walls did not stand: {outcome.report['failure']}")
         return outcome.stdout, outcome.report["stopped"] == "timeout"
 
-    async def all_of_them() -> dict[str, str]:
-        found = {}
-        for attack in chosen:
-            own = _fresh(facts)
-            argv = [program, "-I", "-S", "-c", PRELUDE + attack.code, json.dumps(own)]
-            work: Awaitable[tuple[bytes, bool]] = perform(argv, own["workspace"])
-            try:
-                output, late = await asyncio.wait_for(work, 4 * _ATTACK_S)
-            except TimeoutError:
-                found[attack.name] = HUNG
-                continue
-            found[attack.name] = _judge(own["workspace"], output, late)
-        return found
-
     try:
-        return asyncio.run(all_of_them())
+        return await _all(chosen, facts, _ATTACK_S, perform)
     finally:
         server.close()
 
 
-def _request(argv: list[str], spec: WallSpec) -> Request:
+def _request(argv: list[str], spec: WallSpec, seconds: float) -> Request:
     return {
         "argv": argv,
         "search": _PATH,
         "environment": {"PATH": _PATH},
         "home": True,
         "home_files": {},
-        "timeout_ms": round(_ATTACK_S * 1000),
+        "timeout_ms": round(seconds * 1000),
         "grace_ms": 200,
         "keep_bytes": 65_536,
         "keep_last": False,

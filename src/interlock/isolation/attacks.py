@@ -18,6 +18,12 @@ class Attack(NamedTuple):
     """Which part of the walls is meant to stop it, as in a posture."""
     code: str
     losses: tuple[str, ...] = ()
+    alone: bool = False
+    """True if it needs an action of its own: it is about the end of the tree, its limits, its supervisor, or what it inherits.
+    The others are tried in one action, each in a process of its own (`BATCH`).
+    """
+    outlasts: bool = False
+    """True if it is about what is left after a time-out: it ends by nothing else."""
 
 
 PRELUDE: Final = """
@@ -31,6 +37,34 @@ def sys_(x86, arm, *a):
     return r
 def escaped(): print("ESCAPED", flush=True)
 os.chdir(T["workspace"])
+"""
+
+BATCH: Final = """
+import select
+seconds, cases = json.loads(sys.argv[2])
+for name, code in cases:
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.dup2(w, 1)
+        os.close(r), os.close(w)
+        try:
+            exec(code, dict(globals()))
+            sys.stdout.flush()
+        finally:
+            os._exit(0)
+    os.close(w)
+    said, ended, until = b"", False, time.monotonic() + seconds
+    while not ended and (left := until - time.monotonic()) > 0 and select.select([r], [], [], left)[0]:
+        data = os.read(r, 65536)
+        said, ended = said + data, not data
+    os.close(r)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    print(json.dumps([name, b"ESCAPED" in said, not ended]), flush=True)
+"""
+"""Follows `PRELUDE`. argv[2] has how long an attack may take, and the name and code of each. Every one is tried in a process of
+its own, and has a line of JSON: its name, whether it escaped, and whether it was late.
 """
 
 NONS: Final = ("nons",)
@@ -129,8 +163,9 @@ ATTACKS: Final = (
         "p = os.getppid(); os.kill(p, signal.SIGSTOP); time.sleep(0.05)\n"
         "s = open(f'/proc/{p}/stat').read().rpartition(')')[2].split()[0]; os.kill(p, signal.SIGCONT)\n"
         "if s == 'T': escaped()",
+        alone=True,
     ),
-    Attack("read the memory of the supervisor", "fs", "open(f'/proc/{os.getppid()}/mem', 'rb'); escaped()"),
+    Attack("read the memory of the supervisor", "fs", "open(f'/proc/{os.getppid()}/mem', 'rb'); escaped()", alone=True),
     Attack(
         "read another process's environment",
         "fs",
@@ -173,6 +208,7 @@ ATTACKS: Final = (
         "lower the supervisor's limits",
         "syscalls",
         "resource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0)); escaped()",
+        alone=True,
     ),
     Attack(
         "signal another process as the owner of a file",
@@ -192,12 +228,15 @@ ATTACKS: Final = (
         "tree",
         "if os.fork() == 0:\n os.setsid()\n if os.fork() == 0:\n"
         "  while True:\n   open('beat', 'a').write('.'); time.sleep(0.02)\n os._exit(0)\ntime.sleep(0.1)",
+        alone=True,
     ),
     Attack(
         "live on behind a time-out",
         "tree",
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nif os.fork() == 0:\n os.setsid()\n"
         " while True:\n  open('beat', 'a').write('.'); time.sleep(0.02)\ntime.sleep(60)",
+        alone=True,
+        outlasts=True,
     ),
     # -- kernel
     Attack("make a user namespace", "syscalls", "sys_(272, 97, 0x10000000); escaped()"),
@@ -324,13 +363,14 @@ ATTACKS: Final = (
         "s = socket.socket(socket.AF_UNIX); s.connect('server.sock'); escaped()",
     ),
     # -- what is inherited, and limits
-    Attack("read an inherited descriptor", "descriptors", "os.pread(T['inherited'], 9, 0) and escaped()"),
+    Attack("read an inherited descriptor", "descriptors", "os.pread(T['inherited'], 9, 0) and escaped()", alone=True),
     Attack("read Interlock's environment", "environment", "'INTERLOCK_ATTACK_SECRET' in os.environ and escaped()"),
     Attack(
         "start more processes than allowed",
         "limits",
         "n = 0\nfor _ in range(200):\n if os.fork() == 0:\n  time.sleep(30); os._exit(0)\n n += 1\n"
         "time.sleep(3); n == 200 and escaped(); os.killpg(0, 9)",
+        alone=True,
     ),
     Attack(
         "use more memory than allowed in several processes",
@@ -338,20 +378,26 @@ ATTACKS: Final = (
         "r, w = os.pipe()\nfor _ in range(3):\n if os.fork() == 0:\n"
         "  b = bytearray(b'x') * (120 << 20); os.write(w, b'x'); time.sleep(30); os._exit(0)\n"
         "os.close(w)\nfor _ in range(3): os.read(r, 1) or os._exit(1)\ntime.sleep(2); escaped(); os.killpg(0, 9)",
+        alone=True,
     ),
     Attack(
         "use more memory than allowed in files of memory",
         "limits",
         "f = os.memfd_create('m')\nfor _ in range(400): os.write(f, bytes(1 << 20))\ntime.sleep(2); escaped()",
+        alone=True,
     ),
-    Attack("use more memory than allowed", "limits", "b = bytearray(300 << 20); b[-1] = 1; escaped()"),
+    Attack("use more memory than allowed", "limits", "b = bytearray(300 << 20); b[-1] = 1; escaped()", alone=True),
     Attack(
         "write a larger file than allowed",
         "limits",
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nwith open('big', 'wb') as f: f.truncate(80 << 20)\nescaped()",
+        alone=True,
     ),
     Attack(
-        "open more files than allowed", "limits", "resource.setrlimit(resource.RLIMIT_NOFILE, (4000, 4000)); escaped()"
+        "open more files than allowed",
+        "limits",
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (4000, 4000)); escaped()",
+        alone=True,
     ),
 )
 """At least forty; the tests count them."""
