@@ -42,7 +42,7 @@ def kill_undo(world, run, after, force=False):
 
 def open_runs(rt):
     services = rt.services
-    found = recover_all(services.db, services.index, services.state_dir / "runs", services.disk)
+    found = recover_all(services.db, services.index, services.state_dir / "runs", services.disk, root=None)
     return [one.run_id for one in found]
 
 

@@ -12,6 +12,7 @@ from interlock.disk import Disk, store_error
 from interlock.journal import read as read_journal
 from interlock.model.errors import ConflictError
 from interlock.model.events import LayerKept
+from interlock.workspace.effects import aside_name
 
 LAYER = '[workspace]\nmode = "layer"\n'
 
@@ -153,6 +154,50 @@ def test_undo_of_a_cut_commit_knows_its_own_temporary_file(cut):
     result = asyncio.run(rt.runs.undo(cut.runs()[0]))
     assert result.ok, result.results
     assert content(cut.root) == UNCHANGED
+
+
+def test_recovery_leaves_no_temporary_file_and_puts_back_what_a_person_saved_at_that_moment(cut):
+    (temporary,) = cut.root.glob(".interlock-*.tmp")
+    committed = [name for name in "abcd" if (cut.root / name).read_text() == "agent\n"]
+    waiting = min({*"abcd"} - {*committed})
+    aside = cut.root / os.fsdecode(aside_name(waiting.encode()))
+    (cut.root / waiting).rename(aside)  # as if the commit was killed while it removed the file, saved in between
+    aside.write_text("person\n")
+    (unfinished,) = cut.open().runs.recover()
+    assert unfinished.need in ("resume", "settle")
+    assert not temporary.exists()
+    assert content(cut.root) == UNCHANGED | dict.fromkeys(committed, "agent\n") | {waiting: "person\n"}
+
+
+CUT_DIRECTORY = """
+    import interlock.engine.completion.layers as layers
+    from interlock.disk import Disk
+
+    def rename(self, source, name, *arguments, real=Disk.rename_at, **options):
+        if name.startswith(b".interlock-run_"):
+            os.kill(os.getpid(), 9)
+        return real(self, source, name, *arguments, **options)
+
+    def commit(*arguments, real=layers.commit_layer, **options):
+        Disk.rename_at = rename
+        return real(*arguments, **options)
+
+    layers.commit_layer = commit
+    rt = project.open()
+    execute(rt, call("shell", "sh", parameters={"command": "mkdir made; echo agent > made/new"}))
+"""
+
+
+def test_a_temporary_file_in_a_directory_that_undo_removes_is_not_someone_elses(project):
+    rt = project.open()
+    rt.runs.recover()  # so that this runtime learns of the cut commit by the undo alone
+    child = project.script(CUT_DIRECTORY)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == -9, errors
+    assert [path.suffix for path in (project.root / "made").iterdir()] == [".tmp"]
+    result = asyncio.run(rt.runs.undo(project.runs()[0]))
+    assert result.ok, result.results
+    assert not (project.root / "made").exists()
 
 
 def test_undo_names_only_what_someone_else_has_changed(cut):

@@ -142,6 +142,41 @@ def test_a_file_that_others_changed_is_a_conflict_and_force_keeps_a_backup(rt, r
     assert (root / "old").read_text() == "edited by hand", "what was overwritten was kept"
 
 
+def test_what_others_changed_is_left_on_request_and_named_and_the_rest_is_undone(rt, root):
+    done = execute(rt, *ACTIONS[:3], write("k", 1, "k1"), write("own", 1, "k2"))
+    (root / "old").write_text("edited by hand")
+    execute(rt, write("k", "theirs"))
+    result = asyncio.run(rt.runs.undo(done.run_id, skip_changed=True))
+    assert result.status == "succeeded", "it did what was asked of it"
+    left = {(one.action_id, one.reason): one.detail for one in result.not_undone}
+    assert left.keys() == {("w", "undo_conflict"), ("k1", "state_conflict")}
+    assert left["w", "undo_conflict"] == "`old` was left as it is: others have changed it since"
+    assert (root / "old").read_text() == "edited by hand"
+    assert not (root / "made").exists()
+    assert (root / "gone").read_text() == "to be deleted"
+    assert (rt.services.store.get("k").value, rt.services.store.get("own")) == ("theirs", None)
+    assert asyncio.run(rt.runs.undo(done.run_id, force=True)).status == "succeeded"
+    assert (root / "old").read_text() == "old text"
+
+
+def test_what_others_changed_between_two_actions_comes_back(rt, root):
+    done = execute(rt, *ACTIONS[:1])
+    (root / "old").write_text("edited by hand")
+    again = execute(rt, *ACTIONS[:1])
+    assert asyncio.run(rt.runs.undo(again.run_id, skip_changed=True)).ok
+    assert (root / "old").read_text() == "edited by hand"
+    left = asyncio.run(rt.runs.undo(done.run_id, skip_changed=True)).not_undone
+    assert [one.reason for one in left] == ["undo_conflict"]
+    assert (root / "old").read_text() == "edited by hand"
+
+
+def test_to_overwrite_and_to_leave_what_others_changed_contradict_each_other(rt, root):
+    done = execute(rt, *ACTIONS[:1])
+    (row,) = asyncio.run(rt.runs.undo(done.run_id, force=True, skip_changed=True)).results
+    assert (row.status, row.reason) == ("failed", "usage")
+    assert (root / "old").read_text() == "new text"
+
+
 def test_state_that_others_changed_is_a_conflict(rt):
     done = execute(rt, write("k", 1))
     execute(rt, write("k", "theirs"))

@@ -61,9 +61,9 @@ def hand(workspace, new_run):
 @pytest.fixture
 def undo(workspace, hand, new_run):
     def go(run="run_1", into="run_2", **options):
-        force = options.pop("force", False)
+        changed = options.pop("changed", "refuse")
         path = hand.backups.run.parent / run
-        return restore(workspace, path, plan_undo(path, **options), new_run(into), UNDO, force=force)
+        return restore(workspace, path, plan_undo(path, **options), new_run(into), UNDO, changed=changed)
 
     return go
 
@@ -170,10 +170,64 @@ def test_force_keeps_what_it_overwrites(root, hand, undo):
     with pytest.raises(UndoConflictError) as caught:
         undo()
     assert set(caught.value.conflicts) == {"a", "d/sub", "d/sub/theirs"}
-    undo(force=True)
+    undo(changed="overwrite")
     assert picture(root) == {b"a": ("file", 0o644, b"old")}
     undo("run_2", "run_3")
     assert picture(root) == edited
+
+
+def test_what_others_changed_can_be_left_with_what_depends_on_it(root, hand, undo):
+    for name in ("edited", "gone", "untouched", "kept"):
+        (root / name).write_bytes(b"old")
+    for name in ("deep", "replaced", "special"):
+        (root / name).mkdir()
+        (root / name / "f").write_bytes(b"old")
+    for name in (b"edited", b"gone", b"untouched"):
+        hand.write((name,), b"new")
+    for name in (b"made", b"theirs"):
+        hand.make((name,))
+        hand.write((name, b"f"), b"new")
+    hand.write((b"special", b"f"), b"new")
+    hand.delete((b"replaced", b"f"))
+    hand.delete((b"deep", b"f"))
+    effects.remove(hand.workspace, (b"replaced",), expect=hand.workspace.examine((b"replaced",)).identity)
+    (root / "edited").write_bytes(b"person")
+    (root / "gone").unlink()
+    (root / "theirs" / "sub").mkdir()
+    os.mkfifo(root / "theirs" / "sub" / "fifo")
+    (root / "special" / "f").unlink()
+    os.mkfifo(root / "special" / "f")
+    (root / "replaced").write_bytes(b"person")
+    done = undo(changed="skip")
+    for fifo in (root / "theirs" / "sub" / "fifo", root / "special" / "f"):
+        assert fifo.is_fifo()
+        fifo.unlink()
+    assert told(done) == {
+        ("edited", "left"),
+        ("gone", "left"),
+        ("untouched", "restored"),
+        ("made", "removed"),
+        ("made/f", "removed"),
+        ("theirs", "left"),
+        ("theirs/f", "removed"),
+        ("special/f", "left"),
+        ("replaced/f", "left"),
+        ("deep/f", "restored"),
+    }
+    why = {one.path: one.why for one in done if one.how == "left"}
+    assert why["edited"] == "others have changed it since"
+    assert why["theirs"] == "others have changed `theirs/sub/fifo` in it since"
+    assert why["replaced/f"] == "others have changed `replaced` since"
+    after = {path: found[-1] for path, found in picture(root).items() if found[0] == "file"}
+    assert after == {
+        b"edited": b"person",
+        b"replaced": b"person",
+        b"untouched": b"old",
+        b"kept": b"old",
+        b"deep/f": b"old",
+    }
+    (root / "edited").write_bytes(b"new")  # the person takes the edit back: the rest can be undone now
+    assert ("edited", "restored") in told(undo(into="run_3", changed="skip"))
 
 
 def test_undo_can_be_undone_again_and_again(root, hand, undo):
@@ -259,9 +313,10 @@ def test_a_link_put_in_the_way_does_not_lead_out(root, hand, undo, tmp_path):
     hand.write((b"d", b"f"), b"new")
     (root / "d").rename(root / "parked")
     (root / "d").symlink_to(outside)
-    for force in (False, True):
+    for changed in ("refuse", "overwrite"):
         with pytest.raises(ConflictError):
-            undo(force=force)
+            undo(changed=changed)
+    undo(changed="skip")
     assert (outside / "f").read_bytes() == b"new"
     assert os.listdir(outside) == ["f"]
 
@@ -275,7 +330,7 @@ def test_a_link_in_place_of_the_file_is_a_conflict_and_replaced_by_force(root, h
     (root / "f").symlink_to(victim)
     with pytest.raises(UndoConflictError):
         undo()
-    undo(force=True)
+    undo(changed="overwrite")
     assert (root / "f").read_bytes() == b"old"
     assert not (root / "f").is_symlink()
     assert victim.read_bytes() == b"new"
@@ -286,7 +341,7 @@ def test_a_fifo_in_the_way_blocks_and_never_hangs(root, hand, undo):
     (root / "f").unlink()
     os.mkfifo(root / "f")
     with pytest.raises(ConflictError) as caught:
-        undo(force=True)
+        undo(changed="overwrite")
     assert caught.value.code == "undo_blocked"
 
 
@@ -294,7 +349,7 @@ def test_what_became_protected_is_not_restored(root, hand, undo, new_run, access
     hand.write((b"f",), b"new")
     path = hand.backups.run
     with Workspace(root, protected=["f"], access=access) as stricter, pytest.raises(ToolError) as caught:
-        restore(stricter, path, plan_undo(path), new_run("run_2"), UNDO, force=True)
+        restore(stricter, path, plan_undo(path), new_run("run_2"), UNDO, changed="overwrite")
     assert caught.value.code == "path_protected"
     assert (root / "f").read_bytes() == b"new"
 
@@ -384,7 +439,7 @@ def test_a_racing_swap_of_a_directory_never_leads_out(root, hand, new_run, works
             if i >= 60 and len(outcomes) > 1:
                 break
             try:
-                restore(workspace, path, plan_undo(path), new_run(f"undo_{i}"), UNDO, force=True)
+                restore(workspace, path, plan_undo(path), new_run(f"undo_{i}"), UNDO, changed="overwrite")
                 outcomes.add("restored")
             except (ToolError, ConflictError) as error:
                 outcomes.add(error.code)

@@ -112,6 +112,7 @@ REASONS: Final[dict[str, str]] = {
     "cross_device": "Source and destination are on different file systems.",
     "access_denied": "The file system does not permit this for the user.",
     "workspace_full": "The workspace's file system, or the user's quota, has no space left.",
+    "backup_failed": "The backup of what would be replaced could not be stored in the state directory; nothing was replaced.",
     "file_busy": "The file is in use.",
     "file_failed": "The file system reported another error; the message quotes it.",
     "file_changed": "Another program changed the file between its examination and the change.",
@@ -122,7 +123,7 @@ REASONS: Final[dict[str, str]] = {
     "pattern_invalid": "A pattern or a glob cannot be compiled.",
     "pattern_too_slow": "Matching the pattern took too long, or too much memory, and was stopped.",
     "owner_not_mapped": 'A layer cannot represent the owner or group of a file; `[workspace] mode = "direct"` can.',
-    "undo_conflict": "What undo would restore was changed since and left alone. `--force` overwrites it and keeps a backup.",
+    "undo_conflict": "It was changed since and left alone; `--skip-changed` undoes the rest, `--force` all of it, with a backup.",
     "undo_denied": "An agent can undo only what it did itself; a person can undo anything.",
     "undo_blocked": "Undo cannot restore a path because something else is in the way; the message names it.",
     # step 9: git tools

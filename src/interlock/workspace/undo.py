@@ -2,8 +2,8 @@
 
 Undo works by state, not by steps. The selected entries of a path form a chain of states; the present state must be one of
 them, and the first one is restored. If the present state is another, or someone changed the path between two entries, that is
-a conflict, and nothing is restored (unless forced). So undo may be stopped anywhere and repeated: a restored path needs
-nothing.
+a conflict, and nothing is restored, unless the caller says what becomes of it (`Changed`). So undo may be stopped anywhere and
+repeated: a restored path needs nothing.
 
 What a process of the run left is one of these states (see `process_changes`) and is overwritten like any other. A person may
 have edited the same file while the process ran, so what is overwritten there is reported (`Restored.kept`).
@@ -40,16 +40,22 @@ from interlock.workspace.tree import CHUNK_BYTES, Workspace
 
 _SHOWN_MAX: Final = 20  # paths named in one message
 
+Changed = Literal["refuse", "overwrite", "skip"]
+"""What becomes of a path that others have changed since: nothing at all is restored; it is restored, with a backup of what lay
+there; it is left as it is, and the rest is restored."""
+
 
 class Restored(msgspec.Struct, frozen=True):
     """The result for one path."""
 
     path: NameJson
-    how: Literal["restored", "removed", "unchanged"]
+    how: Literal["restored", "removed", "unchanged", "left"]
     by_process: bool = False
     """True if the overwritten state was, or may have been, written by a process of the run."""
     kept: str | None = None
     """Then, for a file: the SHA-256 (hex) of the overwritten content, which names its backup in the undoing run."""
+    why: str | None = None
+    """Why it is `left`."""
 
 
 def _restored(step: Step) -> Restored:
@@ -69,7 +75,7 @@ class UndoConflictError(ConflictError):
         more = f" and {len(conflicts) - _SHOWN_MAX} more" if len(conflicts) > _SHOWN_MAX else ""
         super().__init__(
             f"changed since by {_who(run)}: {names}{more}; nothing was changed there",
-            hint="look at them; `--force` restores anyway and keeps a backup of what it overwrites",
+            hint="look at them; `--skip-changed` undoes the rest, and `--force` restores them too and keeps a backup",
         )
 
 
@@ -107,20 +113,29 @@ def plan_by_action(run: Path, *, proposal: str | None = None) -> dict[tuple[str,
 
 
 def restore(
-    workspace: Workspace, run: Path, entries: Sequence[Entry], backups: Backups, origin: Origin, *, force: bool = False
+    workspace: Workspace,
+    run: Path,
+    entries: Sequence[Entry],
+    backups: Backups,
+    origin: Origin,
+    *,
+    changed: Changed = "refuse",
 ) -> list[Restored]:
     """Undo `entries` (of `run`, newest first). `backups` and `origin` are those of the undoing run.
 
-    Raises: UndoConflictError (nothing was done), ConflictError `undo_blocked` (nothing was done, even with `force`),
-    IntegrityError `backup_damaged` or `backup_missing` (nothing was done), ToolError `path_protected` and file system errors
-    (what was done remains; undo may be repeated).
+    Raises: UndoConflictError (nothing was done), ConflictError `undo_blocked` (nothing was done; not with `skip`),
+    `backup_damaged` or `backup_missing` (nothing was done), ToolError `path_protected` and file system errors (what was done
+    remains; undo may be repeated).
     """
     with workspace.changing():
         discard_temporaries(workspace, run, entries)
         chains = _chains(reversed(entries))
-        steps, conflicts = _compare_all(workspace, run, chains)
-        if conflicts and not force:
+        steps, conflicts = _compare_all(workspace, run, chains, special=changed == "skip")
+        if conflicts and changed == "refuse":
             raise UndoConflictError(conflicts, run)
+        left: dict[Rel, str] = {}
+        if changed == "skip":
+            steps, left = _leave_out(workspace, steps, conflicts, chains)
         steps = with_access(workspace, _with_parents(workspace, steps))
         guard = workspace.guard()
         for step in steps:
@@ -128,11 +143,46 @@ def restore(
             _check_content(run, step.want)
         prepared = _record(workspace, run, steps, backups, origin)
         perform(workspace, prepared, lambda step: _content(run, step.want))
-        changed = {step.path for step in steps}
+        touched = {step.path for step in steps} | set(left)
         return [
             *(_restored(step) for step in steps),
-            *(Restored(to_json(path), "unchanged") for path in chains if path not in changed),
+            *(Restored(to_json(path), "unchanged") for path in chains if path not in touched),
+            *(Restored(to_json(path), "left", why=why) for path, why in left.items()),
         ]
+
+
+def _leave_out(
+    workspace: Workspace, steps: list[Step], conflicts: Sequence[Rel], chains: dict[Rel, _Chain]
+) -> tuple[list[Step], dict[Rel, str]]:
+    """The steps that touch nothing of what others have changed, and the recorded paths that stay as they are, with why."""
+    others = set(conflicts)
+    above = {path[:depth]: path for path in conflicts for depth in range(len(path))}
+    made = {step.path for step in steps if step.want.kind == "dir"} - others
+    left = {path: "others have changed it since" for path in conflicts if path in chains}
+    kept = []
+    for step in steps:
+        path = step.path
+        beneath = next((path[:depth] for depth in range(1, len(path)) if path[:depth] in others), None)
+        if path in others:
+            continue
+        if beneath is None and step.want.kind != "absent":
+            parents = (path[:depth] for depth in range(1, len(path)) if path[:depth] not in made)
+            beneath = next((one for one in parents if not _is_place(workspace, one)), None)
+        if beneath is not None:
+            left[path] = f"others have changed `{show(beneath)}` since"
+        elif path in above and step.removes:
+            left[path] = f"others have changed `{show(above[path])}` in it since"
+        else:
+            kept.append(step)
+    return kept, left
+
+
+def _is_place(workspace: Workspace, path: Rel) -> bool:
+    """True if a directory is there, or nothing."""
+    try:
+        return _examine(workspace, path).node.kind in ("dir", "absent")
+    except ConflictError:
+        return False
 
 
 def take_back(workspace: Workspace, run: Path, entries: Sequence[Entry]) -> dict[Rel, str]:
@@ -241,23 +291,34 @@ def _chains(entries: Iterable[Entry]) -> dict[Rel, _Chain]:
     return chains
 
 
-def _compare_all(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tuple[list[Step], list[Rel]]:
+def _compare_all(
+    workspace: Workspace, run: Path, chains: dict[Rel, _Chain], *, special: bool = False
+) -> tuple[list[Step], list[Rel]]:
     """What has to change, contents of directories included, and which of it others may have changed.
 
     That includes what lies there since Interlock died while a process of the run was running: the process may have written it,
-    or a person at any time after.
+    or a person at any time after. A FIFO, socket or device that lies there raises ConflictError `undo_blocked`; with `special`
+    it is one of the changes of others, without a step.
     """
-    steps, conflicts = _compare(workspace, run, chains)
-    steps, foreign = _with_contents(workspace, steps)
+    steps, conflicts = _compare(workspace, run, chains, special=special)
+    steps, foreign = _with_contents(workspace, steps, special=special)
     return steps, conflicts + foreign
 
 
-def _compare(workspace: Workspace, run: Path, chains: dict[Rel, _Chain]) -> tuple[list[Step], list[Rel]]:
+def _compare(
+    workspace: Workspace, run: Path, chains: dict[Rel, _Chain], *, special: bool
+) -> tuple[list[Step], list[Rel]]:
     """The required changes, and which of the paths others have changed."""
     steps, conflicts = [], []
     history: dict[Rel, _Chain] | None = None
     for path, chain in chains.items():
-        seen = _examine(workspace, path)
+        try:
+            seen = _examine(workspace, path)
+        except ConflictError:
+            if not special:
+                raise
+            conflicts.append(path)
+            continue
         want = chain.states[0]
         if seen.node.same(want):
             # Rewriting the same content changes only its time.
@@ -299,20 +360,24 @@ def _examine(workspace: Workspace, path: Rel) -> Seen:
         raise
 
 
-def _with_contents(workspace: Workspace, steps: list[Step]) -> tuple[list[Step], list[Rel]]:
+def _with_contents(workspace: Workspace, steps: list[Step], *, special: bool) -> tuple[list[Step], list[Rel]]:
     """Steps for what others put into directories that undo removes, and those paths."""
     removed = {step.path for step in steps if step.want.kind == "absent"}
-    more: list[Step] = []
+    more: dict[Rel, Step | None] = {}
     for step in steps:
         if step.seen.node.kind != "dir" or step.want.kind == "dir":
             continue
         for name in workspace.names(step.path):
-            if (*step.path, name) not in removed:
-                more += [
-                    Step(path, _examine(workspace, path), ABSENT) for path, _ in workspace.walk((*step.path, name))
-                ]
-    planned = {step.path for step in more}
-    return [*(step for step in steps if step.path not in planned), *more], [step.path for step in more]
+            if (*step.path, name) in removed:
+                continue
+            for path, _ in workspace.walk((*step.path, name)):
+                try:
+                    more[path] = Step(path, _examine(workspace, path), ABSENT)
+                except ConflictError:
+                    if not special:
+                        raise
+                    more[path] = None
+    return [*(step for step in steps if step.path not in more), *filter(None, more.values())], list(more)
 
 
 def _with_parents(workspace: Workspace, steps: list[Step]) -> list[Step]:

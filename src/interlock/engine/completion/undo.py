@@ -26,8 +26,8 @@ from interlock.model.proposal import (
 )
 from interlock.verify.templates import fill
 from interlock.workspace import Entry, Origin, Restored
-from interlock.workspace.names import Rel
-from interlock.workspace.undo import restore
+from interlock.workspace.names import Rel, show, stored
+from interlock.workspace.undo import Changed, restore
 
 STEP: Final = 10
 """The gate's step that every undo event carries."""
@@ -169,7 +169,7 @@ def restore_files(
     entries: Sequence[Entry],
     *,
     of: str | None = None,
-    force: bool = False,
+    changed: Changed = "refuse",
 ) -> list[Restored] | InterlockError:
     """Put files back from the backups in `directory`; returns the error if that is impossible, and then no file was touched.
 
@@ -186,13 +186,22 @@ def restore_files(
     origin = Origin(run.proposal.id, run.proposal.actions[index].id, 0 if of is None else 1)
     try:
         found: list[Restored] | InterlockError = restore(
-            workspace, directory, list(entries), backups, origin, force=force
+            workspace, directory, list(entries), backups, origin, changed=changed
         )
     except (ConflictError, IntegrityError, ToolError) as error:
         found = error
-    problem = found.message if isinstance(found, InterlockError) else None
+    problem = found.message if isinstance(found, InterlockError) else _left(found)
     _record_done(run, index, "files", "rolled_back", problem, of)
     return found
+
+
+def _left(restored: list[Restored]) -> str | None:
+    """What was left because others have changed it, in a sentence; None if nothing was."""
+    left = [one for one in restored if one.how == "left"]
+    if not left:
+        return None
+    more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+    return f"`{show(stored(left[0].path))}` was left as it is: {left[0].why}{more}"
 
 
 def leftovers(

@@ -143,8 +143,12 @@ class Runs:
 
     # -- undo, recover, resume
 
-    async def undo(self, run_id: str, action_id: str | None = None, *, force: bool = False) -> ProposalResult:
+    async def undo(
+        self, run_id: str, action_id: str | None = None, *, force: bool = False, skip_changed: bool = False
+    ) -> ProposalResult:
         """Undo what a run did (or one action of it), as the person at the command line; itself a run, and undoable.
+
+        What others have changed since stops it, unless it is to be overwritten (`force`, with a backup) or left (`skip_changed`).
 
         Depends neither on the rules nor on the tool modules: with rules that cannot be used, only compensations (which they
         judge) are left undone. A run that still waits, for an answer for example, is asked to stop first. Raises: as
@@ -159,7 +163,9 @@ class Runs:
         services = self._services.for_undo()
         if action_id is None:
             await undo_target.stop_target(services, run_id, by=user_name())
-        parameters = {"run": run_id, "force": force} | ({} if action_id is None else {"action": action_id})
+        parameters: dict[str, Any] = {"run": run_id, "force": force}
+        parameters |= {"skip_changed": True} if skip_changed else {}
+        parameters |= {} if action_id is None else {"action": action_id}
         # `skip`: an undo that gets stuck half way is not itself rolled back.
         action: dict[str, Any] = {"type": "tool_call", "id": "undo", "tool": "undo", "parameters": parameters}
         run = Run.start(services, agent=OPERATOR, source="undo")
@@ -245,8 +251,9 @@ class Runs:
         services = self._services
         found = []
         if services.state_dir is not None:
+            root = None if services.workspace is None else services.workspace.root
             found = recover.recover_all(
-                services.db, services.index, services.state_dir / "runs", services.disk, services.desk
+                services.db, services.index, services.state_dir / "runs", services.disk, services.desk, root=root
             )
         services.index.in_order = True
         return found

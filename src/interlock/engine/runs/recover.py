@@ -23,14 +23,18 @@ from interlock.engine.record.replay import ReplayedProposal, ReplayedRun
 from interlock.engine.runs.unknown_outcomes import KIND, ask_outcome, is_unknown
 from interlock.journal import JournalWriter, RecoveryReport, RunIndex, RunRow, read, recover, scan, sign_head
 from interlock.journal.index import require_not_behind
+from interlock.journal.lock import held
 from interlock.journal.recovered import OpenFacts, RecoveredRuns, fingerprint
 from interlock.journal.sealing import JOURNAL_NAME
-from interlock.model.errors import IntegrityError, StoreError, UsageError
+from interlock.model.errors import IntegrityError, StoreError, ToolError, UsageError
 from interlock.model.events import COMMAND_KINDS, CommandLost, CommandStarted, RunFinished, RunStarted
 from interlock.model.proposal import CLIENT_SOURCE
 from interlock.signing import Signer
 from interlock.state.cache import ResultCache
 from interlock.state.store import StateStore, Write, encode
+from interlock.workspace.backups import read_entries
+from interlock.workspace.tree import Workspace
+from interlock.workspace.undo import discard_temporaries
 
 Need = Literal["nothing", "resume", "answer", "settle", "repair"]
 """What a run needs: nothing (its process is alive, or its coding agent goes on with it), `resume`, an answer to a question, a
@@ -60,11 +64,14 @@ class Unfinished(msgspec.Struct, frozen=True, kw_only=True):
     """What recovery moved out of the journal just now, to `journal.torn`."""
 
 
-def recover_all(db: Database, index: RunIndex, runs: Path, disk: Disk, desk: Desk | None = None) -> list[Unfinished]:
+def recover_all(
+    db: Database, index: RunIndex, runs: Path, disk: Disk, desk: Desk | None = None, *, root: Path | None
+) -> list[Unfinished]:
     """Put the journal of every run that is not over in order, newest run first, and say what each needs.
 
     A run whose journal says that it is over is entered as such. With a `desk`, what only a person can know is asked there
-    at once. A journal that was not written since it was last put in order is not read again. Raises: StoreError.
+    at once. A journal that was not written since it was last put in order is not read again. The temporary files that a killed
+    process left in the workspace at `root` are removed. Raises: StoreError.
     """
     adopt_orphans(index, runs, disk)
     rows = [row for status in OPEN_STATUSES for row in index.list_runs(status=status)]
@@ -85,7 +92,7 @@ def recover_all(db: Database, index: RunIndex, runs: Path, disk: Disk, desk: Des
             found.append(_need_of(row, facts, answered))
             continue
         journal = fingerprint(str(runs / row.run_id))  # taken first, so that a write from now on makes it differ
-        one, facts = _recover_one(db, index, runs, disk, row, desk, store)
+        one, facts = _recover_one(db, index, runs, disk, row, desk, store, root)
         if one is not None:
             found.append(one)
             if facts is not None and journal and not one.moved_bytes:
@@ -145,7 +152,14 @@ def apply_commits(db: Database, replayed: ReplayedRun) -> None:
 
 
 def _recover_one(
-    db: Database, index: RunIndex, runs: Path, disk: Disk, row: RunRow, desk: Desk | None, store: ApprovalStore
+    db: Database,
+    index: RunIndex,
+    runs: Path,
+    disk: Disk,
+    row: RunRow,
+    desk: Desk | None,
+    store: ApprovalStore,
+    root: Path | None,
 ) -> tuple[Unfinished | None, OpenFacts | None]:
     """What a run needs (None if it is over), and what is to be remembered of it."""
     directory = runs / row.run_id
@@ -176,9 +190,26 @@ def _recover_one(
     if row.status == "running":
         # Its unfinished writes make what other runs had read out of date.
         ResultCache(db, row.workspace, SystemClock()).clear()
+        if root is not None:
+            _discard_temporaries(directory, disk, root, replayed)
         index.update(row.run_id, status="interrupted")
         row = msgspec.structs.replace(row, status="interrupted")
     return _need(row, replayed, report, desk, store)
+
+
+def _discard_temporaries(directory: Path, disk: Disk, root: Path, replayed: ReplayedRun) -> None:
+    """Remove the temporary files of changes that the dead process had begun.
+
+    What a person saved under such a name at that very moment is put back. What cannot be removed now is removed by the next
+    commit or undo of the run.
+    """
+    with (
+        contextlib.suppress(UsageError, ToolError, IntegrityError, StoreError),
+        held(directory, disk),
+        Workspace(root, disk=disk) as workspace,
+    ):
+        entries = [entry for entry in read_entries(directory) if entry.proposal in replayed.proposals]
+        discard_temporaries(workspace, directory, entries)
 
 
 def _end_empty(index: RunIndex, directory: Path, disk: Disk, keys: Path) -> None:

@@ -8,6 +8,7 @@ from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.services import Services
 from interlock.lazy import lazy
+from interlock.model.errors import ToolError
 from interlock.model.tool import Binding, Context, Tool
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ _SCHEMA: Final = {
             "default": False,
             "description": "Overwrite what others changed since (kept as a backup).",
         },
+        "skip_changed": {
+            "type": "boolean",
+            "default": False,
+            "description": "Leave what others changed since as it is, and undo the rest. Not together with `force`.",
+        },
     },
     "required": ["run"],
     "additionalProperties": False,
@@ -36,7 +42,15 @@ def binding(services: Services) -> Binding:
 
     async def undo(parameters: dict[str, Any], ctx: Context) -> Any:
         assert isinstance(ctx, ActionContext)
-        one = undo_tool.Undo(services, ctx, parameters.get("force", False))
+        force, skip_changed = parameters.get("force", False), parameters.get("skip_changed", False)
+        if force and skip_changed:
+            raise ToolError(
+                "`force` and `skip_changed` contradict each other: one overwrites what was changed since, the other leaves it",
+                code="usage",
+                path="$.parameters.skip_changed",
+                retryable=False,
+            )
+        one = undo_tool.Undo(services, ctx, force=force, skip_changed=skip_changed)
         return await one.undo(parameters["run"], parameters.get("action"))
 
     return Binding(

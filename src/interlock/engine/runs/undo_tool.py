@@ -3,7 +3,7 @@ other action.
 
 Files come back from that run's backups (and what is overwritten is backed up here, so an undo can be undone), compensable
 actions are compensated, state keys get their old values. Anything that was changed since is a conflict, and then
-nothing of that action is touched, unless forced.
+nothing of that action is touched, unless forced; or the changed paths alone are left, and named.
 """
 
 from __future__ import annotations
@@ -39,17 +39,26 @@ from interlock.model.grant import OPERATOR
 from interlock.model.proposal import Action
 from interlock.model.tool import PROCESS_NOTES
 from interlock.workspace import Entry, Restored
-from interlock.workspace.names import Rel, show, to_json
-from interlock.workspace.undo import UndoConflictError, discard_temporaries, find_conflicts, plan_by_action, plan_undo
+from interlock.workspace.names import Rel, show, stored, to_json
+from interlock.workspace.undo import (
+    Changed,
+    UndoConflictError,
+    discard_temporaries,
+    find_conflicts,
+    plan_by_action,
+    plan_undo,
+)
 
 _NEVER_UNDONE = frozenset({"not_exactly_undoable", "irreversible"})
 """What cannot be undone at all is reported, and is not a failure of undo; everything else that is left is."""
+_CHANGED_SINCE = frozenset({"undo_conflict", "state_conflict"})
+"""The same for these, where the caller has said that they are to be left."""
 
 
 class Undo:
     """One call of the tool."""
 
-    def __init__(self, services: Services, ctx: ActionContext, force: bool) -> None:
+    def __init__(self, services: Services, ctx: ActionContext, *, force: bool, skip_changed: bool) -> None:
         self._services = services
         self._run = ctx.run
         self._index = ctx.index
@@ -57,6 +66,7 @@ class Undo:
         self._resumed = ctx.run.attempts_before.get(ctx.index, 0) > 0
         # `force` was about what lay there then: an undo that is resumed after its process died looks again.
         self._force = force and not self._resumed
+        self._skip = skip_changed
         self._restored: list[dict[str, Any]] = []
         self._not_undone: list[dict[str, str]] = []
         # What is looked up for each action, read once: an undo may be of a hundred thousand.
@@ -110,7 +120,8 @@ class Undo:
         finally:
             self._marks.close()
         self._forget(replayed, action)
-        left = [one for one in self._not_undone if one["reason"] not in _NEVER_UNDONE]
+        accepted = _NEVER_UNDONE | _CHANGED_SINCE if self._skip else _NEVER_UNDONE
+        left = [one for one in self._not_undone if one["reason"] not in accepted]
         if left:
             more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
             raise ToolError(
@@ -195,6 +206,8 @@ class Undo:
             discard_temporaries(
                 workspace, replayed.directory, entries
             )  # of a commit that was cut: they are not someone else's
+            if self._skip:
+                return
             beside = _left_to_git(self._services.registry, chosen, entries)
             conflicts = [path for path in find_conflicts(workspace, replayed.directory, entries) if path not in beside]
             if conflicts:
@@ -263,11 +276,16 @@ class Undo:
             self._leave(action_id, "path_denied", "no grant of the agent allows `undo` to write there")
             return True
         of = source(replayed.directory.name, proposal_id, action_id)
-        done = restore_files(run, self._index, replayed.directory, entries, of=of, force=self._force)
+        changed: Changed = "overwrite" if self._force else "skip" if self._skip else "refuse"
+        done = restore_files(run, self._index, replayed.directory, entries, of=of, changed=changed)
         if isinstance(done, InterlockError):
             self._leave(action_id, done.code, done.message)
-        else:
-            self._restored.extend(_restored(action_id, one, run.files.id) for one in done)
+            return touched
+        for one in done:
+            if one.how == "left":
+                self._leave(action_id, "undo_conflict", f"`{show(stored(one.path))}` was left as it is: {one.why}")
+            else:
+                self._restored.append(_restored(action_id, one, run.files.id))
         return touched
 
     def _changed_by_compensations(self) -> set[Rel]:

@@ -63,7 +63,7 @@ def recover(
         if run_id is not None:
             past.directory(run_id)
         with _desk() as desk:
-            found = recover_all(past.db, past.index, past.place.runs, past.disk, desk)
+            found = recover_all(past.db, past.index, past.place.runs, past.disk, desk, root=past.place.root)
     if run_id is not None:
         found = [one for one in found if one.run_id == run_id]
     out.emit(found, lambda: [line for one in found for line in _lines(out, one)] or ["no unfinished runs"])

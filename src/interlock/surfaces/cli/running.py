@@ -131,14 +131,17 @@ def resume(out: Output, run_id: str, no_wait: bool) -> int:
 @click.argument("run_id", metavar="[RUN]", required=False, type=RUN)
 @click.option("--action", metavar="ID", help="Undo only this action of the run.")
 @click.option("--force", is_flag=True, help="Also overwrite files that were changed since; their content is kept.")
+@click.option("--skip-changed", is_flag=True, help="Leave what was changed since as it is, and undo the rest.")
 @click.pass_obj
-def undo(out: Output, run_id: str | None, action: str | None, force: bool) -> int:
+def undo(out: Output, run_id: str | None, action: str | None, force: bool, skip_changed: bool) -> int:
     """Undo what a run did: files, state, and actions with a compensation. An undo is itself a run, and can be undone.
 
     Without RUN, at a terminal: shows what undoing the newest run that is not undone would change, and asks.
 
     Exit code: 0 if everything was undone, 1 if something was not: it cannot be undone, or was changed since.
     """
+    if force and skip_changed:
+        raise UsageError("`--force` overwrites what was changed since, `--skip-changed` leaves it: give one of them")
     if run_id is None:
         from interlock.surfaces.cli.undo_preview import choose_run  # noqa: PLC0415 - only then
 
@@ -148,11 +151,14 @@ def undo(out: Output, run_id: str | None, action: str | None, force: bool) -> in
     chosen = run_id
     with undoing_runtime(out) as opened:
         opened.runs.get(chosen)
-        result = run_at_terminal(out, opened, lambda: opened.runs.undo(chosen, action, force=force))
+        result = run_at_terminal(
+            out, opened, lambda: opened.runs.undo(chosen, action, force=force, skip_changed=skip_changed)
+        )
     out.emit(result, lambda: undo_lines(out, result))
     reasons = {left["reason"] for output in undo_outputs(result) for left in output["not_undone"]}
     if not force and {"undo_conflict", "state_conflict"} & {*reasons, *(row.reason for row in result.results)}:
-        out.note("`--force` overwrites later changes but keeps their content, so that undo can be undone too")
+        others = "" if skip_changed else "`--skip-changed` undoes the rest and leaves what was changed since; "
+        out.note(f"{others}`--force` overwrites it but keeps its content, so that undo can be undone too")
     return undo_exit_code(result)
 
 
