@@ -1,11 +1,14 @@
 """A person, or another proposal, works on the same files while a process runs in a layer: nothing of theirs is lost."""
 
+import os
+import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
-from engine_world import TOML, call, execute
+from engine_world import TOML, call, execute, living
 
 from interlock.workspace.layer_mounts import LayerMounts, UnmountableError
 
@@ -111,3 +114,73 @@ def test_a_commit_of_git_while_a_process_commits_stays_on_the_branch(project):
     assert "conflict" in result.workspace.blocked.values()
     assert git("log", "--format=%s").split() == ["person", "first"]
     assert git("reflog", "--format=%gs").splitlines()[0] == "commit: person"
+
+
+@pytest.fixture
+def plain(new_project):
+    made = new_project(toml=TOML % "" + LAYER)
+    for number in range(60):
+        (made.root / f"f{number}").write_text("before\n")
+    return made
+
+
+RIVAL = """
+    number, go = sys.argv[1], Path(sys.argv[2])
+    rt = project.open()
+
+    async def wait(parameters, ctx):
+        (go.parent / f"ready{number}").touch()
+        while not go.exists():
+            await asyncio.sleep(0.005)
+
+    rt.register(beside("wait", wait))
+    command = f"for i in $(seq 0 59); do echo {number} > f$i; done"
+    result = execute(rt, call("shell", "s", parameters={"command": command}), call("wait", "w", dependencies=["s"]))
+    print(number, result.status, result.workspace.status, result.workspace.reason)
+"""
+
+
+def test_of_two_runs_that_commit_the_same_files_at_the_same_moment_one_is_committed_whole(plain, tmp_path):
+    go = tmp_path / "go"
+    rivals = [plain.script(RIVAL, number, go) for number in (1, 2)]
+    until = time.monotonic() + 60
+    while not all((tmp_path / f"ready{number}").exists() for number in (1, 2)):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    go.touch()
+    said = sorted((rival.communicate(timeout=60)[0].split() for rival in rivals), key=lambda words: words[1])
+    assert [words[1:] for words in said] == [
+        ["failed", "kept", "workspace_conflict"],
+        ["succeeded", "committed", "None"],
+    ]
+    assert {(plain.root / f"f{number}").read_text() for number in range(60)} == {f"{said[1][0]}\n"}
+    assert list(plain.root.glob(".interlock-*.tmp")) == []
+
+
+def test_a_supervisor_that_is_killed_in_a_layer_leaves_nothing_in_the_workspace(plain):
+    rt, killed = plain.open(), []
+
+    def kill():
+        """The supervisor of a process is the process that has a pid namespace of its own, as its first one."""
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not killed:
+            for pid in living("600.25"):
+                parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+                os.kill(parent, signal.SIGKILL)
+                killed.append(parent)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        result = execute(
+            rt, call("shell", "s", parameters={"command": "echo agent > f0; echo n > new; exec sleep 600.25"})
+        )
+    finally:
+        thread.join()
+    assert (result.status, result["s"].reason) == ("failed", "process_lost")
+    assert (plain.root / "f0").read_text() == "before\n"
+    assert not (plain.root / "new").exists()
+    assert living("600.25") == []
+    assert execute(rt, call("shell", "s", parameters={"command": "echo next > f0"})).status == "succeeded"
+    assert (plain.root / "f0").read_text() == "next\n"

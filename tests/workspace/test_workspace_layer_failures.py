@@ -96,7 +96,7 @@ from layer_world import World, inside, tree
 from interlock.workspace.layer_commit import CommitStoppedError
 from interlock.workspace.layer_mounts import LayerMounts
 top = Path(sys.argv[1])
-import subprocess, os
+import os, resource, subprocess
 (top / "project").mkdir()
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(top / "project")], check=True)
 world = World(top, LayerMounts())
@@ -114,6 +114,30 @@ with world.layer() as layer:
         assert error.left == {}, error.left
         assert tree(world.root) == before
         print("taken back")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, -1))
+    try:
+        world.commit(layer)
+    except CommitStoppedError as error:
+        assert (error.code, error.left) == ("workspace_full", {}), error
+        assert "`ulimit -f`" in error.message, error
+        assert tree(world.root) == before
+        print("taken back from a limit")
+resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+(top / "two" / "state").mkdir(parents=True)
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(top / "two" / "state")], check=True)
+world = World(top / "two", LayerMounts())
+(world.root / "a").write_text("a\\n")
+(world.root / "large").write_bytes(os.urandom(2_000_000))
+before = tree(world.root)
+with world.layer() as layer:
+    inside(layer, "echo small > large; echo two > a")
+    try:
+        world.commit(layer)
+    except CommitStoppedError as error:
+        assert (error.code, error.left) == ("backup_failed", {}), error
+        assert str(top / "two" / "state") in error.message, error
+        assert tree(world.root) == before
+        print("the state directory is full")
 """
 
 
@@ -123,7 +147,7 @@ def test_a_file_system_that_is_full_half_way_is_as_it_was(tmp_path):
         ["unshare", "--mount", sys.executable, "-c", FULL, str(tmp_path), os.path.dirname(__file__)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.stdout == "taken back\n", done.stderr
+    assert done.stdout == "taken back\ntaken back from a limit\nthe state directory is full\n", done.stderr
 
 
 READ_ONLY = """

@@ -6,6 +6,7 @@ import random
 import subprocess
 import threading
 
+import msgspec
 import pytest
 from layer_world import fill, inside
 
@@ -90,6 +91,17 @@ def test_a_persons_work_beside_a_process_is_no_conflict(world, person):
     assert not (world.root / "d" / "y").exists()
     if "person" in person:
         assert (world.root / person.split()[-1]).read_text() == "person\n"
+
+
+def test_an_edit_after_the_clock_was_set_back_is_a_conflict(world):
+    (world.root / "edited").write_text("before\n")
+    with world.layer() as layer:
+        # As if the clock was an hour ahead when the layer began, and is set right now.
+        ahead = {name: getattr(layer.manifest, name) + 3_600 * 10**9 for name in ("began_ns", "ahead_ns")}
+        layer.manifest = msgspec.structs.replace(layer.manifest, **ahead)
+        (world.root / "edited").write_text("person\n")
+        inside(layer, "echo agent > edited")
+        assert [(one.path, one.why) for one in plan_commit(layer, world.run).blocked] == [("edited", "conflict")]
 
 
 def test_another_proposal_of_the_run_that_committed_meanwhile_is_a_conflict(world):

@@ -4,8 +4,10 @@ import contextlib
 import errno
 import grp
 import os
+import shlex
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +100,46 @@ def test_attributes_of_a_file_survive_copy_up_and_commit(world):
     assert os.getxattr(world.root / "a", "user.mine") == b"kept"
     assert os.getxattr(world.root / "n", "user.other") == b"made"
     assert [name for name in os.listxattr(world.root / "a") if "overlay" in name] == []
+
+
+def test_access_control_lists_survive_copy_up_and_commit_and_go_to_what_is_made_beneath_them(world):
+    def rows(*permissions):
+        numbers = zip((1, 2, 4, 16, 32), permissions, (0xFFFFFFFF, 4242, *[0xFFFFFFFF] * 3), strict=True)
+        return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *row) for row in numbers)
+
+    access, default = "system.posix_acl_access", "system.posix_acl_default"
+    for name in ("edited", "unset"):
+        (world.root / name).write_text("x\n")
+        try:
+            os.setxattr(world.root / name, access, rows(6, 6, 4, 6, 4))
+        except OSError as error:
+            pytest.skip(f"this file system has no access control lists: {error.strerror}")
+    (world.root / "plain").write_text("x\n")
+    (world.root / "d").mkdir()
+    os.setxattr(world.root / "d", default, rows(7, 6, 5, 7, 0))
+
+    def seen():
+        paths = [world.root, *world.root.rglob("*")]
+        return {path.name: {name: os.getxattr(path, name) for name in os.listxattr(path)} for path in paths}
+
+    before = seen()
+    with world.layer() as layer:
+        given = rows(6, 4, 4, 6, 0)
+        code = f"import os; os.setxattr('plain', '{access}', {given!r}); os.removexattr('unset', '{access}')"
+        inside(layer, f"echo new > edited; echo n > d/new; mkdir d/sub; {sys.executable} -c {shlex.quote(code)}")
+        world.commit(layer)
+        assert layer.differences()[0] == []
+    after = seen()
+    assert {name: after[name] for name in ("edited", "unset", "plain", "d", "new")} == {
+        "edited": before["edited"],
+        "unset": {},
+        "plain": {access: given},
+        "d": before["d"],
+        "new": {access: rows(6, 6, 5, 6, 0)},
+    }
+    assert after["sub"][default] == before["d"][default]
+    world.undo()
+    assert seen() == before
 
 
 def test_a_change_of_permissions_alone_does_not_write_the_content(world):
@@ -305,6 +347,70 @@ def test_a_workspace_on_an_overlay_as_in_docker_has_a_layer_too(tmp_path):
     said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     assert said["apart"] == "overlay"
     assert said["merged"] == "overlay" or said["merged"].startswith("copy(overlayfs refuses")
+
+
+NESTED_MOUNTS = """
+import os, subprocess, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from layer_world import World, inside, tree
+from interlock.workspace.layer_commit import plan_commit
+from interlock.workspace.layer_mounts import LayerMounts
+world = World(Path(sys.argv[1]), LayerMounts())
+root = world.root
+for name in ("node_modules", "volume", "rootfs/proc"):
+    (root / name).mkdir(parents=True)
+(root / "a").write_text("a\\n")
+(root / "bound").write_text("under\\n")
+outside = Path(sys.argv[1], "outside")
+outside.write_text("bound\\n")
+subprocess.run(["mount", "-t", "tmpfs", "none", root / "node_modules"], check=True)
+subprocess.run(["mount", "-t", "tmpfs", "none", root / "volume"], check=True)
+subprocess.run(["mount", "-t", "proc", "none", root / "rootfs" / "proc"], check=True)
+subprocess.run(["mount", "--bind", outside, root / "bound"], check=True)
+(root / "node_modules" / "sub").mkdir()
+(root / "node_modules" / "sub" / "x").write_text("x\\n")
+
+def seen():
+    return [tree(root / name) for name in ("node_modules", "volume")], [(root / name).read_text() for name in ("a", "bound")]
+
+before = seen()
+with world.layer() as layer:
+    print(layer.posture)
+    inside(layer, "cat node_modules/sub/x bound a; ls rootfs/proc; echo new > node_modules/new; rm -r volume; echo 2 > bound")
+    inside(layer, "echo two > a; rm -r rootfs")
+    plan = plan_commit(layer, world.run)
+    print(sorted(one.path for one in plan.changes))
+    print([(one.path, one.detail) for one in plan.blocked])
+    world.commit(layer)
+world.undo()
+assert seen() == before, seen()
+assert (root / "rootfs" / "proc" / "self").exists()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems in a namespace of its own")
+def test_what_is_mounted_inside_the_workspace_is_seen_in_a_copy_and_stays_mounted(tmp_path):
+    done = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", sys.executable, "-c", NESTED_MOUNTS, str(tmp_path), os.path.dirname(__file__)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    posture, *lines = done.stdout.splitlines()
+    assert posture.startswith(f"copy(another file system is mounted inside the workspace, at {tmp_path}/project/")
+    mounted = "something is mounted there"
+    assert lines == [
+        *("x", "bound", "a"),
+        "[(b'a',), (b'node_modules', b'new')]",
+        str(
+            [
+                ("bound", mounted),
+                ("rootfs", "something in it is not committed"),
+                ("rootfs/proc", mounted),
+                ("volume", mounted),
+            ]
+        ),
+    ]
 
 
 OPEN = 'mount --bind "$1" "$3"; mount -t tmpfs -o mode=755 none "$2"; mkdir -p "$1"; mount --bind "$3" "$1"; shift 3; exec "$@"'

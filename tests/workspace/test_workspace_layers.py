@@ -9,18 +9,17 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import msgspec
 import pytest
-from layer_world import Dying, NoMounts, NoOverlay, Stop, World, fill, inside, tree
+from layer_world import Dying, NoMounts, Stop, World, fill, inside, tree
 
 from interlock.disk import Disk
 from interlock.model.errors import ToolError
 from interlock.workspace import Origin, effects
 from interlock.workspace.backups import Change
 from interlock.workspace.layer_commit import commit_layer, plan_commit
-from interlock.workspace.layer_mounts import LayerMounts, nested_mount
+from interlock.workspace.layer_mounts import LayerMounts
 from interlock.workspace.layers import kept_layers, layer_directories, remove_layer, reopen_layer
 from interlock.workspace.nodes import ABSENT, identity
 
@@ -349,18 +348,28 @@ def test_git_worktrees_work_in_a_layer(world):
     assert shown.stdout == "two\none\n"
 
 
-def test_a_mount_inside_the_workspace_means_a_copy_that_says_so(world, monkeypatch):
-    if isinstance(world.mounts, NoOverlay):
-        pytest.skip("it is a copy anyway")
-    monkeypatch.setattr("interlock.workspace.layer_mounts.nested_mount", lambda root: f"{root}/data")
+def test_git_submodules_work_in_a_layer_and_a_new_one_is_held(world, tmp_path):
+    git = "git -c user.name=n -c user.email=e@example.org -c protocol.file.allow=always"
+    library = tmp_path / "library"
+
+    def sh(script, cwd=world.root):
+        return subprocess.run(["sh", "-ec", script], cwd=cwd, check=True, capture_output=True, text=True).stdout
+
+    library.mkdir()
+    sh(f"git init -q; echo 1 > l; git add l; {git} commit -qm one", library)
+    sh(f"git init -q; {git} submodule add -q {library} sub; {git} commit -qm sub")
     with world.layer() as layer:
-        assert layer.posture == f"copy(another file system is mounted inside the workspace, at {world.root}/data)"
-
-
-def test_a_nested_mount_is_found_by_its_path():
-    point = nested_mount(Path("/"))
-    assert point is not None
-    assert nested_mount(Path("/proc/self")) is None
+        inside(layer, f"cd sub; echo 2 > l; {git} commit -qam two; cd ..; git add sub; {git} commit -qm bump")
+        assert world.commit(layer).blocked == []
+    sh("git fsck --strict; git -C sub fsck --strict; git diff --exit-code; git -C sub diff --exit-code")
+    assert sh("git log --format=%s; git -C sub log --format=%s") == "bump\nsub\ntwo\none\n"
+    with world.layer("p2") as layer:
+        inside(
+            layer, f"{git} submodule add -q {library} more; git -C sub config core.fsmonitor /tmp/x; echo x > sub/.git"
+        )
+        held = {one.path for one in plan_commit(layer, world.run).blocked if one.why == "runs_later"}
+    assert {".gitmodules", ".git/config", ".git/modules/more/config", "more/.git"} <= held
+    assert {".git/modules/sub/config", "sub/.git"} <= held
 
 
 def test_without_mount_namespaces_a_copy_serves_tools_alone(tmp_path):

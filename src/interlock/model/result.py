@@ -145,6 +145,7 @@ def advice(reason: str) -> str:
 _ADVICE: Final = {
     "workspace_conflict": "look at what was changed meanwhile",
     "workspace_full": "make room on the workspace's file system",
+    "backup_failed": "make room on the file system of the state directory",
     "access_denied": "give yourself permission to write there",
     "file_busy": "end what uses the file",
 }

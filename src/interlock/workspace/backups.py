@@ -516,3 +516,7 @@ def _machine(what: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise store_error(error, what) from error
+    except StoreError as error:  # say where, too
+        if isinstance(error.__cause__, OSError):
+            raise store_error(error.__cause__, what) from error
+        raise

@@ -1,5 +1,7 @@
 """Copies a workspace for a layer where overlayfs is not to be had: a reflink where the file system has them, else the data.
 
+What is mounted inside the workspace is copied with it; but not what the kernel shows of itself (/proc and the like).
+
 `copied.ndjson` of the layer lists what was copied: a path, the identity of its copy, and that of the original. So what a
 proposal changes, and what others change meanwhile, are both found by comparing identities.
 """
@@ -18,6 +20,7 @@ import msgspec
 
 from interlock.model import typed
 from interlock.model.errors import IntegrityError, StoreError, ToolError
+from interlock.workspace.layer_mounts import nested_mounts
 from interlock.workspace.names import NameJson, Rel, stored, to_json
 from interlock.workspace.nodes import Identity, attributes, identity, set_attributes
 from interlock.workspace.tree import Workspace
@@ -26,6 +29,11 @@ FILES_MAX: Final = 100_000
 BYTES_MAX: Final = 2 * 1024**3
 """Most that is copied for one proposal; reflinks do not count as bytes."""
 LIST: Final = "copied.ndjson"
+_OF_THE_KERNEL: Final = frozenset(
+    b"autofs binfmt_misc bpf cgroup cgroup2 configfs debugfs devpts devtmpfs efivarfs fusectl hugetlbfs mqueue nsfs proc pstore"
+    b" rpc_pipefs securityfs sysfs tracefs".split()
+)
+"""Types of file systems that hold no files of anyone."""
 _FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 
 
@@ -45,6 +53,13 @@ def copy_workspace(source: Workspace, layer: Path) -> None:
     source.disk.write_atomic(layer / LIST, lines)
 
 
+def left_out(workspace: Workspace) -> frozenset[Rel]:
+    """The directories of a workspace whose contents are not copied: the kernel's own file systems are mounted there."""
+    if workspace.layer is not None:  # it is a copy itself
+        return frozenset()
+    return frozenset(path for path, kind in nested_mounts(workspace.root).items() if kind in _OF_THE_KERNEL)
+
+
 def read_copied(layer: Path) -> dict[Rel, tuple[Identity, Identity]]:
     """Each copied path with the identities of copy and original. Raises: IntegrityError `layer_damaged`."""
     try:
@@ -57,7 +72,7 @@ def read_copied(layer: Path) -> dict[Rel, tuple[Identity, Identity]]:
 
 
 class _Copying:
-    """One copy, within the limits. Sockets, devices and other file systems are left out."""
+    """One copy, within the limits. Sockets and devices are left out."""
 
     def __init__(self, source: Workspace, tree: bytes) -> None:
         self._source = source
@@ -80,15 +95,14 @@ class _Copying:
 
     def _copy_all(self) -> list[tuple[Rel, Identity]]:
         source = self._source
-        device = os.fstat(source.fd).st_dev
         directories: list[tuple[bytes, os.stat_result, Rel]] = []
         files: list[tuple[Rel, Identity]] = []
-        for path, found in source.walk((), lenient=True):
+        for path, found in source.walk((), lenient=True, closed=left_out(source)):
             self._count += 1
             if self._count > FILES_MAX:
                 raise _too_large(f"more than {FILES_MAX} files")
             to = self._at(path)
-            if stat.S_ISDIR(found.st_mode) and (found.st_dev == device or source.layer is not None):
+            if stat.S_ISDIR(found.st_mode):
                 if path:
                     os.mkdir(to, 0o700)  # noqa: PTH102 - bytes
                 directories.append((to, found, path))
@@ -102,11 +116,25 @@ class _Copying:
             elif stat.S_ISREG(found.st_mode) and self._copy_file(path, to, found):
                 files.append((path, identity(found)))
         for to, found, path in reversed(directories):
-            os.chmod(to, stat.S_IMODE(found.st_mode))  # noqa: PTH101 - bytes
-            os.utime(to, ns=(found.st_atime_ns, found.st_mtime_ns))
+            self._finish_directory(path, to, found)
             if path:
                 files.append((path, identity(found)))
         return files
+
+    def _finish_directory(self, path: Rel, to: bytes, found: os.stat_result) -> None:
+        """Give a copied directory its permissions, attributes (default access control lists) and times, once all is in it."""
+        fd = self._source.open_directory(path)
+        try:
+            wanted = attributes(fd)
+        finally:
+            os.close(fd)
+        out = os.open(to, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(out, stat.S_IMODE(found.st_mode))
+            set_attributes(out, wanted or {})
+            os.utime(out, ns=(found.st_atime_ns, found.st_mtime_ns))
+        finally:
+            os.close(out)
 
     def _copy_file(self, path: Rel, to: bytes, found: os.stat_result) -> bool:
         """False if this user may not read the file: then it is left out, and so no process sees it either."""

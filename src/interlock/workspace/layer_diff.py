@@ -16,7 +16,7 @@ import ctypes
 import os
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -201,18 +201,23 @@ def overlay_candidates(entries: Iterable[tuple[Rel, os.stat_result, bool]], belo
             yield from beneath(below, path)
 
 
-def beneath(tree: Workspace, path: Rel) -> Iterator[Rel]:
+def beneath(tree: Workspace, path: Rel, closed: Collection[Rel] = ()) -> Iterator[Rel]:
     """The paths beneath a directory of a tree; nothing if there is no directory."""
     found = _lstat(tree, path)
     if found is None or not stat.S_ISDIR(found.st_mode):
         return
-    for inside, _ in tree.walk(path, lenient=True):
+    for inside, _ in tree.walk(path, lenient=True, closed=closed):
         if inside != path:
             yield inside
 
 
-def copy_candidates(known: dict[Rel, Identity], below: Workspace, merged: Workspace) -> Iterator[Rel]:
-    """The paths of a copy whose identity is not the one that was noted, or that are new or gone."""
+def copy_candidates(
+    known: dict[Rel, Identity], below: Workspace, merged: Workspace, closed: Collection[Rel]
+) -> Iterator[Rel]:
+    """The paths of a copy whose identity is not the one that was noted, or that are new or gone.
+
+    `closed` are directories whose contents were not copied.
+    """
     seen: set[Rel] = set()
     for path, found in merged.walk((), lenient=True):
         if path == ():
@@ -221,11 +226,11 @@ def copy_candidates(known: dict[Rel, Identity], below: Workspace, merged: Worksp
         if known.get(path) != identity(found):
             yield path
             if not stat.S_ISDIR(found.st_mode):
-                yield from beneath(below, path)  # a directory that was replaced
+                yield from beneath(below, path, closed)  # a directory that was replaced
     for path in known:
         if path not in seen:
             yield path
-            yield from beneath(below, path)  # what others have put there since
+            yield from beneath(below, path, closed)  # what others have put there since
 
 
 def compare(paths: Iterable[Rel], below: Workspace, merged: Workspace) -> tuple[list[Difference], list[Uncommittable]]:

@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from interlock.model.errors import StoreError
 from interlock.server_process import ServerProcess, module_command
+from interlock.workspace.names import Rel, parts, show
 
 _ANSWER_BYTES: Final = 4096
 _ANSWER_SECONDS: Final = 20.0
@@ -53,9 +54,9 @@ class LayerMounts:
 
         With `attach`, walls with a root of their own have to be able to show it.
         """
-        inside = nested_mount(at)
-        if inside is not None:
-            raise UnmountableError(f"another file system is mounted inside the workspace, at {inside}")
+        for inside in nested_mounts(at):
+            where = show((*parts(os.fsencode(at)), *inside))
+            raise UnmountableError(f"another file system is mounted inside the workspace, at /{where}")
         request = {"at": str(at), "lower": [str(path) for path in lower], "upper": str(upper), "work": str(work)}
         mounted, attachable = self._ask(request)
         if attach and not attachable:
@@ -103,21 +104,23 @@ class LayerMounts:
         raise UnmountableError(_why(answer.get("step", "descriptors"), answer.get("errno", errno.EMFILE)))
 
 
-def nested_mount(root: Path) -> str | None:
-    """A mount point beneath a directory, which an overlay would not show; None if there is none.
+def nested_mounts(root: Path) -> dict[Rel, bytes]:
+    """The mount points beneath a directory, which an overlay would not show, with the type of what is mounted there.
 
-    Source: proc_pid_mountinfo(5), field 5, with octal escapes.
+    Source: proc_pid_mountinfo(5), field 5 with octal escapes, and the first field after the separator.
     """
     above = os.fsencode(root).rstrip(b"/") + b"/"
     try:
         lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
     except OSError:
-        return None
+        return {}
+    found = {}
     for line in lines:
-        point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), line.split(b" ")[4])
+        own, _, mounted = line.partition(b" - ")
+        point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), own.split(b" ")[4])
         if point.startswith(above):
-            return os.fsdecode(point).encode("utf-8", "backslashreplace").decode()
-    return None
+            found[parts(point[len(above) :])] = mounted.split(b" ")[0]
+    return found
 
 
 def _why(step: str, number: int) -> str:

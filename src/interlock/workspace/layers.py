@@ -12,6 +12,7 @@ Format version history:
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 import time
@@ -27,7 +28,7 @@ from interlock.model import typed
 from interlock.model.clock import Clock
 from interlock.model.errors import IntegrityError, StoreError, ToolError
 from interlock.workspace.backups import Backups
-from interlock.workspace.layer_copy import copy_workspace, read_copied
+from interlock.workspace.layer_copy import copy_workspace, left_out, read_copied
 from interlock.workspace.layer_diff import (
     Difference,
     Uncommittable,
@@ -38,7 +39,7 @@ from interlock.workspace.layer_diff import (
     node_at,
     overlay_candidates,
 )
-from interlock.workspace.layer_mounts import LayerMounts, Mounted, UnmountableError, unmountable
+from interlock.workspace.layer_mounts import LayerMounts, Mounted, UnmountableError, nested_mounts, unmountable
 from interlock.workspace.layer_size import LayerSize
 from interlock.workspace.names import Rel
 from interlock.workspace.nodes import Identity, Node, identity
@@ -50,6 +51,8 @@ else:
     shutil = lazy("shutil")
 
 VERSION: Final = 1
+_CLOCK_SLACK_NS: Final = 100_000_000
+"""How exactly it is known by how much a clock was set back."""
 _CLOCK_REALTIME_COARSE: Final = 5  # linux/time.h; file systems take their timestamps from it
 
 
@@ -64,7 +67,14 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     base: str
     """The workspace's path, for people."""
     began_ns: int
-    """Wall clock when the layer began: what was changed beneath it since has this ctime, or a later one."""
+    """Wall clock when the layer began: what was changed beneath it since has this ctime, or a later one.
+
+    Unless the clock was set back since: see `Layer.began_ns`.
+    """
+    boot: str = ""
+    """The boot of the machine (its random id), for `ahead_ns`."""
+    ahead_ns: int = 0
+    """How far the wall clock was ahead of the time since that boot."""
     below: list[str] = []
     """The run's kept layers beneath this one, oldest first."""
     below_proposals: list[str] = []
@@ -108,6 +118,19 @@ class Layer:
         return [self.directory / "upper", *(path for path in below if path.is_dir()), self.base.root]
 
     @property
+    def began_ns(self) -> int:
+        """When the layer began, in today's wall clock: earlier than noted if the clock was set back since.
+
+        A clock that was set back and forward again in between, or over a reboot, is not noticed.
+        """
+        then = self.manifest
+        if then.boot != _boot():
+            return then.began_ns
+        now_since_boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)  # first, as `_moment` has it last: see there
+        set_back_ns = then.ahead_ns - (time.clock_gettime_ns(time.CLOCK_REALTIME) - now_since_boot_ns)
+        return then.began_ns - (set_back_ns + _CLOCK_SLACK_NS if set_back_ns > 0 else 0)
+
+    @property
     def posture(self) -> str:
         """`overlay`, or `copy(why)`."""
         return "overlay" if self.manifest.kind == "overlay" else f"copy({self.manifest.why})"
@@ -116,7 +139,8 @@ class Layer:
         """The paths that may differ from what lies beneath."""
         if self.manifest.kind == "overlay":
             return overlay_candidates(self.upper.walk(), self.base)
-        return copy_candidates({path: copy for path, (copy, _) in self.known().items()}, self.base, self.workspace)
+        copies = {path: copy for path, (copy, _) in self.known().items()}
+        return copy_candidates(copies, self.base, self.workspace, left_out(self.base))
 
     def differences(self, only: Iterable[Rel] | None = None) -> tuple[list[Difference], list[Uncommittable]]:
         """What differs from the workspace now, of all paths or of `only` these, and what cannot be committed.
@@ -126,6 +150,10 @@ class Layer:
         self._replaced.clear()
         self._moved = None
         found, left = compare(self.candidates() if only is None else only, self.base, self.workspace)
+        if self.manifest.kind == "copy" and (mounts := nested_mounts(self.base.root)):
+            mounted = [one for one in found if one.path in mounts and not one.before.kind == one.after.kind == "dir"]
+            found = [one for one in found if one not in mounted]
+            left += [Uncommittable(one.path, "something is mounted there", one.kind) for one in mounted]
         why = "a process took the permissions of this directory away"
         return found, [*left, *(Uncommittable(path, why) for path in self.upper.unreadable)]
 
@@ -160,7 +188,7 @@ class Layer:
         if found is None:
             origin = self.upper.origin(path)
             return origin is not None and self._is_gone(path, origin)
-        if found.st_ctime_ns >= self.manifest.began_ns and not (stat.S_ISDIR(found.st_mode) and path in own):
+        if found.st_ctime_ns >= self.began_ns and not (stat.S_ISDIR(found.st_mode) and path in own):
             return True
         return any(self._is_replaced(path[:depth], own) for depth in range(1, len(path)))
 
@@ -172,7 +200,7 @@ class Layer:
 
     def _look_for_replaced(self, directory: Rel, own: Collection[Rel]) -> bool:
         found = self.base.lstat(directory)
-        if found is None or found.st_ctime_ns < self.manifest.began_ns:
+        if found is None or found.st_ctime_ns < self.began_ns:
             return False
         origin = self.upper.origin(directory)
         if origin is None and directory not in own:
@@ -188,7 +216,7 @@ class Layer:
             with contextlib.suppress(ToolError):
                 above = self.base.lstat(path[:depth])
             depth -= 1
-        if above is not None and above.st_ctime_ns < self.manifest.began_ns:
+        if above is not None and above.st_ctime_ns < self.began_ns:
             return False  # nothing was taken from there since the layer began
         if self.manifest.below:
             return False  # its origin may lie in a layer that is committed by now
@@ -283,16 +311,16 @@ def open_layer(run: Path, proposal: str, base: Workspace, mounts: LayerMounts, *
             (directory / part).mkdir(mode=0o700)
         _take_mode(base, directory / "upper")
         mounted: Mounted | int = _mount_overlay(directory, base, mounts, kept, attach=attach)
-        manifest = Manifest(VERSION, proposal, "overlay", "", str(base.root), next_tick_ns(), names, proposals)
+        manifest = Manifest(VERSION, proposal, "overlay", "", str(base.root), *_moment(), names, proposals)
     except UnmountableError as error:
-        began_ns = next_tick_ns()
+        moment = _moment()
         try:
             mounted = _copy(directory, base, mounts, kept)
         except BaseException:
             with contextlib.suppress(StoreError):
                 remove_layer(directory, base.disk)
             raise
-        manifest = Manifest(VERSION, proposal, "copy", str(error), str(base.root), began_ns, names, proposals)
+        manifest = Manifest(VERSION, proposal, "copy", str(error), str(base.root), *moment, names, proposals)
     base.disk.write_atomic(directory / "layer.json", msgspec.json.encode(manifest))
     return Layer(directory, manifest, base, mounted)
 
@@ -403,6 +431,21 @@ def _check_base(base: Workspace, kept: list[Path]) -> None:
     found = os.fstat(base.fd)
     if os.geteuid() != 0 and (found.st_uid, found.st_gid) != (os.geteuid(), os.getegid()):
         raise UnmountableError("the workspace is of another user or group, which a user namespace cannot represent")
+
+
+def _moment() -> tuple[int, str, int]:
+    """Now, as `Manifest` has it: `began_ns`, `boot`, `ahead_ns`."""
+    began_ns, wall_ns = next_tick_ns(), time.clock_gettime_ns(time.CLOCK_REALTIME)
+    # Read after the wall clock here and before it later: a pause in between never looks like a clock that was set back.
+    return began_ns, _boot(), wall_ns - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+@functools.cache
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def next_tick_ns() -> int:

@@ -115,7 +115,10 @@ _ERRNO: Final[dict[int, tuple[str, str]]] = {
     errno.EROFS: ("access_denied", "the file system is read-only"),
     errno.ENOSPC: ("workspace_full", "the workspace's file system has no space left"),
     errno.EDQUOT: ("workspace_full", "the disk quota is used up"),
-    errno.EFBIG: ("workspace_full", "the file would be too large for the file system"),
+    errno.EFBIG: (
+        "workspace_full",
+        "the file is larger than the file system or this process's limit (`ulimit -f`) allows",
+    ),
     errno.EOVERFLOW: ("owner_not_mapped", "a file's or directory's group or owner cannot be represented in the layer"),
     errno.ETXTBSY: ("file_busy", "the file is in use"),
     errno.EBUSY: ("file_busy", "the file is in use"),

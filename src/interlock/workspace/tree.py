@@ -14,7 +14,7 @@ import heapq
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, Self
 
@@ -218,7 +218,7 @@ class Workspace:
         """The state of a path without links, including its content digest.
 
         `read` takes a descriptor and gives digest and size; the default only hashes. Raises: ToolError, `file_changed` if the
-        file changed while it was read.
+        file changed while it was read, `backup_failed` if `read` could not store what it read.
         """
         found = self.lstat(path, field)
         if found is None:
@@ -241,7 +241,7 @@ class Workspace:
             return Seen(Node("symlink", target=target, mtime_ns=found.st_mtime_ns, owner=owner), identity(found))
         fd = self.open_file(path, field)
         try:
-            with refused(field):
+            with refused(field), _kept(field):
                 sha256, size = (read or hash_file)(fd)
             kept = attributes(fd)
             after = os.fstat(fd)
@@ -279,11 +279,12 @@ class Workspace:
         most: int | None = None,
         lenient: bool = False,
         skip: frozenset[bytes] = frozenset(),
+        closed: Collection[Rel] = (),
     ) -> Iterator[tuple[Rel, os.stat_result]]:
         """Walk a path and everything beneath it, a directory before its contents, names sorted; links are not followed.
 
-        Only the first `most` names of each directory are visited, and none in `skip`. `lenient` skips what vanishes
-        meanwhile, and unreadable directories. Raises: ToolError.
+        Only the first `most` names of each directory are visited, none in `skip`, and none of the directories `closed`. `lenient`
+        skips what vanishes meanwhile, and unreadable directories. Raises: ToolError.
         """
         pending = [path]
         while pending:
@@ -294,7 +295,7 @@ class Workspace:
                 if found is None:
                     raise refusal(OSError(errno.ENOENT, ""), field)
                 yield here, found
-                if stat.S_ISDIR(found.st_mode):
+                if stat.S_ISDIR(found.st_mode) and here not in closed:
                     names = self.names(here, field, most=most)
                     pending.extend((*here, name) for name in reversed(names) if name not in skip)
 
@@ -334,6 +335,20 @@ def refused(field: str) -> Iterator[None]:
         if isinstance(error.__cause__, OSError):
             raise refusal(error.__cause__, field) from error
         raise
+
+
+@contextlib.contextmanager
+def _kept(field: str) -> Iterator[None]:
+    """Turn an error of the state directory, where a backup is stored, into a ToolError."""
+    try:
+        yield
+    except StoreError as error:
+        raise ToolError(
+            f"{field}: its backup could not be stored: {error.message}",
+            code="backup_failed",
+            path=f"$.parameters.{field}",
+            hint=error.hint,
+        ) from error
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ and so is everything that the tool finds in a directory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from interlock.engine.judges.reach import Access
 from interlock.model.errors import ToolError
@@ -63,9 +63,10 @@ class ScopedWorkspace(Workspace):
         most: int | None = None,
         lenient: bool = False,
         skip: frozenset[bytes] = frozenset(),
+        closed: Collection[Rel] = (),
     ) -> Iterator[tuple[Rel, os.stat_result]]:
         """As `Workspace.walk`. `lenient` leaves out what the grant does; else that is a ToolError `path_denied`."""
-        for here, found in super().walk(path, field, most=most, lenient=lenient, skip=skip):
+        for here, found in super().walk(path, field, most=most, lenient=lenient, skip=skip, closed=closed):
             if here != path:
                 try:
                     self.permit(here, field)
