@@ -17,7 +17,10 @@ import struct
 from typing import Final
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = [ctypes.c_long, *[ctypes.c_void_p] * 6]
+"""Each argument fills a register, whether it is a number or an address."""
 
 MACHINES: Final = ("x86_64", "aarch64")
 """The architectures that the tables below cover, in the order of their numbers."""
@@ -109,6 +112,7 @@ _PR_CAP_AMBIENT: Final = 47
 _CAP_LAST_MAX: Final = 63
 _SIOCSIFFLAGS: Final = 0x8914
 _IFF_UP_RUNNING: Final = 0x41
+_UNUSED: Final = (0,) * 6
 _LAST_DESCRIPTOR: Final = 0xFFFFFFFF
 _CLOSE_RANGE_CLOEXEC: Final = 4
 
@@ -118,10 +122,7 @@ def call(name: str, *arguments: int | bytes | ctypes.Array[ctypes.c_char] | None
     number = NUMBER.get(name)
     if number is None:
         raise OSError(errno.ENOSYS, f"{name} has no number on {MACHINE}")
-    given = [
-        ctypes.c_long(a) if isinstance(a, int) else ctypes.c_char_p(a) if isinstance(a, bytes) else a for a in arguments
-    ]
-    result = int(_libc.syscall(ctypes.c_long(number), *given))
+    result: int = _syscall(number, *arguments, *_UNUSED[len(arguments) :])
     if result < 0:
         error = ctypes.get_errno()
         raise OSError(error, f"{name}: {os.strerror(error)}")
@@ -133,13 +134,7 @@ def clone(namespaces: int) -> int:
 
     Neither libc's hooks around fork nor Python's run.
     """
-    zero = ctypes.c_long(0)
-    number, flags = ctypes.c_long(NUMBER["clone"]), ctypes.c_long(namespaces | signal.SIGCHLD)
-    pid = int(_libc.syscall(number, flags, zero, zero, zero, zero))
-    if pid < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, f"clone: {os.strerror(error)}")
-    return pid
+    return call("clone", namespaces | signal.SIGCHLD)
 
 
 def clone_into(namespaces: int, group: int) -> int:
