@@ -186,7 +186,7 @@ def test_recovery_says_that_the_command_was_lost(project):
         for event in (started, command):
             event.seq = event.ts = -1
             writer.append(event)
-    recover_all(project.past.db, project.past.index, project.past.place.runs, project.past.disk)
+    recover_all(project.past.db, project.past.index, project.past.place.runs, project.past.disk, root=None)
     events = list(project.past.events(lost.name))
     assert kinds(events)[2:] == ["command_lost", "run_finished"]
     assert isinstance(events[-1], e.RunFinished)
