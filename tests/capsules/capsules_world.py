@@ -34,7 +34,15 @@ HOST_TOOLS = {
     "fetch": ("http", "fetch", 0),
     "call_tool": ("tools", "call", 1),
     "ask": ("approval", "request", 2),
+    "publish": ("ipc-publish", "publish", 2),
+    "subscribe": ("ipc-subscribe", "subscribe", 1),
+    "unsubscribe": ("ipc-subscribe", "unsubscribe", 1),
+    "poll": ("ipc-subscribe", "poll", 2),
+    "connect": ("uplink", "register-connector", 3),
+    "bring": ("uplink", "send", 0),
 }
+_COUNTS = {"fs-write.write": 2, "call": 2, "request": 2, "publish": 2, "register-connector": 3}
+_NUMBERS = {"unsubscribe": 1, "poll": 2}
 """Tool to the host function that it calls: with so many texts of its arguments, in their order, or with (0) all of them. What is
 missing to the function's two parameters is all arguments, too."""
 
@@ -156,18 +164,30 @@ def host_wat(*interfaces: str) -> str:
     imports, branches = "", ""
     for tool, (interface, function, texts) in tools.items():
         index = list(HOST_TOOLS).index(tool)
-        count = 2 if function in ("write", "call", "request") else 1
+        numbers = _NUMBERS.get(function, 0)
+        count = _COUNTS.get(f"{interface}.{function}", _COUNTS.get(function, 1))
+        kinds = "i64 " * numbers or "i32 i32 " * count
         imports += f"""
-          (import "interlock:capsule/{interface}@0.1.0" "{function}"
-            (func ${tool} (param {"i32 i32 " * count}) (result i64)))"""
-        given = [
-            f"(call $find (i32.const {n})) (global.get $vp) (call $find (i32.const {n})) (global.get $vl)"
-            for n in range(texts)
-        ]
-        given += ["(local.get $args) (local.get $alen)"] * (count - texts)
+          (import "interlock:capsule/{interface}@0.1.0" "{function}" (func ${tool} (param {kinds}) (result i64)))"""
+        found = [f"(call $find (i32.const {n}))" for n in range(texts)]
+        if numbers:
+            given = [f"{one} (i64.extend_i32_u (call $number (global.get $vp) (global.get $vl)))" for one in found]
+        else:
+            given = [f"{one} (global.get $vp) {one} (global.get $vl)" for one in found]
+            given += ["(local.get $args) (local.get $alen)"] * (count - texts)
         branches += f"""(if (i32.eq (local.get $tool) (i32.const {index})) (then
           (return (call $done (call ${tool} {" ".join(given)})))))"""
-    return wat(imports=imports, top=FIND, more=branches)
+    handlers = "" if "ipc-publish" not in interfaces else HANDLERS
+    return wat(imports=imports, top=FIND + handlers, more=branches)
+
+
+HANDLERS = """
+  ;; Each message is published again, as `seen` or `sent`.
+  (data (i32.const 100) "seen") (data (i32.const 104) "sent")
+  (func (export "interlock_on_message") (param $p i32) (param $n i32) (result i64)
+    (call $done (call $publish (i32.const 100) (i32.const 4) (local.get $p) (local.get $n))))
+  (func (export "interlock_on_outbound") (param $p i32) (param $n i32) (result i64)
+    (call $done (call $publish (i32.const 104) (i32.const 4) (local.get $p) (local.get $n))))"""
 
 
 FIND = """

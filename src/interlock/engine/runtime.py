@@ -63,7 +63,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
     """Takes proposals through the gate. Open it with `Runtime.open(...)` (as a context manager, sync or async), then `execute`.
 
     Each `execute` is a run; `runs.start` begins one for several. Its parts: `state`, `runs`, `checkpoints`, `memory`, `skills`,
-    `grants`, `rules` in code, `approvals`, MCP `servers`, and `capsules`.
+    `grants`, `rules` in code, `approvals`, MCP `servers`, and `capsules` with their `bus`.
     """
 
     @classmethod
@@ -109,16 +109,16 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
 
     def __init__(self, services: Services, closing: Closing = (), on_question: OnQuestion | None = None) -> None:
         """Use `open`."""
-        self.services = services
-        self._closing, self._sync = list(closing), SyncRunner()
-        self._on_question = on_question
-        self.clock, self.state = services.clock, State(services)
-        self.runs = Runs(services, self._asking, on_question)
-        self.grants, self.rules = Grants(services), CodeRules(services)
-        self.approvals = Approvals(services.desk, services.agent)
-        self.client_uses, self.servers = ClientUses(services), McpServers(services)
+        self.services, self.client_uses = services, ClientUses(services)
+        self._closing, self._sync, self._on_question = list(closing), SyncRunner(), on_question
+        self.clock, self.state, self.grants = services.clock, State(services), Grants(services)
+        self.runs, self.rules = Runs(services, self._asking, on_question), CodeRules(services)
+        self.approvals, self.servers = Approvals(services.desk, services.agent), McpServers(services)
 
     capsules = cached_property(lambda self: capsules_facet.CapsuleParts(self.services))
+    bus = property(lambda self: self.capsules.bus)
+    inbound = property(lambda self: self.capsules.inbound)
+    send = property(lambda self: self.capsules.send)
     checkpoints = cached_property(lambda self: checkpoints_facet.Checkpoints(self.services))
     memory = cached_property(lambda self: memory_facet.Memory(self.services))
     skills = cached_property(lambda self: skills_facet.Skills(self.services, self.execute, self.runs.undo))

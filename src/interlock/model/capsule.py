@@ -15,6 +15,11 @@ from interlock.model.limits import INTEGER_MAX
 SEPARATOR: Final = "/"
 """Between the names of a capsule and of its tool: `hello/greet`."""
 
+ON_MESSAGE: Final = "on-message"
+ON_OUTBOUND: Final = "on-outbound"
+EVENT_TOOLS: Final = (ON_MESSAGE, ON_OUTBOUND)
+"""Second parts of the names of the tools by which the host has messages handled; a manifest has no tool of that name."""
+
 CapsuleName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
@@ -112,6 +117,12 @@ class Behavior(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     trust: Annotated[
         Literal["full", "none"], Meta(description="`none`: its worker process serves no other capsule.")
     ] = "full"
+    on_message: Annotated[
+        tuple[Text, ...],
+        Meta(
+            description="Topics of which each message has the capsule's `on-message` called; `ipc_subscribe` has them."
+        ),
+    ] = ()
     dependencies: Annotated[
         dict[CapsuleName, Text], Meta(description="Capsules that are loaded before it, and the versions that will do.")
     ] = {}
@@ -138,3 +149,9 @@ class LockedCapsule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """SHA-256 of `capsule.toml`."""
     component: Sha256
     """SHA-256 of the WebAssembly file."""
+
+
+def topic_matches(pattern: str, topic: str) -> bool:
+    """True if a topic is one of a pattern, in which `*` is one segment."""
+    wanted, given = pattern.split("."), topic.split(".")
+    return len(wanted) == len(given) and all(a in ("*", b) for a, b in zip(wanted, given, strict=True))

@@ -78,6 +78,7 @@ REASONS: Final[dict[str, str]] = {
     "capsule_refused": "The capsule was not loaded: another build than the locked one, an undeclared import, its configuration.",
     "capsule_invalid": "The capsule's component is not beneath its directory, or does not keep to its ABI.",
     "capsule_trapped": "The capsule was ended by a trap of WebAssembly; the message says which. Nothing of the call is left.",
+    "not_declared": "The capsule's manifest does not declare the topic that it publishes or subscribes to.",
     "fuel_limit": "The call of the capsule used up the fuel that its manifest sets.",
     "server_unavailable": "The MCP server cannot be started or reached; the message says why. Nothing was called.",
     "server_lost": "The MCP server ended, or its connection broke, during the call; what the call had done is not known.",

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from interlock.detect import find_unseen
-from interlock.model.capsule import Manifest, Variable
+from interlock.model.capsule import EVENT_TOOLS, Manifest, Variable, topic_matches
 from interlock.model.errors import ConfigurationError
 from interlock.model.globs import PathGlob
 from interlock.model.hosts import parse_pattern
@@ -50,6 +50,9 @@ def decode_manifest(data: bytes, name: str) -> Manifest:
         if wrong is not None:
             raise error(wrong, "env", key, "default")
     _check_capabilities(manifest, error)
+    for index, topic in enumerate(manifest.behavior.on_message):
+        if not any(topic_matches(allowed, topic) for allowed in manifest.capabilities.ipc_subscribe):
+            raise error("the topic is not one of `capabilities.ipc_subscribe`", "capsule", "on_message", index)
     names = [uplink.name for uplink in manifest.uplinks]
     for index, uplink in enumerate(names):
         if uplink in names[:index]:
@@ -137,6 +140,8 @@ def _check_tools(manifest: Manifest, error: Raise) -> None:
     for index, tool in enumerate(manifest.tools):
         if tool.name in names:
             raise error("there is a second tool of that name", "tool", index, "name")
+        if tool.name in EVENT_TOOLS:
+            raise error("the host calls a function of the capsule by that name", "tool", index, "name")
         names.add(tool.name)
         if tool.read_only and manifest.capabilities.fs_write:
             raise error(

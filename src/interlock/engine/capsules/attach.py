@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +15,26 @@ from interlock.disk import Database, Disk
 from interlock.engine.capsules.rights import CallerRights
 from interlock.engine.local.clock import SystemIds
 from interlock.engine.local.machine import own_key
-from interlock.engine.tools.mcp_tools import Adjust, Hands, Registering, Told, lock_of
+from interlock.engine.services import Services
+from interlock.engine.tools.mcp_tools import Adjust, Hands, Told, lock_of
+from interlock.executors.capsules.bus import HOST, Bus, Owner
 from interlock.executors.capsules.capsules import Capsules
 from interlock.executors.capsules.code_cache import CodeCache
 from interlock.executors.capsules.loading import Installed
 from interlock.executors.capsules.workers import WalledStart
 from interlock.model.capsule import LockedCapsule, Manifest
 from interlock.model.clock import Clock
+from interlock.model.errors import ToolError
+from interlock.model.events import (
+    ActionHeld,
+    CapsuleLoaded,
+    CapsuleRefused,
+    CapsuleUnloaded,
+    Event,
+    HoldResolved,
+    RunFinished,
+    RunStarted,
+)
 from interlock.settings import Loaded
 from interlock.settings.named import MANIFEST
 from interlock.state.capsule_values import CapsuleValues
@@ -61,11 +76,43 @@ def open_capsules(
     )
 
 
-def offer(services: Registering, capsules: Capsules, adjust: Adjust) -> None:
+def offer(services: Services, capsules: Capsules, adjust: Adjust) -> None:
     """Register their tools. Capsules stay as they were at the start."""
+    services.hooks.events.append(HostTopics(capsules.post.bus))
     for binding in capsules.bindings():
         if binding.tool.name not in services.registry.in_code:
             services.register(adjust(binding))
+
+
+class HostTopics:
+    """Tells the event bus, in topics that begin with `interlock`, what happens to runs of an agent: `{run, action}`."""
+
+    def __init__(self, bus: Bus) -> None:
+        """A listener of events."""
+        self._bus = bus
+        self._agents: dict[str, str] = {}
+
+    def __call__(self, run: str, event: Event) -> None:
+        """See `Listener`."""
+        if isinstance(event, RunStarted):
+            self._agents[run] = event.agent
+        topic = _TOPICS.get(type(event))
+        agent = self._agents.pop(run, None) if isinstance(event, RunFinished) else self._agents.get(run)
+        if topic is not None and agent is not None:
+            data = json.dumps({"run": run, "action": event.action}).encode()
+            with contextlib.suppress(ToolError):  # a subscriber's queue is full, which it is told
+                self._bus.publish(Owner(HOST, agent), topic, data)
+
+
+_TOPICS: Final[dict[type[Event], str]] = {
+    RunStarted: "interlock.run.started",
+    RunFinished: "interlock.run.finished",
+    ActionHeld: "interlock.hold.asked",
+    HoldResolved: "interlock.hold.resolved",
+    CapsuleLoaded: "interlock.capsule.loaded",
+    CapsuleRefused: "interlock.capsule.refused",
+    CapsuleUnloaded: "interlock.capsule.unloaded",
+}
 
 
 def _installed(loaded: Loaded, warn: Callable[[str], None]) -> dict[str, Installed]:
@@ -97,4 +144,4 @@ def _problem(
     missing = [dependency for dependency in manifest.behavior.dependencies if dependency not in loaded]
     if missing:
         return f"it depends on `{missing[0]}`, which is not loaded"
-    return "`uplink` is not available in this version" if manifest.uplinks else None
+    return None

@@ -13,14 +13,16 @@ from typing import Any, Final, cast
 from interlock.engine.capsules.inner_call import call_within
 from interlock.engine.judges.judges import Call
 from interlock.engine.judges.steps import objection_to
+from interlock.engine.kit import calls
 from interlock.engine.proposals.scoped_workspace import ScopedWorkspace
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.traffic import policy_of, record_traffic
+from interlock.engine.services import Services
 from interlock.executors.capsules.rights import Access
 from interlock.isolation.egress.client import Policy, Traffic
 from interlock.isolation.egress.wire import Record
 from interlock.model.decision import Refusal
-from interlock.model.errors import ToolError
+from interlock.model.errors import HeldError, ToolError
 from interlock.model.events import CapsuleLoaded, CapsuleRefused
 from interlock.model.hosts import Endpoint
 from interlock.model.proposal import Action
@@ -29,6 +31,20 @@ from interlock.workspace import Workspace
 from interlock.workspace.names import Rel, to_json
 
 _TOOLS: Final = {"read": "fs.read", "write": "fs.write"}
+
+
+async def handle_message(
+    services: Services, tool: str, message: dict[str, Any], agent: str, session: str | None = None
+) -> str | None:
+    """Have a capsule handle a message, through the gate and as a run of its own. Returns what went wrong, or None.
+
+    Raises: StoreError.
+    """
+    try:
+        result = await calls.call(services, tool, {"message": message}, calls.Caller(agent, session), call_id=None)
+    except HeldError as held:
+        return held.message
+    return None if result.ok else f"{result.reason}: {result.error}"
 
 
 class CallerRights:
@@ -56,6 +72,13 @@ class CallerRights:
     async def call_tool(self, ctx: Context, name: str, parameters: dict[str, Any], left_ms: int) -> Any:
         """See `Rights`."""
         return await call_within(_own(ctx), name, parameters, left_ms)
+
+    async def have_handled(self, ctx: Context, tool: str, message: dict[str, Any]) -> str | None:
+        """See `Rights`."""
+        own = _own(ctx)
+        if own.run.token is not None:  # the handler would have the agent's own grants, which may be wider
+            return "the call was made under a grant token"
+        return await handle_message(own.run.services, tool, message, own.agent, own.session)
 
     def record_loaded(self, ctx: Context, capsule: str, version: str, instance: str, component: str) -> None:
         """See `Rights`."""

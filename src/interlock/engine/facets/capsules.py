@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from typing import Any, Final
+
 import msgspec
 
+from interlock.engine.capsules.rights import handle_message
+from interlock.engine.kit import calls
 from interlock.engine.runs.run import Run
 from interlock.engine.services import Services
+from interlock.executors.capsules.bus import HOST, Owner
 from interlock.executors.capsules.capsules import Capsules
-from interlock.model.capsule import SEPARATOR
+from interlock.executors.capsules.uplinks import Connector, Inbound
+from interlock.model.capsule import ON_OUTBOUND, SEPARATOR
 from interlock.model.errors import ToolError, UsageError
 from interlock.model.events import CapsuleUnloaded
+from interlock.model.result import CallResult
 from interlock.model.tool import Binding
+
+_PROGRAM: Final = Owner("", "")
 
 
 class CapsuleState(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +33,43 @@ class CapsuleState(msgspec.Struct, frozen=True, kw_only=True):
     """By the names that agents call."""
     problem: str | None = None
     """Why it cannot be loaded."""
+
+
+class EventBus:
+    """`runtime.bus`: messages between the program and capsules, whichever agent called them."""
+
+    def __init__(self, services: Services, capsules: Capsules) -> None:
+        """Use `runtime.bus`."""
+        self._services = services
+        self._capsules = capsules
+
+    async def publish(self, topic: str, data: bytes | str = b"") -> None:
+        """Publish a message, and have it handled by the capsules with that topic in `on_message`, each in a run of its own.
+
+        Raises: UsageError for what is not a topic; ToolError if a subscriber's queue was full, after all others have it.
+        """
+        if not all(topic.split(".")) or "*" in topic or topic.split(".", maxsplit=1)[0] == HOST:
+            raise UsageError(f"`{topic}` is not a topic to publish to", hint="names with dots, not `interlock.*`")
+        message = self._capsules.post.bus.publish(_PROGRAM, topic, data.encode() if isinstance(data, str) else data)
+        for tool in self._capsules.delivery.handlers(message):
+            problem = await handle_message(self._services, tool, message.document(), self._services.agent)
+            if problem is not None:
+                self._services.hooks.notify(f"{tool}: {problem}")
+
+    def subscribe(self, topic: str) -> int:
+        """Subscribe to a topic, in which `*` is one segment; returns the id for `poll`. Raises: ToolError if there are many."""
+        return self._capsules.post.bus.subscribe(_PROGRAM, topic)
+
+    def unsubscribe(self, subscription: int) -> None:
+        """End a subscription. Raises: ToolError `not_found`."""
+        self._capsules.post.bus.unsubscribe(_PROGRAM, subscription)
+
+    def poll(self, subscription: int, most: int = 100) -> list[dict[str, Any]]:
+        """The next messages: `{topic, from, data}` (`data_b64` if it is not UTF-8), or `{gap}` where so many are missing.
+
+        Raises: ToolError `not_found`.
+        """
+        return self._capsules.post.bus.poll(_PROGRAM, subscription, most)
 
 
 class CapsuleParts:
@@ -39,6 +86,35 @@ class CapsuleParts:
     def names(self) -> list[str]:
         """Those whose tools are offered; the runtime's warnings say why others are not."""
         return [] if self._capsules is None else self._capsules.names
+
+    @property
+    def bus(self) -> EventBus:
+        """The event bus. Raises: UsageError where no capsules are configured."""
+        return EventBus(self._services, self._any())
+
+    @property
+    def connectors(self) -> list[Connector]:
+        """The uplinks: those that manifests declare, and those that capsules have registered since."""
+        return [] if self._capsules is None else self._capsules.post.uplinks.connectors
+
+    def inbound(self) -> AsyncIterator[Inbound]:
+        """What uplinks bring in, as it comes. One reader takes it: a second raises UsageError `conflict`."""
+        return self._any().post.uplinks.inbound()
+
+    async def send(self, uplink: str, user: str, content: str) -> CallResult:
+        """Send a message out by an uplink (`capsule/uplink`): the capsule's `on-outbound`, through the gate, as a run.
+
+        Raises: UsageError `not_found`; HeldError, StoreError.
+        """
+        capsule, _, name = uplink.partition(SEPARATOR)
+        if not any((one.capsule, one.name) == (capsule, name) for one in self.connectors):
+            raise UsageError(
+                f"there is no uplink `{uplink}`", code="not_found", hint="`capsules.connectors` lists them"
+            )
+        message = {"uplink": name, "user": user, "content": content}
+        caller = calls.Caller(self._services.agent, None)
+        tool = f"{capsule}{SEPARATOR}{ON_OUTBOUND}"
+        return await calls.call(self._services, tool, {"message": message}, caller, call_id=None)
 
     async def load(self, name: str) -> CapsuleState:
         """Have a capsule ready: check its build, compile it if need be, check its imports and its configuration."""
@@ -78,6 +154,11 @@ class CapsuleParts:
                 run.recorder.record(CapsuleUnloaded(capsule=name, instance=instance, cancelled=cancelled))
             run.finish()
         return cancelled
+
+    def _any(self) -> Capsules:
+        if self._capsules is None:
+            raise UsageError("no capsules are configured", code="not_found", hint="`[capsules.NAME]` configures one")
+        return self._capsules
 
     def _require(self, name: str) -> Capsules:
         if self._capsules is None or name not in self._capsules.names:

@@ -30,7 +30,11 @@ from interlock.state.capsule_values import CapsuleValues
 
 T = TypeVar("T")
 
-OPTIONAL_EXPORTS: Final = {"init": "func() -> result<_, string>"}
+OPTIONAL_EXPORTS: Final = {
+    "init": "func() -> result<_, string>",
+    "on-message": "func(message: string) -> result<_, string>",
+    "on-outbound": "func(message: string) -> result<_, string>",
+}
 """Functions of a component that the host calls if they are there, and their types."""
 ENTRY: Final = "call-tool"
 _ENTRY_TYPE: Final = "func(name: string, args: string) -> result<string, string>"
@@ -80,7 +84,7 @@ def world_of(manifest: Manifest, exports: Sequence[str]) -> str:
     """
     text = WORLD.read_text(encoding="utf-8")
     head, _, _ = text.partition("/// All interfaces.")
-    declared = [name for name in interfaces.INTERFACES if interfaces.is_declared(name, manifest.capabilities)]
+    declared = [name for name in interfaces.INTERFACES if interfaces.is_declared(name, manifest)]
     lines = [*(f"  import {name};" for name in declared), f"  export {ENTRY}: {_ENTRY_TYPE};"]
     lines += [f"  export {name}: {OPTIONAL_EXPORTS[name]};" for name in exports]
     return "\n".join([head, "world capsule {", *lines, "}", ""])

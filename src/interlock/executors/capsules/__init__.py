@@ -6,7 +6,8 @@
 | `loading.py` | how a capsule is loaded: its build, its code, its imports, its configuration |
 | `component_file.py` | the WebAssembly file beneath a capsule's directory, read without following a link |
 | `code_cache.py` | compiled code: private, keyed, replaced as a whole |
-| `host.py`, `host_files.py`, `host_http.py` | what the runtime answers to host functions |
+| `host.py`, `host_files.py`, `host_http.py`, `host_messages.py` | what the runtime answers to host functions |
+| `bus.py`, `uplinks.py`, `delivery.py` | messages: queues, the channel of uplinks, and calls of those that handle them |
 | `rights.py` | what the engine decides for them |
 | `workers.py` | worker processes: started, lent to one call at a time, ended |
 | `worker.py` | the process itself |

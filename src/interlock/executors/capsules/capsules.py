@@ -12,12 +12,21 @@ from typing import Any, Final
 import msgspec
 
 from interlock.executors.capsules import interfaces
+from interlock.executors.capsules.bus import Bus
 from interlock.executors.capsules.code_cache import CodeCache
+from interlock.executors.capsules.delivery import Delivery, handler_tools
 from interlock.executors.capsules.host import LATE_S, Caller, Host
+from interlock.executors.capsules.host_messages import Post
 from interlock.executors.capsules.loading import Installed, Loaded, Loader, Values, no_host
 from interlock.executors.capsules.rights import Rights
+from interlock.executors.capsules.uplinks import Uplinks
 from interlock.executors.capsules.workers import Reply, WalledStart, Worker, WorkerLostError, Workers
-from interlock.model.capsule import SEPARATOR, Manifest
+from interlock.model.capsule import (
+    EVENT_TOOLS,
+    SEPARATOR,
+    CapsuleTool,
+    Manifest,
+)
 from interlock.model.clock import Clock
 from interlock.model.errors import ProposalError, ToolError
 from interlock.model.limits import DEFAULT_LIMITS
@@ -59,6 +68,10 @@ class Capsules:
         self._lock = threading.Lock()
         self._workers = Workers(start, str(cache.directory), workers_max)
         self._loader = Loader(cache, self._workers, values, tell=tell, new_instance=new_instance)
+        self.post = Post(Bus(clock.mono_ns), Uplinks(clock.now_us))
+        self.delivery = Delivery({name: one.manifest for name, one in installed.items()}, rights)
+        for name, one in self._installed.items():
+            self.post.uplinks.declare(name, one.manifest.uplinks)
 
     @property
     def names(self) -> list[str]:
@@ -72,9 +85,9 @@ class Capsules:
     def bindings(self) -> list[Binding]:
         """The tools of all capsules."""
         return [
-            self._binding(name, one.manifest, index)
+            self._binding(name, one.manifest, declared)
             for name, one in self._installed.items()
-            for index in range(len(one.manifest.tools))
+            for declared in (*one.manifest.tools, *handler_tools(one.manifest))
         ]
 
     def close(self) -> None:
@@ -99,12 +112,14 @@ class Capsules:
             calls = tuple(self._calls.get(name, ()))
         for call in calls:
             call.end()
+        self.post.bus.drop(name)
+        self.post.uplinks.forget(name)
         if loaded is not None:
             self._workers.drop(loaded.key, f"{name}\0")
         return None if loaded is None else loaded.instance, len(calls)
 
-    def _binding(self, name: str, manifest: Manifest, index: int) -> Binding:
-        declared, own = manifest.tools[index], manifest.capabilities
+    def _binding(self, name: str, manifest: Manifest, declared: CapsuleTool) -> Binding:
+        own = manifest.capabilities
         tool = Tool(
             name=f"{name}{SEPARATOR}{declared.name}",
             description=declared.description,
@@ -112,8 +127,10 @@ class Capsules:
             returns=declared.output_schema,
             read_only=declared.read_only,
             destructive=declared.destructive and not declared.read_only,
-            open_world=bool(own.net or own.tools),
-            reversibility="reversible" if own.fs_write and not (own.kv or own.net or own.tools) else "irreversible",
+            open_world=bool(own.net or own.tools or manifest.uplinks),
+            reversibility="reversible"
+            if own.fs_write and not (own.kv or own.net or own.tools or own.ipc_publish or manifest.uplinks)
+            else "irreversible",
             idempotent=declared.idempotent,
             timeout_ms=manifest.limits.timeout_ms + _LOADING_MS,
             tags=(TAG,),
@@ -128,45 +145,54 @@ class Capsules:
 
     async def _call(self, name: str, tool: str, parameters: dict[str, Any], ctx: Context) -> Any:
         one = self._installed[name]
-        limits, keeps = one.manifest.limits, one.manifest.behavior.lifetime == "capsule"
         loaded = await self._load_for(ctx, name, one)
         secrets = {key: text for key, text in loaded.config.items() if one.manifest.env[key].secret}
-        declared = one.manifest.capabilities
-        caller = Caller(name, ctx, declared, secrets)
-        host = Host(caller, self._values.of(name, ctx.agent), self._rights, self._clock)
-        ctx.posture(
-            **self._start.posture(), capsule=f"active({name} {one.manifest.package.version}, {loaded.instance})"
-        )
+        caller = Caller(name, ctx, one.manifest, secrets)
+        host = Host(caller, self._values.of(name, ctx.agent), self._rights, self._clock, self.post)
+        version = one.manifest.package.version
+        ctx.posture(**self._start.posture(), capsule=f"active({name} {version}, {loaded.instance})")
+        reply = await self._in_worker(name, one, loaded, tool, parameters, host, ctx)
+        if reply.header["done"] == "error":
+            code = str(reply.header["code"])
+            raise ToolError(str(reply.header["message"]), code=code, retryable=code in ("tool_failed", "timeout"))
+        await self.delivery.deliver(host.messages.published, ctx)
+        return _value(name, reply.body)
+
+    async def _in_worker(
+        self, name: str, one: Installed, loaded: Loaded, tool: str, parameters: dict[str, Any], host: Host, ctx: Context
+    ) -> Reply:
+        limits, keeps = one.manifest.limits, one.manifest.behavior.lifetime == "capsule"
+        event = tool if tool in EVENT_TOOLS else None
         request = {
             "do": "call",
             "key": loaded.key,
             "tool": tool,
+            "event": event,
             "config": loaded.config,
-            "allowed": [each for each in interfaces.INTERFACES if interfaces.is_declared(each, declared)],
+            "allowed": [each for each in interfaces.INTERFACES if interfaces.is_declared(each, one.manifest)],
             "memory_bytes": limits.memory_mb * 1024 * 1024,
             "fuel": limits.fuel,
             "output_bytes": limits.output_bytes_max,
             "keep": keeps,
         }
-        group = f"{name}\0{ctx.agent}" if keeps else f"{name}\0" if one.manifest.behavior.trust == "none" else ""
-        async with self._called(name) as depth, self._workers.lend(f"{group}{depth}", 1 if keeps else None) as worker:
-            if not keeps:  # a kept store serves one call after the other
-                host.parked = lambda: self._workers.parked(f"{group}{depth}")
-            try:
-                loaded = await self._load_into(worker, name, one, loaded)
-                left_ms = (ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
-                request |= {"key": loaded.key, "timeout_ms": max(1, min(limits.timeout_ms, left_ms))}
-                reply = await self._request(name, worker, request, msgspec.json.encode(parameters), host, ctx)
-            except WorkerLostError:
-                raise ToolError(
-                    f"the worker of the capsule `{name}` ended during the call",
-                    code="process_lost",
-                    hint="a crash inside of WebAssembly, or its memory was used up; the next call has another worker",
-                ) from None
-        if reply.header["done"] == "error":
-            code = str(reply.header["code"])
-            raise ToolError(str(reply.header["message"]), code=code, retryable=code in ("tool_failed", "timeout"))
-        return _value(name, reply.body)
+        body = msgspec.json.encode(parameters if event is None else parameters["message"])
+        async with self._called(name) as depth:
+            group = f"{name}\0" if one.manifest.behavior.trust == "none" else ""
+            group = f"{name}\0{ctx.agent}" if keeps else f"{group}{depth}"  # a kept store is one, whoever calls
+            async with self._workers.lend(group, 1 if keeps else None) as worker:
+                if not keeps:  # a kept store serves one call after the other
+                    host.parked = lambda: self._workers.parked(group)
+                try:
+                    loaded = await self._load_into(worker, name, one, loaded)
+                    left_ms = (ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
+                    request |= {"key": loaded.key, "timeout_ms": max(1, min(limits.timeout_ms, left_ms))}
+                    return await self._request(name, worker, request, body, host, ctx)
+                except WorkerLostError:
+                    raise ToolError(
+                        f"the worker of the capsule `{name}` ended during the call",
+                        code="process_lost",
+                        hint="a crash inside of WebAssembly, or its memory was used up; the next call has another worker",
+                    ) from None
 
     @contextlib.asynccontextmanager
     async def _called(self, name: str) -> AsyncIterator[str]:

@@ -77,6 +77,17 @@ class ComponentInstance:
             raise CallError("invalid_output", f"the result has more than {self._bounds.output_bytes} bytes")
         return data
 
+    def handle(self, event: str, message: bytes) -> bytes:
+        """Have a message handled by `on-message` or `on-outbound`. Raises: CallError."""
+        self._begin()
+        function = self._instance.get_func(self.store, event)
+        if function is None:
+            raise CallError("capsule_invalid", f"the component does not export `{event}`")
+        failed = run_guarded(lambda: function(self.store, message.decode()))
+        if isinstance(failed, str):
+            raise CallError("tool_failed", failed[:2000] or f"`{event}` reported a failure")
+        return b"null"
+
     def _begin(self) -> None:
         self.store.set_epoch_deadline(1)
         if self._bounds.fuel is not None:

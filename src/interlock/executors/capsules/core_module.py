@@ -2,7 +2,8 @@
 
 The module exports `memory`, `interlock_alloc(length: i32) -> i32`, and `interlock_call(name, name_length, arguments,
 arguments_length: i32) -> i64`, whose result is a reply like that of a host function (see `interfaces`): the result as JSON, or an
-error with the module's own words. An optional `interlock_init()` runs once for each store.
+error with the module's own words. Optional are `interlock_init()`, which runs once for each store, and
+`interlock_on_message(message, length: i32) -> i64` and `interlock_on_outbound`, which handle messages.
 """
 
 from __future__ import annotations
@@ -107,9 +108,7 @@ class CoreInstance:
             tables=TABLES_MAX,
             memories=1,
         )
-        self.store.set_epoch_deadline(1)
-        if bounds.fuel is not None:
-            self.store.set_fuel(bounds.fuel)
+        self._begin()
         linker = wasmtime.Linker(engine)
         if any(one.module == interfaces.WASI_CORE for one in module.imports):
             self.store.set_wasi(wasmtime.WasiConfig())
@@ -117,6 +116,7 @@ class CoreInstance:
         for name in allowed:
             self._link(linker, name)
         exports = run_guarded(lambda: linker.instantiate(self.store, module)).exports(self.store)
+        self._exports = exports
         found = [exports.get(name) for name in EXPORTS]
         if not isinstance(found[0], wasmtime.Memory) or not all(isinstance(one, wasmtime.Func) for one in found[1:]):
             raise CallError("capsule_invalid", f"the module does not export {', '.join(f'`{one}`' for one in EXPORTS)}")
@@ -130,15 +130,31 @@ class CoreInstance:
 
     def call(self, tool: str, arguments: bytes) -> bytes:
         """The result of a tool, as JSON text. Raises: CallError."""
-        self.store.set_epoch_deadline(1)
-        if self._bounds.fuel is not None:
-            self.store.set_fuel(self._bounds.fuel)
+        self._begin()
         name = tool.encode()
         places = [
             run_guarded(lambda data=data: _write(self.store, self._memory, self._alloc, data))  # type: ignore[misc]
             for data in (name, arguments)
         ]
         packed = run_guarded(lambda: self._call(self.store, places[0], len(name), places[1], len(arguments)))
+        return self._result(packed)
+
+    def handle(self, event: str, message: bytes) -> bytes:
+        """Have a message handled by `interlock_on_message` or `interlock_on_outbound`. Raises: CallError."""
+        self._begin()
+        export = "interlock_" + event.replace("-", "_")
+        function: Any = self._exports.get(export)
+        if not isinstance(function, wasmtime.Func):
+            raise CallError("capsule_invalid", f"the module does not export `{export}`")
+        at = run_guarded(lambda: _write(self.store, self._memory, self._alloc, message))
+        return self._result(run_guarded(lambda: function(self.store, at, len(message)))) or b"null"
+
+    def _begin(self) -> None:
+        self.store.set_epoch_deadline(1)
+        if self._bounds.fuel is not None:
+            self.store.set_fuel(self._bounds.fuel)
+
+    def _result(self, packed: int) -> bytes:
         pointer, length = _unpacked(packed)
         if length - 1 > self._bounds.output_bytes:
             raise CallError("invalid_output", f"the result has more than {self._bounds.output_bytes} bytes")

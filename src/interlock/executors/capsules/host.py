@@ -10,10 +10,12 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from interlock.executors.capsules import interfaces
+from interlock.executors.capsules.bus import Owner
 from interlock.executors.capsules.host_files import Files
 from interlock.executors.capsules.host_http import Http
+from interlock.executors.capsules.host_messages import Messages, Post
 from interlock.executors.capsules.rights import Rights
-from interlock.model.capsule import Capabilities
+from interlock.model.capsule import Manifest
 from interlock.model.clock import Clock
 from interlock.model.errors import InterlockError, ProposalError
 from interlock.model.globs import name_matcher
@@ -63,7 +65,7 @@ class Caller(NamedTuple):
 
     capsule: str
     ctx: Context
-    capabilities: Capabilities
+    manifest: Manifest
     secrets: Mapping[str, str]
     """Configured values, which no log line and no question shows."""
 
@@ -71,19 +73,21 @@ class Caller(NamedTuple):
 class Host:
     """The host functions of one call."""
 
-    def __init__(self, caller: Caller, values: KeyValues, rights: Rights, clock: Clock) -> None:
+    def __init__(self, caller: Caller, values: KeyValues, rights: Rights, clock: Clock, post: Post) -> None:
         """Nothing is answered before `limit` is set."""
         self._capsule = caller.capsule
         self._ctx = caller.ctx
-        self._capabilities = caller.capabilities
+        self._manifest = caller.manifest
+        capabilities = caller.manifest.capabilities
         self._values = values
         self._rights = rights
         self._clock = clock
         self._secrets = [value for value in caller.secrets.values() if len(value) >= _SECRET_CHARS_MIN]
-        self._may_call = name_matcher(caller.capabilities.tools)
-        self._files = Files(caller.ctx, rights, caller.capabilities)
+        self._may_call = name_matcher(capabilities.tools)
+        self._files = Files(caller.ctx, rights, capabilities)
         self._bounded = Bounded(caller.ctx)
-        self._http = Http(rights, caller.capabilities.net, clock)
+        self._http = Http(rights, capabilities.net, clock)
+        self.messages = Messages(Owner(caller.capsule, caller.ctx.agent), caller.manifest, post)
         self._lines = 0
         self._tool_calls = 0
         self.limit: asyncio.Timeout | None = None
@@ -94,7 +98,7 @@ class Host:
     async def answer(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
         """The kind of the reply, and its bytes, by the end of the call."""
         interface = function.partition(".")[0]
-        if interface not in interfaces.INTERFACES or not interfaces.is_declared(interface, self._capabilities):
+        if interface not in interfaces.INTERFACES or not interfaces.is_declared(interface, self._manifest):
             return _error("not_declared", f"the manifest does not declare `{interface}`")
         try:
             if function == "approval.request":
@@ -126,7 +130,28 @@ class Host:
                 return await self._fetch(request)
             case "tools.call", [str(name), str(text)]:
                 return await self._call_tool(name, text)
-        return _error("unknown_function", "there is no such host function")
+        return self._message(function, arguments, body)
+
+    def _message(self, function: str, arguments: list[Any], body: bytes) -> tuple[int, bytes]:
+        messages = self.messages
+        match function, arguments:
+            case "ipc-publish.publish", [str(topic)]:
+                self._ctx.not_exactly_undoable("a capsule published messages")
+                messages.publish(topic, body)
+            case "ipc-subscribe.subscribe", [str(topic)]:
+                return interfaces.OK, str(messages.subscribe(topic)).encode()
+            case "ipc-subscribe.unsubscribe", [int(number)]:
+                messages.unsubscribe(number)
+            case "ipc-subscribe.poll", [int(number), int(most)]:
+                return interfaces.OK, messages.poll(number, most)
+            case "uplink.register-connector", [str(name), str(platform), str(profile)]:
+                messages.register(name, platform, profile)
+            case "uplink.send", [str(text)]:
+                self._ctx.not_exactly_undoable("a capsule handed on messages of people")
+                messages.send(text)
+            case _:
+                return _error("unknown_function", "there is no such host function")
+        return interfaces.OK, b""
 
     def _log(self, text: str) -> tuple[int, bytes]:
         self._lines += 1

@@ -67,6 +67,18 @@ INTERFACES: Final = {
     "fs-write": Interface({"write": HostFunction(("text", "bytes")), "delete": HostFunction(("text",))}, "fs_write"),
     "http": Interface({"fetch": HostFunction(("text",), "text")}, "net"),
     "tools": Interface({"call": HostFunction(("text", "text"), "text")}, "tools"),
+    "ipc-publish": Interface({"publish": HostFunction(("text", "bytes"))}, "ipc_publish"),
+    "ipc-subscribe": Interface(
+        {
+            "subscribe": HostFunction(("text",), "number"),
+            "unsubscribe": HostFunction(("number",)),
+            "poll": HostFunction(("number", "number"), "text"),
+        },
+        "ipc_subscribe",
+    ),
+    "uplink": Interface(
+        {"register-connector": HostFunction(("text", "text", "text")), "send": HostFunction(("text",))}, "uplink"
+    ),
     "approval": Interface({"request": HostFunction(("text", "text"), "flag", untimed=True)}, "approval"),
 }
 """By the name after `interlock:capsule/`."""
@@ -80,24 +92,24 @@ def module_name(interface: str) -> str:
 BY_MODULE: Final = {module_name(name): name for name in INTERFACES}
 
 
-def is_declared(interface: str, capabilities: Any) -> bool:
-    """True if a manifest with these `[capabilities]` declares the interface, or it needs no declaration."""
+def is_declared(interface: str, manifest: Any) -> bool:
+    """True if a manifest declares the interface, or it needs no declaration."""
     capability = INTERFACES[interface].capability
-    return not capability or bool(getattr(capabilities, capability))
+    if capability == "uplink":
+        return bool(manifest.uplinks)
+    return not capability or bool(getattr(manifest.capabilities, capability))
 
 
-def import_problem(imports: Iterable[tuple[str, str]], declared: Any) -> str | None:
-    """Why a module that imports these functions (interface, function) is not loaded; None if it is.
-
-    `declared` are the capabilities of its manifest.
-    """
+def import_problem(imports: Iterable[tuple[str, str]], manifest: Any) -> str | None:
+    """Why a module that imports these functions (interface, function) is not loaded; None if it is."""
     for module, function in imports:
         if module == WASI_CORE or module.startswith(WASI_COMPONENTS):
             continue
         name = BY_MODULE.get(module)
         if name is None or function not in INTERFACES[name].functions:
             return f"it imports `{function}` from `{module}`, which is not a function that capsules are given"
-        if not is_declared(name, declared):
+        if not is_declared(name, manifest):
             capability = INTERFACES[name].capability
-            return f"it imports `{function}` from `{module}`, and its manifest does not declare `capabilities.{capability}`"
+            where = "an uplink" if capability == "uplink" else f"`capabilities.{capability}`"
+            return f"it imports `{function}` from `{module}`, and its manifest does not declare {where}"
     return None

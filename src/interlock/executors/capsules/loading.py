@@ -122,7 +122,7 @@ class Loader:
         code = None if anew else await asyncio.to_thread(self._cache.find, key)
         if code is None:
             code = await self._compile(name, key, component.data, manifest)
-        problem = interfaces.import_problem(code.imports, manifest.capabilities)
+        problem = interfaces.import_problem(code.imports, manifest)
         if problem is not None:
             raise refused(name, problem, "an import of a capsule must be declared; nothing of it has run")
         config = self._config(name, manifest)

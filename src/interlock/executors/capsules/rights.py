@@ -40,6 +40,10 @@ class Rights(Protocol):
         """Call a tool as a part of the call, within `left_ms`. Raises: ToolError."""
         ...
 
+    async def have_handled(self, ctx: Context, tool: str, message: dict[str, Any]) -> str | None:
+        """Call a tool that handles a message, as a run of the same agent. Returns what went wrong, or None."""
+        ...
+
     def record_loaded(self, ctx: Context, capsule: str, version: str, instance: str, component: str) -> None:
         """Write down that the call had a capsule loaded: its instance, and the SHA-256 of its component."""
         ...

@@ -169,7 +169,8 @@ class Worker:
                     instance = ComponentInstance(engine, code, allowed, answers, bounds)
                 else:
                     instance = CoreInstance(engine, code, allowed, answers, bounds)
-            result = instance.call(header["tool"], body)
+            event = header["event"]
+            result = instance.call(header["tool"], body) if event is None else instance.handle(event, body)
             if header["keep"]:
                 self._kept[key] = instance  # after an error it is not kept
             return result
