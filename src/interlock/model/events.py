@@ -316,6 +316,22 @@ class ActionConnection(Event, kw_only=True, tag="action_connection"):
     count: int = 1
 
 
+class ActionRecorded(Event, kw_only=True, tag="action_recorded"):
+    """The kernel recorder of a process of the action has ended; its lines are in the run's kernel layer."""
+
+    recorder: str
+    """The `recorder` of those lines."""
+    calls: int
+    dropped: int
+    refused: int
+    lost: bool = False
+    """These four as in the line `recorder_ended`."""
+    lines: int = 0
+    """How many lines are of this recorder."""
+    digest: str = ""
+    """`sha256:...` over them in order, newlines included."""
+
+
 class ProcessStarted(Event, kw_only=True, tag="process_started"):
     """A program outlives the action that started it; that action's intent has the command line.
 
@@ -538,6 +554,7 @@ AnyEvent = (
     | ActionDeduplicated | ActionWaiting | ToolCalled | ToolReturned | CapsuleLoaded | CapsuleRefused | CapsuleUnloaded
     | ActionSkipped | ActionValidated | ActionIntent | ActionRetrying | OutcomeSettled | ActionSucceeded
     | ActionFailed | ActionUnknown | ActionCancelled | ActionLog | ActionConnection
+    | ActionRecorded
     | ProcessStarted | ProcessEnded | StateChanged | EffectDivergence
     | UndoIntent | UndoDone | StateRolledBack | WorkspaceCommitted | LayerOpened | LayerCommitIntent | LayerCommitted | LayerKept
     | LayerDiscarded | CommandStarted | CommandFinished | SpawnFailed | CommandLost | ProposalFinished

@@ -1,0 +1,209 @@
+"""Writes the kernel layer of a run: the lines of all its recorders, numbered, in files that are rotated, up to a bound.
+
+`model.kernel_layer` has the format. What arrives is redacted before it is written. Safe for threads: the recorders of
+actions that run at the same time write through one `KernelLayer`.
+
+A recorder has a bound of its own, so that one action cannot use up the room of the others. Near it, files that are only read are
+left out first: programs, hosts and what is written have a quarter of the room to themselves. What is left out is counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from interlock.detect import Redactor, may_hold_secret
+from interlock.disk import Disk
+from interlock.model.kernel_layer import KERNEL_FILE, KERNEL_SCHEMA, LAYERS
+
+FILE_BYTES: Final = 32 * 1024 * 1024
+RECORDER_BYTES: Final = 64 * 1024 * 1024
+RUN_BYTES: Final = 1024 * 1024 * 1024
+_READS: Final = 3
+_ROOM: Final = 4
+"""Files that are only read may take 3 quarters of a recorder's room."""
+_KIND: Final = b'{"kind":"'
+_READ: Final = b'"access":"read"'
+_TAIL_BYTES: Final = 1024 * 1024
+"""More than the longest line."""
+
+
+class KernelLayer:
+    """The files of one run. Nothing is made before the first line."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        disk: Disk,
+        redactor: Redactor,
+        *,
+        file_bytes: int = FILE_BYTES,
+        recorder_bytes: int = RECORDER_BYTES,
+        run_bytes: int = RUN_BYTES,
+    ) -> None:
+        """`run_dir` is the run's directory, which is named by the run's id."""
+        self.run_id = run_dir.name
+        self.redactor = redactor
+        self.recorder_bytes = recorder_bytes
+        self._directory = run_dir / LAYERS
+        self._disk = disk
+        self._file_bytes, self._run_bytes = file_bytes, run_bytes
+        self._lock = threading.Lock()
+        self._fd = -1
+        self._number = 1
+        self._seq = 0
+        self._size = 0
+        self._total = 0
+
+    def writer(self, recorder: str, proposal: str, action: str, attempt: int) -> KernelWriter:
+        """Where one recorder's lines go. Writes nothing yet."""
+        return KernelWriter(self, recorder, proposal, action, attempt)
+
+    def write(self, head: bytes, tail: bytes, bodies: Iterable[bytes], *, always: bool = False) -> list[bytes]:
+        """Append lines: `head`, a number, `tail`, body. Returns those that were written. Raises: StoreError."""
+        with self._lock:
+            if self._fd < 0:
+                self._open()
+            lines = [b"%s%d%s%s\n" % (head, self._seq + place, tail, body) for place, body in enumerate(bodies)]
+            size = sum(map(len, lines))
+            if self._total + size > self._run_bytes and not always:
+                return []
+            if self._size and self._size + size > self._file_bytes:
+                os.close(self._fd)
+                self._number, self._size = self._number + 1, 0
+                self._fd = self._disk.open_append(self._path(self._number))
+            self._disk.write(self._fd, b"".join(lines))
+            self._seq += len(lines)
+            self._size += size
+            self._total += size
+            return lines
+
+    def sync(self) -> None:
+        """Make what was written durable. Raises: StoreError."""
+        with self._lock:
+            if self._fd >= 0:
+                self._disk.sync_data(self._fd)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def _path(self, number: int) -> Path:
+        return layer_file(self._directory, number)
+
+    def _open(self) -> None:
+        """Go on where an earlier process stopped; half a line that it left is cut off. Raises: StoreError."""
+        self._disk.make_directory(self._directory)
+        self._number, self._seq, self._size, self._total = 1, 0, 0, 0
+        while self._path(self._number + 1).exists():
+            self._total += self._path(self._number).stat().st_size
+            self._number += 1
+        path = self._path(self._number)
+        self._fd = self._disk.open_append(path)
+        size = os.fstat(self._fd).st_size
+        with path.open("rb") as file:
+            file.seek(max(0, size - _TAIL_BYTES))
+            tail = file.read()
+        whole = tail[: tail.rfind(b"\n") + 1]
+        if len(whole) < len(tail):
+            size -= len(tail) - len(whole)
+            self._disk.truncate(self._fd, size)
+        if whole:
+            last = whole[whole.rfind(b"\n", 0, -1) + 1 :]
+            self._seq = int(msgspec.json.decode(last)["seq"]) + 1
+        elif self._number > 1:  # a process was killed as it began this file
+            last = self._path(self._number - 1).read_bytes()[-_TAIL_BYTES:].rstrip(b"\n").rpartition(b"\n")[2]
+            self._seq = int(msgspec.json.decode(last)["seq"]) + 1
+        self._size = size
+        self._total += size
+
+
+class KernelWriter:
+    """The lines of one recorder. For one thread."""
+
+    def __init__(self, layer: KernelLayer, recorder: str, proposal: str, action: str, attempt: int) -> None:
+        """Use `KernelLayer.writer`."""
+        self.recorder = recorder
+        self.lines = 0
+        self.calls = 0
+        """How many calls arrived, with those that repeat."""
+        self.dropped = 0
+        self._layer = layer
+        self._bytes = 0
+        self._digest = hashlib.sha256()
+        ids = {"proposal": proposal, "action": action, "attempt": attempt, "recorder": recorder}
+        self._tail = b"," + msgspec.json.encode(ids)[1:-1] + b","
+
+    @property
+    def digest(self) -> str:
+        """`sha256:...` over the lines so far."""
+        return "sha256:" + self._digest.hexdigest()
+
+    def add(self, bodies: list[bytes], *, always: bool = False) -> None:
+        """Write records as they come from a recorder: JSON objects that begin with their `kind`. Raises: StoreError.
+
+        `always`: whatever the bound.
+        """
+        if may_hold_secret(b"\n".join(bodies)):
+            bodies = [self._redacted(body) for body in bodies]
+        by_kind: dict[bytes, list[bytes]] = {}
+        for body in bodies:
+            kind, _, rest = body[len(_KIND) :].partition(b'",')
+            if kind == b"call":
+                count = _count_of(body)
+                self.calls += count
+                room = self._layer.recorder_bytes
+                if self._bytes >= (room * _READS // _ROOM if _READ in body else room) and not always:
+                    self.dropped += count
+                    continue
+            self._bytes += len(body) + len(self._tail)
+            by_kind.setdefault(kind, []).append(rest)
+        for kind, rests in by_kind.items():
+            head = (
+                _KIND
+                + kind
+                + b'","schema":"%s","run_id":%s,"seq":'
+                % (
+                    KERNEL_SCHEMA.encode(),
+                    msgspec.json.encode(self._layer.run_id),
+                )
+            )
+            written = self._layer.write(head, self._tail, rests, always=always or kind != b"call")
+            if not written:
+                self.dropped += sum(map(_count_of, rests))
+            self.lines += len(written)
+            for line in written:
+                self._digest.update(line)
+
+    def _redacted(self, body: bytes) -> bytes:
+        value: dict[str, Any] = msgspec.json.decode(body)
+        clean = self._layer.redactor.redact(value, (), body)
+        return body if clean is value else msgspec.json.encode(clean)
+
+
+def layer_file(directory: Path, number: int) -> Path:
+    """The file of a kernel layer, counted from 1."""
+    name, _, ending = KERNEL_FILE.partition(".")
+    return directory / (KERNEL_FILE if number == 1 else f"{name}.{number}.{ending}")
+
+
+def layer_files(run_dir: Path) -> list[Path]:
+    """The files of a run's kernel layer, in order; none if nothing was recorded."""
+    found: list[Path] = []
+    while (path := layer_file(run_dir / LAYERS, len(found) + 1)).exists():
+        found.append(path)
+    return found
+
+
+def _count_of(body: bytes) -> int:
+    at = body.rfind(b',"count":')
+    return 1 if at < 0 else int(body[at + 9 :].rstrip(b"}\n"))
