@@ -28,6 +28,7 @@ from interlock.engine.people.stop_requests import WAKE_NAME, StopListener
 from interlock.engine.proposals.budget import budget_of
 from interlock.engine.proposals.programs import OnRecord
 from interlock.engine.proposals.tool_context import ActionContext
+from interlock.engine.proposals.kernel_records import open_lines, record_summary
 from interlock.engine.proposals.traffic import policy_of, record_traffic
 from interlock.engine.runs import undo_binding
 from interlock.engine.runs.retention import keep_once_a_day
@@ -43,6 +44,7 @@ from interlock.executors.inference import MODEL_TOOLS
 from interlock.executors.isolated import IsolatedFunctions
 from interlock.executors.network import ProcessNetwork
 from interlock.executors.process import ProcessRunner
+from interlock.executors.recording import ProcessRecording
 from interlock.isolation.client import ForkServer
 from interlock.isolation.egress.client import Egress
 from interlock.isolation.posture import PROBED
@@ -97,7 +99,7 @@ FEATURES: Final = frozenset(
         "otel",
         "policy",
         "workspace.layer",
-        *(f"isolation.{name}" for name in ("ns", "nons", "configuration", *PROBED)),
+        *(f"isolation.{name}" for name in ("ns", "nons", "configuration", "record", *PROBED)),
     }
 )
 """What this version has, of the things that a configuration can ask for."""
@@ -304,7 +306,10 @@ def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], 
     closing.append(workspace.close)
     network = ProcessNetwork(policy_of, record_traffic)
     closing.append(network.close)
-    runner = ProcessRunner(clock, limits=limits, passed=own.env, home_files=own.home, enclose=walls, network=network)
+    recording = ProcessRecording(open_lines, record_summary)
+    runner = ProcessRunner(
+        clock, limits=limits, passed=own.env, home_files=own.home, enclose=walls, network=network, recording=recording
+    )
     closing.append(runner.close)
     modules = None
     if settings.tools.modules:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-from interlock.isolation.posture import lacking, posture_of
+from interlock.isolation.posture import Recorder, lacking, posture_of
 from interlock.isolation.spec import WallSpec
 from interlock.isolation.wire import Bind, Launch, Network, Profile
 from interlock.model.errors import ConfigurationError, ToolError
@@ -64,6 +64,7 @@ class Enclosure(msgspec.Struct, frozen=True):
     """Layers without which no process starts."""
     tmp_bytes: int = 1024**3
     """Size of the private /tmp, and of /dev/shm."""
+    recorder: Recorder = "none"
 
     def launch(self) -> Launch:
         """How to set up a fork server for such processes."""
@@ -113,7 +114,8 @@ class Enclosure(msgspec.Struct, frozen=True):
 
     def posture(self, network: Network = "none") -> dict[str, str]:
         """The posture of a process behind these walls."""
-        return posture_of(self.profile, self.offered, network, guarded="configuration" in self.require)
+        guarded = "configuration" in self.require
+        return posture_of(self.profile, self.offered, network, guarded=guarded, recorder=self.recorder)
 
     def posture_for(self, network: Network) -> dict[str, str]:
         """The posture of a process that is about to start. Raises: ToolError `isolation_failed` if it lacks what is required."""

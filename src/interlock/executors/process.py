@@ -22,6 +22,7 @@ from interlock.executors.exceeded import ProcessLimits, exceeded_error, layer_fu
 from interlock.executors.layer_watch import LayerFullError, run_in_layer
 from interlock.executors.network import ProcessNetwork, environment_of
 from interlock.executors.process_watch import recorded_changes
+from interlock.executors.recording import ProcessRecording, check_recorded
 from interlock.isolation import background
 from interlock.isolation.client import ForkServer, NotStarted, Outcome, Stopped
 from interlock.isolation.egress.background import BackgroundWatch
@@ -84,6 +85,7 @@ class ProcessRunner:
         home_files: Sequence[str] = (),
         enclose: Enclose = walls_of.none,
         network: ProcessNetwork | None = None,
+        recording: ProcessRecording | None = None,
     ) -> None:
         """Does not start the fork server yet. `parent_environment` is `os.environ` unless given. `enclose` gives the
         walls, and is asked when the first program starts; without a `network` programs behind them reach no host.
@@ -94,6 +96,7 @@ class ProcessRunner:
         self._clock = clock
         self._enclose = enclose
         self._network = network or ProcessNetwork()
+        self._recording = recording or ProcessRecording(lambda _: None, lambda _, __: None)
         self._server = server or ForkServer(launch=self._launch)
         parent = os.environ if parent_environment is None else parent_environment
         given = {name: parent[name] for name in passed if name in parent}
@@ -161,13 +164,17 @@ class ProcessRunner:
         posture = self.enclosure.posture_for(network)
         directory = cwd if isinstance(cwd, int) else open_cwd(ctx, cwd)
         try:
-            async with self._network.open(ctx, around, only=hosts) as line:
+            required = "record" in self.enclosure.require
+            async with (
+                self._network.open(ctx, around, only=hosts) as line,
+                self._recording.open(ctx, posture["record"], required=required) as recorder,
+            ):
                 limits = limits or self._limits
                 kept = limits.output_bytes if output_bytes_max is None else output_bytes_max
                 request = self._request(argv, env, limits, line.walls, kept)
                 remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
                 request["timeout_ms"] = remaining_ms if timeout_ms is None else min(timeout_ms, remaining_ms)
-                given = descriptors_for(ctx, line.walls)
+                given = {**descriptors_for(ctx, line.walls), **recorder}
                 result = await self._perform(
                     request, directory, stdin, ctx, given, posture, limits, read_only=read_only, in_scope=in_scope
                 )
@@ -313,6 +320,7 @@ class ProcessRunner:
         if failure is not None:
             raise spawn_error(failure)
         account(outcome.report, ctx, posture, changed=changed)
+        check_recorded(outcome)
         result = _result(outcome)
         if result.limit is not None and outcome.report["stopped"] == "limit":
             raise result.limit
@@ -402,7 +410,7 @@ def spawn_error(failure: Failure) -> ToolError:
                 output={"why": step, "errno": errno.errorcode.get(number, str(number))},
                 hint="nothing has run; set INTERLOCK_STATE_DIR to another place, or take the directory out of `isolation.read`",
             )
-        case (("namespaces" | "network" | "root" | "capabilities" | "landlock" | "seccomp"), _):
+        case (("namespaces" | "network" | "root" | "capabilities" | "landlock" | "seccomp" | "recorder"), _):
             return ToolError(
                 f"the walls around the program could not be raised ({step}): {os.strerror(number)}",
                 code="isolation_failed",

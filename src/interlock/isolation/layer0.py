@@ -51,6 +51,7 @@ def enter(
     cwd: int,
     descriptors: Sequence[int],
     spare: int,
+    also: int | None = None,
     limits: Limits,
     grouped: bool,
     path: str | None = None,
@@ -58,7 +59,7 @@ def enter(
     """Raise the walls of L0 around this process, which was forked by `parent`.
 
     `grouped` as for `limit`. The directory `cwd` is entered; by `path`, if that is given, as `enter_directory` does.
-    `descriptors` become 0, 1, 2 ...; everything else is closed but `spare`, which must be 10 or higher and closes on exec.
+    `descriptors` become 0, 1, 2 ...; everything else is closed but `spare` and `also`, which must be 10 or higher and close on exec.
     Raises: RefusedError.
     """
     try:
@@ -77,19 +78,22 @@ def enter(
             os.fchdir(cwd)
         except OSError as error:
             raise RefusedError("cwd", error.errno or errno.EINVAL) from error
-    place(descriptors, spare)
+    place(descriptors, spare, also)
 
 
-def place(descriptors: Sequence[int], spare: int) -> None:
-    """Give descriptors the numbers 0, 1, 2 ..., and close everything else but `spare`. Raises: RefusedError."""
+def place(descriptors: Sequence[int], spare: int, also: int | None = None) -> None:
+    """Give descriptors the numbers 0, 1, 2 ..., and close everything else but `spare` and `also`. Raises: RefusedError."""
     try:
         for target, fd in enumerate(descriptors):
             if fd == target:
                 os.set_inheritable(fd, True)
             else:
                 os.dup2(fd, target)
-        syscalls.close_range(len(descriptors), spare - 1)
-        syscalls.close_range(spare + 1)
+        first = len(descriptors)
+        for kept in sorted({spare, spare if also is None else also}):
+            syscalls.close_range(first, kept - 1)
+            first = kept + 1
+        syscalls.close_range(first)
     except OSError as error:
         raise RefusedError("walls", error.errno or errno.EINVAL) from error
     for number in DEFAULT_SIGNALS:
@@ -128,14 +132,23 @@ def execute(argv: list[str], environment: dict[str, str], search: str) -> None:
     _first_that_runs(argv, search, lambda path: os.execve(path, argv, environment))  # noqa: S606 - no shell is the point
 
 
-def spawn(argv: list[str], environment: dict[str, str], search: str, descriptors: Sequence[int]) -> int:
+def spawn(
+    argv: list[str],
+    environment: dict[str, str],
+    search: str,
+    descriptors: Sequence[int],
+    announce: Callable[[str], None] | None = None,
+) -> int:
     """Start the program as a child in a session of its own, looked up as by `execute`; returns its pid.
 
-    It has `descriptors` as 0, 1, 2, and no other if all of ours close on exec. Raises: RefusedError.
+    It has `descriptors` as 0, 1, 2, and no other if all of ours close on exec. `announce` is called with each path
+    that is about to be executed. Raises: RefusedError.
     """
     actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(descriptors)]
 
     def start(path: str) -> int:
+        if announce is not None:
+            announce(path)
         return os.posix_spawn(path, argv, environment, file_actions=actions, setsid=True, setsigdef=DEFAULT_SIGNALS)
 
     return _first_that_runs(argv, search, start)

@@ -12,6 +12,7 @@ from typing import NoReturn
 from interlock.isolation import syscalls, walls
 from interlock.isolation.launcher import Launcher
 from interlock.isolation.layer0 import RefusedError, enter, join_view, place, prefer_for_oom
+from interlock.isolation.recorder.attach import record_this_process
 from interlock.isolation.wire import Request
 
 Perform = Callable[[Request], None]
@@ -25,8 +26,11 @@ def begin(
     descriptors: list[int],
     trouble: int,
     perform: Perform,
+    recorder: int | None = None,
 ) -> NoReturn:
     """Raise the walls around this process, and perform. A failure before that is written to the pipe `trouble`.
+
+    `recorder` is the socket to the action's recorder, if it has one: 10 or higher, as `trouble`.
 
     `where` is the pid of the supervisor, the working directory, and the namespaces of a layer that is to be joined.
     """
@@ -48,11 +52,14 @@ def begin(
                 path=path,
                 descriptors=descriptors,
                 spare=trouble,
+                also=recorder,
                 limits=limits,
                 grouped=grouped,
             )
             if around is not None and around["profile"] == "nons":
                 walls.confine_alone(around, launcher.readable, request["environment"])
+            if recorder is not None:
+                record_this_process(recorder)
             if request["call"] is not None:
                 os.close(trouble)
             perform(request)
@@ -65,15 +72,17 @@ def begin(
         _leave(code)
 
 
-def call(request: Request, descriptors: list[int], perform: Perform) -> NoReturn:
+def call(request: Request, descriptors: list[int], perform: Perform, recorder: int | None = None) -> NoReturn:
     """Call the function, in a child of pid 1: behind its walls, which stand already."""
     code = 127
     try:
         os.setsid()
         syscalls.set_dumpable(dumpable=True)
         high = fcntl.fcntl(descriptors[0], fcntl.F_DUPFD_CLOEXEC, 10)
-        place(descriptors, high)
+        place(descriptors, high, recorder)
         os.close(high)
+        if recorder is not None:
+            record_this_process(recorder)
         perform(request)
         code = 0
     except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code

@@ -7,7 +7,7 @@ degrades in silence is here: an unavailable profile becomes the next weaker one,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from interlock.isolation.wire import Network, Profile
 
@@ -27,7 +27,12 @@ MEMORY_BY: Final = {
     False: "active(measured 20 times a second for the tree; RLIMIT_DATA holds each process)",
 }
 """What holds the memory of a tree: its cgroup, or not."""
-_RECORD: Final = "absent(not part of this version)"
+Recorder = Literal["none", "notify"]
+"""What records the calls of processes: nothing, or seccomp user notification. The place for an eBPF recorder is here."""
+_NO_RECORDER: Final = "absent(not switched on: `isolation.recorder`)"
+_RECORDS: Final = "active(attempts, by seccomp user notification)"
+RECORD_PROBES: Final[dict[Profile, str]] = {"ns": "record", "nons": "record_alone", "none": "record_alone"}
+"""What the machine must offer for a recorder."""
 
 _MACHINE_NET: Final = "absent(the network of this machine was asked for)"
 _DIRECT: Final = "absent(it works on the files themselves)"
@@ -54,6 +59,8 @@ FIXES: Final = {
     "net": "a kernel with seccomp (CONFIG_SECCOMP_FILTER)",
     "layer": "user namespaces (as above), Linux 6.15 or newer for profile `ns`, and a state directory (INTERLOCK_STATE_DIR) on a "
     "file system of its own kind, such as ext4, xfs or btrfs, and not on a container's overlay",
+    "record": "Linux 5.9 or newer with seccomp, and for the profile `nons` the right to trace one's own processes "
+    "(`sysctl kernel.yama.ptrace_scope=0`)",
     "cgroup": "start Interlock in a control group of its own: `systemd-run --user --scope -p Delegate=yes interlock ...`, or "
     "`Delegate=yes` in its service; without one the memory of a tree is measured",
 }
@@ -81,7 +88,12 @@ def choose(wanted: Profile, offered: Mapping[str, str]) -> Chosen | None:
 
 
 def posture_of(
-    profile: Profile, offered: Mapping[str, str], network: Network = "none", *, guarded: bool = False
+    profile: Profile,
+    offered: Mapping[str, str],
+    network: Network = "none",
+    *,
+    guarded: bool = False,
+    recorder: Recorder = "none",
 ) -> dict[str, str]:
     """The posture of a process under a profile. `guarded`: see `spec.WallSpec`."""
     found = dict.fromkeys(_L0, ACTIVE)
@@ -98,7 +110,12 @@ def posture_of(
             found["net"] = _MACHINE_NET
         if offered["fs"] != ACTIVE:
             found["fs"] = "active(the root alone: no Landlock behind it)"
-    return {**found, "layer": _DIRECT, "record": _RECORD, **posture_of_group(offered.get("cgroup") == ACTIVE)}
+    record = offered.get(RECORD_PROBES[profile], "absent(it was not looked for)")
+    if record == ACTIVE:
+        record = _RECORDS
+    if recorder == "none":
+        record = _NO_RECORDER
+    return {**found, "layer": _DIRECT, "record": record, **posture_of_group(offered.get("cgroup") == ACTIVE)}
 
 
 def posture_of_group(grouped: bool) -> dict[str, str]:

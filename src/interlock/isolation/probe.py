@@ -5,6 +5,7 @@ Never by reading a version or a setting: distributions, containers and security 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -18,11 +19,14 @@ from typing import Final
 from interlock.isolation import landlock, root, seccomp, syscalls, walls
 from interlock.isolation.cgroup import Group, Groups
 from interlock.isolation.layer0 import RefusedError
+from interlock.isolation.recorder.attach import record_this_process
+from interlock.isolation.recorder.watch import record
 from interlock.isolation.wire import Walls
 from interlock.server_process import bare_environment, module_command
 
 ACTIVE: Final = "active"
 _WAIT_S: Final = 10.0
+_MARK: Final = "--version"
 _RUNTIME: Final = os.getppid()
 """The process that probes, for which launchers will be started."""
 
@@ -153,6 +157,36 @@ def _groups() -> None:
         place.remove(name, directory)
 
 
+def _record() -> None:
+    with contextlib.suppress(OSError):  # as a launcher does: its recorders may read what is in its user namespace
+        root.prepare([])
+    _record_alone()
+
+
+def _record_alone() -> None:
+    """A process and its recorder, both started by a third: what the first one opens is in the record."""
+    reader, writer = os.pipe()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    recorder = os.fork()
+    if recorder == 0:
+        record(ours, writer, "none")
+        os._exit(0)
+    os.close(writer)
+    ours.close()
+    program = os.fork()
+    if program == 0:
+        syscalls.forbid_new_privileges()
+        record_this_process(theirs.detach())
+        os.execv("/proc/self/exe", [_MARK])  # noqa: S606 - it need not start: the attempt is what counts
+        os._exit(0)
+    theirs.close()
+    told = b""
+    while data := os.read(reader, 65536):
+        told += data
+    if f'"argv":["{_MARK}"]'.encode() not in told:
+        raise _AbsentError("a process cannot be read by its recorder: Yama, or a filter around Interlock")
+
+
 def _network() -> None:
     """No connection leaves: with a network namespace, or because there are no sockets at all."""
     seccomp.load("pairs")
@@ -176,4 +210,6 @@ _PROBES: Final = {
     "namespaces": _namespaces,
     "net": _network,
     "cgroup": _groups,
+    "record": _record,
+    "record_alone": _record_alone,
 }

@@ -27,9 +27,12 @@ from interlock.isolation.layer0 import RefusedError, resume_on
 from interlock.isolation.payload import Perform
 from interlock.isolation.supervisor import execute_program, supervise
 from interlock.isolation.tree import end_children_of, kill_children, reap
-from interlock.isolation.wire import RUN, RUN_CONFINED, RUN_INSIDE
+from interlock.isolation.recorder.watch import record
+from interlock.isolation.wire import RECORD, RECORDED, RUN, RUN_CONFINED, RUN_INSIDE, Request, read_memory_file
 
 _SWEEP_S: Final = 5.0
+_DESCRIPTORS_MAX: Final = 16
+"""Of one request."""
 _OWN_END_S: Final = 1.0
 """The time that supervisors have to end their trees once the runtime has gone."""
 
@@ -74,6 +77,8 @@ class Server:
         self.perform = perform
         self.supervisors: dict[int, int] = {}
         """Process id to pidfd."""
+        self.recorders: set[int] = set()
+        """Process ids. They end by themselves, when what they record is gone."""
         self.sweep_until = 0.0
         self.closed_at = 0.0
         """When the runtime was found to be gone (monotonic seconds); 0 until then."""
@@ -84,14 +89,14 @@ class Server:
 
     def loop(self) -> None:
         """Until the runtime has gone and the last supervisor has ended."""
-        while self.open or self.supervisors or time.monotonic() < self.sweep_until:
+        while self.open or self.supervisors or self.recorders or time.monotonic() < self.sweep_until:
             sweeping = self.launcher.tidy() or time.monotonic() < self.sweep_until
             for fd, _ in self.poller.poll(5 if sweeping else None if self.open else 20):
                 if fd == self.runtime or (fd == self.channel.fileno() and not self._accept()):
                     self._close()
             self._collect()
             if sweeping:
-                kill_children(spare=self.supervisors)
+                kill_children(spare={*self.supervisors, *self.recorders})
             if not self.open and time.monotonic() > self.closed_at + _OWN_END_S:
                 self._end_from_outside()
 
@@ -118,10 +123,10 @@ class Server:
 
     def _accept(self) -> bool:
         """Take one request and fork its supervisor. False at the end of the socket."""
-        message, fds, flags, _ = socket.recv_fds(self.channel, 64, 8, socket.MSG_CMSG_CLOEXEC)
+        message, fds, flags, _ = socket.recv_fds(self.channel, 64, _DESCRIPTORS_MAX, socket.MSG_CMSG_CLOEXEC)
         if not message:
             return False
-        assert message in {RUN, RUN_CONFINED, RUN_INSIDE}
+        assert message.removesuffix(RECORDED) in {RUN, RUN_CONFINED, RUN_INSIDE}
         try:
             self._fork(message, fds, cut=bool(flags & socket.MSG_CTRUNC))
         except RefusedError as refused:
@@ -136,9 +141,14 @@ class Server:
     def _fork(self, message: bytes, fds: list[int], *, cut: bool) -> None:
         if cut:
             raise OSError(errno.EMFILE, "no room for the descriptors of a request")
-        pid = self.launcher.fork(message)
-        if pid == 0:
-            self._become_supervisor(fds)
+        recorder = self._fork_recorder(fds) if message.endswith(RECORDED) else None
+        try:
+            pid = self.launcher.fork(message.removesuffix(RECORDED))
+            if pid == 0:
+                self._become_supervisor(fds, recorder)
+        finally:
+            if recorder is not None:
+                os.close(recorder)
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
@@ -147,14 +157,44 @@ class Server:
         self.supervisors[pid] = pidfd
         self.poller.register(pidfd, select.POLLIN)
 
-    def _become_supervisor(self, fds: list[int]) -> None:
+    def _fork_recorder(self, fds: list[int]) -> int:
+        """Fork an action's recorder; returns the socket to it. Without a supervisor at its other end, it ends. Raises: OSError."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            pid = os.fork()
+            if pid == 0:
+                self._become_recorder(theirs, fds)
+        self.recorders.add(pid)
+        return ours.detach()
+
+    @staticmethod
+    def _become_recorder(channel: socket.socket, fds: list[int]) -> None:
+        """In the forked child; never returns."""
+        code = 1
+        try:
+            request: Request = json.loads(read_memory_file(fds[1]))
+            walls, out = request["walls"], fds[4 + request["descriptors"].index(RECORD)]
+            low, high = sorted((channel.fileno(), out))
+            syscalls.close_range(3, low - 1)
+            syscalls.close_range(low + 1, high - 1)
+            syscalls.close_range(high + 1)
+            record(channel, out, "none" if walls is None else walls["profile"])
+            code = 0
+        except BrokenPipeError:  # the runtime has gone, and its processes with it
+            pass
+        except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)
+
+    def _become_supervisor(self, fds: list[int], recorder: int | None) -> None:
         """In the forked child; never returns."""
         code = 1
         try:
             self.channel.close()
             for pidfd in self.supervisors.values():
                 os.close(pidfd)
-            code = supervise(fds, self.runtime, self.perform, self.launcher)
+            code = supervise(fds, self.runtime, self.perform, self.launcher, recorder)
         except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
             sys.excepthook(*sys.exc_info())
         finally:
@@ -164,6 +204,7 @@ class Server:
         """Reap supervisors and orphans. A supervisor that did not end well may have left some: sweep."""
         try:
             for pid, status in reap():
+                self.recorders.discard(pid)
                 pidfd = self.supervisors.pop(pid, None)
                 if pidfd is not None:
                     self.poller.unregister(pidfd)

@@ -38,6 +38,8 @@ from interlock.isolation.layer0 import (
 )
 from interlock.isolation.meter import Meter
 from interlock.isolation.payload import Perform, begin, call
+from interlock.isolation.recorder.attach import Announce, spawn_recorded
+from interlock.isolation.recorder.watch import DONE
 from interlock.isolation.tree import reap, sweep
 from interlock.isolation.wire import (
     CHANNEL,
@@ -69,10 +71,13 @@ def execute_program(request: Request) -> None:
     execute(request["argv"], request["environment"], request["search"])
 
 
-def supervise(descriptors: list[int], runtime: int, perform: Perform, launcher: Launcher) -> int:
+def supervise(
+    descriptors: list[int], runtime: int, perform: Perform, launcher: Launcher, recorder: int | None = None
+) -> int:
     """Carry out one request and report; returns the exit status of this process, 0 if its tree is gone.
 
-    `descriptors` as in `wire`; `runtime` is a pidfd of the runtime, `launcher` what the server has prepared.
+    `descriptors` as in `wire`; `runtime` is a pidfd of the runtime, `launcher` what the server has prepared, `recorder` the socket
+    to the action's recorder, if it has one.
     """
     control = socket.socket(fileno=descriptors[0])
     syscalls.become_subreaper()
@@ -80,7 +85,7 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform, launcher: 
     try:
         request: Request = json.loads(read_memory_file(descriptors[1]))
         os.close(descriptors[1])
-        supervisor = Supervisor(control, runtime, request, launcher)
+        supervisor = Supervisor(control, runtime, request, launcher, recorder)
         named = dict(zip(request["descriptors"], descriptors[4:], strict=True))
         if supervisor.group is not None:
             supervisor.group.hold(request["limits"])
@@ -122,8 +127,19 @@ def supervise(descriptors: list[int], runtime: int, perform: Perform, launcher: 
 class Supervisor:
     """The poll loop around one program."""
 
-    def __init__(self, control: socket.socket, runtime: int, request: Request, launcher: Launcher) -> None:
+    def __init__(
+        self,
+        control: socket.socket,
+        runtime: int,
+        request: Request,
+        launcher: Launcher,
+        recorder: int | None = None,
+    ) -> None:
         """Nothing is started yet."""
+        self.recorder = None if recorder is None else fcntl.fcntl(recorder, fcntl.F_DUPFD_CLOEXEC, 10)
+        """The socket to the recorder: out of the way of the numbers that the payload's descriptors get."""
+        if recorder is not None:
+            os.close(recorder)
         self.control = control
         self.runtime = runtime
         self.request = request
@@ -163,7 +179,7 @@ class Supervisor:
             channel = [named[CHANNEL]] if CHANNEL in named else []
             view = (named[VIEW_USER], named[VIEW_MOUNTS]) if VIEW_USER in named else None
             streams = [stdin, *_outputs(named, writers), *channel]
-            begin(self.request, self.launcher, (me, cwd, view), streams, high, perform)
+            begin(self.request, self.launcher, (me, cwd, view), streams, high, perform, self.recorder)
         for fd in (*writers, high, cwd, stdin, *named.values()):
             os.close(fd)
         with open(trouble, "rb") as file:
@@ -201,11 +217,18 @@ class Supervisor:
         walls.confine_inside(self.walls, self.launcher.shown, self.request["environment"])
         if self.request["call"] is None:
             environment, search = self.request["environment"], self.request["search"]
-            self.pid = spawn(self.request["argv"], environment, search, [stdin, *_outputs(named, writers)])
+            streams = [stdin, *_outputs(named, writers)]
+
+            argv = self.request["argv"]
+
+            def start(announce: Announce | None = None) -> int:
+                return spawn(argv, environment, search, streams, announce)
+
+            self.pid = start() if self.recorder is None else spawn_recorded(self.recorder, argv, start)
         else:
             self.pid = os.fork()
             if self.pid == 0:
-                call(self.request, [stdin, *writers, named[CHANNEL]], perform)
+                call(self.request, [stdin, *writers, named[CHANNEL]], perform, self.recorder)
         if score >= 0:
             os.pwrite(score, before, 0)
             os.close(score)
@@ -223,6 +246,8 @@ class Supervisor:
         poller = select.poll()
         for fd in (self.control.fileno(), self.runtime, self.program, *self.outputs):
             poller.register(fd, select.POLLIN)
+        if self.recorder is not None:
+            poller.register(self.recorder, select.POLLIN)
         while not self._overdue():
             for fd, _ in poller.poll(self._pause_ms()):
                 if fd in self.outputs:
@@ -230,6 +255,11 @@ class Supervisor:
                         poller.unregister(fd)
                 elif fd == self.program:
                     poller.unregister(fd)
+                elif fd == self.recorder:
+                    poller.unregister(fd)
+                    if not self._is_recorded():
+                        self.stopped = "recorder_lost"
+                        return
                 elif not self._listen(fd):
                     return
             if self._ended():
@@ -332,6 +362,14 @@ class Supervisor:
             return True
         self.stopped = "runtime_gone"
         return False
+
+    def _is_recorded(self) -> bool:
+        """The recorder has ended: True if that is because no process is left. Else nothing may go on unseen."""
+        assert self.recorder is not None
+        try:
+            return os.read(self.recorder, 64) == DONE
+        except OSError:
+            return False
 
     def _ended(self) -> bool:
         """Collect what has ended. True when the program has; when stopping, only when its whole process group has."""

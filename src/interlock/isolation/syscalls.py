@@ -46,6 +46,8 @@ unshare 272 97|uselib 134 -|userfaultfd 323 282|ustat 136 -|vhangup 153 58|vmspl
 chmod 90 -|fchmod 91 52|fchmodat 268 53|fchmodat2 452 452|open 2 -|creat 85 -|shmget 29 194|shmat 30 196|shmctl 31 195
 msgget 68 186|msgsnd 69 189|msgrcv 70 188|msgctl 71 187|semget 64 190|semop 65 193|semctl 66 191|semtimedop 220 192
 mq_open 240 180|mq_unlink 241 181|setxattr 188 5|lsetxattr 189 6|removexattr 197 14|lremovexattr 198 15|setxattrat 463 463
+rename 82 -|renameat 264 38|renameat2 316 276|mkdir 83 -|mkdirat 258 34|rmdir 84 -|link 86 -|linkat 265 37|symlink 88 -
+symlinkat 266 36|unlink 87 -|unlinkat 263 35|openat2 437 437|chown 92 -|lchown 94 -|fchownat 260 54
 removexattrat 466 466|file_setattr 469 469|prlimit64 302 261|sched_setaffinity 203 122|sched_setscheduler 144 119
 sched_setparam 142 118|sched_setattr 314 274|setpriority 141 140|ioprio_set 251 30
 """
@@ -96,6 +98,7 @@ RESOLVE_BENEATH: Final = 8
 RESOLVE_IN_ROOT: Final = 16
 
 SECCOMP_FILTER_FLAG_NEW_LISTENER: Final = 8
+SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV: Final = 32
 
 _CLONE_INTO_CGROUP: Final = 1 << 33
 _AT_FDCWD: Final = -100

@@ -65,6 +65,7 @@ REASONS: Final[dict[str, str]] = {
     "too_many_connections": "The processes of an action had too many connections open at once.",
     "isolation_failed": "The walls around the program could not be raised; `output.why` names the step. Nothing has run.",
     "spawn_failed": "The process could not be started; the message and `output.why` say why. Nothing has run.",
+    "recorder_lost": "The recorder of the action's processes was killed, so they were ended: nothing runs unseen.",
     "process_lost": "The supervisor of the action's processes was killed, and they were killed with it.",
     "process_limit": "The action had more processes at once than its limit; all of them were ended.",
     "client_edited": "A person changed a call that a coding agent carries out itself; the message has the call to make instead.",

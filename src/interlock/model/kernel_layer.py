@@ -116,4 +116,4 @@ def decode_record(line: bytes) -> KernelRecord:
     return _decoder.decode(line)
 
 
-_decoder: Final = msgspec.json.Decoder(KernelRecord)
+_decoder: Final[msgspec.json.Decoder[KernelRecord]] = msgspec.json.Decoder(KernelRecord)

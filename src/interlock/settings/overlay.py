@@ -106,6 +106,7 @@ RULES: Final[dict[str, Rule]] = {
     },
     "isolation.profile": later("none", "nons", "ns"),
     "isolation.require": added,
+    "isolation.recorder": later("none", "notify"),
     "workspace.mode": later("direct", "layer"),
     "workspace.commit": later("auto", "ask", "never"),
     "isolation.env_allow": fewer,

@@ -189,6 +189,13 @@ class Isolation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             "written) costs something in `nons`: nothing is made, renamed or removed in the directories that hold such a file."
         ),
     ] = ()
+    recorder: Annotated[
+        Literal["none", "notify"],
+        Meta(
+            description="What records, from the kernel, the files, programs and hosts that processes touch. `notify`: seccomp "
+            "user notification, which slows programs down that open many files."
+        ),
+    ] = "none"
     env_allow: Annotated[
         tuple[Name, ...],
         Meta(

@@ -98,7 +98,12 @@ def enclosure_for(
             tmp_bytes=isolation.tmp_bytes,
             read=isolation.read,
         )
-    made = msgspec.structs.replace(made, require=tuple(isolation.require))
+    made = msgspec.structs.replace(
+        made, require=tuple(isolation.require), recorder=isolation.recorder, offered=dict(offered)
+    )
+    record = made.posture()["record"]
+    if isolation.recorder != "none" and not record.startswith("active"):
+        warn(f"isolation.recorder: this machine allows no recorder, {record}; `interlock doctor` says what to do")
     absent = lacking(isolation.require, made.posture())
     if absent:
         raise ConfigurationError(
@@ -149,7 +154,8 @@ def open_walls(
     @functools.cache
     def enclose() -> Enclosure:
         isolation = settings.isolation
-        offered = {} if isolation.profile == "none" else offered_walls(state, disk)
+        probed = isolation.profile != "none" or isolation.recorder != "none"
+        offered = offered_walls(state, disk) if probed else {}
         hidden = [] if state is None else [state]
         return enclosure_for(isolation, offered, environment=env, hidden=hidden, warn=hooks.warn_once)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from interlock.engine.record.recorder import Recorder
+from interlock.journal.kernel_layer import KernelLayer
 from interlock.state.budgets import SharedBudget
 from interlock.workspace import Backups
 
@@ -19,6 +20,8 @@ class RunFiles(msgspec.Struct, frozen=True, eq=False):
     recorder: Recorder | None = None
     backups: Backups | None = None
     budget: SharedBudget | None = None
+    kernel: KernelLayer | None = None
+    """The record that kernel recorders make, where `isolation.recorder` asks for one."""
     layer: Path | None = None
     """Of a proposal in a layer: the layer's directory, which then also has the backups."""
 

@@ -11,6 +11,7 @@ from interlock.engine.record.recorder import Recorder
 from interlock.engine.record.run_files import RunFiles
 from interlock.engine.services import Services
 from interlock.journal import JournalWriter
+from interlock.journal.kernel_layer import KernelLayer
 from interlock.model.errors import StoreError
 from interlock.workspace import Backups
 
@@ -33,7 +34,9 @@ def open_files(services: Services, run_id: str, *, create: bool) -> RunFiles:
     )
     recorder = Recorder(run_id, writer, services.redactor, services.hooks.events)
     backups = None if services.workspace is None else Backups(directory, services.disk, services.clock)
-    return RunFiles(run_id, directory, recorder, backups)
+    recorded = services.settings.isolation.recorder != "none" and services.durability != "off"
+    kernel = KernelLayer(directory, services.disk, services.redactor) if recorded else None
+    return RunFiles(run_id, directory, recorder, backups, kernel=kernel)
 
 
 def open_budget(services: Services, files: RunFiles, agent: str, session: str | None) -> RunFiles:
@@ -57,3 +60,5 @@ def release_files(files: RunFiles) -> None:
             files.budget.close()
     if files.backups is not None:
         files.backups.close()
+    if files.kernel is not None:
+        files.kernel.close()

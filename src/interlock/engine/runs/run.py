@@ -257,6 +257,8 @@ class Run:
         finally:
             if self.files.backups is not None:
                 self.files.backups.close()
+            if self.files.kernel is not None:
+                self.files.kernel.close()
             if self.files.budget is not None:
                 self.files.budget.close()
 

@@ -1,0 +1,44 @@
+"""Between the kernel recorders and the run: where an action's records go, and what the journal says of them."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from typing import cast
+
+from interlock.engine.proposals.tool_context import ActionContext
+from interlock.executors.recording import Lines, Summary
+from interlock.journal.kernel_layer import KernelWriter
+from interlock.model.errors import StoreError
+from interlock.model.events import ActionRecorded
+from interlock.model.tool import Context
+
+
+def open_lines(ctx: Context) -> Lines | None:
+    """The lines of a new recorder of an action; None where the run keeps nothing."""
+    assert isinstance(ctx, ActionContext)
+    layer = ctx.run.files.kernel
+    if layer is None:
+        return None
+    return layer.writer("rec_" + secrets.token_hex(8), ctx.proposal_id, ctx.action_id, ctx.attempt)
+
+
+def record_summary(ctx: Context, summary: Summary) -> None:
+    """Say in the journal what a recorder wrote, with the digest that its lines must have."""
+    assert isinstance(ctx, ActionContext)
+    lines = cast("KernelWriter", summary.lines)
+    event = ActionRecorded(
+        recorder=lines.recorder,
+        calls=lines.calls,
+        dropped=lines.dropped,
+        refused=summary.refused,
+        lost=summary.lost,
+        lines=lines.lines,
+        digest=lines.digest,
+    )
+    layer = ctx.run.files.kernel
+    if layer is not None:
+        layer.sync()
+    if ctx.run.recorder is not None:
+        with contextlib.suppress(StoreError):  # the journal has failed: the run reports that itself
+            ctx.run.recorder.record(event, ctx.proposal_id, ctx.action_id, 9)

@@ -1,0 +1,119 @@
+"""Puts a program under its recorder: loads the filter, and hands the recorder what the kernel asks on. Standard library only.
+
+The thread that has loaded the filter must not send the descriptor: its own `sendmsg` would wait for the recorder, who waits for it. A
+filter holds for one thread and what that starts, so another thread of the same process sends.
+"""
+
+from __future__ import annotations
+
+import _thread
+import errno
+import json
+import os
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from interlock.isolation.layer0 import RefusedError
+from interlock.isolation.recorder.filter import listen
+
+LISTENER: Final = b"listener"
+ARGUMENTS_MAX: Final = 64
+ARGUMENT_BYTES: Final = 4096
+_ANNOUNCED_CHARS: Final = 16 * 1024
+Announce = Callable[[str], None]
+"""Told of the path that is executed next."""
+
+
+def spawn_recorded(channel: int, argv: list[str], start: Callable[[Announce], int]) -> int:
+    """Call `start` on a thread under the filter: what it starts is recorded, this process is not. Returns its result.
+
+    `channel` is the socket to the recorder. Until it is a program, what `start` starts has the memory of this process, which
+    nobody can read; so `start` announces each path that it executes. An announcement holds for one call. Raises: RefusedError,
+    and what `start` raises.
+    """
+    loaded, begin, done = (_thread.allocate_lock() for _ in range(3))
+    for lock in (loaded, begin, done):
+        lock.acquire()
+    listener: list[int] = []
+    results: list[int] = []
+    troubles: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            listener.append(listen())
+        except OSError as error:
+            troubles.append(error)
+        loaded.release()
+        begin.acquire()
+        try:
+            if not troubles:
+                results.append(start(lambda path: _announce(channel, path, argv)))
+        except BaseException as error:  # noqa: BLE001 - raised by the caller's thread
+            troubles.append(error)
+        done.release()
+
+    _thread.start_new_thread(work, ())
+    loaded.acquire()
+    for fd in listener:
+        try:
+            _send(channel, fd)
+        except OSError as error:
+            troubles.append(error)
+        finally:
+            os.close(fd)
+    begin.release()
+    done.acquire()
+    for trouble in troubles:
+        if isinstance(trouble, OSError):
+            raise RefusedError("recorder", trouble.errno or errno.EINVAL) from trouble
+        raise trouble
+    return results[0]
+
+
+def record_this_process(channel: int) -> None:
+    """Put this thread under the filter, and so the program that it becomes. Raises: RefusedError."""
+    loaded, sent = (_thread.allocate_lock() for _ in range(2))
+    loaded.acquire()
+    sent.acquire()
+    listener: list[int] = []
+    troubles: list[OSError] = []
+
+    def work() -> None:
+        loaded.acquire()
+        try:
+            for fd in listener:
+                _send(channel, fd)
+        except OSError as error:
+            troubles.append(error)
+        sent.release()
+
+    _thread.start_new_thread(work, ())
+    try:
+        listener.append(listen())
+    except OSError as error:
+        troubles.append(error)
+    loaded.release()
+    sent.acquire()
+    for fd in (*listener, channel):
+        os.close(fd)
+    for trouble in troubles:
+        raise RefusedError("recorder", trouble.errno or errno.EINVAL) from trouble
+
+
+def _announce(channel: int, path: str, argv: list[str]) -> None:
+    """Raises: OSError."""
+    place = os.path.join(os.getcwd(), path)
+    shown: list[str] = []
+    room = _ANNOUNCED_CHARS
+    for argument in argv[:ARGUMENTS_MAX]:
+        shown.append(argument[: min(ARGUMENT_BYTES, room)])
+        room -= len(shown[-1])
+    cut = len(argv) > len(shown) or any(len(a) != len(b) for a, b in zip(argv, shown, strict=False))
+    known = {"path": place, "real": os.path.realpath(place), "argv": shown, "cut": cut}
+    os.write(channel, json.dumps(known).encode())  # a plain write: this thread's `sendmsg` is recorded
+
+
+def _send(channel: int, fd: int) -> None:
+    with socket.socket(fileno=os.dup(channel)) as to:
+        socket.send_fds(to, [LISTENER], [fd])
