@@ -26,9 +26,9 @@ from interlock.engine.local.walls import open_walls, process_limits
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.stop_requests import WAKE_NAME, StopListener
 from interlock.engine.proposals.budget import budget_of
+from interlock.engine.proposals.kernel_records import open_lines, record_summary
 from interlock.engine.proposals.programs import OnRecord
 from interlock.engine.proposals.tool_context import ActionContext
-from interlock.engine.proposals.kernel_records import open_lines, record_summary
 from interlock.engine.proposals.traffic import policy_of, record_traffic
 from interlock.engine.runs import undo_binding
 from interlock.engine.runs.retention import keep_once_a_day

@@ -1,4 +1,4 @@
-"""The kernel recorder of process actions: takes what a recorder reports while its program runs, and hands it to the run's layer."""
+"""The kernel recorder of process actions: takes what a recorder reports, and hands it to the run's layer."""
 
 from __future__ import annotations
 
@@ -90,7 +90,9 @@ class ProcessRecording:
         if summary is not None:
             self._tell(ctx, summary)
             if summary.lost:
-                ctx.posture(record="absent(the recorder was killed, and the program with it: the record may lack its end)")
+                ctx.posture(
+                    record="absent(the recorder was killed, and the program with it: the record may lack its end)"
+                )
             elif lines.dropped:
                 ctx.posture(record=f"active({lines.dropped} calls are not in the record, whose size is bounded)")
         if stream.failure is not None:

@@ -59,8 +59,8 @@ def enter(
     """Raise the walls of L0 around this process, which was forked by `parent`.
 
     `grouped` as for `limit`. The directory `cwd` is entered; by `path`, if that is given, as `enter_directory` does.
-    `descriptors` become 0, 1, 2 ...; everything else is closed but `spare` and `also`, which must be 10 or higher and close on exec.
-    Raises: RefusedError.
+    `descriptors` become 0, 1, 2 ...; everything else is closed but `spare` and `also`, which must be 10 or higher and close
+    on exec. Raises: RefusedError.
     """
     try:
         os.setsid()

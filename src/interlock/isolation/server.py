@@ -25,9 +25,9 @@ from interlock.isolation import syscalls
 from interlock.isolation.launcher import Launcher
 from interlock.isolation.layer0 import RefusedError, resume_on
 from interlock.isolation.payload import Perform
+from interlock.isolation.recorder.watch import record
 from interlock.isolation.supervisor import execute_program, supervise
 from interlock.isolation.tree import end_children_of, kill_children, reap
-from interlock.isolation.recorder.watch import record
 from interlock.isolation.wire import RECORD, RECORDED, RUN, RUN_CONFINED, RUN_INSIDE, Request, read_memory_file
 
 _SWEEP_S: Final = 5.0
@@ -158,7 +158,7 @@ class Server:
         self.poller.register(pidfd, select.POLLIN)
 
     def _fork_recorder(self, fds: list[int]) -> int:
-        """Fork an action's recorder; returns the socket to it. Without a supervisor at its other end, it ends. Raises: OSError."""
+        """Fork an action's recorder; returns the socket to it. It ends if no supervisor takes the other end. Raises: OSError."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             pid = os.fork()

@@ -76,8 +76,8 @@ def supervise(
 ) -> int:
     """Carry out one request and report; returns the exit status of this process, 0 if its tree is gone.
 
-    `descriptors` as in `wire`; `runtime` is a pidfd of the runtime, `launcher` what the server has prepared, `recorder` the socket
-    to the action's recorder, if it has one.
+    `descriptors` as in `wire`; `runtime` is a pidfd of the runtime, `launcher` what the server has prepared, `recorder` the
+    socket to the action's recorder, if it has one.
     """
     control = socket.socket(fileno=descriptors[0])
     syscalls.become_subreaper()
@@ -253,13 +253,8 @@ class Supervisor:
                 if fd in self.outputs:
                     if not self._read(fd):
                         poller.unregister(fd)
-                elif fd == self.program:
+                elif fd == self.program or (fd == self.recorder and self._is_recorded()):
                     poller.unregister(fd)
-                elif fd == self.recorder:
-                    poller.unregister(fd)
-                    if not self._is_recorded():
-                        self.stopped = "recorder_lost"
-                        return
                 elif not self._listen(fd):
                     return
             if self._ended():
@@ -344,7 +339,10 @@ class Supervisor:
             os.killpg(self.pid, signal.SIGTERM)
 
     def _listen(self, fd: int) -> bool:
-        """Something from the runtime; False if it is gone and everything has to end at once."""
+        """Something from the runtime, or the end of the recorder; False if one is gone and everything has to end at once."""
+        if fd == self.recorder:
+            self.stopped = "recorder_lost"
+            return False
         try:
             message = self.control.recv(64) if fd == self.control.fileno() else b""
         except ConnectionResetError:  # it died with something of ours unread

@@ -34,7 +34,7 @@ def open_files(services: Services, run_id: str, *, create: bool) -> RunFiles:
     )
     recorder = Recorder(run_id, writer, services.redactor, services.hooks.events)
     backups = None if services.workspace is None else Backups(directory, services.disk, services.clock)
-    recorded = services.settings.isolation.recorder != "none" and services.durability != "off"
+    recorded = services.settings.isolation.recorder != "none"
     kernel = KernelLayer(directory, services.disk, services.redactor) if recorded else None
     return RunFiles(run_id, directory, recorder, backups, kernel=kernel)
 

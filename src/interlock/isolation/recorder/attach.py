@@ -1,7 +1,7 @@
 """Puts a program under its recorder: loads the filter, and hands the recorder what the kernel asks on. Standard library only.
 
-The thread that has loaded the filter must not send the descriptor: its own `sendmsg` would wait for the recorder, who waits for it. A
-filter holds for one thread and what that starts, so another thread of the same process sends.
+The thread that has loaded the filter must not send the descriptor: its own `sendmsg` would wait for the recorder, who waits for
+it. A filter holds for one thread and what that starts, so another thread of the same process sends.
 """
 
 from __future__ import annotations

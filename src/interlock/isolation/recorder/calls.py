@@ -33,7 +33,12 @@ _FLAGS: Final = (
     (os.O_NOFOLLOW, "nofollow"),
     (_TMPFILE, "temporary"),
 )
-_FAMILIES: Final = {socket.AF_UNIX: "unix", socket.AF_INET: "inet", socket.AF_INET6: "inet6", socket.AF_NETLINK: "netlink"}
+_FAMILIES: Final = {
+    socket.AF_UNIX: "unix",
+    socket.AF_INET: "inet",
+    socket.AF_INET6: "inet6",
+    socket.AF_NETLINK: "netlink",
+}
 
 
 class Seen(NamedTuple):
@@ -75,7 +80,9 @@ def _path(
     def read(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:
         found = _place(places, pid, a[path], _AT_FDCWD if directory is None else _int(a[directory]))
         followed = follow and (flags is None or not a[flags] & _AT_SYMLINK_NOFOLLOW)
-        return (Seen(found, followed, places.own(pid, found), None, "" if mode is None else f',"mode":{a[mode] & 0o7777}'),)
+        return (
+            Seen(found, followed, places.own(pid, found), None, "" if mode is None else f',"mode":{a[mode] & 0o7777}'),
+        )
 
     return read
 
@@ -244,7 +251,19 @@ READERS: Final[dict[str, Read]] = {
     "chroot": _path(None, 0),
 }
 CHANGES_LINKS: Final = frozenset(
-    "unlink unlinkat rmdir rename renameat renameat2 link linkat symlink symlinkat chroot".split()
+    [
+        "unlink",
+        "unlinkat",
+        "rmdir",
+        "rename",
+        "renameat",
+        "renameat2",
+        "link",
+        "linkat",
+        "symlink",
+        "symlinkat",
+        "chroot",
+    ]
 )
 """After these, a path may lead elsewhere."""
 EXECS: Final = frozenset(("execve", "execveat"))

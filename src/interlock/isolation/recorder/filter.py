@@ -1,7 +1,7 @@
 """The filter that makes the kernel ask the recorder before a system call. Standard library only.
 
-It comes on top of the filter of the walls, whose refusals win: what they refuse is not recorded. It has to hold where there are no
-walls too (profile `none`), so it refuses by itself what would go past it: calls of another architecture, and io_uring.
+It comes on top of the filter of the walls, whose refusals win: what they refuse is not recorded. It has to hold where there are
+no walls too (profile `none`), so it refuses by itself what would go past it: calls of another architecture, and io_uring.
 """
 
 from __future__ import annotations
@@ -13,10 +13,46 @@ from typing import Final
 from interlock.isolation import syscalls
 from interlock.isolation.seccomp import Instruction, assemble
 
-CALLS: Final = tuple(
-    "open openat openat2 creat execve execveat connect bind sendto sendmsg sendmmsg unlink unlinkat rmdir rename renameat renameat2 "
-    "link linkat symlink symlinkat mkdir mkdirat mknod mknodat chmod fchmodat fchmodat2 chown lchown fchownat truncate "
-    "setxattr lsetxattr removexattr lremovexattr memfd_create open_by_handle_at chroot".split()
+CALLS: Final = (
+    "open",
+    "openat",
+    "openat2",
+    "creat",
+    "execve",
+    "execveat",
+    "connect",
+    "bind",
+    "sendto",
+    "sendmsg",
+    "sendmmsg",
+    "unlink",
+    "unlinkat",
+    "rmdir",
+    "rename",
+    "renameat",
+    "renameat2",
+    "link",
+    "linkat",
+    "symlink",
+    "symlinkat",
+    "mkdir",
+    "mkdirat",
+    "mknod",
+    "mknodat",
+    "chmod",
+    "fchmodat",
+    "fchmodat2",
+    "chown",
+    "lchown",
+    "fchownat",
+    "truncate",
+    "setxattr",
+    "lsetxattr",
+    "removexattr",
+    "lremovexattr",
+    "memfd_create",
+    "open_by_handle_at",
+    "chroot",
 )
 """What is recorded, where the architecture has it. `sendto` only with an address."""
 _PAST: Final = ("io_uring_setup", "io_uring_enter", "io_uring_register")

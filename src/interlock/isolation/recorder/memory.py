@@ -1,4 +1,4 @@
-"""Reads the arguments of a call from the memory of the process that makes it. Standard library only; quick, because calls wait."""
+"""Reads the arguments of a call from the memory of the process that makes it. Standard library only."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """The recorder of one action: a process of its own, which the kernel asks before each recorded call. Standard library only.
 
 It is forked by the fork server, so it stands outside of the walls, and reads the arguments of the calls from the memory of the
-processes. It answers `go on` and writes a record; it refuses only what it could not read. Records are attempts: another thread can
-change the arguments after they were read, and the walls decide on what the kernel then finds.
+processes. It answers `go on` and writes a record; it refuses only what it could not read. Records are attempts: another thread
+can change the arguments after they were read, and the walls decide on what the kernel then finds.
 
-Its records go to the runtime through a pipe, where they are redacted and written to the layer. If the pipe is full, calls wait: memory
-is bounded. If it ends, the kernel fails all recorded calls (ENOSYS), and the supervisor ends the tree: nothing runs unseen.
+Its records go to the runtime through a pipe, where they are redacted and written to the layer. If the pipe is full, calls wait:
+memory is bounded. If it ends, the kernel fails all recorded calls (ENOSYS), and the supervisor ends the tree: nothing runs unseen.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ class Recorder:
         self._seen: dict[int, None] = {}
         self.calls = 0
         self.refused = 0
-        with contextlib.suppress(OSError):  # Linux 6.6: the two take turns on one processor, without an interrupt to another
+        with contextlib.suppress(
+            OSError
+        ):  # Linux 6.6: the two take turns on one processor, without an interrupt to another
             fcntl.ioctl(listener, _SET_FLAGS, _SYNC_WAKE_UP)
 
     def loop(self) -> None:
@@ -137,7 +139,9 @@ class Recorder:
             told = json.loads(self._channel.recv(_ANNOUNCEMENT_BYTES, socket.MSG_DONTWAIT))
         except (OSError, ValueError):
             return None
-        return Seen(told["path"], True, told["real"], None, argv_members(map(os.fsencode, told["argv"]), cut=told["cut"]))
+        return Seen(
+            told["path"], True, told["real"], None, argv_members(map(os.fsencode, told["argv"]), cut=told["cut"])
+        )
 
     def _shown(self, seen: Seen) -> str:
         if seen.path is None:
@@ -217,7 +221,7 @@ def _number(text: bytes, name: bytes) -> int:
 
 
 def _text(text: str) -> str:
-    """A path as JSON; bytes that are not UTF-8 as `\\xNN`."""
+    """A path as JSON; bytes that are not UTF-8 are shown by their numbers."""
     if not text.isascii():
         text = os.fsencode(text).decode("utf-8", "backslashreplace")
     return quote(text)
