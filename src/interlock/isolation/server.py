@@ -77,8 +77,8 @@ class Server:
         self.perform = perform
         self.supervisors: dict[int, int] = {}
         """Process id to pidfd."""
-        self.recorders: set[int] = set()
-        """Process ids. They end by themselves, when what they record is gone."""
+        self.recorders: dict[int, int] = {}
+        """Process id to pidfd. They end by themselves, when what they record is gone."""
         self.sweep_until = 0.0
         self.closed_at = 0.0
         """When the runtime was found to be gone (monotonic seconds); 0 until then."""
@@ -164,7 +164,13 @@ class Server:
             pid = os.fork()
             if pid == 0:
                 self._become_recorder(theirs, fds)
-        self.recorders.add(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            ours.close()  # it ends by that
+            raise
+        self.recorders[pid] = pidfd
+        self.poller.register(pidfd, select.POLLIN)
         return ours.detach()
 
     @staticmethod
@@ -192,7 +198,7 @@ class Server:
         code = 1
         try:
             self.channel.close()
-            for pidfd in self.supervisors.values():
+            for pidfd in (*self.supervisors.values(), *self.recorders.values()):
                 os.close(pidfd)
             code = supervise(fds, self.runtime, self.perform, self.launcher, recorder)
         except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
@@ -204,7 +210,10 @@ class Server:
         """Reap supervisors and orphans. A supervisor that did not end well may have left some: sweep."""
         try:
             for pid, status in reap():
-                self.recorders.discard(pid)
+                pidfd = self.recorders.pop(pid, None)
+                if pidfd is not None:
+                    self.poller.unregister(pidfd)
+                    os.close(pidfd)
                 pidfd = self.supervisors.pop(pid, None)
                 if pidfd is not None:
                     self.poller.unregister(pidfd)

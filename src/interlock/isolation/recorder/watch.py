@@ -5,7 +5,8 @@ processes. It answers `go on` and writes a record; it refuses only what it could
 can change the arguments after they were read, and the walls decide on what the kernel then finds.
 
 Its records go to the runtime through a pipe, where they are redacted and written to the layer. If the pipe is full, calls wait:
-memory is bounded. If it ends, the kernel fails all recorded calls (ENOSYS), and the supervisor ends the tree: nothing runs unseen.
+memory is bounded. If the recorder ends, the kernel fails all recorded calls (ENOSYS), and the supervisor ends the tree: nothing
+runs unseen.
 """
 
 from __future__ import annotations

@@ -1,0 +1,238 @@
+"""The recorder of an action, by seccomp user notification: real programs in every profile, and what tries to go past it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from interlock.isolation import syscalls
+from interlock.isolation.recorder.calls import READERS
+from interlock.isolation.recorder.filter import CALLS, program
+from interlock.isolation.wire import RECORD
+from interlock.model.kernel_layer import KernelCall, RecorderEnded, RecorderStarted, decode_record
+
+PROFILES = ["none", "nons", "ns"]
+PYTHON = str(Path(sys.base_prefix) / "bin" / "python3")
+every = pytest.mark.parametrize("bench", PROFILES, indirect=True)
+NAMES = {
+    "run_id": "r",
+    "proposal": "p",
+    "action": "a",
+    "attempt": 1,
+    "recorder": "k",
+    "schema": "interlock.layer.kernel.v1",
+}
+
+
+class Recorded:
+    """What a program did: the outcome, and its records, decoded as lines of the layer."""
+
+    def __init__(self, outcome, data):
+        self.outcome = outcome
+        found = [json.loads(line) for line in data.splitlines()]
+        self.records = [decode_record(json.dumps({**NAMES, "seq": n, **r}).encode()) for n, r in enumerate(found)]
+        self.calls = [record for record in self.records if isinstance(record, KernelCall)]
+
+    def of(self, name):
+        return [call for call in self.calls if call.call == name]
+
+    def at(self, path):
+        return [call for call in self.calls if path in (call.path, call.real)]
+
+
+async def record(bench, *argv, during=None):
+    reader, writer = os.pipe()
+    data = []
+    taking = threading.Thread(target=lambda: data.extend(iter(lambda: os.read(reader, 1 << 16), b"")))
+    taking.start()
+    cwd = os.open(bench.root, os.O_PATH)
+    try:
+        work = asyncio.ensure_future(bench.server.run(bench.request(*argv), cwd=cwd, descriptors={RECORD: writer}))
+        if during is not None:
+            await asyncio.to_thread(during)
+        outcome = await work
+    finally:
+        os.close(cwd)
+        os.close(writer)
+        await asyncio.to_thread(taking.join)
+        os.close(reader)
+    return Recorded(outcome, b"".join(data))
+
+
+def run(bench, *argv, **more):
+    return asyncio.run(record(bench, *argv, **more))
+
+
+def python(bench, script, **more):
+    return run(bench, PYTHON, "-S", "-c", script, **more)
+
+
+@every
+def test_programs_files_and_links_are_recorded_with_their_real_paths(bench):
+    (bench.root / "file").write_text("x")
+    done = run(
+        bench,
+        "/bin/sh",
+        "-c",
+        "mkdir d && cd d && ln -s ../file link && cat link && mv link other && rm other; echo hi > new",
+    )
+    assert done.outcome.report["exit_code"] == 0
+    top = str(bench.root)
+    started, ended = done.records[0], done.records[-1]
+    assert isinstance(started, RecorderStarted)
+    assert started.profile == bench.profile
+    assert isinstance(ended, RecorderEnded)
+    assert ended.calls == sum(call.count for call in done.calls)
+    assert done.of("execve")[0].argv[:2] == ("/bin/sh", "-c")
+    (link,) = [call for call in done.at(f"{top}/file") if call.path == f"{top}/d/link"]
+    assert (link.access, link.real) == ("read", f"{top}/file")
+    (made,) = done.of("symlinkat")
+    assert (made.path, made.to) == (f"{top}/d/link", "../file")
+    (moved,) = [call for call in done.calls if call.call.startswith("rename")]
+    assert (moved.path, moved.to) == (f"{top}/d/link", f"{top}/d/other")
+    (removed,) = done.of("unlinkat")
+    assert removed.path == f"{top}/d/other"
+    (new,) = done.at(f"{top}/d/new")
+    assert (new.access, new.flags, new.mode) == ("write", ("create", "truncate"), 0o666)
+
+
+@every
+def test_relative_paths_start_from_the_directory_that_is_named(bench):
+    (bench.root / "d").mkdir()
+    (bench.root / "d" / "file").write_text("x")
+    assert len(python(bench, "import os; os.chdir('d'); open('file')").at(f"{bench.root}/d/file")) == 1
+    done = python(
+        bench,
+        "import os; d = os.open('d', os.O_RDONLY); os.open('file', os.O_RDONLY, dir_fd=d); open('/dev/fd/%d' % d + '/file')",
+    )
+    assert len(done.at(f"{bench.root}/d/file")) >= 1
+
+
+@every
+def test_each_thread_and_each_short_lived_process_is_recorded(bench):
+    script = (
+        "import os, subprocess, threading\n"
+        "def work():\n"
+        "    for number in range(50): os.close(os.open('/dev/null' if number % 2 else '/dev/zero', os.O_RDONLY))\n"
+        "threads = [threading.Thread(target=work) for _ in range(8)]\n"
+        "for one in threads: one.start()\n"
+        "for one in threads: one.join()\n"
+        "for _ in range(60): subprocess.run(['/bin/true'])\n"
+    )
+    done = python(bench, script)
+    opened = [call for path in ("/dev/null", "/dev/zero") for call in done.at(path) if call.access == "read"]
+    assert sum(call.count for call in opened) >= 400
+    assert len({call.pid for call in opened}) == 1
+    assert len({call.tid for call in opened}) == 8
+    assert len([call for call in done.of("execve") if call.argv == ("/bin/true",)]) == 60
+
+
+@every
+def test_a_program_in_memory_is_recorded_when_it_is_executed(bench):
+    script = (
+        "import os\n"
+        "fd = os.memfd_create('hidden'); os.write(fd, open('/bin/true', 'rb').read())\n"
+        "pid = os.fork()\n"
+        "if pid == 0: os.execve(fd, ['innocent'], {})\n"
+        "os._exit(os.waitpid(pid, 0)[1])"
+    )
+    done = python(bench, script)
+    assert done.outcome.report["exit_code"] == 0
+    (call,) = done.of("execveat")
+    assert "memfd:hidden" in call.path
+    assert call.argv == ("innocent",)
+
+
+@every
+def test_what_cannot_be_read_is_refused_and_a_process_cannot_make_itself_unreadable(bench):
+    script = (
+        "import ctypes, os\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "assert libc.open(ctypes.c_void_p(8), 0) == -1 and ctypes.get_errno() == 14\n"
+        "assert libc.prctl(4, 0, 0, 0, 0) == 0\n"  # PR_SET_DUMPABLE
+        "os.open('/dev/full', os.O_WRONLY)\n"
+    )
+    done = python(bench, script)
+    assert done.outcome.report["exit_code"] == 0, done.outcome.stderr
+    (refused,) = [call for call in done.calls if call.unreadable]
+    assert (refused.grade, refused.error) == ("outcome", "EFAULT")
+    assert done.records[-1].refused == 1
+    assert [call.access for call in done.at("/dev/full")] == ["write"]
+
+
+@pytest.mark.parametrize("bench", ["none", "ns"], indirect=True)
+def test_addresses_are_recorded_and_sends_without_one_are_not(bench):
+    script = (
+        "import contextlib, socket\n"
+        "with contextlib.suppress(OSError): socket.socket().connect(('127.0.0.1', 9))\n"
+        "one = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)\n"
+        "with contextlib.suppress(OSError): one.sendto(b'x', ('::1', 53))\n"
+        "one.connect(('::1', 53)); one.send(b'x')\n"
+        "two = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "two.sendmsg([b'x'], [], 0, ('127.0.0.1', 54))\n"
+    )
+    done = python(bench, script)
+    assert [(c.call, c.family, c.host, c.port) for c in done.calls if c.port] == [
+        ("connect", "inet", "127.0.0.1", 9),
+        ("sendto", "inet6", "::1", 53),
+        ("connect", "inet6", "::1", 53),
+        ("sendmsg", "inet", "127.0.0.1", 54),
+    ]
+
+
+@every
+def test_a_storm_of_signals_repeats_no_record_and_loses_none(bench):
+    script = (
+        "import os, signal\n"
+        "signal.signal(signal.SIGALRM, lambda *_: None)\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)\n"
+        "for number in range(400): os.close(os.open(f'f{number}', os.O_CREAT | os.O_WRONLY))\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0)\n"
+    )
+    done = python(bench, script)
+    assert done.outcome.report["exit_code"] == 0
+    made = [call.path for call in done.calls if re.search(r"/f\d+$", call.path or "")]
+    assert made == [f"{bench.root}/f{number}" for number in range(400)]
+
+
+@every
+def test_if_the_recorder_is_killed_the_tree_is_ended(bench):
+    def kill_recorder():
+        bench.wait_marked(1)
+        server = bench.server.pid
+        children = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _parent(p) == server]
+        # The recorder is the child without children.
+        (recorder,) = [
+            pid for pid in children if not any(_parent(p) == pid for p in Path("/proc").iterdir() if p.name.isdigit())
+        ]
+        os.kill(recorder, signal.SIGKILL)
+
+    began = time.monotonic()
+    done = run(bench, "/bin/sh", "-c", bench.script("$MARK"), during=kill_recorder)
+    assert time.monotonic() - began < 15
+    assert done.outcome.report["stopped"] == "recorder_lost"
+    assert not isinstance(done.records[-1], RecorderEnded)
+
+
+def _parent(process):
+    with contextlib.suppress(OSError, IndexError):
+        return int((process / "stat").read_bytes().rpartition(b")")[2].split()[1])
+    return None
+
+
+def test_each_recorded_call_can_be_read_and_has_a_number_on_some_machine():
+    assert set(READERS) == set(CALLS)
+    known = set().union(*(syscalls.numbers(machine) for machine in syscalls.MACHINES))
+    assert set(CALLS) <= known
+    for machine in syscalls.MACHINES:
+        assert len(program(machine)) < 200
