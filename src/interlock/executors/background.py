@@ -124,7 +124,7 @@ class Programs:
         program = Program(
             _handle(ctx), ctx.agent, ctx.run_id, ctx.proposal_id, ctx.action_id, session, process, network
         )
-        ctx.posture(**self._runner.enclosure.posture("proxied"))
+        ctx.posture(**self._runner.enclosure.posture_unrecorded("proxied"))
         ctx.not_exactly_undoable(_CHANGED)
         with self._lock:
             self._programs[program.handle] = program
@@ -173,7 +173,7 @@ class Programs:
         outcome = await asyncio.to_thread(program.process.stop)
         self._tell(program, outcome, ctx, "stopped" if ran else "exited")
         await self._report_traffic(program, ctx, ended=True)
-        account(outcome.report, ctx, self._runner.enclosure.posture("proxied"), changed=None)
+        account(outcome.report, ctx, self._runner.enclosure.posture_unrecorded("proxied"), changed=None)
         return {**_shown(outcome, parameters), "stopped": ran}
 
     # -- ends

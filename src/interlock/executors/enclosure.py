@@ -44,6 +44,8 @@ _ROOTS: Final = {"RUSTUP_HOME": ".rustup", "PYENV_ROOT": ".pyenv", "NVM_DIR": ".
 """Variables that tell a tool chain where it lies, since the home of a process is another one."""
 
 
+_UNRECORDED: Final = "absent(programs that live on, servers and functions of tool modules are not recorded)"
+
 Enclose = Callable[[], "Enclosure"]
 """Gives the walls of a runtime; finds out what the machine allows when it is first asked. Raises: ConfigurationError."""
 
@@ -116,6 +118,22 @@ class Enclosure(msgspec.Struct, frozen=True):
         """The posture of a process behind these walls."""
         guarded = "configuration" in self.require
         return posture_of(self.profile, self.offered, network, guarded=guarded, recorder=self.recorder)
+
+    def posture_unrecorded(self, network: Network = "none") -> dict[str, str]:
+        """The posture of a process that has no recorder: one that lives on, a server, a function of a tool module.
+
+        Raises: ToolError `isolation_failed` if `isolation.require` names `record`.
+        """
+        if "record" in self.require:
+            raise ToolError(
+                "`isolation.require` names `record`, and programs that live on, servers and functions of tool modules are not "
+                "recorded",
+                code="isolation_failed",
+                retryable=False,
+                hint="nothing has run; use `shell` or `exec`, or take `record` out of `isolation.require`",
+            )
+        posture = self.posture(network)
+        return posture if self.recorder == "none" else {**posture, "record": _UNRECORDED}
 
     def posture_for(self, network: Network) -> dict[str, str]:
         """The posture of a process that is about to start. Raises: ToolError `isolation_failed` if it lacks what is required."""

@@ -155,6 +155,7 @@ class ModuleTools:
         call = {"tool": tool.name, "version": version, "parameters": parameters, "context": _fields(ctx)}
         remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
         channel = _Messages(ctx)
+        posture = self._enclosure.posture_unrecorded("proxied")
         around = self._enclosure.around(ctx.workspace, network="proxied", in_scope=True)
         cwd = open_cwd(ctx)
         try:
@@ -182,7 +183,7 @@ class ModuleTools:
             if tool.read_only
             else "a function ran in a process of its own in the workspace itself, where not every change is recorded"
         )
-        account(outcome.report, ctx, self._enclosure.posture("proxied"), changed=changed)
+        account(outcome.report, ctx, posture, changed=changed)
         for printed in (outcome.stdout, outcome.stderr):
             if printed:
                 ctx.log(printed.decode("utf-8", "replace"))

@@ -35,7 +35,6 @@ from interlock.isolation.wire import (
     VIEW_USER,
     Bind,
     Failure,
-    Launch,
     Network,
     Report,
     Request,
@@ -96,8 +95,8 @@ class ProcessRunner:
         self._clock = clock
         self._enclose = enclose
         self._network = network or ProcessNetwork()
-        self._recording = recording or ProcessRecording(lambda _: None, lambda _, __: None)
-        self._server = server or ForkServer(launch=self._launch)
+        self._recording = recording or ProcessRecording()
+        self._server = server or ForkServer(launch=lambda: self.enclosure.launch())  # noqa: PLW0108 - asked for when it starts
         parent = os.environ if parent_environment is None else parent_environment
         given = {name: parent[name] for name in passed if name in parent}
         agent = given.get("SSH_AUTH_SOCK", "")
@@ -112,9 +111,6 @@ class ProcessRunner:
     def enclosure(self) -> Enclosure:
         """The walls around programs. Raises: ToolError `isolation_failed`."""
         return walls_of.of(self._enclose)
-
-    def _launch(self) -> Launch:
-        return self.enclosure.launch()
 
     @property
     def network(self) -> ProcessNetwork:
@@ -164,10 +160,9 @@ class ProcessRunner:
         posture = self.enclosure.posture_for(network)
         directory = cwd if isinstance(cwd, int) else open_cwd(ctx, cwd)
         try:
-            required = "record" in self.enclosure.require
             async with (
                 self._network.open(ctx, around, only=hosts) as line,
-                self._recording.open(ctx, posture["record"], required=required) as recorder,
+                self._recording.open(ctx, posture, self.enclosure.require) as recorder,
             ):
                 limits = limits or self._limits
                 kept = limits.output_bytes if output_bytes_max is None else output_bytes_max
@@ -198,6 +193,7 @@ class ProcessRunner:
 
         Everything else is as in `run`, except that no time-out ends it. Raises: ToolError `spawn_failed`, `process_lost`.
         """
+        self.enclosure.posture_unrecorded("proxied")  # it may be required that it is recorded
         around = self.enclosure.around(ctx.workspace, network="proxied", binds=self._binds, in_scope=True)
         directory = open_cwd(ctx, cwd)
         watch = None

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from interlock.isolation.client import Outcome
@@ -17,7 +17,6 @@ from interlock.model.tool import Context
 
 _READ_BYTES: Final = 256 * 1024
 _ENDED: Final = b'{"kind":"recorder_ended"'
-LASTING: Final = "absent(a program that lives on, and a server, are not recorded)"
 NO_LAYER: Final = "absent(this run keeps nothing on disk, so there is no place for a record)"
 
 
@@ -50,22 +49,25 @@ Tell = Callable[[Context, Summary], None]
 class ProcessRecording:
     """The recorders of a runtime, with the engine's place for what they report."""
 
-    def __init__(self, open_lines: OpenLines, tell: Tell) -> None:
-        """Starts nothing."""
+    def __init__(self, open_lines: OpenLines = lambda _: None, tell: Tell = lambda _, __: None) -> None:
+        """Starts nothing. By default, nothing is recorded."""
         self._open_lines = open_lines
         self._tell = tell
 
     @contextlib.asynccontextmanager
-    async def open(self, ctx: Context, posture: str, *, required: bool) -> AsyncIterator[dict[str, int]]:
+    async def open(
+        self, ctx: Context, posture: Mapping[str, str], require: Sequence[str]
+    ) -> AsyncIterator[dict[str, int]]:
         """Run the action's program inside the block, with these descriptors; at the end its record is complete.
 
-        `posture` is the entry `record` of the action's posture: only with `active` is there a recorder. Raises: ToolError
-        `isolation_failed` if one is `required` and the run has no place for the record; StoreError if it cannot be written.
+        Only if the entry `record` of the action's posture is `active` there is a recorder. Raises: ToolError `isolation_failed`
+        if `record` is among `require` and the run has no place for it; StoreError if it cannot be written.
         """
-        lines = self._open_lines(ctx) if posture.startswith("active") else None
+        active = posture["record"].startswith("active")
+        lines = self._open_lines(ctx) if active else None
         if lines is None:
-            if posture.startswith("active"):
-                if required:
+            if active:
+                if "record" in require:
                     raise ToolError(
                         "`isolation.require` names `record`, and this run keeps nothing on disk",
                         code="isolation_failed",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import gc
 import json
 import os
@@ -171,7 +172,8 @@ class Server:
             raise
         self.recorders[pid] = pidfd
         self.poller.register(pidfd, select.POLLIN)
-        return ours.detach()
+        with ours:
+            return fcntl.fcntl(ours.fileno(), fcntl.F_DUPFD_CLOEXEC, 10)
 
     @staticmethod
     def _become_recorder(channel: socket.socket, fds: list[int]) -> None:

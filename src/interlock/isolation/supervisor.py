@@ -136,10 +136,8 @@ class Supervisor:
         recorder: int | None = None,
     ) -> None:
         """Nothing is started yet."""
-        self.recorder = None if recorder is None else fcntl.fcntl(recorder, fcntl.F_DUPFD_CLOEXEC, 10)
-        """The socket to the recorder: out of the way of the numbers that the payload's descriptors get."""
-        if recorder is not None:
-            os.close(recorder)
+        self.recorder = recorder
+        """The socket to the recorder: 10 or higher, out of the way of the numbers that the payload's descriptors get."""
         self.control = control
         self.runtime = runtime
         self.request = request
@@ -284,32 +282,8 @@ class Supervisor:
         self._answer(ended=True)
 
     def _answer(self, *, ended: bool) -> None:
-        (out, out_total), (err, err_total) = ((self.outputs[fd], self.totals[fd]) for fd in self.outputs)
-        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-        code = os.waitstatus_to_exitcode(self.status) if self.status is not None else None
-        report: Report = {
-            "failure": None,
-            "pid": 0,
-            "ended": ended,
-            "exit_code": code if code is not None and code >= 0 else None,
-            "signal": -code if code is not None and code < 0 else None,
-            "stopped": self.stopped,
-            "exceeded": self.exceeded,
-            "grouped": self.group is not None,
-            "strays_killed": self.strays,
-            "strays_left": self.left,
-            "duration_ms": round((time.monotonic() - self.began) * 1000, 3),
-            "cpu_user_ms": round(usage.ru_utime * 1000, 3),
-            "cpu_system_ms": round(usage.ru_stime * 1000, 3),
-            "memory_bytes": usage.ru_maxrss * 1024,
-            "read_bytes": usage.ru_inblock * 512,
-            "written_bytes": usage.ru_oublock * 512,
-            "stdout_kept": len(out),
-            "stderr_kept": len(err),
-            "stdout_bytes": out_total,
-            "stderr_bytes": err_total,
-        }
-        _answer(self.control, report, out, err)
+        (out, _), (err, _) = ((self.outputs[fd], self.totals[fd]) for fd in self.outputs)
+        _answer(self.control, _report_of(self, ended=ended), out, err)
 
     def _overdue(self) -> bool:
         """Act on the limits that are due. True if everything has to be killed now."""
@@ -399,6 +373,35 @@ class Supervisor:
         else:
             kept += data[: max(0, self.request["keep_bytes"] - len(kept))]
         return bool(data)
+
+
+def _report_of(one: Supervisor, *, ended: bool) -> Report:
+    (out, out_total), (err, err_total) = ((one.outputs[fd], one.totals[fd]) for fd in one.outputs)
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    code = os.waitstatus_to_exitcode(one.status) if one.status is not None else None
+    report: Report = {
+        "failure": None,
+        "pid": 0,
+        "ended": ended,
+        "exit_code": code if code is not None and code >= 0 else None,
+        "signal": -code if code is not None and code < 0 else None,
+        "stopped": one.stopped,
+        "exceeded": one.exceeded,
+        "grouped": one.group is not None,
+        "strays_killed": one.strays,
+        "strays_left": one.left,
+        "duration_ms": round((time.monotonic() - one.began) * 1000, 3),
+        "cpu_user_ms": round(usage.ru_utime * 1000, 3),
+        "cpu_system_ms": round(usage.ru_stime * 1000, 3),
+        "memory_bytes": usage.ru_maxrss * 1024,
+        "read_bytes": usage.ru_inblock * 512,
+        "written_bytes": usage.ru_oublock * 512,
+        "stdout_kept": len(out),
+        "stderr_kept": len(err),
+        "stdout_bytes": out_total,
+        "stderr_bytes": err_total,
+    }
+    return report
 
 
 def _output_pipes() -> tuple[list[int], list[int]]:

@@ -18,6 +18,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from interlock.model import typed
+
 KERNEL_SCHEMA: Final = "interlock.layer.kernel.v1"
 KERNEL_FILE: Final = "kernel.ndjson"
 """The first file, in the directory `LAYERS`."""
@@ -113,7 +115,5 @@ KernelRecord = RecorderStarted | KernelCall | RecorderEnded
 
 def decode_record(line: bytes) -> KernelRecord:
     """A line of the layer, decoded strictly by field types. Raises: msgspec.ValidationError, msgspec.DecodeError."""
-    return _decoder.decode(line)
-
-
-_decoder: Final[msgspec.json.Decoder[KernelRecord]] = msgspec.json.Decoder(KernelRecord)
+    found: KernelRecord = typed.decode(line, KernelRecord)
+    return found

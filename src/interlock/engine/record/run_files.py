@@ -25,6 +25,12 @@ class RunFiles(msgspec.Struct, frozen=True, eq=False):
     layer: Path | None = None
     """Of a proposal in a layer: the layer's directory, which then also has the backups."""
 
+    def close(self) -> None:
+        """Close everything but the journal, which has a last word to write."""
+        for one in (self.backups, self.kernel, self.budget):
+            if one is not None:
+                one.close()
+
     @property
     def undo_directory(self) -> Path | None:
         """The directory whose backups undo what the proposal did until now."""

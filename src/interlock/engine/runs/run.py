@@ -255,12 +255,7 @@ class Run:
             if status != "interrupted":  # otherwise an error is already being raised to the caller
                 raise
         finally:
-            if self.files.backups is not None:
-                self.files.backups.close()
-            if self.files.kernel is not None:
-                self.files.kernel.close()
-            if self.files.budget is not None:
-                self.files.budget.close()
+            self.files.close()
 
     @property
     def status(self) -> RunStatus:

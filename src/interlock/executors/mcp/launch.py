@@ -96,10 +96,11 @@ class Launcher:
 
     def posture(self, spec: ServerSpec) -> dict[str, str]:
         """The posture of its processes."""
-        return self._runner.enclosure.posture("proxied" if spec.hosts else "none")
+        return self._runner.enclosure.posture_unrecorded("proxied" if spec.hosts else "none")
 
     async def start(self, spec: ServerSpec, receive: Receive, lost: Lost) -> Link:
         """Start a server. Raises: ToolError `spawn_failed`, `isolation_failed`, `process_lost`."""
+        self.posture(spec)  # it may be required that it is recorded
         walls, watch = await self._walls(spec)
         theirs_in, ours_out = os.pipe()
         ours_in, theirs_out = os.pipe()
