@@ -256,6 +256,7 @@ ERROR_CODES: Final[dict[str, str]] = {
     "workspace_in_state_dir": "The workspace lies inside the state directory.",
     "layer_unavailable": "A layer over the workspace cannot be made or mounted here; the message says why.",
     "layer_damaged": "The record of a layer in the state directory is damaged.",
+    "kernel_layer_damaged": "A line of the record of what a run's processes did cannot be read.",
     "registry_damaged": "The list of workspaces in the state directory is damaged.",
     "state_dir_unsafe": "The state directory belongs to another user, or is not a directory.",
     "backup_damaged": "A backup, or the index of a run's backups, is damaged; nothing was restored from it.",

@@ -24,6 +24,7 @@ from interlock.model.events import Event, RunFinished, Unknown
 if TYPE_CHECKING:
     from interlock import signing
     from interlock.engine.inspect import shown_run, undone
+    from interlock.engine.inspect.touched import Touched
     from interlock.state import store
 else:
     shown_run = lazy("interlock.engine.inspect.shown_run")
@@ -120,6 +121,15 @@ class History:
         row = self.index.get(run_id)
         undos = undone.find_undos(self.place.runs, self.runs(since_us=row.started_us))
         yield from shown_run.shown_proposals(self.place.runs / run_id, row, undos)
+
+    def touched(self, run_id: str, action: str | None = None) -> dict[tuple[str, str], Touched]:
+        """What its actions touched, by proposal and action, as kernel recorders saw it; empty if nothing was recorded.
+
+        Raises: UsageError `not_found`, IntegrityError `kernel_layer_damaged`.
+        """
+        from interlock.engine.inspect.touched import touched  # noqa: PLC0415 - start-up
+
+        return touched(self.directory(run_id), action)
 
     # -- journals
 

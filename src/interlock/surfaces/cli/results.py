@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from interlock.model.result import ActionResult, ProposalResult, advice
@@ -45,11 +45,12 @@ def proposal_lines(
     calls: Calls | None = None,
     outputs: bool = True,
     rows: Iterable[ActionResult] | None = None,
+    more: Callable[[str], Iterable[str]] | None = None,
 ) -> Iterator[str]:
     """The lines of a proposal: its actions, what could not be undone, and the status.
 
     `described` gives for actions, by id, what they were about and what became of them since; `calls` what they called. Without
-    `outputs` those are left out; `rows` are those to show, if not all.
+    `outputs` those are left out; `rows` are those to show, if not all; `more` gives further lines of an action, by its id.
     """
     for row in result.results if rows is None else rows:
         line = (described or {}).get(row.action_id)
@@ -57,6 +58,8 @@ def proposal_lines(
         if line is not None:
             call = call_of(line.tool, line.parameters)
         yield from _row(out, row, line, call, outputs=outputs)
+        if more is not None:
+            yield from more(row.action_id)
     for left in result.not_undone:
         yield _left(out, left.action_id, left.reason, left.detail)
     yield _summary(out, result)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
 from interlock.engine.inspect.history import History, RunRow
+from interlock.lazy import lazy
 from interlock.model.errors import InterlockError
 from interlock.model.result import ActionResult
 from interlock.surfaces.cli.looking import SHORT_ID, Choice, line_width
@@ -16,8 +17,14 @@ from interlock.surfaces.cli.output import LongObject, Output, aligned, clean
 from interlock.surfaces.cli.results import layer_lines, proposal_lines, when
 
 if TYPE_CHECKING:
+    from interlock.surfaces.cli import touched_lines
+else:
+    touched_lines = lazy("interlock.surfaces.cli.touched_lines")
+
+if TYPE_CHECKING:
     from interlock.engine.inspect.actions import ActionLine
     from interlock.engine.inspect.shown_run import ShownProposal
+    from interlock.engine.inspect.touched import Touched
 
 _FIRST_WIDTH: Final = 24
 """Columns that the first action of a run has at least."""
@@ -126,18 +133,25 @@ class ShownRun:
         self._action = action
         self._chosen = chosen
         self.problem: InterlockError | None = None
-        """What kept the journal from being read to its end."""
+        """What kept the journal, or the record of what was touched, from being read to its end."""
+        self._touched: dict[tuple[str, str], Touched] = {}
 
     def proposals(self) -> Iterator[Chosen]:
         """The proposals that have an action that is shown (without a choice: all); sets `problem` at the end."""
         filtered = self._action is not None or self._chosen.needs_actions
+        damage: InterlockError | None = None
+        try:
+            self._touched = self._past.touched(self._run.run_id, self._action)
+        except InterlockError as error:
+            damage = error
         try:
             for one in self._past.proposals(self._run.run_id):
                 rows = [row for row in one.result.results if self._wants(row, one.lines.get(row.action_id))]
                 if rows or not filtered:
-                    yield Chosen(one, rows)
+                    yield Chosen(one, rows, self._touched)
         except InterlockError as error:
-            self.problem = error
+            damage = error
+        self.problem = damage
 
     def _wants(self, row: ActionResult, line: ActionLine | None) -> bool:
         if self._action not in (None, row.action_id):
@@ -172,12 +186,24 @@ class ShownRun:
         yield ""
         yield clean(one.result.proposal_id)
         rows = map(one.row, chosen.rows)
-        yield from proposal_lines(out, one.result, lines, outputs=self._action is None, rows=rows)
+        touched = None if self._action is not None else self._overview(out, one)
+        yield from proposal_lines(out, one.result, lines, outputs=self._action is None, rows=rows, more=touched)
         if self._action is None:
             yield from layer_lines(one.result)
         if self._action is not None:
             for row in chosen.rows:
                 yield from _full(out, one.row(row), lines.get(row.action_id))
+                found = self._touched.get((one.result.proposal_id, row.action_id))
+                if found is not None:
+                    yield from touched_lines.full_lists(out, found, self._past.place.root)
+
+    def _overview(self, out: Output, one: ShownProposal) -> Callable[[str], Iterator[str]]:
+        def lines(action: str) -> Iterator[str]:
+            found = self._touched.get((one.result.proposal_id, action))
+            if found is not None:
+                yield from touched_lines.overview(out, found, self._past.place.root)
+
+        return lines
 
     def tail_lines(self, out: Output) -> Iterator[str]:
         """What went wrong, for people."""
@@ -190,9 +216,10 @@ class Chosen(NamedTuple):
 
     proposal: ShownProposal
     rows: list[ActionResult]
+    touched: dict[tuple[str, str], Touched]
 
     def as_object(self) -> LongObject:
-        """As one JSON object: each row with `tool`, `about`, `parameters`, `undone` and `undone_by`."""
+        """As one JSON object: each row with `tool`, `about`, `parameters`, `undone`, `undone_by`, `touched`."""
         head = msgspec.structs.asdict(self.proposal.result)
         del head["results"]
         return LongObject(head, "results", map(self._row, self.rows))
@@ -200,7 +227,8 @@ class Chosen(NamedTuple):
     def _row(self, row: ActionResult) -> dict[str, Any]:
         line = self.proposal.lines.get(row.action_id)
         more = {name: getattr(line, name, None) for name in ("tool", "about", "parameters", "undone", "undone_by")}
-        return {**msgspec.structs.asdict(self.proposal.row(row)), **more}
+        touched = self.touched.get((self.proposal.result.proposal_id, row.action_id))
+        return {**msgspec.structs.asdict(self.proposal.row(row)), **more, "touched": touched}
 
 
 def _full(out: Output, row: ActionResult, line: ActionLine | None) -> Iterator[str]:

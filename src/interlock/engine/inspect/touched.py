@@ -1,0 +1,170 @@
+"""What the actions of a run touched, from its kernel layer: files, programs, hosts.
+
+A record of the layer is an attempt unless it says otherwise, and so is what stands here: whether a call succeeded was not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from interlock.journal.kernel_layer import layer_files
+from interlock.model.errors import IntegrityError
+from interlock.model.kernel_layer import KernelCall, KernelRecord, RecorderEnded, RecorderStarted, decode_record
+
+LISTED_MAX: Final = 10_000
+"""Entries of one list of one action. A bound on memory; what is beyond it is counted."""
+_WRITING: Final = frozenset(("write", "append", "create", "truncate", "temporary"))
+_REMOVES: Final = frozenset(("unlink", "unlinkat", "rmdir"))
+_MOVES: Final = frozenset(("rename", "renameat", "renameat2"))
+_LINKS: Final = frozenset(("link", "linkat"))
+_EXECUTES: Final = frozenset(("execve", "execveat"))
+_OPENS: Final = frozenset(("open", "openat", "openat2", "creat", "open_by_handle_at"))
+_MEMORY: Final = "memfd_create"
+
+
+class Program(msgspec.Struct, frozen=True, kw_only=True):
+    """A program that was to be executed."""
+
+    path: str
+    argv: tuple[str, ...] = ()
+
+
+class Touched(msgspec.Struct, frozen=True, kw_only=True):
+    """What one action touched, all its attempts together; each list sorted, without repetitions."""
+
+    read: tuple[str, ...] = ()
+    """Files and directories that were opened for reading, where links lead."""
+    written: tuple[str, ...] = ()
+    """Opened for writing, made, linked, moved there, or given another mode, owner, size or attribute."""
+    removed: tuple[str, ...] = ()
+    """Removed, or moved elsewhere."""
+    programs: tuple[Program, ...] = ()
+    """In the order in which each was first executed."""
+    hosts: tuple[str, ...] = ()
+    """`address:port` of what was connected or sent to."""
+    listens: tuple[str, ...] = ()
+    """What a socket was bound to."""
+    sockets: tuple[str, ...] = ()
+    """Names of local sockets that were connected or sent to."""
+    calls: int = 0
+    dropped: int = 0
+    """Calls that are not in the record, whose size is bounded."""
+    refused: int = 0
+    """Calls that were refused because their arguments could not be read."""
+    lost: bool = False
+    """True if a recorder was killed: what the program did last may be missing."""
+    unfinished: bool = False
+    """True if a recorder has not ended: the action still runs, or the process that wrote the record was killed."""
+    unlisted: int = 0
+    """Entries beyond the bound of a list, repetitions among them."""
+
+
+class _Collected:
+    """The lists of one action while they grow."""
+
+    def __init__(self) -> None:
+        self.lists: dict[str, dict[str | Program, None]] = {}
+        self.running: set[str] = set()
+        self.calls = self.dropped = self.refused = self.unlisted = 0
+        self.lost = False
+
+    def take(self, record: KernelRecord) -> None:
+        match record:
+            case RecorderStarted():
+                self.running.add(record.recorder)
+            case RecorderEnded():
+                self.running.discard(record.recorder)
+                self.calls += record.calls
+                self.dropped += record.dropped
+                self.refused += record.refused
+                self.lost = self.lost or record.lost
+            case KernelCall() if not record.unreadable:
+                self._take_call(record)
+
+    def _take_call(self, call: KernelCall) -> None:
+        place = call.real or call.path
+        if call.family is not None:
+            self._take_address(call)
+        elif call.call in _EXECUTES:
+            self._add("programs", Program(path=place or "", argv=call.argv or ()))
+        elif place is None or call.call == _MEMORY:
+            return
+        elif call.call in _OPENS:
+            if call.access in ("write", "read_write") or not _WRITING.isdisjoint(call.flags):
+                self._add("written", place)
+            elif call.access == "read":
+                self._add("read", place)
+        elif call.call in _REMOVES:
+            self._add("removed", place)
+        elif call.call in _MOVES:
+            self._add("removed", place)
+            self._add("written", call.to or "")
+        elif call.call in _LINKS:
+            self._add("written", call.to or "")
+        elif call.call != "chroot":
+            self._add("written", place)
+
+    def _take_address(self, call: KernelCall) -> None:
+        if call.port is None:
+            if call.host:
+                self._add("listens" if call.call == "bind" else "sockets", call.host)
+            return
+        host = f"[{call.host}]" if call.family == "inet6" else call.host
+        self._add("listens" if call.call == "bind" else "hosts", f"{host}:{call.port}")
+
+    def _add(self, name: str, entry: str | Program) -> None:
+        found = self.lists.setdefault(name, {})
+        if entry in found:
+            return
+        if len(found) < LISTED_MAX:
+            found[entry] = None
+        else:
+            self.unlisted += 1
+
+    def result(self) -> Touched:
+        lists = {
+            name: tuple(found) if name == "programs" else tuple(sorted(map(str, found)))
+            for name, found in self.lists.items()
+        }
+        return Touched(
+            **lists,  # type: ignore[arg-type] # names of fields, each with its kind of entry
+            calls=self.calls,
+            dropped=self.dropped,
+            refused=self.refused,
+            lost=self.lost,
+            unfinished=bool(self.running),
+            unlisted=self.unlisted,
+        )
+
+
+def touched(directory: Path, action: str | None = None) -> dict[tuple[str, str], Touched]:
+    """What the actions of the run in `directory` touched, by proposal and action; of one action, if it is given.
+
+    Empty if nothing was recorded. Raises: IntegrityError if a line cannot be read.
+    """
+    found: dict[tuple[str, str], _Collected] = {}
+    for record in _records(directory):
+        if action in (None, record.action):
+            found.setdefault((record.proposal, record.action), _Collected()).take(record)
+    return {key: one.result() for key, one in found.items()}
+
+
+def _records(directory: Path) -> Iterator[KernelRecord]:
+    for path in layer_files(directory):
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):  # of a process that was killed as it wrote
+                    return
+                try:
+                    yield decode_record(line)
+                except msgspec.DecodeError as error:
+                    raise IntegrityError(
+                        f"line {number} of `{path.name}` is not a kernel record: {error}",
+                        code="kernel_layer_damaged",
+                        path=str(path),
+                        hint="what the actions touched cannot be shown; the journal is another file",
+                    ) from error
