@@ -13,9 +13,8 @@ from json.encoder import encode_basestring as quote
 from typing import Final, NamedTuple
 
 from interlock.isolation.recorder.memory import read_argv, read_exactly, read_text
-from interlock.isolation.recorder.places import Places
+from interlock.isolation.recorder.places import AT_FDCWD, Places
 
-_AT_FDCWD: Final = -100
 _AT_SYMLINK_NOFOLLOW: Final = 0x100
 _AT_SYMLINK_FOLLOW: Final = 0x400
 _ADDRESS_BYTES: Final = 128
@@ -23,6 +22,9 @@ _MESSAGES_MAX: Final = 1024
 _MESSAGE_BYTES: Final = 64
 _TMPFILE: Final = os.O_TMPFILE & ~os.O_DIRECTORY
 _CREATES: Final = os.O_CREAT | _TMPFILE
+_KNOWN_OPENS_MAX: Final = 256
+_known_opens: dict[int, tuple[bool, str]] = {}
+"""What some flags mean, of opens that create nothing."""
 _ACCESS: Final = ("read", "write", "read_write", "path")
 _FLAGS: Final = (
     (os.O_CREAT, "create"),
@@ -57,19 +59,10 @@ Read = Callable[[Places, int, tuple[int, ...]], tuple[Seen, ...]]
 """Reads the arguments of a call. Raises: OSError if that fails. An empty answer is not recorded."""
 
 
-def _int(value: int) -> int:
-    """An argument that the kernel takes as a signed 32-bit integer."""
-    value &= 0xFFFFFFFF
-    return value - (1 << 32) if value & 0x80000000 else value
-
-
-def _place(places: Places, pid: int, address: int, directory: int = _AT_FDCWD) -> str:
+def _place(places: Places, pid: int, address: int, directory: int = AT_FDCWD) -> str:
     """The absolute path of an argument. Raises: OSError."""
     text = os.fsdecode(read_text(pid, address))
-    if text[:1] == "/":
-        return text
-    start = places.start(pid, directory)
-    return f"{start.rstrip('/')}/{text}" if text else start
+    return text if text[:1] == "/" else places.join(pid, directory, text)
 
 
 def _path(
@@ -78,7 +71,7 @@ def _path(
     """A call with one path. The numbers are those of its arguments; `flags` holds AT_SYMLINK_NOFOLLOW."""
 
     def read(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:
-        found = _place(places, pid, a[path], _AT_FDCWD if directory is None else _int(a[directory]))
+        found = _place(places, pid, a[path], AT_FDCWD if directory is None else a[directory])
         followed = follow and (flags is None or not a[flags] & _AT_SYMLINK_NOFOLLOW)
         return (
             Seen(found, followed, places.own(pid, found), None, "" if mode is None else f',"mode":{a[mode] & 0o7777}'),
@@ -90,7 +83,7 @@ def _path(
 def _two(first: tuple[int | None, int], second: tuple[int | None, int], flags: int | None = None) -> Read:
     def read(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:
         one, other = (
-            _place(places, pid, a[path], _AT_FDCWD if directory is None else _int(a[directory]))
+            _place(places, pid, a[path], AT_FDCWD if directory is None else a[directory])
             for directory, path in (first, second)
         )
         return (Seen(one, flags is not None and bool(a[flags] & _AT_SYMLINK_FOLLOW), None, other),)
@@ -101,28 +94,34 @@ def _two(first: tuple[int | None, int], second: tuple[int | None, int], flags: i
 def _symlink(directory: int | None, path: int) -> Read:
     def read(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:
         target = os.fsdecode(read_text(pid, a[0]))
-        place = _place(places, pid, a[path], _AT_FDCWD if directory is None else _int(a[directory]))
+        place = _place(places, pid, a[path], AT_FDCWD if directory is None else a[directory])
         return (Seen(place, follow=False, to=target),)
 
     return read
 
 
-def _opened(flags: int, mode: int) -> tuple[bool, str]:
-    """Whether the last link is followed, and the members."""
+def opened(flags: int, mode: int) -> tuple[bool, str]:
+    """Whether an open follows a link at the end, and its members."""
+    known = _known_opens.get(flags)
+    if known is not None:
+        return known
     access = "path" if flags & os.O_PATH else _ACCESS[flags & 3]
     more = f',"access":"{access}"'
     if flags & (_CREATES | os.O_EXCL | os.O_TRUNC | os.O_APPEND | os.O_DIRECTORY | os.O_NOFOLLOW):
         names = ",".join(f'"{name}"' for bit, name in _FLAGS if flags & bit)
         more += f',"flags":[{names}]'
+    follow = not (flags & os.O_NOFOLLOW or flags & os.O_EXCL)
     if flags & _CREATES:
-        more += f',"mode":{mode & 0o7777}'
-    return not (flags & os.O_NOFOLLOW or flags & os.O_EXCL), more
+        return follow, f'{more},"mode":{mode & 0o7777}'
+    if len(_known_opens) < _KNOWN_OPENS_MAX:
+        _known_opens[flags] = follow, more
+    return follow, more
 
 
 def _open(directory: int | None, path: int, flags: int) -> Read:
     def read(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:
-        found = _place(places, pid, a[path], _AT_FDCWD if directory is None else _int(a[directory]))
-        follow, more = _opened(a[flags], a[flags + 1])
+        found = _place(places, pid, a[path], AT_FDCWD if directory is None else a[directory])
+        follow, more = opened(a[flags], a[flags + 1])
         return (Seen(found, follow, places.own(pid, found), None, more),)
 
     return read
@@ -130,20 +129,20 @@ def _open(directory: int | None, path: int, flags: int) -> Read:
 
 def _creat(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:
     found = _place(places, pid, a[0])
-    follow, more = _opened(os.O_CREAT | os.O_WRONLY | os.O_TRUNC, a[1])
+    follow, more = opened(os.O_CREAT | os.O_WRONLY | os.O_TRUNC, a[1])
     return (Seen(found, follow, places.own(pid, found), None, more),)
 
 
 def _openat2(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:
     flags, mode = struct.unpack("<QQ", read_exactly(pid, a[2], 16))
-    found = _place(places, pid, a[1], _int(a[0]))
-    follow, more = _opened(flags, mode)
+    found = _place(places, pid, a[1], a[0])
+    follow, more = opened(flags, mode)
     return (Seen(found, follow, places.own(pid, found), None, more),)
 
 
 def _exec(directory: int | None, path: int, argv: int) -> Read:
     def read(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:
-        found = _place(places, pid, a[path], _AT_FDCWD if directory is None else _int(a[directory]))
+        found = _place(places, pid, a[path], AT_FDCWD if directory is None else a[directory])
         arguments, cut = read_argv(pid, a[argv])
         return (Seen(found, True, places.own(pid, found), None, argv_members(arguments, cut=cut)),)
 
@@ -206,7 +205,7 @@ def _memfd(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:  #
 
 
 def _handle(places: Places, pid: int, a: tuple[int, ...]) -> tuple[Seen, ...]:  # noqa: ARG001
-    return (Seen(more=_opened(a[2], 0)[1]),)
+    return (Seen(more=opened(a[2], 0)[1]),)
 
 
 READERS: Final[dict[str, Read]] = {

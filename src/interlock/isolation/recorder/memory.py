@@ -6,7 +6,6 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Iterator
 from typing import Final
 
 PATH_BYTES: Final = 4096
@@ -29,6 +28,7 @@ _read.argtypes = [
 _buffer = ctypes.create_string_buffer(128 * 1024)
 _local = (ctypes.c_uint64 * 2)(ctypes.addressof(_buffer), 0)
 _remote = (ctypes.c_uint64 * 2)()
+_remotes = (ctypes.c_uint64 * (2 * _ARGUMENTS_MAX))()
 _string_at = ctypes.string_at
 _at, _from, _to = ctypes.addressof(_buffer), ctypes.addressof(_remote), ctypes.addressof(_local)
 
@@ -70,26 +70,41 @@ def read_argv(pid: int, address: int) -> tuple[list[bytes], bool]:
     """The arguments of a program, and whether some are left out. What cannot be read is left out."""
     found: list[bytes] = []
     try:
-        for pointer in _pointers(pid, address):
-            if not pointer:
-                return found, False
-            found.append(read_text(pid, pointer))
+        pointers = _pointers(pid, address)
+        cut = bool(pointers) and pointers[-1] != 0
+        whole = pointers if cut else pointers[:-1]
+        for pointer, data in zip(whole, _read_many(pid, whole), strict=True):
+            end = data.find(b"\0")
+            found.append(data[:end] if end >= 0 else read_text(pid, pointer))
     except OSError:
-        pass
-    return found, True
+        return found, True
+    return found, cut
 
 
-def _pointers(pid: int, address: int) -> Iterator[int]:
-    taken = 0
-    while address and taken < _ARGUMENTS_MAX:
-        size = min(_ARGUMENTS_MAX * _WORD, _PAGE - (address & (_PAGE - 1)) or _PAGE)
+def _pointers(pid: int, address: int) -> list[int]:
+    """Pointers up to and with the first that is 0, or as many as are shown. Raises: OSError."""
+    found: list[int] = []
+    while address and len(found) < _ARGUMENTS_MAX:
+        size = min((_ARGUMENTS_MAX - len(found)) * _WORD, _PAGE - (address & (_PAGE - 1)))
         size = max(_WORD, size - size % _WORD)
-        data = read_exactly(pid, address, size)
-        for (pointer,) in struct.iter_unpack("<Q", data):
-            if taken == _ARGUMENTS_MAX:
-                return
-            taken += 1
-            yield pointer
+        for (pointer,) in struct.iter_unpack("<Q", read_exactly(pid, address, size)):
+            found.append(pointer)
+            if not pointer:
+                return found
         address += size
-    if not address:
-        yield 0
+    return found
+
+
+def _read_many(pid: int, addresses: list[int]) -> list[bytes]:
+    """What stands at each address, up to the end of its page and to `_FIRST_BYTES`; nothing from where it cannot be read on."""
+    sizes = [min(_FIRST_BYTES, _PAGE - (address & (_PAGE - 1))) for address in addresses]
+    for number, (address, size) in enumerate(zip(addresses, sizes, strict=True)):
+        _remotes[2 * number], _remotes[2 * number + 1] = address, size
+    _local[1] = sum(sizes)
+    got = _read(pid, _to, 1, ctypes.addressof(_remotes), len(addresses), 0) if addresses else 0
+    data = _string_at(_at, max(0, got))
+    found, at = [], 0
+    for size in sizes:
+        found.append(data[at : at + size])
+        at += size
+    return found

@@ -1,20 +1,19 @@
 """Finds out which file a call names: joins relative paths, and follows links as the process would. Standard library only.
 
-A directory's links are remembered for a moment, and forgotten when a recorded call could change them: the recorder answers
-calls one at a time, so what the recorded processes do themselves never comes in between.
+Where a directory leads is remembered for a moment, and forgotten when a recorded call could change a link on the way.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import time
 from typing import Final
 
-_AT_FDCWD: Final = -100
+AT_FDCWD: Final = -100
 _LINKS_MAX: Final = 40
 _KNOWN_MAX: Final = 4096
-_KNOWN_S: Final = 0.5
+OWN_BEGINS: Final = frozenset(("/proc", "/dev/"))
+"""The first five characters of `_OWN`."""
 _OWN: Final = ("/proc/self/", "/proc/thread-self/", "/dev/fd/", "/dev/stdin", "/dev/stdout", "/dev/stderr")
 """Places that are others for each process."""
 _STREAMS: Final = {"/dev/stdin": "fd/0", "/dev/stdout": "fd/1", "/dev/stderr": "fd/2"}
@@ -26,21 +25,30 @@ class Places:
     def __init__(self) -> None:
         """The root is that of the first process."""
         self._root = -1
-        self._real: dict[str, str] = {}
-        self._until = 0.0
+        self._real: dict[str, str] = {"": ""}
+        self._walked: set[str] = set()
+        """What was looked at to find out where directories lead, without links above."""
 
     def forget(self) -> None:
         """Links may have changed."""
-        self._real.clear()
+        self._real = {"": ""}
+        self._walked.clear()
 
-    def start(self, pid: int, directory: int) -> str:
-        """The directory that a relative path starts from. Call it while the process waits. Raises: OSError."""
-        if directory == _AT_FDCWD:
-            return os.readlink(f"/proc/{pid}/cwd")
-        try:
-            return os.readlink(f"/proc/{pid}/fd/{directory}")
-        except FileNotFoundError:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+    def changes_links(self, path: str | None, to: str | None) -> bool:
+        """True if removing, making or moving these could change what is remembered. Call it before that is done."""
+        return any((self.real(one, follow=False) or one) in self._walked for one in (path, to) if one and one[0] == "/")
+
+    def join(self, pid: int, directory: int, text: str) -> str:
+        """A relative path from where it starts. Call it while the process waits. Raises: OSError."""
+        directory &= 0xFFFFFFFF
+        if directory == AT_FDCWD & 0xFFFFFFFF:
+            start = os.readlink(f"/proc/{pid}/cwd")
+        else:
+            try:
+                start = os.readlink(f"/proc/{pid}/fd/{directory}")
+            except FileNotFoundError:
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+        return (f"{start}/{text}" if start != "/" else f"/{text}") if text else start
 
     def own(self, pid: int, path: str) -> str | None:
         """Where a path leads that means another file for each process. Call it while the process waits."""
@@ -64,13 +72,9 @@ class Places:
         above, _, name = path.rpartition("/")
         if name in ("", ".", ".."):
             above, name = path, ""
-        now = time.monotonic()
-        if now > self._until or len(self._real) > _KNOWN_MAX:
-            self._real.clear()
-            self._until = now + _KNOWN_S
         known = self._real.get(above)
         if known is None:
-            known = self._real[above] = self._walk("", above, _LINKS_MAX)[0]
+            known = self._directory(above)
         found = known if not name else f"{known}/{name}"
         if follow and name:
             try:
@@ -78,13 +82,23 @@ class Places:
             except (OSError, ValueError):
                 pass
             else:
-                found = self._walk("" if target.startswith("/") else known, target, _LINKS_MAX)[0]
+                found = self._walk("" if target.startswith("/") else known, target)
         found = found or "/"
         return None if found == path else found
 
-    def _walk(self, start: str, path: str, links: int) -> tuple[str, int]:
+    def _directory(self, path: str) -> str:
+        """Where a directory leads, from the nearest one above that is known."""
+        if len(self._real) > _KNOWN_MAX or len(self._walked) > _KNOWN_MAX:
+            self.forget()
+        above = path
+        while above not in self._real:
+            above = above.rpartition("/")[0]
+        found = self._real[path] = self._walk(self._real[above], path[len(above) :])
+        return found
+
+    def _walk(self, start: str, path: str) -> str:
         """Follow the links of a path from a directory without links."""
-        here, pending = start, path.split("/")[::-1]
+        here, pending, links = start, path.split("/")[::-1], _LINKS_MAX
         while pending:
             name = pending.pop()
             if name in ("", "."):
@@ -92,10 +106,12 @@ class Places:
             if name == "..":
                 here = here.rpartition("/")[0]
                 continue
+            there = f"{here}/{name}"
+            self._walked.add(there)
             try:
-                target = os.readlink(f"{here}/{name}"[1:], dir_fd=self._root)
+                target = os.readlink(there[1:], dir_fd=self._root)
             except (OSError, ValueError):
-                here = f"{here}/{name}"
+                here = there
                 continue
             links -= 1
             if links < 0:
@@ -103,4 +119,4 @@ class Places:
             if target.startswith("/"):
                 here = ""
             pending += target.split("/")[::-1]
-        return here, links
+        return here

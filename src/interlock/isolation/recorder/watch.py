@@ -16,19 +16,21 @@ import errno
 import fcntl
 import json
 import os
+import re
 import select
 import signal
 import socket
 import struct
 import time
 from json.encoder import encode_basestring as quote
-from typing import Final
+from typing import Final, NamedTuple
 
 from interlock.isolation import syscalls
 from interlock.isolation.recorder.attach import LISTENER
-from interlock.isolation.recorder.calls import CHANGES_LINKS, EXECS, READERS, Seen, argv_members
+from interlock.isolation.recorder.calls import CHANGES_LINKS, EXECS, READERS, Seen, argv_members, opened
 from interlock.isolation.recorder.filter import CALLS
-from interlock.isolation.recorder.places import Places
+from interlock.isolation.recorder.memory import read_text
+from interlock.isolation.recorder.places import AT_FDCWD, OWN_BEGINS, Places
 
 DONE: Final = b"done"
 """To the supervisor: all that was recorded has gone, and so do I. The end of the channel without it is a loss."""
@@ -39,9 +41,15 @@ _NOTIFICATION: Final = struct.Struct("<QIIiIQ6Q")
 _RESPONSE: Final = struct.Struct("<QqiI")
 _FLUSH_LINES: Final = 128
 _ANNOUNCEMENT_BYTES: Final = 256 * 1024
-_IDLE_MS: Final = 50
-_TASKS_S: Final = 1.0
+_TICK_S: Final = 0.05
+_KNOWN_NS: Final = 500_000_000
+"""How long what is known of links and processes holds: numbers of processes are used again, and others change files too."""
 _TASKS_MAX: Final = 4096
+_ENDS_WAIT: Final = (6, 11)
+"""Since this version of Linux a recorder that waits for a call is told of the end of all processes."""
+_NAMES: Final = {number: name for name, number in syscalls.NUMBER.items() if name in READERS}
+_OPENS: Final = {number: name == "openat" for number, name in _NAMES.items() if name in ("open", "openat")}
+"""The calls of which there are many; true if a directory comes first."""
 
 
 def record(channel: socket.socket, out: int, profile: str) -> None:
@@ -57,6 +65,14 @@ def record(channel: socket.socket, out: int, profile: str) -> None:
         channel.send(DONE)
 
 
+class _Task(NamedTuple):
+    """A thread, as its records name it."""
+
+    pid: int
+    parent: int
+    head: str
+
+
 class Recorder:
     """The loop, and what it knows of the processes."""
 
@@ -70,69 +86,136 @@ class Recorder:
         self._last = ""
         self._last_head = ""
         self._count = 0
-        self._tasks: dict[int, tuple[int, int]] = {}
-        self._tasks_until = 0.0
+        self._tasks: dict[int, _Task] = {}
+        self._tasks_until_ns = 0
         self._seen: dict[int, None] = {}
+        self._waiting = False
+        """True while this process waits for a call."""
+        self._due = False
+        """True if lines have waited long enough."""
+        self._ticking = False
         self.calls = 0
         self.refused = 0
-        with contextlib.suppress(
-            OSError
-        ):  # Linux 6.6: the two take turns on one processor, without an interrupt to another
+        with contextlib.suppress(OSError):  # Linux 6.6: program and recorder take turns on one processor
             fcntl.ioctl(listener, _SET_FLAGS, _SYNC_WAKE_UP)
 
     def loop(self) -> None:
         """Until no process is left."""
+        signal.signal(signal.SIGALRM, self._tick)
         poller = select.poll()
         poller.register(self._listener, select.POLLIN)
-        names = {number: name for name, number in syscalls.NUMBER.items() if name in READERS}
+        poll = None if _wakes_at_the_end() else poller.poll
         listener, buffer, zero = self._listener, bytearray(_NOTIFICATION.size), bytes(_NOTIFICATION.size)
-        ioctl, unpack, poll = fcntl.ioctl, _NOTIFICATION.unpack_from, poller.poll
+        ioctl, unpack, answer_open = fcntl.ioctl, _NOTIFICATION.unpack_from, self._answer_open
         while True:
-            ready = poll(_IDLE_MS if self._lines or self._count else None)
-            if not ready:
+            if self._due:
                 self._flush()
-                continue
-            if not ready[0][1] & select.POLLIN:
-                return
             buffer[:] = zero
+            self._waiting = True
             try:
+                if poll is not None:
+                    poll()
                 ioctl(listener, _RECEIVE, buffer)
             except OSError as error:
-                if error.errno in (errno.ENOENT, errno.EINTR):  # it was interrupted before it was received
-                    continue
-                raise
-            number, pid, _, call, _, _, *arguments = unpack(buffer)
-            self._answer(number, pid, names[call], tuple(arguments))
+                if error.errno not in (errno.ENOENT, errno.EINTR):
+                    raise
+                # The call was interrupted before it was received; or this process was; or all have ended.
+                if any(event & select.POLLHUP for _, event in poller.poll(0)):
+                    return
+                continue
+            finally:
+                self._waiting = False
+            number, tid, _, call, _, _, a, b, c, d, e, f = unpack(buffer)
+            at = _OPENS.get(call)
+            if at is None:
+                self._answer(number, tid, _NAMES[call], (a, b, c, d, e, f))
+            elif at:
+                answer_open(number, tid, "openat", a, b, c, d)
+            else:
+                answer_open(number, tid, "open", AT_FDCWD, a, b, c)
 
-    def _answer(self, number: int, pid: int, name: str, arguments: tuple[int, ...]) -> None:
-        """Read a call, let it go on, write its records."""
-        answer, seen, shown = 0, tuple[Seen, ...](), list[str]()
+    def _tick(self, _signal: int, _frame: object) -> None:
+        """Nothing is kept back for long while the program does nothing. Runs between two instructions of the loop."""
+        if not self._lines and not self._count:
+            self._ticking = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        elif self._waiting:
+            self._flush()
+        else:
+            self._due = True
+
+    def _answer_open(self, number: int, tid: int, name: str, start: int, address: int, flags: int, mode: int) -> None:
+        """As `_answer`, for the calls of which there are many."""
+        places = self._places
+        now_ns = time.monotonic_ns()
+        if now_ns > self._tasks_until_ns:
+            self._forget(now_ns)
         try:
-            self._places.look_at(pid)
-            task = self._task(pid, anew=name in EXECS)
-            seen = READERS[name](self._places, pid, arguments)
+            task = self._tasks.get(tid) or self._task(tid)
+            path = str(read_text(tid, address), "utf-8", "surrogateescape")
+            if path[:1] != "/":
+                path = places.join(tid, start, path)
+            own = places.own(tid, path) if path[:5] in OWN_BEGINS else None
+        except OSError as error:
+            self._refuse(number, tid, name, error.errno or errno.EFAULT)
+            return
+        if not self._let_go_on(number):
+            return
+        follow, more = opened(flags, mode)
+        real = places.real(path, follow=follow) if own is None else own
+        shown = f',"path":{_text(path)},"real":{_text(real)}{more}' if real else f',"path":{_text(path)}{more}'
+        self._add(task, name, shown, now_ns)
+
+    def _answer(self, number: int, tid: int, name: str, arguments: tuple[int, ...]) -> None:
+        """Read a call, let it go on, write its records."""
+        now_ns = time.monotonic_ns()
+        if now_ns > self._tasks_until_ns:
+            self._forget(now_ns)
+        shown, stale = list[str](), False
+        try:
+            if name in EXECS:  # its parent may have ended by now
+                self._tasks.pop(tid, None)
+            task = self._tasks.get(tid) or self._task(tid)
+            seen = READERS[name](self._places, tid, arguments)
             if name in CHANGES_LINKS:  # afterwards the path may lead elsewhere
                 shown = [self._shown(one) for one in seen]
+                stale = any(self._places.changes_links(one.path, one.to) for one in seen)
         except OSError as error:
-            task = self._tasks.get(pid, (pid, 0))
-            if name in EXECS and (announced := self._announced()) is not None:
-                seen = (announced,)
-            else:
-                answer = error.errno or errno.EFAULT
-        try:
-            fcntl.ioctl(self._listener, _SEND, _RESPONSE.pack(number, 0, -answer, 0 if answer else _CONTINUE))
-        except OSError as error:
-            if error.errno == errno.ENOENT:  # the process has been killed: the call is not made
+            announced = self._announced() if name in EXECS else None
+            if announced is None:
+                self._refuse(number, tid, name, error.errno or errno.EFAULT)
                 return
-            raise
-        if name in CHANGES_LINKS:
+            task, seen = self._tasks.get(tid) or _unknown(tid), (announced,)
+        if not self._let_go_on(number):
+            return
+        if stale:
             self._places.forget()
-        if answer:
-            self.refused += 1
-            refusal = f'"outcome","error":"{errno.errorcode.get(answer, str(answer))}","unreadable":true'
-            self._add(pid, task, name, refusal, "")
         for more in shown or (self._shown(one) for one in seen):
-            self._add(pid, task, name, '"attempt"', more)
+            self._add(task, name, more, now_ns)
+
+    def _let_go_on(self, number: int) -> bool:
+        """Answer that a call is to be made. False if it is not: its process has been killed."""
+        return self._send(_RESPONSE.pack(number, 0, 0, _CONTINUE))
+
+    def _refuse(self, number: int, tid: int, name: str, error: int) -> None:
+        """Answer a call that cannot be read with an error."""
+        if self._send(_RESPONSE.pack(number, 0, -error, 0)):
+            self.refused += 1
+            refusal = f',"error":"{errno.errorcode.get(error, str(error))}","unreadable":true'
+            task = self._tasks.get(tid) or _unknown(tid)
+            self._add(task, name, refusal, time.monotonic_ns(), "outcome")
+
+    def _send(self, response: bytes) -> bool:
+        while True:
+            try:
+                fcntl.ioctl(self._listener, _SEND, response)
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    return False
+                if error.errno != errno.EINTR:  # our own tick
+                    raise
+            else:
+                return True
 
     def _announced(self) -> Seen | None:
         """The program that the supervisor is about to start: its child cannot be read until it is that program."""
@@ -155,24 +238,27 @@ class Recorder:
             shown += f',"to":{_text(seen.to)}'
         return shown + seen.more
 
-    def _add(self, tid: int, task: tuple[int, int], name: str, grade: str, more: str) -> None:
+    def _add(self, task: _Task, name: str, more: str, now_ns: int, grade: str = "attempt") -> None:
         self.calls += 1
-        pid, parent = task
-        first = ""
-        if name in EXECS or pid not in self._seen:
+        pid = task.pid
+        if pid not in self._seen or name in EXECS:
             if len(self._seen) > _TASKS_MAX:
                 self._seen.clear()
             self._seen[pid] = None
-            first = f'"parent":{parent},'
-        body = f'"pid":{pid},"tid":{tid},{first}"call":"{name}","grade":{grade}{more}'
+            body = f'{task.head}"parent":{task.parent},"call":"{name}","grade":"{grade}"{more}'
+        else:
+            body = f'{task.head}"call":"{name}","grade":"{grade}"{more}'
         if body == self._last:
             self._count += 1
             return
         self._put()
         self._last, self._count = body, 1
-        self._last_head = f'{{"kind":"call","ts":{time.time_ns() // 1000},"mono":{time.monotonic_ns()},'
+        self._last_head = f'{{"kind":"call","ts":{time.time_ns() // 1000},"mono":{now_ns},'
         if len(self._lines) >= _FLUSH_LINES:
             self._write()
+        if not self._ticking:
+            self._ticking = True
+            signal.setitimer(signal.ITIMER_REAL, _TICK_S, _TICK_S)
 
     def _put(self) -> None:
         if self._count:
@@ -181,6 +267,7 @@ class Recorder:
             self._last, self._count = "", 0
 
     def _flush(self) -> None:
+        self._due = False
         self._put()
         self._write()
 
@@ -202,18 +289,29 @@ class Recorder:
         """The last record. `dropped` is the writer's to fill in."""
         self.say("recorder_ended", f'"calls":{self.calls},"dropped":0,"refused":{self.refused}')
 
-    def _task(self, tid: int, *, anew: bool) -> tuple[int, int]:
-        """The process of a thread, and its parent. Not remembered for long: numbers are used again. Raises: OSError."""
-        now = time.monotonic()
-        if now > self._tasks_until or len(self._tasks) > _TASKS_MAX:
-            self._tasks.clear()
-            self._tasks_until = now + _TASKS_S
-        known = None if anew else self._tasks.get(tid)
-        if known is None:
-            with open(f"/proc/{tid}/status", "rb") as file:
-                head = file.read(1024)
-            known = self._tasks[tid] = _number(head, b"\nTgid:"), _number(head, b"\nPPid:")
+    def _task(self, tid: int) -> _Task:
+        """The process of a thread, and its parent. Raises: OSError."""
+        self._places.look_at(tid)
+        with open(f"/proc/{tid}/status", "rb", buffering=0) as file:
+            head = file.read(1024)
+        pid = _number(head, b"\nTgid:")
+        known = self._tasks[tid] = _Task(pid, _number(head, b"\nPPid:"), f'"pid":{pid},"tid":{tid},')
         return known
+
+    def _forget(self, now_ns: int) -> None:
+        """What is known holds for a moment only."""
+        self._tasks_until_ns = now_ns + _KNOWN_NS
+        self._tasks.clear()
+        self._places.forget()
+
+
+def _unknown(tid: int) -> _Task:
+    return _Task(tid, 0, f'"pid":{tid},"tid":{tid},')
+
+
+def _wakes_at_the_end() -> bool:
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return found is not None and (int(found[1]), int(found[2])) >= _ENDS_WAIT
 
 
 def _number(text: bytes, name: bytes) -> int:
