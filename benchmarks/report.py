@@ -23,6 +23,7 @@ NAMES = (
     "files",
     "isolation",
     "layers",
+    "recorder",
     "egress",
     "hooks",
     "gateway",
@@ -43,6 +44,7 @@ def rows_of(name: str, *, quick: bool) -> list[dict]:
             "gateway": ["--quick"],
             "isolation": ["--quick"],
             "layers": ["--quick"],
+            "recorder": ["--quick"],
             "policy": ["--no-toolkit"],
         }.get(name, [])
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT)
