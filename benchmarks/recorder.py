@@ -107,7 +107,7 @@ def native(argv: Sequence[str]) -> None:
 
 
 def strace(out: Path, *more: str) -> Callable[[Sequence[str]], None]:
-    asked = ",".join(name for name in CALLS if name in syscalls.NUMBER)
+    asked = ",".join(f"?{name}" for name in CALLS if name in syscalls.NUMBER)
     return lambda argv: native(["strace", "-f", *more, "-e", f"trace={asked}", "-o", os.fspath(out), *argv])
 
 

@@ -71,6 +71,11 @@ WAIT_SAID_MS: Final = 1000
     help="Keep the layer of a success for `interlock diff`, `commit` or `discard`; `ask` shows what differs.",
 )
 @click.option(
+    "--recorder",
+    type=click.Choice(["notify", "none"]),
+    help="Record, from the kernel, the files, programs and hosts that each action's processes touch; `runs show` shows them.",
+)
+@click.option(
     "--set",
     "settings",
     multiple=True,
@@ -87,6 +92,7 @@ def run(
     token_file: Path | None,
     no_wait: bool,
     how: str | None,
+    recorder: str | None,
     settings: Sequence[str],
 ) -> int:
     """Run a proposal through the gate. PLAN is a file in JSON or YAML, or - for standard input.
@@ -97,6 +103,8 @@ def run(
     flags = _flags(settings)
     if how is not None:
         flags |= {"workspace.mode": "layer", "workspace.commit": how}
+    if recorder is not None:
+        flags["isolation.recorder"] = recorder
     proposal = read_plan(plan, agent=agent, session=session)
     token = None if token_file is None else read_grant_token(token_file)
     with runtime(out, flags, offer_trust=plan != "-") as opened:
