@@ -90,6 +90,16 @@ class ServerProcess:
         if pid is not None:
             _reap(pid, 0)
 
+    def has_ended(self, channel: socket.socket) -> bool:
+        """True if the process that `channel` leads to has ended. One that is about to can still have its socket open."""
+        with self._lock:
+            if self._channel is not channel or self._pid is None:
+                return True
+            try:
+                return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            except ChildProcessError:  # another part's SIGCHLD handler was quicker
+                return True
+
     def close(self, wait_ms: int) -> None:
         """End it by closing the socket; it is killed if it is still there after `wait_ms`."""
         with self._lock:

@@ -193,20 +193,42 @@ def test_a_killed_fork_server_fails_nothing_that_runs_and_is_replaced(bench):
     assert following.stdout == b"again\n"
 
 
-@every_profile
-def test_requests_in_a_killed_servers_queue_are_taken_up_by_the_next(bench):
+def slow_server(condition):
+    """A fork server that first does what the lines of `condition` say."""
+    interpreter, *flags, boot = fork_server_command()
+    return ForkServer([interpreter, *flags, f"{condition}\n{boot}"])
+
+
+def test_requests_in_a_killed_servers_queue_are_taken_up_by_the_next(bench, tmp_path):
     """Nothing had been started, so nothing is done twice."""
+    gate = tmp_path / "gate"
+    bench.server = slow_server(f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)")
 
     async def scene():
-        await bench.start("true")
-        os.kill(bench.server.pid, signal.SIGSTOP)
         waiting = [asyncio.create_task(bench.start("/bin/sh", "-c", f"echo {i} >>ran")) for i in range(5)]
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # until they are sent; those that are not find no server
         os.kill(bench.server.pid, signal.SIGKILL)
+        gate.touch()
         await asyncio.gather(*waiting)
 
     asyncio.run(scene())
     assert sorted((bench.root / "ran").read_text().split()) == ["0", "1", "2", "3", "4"]
+
+
+def test_a_request_is_not_sent_to_a_server_again_that_is_about_to_end(bench, tmp_path):
+    """A process that is killed closes the sockets of its requests before its own."""
+    once = tmp_path / "once"
+    dying = (
+        "import os, socket, time\n"
+        f"if not os.path.exists({str(once)!r}):\n"
+        f"    open({str(once)!r}, 'w').close()\n"
+        "    with socket.socket(fileno=os.dup(0)) as channel:\n"
+        "        for fd in socket.recv_fds(channel, 64, 16)[1]: os.close(fd)\n"
+        "    time.sleep(0.3)\n"
+        "    os._exit(0)"
+    )
+    bench.server = slow_server(dying)
+    assert bench.run("echo", "done").stdout == b"done\n"
 
 
 def test_a_server_that_cannot_start_is_a_clear_error(bench, tmp_path):
@@ -227,9 +249,7 @@ def test_a_server_that_cannot_start_is_a_clear_error(bench, tmp_path):
 def test_a_request_nobody_takes_up_can_be_cancelled(bench, tmp_path):
     """The server is slow to come up: what was cancelled meanwhile is not run when it does."""
     gate = tmp_path / "gate"
-    interpreter, *flags, boot = fork_server_command()
-    wait = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
-    bench.server = ForkServer([interpreter, *flags, wait + boot])
+    bench.server = slow_server(f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)")
 
     async def scene():
         waiting = asyncio.create_task(bench.start("touch", "ran"))

@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Self
 
@@ -36,6 +37,8 @@ from interlock.isolation.wire import (
 from interlock.model.errors import ToolError
 from interlock.server_process import ServerProcess, module_command
 
+_ENDING_S: Final = 1.0
+"""How long a server that is killed may take to be gone."""
 _CLOSE_MS: Final = 1_000
 _LATE_S: Final = 1.0
 """How long after time-out or STOP, and grace, a supervisor may report. Then it is late: the tree is ended from outside."""
@@ -134,12 +137,13 @@ class ForkServer:
             ours.setblocking(False)
             with ours:
                 with theirs:
-                    await self._submit(theirs, request, cwd, stdin, descriptors or {})
+                    server = await self._submit(theirs, request, cwd, stdin, descriptors or {})
                 with _Watch(ours, request) as watch:
                     outcome = await watch.wait_ended()
             if outcome is not None:
                 return outcome
             # The server was killed before it took the request up: nothing has run, so a new one may.
+            await self._leave(server)
         raise _no_server()
 
     async def start(
@@ -164,7 +168,7 @@ class ForkServer:
             ours.setblocking(False)
             try:
                 with theirs:
-                    await self._submit(theirs, request, cwd, stdin, descriptors or {})
+                    server = await self._submit(theirs, request, cwd, stdin, descriptors or {})
                 await _wait_readable(ours)
                 message, fds = receive(ours)
                 if message == STARTED and fds:
@@ -177,6 +181,7 @@ class ForkServer:
                 raise _unwatched()
             if message:
                 raise NotStarted(decode(message, fds).report["failure"])
+            await self._leave(server)
         raise _no_server()
 
     def close(self) -> None:
@@ -190,8 +195,8 @@ class ForkServer:
         cwd: int,
         stdin: bytes | int | None,
         descriptors: Mapping[str, int],
-    ) -> None:
-        """Send a request; a server that has died is replaced by a new one."""
+    ) -> socket.socket:
+        """Send a request; a server that has died is replaced by a new one. Returns the socket that it was sent through."""
         request = {**request, "directory": _path_of(cwd, request), "descriptors": list(descriptors)}
         with contextlib.ExitStack() as stack:
             try:
@@ -210,8 +215,23 @@ class ForkServer:
                 await _send(server, message, fds)
             except (BrokenPipeError, ConnectionResetError):
                 self._process.forget(server)
+                server = self._connect()
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # then the caller sees the end of file
-                    await _send(self._connect(), message, fds)
+                    await _send(server, message, fds)
+            return server
+
+    async def _leave(self, server: socket.socket) -> None:
+        """A request that was sent to `server` was not taken up: wait for the server's end, and connect to another then.
+
+        A dying process closes the sockets of requests before the one that they come through, which would take the next one
+        too. Where it lives on, only a supervisor was killed.
+        """
+        until = time.monotonic() + _ENDING_S
+        while not self._process.has_ended(server):
+            if time.monotonic() > until:
+                return
+            await asyncio.sleep(0.005)
+        self._process.forget(server)
 
     def _connect(self) -> socket.socket:
         """The socket of the running server, which is started if need be."""
