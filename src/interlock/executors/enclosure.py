@@ -44,7 +44,7 @@ _ROOTS: Final = {"RUSTUP_HOME": ".rustup", "PYENV_ROOT": ".pyenv", "NVM_DIR": ".
 """Variables that tell a tool chain where it lies, since the home of a process is another one."""
 
 
-_UNRECORDED: Final = "absent(programs that live on, servers and functions of tool modules are not recorded)"
+_UNRECORDED: Final = "absent(programs that live on, servers, capsules and functions of tool modules are not recorded)"
 
 Enclose = Callable[[], "Enclosure"]
 """Gives the walls of a runtime; finds out what the machine allows when it is first asked. Raises: ConfigurationError."""
@@ -126,7 +126,7 @@ class Enclosure(msgspec.Struct, frozen=True):
         """
         if "record" in self.require:
             raise ToolError(
-                "`isolation.require` names `record`, and programs that live on, servers and functions of tool modules are not "
+                "`isolation.require` names `record`, and programs that live on, servers, capsules and functions of tool modules are not "
                 "recorded",
                 code="isolation_failed",
                 retryable=False,

@@ -95,8 +95,8 @@ class WalledStart:
         return tuple(path for path in enclosure.hidden if path not in above)
 
     def posture(self) -> dict[str, str]:
-        """The posture of a worker."""
-        return self._runner.enclosure.posture("none")
+        """The posture of a worker. Raises: ToolError `isolation_failed` if `isolation.require` names `record`."""
+        return self._runner.enclosure.posture_unrecorded("none")
 
 
 class Worker:
