@@ -80,3 +80,35 @@ def test_a_program_that_lives_on_is_refused_where_a_record_is_required_and_else_
     assert refused.results[0].reason == "isolation_failed"
     started = execute(new_project(toml=toml % ("notify", "")).open(), start)
     assert started.results[0].posture["record"].startswith("absent(")
+
+
+MODULE = """
+from pathlib import Path
+from interlock.executors.python import tool
+
+@tool()
+def keep(text: str) -> int:
+    "Writes a file."
+    return Path("kept").write_text(text)
+"""
+
+
+def test_a_function_of_a_tool_module_is_recorded_too(new_project):
+    toml = (
+        TOML.replace('["shell"]', '["keep"]').replace('tools = ["*"]', 'tools = ["*"]\nunscoped = ["keep"]')
+        + '[tools]\nmodules = ["own"]\n'
+    )
+    project = new_project(toml=toml % ("notify", '"record"'), files=[("own.py", MODULE)])
+    result = execute(project.open(), {"id": "a", "type": "tool_call", "tool": "keep", "parameters": {"text": "x"}})
+    assert (result.results[0].status, result.results[0].error) == ("succeeded", None)
+    assert result.results[0].posture["record"].startswith("active")
+    records = [decode_record(line) for line in lines_of(project, result.run_id)]
+    made = {r.path for r in records if isinstance(r, KernelCall) and "create" in r.flags}
+    assert str(project.root / "kept") in made
+
+
+def test_a_run_that_keeps_nothing_says_that_nothing_is_recorded(new_project):
+    project = new_project(toml=TOML % ("notify", "") + '[journal]\ndurability = "off"\n')
+    result = execute(project.open(), shell("a", "true"))
+    assert result.results[0].status == "succeeded"
+    assert result.results[0].posture["record"].startswith("absent(this run keeps nothing")

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -236,3 +237,29 @@ def test_each_recorded_call_can_be_read_and_has_a_number_on_some_machine():
     assert set(CALLS) <= known
     for machine in syscalls.MACHINES:
         assert len(program(machine)) < 200
+
+
+MANY_UNDER_WAY = """
+import os, resource, socket, threading, time
+from interlock.isolation.recorder import attach
+if os.getuid() == 0: os.setresuid(65534, 65534, 65534)
+resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+left, right = socket.socketpair()
+try:
+    while True: socket.send_fds(left, [b"x"], [0])
+except OSError as error:
+    assert error.errno == 109, error
+def drain():
+    time.sleep(0.1)
+    for _ in range(10): [os.close(fd) for fd in socket.recv_fds(right, 1, 1)[1]]
+threading.Thread(target=drain).start()
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+attach._send(theirs.fileno(), 0)
+message, fds, _, _ = socket.recv_fds(ours, 64, 1)
+assert (message, len(fds)) == (attach.LISTENER, 1)
+"""
+
+
+def test_the_recorder_is_reached_although_the_user_has_many_descriptors_under_way():
+    done = subprocess.run([sys.executable, "-c", MANY_UNDER_WAY], capture_output=True, timeout=20, check=False)
+    assert done.returncode == 0, done.stderr.decode()

@@ -315,12 +315,20 @@ def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], 
     if settings.tools.modules:
         modules = tool_modules.ModuleTools(
             settings.tools.modules, loaded.root, clock, trusted=_trusted(loaded), limits=limits, enclose=walls,
-            network=network,
+            network=network, recording=recording,
         )  # fmt: skip
         closing.append(modules.close)
     isolated = IsolatedFunctions(
         lambda functions, path: tool_modules.ModuleTools(
-            (), loaded.root, clock, functions=functions, path=path, limits=limits, enclose=walls, network=network
+            (),
+            loaded.root,
+            clock,
+            functions=functions,
+            path=path,
+            limits=limits,
+            enclose=walls,
+            network=network,
+            recording=recording,
         )
     )
     closing.append(isolated.close)

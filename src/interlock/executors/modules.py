@@ -30,6 +30,7 @@ from interlock.executors.process import (
     spawn_error,
 )
 from interlock.executors.process_watch import recorded_changes
+from interlock.executors.recording import ProcessRecording, check_recorded
 from interlock.isolation.client import ForkServer, Outcome, Stopped
 from interlock.isolation.spec import WallSpec
 from interlock.isolation.wire import CHANNEL, Launch, Request
@@ -72,6 +73,7 @@ class ModuleTools:
         limits: ProcessLimits | None = None,
         enclose: Enclose = walls_of.none,
         network: ProcessNetwork | None = None,
+        recording: ProcessRecording | None = None,
     ) -> None:
         """Does not start the host yet. Modules are looked for in `path`, by default `project` and its `src`, after installed
         packages. `functions` are loaded beside the modules, to be called by `call`.
@@ -84,6 +86,7 @@ class ModuleTools:
         self._limits = limits or ProcessLimits()
         self._enclose = enclose
         self._network = network or ProcessNetwork()
+        self._recording = recording or ProcessRecording()
         parent = os.environ if parent_environment is None else parent_environment
         self._environment = child_environment(parent)
         setup: Setup = {
@@ -155,16 +158,17 @@ class ModuleTools:
         call = {"tool": tool.name, "version": version, "parameters": parameters, "context": _fields(ctx)}
         remaining_ms = max(0, ctx.deadline_ns - self._clock.mono_ns()) // 1_000_000
         channel = _Messages(ctx)
-        posture = self._enclosure.posture_unrecorded("proxied")
+        posture = self._enclosure.posture("proxied")
         around = self._enclosure.around(ctx.workspace, network="proxied", in_scope=True)
         cwd = open_cwd(ctx)
         try:
             async with (
                 self._network.open(ctx, around) as line,
+                self._recording.open(ctx, posture, self._enclosure.require) as recorder,
                 recorded_changes(ctx, read_only=tool.read_only),
             ):
                 request = self._request(call, line.walls, timeout_ms=remaining_ms)
-                work = self._run(request, cwd, channel, line.walls)
+                work = self._run(request, cwd, channel, line.walls, recorder)
                 outcome = await run_in_layer(ctx, self._limits.layer_bytes, work)
             timed_out, cancelled = outcome.report["stopped"] == "timeout", False
         except LayerFullError as full:
@@ -183,10 +187,12 @@ class ModuleTools:
             if tool.read_only
             else "a function ran in a process of its own in the workspace itself, where not every change is recorded"
         )
+        del posture["record"]  # that was said at the end of the record
         account(outcome.report, ctx, posture, changed=changed)
         for printed in (outcome.stdout, outcome.stderr):
             if printed:
                 ctx.log(printed.decode("utf-8", "replace"))
+        check_recorded(outcome)
         if timed_out or cancelled:
             why = "stopped at its time-out" if timed_out else "stopped because the action was cancelled"
             raise ToolError(why, code="timeout" if timed_out else "cancelled")
@@ -195,7 +201,14 @@ class ModuleTools:
             raise exceeded
         return channel.answer(outcome)
 
-    async def _run(self, request: Request, cwd: int, channel: _Messages, walls: WallSpec | None = None) -> Outcome:
+    async def _run(
+        self,
+        request: Request,
+        cwd: int,
+        channel: _Messages,
+        walls: WallSpec | None = None,
+        recorder: Mapping[str, int] | None = None,
+    ) -> Outcome:
         """One call to the host; its messages arrive through `channel` while it runs."""
         reader, writer = os.pipe()
         os.set_blocking(reader, False)
@@ -208,7 +221,7 @@ class ModuleTools:
         loop.add_reader(reader, read)
         try:
             try:
-                given = {CHANNEL: writer} if walls is None else {CHANNEL: writer, **walls.descriptors()}
+                given = {CHANNEL: writer, **(walls.descriptors() if walls is not None else {}), **(recorder or {})}
                 return await self._server.run(request, cwd=cwd, descriptors=given)
             finally:
                 os.close(writer)

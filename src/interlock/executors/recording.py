@@ -60,45 +60,94 @@ class ProcessRecording:
     ) -> AsyncIterator[dict[str, int]]:
         """Run the action's program inside the block, with these descriptors; at the end its record is complete.
 
-        Only if the entry `record` of the action's posture is `active` there is a recorder. Raises: ToolError `isolation_failed`
-        if `record` is among `require` and the run has no place for it; StoreError if it cannot be written.
+        Only if the entry `record` of the action's posture is `active` there is a recorder; what became of it is in the posture
+        at the end. Raises: ToolError `isolation_failed` if `record` is among `require` and the run has no place for it;
+        StoreError if it cannot be written.
         """
-        active = posture["record"].startswith("active")
-        lines = self._open_lines(ctx) if active else None
-        if lines is None:
-            if active:
-                if "record" in require:
-                    raise ToolError(
-                        "`isolation.require` names `record`, and this run keeps nothing on disk",
-                        code="isolation_failed",
-                        retryable=False,
-                        hint="nothing has run; record runs with `journal.durability` `full` or `batch`",
-                    )
-                ctx.posture(record=NO_LAYER)
-            yield {}
-            return
-        reader, writer = os.pipe()
-        stream = _Stream(reader, lines)
-        try:
-            stream.start()
+        record = self.start(ctx, posture, require)
+        if record is None:
             try:
-                yield {RECORD: writer}
+                yield {}
             finally:
-                os.close(writer)
-                await _to_its_end(stream)
+                if posture["record"].startswith("active"):
+                    ctx.posture(record=NO_LAYER)
+            return
+        try:
+            yield record.descriptors
         finally:
-            os.close(reader)
-        summary = stream.summary
+            record.begun()
+            await record.to_its_end()
+            summary = record.finish()
+            ctx.posture(record=_state(summary) or posture["record"])
         if summary is not None:
             self._tell(ctx, summary)
-            if summary.lost:
-                ctx.posture(
-                    record="absent(the recorder was killed, and the program with it: the record may lack its end)"
-                )
-            elif lines.dropped:
-                ctx.posture(record=f"active({lines.dropped} calls are not in the record, whose size is bounded)")
-        if stream.failure is not None:
-            raise stream.failure
+        record.check()
+
+    def start(self, ctx: Context, posture: Mapping[str, str], require: Sequence[str]) -> Record | None:
+        """A record of a program that is about to start; None if there is no recorder. Raises: ToolError as `open`."""
+        if not posture["record"].startswith("active"):
+            return None
+        lines = self._open_lines(ctx)
+        if lines is not None:
+            return Record(lines)
+        if "record" in require:
+            raise ToolError(
+                "`isolation.require` names `record`, and this run keeps nothing on disk",
+                code="isolation_failed",
+                retryable=False,
+                hint="nothing has run; record runs with `journal.durability` `full` or `batch`",
+            )
+        return None
+
+
+class Record:
+    """What the recorder of one program writes, taken in until the program's processes are gone."""
+
+    def __init__(self, lines: Lines) -> None:
+        """Takes in from here on."""
+        reader, self._writer = os.pipe()
+        self._stream = _Stream(reader, lines)
+        try:
+            self._stream.start()
+        except RuntimeError:
+            os.close(reader)
+            self.begun()
+            raise
+
+    @property
+    def descriptors(self) -> dict[str, int]:
+        """What goes along with the request."""
+        return {RECORD: self._writer}
+
+    def begun(self) -> None:
+        """The request was handed over, or was not: the recorder alone holds the pipe from here on. Again is nothing."""
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+
+    async def to_its_end(self) -> None:
+        """Wait until all was taken: processes are gone, so that is soon. A second cancellation does not wait."""
+        await asyncio.shield(asyncio.to_thread(self._stream.join))
+
+    def finish(self) -> Summary | None:
+        """How it has ended; None if no recorder was started. Waits for the end of the program's processes."""
+        self.begun()
+        self._stream.join()
+        return self._stream.summary
+
+    def check(self) -> None:
+        """Raises: StoreError if it could not be written."""
+        if self._stream.failure is not None:
+            raise self._stream.failure
+
+
+def _state(summary: Summary | None) -> str | None:
+    """The posture of a record that is not whole."""
+    if summary is not None and summary.lost:
+        return "absent(the recorder was killed, and the program with it: the record may lack its end)"
+    if summary is not None and summary.lines.dropped:
+        return f"active({summary.lines.dropped} calls are not in the record, whose size is bounded)"
+    return None
 
 
 class _Stream(threading.Thread):
@@ -115,6 +164,12 @@ class _Stream(threading.Thread):
         self.failure: StoreError | None = None
 
     def run(self) -> None:
+        try:
+            self._take_all()
+        finally:
+            os.close(self._reader)
+
+    def _take_all(self) -> None:
         rest = b""
         while data := os.read(self._reader, _READ_BYTES):
             *whole, rest = (rest + data).split(b"\n")
@@ -151,11 +206,6 @@ class _Stream(threading.Thread):
             line["lost"] = True
         self._lines.add([json.dumps(line, separators=(",", ":")).encode()], always=True)
         self.summary = Summary(self._lines, said["refused"], lost=lost)
-
-
-async def _to_its_end(stream: threading.Thread) -> None:
-    """Wait until all was taken: processes are gone, so that is soon. A second cancellation does not wait."""
-    await asyncio.shield(asyncio.to_thread(stream.join))
 
 
 def check_recorded(outcome: Outcome) -> None:

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -20,6 +21,8 @@ from interlock.isolation.recorder.filter import listen
 LISTENER: Final = b"listener"
 ARGUMENTS_MAX: Final = 64
 ARGUMENT_BYTES: Final = 4096
+_SEND_S: Final = 10.0
+_SEND_AGAIN_S: Final = 0.002
 _ANNOUNCED_CHARS: Final = 16 * 1024
 Announce = Callable[[str], None]
 """Told of the path that is executed next."""
@@ -115,5 +118,16 @@ def _announce(channel: int, path: str, argv: list[str]) -> None:
 
 
 def _send(channel: int, fd: int) -> None:
+    """Raises: OSError."""
+    until = time.monotonic() + _SEND_S
     with socket.socket(fileno=os.dup(channel)) as to:
-        socket.send_fds(to, [LISTENER], [fd])
+        while True:
+            try:
+                socket.send_fds(to, [LISTENER], [fd])
+            except OSError as error:
+                # Of this user too many descriptors are under way, as happens where many actions start at once.
+                if error.errno != errno.ETOOMANYREFS or time.monotonic() > until:
+                    raise
+                time.sleep(_SEND_AGAIN_S)
+            else:
+                return

@@ -96,12 +96,12 @@ class Recorder:
         self._ticking = False
         self.calls = 0
         self.refused = 0
-        with contextlib.suppress(OSError):  # Linux 6.6: program and recorder take turns on one processor
-            fcntl.ioctl(listener, _SET_FLAGS, _SYNC_WAKE_UP)
 
     def loop(self) -> None:
         """Until no process is left."""
         signal.signal(signal.SIGALRM, self._tick)
+        with contextlib.suppress(OSError):  # Linux 6.6: program and recorder take turns on one processor
+            fcntl.ioctl(self._listener, _SET_FLAGS, _SYNC_WAKE_UP)
         poller = select.poll()
         poller.register(self._listener, select.POLLIN)
         poll = None if _wakes_at_the_end() else poller.poll
