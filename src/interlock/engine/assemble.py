@@ -26,7 +26,7 @@ from interlock.engine.local.walls import open_walls, process_limits
 from interlock.engine.people.approval_desk import Desk
 from interlock.engine.people.stop_requests import WAKE_NAME, StopListener
 from interlock.engine.proposals.budget import budget_of
-from interlock.engine.proposals.kernel_records import open_lines, record_summary
+from interlock.engine.proposals.kernel_records import kernel_recording
 from interlock.engine.proposals.programs import OnRecord
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.traffic import policy_of, record_traffic
@@ -44,7 +44,6 @@ from interlock.executors.inference import MODEL_TOOLS
 from interlock.executors.isolated import IsolatedFunctions
 from interlock.executors.network import ProcessNetwork
 from interlock.executors.process import ProcessRunner
-from interlock.executors.recording import ProcessRecording
 from interlock.isolation.client import ForkServer
 from interlock.isolation.egress.client import Egress
 from interlock.isolation.posture import PROBED
@@ -306,10 +305,9 @@ def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], 
     closing.append(workspace.close)
     network = ProcessNetwork(policy_of, record_traffic)
     closing.append(network.close)
-    recording = ProcessRecording(open_lines, record_summary)
-    runner = ProcessRunner(
-        clock, limits=limits, passed=own.env, home_files=own.home, enclose=walls, network=network, recording=recording
-    )
+    recording = kernel_recording()
+    runner = ProcessRunner(clock, limits=limits, passed=own.env, home_files=own.home, enclose=walls, network=network,
+                           recording=recording)  # fmt: skip
     closing.append(runner.close)
     modules = None
     if settings.tools.modules:
@@ -318,19 +316,8 @@ def _equip(loaded: Loaded, disk: Disk, clock: Clock, closing: list[Callable[[], 
             network=network, recording=recording,
         )  # fmt: skip
         closing.append(modules.close)
-    isolated = IsolatedFunctions(
-        lambda functions, path: tool_modules.ModuleTools(
-            (),
-            loaded.root,
-            clock,
-            functions=functions,
-            path=path,
-            limits=limits,
-            enclose=walls,
-            network=network,
-            recording=recording,
-        )
-    )
+    isolated = IsolatedFunctions(lambda functions, path: tool_modules.ModuleTools((), loaded.root, clock, functions=functions,
+        path=path, limits=limits, enclose=walls, network=network, recording=recording))  # fmt: skip
     closing.append(isolated.close)
     mounts = LayerMounts()
     closing.append(mounts.close)

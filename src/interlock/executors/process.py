@@ -92,8 +92,7 @@ class ProcessRunner:
         `passed` names variables that every program inherits from the parent; `home_files` names files in the parent's HOME
         that are copied into the program's own.
         """
-        self._clock = clock
-        self._enclose = enclose
+        self._clock, self._enclose = clock, enclose
         self._network = network or ProcessNetwork()
         self._recording = recording or ProcessRecording()
         self._server = server or ForkServer(launch=lambda: self.enclosure.launch())  # noqa: PLW0108 - asked for when it starts

@@ -26,7 +26,7 @@ from interlock.server_process import bare_environment, module_command
 
 ACTIVE: Final = "active"
 _WAIT_S: Final = 10.0
-_MARK: Final = "--version"
+_MARK: Final = "/nonexistent/interlock-probe"
 _RUNTIME: Final = os.getppid()
 """The process that probes, for which launchers will be started."""
 
@@ -177,7 +177,8 @@ def _record_alone() -> None:
     if program == 0:
         syscalls.forbid_new_privileges()
         record_this_process(theirs.detach())
-        os.execv("/proc/self/exe", [_MARK])  # noqa: S606 - it need not start: the attempt is what counts
+        with contextlib.suppress(OSError):
+            os.execv(_MARK, [_MARK])  # noqa: S606 - nothing is there: the attempt is what counts
         os._exit(0)
     theirs.close()
     told = b""

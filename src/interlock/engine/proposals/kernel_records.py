@@ -7,11 +7,16 @@ import secrets
 from typing import cast
 
 from interlock.engine.proposals.tool_context import ActionContext
-from interlock.executors.recording import Lines, Summary
+from interlock.executors.recording import Lines, ProcessRecording, Summary
 from interlock.journal.kernel_layer import KernelWriter
 from interlock.model.errors import StoreError
 from interlock.model.events import ActionRecorded
 from interlock.model.tool import Context
+
+
+def kernel_recording() -> ProcessRecording:
+    """The recorders of a runtime, which write into the layers of its runs."""
+    return ProcessRecording(open_lines, record_summary)
 
 
 def open_lines(ctx: Context) -> Lines | None:
