@@ -19,8 +19,8 @@ from interlock.disk import Disk
 from interlock.executors.capsules.component_file import Identity
 from interlock.model import typed
 
-_FORMAT: Final = "1"
-"""Part of every name. History: 1: first."""
+_FORMAT: Final = "2"
+"""Part of every name. History: 1: first. 2: components may have several memories."""
 
 
 class Code(NamedTuple):

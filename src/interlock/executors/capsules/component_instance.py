@@ -23,6 +23,13 @@ INIT: Final = "init"
 INSTANCES_MAX: Final = 100
 """A component is made of several: those from Python have dozens."""
 TABLES_MAX: Final = 50
+MEMORIES_MAX: Final = 2
+"""Components from JavaScript have two."""
+_MANY_MEMORIES: Final = "memory count too high"
+
+
+class TooManyMemoriesError(Exception):
+    """The component has more memories than it was given."""
 
 
 class ComponentInstance:
@@ -35,18 +42,23 @@ class ComponentInstance:
         allowed: list[str],
         answers: Answers,
         bounds: Bounds,
+        *,
+        memories: int = 1,
     ) -> None:
-        """Instantiate. `allowed` are the interfaces to link. Raises: CallError."""
+        """Instantiate. `allowed` are the interfaces to link; `memories` share what the store may take, each an equal part.
+
+        Raises: TooManyMemoriesError; CallError.
+        """
         self._answers = answers
         self._bounds = bounds
         self.store = wasmtime.Store(engine)
         self.store.set_wasi(wasmtime.WasiConfig())
         self.store.set_limits(
-            memory_size=bounds.memory_bytes,
+            memory_size=bounds.memory_bytes // memories,  # wasmtime bounds each memory, not their sum
             table_elements=TABLE_ELEMENTS_MAX,
             instances=INSTANCES_MAX,
             tables=TABLES_MAX,
-            memories=1,
+            memories=memories,
         )
         self._begin()
         linker = component.Linker(engine)
@@ -56,9 +68,14 @@ class ComponentInstance:
                 with root.add_instance(interfaces.module_name(name)) as instance:
                     for function in interfaces.INTERFACES[name].functions:
                         instance.add_func(function, self._answer(name, function))
-        self._instance: Any = run_guarded(lambda: linker.instantiate(self.store, code))
+        try:
+            self._instance: Any = run_guarded(lambda: linker.instantiate(self.store, code))
+        except CallError as error:
+            if memories < MEMORIES_MAX and _MANY_MEMORIES in str(error):
+                raise TooManyMemoriesError from None
+            raise
         self._entry: Any = self._instance.get_func(self.store, ENTRY)
-        begin = self._instance.get_func(self.store, INIT)
+        begin = self._instance.get_func(self.store, INIT) if _has_init(code, engine) else None
         if begin is not None:
             failed = run_guarded(lambda: begin(self.store))
             if isinstance(failed, str):
@@ -104,6 +121,12 @@ class ComponentInstance:
             return _lifted(signature.gives, kind, data)
 
         return answer
+
+
+def _has_init(code: component.Component, engine: wasmtime.Engine) -> bool:
+    """True if the component exports `init` without parameters: those from JavaScript have another function of that name."""
+    found = code.type.exports(engine).get(INIT)
+    return found is not None and isinstance(found.ty, component.FuncType) and not list(found.ty.params)
 
 
 def _flat(value: Any) -> Any:

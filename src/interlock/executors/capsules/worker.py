@@ -18,10 +18,10 @@ import wasmtime
 from wasmtime import component
 
 from interlock.executors.capsules import frames, interfaces
-from interlock.executors.capsules.component_instance import ENTRY, ComponentInstance
+from interlock.executors.capsules.component_instance import ENTRY, MEMORIES_MAX, ComponentInstance, TooManyMemoriesError
 from interlock.executors.capsules.core_module import EXPORTS, Answers, Bounds, CallError, CoreInstance
 
-_LOADED_MAX: Final = 64
+_LOADED_MAX: Final = 256
 _STACK_BYTES: Final = 512 * 1024
 _GUARD_BYTES: Final = 64 * 1024
 
@@ -88,8 +88,10 @@ class Worker:
         """`link` leads to the runtime."""
         self._link = link
         self._alarm = Alarm()
-        self._engines: dict[bool, wasmtime.Engine] = {}
+        self._engines: dict[tuple[str, bool], wasmtime.Engine] = {}
         self._modules: dict[str, wasmtime.Module | component.Component] = {}
+        self._several: set[str] = set()
+        """Keys of components with several memories."""
         self._kept: dict[str, CoreInstance | ComponentInstance] = {}
 
     def serve(self) -> None:
@@ -132,7 +134,7 @@ class Worker:
                 raise CallError("capsule_invalid", f"a worker cannot {other}")
 
     def _compile(self, source: bytes, abi: str, *, fuel: bool) -> tuple[dict[str, Any], bytes]:
-        engine = self._engine(fuel)
+        engine = self._engine(abi, fuel)
         try:
             if abi == "component":
                 made = component.Component(engine, source)
@@ -152,21 +154,24 @@ class Worker:
         while len(self._modules) >= _LOADED_MAX:
             self._modules.pop(next(iter(self._modules)))
         kind = component.Component if header["abi"] == "component" else wasmtime.Module
-        self._modules[header["key"]] = kind.deserialize_file(self._engine(header["fuel"]), header["path"])
+        self._modules[header["key"]] = kind.deserialize_file(
+            self._engine(header["abi"], header["fuel"]), header["path"]
+        )
         return {"done": "ok"}, b""
 
     def _call(self, header: dict[str, Any], body: bytes) -> bytes:
         key, fuel = header["key"], header["fuel"]
-        engine = self._engine(fuel is not None)
+        code = self._modules[key]
+        engine = self._engine("component" if isinstance(code, component.Component) else "core", fuel is not None)
         self._alarm.arm(engine, header["timeout_ms"] / 1000)
         try:
             instance = self._kept.pop(key, None)
             if instance is None:
                 bounds = Bounds(header["memory_bytes"], fuel, header["output_bytes"])
                 answers = Answers(self, header["config"])
-                code, allowed = self._modules[key], header["allowed"]
+                allowed = header["allowed"]
                 if isinstance(code, component.Component):
-                    instance = ComponentInstance(engine, code, allowed, answers, bounds)
+                    instance = self._component(key, engine, code, allowed, answers, bounds)
                 else:
                     instance = CoreInstance(engine, code, allowed, answers, bounds)
             event = header["event"]
@@ -177,10 +182,23 @@ class Worker:
         finally:
             self._alarm.disarm()
 
-    def _engine(self, fuel: bool) -> wasmtime.Engine:
-        if fuel not in self._engines:
-            self._engines[fuel] = wasmtime.Engine(configuration(fuel=fuel))
-        return self._engines[fuel]
+    def _component(
+        self, key: str, engine: wasmtime.Engine, code: component.Component, allowed: list[str], answers: Answers,
+        bounds: Bounds,
+    ) -> ComponentInstance:  # fmt: skip
+        """An instance with as many memories as the component has, which is known after the first try."""
+        if key not in self._several:
+            try:
+                return ComponentInstance(engine, code, allowed, answers, bounds)
+            except TooManyMemoriesError:
+                self._several.add(key)
+        return ComponentInstance(engine, code, allowed, answers, bounds, memories=MEMORIES_MAX)
+
+    def _engine(self, abi: str, fuel: bool) -> wasmtime.Engine:
+        found = self._engines.get((abi, fuel))
+        if found is None:
+            found = self._engines[abi, fuel] = wasmtime.Engine(configuration(abi, fuel=fuel))
+        return found
 
     def _receive(self) -> tuple[dict[str, Any], bytes] | None:
         prefix = self._read(frames.PREFIX.size)
@@ -215,14 +233,18 @@ def _imports_of(code: component.Component, engine: wasmtime.Engine) -> list[list
     return found
 
 
-def configuration(*, fuel: bool) -> wasmtime.Config:
-    """How code is compiled and run. What a capsule does not need is off. A change makes older compiled code unusable."""
+def configuration(abi: str, *, fuel: bool) -> wasmtime.Config:
+    """How code is compiled and run. What a capsule does not need is off. A change makes older compiled code unusable.
+
+    Between modules of a component (those from JavaScript) values are passed by code that sees the memories of both, so components
+    may have several in one module; the store holds no more than one of their own all the same.
+    """
     config = wasmtime.Config()
     config.epoch_interruption = True
     config.consume_fuel = fuel
     config.max_wasm_stack = _STACK_BYTES
     config.wasm_threads = False
     config.wasm_memory64 = False
-    config.wasm_multi_memory = False
+    config.wasm_multi_memory = abi == "component"
     config.parallel_compilation = False
     return config

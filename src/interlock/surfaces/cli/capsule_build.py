@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,14 +23,15 @@ from interlock.surfaces.cli.capsule_templates import LANGUAGES
 
 _TIMEOUT_S: Final = 600
 _COMPONENTIZE: Final = "import componentize_py; componentize_py.script()"
-_C_FLAGS: Final = (
-    "-target",
-    "wasm32-wasi",
-    "-mexec-model=reactor",
-    "-O2",
-    "-Wl,--strip-all",
-    "-Wl,-z,stack-size=131072",
+_C_FLAGS: Final = ("-mbulk-memory", "-O2", "-Wl,--strip-all", "-Wl,-z,stack-size=131072")
+_C_ALONE: Final = ("-target", "wasm32-freestanding", "-nostdlib", "-Wl,--no-entry")
+_C_LIBRARY: Final = ("-target", "wasm32-wasi", "-mexec-model=reactor")
+_ALONE: Final = frozenset(
+    {"float.h", "iso646.h", "limits.h", "stdalign.h", "stdarg.h", "stdbool.h", "stddef.h", "stdint.h", "stdnoreturn.h"}
 )
+"""The headers of C that need no library."""
+_INCLUDE: Final = re.compile(r"^[ \t]*#[ \t]*include[ \t]*[<\"]([^>\"]+)", re.MULTILINE)
+_QJS: Final = "componentize-qjs"
 
 
 def build(directory: Path) -> Path:
@@ -62,7 +66,42 @@ def _from_wat(source: Path, _manifest: Manifest) -> bytes:
 
 def _from_c(source: Path, _manifest: Manifest) -> bytes:
     _need("ziglang", "pip install ziglang")
-    return _compiled(source, lambda output: ["-m", "ziglang", "cc", *_C_FLAGS, "-o", output, source.name])
+    included = set(_INCLUDE.findall(source.read_text(encoding="utf-8", errors="replace")))
+    target = _C_ALONE if included <= _ALONE else _C_LIBRARY
+    command = [sys.executable, "-m", "ziglang", "cc", *target, *_C_FLAGS]
+    return _compiled(source, lambda output: [*command, "-o", output, source.name])
+
+
+def _from_js(source: Path, manifest: Manifest) -> bytes:
+    places = [
+        str(directory / "node_modules" / ".bin") for directory in (source.parent, *source.parent.resolve().parents)
+    ]
+    found = shutil.which(_QJS, path=os.pathsep.join([*places, os.environ.get("PATH", "")]))
+    if found is None:
+        raise UsageError(
+            f"building this capsule needs `{_QJS}`",
+            code="extra_missing",
+            hint=f"`npm install {_QJS}` beside the capsule",
+        )
+    text = source.read_text(encoding="utf-8", errors="replace")
+    exports = [name for name in OPTIONAL_EXPORTS if re.search(rf"\bfunction\s+{_camel(name)}\b", text)]
+    with _world(manifest, exports) as world:
+        command = [found, "--wit", str(world), "-n", "capsule", "--js", source.name]
+        return _compiled(source, lambda output: [*command, "-o", output])
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("-")
+    return first + "".join(part.capitalize() for part in others)
+
+
+@contextlib.contextmanager
+def _world(manifest: Manifest, exports: Sequence[str]) -> Iterator[Path]:
+    """A file with the world that the component is made for."""
+    with tempfile.TemporaryDirectory() as directory:
+        world = Path(directory) / "capsule.wit"
+        world.write_text(world_of(manifest, exports), encoding="utf-8")
+        yield world
 
 
 def _from_python(source: Path, manifest: Manifest) -> bytes:
@@ -73,20 +112,17 @@ def _from_python(source: Path, manifest: Manifest) -> bytes:
         raise UsageError(f"`{source}` cannot be compiled: {error}") from None
     defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     exports = [name for name in OPTIONAL_EXPORTS if name.replace("-", "_") in defined]
-    with tempfile.TemporaryDirectory() as directory:
-        world = Path(directory) / "capsule.wit"
-        world.write_text(world_of(manifest, exports), encoding="utf-8")
-        command = ["-c", _COMPONENTIZE, "-d", str(world), "-w", "capsule", "componentize", source.stem, "-o"]
-        return _compiled(source, lambda output: [*command, output])
+    with _world(manifest, exports) as world:
+        command = [sys.executable, "-c", _COMPONENTIZE, "-d", str(world), "-w", "capsule", "componentize", source.stem]
+        return _compiled(source, lambda output: [*command, "-o", output])
 
 
-def _compiled(source: Path, arguments: Callable[[str], list[str]]) -> bytes:
-    """What a compiler that is a Python module makes of a source file; `arguments` takes the name of the output."""
+def _compiled(source: Path, command: Callable[[str], list[str]]) -> bytes:
+    """What a compiler makes of a source file; `command` takes the name of the output."""
     output = source.with_suffix(f".{os.getpid()}.tmp.wasm")
-    command = [sys.executable, *arguments(output.name)]
     try:
         ended = subprocess.run(
-            command,
+            command(output.name),
             cwd=source.parent,
             capture_output=True,
             text=True,
@@ -112,4 +148,5 @@ _COMPILERS: Final[dict[str, Callable[[Path, Manifest], bytes]]] = {
     "wat": _from_wat,
     "c": _from_c,
     "python": _from_python,
+    "js": _from_js,
 }
