@@ -195,7 +195,7 @@ class Recorder:
                 shown = [self._shown(one) for one in seen]
                 stale = any(self._places.changes_links(one.path, one.to) for one in seen)
         except OSError as error:
-            announced = self._announced() if name in EXECS else None
+            announced = _announced(self._channel) if name in EXECS else None
             if announced is None:
                 self._refuse(number, tid, name, error.errno or errno.EFAULT)
                 return
@@ -233,16 +233,6 @@ class Recorder:
                     raise
             else:
                 return True
-
-    def _announced(self) -> Seen | None:
-        """The program that the supervisor is about to start: its child cannot be read until it is that program."""
-        try:
-            told = json.loads(self._channel.recv(_ANNOUNCEMENT_BYTES, socket.MSG_DONTWAIT))
-        except (OSError, ValueError):
-            return None
-        return Seen(
-            told["path"], True, told["real"], None, argv_members(map(os.fsencode, told["argv"]), cut=told["cut"])
-        )
 
     def _shown(self, seen: Seen) -> str:
         if seen.path is None:
@@ -332,6 +322,15 @@ class Recorder:
         task = self._tasks.pop(tid, None)
         if task is not None and task.memory >= 0:
             os.close(task.memory)
+
+
+def _announced(channel: socket.socket) -> Seen | None:
+    """The program that the supervisor is about to start: its child cannot be read until it is that program."""
+    try:
+        told = json.loads(channel.recv(_ANNOUNCEMENT_BYTES, socket.MSG_DONTWAIT))
+    except (OSError, ValueError):
+        return None
+    return Seen(told["path"], True, told["real"], None, argv_members(map(os.fsencode, told["argv"]), cut=told["cut"]))
 
 
 def _unknown(tid: int) -> _Task:
