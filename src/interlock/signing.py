@@ -14,6 +14,7 @@ import binascii
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,10 @@ else:
 
 PRIVATE_NAME: Final = "ed25519.pem"
 PUBLIC_NAME: Final = "ed25519.pub.pem"
+DEFAULT_NAME: Final = "default"
+"""Of the first key, which is made when it is first needed."""
+_NAMED_PRIVATE: Final = ".ed25519.pem"
+_NAME: Final = lazy_pattern(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SCHEME: Final = "ed25519:"
 _KEY_BYTES_MAX: Final = 16 * 1024
 _PKCS8: Final = bytes.fromhex("302e020100300506032b657004220420")
@@ -82,21 +87,34 @@ class Signer:
         file, `key_damaged` if it is not an Ed25519 key).
         """
         disk.make_directory(keys)
-        path = keys / PRIVATE_NAME
-        lock = disk.lock(keys / "lock", wait=True)
-        assert lock is not None
-        try:
-            if os.path.lexists(path):
-                key = _load_private(path)
-            else:
-                key = Ed25519PrivateKey.generate()
-                disk.write_atomic(path, _private_pem(key))
-            public = keys / PUBLIC_NAME
+        with _locked(keys, disk):
+            path, public = keys / PRIVATE_NAME, keys / PUBLIC_NAME
+            key = _load_private(path) if os.path.lexists(path) else _make(path, public, disk)
             if not public.exists():
                 disk.write_atomic(public, _pem(key.public_key()), mode=0o644)
-        finally:
-            os.close(lock)
         return cls(key)
+
+    @classmethod
+    def make(cls, keys: Path, name: str, disk: Disk) -> Signer:
+        """A new key of its own name beside the first one. Raises: UsageError `key_exists`, `usage`; StoreError."""
+        private, public = _files(keys, name)
+        disk.make_directory(keys)
+        with _locked(keys, disk):
+            if os.path.lexists(private):
+                raise UsageError(
+                    f"there is a key `{name}` already", code="key_exists", path=str(private), hint="use another name"
+                )
+            return cls(_make(private, public, disk))
+
+    @classmethod
+    def named(cls, keys: Path, name: str, disk: Disk) -> Signer:
+        """The key of a name; the first one is called `default`. Raises: UsageError `not_found`; StoreError as `open`."""
+        if name == DEFAULT_NAME:
+            return cls.open(keys, disk)
+        private, _ = _files(keys, name)
+        if not os.path.lexists(private):
+            raise UsageError(f"there is no key `{name}`", code="not_found", hint="`interlock keys list` shows them")
+        return cls(_load_private(private))
 
     @classmethod
     def generate(cls) -> Signer:
@@ -120,7 +138,7 @@ class Signer:
 
     def sign(self, payload_type: str, payload: bytes) -> bytes:
         """The DSSE envelope over `payload`, as JSON bytes without a newline."""
-        signature = self._key.sign(pae(payload_type, payload))
+        signature = self.signature(payload_type, payload)
         envelope = Envelope(
             payload_type=payload_type,
             payload=base64.b64encode(payload).decode(),
@@ -128,9 +146,19 @@ class Signer:
         )
         return msgspec.json.encode(envelope)
 
+    def signature(self, payload_type: str, payload: bytes) -> bytes:
+        """The signature of an envelope over `payload` (64 bytes)."""
+        return self._key.sign(pae(payload_type, payload))
+
     def public_pem(self) -> bytes:
         """The public half as PEM, to be kept where the signer cannot write."""
         return _pem(self._key.public_key())
+
+
+def key_names(keys: Path) -> list[str]:
+    """The names of the keys in a directory, the first one's first."""
+    named = sorted(path.name.removesuffix(_NAMED_PRIVATE) for path in keys.glob(f"*{_NAMED_PRIVATE}"))
+    return [*([DEFAULT_NAME] if (keys / PRIVATE_NAME).exists() else []), *named]
 
 
 def verify(envelope: bytes, payload_type: str, *, key: str | None = None) -> Verified:
@@ -176,6 +204,33 @@ def parse_public_key(text: str) -> Ed25519PublicKey:
     except (ValueError, UnsupportedAlgorithm):
         pass
     raise UsageError("that is not an Ed25519 public key (PEM, or `ed25519:` and 64 hex digits)")
+
+
+@contextlib.contextmanager
+def _locked(keys: Path, disk: Disk) -> Iterator[None]:
+    lock = disk.lock(keys / "lock", wait=True)
+    assert lock is not None
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _files(keys: Path, name: str) -> tuple[Path, Path]:
+    """Where a named key lies. Raises: UsageError."""
+    if not _NAME.fullmatch(name) or name == DEFAULT_NAME:
+        raise UsageError(
+            f"a key cannot be called `{name[:80]}`",
+            hint=f"letters, digits, `_` and `-`, at most 64, and not `{DEFAULT_NAME}`, which is the first key's",
+        )
+    return keys / f"{name}{_NAMED_PRIVATE}", keys / f"{name}.ed25519.pub.pem"
+
+
+def _make(private: Path, public: Path, disk: Disk) -> Ed25519PrivateKey:
+    key = Ed25519PrivateKey.generate()
+    disk.write_atomic(private, _private_pem(key))
+    disk.write_atomic(public, _pem(key.public_key()), mode=0o644)
+    return key
 
 
 def _load_private(path: Path) -> Ed25519PrivateKey:

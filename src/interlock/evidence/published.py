@@ -20,6 +20,7 @@ from interlock.model.events import (
     ActionDeduplicated,
     ActionFailed,
     ActionIntent,
+    ActionRecorded,
     ActionRejected,
     ActionSkipped,
     ActionSucceeded,
@@ -30,6 +31,7 @@ from interlock.model.events import (
     PolicyDecided,
     RunFinished,
     RunStarted,
+    SdkRecorded,
     SpawnFailed,
 )
 
@@ -47,8 +49,9 @@ _DOCUMENTS: Final[dict[str, tuple[str, Any]]] = {
 }
 EVENT_SCHEMA: Final = "interlock.evidence.event.v1"
 KINDS_READ: Final = (
-    RunStarted, RunFinished, PolicyDecided, ActionIntent, ActionConnection, ActionSucceeded, ActionFailed, ActionUnknown,
-    ActionCancelled, ActionRejected, ActionDeduplicated, ActionSkipped, CommandStarted, CommandFinished, SpawnFailed, CommandLost,
+    RunStarted, RunFinished, PolicyDecided, ActionIntent, ActionConnection, ActionRecorded, ActionSucceeded, ActionFailed,
+    ActionUnknown, ActionCancelled, ActionRejected, ActionDeduplicated, ActionSkipped, CommandStarted, CommandFinished,
+    SpawnFailed, CommandLost, SdkRecorded,
 )  # fmt: skip
 """Events from which health, surface and correlation are worked out."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from interlock.journal.memory import KeptRuns, MemoryJournal
     from interlock.journal.private import delete_private, read_private
     from interlock.journal.pruning import keep, prune
-    from interlock.journal.reader import Corruption, JournalStatus, Tail, Torn, read, scan
+    from interlock.journal.reader import Corruption, JournalStatus, Tail, Torn, read, read_batches, scan
     from interlock.journal.recovery import RecoveryReport, TornIntent, intents_in_torn_tail, recover
     from interlock.journal.sealed_file import Durability
     from interlock.journal.sealing import Head
@@ -47,6 +47,7 @@ else:
             "keep": "pruning",
             "prune": "pruning",
             "read": "reader",
+            "read_batches": "reader",
             "read_head": "heads",
             "read_private": "private",
             "recover": "recovery",
@@ -77,6 +78,7 @@ __all__ = [
     "keep",
     "prune",
     "read",
+    "read_batches",
     "read_head",
     "read_private",
     "recover",

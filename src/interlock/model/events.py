@@ -113,8 +113,10 @@ class PolicyDecided(Event, kw_only=True, tag="policy_decided"):
     """Step 5 answered."""
 
     decision: str
+    tool: str | None = None
     policies: tuple[str, ...] = ()
     digest: str | None = None
+    """Keyed digest of tool, tool version and raw parameters, as in `action_intent`."""
     errors: tuple[str, ...] = ()
 
 
@@ -514,6 +516,26 @@ class CommandLost(Event, kw_only=True, tag="command_lost"):
     """Absent if the process that measured it has ended too."""
 
 
+class SdkRecorded(Event, kw_only=True, tag="sdk_recorded"):
+    """What an agent's SDK reported during a measured run is complete; its lines are the run's sdk layer."""
+
+    shim: str
+    hooked: int
+    """How many processes had the SDK, and the shim found its place in it."""
+    writers: int
+    """How many processes reported anything."""
+    records: int
+    """Lines of the layer."""
+    dropped: int = 0
+    """Lines that were left out because the layer's size is bounded."""
+    rejected: int = 0
+    """Lines that were not of the layer's format."""
+    problems: tuple[str, ...] = ()
+    """The first of them: which writer, which line, which field."""
+    digest: str
+    """`sha256:...` over the lines in order, newlines included."""
+
+
 COMMAND_KINDS: Final = frozenset({"command_started", "command_finished", "spawn_failed", "command_lost"})
 """The events of a measured run."""
 
@@ -557,7 +579,7 @@ AnyEvent = (
     | ActionRecorded
     | ProcessStarted | ProcessEnded | StateChanged | EffectDivergence
     | UndoIntent | UndoDone | StateRolledBack | WorkspaceCommitted | LayerOpened | LayerCommitIntent | LayerCommitted | LayerKept
-    | LayerDiscarded | CommandStarted | CommandFinished | SpawnFailed | CommandLost | ProposalFinished
+    | LayerDiscarded | CommandStarted | CommandFinished | SpawnFailed | CommandLost | SdkRecorded | ProposalFinished
     | SkillDistilled | EvolutionTriggered
 )  # fmt: skip
 

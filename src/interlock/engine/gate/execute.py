@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, cast
 
-from interlock.engine.gate.approval import digest_of
+from interlock.engine.gate.call_digest import call_digest
 from interlock.engine.gate.effects import commit_effect
 from interlock.engine.gate.output import check_output, copy_parameters, failure_of
 from interlock.engine.proposals.action_run import ActionRun
@@ -19,7 +19,6 @@ from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.watchdog import NEVER
 from interlock.engine.tools.registry import Registered
 from interlock.engine.tools.tool_errors import read_tool_error
-from interlock.model.canonical import canonical
 from interlock.model.errors import StoreError, ToolError
 from interlock.model.events import ActionIntent
 from interlock.model.exceptions import describe, describe_exit, exit_code
@@ -43,13 +42,13 @@ async def write_intent(action: ActionRun, attempt: ActionContext) -> Failure | N
     recorder = run.recorder
     if recorder is None:
         return None
-    data = canonical(action.parameters)
+    known = call_digest(action)
     intent = ActionIntent(
         attempt=attempt.attempt,
         tool=tool.name if tool is not None else None,
         version=tool.version if tool is not None else None,
-        digest=digest_of(action, data),
-        parameters=recorder.keep(action.parameters, tool.secrets if tool is not None else (), data),
+        digest=known.digest,
+        parameters=recorder.keep(action.parameters, tool.secrets if tool is not None else (), known.data),
         read_only=tool is None or tool.read_only,
         idempotent=tool is not None and run.client is None and tool.tool.idempotent,
         recoverable=tool is not None

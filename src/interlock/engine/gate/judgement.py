@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from interlock.engine.gate.call_digest import call_digest
 from interlock.engine.gate.entailed import UNDO_TOOL, judge_entailed
 from interlock.engine.judges.steps import judge_call
 from interlock.engine.judges.verdict import ALLOW, Judged, Verdict
@@ -36,7 +37,13 @@ def judge(action: ActionRun) -> Verdict:
         judged = Judged(action.step, verdict, decision)
         action.step, verdict, decision = judge_entailed(run, action.index, action.call(), judged)
     if decision is not None and run.recorder is not None:
-        decided = PolicyDecided(decision=decision.decision, policies=decision.policies, errors=decision.errors)
+        decided = PolicyDecided(
+            decision=decision.decision,
+            tool=None if tool is None else tool.name,
+            policies=decision.policies,
+            digest=call_digest(action).digest,
+            errors=decision.errors,
+        )
         run.recorder.record(decided, run.proposal.id, action.spec.id, 5)
     return verdict
 

@@ -36,7 +36,6 @@ from interlock.model.errors import ConfigurationError, InterlockError, StoreErro
 from interlock.settings import TrustStore, find, gather
 from interlock.settings.load import load
 from interlock.settings.sections import Isolation
-from interlock.signing import Signer
 from interlock.telemetry import Sampler
 from interlock.workspace import LayerMounts, Workspace, why_no_overlay
 from interlock.workspace.registry import state_directory
@@ -117,14 +116,6 @@ def snapshot(path: Path) -> dict[str, Any]:
     view = Sampler(SystemClock(), path.resolve()).snapshot_now().view
     assert isinstance(view, dict)
     return view
-
-
-def public_key(start: Path, env: Mapping[str, str]) -> tuple[str, str, str]:
-    """The key id, the public key (PEM), and where the private one lies. Raises: StoreError, ConfigurationError."""
-    disk = Disk()
-    keys = locate(start, env, disk).state / "keys"
-    signer = Signer.open(keys, disk)
-    return signer.keyid, signer.public_pem().decode(), str(keys)
 
 
 def _fact(

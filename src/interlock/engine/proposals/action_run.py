@@ -29,6 +29,15 @@ class Effect(NamedTuple):
     """Of all that differs, and of what the call returned: part of what the approval is bound to."""
 
 
+class Digested(NamedTuple):
+    """A call's canonical parameters and its digest, and what they were worked out from."""
+
+    parameters: dict[str, Any]
+    effect: Effect | None
+    data: bytes
+    digest: str
+
+
 class ActionRun:
     """One action's way through the gate: what is known about it so far."""
 
@@ -58,6 +67,8 @@ class ActionRun:
     """What the question shows, or has shown, of a call that has run in a throw-away layer."""
     generation: int | None = None
     """Of the files that the action reads, where its result goes into the cache."""
+    digested: Digested | None = None
+    """The digest that the last decision was recorded with."""
     changed = False
     """True once one of those was no longer what was approved: then only an answer to a new question counts."""
 

@@ -63,6 +63,10 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "memory": ("memory", "Show, correct and forget what agents noted."),
         "skills": ("skills", "Read, test, approve and use what was learnt from proposals that worked."),
     },
+    "Prove": {
+        "evidence": ("interlock.surfaces.evidence.command", "Write what a run can show into an archive for others."),
+        "keys": ("keys", "Make, list and export the keys that sign."),
+    },
     "Agents": {
         "install": ("interlock.surfaces.clients.command", "Let a coding agent work through Interlock in this project."),
         "gateway": ("interlock.surfaces.gateway.command", "Serve the tools of this project to an MCP client."),
@@ -81,7 +85,6 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Machine": {
         "telemetry": ("machine", "Take a snapshot of this machine."),
-        "keys": ("keys", "Show the signing key."),
     },
 }
 """The commands, under the headings of the help. For each: the module that defines it as a `click` command of that name (in

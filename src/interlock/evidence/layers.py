@@ -1,0 +1,87 @@
+"""Reads the layers of a run strictly: a line that is not of its layer's format is an error that names line and field."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from interlock.evidence.format import KERNEL, SDK, SdkRecord
+from interlock.evidence.observed import KernelLine
+from interlock.model import typed
+from interlock.model.canonical import canonical
+from interlock.model.errors import IntegrityError
+
+
+def read_kernel(
+    run_id: str, blocks: Iterable[list[bytes]], start: int = 0
+) -> Iterator[tuple[list[bytes], list[KernelLine]]]:
+    """Lines of the kernel layer with what they say; `start` is the number of the first.
+
+    Raises: IntegrityError `layer_malformed`.
+    """
+    decode = typed.json_decoder(KernelLine).decode
+    seq = start
+    for lines in blocks:
+        records: list[KernelLine] = []
+        for line in lines:
+            try:
+                record = decode(line)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise _malformed(KERNEL, seq + 1, str(error)) from None
+            if record.seq != seq or record.run_id != run_id:
+                field = "$.seq" if record.run_id == run_id else "$.run_id"
+                raise _malformed(KERNEL, seq + 1, f"it does not follow the line before - at `{field}`")
+            records.append(record)
+            seq += 1
+        yield lines, records
+
+
+def read_sdk(run_id: str, lines: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Lines of the sdk layer with their values. Raises: IntegrityError `layer_malformed`."""
+    decode = typed.json_decoder(SdkRecord).decode
+    following: dict[str, int] = {}
+    for seq, line in enumerate(lines):
+        try:
+            record = decode(line)
+            value: dict[str, Any] = msgspec.json.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise _malformed(SDK, seq + 1, str(error)) from None
+        wrong = (
+            "$.run_id" if record.run_id != run_id
+            else "$.seq" if record.seq != seq
+            else "$.writer_seq" if record.writer_seq != following.get(record.writer, 0)
+            else "$" if canonical(value) + b"\n" != line
+            else None
+        )  # fmt: skip
+        if wrong is not None:
+            raise _malformed(SDK, seq + 1, f"it does not follow the line before - at `{wrong}`")
+        following[record.writer] = record.writer_seq + 1
+        yield line, value
+
+
+def _malformed(layer: str, line: int, why: str) -> IntegrityError:
+    return IntegrityError(
+        f"a line of the layer is not of its format: {why}",
+        code="layer_malformed",
+        path=f"{layer}:{line}",
+        hint="something else than Interlock has written there; nothing was exported",
+    )
+
+
+BLOCK_BYTES: Final = 1024 * 1024
+
+
+def blocks_of(lines: Iterable[bytes], size: int = BLOCK_BYTES) -> Iterator[list[bytes]]:
+    """Lines, some at a time."""
+    block: list[bytes] = []
+    taken = 0
+    for line in lines:
+        block.append(line)
+        taken += len(line)
+        if taken >= size:
+            yield block
+            block, taken = [], 0
+    if block:
+        yield block

@@ -1,0 +1,210 @@
+"""Redaction of what is exported, line by line, and the sweep over what was written.
+
+Events and layers were redacted before they were written at home. At the export two more things are known: every secret of the run
+(the originals beside the journal tell which values were replaced), and the lines around a line. So a secret is found wherever
+it comes up again, in two pieces too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+import msgspec
+
+from interlock.detect import Redactor, find_secrets, may_hold_secret
+from interlock.detect.literals import LiteralFinder
+from interlock.detect.redact import DONE, free_name
+from interlock.model.canonical import keyed_digest
+from interlock.model.errors import IntegrityError
+
+LITERAL_CHARS_MIN: Final = 6
+"""A shorter value is found everywhere, and says nothing."""
+LITERALS_MAX: Final = 1000
+_PIECE_CHARS_MIN: Final = 8
+"""So much of a secret at the edge of a text is a piece of it."""
+_SEAM_CHARS: Final = 512
+_ROUNDS_MAX: Final = 4
+
+
+class Redaction:
+    """Redacts lines under the key of the state directory, knowing the secrets of one run."""
+
+    def __init__(self, key: bytes) -> None:
+        """`key` is that of the fingerprints in the journal."""
+        self._key = key
+        self._redactor = Redactor(key)
+        self._literals: list[str] = []
+        self._known: set[str] = set()
+        self._finder: LiteralFinder | None = None
+
+    # -- what is known of the run
+
+    def learn(self, shown: Any, original: Any) -> None:
+        """Take the secrets of a value: what its redacted view has replaced."""
+        for secret in _replaced(shown, original):
+            if len(self._literals) < LITERALS_MAX and len(secret) >= LITERAL_CHARS_MIN and secret not in self._known:
+                self._known.add(secret)
+                self._literals.append(secret)
+                self._finder = None
+
+    @property
+    def literals(self) -> list[str]:
+        """The secrets that were learnt."""
+        return self._literals
+
+    def sealed(self, line: bytes) -> str:
+        """The keyed digest of an event's line as it was sealed, without its newline."""
+        return keyed_digest(self._key, "event", line)
+
+    # -- lines
+
+    def clean(self, line: bytes, searched: bytes | None = None) -> bytes:
+        """A line of JSON without secrets; the same object if it has none. `searched` is the part of it that may hold any."""
+        data = line if searched is None else searched
+        if not may_hold_secret(data) and not self._may_hold_literal(data):
+            return line
+        value = msgspec.json.decode(line)
+        clean = self._texts(value)
+        return line if clean is value else msgspec.json.encode(clean) + b"\n"
+
+    def clean_block(self, lines: list[bytes], body: Callable[[bytes], bytes]) -> list[bytes]:
+        """Lines without secrets; `body` gives the part of a line that may hold any. Much faster than one at a time."""
+        bodies = list(map(body, lines))
+        block = b"".join(bodies)
+        if not may_hold_secret(block) and not self._may_hold_literal(block):
+            return lines
+        return [self.clean(line, part) for line, part in zip(lines, bodies, strict=True)]
+
+    def text(self, text: str) -> str:
+        """A text without secrets; the same object if it has none."""
+        for _ in range(_ROUNDS_MAX):
+            clean = self._pieces(self._redactor.redact_text(self._without_literals(text)))
+            if clean == text:
+                return text
+            text = clean
+        return text
+
+    def across(self, before: str, after: str) -> tuple[str, str]:
+        """Two texts of which the second may go on where the first ends, without a secret that lies in both."""
+        head, tail = before[-_SEAM_CHARS:], after[:_SEAM_CHARS]
+        seam = len(head)
+        for found in find_secrets(head + tail):
+            if found.start < seam < found.end:
+                sign = self._redactor.fingerprint(found.kind, (head + tail)[found.start : found.end])
+                return before[: len(before) - seam + found.start] + sign, sign + after[found.end - seam :]
+        return before, after
+
+    def _texts(self, value: Any) -> Any:
+        """The value with every text in it without secrets; the same object if nothing changed."""
+        if isinstance(value, str):
+            return self.text(value) if len(value) > 3 else value
+        if isinstance(value, dict):
+            members: dict[str, Any] = {}
+            for key, inner in value.items():
+                members[free_name(members, self._name(key))] = self._texts(inner)
+            same = (
+                all(map(lambda new, old: new is old, members.values(), value.values()))
+                and members.keys() == value.keys()
+            )
+            return value if same else members
+        if isinstance(value, list):
+            items = [self._texts(inner) for inner in value]
+            return value if all(map(lambda new, old: new is old, items, value)) else items
+        return value
+
+    def _name(self, name: str) -> str:
+        return self.text(name) if len(name) > LITERAL_CHARS_MIN else name
+
+    def _may_hold_literal(self, data: bytes) -> bool:
+        if not self._literals:
+            return False
+        return self._find().occurs(data) or any(
+            literal[:_PIECE_CHARS_MIN].encode() in data or literal[-_PIECE_CHARS_MIN:].encode() in data
+            for literal in self._literals
+        )
+
+    def _find(self) -> LiteralFinder:
+        if self._finder is None:
+            self._finder = LiteralFinder([*self._literals, *map(_escaped, self._literals)])
+        return self._finder
+
+    def _without_literals(self, text: str) -> str:
+        for literal in self._literals:
+            if literal in text:
+                text = text.replace(literal, self._redactor.fingerprint("known", literal))
+        return text
+
+    def _pieces(self, text: str) -> str:
+        """The text without a beginning of a known secret at its end, or an end of one at its beginning."""
+        for literal in self._literals:
+            text = self._piece_at_end(text, literal)
+            text = self._piece_at_start(text, literal)
+        return text
+
+    def _piece_at_end(self, text: str, literal: str) -> str:
+        at = text.rfind(literal[:_PIECE_CHARS_MIN], max(0, len(text) - len(literal)))
+        if at < 0 or len(literal) < 2 * _PIECE_CHARS_MIN or not literal.startswith(text[at:]):
+            return text
+        return text[:at] + self._redactor.fingerprint("piece", text[at:])
+
+    def _piece_at_start(self, text: str, literal: str) -> str:
+        at = text.find(literal[-_PIECE_CHARS_MIN:], 0, len(literal))
+        end = at + _PIECE_CHARS_MIN
+        if at < 0 or len(literal) < 2 * _PIECE_CHARS_MIN or not literal.endswith(text[:end]):
+            return text
+        return self._redactor.fingerprint("piece", text[:end]) + text[end:]
+
+    # -- afterwards
+
+    def sweep(self, member: str, lines: Iterable[bytes], number: int) -> None:
+        """Look for secrets in lines of what was written. Raises: IntegrityError `secret_in_archive`, which names the line.
+
+        `number` is that of the first of them, from 1.
+        """
+        for offset, line in enumerate(lines):
+            if (may_hold_secret(line) or self._may_hold_literal(line)) and self._has_secret(line):
+                raise IntegrityError(
+                    "a secret was found in the finished archive, which was therefore not written",
+                    code="secret_in_archive",
+                    path=f"{member}:{number + offset}",
+                    hint="please report this: the redaction before it should have replaced it",
+                )
+
+    def _has_secret(self, line: bytes) -> bool:
+        if any(literal.encode() in line or _escaped(literal).encode() in line for literal in self._literals):
+            return True
+        return any(len(text) > 3 and find_secrets(text) for text in _all_texts(msgspec.json.decode(line)))
+
+
+def _escaped(text: str) -> str:
+    """The text as it is in JSON."""
+    return msgspec.json.encode(text)[1:-1].decode()
+
+
+def _all_texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield name
+            yield from _all_texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _all_texts(inner)
+
+
+def _replaced(shown: Any, original: Any) -> Iterator[str]:
+    """What a view shows fingerprints for."""
+    if isinstance(original, str):
+        if isinstance(shown, str) and shown != original:
+            if DONE.fullmatch(shown):
+                yield original
+            yield from (original[found.start : found.end] for found in find_secrets(original))
+    elif isinstance(original, dict):
+        if isinstance(shown, dict):
+            for name, inner in original.items():
+                yield from _replaced(shown.get(name), inner)
+    elif isinstance(original, list) and isinstance(shown, list) and len(shown) == len(original):
+        for one, other in zip(shown, original, strict=True):
+            yield from _replaced(one, other)

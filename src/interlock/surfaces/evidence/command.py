@@ -1,0 +1,73 @@
+"""`interlock evidence`. The command tree refers to this module by name, and passes the output functions in click's context."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+import msgspec
+
+from interlock.engine.inspect.history import History
+from interlock.evidence.export import Exported
+from interlock.signing import DEFAULT_NAME, Signer
+from interlock.surfaces.evidence.archives import ENDING, export_run
+
+
+class Speaks(Protocol):
+    """What the command line passes in: how to print the answer."""
+
+    def emit(self, document: Any, text: Callable[[], Iterable[str]] | None = None) -> None:
+        """Print the answer: one document with `--json`, else lines."""
+
+
+@click.group()
+def evidence() -> None:
+    """Write what a run can show into an archive that anyone can verify."""
+
+
+@evidence.command("export")
+@click.argument("run_id", metavar="RUN")
+@click.option(
+    "--to",
+    "-o",
+    "target",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The file to write. [default: RUN.tar.gz]",
+)
+@click.option("--key", metavar="NAME", default=DEFAULT_NAME, show_default=True, help="Sign with this key.")
+@click.option("--unsigned", is_flag=True, help="Do not sign.")
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.pass_obj
+def export(out: Speaks, run_id: str, target: Path | None, key: str, *, unsigned: bool, force: bool) -> None:
+    """Write the archive of a run: its events, what was observed, and how far that goes. Secrets are replaced.
+
+    RUN is an id, any unambiguous beginning of one, or `last`.
+    """
+    with History.open(Path(), os.environ) as past:
+        found = past.find(run_id)
+        path = target or Path(found + ENDING)
+        signers = [] if unsigned else [Signer.named(past.place.state / "keys", key, past.disk)]
+        done = export_run(past, found, path, signers=signers, replace=force)
+    layers = msgspec.to_builtins(done.documents.health.layers)
+    document = {
+        "run_id": found,
+        "path": str(path),
+        "manifest_sha256": done.manifest_sha256,
+        "events": done.events,
+        "signed_by": done.signed_by,
+        "layers": {name: layer["state"] for name, layer in layers.items()},
+        "notes": list(done.documents.health.notes),
+    }
+    out.emit(document, lambda: _text(path, done))
+
+
+def _text(path: Path, done: Exported) -> Iterable[str]:
+    yield f"wrote {path}: {done.events} events, signed by {done.signed_by or 'nobody'}"
+    layers = msgspec.to_builtins(done.documents.health.layers)
+    yield "  " + ", ".join(f"{name} {layer['state']}" for name, layer in layers.items())
+    if done.documents.health.notes:
+        yield f"  notes: {', '.join(done.documents.health.notes)}"
