@@ -263,3 +263,58 @@ assert (message, len(fds)) == (attach.LISTENER, 1)
 def test_the_recorder_is_reached_although_the_user_has_many_descriptors_under_way():
     done = subprocess.run([sys.executable, "-c", MANY_UNDER_WAY], capture_output=True, timeout=20, check=False)
     assert done.returncode == 0, done.stderr.decode()
+
+
+@every
+def test_a_program_that_is_started_by_vfork_is_read_in_its_own_memory(bench):
+    """Until it executes, it has its parent's memory, in which other texts lie at the same addresses."""
+    script = (
+        "import os, sys\n"
+        "for number in range(20):\n"
+        "    os.close(os.open('parent%d' % number, os.O_CREAT | os.O_WRONLY))\n"
+        "    pid = os.posix_spawn('/bin/sh', ['sh', '-c', ': > child%d' % number], {})\n"
+        "    assert os.waitpid(pid, 0)[1] == 0\n"
+    )
+    done = python(bench, script)
+    assert done.outcome.report["exit_code"] == 0, done.outcome.stderr
+    made = [call.path.rpartition("/")[2] for call in done.calls if "create" in call.flags]
+    assert made == [f"{who}{number}" for number in range(20) for who in ("parent", "child")]
+
+
+@every
+def test_a_thread_that_executes_a_program_is_read_in_its_new_memory(bench):
+    script = (
+        "import os, threading\n"
+        "os.close(os.open('before', os.O_CREAT | os.O_WRONLY))\n"
+        "def work():\n"
+        "    os.close(os.open('thread', os.O_CREAT | os.O_WRONLY))\n"
+        "    os.execv('/bin/sh', ['sh', '-c', ': > after'])\n"
+        "threading.Thread(target=work).start()\n"
+        "threading.Event().wait()\n"
+    )
+    done = python(bench, script)
+    assert done.outcome.report["exit_code"] == 0
+    made = [call.path.rpartition("/")[2] for call in done.calls if "create" in call.flags]
+    assert made == ["before", "thread", "after"]
+
+
+@pytest.mark.parametrize("bench", ["none"], indirect=True)
+def test_a_directory_that_is_replaced_by_a_link_leads_elsewhere_at_once(bench):
+    """What is known of links holds until a call changes one on the way."""
+    script = (
+        "import os\n"
+        "os.makedirs('a/b'); os.mkdir('c')\n"
+        "for name in 'one', 'two': open('c/' + name, 'w').close()\n"
+        "open('a/b/one', 'w').close(); open('a/b/one').close()\n"
+        "os.rename('a/b', 'a/old'); os.symlink('../c', 'a/b'); open('a/b/two').close()\n"
+        "os.unlink('a/b'); os.rename('a/old', 'a/b'); open('a/b/one').close()\n"
+    )
+    done = python(bench, script)
+    assert done.outcome.report["exit_code"] == 0, done.outcome.stderr
+    top = str(bench.root)
+    read = [
+        (call.path, call.real)
+        for call in done.calls
+        if call.access == "read" and (call.path or "").startswith(f"{top}/a/")
+    ]
+    assert read == [(f"{top}/a/b/one", None), (f"{top}/a/b/two", f"{top}/c/two"), (f"{top}/a/b/one", None)]

@@ -15,7 +15,7 @@ _FIRST_BYTES: Final = 256
 _ARGUMENTS_MAX: Final = 64
 _WORD: Final = 8
 
-_read = ctypes.CDLL(None, use_errno=True).process_vm_readv
+_read = ctypes.PyDLL(None, use_errno=True).process_vm_readv  # without other threads there is no lock to let go of
 _read.restype = ctypes.c_ssize_t
 _read.argtypes = [
     ctypes.c_int,

@@ -44,7 +44,11 @@ _ANNOUNCEMENT_BYTES: Final = 256 * 1024
 _TICK_S: Final = 0.05
 _KNOWN_NS: Final = 500_000_000
 """How long what is known of links and processes holds: numbers of processes are used again, and others change files too."""
-_TASKS_MAX: Final = 4096
+_TASKS_MAX: Final = 256
+"""Each has a descriptor."""
+_SEEN_MAX: Final = 4096
+_FIRST_BYTES: Final = 256
+"""Most paths are shorter."""
 _ENDS_WAIT: Final = (6, 11)
 """Since this version of Linux a recorder that waits for a call is told of the end of all processes."""
 _NAMES: Final = {number: name for name, number in syscalls.NUMBER.items() if name in READERS}
@@ -71,6 +75,8 @@ class _Task(NamedTuple):
     pid: int
     parent: int
     head: str
+    memory: int
+    """A descriptor of its memory, or -1."""
 
 
 class Recorder:
@@ -152,15 +158,23 @@ class Recorder:
             self._forget(now_ns)
         try:
             task = self._tasks.get(tid) or self._task(tid)
-            path = str(read_text(tid, address), "utf-8", "surrogateescape")
+            try:
+                data = os.pread(task.memory, _FIRST_BYTES, address)
+            except (OSError, OverflowError):
+                data = b""
+            end = data.find(b"\0")
+            path = str(data[:end] if end >= 0 else read_text(tid, address), "utf-8", "surrogateescape")
             if path[:1] != "/":
                 path = places.join(tid, start, path)
             own = places.own(tid, path) if path[:5] in OWN_BEGINS else None
         except OSError as error:
             self._refuse(number, tid, name, error.errno or errno.EFAULT)
             return
-        if not self._let_go_on(number):
-            return
+        try:
+            fcntl.ioctl(self._listener, _SEND, _RESPONSE.pack(number, 0, 0, _CONTINUE))
+        except OSError:  # interrupted, or the process has been killed
+            if not self._let_go_on(number):
+                return
         follow, more = opened(flags, mode)
         real = places.real(path, follow=follow) if own is None else own
         shown = f',"path":{_text(path)},"real":{_text(real)}{more}' if real else f',"path":{_text(path)}{more}'
@@ -174,18 +188,21 @@ class Recorder:
         shown, stale = list[str](), False
         try:
             if name in EXECS:  # its parent may have ended by now
-                self._tasks.pop(tid, None)
+                self._forget_task(tid)
             task = self._tasks.get(tid) or self._task(tid)
             seen = READERS[name](self._places, tid, arguments)
             if name in CHANGES_LINKS:  # afterwards the path may lead elsewhere
                 shown = [self._shown(one) for one in seen]
                 stale = any(self._places.changes_links(one.path, one.to) for one in seen)
         except OSError as error:
-            announced = self._announced() if name in EXECS else None
+            announced = _announced(self._channel) if name in EXECS else None
             if announced is None:
                 self._refuse(number, tid, name, error.errno or errno.EFAULT)
                 return
             task, seen = self._tasks.get(tid) or _unknown(tid), (announced,)
+        if name in EXECS:  # it gets another memory; and a thread that executes becomes the first one of its process
+            self._forget_task(tid)
+            self._forget_task(task.pid)
         if not self._let_go_on(number):
             return
         if stale:
@@ -217,16 +234,6 @@ class Recorder:
             else:
                 return True
 
-    def _announced(self) -> Seen | None:
-        """The program that the supervisor is about to start: its child cannot be read until it is that program."""
-        try:
-            told = json.loads(self._channel.recv(_ANNOUNCEMENT_BYTES, socket.MSG_DONTWAIT))
-        except (OSError, ValueError):
-            return None
-        return Seen(
-            told["path"], True, told["real"], None, argv_members(map(os.fsencode, told["argv"]), cut=told["cut"])
-        )
-
     def _shown(self, seen: Seen) -> str:
         if seen.path is None:
             return seen.more
@@ -242,7 +249,7 @@ class Recorder:
         self.calls += 1
         pid = task.pid
         if pid not in self._seen or name in EXECS:
-            if len(self._seen) > _TASKS_MAX:
+            if len(self._seen) > _SEEN_MAX:
                 self._seen.clear()
             self._seen[pid] = None
             body = f'{task.head}"parent":{task.parent},"call":"{name}","grade":"{grade}"{more}'
@@ -292,21 +299,42 @@ class Recorder:
     def _task(self, tid: int) -> _Task:
         """The process of a thread, and its parent. Raises: OSError."""
         self._places.look_at(tid)
+        if len(self._tasks) >= _TASKS_MAX:
+            self._forget(time.monotonic_ns())
         with open(f"/proc/{tid}/status", "rb", buffering=0) as file:
             head = file.read(1024)
         pid = _number(head, b"\nTgid:")
-        known = self._tasks[tid] = _Task(pid, _number(head, b"\nPPid:"), f'"pid":{pid},"tid":{tid},')
+        try:
+            memory = os.open(f"/proc/{tid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            memory = -1
+        known = self._tasks[tid] = _Task(pid, _number(head, b"\nPPid:"), f'"pid":{pid},"tid":{tid},', memory)
         return known
 
     def _forget(self, now_ns: int) -> None:
         """What is known holds for a moment only."""
         self._tasks_until_ns = now_ns + _KNOWN_NS
-        self._tasks.clear()
+        for tid in list(self._tasks):
+            self._forget_task(tid)
         self._places.forget()
+
+    def _forget_task(self, tid: int) -> None:
+        task = self._tasks.pop(tid, None)
+        if task is not None and task.memory >= 0:
+            os.close(task.memory)
+
+
+def _announced(channel: socket.socket) -> Seen | None:
+    """The program that the supervisor is about to start: its child cannot be read until it is that program."""
+    try:
+        told = json.loads(channel.recv(_ANNOUNCEMENT_BYTES, socket.MSG_DONTWAIT))
+    except (OSError, ValueError):
+        return None
+    return Seen(told["path"], True, told["real"], None, argv_members(map(os.fsencode, told["argv"]), cut=told["cut"]))
 
 
 def _unknown(tid: int) -> _Task:
-    return _Task(tid, 0, f'"pid":{tid},"tid":{tid},')
+    return _Task(tid, 0, f'"pid":{tid},"tid":{tid},', -1)
 
 
 def _wakes_at_the_end() -> bool:
