@@ -27,6 +27,7 @@ NAMES = (
     "egress",
     "hooks",
     "gateway",
+    "capsules",
 )
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 
@@ -42,6 +43,7 @@ def rows_of(name: str, *, quick: bool) -> list[dict]:
             "egress": ["--quick"],
             "hooks": ["--quick"],
             "gateway": ["--quick"],
+            "capsules": ["--quick"],
             "isolation": ["--quick"],
             "layers": ["--quick"],
             "recorder": ["--quick"],

@@ -37,6 +37,12 @@ rows = files.transfer(measured, 1)
 assert len(measured.call("fs.search", pattern=files.NEEDLE)[1]["matches"]) == measured.found == 2
 measured.close()
 """,
+    "capsules": """
+import capsules
+capsules.CALLS = 3
+raw = capsules.Raw()
+rows = [{"work": raw.seconds()}, {"work": raw.ours()}]
+""",
     "workspace": """
 import workspace
 rows = [*workspace.open_question(root / "q", 1), *workspace.single(root / "s", 1)]

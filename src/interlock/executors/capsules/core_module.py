@@ -110,11 +110,13 @@ class CoreInstance:
         )
         self._begin()
         linker = wasmtime.Linker(engine)
-        if any(one.module == interfaces.WASI_CORE for one in module.imports):
+        imported = {one.module for one in module.imports}
+        if interfaces.WASI_CORE in imported:
             self.store.set_wasi(wasmtime.WasiConfig())
             linker.define_wasi()
         for name in allowed:
-            self._link(linker, name)
+            if interfaces.module_name(name) in imported:  # to link what is not used would take longer than a short call
+                self._link(linker, name)
         exports = run_guarded(lambda: linker.instantiate(self.store, module)).exports(self.store)
         self._exports = exports
         found = [exports.get(name) for name in EXPORTS]

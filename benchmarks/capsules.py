@@ -1,0 +1,248 @@
+"""Capsules beside raw `wasmtime` and `extism`: a fresh store and one call of a small module that gives back its arguments.
+
+    python benchmarks/capsules.py [--quick] [--json]
+
+All three have the module compiled before. `in the worker` is our code around wasmtime without the process between; `through the
+gate` is a whole call with rules, grants and journal, into a worker behind walls. `a loop is stopped` is the time after its
+budget. `two at once` compares calls of some milliseconds made by two callers with as many made one after the other. The component
+from Python is that of the examples, if it was built (`examples/capsules/build`).
+"""
+
+import asyncio
+import hashlib
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import wasmtime
+from measuring import ROOT, ROUNDS, Peer, alternate, options, scratch, show
+
+from interlock import Runtime
+from interlock.engine.trust import review, trust
+from interlock.executors.capsules.core_module import Answers, Bounds, CoreInstance
+from interlock.executors.capsules.worker import configuration
+from interlock.executors.mcp.lock import encode_lock
+from interlock.model.capsule import LockedCapsule
+
+CALLS = 300
+ARGUMENTS = b'{"a":1}'
+ECHO = """(module
+  (memory (export "memory") 1)
+  (global $top (mut i32) (i32.const 1024))
+  (func $alloc (export "interlock_alloc") (param $n i32) (result i32) (local $at i32)
+    (local.set $at (global.get $top)) (global.set $top (i32.add (global.get $top) (local.get $n))) (local.get $at))
+  (func (export "interlock_call") (param $name i32) (param $nl i32) (param $a i32) (param $al i32) (result i64)
+    (local $at i32) (local $n i64)
+    ;; `loop` for ever, `busy` for some milliseconds, else give the arguments back
+    (if (i32.eq (i32.load8_u (local.get $name)) (i32.const 108)) (then (loop (br 0))))
+    (if (i32.eq (i32.load8_u (local.get $name)) (i32.const 98)) (then
+      (loop (local.set $n (i64.add (local.get $n) (i64.const 1)))
+        (br_if 0 (i64.lt_u (local.get $n) (i64.const 20000000))))))
+    (local.set $at (call $alloc (i32.add (local.get $al) (i32.const 1))))
+    (memory.copy (i32.add (local.get $at) (i32.const 1)) (local.get $a) (local.get $al))
+    (i64.or (i64.shl (i64.extend_i32_u (local.get $at)) (i64.const 32))
+      (i64.extend_i32_u (i32.add (local.get $al) (i32.const 1))))))"""
+EXTISM = """(module
+  (import "extism:host/env" "input_offset" (func $at (result i64)))
+  (import "extism:host/env" "input_length" (func $n (result i64)))
+  (import "extism:host/env" "output_set" (func $out (param i64 i64)))
+  (memory (export "memory") 1)
+  (func (export "call") (result i32) (call $out (call $at) (call $n)) (i32.const 0)))"""
+MANIFEST = """
+[package]
+name = "{name}"
+version = "1.0.0"
+[component]
+file = "module.wasm"
+abi = "core"
+[limits]
+memory_mb = 4
+timeout_ms = {timeout_ms}
+"""
+TOOL = '[[tool]]\nname = "{tool}"\ndescription = "{tool}"\nread_only = true\ninput_schema = {{ type = "object" }}\n'
+
+
+class Raw:
+    """wasmtime as its users write it."""
+
+    def __init__(self) -> None:
+        self.engine = wasmtime.Engine(configuration("core", fuel=False))
+        self.module = wasmtime.Module(self.engine, ECHO)
+
+    def seconds(self) -> float:
+        begun = time.perf_counter()
+        for _ in range(CALLS):
+            store = wasmtime.Store(self.engine)
+            store.set_epoch_deadline(1)
+            exports = wasmtime.Linker(self.engine).instantiate(store, self.module).exports(store)
+            memory, alloc, call = exports["memory"], exports["interlock_alloc"], exports["interlock_call"]
+            name, at = alloc(store, 4), alloc(store, len(ARGUMENTS))
+            memory.write(store, b"echo", name)
+            memory.write(store, ARGUMENTS, at)
+            packed = call(store, name, 4, at, len(ARGUMENTS))
+            assert memory.read(store, (packed >> 32) + 1, (packed >> 32) + (packed & 0xFFFFFFFF)) == ARGUMENTS
+        return (time.perf_counter() - begun) / CALLS
+
+    def ours(self) -> float:
+        answers, bounds = Answers(None, {}), Bounds(4 << 20, None, 1 << 20)
+        begun = time.perf_counter()
+        for _ in range(CALLS):
+            found = CoreInstance(self.engine, self.module, ["log", "config", "clock"], answers, bounds)
+            assert found.call("echo", ARGUMENTS) == ARGUMENTS
+        return (time.perf_counter() - begun) / CALLS
+
+
+def extism(room: Path) -> Peer:
+    module = room / "extism.wasm"
+    module.write_bytes(wasmtime.wat2wasm(EXTISM))
+    peer = Peer("extism")
+    peer.ask(module=str(module))
+    return peer
+
+
+def project(room: Path) -> Runtime:
+    root = room / "project"
+    locked = {}
+    for name, timeout_ms in (("c", 20_000), ("short", 200)):
+        directory = root / name
+        directory.mkdir(parents=True)
+        text = MANIFEST.format(name=name, timeout_ms=timeout_ms)
+        text += "".join(TOOL.format(tool=tool) for tool in ("echo", "busy", "loop"))
+        (directory / "capsule.toml").write_text(text)
+        (directory / "module.wasm").write_bytes(wasmtime.wat2wasm(ECHO))
+        sums = [hashlib.sha256((directory / file).read_bytes()).hexdigest() for file in ("capsule.toml", "module.wasm")]
+        locked[name] = LockedCapsule(version="1.0.0", manifest=sums[0], component=sums[1])
+    (root / "interlock.lock").write_bytes(encode_lock({}, locked))
+    (root / "interlock.toml").write_text(
+        '[rules]\nallow = ["*"]\n[grants.agent]\ntools = ["*"]\nunscoped = ["*"]\n[journal]\ndurability = "batch"\n'
+        '[capsules.c]\npath = "c"\n[capsules.short]\npath = "short"\n'
+    )
+    os.environ["INTERLOCK_STATE_DIR"] = str(room / "state")
+    trust(review(root, os.environ), os.environ)
+    return Runtime.open(root / "interlock.toml")
+
+
+def stopped(runtime: Runtime) -> float:
+    """Seconds after its budget at which a loop has ended, while another capsule is called."""
+
+    async def run() -> float:
+        begun = time.perf_counter()
+        loop = asyncio.ensure_future(runtime.call("short/loop"))
+        while not loop.done():
+            assert (await runtime.call("c/echo", {"a": 1})).output == {"a": 1}
+        assert loop.result().reason == "timeout"
+        return time.perf_counter() - begun - 0.2
+
+    return asyncio.run(run())
+
+
+def two_at_once(runtime: Runtime, calls: int) -> float:
+    """How much faster two callers are than one, for calls of some milliseconds."""
+
+    async def run(callers: int) -> float:
+        async def some() -> None:
+            for _ in range(calls // callers):
+                assert (await runtime.call("c/busy", {"a": 1})).output == {"a": 1}
+
+        begun = time.perf_counter()
+        await asyncio.gather(*(some() for _ in range(callers)))
+        return time.perf_counter() - begun
+
+    asyncio.run(run(2))
+    return asyncio.run(run(1)) / asyncio.run(run(2))
+
+
+def right(runtime: Runtime, calls: int) -> int:
+    """Wrong results among so many calls of four callers."""
+    wrong = 0
+
+    async def some(caller: int) -> None:
+        nonlocal wrong
+        for number in range(calls // 4):
+            wrong += (await runtime.call("c/echo", {"c": caller, "n": number})).output != {"c": caller, "n": number}
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(some(caller) for caller in range(4)))
+
+    asyncio.run(all_of_them())
+    return wrong
+
+
+def loading(room: Path) -> list[dict]:
+    """Mapping the code of a component from Python."""
+    source = ROOT / "examples/capsules/courier/courier.wasm"
+    if not source.exists():
+        return []
+    engine = wasmtime.Engine(configuration("component", fuel=False))
+    code = room / "courier.cwasm"
+    code.write_bytes(wasmtime.component.Component(engine, source.read_bytes()).serialize())
+    samples = []
+    for _ in range(20):
+        begun = time.perf_counter()
+        wasmtime.component.Component.deserialize_file(engine, str(code))
+        samples.append(time.perf_counter() - begun)
+    return [row("load a component from Python, compiled", statistics.median(samples), to_reach="10 ms")]
+
+
+def row(work: str, seconds: float, other: str = "", its: float | None = None, to_reach: str = "") -> dict:
+    compared = {"compared with": other, "it": "" if its is None else shown(its)}
+    ratio = "" if its is None else f"{seconds / its:.2f}"
+    return {"work": work, "interlock": shown(seconds), **compared, "ratio": ratio, "to reach": to_reach}
+
+
+def shown(seconds: float) -> str:
+    return f"{seconds * 1e6:,.0f} us" if seconds < 0.01 else f"{seconds * 1e3:,.1f} ms"
+
+
+def main() -> None:
+    chosen = options(__doc__)
+    rounds, many = (3, 400) if chosen.quick else (ROUNDS, 100_000)
+    with scratch() as room:
+        raw, peer, runtime = Raw(), extism(room), project(room)
+        runtime.call_sync("c/echo", {"a": 1})
+        runtime.call_sync("short/echo", {"a": 1})
+
+        def gate() -> float:
+            begun = time.perf_counter()
+            for _ in range(50):
+                assert runtime.call_sync("c/echo", {"a": 1}).output == {"a": 1}
+            return (time.perf_counter() - begun) / 50
+
+        found = alternate(
+            {
+                "raw": raw.seconds,
+                "worker": raw.ours,
+                "extism": lambda: peer.ask(data=ARGUMENTS.decode(), calls=CALLS)["seconds"] / CALLS,
+                "gate": gate,
+            },
+            rounds,
+        )
+        rows = [
+            row("a fresh store and a call, in the worker", found["worker"], "wasmtime", found["raw"], "1.3 x"),
+            row("a fresh store and a call, in the worker", found["worker"], "extism", found["extism"], "less"),
+            row("a call through the gate", found["gate"], "extism", found["extism"]),
+            row(
+                "a loop is stopped after its budget",
+                statistics.median(stopped(runtime) for _ in range(rounds)),
+                to_reach="50 ms",
+            ),
+            *loading(room),
+        ]
+        plain = {"compared with": "", "it": "", "ratio": ""}
+        rows += [
+            {"work": "two at once", "interlock": f"{two_at_once(runtime, 40):.2f} x", **plain, "to reach": "1.7 x"},
+            {
+                "work": f"wrong results of {many:,} calls",
+                "interlock": str(right(runtime, many)),
+                **plain,
+                "to reach": "0",
+            },
+        ]
+        runtime.close()
+    show(rows, as_json=chosen.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
