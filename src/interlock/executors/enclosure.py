@@ -44,7 +44,7 @@ _ROOTS: Final = {"RUSTUP_HOME": ".rustup", "PYENV_ROOT": ".pyenv", "NVM_DIR": ".
 """Variables that tell a tool chain where it lies, since the home of a process is another one."""
 
 
-_UNRECORDED: Final = "absent(MCP servers and workers of capsules are not recorded)"
+_UNRECORDED: Final = "absent(programs that live on, MCP servers and workers of capsules are not recorded)"
 
 Enclose = Callable[[], "Enclosure"]
 """Gives the walls of a runtime; finds out what the machine allows when it is first asked. Raises: ConfigurationError."""
@@ -120,13 +120,13 @@ class Enclosure(msgspec.Struct, frozen=True):
         return posture_of(self.profile, self.offered, network, guarded=guarded, recorder=self.recorder)
 
     def posture_unrecorded(self, network: Network = "none") -> dict[str, str]:
-        """The posture of a process that has no recorder, because it serves several actions: an MCP server, a capsule's worker.
+        """The posture of a process that has no recorder: one that lives on, an MCP server, a capsule's worker.
 
         Raises: ToolError `isolation_failed` if `isolation.require` names `record`.
         """
         if "record" in self.require:
             raise ToolError(
-                "`isolation.require` names `record`, and this kind of process is not recorded: servers and workers of capsules",
+                "`isolation.require` names `record`, and programs that live on, MCP servers and workers of capsules are not",
                 code="isolation_failed",
                 retryable=False,
                 hint="nothing has run; use `shell` or `exec`, or take `record` out of `isolation.require`",

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -107,12 +108,17 @@ class Record:
         """Takes in from here on."""
         reader, self._writer = os.pipe()
         self._stream = _Stream(reader, lines)
+        before = signal.pthread_sigmask(
+            signal.SIG_BLOCK, signal.valid_signals()
+        )  # signals are for the caller's threads
         try:
             self._stream.start()
         except RuntimeError:
             os.close(reader)
             self.begun()
             raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     @property
     def descriptors(self) -> dict[str, int]:

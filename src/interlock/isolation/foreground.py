@@ -4,6 +4,9 @@ Unlike an action's program, the command keeps the terminal, the session and the 
 one, job control and the size of the window work, and what the terminal sends (Ctrl-C, Ctrl-Z) reaches it directly. A signal that
 another process sends is passed on, from this process to the first process of the namespaces, and from there to the command.
 
+If the command is to be recorded, its recorder is a child of this process, outside of the walls. Then what the command leaves
+behind is ended without walls too: a process without its recorder could not open a file any more.
+
 This process starts with a clean environment, raises the walls, reports on a pipe how the command ended, and ends with its
 starter.
 """
@@ -12,9 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from typing import Final, NoReturn
@@ -22,6 +27,8 @@ from typing import Final, NoReturn
 from interlock.isolation import root, syscalls, walls
 from interlock.isolation.launcher import Launcher
 from interlock.isolation.layer0 import DEFAULT_SIGNALS, RefusedError, execute, spawn_in_session
+from interlock.isolation.recorder.attach import Announce, record_this_process, spawn_recorded
+from interlock.isolation.recorder.watch import record
 from interlock.isolation.tree import reap, sweep
 from interlock.isolation.wire import Command, CommandEnd, read_memory_file
 
@@ -46,6 +53,8 @@ def main() -> None:
         return
     command: Command = json.loads(read_memory_file(request))
     os.close(request)
+    if command["recorder"] is not None:
+        os.set_inheritable(command["recorder"], False)
     try:
         run(command, report)
     except RefusedError as refused:
@@ -58,19 +67,47 @@ def run(command: Command, report: int) -> None:
     """Run a command to its end, and report. Raises: RefusedError, OSError if it was not started."""
     launcher = Launcher(command["launch"], os.getppid())
     around = command["walls"]
+    recorder, channel = 0, None
+    if command["recorder"] is not None:
+        recorder, channel = _fork_recorder(command["recorder"], "none" if around is None else around["profile"], report)
     if around is not None and around["profile"] == "ns":
-        _run_inside(command, launcher, report)
+        _run_inside(command, launcher, report, recorder, channel)
         return
-    if around is not None:
+    if around is not None or channel is not None:
         syscalls.become_subreaper()
+    if around is not None:
         launcher.readable = root.readable(launcher.shown)
-    _say(report, _attended(_fork_program(command, launcher), command, walled=around is not None))
+    pid = _fork_program(command, launcher, channel)
+    _say(report, _attended(pid, command, recorder, walled=around is not None or channel is not None))
 
 
-def attend(pid: int, timeout_ms: int | None = None) -> tuple[int, bool]:
+def _fork_recorder(out: int, profile: str, report: int) -> tuple[int, int]:
+    """Fork the recorder, which writes to `out`; returns its pid and the socket to it, which is 10 or higher. Raises: OSError."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                ours.close()
+                os.close(report)
+                record(theirs, out, profile)
+                code = 0
+            except BrokenPipeError:  # the runtime has gone
+                pass
+            except BaseException:  # noqa: BLE001 - a forked child must never return into its parent's code
+                sys.excepthook(*sys.exc_info())
+            finally:
+                os._exit(code)
+        os.close(out)
+        return pid, fcntl.fcntl(ours, fcntl.F_DUPFD_CLOEXEC, 10)
+
+
+def attend(pid: int, timeout_ms: int | None = None, recorder: int = 0) -> tuple[int, bool]:
     """Wait for a child, and pass on to it what other processes send here; returns its wait status.
 
-    After `timeout_ms` it is asked to end (TERM), and killed after a grace; then the second value is True.
+    If its `recorder` is killed, so is the child: nothing runs unseen. After `timeout_ms` the child is asked to end (TERM), and
+    killed after a grace; then the second value is True.
     """
     ends_at = float("inf") if timeout_ms is None else time.monotonic() + timeout_ms / 1000
     late = False
@@ -78,6 +115,8 @@ def attend(pid: int, timeout_ms: int | None = None) -> tuple[int, bool]:
         for ended, status in reap():
             if ended == pid:
                 return status, late
+            if ended == recorder and status:
+                _signal(pid, signal.SIGKILL)
         pause = min(ends_at - time.monotonic(), _PAUSE_MAX_S)
         found = signal.sigtimedwait({*PASSED_ON, signal.SIGCHLD}, max(0.0, pause))
         if found is not None and found.si_signo != signal.SIGCHLD and found.si_code != FROM_KERNEL:
@@ -92,13 +131,13 @@ def _signal(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
-def _attended(pid: int, command: Command, *, walled: bool) -> CommandEnd:
-    status, late = attend(pid, command["timeout_ms"])
-    killed = sweep(_SWEEP_S)[0] if walled else ()
+def _attended(pid: int, command: Command, recorder: int = 0, *, walled: bool) -> CommandEnd:
+    status, late = attend(pid, command["timeout_ms"], recorder)
+    killed = sweep(_SWEEP_S, spare={recorder})[0] if walled else ()
     return {"failure": None, "status": status, "strays": len(killed), "timed_out": late}
 
 
-def _run_inside(command: Command, launcher: Launcher, report: int) -> None:
+def _run_inside(command: Command, launcher: Launcher, report: int, recorder: int, channel: int | None) -> None:
     """Start the first process of new namespaces, which raises the walls around itself, starts the command and reports its end.
 
     Its own end takes all that is left along. If it is killed, nothing is reported, and how the command ended is not known.
@@ -113,15 +152,17 @@ def _run_inside(command: Command, launcher: Launcher, report: int) -> None:
     except OSError as error:
         raise RefusedError("namespaces", error.errno or errno.EAGAIN) from error
     if first == 0:
-        _be_first(command, launcher, report)
-    attend(first)
+        _be_first(command, launcher, report, channel)
+    if channel is not None:
+        os.close(channel)
+    attend(first, recorder=recorder)
 
 
-def _be_first(command: Command, launcher: Launcher, report: int) -> NoReturn:
+def _be_first(command: Command, launcher: Launcher, report: int, channel: int | None) -> NoReturn:
     """In the first process; never returns."""
     try:
         try:
-            end = _perform_inside(command, launcher)
+            end = _perform_inside(command, launcher, channel)
         except RefusedError as refused:
             end = _failed(refused)
         _say(report, end)
@@ -131,7 +172,7 @@ def _be_first(command: Command, launcher: Launcher, report: int) -> NoReturn:
         os._exit(0)
 
 
-def _perform_inside(command: Command, launcher: Launcher) -> CommandEnd:
+def _perform_inside(command: Command, launcher: Launcher, channel: int | None) -> CommandEnd:
     around, environment = command["walls"], command["environment"]
     assert around is not None
     walls.enter_namespaces(around, {})
@@ -149,18 +190,25 @@ def _perform_inside(command: Command, launcher: Launcher) -> CommandEnd:
     except OSError as error:
         raise RefusedError("walls", error.errno or errno.EINVAL) from error
     walls.confine_inside(around, launcher.shown, environment)
-    pid = spawn_in_session(command["argv"], environment, command["search"], mask=command["mask"])
+    argv, search, mask = command["argv"], command["search"], command["mask"]
+
+    def start(announce: Announce | None = None) -> int:
+        return spawn_in_session(argv, environment, search, mask=mask, announce=announce)
+
+    pid = start() if channel is None else spawn_recorded(channel, argv, start)
     return _attended(pid, command, walled=True)
 
 
-def _fork_program(command: Command, launcher: Launcher) -> int:
+def _fork_program(command: Command, launcher: Launcher, channel: int | None) -> int:
     """Fork the command, which raises its walls itself. Raises: RefusedError, OSError."""
     trouble, ours = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(trouble)
-        _become_program(command, launcher, ours)
+        _become_program(command, launcher, ours, channel)
     os.close(ours)
+    if channel is not None:
+        os.close(channel)
     with open(trouble, "rb") as file:
         said = file.read()  # end of file when exec closes the other end
     if said:
@@ -170,7 +218,7 @@ def _fork_program(command: Command, launcher: Launcher) -> int:
     return pid
 
 
-def _become_program(command: Command, launcher: Launcher, trouble: int) -> NoReturn:
+def _become_program(command: Command, launcher: Launcher, trouble: int, channel: int | None) -> NoReturn:
     around, environment = command["walls"], command["environment"]
     try:
         _enter(command["directory"])
@@ -178,6 +226,10 @@ def _become_program(command: Command, launcher: Launcher, trouble: int) -> NoRet
             syscalls.die_with_parent()
             walls.confine_alone(around, launcher.readable, environment)
         syscalls.close_on_exec(3)
+        if channel is not None:
+            if around is None:
+                syscalls.forbid_new_privileges()
+            record_this_process(channel)
         for number in DEFAULT_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, command["mask"])

@@ -154,13 +154,22 @@ def spawn(
     return _first_that_runs(argv, search, start)
 
 
-def spawn_in_session(argv: list[str], environment: dict[str, str], search: str, *, mask: Sequence[int]) -> int:
+def spawn_in_session(
+    argv: list[str],
+    environment: dict[str, str],
+    search: str,
+    *,
+    mask: Sequence[int],
+    announce: Callable[[str], None] | None = None,
+) -> int:
     """Start the program as a child in this session and process group, so that it has the terminal; returns its pid.
 
-    It inherits 0, 1, 2, and blocks the signals of `mask`. Raises: RefusedError.
+    It inherits 0, 1, 2, and blocks the signals of `mask`. `announce` as for `spawn`. Raises: RefusedError.
     """
 
     def start(path: str) -> int:
+        if announce is not None:
+            announce(path)
         return os.posix_spawn(path, argv, environment, setsigmask=mask, setsigdef=DEFAULT_SIGNALS)
 
     return _first_that_runs(argv, search, start)

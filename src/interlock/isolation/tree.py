@@ -51,8 +51,8 @@ def kill_children(*, spare: Collection[int] = ()) -> list[int]:
     return killed
 
 
-def sweep(patience_s: float) -> tuple[set[int], dict[int, int], bool]:
-    """Kill and collect all descendants.
+def sweep(patience_s: float, *, spare: Collection[int] = ()) -> tuple[set[int], dict[int, int], bool]:
+    """Kill and collect all descendants, but do not kill those in `spare`, which end by themselves when the others have.
 
     Returns which were killed, the wait status of each that ended, and whether some are left after `patience_s` seconds
     (of another user, or hanging in the kernel).
@@ -68,7 +68,7 @@ def sweep(patience_s: float) -> tuple[set[int], dict[int, int], bool]:
             return killed, ended, False
         if time.monotonic() > until:
             return killed, ended, True
-        killed.update(kill_children())
+        killed.update(kill_children(spare=spare))
         time.sleep(pause)
         pause = min(pause * 2, 0.01)
 

@@ -162,6 +162,8 @@ class Command(TypedDict):
     mask: list[int]
     """Signals that the program blocks: those that its starter had blocked."""
     timeout_ms: int | None
+    recorder: int | None
+    """The descriptor of the pipe that a recorder writes to, if the command is to be recorded."""
 
 
 class CommandEnd(TypedDict):

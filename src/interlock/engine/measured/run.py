@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,9 +22,13 @@ from interlock.engine.local.machine import boot_id, redaction_key
 from interlock.engine.measured.command import run_in_foreground
 from interlock.engine.measured.spec import RunSpec
 from interlock.engine.measured.walls import Enclosed, OwnNetwork, enclosed
+from interlock.engine.proposals.kernel_records import event_of
 from interlock.engine.record.recorder import Recorder
-from interlock.isolation.wire import Command, CommandEnd, Failure, Profile
+from interlock.executors.recording import Record, Summary
+from interlock.isolation.posture import Recorder as Kind
+from interlock.isolation.wire import RECORD, Command, CommandEnd, Failure, Profile
 from interlock.journal import JournalWriter, sign_head
+from interlock.journal.kernel_layer import KernelLayer
 from interlock.model.canonical import digest
 from interlock.model.clock import Clock
 from interlock.model.errors import InterlockError, StoreError, UsageError
@@ -40,6 +45,8 @@ from interlock.model.events import (
 from interlock.model.grant import OPERATOR
 from interlock.signing import Signer
 
+COMMAND: Final = "command"
+"""What the command is called where records name an action. It belongs to no proposal."""
 SOURCE: Final = "exec"
 """The source of measured runs in the list of runs."""
 _LITERAL_CHARS_MIN: Final = 6
@@ -53,6 +60,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     clean: bool = False
     """Only the base environment, and an empty HOME behind walls."""
     timeout_ms: int | None = None
+    recorder: Kind = "none"
+    """What records the system calls of its processes."""
 
 
 class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +81,10 @@ class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
     """True if how the command ended is not known."""
     profile: str = "none"
     posture: dict[str, str] = {}
+    recorded_calls: int | None = None
+    """Calls that its recorder saw; null without one."""
+    record_whole: bool = True
+    """False if calls were left out of the record, or its recorder was killed."""
 
 
 def measure_command(
@@ -101,6 +114,7 @@ def measure_command(
         profile=options.profile,
         network=options.network,
         clean=options.clean,
+        recorder=options.recorder,
         warn=warn,
     ) as around:
         run = _MeasuredRun(past, spec, clock)
@@ -123,6 +137,7 @@ def _command_of(spec: RunSpec, options: Options, around: Enclosed, directory: Pa
         "home": around.home,
         "mask": [],
         "timeout_ms": options.timeout_ms,
+        "recorder": None,
     }
 
 
@@ -132,6 +147,7 @@ class _MeasuredRun:
     def __init__(self, past: History, spec: RunSpec, clock: Clock) -> None:
         """Begin its journal. Raises: UsageError `run_exists`, StoreError."""
         self._past, self._spec, self._clock = past, spec, clock
+        self._layer: KernelLayer | None = None
         place, disk = past.place, past.disk
         self._directory = place.runs / spec.run_id
         self._redactor = Redactor(redaction_key(place.state, disk))
@@ -167,17 +183,41 @@ class _MeasuredRun:
         )  # fmt: skip
         self._record(started)
         start = self._clock.mono_ns()
+        record = None if options.recorder == "none" else self._open_record()
         end: CommandEnd | None
         try:
+            if record is not None:
+                command = {**command, "recorder": record.descriptors[RECORD]}
             end = run_in_foreground(command, take_signals=take_signals)
         except OSError as error:
             failure: Failure = {"step": "fork", "errno": error.errno or errno.EAGAIN}
             end = {"failure": failure, "status": 0, "strays": 0, "timed_out": False}
+        finally:
+            summary = None if record is None else record.finish()
         elapsed_ms = (self._clock.mono_ns() - start) // 1_000_000
         result = _result(self._spec.run_id, end, elapsed_ms, around)
+        if record is not None:
+            result = self._close_record(record, summary, result)
         self._record(_event_of(result, 0 if end is None else end["strays"]))
         self._finish("succeeded" if result.success else "failed")
         return result
+
+    def _open_record(self) -> Record:
+        self._layer = KernelLayer(self._directory, self._past.disk, self._redactor)
+        return Record(self._layer.writer("rec_" + secrets.token_hex(8), "", COMMAND, 1))
+
+    def _close_record(self, record: Record, summary: Summary | None, result: CommandResult) -> CommandResult:
+        """Put the record's digest into the journal. Raises: StoreError."""
+        assert self._layer is not None
+        record.check()
+        self._layer.sync()
+        self._layer.close()
+        if summary is None:  # no recorder was started, and so no command
+            return result
+        event = event_of(summary)
+        self._record(event)
+        whole = not (event.dropped or event.lost)
+        return msgspec.structs.replace(result, recorded_calls=event.calls, record_whole=whole)
 
     def close(self) -> None:
         """Let go of the journal; an error that is being raised is not replaced."""

@@ -13,7 +13,7 @@ from interlock.disk import Disk
 from interlock.engine.local.location import Place
 from interlock.engine.local.walls import enclosure_for, offered_walls
 from interlock.executors.environment import child_environment
-from interlock.isolation.posture import posture_of
+from interlock.isolation.posture import FIXES, Recorder, posture_of
 from interlock.isolation.wire import Bind, Launch, Profile, Walls
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.settings.load import gather
@@ -47,11 +47,13 @@ def enclosed(
     profile: Profile,
     network: OwnNetwork,
     clean: bool,
+    recorder: Recorder,
     warn: Callable[[str], None],
 ) -> Iterator[Enclosed]:
     """The walls for a command that starts in `directory` with `env` and, besides, `given`.
 
-    Raises: ConfigurationError `isolation_unavailable` if the machine has none of them; UsageError if `directory` is not visible
+    Raises: ConfigurationError `isolation_unavailable` if the machine has none of them, or no recorder where one is wanted;
+    UsageError if `directory` is not visible
     behind them; StoreError.
     """
     environment = {name: value for name, value in env.items() if name not in _NOT_HANDED_ON}
@@ -59,7 +61,11 @@ def enclosed(
         environment = {**child_environment(env), "TERM": env.get("TERM", "dumb"), "HOME": env.get("HOME", "/")}
     disk = Disk()
     if profile == "none":
-        posture = _own(posture_of("none", {})) | dict.fromkeys(("no_new_privs", "tree"), _UNLIMITED)
+        offered = {} if recorder == "none" else offered_walls(place.state, disk)
+        posture = _own(posture_of("none", offered, recorder=recorder))
+        if recorder == "none":
+            posture |= dict.fromkeys(("no_new_privs", "tree"), _UNLIMITED)
+        _check_recorder(recorder, posture)
         yield Enclosed("none", None, {"namespaces": False, "shown": []}, {**environment, **given}, False, posture)
         return
     offered = offered_walls(place.state, disk)
@@ -82,11 +88,21 @@ def enclosed(
         assert spec is not None
         _check_visible(directory, place.root, home, made.shown)
         launch: Launch = {**made.launch(), "groups": False, "machine_network": network == "machine"}
-        posture = _own(posture_of(made.profile, offered, network))
+        posture = _own(posture_of(made.profile, offered, network, recorder=recorder))
+        _check_recorder(recorder, posture)
         if made.profile == "ns" and clean:
             environment |= made.variables
         yield Enclosed(
             made.profile, spec.wire(), launch, {**environment, **given}, made.profile == "ns" and clean, posture
+        )
+
+
+def _check_recorder(recorder: Recorder, posture: Mapping[str, str]) -> None:
+    if recorder != "none" and not posture["record"].startswith("active"):
+        raise ConfigurationError(
+            f"this machine allows no recorder: {posture['record']}",
+            code="isolation_unavailable",
+            hint=f"{FIXES['record']}; without `--recorder` the command runs unrecorded",
         )
 
 

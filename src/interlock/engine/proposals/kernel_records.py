@@ -31,8 +31,19 @@ def open_lines(ctx: Context) -> Lines | None:
 def record_summary(ctx: Context, summary: Summary) -> None:
     """Say in the journal what a recorder wrote, with the digest that its lines must have."""
     assert isinstance(ctx, ActionContext)
+    event = event_of(summary)
+    layer = ctx.run.files.kernel
+    if layer is not None:
+        layer.sync()
+    if ctx.run.recorder is not None:
+        with contextlib.suppress(StoreError):  # the journal has failed: the run reports that itself
+            ctx.run.recorder.record(event, ctx.proposal_id, ctx.action_id, 9)
+
+
+def event_of(summary: Summary) -> ActionRecorded:
+    """What the journal says of a recorder that has ended."""
     lines = cast("KernelWriter", summary.lines)
-    event = ActionRecorded(
+    return ActionRecorded(
         recorder=lines.recorder,
         calls=lines.calls,
         dropped=lines.dropped,
@@ -41,9 +52,3 @@ def record_summary(ctx: Context, summary: Summary) -> None:
         lines=lines.lines,
         digest=lines.digest,
     )
-    layer = ctx.run.files.kernel
-    if layer is not None:
-        layer.sync()
-    if ctx.run.recorder is not None:
-        with contextlib.suppress(StoreError):  # the journal has failed: the run reports that itself
-            ctx.run.recorder.record(event, ctx.proposal_id, ctx.action_id, 9)

@@ -60,6 +60,13 @@ _HELP: Final = "`interlock exec --help` shows how it is used"
     show_default=True,
     help="Behind walls: no network, or this machine's.",
 )
+@click.option(
+    "--recorder",
+    type=click.Choice(["none", "notify"]),
+    default="none",
+    show_default=True,
+    help="Record, from the kernel, the files, programs and hosts that it touches; `interlock runs show` lists them.",
+)
 @click.option("--timeout", metavar="DURATION", help="End the command after this long, such as 10m. [default: never]")
 @click.option("--json-to", "json_to", type=click.Path(path_type=Path), help="Write the result, or the error, here.")
 @click.pass_obj
@@ -74,6 +81,7 @@ def exec_command(
     clean: bool,
     profile: str,
     network: str,
+    recorder: str,
     timeout: str | None,
     json_to: Path | None,
 ) -> int:
@@ -92,7 +100,13 @@ def exec_command(
         if out.json:
             raise UsageError("standard output is the command's own", hint="use `--json-to FILE` instead of `--json`")
         spec = _spec(command, spec_file, {"run_id": run_id, "platform": platform, "agent_shim": shim}, env)
-        options = Options(profile=profile, network=network, clean=clean, timeout_ms=_timeout(timeout))  # type: ignore[arg-type]
+        options = Options(
+            profile=profile,  # type: ignore[arg-type] # one of the choices
+            network=network,  # type: ignore[arg-type]
+            recorder=recorder,  # type: ignore[arg-type]
+            clean=clean,
+            timeout_ms=_timeout(timeout),
+        )
         with history() as past:
             result = measure_command(
                 past, spec, options, directory=Path.cwd(), env=os.environ, take_signals=True, warn=out.warn
@@ -188,4 +202,8 @@ def _end_line(result: CommandResult) -> str:
     else:
         how = "no end is known" if result.lost else "not started"
     late = ", at its time-out" if result.timed_out else ""
-    return f"run {clean(result.run_id)}: {how}{late}, {result.window_elapsed_ms} ms; no observer recorded its effects"
+    recorded = "no observer recorded its effects"
+    if result.recorded_calls is not None:
+        part = "" if result.record_whole else ", and the record is not whole"
+        recorded = f"{result.recorded_calls} calls recorded{part}: `interlock runs show {clean(result.run_id)}`"
+    return f"run {clean(result.run_id)}: {how}{late}, {result.window_elapsed_ms} ms; {recorded}"

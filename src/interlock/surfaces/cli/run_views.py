@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from interlock.engine.inspect.shown_run import ShownProposal
     from interlock.engine.inspect.touched import Touched
 
+_COMMAND: Final = ("", "command")
+"""Proposal and action that the records of a measured run name."""
 _FIRST_WIDTH: Final = 24
 """Columns that the first action of a run has at least."""
 _FIRST_CHARS: Final = 200
@@ -161,15 +163,22 @@ class ShownRun:
     def as_object(self, proposals: Iterator[Chosen]) -> LongObject:
         """As one JSON object, the run's own fields first."""
         return LongObject(
-            msgspec.to_builtins(self._run), "proposals", (one.as_object() for one in proposals),
-            lambda: {} if self.problem is None else {"problem": self.problem.as_dict()},
+            msgspec.to_builtins(self._run), "proposals", (one.as_object() for one in proposals), self._tail
         )  # fmt: skip
+
+    def _tail(self) -> dict[str, Any]:
+        command = self._touched.get(_COMMAND)
+        touched = {} if command is None else {"touched": msgspec.to_builtins(command)}
+        return touched | ({} if self.problem is None else {"problem": self.problem.as_dict()})
 
     def text(self, out: Output, proposals: Iterator[Chosen]) -> Iterator[str]:
         """As lines for people."""
         yield from self._head_lines(out)
         for one in proposals:
             yield from self._lines(out, one)
+        command = self._touched.get(_COMMAND)
+        if command is not None:
+            yield from touched_lines.full_lists(out, command, self._past.place.root)
         yield from self.tail_lines(out)
 
     def _head_lines(self, out: Output) -> Iterator[str]:
