@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from interlock.engine.facets.runs import Runs
     from interlock.engine.facets.state import State
     from interlock.engine.govern import DeniedError, govern
+    from interlock.engine.measured.spec import RunSpec
     from interlock.engine.people.approvals import Approvals
     from interlock.engine.people.grant_tokens import attenuate_token
     from interlock.engine.runs.recover import Unfinished
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from interlock.model.result import ActionResult, CallResult, Cost, NotUndone, ProposalResult, format_result
     from interlock.model.tool import Binding, Context, Tool, ToolExecutor
     from interlock.model.waiting import Waiting
+    from interlock.surfaces.evidence.measure import RunOutcome, measure, skeleton_archive
     from interlock.telemetry.metrics import MetricPoint, Metrics
     from interlock.telemetry.spans import SpanRecord, Spans
 
@@ -96,6 +98,8 @@ _HOMES = {
     "Request": "model.decision",
     "Restriction": "model.grant",
     "Run": "engine.runs.run",
+    "RunOutcome": "surfaces.evidence.measure",
+    "RunSpec": "engine.measured.spec",
     "Runs": "engine.facets.runs",
     "Runtime": "engine.runtime",
     "Secret": "executors.signature",
@@ -112,6 +116,8 @@ _HOMES = {
     "attenuate_token": "engine.people.grant_tokens",
     "format_result": "model.result",
     "govern": "engine.govern",
+    "measure": "surfaces.evidence.measure",
+    "skeleton_archive": "surfaces.evidence.measure",
     "tool": "executors.python",
 }
 
@@ -153,6 +159,8 @@ __all__ = [
     "Request",
     "Restriction",
     "Run",
+    "RunOutcome",
+    "RunSpec",
     "Runs",
     "Runtime",
     "Secret",
@@ -170,6 +178,8 @@ __all__ = [
     "attenuate_token",
     "format_result",
     "govern",
+    "measure",
+    "skeleton_archive",
     "tool",
 ]
 

@@ -46,10 +46,8 @@ def write_file(
 ) -> Exported:
     """Write an archive to a file, as a whole or not at all. Raises as `export_run`."""
     target = Path(os.path.abspath(target))  # noqa: PTH100 - a link stays one
-    if not replace and os.path.lexists(target):
-        raise UsageError(
-            f"`{target.name}` exists already", code="file_exists", path=str(target), hint="`--force` replaces it"
-        )
+    if not replace:
+        refuse_existing(target)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     fd = disk.open_append(temporary)
     try:
@@ -67,6 +65,17 @@ def write_file(
         raise
     disk.sync_directory(target.parent)
     return done
+
+
+def refuse_existing(target: Path) -> None:
+    """Raises: UsageError `file_exists`."""
+    if os.path.lexists(target):
+        raise UsageError(
+            f"`{target.name}` exists already",
+            code="file_exists",
+            path=str(target),
+            hint="use another name; `--force` (in Python `replace=True`) replaces it",
+        )
 
 
 def source_of(directory: Path) -> Source:

@@ -1,0 +1,129 @@
+"""Measured runs from Python: run a command on record, and get the archive of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from interlock.engine.inspect.history import History
+from interlock.engine.local.machine import redaction_key
+from interlock.engine.measured.run import Options, measure_command, problem_of
+from interlock.engine.measured.spec import RunSpec
+from interlock.evidence.export import Exported, Source
+from interlock.evidence.redaction import Redaction
+from interlock.model.errors import ConfigurationError
+from interlock.signing import DEFAULT_NAME, Signer
+from interlock.surfaces.evidence.archives import ENDING, export_run, refuse_existing, write_file
+
+
+class RunOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """How a measured run ended, and where its archive is."""
+
+    run_id: str
+    exit_code: int | None
+    """Null, as `signal` is, if the command was not started or its end is not known; `error` then says why."""
+    signal: int | None
+    success: bool
+    window_elapsed_ms: int
+    timed_out: bool
+    health: dict[str, str]
+    """State of each layer: `complete`, `partial`, `absent`; of the sdk layer at best `self_reported`."""
+    notes: tuple[str, ...]
+    """Codes of what was not observed."""
+    archive: Path
+    error: dict[str, str] | None = None
+
+
+def measure(
+    spec: RunSpec,
+    *,
+    archive: str | Path | None = None,
+    workspace: str | Path | None = None,
+    profile: Literal["ns", "nons", "none"] = "ns",
+    network: Literal["none", "machine"] = "none",
+    env: Mapping[str, str] | None = None,
+    timeout_ms: int | None = None,
+    key: str = DEFAULT_NAME,
+    replace: bool = False,
+) -> RunOutcome:
+    """Run a command of yours as a measured run, with this process's standard streams, and write its archive.
+
+    `archive` is the file (default: `RUN_ID.tar.gz` in `workspace`), `workspace` the project and the directory it runs in
+    (default: here), `env` what it inherits (default: this process's environment). A command that cannot be started is an
+    outcome, with an archive. Blocks until its end.
+
+    Raises: UsageError as `RunSpec.validate`, `file_exists` (nothing has run then); ConfigurationError (`isolation_unavailable`,
+    `not_available` for an agent shim); StoreError; IntegrityError.
+    """
+    directory = Path(workspace or ".").absolute()
+    _refuse_shim(spec)
+    with History.open(directory, os.environ) as past:
+        spec.validate(past.index.ids())
+        target = directory / f"{spec.run_id}{ENDING}" if archive is None else Path(archive)
+        signer = Signer.named(past.place.state / "keys", key, past.disk)
+        if not replace:
+            refuse_existing(target)
+        options = Options(profile=profile, network=network, timeout_ms=timeout_ms)
+        result = measure_command(past, spec, options, directory=directory, env=os.environ if env is None else env)
+        done = export_run(past, spec.run_id, target, signers=[signer], replace=replace)
+    problem = problem_of(result)
+    return RunOutcome(
+        run_id=result.run_id,
+        exit_code=result.exit_code,
+        signal=result.signal,
+        success=result.success,
+        window_elapsed_ms=result.window_elapsed_ms,
+        timed_out=result.timed_out,
+        health=layer_states(done),
+        notes=done.documents.health.notes,
+        archive=target,
+        error=None if problem is None else problem.as_dict(),
+    )
+
+
+def skeleton_archive(
+    spec: RunSpec,
+    archive: str | Path,
+    *,
+    workspace: str | Path | None = None,
+    key: str = DEFAULT_NAME,
+    replace: bool = False,
+) -> Path:
+    """Write the archive that a run of `spec` would leave if nothing of it were observed; nothing is run, and no run is on record.
+
+    All members are there; health says `not_run`. Raises: UsageError as `measure`; StoreError; IntegrityError.
+    """
+    with History.open(Path(workspace or "."), os.environ) as past:
+        spec.validate(past.index.ids())
+        target = Path(archive)
+        source = Source(
+            run_id=spec.run_id,
+            batches=list,
+            kernel=list,
+            sdk=list,
+            platform=spec.platform,
+            agent_shim=spec.agent_shim,
+        )
+        redaction = Redaction(redaction_key(past.place.state, past.disk))
+        signer = Signer.named(past.place.state / "keys", key, past.disk)
+        write_file(source, redaction, target, signers=[signer], disk=past.disk, replace=replace)
+    return target
+
+
+def layer_states(done: Exported) -> dict[str, str]:
+    """The state of each layer of an archive."""
+    return {name: layer["state"] for name, layer in msgspec.to_builtins(done.documents.health.layers).items()}
+
+
+def _refuse_shim(spec: RunSpec) -> None:
+    if spec.agent_shim not in ("none", ""):
+        spec.validate()
+        raise ConfigurationError(
+            f"this version does not install the agent shim `{spec.agent_shim}`",
+            code="not_available",
+            hint='`with_agent_shim("none")`: the run is then recorded without what the agent\'s SDK reports',
+        )
