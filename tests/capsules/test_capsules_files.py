@@ -129,12 +129,14 @@ def test_a_policy_about_file_tools_counts_and_none_has_to_permit_a_file(files):
     policy = files.root / "p.cedar"
     policy.write_text(
         "permit(principal, action, resource);\n"
+        'forbid(principal, action == Action::"fs.delete", resource);\n'
         'forbid(principal, action == Action::"fs.write", resource) when { context.params.path like "data/sub/*" };\n'
     )
     files.configure('[policy]\nfiles = ["p.cedar"]\n')
     runtime = files.open()
     assert call(runtime, "fs_write", {"p": "data/b.json", "d": "1"}).ok
     assert refusal(runtime, "fs_write", {"p": "data/sub/b.json", "d": "1"}) == "policy_denied"
+    assert refusal(runtime, "fs_delete", {"p": "data/b.json"}) == "policy_denied"
 
 
 def test_a_flood_of_changes_ends_at_a_limit(files, monkeypatch):

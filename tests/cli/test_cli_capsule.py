@@ -46,6 +46,7 @@ def test_a_capsule_in_wat_from_nothing_to_a_call(cli):
     make(cli)
     code, found = cli("capsule", "list")
     assert (code, found["capsules"][0]["tools"], found["capsules"][0].get("problem")) == (0, ["hello/greet"], None)
+    assert cli("capsule", "connectors") == (0, {"connectors": []})
     code, result = cli("capsule", "run", "hello", "greet", '{"name": "x"}')
     assert (code, result["output"]) == (0, {"hello": {"name": "x"}})
     code, result = cli("call", "hello/greet", "{}")

@@ -1,14 +1,14 @@
 """What the host functions of a capsule's call may reach: what the caller may, as far as the manifest declares it.
 
 A capsule's tool has no parameter that is marked as a path or a host, so nothing of this was judged in step 3. The caller's grant
-for that tool gives the paths and hosts; no policy has to permit a file by itself, but one that objects to `fs.read` or
-`fs.write` of it counts.
+for that tool gives the paths and hosts; no policy has to permit a file by itself, but one that objects to `fs.read`,
+`fs.list`, `fs.write` or `fs.delete` of it counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from interlock.engine.capsules.inner_call import call_within
 from interlock.engine.judges.judges import Call
@@ -18,7 +18,7 @@ from interlock.engine.proposals.scoped_workspace import ScopedWorkspace
 from interlock.engine.proposals.tool_context import ActionContext
 from interlock.engine.proposals.traffic import policy_of, record_traffic
 from interlock.engine.services import Services
-from interlock.executors.capsules.rights import Access
+from interlock.executors.capsules.rights import FILE_TOOLS, Access, FileTool
 from interlock.isolation.egress.client import Policy, Traffic
 from interlock.isolation.egress.wire import Record
 from interlock.model.decision import Refusal
@@ -29,8 +29,6 @@ from interlock.model.proposal import Action
 from interlock.model.tool import Context
 from interlock.workspace import Workspace
 from interlock.workspace.names import Rel, to_json
-
-_TOOLS: Final = {"read": "fs.read", "write": "fs.write"}
 
 
 async def handle_message(
@@ -51,10 +49,10 @@ class CallerRights:
     """`interlock.executors.capsules.rights.Rights`, by the judges in force."""
 
     def for_files(
-        self, ctx: Context, access: Access, declared: Callable[[str], bool], stopped: Callable[[], bool]
+        self, ctx: Context, tool: FileTool, declared: Callable[[str], bool], stopped: Callable[[], bool]
     ) -> Context:
         """See `Rights`."""
-        return cast("Context", _FileContext(_own(ctx), access, declared, stopped))
+        return cast("Context", _FileContext(_own(ctx), tool, declared, stopped))
 
     def network(self, ctx: Context) -> Policy:
         """See `Rights`."""
@@ -100,10 +98,11 @@ class _FileContext:
     """The context of an attempt for one kind of access to files."""
 
     def __init__(
-        self, ctx: ActionContext, access: Access, declared: Callable[[str], bool], stopped: Callable[[], bool]
+        self, ctx: ActionContext, tool: FileTool, declared: Callable[[str], bool], stopped: Callable[[], bool]
     ) -> None:
         self._ctx = ctx
-        self._access = access
+        self._tool = tool
+        self._access = FILE_TOOLS[tool]
         self._declared = declared
         self._stopped = stopped
 
@@ -129,7 +128,7 @@ class _FileContext:
         refusal = ctx.reach.path(path, field, self._access)
         if refusal is not None:
             raise _denied("path_denied", "no grant of the agent allows this path to the capsule's tool")
-        refusal = _objection(ctx, _TOOLS[self._access], path)
+        refusal = _objection(ctx, self._tool, path)
         if refusal is not None:
             raise _denied(refusal.reason, refusal.detail)
 

@@ -13,7 +13,7 @@ import stat
 from typing import Final
 
 from interlock.executors import file_changes
-from interlock.executors.capsules.rights import Access, Rights
+from interlock.executors.capsules.rights import FILE_TOOLS, Access, FileTool, Rights
 from interlock.executors.file_reads import need_file_name
 from interlock.model.capsule import Capabilities
 from interlock.model.errors import ToolError
@@ -45,7 +45,7 @@ class Files:
 
     def read(self, path: str) -> bytes:
         """The content of a file. Raises: ToolError."""
-        workspace: Workspace = self._context("read").workspace
+        workspace: Workspace = self._context("fs.read").workspace
         need_file_name(path)
         fd = workspace.open_file(workspace.locate(path))
         try:
@@ -65,7 +65,7 @@ class Files:
 
     def list_(self, path: str) -> bytes:
         """The names in a directory that the capsule may read, as a JSON list. Raises: ToolError."""
-        workspace: Workspace = self._context("read").workspace
+        workspace: Workspace = self._context("fs.list").workspace
         # The names are judged, not the directory: a glob such as `data/*.csv` does not match `data`.
         base = Workspace.resolve(workspace, workspace.parse(path or "."))
         names: list[str] = []
@@ -86,22 +86,23 @@ class Files:
         """Make or replace a file. Raises: ToolError."""
         if len(data) > FILE_BYTES_MAX:
             raise _too_large()
-        ctx = self._changing()
+        ctx = self._changing("fs.write")
         content = base64.b64encode(data).decode()
         file_changes.write({"path": path, "content": content, "encoding": "base64"}, ctx)
 
     def delete(self, path: str) -> None:
         """Remove a file or an empty directory. Raises: ToolError."""
-        file_changes.delete({"path": path}, self._changing())
+        file_changes.delete({"path": path}, self._changing("fs.delete"))
 
-    def _changing(self) -> Context:
+    def _changing(self, tool: FileTool) -> Context:
         self._changes += 1
         if self._changes > CHANGES_MAX:
             raise ToolError(f"a call changes at most {CHANGES_MAX} files", code="limit_exceeded", retryable=False)
-        return self._context("write")
+        return self._context(tool)
 
-    def _context(self, access: Access) -> Context:
-        ctx = self._rights.for_files(self._ctx, access, lambda path: self._declares(access, path), lambda: self.stopped)
+    def _context(self, tool: FileTool) -> Context:
+        access = FILE_TOOLS[tool]
+        ctx = self._rights.for_files(self._ctx, tool, lambda path: self._declares(access, path), lambda: self.stopped)
         if ctx.workspace is None:
             raise ToolError("there is no workspace here", code="not_found", retryable=False)
         return ctx

@@ -127,6 +127,8 @@ class Loader:
             raise refused(name, problem, "an import of a capsule must be declared; nothing of it has run")
         config = self._config(name, manifest)
         with self._lock:
+            if name in self._unloaded:  # meanwhile
+                raise refused(name, "it was unloaded", "`runtime.capsules.load` loads it again")
             found = self._loaded.get(name)
             same = found is not None and found.identity == component.identity  # of a call beside this one
             instance = found.instance if found is not None and same else self._new_instance()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from interlock.isolation.egress.client import Policy
 from interlock.isolation.egress.wire import Record
@@ -11,16 +11,22 @@ from interlock.model.hosts import Endpoint
 from interlock.model.tool import Context
 
 Access = Literal["read", "write"]
+FileTool = Literal["fs.read", "fs.list", "fs.write", "fs.delete"]
+FILE_TOOLS: Final[dict[FileTool, Access]] = {
+    "fs.read": "read", "fs.list": "read", "fs.write": "write", "fs.delete": "write",
+}  # fmt: skip
+"""The built-in tools that do what a host function does, and what for they reach a path."""
 
 
 class Rights(Protocol):
     """The rights of the caller, for whatever a capsule wants beyond its own memory. Its manifest can only narrow them."""
 
     def for_files(
-        self, ctx: Context, access: Access, declared: Callable[[str], bool], stopped: Callable[[], bool]
+        self, ctx: Context, tool: FileTool, declared: Callable[[str], bool], stopped: Callable[[], bool]
     ) -> Context:
         """A context whose workspace is the proposal's, in which every path is judged: it must be `declared` by the manifest,
-        within the caller's grants, and no policy may object to `fs.read` or `fs.write` of it. It is cancelled once `stopped`.
+        within the caller's grants, and no policy may object to a call of the built-in `tool` with it. It is cancelled once
+        `stopped`.
         """
         ...
 

@@ -116,6 +116,16 @@ def list_command(out: Output) -> int:
     return int(any(one.problem for one in found))
 
 
+@capsule.command("connectors")
+@click.pass_obj
+def connectors(out: Output) -> None:
+    """List the uplinks that capsules declare. Those that a capsule registers while it runs are known to its own program."""
+    with runtime(out) as opened:
+        found = opened.capsules.connectors
+    rows = [(f"{one.capsule}/{one.name}", clean(one.platform), clean(one.profile)) for one in found]
+    out.emit({"connectors": found}, lambda: out.table(("UPLINK", "PLATFORM", "PROFILE"), rows))
+
+
 @capsule.command("run")
 @click.argument("name")
 @click.argument("tool")
