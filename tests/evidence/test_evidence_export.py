@@ -261,7 +261,15 @@ def test_a_run_without_events_is_a_skeleton(tmp_path):
 
 def sdk_run(tmp_path, *lines, said=None, **fields):
     encoded = [msgspec.json.encode(line, order="sorted") + b"\n" for line in lines]
-    closed = {"shim": "openai-agents", "hooked": 1, "writers": 1, "records": len(lines), "digest": digest_of(encoded)}
+    closed = {
+        "shim": "openai-agents",
+        "hooked": 1,
+        "writers": 1,
+        "records": len(lines),
+        "dropped": 0,
+        "rejected": 0,
+        "digest": digest_of(encoded),
+    }
     closing = e.SdkRecorded(**{**closed, **(said or {})})
     run = Run(tmp_path, command("openai-agents", **fields), closing, ENDED, FINISHED)
     run.sdk = encoded
@@ -306,7 +314,9 @@ def test_every_ambiguity_of_calls_is_named(tmp_path):
 def test_decisions_and_calls_are_bound_by_their_id(tmp_path):
     lines = [tool_call(0, "a"), tool_call(1, "a", kind="tool_call_completed"), tool_call(2, "x")]
     encoded = [msgspec.json.encode(line, order="sorted") + b"\n" for line in lines]
-    closing = e.SdkRecorded(shim="openai-agents", hooked=1, writers=1, records=3, digest=digest_of(encoded))
+    closing = e.SdkRecorded(
+        shim="openai-agents", hooked=1, writers=1, records=3, dropped=0, rejected=0, digest=digest_of(encoded)
+    )
     run = Run(
         tmp_path, command("openai-agents"), decided("a"), intent("a"), succeeded("a"), decided("b", "deny"), closing, ENDED,
         FINISHED,

@@ -70,3 +70,16 @@ def test_a_skeleton_runs_nothing_and_is_no_run(root):
     assert not (root / "ran").exists()
     with History.open(root, {"INTERLOCK_STATE_DIR": str(root.parent / "state")}) as past:
         assert past.runs() == []
+
+
+def test_what_the_recorder_of_a_command_saw_is_of_the_command(root):
+    spec = interlock.RunSpec.of(["cp", "interlock.toml", "copy"])
+    outcome = interlock.measure(spec, archive="r.tar.gz", profile="none", recorder="notify")
+    assert outcome.health["kernel"] == "complete", outcome
+    archive = Archive(outcome.archive.read_bytes())
+    assert any(path.endswith("/copy") for path in archive.claim("files_written"))
+    command = archive.correlation["command"]
+    assert (command["outcome"], command["recorders"]) == ("finished", 1)
+    assert command["kernel_records"] > 0
+    assert (archive.correlation["state"], archive.correlation["bindings"]) == ("clean", [])
+    assert archive.health["network_coverage"] == "complete"

@@ -106,7 +106,9 @@ def test_a_token_in_two_messages_is_found_by_its_shape(tmp_path, cut):
 def test_tokens_in_the_layers_are_replaced(tmp_path):
     lines = [tool_call(0, "c", arguments={"key": TOKEN})]
     encoded = [msgspec.json.encode(line, order="sorted") + b"\n" for line in lines]
-    closing = e.SdkRecorded(shim="openai-agents", hooked=1, writers=1, records=1, digest=digest_of(encoded))
+    closing = e.SdkRecorded(
+        shim="openai-agents", hooked=1, writers=1, records=1, dropped=0, rejected=0, digest=digest_of(encoded)
+    )
     run = Run(tmp_path, command("openai-agents", recorder="notify"), closing, FINISHED)
     run.sdk = encoded
     run.kernel = kernel_lines({"call": "openat", "path": f"/tmp/{TOKEN}", "access": "write"})

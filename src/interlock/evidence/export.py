@@ -245,7 +245,7 @@ def _write_sdk(source: Source, redaction: Redaction, observed: Observed, spool: 
         if clean is not line:
             observed.redacted = True
             record = msgspec.json.decode(clean)  # noqa: PLW2901 - what is exported is what counts
-            clean = canonical(record) + b"\n"
+            clean = canonical({**record, "redacted": True}) + b"\n"
         observed.sdk(record)
         spool.lines([clean])
     said = observed.sdk_closed

@@ -267,6 +267,8 @@ class SdkLine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """From 0 for each writer."""
     ts: int
     """Microseconds since the epoch, by the reporting process."""
+    redacted: Literal[True] | None = None
+    """Set in a line that was redacted when it was exported."""
 
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]

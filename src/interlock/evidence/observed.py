@@ -251,7 +251,8 @@ class Observed:
     def kernel(self, line: KernelLine) -> None:
         """Take a line of the kernel layer. Raises: IntegrityError `evidence_contradiction`."""
         self.kernel_lines += 1
-        pair = None if line.proposal is None or line.action is None else (line.proposal, line.action)
+        # The records of a measured run's command name the proposal "".
+        pair = (line.proposal, line.action) if line.proposal and line.action is not None else None
         if line.kind == "recorder_started":
             self._recorder_started(line, pair)
             return

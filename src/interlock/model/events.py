@@ -526,9 +526,9 @@ class SdkRecorded(Event, kw_only=True, tag="sdk_recorded"):
     """How many processes reported anything."""
     records: int
     """Lines of the layer."""
-    dropped: int = 0
+    dropped: int
     """Lines that were left out because the layer's size is bounded."""
-    rejected: int = 0
+    rejected: int
     """Lines that were not of the layer's format."""
     problems: tuple[str, ...] = ()
     """The first of them: which writer, which line, which field."""

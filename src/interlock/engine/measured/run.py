@@ -179,7 +179,7 @@ class _MeasuredRun:
         started = CommandStarted(
             profile=around.profile, network=options.network if around.profile != "none" else "machine",
             posture=around.posture, agent_shim=shown["agent_shim"], platform=shown["platform"],
-            command=tuple(shown["command"]), env_keys=tuple(shown["env_keys"]),
+            command=tuple(shown["command"]), env_keys=tuple(shown["env_keys"]), recorder=options.recorder,
         )  # fmt: skip
         self._record(started)
         start = self._clock.mono_ns()

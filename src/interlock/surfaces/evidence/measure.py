@@ -47,14 +47,15 @@ def measure(
     network: Literal["none", "machine"] = "none",
     env: Mapping[str, str] | None = None,
     timeout_ms: int | None = None,
+    recorder: Literal["none", "notify"] = "none",
     key: str = DEFAULT_NAME,
     replace: bool = False,
 ) -> RunOutcome:
     """Run a command of yours as a measured run, with this process's standard streams, and write its archive.
 
     `archive` is the file (default: `RUN_ID.tar.gz` in `workspace`), `workspace` the project and the directory it runs in
-    (default: here), `env` what it inherits (default: this process's environment). A command that cannot be started is an
-    outcome, with an archive. Blocks until its end.
+    (default: here), `env` what it inherits (default: this process's environment), `recorder` what records its effects. A command
+    that cannot be started is an outcome, with an archive. Blocks until its end.
 
     Raises: UsageError as `RunSpec.validate`, `file_exists` (nothing has run then); ConfigurationError (`isolation_unavailable`,
     `not_available` for an agent shim); StoreError; IntegrityError.
@@ -67,7 +68,7 @@ def measure(
         signer = Signer.named(past.place.state / "keys", key, past.disk)
         if not replace:
             refuse_existing(target)
-        options = Options(profile=profile, network=network, timeout_ms=timeout_ms)
+        options = Options(profile=profile, network=network, timeout_ms=timeout_ms, recorder=recorder)
         result = measure_command(past, spec, options, directory=directory, env=os.environ if env is None else env)
         done = export_run(past, spec.run_id, target, signers=[signer], replace=replace)
     problem = problem_of(result)
