@@ -8,7 +8,7 @@ arguments, no sockets; what is printed is dropped. Functions of the host give va
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import wasmtime
@@ -39,17 +39,15 @@ class ComponentInstance:
         self,
         engine: wasmtime.Engine,
         code: component.Component,
-        allowed: list[str],
-        answers: Answers,
+        linker: component.Linker,
         bounds: Bounds,
         *,
         memories: int = 1,
     ) -> None:
-        """Instantiate. `allowed` are the interfaces to link; `memories` share what the store may take, each an equal part.
+        """Instantiate; `memories` share what the store may take, each an equal part.
 
         Raises: TooManyMemoriesError; CallError.
         """
-        self._answers = answers
         self._bounds = bounds
         self.store = wasmtime.Store(engine)
         self.store.set_wasi(wasmtime.WasiConfig())
@@ -61,13 +59,6 @@ class ComponentInstance:
             memories=memories,
         )
         self._begin()
-        linker = component.Linker(engine)
-        linker.add_wasip2()
-        with linker.root() as root:
-            for name in allowed:
-                with root.add_instance(interfaces.module_name(name)) as instance:
-                    for function in interfaces.INTERFACES[name].functions:
-                        instance.add_func(function, self._answer(name, function))
         try:
             self._instance: Any = run_guarded(lambda: linker.instantiate(self.store, code))
         except CallError as error:
@@ -110,17 +101,29 @@ class ComponentInstance:
         if self._bounds.fuel is not None:
             self.store.set_fuel(self._bounds.fuel)
 
-    def _answer(self, name: str, function: str) -> Callable[..., Any]:
-        signature = interfaces.INTERFACES[name].functions[function]
 
-        def answer(_store: Any, *given: Any) -> Any:
-            if signature.plain:
-                return self._answers.plain(function)
-            values = [_flat(value) for value in given]
-            kind, data = self._answers.reply(name, function, values)
-            return _lifted(signature.gives, kind, data)
+def link(engine: wasmtime.Engine, allowed: Sequence[str], answers: Answers) -> component.Linker:
+    """What components with these interfaces are linked to. Serves every store of the engine: linking takes longer than a call."""
+    linker = component.Linker(engine)
+    linker.add_wasip2()
+    with linker.root() as root:
+        for name in allowed:
+            with root.add_instance(interfaces.module_name(name)) as instance:
+                for function in interfaces.INTERFACES[name].functions:
+                    instance.add_func(function, _answer(answers, name, function))
+    return linker
 
-        return answer
+
+def _answer(answers: Answers, name: str, function: str) -> Callable[..., Any]:
+    signature = interfaces.INTERFACES[name].functions[function]
+
+    def answer(_store: Any, *given: Any) -> Any:
+        if signature.plain:
+            return answers.plain(function)
+        kind, data = answers.reply(name, function, [_flat(value) for value in given])
+        return _lifted(signature.gives, kind, data)
+
+    return answer
 
 
 def _has_init(code: component.Component, engine: wasmtime.Engine) -> bool:

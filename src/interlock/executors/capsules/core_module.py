@@ -60,7 +60,7 @@ class Answers:
     def __init__(self, host: Host, config: dict[str, str]) -> None:
         """`config` are the values of the capsule's configuration."""
         self._host = host
-        self._config = config
+        self.config = config
 
     def reply(self, interface: str, function: str, given: list[Any]) -> tuple[int, bytes]:
         """The kind of the reply, and its bytes."""
@@ -78,7 +78,7 @@ class Answers:
 
     def _reply(self, interface: str, function: str, given: list[Any]) -> tuple[int, bytes]:
         if interface == "config":
-            value = self._config.get(_text(given[0]))
+            value = self.config.get(_text(given[0]))
             return (interfaces.NONE, b"") if value is None else (interfaces.OK, value.encode())
         arguments: list[Any] = []
         body = b""

@@ -18,7 +18,13 @@ import wasmtime
 from wasmtime import component
 
 from interlock.executors.capsules import frames, interfaces
-from interlock.executors.capsules.component_instance import ENTRY, MEMORIES_MAX, ComponentInstance, TooManyMemoriesError
+from interlock.executors.capsules.component_instance import (
+    ENTRY,
+    MEMORIES_MAX,
+    ComponentInstance,
+    TooManyMemoriesError,
+    link,
+)
 from interlock.executors.capsules.core_module import EXPORTS, Answers, Bounds, CallError, CoreInstance
 
 _LOADED_MAX: Final = 256
@@ -90,6 +96,8 @@ class Worker:
         self._alarm = Alarm()
         self._engines: dict[tuple[str, bool], wasmtime.Engine] = {}
         self._modules: dict[str, wasmtime.Module | component.Component] = {}
+        self._answers = Answers(self, {})
+        self._linkers: dict[tuple[int, tuple[str, ...]], component.Linker] = {}
         self._several: set[str] = set()
         """Keys of components with several memories."""
         self._kept: dict[str, CoreInstance | ComponentInstance] = {}
@@ -163,17 +171,17 @@ class Worker:
         key, fuel = header["key"], header["fuel"]
         code = self._modules[key]
         engine = self._engine("component" if isinstance(code, component.Component) else "core", fuel is not None)
+        self._answers.config = header["config"]
         self._alarm.arm(engine, header["timeout_ms"] / 1000)
         try:
             instance = self._kept.pop(key, None)
             if instance is None:
                 bounds = Bounds(header["memory_bytes"], fuel, header["output_bytes"])
-                answers = Answers(self, header["config"])
                 allowed = header["allowed"]
                 if isinstance(code, component.Component):
-                    instance = self._component(key, engine, code, allowed, answers, bounds)
+                    instance = self._component(key, engine, code, self._linker(engine, allowed), bounds)
                 else:
-                    instance = CoreInstance(engine, code, allowed, answers, bounds)
+                    instance = CoreInstance(engine, code, allowed, self._answers, bounds)
             event = header["event"]
             result = instance.call(header["tool"], body) if event is None else instance.handle(event, body)
             if header["keep"]:
@@ -183,16 +191,23 @@ class Worker:
             self._alarm.disarm()
 
     def _component(
-        self, key: str, engine: wasmtime.Engine, code: component.Component, allowed: list[str], answers: Answers,
-        bounds: Bounds,
-    ) -> ComponentInstance:  # fmt: skip
+        self, key: str, engine: wasmtime.Engine, code: component.Component, linker: component.Linker, bounds: Bounds
+    ) -> ComponentInstance:
         """An instance with as many memories as the component has, which is known after the first try."""
         if key not in self._several:
             try:
-                return ComponentInstance(engine, code, allowed, answers, bounds)
+                return ComponentInstance(engine, code, linker, bounds)
             except TooManyMemoriesError:
                 self._several.add(key)
-        return ComponentInstance(engine, code, allowed, answers, bounds, memories=MEMORIES_MAX)
+        return ComponentInstance(engine, code, linker, bounds, memories=MEMORIES_MAX)
+
+    def _linker(self, engine: wasmtime.Engine, allowed: list[str]) -> component.Linker:
+        """The linker of components with these interfaces; its functions answer for the call that runs."""
+        place = (id(engine), tuple(allowed))  # engines last as long as the process
+        found = self._linkers.get(place)
+        if found is None:
+            found = self._linkers[place] = link(engine, allowed, self._answers)
+        return found
 
     def _engine(self, abi: str, fuel: bool) -> wasmtime.Engine:
         found = self._engines.get((abi, fuel))
