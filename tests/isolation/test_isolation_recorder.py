@@ -318,3 +318,17 @@ def test_a_directory_that_is_replaced_by_a_link_leads_elsewhere_at_once(bench):
         if call.access == "read" and (call.path or "").startswith(f"{top}/a/")
     ]
     assert read == [(f"{top}/a/b/one", None), (f"{top}/a/b/two", f"{top}/c/two"), (f"{top}/a/b/one", None)]
+
+
+@pytest.mark.parametrize("bench", ["ns"], indirect=True)
+def test_of_many_opens_each_is_recorded(bench):
+    script = (
+        "import os\n"
+        "for number in range(10_000):\n"
+        "    try: os.open('/nonexistent/%d' % number, os.O_RDONLY)\n"
+        "    except OSError: pass\n"
+    )
+    done = python(bench, script)
+    tried = [call.path for call in done.calls if call.path and call.path.startswith("/nonexistent/")]
+    assert tried == [f"/nonexistent/{number}" for number in range(10_000)]
+    assert done.records[-1].calls == sum(call.count for call in done.calls)
