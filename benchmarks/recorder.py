@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,7 +31,7 @@ from interlock.isolation.client import ForkServer
 from interlock.isolation.recorder.filter import CALLS
 from interlock.journal.kernel_layer import KernelLayer, layer_files
 
-ROUNDS, QUICK_ROUNDS = 15, 3
+ROUNDS, QUICK_ROUNDS = 7, 3
 FILES, DIRECTORIES = 2000, 40
 """Of the tree that is searched, and of the repository that is cloned."""
 PYTHON = os.path.realpath(sys.executable)
@@ -64,9 +64,29 @@ class Recorder:
         self.count = 0
 
     def run(self, argv: Sequence[str]) -> None:
-        self.loop.run_until_complete(self._run(argv))
+        self.loop.run_until_complete(self._run_recorded(argv))
 
-    async def _run(self, argv: Sequence[str]) -> None:
+    def run_unrecorded(self, argv: Sequence[str]) -> None:
+        """The same without a recorder: what starting a program and watching over it costs by itself."""
+        self.loop.run_until_complete(self._run(argv, {}))
+
+    async def _run(self, argv: Sequence[str], given: Mapping[str, int]) -> None:
+        cwd = os.open(self.room, os.O_PATH)
+        try:
+            outcome = await self.server.run(
+                {
+                    "argv": list(argv), "search": ENVIRONMENT["PATH"], "environment": ENVIRONMENT, "home": False,
+                    "home_files": {}, "timeout_ms": 300_000, "grace_ms": 500, "keep_bytes": 1 << 20, "keep_last": False,
+                    "limits": LIMITS, "call": None, "walls": None, "directory": "", "descriptors": [],
+                },
+                cwd=cwd, descriptors=given,
+            )  # fmt: skip
+        finally:
+            os.close(cwd)
+        if outcome.report["exit_code"] != 0:
+            raise SystemExit(f"{argv[0]} failed: {outcome.stderr.decode()}")
+
+    async def _run_recorded(self, argv: Sequence[str]) -> None:
         self.count += 1
         directory = self.room / f"run{self.count}"
         directory.mkdir()
@@ -76,22 +96,9 @@ class Recorder:
             lambda _: layer.writer("rec", "proposal", "action", 1), lambda _, summary: summaries.append(summary)
         )
         context = SimpleNamespace(posture=lambda **_: None)
-        cwd = os.open(self.room, os.O_PATH)
-        try:
-            async with recording.open(context, {"record": "active"}, ()) as given:
-                outcome = await self.server.run(
-                    {
-                        "argv": list(argv), "search": ENVIRONMENT["PATH"], "environment": ENVIRONMENT, "home": False,
-                        "home_files": {}, "timeout_ms": 300_000, "grace_ms": 500, "keep_bytes": 1 << 20, "keep_last": False,
-                        "limits": LIMITS, "call": None, "walls": None, "directory": "", "descriptors": [],
-                    },
-                    cwd=cwd, descriptors=given,
-                )  # fmt: skip
-        finally:
-            os.close(cwd)
+        async with recording.open(context, {"record": "active"}, ()) as given:
+            await self._run(argv, given)
         layer.close()
-        if outcome.report["exit_code"] != 0:
-            raise SystemExit(f"{argv[0]} failed under the recorder: {outcome.stderr.decode()}")
         if not summaries or summaries[0].lost or not layer_files(directory) or summaries[0].lines.dropped:
             raise SystemExit(f"{argv[0]} was not recorded in full")
 
@@ -185,6 +192,7 @@ def main() -> None:
         work, recorder = Work(room), Recorder(room)
         runs = {
             "native": native,
+            "no recorder": recorder.run_unrecorded,
             "notify": recorder.run,
             "strace -f": strace(room / "strace"),
             "strace -f --seccomp-bpf": strace(room / "strace", "--seccomp-bpf"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import pytest
 from interlock.engine.measured.run import exit_status
 from interlock.journal.kernel_layer import layer_files
 from interlock.model.kernel_layer import KernelCall, RecorderEnded, decode_record
+from interlock.surfaces.cli import app
 
 every = pytest.mark.parametrize("profile", ["none", "nons", "ns"])
 
@@ -76,3 +78,16 @@ def test_if_the_recorder_is_killed_the_command_is_ended_and_that_is_said(project
 def test_without_the_option_nothing_is_recorded(project):
     result = project.measure(os.fspath("/bin/true"))
     assert (result.recorded_calls, records(project, result)) == (None, [])
+
+
+def test_runs_show_lists_what_the_command_touched(project, monkeypatch, capsys):
+    result = project.measure("sh", "-c", "echo x > made", recorder="notify")
+    monkeypatch.chdir(project.root)
+    for name in ("HOME", "INTERLOCK_STATE_DIR"):
+        monkeypatch.setenv(name, project.env[name])
+    assert app.run(["runs", "show", result.run_id]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "    made" in lines
+    assert any(line.startswith("  programs (") for line in lines)
+    assert app.run(["runs", "show", result.run_id, "--json"]) == 0
+    assert f"{project.root}/made" in json.loads(capsys.readouterr().out)["touched"]["written"]
