@@ -24,6 +24,7 @@ NAMES = (
     "isolation",
     "layers",
     "recorder",
+    "evidence",
     "egress",
     "hooks",
     "gateway",
@@ -47,6 +48,7 @@ def rows_of(name: str, *, quick: bool) -> list[dict]:
             "isolation": ["--quick"],
             "layers": ["--quick"],
             "recorder": ["--quick"],
+            "evidence": ["--quick"],
             "policy": ["--no-toolkit"],
         }.get(name, [])
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, cwd=ROOT)

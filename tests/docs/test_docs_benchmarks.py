@@ -43,6 +43,11 @@ capsules.CALLS = 3
 raw = capsules.Raw()
 rows = [{"work": raw.seconds()}, {"work": raw.ours()}]
 """,
+    "evidence": """
+import evidence
+evidence.layer(root / "layer", 0.01)
+rows = [{"work": part()} for part in evidence.parts(root / "layer", root).values()]
+""",
     "workspace": """
 import workspace
 rows = [*workspace.open_question(root / "q", 1), *workspace.single(root / "s", 1)]

@@ -15,7 +15,7 @@ from interlock.evidence import format as form
 from interlock.evidence.archive import Spool, write_archive
 from interlock.evidence.documents import Documents, documents_of
 from interlock.evidence.layers import read_kernel, read_sdk
-from interlock.evidence.observed import Observed
+from interlock.evidence.observed import KernelLine, Observed
 from interlock.evidence.redaction import Redaction
 from interlock.model import typed
 from interlock.model.canonical import canonical, digest, digest_bytes
@@ -221,8 +221,7 @@ def _write_kernel(source: Source, redaction: Redaction, observed: Observed, spoo
             observed.redacted = True
             marked = b'%b,"redacted":true,%b' % tuple(new.split(b",", 1))
             out.append(marked)
-            for _, again in read_kernel(source.run_id, [[marked]], start=record.seq):
-                observed.kernel(again[0])
+            observed.kernel(typed.decode(marked, KernelLine))
         spool.lines(out)
     for recorder, said in observed.recorders_said.items():
         count, hashed = hashes.get(recorder, (0, None))

@@ -14,15 +14,10 @@ from interlock.model.canonical import canonical
 from interlock.model.errors import IntegrityError
 
 
-def read_kernel(
-    run_id: str, blocks: Iterable[list[bytes]], start: int = 0
-) -> Iterator[tuple[list[bytes], list[KernelLine]]]:
-    """Lines of the kernel layer with what they say; `start` is the number of the first.
-
-    Raises: IntegrityError `layer_malformed`.
-    """
+def read_kernel(run_id: str, blocks: Iterable[list[bytes]]) -> Iterator[tuple[list[bytes], list[KernelLine]]]:
+    """Lines of the kernel layer with what they say. Raises: IntegrityError `layer_malformed`."""
     decode = typed.json_decoder(KernelLine).decode
-    seq = start
+    seq = 0
     for lines in blocks:
         records: list[KernelLine] = []
         for line in lines:

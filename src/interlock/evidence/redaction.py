@@ -25,6 +25,9 @@ _PIECE_CHARS_MIN: Final = 8
 """So much of a secret at the edge of a text is a piece of it."""
 _SEAM_CHARS: Final = 512
 _ROUNDS_MAX: Final = 4
+_KNOWN_MAX: Final = 50_000
+_KNOWN_CHARS_MAX: Final = 400
+"""Texts that were found clean are remembered, up to these bounds: paths, ids and names come again and again."""
 
 
 class Redaction:
@@ -37,6 +40,9 @@ class Redaction:
         self._literals: list[str] = []
         self._known: set[str] = set()
         self._finder: LiteralFinder | None = None
+        self._clean: set[str] = set()
+        self._swept: set[str] = set()
+        """Not the same: the sweep must not rely on what redaction has found clean."""
 
     # -- what is known of the run
 
@@ -47,6 +53,7 @@ class Redaction:
                 self._known.add(secret)
                 self._literals.append(secret)
                 self._finder = None
+                self._clean.clear()
 
     @property
     def literals(self) -> list[str]:
@@ -78,9 +85,12 @@ class Redaction:
 
     def text(self, text: str) -> str:
         """A text without secrets; the same object if it has none."""
+        if text in self._clean:
+            return text
         for _ in range(_ROUNDS_MAX):
             clean = self._pieces(self._redactor.redact_text(self._without_literals(text)))
             if clean == text:
+                _remember(self._clean, text)
                 return text
             text = clean
         return text
@@ -100,6 +110,8 @@ class Redaction:
         if isinstance(value, str):
             return self.text(value) if len(value) > 3 else value
         if isinstance(value, dict):
+            if self._is_clean(value):
+                return value
             members: dict[str, Any] = {}
             for key, inner in value.items():
                 members[free_name(members, self._name(key))] = self._texts(inner)
@@ -112,6 +124,13 @@ class Redaction:
             items = [self._texts(inner) for inner in value]
             return value if all(map(lambda new, old: new is old, items, value)) else items
         return value
+
+    def _is_clean(self, members: dict[str, Any]) -> bool:
+        """True if every text in an object is known to be clean: most lines say again what others have said."""
+        texts, others = _sorted_out(members)
+        if not self._clean.issuperset(texts) and any(self.text(text) is not text for text in texts):
+            return False
+        return all(self._texts(value) is value for value in others)
 
     def _name(self, name: str) -> str:
         return self.text(name) if len(name) > LITERAL_CHARS_MIN else name
@@ -174,24 +193,40 @@ class Redaction:
     def _has_secret(self, line: bytes) -> bool:
         if any(literal.encode() in line or _escaped(literal).encode() in line for literal in self._literals):
             return True
-        return any(len(text) > 3 and find_secrets(text) for text in _all_texts(msgspec.json.decode(line)))
+        return self._holds_secret(msgspec.json.decode(line))
+
+    def _holds_secret(self, value: Any) -> bool:
+        if value.__class__ is str:
+            if value in self._swept:
+                return False
+            if len(value) > 3 and find_secrets(value):
+                return True
+            _remember(self._swept, value)
+            return False
+        if isinstance(value, dict):
+            texts, others = _sorted_out(value)
+            unknown = not self._swept.issuperset(texts) and any(map(self._holds_secret, texts))
+            return unknown or any(map(self._holds_secret, others))
+        return isinstance(value, list) and any(map(self._holds_secret, value))
+
+
+def _sorted_out(members: dict[str, Any]) -> tuple[list[str], list[Any]]:
+    """The names and texts of an object, and what is in it that holds more."""
+    values = members.values()
+    texts = [*members, *(value for value in values if value.__class__ is str)]
+    return texts, [value for value in values if value.__class__ in (dict, list)]
+
+
+def _remember(texts: set[str], text: str) -> None:
+    if len(text) <= _KNOWN_CHARS_MAX:
+        if len(texts) >= _KNOWN_MAX:
+            texts.clear()
+        texts.add(text)
 
 
 def _escaped(text: str) -> str:
     """The text as it is in JSON."""
     return msgspec.json.encode(text)[1:-1].decode()
-
-
-def _all_texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield name
-            yield from _all_texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _all_texts(inner)
 
 
 def _replaced(shown: Any, original: Any) -> Iterator[str]:
