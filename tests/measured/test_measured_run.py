@@ -276,3 +276,17 @@ def test_what_is_interlocks_own_is_125(project, monkeypatch, capsys, argv, code)
     said = capsys.readouterr()
     assert code in said.out + said.err
     assert project.past.runs() == []
+
+
+def test_lists_and_reports_show_the_command(project, monkeypatch, capsys):
+    project.measure("sh", "-c", "exit 0 # --password=hunter2secret99", run_id="nightly")
+    monkeypatch.chdir(project.root)
+    monkeypatch.setenv("INTERLOCK_STATE_DIR", project.env["INTERLOCK_STATE_DIR"])
+    assert app.run(["runs", "list"]) == 0
+    assert "exec sh -c 'exit 0" in capsys.readouterr().out
+    assert app.run(["runs", "show", "nightly"]) == 0
+    shown = capsys.readouterr().out
+    assert "command sh -c 'exit 0" in shown
+    assert "hunter2" not in shown
+    assert app.run(["runs", "show", "nightly", "--json"]) == 0
+    assert '"command":"sh -c ' in capsys.readouterr().out

@@ -8,6 +8,7 @@ run may be of any length.
 from __future__ import annotations
 
 import heapq
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -256,9 +257,14 @@ def run_lines(directory: Path, run: RunRow) -> Iterator[ActionLine]:
 
 
 def first_action(directory: Path, run: RunRow) -> ActionLine | None:
-    """What a run began with, read from the beginning of its journal; None if it had no action. Raises as `run_lines`."""
+    """What a run began with, read from the beginning of its journal; None if it had no action. Raises as `run_lines`.
+
+    Of a measured run, its command.
+    """
     lines = RunLines(run, directory)
     for event in read(directory):
+        if isinstance(event, e.CommandStarted):
+            return ActionLine(run_id=run.run_id, agent=run.agent, tool="exec", about=shlex.join(event.command))
         if isinstance(event, e.ProposalReceived):
             for action_id, (tool, parameters) in _planned(event.document, Originals(directory)).items():
                 return ActionLine(

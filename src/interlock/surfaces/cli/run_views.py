@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _COMMAND: Final = ("", "command")
 """Proposal and action that the records of a measured run name."""
+_EXEC: Final = "exec"
+"""The source of measured runs."""
 _FIRST_WIDTH: Final = 24
 """Columns that the first action of a run has at least."""
 _FIRST_CHARS: Final = 200
@@ -162,8 +164,10 @@ class ShownRun:
 
     def as_object(self, proposals: Iterator[Chosen]) -> LongObject:
         """As one JSON object, the run's own fields first."""
+        command = self._command()
+        shown = {} if command is None else {"command": command}
         return LongObject(
-            msgspec.to_builtins(self._run), "proposals", (one.as_object() for one in proposals), self._tail
+            msgspec.to_builtins(self._run) | shown, "proposals", (one.as_object() for one in proposals), self._tail
         )  # fmt: skip
 
     def _tail(self) -> dict[str, Any]:
@@ -188,6 +192,21 @@ class ShownRun:
         ended = f", ended {when(row.finished_us)}" if row.finished_us else ""
         session = f", session {clean(row.session)}" if row.session else ""
         yield f"started {when(row.started_us)}{ended}{session}"
+        command = self._command()
+        if command is not None:
+            yield f"command {clean(command)}"
+
+    def _command(self) -> str | None:
+        """The command of a measured run, redacted; None of other runs, and where the journal cannot be read."""
+        from interlock.engine.inspect.actions import first_action  # noqa: PLC0415 - start-up
+
+        if self._run.source != _EXEC:
+            return None
+        try:
+            first = first_action(self._past.place.runs / self._run.run_id, self._run)
+        except InterlockError:  # `proposals` says so
+            return None
+        return None if first is None else first.about
 
     def _lines(self, out: Output, chosen: Chosen) -> Iterator[str]:
         """A proposal, for people."""
