@@ -1,4 +1,4 @@
-"""The file tools: a search beside ripgrep and grep, reads and writes beside the plain calls, and how long the loop stands still.
+"""The file tools: a search beside ripgrep and grep, reads and writes beside the plain calls, and how long the loop is blocked.
 
     python benchmarks/files.py [--quick] [--json]
 
@@ -133,7 +133,7 @@ def transfer(files: Files, rounds: int) -> list[dict]:
         rows += [
             row(f"`fs.read`, {shown}", took["read"], "a plain read", took["plain read"], "5 ms/MB", 1e3),
             row(f"`fs.write`, {shown}", took["write"], "a synced write", took["synced write"], "3", 1e3),
-            row(f"the longest stand of the loop meanwhile, {shown}", max(files.gaps), "the goal", 0.010, "1", 1e3),
+            row(f"the longest block of the loop meanwhile, {shown}", max(files.gaps), "the goal", 0.010, "1", 1e3),
         ]
     return rows
 

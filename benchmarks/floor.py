@@ -16,7 +16,7 @@ from interlock.model.decode import decode_proposal
 from interlock.model.events import ActionIntent, ActionSucceeded, Kept
 from interlock.model.result import ActionResult
 
-from subject import SCHEMA, noop  # isort: skip - the benchmarks stand side by side, not in a package
+from subject import SCHEMA, noop  # isort: skip - the benchmarks are side by side, not in a package
 
 NOTHING = Kept(digest="", bytes=4)
 

@@ -1,4 +1,4 @@
-"""The little MCP server of `gateway.py`: plain frames, no library, so that what is measured is what stands in front of it."""
+"""The little MCP server of `gateway.py`: plain frames, no library, so that what is measured is what is in front of it."""
 
 import json
 import sys

@@ -2,7 +2,7 @@
 
     python benchmarks/report.py [NAME ...] [--quick] [--write]
 
-The document keeps its own words: only what stands between `<!-- results: NAME -->` and `<!-- end -->` is replaced.
+The document keeps its own words: only what is between `<!-- results: NAME -->` and `<!-- end -->` is replaced.
 """
 
 import argparse

@@ -60,7 +60,7 @@ def in_memory() -> interlock.Runtime:
 
 
 def make_project(root: Path, durability: str, policy: str | None = None) -> Path:
-    """A trusted project below `root`, whose state lies beside it."""
+    """A trusted project below `root`, whose state is beside it."""
     project = root / "project"
     project.mkdir(parents=True)
     rules = '[rules]\nallow = ["*"]' if policy is None else '[policy]\nfiles = ["policy/*.cedar"]'

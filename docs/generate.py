@@ -1,7 +1,7 @@
 """Writes what the reference can take from the code: `python docs/generate.py`, or `--check` to see whether it is current.
 
 A page of `docs/reference/` may hold regions between `<!-- generated: NAME -->` and `<!-- end -->`; `REGIONS` says how each is
-made. What stands around them is written by hand.
+made. What is around them is written by hand.
 """
 
 from __future__ import annotations
@@ -331,7 +331,7 @@ def entities() -> str:
 
 
 def built_in_actions() -> str:
-    """The actions that are no tools."""
+    """The actions that are not tools."""
     return table(
         ("action", "resource", "`context.params`"),
         ((f"`{name}`", f"`{kind}`", _shape(fields)) for name, (kind, fields) in BUILT_IN.items()),

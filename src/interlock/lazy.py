@@ -19,7 +19,7 @@ from typing import Any, AnyStr, cast
 
 
 class LazyModule:
-    """A module that is imported when a name of it is first used, by whatever thread."""
+    """A module that is imported when a name of it is first used, by any thread."""
 
     def __init__(self, name: str) -> None:
         """`name` is the full name of the module."""
@@ -56,7 +56,7 @@ def lazy_exports(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]
 
 
 class LazyPattern:
-    """A regular expression that is compiled when it is first used, by whatever thread."""
+    """A regular expression that is compiled when it is first used, by any thread."""
 
     def __init__(self, text: str | bytes, flags: int) -> None:
         """As for `re.compile`."""

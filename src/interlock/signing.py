@@ -3,7 +3,7 @@
 An envelope is DSSE (https://github.com/secure-systems-lab/dsse, version 1): `{"payloadType", "payload", "signatures":
 [{"keyid", "sig"}]}`, payload and signature in base64, the signature over the pre-authentication encoding
 `DSSEv1 LEN(type) type LEN(payload) payload`. Our `keyid` is `ed25519:` + the 32 bytes of the public key in hex. So an
-envelope can be checked against itself with nothing else at hand, which shows that it is whole, but vouches for nobody:
+envelope can be checked against itself with nothing else at hand, which shows that it is whole, but vouches for no one:
 only a caller who brings a key that was known before learns who signed.
 """
 
@@ -41,7 +41,7 @@ _NAME: Final = lazy_pattern(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SCHEME: Final = "ed25519:"
 _KEY_BYTES_MAX: Final = 16 * 1024
 _PKCS8: Final = bytes.fromhex("302e020100300506032b657004220420")
-"""What stands before the 32 bytes of an Ed25519 key in PKCS #8 (RFC 8410)."""
+"""What comes before the 32 bytes of an Ed25519 key in PKCS #8 (RFC 8410)."""
 _PRIVATE_PEM: Final = lazy_pattern(rb"-----BEGIN PRIVATE KEY-----\n([A-Za-z0-9+/]{64})\n-----END PRIVATE KEY-----\n")
 
 
@@ -217,7 +217,7 @@ def _locked(keys: Path, disk: Disk) -> Iterator[None]:
 
 
 def _files(keys: Path, name: str) -> tuple[Path, Path]:
-    """Where a named key lies. Raises: UsageError."""
+    """Where a named key is. Raises: UsageError."""
     if not _NAME.fullmatch(name) or name == DEFAULT_NAME:
         raise UsageError(
             f"a key cannot be called `{name[:80]}`",
@@ -247,7 +247,7 @@ def _load_private(path: Path) -> Ed25519PrivateKey:
         raise StoreError(
             f"the signing key {path} has mode {mode:04o}: others may have read it",
             code="key_exposed",
-            hint="if nobody did, run chmod 600 on it; otherwise remove it and a new key is made",
+            hint="if no one did, run chmod 600 on it; otherwise remove it and a new key is made",
         )
     try:
         key = _own_pem(data) or serialization.load_pem_private_key(data, password=None)
@@ -268,7 +268,7 @@ def _private_pem(key: Ed25519PrivateKey) -> bytes:
 
 
 def _own_pem(data: bytes) -> Ed25519PrivateKey | None:
-    """The key, if the file is as `_private_pem` writes it: then nobody waits for the library's parsers to be loaded."""
+    """The key, if the file is as `_private_pem` writes it: then no one waits for the library's parsers to be loaded."""
     found = _PRIVATE_PEM.fullmatch(data)
     der = b"" if found is None else base64.b64decode(found[1])
     return Ed25519PrivateKey.from_private_bytes(der[len(_PKCS8) :]) if der.startswith(_PKCS8) else None

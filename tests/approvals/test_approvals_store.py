@@ -426,7 +426,7 @@ def test_a_locked_database_is_an_error_and_decides_nothing(world):
         with pytest.raises(StoreError) as caught:
             approve(store, hold)
         assert caught.value.code == "database_locked"
-        assert store.get(hold.id).status == "pending", "reading goes on"
+        assert store.get(hold.id).status == "pending", "reading continues"
     assert approve(store, hold).code == "resolved"
 
 

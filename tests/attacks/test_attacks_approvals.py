@@ -102,7 +102,7 @@ def test_a_name_that_looks_like_the_other_spelling_of_paths_is_an_ordinary_name(
 @pytest.mark.parametrize("mode", ["direct", "layer"])
 @pytest.mark.parametrize("name", ["new.txt", "same.txt"])
 def test_a_link_that_leads_elsewhere_after_the_question_does_not_lead_the_call_there(victim, name, mode):
-    """Directly the call is asked about again; a layer goes on with the link that it has seen."""
+    """Directly the call is asked about again; a layer continues with the link that it has seen."""
     project = victim(f'{ASK}[workspace]\nmode = "{mode}"\n', {"harmless/same.txt": "x", "important/same.txt": "x"})
     (project.root / "link").symlink_to("harmless")
     rt = project.open()

@@ -1,4 +1,4 @@
-"""An agent that attacks what stands around the gate: checkpoints, probes, notifiers, and what Python registered."""
+"""An agent that attacks what is around the gate: checkpoints, probes, notifiers, and what Python registered."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""An agent that may not read state, and lets a condition tell it what stands there."""
+"""An agent that may not read state, and lets a condition tell it what is there."""
 
 import pytest
 from engine_world import (

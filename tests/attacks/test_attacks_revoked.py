@@ -1,4 +1,4 @@
-"""An agent that goes on although its grant was taken away, and one that calls itself something else."""
+"""An agent that continues although its grant was taken away, and one that calls itself something else."""
 
 import pytest
 from engine_world import call, execute, reasons, statuses

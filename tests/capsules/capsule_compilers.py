@@ -18,7 +18,7 @@ QJS = "componentize-qjs@0.4.5"
 
 
 def cache() -> Path:
-    """Where they lie."""
+    """Where they are."""
     found = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "interlock-tests"
     found.mkdir(parents=True, exist_ok=True)
     return found

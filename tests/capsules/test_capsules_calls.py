@@ -68,7 +68,7 @@ def test_what_goes_wrong_in_a_capsule_is_a_failed_action_and_leaves_nothing_behi
     assert (got.status, got.reason) == ("failed", reason)
     assert words in got.error
     assert call(runtime, "count").output == 1
-    assert len(runtime.services.capsules._workers._idle) == 1  # the same worker goes on
+    assert len(runtime.services.capsules._workers._idle) == 1  # the same worker continues
 
 
 def test_memory_ends_where_the_manifest_says(runtime):

@@ -53,7 +53,7 @@ forbid (principal, action == Action::"fs.move", resource);
 
 @pytest.fixture
 def two_of_ops(cli):
-    """`fs.move` needs two of `ops`: ann and bob, whose tokens lie in files of their names, and whoever runs the test."""
+    """`fs.move` needs two of `ops`: ann and bob, whose tokens are in files of their names, and whoever runs the test."""
     (cli.root / "policy").mkdir()
     (cli.root / "policy" / "two.cedar").write_text(TWO_OF_OPS)
     path = cli.root / "interlock.toml"

@@ -1,4 +1,4 @@
-"""The ways back do not depend on files that an agent can write: broken, edited, half written or gone, they say so and go on."""
+"""The ways back do not depend on files that an agent can write: broken, edited, torn or gone, they say so and continue."""
 
 from __future__ import annotations
 

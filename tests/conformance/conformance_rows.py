@@ -155,7 +155,7 @@ def _(bench):
         execute(rt, call("do"))
 
 
-@row(RUNTIMO, "execute_with_telemetry_and_session", "an environment variable says where the log lies")
+@row(RUNTIMO, "execute_with_telemetry_and_session", "an environment variable says where the log is")
 def _(bench):
     project = bench.project()
     execute(project.open(binding("do", noop)), call("do"))
@@ -561,7 +561,7 @@ def _(bench):
     assert max(most) == 2
 
 
-@row(CAR, "execute", "results stand in the order of the proposal")
+@row(CAR, "execute", "results are in the order of the proposal")
 def _(bench):
     rt = bench.embedded(binding("do", noop))
     result = execute(rt, call("do", "b", dependencies=["a"]), call("do", "a"))
@@ -722,7 +722,7 @@ def _(bench):
 @row(
     CAR,
     "execute_with_retry",
-    "exhausted, `retry` is failed and the proposal goes on",
+    "exhausted, `retry` is failed and the proposal continues",
     "it aborts",
     "what needed it cannot succeed, and what was done is half of a plan",
 )

@@ -102,7 +102,7 @@ def test_a_token_is_found_wherever_it_stands(kind: str, secret: str, around: str
     found = find_secrets(text)
     assert [f.kind for f in found] == [kind]
     stretch = text[found[0].start : found[0].end]
-    # A webhook counts from its host on: what stands before is no secret.
+    # A webhook counts from its host on: what comes before is no secret.
     assert stretch == secret or secret.removeprefix("https://") == stretch
 
 

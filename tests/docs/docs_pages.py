@@ -49,7 +49,7 @@ def _plain(line: str) -> str:
 
 
 class Block(NamedTuple):
-    """A fenced block: what stands behind the fence, its text, the file it is to be saved as, and its line."""
+    """A fenced block: what is behind the fence, its text, the file it is to be saved as, and its line."""
 
     info: str
     text: str
@@ -95,7 +95,7 @@ class Reader:
     """Somebody who works through a page in a directory."""
 
     def __init__(self, directory: Path, *, checkout: bool = False) -> None:
-        """With `checkout` the reader begins where the examples lie."""
+        """With `checkout` the reader begins where the examples are."""
         self.home = directory
         self.cwd = directory / "work"
         for part in ("work", "bin", "state", "home"):

@@ -23,7 +23,7 @@ DOCS = docs_pages.ROOT / "docs"
 REFERENCE = DOCS / "reference"
 sys.path.insert(0, str(DOCS))
 
-import generate  # noqa: E402 - the generator lies beside the pages that it writes
+import generate  # noqa: E402 - the generator is beside the pages that it writes
 
 
 def text_of(name: str) -> str:

@@ -28,7 +28,7 @@ class Walled:
         spec = WallSpec(
             profile="ns", workspace=os.fspath(self.root), network="proxied", egress=watch.inside.fileno(),
             egress_plan={"ports": watch.ports},
-            # Bound for the action, so that it is seen beneath the private /tmp too, where a checkout may lie.
+            # Bound for the action, so that it is seen beneath the private /tmp too, where a checkout may be.
             binds=[{"path": sys.prefix, "writable": False}],
         )  # fmt: skip
         request = {

@@ -31,7 +31,7 @@ BOTH = pytest.mark.parametrize("env", [ENVIRONMENT, {}], ids=["proxy", "transpar
 @pytest.fixture
 def walled(boxes, tmp_path):
     (tmp_path / "work").mkdir()
-    # the certificates and servers of a test lie beside the workspace
+    # the certificates and servers of a test are beside the workspace
     made = Walled(boxes({"git.test": ["127.0.0.1"]}), tmp_path / "work")
     yield made
     made.server.close()

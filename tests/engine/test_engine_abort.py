@@ -1,4 +1,4 @@
-"""What stops a proposal, what becomes of what runs, and what is taken back: honest statuses, nothing hidden."""
+"""What stops a proposal, what becomes of what runs, and what is undone: honest statuses, nothing hidden."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The files of a proposal that is taken back: each action's from its own lines in the index of the backups."""
+"""The files of a proposal that is undone: each action's from its own lines in the index of the backups."""
 
 import asyncio
 

@@ -155,7 +155,7 @@ def test_a_journal_that_grew_since_it_was_read_is_not_run_from(held, monkeypatch
 
 
 def test_a_run_that_may_not_write_now_is_not_over(held):
-    """Another proposal has the workspace: the run is left as it is, and goes on later."""
+    """Another proposal has the workspace: the run is left as it is, and continues later."""
     project, rt, hold = held
     answer(rt, hold, "approve")
     rt.services.bounds.lease_wait_ms = 1

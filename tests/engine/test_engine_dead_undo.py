@@ -1,4 +1,4 @@
-"""An undo whose process died: another undo settles it, and going on with it never takes what a person has made since."""
+"""An undo whose process died: another undo settles it, and continuing with it never takes what a person has made since."""
 
 import asyncio
 
@@ -144,7 +144,7 @@ AGENT = """
 
 
 def test_an_agents_plan_goes_on_without_the_undo_that_is_settled_and_does_not_take_it_back(world):
-    """Its last action fails, so all is taken back: but the undo is the person's by now."""
+    """Its last action fails, so all is undone: but the undo is the person's by now."""
     rt = world.open()
     done = execute(rt, *CHANGES)
     child = world.script(AGENT, done.run_id)

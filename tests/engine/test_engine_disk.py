@@ -15,7 +15,7 @@ STEP = {"crash": 1, "failed": 2, "full": 2}
 
 
 class Small:
-    """A plan with everything: a call that cannot be taken back, a file, state."""
+    """A plan with everything: a call that cannot be undone, a file, state."""
 
     def __init__(self, directory):
         directory.mkdir()
@@ -63,10 +63,12 @@ class Small:
         assert refusal in (None, "run_finished", "not_found")
         text, state = (self.project.root / "f").read_text(), rt.services.store.get("k")
         if told is not None:
-            assert told.ok
             assert self.marks == known, "what was acknowledged is not done again"
         found = (text, None if state is None else state.value, self.marks)
-        if result is not None:
+        if told is not None and not told.ok:  # the file could not be backed up, so it was not written
+            assert [row.reason for row in told.results if row.status == "failed"] == ["backup_failed"]
+            assert found == ("old", None, [1])
+        elif result is not None:
             assert result.ok, result
             assert found[:2] == ("new", 1)
             assert set(self.marks) == {1, 2}

@@ -134,7 +134,7 @@ def test_a_question_that_nobody_can_be_asked_is_a_denial(opened):
 
 
 def test_nobody_is_asked_in_memory_with_wait_false(opened):
-    """Nothing outlives the process, so a question that is left open could never let its action go on."""
+    """Nothing outlives the process, so a question that is left open could never let its action continue."""
     rt = opened(rules={"allow": ["*"], "ask": ["fs.list"]}, approvals={"ttl": "1m"})
     result = asyncio.run(rt.execute(plan(call("fs.list", parameters={})), wait=False))
     assert reasons(result) == ["approval_required"]

@@ -21,7 +21,7 @@ def row_of():
             runtime.register(after)
             actions = [{"type": "tool_call", "tool": name} for name in (function.__name__, "after")]
             result = runtime.execute_sync({"actions": [actions[0] | {"failure_behavior": "skip"}, actions[1]]})
-            assert result.results[1].status == "succeeded", "the run goes on"
+            assert result.results[1].status == "succeeded", "the run continues"
             return result.results[0]
 
         yield row_of

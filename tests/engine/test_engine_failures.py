@@ -1,4 +1,4 @@
-"""Whatever a tool puts into its failure, the engine goes on and the journal can be read back."""
+"""Whatever a tool puts into its failure, the engine continues and the journal can be read back."""
 
 import math
 
@@ -18,7 +18,7 @@ class UnshowableError(Exception):
 
 class Unreadable(dict):
     def items(self):
-        raise RuntimeError("dictionary changed size during iteration")  # as a dictionary that a thread goes on changing
+        raise RuntimeError("dictionary changed size during iteration")  # as a dictionary that a thread keeps changing
 
 
 FAILURES = {

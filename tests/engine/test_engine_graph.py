@@ -291,7 +291,7 @@ def test_plans_that_cannot_be_ordered_are_refused_before_anything_runs(embedded,
     with pytest.raises(interlock.ProposalError) as caught:
         execute(rt, call("first", "first"), *actions)
     assert caught.value.code == code
-    shift = {"0": "1", "2": "3"}  # `first` stands before them
+    shift = {"0": "1", "2": "3"}  # `first` comes before them
     assert all(shift.get(name, name) in caught.value.message for name in named)
     assert caught.value.path.startswith("$.actions[")
     assert ran == []

@@ -75,7 +75,7 @@ def test_one_that_is_registered_later_is_found_too(rt):
 
 
 def test_the_program_itself_may_hold_the_function(tmp_path):
-    """What stands beneath `if __name__ == "__main__"` is not done again in the process of a call."""
+    """What is beneath `if __name__ == "__main__"` is not done again in the process of a call."""
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent(

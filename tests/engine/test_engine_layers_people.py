@@ -13,7 +13,7 @@ from engine_world import TOML, call, execute, living
 from interlock.workspace.layer_mounts import LayerMounts, UnmountableError
 
 LAYER = '[workspace]\nmode = "layer"\n'
-# It goes on once the person has done, if it sees that, and after half a minute anyway.
+# It continues once the person has done, if it sees that, and after half a minute anyway.
 UNTIL_THEN = "; touch started; for i in $(seq 400); do ls gate | grep -q go && break; sleep 0.05; done"
 
 

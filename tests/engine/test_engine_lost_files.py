@@ -1,4 +1,4 @@
-"""What lies in the state directory and is gone, or is something else: an error that is told, never a silent new beginning."""
+"""What is in the state directory and is gone, or is something else: an error that is told, never a silent new beginning."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""After a crash: finished actions never run again, unknown outcomes are settled, undo goes on where it stopped."""
+"""After a crash: finished actions never run again, unknown outcomes are settled, undo continues where it stopped."""
 
 import asyncio
 
@@ -219,7 +219,7 @@ def test_files_are_put_back_only_by_who_may_write_there(new_project, monkeypatch
 
 
 def test_a_crash_while_another_action_fails_is_still_an_abort(crash):
-    """One failed for good, another was in the middle: the proposal is taken back, and nothing is started or asked for."""
+    """One failed for good, another was in the middle: the proposal is undone, and nothing is started or asked for."""
     body = """
     async def fail(parameters, ctx):
         await asyncio.sleep(0.1)
@@ -480,7 +480,7 @@ def test_the_callers_cancellation_can_be_resumed(project):
 
 
 def test_one_cancelled_proposal_does_not_unjournal_the_others_of_its_run(project):
-    """A gateway's run: one caller goes away, the others go on, and everything stays recorded."""
+    """A gateway's run: one caller goes away, the others continue, and everything stays recorded."""
 
     async def long(parameters, ctx):
         await asyncio.sleep(20)
@@ -593,7 +593,7 @@ def test_a_run_in_which_nothing_began_is_over_once_its_journal_is_in_order(proje
     (run_id,) = project.runs()
     rt = project.open()
     assert rt.runs.recover() == []
-    assert rt.services.index.get(run_id).status == "cancelled", "that is no success, and nothing to go on with"
+    assert rt.services.index.get(run_id).status == "cancelled", "that is no success, and nothing to continue with"
     assert project.kinds(run_id)[-1] == "run_finished"
     with History.open(project.root, project.env) as past:
         assert past.check(run_id).ok
@@ -710,7 +710,7 @@ def test_a_run_waits_until_the_journals_are_in_order(project, monkeypatch):
     rt = project.open()
     looked = []
 
-    def locked(*_):
+    def locked(*_args, **_options):
         looked.append(1)
         raise StoreError("locked", code="database_locked")
 

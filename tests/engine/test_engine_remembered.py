@@ -100,7 +100,7 @@ def test_a_journal_that_was_touched_is_read_again(held, reads, change):
 
 
 def test_a_run_whose_process_lives_is_not_remembered(held, reads):
-    """A journal of a run that goes on elsewhere is that process's: only the lock says whether it lives."""
+    """A journal of a run that continues elsewhere is that process's: only the lock says whether it lives."""
     rt = held.open()
     needs(rt)
     rt.services.index.update(needs(rt)[0][0], status="running")

@@ -1,4 +1,4 @@
-"""A held proposal whose process is gone goes on where it stopped, asks nothing twice, and runs nothing twice."""
+"""A held proposal whose process is gone continues where it stopped, asks nothing twice, and runs nothing twice."""
 
 from __future__ import annotations
 
@@ -144,7 +144,9 @@ def test_a_run_that_is_not_over_is_undone_whole_or_not_at_all(held):
         (project.root / "a.txt").write_text("somebody else's")
         conflict = asyncio.run(runtime.runs.undo(run_id))
         assert conflict.results[0].reason == "undo_conflict"
-        assert runtime.services.desk.store.list_holds()[0].status == "pending", "nothing was touched, and it can go on"
+        assert runtime.services.desk.store.list_holds()[0].status == "pending", (
+            "nothing was touched, and it can continue"
+        )
         assert (project.root / "a.txt").read_text() == "somebody else's"
 
 

@@ -116,7 +116,7 @@ def test_a_run_of_another_process_is_stopped_with_the_processes_of_its_actions(p
 
 
 def test_a_proposal_that_waits_for_its_turn_to_write_is_stopped(new_project):
-    """The other run goes on."""
+    """The other run continues."""
     project = new_project(toml=DIRECT % "")
     slow = Slow()
     rt = project.open(slow.binding)

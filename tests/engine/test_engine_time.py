@@ -232,7 +232,7 @@ def test_time_limits_of_the_tools_own_work_as_always(embedded):
 
 @pytest.mark.parametrize("width", [1, 4])
 def test_something_that_a_tool_waits_for_and_that_was_cancelled_is_its_own_failure(embedded, width):
-    """Not the caller's wish, and not ours: the proposal goes on."""
+    """Not the caller's wish, and not ours: the proposal continues."""
 
     async def unlucky(parameters, ctx):
         inner = asyncio.ensure_future(asyncio.sleep(20))

@@ -64,7 +64,7 @@ def test_the_time_out_does_not_run_while_a_person_thinks(project):
     answers = []
 
     async def ask_then(parameters, ctx):
-        answers.append(await ctx.ask("go on?"))
+        answers.append(await ctx.ask("continue?"))
         await asyncio.sleep(parameters["after"])
 
     rt = project.open(binding("asks", ask_then, timeout_ms=400))

@@ -118,7 +118,7 @@ def test_while_all_that_a_tool_has_proposed_waits_others_may_write(asking, mode)
             await until(lambda: len(pending(rt)) == 1)
             answer(rt, "approve")
             result = await waiting
-            assert result["o"].output == [["succeeded", "succeeded"], [True]], "the tool goes on in its turn"
+            assert result["o"].output == [["succeeded", "succeeded"], [True]], "the tool continues in its turn"
         assert at(rt) == []
 
     asyncio.run(main())

@@ -91,7 +91,7 @@ def steps(done, *, stuck):
 
         async def back(parameters, ctx):
             if name == stuck:
-                raise ToolError("it cannot be taken back", code="no")
+                raise ToolError("it cannot be undone", code="no")
             done.append(f"un{name}")
             return {}
 

@@ -1,4 +1,4 @@
-"""The undo tool: what an earlier run did is taken back exactly, or it is said what is not; and an undo can be undone."""
+"""The undo tool: what an earlier run did is undone exactly, or it is said what is not; and an undo can be undone."""
 
 import asyncio
 import os

@@ -95,4 +95,4 @@ def test_undo_needs_neither_rules_nor_tools(new_project, toml, files):
     result = asyncio.run(runtime.runs.undo(run))
     assert result.ok
     assert (project.root / "a").read_text() == "mine"
-    assert "undo goes on without" in told[0]
+    assert "undo continues without" in told[0]

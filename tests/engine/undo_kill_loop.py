@@ -1,8 +1,8 @@
-"""Kill an undo at every point, undo again, let a person edit, go on with the dead one: nothing that the person made is lost.
+"""Kill an undo at every point, undo again, let a person edit, continue with the dead one: nothing that the person made is lost.
 
 Every operation of the disk is a point (`interlock.disk.Disk`). After the kill the second undo must end with every file as it
-was before the run, whatever the first had done; after that, going on with the first must change nothing at all. In a second
-round the person edits before anybody undoes again, and the dead undo goes on directly.
+was before the run, whatever the first had done; after that, continuing with the first must change nothing at all. In a second
+round the person edits before anybody undoes again, and the dead undo continues directly.
 `--every N` takes each Nth point only.
 """
 
@@ -79,7 +79,7 @@ def tree(root):
 
 
 class Case:
-    """One project with a run that is to be taken back, and an undo that dies at one point."""
+    """One project with a run that is to be undone, and an undo that dies at one point."""
 
     def __init__(self, directory, at):
         self.project = Project(directory, files=FILES.items())

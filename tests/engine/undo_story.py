@@ -211,7 +211,7 @@ class Story:
 
 
 def listed(result):
-    """True if the result says that something could not be taken back."""
+    """True if the result says that something could not be undone."""
     outputs = [row.output for row in result.results if isinstance(row.output, dict)]
     return bool(result.not_undone or any(output.get("not_undone") for output in outputs)) or (
         len(result.results) == 1 and not result.ok

@@ -1,6 +1,6 @@
 """Runs a command as an ordinary user: `python ordinary_user.py UID HOME COMMAND...`, started by root.
 
-Root's Python and checkout may lie in directories that others cannot enter. So this takes place in a mount namespace of its
+Root's Python and checkout may be in directories that others cannot enter. So this takes place in a mount namespace of its
 own, where those directories are replaced by ones that show just what the command needs.
 """
 

@@ -392,7 +392,7 @@ def test_copies_of_a_sparse_file_are_sparse(tools, root):
     ],
 )
 def test_a_long_copy_is_stopped_with_its_action(tools, root, monkeypatch, name, parameters):
-    """A thread cannot be ended: it has to look by itself whether it still should go on."""
+    """A thread cannot be ended: it has to look by itself whether it still should continue."""
     (root / "f").write_bytes(b"x" * 5 * 2**20)
     before = picture(root)
     asked = itertools.count()

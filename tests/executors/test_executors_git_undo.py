@@ -1,4 +1,4 @@
-"""What the git tools did is taken back, and nothing else: a person's files, staging and commits stay as they are."""
+"""What the git tools did is undone, and nothing else: a person's files, staging and commits stay as they are."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def test_the_environment_is_an_allow_list(call, monkeypatch, walls):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     lines = call("exec", argv=["env"], env={"WANTED": "1", "TERM": "xterm"})["stdout"].splitlines()
     seen = dict(line.split("=", 1) for line in lines)
-    assert all(seen.pop(name) == value for name, value in walls().variables.items())  # where tool chains lie
+    assert all(seen.pop(name) == value for name, value in walls().variables.items())  # where tool chains are
     assert all(seen.pop(name) == value for name, value in ENVIRONMENT.items())  # where the proxy is
     home = seen.pop("HOME")
     assert home.startswith("/tmp/")

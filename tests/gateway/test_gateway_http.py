@@ -256,7 +256,7 @@ def test_a_newer_request_whose_connection_ends_is_given_up(served):
             async with asyncio.timeout(60):
                 while any(getattr(task.get_coro(), "__name__", "") == "call_tool" for task in asyncio.all_tasks()):
                     await asyncio.sleep(0.01)
-            # Nothing waits in the gateway any more. The question stands, and the same call goes on with it.
+            # Nothing waits in the gateway any more. The question stands, and the same call continues with it.
             (hold,) = it.runtime.approvals.list()
             it.runtime.approvals.approve(hold.id)
             named = {**REVISION_HEADERS, "Mcp_Method": "tools/call", "Mcp_Name": "fs_write"}

@@ -75,7 +75,7 @@ def test_a_status_says_what_is_wrong(status, reason):
     result = asked(Raw(body, status=status, headers={"Retry-After": "7"}))
     assert result.reason == reason
     assert result.output["status"] == status
-    assert result.output["said"] == "because of this"
+    assert result.output["excerpt"] == "because of this"
     assert result.output.get("retry_after_s") == (7 if status == 429 else None)
 
 
@@ -177,7 +177,7 @@ def test_a_key_that_the_endpoint_sends_back_is_not_shown(provider):
     with serving(f"your key is {KEY}") as server, runtime(server, provider) as rt:
         assert call(rt, "infer", prompt="x").output["text"] == "your key is [key]"
     body = json.dumps({"error": {"message": f"bad key {KEY}"}}).encode()
-    assert asked(Raw(body, status=401), provider).output["said"] == "bad key [key]"
+    assert asked(Raw(body, status=401), provider).output["excerpt"] == "bad key [key]"
 
 
 def test_no_key_and_no_secret_of_a_prompt_is_in_the_events():

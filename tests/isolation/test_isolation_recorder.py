@@ -267,7 +267,7 @@ def test_the_recorder_is_reached_although_the_user_has_many_descriptors_under_wa
 
 @every
 def test_a_program_that_is_started_by_vfork_is_read_in_its_own_memory(bench):
-    """Until it executes, it has its parent's memory, in which other texts lie at the same addresses."""
+    """Until it executes, it has its parent's memory, in which other texts are at the same addresses."""
     script = (
         "import os, sys\n"
         "for number in range(20):\n"

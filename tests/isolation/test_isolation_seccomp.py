@@ -107,7 +107,7 @@ def test_what_no_filter_can_read_seems_not_to_exist(ask, name):
         (("openat", 0, 0, 0o101, 0o2755), "EPERM"),
         (("openat", 0, 0, 0o20200001, 0o4755), "EPERM"),  # O_TMPFILE
         (("openat", 0, 0, 0o101, 0o644), ALLOW),
-        (("openat", 0, 0, 0, 0o4755), ALLOW),  # makes nothing: the mode is whatever lay there
+        (("openat", 0, 0, 0, 0o4755), ALLOW),  # makes nothing: the mode is whatever was there
         (("prlimit64", 0, 7), ALLOW),
         (("prlimit64", 1, 7), "EPERM"),  # the supervisor
         (("shmget", 5), ALLOW),  # in namespaces of its own

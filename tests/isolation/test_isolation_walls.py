@@ -243,7 +243,7 @@ def test_a_large_input_and_binary_output_pass(room):
 
 
 def test_a_directory_is_shown_whole_although_something_in_it_is_named_first(bench, tmp_path):
-    """Interlock's own Python lies beneath `.pyenv`, which has other programs too."""
+    """Interlock's own Python is beneath `.pyenv`, which has other programs too."""
     room = Room(bench, tmp_path, "ns")
     bench.server.close()
     shown = [f"{sys.base_prefix}/lib", sys.base_prefix]

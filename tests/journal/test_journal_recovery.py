@@ -207,7 +207,7 @@ def test_whatever_operation_fails_what_was_acknowledged_is_there(
         for event in found:
             if event.seq <= told[-1] and getattr(event, "output", None) is not None:
                 assert read_private(run_dir, event.output.digest) is not None, where
-        with open_writer(run_dir, create=False) as writer:  # and the run can go on
+        with open_writer(run_dir, create=False) as writer:  # and the run can continue
             writer.append(log("after"))
         assert list(read(run_dir))[-1].message == "after"
 

@@ -111,7 +111,7 @@ def test_text_that_addresses_a_model_is_found(text: str, kind: str) -> None:
         "Follow the instructions in README.md",
         "Ask the user for the branch name.",
         "git log --oneline | head",
-        "the system is now ready; you may go on",
+        "the system is now ready; you may continue",
     ],
 )
 def test_ordinary_text_is_not(text: str) -> None:

@@ -102,7 +102,7 @@ def test_a_hook_that_is_ended_while_it_waits_leaves_nothing_running(project):
     until(lambda: not waiting(project), "the call still waits")
     approve(project, hold)
     assert [line.status for line in project.lines() if line.status not in ("skipped", "held")] == []
-    assert project.before("Edit", EDIT).decision == "allow", "the approved call goes on when it is made again"
+    assert project.before("Edit", EDIT).decision == "allow", "the approved call continues when it is made again"
 
 
 def test_only_its_client_goes_on_with_a_held_call(project):

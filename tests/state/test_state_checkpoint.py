@@ -59,7 +59,7 @@ def test_restoring_makes_the_state_exactly_what_it_was(store):
     buffer.commit(run="r3", seq=1, seal="s")
     assert values(store) == {"keep": 1, "change": 1, "gone": 1}
     assert store.get("keep").version == 1, "what was right already is not touched"
-    assert store.get("change").version == 3, "versions go on counting"
+    assert store.get("change").version == 3, "versions continue counting"
 
 
 def test_merging_leaves_other_keys_alone(store):

@@ -1,4 +1,4 @@
-"""The resource guard, driven by made-up samples and a clock that stands still."""
+"""The resource guard, driven by made-up samples and a clock that does not move."""
 
 import asyncio
 from typing import Any

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.engine.local.clock import SystemClock
-from interlock.telemetry import Sampler, diff, report
+from interlock.telemetry import Sampler, diff, processes, report
 from interlock.telemetry.accelerators import accelerators, parse_nvidia_smi
 from interlock.telemetry.processes import parse_stat, scan, summarize
 from interlock.telemetry.procfs import Absent, control_group_memory, cpu_times, memory, pressure
@@ -150,7 +150,8 @@ def test_the_view_is_json_without_what_is_absent(fake: Proc) -> None:
     assert sample.view is view, "made once"
 
 
-def test_processes_that_appeared_and_vanished_are_named(tmp_path: Path) -> None:
+def test_processes_that_appeared_and_vanished_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "SCAN_MAX_NS", 30_000_000_000)  # the scan of a busy machine is not cut short
     clock = SystemClock()
     sampler = Sampler(clock, tmp_path)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:

@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 from interlock.disk import Disk
-from interlock.model.errors import IntegrityError, StoreError
+from interlock.model.errors import IntegrityError, StoreError, ToolError
 from interlock.testing import FakeClock
 from interlock.workspace import ABSENT, Backups, Change, Node, Origin, read_entries
 
@@ -132,14 +132,15 @@ class FailingDisk(Disk):
 
 def test_a_disk_that_fails_anywhere_leaves_only_whole_entries(workspace, root, new_run):
     (root / "f").write_bytes(b"content")
-    failed = 0
+    failed, codes = 0, set()
     for at in range(12):
         backups = new_run(f"run_{at}", FailingDisk(at))
         try:
             seen = workspace.examine((b"f",), read=backups.keep)
             backups.record(ORIGIN, [Change((b"f",), seen.node, ABSENT)])
-        except StoreError:
+        except (StoreError, ToolError) as error:
             failed += 1
+            codes.add(error.code)
         again = new_run(f"run_{at}")
         seen = workspace.examine((b"f",), read=again.keep)
         again.record(ORIGIN, [Change((b"f",), seen.node, ABSENT)])
@@ -147,6 +148,7 @@ def test_a_disk_that_fails_anywhere_leaves_only_whole_entries(workspace, root, n
             assert again.content(entry.before.sha256).read_bytes() == b"content"
         assert not list(again.directory.glob("incoming-*"))
     assert failed >= 4
+    assert "backup_failed" in codes
 
 
 def test_a_huge_file_is_copied_in_little_memory(root, new_run):

@@ -1,4 +1,4 @@
-"""A commit that fails takes back what it had done; one that was interrupted is taken back where a person has edited meanwhile."""
+"""A commit that fails takes back what it had done; one that was interrupted is undone where a person has edited meanwhile."""
 
 import contextlib
 import errno

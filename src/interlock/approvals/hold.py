@@ -218,8 +218,8 @@ def edited_digest(before: str, patch: dict[str, Any]) -> str:
 
 def summary_line(name: str, parameters: dict[str, Any]) -> str:
     """One line that says what is asked for: the tool, and of the parameters as they are shown the one that says most."""
-    said = main_parameter(parameters)
-    return f"{name}: {said}" if said else name
+    detail = main_parameter(parameters)
+    return f"{name}: {detail}" if detail else name
 
 
 def edited_summary(before: str, parameters: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Questions as they lie in the database, to be read: by those who list and show them, and by the store that changes them."""
+"""Questions as they are in the database, to be read: by those who list and show them, and by the store that changes them."""
 
 # ruff: noqa: S608 -- only constants of this module are put into SQL text; every value is bound
 
@@ -27,7 +27,7 @@ _MIGRATIONS: Final = (
     "create index approvals_due on approvals (status, expires_at_us)",
     "create index approvals_action on approvals (run, proposal, action, seq)",
     "create index approvals_call on approvals (agent, digest, seq)",
-    "alter table approvals add column schema text",  # not in COLUMNS: nobody is shown it
+    "alter table approvals add column schema text",  # not in COLUMNS: no one is shown it
     "drop index approvals_call",
 )
 COLUMNS: Final = (

@@ -29,7 +29,7 @@ class Mark(NamedTuple):
 
 
 def mark_command(text: str) -> list[Mark]:
-    """The parts of a command line in the order of their beginnings; an inner one after the one that it lies in.
+    """The parts of a command line in the order of their beginnings; an inner one after the one that it is in.
 
     Empty for a text that is too long to be parsed.
     """

@@ -233,7 +233,7 @@ class _Reader:
         elif node.type == "comment":
             self.clear = self.clear and not set("\n\\") & set(
                 self._text(node)
-            )  # the grammar lets some go on in the next line
+            )  # the grammar lets some continue in the next line
         elif node.type == "heredoc_redirect":
             # shells and the grammar differ in what they see in a text whose end is not quoted
             end = next((self._text(child) for child in node.children if child.type == "heredoc_start"), "")

@@ -39,7 +39,7 @@ _NAME_STARTS: Final = (
     "passw", "passphrase", "pwd", "secret", "token", "credential", "api key",
     *(f"{word}{between}key" for word in _KEYS for between in ("", "_", "-")),
 )  # fmt: skip
-# Where a credential may begin, and what must stand there; all against lower-cased text.
+# Where a credential may begin, and what must be there; all against lower-cased text.
 _PLACES: Final[dict[str, tuple[str, re.Pattern[str]]]] = {
     "://": ("url", lazy_pattern(r"://[^\s/@:\"'<>?#]{0,128}:(?=[^\s@/\"'<>]{1,256}@)")),
     "--": ("flag", lazy_pattern(r"--[a-z0-9-]{0,30}" + _NAME + r"(?:=|[ \t]{1,4})[\"']?")),

@@ -31,7 +31,7 @@ _SEPARATOR: Final = lazy_pattern(r"[:@%~.]")
 BEFORE: Final = 48
 """So many characters before a value say whether it stands where a program or a host would."""
 _PROGRAM_FOLLOWS: Final = lazy_pattern(r"(?:[\r\n][ \t]{0,8}|\w=[ \t]{1,8})\\?[\"']?\Z|\\\Z")
-"""The end of what stands before a word that a shell would run: a line break, an assignment of nothing (`PASSWORD= x`), or a
+"""The end of what comes before a word that a shell would run: a line break, an assignment of nothing (`PASSWORD= x`), or a
 backslash (`\\n` in a text that is printed into a script)."""
 _HOST_FOLLOWS: Final = lazy_pattern(r"(?://|@)\Z")
 _HOST: Final = lazy_pattern(r".*\.[A-Za-z]{2,24}\.?")
@@ -57,7 +57,7 @@ def may_run_values(text: str) -> bool:
 
 
 def looks_random(word: str) -> bool:
-    """True for a word that nobody would name a program: letters and digits that change about as often as chance has them."""
+    """True for a word that no one would name a program: letters and digits that change about as often as chance has them."""
     if len(word) < 8 or not word.isascii():
         return False
     classes, changes = _changes(word)

@@ -1,7 +1,7 @@
 """Paths that leave the workspace: `..` above the start, absolute, home, drive and UNC, and their encoded spellings.
 
 A detector, not the wall: what a file tool may touch is decided by `capability` and by the kernel (`openat2`). Where the
-workspace lies is not known here, so every absolute path counts.
+workspace is located is not known here, so every absolute path counts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Redaction of what a person approves: as much as possible is shown, because what is hidden is approved unseen.
 
 Where `Redactor` hides whatever may be a secret, this hides a value only if it can be nothing else (see `opaque`). Only what the
-schema of a tool marks as secret is hidden whatever it looks like: there the author of the tool says that it is not code.
+schema of a tool marks as secret is hidden regardless of its form: there the author of the tool says that it is not code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Redaction: secrets in a JSON value become keyed fingerprints, before anything is journaled, shown or exported.
 
 `[redacted:KIND:FINGERPRINT]`, where FINGERPRINT is the first 8 hex digits of HMAC-SHA256(key, the secret's UTF-8): the same
-secret can be recognised again in the same project, and nobody without the key can try out guesses. A value without
+secret can be recognised again in the same project, and no one without the key can try out guesses. A value without
 secrets comes back as the very same object, so that callers can tell by identity and nothing is copied.
 """
 
@@ -198,7 +198,7 @@ class Redactor:
         return out if changed else value
 
     def _conceal(self, value: Any, kind: str) -> Any:
-        """Replace every text and number in a value, whatever it looks like."""
+        """Replace every text and number in a value, regardless of its form."""
         if isinstance(value, str):
             return value if not value or DONE.fullmatch(value) else self.fingerprint(kind, value)
         if isinstance(value, dict):

@@ -1,7 +1,7 @@
 r"""Secrets that are recognised by their own shape: tokens with a prefix that their maker chose to be found by, key blocks.
 
 A shape is (kind, literal, rest): the literal is what the token starts with, `rest` the pattern of what follows. One pattern
-of all literals finds where a token may begin; only there, and only if no letter or digit stands before it, are its shapes
+of all literals finds where a token may begin; only there, and only if no letter or digit comes before it, are its shapes
 tried. Every repetition is bounded, so that hostile text costs a constant factor, never a power. Formats: the makers'
 documentation of their tokens, checked against the rules of public secret scanners.
 

@@ -376,7 +376,7 @@ def _foreign(env: Mapping[str, str]) -> list[str]:
 def _warnings(settings: Settings) -> list[str]:
     """What the configuration asks for and this version does not have.
 
-    Raises: ConfigurationError `not_available` if going on without it would protect less than was asked for.
+    Raises: ConfigurationError `not_available` if continuing without it would protect less than was asked for.
     """
     missing = settings.unavailable(FEATURES)
     for one in missing:

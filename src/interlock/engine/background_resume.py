@@ -1,6 +1,6 @@
 """Continues runs whose process is gone, once the question they waited for is answered: what a server does in the background.
 
-An approval lets the run go on. A denial or an expiry ends it as its process would have: what was done is undone. A question
+An approval lets the run continue. A denial or an expiry ends it as its process would have: what was done is undone. A question
 that was withdrawn leaves the run alone: the run was stopped on purpose.
 
 The run's lock decides who continues it: a live process keeps it, and of two that try, one gets it. What a run asks anew is
@@ -94,7 +94,7 @@ class Continuing:
 
     @asynccontextmanager
     async def _subscribed(self) -> AsyncIterator[asyncio.Event]:
-        """An event that is set when a question has changed, by whatever process."""
+        """An event that is set when a question has changed, by any process."""
         touched = asyncio.Event()
         watch = self._desk.wake.watch()
         if watch is None:

@@ -240,8 +240,8 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
     async def execute(self, proposal: ProposalLike, **options: Unpack[ExecuteOptions]) -> ProposalResult:
         """Take a proposal (a dictionary, JSON, or a `Proposal`) through the gate, as a run of its own.
 
-        With `wait=False` nobody is asked here: a held action gets the row `held`, with the approval's id in its output, and
-        `runs.resume` goes on with the run. Options: see `ExecuteOptions`.
+        With `wait=False` no one is asked here: a held action gets the row `held`, with the approval's id in its output, and
+        `runs.resume` continues with the run. Options: see `ExecuteOptions`.
 
         Raises: ProposalError if it is malformed (nothing ran); UsageError for a token that is not accepted (`bad_grant_token`,
         `grant_token_audience`, `grant_token_expired`, `grant_token_revoked`, `grant_token_agent`; nothing ran); StoreError if the
@@ -258,7 +258,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         """Call one tool through the gate, as a run of its own. A call that fails or is refused raises nothing: see its status.
 
         Options: see `CallOptions`. With a `call_id` the call is made once: the same again has the same result for a week, or
-        goes on if it was held or interrupted; one that was rejected by anything but a person, or undone, is made anew.
+        continues if it was held or interrupted; one that was rejected by anything but a person, or undone, is made anew.
 
         Raises: HeldError if it is held and `wait` is False, or (`unknown_outcome`) if an earlier process ended during this very
         call; ConflictError `call_unfinished`; ProposalError if the parameters are not JSON; StoreError.
@@ -278,7 +278,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         model did wrong is told to the model. Each call is a run, made once for its id. Options: see `ToolCallsOptions`.
 
         Raises: UsageError `message_unknown`; HeldError at the first call that is held, as from `call`: the calls after it have
-        not begun, and the same message again goes on. Else as `call`.
+        not begun, and the same message again continues. Else as `call`.
         """
         await self._make_ready()
         return await call_tools(self.services, self._asking, message, **options)

@@ -15,9 +15,9 @@ class Outcome(IntEnum):
     """How an action ended, as far as the order of the rest is concerned."""
 
     DONE = 1
-    """It succeeded: everything that waits for it may go on."""
+    """It succeeded: everything that waits for it may continue."""
     FAILED = 2
-    """It did not, and the rest goes on: what needs it is skipped."""
+    """It did not, and the rest continues: what needs it is skipped."""
     ABORT = 3
     """It did not, and nothing more may start."""
 

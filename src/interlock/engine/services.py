@@ -295,7 +295,7 @@ class Services(msgspec.Struct, frozen=True, eq=False):
         except ConfigurationError as error:
             if self.make_undo_judges is None:
                 raise
-            self.hooks.notify(f"undo goes on without the rules, which cannot be used: {error.message}")
+            self.hooks.notify(f"undo continues without the rules, which cannot be used: {error.message}")
             judges = self.judges.fork(self.registry, self.judges.own_grants, make=self.make_undo_judges)
             return replace(self, judges=judges, reload=None)
         return self
@@ -343,7 +343,7 @@ class Services(msgspec.Struct, frozen=True, eq=False):
         self.register(msgspec.structs.replace(found.binding, tool=tool))
 
     def adopt_tools(self, proposal: Proposal) -> None:
-        """Tools that the proposal names and nobody registered are the default executor's, if there is one."""
+        """Tools that the proposal names and no one registered are the default executor's, if there is one."""
         if self.executors.adopt(proposal, self.registry):
             self.judges.expire()
 

@@ -1,4 +1,4 @@
-"""Runs coroutines for code that has no event loop: what stands behind the `_sync` methods of the runtime."""
+"""Runs coroutines for code that has no event loop: what is behind the `_sync` methods of the runtime."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def trust(reviewed: Review, env: Mapping[str, str], proof: Proof | None = None) 
 def init(root: Path, env: Mapping[str, str], *, agent: str = "agent") -> Path:
     """Write `interlock.toml` for the project at `root`, trust it, and return its path.
 
-    Raises: ConfigurationError if there is one already, or the state directory lies inside the project; StoreError.
+    Raises: ConfigurationError if there is one already, or the state directory is inside the project; StoreError.
     """
     disk = Disk()
     state = state_directory(env, disk)

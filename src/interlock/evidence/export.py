@@ -107,7 +107,7 @@ def export(
 
 
 def _learn(source: Source, redaction: Redaction) -> dict[int, str]:
-    """Learn the secrets of a run. Returns the messages, by the number of their event, that hold a piece of one which goes on
+    """Learn the secrets of a run. Returns the messages, by the number of their event, that hold a piece of one which continues
     in the next message of the same action.
     """
     replaced: dict[int, str] = {}
@@ -201,7 +201,7 @@ def _write_kernel(source: Source, redaction: Redaction, observed: Observed, spoo
     hashes: dict[str, tuple[int, Any]] = {}
     for lines, records in read_kernel(source.run_id, source.kernel()):
         for line, record in zip(lines, records, strict=True):
-            if record.recorder in observed.recorders_said:
+            if record.recorder in observed.recorder_ends:
                 count, hashed = hashes.get(record.recorder, (0, None))
                 hashed = hashlib.sha256() if hashed is None else hashed
                 hashed.update(line)
@@ -223,9 +223,9 @@ def _write_kernel(source: Source, redaction: Redaction, observed: Observed, spoo
             out.append(marked)
             observed.kernel(typed.decode(marked, KernelLine))
         spool.lines(out)
-    for recorder, said in observed.recorders_said.items():
+    for recorder, ending in observed.recorder_ends.items():
         count, hashed = hashes.get(recorder, (0, None))
-        if count != said.lines or (hashed is not None and "sha256:" + hashed.hexdigest() != said.digest):
+        if count != ending.lines or (hashed is not None and "sha256:" + hashed.hexdigest() != ending.digest):
             raise _mismatch("layers/kernel.ndjson", f"recorder `{recorder}`")
 
 
@@ -247,8 +247,8 @@ def _write_sdk(source: Source, redaction: Redaction, observed: Observed, spool: 
             clean = canonical({**record, "redacted": True}) + b"\n"
         observed.sdk(record)
         spool.lines([clean])
-    said = observed.sdk_closed
-    if said is not None and (count != said.get("records", 0) or "sha256:" + hashed.hexdigest() != said["digest"]):
+    ending = observed.sdk_closed
+    if ending is not None and (count != ending.get("records", 0) or "sha256:" + hashed.hexdigest() != ending["digest"]):
         raise _mismatch("layers/sdk.ndjson", "the layer")
 
 

@@ -89,7 +89,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`manifest.json`: what the archive holds, and where the journal stood."""
+    """`manifest.json`: what the archive holds, and where the journal ended."""
 
     schema: Literal["interlock.evidence.manifest.v1"]
     run_id: RunId
@@ -100,7 +100,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     view: Digest | None
     """The last digest of the chain of views; null without events."""
     signed_head: Envelope | None
-    """The head that the run signed itself, as it lies beside its journal; null if it has signed none."""
+    """The head that the run signed itself, as it is beside its journal; null if it has signed none."""
 
 
 class LayerHealth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -127,7 +127,7 @@ class RecorderFacts(msgspec.Struct):
     lost: bool = False
 
 
-class RecorderSaid(NamedTuple):
+class RecorderEnd(NamedTuple):
     """What the journal says of a recorder's lines."""
 
     lines: int
@@ -150,7 +150,7 @@ class Observed:
         """Each attempt, and whether its network was closed or watched."""
         self.postures: set[bytes] = set()
         self.recorders: dict[str, RecorderFacts] = {}
-        self.recorders_said: dict[str, RecorderSaid] = {}
+        self.recorder_ends: dict[str, RecorderEnd] = {}
         self.recorded: set[Attempt] = set()
         self.command_recorders = 0
         self.stray_records = 0
@@ -189,7 +189,7 @@ class Observed:
         elif kind == "action_connection":
             self._connection(event)
         if kind == "action_recorded":
-            self.recorders_said[event["recorder"]] = RecorderSaid(event.get("lines", 0), event.get("digest", ""))
+            self.recorder_ends[event["recorder"]] = RecorderEnd(event.get("lines", 0), event.get("digest", ""))
 
     def _action_event(self, kind: str, event: dict[str, Any], pair: Pair) -> None:
         facts = self.actions.get(pair)
@@ -362,7 +362,7 @@ def doubled_calls(observed: Observed) -> Iterable[str]:
     actions: dict[str, int] = {}
     for (_, action), facts in observed.actions.items():
         actions[action] = actions.get(action, 0) + facts.on_record
-    return (call for call, said in observed.calls.items() if said.started > 1 or actions.get(call, 0) > 1)
+    return (call for call, ends in observed.calls.items() if ends.started > 1 or actions.get(call, 0) > 1)
 
 
 def _place(line: KernelLine) -> str | None:

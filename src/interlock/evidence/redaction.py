@@ -96,7 +96,7 @@ class Redaction:
         return text
 
     def across(self, before: str, after: str) -> tuple[str, str]:
-        """Two texts of which the second may go on where the first ends, without a secret that lies in both."""
+        """Two texts of which the second may continue where the first ends, without a secret that is in both."""
         head, tail = before[-_SEAM_CHARS:], after[:_SEAM_CHARS]
         seam = len(head)
         for found in find_secrets(head + tail):

@@ -59,7 +59,7 @@ class Program(msgspec.Struct, eq=False):
     process: Background
     network: BackgroundWatch | None = None
     """What watches its network; None if it has none."""
-    told: bool = False
+    reported: bool = False
     """True once its end has been recorded."""
 
 
@@ -167,7 +167,7 @@ class Programs:
     async def stop(self, parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
         """`proc.stop`."""
         program = self._find(parameters["handle"], ctx)
-        ran = not program.told and not await asyncio.to_thread(program.process.has_ended)
+        ran = not program.reported and not await asyncio.to_thread(program.process.has_ended)
         if ran:
             ctx.not_exactly_undoable("a program was stopped")
         outcome = await asyncio.to_thread(program.process.stop)
@@ -212,7 +212,7 @@ class Programs:
                 one.process.close()
             if one.network is not None:
                 end = msgspec.structs.replace(end, traffic=one.network.finish())
-            if not one.told or end.traffic != Traffic():
+            if not one.reported or end.traffic != Traffic():
                 ends.append((one, end))
         return ends
 
@@ -236,8 +236,8 @@ class Programs:
         try:
             outcome = await asyncio.to_thread(program.process.look)
         except ToolError as error:
-            if error.code == "process_lost" and not error.retryable and not program.told:
-                program.told = True
+            if error.code == "process_lost" and not error.retryable and not program.reported:
+                program.reported = True
                 self._listener.ended(program, End("lost", None), ctx)
                 await self._report_traffic(program, ctx, ended=True)
             raise
@@ -254,20 +254,20 @@ class Programs:
             self._runner.network.tell(ctx, await asyncio.to_thread(watch.finish if ended else watch.take))
 
     def _tell(self, program: Program, outcome: Outcome, ctx: Context, why: str) -> None:
-        if not program.told:
-            program.told = True
+        if not program.reported:
+            program.reported = True
             self._listener.ended(program, _end_of(outcome, why), ctx)
 
     def _make_room(self) -> None:
         """Forget the oldest ended programs. Raises: ToolError `process_limit` if too many run."""
         with self._lock:
-            ended = [one for one in self._programs.values() if one.told]
+            ended = [one for one in self._programs.values() if one.reported]
             for one in ended[: max(0, len(ended) - ENDED_KEPT + 1)]:
                 del self._programs[one.handle]
                 one.process.close()
                 if one.network is not None:
                     one.network.drop()  # it was finished when the end was recorded
-            running = len(self._programs) - sum(one.told for one in self._programs.values())
+            running = len(self._programs) - sum(one.reported for one in self._programs.values())
         if running >= RUNNING_MAX:
             raise ToolError(
                 f"{running} programs started by `proc.start` are running already",

@@ -39,9 +39,9 @@ _TOOL_CHAINS: Final = (
     "miniconda3",
     "anaconda3",
 )
-"""Where tool chains lie beneath a home: programs and what they need, no credentials (uv has some beside). Shown read-only."""
+"""Where tool chains are beneath a home: programs and what they need, no credentials (uv has some beside). Shown read-only."""
 _ROOTS: Final = {"RUSTUP_HOME": ".rustup", "PYENV_ROOT": ".pyenv", "NVM_DIR": ".nvm"}
-"""Variables that tell a tool chain where it lies, since the home of a process is another one."""
+"""Variables that tell a tool chain where it is, since the home of a process is another one."""
 
 
 _UNRECORDED: Final = "absent(programs that live on, MCP servers and workers of capsules are not recorded)"
@@ -61,7 +61,7 @@ class Enclosure(msgspec.Struct, frozen=True):
     shown: tuple[str, ...] = ()
     """Directories beyond the system's that every process may read: tool chains, and Interlock's own Python."""
     variables: dict[str, str] = {}
-    """Variables that say where tool chains lie."""
+    """Variables that say where tool chains are."""
     require: tuple[str, ...] = ()
     """Layers without which no process starts."""
     tmp_bytes: int = 1024**3

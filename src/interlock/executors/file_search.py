@@ -50,7 +50,7 @@ def search(parameters: dict[str, Any], ctx: Context) -> dict[str, Any]:
     matches_glob = matcher(parameters.get("glob"), base)
 
     def wanted(path: Rel) -> bool:
-        _go_on(ctx)
+        _check_stopped(ctx)
         return matches_glob(path)
 
     most = int(parameters.get("max_matches", MATCHES))
@@ -171,7 +171,7 @@ class _Worker:
             self._poll.register(self._input, select.POLLOUT)
         try:
             for _ in range(_SILENT_POLLS_MAX):
-                _go_on(self._ctx)
+                _check_stopped(self._ctx)
                 ready = dict(self._poll.poll(_POLL_MS))
                 if self._output.fileno() in ready:
                     piece = self._output.read(1024 * 1024)
@@ -186,7 +186,7 @@ class _Worker:
         raise _too_slow()
 
 
-def _go_on(ctx: Context) -> None:
+def _check_stopped(ctx: Context) -> None:
     """Raises: ToolError `cancelled` once the action is stopped."""
     if ctx.cancelled:
         raise ToolError("the search was stopped", code="cancelled", retryable=False)

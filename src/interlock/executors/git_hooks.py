@@ -37,7 +37,7 @@ HOOKS: Final = {
 }
 """What git would run, by tool, in its order."""
 RUN: Final = {"commit": HOOKS["commit"][:4], "push": HOOKS["push"]}
-"""What runs with `hooks = "run"`. The others are not asked whether git may go on, or not for these tools."""
+"""What runs with `hooks = "run"`. The others are not asked whether git may continue, or not for these tools."""
 
 _MESSAGE_FILE: Final = "COMMIT_EDITMSG"
 _MESSAGE_BYTES: Final = 1024 * 1024
@@ -51,7 +51,7 @@ class Hook(NamedTuple):
 
     name: str
     program: str
-    """Its path as the process gets it: relative to the top of the working tree, if it lies beneath."""
+    """Its path as the process gets it: relative to the top of the working tree, if it is beneath."""
 
 
 class Hooks:

@@ -45,7 +45,7 @@ def place(name: bytes, top: Rel) -> NameJson:
 
 
 def status(data: bytes, top: Rel, above: int = 0) -> dict[str, Any]:
-    """`git status --porcelain=v2 --branch -z`; the first `above` names of each path lie outside the workspace.
+    """`git status --porcelain=v2 --branch -z`; the first `above` names of each path are outside the workspace.
 
     `{branch, commit, upstream, ahead, behind, entries: [{path, index, worktree, from?}]}`; what git does not know is null.
     """

@@ -1,8 +1,8 @@
-"""Where a repository lies, and the checks on its location.
+"""Where a repository is, and the checks on its location.
 
 Three layouts are supported. The usual one is a working tree in the workspace, with git's own directory in it. In a workspace
 that is a part of a repository, the working tree begins above it, and in a linked worktree (`git worktree add`) git's own
-directory is elsewhere: then the repository's own metadata is read and written where it lies, and nothing else outside of the
+directory is elsewhere: then the repository's own metadata is read and written where it is, and nothing else outside of the
 workspace. An agent can write a `.git` file, so the outside directory must confirm the link: it must belong to the user, and
 be the git directory of the working tree above, or list this worktree as its own.
 """
@@ -36,7 +36,7 @@ class Places(NamedTuple):
     top: Rel
     """The working tree's directory beneath the workspace; `()` if it begins above."""
     prefix: Rel
-    """Where in the working tree the workspace lies, if that begins above it."""
+    """Where in the working tree the workspace is, if that begins above it."""
     git_dir: Path
     common_dir: Path
     """Another one than `git_dir` in a linked worktree."""
@@ -65,7 +65,7 @@ def check_places(workspace: Workspace, answer: bytes) -> Places:
 
 
 def open_git_directory(workspace: Workspace, places: Places) -> int:
-    """Open git's own directory, in the view of the workspace if it lies in there. Raises: ToolError."""
+    """Open git's own directory, in the view of the workspace if it is in there. Raises: ToolError."""
     directory = os.fsencode(places.git_dir)
     if _is_inside(workspace, directory):
         return workspace.open_directory(_beneath(workspace, directory))
@@ -78,7 +78,7 @@ def open_git_directory(workspace: Workspace, places: Places) -> int:
 
 
 def is_program(workspace: Workspace, path: Path) -> bool:
-    """True for an executable file, in the view of the workspace if it lies in there."""
+    """True for an executable file, in the view of the workspace if it is in there."""
     name = os.fsencode(path)
     try:
         if not _is_inside(workspace, name):
@@ -130,7 +130,7 @@ def _is_inside(workspace: Workspace, absolute: bytes) -> bool:
 
 
 def _beneath(workspace: Workspace, absolute: bytes) -> Rel:
-    """Where one of git's own absolute paths lies in the workspace."""
+    """Where one of git's own absolute paths is in the workspace."""
     names, top = parts(absolute), parts(os.fsencode(workspace.root))
     if names[: len(top)] != top or workspace.resolve(names[len(top) :]) != names[len(top) :]:
         _refuse_place("the repository's directories are not all inside the workspace")
@@ -138,7 +138,7 @@ def _beneath(workspace: Workspace, absolute: bytes) -> Rel:
 
 
 def _check_agreed(top: bytes, git_dir: bytes, common: bytes, *, above: bool) -> None:
-    """Git's own directory lies outside: check that it names this working tree itself."""
+    """Git's own directory is outside: check that it names this working tree itself."""
     own = os.path.join(top, b".git")  # noqa: PTH118 - bytes
     if above and git_dir == own == common:
         return

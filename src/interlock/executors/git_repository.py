@@ -9,8 +9,8 @@ commands that start no other program, and then:
   ignoring it would give wrong results (git-lfs, for example): such a repository needs `shell` or `exec`;
 - the system's configuration is not read, of the user's only what runs nothing (`git_user.py`), and nothing of `GIT_*` comes
   from outside;
-- where the repository lies is checked (`git_places.py`): one that borrows objects from another, or has symbolic links where git
-  writes, is refused;
+- the location of the repository is checked (`git_places.py`): one that borrows objects from another, or has symbolic links
+  where git writes, is refused;
 - git cannot start another git (`_ALONE`) unless the tool needs that: in a submodule it would run filters from that
   submodule's configuration, and for a missing object it would connect to a host from the configuration;
 - no transport is allowed but the one that a tool was given the URL for.
@@ -128,7 +128,7 @@ class Git:
     ) -> ProcessResult:
         """Run `git ARGUMENTS` in an open directory. Unless `alone`, it may start git's other programs and ssh.
 
-        It sees the repository, wherever that lies, and the files that the settings and `shown` name. It reaches `remote`, and no
+        It sees the repository, wherever that is, and the files that the settings and `shown` name. It reaches `remote`, and no
         other host.
 
         Raises: ToolError `git_failed`, `git_missing`, `timeout`, the reason of a refused connection, and the runner's.

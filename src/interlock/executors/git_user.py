@@ -63,7 +63,7 @@ async def read_user_settings(run: Run, directories: tuple[Path, Path] | None) ->
                 "-z",
                 read_only=True,
                 expected=(0, 1, 128),
-                shown=[os.fspath(home)],  # what it includes may lie anywhere there; git reads nothing else
+                shown=[os.fspath(home)],  # what it includes may be anywhere there; git reads nothing else
             )
             for record in records(listed.stdout):
                 key, _, value = record.decode("utf-8", "surrogateescape").partition("\n")

@@ -54,7 +54,7 @@ class IsolatedFunctions:
         source = _source_of(function, tool)
         with self._lock:
             self._sources[tool.name] = source
-            self._host = None  # one that has started does not know it; its calls go on
+            self._host = None  # one that has started does not know it; its calls continue
 
         async def call(parameters: dict[str, Any], ctx: Context) -> Any:
             return await self._current().call(tool, tool.version, parameters, ctx)
@@ -96,7 +96,7 @@ def _source_of(function: Callable[..., Any], tool: Tool) -> Source:
     file = getattr(main, "__file__", None)
     if file is None:
         raise callables.InvalidToolError(
-            f"`{tool.name}` cannot run in a process of its own: it lies in no file",
+            f"`{tool.name}` cannot run in a process of its own: it is in no file",
             path="isolation",
             hint="write it into a module",
         )

@@ -171,7 +171,7 @@ class TrustedLoader(SourceLoader):
         return data
 
 
-class Said(msgspec.Struct, kw_only=True, omit_defaults=True):
+class Report(msgspec.Struct, kw_only=True, omit_defaults=True):
     """One message from a call: a call of its context, or (the last) its result."""
 
     result: Any = msgspec.UNSET
@@ -231,18 +231,18 @@ class Host:
         say = _Channel()
         if call["tool"] is None:
             tools = [msgspec.to_builtins(binding.tool) for binding in self.bindings.values()]
-            say(Said(result={"tools": tools, "problems": self.problems}))
+            say(Report(result={"tools": tools, "problems": self.problems}))
             return
         try:
-            say(Said(result=self._call(call, say)))
+            say(Report(result=self._call(call, say)))
         except ToolError as error:
-            say(Said(error={"output": error.output, "retryable": error.retryable, **error.as_dict()}))
+            say(Report(error={"output": error.output, "retryable": error.retryable, **error.as_dict()}))
         except SystemExit as error:
             output = {"exit_code": exit_code(error)}
-            say(Said(error={"code": "tool_error", "message": describe_exit(error), "output": output}))
+            say(Report(error={"code": "tool_error", "message": describe_exit(error), "output": output}))
         except BaseException as error:  # noqa: BLE001 - anything a tool raises is the action's failure
             traceback.print_exc()
-            say(Said(error={"code": "tool_error", "message": describe(error)}))
+            say(Report(error={"code": "tool_error", "message": describe(error)}))
 
     def _call(self, call: dict[str, Any], say: _Channel) -> Any:
         if call["tool"] in self.failed:
@@ -298,27 +298,27 @@ class ModuleContext:
 
     def log(self, message: str) -> None:
         """Write a line for people to the run's journal."""
-        self._say(Said(log=message))
+        self._say(Report(log=message))
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Report progress."""
-        self._say(Said(progress=(done, total)))
+        self._say(Report(progress=(done, total)))
 
     def report_cost(self, cost: float) -> None:
         """Add to the action's cost. Raises ValueError unless it is a finite number, 0 or more."""
-        self._say(Said(cost=checked_cost(cost)))
+        self._say(Report(cost=checked_cost(cost)))
 
     def posture(self, **layers: str) -> None:
         """Add to the action's posture."""
-        self._say(Said(posture=layers))
+        self._say(Report(posture=layers))
 
     def not_exactly_undoable(self, what: str) -> None:
         """Report an effect that undo cannot exactly reverse."""
-        self._say(Said(not_undoable=what))
+        self._say(Report(not_undoable=what))
 
     def resources(self, usage: dict[str, int | float]) -> None:
         """Attach measured resource use."""
-        self._say(Said(resources=usage))
+        self._say(Report(resources=usage))
 
 
 def _cannot_ask() -> ToolError:
@@ -348,8 +348,8 @@ class _Channel:
         self._lock = threading.Lock()
         self._file = os.fdopen(CHANNEL, "wb")
 
-    def __call__(self, said: Said) -> None:
-        line = msgspec.json.encode(said) + b"\n"
+    def __call__(self, report: Report) -> None:
+        line = msgspec.json.encode(report) + b"\n"
         with self._lock:
             self._file.write(line)
             self._file.flush()

@@ -21,7 +21,7 @@ from interlock.executors.enclosure import Enclose, Enclosure
 from interlock.executors.environment import child_environment
 from interlock.executors.exceeded import ProcessLimits, exceeded_error, layer_full, wire_limits
 from interlock.executors.layer_watch import LayerFullError, run_in_layer
-from interlock.executors.module_host import Said, Setup, Source
+from interlock.executors.module_host import Report, Setup, Source
 from interlock.executors.network import ProcessNetwork, environment_of
 from interlock.executors.process import (
     GRACE_MS,
@@ -54,7 +54,7 @@ main()
 """
 
 
-_decode: Final = typed.json_decoder(Said).decode
+_decode: Final = typed.json_decoder(Report).decode
 
 
 class ModuleTools:
@@ -257,7 +257,7 @@ class _Messages:
         self._ctx = ctx
         self._pending = bytearray()
         self._read_bytes = 0
-        self._answer = Said()
+        self._answer = Report()
 
     @property
     def result(self) -> Any:
@@ -309,29 +309,29 @@ class _Messages:
 
     def _take(self, line: bytes) -> None:
         try:
-            said = _decode(line)
+            report = _decode(line)
         except msgspec.DecodeError:  # the tool's code can write here too, so ignore what is not a message
             return
-        if said.error is not None or said.result is not msgspec.UNSET:
-            self._answer = said
+        if report.error is not None or report.result is not msgspec.UNSET:
+            self._answer = report
         elif self._ctx is not None:
-            _tell(self._ctx, said)
+            _tell(self._ctx, report)
 
 
-def _tell(ctx: Context, said: Said) -> None:
-    if said.log is not None:
-        ctx.log(said.log)
-    if said.progress is not None:
-        ctx.progress(*said.progress)
-    if said.cost:
+def _tell(ctx: Context, report: Report) -> None:
+    if report.log is not None:
+        ctx.log(report.log)
+    if report.progress is not None:
+        ctx.progress(*report.progress)
+    if report.cost:
         with contextlib.suppress(ValueError):  # an invalid cost, written past the context, must not lose the result
-            ctx.report_cost(said.cost)
-    if said.posture:
-        ctx.posture(**said.posture)
-    if said.not_undoable is not None:
-        ctx.not_exactly_undoable(said.not_undoable)
-    if said.resources:
-        ctx.resources(said.resources)
+            ctx.report_cost(report.cost)
+    if report.posture:
+        ctx.posture(**report.posture)
+    if report.not_undoable is not None:
+        ctx.not_exactly_undoable(report.not_undoable)
+    if report.resources:
+        ctx.resources(report.resources)
 
 
 def _host_ended() -> ConfigurationError:

@@ -399,7 +399,7 @@ def spawn_error(failure: Failure) -> ToolError:
             why, message = "no_view", f"the proposal's layer could not be entered: {os.strerror(number)}"
         case "hidden", _:
             return ToolError(
-                "the state directory lies in a directory that processes may read, and without namespaces nothing hides it",
+                "the state directory is in a directory that processes may read, and without namespaces nothing hides it",
                 code="isolation_failed",
                 retryable=False,
                 output={"why": step, "errno": errno.errorcode.get(number, str(number))},

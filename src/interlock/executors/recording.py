@@ -199,19 +199,19 @@ class _Stream(threading.Thread):
         for body in ended:
             self._end(json.loads(body), lost=False)
 
-    def _end(self, said: dict[str, Any], *, lost: bool) -> None:
-        times = self._times if lost else {"ts": said["ts"], "mono": said["mono"]}
+    def _end(self, ending: dict[str, Any], *, lost: bool) -> None:
+        times = self._times if lost else {"ts": ending["ts"], "mono": ending["mono"]}
         line = {
             "kind": "recorder_ended",
             **times,
             "calls": self._lines.calls,
             "dropped": self._lines.dropped,
-            "refused": said["refused"],
+            "refused": ending["refused"],
         }
         if lost:
             line["lost"] = True
         self._lines.add([json.dumps(line, separators=(",", ":")).encode()], always=True)
-        self.summary = Summary(self._lines, said["refused"], lost=lost)
+        self.summary = Summary(self._lines, ending["refused"], lost=lost)
 
 
 def check_recorded(outcome: Outcome) -> None:

@@ -67,7 +67,7 @@ def _matches(
 
 
 def required_text(pattern: str) -> str:
-    """The longest text that is in whatever the pattern matches; empty if none is known.
+    """The longest text that every match of the pattern contains; empty if none is known.
 
     Looking for it first spares most lines the regular expression. Only what must match, letter by letter, counts.
     """

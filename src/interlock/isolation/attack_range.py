@@ -319,7 +319,7 @@ async def _walled(leg: str, chosen: list[Attack], facts: dict[str, Any]) -> dict
         finally:
             os.close(cwd)
         if outcome.report["failure"] is not None:
-            raise OSError(outcome.report["failure"]["errno"], f"the walls did not stand: {outcome.report['failure']}")
+            raise OSError(outcome.report["failure"]["errno"], f"the walls were not raised: {outcome.report['failure']}")
         return outcome.stdout, outcome.report["stopped"] == "timeout"
 
     try:

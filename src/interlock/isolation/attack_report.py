@@ -58,8 +58,8 @@ def try_attacks(leg: Leg, *, user: int | None = None, only: Sequence[str] = ()) 
         try:
             found: dict[str, str] = json.loads(done.stdout)
         except ValueError as error:
-            said = done.stderr.decode("utf-8", "replace").strip()[-2000:]
-            raise OSError(f"the range could not be set up: {said or f'exit code {done.returncode}'}") from error
+            stderr = done.stderr.decode("utf-8", "replace").strip()[-2000:]
+            raise OSError(f"the range could not be set up: {stderr or f'exit code {done.returncode}'}") from error
     return found
 
 

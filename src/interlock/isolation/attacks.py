@@ -54,14 +54,14 @@ for name, code in cases:
         finally:
             os._exit(0)
     os.close(w)
-    said, ended, until = b"", False, time.monotonic() + seconds
+    printed, ended, until = b"", False, time.monotonic() + seconds
     while not ended and (left := until - time.monotonic()) > 0 and select.select([r], [], [], left)[0]:
         data = os.read(r, 65536)
-        said, ended = said + data, not data
+        printed, ended = said + data, not data
     os.close(r)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    print(json.dumps([name, b"ESCAPED" in said, not ended]), flush=True)
+    print(json.dumps([name, b"ESCAPED" in printed, not ended]), flush=True)
 """
 """Follows `PRELUDE`. argv[2] has how long an attack may take, and the name and code of each. Every one is tried in a process of
 its own, and has a line of JSON: its name, whether it escaped, and whether it was late.
@@ -104,7 +104,7 @@ ATTACKS: Final = (
         "fs",
         "os.symlink(T['outside'], 'd'); open('d/through', 'w').write('x'); escaped()",
     ),
-    Attack("run a program that lies elsewhere", "fs", "os.execv(T['program'], ['program'])"),
+    Attack("run a program that is elsewhere", "fs", "os.execv(T['program'], ['program'])"),
     Attack("change the mode of another file", "namespaces", "os.chmod(T['mine'], 0o640); escaped()", NONS),
     Attack("change the times of another file", "namespaces", "os.utime(T['mine']); escaped()", NONS),
     Attack("ask whether another file exists", "namespaces", "os.stat(T['secret']); escaped()", NONS),

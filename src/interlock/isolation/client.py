@@ -259,7 +259,7 @@ def _path_of(cwd: int, request: Request) -> str:
     """Where the process finds its working directory: beneath a layer's root the kernel names paths as within the layer."""
     path = os.readlink(f"/proc/self/fd/{cwd}")
     top = request["directory"]
-    if top:  # where the layer lies: a mount that lies in no namespace names paths as within itself
+    if top:  # where the layer is: a mount that is in no namespace names paths as within itself
         return path if f"{path}/".startswith(f"{top}/") else top + path.rstrip("/")
     walls = request["walls"]
     if walls is None:
@@ -366,7 +366,7 @@ class _Watch:
                 await asyncio.sleep(0.005)
         except asyncio.CancelledError:
             self._stop()
-            self._acts_at = self._now()  # go on with it
+            self._acts_at = self._now()  # continue with it
         else:
             self._ended_outside = True
             self._send(LATE)

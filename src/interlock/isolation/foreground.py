@@ -210,10 +210,10 @@ def _fork_program(command: Command, launcher: Launcher, channel: int | None) -> 
     if channel is not None:
         os.close(channel)
     with open(trouble, "rb") as file:
-        said = file.read()  # end of file when exec closes the other end
-    if said:
+        failure = file.read()  # end of file when exec closes the other end
+    if failure:
         os.waitpid(pid, 0)
-        step, _, number = said.partition(b" ")
+        step, _, number = failure.partition(b" ")
         raise RefusedError(step.decode(), int(number))
     return pid
 

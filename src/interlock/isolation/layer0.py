@@ -115,7 +115,7 @@ def enter_directory(opened: int, path: str) -> None:
 
 
 def join_view(user: int, mounts: int) -> None:
-    """Enter the namespaces in which a workspace layer lies at the workspace's path. Raises: RefusedError."""
+    """Enter the namespaces in which a workspace layer is at the workspace's path. Raises: RefusedError."""
     try:
         if os.fstat(user).st_ino != os.stat("/proc/self/ns/user").st_ino:
             syscalls.setns(user, syscalls.CLONE_NEWUSER)

@@ -16,7 +16,7 @@ from interlock.isolation.recorder.attach import record_this_process
 from interlock.isolation.wire import Request
 
 Perform = Callable[[Request], None]
-"""What the payload does once the walls stand. `execute_program`, or the calling of a function in a module host."""
+"""What the payload does once the walls are up. `execute_program`, or the calling of a function in a module host."""
 
 
 def begin(
@@ -42,7 +42,7 @@ def begin(
             path = request["directory"] if launcher.moved else None
             if view is not None:
                 join_view(*view)
-                path = request["directory"]  # looked up again there: what was opened outside lies in no namespace
+                path = request["directory"]  # looked up again there: what was opened outside is in no namespace
             limits, grouped = request["limits"], launcher.group is not None
             if grouped:
                 prefer_for_oom()
@@ -73,7 +73,7 @@ def begin(
 
 
 def call(request: Request, descriptors: list[int], perform: Perform, recorder: int | None = None) -> NoReturn:
-    """Call the function, in a child of pid 1: behind its walls, which stand already."""
+    """Call the function, in a child of pid 1: behind its walls, which are up already."""
     code = 127
     try:
         os.setsid()

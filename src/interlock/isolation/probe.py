@@ -65,18 +65,18 @@ def _in_a_process(check: Callable[[], None]) -> str:
             answer = f"absent({absent})"
         except OSError as error:
             answer = f"absent({error.strerror or error})"
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the wall does not stand
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the wall is not up
             answer = f"absent({error})"
         os.write(writer, answer.encode()[:512])
         os._exit(0)
     os.close(writer)
-    told = b""
+    received = b""
     if select.select([reader], [], [], _WAIT_S)[0]:
-        told = os.read(reader, 512)
+        received = os.read(reader, 512)
     os.close(reader)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    return told.decode() or "absent(the probe did not answer)"
+    return received.decode() or "absent(the probe did not answer)"
 
 
 def _syscalls() -> None:
@@ -181,10 +181,10 @@ def _record_alone() -> None:
             os.execv(_MARK, [_MARK])  # noqa: S606 - nothing is there: the attempt is what counts
         os._exit(0)
     theirs.close()
-    told = b""
+    answer = b""
     while data := os.read(reader, 65536):
-        told += data
-    if f'"argv":["{_MARK}"]'.encode() not in told:
+        answer += data
+    if f'"argv":["{_MARK}"]'.encode() not in answer:
         raise _AbsentError("a process cannot be read by its recorder: Yama, or a filter around Interlock")
 
 

@@ -46,7 +46,7 @@ RESOLVER: Final = {
 address before the proxy is asked about the name; the proxy reads it.
 """
 _SECRETS: Final = ("/etc", "/usr/local/etc")
-"""Where configuration with secrets lies among what is shown."""
+"""Where configuration with secrets is among what is shown."""
 _ETC_ENTRIES_MAX: Final = 20_000
 _PRIVATE: Final = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV
 
@@ -73,7 +73,7 @@ def prepare(read: Sequence[str], *, machine_network: bool = False) -> None:
     os.symlink("pts/ptmx", f"{PREPARED}/dev/ptmx")
     for name in DEVICES:
         _show(f"/dev/{name}", MOUNT_ATTR_NOSUID)
-    # A directory before what lies in it: else it would seem to be shown already.
+    # A directory before what is in it: else it would seem to be shown already.
     for path in (*SYSTEM, *sorted(read, key=os.path.realpath)):
         _show(path, _PRIVATE | MOUNT_ATTR_RDONLY)
     for path in secrets:
@@ -288,7 +288,7 @@ def readable(read: Iterable[str]) -> list[str]:
 
 
 def without(path: str, secrets: set[str]) -> list[str]:
-    """A path, or what lies in it but for the secrets."""
+    """A path, or what is in it but for the secrets."""
     if path in secrets:
         return []
     if not any(secret.startswith(f"{path}/") for secret in secrets):

@@ -34,7 +34,7 @@ DENIED: Final[dict[str, str]] = {
 }
 """Refused with EPERM, by the reason for it."""
 MISSING: Final = ("clone3", "openat2", "memfd_secret")
-"""Refused with ENOSYS: libraries take the older call. What clone3 and openat2 are asked for (namespaces, set-id bits) lies behind
+"""Refused with ENOSYS: libraries take the older call. What clone3 and openat2 are asked for (namespaces, set-id bits) is behind
 a pointer that no filter can read.
 """
 ALONE: Final[dict[str, str]] = {
@@ -145,7 +145,7 @@ class Rule(NamedTuple):
 
     call: str
     condition: str
-    """Empty: whatever its arguments."""
+    """Empty: the rule holds for any arguments."""
     answer: str
     """The name of an errno."""
     reason: str
@@ -154,7 +154,7 @@ class Rule(NamedTuple):
 def rules() -> list[Rule]:
     """The filter as a table; the tests compare it with `program`. What it does not name is allowed."""
     found = [Rule(call, "", "EPERM", reason) for reason, calls in DENIED.items() for call in calls.split()]
-    found += [Rule(call, "", "ENOSYS", "the arguments lie behind a pointer, or it hides memory") for call in MISSING]
+    found += [Rule(call, "", "ENOSYS", "the arguments are behind a pointer, or it hides memory") for call in MISSING]
     found.append(Rule("clone", "with a flag for namespaces", "EPERM", "namespaces"))
     found.append(Rule("ioctl", "TIOCSTI, TIOCLINUX, TIOCSETD", "EPERM", "terminals"))
     found.append(Rule("personality", "but for the randomisation of addresses", "EPERM", "data that can be executed"))
@@ -214,7 +214,7 @@ def assembled(sockets: Sockets) -> bytes:
 
 
 def _beginning(denied: Sequence[str], missing: Sequence[str], machine: str) -> list[Instruction]:
-    """Architecture, x32, and the calls that are refused whatever their arguments."""
+    """Architecture, x32, and the calls that are refused regardless of their arguments."""
     numbers = syscalls.numbers(machine)
     code = [_load(_ARCH_AT), Instruction(_EQUAL, 1, 0, _AUDIT[machine]), _answer(_KILL), _load(_NUMBER_AT)]
     if machine == "x86_64":
@@ -272,7 +272,7 @@ def _no_set_id(index: int) -> list[Instruction]:
 
 
 def _no_set_id_created(flags: int) -> list[Instruction]:
-    """The mode is looked at only if the call may make a file: else the argument is whatever lay in the register."""
+    """The mode is looked at only if the call may make a file: else the argument is whatever was in the register."""
     mode = _no_set_id(flags + 1)
     return [_argument(flags), Instruction(_SET, 0, len(mode), _CREATES), *mode]
 

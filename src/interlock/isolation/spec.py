@@ -33,9 +33,9 @@ class WallSpec:
     """Paths beneath the workspace (relative) that are never written: what the loader reads."""
     guarded: bool = False
     """In `nons`, where a file cannot be excepted from a directory that is written: nothing is made, renamed or removed in the
-    directories that hold a protected file; what lies beside it, and beneath that, is written as ever."""
+    directories that hold a protected file; what is beside it, and beneath that, is written as ever."""
     hidden: tuple[str, ...] = ()
-    """Paths that are empty inside, should they lie beneath something that is seen: the state directory."""
+    """Paths that are empty inside, should they be beneath something that is seen: the state directory."""
     binds: tuple[Bind, ...] = ()
     """What is seen besides the system's own directories and the workspace."""
     network: Network = "none"

@@ -181,9 +181,9 @@ class Supervisor:
         for fd in (*writers, high, cwd, stdin, *named.values()):
             os.close(fd)
         with open(trouble, "rb") as file:
-            said = file.read()  # end of file when exec closes the other end
-        if said:
-            step, _, number = said.partition(b" ")
+            failure = file.read()  # end of file when exec closes the other end
+        if failure:
+            step, _, number = failure.partition(b" ")
             raise RefusedError(step.decode(), int(number))
         self._watch_program(readers)
 
@@ -336,7 +336,7 @@ class Supervisor:
         return False
 
     def _is_recorded(self) -> bool:
-        """The recorder has ended: True if that is because no process is left. Else nothing may go on unseen."""
+        """The recorder has ended: True if that is because no process is left. Else nothing may continue unseen."""
         assert self.recorder is not None
         try:
             return os.read(self.recorder, 64) == DONE

@@ -55,7 +55,7 @@ def confine_inside(walls: Walls, read: list[str], environment: dict[str, str]) -
             _confine_files(places, devices, ports=None)  # a network namespace of its own is around it
     else:  # the only wall within the workspace
         private = [path for path in _PRIVATE if not top.startswith(f"{path}/")]
-        if len(private) < len(_PRIVATE):  # the workspace lies in a directory of temporary files
+        if len(private) < len(_PRIVATE):  # the workspace is in a directory of temporary files
             private.append(root.HOME)
             environment.setdefault("TMPDIR", root.HOME)
         shown = [*_beside(top), *read, *(bind["path"] for bind in walls["binds"])]
@@ -76,7 +76,7 @@ def confine_alone(walls: Walls, read: list[str], environment: dict[str, str]) ->
     shown = [*read, "/proc", *(bind["path"] for bind in walls["binds"])]
     seen = [*shown, walls["workspace"]]
     if any(f"{path}/".startswith(f"{place.rstrip('/')}/") for path in walls["hidden"] for place in seen):
-        raise RefusedError("hidden", errno.EACCES)  # Landlock cannot hide what lies in a directory that is shown
+        raise RefusedError("hidden", errno.EACCES)  # Landlock cannot hide what is in a directory that is shown
     syscalls.drop_bounding_set()
     _drop()
     written, whole = _guarded(walls) if walls["guarded"] else _written(walls), "" in walls["readable"]
@@ -132,7 +132,7 @@ def _written(walls: Walls) -> list[str | Beneath]:
 
 
 def _guarded(walls: Walls) -> list[str | Beneath]:
-    """What is written if protected files have to be left out: instead of a directory that holds one, all that lies beside it.
+    """What is written if protected files have to be left out: instead of a directory that holds one, all that is beside it.
 
     Rights add up from a directory to what is in it, so the directory itself gets none: nothing is made or removed there.
     """
@@ -157,7 +157,7 @@ def _read(walls: Walls) -> list[str | Beneath]:
 
 
 def _beside(workspace: str) -> list[str]:
-    """All that the root shows but the workspace: in each directory on the way to it, what lies beside."""
+    """All that the root shows but the workspace: in each directory on the way to it, what is beside."""
     found: list[str] = []
     directory = ""
     for name in workspace.strip("/").split("/"):

@@ -40,7 +40,7 @@ STDOUT = "stdout"
 RECORD = "record"
 """Names of the descriptors that may come with a request: what a function call writes its messages to; the merged root of a
 workspace layer; the socket on which listeners are passed out; without walls, the user and the mount namespace in which
-such a layer lies at the workspace's path; what a program has as its standard output, in place of a pipe to the supervisor; the
+such a layer is at the workspace's path; what a program has as its standard output, in place of a pipe to the supervisor; the
 pipe to which a recorder writes, if the action is to be recorded."""
 RECORDED = b", recorded"
 """At the end of such a message: a recorder is to be forked too."""

@@ -151,7 +151,7 @@ class KernelWriter:
     def add(self, bodies: list[bytes], *, always: bool = False) -> None:
         """Write records as they come from a recorder: JSON objects that begin with their `kind`. Raises: StoreError.
 
-        `always`: whatever the bound.
+        `always`: even beyond the bound.
         """
         if may_hold_secret(b"\n".join(bodies)):
             bodies = [self._redacted(body) for body in bodies]

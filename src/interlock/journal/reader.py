@@ -101,7 +101,7 @@ class Chain:
         """Why the next bytes are not a valid batch; None at a clean end."""
 
     def batches(self, file: BinaryIO) -> Iterator[Batch]:
-        """Each valid batch, from `offset`, where the file must stand, to the first bytes that do not continue the chain."""
+        """Each valid batch, from `offset`, where the file must be, to the first bytes that do not continue the chain."""
         lines: list[bytes] = []
         size = 0
         self.problem = None

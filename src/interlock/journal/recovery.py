@@ -1,6 +1,6 @@
 """Recovers the journal of a dead writer: moves the torn tail aside, and reports the intents in it.
 
-`journal.torn` is a sequence of records: one header line `{"kind":"torn","offset","bytes","digest"}` (where the bytes stood in the
+`journal.torn` is a sequence of records: one header line `{"kind":"torn","offset","bytes","digest"}` (where the bytes were in the
 journal; digest of what = `torn`), the bytes, a newline. It is replaced as a whole before the journal is truncated, so a crash
 at any step leaves either the old state or the tail in both places; a second recovery then only truncates. Each recovery
 reports from the file, not from its own actions: an intent stays reported until the journal holds an outcome for it.

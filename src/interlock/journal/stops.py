@@ -1,6 +1,6 @@
 """Requests to stop runs: written by the person or program that wants a run to stop, read by the process that carries it.
 
-A request stands for good: a run that was stopped is not resumed. The process answers in the same row.
+A request is final: a run that was stopped is not resumed. The process answers in the same row.
 """
 
 from __future__ import annotations

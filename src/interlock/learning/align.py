@@ -83,7 +83,7 @@ class UnalignableError(Exception):
 
 
 def align(traces: Sequence[Trace]) -> Template:
-    """The template of traces of one shape, whatever their order. Raises: UnalignableError."""
+    """The template of traces of one shape, regardless of their order. Raises: UnalignableError."""
     merging = _Merging()
     first = traces[0]
     steps = []

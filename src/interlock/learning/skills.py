@@ -143,7 +143,7 @@ class SkillStore:
             return self._distil(agent, trace.shape)
 
     def withdraw(self, run: str, *, by: str) -> None:
-        """A run was undone: it is no evidence any more. What that run itself had withdrawn counts again."""
+        """A run was undone: it is no longer evidence. What that run itself had withdrawn counts again."""
         with self.db.transaction():
             rows = self.db.execute(
                 "select distinct agent, shape from skill_traces where workspace = ? and (run = ? or withdrawn_by = ?)",

@@ -129,7 +129,7 @@ def number(value: float) -> str:
     if fraction == "0":
         fraction = ""
     digits = (whole + fraction).lstrip("0")
-    # `point`: where the decimal point stands, counted from the first significant digit.
+    # `point`: where the decimal point is, counted from the first significant digit.
     point = len(whole) + int(exponent or 0) - (len(whole + fraction) - len((whole + fraction).lstrip("0")))
     digits = digits.rstrip("0") or "0"
     count = len(digits)

@@ -1,6 +1,6 @@
 """The errors of Interlock: one tree, one stable code each, always saying whose fault it is and what to do.
 
-An error carries fields, so that nobody needs to parse its text: `code` (stable, snake_case), `message` (one line, user
+An error carries fields, so that no one needs to parse its text: `code` (stable, snake_case), `message` (one line, user
 input in backticks), `path` (where: a field path such as `$.actions[3].tool`, or `file:line`), `hint` (what to do next) and
 `fault` (who has to act). Messages never hold secrets, an agent's parameter values, or a traceback.
 
@@ -100,7 +100,7 @@ class HeldError(InterlockError):
 
     `held`: it waits for an approval, and the caller asked not to wait; nothing of the call has run. Answer with
     `runtime.approvals` or `interlock approvals`; then the same call with the same `call_id`, or `await
-    runtime.runs.resume(error.run_id)`, goes on.
+    runtime.runs.resume(error.run_id)`, continues.
 
     `unknown_outcome`: an earlier process ended during the call, and only a person can say what happened.
     """

@@ -18,7 +18,7 @@ class Kept(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     view: Any = None
     """The redacted value; absent if it is over `Limits.inline_value_bytes`."""
     private: bool = False
-    """True if the original differs from the view and lies in `private/` (until `keep` is over)."""
+    """True if the original differs from the view and is in `private/` (until `keep` is over)."""
 
 
 APART: Final = object()

@@ -7,7 +7,7 @@ On disk an event is one line of JSON: `{"kind", "seq", "ts", "mono", "proposal"?
 left out. `seq` counts from 0 in the run; `ts` is microseconds since the epoch; `mono` is nanoseconds of the writer's
 monotonic clock; `step` is the number of the gate's step. A reader shows an unknown kind (`Unknown`) but refuses to resume the
 run. Values are redacted before they are put into events: a `Kept` holds the view, and the digest under which the original
-lies in the run's `private/` directory if it is not the same as the view.
+is in the run's `private/` directory if it is not the same as the view.
 """
 
 from __future__ import annotations

@@ -44,8 +44,8 @@ def exit_code(error: SystemExit) -> int:
 
 def describe_exit(error: SystemExit) -> str:
     """Describe a function's call of `sys.exit` (often by argparse)."""
-    said = f": {text_of(error).strip()[:CHARS_MAX]}" if isinstance(error.code, str) else ""
-    return f"the function ended itself with exit code {exit_code(error)} (`SystemExit`){said}"
+    detail = f": {text_of(error).strip()[:CHARS_MAX]}" if isinstance(error.code, str) else ""
+    return f"the function ended itself with exit code {exit_code(error)} (`SystemExit`){detail}"
 
 
 def _own(error: BaseException) -> list[str]:

@@ -92,7 +92,7 @@ class PathGlob:
         return _match_segments(self._cover, inner.segments, covering=True)
 
     def within(self, path: str) -> bool:
-        """True if this glob's matches lie at or below `path`, so that replacing `path` would replace them.
+        """True if this glob's matches are at or below `path`, so that replacing `path` would replace them.
 
         Only the segments before the first `**` count: `**/x` is within no directory in particular.
         """

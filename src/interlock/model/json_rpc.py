@@ -1,7 +1,7 @@
 """Bytes to JSON-RPC 2.0 messages, strictly, and back: for the gateway's clients, and for the servers behind it.
 
 A frame is one line of UTF-8 JSON (MCP, "stdio"). What is not a message becomes a `Fault`, so that the sender gets an error and
-its other messages go on. What is passed on, to the gate or to a server, is what was decoded here, never the bytes.
+its other messages continue. What is passed on, to the gate or to a server, is what was decoded here, never the bytes.
 """
 
 from __future__ import annotations

@@ -144,12 +144,12 @@ class Context(Protocol):
     async def ask(
         self, summary: str, reason: str = "", context: Any = None, **options: Unpack[AskOptions]
     ) -> HoldAnswer:
-        """Ask people before going on, and wait for the answer, which is true only if it was approved.
+        """Ask people before continuing, and wait for the answer, which is true only if it was approved.
 
         `summary` is the line that is approved; `reason` and `context` (any JSON value) are shown with it, redacted. Options:
         `kind` (`delegate`, `schedule`, `other`), `group` (of approvers that decide), `timeout_ms` (then it is refused; else
         `approvals.ttl`). The tool's time-out does not run meanwhile, and others may write in the workspace: read again what you
-        rely on. Questions of one call are asked one after the other. Raises: ToolError `approval_required` where nobody can be
+        rely on. Questions of one call are asked one after the other. Raises: ToolError `approval_required` where no one can be
         asked, or with the reason why the gate refuses the call by now.
         """
         ...

@@ -43,9 +43,9 @@ def parse_version(text: str) -> Version:
 
 
 def version_range(text: str) -> Callable[[Version], bool]:
-    """A test whether a version lies in a range: `*`, or bounds that all hold, such as `>=1.2.0, <2.0.0`.
+    """A test whether a version is in a range: `*`, or bounds that all hold, such as `>=1.2.0, <2.0.0`.
 
-    A pre-release lies only in a range that names a pre-release of the same version. Raises: ValueError.
+    A pre-release is only in a range that names a pre-release of the same version. Raises: ValueError.
     """
     if len(text) > _TEXT_CHARS_MAX:
         raise ValueError(f"a range has at most {_TEXT_CHARS_MAX} characters")

@@ -163,24 +163,24 @@ class Resolver:
         if not is_open(shape):
             return shape
         wanted = self._wanted.get(("" if path[0] in _SHARED else action, path), {})
-        told = {each: origin for each, origin in wanted.items() if each is not None and not is_open(each)}
+        origins = {each: origin for each, origin in wanted.items() if each is not None and not is_open(each)}
         what = f"`{'.'.join(('context', *path))}`"
         if node.children or isinstance(shape, Fields):
             self._problem(f"{what} has no declared fields, so it cannot be compared as a whole", *wanted.values())
-        elif len(told) > 1:
-            places = " and ".join(place for place, _ in told.values())
-            self._problem(f"{what} is used with different types, at {places}; it can have only one", *told.values())
-        elif not told:
+        elif len(origins) > 1:
+            places = " and ".join(place for place, _ in origins.values())
+            self._problem(f"{what} is used with different types, at {places}; it can have only one", *origins.values())
+        elif not origins:
             self._problem(
                 f"the type of {what} cannot be determined: its schema leaves it open, and no policy compares it"
                 " with a literal",
                 *wanted.values(),
             )
         else:
-            (found,) = told
+            (found,) = origins
             if isinstance(shape, Unknown) or isinstance(found, Many):
                 return found
-            self._problem(f"{what} is an array in its schema, and is used as something else", *told.values())
+            self._problem(f"{what} is an array in its schema, and is used as something else", *origins.values())
         return shape
 
     def _problem(self, message: str, *origins: tuple[str, str]) -> None:

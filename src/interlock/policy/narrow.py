@@ -196,7 +196,7 @@ def _number(node: syntax.Expr, *, decimal: bool) -> int | None:
 
 
 def _bound(op: str, bound: int, mirrored: bool) -> tuple[str, tuple[str, ...], tuple[Any, ...]]:
-    """The kind of a comparison with a constant, and its bound, which is in. `mirrored`: the constant stands on the left."""
+    """The kind of a comparison with a constant, and its bound, which is in. `mirrored`: the constant is on the left."""
     above, inside = _BOUNDS[op]
     above = above != mirrored
     within = bound if inside else bound + 1 if above else bound - 1

@@ -209,7 +209,7 @@ def minus(arg: Closure) -> Closure:
 
 
 def like(base: Closure, pattern: tuple[str | None, ...]) -> Closure:
-    """`a like "x*y"`; `pattern` holds characters, and None for each wildcard. Linear in the text, whatever the pattern."""
+    """`a like "x*y"`; `pattern` holds characters, and None for each wildcard. Linear in the text, regardless of the pattern."""
     parts: list[str] = [""]
     for element in pattern:
         if element is None:
@@ -321,7 +321,7 @@ def member(left: Closure, right: Closure) -> Closure:
 
 
 def is_in(a: Uid, b: Uid, s: Situation) -> bool:
-    """True if `a` is `b` or lies below it."""
+    """True if `a` is `b` or is below it."""
     return a == b or ((known := s.entity(a)) is not None and b in known.ancestors)
 
 

@@ -12,7 +12,7 @@ from interlock.model.errors import ConfigurationError, ProposalError
 from interlock.model.values import parse_json
 
 _OWN: Final = "interlock"
-"""The gateway's own entry, which `interlock install` writes: it does not stand behind itself."""
+"""The gateway's own entry, which `interlock install` writes: it does not pass through itself."""
 _KEYS: Final = {"command", "args", "env", "url", "headers", "type", "cwd", "disabled", "description"}
 
 

@@ -66,7 +66,7 @@ def protected_names(names: Iterable[str], settings: Settings, root: Path) -> tup
 
 
 def component_names(settings: Settings, capsules: Mapping[str, Manifest], root: Path) -> Iterator[str]:
-    """The WebAssembly files of capsules, relative to the root as far as they lie beneath it."""
+    """The WebAssembly files of capsules, relative to the root as far as they are beneath it."""
     for name, manifest in capsules.items():
         path = Path(os.path.normpath(root / settings.capsules[name].path / manifest.component.file))
         if path.is_relative_to(root):
@@ -84,7 +84,7 @@ def _module_names(module: str, read: Sequence[str]) -> Iterator[str]:
         for prefix in prefixes:
             yield from (f"{stem}{suffix}" for stem in (prefix, f"{prefix}/__init__") for suffix in _SUFFIXES)
         if {f"{prefixes[-1]}.py", f"{prefixes[-1]}/__init__.py"} & {*read}:
-            return  # what lies further along is never looked at
+            return  # what is further along is never looked at
 
 
 def _directories(settings: Settings, root: Path) -> Iterator[str]:

@@ -35,7 +35,7 @@ class SourceFile(msgspec.Struct, frozen=True):
     """A file that the loader read, with its content."""
 
     name: str
-    """Relative to the project's root, or absolute if it lies outside."""
+    """Relative to the project's root, or absolute if it is outside."""
     data: bytes
 
     @property

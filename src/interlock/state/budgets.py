@@ -161,7 +161,7 @@ class SharedBudget:
 
     def _take(self, needs: _Needs) -> Exhausted | None:
         """Fill every short purse from the database, or none if one cannot be filled."""
-        filled: _Needs = []
+        blocks: _Needs = []
         with self._database.transaction():
             for purse, need in needs:
                 if not purse.lacks(need):
@@ -169,10 +169,10 @@ class SharedBudget:
                 block = _block(purse, need - purse.held, purse.limit - self._spent_so_far(purse))
                 if block is None:
                     return Exhausted(purse.scope, purse.kind, purse.limit)
-                filled.append((purse, block))
-            for purse, block in filled:
+                blocks.append((purse, block))
+            for purse, block in blocks:
                 self._add(purse, block)
-        for purse, block in filled:
+        for purse, block in blocks:
             purse.held += block
         return None
 

@@ -1,6 +1,6 @@
 """What the runtime keeps for capsules: keys and values of each capsule and agent, and the values of their configuration.
 
-The two lie in tables of their own, so that no key of a capsule can reach its configuration.
+The two are in tables of their own, so that no key of a capsule can reach its configuration.
 
 Schema history: 1: first.
 """

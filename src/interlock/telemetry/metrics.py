@@ -3,7 +3,7 @@
 | name | unit | attributes |
 |---|---|---|
 | `gen_ai.execute_tool.duration` | s | `gen_ai.tool.name`, `error.type` |
-| `gen_ai.invoke_agent.duration` | s | `gen_ai.agent.name`, `error.type`; one a proposal |
+| `gen_ai.invoke_agent.duration` | s | `gen_ai.agent.name`, `error.type`; one per proposal |
 | `interlock.actions` | {action} | `interlock.status`, `interlock.reason` |
 | `interlock.proposals` | {proposal} | `interlock.status` |
 | `interlock.retries` | {retry} | |

@@ -211,7 +211,7 @@ class Sampler:
         if before is not None and now.mono_ns > before.mono_ns:
             seconds = (now.mono_ns - before.mono_ns) / 1e9
             share = (now.own_ticks - before.own_ticks) / TICKS_PER_S / seconds / (os.cpu_count() or 1)
-            # It can fall where a child ended that nobody waited for; then we know too little, not less than nothing.
+            # It can fall where a child ended that no one waited for; then we know too little, not less than nothing.
             self._own_cpu_percent = round(min(100.0, max(0.0, 100.0 * share)), 1)
         self._scan_due_ns = took_ns + round((took_ns - now.mono_ns) / _SCAN_SHARE)
 

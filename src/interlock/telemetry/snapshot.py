@@ -77,7 +77,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     disk_percent: float | None = None
     """As `df` counts: used of what an ordinary user may use."""
     pressure: dict[str, float] = {}
-    """`cpu.some`, `memory.some`, `memory.full`, `io.some`, `io.full`: per cent of the last 10 s that work stood still."""
+    """`cpu.some`, `memory.some`, `memory.full`, `io.some`, `io.full`: per cent of the last 10 s that work was stalled."""
     accelerators: tuple[Accelerator, ...] = ()
     processes: Processes | None = None
     absent: dict[str, str] = {}

@@ -1,8 +1,8 @@
 """Spans, made from a run's events: nothing is measured twice, and no tool is called differently for it.
 
-    proposal.execute                one a proposal; root
-      action.{type}                 one an action; ok if it succeeded, error if it failed or was rejected, else unset
-        execute_tool {tool}         one an attempt
+    proposal.execute                one per proposal; root
+      action.{type}                 one per action; ok if it succeeded, error if it failed or was rejected, else unset
+        execute_tool {tool}         one per attempt
 
 Names and attributes follow the semantic conventions for generative AI (`gen_ai.operation.name`, `gen_ai.tool.name`,
 `gen_ai.tool.call.id`, `gen_ai.agent.name`, `gen_ai.conversation.id`) and `interlock.*` for the rest. Parameters and outputs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class FakeClock:
-    """A `Clock` that stands still until `advance` is called; wall clock and monotonic clock can be moved apart."""
+    """A `Clock` that does not move until `advance` is called; wall clock and monotonic clock can be moved apart."""
 
     def __init__(self, now_us: int = 1_700_000_000_000_000, mono_ns: int = 1_000_000_000) -> None:
         """Start at the given times."""

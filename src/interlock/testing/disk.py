@@ -31,7 +31,7 @@ _ERRNO = {"full": errno.ENOSPC, "failed": errno.EIO}
 
 
 class SimulatedCrash(BaseException):
-    """The process is dead: nothing that the code does after this counts. Not an Exception, so that nobody handles it."""
+    """The process is dead: nothing that the code does after this counts. Not an Exception, so that no one handles it."""
 
 
 class CrashingDisk(Disk):

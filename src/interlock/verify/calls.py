@@ -69,7 +69,7 @@ class Calls:
         return self._schemas[tool.name]
 
     def _open_places(self, value: Any, path: str) -> list[str]:
-        """Where references stand, as paths in the way `Schema.errors` writes them."""
+        """Where references are, as paths in the way `Schema.errors` writes them."""
         if isinstance(value, str):
             return [path] if self._refers(value) else []
         if isinstance(value, dict):

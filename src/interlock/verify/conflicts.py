@@ -1,6 +1,6 @@
 """Actions that touch the same thing, and whose order nothing but their place in the list decides.
 
-Two actions are ordered if one needs the other, directly or through others, or if both stand in the declared chain
+Two actions are ordered if one needs the other, directly or through others, or if both are in the declared chain
 (`order: declared`: actions that may change something run one after the other).
 """
 
@@ -82,11 +82,11 @@ def find_unordered(proposal: Proposal, tools: Mapping[str, Tool], graph: Graph) 
         return []
     order = _Order(proposal, tools, graph)
     found: list[Unordered] = []
-    said = False
+    reported = False
     for path, u, v in pairs:
-        if (path == ANYTHING and said) or order.before(u, v):
+        if (path == ANYTHING and reported) or order.before(u, v):
             continue
-        said = said or path == ANYTHING
+        reported = reported or path == ANYTHING
         found.append(Unordered(path, (proposal.actions[u].id, proposal.actions[v].id)))
     return found
 

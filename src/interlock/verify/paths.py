@@ -85,7 +85,7 @@ def _normal(path: str) -> str:
 
 
 def _above(path: str) -> list[str]:
-    """The directories that a path lies in, the workspace's own (`.`) among them."""
+    """The directories that a path is in, the workspace's own (`.`) among them."""
     found = ["."] if path not in (".", "/") and not path.startswith(("/", "..")) else []
     parts = path.split("/")[:_DEPTH_MAX]
     return found + ["/".join(parts[:length]) or "/" for length in range(1, len(parts))]

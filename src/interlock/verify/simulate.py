@@ -1,7 +1,7 @@
 """What would the state be afterwards? A proposal played through without running any tool.
 
 Values that only a tool can tell are unknown, and conditions on them are taken to hold. An action that cannot run is dropped,
-with everything that needs it, and the rest goes on: so one look shows all that is wrong. (The engine would stop
+with everything that needs it, and the rest continues: so one look shows all that is wrong. (The engine would stop
 there, if the action's failure behaviour is to abort.)
 """
 

@@ -24,7 +24,7 @@ def fill(template: Any, parameters: dict[str, Any], output: Any) -> Any:
 
 
 def mentions(template: Any, root: str) -> bool:
-    """True if a placeholder of `root` (`parameters` or `output`) stands somewhere in the template."""
+    """True if a placeholder of `root` (`parameters` or `output`) is somewhere in the template."""
     if isinstance(template, dict):
         return any(mentions(value, root) for value in template.values())
     if isinstance(template, list):

@@ -107,7 +107,7 @@ class ProcessMark(msgspec.Struct, frozen=True):
 
 
 class Committed(NamedTuple):
-    """One step of a path from what lay in the workspace to what a layer committed, and who made it."""
+    """One step of a path from what was in the workspace to what a layer committed, and who made it."""
 
     origin: Origin
     by: By

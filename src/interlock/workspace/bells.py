@@ -73,7 +73,7 @@ def bell(directory: Path | None) -> Iterator[Bell]:
 
 
 def ring(directory: Path | None, wake: str) -> None:
-    """Wake the waiter whose `Bell.wake` this is, in whatever process. A failure is ignored: waiters look from time to time."""
+    """Wake the waiter whose `Bell.wake` this is, in any process. A failure is ignored: waiters look from time to time."""
     name, _, number = wake.partition(":")
     if directory is None or not number:
         return

@@ -22,7 +22,7 @@ _SHOWN_MAX: Final = 3
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """`paths` with all that lies beneath them; None for the whole workspace."""
+    """`paths` with all that is beneath them; None for the whole workspace."""
 
     paths: frozenset[Rel] | None = None
 

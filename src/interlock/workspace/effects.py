@@ -203,7 +203,7 @@ def remove(
 ) -> None:
     """Remove a file or link if it is unchanged, or an empty directory (regardless of its times).
 
-    A file is renamed aside, checked again there, and only then removed: a save at this moment is kept. In a layer, where nobody
+    A file is renamed aside, checked again there, and only then removed: a save at this moment is kept. In a layer, where no one
     else writes, it is only removed: a rename would copy it up.
     """
     with _parent(workspace, path, field) as directory:
@@ -241,7 +241,7 @@ def _remove_aside(workspace: Workspace, directory: int, name: bytes, expect: Ide
 
 
 def remove_empty_directory(workspace: Workspace, path: Rel) -> None:
-    """Remove a directory if nothing lies in it; else, or if that is refused, it stays."""
+    """Remove a directory if nothing is in it; else, or if that is refused, it stays."""
     with contextlib.suppress(ToolError, OSError), _parent(workspace, path, "path") as directory:
         os.rmdir(path[-1], dir_fd=directory)
         workspace.disk.sync(directory)

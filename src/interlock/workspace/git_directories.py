@@ -1,7 +1,7 @@
-"""Git's own directories in a workspace: which paths lie in one, and which of those git only reads as data.
+"""Git's own directories in a workspace: which paths are in one, and which of those git only reads as data.
 
 Git takes a directory for its own by what is in it, not by its name: `HEAD` with `objects` and `refs`, or with `commondir`, which
-says where these lie (setup.c, is_git_directory). So an embedded bare repository is found by its contents, in the layer and in the
+says where these are (setup.c, is_git_directory). So an embedded bare repository is found by its contents, in the layer and in the
 workspace together. What a list here does not know is not data: git reads programs to start from more files with each version.
 """
 
@@ -39,7 +39,7 @@ _CONFIGURATION_BYTES: Final = 1024 * 1024
 
 
 class GitPlace(NamedTuple):
-    """Where in a git directory a path lies."""
+    """Where in a git directory a path is."""
 
     directory: Rel
     names: tuple[str, ...]
@@ -88,7 +88,7 @@ class GitDirectories:
     def repository(self, path: Rel) -> Rel | None:
         """The repository whose data a path is, by its outermost git directory; None for any other path.
 
-        Worktrees and submodules, whose directories lie in that of the repository, belong to it.
+        Worktrees and submodules, whose directories are in that of the repository, belong to it.
         """
         place = self.place(path)
         if place is None or not place.is_data:
@@ -100,7 +100,7 @@ class GitDirectories:
         return any(path[: len(hooks)] == hooks for depth in range(len(path)) for hooks in self._hooks_of(path[:depth]))
 
     def _hooks_of(self, top: Rel) -> set[Rel]:
-        """The directories of hooks of the repository whose files lie in `top`; none if there is no repository."""
+        """The directories of hooks of the repository whose files are in `top`; none if there is no repository."""
         known = self._hooks.get(top)
         if known is None:
             known = set()

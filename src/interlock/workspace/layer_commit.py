@@ -1,16 +1,16 @@
 """Commits what a layer holds into the workspace, and reports what cannot be committed.
 
 A path is committed as undo restores one: recorded in the run's backups first, then changed in one atomic step beneath the root,
-with no link followed, and only if what lies there is still what was compared. So a commit may be interrupted anywhere and
+with no link followed, and only if what is there is still what was compared. So a commit may be interrupted anywhere and
 repeated: committed paths are skipped, and what an earlier part of this run left there is known from the backups. A commit that
-fails is taken back: all of it is in the workspace, or nothing.
+fails is undone: all of it is in the workspace, or nothing.
 
 A path is left alone, and named, if it was changed outside the layer since the layer began (`conflict`), if Interlock's loader
 reads it (`protected`), if a program may execute it later (`runs_later`), if the grant of the action does not cover it (`denied`),
 or if it cannot be represented (`unsupported`: a FIFO, socket or device, or a directory that cannot be read).
 
 What git stores in its directory (objects, references, the index) is committed as a whole, or not at all: a branch that moves
-without its index would have the person's next commit take back what the agent's did.
+without its index would have the person's next commit undo what the agent's did.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def plan_commit(
 ) -> Plan:
     """Compare a layer with the workspace. `run` is the run's directory, with the backups of earlier commits.
 
-    With `only`, what lies at or beneath these paths, which also lets files through that run later: a person named them.
+    With `only`, what is at or beneath these paths, which also lets files through that run later: a person named them.
     `blocked_before` are paths that an earlier layer could not commit. Changes nothing. Raises: ToolError, IntegrityError.
     """
     found, unsupported = layer.differences()
@@ -137,12 +137,12 @@ def clear_interrupted(layer: Layer, run: Path) -> None:
 
 
 class CommitStoppedError(ToolError):
-    """A commit that failed after its first change, or before. What it had changed was taken back, but for `left`."""
+    """A commit that failed after its first change, or before. What it had changed was undone, but for `left`."""
 
     def __init__(self, why: ToolError, left: dict[Rel, str]) -> None:
         """`why` is what went wrong (its code is this error's too), `left` the paths that are not as they were, with why."""
         at = "" if why.at is None else f" at `{show(why.at)}`"
-        back = "nothing of it is in the workspace" if not left else "not all that it had changed could be taken back"
+        back = "nothing of it is in the workspace" if not left else "not all that it had changed could be undone"
         text = why.message.removeprefix("path: ")
         super().__init__(f"the commit stopped{at}: {text}; {back}", code=why.code, retryable=False)
         self.at = why.at
@@ -157,7 +157,7 @@ class CommitStoppedError(ToolError):
 def commit_layer(layer: Layer, run: Path, backups: Backups, plan: Plan, last: Origin, *, whole: bool = False) -> None:
     """Commit what `plan_commit` found. `backups` are those of the run; `last` is the origin of unrecorded changes.
 
-    If that fails, what was done is taken back; with `whole`, also what a commit of this layer that was interrupted earlier did.
+    If that fails, what was done is undone; with `whole`, also what a commit of this layer that was interrupted earlier did.
     Raises: CommitStoppedError with the code of the failure (`file_changed` if something was changed since the plan was made);
     StoreError, and then nothing was changed.
     """
@@ -257,7 +257,7 @@ def _keep_repositories_whole(
 def _edited(
     layer: Layer, one: Difference, inside: Sequence[Entry], earlier: Sequence[Entry], own: Collection[Rel]
 ) -> bool:
-    """True if what lies there now is not what the layer was made over. `own` are directories that the run has changed."""
+    """True if what is there now is not what the layer was made over. `own` are directories that the run has changed."""
     manifest = layer.manifest
     # Of a commit that was interrupted, or undone.
     states = [

@@ -1,7 +1,7 @@
 """Finds what changed in a layer, in time proportional to what changed.
 
 An overlay's upper directory holds every path that was created, changed or deleted (a whiteout: a character device 0/0) in the
-view, and directories on the way to them. An opaque directory hides what lay there before, and so does each one beneath it and
+view, and directories on the way to them. An opaque directory hides what was there before, and so does each one beneath it and
 each one that was not copied up, which the kernel does not mark. What these hints name is then compared through the two views,
 the merged one and the one beneath it, so a forged hint can only cause a needless comparison.
 
@@ -31,7 +31,7 @@ from interlock.workspace.tree import Workspace, hash_file
 _ORIGIN_HEADER: Final = 21
 _AT_EMPTY_PATH: Final = 0x1000
 _DEPTH_MAX: Final = 256
-"""Names in a path. What lies deeper is not compared: the time for it grows with the cube of the depth."""
+"""Names in a path. What is deeper is not compared: the time for it grows with the cube of the depth."""
 _HANDLE_BYTES: Final = 128  # MAX_HANDLE_SZ
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -65,7 +65,7 @@ class Difference(NamedTuple):
 
     @property
     def leaves_workspace(self) -> bool:
-        """True for a symbolic link whose target, as written, is absolute or lies above the workspace."""
+        """True for a symbolic link whose target, as written, is absolute or is above the workspace."""
         if self.after.kind != "symlink" or self.after.target is None:
             return False
         target = link_stored(self.after.target)
@@ -100,7 +100,7 @@ class Upper:
         """Directories that `walk` could not enter, because a process took their permissions away."""
 
     def walk(self) -> Iterator[tuple[Rel, os.stat_result, bool]]:
-        """Each path in it, a directory before its contents, and whether it is a directory that hides what lies beneath it."""
+        """Each path in it, a directory before its contents, and whether it is a directory that hides what is beneath it."""
         pending: list[Rel] = [()]
         while pending:
             here = pending.pop()
@@ -153,7 +153,7 @@ def _at(directory: int, name: bytes) -> bytes:
 
 
 def _hides(directory: bytes) -> bool:
-    """True for an opaque directory, and for one that was made in the layer: it may have been moved over one that lay beneath."""
+    """True for an opaque directory, and for one that was made in the layer: it may have been moved over one that was beneath."""
     return _attribute(directory, b"opaque") == b"y" or _attribute(directory, b"origin") is None
 
 
@@ -165,7 +165,7 @@ def _attribute(path: bytes, name: bytes) -> bytes | None:
 
 
 def handle_of(tree: Workspace, path: Rel) -> bytes | None:
-    """The file handle of what lies at a path, as overlayfs notes it; None if there is none. Source: name_to_handle_at(2)."""
+    """The file handle of what is at a path, as overlayfs notes it; None if there is none. Source: name_to_handle_at(2)."""
     try:
         fd = tree.open(path, os.O_PATH)
     except ToolError:
@@ -242,7 +242,7 @@ def compare(paths: Iterable[Rel], below: Workspace, merged: Workspace) -> tuple[
             continue
         if len(path) > _DEPTH_MAX:
             kind = _kind_of_special(_lstat(below, path), _lstat(merged, path))
-            left.append(Uncommittable(path, f"it lies more than {_DEPTH_MAX} directories deep", kind or "changed"))
+            left.append(Uncommittable(path, f"it is more than {_DEPTH_MAX} directories deep", kind or "changed"))
             continue
         try:
             after = node_at(merged, path)
@@ -290,7 +290,7 @@ def to_commit(before: Node, after: Node) -> Node:
 
 
 def node_at(tree: Workspace, path: Rel) -> Node:
-    """The state at a path; beneath something that is not a directory lies nothing. Raises: ToolError."""
+    """The state at a path; there is nothing beneath something that is not a directory. Raises: ToolError."""
     try:
         node = tree.examine(path, read=hash_file).node
     except ToolError as error:

@@ -27,7 +27,7 @@ class Mounted(NamedTuple):
     root: int
     """Descriptor of the merged root, for the `*at()` calls only: its name in /proc/self/fd does not lead there."""
     namespaces: tuple[int, int]
-    """Descriptors of the user and of the mount namespace in which the view lies at the workspace's path."""
+    """Descriptors of the user and of the mount namespace in which the view is at the workspace's path."""
 
 
 class UnmountableError(Exception):

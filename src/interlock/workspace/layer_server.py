@@ -106,7 +106,7 @@ def mount_overlay(request: dict[str, Any]) -> tuple[int, bool]:
     Raises: RefusedError.
 
     The directories are named by descriptors, so their paths may hold commas and colons, which are syntax in mount options. They
-    are opened here because descriptors from before the new namespace are refused. The descriptor is that of a mount which lies
+    are opened here because descriptors from before the new namespace are refused. The descriptor is that of a mount which is
     in no namespace, so walls in other namespaces can attach copies of it; where the kernel cannot copy such a mount (before
     6.15), it is that of the mount at `at`.
     """

@@ -17,7 +17,7 @@ _SHARE: Final = 20
 class LayerSize:
     """The disk that one layer takes. Safe for threads.
 
-    What lies in it is added up file by file; but while its file system has lost less space than the layer may still grow by half,
+    What is in it is added up file by file; but while its file system has lost less space than the layer may still grow by half,
     that is spared, for some seconds at most.
     """
 

@@ -1,9 +1,9 @@
-"""Layers: copy-on-write views of a workspace, one for each proposal. The layers of a run lie in `runs/<run id>/workspace/`.
+"""Layers: copy-on-write views of a workspace, one for each proposal. The layers of a run are in `runs/<run id>/workspace/`.
 
 `<number>/` is one layer: `layer.json` (this format's version, and what the layer is), and either `upper/` and `work/` of an
 overlay or `tree/` (a copy) with `copied.ndjson` (what was copied); `backups/` is the index of what the actions did inside, with
 what undo of one of them needs. A layer whose proposal has ended without a commit is kept: it has a file `kept`, and the next
-layers of the run lie over it.
+layers of the run are over it.
 
 Format version history:
 1 (2026-11): first.
@@ -136,7 +136,7 @@ class Layer:
         return "overlay" if self.manifest.kind == "overlay" else f"copy({self.manifest.why})"
 
     def candidates(self) -> Iterator[Rel]:
-        """The paths that may differ from what lies beneath."""
+        """The paths that may differ from what is beneath."""
         if self.manifest.kind == "overlay":
             return overlay_candidates(self.upper.walk(), self.base)
         copies = {path: copy for path, (copy, _) in self.known().items()}
@@ -174,7 +174,7 @@ class Layer:
         return node_at(self.base, path)
 
     def edited_below(self, one: Difference, own: Collection[Rel]) -> bool:
-        """True if what lies beneath was, or may have been, changed by others since the layer began.
+        """True if what is beneath was, or may have been, changed by others since the layer began.
 
         Only times and identities tell that: by the time that a process has ended, its record holds their work as what was there
         before. `own` are directories in which the run itself has changed names since.
@@ -219,7 +219,7 @@ class Layer:
         if above is not None and above.st_ctime_ns < self.began_ns:
             return False  # nothing was taken from there since the layer began
         if self.manifest.below:
-            return False  # its origin may lie in a layer that is committed by now
+            return False  # its origin may be in a layer that is committed by now
         if self._moved is None:
             touched = (one for one, found, _ in self.upper.walk() if not stat.S_ISDIR(found.st_mode))
             self._moved = {handle_of(self.base, one) for one in touched}

@@ -1,6 +1,6 @@
 """Throw-away layers above a view: what one call would do, to be shown to a person and then committed into the view, or dropped.
 
-They lie beside the layers of the run, as `preview-<number>/`, each with its `layer.json`.
+They are beside the layers of the run, as `preview-<number>/`, each with its `layer.json`.
 """
 
 from __future__ import annotations

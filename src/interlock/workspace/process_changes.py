@@ -40,7 +40,7 @@ class ProcessWatch:
     def __init__(self, workspace: Workspace, backups: Backups, origin: Origin) -> None:
         """`origin` is the action that started the process. The scan ignores the agent's grants.
 
-        In a layer everything that changed is found, wherever it lies; `changed` has it after `end`.
+        In a layer everything that changed is found, wherever it is; `changed` has it after `end`.
         """
         self.changed: list[Rel] = []
         self._workspace = workspace
@@ -58,7 +58,7 @@ class ProcessWatch:
         backups = self._backups
         with self._workspace.changing():
             layer = self._workspace.layer
-            # What is not recorded in a layer is the run's own work all the same: nobody else writes there.
+            # What is not recorded in a layer is the run's own work all the same: no one else writes there.
             if layer is not None and (unrecorded := list(self._in_layer(layer, {}))):
                 backups.record(self._origin, unrecorded, by="process")
             look = _Look(self._workspace, backups, keep=True)

@@ -1,6 +1,6 @@
 """Protected paths, which no agent may write: the files that Interlock's own loader reads.
 
-A target is refused if it is such a file, lies beneath such a directory, or is a directory above one (deleting or renaming it
+A target is refused if it is such a file, is beneath such a directory, or is a directory above one (deleting or renaming it
 would also move the protected file). Names are compared as the most permissive file systems do: without case, invisible
 characters, trailing dots and spaces. Hard links, short names and bind mounts are detected by identity.
 """
@@ -30,7 +30,7 @@ def fold(name: bytes) -> str:
 
 
 def related(one: Rel, other: Rel) -> bool:
-    """True if the two are the same path, or one lies beneath the other, names compared by `fold`."""
+    """True if the two are the same path, or one is beneath the other, names compared by `fold`."""
     return all(a == b or fold(a) == fold(b) for a, b in zip(one, other, strict=False))
 
 
@@ -44,7 +44,7 @@ class Tree(Protocol):
     """What the guard asks of a workspace."""
 
     def lstat(self, path: Rel) -> os.stat_result | None:
-        """What lies at a path, links not followed; None if nothing does."""
+        """What is at a path, links not followed; None if nothing does."""
         ...
 
     def resolve(self, path: Rel, field: str = "path", *, follow: bool = True) -> Rel:
@@ -91,7 +91,7 @@ class Guard:
                 return
 
     def check_identity(self, found: os.stat_result, field: str = "path") -> None:
-        """Refuse a protected file or directory, whatever its name. Raises: ToolError `path_protected`."""
+        """Refuse a protected file or directory, regardless of its name. Raises: ToolError `path_protected`."""
         one = (found.st_dev, found.st_ino)
         if one in self._ids:
             raise _refusal(field)

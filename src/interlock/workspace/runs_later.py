@@ -41,7 +41,7 @@ _NAMES: Final = frozenset(
         "opencode.json", "opencode.jsonc", ".aider.conf.yml",
     }
 )  # fmt: skip
-"""Names, wherever they lie."""
+"""Names, wherever they are."""
 _DIRECTORIES: Final = frozenset(
     {
         ".github", ".gitlab", ".circleci", ".buildkite", ".forgejo", ".gitea", ".woodpecker", ".semaphore", ".teamcity",
@@ -65,7 +65,7 @@ _LINKS: Final = frozenset({name for name, _ in _PAIRS} | {".jj", "hooks", "git-h
 """A link of such a name puts files below it that no rule about names sees."""
 _SUFFIXES: Final = (".code-workspace", ".sublime-project")
 _HOOKS: Final = frozenset({"hooks", "git-hooks"})
-"""Directories that git's hooks lie in by habit, wherever `core.hooksPath` is set to them. Others hold something else there."""
+"""Directories that git's hooks are in by habit, wherever `core.hooksPath` is set to them. Others hold something else there."""
 _HOOK_NAMES: Final = frozenset(
     {
         "applypatch-msg", "pre-applypatch", "post-applypatch", "pre-commit", "pre-merge-commit", "prepare-commit-msg",

@@ -18,7 +18,7 @@ from interlock.workspace.nodes import Identity, Node, Seen, identity
 from interlock.workspace.tree import Workspace
 
 _SINGLE_SYNCS_MAX: Final = 8  # above this many files, one syncfs is cheaper
-_TOGETHER: Final = 64  # files that lie under their temporary names at once
+_TOGETHER: Final = 64  # files that are under their temporary names at once
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -98,7 +98,7 @@ class _Links:
         return path in self._files
 
     def expect(self, workspace: Workspace, step: Step) -> Identity | None:
-        """What has to lie at the path of a step: what was seen, but for its ctime if the steps before have changed that."""
+        """What has to be at the path of a step: what was seen, but for its ctime if the steps before have changed that."""
         seen, file = step.seen.identity, self._files.get(step.path)
         if seen is None or file is None:
             return seen

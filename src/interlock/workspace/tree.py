@@ -35,7 +35,7 @@ class View(Protocol):
     """What the processes of a layer, and the search for their changes, need from it."""
 
     namespaces: tuple[int, int] | None
-    """Descriptors of the user and mount namespaces in which it lies at the workspace's path; None if it lies nowhere."""
+    """Descriptors of the user and mount namespaces in which it is at the workspace's path; None if it is nowhere."""
     size: LayerSize
 
     @property
@@ -44,7 +44,7 @@ class View(Protocol):
         ...
 
     def stack(self) -> list[Path]:
-        """The directories that it is made of, topmost first: what another layer above it lies over."""
+        """The directories that it is made of, topmost first: what another layer above it is over."""
         ...
 
     @property
@@ -57,11 +57,11 @@ class View(Protocol):
         ...
 
     def lower_node(self, path: Rel) -> Node:
-        """What lies at a path beneath the layer. Raises: ToolError."""
+        """What is at a path beneath the layer. Raises: ToolError."""
         ...
 
     def sync(self) -> None:
-        """Make what lies in the layer durable. Raises: StoreError."""
+        """Make what is in the layer durable. Raises: StoreError."""
         ...
 
 

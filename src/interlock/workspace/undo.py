@@ -41,7 +41,7 @@ from interlock.workspace.tree import CHUNK_BYTES, Workspace
 _SHOWN_MAX: Final = 20  # paths named in one message
 
 Changed = Literal["refuse", "overwrite", "skip"]
-"""What becomes of a path that others have changed since: nothing at all is restored; it is restored, with a backup of what lay
+"""What becomes of a path that others have changed since: nothing at all is restored; it is restored, with a backup of what was
 there; it is left as it is, and the rest is restored."""
 
 
@@ -296,8 +296,8 @@ def _compare_all(
 ) -> tuple[list[Step], list[Rel]]:
     """What has to change, contents of directories included, and which of it others may have changed.
 
-    That includes what lies there since Interlock died while a process of the run was running: the process may have written it,
-    or a person at any time after. A FIFO, socket or device that lies there raises ConflictError `undo_blocked`; with `special`
+    That includes what is there since Interlock died while a process of the run was running: the process may have written it,
+    or a person at any time after. A FIFO, socket or device that is there raises ConflictError `undo_blocked`; with `special`
     it is one of the changes of others, without a step.
     """
     steps, conflicts = _compare(workspace, run, chains, special=special)

@@ -128,7 +128,7 @@ def _why_outside(run: ProposalRun) -> str | None:
     workspace = run.services.workspace
     assert workspace is not None
     if any(tool.name.startswith("git.") for tool in touching) and outside_places(workspace.root):
-        return "git's own directory lies outside of the workspace, where a layer does not reach"
+        return "git's own directory is outside of the workspace, where a layer does not reach"
     return None
 
 
@@ -187,7 +187,7 @@ async def commit_files(run: ProposalRun) -> None:
     """Commit the layer of a proposal that succeeded, as the configuration says; or keep it, as for a stopped run.
 
     On a conflict nothing is committed, and the proposal stops with `workspace_conflict`; where the file system refuses, it stops
-    with that code. What an interrupted commit had done is taken back then. Raises: StoreError.
+    with that code. What an interrupted commit had done is undone then. Raises: StoreError.
     """
     layer, directory = run.layer, run.run_files.directory
     if layer is None or directory is None:

@@ -203,7 +203,7 @@ def _restore_files(run: ProposalRun, index: int, entries: list[Entry] | None, co
 
 
 def _works_in_layer(run: ProposalRun, index: int) -> bool:
-    """True if all that the action may have changed lies in the layer: its processes were kept from everything else."""
+    """True if all that the action may have changed is in the layer: its processes were kept from everything else."""
     tool = run.tools[index]
     return tool is not None and tool.in_layer and not run.not_undoable.get(index)
 

@@ -89,7 +89,7 @@ class Checkpoints:
     def restore(self, file: str | Path, *, merge: bool = False, accept_tools: bool = False) -> Restored:
         """Make the state the checkpoint's, in one transaction; with `merge`, keep keys that it lacks. Itself a run.
 
-        What lies in the state may mean something else to other tools: if tools of the checkpoint are missing or have another
+        What is in the state may mean something else to other tools: if tools of the checkpoint are missing or have another
         definition, that is refused unless `accept_tools` is set.
 
         Raises: ConflictError `tools_differ`, which names them; UsageError (`not_found`, no checkpoint, another workspace's);

@@ -159,7 +159,7 @@ class Runs:
         try:
             await self._services.load_tools()
         except ConfigurationError as error:  # what has to be compensated by their tools is then in `not_undone`
-            self._services.hooks.notify(f"undo goes on without the tool modules: {error.message}")
+            self._services.hooks.notify(f"undo continues without the tool modules: {error.message}")
         services = self._services.for_undo()
         if action_id is None:
             await undo_target.stop_target(services, run_id, by=user_name())
@@ -185,7 +185,7 @@ class Runs:
     # -- layers that wait for a commit
 
     def diff(self, run_id: str, paths: Sequence[NameJson] = (), *, content: bool = False) -> LayerChanges:
-        """What the kept layers of a run would change in the workspace, by layer and path; of `paths`, what lies at or beneath.
+        """What the kept layers of a run would change in the workspace, by layer and path; of `paths`, what is at or beneath.
 
         With `content`, each change has the difference of its text, redacted as in a question. Raises: UsageError
         `layer_missing`, `path_unchanged`; StoreError, IntegrityError.
@@ -193,7 +193,7 @@ class Runs:
         return kept_layers.diff_layers(self._services, run_id, paths, content=content)
 
     async def commit(self, run_id: str, paths: Sequence[NameJson] = ()) -> kept_layers.LayerReport:
-        """Commit the kept layers of a run, or what lies at or beneath `paths` of them.
+        """Commit the kept layers of a run, or what is at or beneath `paths` of them.
 
         Raises: UsageError `layer_missing`, `path_unchanged`; ConflictError `commit_incomplete` (the rest was committed);
         StoreError `run_locked`.
@@ -228,7 +228,7 @@ class Runs:
     def answer_outcome(
         self, run_id: str, action: str, answer: unknown_outcomes.Answer, approver: Approver, surface: Surface
     ) -> Outcome:
-        """Say what became of an action whose outcome is not known; `resume` then goes on with its run.
+        """Say what became of an action whose outcome is not known; `resume` then continues with its run.
 
         Raises: UsageError `not_found` if the action has no unknown outcome; StoreError `run_locked` if its process is alive.
         """
@@ -243,9 +243,9 @@ class Runs:
         return asyncio.run(self.stop(run_id, **options))
 
     def recover(self) -> UnfinishedRuns:
-        """Put the journals of runs whose process ended in order, newest run first, and say what each needs to go on.
+        """Put the journals of runs whose process ended in order, newest run first, and say what each needs to continue.
 
-        Nothing is run: `resume` goes on. The first `execute` does this too, so that no run begins beside a journal that is
+        Nothing is run: `resume` continues. The first `execute` does this too, so that no run begins beside a journal that is
         not in order. Raises: StoreError.
         """
         services = self._services

@@ -37,10 +37,10 @@ class McpServers:
         """What the servers say of themselves, as it is locked, by server."""
         return {} if self._servers is None else self._servers.instructions()
 
-    def on_change(self, told: Callable[[], None]) -> None:
+    def on_change(self, listener: Callable[[], None]) -> None:
         """Call `told` when tools were hidden or are shown again, on an event loop of the servers."""
         if self._servers is not None:
-            self._servers.on_change.append(told)
+            self._servers.on_change.append(listener)
 
     async def end_session(self, session: str) -> None:
         """A client has gone: end the servers that were started for its session."""

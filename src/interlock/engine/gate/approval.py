@@ -1,4 +1,4 @@
-"""Step 6: ask a person, and wait for the answer while other actions go on.
+"""Step 6: ask a person, and wait for the answer while other actions continue.
 
 The question is in the database before a person is told of it. It survives this process: a resumed run finds the same question
 again by run, proposal and action. An approval is for exactly one digest of tool, version and parameters, and is used once, by
@@ -192,7 +192,7 @@ async def _new(action: ActionRun, decision: Decision) -> Hold:
 async def _without_secrets(action: ActionRun, desk: Desk, size: int) -> dict[str, Any]:
     """The parameters as the question shows them, without what the tool's schema marks as secret; the store cannot tell.
 
-    `size` is their length as JSON: where they are large, other actions go on meanwhile.
+    `size` is their length as JSON: where they are large, other actions continue meanwhile.
     """
     secrets = () if action.tool is None else action.tool.secrets
     redact = desk.questions.redact
@@ -226,7 +226,7 @@ def _was_about_another(before: Hold | None, version: str) -> bool:
 
 
 async def _wait_answered(action: ActionRun, desk: Desk, hold: Hold) -> Hold:
-    """Wait for the answer, while other actions of the proposal go on."""
+    """Wait for the answer, while other actions of the proposal continue."""
     run = action.run
     left_ms = max(0, hold.expires_at_us - desk.store.time.now_us()) / 1000
     tell_waiting(run, action.index, "approval", f"an answer to `{hold.id}`", left_ms, step=6)

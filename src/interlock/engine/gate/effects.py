@@ -1,7 +1,7 @@
 """Approving the effect (step 6, `approvals.preview`): a held process runs in a throw-away layer, and a person sees what it did.
 
 The question shows what differs, and its digest is part of what the approval is bound to. In step 9 the approved call is not made
-again: what lies in the layer is committed into the view of the proposal, if everything that it replaces is still what was shown.
+again: what is in the layer is committed into the view of the proposal, if everything that it replaces is still what was shown.
 Only processes that walls keep from everything else are previewed, and only if no host is open to them: else the preview itself
 would have an effect, or the call another one than its preview.
 """
@@ -70,7 +70,7 @@ class _Done(msgspec.Struct):
 
 
 class _PreviewContext(AskingContext, eq=False, kw_only=True):
-    """The context of a call in its throw-away layer. It has a time-out of its own, and nobody is asked meanwhile."""
+    """The context of a call in its throw-away layer. It has a time-out of its own, and no one is asked meanwhile."""
 
     view: Workspace
     own: Backups
@@ -263,7 +263,7 @@ def _read_done(directory: Path) -> _Done:
 
 
 def _digest(found: Sequence[Difference], done: _Done) -> str:
-    """Of everything that approving brings about: each path with what lies there now and then, and what the call returns."""
+    """Of everything that approving brings about: each path with what is there now and then, and what the call returns."""
     rows = [[to_json(one.path), _state(one.before), _state(one.after)] for one in found]
     return digest("effect", [rows, msgspec.to_builtins(done.value)])
 

@@ -104,7 +104,7 @@ async def execute(action: ActionRun, attempt: ActionContext) -> Output | Failure
         else:
             value = await _call(action, tool, attempt)
     except StoreError:
-        raise  # the engine's, not the tool's: the run cannot go on
+        raise  # the engine's, not the tool's: the run cannot continue
     except BaseException as error:  # noqa: BLE001 - classified there; what is not the tool's error is raised again
         result = _failure(action, attempt, error)
     if run.layer_absent is not None and tool is not None and tool.touches_files:
@@ -205,7 +205,7 @@ def _failure(action: ActionRun, attempt: ActionContext, error: BaseException) ->
     if isinstance(error, ToolError):
         return failure_of(action, attempt, error)
     if isinstance(error, GeneratorExit):
-        raise error  # the coroutine is being closed: it cannot go on
+        raise error  # the coroutine is being closed: it cannot continue
     return Failure(attempt, "tool_error", describe(error))  # also a panic in Rust code, which is not an `Exception`
 
 
@@ -261,7 +261,7 @@ def _stopped(
 
 
 def _runs_on(action: ActionRun) -> bool:
-    """True if the call goes on after it was stopped, and can still have an effect."""
+    """True if the call continues after it was stopped, and can still have an effect."""
     if action.tool is None or action.tool.read_only:
         return False
     client = action.run.client

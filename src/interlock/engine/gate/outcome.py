@@ -267,7 +267,7 @@ def _readings(
 
 
 def end_unadmitted(action: ActionRun, answer: Stored | Refusal | Exhausted | Admitted) -> Ended | None:
-    """The end that an answer of step 7 means; None if the action goes on."""
+    """The end that an answer of step 7 means; None if the action continues."""
     if isinstance(answer, Admitted):
         return None
     if isinstance(answer, Stored):

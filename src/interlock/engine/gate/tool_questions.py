@@ -51,7 +51,7 @@ class AskingContext(ActionContext, eq=False, kw_only=True):
             hold = _existing(desk, asked) or desk.store.ask(checked(desk, asked))
             with _time_out_stopped(self):
                 hold = await _wait_answered(action, hold)
-                await _go_on(action)
+                await _judge_again(action)
             answer = answer_of(hold)
             if answer and not desk.store.consume(hold.id, hold.digest, _by(asked)):
                 return HoldAnswer(approval=hold.id, status="cancelled", reason="it was used by another call")
@@ -79,7 +79,7 @@ class AskingContext(ActionContext, eq=False, kw_only=True):
             ) from None
 
     def withdraw(self) -> None:
-        """The call was stopped: a thread that waits for an answer goes on without one."""
+        """The call was stopped: a thread that waits for an answer continues without one."""
         if self.from_thread is not None:
             self.from_thread.cancel()
 
@@ -162,7 +162,7 @@ async def _wait_answered(action: ActionRun, hold: Hold) -> Hold:
     return hold
 
 
-async def _go_on(action: ActionRun) -> None:
+async def _judge_again(action: ActionRun) -> None:
     """Take the turn again, and judge again. Raises: ToolError with the reason of a refusal."""
     action.run.services.refresh()
     judges = action.run.judges_in_force()

@@ -243,9 +243,13 @@ def about(parameters: Any) -> str:
     """The parameter that says most: a command as one would type it, a path, an address, a key."""
     if not isinstance(parameters, dict):
         return ""
-    said = main_parameter(parameters) or str(parameters.get("run") or "")  # an undo is about a run
+    subject = main_parameter(parameters) or str(parameters.get("run") or "")  # an undo is about a run
     destination = parameters.get("destination")
-    return f"{said} -> {destination}" if said and isinstance(destination, str) and said != destination else said
+    return (
+        f"{subject} -> {destination}"
+        if subject and isinstance(destination, str) and subject != destination
+        else subject
+    )
 
 
 def run_lines(directory: Path, run: RunRow) -> Iterator[ActionLine]:

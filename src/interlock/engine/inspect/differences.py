@@ -1,6 +1,6 @@
 """How the files were that a run changed, before and after each action: as far as the contents are still there, and redacted.
 
-What was there before lies in the run's backups. What came after lies in the backups of a later change or undo, or is the file
+What was there before is in the run's backups. What came after is in the backups of a later change or undo, or is the file
 itself, if its digest is still the recorded one.
 """
 

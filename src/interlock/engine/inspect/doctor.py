@@ -166,7 +166,7 @@ def _offered(env: Mapping[str, str]) -> dict[str, str]:
 
 def _isolation(offered: Mapping[str, str], overlay: str) -> Iterator[Fact]:
     best = choose("ns", offered)
-    here = posture_of("none" if best is None else best.profile, offered) | {"layer": overlay}
+    here = posture_of("none" if best is None else best.profile, offered, recorder="notify") | {"layer": overlay}
     for layer, key, about in LAYERS:
         if here.get(key, "absent").startswith("active"):
             yield _fact("isolation", layer, "ok", f"{key}: {about}")

@@ -1,6 +1,6 @@
 """Looking back at the runs of a workspace: which there were, what they did, and whether their journals are whole.
 
-Reads only, and needs no trusted configuration: what happened can be looked at whatever the rules say now.
+Reads only, and needs no trusted configuration: what happened can be looked at regardless of the present rules.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class History:
         return self.index.find(text)
 
     def directory(self, run_id: str) -> Path:
-        """Where a run lies. Raises: UsageError `not_found`."""
+        """Where a run is. Raises: UsageError `not_found`."""
         self.index.get(run_id)
         return self.place.runs / run_id
 
@@ -216,7 +216,7 @@ class History:
             )
 
     def _check_state(self, run_id: str, directory: Path) -> None:
-        """Every commit of state must stand in the journal under the very seal that the database remembers."""
+        """Every commit of state must be in the journal under the very seal that the database remembers."""
         commit = store.StateStore(self.db, self.place.workspace_id, SystemClock()).last_commit(run_id)
         if commit is not None:
             require_reached(journal.scan(directory, at=commit.seq), commit.seq, commit.seal, "the state")

@@ -83,7 +83,7 @@ async def _compare(servers: Servers, name: str) -> Difference:
         server=name,
         diff=_diff(name, before, listing.server),
         problems=listing.problems,
-        remarks={tool: said for tool, said in listing.remarks.items() if tool in changed},
+        remarks={tool: remark for tool, remark in listing.remarks.items() if tool in changed},
         found=listing.server,
     )
 

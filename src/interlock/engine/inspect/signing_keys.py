@@ -21,7 +21,7 @@ class ShownKey(msgspec.Struct, frozen=True, kw_only=True):
     public_key: str
     """In PEM."""
     path: str
-    """The directory where the private half lies."""
+    """The directory where the private half is."""
 
 
 def make_key(start: Path, env: Mapping[str, str], name: str) -> ShownKey:

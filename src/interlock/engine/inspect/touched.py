@@ -1,6 +1,6 @@
 """What the actions of a run touched, from its kernel layer: files, programs, hosts.
 
-A record of the layer is an attempt unless it says otherwise, and so is what stands here: whether a call succeeded was not seen.
+A record of the layer is an attempt unless it says otherwise, and so is what is here: whether a call succeeded was not seen.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ class JudgesInForce:
                 )
 
     def is_current(self, judges: Judges) -> bool:
-        """False once a grant was issued or revoked, by whatever process, since these judges were built."""
+        """False once a grant was issued or revoked, by any process, since these judges were built."""
         return not judges.replaced and judges.revision == self._revision()
 
     def replace_rules(self, make: JudgeMaker, configuration: str) -> None:

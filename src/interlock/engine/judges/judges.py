@@ -84,7 +84,7 @@ class Call:
         self.uses_state = _uses_state(action)
         """True if the action names a state key at all."""
         self.granted = False
-        """True once steps 2 and 3 are known to pass whatever the parameters, but for the schema."""
+        """True once steps 2 and 3 are known to pass regardless of the parameters, but for the schema."""
 
 
 class Judges:
@@ -123,10 +123,10 @@ class Judges:
         """Those of the program; set by who has the judges made."""
         self._settled: dict[tuple[str, str, str], Decision] = {}
         self._granted: set[tuple[str, str, str]] = set()
-        """Agents and tools for which steps 2 and 3 always pass, whatever the parameters (but for the schema)."""
+        """Agents and tools for which steps 2 and 3 always pass, regardless of the parameters (but for the schema)."""
 
     def may_ever(self, principal: Principal, tool: Registered) -> bool:
-        """False if steps 2 and 5 refuse every call of this tool by this agent, whatever its parameters and the state are."""
+        """False if steps 2 and 5 refuse every call of this tool by this agent, regardless of its parameters and of the state."""
         found = self.grants.candidates(principal.agent, tool.tool, tool.marks, {}, self.now_us())
         if isinstance(found, Refusal):
             return False

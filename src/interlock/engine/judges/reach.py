@@ -47,7 +47,7 @@ class Reach:
         return find(self._agent, tool.tool, judges.now_us())
 
     def url(self, url: str) -> Refusal | None:
-        """May the tool go on to this URL?"""
+        """May the tool go to this URL?"""
         tool = self._tool
         if tool is None:
             return Refusal("host_denied", "a state action reaches no host")

@@ -1,4 +1,4 @@
-"""What a step of the gate answers: go on, ask a person, or no (`Refusal`)."""
+"""What a step of the gate answers: continue, ask a person, or no (`Refusal`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from interlock.model.decision import Decision, Refusal
 
 
 class Allow:
-    """The action may go on to the next step."""
+    """The action may continue to the next step."""
 
     __slots__ = ()
 

@@ -192,7 +192,7 @@ class _Call(NamedTuple):
 
 
 async def _once(one: _Call, tool: str, key: str) -> CallResult:
-    """Make the call unless it was made; go on with it if it was begun."""
+    """Make the call unless it was made; continue with it if it was begun."""
     store, run_id = one.services.calls, one.services.ids.new("run")
     claim = store.claim(key, run_id)
     if claim is not None and claim.outcome is not None:

@@ -45,7 +45,7 @@ def read_message(message: Any) -> Message:
     choices = _get(message, "choices")
     if _is_list(choices):
         if len(choices) != 1:
-            raise _unknown(f"the completion has {len(choices)} choices", "pass the message that goes on")
+            raise _unknown(f"the completion has {len(choices)} choices", "pass the message to continue with")
         message = _get(choices[0], "message")
     items = message if _is_list(message) else _get(message, "output")
     if _is_list(items):

@@ -37,11 +37,11 @@ class CallOptions(_Options, total=False):
     call_id: str | None
     """The id that the model's vendor gave the call: it is then made once."""
     resume_held: bool
-    """For a call without an id: go on with an equal call of the agent that is held, if there is one. The run of a
+    """For a call without an id: continue with an equal call of the agent that is held, if there is one. The run of a
     caller that is cancelled is stopped, because nothing else would resume it."""
     client: ClientExecutor
     """Carries the call out itself, with a tool of its own, once the gate allows it; with `resume_held`. Only its own calls
-    go on with a held one."""
+    continue with a held one."""
 
 
 class ToolCallsOptions(_Options, total=False):

@@ -97,9 +97,9 @@ def _write(services: Services, store: FactStore, parameters: dict[str, Any], ctx
             hint=f"its scopes are {', '.join(f'`{one}`' for one in ['agent', *mine[1:]])}",
         )
     subject, predicate = kept["subject"], kept.get("predicate", "")
-    said = store.correction(subject, predicate, mine)
-    if said is not None:
-        return {"stored": False, "id": said.id, "why": "a person has said what it is", "value": said.value}
+    corrected = store.correction(subject, predicate, mine)
+    if corrected is not None:
+        return {"stored": False, "id": corrected.id, "why": "a person has said what it is", "value": corrected.value}
     try:
         fact = store.note(
             services.ids.new("mem"), scope, subject, predicate, kept["value"], author=f"agent:{ctx.agent}",

@@ -170,7 +170,7 @@ class Skills:
 
     async def _outcome(self, result: ProposalResult) -> str:
         failed = next((row for row in result.results if row.status != "succeeded"), None)
-        if result.status == "held":  # an answer would let it go on, and then it would no longer be a test
+        if result.status == "held":  # an answer would let it continue, and then it would no longer be a test
             await self._undo(result.run_id)
             return "not possible: a person is asked about " + ", ".join(
                 f"`{row.action_id}`" for row in result.results if row.status == "held"

@@ -92,7 +92,7 @@ def document_of(template: Template, arguments: dict[str, Any], **fields: Any) ->
             "type": step.type,
             "id": f"s{index + 1}",
             **({} if step.tool is None else {"tool": step.tool}),
-            "parameters": _spelled(step.parameters, arguments, references),
+            "parameters": _with_references(step.parameters, arguments, references),
             "dependencies": [f"s{need + 1}" for need in step.needs],
         }
         for index, step in enumerate(template.steps)
@@ -100,14 +100,14 @@ def document_of(template: Template, arguments: dict[str, Any], **fields: Any) ->
     return {"order": template.order, "actions": actions, **fields}
 
 
-def _spelled(value: Any, arguments: dict[str, Any], references: References) -> Any:
-    """Parameters of an action: references as texts, and everything else as plain text, whatever it looks like."""
+def _with_references(value: Any, arguments: dict[str, Any], references: References) -> Any:
+    """Parameters of an action: references as texts, and everything else as plain text, regardless of its form."""
     if isinstance(value, dict):
         if len(value) == 1 and REFERENCE in value:
             return f"${value[REFERENCE]}"
         if len(value) == 1 and isinstance(value.get(PARAMETER), str):
             return references.escape(arguments[value[PARAMETER]])
-        return {key: _spelled(inner, arguments, references) for key, inner in value.items()}
+        return {key: _with_references(inner, arguments, references) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_spelled(inner, arguments, references) for inner in value]
+        return [_with_references(inner, arguments, references) for inner in value]
     return references.escape(value)

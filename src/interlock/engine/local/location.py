@@ -1,4 +1,4 @@
-"""Where a project's state lies: found without trusting its configuration, and even where that is broken or gone.
+"""Where a project's state is: found without trusting its configuration, and even where that is broken or gone.
 
 The ways back must not depend on files that an agent, or an editor half way through, can write. So where no configuration can be
 found, the directory is asked instead: is it a workspace that the state directory knows?
@@ -42,8 +42,8 @@ class Place(NamedTuple):
 def open_database(home: Path, disk: Disk) -> Database:
     """The workspace's database, made if this is its first use.
 
-    Approvers, budgets, grants, questions and state lie only there. A mark beside it holds its identity, so a database that is
-    lost, empty or another one is an error: to begin anew in silence would mean that nobody has to be asked any more.
+    Approvers, budgets, grants, questions and state are only there. A mark beside it holds its identity, so a database that is
+    lost, empty or another one is an error: to begin anew in silence would mean that no one has to be asked any more.
     Raises: IntegrityError `database_lost`; StoreError.
     """
     path, mark = home / "interlock.db", home / MARK_NAME
@@ -90,7 +90,7 @@ def _lost(path: Path, how: str) -> IntegrityError:
         f"the database `{path}` {how}: approvers, grants, budgets, questions and state are lost with it",
         code="database_lost",
         path=str(path),
-        hint=f"restore it from a backup; to go on without all that, move `{path.parent}` away, journals included",
+        hint=f"restore it from a backup; to continue without all that, move `{path.parent}` away, journals included",
     )
 
 
@@ -126,6 +126,6 @@ def _configuration(start: Path, registry: Registry) -> Path:
 
 
 def last_trusted_warning(error: ConfigurationError) -> str:
-    """What a way back says when it goes on with the configuration that was last trusted."""
+    """What a way back says when it continues with the configuration that was last trusted."""
     where = f" ({error.path})" if error.path else ""
     return f"the configuration cannot be used{where}: {error.message}; what was last trusted counts here"

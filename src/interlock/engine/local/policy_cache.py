@@ -35,7 +35,7 @@ class PolicyCache:
         self._disk = disk
 
     def find(self, key: str) -> bytes | None:
-        """What was kept under this key, if it is whole and nobody else could have written it."""
+        """What was kept under this key, if it is whole and no one else could have written it."""
         try:
             with contextlib.closing(_Private(self._path(key))) as file:
                 data = file.read()
@@ -76,7 +76,7 @@ class PolicyCache:
 
 
 class _Private:
-    """A regular file of this user, which nobody else may write. Raises: OSError."""
+    """A regular file of this user, which no one else may write. Raises: OSError."""
 
     def __init__(self, path: Path) -> None:
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -45,8 +45,8 @@ def run_in_foreground(command: Command, *, take_signals: bool) -> CommandEnd | N
             if take_signals:
                 _pass_signals_on(process)
             process.wait()
-            said = file.read(_REPORT_BYTES_MAX)
-    return typed.decode(said, CommandEnd) if said.endswith(b"\n") else None
+            data = file.read(_REPORT_BYTES_MAX)
+    return typed.decode(data, CommandEnd) if data.endswith(b"\n") else None
 
 
 @contextlib.contextmanager

@@ -100,7 +100,7 @@ class Approvals:
     def approve(
         self, approval: str | Hold, *, reason: str = "", scope: Scope = "once", token: str | None = None
     ) -> Hold:
-        """Let the call go on, exactly as the question showed it; see `edit` for what is given and raised.
+        """Let the call continue, exactly as the question showed it; see `edit` for what is given and raised.
 
         `scope="session"` and `"always"` are for all such calls of the agent, for eight hours and 100 uses at most.
         """

@@ -1,6 +1,6 @@
 """Grant tokens: issued from a grant, narrowed by their holders, and checked where they are presented.
 
-A token that was presented is known by its id from then on: its blocks stand in the table of grants, each the child of the one
+A token that was presented is known by its id from then on: its blocks are in the table of grants, each the child of the one
 before, so that revocation, uses, expiry and a resume after a crash are those of every other grant. The token itself is kept
 nowhere.
 """

@@ -127,7 +127,7 @@ def require(outcome: Outcome, hold_id: str) -> Outcome:
     if outcome.code == "already_resolved":
         status = outcome.hold.status if outcome.hold is not None else "resolved"
         raise ConflictError(
-            f"`{hold_id}` expired: nobody had answered in time"
+            f"`{hold_id}` expired: no one had answered in time"
             if status == "expired"
             else f"`{hold_id}` was {status} already",
             code="already_resolved",

@@ -1,4 +1,4 @@
-"""The original of what a question hides. The database never has it: it lies in the private part of the run that asked."""
+"""The original of what a question hides. The database never has it: it is in the private part of the run that asked."""
 
 from __future__ import annotations
 

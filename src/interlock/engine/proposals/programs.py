@@ -44,7 +44,7 @@ def record_ends(recorder: Recorder | None, ends: Iterable[tuple[Program, End]]) 
         if recorder is not None:
             record_connections(recorder, end.traffic.records, program.proposal, program.action)
             with contextlib.suppress(StoreError):  # the next flush meets the same disk and says so
-                if not program.told:
+                if not program.reported:
                     recorder.record(_event(program, end), program.proposal)
 
 

@@ -1,4 +1,4 @@
-"""The workspace as one action may see it: what a tool finds by itself must lie within the agent's grant.
+"""The workspace as one action may see it: what a tool finds by itself must be within the agent's grant.
 
 Step 3 judges paths as they are written. Where a name is a symbolic link, its target is judged here when the tool follows it,
 and so is everything that the tool finds in a directory.
@@ -19,7 +19,7 @@ Check = Callable[[Rel, str, Access | None, str], None]
 
 
 class ScopedWorkspace(Workspace):
-    """A workspace that asks before it goes on. Shares everything else with the one it was made from."""
+    """A workspace that asks before it continues. Shares everything else with the one it was made from."""
 
     def __init__(self, base: Workspace, check: Check, globs: Callable[[Access], tuple[str, ...]]) -> None:
         """`check(place, field, access, what)` raises ToolError if the action may not go there; `globs` are what processes may
@@ -52,7 +52,7 @@ class ScopedWorkspace(Workspace):
         self._check(path, field, access, "it comes to where")
 
     def guard(self) -> Guard:
-        """As `Workspace.guard`: what is protected is looked at wherever it lies."""
+        """As `Workspace.guard`: what is protected is looked at wherever it is."""
         return self._base.guard()
 
     def walk(

@@ -178,7 +178,7 @@ class ActionContext(msgspec.Struct, eq=False):
         raise ToolError("a compensation or a probe cannot ask a question", code="approval_required", retryable=False)
 
     def withdraw(self) -> None:
-        """The call was stopped: a thread that waits for an answer goes on without one."""
+        """The call was stopped: a thread that waits for an answer continues without one."""
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Report how far the work is to those who watch; not journaled."""

@@ -125,7 +125,7 @@ class Watchdog:
         following = NEVER
         for slot in self._slots:
             if slot.deadline <= now:
-                # Repeatedly: a tool may catch the first cancellation and go on.
+                # Repeatedly: a tool may catch the first cancellation and continue.
                 slot.deadline = now + _AGAIN_NS
                 slot.expired += 1
                 slot.task.cancel()

@@ -109,7 +109,7 @@ class WorkerPool:
         self._wake(len(self._idle))
 
     def fail(self, error: BaseException) -> None:
-        """The engine itself cannot go on: the journal cannot be written, or the interpreter is asked to leave."""
+        """The engine itself cannot continue: the journal cannot be written, or the interpreter is asked to leave."""
         if self._failure is None:
             self._failure = error
         self.stop("store_failed" if isinstance(error, StoreError) else "cancelled")
@@ -205,7 +205,7 @@ class WorkerPool:
         return self._waited and self._busy - self._waiting >= self.run.services.bounds.concurrency_max
 
     def _give_place(self) -> None:
-        """A worker waits or is done: the one that has waited longest to come back goes on, or else something new starts."""
+        """A worker waits or is done: the one that has waited longest to come back continues, or else something new starts."""
         self._waited = True
         if self._returning:
             self._waiting -= 1

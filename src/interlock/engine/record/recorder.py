@@ -18,7 +18,7 @@ from interlock.model.limits import DEFAULT_LIMITS
 from interlock.telemetry import Snapshot
 
 LARGE_BYTES: Final = DEFAULT_LIMITS.inline_value_bytes
-"""A value whose canonical JSON is longer is in no event: only its digest is, and the original lies beside the journal."""
+"""A value whose canonical JSON is longer is in no event: only its digest is, and the original is beside the journal."""
 SAMPLES_KEPT: Final = 8
 """How many readings of the machine are remembered as written. An action that runs longer than that has its first reading
 written again: an event names one of the last `SAMPLES_KEPT`, or the one before them if its second reading was just written."""

@@ -13,7 +13,7 @@ from interlock.model.errors import StoreError
 from interlock.model.events import RunFinished
 
 SIGN_EVERY: Final = 10_000
-"""Events after which the head of a run that goes on is signed again."""
+"""Events after which the head of a run that continues is signed again."""
 
 
 class IndexedRun:

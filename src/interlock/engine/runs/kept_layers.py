@@ -97,7 +97,7 @@ class LayerReport(msgspec.Struct, frozen=True):
 def diff_layers(
     services: Services, run_id: str, paths: Sequence[NameJson] = (), *, content: bool = False
 ) -> list[LayerChange]:
-    """What the kept layers of a run would change in the workspace: all of it, or what lies at or beneath `paths`.
+    """What the kept layers of a run would change in the workspace: all of it, or what is at or beneath `paths`.
 
     With `content`, also the differences of texts, 16 MiB of them at most. Changes nothing. Raises: UsageError `layer_missing`,
     `path_unchanged`, StoreError, IntegrityError, ToolError.
@@ -157,7 +157,7 @@ class _Contents:
 
 
 async def commit_layers(services: Services, run_id: str, paths: Sequence[NameJson] = ()) -> LayerReport:
-    """Commit the kept layers of a run, oldest first: all of them, or what lies at or beneath `paths`.
+    """Commit the kept layers of a run, oldest first: all of them, or what is at or beneath `paths`.
 
     A path may be given as `diff` shows it, with escapes. Files that run later are committed only if a path names them, or a
     directory above them. Raises: UsageError `layer_missing`, `path_unchanged` (nothing was done),
@@ -286,7 +286,7 @@ def _kept(services: Services, run_id: str) -> tuple[Path, list[Path]]:
         raise UsageError(
             f"run `{run_id}` is not over: it {_UNFINISHED[row.status]}. Its layer is committed when it has succeeded",
             code="run_unfinished",
-            hint=f"`interlock resume {run_id}` goes on with it, `interlock undo {run_id}` ends it and drops its layer",
+            hint=f"`interlock resume {run_id}` continues with it, `interlock undo {run_id}` ends it and drops its layer",
         )
     if not kept:
         raise UsageError(

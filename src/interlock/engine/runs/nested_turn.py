@@ -36,7 +36,7 @@ class Outer(Protocol):
         ...
 
     async def resume(self, action: Caller, *, patient: bool) -> None:
-        """Let a suspended action go on, in its turn. Raises: StoreError `workspace_busy` unless `patient`."""
+        """Let a suspended action continue, in its turn. Raises: StoreError `workspace_busy` unless `patient`."""
         ...
 
 
@@ -54,7 +54,7 @@ async def under(run: ProposalRun, outer: Outer, origin: Caller | None) -> AsyncI
     finally:
         run.turn = None
         siblings.remove(turn)
-        await turn.resume(patient=True)  # the tool goes on now
+        await turn.resume(patient=True)  # the tool continues now
 
 
 class Nested:

@@ -1,6 +1,6 @@
 """Unfinished runs: puts their journals in order, and finds out what each needs to continue.
 
-Nothing is run here. `resume` goes on; `recover RUN --action ID --as ...` settles what only a person can know.
+Nothing is run here. `resume` continues; `recover RUN --action ID --as ...` settles what only a person can know.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from interlock.workspace.tree import Workspace
 from interlock.workspace.undo import discard_temporaries
 
 Need = Literal["nothing", "resume", "answer", "settle", "repair"]
-"""What a run needs: nothing (its process is alive, or its coding agent goes on with it), `resume`, an answer to a question, a
+"""What a run needs: nothing (its process is alive, or its coding agent continues with it), `resume`, an answer to a question, a
 human's word, a whole journal."""
 
 OPEN_STATUSES = ("running", "interrupted", "held")
@@ -213,7 +213,7 @@ def _discard_temporaries(directory: Path, disk: Disk, root: Path, replayed: Repl
 
 
 def _end_empty(index: RunIndex, directory: Path, disk: Disk, keys: Path) -> None:
-    """End a run whose process died before its first proposal, or during a measured command: there is nothing to go on with."""
+    """End a run whose process died before its first proposal, or during a measured command: there is nothing to continue with."""
     clock, status = SystemClock(), "cancelled"
     commands = list(read(directory, kinds=COMMAND_KINDS))
     with JournalWriter.open(directory, run_id=directory.name, disk=disk, clock=clock, create=False) as writer:
@@ -276,7 +276,7 @@ def _need_of(row: RunRow, facts: OpenFacts, answered: Mapping[str, str], *, move
         waiting += [hold for hold in facts.settle.values() if hold is not None]
         unknown = list(facts.unknown)
         return _report(row, "settle", detail, one, actions=unknown, approvals=waiting, moved_bytes=moved_bytes)
-    by_client = row.source.startswith(CLIENT_SOURCE)  # only the coding agent itself goes on with such a call
+    by_client = row.source.startswith(CLIENT_SOURCE)  # only the coding agent itself continues with such a call
     if waiting:
         detail = "it waits for an answer" if len(waiting) == 1 else f"it waits for {len(waiting)} answers"
         command = f"interlock approvals show {waiting[0]}"
@@ -284,15 +284,15 @@ def _need_of(row: RunRow, facts: OpenFacts, answered: Mapping[str, str], *, move
             return _report(row, "answer", detail, command, approvals=waiting, moved_bytes=moved_bytes)
         return _report(row, "answer", detail, command, then=resume, approvals=waiting, moved_bytes=moved_bytes)
     if by_client and not facts.unknown:
-        detail = "it goes on when its coding agent makes the call again"
+        detail = "it continues when its coding agent makes the call again"
         return _report(row, "nothing", detail, None, moved_bytes=moved_bytes)
     if facts.unknown:
         detail = f"it stopped while {_names(list(facts.unknown))} ran"
     else:
-        said = {answered[hold] for hold in facts.asked}
+        answers = {answered[hold] for hold in facts.asked}
         if row.status == "interrupted":
             detail = "it stopped in between two actions"
-        elif said and said <= {"denied", "expired"}:
+        elif answers and answers <= {"denied", "expired"}:
             detail = "it was not approved, and ends when it is resumed"
         else:
             detail = "its questions are answered"

@@ -54,7 +54,7 @@ async def resume(
 ) -> list[ProposalResult]:
     """Finish what a run began. `answers` settle unknown outcomes by action id; `by` names the person who gave them.
 
-    The calls of a coding agent's own tools go on only with their `client`; without it, UsageError `client_call`.
+    The calls of a coding agent's own tools continue only with their `client`; without it, UsageError `client_call`.
 
     `reported` says that the `answers` are the client's report of how its own calls ended.
 
@@ -140,14 +140,14 @@ def _require_no_approvers(services: Services, run_id: str) -> None:
 
 
 def _require_no_client(replayed: ReplayedRun, answers: Mapping[str, Answer]) -> None:
-    """Raises: UsageError `client_call` if calls would go on that only the client can carry out, with its own tools."""
+    """Raises: UsageError `client_call` if calls would continue that only the client can carry out, with its own tools."""
     for known in replayed.proposals.values():
         if not replayed.proposal(known).by_client:
             continue
         settled = {name for name, action in known.actions.items() if is_unknown(action)}
         if not settled or any(answers.get(name) == "again" for name in settled):
             raise UsageError(
-                "the coding agent that asked for this call carries it out itself: it goes on when the agent makes it again",
+                "the coding agent that asked for this call carries it out itself: it continues when the agent makes it again",
                 code="client_call",
                 hint="tell the agent to call its tool again with the same arguments",
             )
@@ -216,9 +216,9 @@ class _Resumption:
         async with working_layer(run), writing(self._pool, settle=True):  # settling puts files back, as undo does
             if run.files.layer is not None and run.files.backups is not None:
                 end_left_processes(run.files.backups)
-            return await self._go_on()
+            return await self._continue()
 
-    async def _go_on(self) -> ProposalResult:
+    async def _continue(self) -> ProposalResult:
         run, known = self._run, self._known
         self._clear_temporaries()
         if known.rolled_back or any(outcome is Outcome.ABORT for _, outcome in self._outcomes()):

@@ -1,4 +1,4 @@
-"""Settles unknown outcomes: intents of an earlier process without an outcome, before its run goes on.
+"""Settles unknown outcomes: intents of an earlier process without an outcome, before its run continues.
 
 By the tool: read-only and idempotent tools run again; what has backups is put back exactly and runs again; a probe is asked;
 everything else waits for a person.
@@ -55,7 +55,7 @@ class Settlement:
         return waiting
 
     async def _settle_one(self, index: int, replayed: ReplayedAction) -> bool:
-        """True if the action may go on (again, or with an outcome); False if a person must decide."""
+        """True if the action may continue (again, or with an outcome); False if a person must decide."""
         run = self._run
         action, tool = run.proposal.actions[index], run.tools[index]
         answer = self._answers.get(action.id)

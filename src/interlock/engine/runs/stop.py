@@ -1,4 +1,4 @@
-"""Asks runs to stop, in whatever process they run, and reports the result: what `interlock stop` does.
+"""Asks runs to stop, whichever processes carry them, and reports the result: what `interlock stop` does.
 
 Needs the state directory and nothing else: no configuration, no tools. A run without a process is left to `abandon` (see
 `resume`), which needs more.
@@ -27,7 +27,7 @@ _OPEN = ("running", "held", "interrupted")
 WAIT_S = 10.0
 _POLL_S = 0.03
 _EXIT_S = 1.0
-"""How long the end of the run is waited for once it does nothing any more; a run that carries more proposals goes on."""
+"""How long the end of the run is waited for once it does nothing any more; a run that carries more proposals continues."""
 _KILLED_S = 5.0
 
 Outcome = Literal["stopped", "ended", "no_process", "no_answer", "killed"]

@@ -64,7 +64,7 @@ class Undo:
         self._index = ctx.index
         self._reach = ctx.reach
         self._resumed = ctx.run.attempts_before.get(ctx.index, 0) > 0
-        # `force` was about what lay there then: an undo that is resumed after its process died looks again.
+        # `force` was about what was there then: an undo that is resumed after its process died looks again.
         self._force = force and not self._resumed
         self._skip = skip_changed
         self._restored: list[dict[str, Any]] = []
@@ -183,14 +183,14 @@ class Undo:
         return replayed
 
     def _look_for_later_runs(self, replayed: ReplayedRun, chosen: list[tuple[ReplayedProposal, Action]]) -> None:
-        """Refuse to go on if another run has changed one of the files since this undo began. Raises: ToolError."""
+        """Refuse to continue if another run has changed one of the files since this undo began. Raises: ToolError."""
         run_id = replayed.directory.name
         paths = {entry.rel for entry in _entries_of(replayed, chosen)}
         with _as_tool_error():
             later = find_later_change(self._services, paths, own=self._run.files.id)
         if later is not None:
             raise ToolError(
-                f"run `{later[0]}` has changed `{show(later[1])}` since this undo began, so it does not go on",
+                f"run `{later[0]}` has changed `{show(later[1])}` since this undo began, so it does not continue",
                 code="undo_conflict",
                 retryable=False,
                 hint=f"look at it; if it is still to be undone, begin anew: `interlock undo {run_id}`",

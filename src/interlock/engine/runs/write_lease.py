@@ -35,9 +35,9 @@ from interlock.workspace.lease import RENEW_S, LeaseQueue, Turn, WriteLease, des
 _TICK_S: Final = 0.25
 """How often a holder checks whether to renew the lease, and whether to report news to the waiters."""
 _RENEW_S: Final = RENEW_S
-_TOLD_AFTER_NS: Final = 100_000_000
+_REPORT_AFTER_NS: Final = 100_000_000
 """A shorter wait is not reported."""
-_TOLD_AGAIN_NS: Final = 5_000_000_000
+_REPORT_AGAIN_NS: Final = 5_000_000_000
 
 _current: ContextVar[_Turn | None] = ContextVar("interlock_write_turn", default=None)
 """The turn that the current task works under."""
@@ -113,7 +113,7 @@ class _Turn:
         self._taking = asyncio.Lock()
         self._emptied = asyncio.Event()
         self._tick: asyncio.TimerHandle | None = None
-        self._told: Caller | None = None
+        self._reported: Caller | None = None
         self._renewed_ns = 0
         self._renewal_missed = False
 
@@ -204,7 +204,7 @@ class _Turn:
         self._give_back_if_all_wait()
 
     async def resume(self, action: Caller, *, patient: bool) -> None:
-        """Let a suspended action go on, in its turn: `patient` waits until the action itself is stopped. Raises: StoreError."""
+        """Let a suspended action continue, in its turn; `patient` waits until the action is stopped. Raises: StoreError."""
         async with self._taking:
             tries = 0
             while action.index in self._suspended and not self.try_enter(action):
@@ -263,21 +263,25 @@ class _Turn:
         doing = f"`{action.spec.id}` (`{action.spec.tool}`)"
         until_ns = None if patient else self._patience_ns(action)
         waited = await self._take(claim, action.index, doing, until_ns) or waited
-        self._told = action
+        self._reported = action
         return waited
 
     async def _take(self, claim: Claim, index: int | None, doing: str, until_ns: int | None) -> bool:
         """Wait for the lease. True if there was another writer to wait for."""
         run = self._run
-        began_ns, told_ns, told, waited = run.clock.mono_ns(), 0, ("", ""), False
+        began_ns, reported_ns, reported, waited = run.clock.mono_ns(), 0, ("", ""), False
 
         def on_wait(turn: Turn) -> None:
-            nonlocal told_ns, told, waited
+            nonlocal reported_ns, reported, waited
             waited = True
             now_ns, now = run.clock.mono_ns(), (turn.holder, turn.doing)
-            if now_ns - began_ns < _TOLD_AFTER_NS or told == now or (told_ns and now_ns - told_ns < _TOLD_AGAIN_NS):
+            if (
+                now_ns - began_ns < _REPORT_AFTER_NS
+                or reported == now
+                or (reported_ns and now_ns - reported_ns < _REPORT_AGAIN_NS)
+            ):
                 return
-            told_ns, told = now_ns, now
+            reported_ns, reported = now_ns, now
             limit_ns = until_ns or (NEVER if index is None else run.deadline_ns)
             left_ms = UNLIMITED_MS if limit_ns == NEVER else (limit_ns - now_ns) / 1e6
             what = f"its turn to write in the workspace: {describe(turn, run.clock.now_us())}"
@@ -286,7 +290,7 @@ class _Turn:
 
         holder = f"{run.files.id} {run.proposal.id}"
         self._lease = await self._queue.acquire(claim, holder, doing=doing, until_ns=until_ns, on_wait=on_wait)
-        self._renewed_ns, self._renewal_missed, self._told = run.clock.mono_ns(), False, None
+        self._renewed_ns, self._renewal_missed, self._reported = run.clock.mono_ns(), False, None
         self._tick = run.loop.call_later(_TICK_S, self._on_tick)
         return waited
 
@@ -318,12 +322,12 @@ class _Turn:
             return
         longest = next(iter(self._inside.values()), None)
         now_ns = run.clock.mono_ns()
-        news = longest is not None and longest is not self._told
+        news = longest is not None and longest is not self._reported
         try:
             if news or now_ns - self._renewed_ns >= _RENEW_S * 1e9:
                 doing = None if longest is None or not news else f"`{longest.spec.id}` (`{longest.spec.tool}`)"
                 lease.renew(doing, run.clock.now_us() if doing else None)
-                self._renewed_ns, self._renewal_missed, self._told = now_ns, False, longest
+                self._renewed_ns, self._renewal_missed, self._reported = now_ns, False, longest
         except StoreError as error:
             if error.code != "database_locked" or self._renewal_missed:
                 self._fail(error)

@@ -10,7 +10,7 @@ from interlock.model.proposal import Proposal
 from interlock.model.tool import Binding, Context, Tool, ToolExecutor
 
 NAMES_MAX: Final = 1_000
-"""So many names that nobody registered become tools; an agent that makes up more has unknown tools."""
+"""So many names that no one registered become tools; an agent that makes up more has unknown tools."""
 
 
 class Executors:
@@ -33,7 +33,7 @@ class Executors:
         return Binding(tool=tool, function=perform, mode="async")
 
     def adopt(self, proposal: Proposal, registry: Registry) -> bool:
-        """Make tools of the names in a proposal that nobody registered, if there is an executor; True if there were any."""
+        """Make tools of the names in a proposal that no one registered, if there is an executor; True if there were any."""
         if self.default is None:
             return False
         names = {action.tool for action in proposal.actions if action.tool} - registry.by_name.keys()

@@ -1,6 +1,6 @@
 """Daemon threads for plain `def` tools: they run in parallel, and a hanging one never keeps the process alive.
 
-A thread cannot be killed. When its action is given up (time-out, cancellation), the thread goes on by itself and its
+A thread cannot be killed. When its action is given up (time-out, cancellation), the thread continues by itself and its
 answer is dropped; the pool starts another thread in its place, so that a hanging tool costs a thread and no more.
 """
 

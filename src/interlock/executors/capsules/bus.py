@@ -79,7 +79,7 @@ class Bus:
     """Subscriptions and their queues. Safe for threads; nothing waits."""
 
     def __init__(self, mono_ns: Callable[[], int]) -> None:
-        """Nobody has subscribed."""
+        """No one has subscribed."""
         self._mono_ns = mono_ns
         self._lock = threading.Lock()
         self._ids = itertools.count(1)

@@ -1,6 +1,6 @@
 """Compiled code of capsules, in a private directory: native code, so it is used only if this machine's key vouches for it.
 
-A file is named after what it was compiled from and by. Beside it lies a record under a keyed digest: the code's own digest, the
+A file is named after what it was compiled from and by. Beside it is a record under a keyed digest: the code's own digest, the
 imports of the module, and the identity of the file when it was written. As long as that is the same, the code is not read again.
 """
 

@@ -2,7 +2,7 @@
 
 The world `interlock:capsule` is the same set for components. In a core module a function is imported from the interface's
 name; `text` and `bytes` are passed as two `i32` (pointer, length) and `number` as an `i64`. Every function but those of the clock
-returns an `i64`, the pointer (high half) and the length of a reply that lies in memory from the module's own
+returns an `i64`, the pointer (high half) and the length of a reply that is in memory from the module's own
 `interlock_alloc`: one byte that says which kind it is, then what belongs to it. Standard library only.
 """
 

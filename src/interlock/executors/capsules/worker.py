@@ -225,12 +225,12 @@ class Worker:
 
     def _read(self, count: int) -> bytes | None:
         data = bytearray(count)
-        view, filled = memoryview(data), 0
-        while filled < count:
-            got = self._link.recv_into(view[filled:])
+        view, received = memoryview(data), 0
+        while received < count:
+            got = self._link.recv_into(view[received:])
             if not got:
                 return None
-            filled += got
+            received += got
         return bytes(data)
 
 

@@ -82,12 +82,12 @@ class WalledStart:
         return ours, process
 
     def _hidden(self, code_directory: str | None) -> tuple[str, ...]:
-        """What to hide, but for the state directory if the code lies in it: nothing shows that. Raises: ToolError."""
+        """What to hide, but for the state directory if the code is in it: nothing shows that. Raises: ToolError."""
         enclosure = self._runner.enclosure
         above = {path for path in enclosure.hidden if f"{code_directory}/".startswith(f"{path.rstrip('/')}/")}
         if any(f"{path}/".startswith(f"{place.rstrip('/')}/") for path in above for place in enclosure.shown):
             raise ToolError(
-                "the state directory lies in a directory that processes may read, and a worker of capsules may not see it",
+                "the state directory is in a directory that processes may read, and a worker of capsules may not see it",
                 code="isolation_failed",
                 retryable=False,
                 hint="nothing has run; set INTERLOCK_STATE_DIR to another place, or take the directory out of `isolation.read`",
@@ -122,18 +122,18 @@ class Worker:
         try:
             await loop.sock_sendall(self._link, frames.encode(header, body))
             while True:
-                said, data = await self._receive(loop)
-                if "done" in said:
+                message, data = await self._receive(loop)
+                if "done" in message:
                     self.broken = False
-                    return Reply(said, data)
-                kind, reply = await answer(str(said["host"]), list(said["arguments"]), data)
+                    return Reply(message, data)
+                kind, reply = await answer(str(message["host"]), list(message["arguments"]), data)
                 await loop.sock_sendall(self._link, frames.encode({"kind": kind}, reply))
         except (OSError, KeyError, TypeError, frames.FrameError) as error:
             raise WorkerLostError(type(error).__name__) from error
 
     @property
     def ended(self) -> bool:
-        """True if the process of an idle worker is gone. What it says without being asked is no better."""
+        """True if the process of an idle worker is gone. So is one that writes without being asked."""
         try:
             self._link.recv(1, socket.MSG_PEEK)
         except BlockingIOError:

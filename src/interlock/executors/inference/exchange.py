@@ -1,7 +1,7 @@
 """One request to a model's endpoint, over the same code as `http.fetch`: addresses are judged, waits end, reading is bounded.
 
 A redirect is never followed: the endpoint is what the operator configured, and the key goes nowhere else. What an endpoint says
-about an error is quoted in `output.said` only, cut and without the key.
+about an error is quoted in `output.excerpt` only, cut and without the key.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Endpoint:
     def _failure(self, answer: dict[str, Any]) -> ToolError:
         """The error of a status other than 200."""
         status, name = answer["status"], self._model.name
-        output: dict[str, Any] = {"status": status, "said": self._said(answer)}
+        output: dict[str, Any] = {"status": status, "excerpt": self._excerpt(answer)}
         if 300 <= status < 400:
             message = f"`{name}`: the endpoint answered with a redirect ({status}), which is not followed"
             return Unsent(message, code="redirect_refused", retryable=False, output=output)
@@ -127,7 +127,7 @@ class Endpoint:
         message = f"`{name}`: the endpoint failed ({status})"
         return ToolError(message, code="model_unavailable", output=output)
 
-    def _said(self, answer: dict[str, Any]) -> str:
+    def _excerpt(self, answer: dict[str, Any]) -> str:
         """What the endpoint says about an error: its message where it has one."""
         if answer["body_encoding"] != "utf-8":
             return ""

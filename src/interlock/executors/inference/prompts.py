@@ -58,8 +58,8 @@ def _with_schema(system: str | None, schema: dict[str, Any] | None) -> str | Non
     """The system prompt with the schema: a model that is given it by its endpoint too follows it better."""
     if schema is None:
         return system
-    said = _SCHEMA + msgspec.json.encode(schema).decode()
-    return said if system is None else f"{system}\n\n{said}"
+    instruction = _SCHEMA + msgspec.json.encode(schema).decode()
+    return instruction if system is None else f"{system}\n\n{instruction}"
 
 
 def _joined(messages: list[Message]) -> list[Message]:

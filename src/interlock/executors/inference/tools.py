@@ -88,7 +88,7 @@ def _infer(models: Sequence[Model]) -> _Defined:
         },
         "model": _choice(models),
         "system": {**_TEXT, "description": "Instructions that come before the conversation."},
-        "context": {**_TEXT, "description": "Data to answer from; the model is told that it is no instruction."},
+        "context": {**_TEXT, "description": "Data to answer from; the model is told that it is not an instruction."},
         "schema": {
             "type": "object",
             "description": "JSON Schema that the answer has to fit; the output then has `value`.",

@@ -72,9 +72,9 @@ def askable(spec: ServerSpec, client: Client | None) -> dict[str, Any]:
     given = {} if client is None else client.capabilities
     found: dict[str, Any] = {}
     for name in spec.asks:
-        said = given.get(name)
-        if isinstance(said, dict):
-            found[name] = {detail: {} for detail in _DETAILS[name] if isinstance(said.get(detail), dict)}
+        declared = given.get(name)
+        if isinstance(declared, dict):
+            found[name] = {detail: {} for detail in _DETAILS[name] if isinstance(declared.get(detail), dict)}
     return found
 
 
@@ -156,9 +156,9 @@ class Connection:
                 hint=f"nothing was called; {error.hint}",
             ) from None
         except LostError as error:
-            said = await self._last_words()
+            declared = await self._last_words()
             raise ToolError(
-                f"the MCP server `{self._spec.name}` was lost during the call: {error}{said}",
+                f"the MCP server `{self._spec.name}` was lost during the call: {error}{declared}",
                 code="server_lost",
                 retryable=False,
                 hint="what the call had done by then is not known; the server is started again by the next call",
@@ -217,7 +217,7 @@ class Connection:
             words = await link.describe_end() if link is not None else ""
             reason = str(error) or "it did not answer in time"
             self._hint = error.hint if isinstance(error, DeniedError) else ""
-            raise self._failed(f"{reason}{f' (it said: {words})' if words else ''}") from None
+            raise self._failed(f"{reason}{f' (it declared: {words})' if words else ''}") from None
         except ToolError as error:
             self._failed(error.message)
             raise

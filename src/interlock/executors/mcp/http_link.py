@@ -152,7 +152,7 @@ class HttpLink:
         self._receive(data, about)
 
     async def _events(self, answer: Answer, number: Any) -> None:
-        """Read the stream of a request until its answer, and go on with it where it broke. Raises: HttpError, LostError."""
+        """Read the stream of a request until its answer, and continue with it where it broke. Raises: HttpError, LostError."""
         splitter = EventSplitter()
         for _ in range(_RESUMES_MAX):
             with contextlib.suppress(HttpError):
@@ -187,7 +187,7 @@ class HttpLink:
             await asyncio.sleep(splitter.retry_s)
 
     def _head(self, message: dict[str, Any]) -> dict[str, str]:
-        """The headers that say what a message is, so that what stands in between need not read it."""
+        """The headers that say what a message is, so that what is in between need not read it."""
         params = message.get("params")
         params = params if isinstance(params, dict) else {}
         meta = params.get("_meta")

@@ -213,7 +213,7 @@ class EventSplitter:
         self._data: list[bytes] = []
         self._size = 0
         self.last_id: str | None = None
-        """What to name to go on after the last event."""
+        """What to name to continue after the last event."""
         self.retry_s = 1.0
         """How long to wait before that."""
 

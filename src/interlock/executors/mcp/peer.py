@@ -76,7 +76,7 @@ class Peer:
     ) -> dict[str, Any]:
         """Send a request and wait for its result. A request that is given up is cancelled at the server.
 
-        `owner` is whom the server may ask something for it; None for nobody.
+        `owner` is whom the server may ask something for it; None for no one.
 
         Raises: RpcError, LostError, TimeoutError.
         """

@@ -104,8 +104,8 @@ class Servers:
         self._schemas.clear()
         for connection in self._all():
             connection.compare()
-        for told in self.on_change:
-            told()
+        for listener in self.on_change:
+            listener()
 
     async def list_now(self, name: str) -> Listing:
         """Start a server and read what it offers. Raises: ToolError; RpcError, LostError, TimeoutError."""
@@ -124,7 +124,7 @@ class Servers:
             found[definition.name] = definition
         tools = tuple(found[tool] for tool in sorted(found) if tool not in problems)
         locked = LockedServer(program=session.program, instructions=session.instructions, tools=tools)
-        return Listing(locked, problems, {tool.name: said for tool in tools if (said := remarks(tool))})
+        return Listing(locked, problems, {tool.name: remark for tool in tools if (remark := remarks(tool))})
 
     async def end_session(self, session: str) -> None:
         """A client has gone: end its servers."""
@@ -257,8 +257,8 @@ class Servers:
                 f"{' and more' if len(mismatch.unlocked) > 5 else ''}; `interlock tools lock {server}` offers them"
             )
         if before != self.hidden:
-            for told in self.on_change:
-                told()
+            for listener in self.on_change:
+                listener()
 
     def _all(self) -> list[Connection]:
         with self._changing:

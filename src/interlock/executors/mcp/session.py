@@ -40,17 +40,17 @@ class ServerSession:
     """An agreed session. Made by `open_session`."""
 
     def __init__(
-        self, peer: Peer, ask: Ask, revision: str, said: Mapping[str, Any], capabilities: dict[str, Any]
+        self, peer: Peer, ask: Ask, revision: str, greeting: Mapping[str, Any], capabilities: dict[str, Any]
     ) -> None:
         """`said` is the server's answer to `initialize` or `server/discover`; `capabilities` are those of the client."""
         self._peer = peer
         self._ask = ask
         self._client = capabilities
         self.revision = revision
-        own = said.get("capabilities")
+        own = greeting.get("capabilities")
         self.capabilities: dict[str, Any] = own if isinstance(own, dict) else {}
-        self.instructions = read_instructions(said.get("instructions"))
-        self.program = _program(said)
+        self.instructions = read_instructions(greeting.get("instructions"))
+        self.program = _program(greeting)
 
     @property
     def is_modern(self) -> bool:
@@ -131,11 +131,11 @@ async def open_session(peer: Peer, ask: Ask, capabilities: dict[str, Any], owner
     older: asyncio.Future[dict[str, Any]] | None = None
     try:
         await asyncio.wait([newer], timeout=_PROBE_S)
-        if (said := _succeeded(newer)) is None or MODERN not in _listed(said.get("supportedVersions")):
+        if (greeting := _succeeded(newer)) is None or MODERN not in _listed(greeting.get("supportedVersions")):
             # It is an older server, or one that is slow to start: then the first answer counts.
             greet = peer.request("initialize", _greeting(capabilities), timeout_s=_START_S, owner=owner)
             older = asyncio.ensure_future(greet)
-            while (said := _succeeded(older)) is None and not (older.done() and newer.done()):
+            while (greeting := _succeeded(older)) is None and not (older.done() and newer.done()):
                 await asyncio.wait(
                     [each for each in (newer, older) if not each.done()], return_when=asyncio.FIRST_COMPLETED
                 )
@@ -143,7 +143,7 @@ async def open_session(peer: Peer, ask: Ask, capabilities: dict[str, Any], owner
                 if found is not None and MODERN in _listed(found.get("supportedVersions")):
                     return ServerSession(peer, ask, MODERN, found, capabilities)
             return _greeted(peer, ask, capabilities, await older)
-        return ServerSession(peer, ask, MODERN, said, capabilities)
+        return ServerSession(peer, ask, MODERN, greeting, capabilities)
     except RpcError as error:
         raise NotSpokenError(f"it refuses `initialize`: {error.message[:200]}") from None
     finally:
@@ -166,12 +166,12 @@ def _greeting(capabilities: dict[str, Any]) -> dict[str, Any]:
     return {"protocolVersion": REVISIONS[-1], "capabilities": capabilities, "clientInfo": _ME}
 
 
-def _greeted(peer: Peer, ask: Ask, capabilities: dict[str, Any], said: dict[str, Any]) -> ServerSession:
-    revision = said.get("protocolVersion")
+def _greeted(peer: Peer, ask: Ask, capabilities: dict[str, Any], greeting: dict[str, Any]) -> ServerSession:
+    revision = greeting.get("protocolVersion")
     if revision not in (*REVISIONS, *_ALSO):
         raise NotSpokenError(f"it speaks revision {str(revision)[:40]!r} of MCP, which is not spoken here")
     peer.notify("notifications/initialized", {})
-    return ServerSession(peer, ask, str(revision), said, capabilities)
+    return ServerSession(peer, ask, str(revision), greeting, capabilities)
 
 
 def _enveloped(params: dict[str, Any], capabilities: dict[str, Any]) -> dict[str, Any]:
@@ -183,10 +183,10 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _program(said: Mapping[str, Any]) -> str:
-    info = said.get("serverInfo")
+def _program(greeting: Mapping[str, Any]) -> str:
+    info = greeting.get("serverInfo")
     if not isinstance(info, dict):
-        meta = said.get("_meta")
+        meta = greeting.get("_meta")
         info = meta.get("io.modelcontextprotocol/serverInfo") if isinstance(meta, dict) else None
     if not isinstance(info, dict):
         return ""

@@ -35,7 +35,7 @@ _PAUSE_S: Final = 0.05
 
 
 class Network:
-    """The listeners of one action, and everything that goes on behind them."""
+    """The listeners of one action, and everything behind them."""
 
     def __init__(
         self,
@@ -294,7 +294,7 @@ def _answer(data: bytes, rules: Rules, names: Names, ledger: Ledger) -> bytes | 
 
 
 async def _guarded(work: Coroutine[Any, Any, None], client: Client) -> None:
-    """A connection's end, for whatever reason, concerns only the program."""
+    """A connection's end, for any reason, concerns only the program."""
     try:
         await work
     except (OSError, ValueError):  # TimeoutError is an OSError

@@ -168,7 +168,7 @@ class Watch:
             self.drop()
 
     def take(self) -> Traffic:
-        """What was reported since the last call, while the action goes on."""
+        """What was reported since the last call, while the action continues."""
         records, self._records = self._records, []
         return Traffic(tuple(records), lost=self._lost)
 

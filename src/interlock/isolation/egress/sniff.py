@@ -1,7 +1,7 @@
 """Reads which server a client wants from the first bytes that it sends: the SNI of a TLS hello, or an HTTP `Host`. Pure.
 
-Nothing is decrypted and nothing is changed; the bytes go on as they came. What servers may read differently from each other is
-doubtful, and not passed on: two hosts, a folded line, a hello with something between its records.
+Nothing is decrypted and nothing is changed; the bytes are passed on as they came. What servers may read differently from each
+other is doubtful, and not passed on: two hosts, a folded line, a hello with something between its records.
 """
 
 from __future__ import annotations

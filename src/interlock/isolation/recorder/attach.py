@@ -32,7 +32,7 @@ def spawn_recorded(channel: int, argv: list[str], start: Callable[[Announce], in
     """Call `start` on a thread under the filter: what it starts is recorded, this process is not. Returns its result.
 
     `channel` is the socket to the recorder. Until it is a program, what `start` starts has the memory of this process, which
-    nobody can read; so `start` announces each path that it executes. An announcement holds for one call. Raises: RefusedError,
+    no one can read; so `start` announces each path that it executes. An announcement holds for one call. Raises: RefusedError,
     and what `start` raises.
     """
     loaded, begin, done = (_thread.allocate_lock() for _ in range(3))

@@ -96,7 +96,7 @@ def _pointers(pid: int, address: int) -> list[int]:
 
 
 def _read_many(pid: int, addresses: list[int]) -> list[bytes]:
-    """What stands at each address, up to the end of its page and to `_FIRST_BYTES`; nothing from where it cannot be read on."""
+    """What is at each address, up to the end of its page and to `_FIRST_BYTES`; nothing from where it cannot be read on."""
     sizes = [min(_FIRST_BYTES, _PAGE - (address & (_PAGE - 1))) for address in addresses]
     for number, (address, size) in enumerate(zip(addresses, sizes, strict=True)):
         _remotes[2 * number], _remotes[2 * number + 1] = address, size

@@ -1,7 +1,7 @@
 """The recorder of one action: a process of its own, which the kernel asks before each recorded call. Standard library only.
 
 It is forked by the fork server, so it stands outside of the walls, and reads the arguments of the calls from the memory of the
-processes. It answers `go on` and writes a record; it refuses only what it could not read. Records are attempts: another thread
+processes. It answers `continue` and writes a record; it refuses only what it could not read. Records are attempts: another thread
 can change the arguments after they were read, and the walls decide on what the kernel then finds.
 
 Its records go to the runtime through a pipe, where they are redacted and written to the layer. If the pipe is full, calls wait:
@@ -173,7 +173,7 @@ class Recorder:
         try:
             fcntl.ioctl(self._listener, _SEND, _RESPONSE.pack(number, 0, 0, _CONTINUE))
         except OSError:  # interrupted, or the process has been killed
-            if not self._let_go_on(number):
+            if not self._let_continue(number):
                 return
         follow, more = opened(flags, mode)
         real = places.real(path, follow=follow) if own is None else own
@@ -181,7 +181,7 @@ class Recorder:
         self._add(task, name, shown, now_ns)
 
     def _answer(self, number: int, tid: int, name: str, arguments: tuple[int, ...]) -> None:
-        """Read a call, let it go on, write its records."""
+        """Read a call, let it continue, write its records."""
         now_ns = time.monotonic_ns()
         if now_ns > self._tasks_until_ns:
             self._forget(now_ns)
@@ -203,14 +203,14 @@ class Recorder:
         if name in EXECS:  # it gets another memory; and a thread that executes becomes the first one of its process
             self._forget_task(tid)
             self._forget_task(task.pid)
-        if not self._let_go_on(number):
+        if not self._let_continue(number):
             return
         if stale:
             self._places.forget()
         for more in shown or (self._shown(one) for one in seen):
             self._add(task, name, more, now_ns)
 
-    def _let_go_on(self, number: int) -> bool:
+    def _let_continue(self, number: int) -> bool:
         """Answer that a call is to be made. False if it is not: its process has been killed."""
         return self._send(_RESPONSE.pack(number, 0, 0, _CONTINUE))
 
@@ -327,10 +327,16 @@ class Recorder:
 def _announced(channel: socket.socket) -> Seen | None:
     """The program that the supervisor is about to start: its child cannot be read until it is that program."""
     try:
-        told = json.loads(channel.recv(_ANNOUNCEMENT_BYTES, socket.MSG_DONTWAIT))
+        fields = json.loads(channel.recv(_ANNOUNCEMENT_BYTES, socket.MSG_DONTWAIT))
     except (OSError, ValueError):
         return None
-    return Seen(told["path"], True, told["real"], None, argv_members(map(os.fsencode, told["argv"]), cut=told["cut"]))
+    return Seen(
+        fields["path"],
+        True,
+        fields["real"],
+        None,
+        argv_members(map(os.fsencode, fields["argv"]), cut=fields["cut"]),
+    )
 
 
 def _unknown(tid: int) -> _Task:

@@ -43,7 +43,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "call": ("call", "Call one tool through the gate."),
         "exec": ("measured", "Run a command of your own on record, and behind walls."),
         "resume": ("running", "Finish a run that was interrupted, or that waited for an answer."),
-        "stop": ("stop", "Stop what runs now, whatever process carries it."),
+        "stop": ("stop", "Stop what runs now, in any process."),
         "recover": ("recovering", "Recover unfinished runs, and settle unknown outcomes."),
         "undo": ("running", "Undo what a run did."),
         "diff": ("layers", "Show what the kept layer of a run would change."),
@@ -56,7 +56,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "explain": ("plans", "Show how the gate would decide each action, and why."),
     },
     "Look back": {
-        "log": ("log", "Show what was done, a line an action, across all runs."),
+        "log": ("log", "Show what was done, one line per action, across all runs."),
         "runs": ("runs", "List, show, check and prune runs."),
         "sessions": ("sessions", "List and show sessions."),
         "state": ("state", "Show the state that runs share, and its history."),
@@ -101,7 +101,7 @@ def _set(field: str) -> Callable[[click.Context, click.Parameter, bool], None]:
 
 
 def _common() -> list[click.Parameter]:
-    """The options that every command and group takes, so that they may stand anywhere on the line."""
+    """The options that every command and group takes, so that they may be anywhere on the line."""
     return [
         click.Option(
             ["--json"], is_flag=True, expose_value=False, callback=_set("json"), help="Print exactly one JSON document."

@@ -65,13 +65,13 @@ def call(
                 out, opened, lambda: opened.call(tool, given, wait=not no_wait, **options), no_wait=no_wait
             )
         except HeldError as held:
-            held.hint = _how_to_go_on(held)
+            held.hint = _how_to_continue(held)
             raise
     _print(out, result, described(tool, given).about)
     return EXIT_CODES.get(result.status, FAILED)
 
 
-def _how_to_go_on(held: HeldError) -> str:
+def _how_to_continue(held: HeldError) -> str:
     """As typed: the error's own hint is for programs."""
     if held.code == "unknown_outcome":
         return f"`interlock recover {held.run_id} --action call --as again` (or succeeded, failed, undo)"

@@ -177,7 +177,7 @@ def set_config(out: Output, name: str, key: str, value: str | None) -> None:
 def unset_config(out: Output, name: str, key: str) -> None:
     """Take back a value of a capsule: its default counts again."""
     capsule_files.set_config(Path(), os.environ, name, key, None)
-    out.emit({"unset": key}, lambda: [f"took back `{clean(key)}` of `{clean(name)}`"])
+    out.emit({"unset": key}, lambda: [f"removed `{clean(key)}` from `{clean(name)}`"])
 
 
 def _lines(found: Iterable[CapsuleState]) -> Iterable[str]:

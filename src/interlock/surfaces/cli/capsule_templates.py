@@ -18,7 +18,7 @@ abi = "{abi}"
 
 [[tool]]
 name = "greet"
-description = "Greets somebody by name."
+description = "Greets someone by name."
 read_only = true
 input_schema = {{ type = "object", properties = {{ name = {{ type = "string" }} }}, required = ["name"] }}
 

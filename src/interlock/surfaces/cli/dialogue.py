@@ -121,7 +121,7 @@ class Dialogue:
                 _say("original")
                 self._show_original(hold)
             case _ if key == PASTED:
-                _say("\nseveral keys at once are no answer; press one")
+                _say("\nseveral keys at once are not an answer; press one")
             case "\n":
                 _say("")
             case _:

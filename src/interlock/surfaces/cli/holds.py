@@ -79,8 +79,8 @@ def hold_lines(out: Output, hold: Hold, *, full: bool = False, stream: TextIO | 
             + "; see all of it (`show`) before you approve"
         )
     for vote in hold.votes:
-        said = f"{vote.decision} by {clean(vote.display)} ({vote.surface}) at {when(vote.at_us)}"
-        yield f"  answer: {said} {clean(vote.reason)}".rstrip()
+        shown = f"{vote.decision} by {clean(vote.display)} ({vote.surface}) at {when(vote.at_us)}"
+        yield f"  answer: {shown} {clean(vote.reason)}".rstrip()
 
 
 # -- parameters
@@ -162,13 +162,13 @@ def _started(argv: list[Any]) -> Iterator[str]:
 
 
 def _part(part: Any) -> str:
-    said = [clean(part.line if part.literal else " ".join(part.words))] if part.words else []
-    said += [clean(text) for text in part.redirections]
+    shown = [clean(part.line if part.literal else " ".join(part.words))] if part.words else []
+    shown += [clean(text) for text in part.redirections]
     if part.assignments:
-        said.append(f"(sets {clean(', '.join(part.assignments))})")
+        shown.append(f"(sets {clean(', '.join(part.assignments))})")
     if not part.literal:
-        said.append("(not certain: the shell decides what some words are)")
-    return "  ".join(said)
+        shown.append("(not certain: the shell decides what some words are)")
+    return "  ".join(shown)
 
 
 # -- differences

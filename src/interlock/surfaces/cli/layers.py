@@ -36,7 +36,7 @@ _WHY: Final = {
 @click.option("--content", is_flag=True, help="Show the differences of files, line by line.")
 @click.pass_obj
 def diff(out: Output, run_id: str, paths: tuple[str, ...], content: bool) -> int:
-    """Show what the kept layer of a run would change in the workspace, or what lies at or beneath each PATH. Changes nothing.
+    """Show what the kept layer of a run would change in the workspace, or what is at or beneath each PATH. Changes nothing.
 
     The signs: + added, ~ changed, - deleted, m permissions, a attributes or access control lists, t time of the last change.
     With --content, a value that can be nothing but a secret is hidden, as in a question.
@@ -55,7 +55,7 @@ def diff(out: Output, run_id: str, paths: tuple[str, ...], content: bool) -> int
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path())
 @click.pass_obj
 def commit(out: Output, run_id: str, paths: tuple[str, ...]) -> int:
-    """Commit the kept layer of a run, or what lies at or beneath each PATH of it.
+    """Commit the kept layer of a run, or what is at or beneath each PATH of it.
 
     PATH may be written as `interlock diff` shows it. Files that run later (hooks, CI, editor and shell start-up files) are
     committed only where a PATH names them. `interlock undo` takes a commit back.

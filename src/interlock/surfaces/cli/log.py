@@ -1,4 +1,4 @@
-"""`interlock log`: what happened across all runs, a line an action."""
+"""`interlock log`: what happened across all runs, one line per action."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def log(
     session: str | None,
     follow: bool,
 ) -> int:
-    """Show what was done, across all runs: a line an action, oldest first, with what was undone since.
+    """Show what was done, across all runs: one line per action, oldest first, with what was undone since.
 
-    With --json: one list, or with --follow a document a line. Exit code: 4 if a journal is damaged.
+    With --json: one list, or with --follow one document per line. Exit code: 4 if a journal is damaged.
     """
     chosen = choice(since, agent, tool, grep)
     width = line_width()

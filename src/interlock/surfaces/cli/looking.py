@@ -128,7 +128,7 @@ def action_line(out: Output, line: ActionLine, *, width: int, run: bool = True, 
     head = f"{moment:%m-%d %H:%M:%S} " if date else f"{moment:%H:%M:%S} "
     head += f"{clean(line.run_id)[:SHORT_ID]} {clean(line.agent)[:_AGENT_WIDTH]:{_AGENT_WIDTH}} " if run else ""
     why = f"  ({line.reason})" if line.reason and line.shown_status != "succeeded" else ""
-    said = clean(f"{line.tool} {line.about or line.action_id}".strip())
+    shown = clean(f"{line.tool} {line.about or line.action_id}".strip())
     room = max(20, width - len(head) - 12 - len(why))
-    said = said if len(said) <= room else said[: room - 3] + "..."
-    return f"{out.paint(head, 'dim')}{out.paint(f'{word:11}', color)} {said}{clean(why)}"
+    shown = shown if len(shown) <= room else shown[: room - 3] + "..."
+    return f"{out.paint(head, 'dim')}{out.paint(f'{word:11}', color)} {shown}{clean(why)}"

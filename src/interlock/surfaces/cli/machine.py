@@ -54,7 +54,7 @@ def doctor(out: Output, config: bool, attack: bool, clients: bool) -> int:
     if attack:
         out.note("trying some ninety attacks, without walls and behind them: this takes about a minute")
         rows = engine.attacks(os.environ)
-        told = [
+        documents = [
             {
                 "attack": row.attack,
                 "layer": row.layer,
@@ -65,7 +65,7 @@ def doctor(out: Output, config: bool, attack: bool, clients: bool) -> int:
             }
             for row in rows
         ]
-        out.emit({"ok": all(row.ok for row in rows), "attacks": told}, lambda: _attacks(out, rows))
+        out.emit({"ok": all(row.ok for row in rows), "attacks": documents}, lambda: _attacks(out, rows))
         return 0 if all(row.ok for row in rows) else FAILED
     if config:
         settings = engine.settings(Path(), os.environ)

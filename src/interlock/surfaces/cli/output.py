@@ -85,8 +85,8 @@ class Output:
         for document in documents:
             if self.json:
                 before = "" if lines else "[" if first else ","
-                said = _as_json(document, indent=False)
-                self.write(sys.stdout, before + (_printable(said) if sys.stdout.isatty() else said))
+                line = _as_json(document, indent=False)
+                self.write(sys.stdout, before + (_printable(line) if sys.stdout.isatty() else line))
             elif not self.quiet:
                 self.write(sys.stdout, text(document))
             first = False
@@ -168,7 +168,7 @@ class Output:
 
     def folded(self, text: str, indent: int, hanging: int = 0) -> list[str]:
         """Prose for standard output in lines that fit beside `indent` columns, the later ones `hanging` further in; one line
-        where that is no terminal.
+        where that is not a terminal.
         """
         if not sys.stdout.isatty():
             return [text]

@@ -62,8 +62,8 @@ def report(
         pages = _Pages(past, chosen)
         pieces = pages.of_runs(session) if run_id is None else pages.of_run(run_id)
         _write_new(target, pieces)
-    said: dict[str, Any] = {"run_id": run_id} if run_id is not None else {"runs": pages.runs}
-    out.emit({**said, "file": str(target)}, lambda: [f"wrote {clean(str(target))}{pages.counted}"])
+    document: dict[str, Any] = {"run_id": run_id} if run_id is not None else {"runs": pages.runs}
+    out.emit({**document, "file": str(target)}, lambda: [f"wrote {clean(str(target))}{pages.counted}"])
     for problem in pages.problems:
         out.warn(problem)
     return IntegrityError.exit_code if pages.problems else 0

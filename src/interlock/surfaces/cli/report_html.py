@@ -137,8 +137,8 @@ def _action(line: ActionLine, output: Any) -> str:
         parts.append(f"<p>Undone by run {_text(line.undone_by)}.</p>")
     if line.error:
         parts.append(f"<p>{_text(line.error)}</p>")
-    elif (said := outcome(described(line.tool, line.parameters), output)) is not None:
-        parts.append(f"<p>{_text(said[:1].upper() + said[1:])}.</p>")
+    elif (summary := outcome(described(line.tool, line.parameters), output)) is not None:
+        parts.append(f"<p>{_text(summary[:1].upper() + summary[1:])}.</p>")
     parts.extend(f"<p>Cannot be undone: {_text(note)}</p>" for note in line.not_undoable)
     parts.extend(_value(name, value) for name, value in (("Parameters", line.parameters), ("Output", output)))
     return "".join(parts) + "</article>\n"

@@ -30,7 +30,7 @@ MARKS = {
     "running": ("running", "cyan"),
 }
 _LAST_LINES = 3
-_PATHS_MAX = 5  # in one line, or one a line
+_PATHS_MAX = 5  # in one line, or one per line
 WAIT_SHOWN_MS = 1000
 """A shorter wait is in the row, and not worth a line."""
 EXIT_CODES = {"succeeded": 0, "held": 3}
@@ -117,7 +117,7 @@ def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
 
 
 def undo_exit_code(result: ProposalResult) -> int:
-    """0 only if everything was undone: what could not be is no success, even where it never can be."""
+    """0 only if everything was undone: what could not be undone is not a success, even where it never can be."""
     return 1 if result.not_undone else EXIT_CODES.get(result.status, 1)
 
 
@@ -127,8 +127,8 @@ def _undo_summary(out: Output, result: ProposalResult) -> str:
         return _summary(out, result)
     left = len(result.not_undone)
     anything = any(done[kind] for done in undo_outputs(result) for kind in ("restored", "compensated", "state"))
-    said = "partly undone" if anything else "nothing was undone"
-    return f"{out.paint(said, 'yellow' if anything else 'red')}: {left} not undone; run {clean(result.run_id)}"
+    summary = "partly undone" if anything else "nothing was undone"
+    return f"{out.paint(summary, 'yellow' if anything else 'red')}: {left} not undone; run {clean(result.run_id)}"
 
 
 def _path(path: Any) -> str:
@@ -185,8 +185,8 @@ def _row(
         yield f"{'':12} {brief(with_path(row.error, '' if call is None else call.about), 200)}"
         yield from (out.paint(f"{'':12} | {brief(line, 200)}", "dim") for line in _last_lines(row.output))
     elif outputs and row.status == "succeeded" and row.output is not None:
-        said = outcome(call, row.output)
-        yield out.paint(f"{'':12} {brief(row.output if said is None else said)}", "dim")
+        summary = outcome(call, row.output)
+        yield out.paint(f"{'':12} {brief(row.output if summary is None else summary)}", "dim")
     yield from host_lines(out, row)
 
 

@@ -169,11 +169,11 @@ def run(out: Output, name: str, parameters: str, agent: str | None) -> int:
     with runtime(out) as opened:
         prepare(out, opened)
         result = asyncio.run(opened.skills.run(name, _arguments(parameters), agent=agent))
-    said = [
+    lines = [
         f"{clean(row.action_id)}: {row.status}{'' if row.reason is None else ', ' + row.reason}"
         for row in result.results
     ]
-    out.emit(result, lambda: [*said, f"{result.status}: {result.run_id}"])
+    out.emit(result, lambda: [*lines, f"{result.status}: {result.run_id}"])
     return 0 if result.status == "succeeded" else FAILED
 
 

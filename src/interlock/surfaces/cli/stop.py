@@ -47,7 +47,7 @@ class _Seconds(click.ParamType[float]):
 @click.option("--kill", is_flag=True, help="Then kill a process that has not stopped its run (SIGKILL).")
 @click.pass_obj
 def stop(out: Output, run_ids: Sequence[str], everything: bool, reason: str, wait_s: float, kill: bool) -> int:
-    """Stop what runs now, whatever process carries it: actions, their processes, waits, questions.
+    """Stop what runs now, in any process: actions, their processes, waits, questions.
 
     What is done stays done; `interlock undo RUN` undoes it. A stopped run is over: it is not resumed, and no further proposal
     starts in it. Needs no trusted configuration.

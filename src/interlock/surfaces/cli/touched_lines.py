@@ -50,8 +50,8 @@ def overview(out: Output, found: Touched, root: Path) -> Iterator[str]:
         _part(found.listens, "address bound", "addresses bound"),
         f"{len(found.read)} read" if found.read else "",
     ]
-    said = ", ".join(part for part in parts if part)
-    yield out.paint(f"{'':12} recorded: {brief(said or 'nothing', _LINE_CHARS)}", "dim")
+    notes = ", ".join(part for part in parts if part)
+    yield out.paint(f"{'':12} recorded: {brief(notes or 'nothing', _LINE_CHARS)}", "dim")
     yield from _warnings(out, found)
 
 
@@ -73,18 +73,18 @@ def full_lists(out: Output, found: Touched, root: Path) -> Iterator[str]:
 
 
 def _warnings(out: Output, found: Touched) -> Iterator[str]:
-    said = []
+    notes = []
     if found.lost:
-        said.append("its recorder was killed, and the program with it: the end may be missing")
+        notes.append("its recorder was killed, and the program with it: the end may be missing")
     if found.unfinished:
-        said.append("the record has no end: the action still runs, or the process that wrote it was killed")
+        notes.append("the record has no end: the action still runs, or the process that wrote it was killed")
     if found.dropped:
-        said.append(f"{found.dropped} of {found.calls} calls are not in the record, whose size is bounded")
+        notes.append(f"{found.dropped} of {found.calls} calls are not in the record, whose size is bounded")
     if found.refused:
-        said.append(f"{found.refused} calls were refused because their arguments could not be read")
+        notes.append(f"{found.refused} calls were refused because their arguments could not be read")
     if found.unlisted:
-        said.append(f"{found.unlisted} more entries are in the record than are listed here")
-    yield from (out.paint(f"{'':12} {one}", "yellow") for one in said)
+        notes.append(f"{found.unlisted} more entries are in the record than are listed here")
+    yield from (out.paint(f"{'':12} {one}", "yellow") for one in notes)
 
 
 def _part(names: Sequence[str], one: str, more: str) -> str:

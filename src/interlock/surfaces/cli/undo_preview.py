@@ -61,7 +61,7 @@ def choose_run(out: Output, action: str | None) -> str | None:
             return None
         if list(lines_of(past, past.run(run_id)).values()) != shown:
             raise UsageError(
-                f"run `{run_id}` went on, or was undone, since it was shown",
+                f"run `{run_id}` continued, or was undone, since it was shown",
                 code="run_unfinished",
                 hint="look again: `interlock undo`",
             )

@@ -15,7 +15,7 @@
 | `patches.py` | the patches of `apply_patch` |
 | `hooks.py` | what the hooks of all clients have in common: event, call, verdict, reply |
 | `hook_program.py` | the program that a client starts as a hook; see `surfaces/resident` for who answers |
-| `entries.py` | entries in a file of somebody else's: adds them, and takes out exactly what was added |
+| `entries.py` | entries in a file of someone else's: adds them, and takes out exactly what was added |
 | `documents.py` | such files as text: JSON, JSON with comments, TOML |
 | `installation.py` | writes the files, with a record of how they were |
 | `trial.py`, `scripted_model.py`, `model_replies.py` | tries a real client, against a model that makes the calls of a script |

@@ -129,20 +129,20 @@ class ClaudeHooks:
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
         """See `Dialect`."""
-        said: dict[str, Any] = {}
+        output: dict[str, Any] = {}
         if event.kind == "before" and event.name != "PreToolUse" and verdict.decision != "allow":
             return failure(verdict.reason)
         if event.kind == "before":
-            said = {"permissionDecision": verdict.decision, "permissionDecisionReason": verdict.reason}
+            output = {"permissionDecision": verdict.decision, "permissionDecisionReason": verdict.reason}
         elif event.kind == "permission" and verdict.decision != "ask":
-            said = {"decision": {"behavior": verdict.decision}}
+            output = {"decision": {"behavior": verdict.decision}}
             if verdict.decision == "deny":
-                said["decision"]["message"] = verdict.reason
+                output["decision"]["message"] = verdict.reason
         elif event.kind == "settings" and verdict.decision == "deny":
             return Reply(0, msgspec.json.encode({"decision": "block", "reason": verdict.reason}))
         elif event.kind == "start":
             if verdict.decision != "allow":
                 return Reply(0, msgspec.json.encode({"systemMessage": verdict.reason}))
-            said = {"additionalContext": verdict.reason}
-        document = {"hookSpecificOutput": {"hookEventName": event.name, **said}} if said else {}
+            output = {"additionalContext": verdict.reason}
+        document = {"hookSpecificOutput": {"hookEventName": event.name, **output}} if output else {}
         return Reply(0, msgspec.json.encode(document))

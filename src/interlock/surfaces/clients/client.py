@@ -58,7 +58,7 @@ class Client(NamedTuple):
     modes: tuple[Mode, ...]
     """The first is the default."""
     scopes: Mapping[tuple[Mode, Scope], Callable[[Setup], Path]]
-    """What can be set up, and the directory in which its files lie."""
+    """What can be set up, and the directory in which its files are."""
     files: Callable[[Setup], dict[str, tuple[Entry, ...]]]
     """What has to be in which file, by the file's path in the scope's directory, or its whole path."""
     more: Callable[[Setup, Mapping[Path, bytes | None]], dict[str, tuple[Entry, ...]]] | None = None

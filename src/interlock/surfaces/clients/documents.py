@@ -89,7 +89,7 @@ def _fill(place: Any, wanted: dict[str, Any]) -> None:
 
 
 class _Node(NamedTuple):
-    """A value in the text, and where it stands."""
+    """A value in the text, and where it is."""
 
     start: int
     end: int
@@ -191,7 +191,7 @@ def _removal(node: _Node, member: tuple[int, str, _Node], text: str) -> _Edit:
     before = begin
     while before > node.start + 1 and blank[before - 1] in " \t\r\n":
         before -= 1
-    if blank[before - 1] == ",":  # it is the last: the comma before it goes too, what stands between stays
+    if blank[before - 1] == ",":  # it is the last: the comma before it goes too, what is between stays
         return _Edit(before - 1, end, text[before:begin] + left)
     return _Edit(begin, end, left)
 
@@ -207,7 +207,7 @@ def _text(value: Any, depth: int = 0) -> str:
 
 
 def _blanked(text: str) -> str:
-    """The text with spaces in place of comments: what stands in it stays where it is."""
+    """The text with spaces in place of comments: what is in it stays where it is."""
     parts, at = [], 0
     while at < len(text):
         if text[at] == '"':

@@ -160,11 +160,13 @@ def _try_hook(client: Client, command: str, env: Mapping[str, str]) -> str | Non
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"it could not be tried: {type(error).__name__}"
-    said = done.stdout.decode(errors="replace")
-    if done.returncode == 0 and '"deny"' in said:
+    printed = done.stdout.decode(errors="replace")
+    if done.returncode == 0 and '"deny"' in printed:
         return None
-    said = done.stderr.decode(errors="replace").strip()
-    return f"it allows nothing: {said}" if done.returncode == 2 else f"it did not refuse: exit code {done.returncode}"
+    printed = done.stderr.decode(errors="replace").strip()
+    return (
+        f"it allows nothing: {printed}" if done.returncode == 2 else f"it did not refuse: exit code {done.returncode}"
+    )
 
 
 def _tried(client: Client, start: Path, env: Mapping[str, str]) -> Iterator[Fact]:

@@ -11,7 +11,7 @@ from interlock.model import json_rpc
 from interlock.model.json_rpc import Response
 
 _SECONDS: Final = 60
-_SAID_CHARS_MAX: Final = 300
+_PRINTED_CHARS_MAX: Final = 300
 _REVISION: Final = "2025-11-25"
 _LIST: Final = 2
 
@@ -68,11 +68,11 @@ def try_gateway(start: GatewayStart, directory: Path, env: Mapping[str, str]) ->
     except subprocess.TimeoutExpired:
         return GatewayTrial("problem", f"it did not answer within {_SECONDS} s")
     tools = _tools(done.stdout.splitlines())
-    said = " ".join(done.stderr.decode(errors="replace").split())[:_SAID_CHARS_MAX]
+    printed = " ".join(done.stderr.decode(errors="replace").split())[:_PRINTED_CHARS_MAX]
     if tools is None:
-        return GatewayTrial("problem", f"started, it ended with exit code {done.returncode}: {said}", _LOOK)
+        return GatewayTrial("problem", f"started, it ended with exit code {done.returncode}: {printed}", _LOOK)
     if not tools:
-        return GatewayTrial("warning", f"started, it offers no tools: {said}", "`[grants.NAME]` in interlock.toml")
+        return GatewayTrial("warning", f"started, it offers no tools: {printed}", "`[grants.NAME]` in interlock.toml")
     return GatewayTrial("ok", f"started, it offers {tools} tools")
 
 

@@ -131,8 +131,8 @@ class GeminiHooks:
             decision = "allow" if verdict.decision == "allow" else "deny"
             document = {"decision": decision, "reason": verdict.reason}
         elif event.kind == "start" and verdict.decision == "allow":
-            said = {"hookEventName": event.name, "additionalContext": verdict.reason}
-            document = {"hookSpecificOutput": said}
+            output = {"hookEventName": event.name, "additionalContext": verdict.reason}
+            document = {"hookSpecificOutput": output}
         elif event.kind == "start":
             document = {"systemMessage": verdict.reason}
         return Reply(0, msgspec.json.encode(document))

@@ -1,7 +1,7 @@
 """The program that a client runs as a hook: passes the event to the resident gate, and what the gate says back to the client.
 
 Run with `-I -S` and as the only import, without any of Interlock's or of the larger standard modules: it is started for every
-tool call, so its start is what a hook costs. (Run by its path it works too; then it is compiled each time.) Whatever goes wrong
+tool call, so its start is what a hook costs. (Run by its path it works too; then it is compiled each time.) Any failure
 ends with exit code 2 and a reason on standard error, which every client takes as a refusal. It decides nothing.
 
     hook_program.py CLIENT [event=NAME] [project=DIRECTORY] [agent=NAME] [mode=replace] [state=DIRECTORY] [seconds=N] [wait=N]

@@ -157,8 +157,8 @@ def optional_text(given: Mapping[str, Any], name: str) -> str | None:
 
 def made_id(tool: str, given: Mapping[str, Any], inputs: tuple[str, ...] = ()) -> str:
     """An id for a call of a client that gives none: of the tool and its input, or of those of the `inputs` that are named."""
-    told = {name: given.get(name) for name in inputs or given}
-    data = msgspec.json.encode([tool, told], order="sorted")
+    inputs_given = {name: given.get(name) for name in inputs or given}
+    data = msgspec.json.encode([tool, inputs_given], order="sorted")
     return hashlib.sha256(data).hexdigest()[:32]
 
 

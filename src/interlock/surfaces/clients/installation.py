@@ -248,7 +248,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _whole(entries: tuple[Entry, ...]) -> str | None:
-    """The text of a file that is Interlock's alone; None for entries in somebody else's."""
+    """The text of a file that is Interlock's alone; None for entries in someone else's."""
     return str(entries[0].value) if entries and not entries[0].keys else None
 
 

@@ -46,10 +46,10 @@ function ask(event) {
     })
     hook.on("close", (code) => {
       clearTimeout(timer)
-      const said = Buffer.concat(out).toString()
+      const output = Buffer.concat(out).toString()
       if (code !== 0) return reject(new Error(Buffer.concat(err).toString().trim() || "Interlock: nothing is allowed"))
       try {
-        resolve(JSON.parse(said))
+        resolve(JSON.parse(output))
       } catch {
         reject(new Error("Interlock: an answer that is not one, so nothing is allowed"))
       }

@@ -29,7 +29,7 @@ _CHOICE: Final = json.dumps(
         "next_speaker": "user",
     }
 )
-"""What Gemini CLI asks before each turn, as JSON: which model to take, and who goes on. It asks again for minutes otherwise."""
+"""What Gemini CLI asks before each turn, as JSON: the model to use, and who speaks next. Otherwise it asks again for minutes."""
 _SHAPES: Final = (
     ("/messages", model_replies.anthropic),
     ("/responses", model_replies.responses),
@@ -71,8 +71,8 @@ class ScriptedModel:
                 _CHOICE if "responseMimeType" in (request.get("generationConfig") or {}) else "ok"
             )  # a title, a probe
         self.offered |= set(_names(request["tools"]))
-        said = [*request.get("messages", ()), *request.get("input", ()), *request.get("contents", ())]
-        results = list(_results(said))
+        messages = [*request.get("messages", ()), *request.get("input", ()), *request.get("contents", ())]
+        results = list(_results(messages))
         self.results |= dict(results)
         due = max((number for number, _ in results), default=-1) + 1
         if due >= len(self._calls):
@@ -93,7 +93,7 @@ def _names(tools: Any) -> Iterator[str]:
 
 
 def _results(value: Any) -> Iterator[tuple[int, str]]:
-    """The results of calls, wherever in a conversation they stand."""
+    """The results of calls, wherever in a conversation they are."""
     if isinstance(value, list):
         for inner in value:
             yield from _results(inner)

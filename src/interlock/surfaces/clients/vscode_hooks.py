@@ -121,13 +121,13 @@ class VsCodeHooks:
 
     def reply(self, event: HookEvent, verdict: Verdict) -> Reply:
         """See `Dialect`. It never says `ask`: a person would then decide at the client's terminal, past the record."""
-        said: dict[str, Any] = {}
+        output: dict[str, Any] = {}
         if event.kind == "before":
             decision = "allow" if verdict.decision == "allow" else "deny"
-            said = {"permissionDecision": decision, "permissionDecisionReason": verdict.reason}
+            output = {"permissionDecision": decision, "permissionDecisionReason": verdict.reason}
         elif event.kind == "start" and verdict.decision == "allow":
-            said = {"additionalContext": verdict.reason}
+            output = {"additionalContext": verdict.reason}
         elif event.kind == "start":
             return Reply(0, msgspec.json.encode({"systemMessage": verdict.reason}))
-        document = {"hookSpecificOutput": {"hookEventName": event.name, **said}} if said else {}
+        document = {"hookSpecificOutput": {"hookEventName": event.name, **output}} if output else {}
         return Reply(0, msgspec.json.encode(document))

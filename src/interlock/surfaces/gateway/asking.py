@@ -76,11 +76,11 @@ class OpenCall:
     def answer(self, responses: Mapping[str, Any]) -> None:
         """Take the client's answers; a question without one counts as withdrawn."""
         for key, (_, answer) in list(self._asked.items()):
-            said = responses.get(key)
+            response = responses.get(key)
             if answer.done():
                 continue
-            if isinstance(said, dict):
-                answer.set_result(said)
+            if isinstance(response, dict):
+                answer.set_result(response)
             else:
                 answer.set_exception(RpcError(INTERNAL_ERROR, "the client did not answer"))
 

@@ -42,7 +42,7 @@ class Caller:
         self._envelope = envelope
         self._tell = tell
         self._ask = ask
-        self._told = -1.0
+        self._progressed = -1.0
 
     def rebind(self, envelope: Envelope, tell: Tell) -> None:
         """The client has made the call again: what is told goes to that request from now on."""
@@ -68,8 +68,8 @@ class Caller:
     def progress(self, params: Mapping[str, Any]) -> None:
         """Tell the client of progress, if it asked for that. The value only grows, whatever a server says."""
         token, value = self._envelope.progress_token, params.get("progress")
-        if token is None or not isinstance(value, int | float) or not value > self._told:
+        if token is None or not isinstance(value, int | float) or not value > self._progressed:
             return
-        self._told = float(value)
+        self._progressed = float(value)
         kept = {key: params[key] for key in ("progress", "total", "message") if key in params}
         self._tell(json_rpc.notification("notifications/progress", {"progressToken": token, **kept}))

@@ -2,7 +2,7 @@
 
 A call that a person must approve first is asked about without a wait, so that nothing is locked meanwhile and the question
 survives whatever is killed. Then the gateway waits for the answer, for less time than clients give a call, and makes the same
-call again, which goes on with the approved run. If no answer came, the model is told to repeat the call.
+call again, which continues with the approved run. If no answer came, the model is told to repeat the call.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Agent(NamedTuple):
 async def call_tool(
     runtime: Runtime, agent: Agent, tool: str, arguments: Mapping[str, Any], *, wait_s: float, caller: Caller
 ) -> dict[str, Any]:
-    """The result of `tools/call`. Whatever goes wrong with the call is told to the model, in the result.
+    """The result of `tools/call`. The model is told of any failure, in the result.
 
     Raises: StoreError, ConfigurationError: Interlock itself cannot work.
     """
@@ -76,7 +76,7 @@ async def _answered(runtime: Runtime, held: HeldError, deadline: float, caller: 
 
 
 async def _show(held: HeldError, caller: Caller) -> None:
-    """Show the question where the client is. Whatever comes back is not an answer: only what our own record says counts."""
+    """Show the question where the client is. What comes back is not an answer: only what our own record says counts."""
     text = (
         f"{held.message}. It waits for a person, who answers in a terminal with `interlock approvals approve {held.approval}`, or"
         " `deny`. What is chosen here decides nothing."
@@ -94,7 +94,7 @@ def _held(held: HeldError) -> str:
         )
     return (
         f"[HELD] {held.message}. Nothing was done yet. A person can answer with `interlock approvals approve {held.approval}` or"
-        " `deny`. Call this tool again with the same arguments: once it is approved, that call goes on."
+        " `deny`. Call this tool again with the same arguments: once it is approved, that call continues."
     )
 
 

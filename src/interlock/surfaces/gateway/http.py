@@ -78,7 +78,7 @@ def url_of(listening: socket.socket) -> str:
 
 
 class _Server(uvicorn.Server):
-    """A server whose signals are somebody else's."""
+    """A server whose signals are someone else's."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -35,7 +35,7 @@ from interlock.surfaces.gateway.streams import Stream, Streams, event, opening
 PATH: Final = "/mcp"
 SESSIONS_MAX: Final = 100
 IDLE_S: Final = 3600.0
-"""A session that nobody used for so long has ended."""
+"""A session that no one used for so long has ended."""
 HEADER_MISMATCH: Final = -32020
 _STATUS: Final = {
     json_rpc.METHOD_NOT_FOUND: 404,

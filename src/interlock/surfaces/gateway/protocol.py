@@ -41,7 +41,7 @@ SERVER: Final = {"name": "interlock", "title": "Interlock", "version": __version
 CAPABILITIES: Final[dict[str, Any]] = {"tools": {}}
 INSTRUCTIONS: Final = (
     "Every call is checked against the rules of this project and recorded. Some calls wait for a person: the result says so, and"
-    " the same call again goes on once the person has answered. What the rules refuse is not to be had by another way."
+    " the same call again continues once the person has answered. What the rules refuse is not to be had by another way."
 )
 
 

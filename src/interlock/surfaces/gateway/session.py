@@ -227,9 +227,7 @@ class Session:
                 return Fault(request.id, INVALID_REQUEST, "the connection was not initialized")
             case "tools/list":
                 if request.params.get("cursor") is not None:
-                    return Fault(
-                        request.id, INVALID_PARAMS, "`cursor` is not one of this server's: its list has one page"
-                    )
+                    return Fault(request.id, INVALID_PARAMS, "this server gives no `cursor`: its list has one page")
                 return protocol.tool_list(await self._tools(), envelope)
             case "tools/call":
                 return await self._call(request, envelope, reply)
@@ -265,7 +263,7 @@ class Session:
         call = OpenCall()
         caller = Caller(self, envelope, envelope.capabilities, reply.tell, call.ask)
         call.begin(caller, call_tool(self._runtime, self._agent, tool, arguments, wait_s=self._wait_s, caller=caller))
-        return await self._go_on(request, call)
+        return await self._continue_call(request, call)
 
     async def _take_up(self, request: Request, envelope: Envelope, reply: Reply) -> dict[str, Any] | Fault:
         """A call that comes back with the client's answers."""
@@ -276,9 +274,9 @@ class Session:
         responses = request.params.get("inputResponses")
         call.caller.rebind(envelope, reply.tell)
         call.answer(responses if isinstance(responses, dict) else {})
-        return await self._go_on(request, call)
+        return await self._continue_call(request, call)
 
-    async def _go_on(self, request: Request, call: OpenCall) -> dict[str, Any] | Fault:
+    async def _continue_call(self, request: Request, call: OpenCall) -> dict[str, Any] | Fault:
         """The call's result, or what it asks the client first."""
         try:
             questions = await call.wait_news()

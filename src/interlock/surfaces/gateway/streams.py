@@ -97,5 +97,5 @@ def event(stream: Stream, number: int, frame: bytes) -> bytes:
 
 
 def opening(stream: Stream) -> bytes:
-    """The first event, without data: from here a client can go on if the connection breaks before any message."""
+    """The first event, without data: from here a client can continue if the connection breaks before any message."""
     return b"id: %s-0\nretry: 1000\ndata:\n\n" % stream.name.encode()

@@ -1,7 +1,7 @@
 """The calls that clients carry out with tools of their own: allowed, held or refused; and how they ended.
 
 The gate's steps are those of any call, with this difference: in step 9 the client works, between the hook before the call and the
-hook after it. A held call waits for its answer for a while; then the model is told to call again, and that call goes on.
+hook after it. A held call waits for its answer for a while; then the model is told to call again, and that call continues.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class NativeCalls:
         return len(self._open)
 
     async def before(self, event: HookEvent, call: NativeCall, caller: Caller) -> Verdict:
-        """May the client make the call? Cancelled, nothing of it goes on. Raises: StoreError, ConfigurationError."""
+        """May the client make the call? Cancelled, nothing of it continues. Raises: StoreError, ConfigurationError."""
         use = _use_of(event, caller)
         if not event.call_id:
             return deny("Interlock: the event gives the call no id.")
@@ -243,7 +243,7 @@ def _held(held: HeldError) -> str:
         return f"[HELD] {held.code}: {held.message}. A person has to say so: `interlock recover {held.run_id}`. Nothing was done."
     return (
         f"[HELD] {held.message}. Nothing was done yet. A person can answer with `interlock approvals approve {held.approval}` or"
-        " `deny`. Make the same call again: once it is approved, it goes on."
+        " `deny`. Make the same call again: once it is approved, it continues."
     )
 
 

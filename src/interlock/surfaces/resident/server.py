@@ -111,32 +111,32 @@ class Server:
     async def _serve_hook(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, given: Mapping[str, str], data: bytes
     ) -> None:
-        """Answer a hook. If it is ended meanwhile, or has to ask another gate, nothing goes on."""
+        """Answer a hook. If it is ended meanwhile, or has to ask another gate, nothing continues."""
         named = given.get("version", "").encode()
         if named != self._version and _is_newer(named, self._version):
             self.stopping.set()  # the code beside the hook is another one than this process has loaded
             return
         heard = _Heard()
         work = asyncio.ensure_future(self._hook(given, data, heard))
-        said = asyncio.ensure_future(reader.read(1))
+        ended = asyncio.ensure_future(reader.read(1))
         try:
-            ends: list[asyncio.Future[Any]] = [work, said]
+            ends: list[asyncio.Future[Any]] = [work, ended]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 return
             _send(writer, work.result())
             await writer.drain()
             async with asyncio.timeout(READ_SECONDS):
-                if await said == _NOT_DELIVERED and heard.calls is not None:
+                if await ended == _NOT_DELIVERED and heard.calls is not None:
                     await heard.calls.take_back(heard.event, heard.caller)
         finally:
-            said.cancel()
+            ended.cancel()
             if not work.done():
                 work.cancel()
                 await asyncio.wait([work])
 
     async def _hook(self, given: Mapping[str, str], data: bytes, heard: _Heard) -> Reply:
-        """The answer to an event. Whatever goes wrong is a refusal, with a reason that the model and the person can read."""
+        """The answer to an event. Any failure is a refusal, with a reason that the model and the person can read."""
         client = find_speaker(given.get("client", ""), data)
         if client is None or client.dialect is None:
             return failure(f"`{given.get('client', '')[:80]}` is not a client with hooks")
