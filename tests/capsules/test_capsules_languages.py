@@ -6,6 +6,7 @@ import ast
 import asyncio
 import json
 import re
+import runpy
 import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -86,7 +87,7 @@ def test_the_template_in_python_is_a_module():
 
 def test_the_page_shows_the_example():
     page = (ROOT / "docs/guides/write-a-capsule.md").read_text()
-    for language, name in (("py", "capsule.py"), ("text", "capsule.toml")):
+    for language, name in (("py", "capsule.py"), ("py", "program.py"), ("text", "capsule.toml")):
         blocks = re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
         assert (EXAMPLES / "courier" / name).read_text() in blocks
 
@@ -113,7 +114,7 @@ def port():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_component_in_python_uses_every_capability_and_finds_nothing_of_the_machine(project, port):
+def test_a_component_in_python_uses_every_capability_and_finds_nothing_of_the_machine(project, port, capsys):
     root, make = project
     courier = root / "courier"
     shutil.copytree(EXAMPLES / "courier", courier)
@@ -135,14 +136,19 @@ def test_a_component_in_python_uses_every_capability_and_finds_nothing_of_the_ma
     # messages in and out
     assert runtime.call_sync("courier/hand-on", {"user": "ann", "content": "hi"}).ok
 
-    async def messages():
-        found = await anext(runtime.inbound())
-        await runtime.bus.publish("notes.wanted", "b.txt")
-        return found, await runtime.send("courier/chat", "ann", "hello")
+    program = runpy.run_path(str(courier / "program.py"))
 
-    message, sent = asyncio.run(messages())
-    assert (message.uplink, message.user, message.content) == ("courier/chat", "ann", "hi")
-    assert sent.ok
+    async def messages():
+        answering = asyncio.ensure_future(program["answer"](runtime))
+        printed = ""
+        while not printed:
+            await asyncio.wait([answering], timeout=0.05)
+            assert not answering.done(), answering.result()
+            printed = capsys.readouterr().out
+        answering.cancel()
+        assert printed.startswith("hi ")
+
+    asyncio.run(messages())
     journals = (runtime.services.state_dir / "runs").glob("*/journal.ndjson")
     lines = [line for path in journals for line in path.read_text().splitlines()]
     logged = [json.loads(line)["message"] for line in lines if "action_log" in line]

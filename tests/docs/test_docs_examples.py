@@ -59,7 +59,14 @@ def test_the_examples_are_proposals() -> None:
         assert decode_proposal(example.read_bytes(), format="yaml").actions
 
 
+def test_python_that_a_page_shows_and_nobody_types_is_a_whole_example() -> None:
+    examples = {path.read_text() for path in (docs_pages.ROOT / "examples").rglob("*.py")}
+    shown = [(f"{docs_pages.name_of(p)}:{b.line}", b.text) for p, b in ALL if b.info == "py"]
+    assert shown
+    assert [where for where, text in shown if text not in examples] == []
+
+
 def test_every_block_has_a_language() -> None:
-    known = {"console", "text", "json", "yaml", "toml", "cedar", "python", "sh"}
+    known = {"console", "text", "json", "yaml", "toml", "cedar", "python", "py", "sh"}
     wrong = [f"{docs_pages.name_of(p)}:{b.line}" for p, b in ALL if b.info.split(" ")[0] not in known]
     assert wrong == []
