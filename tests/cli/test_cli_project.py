@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from cli_driving import call
 
+from interlock.disk import Disk
+from interlock.journal import lock
 from interlock.settings import gather
 
 
@@ -121,3 +123,127 @@ def test_where_an_approver_has_a_pin_trusting_needs_a_proof(cli, monkeypatch):
     assert cli("trust", "--yes", "--json").error["code"] == "unauthenticated"
     monkeypatch.setenv("INTERLOCK_APPROVER_TOKEN", token)
     assert cli("trust", "--yes").code == 0
+
+
+def tree(root):
+    """Every path below, with the bytes of files."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes() if path.is_file() else None for path in root.rglob("*")
+    }
+
+
+def test_what_init_made_is_removed_and_the_rest_is_as_before(bare):
+    (bare.root / "notes.txt").write_text("mine")
+    before = tree(bare.root)
+    bare("init", "-q")
+    assert tree(bare.root) != before
+    said = bare("init", "--remove")
+    assert said.code == 0
+    assert tree(bare.root) == before
+    assert "removed interlock.toml" in said.out
+    assert "--state" in said.out  # what is left is named
+    assert bare("init", "--remove", "--json").error["code"] == "not_found"
+    assert bare("init", "--json").json["trusted"] is True
+    assert bare("run", bare.plan(call("fs.list"))).code == 0
+
+
+def test_a_file_that_a_person_changed_is_left(bare):
+    bare("init", "-q")
+    path = bare.root / "interlock.toml"
+    path.write_text(path.read_text() + "# mine\n")
+    bare("trust", "--yes")
+    before = tree(bare.root)
+    said = bare("init", "--remove")
+    assert (said.code, tree(bare.root)) == (1, before)
+    assert "left    interlock.toml: it was changed" in said.out
+    assert bare("run", bare.plan(call("fs.list"), name="plan.json")).code == 0  # it is as trusted as before
+    path.unlink()
+    (bare.root / ".interlock" / "mine.txt").write_text("x")
+    said = bare("init", "--remove", "--json")
+    assert list(said.json["left"]) == [str(bare.root / ".interlock")]
+    assert tree(bare.root).keys() == {"plan.json", ".interlock", ".interlock/mine.txt"}
+
+
+def test_a_schema_that_trust_brought_up_to_date_is_removed_and_an_edited_one_is_left(bare):
+    bare("init", "-q")
+    schema = bare.root / ".interlock" / "interlock.schema.json"
+    schema.write_text("{}")
+    assert bare("init", "--remove").code == 1
+    assert schema.read_text() == "{}"
+    assert not (bare.root / "interlock.toml").exists()
+
+
+def test_a_directory_that_was_there_before_init_stays(bare):
+    (bare.root / ".interlock").mkdir()
+    bare("init", "-q")
+    assert bare("init", "--remove").code == 0
+    assert tree(bare.root) == {".interlock": None}
+
+
+def test_a_link_in_place_of_the_configuration_is_left(bare):
+    bare("init", "-q")
+    path = bare.root / "interlock.toml"
+    (bare.root / "real.toml").write_bytes(path.read_bytes())
+    path.unlink()
+    path.symlink_to("real.toml")
+    assert bare("init", "--remove").code == 1
+    assert path.is_symlink()
+
+
+def test_the_state_of_a_project_is_removed_only_on_request(bare):
+    bare("init", "-q")
+    bare.run(call("fs.list"))
+    (bare.root / "plan.json").unlink()
+    (home,) = (bare.root.parent / "state").glob("ws_*")
+    assert bare("init", "--remove").code == 0
+    assert home.is_dir()
+    bare("init", "-q")
+    assert len(bare("runs", "list", "--json").json) == 1
+    assert bare("init", "--remove", "--state", "--json").error["message"] == "this was not confirmed"
+    assert home.is_dir()
+    document = bare("init", "--remove", "--state", "--yes", "--json").json
+    assert document["state_removed"] is True
+    assert (home.exists(), tree(bare.root)) == (False, {})
+    assert home.name not in (home.parent / "registry.json").read_text()
+    assert str(bare.root) not in (home.parent / "trust.json").read_text()
+
+
+def test_the_state_of_a_live_run_is_not_removed(bare):
+    bare("init", "-q")
+    run_id = bare.run(call("fs.list"))["run_id"]
+    (directory,) = (bare.root.parent / "state").glob(f"*/runs/{run_id}")
+    with lock.held(directory, Disk()):
+        assert bare("init", "--remove", "--state", "--yes", "--json").error["code"] == "run_locked"
+    assert directory.is_dir()
+    assert (bare.root / "interlock.toml").exists()
+
+
+def test_a_client_that_is_set_up_here_is_taken_out_first(bare):
+    bare("init", "-q")
+    assert bare("install", "claude-code").code == 0
+    error = bare("init", "--remove", "--json").error
+    assert "interlock install claude-code --remove" in error["hint"]
+    assert (bare.root / "interlock.toml").exists()
+    assert bare("install", "claude-code", "--remove").code == 0
+    assert bare("init", "--remove").code == 0
+    assert tree(bare.root) == {}
+
+
+def test_what_init_did_not_make_is_not_removed(cli):
+    before = tree(cli.root)
+    assert cli("init", "--remove", "--json").error["code"] == "not_found"
+    assert tree(cli.root) == before
+    assert cli("init", "--state", "--json").error["code"] == "usage"
+    assert cli("init", "--remove", "--agent", "x", "--json").error["code"] == "usage"
+
+
+def test_where_an_approver_has_a_pin_removing_and_writing_anew_need_a_proof(bare, monkeypatch):
+    bare("init", "-q")
+    token = bare("approvers", "add", "alice", "--pin", "--json", stdin="1234\n").json["token"]
+    assert bare("init", "--remove", "--json").error["code"] == "unauthenticated"
+    (bare.root / "interlock.toml").unlink()  # a way around `trust`: it asks for a proof
+    assert bare("init", "--json").error["code"] == "unauthenticated"
+    assert not (bare.root / "interlock.toml").exists()
+    monkeypatch.setenv("INTERLOCK_APPROVER_TOKEN", token)
+    assert bare("init").code == 0
+    assert bare("init", "--remove").code == 0

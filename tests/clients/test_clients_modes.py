@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interlock.engine.trust import init
+from interlock.engine.project_files import init
 from interlock.model.errors import UsageError
 from interlock.surfaces.clients.client import Setup, hook_command
 from interlock.surfaces.clients.doors import examine_clients

@@ -1,4 +1,4 @@
-"""The user's own decisions about a project: writing its first configuration, looking at changes, and trusting them."""
+"""The user's own decisions about a configuration: looking at its changes, and trusting them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from interlock.disk import Disk
 from interlock.engine.inspect.policy_check import read_policies
-from interlock.engine.local.location import locate
 from interlock.engine.people.identity import Proof, identify, open_desk
-from interlock.settings import Change, SourceFile, TrustStore, gather, schema, template
-from interlock.workspace.registry import check_apart, state_directory
+from interlock.settings import Change, SourceFile, TrustStore, gather, schema
+from interlock.workspace.registry import state_directory
 
 
 class Review(NamedTuple):
@@ -47,18 +46,3 @@ def trust(reviewed: Review, env: Mapping[str, str], proof: Proof | None = None) 
     TrustStore(state_directory(env, disk), disk).record(reviewed.root, reviewed.files)
     if (reviewed.root / schema.PLACE).is_file():  # this version may know other settings than the one that wrote it
         schema.install(reviewed.root, disk)
-
-
-def init(root: Path, env: Mapping[str, str], *, agent: str = "agent") -> Path:
-    """Write `interlock.toml` for the project at `root`, trust it, and return its path.
-
-    Raises: ConfigurationError if there is one already, or the state directory is inside the project; StoreError.
-    """
-    disk = Disk()
-    state = state_directory(env, disk)
-    check_apart(state, root.resolve())
-    path = template.write(root, agent=agent)
-    locate(root, env, disk)
-    gathered = gather(root)
-    TrustStore(state, disk).record(gathered.root, gathered.files)
-    return path

@@ -98,12 +98,22 @@ class TrustStore:
 
     def record(self, root: Path, files: Sequence[SourceFile]) -> None:
         """Trust exactly these files for the project at `root`. Durable once it returns. Raises StoreError."""
+        self._write(root, {file.name: _Trusted(file.digest, _text(file.data)) for file in files})
+
+    def forget(self, root: Path) -> None:
+        """Trust nothing for the project at `root` any more. Durable once it returns. Raises StoreError."""
+        self._write(root, {})
+
+    def _write(self, root: Path, trusted: dict[str, _Trusted]) -> None:
         self._disk.make_directory(self._path.parent)
         lock = self._disk.lock(self._path.with_name(FILE + ".lock"), wait=True)
         assert lock is not None
         try:
             projects = dict(self._read().projects)
-            projects[_project(root)] = {file.name: _Trusted(file.digest, _text(file.data)) for file in files}
+            if trusted:
+                projects[_project(root)] = trusted
+            else:
+                projects.pop(_project(root), None)
             self._disk.write_atomic(self._path, msgspec.json.encode(_Document(projects=projects)))
         finally:
             os.close(lock)

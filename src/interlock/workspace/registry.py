@@ -158,6 +158,16 @@ class Registry:
         finally:
             os.close(lock)
 
+    def forget(self, workspace_id: str) -> None:
+        """Forget a workspace, whose directory the caller has removed. Raises: IntegrityError, StoreError."""
+        lock = self._disk.lock(self._state / "registry.lock", wait=True)
+        assert lock is not None
+        try:
+            known = [one for one in self.workspaces() if one.id != workspace_id]
+            self._disk.write_atomic(self._path, msgspec.json.encode(_File(1, known)))
+        finally:
+            os.close(lock)
+
     def _damaged(self) -> IntegrityError:
         return IntegrityError(
             f"`{self._path}` cannot be read",

@@ -60,22 +60,26 @@ def open_desk(
 
     Raises: ConfigurationError, StoreError, IntegrityError.
     """
-    disk, clock = Disk(), SystemClock()
+    disk = Disk()
     place = locate(start, env, disk)
-    settings: Settings = DEFAULTS
-    if trusted:
-        settings = _settings(place, env, disk, warn)
-    asking = settings.approvals
-    db = open_database(place.home, disk)
-    try:
-        desk = Desk(
-            db, place.home, clock, SystemIds(), boot=boot_id(), user=user_name(),
-            redactor=Redactor(redaction_key(place.state, disk)), groups=dict(asking.groups), ttl_ms=asking.ttl_ms,
-            separation=asking.separation, agent_groups=settings.groups,
-        )  # fmt: skip
+    settings = _settings(place, env, disk, warn) if trusted else DEFAULTS
+    with desk_at(place, settings) as desk:
         if trusted:
             desk.issued.count(settings.all_grants())
         yield desk
+
+
+@contextmanager
+def desk_at(place: Place, settings: Settings = DEFAULTS) -> Iterator[Desk]:
+    """The desk of a project that was found already. Raises: StoreError, IntegrityError."""
+    disk, asking = Disk(), settings.approvals
+    db = open_database(place.home, disk)
+    try:
+        yield Desk(
+            db, place.home, SystemClock(), SystemIds(), boot=boot_id(), user=user_name(),
+            redactor=Redactor(redaction_key(place.state, disk)), groups=dict(asking.groups), ttl_ms=asking.ttl_ms,
+            separation=asking.separation, agent_groups=settings.groups,
+        )  # fmt: skip
     finally:
         db.close()
 

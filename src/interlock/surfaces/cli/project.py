@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
+from interlock.engine import project_files
 from interlock.engine import trust as project
 from interlock.model.errors import ConfigurationError, UsageError
 from interlock.settings.schema import PLACE
-from interlock.surfaces.cli.app import Command
+from interlock.surfaces.cli.app import FAILED, Command
+from interlock.surfaces.cli.confirm import confirm
 from interlock.surfaces.cli.output import Output, clean
 from interlock.surfaces.cli.proof import proof, proving
 
@@ -19,14 +22,34 @@ _COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
 
 @click.command(cls=Command)
-@click.option("--agent", default="agent", show_default=True, help="The agent's name for proposals that give none.")
+@click.option("--agent", metavar="NAME", help="The agent's name for proposals that give none.  [default: agent]")
+@click.option("--remove", is_flag=True, help="Remove what `init` made here, as far as nobody has changed it.")
+@click.option(
+    "--state",
+    is_flag=True,
+    help="With --remove: also what Interlock keeps of this project. Nothing can be undone then.",
+)
+@click.option("--yes", "-y", is_flag=True, help="With --state: do not ask.")
+@proving
 @click.pass_obj
-def init(out: Output, agent: str) -> None:
-    """Write a commented interlock.toml for this project, and trust it.
+def init(
+    out: Output, agent: str | None, remove: bool, state: bool, yes: bool, token_file: Path | None, approver: str | None
+) -> int:
+    """Write a commented interlock.toml for this project, and trust it. With --remove: remove it again.
 
     Read-only tools may run; what changes something asks first; what is hard to undo is denied.
+
+    --remove never removes a file that was changed since; exit code 1 if it left one. Runs, state and backups stay in the state
+    directory unless --state is given.
     """
-    path = project.init(Path(), os.environ, agent=agent)
+    if remove:
+        if agent is not None:
+            raise UsageError("`--agent` is for the file that `init` writes, and `--remove` removes it")
+        return _remove(out, proving_by=(token_file, approver), state=state, yes=yes)
+    if state or yes:
+        raise UsageError("`--state` and `--yes` go with `--remove`")
+    proved = proof(token_file, approver, needed=project_files.needs_proof(Path(), os.environ))
+    path = project_files.init(Path(), os.environ, agent=agent or "agent", proof=proved)
     steps = ["interlock doctor", "interlock run PLAN"]
     schema = path.parent / PLACE
     beside = [f"wrote {clean(str(schema))}, by which editors complete and check it"] if schema.is_file() else []
@@ -40,6 +63,41 @@ def init(out: Output, agent: str) -> None:
             "  interlock run PLAN    carry out a proposal",
         ],
     )
+    return 0
+
+
+def _remove(out: Output, proving_by: tuple[Path | None, str | None], *, state: bool, yes: bool) -> int:
+    removal = project_files.Removal(Path(), os.environ)
+    if state and not yes:
+        confirm(f"Remove {removal.state} for good, with every run and backup of this project?")
+    done = removal.remove(proof(*proving_by, needed=removal.pin), state=state)
+    here = Path.cwd()
+
+    def lines() -> Iterable[str]:
+        for path in done.removed:
+            yield f"removed {_short(path, here)}"
+        for path, why in done.left.items():
+            yield f"left    {_short(path, here)}: {why}"
+        if done.kept:
+            yield (
+                f"left    {clean(str(done.state))}: runs, state and backups of this project, which `interlock init` finds again;"
+                " `interlock init --remove --state` removes them"
+            )
+        else:
+            yield f"removed {clean(str(done.state))}"
+
+    document = {
+        "removed": [str(path) for path in done.removed],
+        "left": {str(path): why for path, why in done.left.items()},
+        "state": str(done.state),
+        "state_removed": not done.kept,
+    }
+    out.emit(document, lines)
+    return FAILED if done.left else 0
+
+
+def _short(path: Path, here: Path) -> str:
+    return clean(str(path.relative_to(here) if path.is_relative_to(here) else path))
 
 
 @click.command(cls=Command)

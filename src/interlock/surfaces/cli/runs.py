@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable
 from itertools import chain, islice
@@ -16,6 +15,7 @@ from interlock.engine.inspect.history import Check
 from interlock.model.errors import IntegrityError, UsageError
 from interlock.model.result import RunStatus
 from interlock.surfaces.cli.app import Group
+from interlock.surfaces.cli.confirm import confirm
 from interlock.surfaces.cli.ids import RUN, TOOL
 from interlock.surfaces.cli.looking import choice, choosing
 from interlock.surfaces.cli.open_project import history, prepare, undoing_runtime
@@ -207,15 +207,9 @@ def prune(out: Output, run_ids: tuple[str, ...], older_than: str | None, yes: bo
                 raise UsageError(f"`--older-than` is not a duration: {error}", hint="such as `30d`") from None
             chosen = past.finished_before(SystemClock().now_us() - age_ms * 1000)
         if chosen and not yes:
-            ask(f"Remove {len(chosen)} run{'s' if len(chosen) != 1 else ''} for good?")
+            confirm(f"Remove {len(chosen)} run{'s' if len(chosen) != 1 else ''} for good?")
         past.prune(chosen)
     out.emit({"pruned": chosen}, lambda: [f"{len(chosen)} runs removed"])
-
-
-def ask(question: str) -> None:
-    """Ask for confirmation of something irreversible. Raises: UsageError if it is not given."""
-    if not os.isatty(0) or not click.confirm(question, err=True):
-        raise UsageError("this was not confirmed", hint="`--yes` confirms it without asking")
 
 
 def _check(out: Output, found: Check) -> Iterable[str]:
