@@ -111,7 +111,7 @@ def tools() -> str:
         "endpoint": "http://localhost:8000/v1",
         "tools": ["infer", "classify", "embed"],
     }
-    settings = {"models": {"fast": local}, "learning": {"memory": True}}
+    settings = {"models": {"fast": local}, "learning": {"memory": True, "distill": True}}
     with tempfile.TemporaryDirectory() as empty, interlock.Runtime.open(settings=settings, workspace=empty) as runtime:
         return "\n".join(_tool(tool) for tool in runtime.tools())
 

@@ -98,8 +98,8 @@ class ConflictError(InterlockError):
 class HeldError(InterlockError):
     """A call waits for a person.
 
-    `held`: it waits for an approval, and the caller asked not to wait; nothing of the call has run. Answer with
-    `runtime.approvals` or `interlock approvals`; then the same call with the same `call_id`, or `await
+    `held`: it waits for an approval, and the caller asked not to wait; of the call nothing has run, or the actions in `done`.
+    Answer with `runtime.approvals` or `interlock approvals`; then the same call with the same `call_id`, or `await
     runtime.runs.resume(error.run_id)`, continues.
 
     `unknown_outcome`: an earlier process ended during the call, and only a person can say what happened.
@@ -121,6 +121,8 @@ class HeldError(InterlockError):
         self.approval = approval
         self.run_id = run_id
         self.tool = tool
+        self.done: tuple[str, ...] = ()
+        """The actions that were done already, of a call that stands for several (`skills.run`)."""
         self.messages: list[dict[str, Any]] = []
         """From `execute_tool_calls`: the results of the calls before this one, in the vendor's shape."""
 

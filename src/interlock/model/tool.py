@@ -258,6 +258,19 @@ Preview = Callable[[dict[str, Any], Any], Sequence[FilePreview]]
 fail."""
 
 
+class Expansion(NamedTuple):
+    """The proposal that a call stands for."""
+
+    actions: Sequence[dict[str, Any]]
+    """As in a proposal's document, without the call itself, on which they depend."""
+    order: str
+    source: str
+
+
+Expand = Callable[[str, dict[str, Any]], Expansion | None]
+"""What the call of an action (its id and parameters) stands for; None if it stands for nothing, which its function explains."""
+
+
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
     """A tool with its function, which executors register with the engine."""
 
@@ -272,6 +285,8 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
     preview: Preview | None = None
     estimates: Estimates | None = None
     """Given for a tool that uses tokens or money: what to reserve. Its context is a `MeteredContext`."""
+    expand: Expand | None = None
+    """Given for a tool whose call stands for further actions of its proposal, of which it is the only one that was proposed."""
 
 
 class ToolExecutor(Protocol):

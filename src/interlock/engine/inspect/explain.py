@@ -14,6 +14,7 @@ from interlock.engine.judges.judges import Call
 from interlock.engine.judges.steps import judge_call
 from interlock.engine.judges.verdict import Ask
 from interlock.engine.proposals.decoding import ProposalLike, decode
+from interlock.engine.proposals.expand import expand
 from interlock.engine.services import Services
 from interlock.engine.tools.registry import Registered
 from interlock.model.decision import Decision, Refusal
@@ -79,7 +80,7 @@ def _decoded(services: Services, proposal: ProposalLike) -> Proposal:
     services.require_tools()
     decoded = decode(proposal, services.bounds.limits)
     services.adopt_tools(decoded)
-    return decoded
+    return expand(decoded, services.registry, services.bounds.limits)
 
 
 def _state(services: Services) -> Mapping[str, tuple[Any, int]]:

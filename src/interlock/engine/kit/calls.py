@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import msgspec
 
 from interlock.capability.tokens import GrantToken
+from interlock.engine.kit.call_result import call_result
 from interlock.engine.kit.messages import CallText, ToolCall, read_message, result_messages
 from interlock.engine.kit.names import safe_names
 from interlock.engine.kit.toolset import reachable
@@ -86,7 +87,7 @@ async def call(
         # Not the session: a restarted client continues with held calls.
         about = [services.workspace_id, caller.agent, tool, parameters, *token, *([] if client is None else [source])]
         return await _held_or_new(one, tool, services.redactor.keyed(digest("held_call", about)))
-    return _result(tool, await one.run(services.ids.new("run")))
+    return call_result(tool, await one.run(services.ids.new("run")))
 
 
 async def execute_tool_calls(services: Services, message: Any, caller: Caller, *, once: bool) -> list[dict[str, Any]]:
@@ -206,7 +207,7 @@ async def _once(one: _Call, tool: str, key: str) -> CallResult:
     if found is None:
         store.forget(key, run_id if claim is None else claim.run)
         return await _once(one, tool, key)
-    result = _result(tool, found)
+    result = call_result(tool, found)
     if result.status in ("rejected", "skipped") and result.reason not in _BY_A_PERSON:
         store.forget(key, result.run_id)
     elif result.status not in _OPEN:
@@ -227,12 +228,12 @@ async def _held_or_new(one: _Call, tool: str, key: str) -> CallResult:
             if found is None:
                 store.forget(key, claim.run)
         if found is not None:
-            result = _result(tool, found)  # raises if it is still held: the claim stays
+            result = call_result(tool, found)  # raises if it is still held: the claim stays
             store.forget(key, claim.run)
             return result
     run_id = one.services.ids.new("run")
     try:
-        return _result(tool, await _stopped_with_caller(one, run_id, one.run(run_id)))
+        return call_result(tool, await _stopped_with_caller(one, run_id, one.run(run_id)))
     except HeldError as held:
         store.claim(key, held.run_id)
         raise
@@ -257,14 +258,3 @@ async def _stopped_with_caller(one: _Call, run_id: str, work: Coroutine[Any, Any
         if not done.cancelled():
             done.exception()  # looked at: the caller hears of its own cancellation
         raise
-
-
-def _result(tool: str, found: ProposalResult) -> CallResult:
-    """The row of the call. Raises: HeldError if it is held."""
-    row = found.results[0]
-    if row.status == "held":
-        approval = row.output["approval"] if isinstance(row.output, dict) else ""
-        text = row.error or "the call is held"
-        raise HeldError(text, approval=approval, run_id=found.run_id, tool=tool, code=row.reason)
-    fields = {name: getattr(row, name) for name in row.__struct_fields__}
-    return CallResult(**fields, tool=tool, run_id=found.run_id)

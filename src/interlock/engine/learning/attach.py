@@ -7,6 +7,8 @@ from typing import Final, Protocol
 
 from interlock.engine.learning.distil import Distiller
 from interlock.engine.learning.memory_tools import MEMORY_TOOLS, bindings
+from interlock.engine.learning.skill_tools import SKILL_TOOLS
+from interlock.engine.learning.skill_tools import bindings as skill_bindings
 from interlock.engine.learning.skills import Skills
 from interlock.engine.services import EndedProposal, Services
 from interlock.learning.facts import FactStore
@@ -57,6 +59,10 @@ def attach(runtime: Learner, adjust: Adjust, *, memory: bool, auto_distill: bool
         return []
     store = SkillStore(services.db, services.workspace_id, services.clock)
     store.prune(services.clock.now_us() - services.settings.learning.keep_ms * 1000)
+    if services.registry.by_name.keys().isdisjoint(SKILL_TOOLS):
+        for binding in skill_bindings(runtime.skills):
+            services.registry.add_built_in(adjust(binding, services.settings))
+        services.judges.expire()
     found = runtime.skills.distiller = Distiller(services, store)
     services.hooks.ended.append(found.hear)
     return [found.close]

@@ -6,7 +6,7 @@ import queue
 import threading
 from typing import Final
 
-from interlock.engine.learning.traces import SKILL_SOURCE, trace_of
+from interlock.engine.learning.traces import SKILL_SOURCE, is_use_of, trace_of
 from interlock.engine.runs.run import Run
 from interlock.engine.services import EndedProposal, Services
 from interlock.learning.skills import SkillStore
@@ -82,10 +82,13 @@ class Distiller:
 
     def _count(self, ended: EndedProposal, which: str) -> None:
         name, _, version = which.rpartition("@")
-        if ended.result.status in ("rejected", "cancelled") or not version.isdecimal():
+        if ended.result.status == "cancelled" or not version.isdecimal():
+            return
+        found = {row.status for row in ended.result.results}
+        if "rejected" in found and found.isdisjoint(("failed", "unknown_outcome")):
             return  # a rule or a person said no, which says nothing about the skill
         known = [one for one in self._store.versions(name) if one.version == int(version)]
-        if not known:
+        if not known or not is_use_of(self._services, ended.proposal, known[0].content.template):
             return
         succeeded = ended.result.status == "succeeded"
         degraded = self._store.count_use(

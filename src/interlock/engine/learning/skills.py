@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from interlock.engine.learning.traces import SKILL_SOURCE, TEST_SOURCE, document_of
+from interlock.engine.learning.traces import SKILL_SOURCE, TEST_SOURCE, document_of, is_never_in_skill
 from interlock.engine.proposals.decoding import decode
 from interlock.engine.runs.kept_layers import discard_layers
 from interlock.engine.services import Services
+from interlock.engine.tools.registry import Registry
 from interlock.learning.align import JSON_TYPES, PARAMETER
 from interlock.learning.skills import Content, Evidence, Skill, SkillStore, Uses
 from interlock.model import typed
@@ -72,21 +73,21 @@ class Skills:
         """How it has done lately."""
         return self._store.uses(skill.name, skill.version)
 
-    def find(self, goal: str) -> Sequence[Skill]:
-        """The skills in use whose name, goals or tools share words with `goal`, best first."""
+    def find(self, goal: str, registry: Registry | None = None) -> Sequence[Skill]:
+        """The skills in use whose name, goals or tools share words with `goal`, best first; `registry` as in `problems`."""
         wanted = {word.lower() for word in _WORD.findall(goal)}
         scored = []
         for one in self._store.all():
-            if one.state == "active" and not self.problems(one):
+            if one.state == "active" and not self.problems(one, registry):
                 text = " ".join((one.name, *one.content.goals, *one.content.tools)).lower()
                 score = len(wanted & set(_WORD.findall(text)))
                 if score:
                     scored.append((-score, one.name, one))
         return [one for _, _, one in sorted(scored, key=lambda each: each[:2])]
 
-    def problems(self, skill: Skill) -> Sequence[str]:
-        """Which of its tools are gone or have changed since it was learnt."""
-        versions = self._services.registry.by_name
+    def problems(self, skill: Skill, registry: Registry | None = None) -> Sequence[str]:
+        """Which of its tools are gone or have changed since it was learnt; in a fork, by its `registry`."""
+        versions = (registry or self._services.registry).by_name
         found = []
         for name, version in sorted(skill.content.tools.items()):
             if name not in versions:
@@ -95,8 +96,12 @@ class Skills:
                 found.append(f"the tool `{name}` has changed")
         return found
 
-    def proposal(self, skill: Skill, arguments: dict[str, Any], *, source: str = "unknown") -> dict[str, Any]:
-        """The proposal that a skill is with these arguments. Raises: UsageError `skill_arguments`."""
+    def proposal(
+        self, skill: Skill, arguments: dict[str, Any], *, source: str = "unknown", after: str | None = None
+    ) -> dict[str, Any]:
+        """The proposal that a skill is with these arguments; `after` is as in `document_of`. Raises: UsageError
+        `skill_arguments`.
+        """
         template = skill.content.template
         schema = Schema.compile(parameters_of(skill))
         errors = schema.errors(arguments)
@@ -107,13 +112,11 @@ class Skills:
                 code="skill_arguments",
                 hint=f"`interlock skills show {skill.name}` shows its parameters",
             )
-        return document_of(template, arguments, source=source)
+        return document_of(template, arguments, source=source, after=after)
 
-    async def run(self, name: str, arguments: dict[str, Any] | None = None, **options: Any) -> ProposalResult:
-        """Use a skill: as the proposal that it is, with the rights of the runtime's agent (or `agent`), and no other's.
-
-        Other options are those of `Runtime.execute`. Raises: UsageError `not_found`, `skill_not_active`, `skill_tool_changed`,
-        `skill_arguments`; else as `Runtime.execute`.
+    def usable(self, name: str, registry: Registry | None = None) -> Skill:
+        """The version that is in use, if its tools are as they were. Raises: UsageError `not_found`, `skill_not_active`,
+        `skill_tool_changed`.
         """
         skill = self._store.get(name)
         if skill.state != "active":
@@ -122,9 +125,18 @@ class Skills:
                 code="skill_not_active",
                 hint=f"`interlock skills show {name}`, then `interlock skills approve {name}`",
             )
-        self._require_tools(skill)
+        self._require_tools(skill, registry)
+        return skill
+
+    async def run(self, name: str, arguments: dict[str, Any] | None = None, **options: Any) -> ProposalResult:
+        """Use a skill: as the proposal that it is, with the rights of the runtime's agent (or `agent`), and no other's.
+
+        Other options are those of `Runtime.execute`. Raises: UsageError `not_found`, `skill_not_active`, `skill_tool_changed`,
+        `skill_arguments`; else as `Runtime.execute`.
+        """
+        skill = self.usable(name)
         agent = options.pop("agent", None)
-        document = self.proposal(skill, arguments or {}, source=f"{SKILL_SOURCE}{name}@{skill.version}")
+        document = self.proposal(skill, arguments or {}, source=source_of(skill))
         return await self._execute(document | ({} if agent is None else {"agent": agent}), **options)
 
     def approve(self, name: str, *, version: int, digest: str, by: str | None = None, untested: bool = False) -> Skill:
@@ -223,14 +235,16 @@ class Skills:
             raise UsageError("this is not an exported skill: its steps and parameters do not belong together")
         if {step.tool for step in template.steps if step.tool} != set(content.tools):
             raise UsageError("this is not an exported skill: it does not name the tools that it calls")
+        if never := sorted(filter(is_never_in_skill, content.tools)):
+            raise UsageError(f"a skill cannot call `{never[0]}`, which decides itself what is done")
         for name, schema in template.parameters.items():
             if not isinstance(schema, dict) or not _is_type(schema.get("type")) or len(schema) != 1:
                 raise UsageError(f"this is not an exported skill: its parameter `{name}` has no type of JSON alone")
         examples = dict.fromkeys(template.parameters, "x")
         decode(document_of(template, examples), DEFAULT_LIMITS)
 
-    def _require_tools(self, skill: Skill) -> None:
-        problems = self.problems(skill)
+    def _require_tools(self, skill: Skill, registry: Registry | None = None) -> None:
+        problems = self.problems(skill, registry)
         if problems:
             raise UsageError(
                 f"`{skill.name}` cannot be used: {problems[0]}",
@@ -249,6 +263,11 @@ def parameters_of(skill: Skill) -> dict[str, Any]:
     """The JSON Schema of a skill's arguments."""
     properties = skill.content.template.parameters
     return {"type": "object", "properties": properties, "required": sorted(properties), "additionalProperties": False}
+
+
+def source_of(skill: Skill) -> str:
+    """The `source` of a use."""
+    return f"{SKILL_SOURCE}{skill.name}@{skill.version}"
 
 
 def hosts_of(skill: Skill) -> list[str]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
+from interlock.engine.gate.entailed import UNDO_TOOL
 from interlock.engine.services import EndedProposal, Services
-from interlock.learning.align import PARAMETER, REFERENCE, Step, Template, Trace, is_marker, keeps_apart
+from interlock.learning.align import PARAMETER, REFERENCE, Step, Template, Trace, bindings, is_marker, keeps_apart
 from interlock.model.errors import ProposalError
-from interlock.model.proposal import Action
+from interlock.model.proposal import Action, Proposal
 from interlock.verify.references import Path, References
 
+RUN_TOOL: Final = "skills.run"
 SKILL_SOURCE: Final = "skill/"
 """How the `source` of a proposal begins that is a use of a skill: `skill/NAME@VERSION`."""
 TEST_SOURCE: Final = "skill-test"
@@ -21,6 +25,7 @@ _LEFT_OUT: Final = _NOT_LEARNT[3:]
 _OWN: Final = ("type", "id", "tool", "parameters", "dependencies", *_LEFT_OUT)
 STEPS_MIN: Final = 2
 STEPS_MAX: Final = 100
+_OWN_ID: Final = re.compile(r"s[0-9]+")
 
 
 def trace_of(services: Services, ended: EndedProposal) -> tuple[Trace, dict[str, str]] | None:
@@ -28,22 +33,45 @@ def trace_of(services: Services, ended: EndedProposal) -> tuple[Trace, dict[str,
     proposal = ended.proposal
     if not _is_learnable(ended) or not STEPS_MIN <= len(proposal.actions) <= STEPS_MAX:
         return None
-    number = {action.id: index for index, action in enumerate(proposal.actions)}
-    references = References(number)
-    steps, tools = [], {}
-    for index, action in enumerate(proposal.actions):
+    tools = {}
+    for action in proposal.actions:
         found = services.registry.find(action.tool)
         if action.tool is not None:
-            if found is None or action.tool == "undo" or action.tool.startswith("skills."):
+            if found is None or is_never_in_skill(action.tool):
                 return None
             tools[action.tool] = found.version
-        step = _step(services, action, ended.edited.get(index, action.parameters), number, references)
-        if step is None:
-            return None
-        steps.append(step)
+    steps = _steps(
+        services,
+        [
+            msgspec.structs.replace(action, parameters=ended.edited.get(index, action.parameters))
+            for index, action in enumerate(proposal.actions)
+        ],
+    )
+    if steps is None:
+        return None
     goal = proposal.context.get("goal")
     shown = services.redactor.redact_text(goal)[:500] if isinstance(goal, str) and not keeps_apart(goal) else ""
-    return Trace(order=proposal.order, steps=tuple(steps), goal="" if keeps_apart(shown) else shown), tools
+    return Trace(order=proposal.order, steps=steps, goal="" if keeps_apart(shown) else shown), tools
+
+
+def is_use_of(services: Services, proposal: Proposal, template: Template) -> bool:
+    """True if a proposal is what the template gives: its `source` alone is only what its author says of it."""
+    actions = proposal.actions[1:] if proposal.actions[0].tool == RUN_TOOL else proposal.actions
+    steps = _steps(services, actions)
+    return steps is not None and bindings(template, Trace(order=proposal.order, steps=steps)) is not None
+
+
+def is_never_in_skill(tool: str) -> bool:
+    """True for a tool that no skill may call: it decides itself what is done."""
+    return tool == UNDO_TOOL or tool.startswith("skills.")
+
+
+def _steps(services: Services, actions: Sequence[Action]) -> tuple[Step, ...] | None:
+    """The steps that actions are; None if they cannot be steps."""
+    number = {action.id: index for index, action in enumerate(actions)}
+    references = References(number)
+    found = [_step(services, action, action.parameters, number, references) for action in actions]
+    return None if None in found else tuple(step for step in found if step is not None)
 
 
 def _is_learnable(ended: EndedProposal) -> bool:
@@ -74,7 +102,7 @@ def _step(
     except ProposalError:
         return None
     redacted = services.redactor.redact(resolved, () if found is None else found.secrets)
-    needs = tuple(sorted(number[name] for name in action.dependencies))
+    needs = tuple(sorted(number[name] for name in action.dependencies if name in number))
     return Step(type=action.type, tool=action.tool, parameters=msgspec.to_builtins(redacted), needs=needs, more=more)
 
 
@@ -83,31 +111,36 @@ def _suffix(path: Path) -> str:
     return ".output" + "".join(steps)
 
 
-def document_of(template: Template, arguments: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """The proposal that a template and its arguments are."""
-    references = References(tuple(f"s{index + 1}" for index in range(len(template.steps))))
+def document_of(
+    template: Template, arguments: dict[str, Any], *, after: str | None = None, **fields: Any
+) -> dict[str, Any]:
+    """The proposal that a template and its arguments are. `after` is the id of an action beside it, which comes first."""
+    first = "s" if after is None or not _OWN_ID.fullmatch(after) else "step"
+    names = [f"{first}{index + 1}" for index in range(len(template.steps))]
+    references = References((*names, *([] if after is None else [after])))
+    before = [] if after is None else [after]
     actions = [
         {
             **step.more,
             "type": step.type,
-            "id": f"s{index + 1}",
+            "id": names[index],
             **({} if step.tool is None else {"tool": step.tool}),
-            "parameters": _with_references(step.parameters, arguments, references),
-            "dependencies": [f"s{need + 1}" for need in step.needs],
+            "parameters": _with_references(step.parameters, arguments, references, first),
+            "dependencies": [names[need] for need in step.needs] or before,
         }
         for index, step in enumerate(template.steps)
     ]
     return {"order": template.order, "actions": actions, **fields}
 
 
-def _with_references(value: Any, arguments: dict[str, Any], references: References) -> Any:
+def _with_references(value: Any, arguments: dict[str, Any], references: References, first: str) -> Any:
     """Parameters of an action: references as texts, and everything else as plain text, regardless of its form."""
     if isinstance(value, dict):
         if len(value) == 1 and REFERENCE in value:
-            return f"${value[REFERENCE]}"
+            return f"${first}{value[REFERENCE].removeprefix('s')}"
         if len(value) == 1 and isinstance(value.get(PARAMETER), str):
             return references.escape(arguments[value[PARAMETER]])
-        return {key: _with_references(inner, arguments, references) for key, inner in value.items()}
+        return {key: _with_references(inner, arguments, references, first) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_with_references(inner, arguments, references) for inner in value]
+        return [_with_references(inner, arguments, references, first) for inner in value]
     return references.escape(value)

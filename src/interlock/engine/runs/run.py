@@ -16,6 +16,7 @@ from interlock.engine.people.grant_tokens import present_token
 from interlock.engine.people.questions import OnQuestion, asking
 from interlock.engine.proposals.budget import Allowance, tighter
 from interlock.engine.proposals.decoding import ProposalLike, decode
+from interlock.engine.proposals.expand import expand
 from interlock.engine.proposals.programs import record_ends
 from interlock.engine.proposals.proposal_run import ProposalRun
 from interlock.engine.proposals.worker_pool import WorkerPool
@@ -184,13 +185,14 @@ class Run:
         _require_new(proposal.id, self._proposals)
         self._proposals.add(proposal.id)
         services.adopt_tools(proposal)
-        agent = proposal.agent or self.agent if token is None else token.root.agent
-        principal = services.judges.current().principal(agent, proposal.session or self.session)
         try:
+            proposal = expand(proposal, services.registry, services.bounds.limits)
             graph = verify_proposal(proposal, services.registry)  # 1
         except ProposalError as error:
             self._reject(proposal.id, error)
             raise
+        agent = proposal.agent or self.agent if token is None else token.root.agent
+        principal = services.judges.current().principal(agent, proposal.session or self.session)
         run = ProposalRun(
             services,
             self.files,

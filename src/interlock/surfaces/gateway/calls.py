@@ -92,8 +92,9 @@ def _held(held: HeldError) -> str:
             f"[HELD] {held.code}: {held.message}. An earlier call was cut off, and a person has to say what became of it:"
             f" `interlock recover {held.run_id}`. Nothing was done now."
         )
+    done = f"Done so far: {', '.join(held.done)}." if held.done else "Nothing was done yet."
     return (
-        f"[HELD] {held.message}. Nothing was done yet. A person can answer with `interlock approvals approve {held.approval}` or"
+        f"[HELD] {held.message}. {done} A person can answer with `interlock approvals approve {held.approval}` or"
         " `deny`. Call this tool again with the same arguments: once it is approved, that call continues."
     )
 
