@@ -167,7 +167,7 @@ def test_an_approver_who_edits_the_call_does_not_get_what_was_proposed(skilled, 
     project.trust()
     with pytest.raises(HeldError) as held:
         use(skilled, call_id="one", wait=False)
-    skilled.approvals.approve(held.value.approval, edit={"parameters": {"path": "elsewhere.txt"}})
+    skilled.approvals.edit(held.value.approval, {"parameters": {"path": "elsewhere.txt"}})
     result = use(skilled, call_id="one", wait=False)
     assert (result.status, result.reason) == ("failed", "skill_unusable")
     assert not (project.root / "apr.txt").exists()
