@@ -7,13 +7,14 @@ import sys
 import interlock
 
 NAMES = [
-    "Action", "ActionResult", "Approvals", "AuditRecord", "AuditSink", "Binding", "Budget", "CallResult",
-    "Checkpoints", "ConfigurationError", "ConflictError", "Context", "Cost", "DeniedError", "Grant", "Grants",
-    "HeldError", "Hold", "HoldAnswer", "Host", "IntegrityError", "InterlockError", "Limits", "MetricPoint", "Metrics",
+    "Action", "ActionResult", "Approvals", "ArchiveFinding", "ArchiveVerdict", "AuditRecord", "AuditSink", "Binding",
+    "Budget", "CallResult", "Checkpoints", "ConfigurationError", "ConflictError", "Context", "Cost", "DeniedError", "Grant",
+    "Grants", "HeldError", "Hold", "HoldAnswer", "Host", "IntegrityError", "InterlockError", "Limits", "MetricPoint", "Metrics",
     "NotUndone", "Notifier", "NotifyError", "PathRead", "PathWrite", "Proposal", "ProposalError", "ProposalResult",
     "Refusal", "Request", "Restriction", "Run", "RunOutcome", "RunSpec", "Runs", "Runtime", "Secret", "SpanRecord",
     "Spans", "State", "StoreError", "Tool", "ToolError", "ToolExecutor", "Unfinished", "UsageError", "Waiting",
     "__version__", "attenuate_token", "format_result", "govern", "measure", "skeleton_archive", "tool",
+    "verify_archive",
 ]  # fmt: skip
 
 

@@ -57,13 +57,17 @@ if TYPE_CHECKING:
     from interlock.model.tool import Binding, Context, Tool, ToolExecutor
     from interlock.model.waiting import Waiting
     from interlock.surfaces.evidence.measure import RunOutcome, measure, skeleton_archive
+    from interlock.surfaces.evidence.verifying import verify_archive
     from interlock.telemetry.metrics import MetricPoint, Metrics
     from interlock.telemetry.spans import SpanRecord, Spans
+    from interlock.verification.findings import ArchiveFinding, ArchiveVerdict
 
 _HOMES = {
     "Action": "model.proposal",
     "ActionResult": "model.result",
     "Approvals": "engine.people.approvals",
+    "ArchiveFinding": "verification.findings",
+    "ArchiveVerdict": "verification.findings",
     "AuditRecord": "approvals.audit",
     "AuditSink": "approvals.audit_sinks",
     "Binding": "model.tool",
@@ -119,12 +123,15 @@ _HOMES = {
     "measure": "surfaces.evidence.measure",
     "skeleton_archive": "surfaces.evidence.measure",
     "tool": "executors.python",
+    "verify_archive": "surfaces.evidence.verifying",
 }
 
 __all__ = [
     "Action",
     "ActionResult",
     "Approvals",
+    "ArchiveFinding",
+    "ArchiveVerdict",
     "AuditRecord",
     "AuditSink",
     "Binding",
@@ -181,6 +188,7 @@ __all__ = [
     "measure",
     "skeleton_archive",
     "tool",
+    "verify_archive",
 ]
 
 __getattr__ = lazy_exports(__name__, _HOMES)

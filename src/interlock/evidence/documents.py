@@ -90,8 +90,8 @@ def _events_state(observed: Observed) -> State:
 def _all_recorded(observed: Observed) -> bool:
     if observed.kernel_dropped or any(not one.ended or one.lost for one in observed.recorders.values()):
         return False
-    if observed.command is not None and not observed.command_recorders:
-        return observed.command_ends == ["spawn_failed"]
+    if observed.command is not None and not observed.command_recorders and observed.command_ends != ["spawn_failed"]:
+        return False
     return observed.attempts.keys() <= observed.recorded
 
 

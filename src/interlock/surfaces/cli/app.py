@@ -64,7 +64,10 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "skills": ("skills", "Read, test, approve and use what was learnt from proposals that worked."),
     },
     "Prove": {
-        "evidence": ("interlock.surfaces.evidence.command", "Write what a run can show into an archive for others."),
+        "evidence": (
+            "interlock.surfaces.evidence.command",
+            "Archives of what runs can show: export them, and verify those of others.",
+        ),
         "keys": ("keys", "Make, list and export the keys that sign."),
     },
     "Agents": {

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
 
 import click
 import msgspec
@@ -14,18 +13,16 @@ from interlock.engine.inspect.history import History
 from interlock.evidence.export import Exported
 from interlock.signing import DEFAULT_NAME, Signer
 from interlock.surfaces.evidence.archives import ENDING, export_run
-
-
-class Speaks(Protocol):
-    """What the command line passes in: how to print the answer."""
-
-    def emit(self, document: Any, text: Callable[[], Iterable[str]] | None = None) -> None:
-        """Print the answer: one document with `--json`, else lines."""
+from interlock.surfaces.evidence.speaking import Speaks
+from interlock.surfaces.evidence.verifying import verify_command
 
 
 @click.group()
 def evidence() -> None:
-    """Write what a run can show into an archive that anyone can verify."""
+    """Write what a run can show into an archive that anyone can verify, and verify archives."""
+
+
+evidence.add_command(verify_command)
 
 
 @evidence.command("export")

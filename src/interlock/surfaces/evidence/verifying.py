@@ -1,0 +1,111 @@
+"""`interlock evidence verify`, and the same from Python: needs the archive and nothing else of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import click
+
+from interlock.model.errors import IntegrityError, UsageError
+from interlock.surfaces.evidence.speaking import Speaks
+from interlock.verification.envelopes import PublicKeyError, keyid_of
+from interlock.verification.findings import ArchiveVerdict
+from interlock.verification.verify import Checked, verify
+
+_KEY_BYTES_MAX: Final = 16 * 1024
+_SCHEME: Final = "ed25519:"
+
+
+def verify_archive(
+    archive: str | Path, *, keys: Iterable[str | Path] = (), require_signature: bool = False
+) -> ArchiveVerdict:
+    """Verify an evidence archive. Nothing but the file is needed: no project, no state directory, no network.
+
+    `keys` are the public keys of all who must have signed it: files (PEM), PEM text, or `ed25519:HEX`. `require_signature` makes
+    an unsigned archive bad. A bad archive is a verdict, not an exception.
+
+    Raises: UsageError (`not_found` if there is no such file, `usage` if a key is not one).
+    """
+    return check_file(Path(archive), keys, require_signature=require_signature).verdict
+
+
+def check_file(path: Path, keys: Iterable[str | Path] = (), *, require_signature: bool = False) -> Checked:
+    """The verdict, and the documents of a valid archive. Raises: as `verify_archive`."""
+    known = [_key(key) for key in keys]
+    with _opened(path, "archive") as file:
+        return verify(file, known, require_signature=require_signature)
+
+
+@click.command("verify")
+@click.argument("archive", type=click.Path(path_type=Path))
+@click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="PUBLIC_KEY",
+    help="Who must have signed it: a file with a public key (PEM), or `ed25519:HEX`. May be repeated.",
+)
+@click.option("--require-signature", is_flag=True, help="An archive that no one signed is bad.")
+@click.pass_obj
+def verify_command(out: Speaks, archive: Path, keys: tuple[str, ...], *, require_signature: bool) -> int:
+    """Verify an archive: that it is whole, that all in it follows from its events and records, and who signed it.
+
+    Needs nothing but the file. Exit code: 0 if it is valid, 4 if it is bad.
+    """
+    verdict = verify_archive(archive, keys=keys, require_signature=require_signature)
+    out.emit({"archive": str(archive), **_document(verdict)}, lambda: _text(archive, verdict))
+    return 0 if verdict.valid else IntegrityError.exit_code
+
+
+def _document(verdict: ArchiveVerdict) -> dict[str, object]:
+    return {name: getattr(verdict, name) for name in verdict.__struct_fields__}
+
+
+def _text(archive: Path, verdict: ArchiveVerdict) -> Iterator[str]:
+    name = archive.name.encode("unicode_escape").decode()
+    if not verdict.valid:
+        yield f"{name}: BAD"
+    else:
+        yield f"{name}: valid; run {verdict.run_id}, {verdict.events} events"
+    for signed in verdict.signatures:
+        yield f"  signed by {signed.keyid}" + (", a key that you gave" if signed.vouched else "")
+    if verdict.head_signed_by is not None:
+        yield f"  the run itself signed by {verdict.head_signed_by}"
+    if verdict.layers is not None:
+        yield "  " + ", ".join(f"{layer} {state}" for layer, state in verdict.layers.items())
+    if verdict.notes:
+        yield f"  notes: {', '.join(verdict.notes)}"
+    for found in (*verdict.errors, *verdict.warnings):
+        where = f" {found.where}:" if found.where else ""
+        yield f"  {found.code}:{where} {found.message}"
+
+
+# -- files
+
+
+@contextlib.contextmanager
+def _opened(path: Path, what: str) -> Iterator[BinaryIO]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except OSError as error:
+        raise UsageError(
+            f"the {what} cannot be read: {error.strerror or error}", code="not_found", path=str(path)
+        ) from None
+
+
+def _key(key: str | Path) -> str:
+    """The id of a key that a caller names. Raises: UsageError."""
+    text = str(key)
+    if isinstance(key, Path) or not text.startswith((_SCHEME, "-----BEGIN")):
+        with _opened(Path(key), "key") as file:
+            text = file.read(_KEY_BYTES_MAX).decode("utf-8", "replace")
+    try:
+        return keyid_of(text)
+    except PublicKeyError as error:
+        raise UsageError(
+            str(error), path=str(key), hint="`interlock keys export` writes it on the machine that signed"
+        ) from None

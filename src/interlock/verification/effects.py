@@ -1,0 +1,80 @@
+"""Which calls of the kernel layer give which values of the surface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from interlock.verification.facts import Facts, Line, host_of
+
+_OPENS: Final = "open openat openat2 creat open_by_handle_at"
+_CHANGES: Final = (
+    "unlink unlinkat rmdir mkdir mkdirat mknod mknodat chmod fchmodat fchmodat2 chown lchown fchownat truncate setxattr "
+    "lsetxattr removexattr lremovexattr symlink symlinkat"
+)
+_RENAMES: Final = "rename renameat renameat2"
+_LINKS: Final = "link linkat"
+_EXECS: Final = "execve execveat"
+_SENDS: Final = "connect sendto sendmsg sendmmsg"
+
+
+def take_effect(facts: Facts, line: Line) -> None:
+    """The values that a `call` line gives."""
+    rule = _RULES.get(line["call"])
+    if rule is not None:
+        rule(facts, line)
+
+
+def _open(facts: Facts, line: Line) -> None:
+    path = _path(line)
+    if path is None:
+        return
+    access, flags, grade = line.get("access"), line.get("flags", ()), line["grade"]
+    if access in ("read", "read_write"):
+        facts.files_read.take(path, grade)
+    if access in ("write", "read_write") or "create" in flags or "truncate" in flags:
+        facts.files_written.take(path, grade)
+
+
+def _change(facts: Facts, line: Line) -> None:
+    _written(facts, _path(line), line)
+
+
+def _rename(facts: Facts, line: Line) -> None:
+    _written(facts, _path(line), line)
+    _written(facts, line.get("to"), line)
+
+
+def _link(facts: Facts, line: Line) -> None:
+    _written(facts, line.get("to"), line)
+
+
+def _written(facts: Facts, path: str | None, line: Line) -> None:
+    if path is not None:
+        facts.files_written.take(path, line["grade"])
+
+
+def _execute(facts: Facts, line: Line) -> None:
+    path = _path(line)
+    if path is not None:
+        facts.programs.take(path, line["grade"])
+
+
+def _send(facts: Facts, line: Line) -> None:
+    host = line.get("host")
+    if host is not None and line.get("family") in ("inet", "inet6"):
+        facts.hosts.take(host_of(host, line.get("port")), line["grade"])
+
+
+def _path(line: Line) -> str | None:
+    real: str | None = line.get("real")
+    return line.get("path") if real is None else real
+
+
+_RULES: Final[dict[str, Callable[[Facts, Line], None]]] = {
+    call: rule
+    for calls, rule in (
+        (_OPENS, _open), (_CHANGES, _change), (_RENAMES, _rename), (_LINKS, _link), (_EXECS, _execute), (_SENDS, _send),
+    )
+    for call in calls.split()
+}  # fmt: skip

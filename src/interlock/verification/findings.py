@@ -1,0 +1,111 @@
+"""What a verification finds: each defect has a code, which docs/reference/evidence-format.md lists."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+WARNINGS: Final = frozenset(("unsigned", "not_vouched", "journal_unchecked"))
+"""Codes that say what is not known; every other one makes an archive bad."""
+SAME_MAX: Final = 5
+"""Findings of one code in one member; more of them are counted."""
+_SHOWN_CHARS: Final = 400
+
+
+class ArchiveFinding(msgspec.Struct, frozen=True, kw_only=True):
+    """One defect, or one thing that is not known."""
+
+    code: str
+    where: str
+    """The member, and `:LINE` where it has lines; empty if it is about the archive."""
+    message: str
+
+
+class DamageError(Exception):
+    """The archive cannot be read beyond this."""
+
+    def __init__(self, code: str, where: str, message: str) -> None:
+        """As a finding."""
+        super().__init__(message)
+        self.code, self.where, self.message = code, where, message
+
+
+class Findings:
+    """Collects findings, and never more than a reader wants to see."""
+
+    def __init__(self) -> None:
+        """Empty."""
+        self._found: list[ArchiveFinding] = []
+        self._counts: dict[tuple[str, str], int] = {}
+
+    def add(self, code: str, where: str, message: str) -> None:
+        """Take one."""
+        key = (code, where.partition(":")[0])
+        count = self._counts[key] = self._counts.get(key, 0) + 1
+        if count <= SAME_MAX:
+            self._found.append(ArchiveFinding(code=code, where=_shown(where), message=_shown(message)))
+
+    def add_damage(self, damage: DamageError) -> None:
+        """Take what ended the reading."""
+        self.add(damage.code, damage.where, damage.message)
+
+    @property
+    def bad(self) -> bool:
+        """True if there is a defect."""
+        return any(code not in WARNINGS for code, _ in self._counts)
+
+    def has(self, *codes: str) -> bool:
+        """True if one of these was found."""
+        return any(code in codes for code, _ in self._counts)
+
+    def all(self) -> tuple[ArchiveFinding, ...]:
+        """All, in the order in which they were found; what was found too often ends with a line that counts it."""
+        more = [
+            ArchiveFinding(code=code, where=member, message=f"{count - SAME_MAX} more of these")
+            for (code, member), count in self._counts.items()
+            if count > SAME_MAX
+        ]
+        return (*self._found, *more)
+
+
+class Signed(msgspec.Struct, frozen=True, kw_only=True):
+    """A good signature."""
+
+    keyid: str
+    vouched: bool
+    """True if the caller brought this key."""
+
+
+class ArchiveVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What a verification came to."""
+
+    valid: bool
+    """True if nothing is wrong; see the warnings for what is not known."""
+    run_id: str | None
+    events: int
+    signatures: tuple[Signed, ...]
+    head_signed_by: str | None
+    """The key of the head that the run itself signed."""
+    manifest_sha256: str | None
+    layers: dict[str, str] | None
+    """State of each layer, if the archive is valid."""
+    notes: tuple[str, ...]
+    """What was not observed, if the archive is valid."""
+    errors: tuple[ArchiveFinding, ...]
+    warnings: tuple[ArchiveFinding, ...]
+
+
+class Documents(msgspec.Struct, frozen=True, kw_only=True):
+    """The documents of a valid archive."""
+
+    manifest: dict[str, Any]
+    health: dict[str, Any]
+    surface: dict[str, Any]
+    correlation: dict[str, Any]
+
+
+def _shown(text: str) -> str:
+    """Text from an archive as it may be printed: nothing in it steers a terminal, and it is not long."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_SHOWN_CHARS])
+    return shown if len(text) <= _SHOWN_CHARS else shown + "..."

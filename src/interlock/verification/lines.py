@@ -1,0 +1,28 @@
+"""One line of a member: strict JSON of its schema and of this run."""
+
+from __future__ import annotations
+
+from interlock.verification.facts import Facts, Line
+from interlock.verification.schemas import Check
+from interlock.verification.strict_json import StrictJsonError, parse_object
+
+
+def read_line(line: bytes, check: Check, where: str, facts: Facts) -> Line | None:
+    """The value of a line; None if it is not one, which is a finding. The first line of all names the run."""
+    try:
+        if not line.endswith(b"\n"):
+            raise StrictJsonError("json_invalid", "the last line does not end with a newline")  # noqa: TRY301
+        value = parse_object(line[:-1])
+    except StrictJsonError as error:
+        facts.findings.add(error.code, where, str(error))
+        return None
+    wrong = check(value)
+    if wrong is not None:
+        facts.findings.add("schema_invalid", where, wrong)
+        return None
+    if value["run_id"] != facts.run_id:
+        if facts.run_id is not None:
+            facts.findings.add("run_id_mismatch", where, f"it is of run `{value['run_id']}`, not of `{facts.run_id}`")
+            return None
+        facts.run_id = value["run_id"]
+    return value
