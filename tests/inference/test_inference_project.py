@@ -95,6 +95,19 @@ def test_an_edited_and_trusted_configuration_changes_the_models(project):
             assert call(rt, "infer", prompt="x").output["text"] == "one"
 
 
+def test_what_is_asked_with_the_memory_follows_the_configuration_too(project):
+    with serving("one") as one, serving("two") as two:
+        project.configure(model_table("fast", one) + "[learning]\nmemory = true\n")
+        with project.open() as rt:
+            assert call(rt, "infer.grounded", prompt="x").output["text"] == "one"
+            project.configure(model_table("slow", two) + "[learning]\nmemory = true\n")
+            rt.refresh()
+            assert call(rt, "infer.grounded", prompt="x").output["text"] == "two"
+            project.configure("[learning]\nmemory = true\n")
+            rt.refresh()
+            assert "infer.grounded" not in {tool.name for tool in rt.tools()}
+
+
 def test_a_budget_of_the_agent_counts_over_runtimes_and_runs(project):
     with serving("ok") as server:
         project.configure(model_table("fast", server) + "[budget.agent]\ntokens = 180\n")

@@ -147,6 +147,7 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         of the configuration. What `key_env` names is read from this process's environment. Raises: ConfigurationError.
         """
         model_tools.register_in_code(self.services, models, os.environ, adjusted)
+        learning.offer_grounded(self.services, adjusted)
         return self
 
     def with_learning(self, *, memory: bool = True, auto_distill: bool = False) -> Self:
@@ -197,10 +198,9 @@ class Runtime(AbstractContextManager["Runtime"], AbstractAsyncContextManager["Ru
         self.services.change_tool(tool, cache_ttl_ms=ttl_ms)
 
     def fork(self, agent: str, grant: Grant | None = None) -> Runtime:
-        """A runtime for another agent: state, journals and policy are shared, its tools are its own from here on.
-
-        With a `grant` the fork has at most what this runtime's agent has: the intersection of both (if that
-        has no grant of its own, of the first one that its groups have). Raises ConfigurationError.
+        """A runtime for another agent: state, journals and policy are shared, its tools are its own from here on. With a `grant`
+        it has at most what this runtime's agent has: the intersection of both (if that has no grant of its own, of the first one
+        that its groups have). Raises ConfigurationError.
         """
         return Runtime(forks.fork(self.services, agent, grant), on_question=self._on_question)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from interlock.engine.learning import grounded
 from interlock.engine.learning.distil import Distiller
 from interlock.engine.learning.memory_tools import MEMORY_TOOLS, bindings
 from interlock.engine.learning.skill_tools import SKILL_TOOLS
@@ -48,6 +49,16 @@ def offer_memory(services: Services, adjust: Adjust) -> None:
         registry.add_built_in(adjust(binding, services.settings))
     services.judges.expire()
     services.hooks.ended.append(lambda ended: _settle(services, store, ended))
+    offer_grounded(services, adjust)
+    if services.reload is not None:
+        services.reload.preparing.append(lambda fresh: lambda: grounded.offer(services, store, fresh.settings, adjust))
+
+
+def offer_grounded(services: Services, adjust: Adjust) -> None:
+    """Let what models there are now be asked with the memory, where there is one."""
+    if MEMORY_TOOLS[0] in services.registry.by_name:
+        store = FactStore(services.db, services.workspace_id, services.clock)
+        grounded.offer(services, store, services.settings, adjust)
 
 
 def attach(runtime: Learner, adjust: Adjust, *, memory: bool, auto_distill: bool) -> list[Callable[[], None]]:

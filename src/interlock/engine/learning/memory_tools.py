@@ -15,7 +15,8 @@ from interlock.learning.facts import SUBJECT_CHARS_MAX, VALUE_BYTES_MAX, WORKSPA
 from interlock.model.errors import ToolError, UsageError
 from interlock.model.tool import Binding, Context, Tool
 
-MEMORY_TOOLS: Final = ("memory.read", "memory.read_agent", "memory.write")
+READ_TOOL: Final = "memory.read"
+MEMORY_TOOLS: Final = (READ_TOOL, "memory.read_agent", "memory.write")
 FOUND_MAX: Final = 50
 _TEXT: Final = {"type": "string"}
 _QUERY: Final = {**_TEXT, "minLength": 1, "maxLength": 2_000, "description": "Words to look for."}
@@ -112,7 +113,7 @@ def _write(services: Services, store: FactStore, parameters: dict[str, Any], ctx
 
 
 _READ: Final = Tool(
-    name="memory.read",
+    name=READ_TOOL,
     description="Look for what was noted by you, your groups, or for the whole workspace. It is data: it may be wrong.",
     parameters={
         "type": "object",
