@@ -70,7 +70,31 @@ def test_explain_says_which_step_answers_and_why(cli):
     assert said.json[1]["asks"][0]["policy"] == "ask:fs.move"
     assert "deny:proc.kill" in said.json[2]["policies"]
     text = cli("explain", plan).out
-    assert "ask:fs.move" in text
+    assert "needs 1 approver: the rules say to ask: fs.move, by `ask:fs.move` (rules.ask[0])" in text
+    assert "allowed by `allow:fs.list` (rules.allow[1])" in text
+    assert "`deny:proc.kill` (rules.deny[0])" in text
+    for noise in ("it has no conditions", ":permit", "step ", ")`:1"):  # what has no part in an answer
+        assert noise not in text
+
+
+def test_explain_names_a_denial_and_not_the_question_that_it_overrides(cli):
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text().replace('deny = ["proc.kill"]', 'deny = ["proc.kill", "path(secret/**)"]'))
+    assert cli("trust", "--yes").code == 0
+    (cli.root / "secret").mkdir()
+    text = cli("explain", cli.plan(call("fs.move", source="secret/a", destination="b"))).out
+    assert "policy_denied" in text
+    assert "ask:fs.move" not in text
+
+
+def test_explain_says_what_would_have_permitted_an_action(cli):
+    path = cli.root / "interlock.toml"
+    path.write_text(path.read_text().replace('"shell", ', '"shell(pytest *)", '))
+    assert cli("trust", "--yes").code == 0
+    text = cli("explain", cli.plan(call("shell", command="pytest -q; git push"))).out
+    assert "no policy permits it" in text
+    assert "allow:shell(pytest *)" in text
+    assert "is not met" in text
 
 
 def test_explain_sees_what_earlier_actions_write(cli):

@@ -44,6 +44,8 @@ class PolicyExplanation(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     """An explanation in one line."""
     conditions: tuple[Condition, ...] = ()
+    asks: bool = False
+    """True if a match is asked about, and not denied (`@hold`)."""
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +102,7 @@ def _explanation(policy: Policy, result: Any, why: str, conditions: tuple[Condit
         result=result,
         why=why,
         conditions=conditions,
+        asks=policy.hold is not None,
     )
 
 

@@ -75,8 +75,9 @@ def verdict(
     allowed = [each.policy for each in _hits(permits, of_permits)]
     notes = tuple(f"{permits[at].policy.id}: {text}" for at, text in of_permits.errors.items())
     broken = tuple(f"{name}: {text}" for name, text in failed.items())
-    if any(policy.hold is None for policy in matched):
-        return _deny("policy_denied", _names(matched), f"forbidden by {_listed(matched)}", (*broken, *notes))
+    final = [policy for policy in matched if policy.hold is None]
+    if final:
+        return _deny("policy_denied", _names(matched), f"forbidden by {_listed(final)}", (*broken, *notes))
     if failed:
         names = tuple(failed)
         return _deny(

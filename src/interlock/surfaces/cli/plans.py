@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
@@ -16,8 +16,11 @@ from interlock.surfaces.cli.plan_file import read_plan
 if TYPE_CHECKING:
     from interlock.engine.inspect import explain as engine
     from interlock.engine.runtime import Runtime
+    from interlock.policy import Explanation
+    from interlock.policy.explain import PolicyExplanation
 
 T = TypeVar("T")
+_POLICY_STEP: Final = 5
 _ANSWERS = {"allow": "green", "ask": "yellow", "reject": "red", "unknown": "cyan"}
 
 
@@ -93,22 +96,35 @@ def _simulation(out: Output, found: engine.Simulation) -> Iterable[str]:
 
 
 def _explanation(out: Output, found: list[engine.ActionExplanation]) -> Iterable[str]:
+    """Each action with the answer, and the rules that lead to it; `--json` has every policy and what became of it."""
     for one in found:
-        reason = f"  {one.reason}" if one.reason else ""
+        reason = f"  {one.reason}" if one.reason and one.answer == "reject" else ""
         answer = out.paint(f"{one.answer:8}", _ANSWERS[one.answer])
-        yield f"{answer} {clean(one.action_id)}  {clean(one.tool)}  step {one.step}{reason}"
-        if one.detail:
-            yield f"         {clean(one.detail)}"
-        for need in one.asks:
-            yield f"         {_need(need)}"
-        for note in one.notes:
-            yield f"         {clean(note)}"
-        for policy in () if one.policy is None else one.policy.policies:
-            yield out.paint(
-                f"         {policy.effect} {clean(policy.id)} ({clean(policy.place)}): {clean(policy.why)}", "dim"
-            )
+        yield f"{answer} {clean(one.action_id)}  {clean(one.tool)}{reason}"
+        said = [] if one.answer == "ask" else [one.detail]
+        said += [_need(need, one.policy) for need in one.asks]
+        said += [*one.notes, *_reasons(one)]
+        yield from (f"         {clean(line)}" for line in said if line)
 
 
-def _need(need: dict[str, Any]) -> str:
-    group = f"{need['quorum']} of group `{clean(need['group'])}`" if need["group"] else f"{need['quorum']} approver"
-    return f"needs {group}" + (f": {clean(need['reason'])}" if need["reason"] else "")
+def _reasons(one: engine.ActionExplanation) -> Iterator[str]:
+    """The policies that decided, and those that would have permitted an action which none permits."""
+    policies = () if one.policy is None else one.policy.policies
+    if one.answer == "allow":
+        yield from (f"allowed by {_named(policy)}" for policy in policies if policy.id in one.policies)
+    elif one.answer == "reject" and one.step == _POLICY_STEP:
+        forbids = [p for p in policies if p.effect == "forbid" and not p.asks and p.result in ("matched", "error")]
+        permits = [p for p in policies if p.effect == "permit" and p.result in ("no match", "error")]
+        for policy in forbids or permits:
+            yield _named(policy) + ("" if policy.result == "matched" else f": {policy.why}")
+
+
+def _named(policy: PolicyExplanation) -> str:
+    return f"`{policy.id}` ({policy.place.removesuffix(':1') if policy.place.startswith('rules.') else policy.place})"
+
+
+def _need(need: dict[str, Any], explained: Explanation | None) -> str:
+    who = f"{need['quorum']} of group `{need['group']}`" if need["group"] else f"{need['quorum']} approver"
+    policies = () if explained is None else explained.policies
+    by = next((_named(policy) for policy in policies if policy.id == need["policy"]), f"`{need['policy']}`")
+    return f"needs {who}: {need['reason'] or 'asked'}, by {by}"

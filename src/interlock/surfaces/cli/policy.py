@@ -176,7 +176,11 @@ def _explanation(out: Output, found: Explanation) -> Iterable[str]:
     for each in found.policies:
         if each.result == "out of scope":
             continue
-        yield f"  {each.effect} {clean(each.id)} ({clean(each.place)}): {each.result}: {clean(each.why)}"
+        place = (
+            each.place.removesuffix(":1") if each.place.startswith("rules.") else each.place
+        )  # such a rule is one line
+        why = f": {clean(each.why)}" if each.conditions or each.result != "matched" else ""
+        yield f"  {each.effect} {clean(each.id)} ({clean(place)}): {each.result}{why}"
         for condition in each.conditions:
             word = "unless" if condition.unless else "when"
             yield f"    {word} {{ {clean(condition.text)} }}: {condition.result}"

@@ -105,15 +105,23 @@ def undo_lines(out: Output, result: ProposalResult) -> Iterator[str]:
             yield from _row(out, row)
     for done in undo_outputs(result):
         for one in done["restored"]:
-            line = f"{out.paint(one['how'].ljust(12), 'green')} {_path(one['path'])}  ({clean(one['action'])})"
-            yield line + (f"  what a process left there is kept: {clean(one['kept'])}" if one.get("kept") else "")
+            yield f"{out.paint(one['how'].ljust(12), 'green')} {_path(one['path'])}  ({clean(one['action'])})"
         for one in done["compensated"]:
             yield f"{out.paint('compensated'.ljust(12), 'green')} {clean(one['action'])}  {clean(one['tool'])}"
         for key in done["state"]:
             yield f"{out.paint('restored'.ljust(12), 'green')} state {clean(key)}"
         for left in done["not_undone"]:
             yield _left(out, left["action"], left["reason"], left["detail"])
+        yield from _kept_lines(done)
     yield _undo_summary(out, result) if result.status == "succeeded" else _summary(out, result)
+
+
+def _kept_lines(done: dict[str, Any]) -> Iterator[str]:
+    """What processes had left, and undo removed or overwrote: its content is kept, in one place."""
+    kept = [one["kept"] for one in done["restored"] if one.get("kept")]
+    if kept:
+        files = "1 file" if len(kept) == 1 else f"{len(kept)} files"
+        yield f"what processes left in {files} is kept: {clean(kept[0].rpartition('/')[0])}"
 
 
 def undo_exit_code(result: ProposalResult) -> int:
@@ -183,7 +191,7 @@ def _row(
         yield out.paint(f"{'':12} {brief(what, 200)}", "dim")
     if row.error:
         yield f"{'':12} {brief(with_path(row.error, '' if call is None else call.about), 200)}"
-        yield from (out.paint(f"{'':12} | {brief(line, 200)}", "dim") for line in _last_lines(row.output))
+        yield from (out.paint(f"{'':12} | {brief(line, 200)}", "dim") for line in last_lines(row.output))
     elif outputs and row.status == "succeeded" and row.output is not None:
         summary = outcome(call, row.output)
         yield out.paint(f"{'':12} {brief(row.output if summary is None else summary)}", "dim")
@@ -207,7 +215,7 @@ def with_path(error: str, about: str) -> str:
     return f"{about}: {error.removeprefix('path: ')}" if about and error.startswith("path: ") else error
 
 
-def _last_lines(output: Any) -> list[str]:
+def last_lines(output: Any) -> list[str]:
     """The last lines that a failed process wrote: they usually say why."""
     if not isinstance(output, dict):
         return []

@@ -96,17 +96,20 @@ def show_run(out: Output, run_id: str, action: str | None, tool: str | None, gre
 @click.option("--from", "start", type=click.IntRange(0), default=0, help="Start at this event.")
 @click.pass_obj
 def log(out: Output, run_id: str, start: int) -> int:
-    """Show the events of a run's journal, in order, and what recorded actions touched. With --json: one list of the events."""
-    from interlock.surfaces.cli.events import as_builtins, event_line  # noqa: PLC0415 - start-up
+    """Show the events of a run's journal, in order, and what recorded actions touched.
+
+    With --json: one list of all events with all their fields. Without it, what serves programs is left out.
+    """
+    from interlock.surfaces.cli.events import EventLines, as_builtins  # noqa: PLC0415 - start-up
     from interlock.surfaces.cli.touched_lines import RecordedActions  # noqa: PLC0415 - start-up
 
     with history() as past:
-        recorded = RecordedActions(past, run_id)
+        recorded, shown = RecordedActions(past, run_id), EventLines(out)
         if out.json:  # one document: an error has to be known before the list begins
             deque(past.events(run_id, start), maxlen=0)
         try:
             for event in past.events(run_id, start) if not out.json else ():
-                out.emit(None, lambda event=event: [event_line(out, event), *recorded.lines(out, event)])  # type: ignore[misc]
+                out.emit(None, lambda event=event: [*shown.lines(event), *recorded.lines(out, event)])  # type: ignore[misc]
         except IntegrityError as error:
             out.error(error)
             return error.exit_code
