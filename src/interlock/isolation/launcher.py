@@ -9,8 +9,9 @@ import os
 from interlock.isolation import root, seccomp, syscalls
 from interlock.isolation.cgroup import Groups
 from interlock.isolation.layer0 import RefusedError
+from interlock.isolation.networks import UNTOUCHED, Loan, Networks, is_untouched
 from interlock.isolation.walls import NAMESPACES
-from interlock.isolation.wire import RUN, RUN_CONFINED, Launch
+from interlock.isolation.wire import RUN, RUN_CONFINED, Launch, Walls
 
 
 class Launcher:
@@ -30,6 +31,10 @@ class Launcher:
         """True in a mount namespace of its own: a directory that was opened outside of it has no path here."""
         self.group: int | None = None
         """In a supervisor: the directory of its control group, if it has one."""
+        self._networks = Networks()
+        self._loan: Loan | None = None
+        self._network_state = b""
+        self._loan_of: dict[int, Loan] = {}
         self._groups: Groups | None = None
         self._group_of: dict[int, tuple[str, int]] = {}
         if launch.get("groups", False):
@@ -51,15 +56,38 @@ class Launcher:
         plain = message in {RUN, RUN_CONFINED}
         if self.refused and not plain:
             raise RefusedError("namespaces", self.refused)
-        namespaces = 0 if plain else NAMESPACES
-        with contextlib.suppress(OSError):
-            return self._fork_into_group(namespaces)
         if plain:
+            with contextlib.suppress(OSError):
+                return self._fork_into_group(0)
             return os.fork()
+        return self._fork_inside()
+
+    def _fork_inside(self) -> int:
+        """Raises: RefusedError."""
+        loan = self._networks.lend()
+        namespaces = NAMESPACES if loan.network is None else NAMESPACES & ~syscalls.CLONE_NEWNET
         try:
-            return syscalls.clone(namespaces)
+            try:
+                pid = self._fork_into_group(namespaces)
+            except OSError:
+                pid = syscalls.clone(namespaces)
         except OSError as error:
+            self._networks.give_back(loan, untouched=True)
             raise RefusedError("namespaces", error.errno or errno.EAGAIN) from error
+        if pid == 0:
+            self._loan = loan
+        else:
+            self._loan_of[pid] = loan
+        return pid
+
+    def enter_network(self, walls: Walls) -> None:
+        """In a supervisor with namespaces of its own: enter its network namespace. Raises: OSError."""
+        assert self._loan is not None
+        self._network_state = self._networks.enter(self._loan, again=walls["network"] == "none")
+
+    def is_network_untouched(self) -> bool:
+        """There, once its tree is gone: whether another action may have the namespace."""
+        return is_untouched(self._network_state)
 
     def _fork_into_group(self, namespaces: int) -> int:
         """Raises: OSError if there are no groups, or this one could not be made."""
@@ -77,8 +105,10 @@ class Launcher:
             self._group_of[pid] = name, directory
         return pid
 
-    def forget(self, pid: int) -> None:
-        """A supervisor has ended: remove its control group, and end what is left in it."""
+    def forget(self, pid: int, status: int) -> None:
+        """A supervisor has ended, with this exit status: remove its control group, and end what is left in it."""
+        if pid in self._loan_of:
+            self._networks.give_back(self._loan_of.pop(pid), untouched=status == UNTOUCHED)
         if self._groups is not None and pid in self._group_of:
             self._groups.remove(*self._group_of.pop(pid))
 

@@ -195,8 +195,7 @@ def _first_that_runs(argv: list[str], search: str, run: Callable[[str], T]) -> T
 def machine_tasks() -> int | None:
     """How many processes and threads the whole machine has; None where /proc does not tell. Costs one small read."""
     try:
-        with open("/proc/loadavg", "rb") as file:
-            return int(file.read().split()[3].split(b"/")[1])
+        return int(syscalls.read_kernel_file("/proc/loadavg").split()[3].split(b"/")[1])
     except (OSError, ValueError, IndexError):
         return None
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
+from interlock.isolation import syscalls
 from interlock.isolation.cgroup import Group
 from interlock.isolation.layer0 import machine_tasks
 from interlock.isolation.tree import Task, descendants
@@ -41,7 +42,8 @@ class Meter:
         self._limits = limits
         self._group = group
         self._temporary = temporary
-        self._next = self._last = time.monotonic()
+        self._last = time.monotonic()
+        self._next = self._last + _TICK_S
         self._tasks_before = machine_tasks()
         self._memory_before = _machine_memory()
         self._seen: dict[tuple[int, int], float] = {}
@@ -138,12 +140,15 @@ class Meter:
 def _machine_memory() -> tuple[int, int]:
     """Bytes of memory that are left on the machine, and that are shared memory; zeros if /proc does not tell."""
     try:
-        with open("/proc/meminfo", "rb") as file:
-            rows = dict(line.split(b":", 1) for line in file)
-        free, shared = (int(rows[name].split()[0]) * 1024 for name in (b"MemAvailable", b"Shmem"))
-    except (OSError, ValueError, KeyError, IndexError):
+        said = syscalls.read_kernel_file("/proc/meminfo")
+        return _kilobytes_after(said, b"\nMemAvailable:"), _kilobytes_after(said, b"\nShmem:")
+    except (OSError, ValueError):
         return 0, 0
-    return free, shared
+
+
+def _kilobytes_after(said: bytes, name: bytes) -> int:
+    start = said.index(name) + len(name)
+    return int(said[start : said.index(b"kB", start)]) * 1024
 
 
 def _memory_of(pid: int) -> tuple[int, int]:

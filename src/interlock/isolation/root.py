@@ -10,6 +10,7 @@ Only mounts are made, never files in directories of the machine: whatever way th
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -182,10 +183,18 @@ def _bind(path: str, target: str) -> None:
 
 
 def _make_directory(target: str) -> None:
-    """Make a directory of the prepared root, and those above it. Raises OSError if a link leads out of the prepared root."""
-    if os.path.realpath(target) != target:
-        raise OSError(errno.ELOOP, f"a symbolic link on the way to {target}")
-    os.makedirs(target, exist_ok=True)
+    """Make a directory of the prepared root, and those above it. Raises OSError if there is a symbolic link on the way."""
+    place = PREPARED
+    for name in target[len(PREPARED) + 1 :].split("/"):
+        place += f"/{name}"
+        try:
+            found = os.lstat(place).st_mode
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):  # another action has just made it
+                os.mkdir(place)
+            continue
+        if not stat.S_ISDIR(found):
+            raise OSError(errno.ELOOP if stat.S_ISLNK(found) else errno.ENOTDIR, f"no directory: {place}")
 
 
 def _add_workspace(walls: Walls, layer: int | None) -> set[str]:

@@ -25,6 +25,7 @@ from typing import Final
 from interlock.isolation import syscalls
 from interlock.isolation.launcher import Launcher
 from interlock.isolation.layer0 import RefusedError, resume_on
+from interlock.isolation.networks import UNTOUCHED
 from interlock.isolation.payload import Perform
 from interlock.isolation.recorder.watch import record
 from interlock.isolation.supervisor import execute_program, supervise
@@ -92,10 +93,11 @@ class Server:
         """Until the runtime has gone and the last supervisor has ended."""
         while self.open or self.supervisors or self.recorders or time.monotonic() < self.sweep_until:
             sweeping = self.launcher.tidy() or time.monotonic() < self.sweep_until
-            for fd, _ in self.poller.poll(5 if sweeping else None if self.open else 20):
+            ready = self.poller.poll(5 if sweeping else None if self.open else 20)
+            self._collect()  # first: what an action leaves may serve the next
+            for fd, _ in ready:
                 if fd == self.runtime or (fd == self.channel.fileno() and not self._accept()):
                     self._close()
-            self._collect()
             if sweeping:
                 kill_children(spare={*self.supervisors, *self.recorders})
             if not self.open and time.monotonic() > self.closed_at + _OWN_END_S:
@@ -220,8 +222,9 @@ class Server:
                 if pidfd is not None:
                     self.poller.unregister(pidfd)
                     os.close(pidfd)
-                    self.launcher.forget(pid)
-                    if status:
+                    code = os.waitstatus_to_exitcode(status)
+                    self.launcher.forget(pid, code)
+                    if code not in (0, UNTOUCHED):
                         self.sweep_until = time.monotonic() + _SWEEP_S
         except ChildProcessError:  # no child at all: no orphan either
             self.sweep_until = 0.0

@@ -37,6 +37,7 @@ from interlock.isolation.layer0 import (
     spawn,
 )
 from interlock.isolation.meter import Meter
+from interlock.isolation.networks import UNTOUCHED
 from interlock.isolation.payload import Perform, begin, call
 from interlock.isolation.recorder.attach import Announce, spawn_recorded
 from interlock.isolation.recorder.watch import DONE
@@ -59,6 +60,8 @@ from interlock.isolation.wire import (
     send_message,
 )
 
+_DECODE: Final = json.JSONDecoder().raw_decode
+"""In place of `json.loads`, which does more in Python: each page of memory that a supervisor touches first is copied for it."""
 _SWEEP_S: Final = 5.0
 _READ_BYTES: Final = 256 * 1024
 _HOME_FILE_BYTES_MAX: Final = 1024 * 1024
@@ -74,16 +77,15 @@ def execute_program(request: Request) -> None:
 def supervise(
     descriptors: list[int], runtime: int, perform: Perform, launcher: Launcher, recorder: int | None = None
 ) -> int:
-    """Carry out one request and report; returns the exit status of this process, 0 if its tree is gone.
+    """Carry out one request and report; returns the exit status of this process: 0 or `UNTOUCHED` if its tree is gone.
 
     `descriptors` as in `wire`; `runtime` is a pidfd of the runtime, `launcher` what the server has prepared, `recorder` the
     socket to the action's recorder, if it has one.
     """
-    control = socket.socket(fileno=descriptors[0])
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptors[0])
     syscalls.become_subreaper()
-    resume_on(control.fileno())
     try:
-        request: Request = json.loads(read_memory_file(descriptors[1]))
+        request: Request = _DECODE(read_memory_file(descriptors[1]).decode())[0]
         os.close(descriptors[1])
         supervisor = Supervisor(control, runtime, request, launcher, recorder)
         named = dict(zip(request["descriptors"], descriptors[4:], strict=True))
@@ -93,6 +95,8 @@ def supervise(
         _answer(control, _failed("request", getattr(error, "errno", None) or errno.EINVAL))
         return 0
     inside = supervisor.inside
+    if not inside:  # pid 1 of a namespace cannot be stopped from within
+        resume_on(control.fileno())
     try:
         home = _make_home(request["home_files"]) if request["home"] and not inside else None
         files = _read_files(request["home_files"]) if request["home"] and inside else {}
@@ -121,7 +125,9 @@ def supervise(
         if home is not None:
             _remove_home(home)
     supervisor.report()
-    return 1 if supervisor.left else 0
+    if supervisor.left:
+        return 1
+    return UNTOUCHED if launcher.is_network_untouched() else 0
 
 
 class Supervisor:
@@ -197,7 +203,7 @@ class Supervisor:
             score, before = prefer_for_oom() if self.group is not None else (-1, b"")
         except OSError as error:
             raise RefusedError("limits", error.errno or errno.EINVAL) from error
-        walls.enter_namespaces(self.walls, named)
+        walls.enter_namespaces(self.walls, named, self.launcher.enter_network)
         if self.request["home"]:
             self.request["environment"]["HOME"] = root.HOME
             try:

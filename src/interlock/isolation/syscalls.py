@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import functools
 import os
 import signal
 import socket
@@ -172,7 +173,7 @@ def map_ids(uid: int, gid: int) -> None:
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
     """Mount a file system, or (MS_BIND) a path at another one."""
-    call("mount", *(None if v is None else os.fsencode(v) for v in (source, target, kind)), flags, _text(data))
+    call("mount", _text(source), os.fsencode(target), _text(kind), flags, _text(data))
 
 
 def umount(target: str, flags: int = MNT_DETACH) -> None:
@@ -330,6 +331,7 @@ def load_filter(program: bytes, flags: int = 0) -> int:
     return call("seccomp", 1, flags, ctypes.create_string_buffer(record, len(record)))
 
 
+@functools.cache
 def landlock_version() -> int:
     """The Landlock ABI of this kernel; 0 if there is none."""
     try:
@@ -359,6 +361,15 @@ def landlock_allow_port(ruleset: int, port: int, rights: int) -> None:
 def landlock_restrict(ruleset: int) -> None:
     """Put this thread, and all that it starts, under a ruleset."""
     call("landlock_restrict_self", ruleset, 0)
+
+
+def read_kernel_file(path: str) -> bytes:
+    """What a file of /proc says, up to 64 KiB, with three calls. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 65536)
+    finally:
+        os.close(fd)
 
 
 def open_path(path: str) -> int | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from interlock.isolation import landlock, root, seccomp, syscalls
@@ -32,11 +32,19 @@ _HOST_NAME: Final = b"box"
 _PRIVATE: Final = ("/tmp", "/dev/shm")  # noqa: S108 - the action's own
 
 
-def enter_namespaces(walls: Walls, descriptors: dict[str, int]) -> None:
-    """As pid 1 of new namespaces: set up the network, and take the root. Raises: RefusedError naming the step."""
+def enter_namespaces(
+    walls: Walls, descriptors: dict[str, int], enter_network: Callable[[Walls], None] | None = None
+) -> None:
+    """As pid 1 of new namespaces: set up the network, and take the root. Raises: RefusedError naming the step.
+
+    `enter_network` enters a network namespace with its loopback up; unless given, this process's own is used.
+    """
     try:
         syscalls.call("sethostname", _HOST_NAME, len(_HOST_NAME))
-        _enter_network(walls, descriptors)
+        if walls["network"] != "machine":
+            (enter_network or _raise_loopback)(walls)
+        if walls["network"] == "proxied":
+            open_listeners(os.dup(descriptors[EGRESS]), walls["egress"]["ports"])
     except OSError as error:
         raise RefusedError("network", error.errno or errno.EINVAL) from error
     try:
@@ -119,11 +127,8 @@ def _filter(sockets: seccomp.Sockets) -> None:
         raise RefusedError("seccomp", error.errno or errno.EINVAL) from error
 
 
-def _enter_network(walls: Walls, descriptors: dict[str, int]) -> None:
-    if walls["network"] == "proxied":
-        open_listeners(os.dup(descriptors[EGRESS]), walls["egress"]["ports"])
-    elif walls["network"] != "machine":
-        syscalls.raise_loopback()
+def _raise_loopback(_: Walls) -> None:
+    syscalls.raise_loopback()
 
 
 def _written(walls: Walls) -> list[str | Beneath]:
